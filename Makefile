@@ -1,0 +1,55 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+
+.PHONY: help setup dev demo test check bench test-delivery-retry helm-template lock clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## create .venv from the hashed lock file
+
+$(READY): requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+dev: $(READY) ## run everything for a developer: nats-server, consumer, a receiver, a sample tenant
+	$(BIN)/oneprotect dev
+
+demo: $(READY) ## send 100 real deliveries through it; exits 0 only if each ended as it should
+	$(BIN)/oneprotect dev --demo
+
+test: $(READY) ## all tests, on a real nats-server
+	$(BIN)/python -m pytest
+
+test-delivery-retry: $(READY) ## the retry and replay tests only
+	$(BIN)/python -m pytest -m retry -v
+
+check: $(READY) ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pyright
+
+bench: $(READY) ## deliveries/s and latency of one consumer, beside a bare loop in the same run
+	$(BIN)/python -m bench
+
+helm-template: ## render the Helm chart
+	@test -f deploy/helm/oneprotect/Chart.yaml || { echo "deploy/helm/oneprotect has no chart yet, so there is nothing to render" >&2; exit 1; }
+
+lock: $(READY) ## resolve requirements*.txt anew (hashed, no addresses)
+	$(LOCK) -o requirements.txt
+	$(LOCK) --extra dev --group test -c requirements.txt -o requirements-dev.txt
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .tools .oneprotect .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

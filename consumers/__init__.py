@@ -1,0 +1,1 @@
+"""Receive, sign, send, settle: what happens to events."""

@@ -1,0 +1,1 @@
+"""The program: how the parts are wired, and its faces."""

@@ -1,0 +1,1 @@
+"""What travels: identifiers, events, subjects, codes and configuration, as pure data."""

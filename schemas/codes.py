@@ -1,0 +1,75 @@
+"""Closed sets of words: outcomes, codes, and the status of a credential (contract, section 3)."""
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """How one attempt ended."""
+
+    DELIVERED = "delivered"
+    RETRY_SCHEDULED = "retry_scheduled"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    SUPPRESSED = "suppressed"
+
+
+class Code(StrEnum):
+    """Why it ended so: ``area.reason``."""
+
+    HTTP_2XX = "http.2xx"
+    HTTP_3XX = "http.3xx"
+    HTTP_4XX = "http.4xx"
+    HTTP_410 = "http.410"
+    HTTP_429 = "http.429"
+    HTTP_5XX = "http.5xx"
+
+    NET_DNS = "net.dns"
+    NET_REFUSED = "net.refused"
+    NET_RESET = "net.reset"
+    NET_TLS = "net.tls"
+    NET_TIMEOUT = "net.timeout"
+    NET_BLOCKED = "net.blocked"
+    NET_RESPONSE_TOO_LARGE = "net.response_too_large"
+
+    SECRET_REF_INVALID = "secret.ref_invalid"
+    SECRET_REF_FORBIDDEN = "secret.ref_forbidden"
+    SECRET_MISMATCH = "secret.mismatch"
+    SECRET_NOT_FOUND = "secret.not_found"
+    SECRET_MALFORMED = "secret.malformed"
+    SECRET_DENIED = "secret.denied"
+    SECRET_UNAVAILABLE = "secret.unavailable"
+
+    DESTINATION_NOT_FOUND = "destination.not_found"
+    DESTINATION_DISABLED = "destination.disabled"
+
+    EVENT_INVALID = "event.invalid"
+    INTERNAL = "internal"
+
+    @classmethod
+    def of_http_status(cls, status: int) -> "Code":
+        """The code of a receiver's answer. 1xx answers never get here: a sender reads past them."""
+        match status:
+            case 410:
+                return cls.HTTP_410
+            case 429:
+                return cls.HTTP_429
+            case _ if 200 <= status < 300:
+                return cls.HTTP_2XX
+            case _ if 300 <= status < 400:
+                return cls.HTTP_3XX
+            case _ if 400 <= status < 500:
+                return cls.HTTP_4XX
+            case _:
+                return cls.HTTP_5XX
+
+
+class CredentialStatus(StrEnum):
+    """What the consumers found when they last checked a credential."""
+
+    CONFIGURED = "configured"
+    MISSING = "missing"
+    MISMATCH = "mismatch"
+    MALFORMED = "malformed"
+    DENIED = "denied"
+    UNAVAILABLE = "unavailable"
+    UNCHECKED = "unchecked"

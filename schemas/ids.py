@@ -1,0 +1,77 @@
+"""Identifiers and their grammars (contract, section 2), as msgspec types that check on decoding.
+
+A pattern ends in ``$(?!\\n)``: Python's bare ``$`` would also match before a trailing line feed, and ``\\Z`` is no JSON
+Schema. Nothing is ever stripped, lower-cased or repaired.
+"""
+
+import hashlib
+import re
+import secrets
+import time
+from enum import StrEnum
+from typing import Annotated, Final
+
+from msgspec import Meta
+
+NAME_PATTERN: Final = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$(?!\n)"
+DELIVERY_ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
+EVENT_TYPE_PATTERN: Final = r"^[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*$(?!\n)"
+
+TenantId = Annotated[str, Meta(pattern=NAME_PATTERN, description="Tenant: a DNS label.", examples=["acme"])]
+DestinationId = Annotated[str, Meta(pattern=NAME_PATTERN, description="Destination: a DNS label.", examples=["orders"])]
+CredentialId = Annotated[
+    str, Meta(pattern=NAME_PATTERN, description="Credential: a DNS label.", examples=["orders-key"])
+]
+DeliveryId = Annotated[
+    str,
+    Meta(
+        pattern=DELIVERY_ID_PATTERN,
+        description="Delivery: the receiver's webhook-id, the same over every retry and replay.",
+        examples=["dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"],
+    ),
+]
+EventType = Annotated[
+    str,
+    Meta(pattern=EVENT_TYPE_PATTERN, max_length=128, description="Words joined by dots.", examples=["invoice.paid"]),
+]
+
+
+class Purpose(StrEnum):
+    """What a credential is for. A Secret's purpose label must say the same."""
+
+    WEBHOOK_SIGNING = "webhook-signing"
+
+
+_NAME = re.compile(NAME_PATTERN)
+_DELIVERY_ID = re.compile(DELIVERY_ID_PATTERN)
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name a tenant, a destination or a credential."""
+    return _NAME.match(text) is not None
+
+
+def is_delivery_id(text: str) -> bool:
+    """Whether ``text`` may be a delivery id."""
+    return _DELIVERY_ID.match(text) is not None
+
+
+def new_delivery_id() -> str:
+    """``dlv_`` and 26 Crockford base-32 characters (48 bits of milliseconds, 80 random ones): sorts by time."""
+    return "dlv_" + _sortable()
+
+
+def new_replay_id() -> str:
+    """``rpl-`` and 26 lower-case characters, sortable by time; it is also a bucket key, so a name."""
+    return "rpl-" + _sortable().lower()
+
+
+def _sortable() -> str:
+    number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
+    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def bucket_of(delivery: str) -> str:
+    """The first hex digit of the SHA-256 of a delivery id: which of sixteen subjects its results are kept on."""
+    return hashlib.sha256(delivery.encode()).hexdigest()[0]

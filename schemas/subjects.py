@@ -1,0 +1,179 @@
+"""Every subject, stream, durable consumer, bucket and header name, defined once (contract, section 3)."""
+
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from schemas.ids import bucket_of
+
+ROOT: Final = "oneprotect"
+
+HEADER_ATTEMPT: Final = "Oneprotect-Attempt"
+HEADER_FIRST_ATTEMPT_AT: Final = "Oneprotect-First-Attempt-At"
+HEADER_REPLAY: Final = "Oneprotect-Replay"
+HEADER_REPLAY_FROM: Final = "Oneprotect-Replay-From"
+"""The attempt number that a replay began with: its retry schedule starts afresh there."""
+HEADER_SECRET_WAITS: Final = "Oneprotect-Secret-Waits"
+"""How often this attempt has waited for its secret; such waits use up none of the receiver's attempts."""
+HEADER_CODE: Final = "Oneprotect-Code"
+HEADER_OUTCOME: Final = "Oneprotect-Outcome"
+HEADER_REASON: Final = "Oneprotect-Reason"
+HEADER_ORIGIN: Final = "Oneprotect-Origin-Subject"
+HEADER_TRACE: Final = "traceparent"
+HEADER_MSG_ID: Final = "Nats-Msg-Id"
+HEADER_SCHEDULE: Final = "Nats-Schedule"
+HEADER_SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+
+
+class Stream(Struct, frozen=True, kw_only=True):
+    """A stream as this version needs it. Storage is always on file; replicas come from the settings."""
+
+    name: str
+    subjects: tuple[str, ...]
+    description: str
+    retention: Literal["workqueue", "limits"] = "limits"
+    max_age_s: Annotated[float, Meta(description="0 keeps for ever.")] = 0
+    duplicate_window_s: float = 120
+    capped_per_subject: Annotated[bool, Meta(description="Refuse (10077) beyond ONEPROTECT_WORK_PER_DESTINATION.")] = (
+        False
+    )
+    schedules: Annotated[bool, Meta(description="Message schedules (ADR-51), nats-server 2.12 or newer.")] = False
+
+
+class Consumer(Struct, frozen=True, kw_only=True):
+    """A durable pull consumer that all workers share."""
+
+    stream: str
+    name: str
+    filter_subject: str
+
+
+class Bucket(Struct, frozen=True, kw_only=True):
+    """A key-value bucket with keys `<tenant>.<id>`."""
+
+    name: str
+    description: str
+    announced: Annotated[bool, Meta(description="Stored values are published again on `announced(bucket)`.")] = False
+
+
+_DAY_S = 86_400.0
+_KEPT_S = 30 * _DAY_S
+
+WORK: Final = Stream(
+    name="ONEPROTECT_WORK",
+    subjects=("oneprotect.delivery.requested.*.*",),
+    description="Deliveries due now; bounded per destination.",
+    retention="workqueue",
+    duplicate_window_s=600,
+    capped_per_subject=True,
+)
+OVERFLOW: Final = Stream(
+    name="ONEPROTECT_OVERFLOW",
+    subjects=("oneprotect.delivery.overflow.*.*",),
+    description="What the work stream refused; fed back as its destination drains.",
+    retention="workqueue",
+    duplicate_window_s=600,
+)
+RETRIES: Final = Stream(
+    name="ONEPROTECT_RETRIES",
+    subjects=("oneprotect.delivery.scheduled.*.*.*", "oneprotect.delivery.due.*.*"),
+    description="Attempts that wait for their time, and where they fire.",
+    retention="workqueue",
+    duplicate_window_s=600,
+    schedules=True,
+)
+ATTEMPTS: Final = Stream(
+    name="ONEPROTECT_ATTEMPTS",
+    subjects=("oneprotect.delivery.attempted.*.*.*",),
+    description="One redacted result per attempt.",
+    max_age_s=_KEPT_S,
+    duplicate_window_s=600,
+)
+FAILED: Final = Stream(
+    name="ONEPROTECT_FAILED",
+    subjects=("oneprotect.delivery.failed.*.*.*",),
+    description="Deliveries given up on or skipped, whole, replayable.",
+    max_age_s=_KEPT_S,
+    duplicate_window_s=600,
+)
+QUARANTINE: Final = Stream(
+    name="ONEPROTECT_QUARANTINE",
+    subjects=("oneprotect.delivery.quarantined.>",),
+    description="What could not be understood, as it came.",
+    max_age_s=_KEPT_S,
+    duplicate_window_s=600,
+)
+EVENTS: Final = Stream(
+    name="ONEPROTECT_EVENTS",
+    subjects=("oneprotect.event.>",),
+    description="Operational events and the audit trail.",
+    max_age_s=_KEPT_S,
+)
+STREAMS: Final = (WORK, OVERFLOW, RETRIES, ATTEMPTS, FAILED, QUARANTINE, EVENTS)
+
+WORK_CONSUMER: Final = Consumer(stream=WORK.name, name="delivery", filter_subject="oneprotect.delivery.requested.*.*")
+DUE_CONSUMER: Final = Consumer(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
+CONSUMERS: Final = (WORK_CONSUMER, DUE_CONSUMER)
+
+DESTINATIONS: Final = Bucket(name="oneprotect_destinations", description="Destinations.", announced=True)
+CREDENTIALS: Final = Bucket(name="oneprotect_credentials", description="Credentials: refs, no values.", announced=True)
+CREDENTIAL_STATUS: Final = Bucket(name="oneprotect_credential_status", description="What consumers found.")
+TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.")
+REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
+BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, TOKENS, REPLAYS)
+
+
+def requested(tenant: str, destination: str) -> str:
+    """Where a delivery request is published."""
+    return f"oneprotect.delivery.requested.{tenant}.{destination}"
+
+
+def overflow(tenant: str, destination: str) -> str:
+    """Where it is published when the first one is refused with error 10077."""
+    return f"oneprotect.delivery.overflow.{tenant}.{destination}"
+
+
+def scheduled(tenant: str, destination: str, delivery: str) -> str:
+    """Where a delivery's next attempt waits: one schedule each, so that a newer one replaces it."""
+    return f"oneprotect.delivery.scheduled.{tenant}.{destination}.{delivery}"
+
+
+def due(tenant: str, destination: str) -> str:
+    """Where a schedule fires."""
+    return f"oneprotect.delivery.due.{tenant}.{destination}"
+
+
+def attempted(tenant: str, destination: str, delivery: str) -> str:
+    """Where the results of a delivery's attempts are kept."""
+    return f"oneprotect.delivery.attempted.{tenant}.{destination}.{bucket_of(delivery)}"
+
+
+def failed(tenant: str, destination: str, delivery: str) -> str:
+    """Where a delivery that was given up on is kept."""
+    return f"oneprotect.delivery.failed.{tenant}.{destination}.{bucket_of(delivery)}"
+
+
+def quarantined(origin: str) -> str:
+    """Where a message from the subject `origin` is kept when it could not be understood."""
+    return "oneprotect.delivery.quarantined." + origin.removeprefix("oneprotect.delivery.")
+
+
+def operational(kind: str, tenant: str, name: str) -> str:
+    """Where an operational event is published, for example `destination.disabled`."""
+    return f"oneprotect.event.{kind}.{tenant}.{name}"
+
+
+def announced(bucket: str) -> str:
+    """The core NATS subject tree on which a bucket's stored values are published again."""
+    return f"oneprotect.kv.{bucket}"
+
+
+def tenant_and_destination(subject: str) -> tuple[str, str]:
+    """The two tokens after `oneprotect.delivery.<kind>`. Raises `ValueError` when there are others than two."""
+    _, _, _, tenant, destination = subject.split(".")
+    return tenant, destination
+
+
+def msg_id(tenant: str, destination: str, delivery: str) -> str:
+    """`Nats-Msg-Id` of a request: the duplicate check spans a stream, so a bare id would let tenants collide."""
+    return f"{tenant}.{destination}.{delivery}"

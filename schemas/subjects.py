@@ -37,6 +37,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     capped_per_subject: Annotated[bool, Meta(description="Refuse (10077) beyond ONEPROTECT_WORK_PER_DESTINATION.")] = (
         False
     )
+    max_message_bytes: Annotated[int, Meta(description="-1: whatever the server takes.")] = -1
     schedules: Annotated[bool, Meta(description="Message schedules (ADR-51), nats-server 2.12 or newer.")] = False
 
 
@@ -59,6 +60,9 @@ class Bucket(Struct, frozen=True, kw_only=True):
 _DAY_S = 86_400.0
 _KEPT_S = 30 * _DAY_S
 
+MAX_MESSAGE_BYTES: Final = 960 * 1024
+"""What a producer may publish, headers and all: leaves room below the server's usual 1 MiB for what we add on the way."""
+
 WORK: Final = Stream(
     name="ONEPROTECT_WORK",
     subjects=("oneprotect.delivery.requested.*.*",),
@@ -66,6 +70,7 @@ WORK: Final = Stream(
     retention="workqueue",
     duplicate_window_s=600,
     capped_per_subject=True,
+    max_message_bytes=MAX_MESSAGE_BYTES,
 )
 OVERFLOW: Final = Stream(
     name="ONEPROTECT_OVERFLOW",
@@ -73,6 +78,7 @@ OVERFLOW: Final = Stream(
     description="What the work stream refused; fed back as its destination drains.",
     retention="workqueue",
     duplicate_window_s=600,
+    max_message_bytes=MAX_MESSAGE_BYTES,
 )
 RETRIES: Final = Stream(
     name="ONEPROTECT_RETRIES",

@@ -1,0 +1,207 @@
+"""The delivery handler: decode, destination, secret, sign, send, and say how it ended."""
+
+import functools
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+from oneprotect.telemetry import scrub
+
+from consumers import outcome, retry
+from consumers.directory import Directory
+from consumers.history import History
+from consumers.quarantine import quarantined
+from consumers.request import Delivery
+from consumers.sender import Reply, Sender
+from consumers.signing import Signed, sign
+from oneprotect.jetstream.publish import Publication
+from oneprotect.jetstream.pull import Message
+from provider.base import SecretProvider
+from provider.errors import SecretError, SecretNotFound
+from provider.ref import SecretRef
+from provider.value import SigningSecret
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Destination, RetryPolicy
+from schemas.events import AttemptResult
+
+SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
+
+
+class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for every destination that does not say otherwise."""
+
+    timeout_s: float = 15
+    max_payload_bytes: int = 256 * 1024
+    retry: RetryPolicy = RetryPolicy(schedule_s=DEFAULT_RETRY_SCHEDULE_S)
+    secret_retry_schedule_s: tuple[float, ...] = SECRET_RETRY_SCHEDULE_S
+    secret_namespace: str | None = None
+    user_agent: str = "OneProtect-Delivery"
+
+
+class DeliveryHandler:
+    """Takes a request from a stream and returns what must be stored before it may be acknowledged."""
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        provider: SecretProvider,
+        sender: Sender,
+        history: History,
+        policy: DeliveryPolicy,
+        worker: str,
+    ) -> None:
+        self._directory = directory
+        self._provider = provider
+        self._sender = sender
+        self._history = history
+        self._policy = policy
+        self._worker = worker
+
+    async def __call__(self, message: Message) -> tuple[Publication, ...]:
+        """Handle one request. Raises only what nobody foresaw."""
+        try:
+            delivery = Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
+        except ValueError as error:
+            return (quarantined(message, Code.EVENT_INVALID, str(error)),)
+        if message.deliveries > 1:
+            recorded = await self._history.find(delivery)
+            if recorded is not None:
+                return outcome.suppressed(delivery, recorded)
+        return outcome.settled(delivery, await self._attempt(delivery))
+
+    async def _attempt(self, delivery: Delivery) -> AttemptResult:
+        clock = _Clock()
+        destination = await self._directory.destination(delivery.tenant, delivery.destination)
+        if destination is None:
+            return self._unsent(delivery, clock, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
+        if not destination.enabled:
+            return self._unsent(delivery, clock, Outcome.SKIPPED, Code.DESTINATION_DISABLED)
+        try:
+            secret = await self._secret(delivery.tenant, destination)
+        except SecretError as error:
+            failed = type(error)
+        else:
+            return await self._send(delivery, clock, destination, secret)
+        return self._without_secret(delivery, clock, failed)
+
+    async def _secret(self, tenant: str, destination: Destination) -> SigningSecret:
+        credential = await self._directory.credential(tenant, destination.credential)
+        if credential is None:
+            raise SecretNotFound
+        ref = SecretRef.parse(credential.secret_ref, central_namespace=self._policy.secret_namespace)
+        return await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
+
+    async def _send(
+        self, delivery: Delivery, clock: "_Clock", destination: Destination, secret: SigningSecret
+    ) -> AttemptResult:
+        signed = sign(secret, delivery=delivery.id, body=delivery.body, now=clock.started_at)
+        reply = await self._sender.send(
+            destination.url,
+            headers=self._headers(delivery, destination, signed),
+            body=delivery.body,
+            timeout_s=destination.timeout_s or self._policy.timeout_s,
+            capture=destination.capture_response,
+        )
+        wait_s = None if reply.code is Code.HTTP_2XX else self._wait_s(delivery, destination, reply)
+        return AttemptResult(
+            delivery=delivery.id,
+            destination=delivery.destination,
+            event_type=delivery.event_type,
+            attempt=delivery.progress.attempt,
+            outcome=_outcome_of(reply, wait_s),
+            code=reply.code,
+            started_at=clock.started_at,
+            duration_ms=clock.elapsed_ms(),
+            worker=self._worker,
+            http_status=reply.http_status,
+            retry_after_s=reply.retry_after_s,
+            next_attempt_at=_after(wait_s),
+            request_bytes=len(delivery.body),
+            response_bytes=reply.response_bytes,
+            signed_with=signed.slots,
+            secret_version=secret.version,
+            replay=delivery.progress.replay,
+            url_host=_host(destination.url),
+            response_body=scrub(reply.body.decode(errors="replace")) if destination.capture_response else None,
+        )
+
+    def _wait_s(self, delivery: Delivery, destination: Destination, reply: Reply) -> float | None:
+        policy = self._policy.retry
+        if destination.retry_schedule_s is not None:
+            policy = RetryPolicy(schedule_s=destination.retry_schedule_s, jitter=policy.jitter)
+        return retry.next_wait_s(policy, tried=delivery.progress.tried, reply=reply)
+
+    def _headers(self, delivery: Delivery, destination: Destination, signed: Signed) -> dict[str, str]:
+        headers = {
+            **destination.headers,
+            "content-type": delivery.content_type,
+            "user-agent": self._policy.user_agent,
+            "webhook-id": delivery.id,
+            "webhook-timestamp": signed.timestamp,
+            "webhook-signature": signed.signature,
+        }
+        if destination.forward_trace and delivery.progress.trace:
+            headers[subjects.HEADER_TRACE] = delivery.progress.trace
+        return headers
+
+    def _without_secret(self, delivery: Delivery, clock: "_Clock", failed: type[SecretError]) -> AttemptResult:
+        if not failed.retryable:
+            return self._unsent(delivery, clock, Outcome.FAILED, failed.code)
+        first_at = delivery.progress.first_attempt_at or clock.started_at
+        wait_s = retry.secret_wait_s(
+            self._policy.secret_retry_schedule_s,
+            waits=delivery.progress.secret_waits,
+            waited_s=(clock.started_at - first_at).total_seconds(),
+            jitter=self._policy.retry.jitter,
+        )
+        ended = Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
+        return self._unsent(delivery, clock, ended, failed.code, wait_s)
+
+    def _unsent(
+        self, delivery: Delivery, clock: "_Clock", ended: Outcome, code: Code, wait_s: float | None = None
+    ) -> AttemptResult:
+        return AttemptResult(
+            delivery=delivery.id,
+            destination=delivery.destination,
+            event_type=delivery.event_type,
+            attempt=delivery.progress.attempt,
+            outcome=ended,
+            code=code,
+            started_at=clock.started_at,
+            duration_ms=clock.elapsed_ms(),
+            worker=self._worker,
+            next_attempt_at=_after(wait_s),
+            replay=delivery.progress.replay,
+        )
+
+
+class _Clock:
+    """When an attempt began, and how long it has taken."""
+
+    __slots__ = ("_began", "started_at")
+
+    def __init__(self) -> None:
+        self.started_at = datetime.now(UTC)
+        self._began = time.perf_counter()
+
+    def elapsed_ms(self) -> float:
+        return round((time.perf_counter() - self._began) * 1000, 3)
+
+
+def _outcome_of(reply: Reply, wait_s: float | None) -> Outcome:
+    if reply.code is Code.HTTP_2XX:
+        return Outcome.DELIVERED
+    return Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
+
+
+def _after(wait_s: float | None) -> datetime | None:
+    return None if wait_s is None else datetime.now(UTC) + timedelta(seconds=wait_s)
+
+
+@functools.lru_cache(maxsize=4096)
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname

@@ -1,0 +1,123 @@
+"""Destinations and credentials, as the consumers see them: read once, kept in memory, refreshed when they change.
+
+The bucket announces each value after it is stored, so a change is seen within milliseconds. An announcement can be
+missed while the connection is away: a reconnect forgets everything, and nothing is believed for longer than a minute.
+"""
+
+import asyncio
+import time
+from typing import Final, Generic, TypeVar
+
+import msgspec
+import structlog
+
+from oneprotect.jetstream.bucket import Bucket, Entry
+from oneprotect.jetstream.errors import JetStreamError
+from schemas.config import Credential, Destination
+
+BELIEVED_S: Final = 60.0
+MAX_ENTRIES: Final = 50_000
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class _Known(msgspec.Struct, Generic[T], frozen=True):
+    value: T | None
+    revision: int
+    until: float
+
+
+class Shelf(Generic[T]):
+    """One bucket's values of type `T`, cached. A value that can't be understood counts as absent, and is logged."""
+
+    def __init__(self, bucket: Bucket, kind: type[T]) -> None:
+        self._bucket = bucket
+        self._decode = msgspec.json.Decoder(kind).decode
+        self._known: dict[str, _Known[T]] = {}
+        self._reading: dict[str, asyncio.Task[T | None]] = {}
+
+    async def start(self) -> None:
+        """Hear of changes from now on."""
+        await self._bucket.on_change(self._take)
+
+    async def forget(self) -> None:
+        """Believe nothing that was read before."""
+        self._known.clear()
+
+    def peek(self, key: str) -> T | None:
+        """The value if it is at hand."""
+        known = self._known.get(key)
+        return known.value if known else None
+
+    async def get(self, key: str) -> T | None:
+        """The value, or None when there is none. Waits for JetStream as long as it takes."""
+        known = self._known.get(key)
+        if known is not None and known.until > time.monotonic():
+            return known.value
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.create_task(self._read(key))
+            reading.add_done_callback(lambda _: self._reading.pop(key, None))
+        return await asyncio.shield(reading)
+
+    async def _read(self, key: str) -> T | None:
+        delay_s = 0.1
+        while True:
+            try:
+                entry = await self._bucket.get(key)
+            except JetStreamError as error:
+                _log.warning("config.unreadable", error=str(error), next_try_s=delay_s)
+            else:
+                await self._take(entry or Entry(key, None, 0))
+                return self.peek(key)
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, 5.0)
+
+    async def _take(self, entry: Entry) -> None:
+        known = self._known.get(entry.key)
+        if known is not None and entry.revision < known.revision and known.until > time.monotonic():
+            return  # a replica that lags behind what was announced
+        if len(self._known) >= MAX_ENTRIES:
+            self._known.clear()
+        self._known[entry.key] = _Known(self._value(entry), entry.revision, time.monotonic() + BELIEVED_S)
+
+    def _value(self, entry: Entry) -> T | None:
+        if entry.value is None:
+            return None
+        try:
+            return self._decode(entry.value)
+        except msgspec.DecodeError:
+            _log.exception("config.undecodable", key=entry.key, exc_info=False)
+            return None
+
+
+class Directory:
+    """Looks up destinations and credentials by tenant and id."""
+
+    def __init__(self, destinations: Bucket, credentials: Bucket) -> None:
+        self._destinations = Shelf(destinations, Destination)
+        self._credentials = Shelf(credentials, Credential)
+
+    async def start(self) -> None:
+        """Hear of changes from now on."""
+        await self._destinations.start()
+        await self._credentials.start()
+
+    async def forget(self) -> None:
+        """After a reconnect: announcements may have been missed."""
+        await self._destinations.forget()
+        await self._credentials.forget()
+
+    async def destination(self, tenant: str, name: str) -> Destination | None:
+        """The destination, or None."""
+        return await self._destinations.get(f"{tenant}.{name}")
+
+    async def credential(self, tenant: str, name: str) -> Credential | None:
+        """The credential, or None."""
+        return await self._credentials.get(f"{tenant}.{name}")
+
+    def lane_limit(self, lane: str, default: int) -> int:
+        """How many deliveries to the destination `<tenant>.<id>` may be in flight, as far as is known."""
+        destination = self._destinations.peek(lane)
+        return (destination and destination.max_in_flight) or default

@@ -1,0 +1,45 @@
+"""The attempts on record, for the one question that keeps a redelivery from being sent twice."""
+
+from typing import Protocol
+
+import msgspec
+
+from consumers.request import Delivery
+from oneprotect.jetstream import read
+from oneprotect.jetstream.connection import Connection
+from schemas import subjects
+from schemas.codes import Outcome
+from schemas.events import AttemptResult, decode_result
+
+
+class History(Protocol):
+    """Knows the results on record."""
+
+    async def find(self, delivery: Delivery) -> AttemptResult | None:
+        """The recorded result of this very attempt, or None. Raises `JetStreamError` when that can't be known."""
+        ...
+
+
+class RecordedAttempts:
+    """The attempts stream, read without a consumer."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    async def find(self, delivery: Delivery) -> AttemptResult | None:
+        """Look through what was recorded since the request was stored, on the delivery's own subject."""
+        subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
+        progress = delivery.progress
+        async for record in read.scan(
+            self._connection, subjects.ATTEMPTS.name, subject, since=delivery.message.stored_at
+        ):
+            try:
+                result = decode_result(record.data).data
+            except msgspec.DecodeError:
+                continue
+            if (
+                (result.delivery, result.attempt, result.replay) == (delivery.id, progress.attempt, progress.replay)
+                and result.outcome is not Outcome.SUPPRESSED
+            ):  # fmt: skip
+                return result
+        return None

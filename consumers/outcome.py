@@ -1,0 +1,89 @@
+"""What an attempt leaves behind: its result, and then the next attempt's schedule or the kept delivery.
+
+All of it follows from the result, so a redelivered message whose result is on record is settled by the same rules.
+"""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from consumers.progress import Progress
+from consumers.request import Delivery
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from schemas.codes import Outcome
+from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encode
+
+SOURCE = "/oneprotect/consumer"
+
+
+def settled(delivery: Delivery, result: AttemptResult) -> tuple[Publication, ...]:
+    """What must be stored, in this order, before the request of `delivery` may be acknowledged."""
+    return (_recorded(delivery, result), *_followed(delivery, result))
+
+
+def suppressed(delivery: Delivery, recorded: AttemptResult) -> tuple[Publication, ...]:
+    """The same for a request that was handed out again although its result is on record: nothing was sent this time."""
+    again = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
+    return (
+        _recorded(delivery, again, distinct=f".s{delivery.message.deliveries}"),
+        *_followed(delivery, recorded),
+    )
+
+
+def _recorded(delivery: Delivery, result: AttemptResult, *, distinct: str = "") -> Publication:
+    event = DeliveryAttempted(
+        specversion="1.0",
+        id=f"{delivery.id}.{result.attempt}{distinct}",
+        source=SOURCE,
+        time=datetime.now(UTC),
+        tenant=delivery.tenant,
+        data=result,
+    )
+    headers = {
+        subjects.HEADER_MSG_ID: delivery.progress.msg_id(delivery.request_id) + distinct,
+        "content-type": CONTENT_TYPE,
+    }
+    if delivery.progress.trace:
+        headers[subjects.HEADER_TRACE] = delivery.progress.trace
+    return Publication(subjects.attempted(delivery.tenant, delivery.destination, delivery.id), encode(event), headers)
+
+
+def _followed(delivery: Delivery, result: AttemptResult) -> tuple[Publication, ...]:
+    match result.outcome:
+        case Outcome.RETRY_SCHEDULED:
+            return (_scheduled(delivery, result),)
+        case Outcome.FAILED | Outcome.SKIPPED:
+            return (_kept(delivery, result),)
+        case _:
+            return ()
+
+
+def _scheduled(delivery: Delivery, result: AttemptResult) -> Publication:
+    if result.next_attempt_at is None:
+        raise ValueError("a scheduled retry has no time")
+    progress = _begun(delivery, result)
+    progress = progress.after_secret_wait() if result.code.startswith("secret.") else progress.after_attempt()
+    headers = progress.onward(delivery.message.headers) | {
+        subjects.HEADER_MSG_ID: progress.msg_id(delivery.request_id),
+        subjects.HEADER_SCHEDULE: f"@at {result.next_attempt_at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
+        subjects.HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
+    }
+    subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
+    return Publication(subject, delivery.message.data, headers)
+
+
+def _kept(delivery: Delivery, result: AttemptResult) -> Publication:
+    headers = _begun(delivery, result).onward(delivery.message.headers) | {
+        subjects.HEADER_MSG_ID: delivery.progress.msg_id(delivery.request_id),
+        subjects.HEADER_OUTCOME: result.outcome.value,
+        subjects.HEADER_CODE: result.code.value,
+    }
+    subject = subjects.failed(delivery.tenant, delivery.destination, delivery.id)
+    return Publication(subject, delivery.message.data, headers)
+
+
+def _begun(delivery: Delivery, result: AttemptResult) -> Progress:
+    """Where the delivery stands, with the time of its first attempt filled in."""
+    first_at = delivery.progress.first_attempt_at or result.started_at
+    return msgspec.structs.replace(delivery.progress, first_attempt_at=first_at)

@@ -1,0 +1,93 @@
+"""Where a delivery stands: which attempt this is, since when, and in which replay. It rides in headers, nowhere else."""
+
+from datetime import datetime
+
+import msgspec
+
+from schemas import subjects
+from schemas.ids import is_name
+
+
+class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The state of one delivery between attempts."""
+
+    attempt: int = 1
+    first_attempt_at: datetime | None = None
+    replay: str | None = None
+    replay_from: int = 1
+    secret_waits: int = 0
+    trace: str | None = None
+
+    @classmethod
+    def read(cls, headers: dict[str, str]) -> "Progress":
+        """Read what travels with a request. Raises `ValueError` naming the header."""
+        if not any(name.startswith("Oneprotect-") for name in headers):  # a fresh one, as nearly all are
+            return cls(trace=headers.get(subjects.HEADER_TRACE))
+        replay = headers.get(subjects.HEADER_REPLAY)
+        if replay is not None and not is_name(replay):
+            raise ValueError(f"{subjects.HEADER_REPLAY} is not a replay's id")
+        since = headers.get(subjects.HEADER_FIRST_ATTEMPT_AT)
+        progress = cls(
+            attempt=_whole(headers, subjects.HEADER_ATTEMPT, 1),
+            first_attempt_at=_time(since) if since else None,
+            replay=replay,
+            replay_from=_whole(headers, subjects.HEADER_REPLAY_FROM, 1),
+            secret_waits=_whole(headers, subjects.HEADER_SECRET_WAITS, 0),
+            trace=headers.get(subjects.HEADER_TRACE),
+        )
+        if progress.tried < 1:
+            raise ValueError(f"{subjects.HEADER_REPLAY_FROM} is more than {subjects.HEADER_ATTEMPT}")
+        return progress
+
+    @property
+    def tried(self) -> int:
+        """Attempts so far by the schedule in force, this one included: a replay starts its schedule afresh."""
+        return self.attempt - self.replay_from + 1
+
+    def after_attempt(self) -> "Progress":
+        """The state in which the next attempt begins."""
+        return msgspec.structs.replace(self, attempt=self.attempt + 1, secret_waits=0)
+
+    def after_secret_wait(self) -> "Progress":
+        """The state in which the same attempt begins once more."""
+        return msgspec.structs.replace(self, secret_waits=self.secret_waits + 1)
+
+    def onward(self, headers: dict[str, str]) -> dict[str, str]:
+        """The headers that a body travels on with: the producer's own, and this state in place of the one before."""
+        kept = {name: value for name, value in headers.items() if not name.startswith(("Oneprotect-", "Nats-"))}
+        return kept | self._headers()
+
+    def _headers(self) -> dict[str, str]:
+        headers = {subjects.HEADER_ATTEMPT: str(self.attempt)}
+        if self.first_attempt_at:
+            headers[subjects.HEADER_FIRST_ATTEMPT_AT] = self.first_attempt_at.isoformat()
+        if self.replay:
+            headers[subjects.HEADER_REPLAY] = self.replay
+            headers[subjects.HEADER_REPLAY_FROM] = str(self.replay_from)
+        if self.secret_waits:
+            headers[subjects.HEADER_SECRET_WAITS] = str(self.secret_waits)
+        if self.trace:
+            headers[subjects.HEADER_TRACE] = self.trace
+        return headers
+
+    def msg_id(self, request_id: str) -> str:
+        """`Nats-Msg-Id` of what belongs to this attempt: the same whenever the same attempt is settled again."""
+        attempt = f"r{self.replay}.{self.attempt}" if self.replay else f"a{self.attempt}"
+        return f"{request_id}.{attempt}" + (f".w{self.secret_waits}" if self.secret_waits else "")
+
+
+def _whole(headers: dict[str, str], name: str, least: int) -> int:
+    text = headers.get(name, str(least))
+    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) >= least):
+        raise ValueError(f"{name} is not a whole number of at least {least}")
+    return int(text)
+
+
+def _time(text: str) -> datetime:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        time = None
+    if time is None or time.tzinfo is None:
+        raise ValueError(f"{subjects.HEADER_FIRST_ATTEMPT_AT} is not a time with an offset")
+    return time

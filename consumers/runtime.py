@@ -1,0 +1,276 @@
+"""The runtime: pull, bound, settle, drain, for any handler.
+
+A handler turns a message into what must be stored before the message may go. The runtime publishes that, in order,
+and acknowledges only after JetStream has the last of it. A failed publish is tried again; the handler never is.
+"""
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from consumers.quarantine import quarantined
+from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.jetstream.publish import Publication, Publisher, Stored
+from oneprotect.jetstream.pull import Message, Pull
+from schemas.codes import Code
+
+MAX_CRASHES: Final = 3
+"""A message whose handler has failed this often, in a way nobody foresaw, is quarantined."""
+MAX_HELD: Final = 32_768
+MAX_HELD_BYTES: Final = 128 * 1024 * 1024
+
+Handler = Callable[[Message], Awaitable[tuple[Publication, ...]]]
+
+_log = structlog.get_logger(__name__)
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much one worker takes on."""
+
+    max_in_flight: int = 256
+    """Handlers that run at a time."""
+    ack_wait_s: float = 30
+    """The server's patience, from `apply`; what is held is marked as in progress three times as often."""
+    drain_timeout_s: float = 25
+    """How long a shutdown waits for what is in flight. Longer than the longest request."""
+
+
+class Lane:
+    """What waits and runs for one destination."""
+
+    __slots__ = ("in_line", "key", "running", "startable", "waiting")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.waiting: collections.deque[Message] = collections.deque()
+        self.running = 0
+        self.startable = 0
+        self.in_line = False
+
+
+class Runtime:
+    """Runs `handler` over the messages that its pulls bring, until told to stop.
+
+    `lane_of` names the lane of a message and `lane_limit` how many of a lane may run at a time. Lanes with something
+    to start stand in one line and take turns, so that a long lane costs the others nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        handler: Handler,
+        lane_of: Callable[[Message], str],
+        lane_limit: Callable[[str], int],
+        limits: Limits,
+    ) -> None:
+        self._publisher = publisher
+        self._handler = handler
+        self._lane_of = lane_of
+        self._lane_limit = lane_limit
+        self._limits = limits
+        self._pulls: list[Pull] = []
+        self._lanes: dict[str, Lane] = {}
+        self._line: collections.deque[Lane] = collections.deque()
+        self._startable = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running = 0
+        self._held: dict[str, Message] = {}
+        self._held_bytes = 0
+        self._draining = False
+        self._empty = asyncio.Event()
+
+    def add(self, pull: Pull) -> None:
+        """Take messages from `pull` too."""
+        self._pulls.append(pull)
+
+    @property
+    def in_flight(self) -> int:
+        """Handlers that run right now."""
+        return self._running
+
+    @property
+    def held(self) -> int:
+        """Messages taken and not yet settled."""
+        return len(self._held)
+
+    @property
+    def capacity(self) -> int:
+        """The most that `room` ever is: as much again in hand as can run."""
+        return 2 * self._limits.max_in_flight
+
+    def room(self) -> int:
+        """How many more messages to ask for. What waits behind its own lane's limit does not count as work at hand."""
+        if self._draining or len(self._held) >= MAX_HELD or self._held_bytes >= MAX_HELD_BYTES:
+            return 0
+        return self.capacity - self._running - self._startable
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then finish what is in flight, hand back the rest, and return."""
+        marker = asyncio.create_task(self._mark_in_progress(), name="in-progress")
+        try:
+            for pull in self._pulls:
+                await pull.start()
+            await stop.wait()
+            await self._drain()
+        finally:
+            marker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await marker
+
+    async def receive(self, message: Message) -> None:
+        """Take a message in: it runs at once, or waits in its lane."""
+        if self._draining:
+            await message.nak()
+            return
+        if message.identity in self._held:
+            return  # handed out again while we were cut off from the server: the one at hand will settle it
+        self._held[message.identity] = message
+        self._held_bytes += len(message.data)
+        key = self._lane_of(message)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = Lane(key)
+        lane.waiting.append(message)
+        self._line_up(lane)
+        self._dispatch()
+
+    def _line_up(self, lane: Lane) -> None:
+        """Bring the line, and the count of what could be started, up to date with `lane`."""
+        free = self._lane_limit(lane.key) - lane.running
+        startable = max(0, min(free, len(lane.waiting)))
+        self._startable += startable - lane.startable
+        lane.startable = startable
+        if startable and not lane.in_line:
+            lane.in_line = True
+            self._line.append(lane)
+        elif not lane.running and not lane.waiting:
+            self._lanes.pop(lane.key, None)
+
+    def _dispatch(self) -> None:
+        while self._line and self._running < self._limits.max_in_flight:
+            lane = self._line.popleft()
+            lane.in_line = False
+            if lane.startable:
+                lane.running += 1
+                self._running += 1
+                task = asyncio.create_task(self._work(lane, lane.waiting.popleft()))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            self._line_up(lane)
+
+    async def _work(self, lane: Lane, message: Message) -> None:
+        try:
+            publications = await self._handler(message)
+        except asyncio.CancelledError:
+            await self._hand_back(message)
+            raise
+        except Exception as error:  # noqa: BLE001 - the edge: whatever a handler did not foresee ends here
+            await self._on_crash(message, error)
+        else:
+            await _Settling(self, self._publisher, message, publications).store_next()
+        finally:
+            lane.running -= 1
+            self._running -= 1
+            self._line_up(lane)
+            self._dispatch()
+        for pull in self._pulls:
+            await pull.top_up()
+
+    async def _on_crash(self, message: Message, error: Exception) -> None:
+        crashes = message.deliveries
+        # Its type alone: the text of a foreign exception may hold anything.
+        _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, deliveries=crashes)
+        if crashes < MAX_CRASHES:
+            await self._hand_back(message, delay_s=float(crashes))
+            return
+        kept = quarantined(message, Code.INTERNAL, f"failed {crashes} times, last with {type(error).__name__}")
+        await _Settling(self, self._publisher, message, (kept,)).store_next()
+
+    async def _hand_back(self, message: Message, *, delay_s: float = 0) -> None:
+        await message.nak(delay_s)
+        self.let_go(message)
+
+    def let_go(self, message: Message) -> None:
+        """Forget a message: it is settled, or handed back."""
+        if self._held.pop(message.identity, None) is not None:
+            self._held_bytes -= len(message.data)
+        if self._draining and not self._held:
+            self._empty.set()
+
+    async def keep_trying(self, again: Callable[[], Awaitable[None]], delay_s: float) -> None:
+        """Call `again` after `delay_s`, in a task of its own."""
+
+        async def later() -> None:
+            await asyncio.sleep(delay_s)
+            await again()
+
+        task = asyncio.create_task(later())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _mark_in_progress(self) -> None:
+        seen: set[str] = set()
+        while True:
+            await asyncio.sleep(self._limits.ack_wait_s / 3)
+            # What came since the last round has time until the next one.
+            for identity in seen.intersection(self._held):
+                if (message := self._held.get(identity)) is not None:
+                    await message.in_progress()
+            seen = set(self._held)
+
+    async def _drain(self) -> None:
+        self._draining = True
+        _log.info("drain.started", in_flight=self._running, held=len(self._held))
+        for pull in self._pulls:
+            await pull.stop()
+        for lane in list(self._lanes.values()):
+            while lane.waiting:
+                await self._hand_back(lane.waiting.popleft())
+            self._line_up(lane)
+        if self._held:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._empty.wait(), self._limits.drain_timeout_s)
+        unfinished = list(self._tasks)
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
+        _log.info("drain.finished", handed_back=len(unfinished))
+
+
+class _Settling:
+    """Stores a message's publications one after the other, then acknowledges it. Each step is the callback of the last."""
+
+    __slots__ = ("_delay_s", "_message", "_publications", "_publisher", "_runtime", "_stored")
+
+    def __init__(
+        self, runtime: Runtime, publisher: Publisher, message: Message, publications: tuple[Publication, ...]
+    ) -> None:
+        self._runtime = runtime
+        self._publisher = publisher
+        self._message = message
+        self._publications = publications
+        self._stored = 0
+        self._delay_s = 0.1
+
+    async def store_next(self) -> None:
+        if self._stored < len(self._publications):
+            await self._publisher.send(self._publications[self._stored], self._on_stored)
+            return
+        await self._message.ack()
+        self._runtime.let_go(self._message)
+
+    async def _on_stored(self, result: Stored | JetStreamError) -> None:
+        if isinstance(result, Stored):
+            self._stored += 1
+            await self.store_next()
+            return
+        publication = self._publications[self._stored]
+        _log.warning("publish.failed", subject=publication.subject, error=str(result), next_try_s=self._delay_s)
+        await self._runtime.keep_trying(self.store_next, self._delay_s)
+        self._delay_s = min(self._delay_s * 2, 5.0)

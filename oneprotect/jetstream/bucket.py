@@ -1,0 +1,66 @@
+"""A key-value bucket: read, write with optimistic concurrency, and hear of what was stored."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from oneprotect.jetstream import read
+from oneprotect.jetstream.connection import Connection, Incoming
+from oneprotect.jetstream.publish import Publication, Publisher
+from schemas import subjects
+
+_OPERATION: Final = "KV-Operation"
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """A key's value and its revision; the value of a deleted key is None."""
+
+    key: str
+    value: bytes | None
+    revision: int
+
+
+class Bucket:
+    """One of `schemas.subjects.BUCKETS`."""
+
+    def __init__(self, connection: Connection, publisher: Publisher, spec: subjects.Bucket) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._announced = subjects.announced(spec.name) + "."
+        self._stream = f"KV_{spec.name}"
+        self._prefix = f"$KV.{spec.name}."
+
+    async def get(self, key: str) -> Entry | None:
+        """The entry, or None when there is none."""
+        record = await read.last(self._connection, self._stream, self._prefix + key)
+        return None if record is None or _OPERATION in record.headers else self._entry(record)
+
+    async def list(self, pattern: str = ">") -> list[Entry]:
+        """All entries whose key matches, sorted by key."""
+        records = await read.newest_of_each(self._connection, self._stream, [self._prefix + pattern])
+        return sorted((self._entry(r) for r in records if _OPERATION not in r.headers), key=lambda entry: entry.key)
+
+    async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
+        """Write and return the new revision. With `revision` (0: must be new) raises `Refused` 10071 on another one."""
+        headers = {} if revision is None else {_EXPECTED: str(revision)}
+        return (await self._publisher.publish(Publication(self._prefix + key, value, headers))).seq
+
+    async def delete(self, key: str) -> None:
+        """Mark the key as deleted."""
+        await self._publisher.publish(Publication(self._prefix + key, b"", {_OPERATION: "DEL"}))
+
+    async def on_change(self, callback: Callable[[Entry], Awaitable[None]]) -> None:
+        """Call `callback` with each entry that is stored from now on. Only for buckets that are `announced`."""
+
+        async def receive(incoming: Incoming) -> None:
+            headers = incoming.headers or {}
+            key = incoming.subject.removeprefix(self._announced)
+            value = None if _OPERATION in headers else incoming.data
+            await callback(Entry(key, value, int(headers["Nats-Sequence"])))
+
+        await self._connection.subscribe(self._announced + ">", receive)
+
+    def _entry(self, record: read.Record) -> Entry:
+        return Entry(record.subject.removeprefix(self._prefix), record.data, record.sequence)

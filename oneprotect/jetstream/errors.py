@@ -1,0 +1,39 @@
+"""What can go wrong between us and JetStream.
+
+JetStreamError
+├── Unavailable   no answer, no connection, or no leader: worth another try
+├── NotFound      the stream, consumer or message is not there
+├── Refused       the server understood and said no, with its error code
+└── Unsupported   the server is too old for this program
+"""
+
+from typing import Final
+
+SUBJECT_FULL: Final = 10077
+"""This subject has its fill of messages (the work stream's bound per destination)."""
+WRONG_LAST_SEQUENCE: Final = 10071
+"""Somebody else wrote first (optimistic concurrency)."""
+
+
+class JetStreamError(Exception):
+    """Something went wrong between us and JetStream; the text says what, and how to mend it where that is known."""
+
+
+class Unavailable(JetStreamError):
+    """No answer, no connection or no leader: worth another try."""
+
+
+class NotFound(JetStreamError):
+    """The stream, consumer or message is not there."""
+
+
+class Unsupported(JetStreamError):
+    """The server is too old for this program."""
+
+
+class Refused(JetStreamError):
+    """The server said no. `err_code` is its number for the reason."""
+
+    def __init__(self, err_code: int, description: str) -> None:
+        super().__init__(f"{description} ({err_code})")
+        self.err_code = err_code

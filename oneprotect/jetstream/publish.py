@@ -1,0 +1,136 @@
+"""Publishing with acknowledgement: thousands in flight, one subscription, and no coroutine waiting for any of them.
+
+The client library's own `publish` makes a task and a future for each message. Here one inbox receives all
+acknowledgements, the last token of its subject says which message is meant, and a callback goes on from there.
+"""
+
+import asyncio
+import collections
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Self
+
+import msgspec
+
+from oneprotect.jetstream.connection import Connection, Incoming
+from oneprotect.jetstream.errors import JetStreamError, Refused, Unavailable
+
+PUBLISH_TIMEOUT_S: Final = 5.0
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """A message to store: subject, payload, headers. With `Nats-Msg-Id` among them it may be sent again safely."""
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """JetStream's word that a message is stored; `duplicate` when it had been already."""
+
+    stream: str
+    seq: int
+    duplicate: bool = False
+
+
+class _Error(msgspec.Struct, gc=False):
+    err_code: int = 0
+    description: str = ""
+
+
+class _PubAck(msgspec.Struct, gc=False):
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: _Error | None = None
+
+
+OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
+
+_decode = msgspec.json.Decoder(_PubAck).decode
+
+
+class Publisher:
+    """Publishes and hears of each message whether it was stored. Use as an asynchronous context manager."""
+
+    def __init__(self, connection: Connection, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._inbox = connection.new_inbox()
+        self._counter = 0
+        self._waiting: dict[str, OnStored] = {}
+        # All wait equally long, so the oldest is always the first to be overdue: no timer for each.
+        self._deadlines: collections.deque[tuple[float, str]] = collections.deque()
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._connection.subscribe(self._inbox + ".*", self._on_ack)
+        self._sweeper = asyncio.create_task(self._sweep(), name="publisher-sweep")
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sweeper
+        with contextlib.suppress(Exception):  # closing: the connection may be gone already
+            await self._subscription.unsubscribe()
+
+    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send, and call `on_stored` once: with what was stored, or with why it was not (or not known to be)."""
+        self._counter += 1
+        token = str(self._counter)
+        self._waiting[token] = on_stored
+        self._deadlines.append((asyncio.get_running_loop().time() + self._timeout_s, token))
+        try:
+            await self._connection.publish(
+                publication.subject,
+                publication.payload,
+                reply=f"{self._inbox}.{token}",
+                headers=publication.headers,
+            )
+        except Unavailable as error:
+            if self._waiting.pop(token, None):
+                await on_stored(error)
+
+    async def publish(self, publication: Publication) -> Stored:
+        """Send and wait until it is stored. Raises `Refused` or `Unavailable`."""
+        outcome: asyncio.Future[Stored | JetStreamError] = asyncio.get_running_loop().create_future()
+
+        async def on_stored(result: Stored | JetStreamError) -> None:
+            if not outcome.done():
+                outcome.set_result(result)
+
+        await self.send(publication, on_stored)
+        result = await outcome
+        if isinstance(result, JetStreamError):
+            raise result
+        return result
+
+    async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Stored:
+        """`publish` for what is no event."""
+        return await self.publish(Publication(subject, payload, dict(headers or {})))
+
+    async def _on_ack(self, message: Incoming) -> None:
+        on_stored = self._waiting.pop(message.subject.rpartition(".")[2], None)
+        if on_stored is not None:
+            await on_stored(_result(message))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._timeout_s / 8)
+            now = asyncio.get_running_loop().time()
+            while self._deadlines and self._deadlines[0][0] < now:
+                on_stored = self._waiting.pop(self._deadlines.popleft()[1], None)
+                if on_stored is not None:
+                    await on_stored(Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))
+
+
+def _result(message: Incoming) -> Stored | JetStreamError:
+    if not message.data:
+        return Unavailable("no stream takes this subject, or JetStream has no leader: run `oneprotect apply`")
+    ack = _decode(message.data)
+    if ack.error is None:
+        return Stored(ack.stream, ack.seq, ack.duplicate)
+    if not ack.error.err_code:
+        return Unavailable(ack.error.description)
+    return Refused(ack.error.err_code, ack.error.description)

@@ -1,0 +1,220 @@
+"""A continuous pull: a durable consumer's messages, by callback, with as many asked for as there is room.
+
+The client library's `fetch` costs a task and a timer for every message. Here one inbox subscription receives all;
+what is outstanding is counted, and topped up in batches. A request that is parked at the server dies with it and
+nobody sends it again, so every reconnect asks anew, and a watchdog does when the server's heartbeats stay away.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+
+from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection, Incoming
+from oneprotect.jetstream.errors import Unavailable
+
+EXPIRES_S: Final = 30.0
+HEARTBEAT_S: Final = 5.0
+MAX_BATCH: Final = 256
+MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+
+_NANOSECONDS: Final = 1_000_000_000
+_log = structlog.get_logger(__name__)
+
+
+class Message:
+    """A message of a durable consumer, to be settled exactly once."""
+
+    __slots__ = ("_connection", "_tokens", "data", "headers", "reply", "subject")
+
+    def __init__(self, incoming: Incoming, connection: Connection) -> None:
+        self.subject = incoming.subject
+        self.data = incoming.data
+        self.headers = incoming.headers or {}
+        self.reply = incoming.reply
+        self._connection = connection
+        # $JS.ACK[.domain.account].stream.consumer.deliveries.stream_seq.consumer_seq.nanoseconds.pending[.token]
+        tokens = incoming.reply.split(".")
+        self._tokens = tokens[2:] if len(tokens) < 11 else tokens[4:]
+
+    @property
+    def identity(self) -> str:
+        """Names it uniquely, however often it is handed out."""
+        return f"{self._tokens[0]}.{self._tokens[3]}"
+
+    @property
+    def stream(self) -> str:
+        """The stream that holds it."""
+        return self._tokens[0]
+
+    @property
+    def deliveries(self) -> int:
+        """How often the server has handed it out, this time included."""
+        return int(self._tokens[2])
+
+    @property
+    def sequence(self) -> int:
+        """Its place in the stream."""
+        return int(self._tokens[3])
+
+    @property
+    def stored_at(self) -> datetime:
+        """When the server stored it."""
+        return datetime.fromtimestamp(int(self._tokens[5]) / _NANOSECONDS, UTC)
+
+    async def ack(self) -> None:
+        """Its outcome is stored: the server may let go of it."""
+        await self._settle(b"+ACK")
+
+    async def nak(self, delay_s: float = 0) -> None:
+        """Hand it back, to be handed out again after `delay_s`."""
+        delay = b' {"delay": %d}' % int(delay_s * _NANOSECONDS) if delay_s else b""
+        await self._settle(b"-NAK" + delay)
+
+    async def in_progress(self) -> None:
+        """Still being worked on: the server's patience starts afresh."""
+        await self._settle(b"+WPI")
+
+    async def _settle(self, verdict: bytes) -> None:
+        # Should this get lost, the server hands the message out again and the recorded result settles it.
+        with contextlib.suppress(Unavailable):
+            await self._connection.publish(self.reply, verdict)
+
+
+class Pull:
+    """Keeps a durable consumer's messages coming to `on_message`, never more than `room()` allows.
+
+    `room` tells how many more could be taken now, `capacity` what it is at most; call `top_up` whenever it has grown.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        stream: str,
+        consumer: str,
+        on_message: Callable[[Message], Awaitable[None]],
+        room: Callable[[], int],
+        capacity: int,
+        heartbeat_s: float = HEARTBEAT_S,
+    ) -> None:
+        self._connection = connection
+        self.outstanding = 0
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        self._name = f"{stream}/{consumer}"
+        self._on_message = on_message
+        self._room = room
+        self._batch = min(capacity, MAX_BATCH)
+        self._heartbeat_s = heartbeat_s
+        self._inbox = connection.new_inbox()
+        self._generation = 0
+        self._heard_at = 0.0
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Begin to pull."""
+        self._subscription = await self._connection.subscribe(self._inbox + ".*", self._receive)
+        self._connection.on_reconnect(self._restart)
+        self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog {self._name}")
+        await self.top_up()
+
+    async def stop(self) -> None:
+        """Take no more. What is on its way still reaches `on_message` before this returns."""
+        self._stopping = True
+        self._watchdog.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._watchdog
+        with contextlib.suppress(Exception):  # whatever the client library says when the connection is gone
+            await self._subscription.drain()
+
+    async def top_up(self) -> None:
+        """Ask for more once that is worth a request: for at least half a batch."""
+        batch = min(self._room(), self._batch) - self.outstanding
+        if self._stopping or batch * 2 < self._batch:
+            return
+        if self.outstanding == 0:
+            self._heard_at = asyncio.get_running_loop().time()
+        self.outstanding += batch
+        request = {
+            "batch": batch,
+            "max_bytes": MAX_BATCH_BYTES,
+            "expires": int(EXPIRES_S * _NANOSECONDS),
+            "idle_heartbeat": int(self._heartbeat_s * _NANOSECONDS),
+        }
+        try:
+            await self._connection.publish(
+                self._subject, msgspec.json.encode(request), reply=f"{self._inbox}.{self._generation}"
+            )
+        except Unavailable:
+            self.outstanding -= batch  # the reconnect asks again
+
+    async def _receive(self, incoming: Incoming) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        if incoming.subject.startswith(self._inbox):
+            await self._on_status(incoming)
+            return
+        if self.outstanding > 0:
+            self.outstanding -= 1
+        await self._on_message(Message(incoming, self._connection))
+
+    async def _on_status(self, incoming: Incoming) -> None:
+        headers = incoming.headers or {}
+        status = headers.get("Status", "503")
+        if status == "100" or incoming.subject.rpartition(".")[2] != str(self._generation):
+            return
+        # The request is over. It names what it did not deliver, or else nothing is left of any.
+        self.outstanding = max(0, self.outstanding - int(headers.get("Nats-Pending-Messages", self.outstanding)))
+        if status in ("404", "408") or "Nats-Pending-Messages" in headers:
+            await self.top_up()
+        else:  # no such consumer, no leader, shutting down: the watchdog asks again in its own time
+            _log.warning("pull.refused", consumer=self._name, status=status, description=headers.get("Description"))
+
+    async def _restart(self) -> None:
+        self._generation += 1
+        self.outstanding = 0
+        await self.top_up()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s / 2)
+            silent_s = asyncio.get_running_loop().time() - self._heard_at
+            if self.outstanding and silent_s > 2.2 * self._heartbeat_s and self._connection.is_connected:
+                _log.warning("pull.silent", consumer=self._name, silent_s=round(silent_s, 1))
+                await self._restart()
+            else:
+                await self.top_up()
+
+
+async def fetch(connection: Connection, *, stream: str, consumer: str, batch: int) -> list[Message]:
+    """At most `batch` messages that are there right now. Raises `Unavailable` when there is no such consumer."""
+    messages: list[Message] = []
+    ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    inbox = connection.new_inbox()
+
+    async def receive(incoming: Incoming) -> None:
+        if incoming.subject == inbox:
+            status = (incoming.headers or {}).get("Status", "503")
+        else:
+            messages.append(Message(incoming, connection))
+            status = "" if len(messages) < batch else "404"
+        if status and not ended.done():
+            ended.set_result(status)
+
+    subscription = await connection.subscribe(inbox, receive)
+    try:
+        request = msgspec.json.encode({"batch": batch, "no_wait": True})
+        await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+        async with asyncio.timeout(API_TIMEOUT_S):
+            status = await ended
+    except TimeoutError:
+        status = "503"
+    finally:
+        with contextlib.suppress(Exception):  # the client library, when the connection is going
+            await subscription.unsubscribe()
+    if status == "503" and not messages:
+        raise Unavailable(f"{stream}/{consumer} gave no answer")
+    return messages

@@ -1,0 +1,114 @@
+"""Reading a stream without a consumer: batched direct gets (ADR-31), which leave nothing behind at the server."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection, Incoming
+from oneprotect.jetstream.errors import NotFound, Unavailable
+
+BATCH: Final = 256
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A stored message."""
+
+    subject: str
+    sequence: int
+    stored_at: datetime
+    data: bytes
+    headers: dict[str, str]
+
+
+async def last(connection: Connection, stream: str, subject: str) -> Record | None:
+    """The newest message on `subject`, or None."""
+    answer = await connection.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+    status = (answer.headers or {}).get("Status")
+    if status == "404":
+        return None
+    if status is not None:
+        raise Unavailable(f"reading {stream} failed: {(answer.headers or {}).get('Description', status)}")
+    return _record(answer)
+
+
+async def scan(
+    connection: Connection,
+    stream: str,
+    subject: str,
+    *,
+    first_sequence: int = 1,
+    since: datetime | None = None,
+) -> AsyncIterator[Record]:
+    """Every message on `subject` (wildcards allowed), oldest first, from a sequence or a time on."""
+    start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
+    while True:
+        records, more = await _batch(connection, stream, {"next_by_subj": subject, "batch": BATCH, **start})
+        for record in records:
+            yield record
+        if not more or not records:
+            return
+        start = {"seq": records[-1].sequence + 1}
+
+
+async def newest_of_each(connection: Connection, stream: str, subjects: list[str]) -> list[Record]:
+    """The newest message on each subject that matches: what a key-value bucket holds."""
+    records: list[Record] = []
+    up_to: dict[str, Any] = {}
+    while True:
+        start = {"seq": records[-1].sequence + 1} if records else {}
+        batch, more = await _batch(connection, stream, {"multi_last": subjects, "batch": BATCH, **start, **up_to})
+        records += batch
+        if not more or not batch:
+            return records
+
+
+async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -> tuple[list[Record], bool]:
+    """One batch, and whether there is more. Raises `NotFound` or `Unavailable`."""
+    records: list[Record] = []
+    ended: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
+
+    async def receive(incoming: Incoming) -> None:
+        if "Status" in (incoming.headers or {}):
+            if not ended.done():
+                ended.set_result(incoming)
+        else:
+            records.append(_record(incoming))
+
+    inbox = connection.new_inbox()
+    subscription = await connection.subscribe(inbox, receive)
+    try:
+        await connection.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
+        async with asyncio.timeout(API_TIMEOUT_S):
+            end = await ended
+    except TimeoutError:
+        end = None
+    finally:
+        with contextlib.suppress(Exception):  # the client library, when the connection is going
+            await subscription.unsubscribe()
+    if end is None:
+        raise Unavailable(f"reading {stream} was not answered in {API_TIMEOUT_S:g} s")
+    headers = end.headers or {}
+    match headers.get("Status"):
+        case "204":
+            return records, int(headers.get("Nats-Num-Pending", "0")) > 0
+        case "404":
+            return [], False
+        case "503":
+            raise NotFound(f"there is no stream {stream}: run `oneprotect apply`")
+        case status:
+            raise Unavailable(f"reading {stream} failed: {headers.get('Description', status)}")
+
+
+def _record(incoming: Incoming) -> Record:
+    headers = incoming.headers or {}
+    return Record(
+        subject=headers["Nats-Subject"],
+        sequence=int(headers["Nats-Sequence"]),
+        stored_at=msgspec.convert(headers["Nats-Time-Stamp"], datetime),
+        data=incoming.data,
+        headers=headers,
+    )

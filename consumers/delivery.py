@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
-from oneprotect.telemetry import scrub
+from oneprotect.telemetry.scrubbing import scrub
 
 from consumers import outcome, retry
 from consumers.directory import Directory

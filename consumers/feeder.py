@@ -46,7 +46,8 @@ class Feeder:
         """One round over all destinations that have overflowed."""
         request = {"subjects_filter": "oneprotect.delivery.overflow.*.*"}
         info = await self._connection.api(f"STREAM.INFO.{subjects.OVERFLOW.name}", request)
-        for subject in info["state"].get("subjects") or {}:
+        overflowed: dict[str, int] = info["state"].get("subjects") or {}
+        for subject in overflowed:
             await self._feed_one(*subjects.tenant_and_destination(subject))
 
     async def _feed_one(self, tenant: str, destination: str) -> None:

@@ -1,15 +1,18 @@
-"""The attempts on record, for the one question that keeps a redelivery from being sent twice."""
+"""The attempts on record: has this one been made before, and what is being recorded now."""
 
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Protocol
 
 import msgspec
 
 from consumers.request import Delivery
 from oneprotect.jetstream import read
-from oneprotect.jetstream.connection import Connection
+from oneprotect.jetstream.connection import Connection, Incoming
 from schemas import subjects
 from schemas.codes import Outcome
-from schemas.events import AttemptResult, decode_result
+from schemas.events import AttemptResult, DeliveryAttempted, decode_result
 
 
 class History(Protocol):
@@ -43,3 +46,27 @@ class RecordedAttempts:
             ):  # fmt: skip
                 return result
         return None
+
+
+@contextlib.asynccontextmanager
+async def follow(
+    connection: Connection, tenant: str = "*", destination: str = "*"
+) -> AsyncGenerator[AsyncIterator[DeliveryAttempted]]:
+    """Results as they are recorded, from the moment of entering on."""
+    arrived: asyncio.Queue[DeliveryAttempted] = asyncio.Queue()
+
+    async def receive(incoming: Incoming) -> None:
+        with contextlib.suppress(msgspec.DecodeError):
+            arrived.put_nowait(decode_result(incoming.data))
+
+    async def results() -> AsyncIterator[DeliveryAttempted]:
+        while True:
+            yield await arrived.get()
+
+    subscription = await connection.subscribe(f"oneprotect.delivery.attempted.{tenant}.{destination}.*", receive)
+    await connection.flush()
+    try:
+        yield results()
+    finally:
+        with contextlib.suppress(Exception):  # the client library, when the connection is going
+            await subscription.unsubscribe()

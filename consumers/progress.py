@@ -1,4 +1,4 @@
-"""Where a delivery stands: which attempt this is, since when, and in which replay. It rides in headers, nowhere else."""
+"""Where a delivery stands: which attempt, since when, in which replay. It rides in headers and nowhere else."""
 
 from datetime import datetime
 

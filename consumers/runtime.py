@@ -244,7 +244,7 @@ class Runtime:
 
 
 class _Settling:
-    """Stores a message's publications one after the other, then acknowledges it. Each step is the callback of the last."""
+    """Stores a message's publications one by one, then acknowledges it. Each step is the callback of the one before."""
 
     __slots__ = ("_delay_s", "_message", "_publications", "_publisher", "_runtime", "_stored")
 

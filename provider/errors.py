@@ -12,7 +12,7 @@ SecretError
     └── SecretUnavailable    the provider could not be asked
 """
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from schemas.codes import Code
 
@@ -82,3 +82,14 @@ class SecretUnavailable(SecretMissing):
     """The provider could not be asked, or gave no usable answer."""
 
     code = Code.SECRET_UNAVAILABLE
+
+
+class ProviderMisconfigured(Exception):
+    """A provider cannot be built from what the operator gave it, so the process should not start.
+
+    `problem` is one of our own sentences about what to mend. It repeats nothing that was read.
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
+        self.problem: Final = problem

@@ -1,40 +1,51 @@
 """Secret refs: `k8s://NAMESPACE/SECRET/KEY`, or `k8s://SECRET/KEY` with a central namespace (contract, section 2)."""
 
 import re
-from typing import Final
+from typing import Final, final
 
 from provider.errors import SecretRefForbidden, SecretRefInvalid
 
 MAX_LENGTH: Final = 512
 RESERVED_SUFFIXES: Final = (".previous", ".next")
 
-_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
-_REF = re.compile(
-    rf"k8s://(?:(?P<namespace>{_LABEL})/)?(?P<name>{_LABEL}(?:\.{_LABEL})*)/(?P<key>[-._a-zA-Z0-9]{{1,253}})",
-    re.ASCII,
-)
+_SCHEME = "k8s://"
+_NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
+_KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 
+@final
 class SecretRef:
-    """Which key of which Secret. `str()` is the canonical three-part form; `repr()` shows nothing of it."""
+    """Which key of which Secret. `str()` is the canonical three-part form; `repr()` shows nothing of it.
+
+    There is no ref outside the grammar, so its parts are safe in a URL path and in a file's path.
+    """
 
     __slots__ = ("key", "name", "namespace")
 
     def __init__(self, *, namespace: str, name: str, key: str) -> None:
-        self.namespace = namespace
-        self.name = name
-        self.key = key
+        """Raises `SecretRefInvalid` when a part, or the whole, does not follow the grammar."""
+        if not (_NAMESPACE.fullmatch(namespace) and _NAME.fullmatch(name) and _KEY.fullmatch(key)):
+            raise SecretRefInvalid
+        if key in (".", "..") or key.endswith(RESERVED_SUFFIXES):
+            raise SecretRefInvalid
+        self.namespace: Final = namespace
+        self.name: Final = name
+        self.key: Final = key
+        if len(str(self)) > MAX_LENGTH:
+            raise SecretRefInvalid
 
     @classmethod
     def parse(cls, text: str, *, central_namespace: str | None = None) -> "SecretRef":
         """Parse a ref. Raises `SecretRefInvalid`, which never repeats it: people paste the secret itself here."""
-        found = _REF.fullmatch(text) if len(text) <= MAX_LENGTH else None
-        namespace = found and (found["namespace"] or central_namespace)
-        if not found or not namespace or len(found["name"]) > 253:
-            raise SecretRefInvalid
-        if found["key"] in (".", "..") or found["key"].endswith(RESERVED_SUFFIXES):
-            raise SecretRefInvalid
-        return cls(namespace=namespace, name=found["name"], key=found["key"])
+        parts = text[len(_SCHEME) :].split("/") if text.startswith(_SCHEME) and len(text) <= MAX_LENGTH else []
+        match parts:
+            case [namespace, name, key]:
+                return cls(namespace=namespace, name=name, key=key)
+            case [name, key] if central_namespace is not None:
+                return cls(namespace=central_namespace, name=name, key=key)
+            case _:
+                raise SecretRefInvalid
 
     def require_namespace(self, allowed: frozenset[str]) -> None:
         """Raise `SecretRefForbidden` unless the namespace is one of `allowed`. There is no "any"."""
@@ -42,7 +53,7 @@ class SecretRef:
             raise SecretRefForbidden
 
     def __str__(self) -> str:
-        return f"k8s://{self.namespace}/{self.name}/{self.key}"
+        return f"{_SCHEME}{self.namespace}/{self.name}/{self.key}"
 
     def __repr__(self) -> str:
         return "SecretRef(...)"

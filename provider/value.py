@@ -1,8 +1,8 @@
 """Keys in memory: they sign, and do nothing else."""
 
 import base64
-import binascii
 import hashlib
+import re
 from datetime import datetime, timedelta
 from typing import Final, Literal, NoReturn, final
 
@@ -15,6 +15,9 @@ MAX_OVERLAP: Final = timedelta(days=30)
 Slot = Literal["current", "previous"]
 
 _PREFIX = b"whsec_"
+_MARKS = (_PREFIX, b"whsk_", b"whpk_")
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_TEXT = re.compile(rb"[ -~\t\n\r\x0b\x0c]*")
 _BLOCK = hashlib.sha256().block_size
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
@@ -22,7 +25,7 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 @final
 class SigningKey:
-    """An HMAC-SHA256 key that can sign and cannot be shown, compared by value, copied, pickled or encoded.
+    """An HMAC-SHA256 key that can sign and cannot be shown, compared by value, hashed, copied, pickled or encoded.
 
     It keeps the two hash states of RFC 2104 after their key blocks and not the key, which also makes signing cheaper.
     """
@@ -31,20 +34,27 @@ class SigningKey:
 
     def __init__(self, material: bytes) -> None:
         """Take `whsec_` and strict base64, or raw bytes: 24 to 64 after decoding. Raises `SecretMalformed`."""
-        key = _decoded(material)
-        if key is None or not MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES:
+        key = _accepted(material)
+        del material  # a traceback that shows locals must not find it in this frame
+        if key is None:
             raise SecretMalformed
         block = key.ljust(_BLOCK, b"\0")
         self.__inner = hashlib.sha256(block.translate(_INNER))
         self.__outer = hashlib.sha256(block.translate(_OUTER))
 
     def sign(self, message: bytes) -> bytes:
-        """The 32 bytes of HMAC-SHA256 of `message`."""
+        """The 32 bytes of HMAC-SHA256 of `message`. Raises `TypeError` for anything but bytes."""
+        if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+            raise TypeError("a message to sign must be bytes")
         inner = self.__inner.copy()
         inner.update(message)
         outer = self.__outer.copy()
         outer.update(inner.digest())
         return outer.digest()
+
+    def signs_like(self, other: "SigningKey") -> bool:
+        """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
+        return self.sign(b"") == other.sign(b"")
 
     def __repr__(self) -> str:
         return "SigningKey(...)"
@@ -52,26 +62,38 @@ class SigningKey:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a SigningKey can't be copied or serialised")
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # typeshed gives every object a hash; this one has none
 
     def __eq__(self, other: object) -> bool:
         return self is other
 
 
-def _decoded(material: bytes) -> bytes | None:
-    if not material.startswith(_PREFIX):
-        return None if material.startswith(b"whsk_") or material != material.strip() else material
-    try:
-        return base64.b64decode(material[len(_PREFIX) :], validate=True)
-    except binascii.Error:
-        return None
+def _accepted(material: bytes) -> bytes | None:
+    """The key bytes in `material`, or nothing. It returns, where others raise, to keep them out of tracebacks."""
+    key = _strict_base64(material.removeprefix(_PREFIX)) if material.startswith(_PREFIX) else _raw(material)
+    return key if key is not None and MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES else None
+
+
+def _strict_base64(text: bytes) -> bytes | None:
+    # b64decode(validate=True) alone lets surplus padding pass.
+    return base64.b64decode(text, validate=True) if _BASE64.fullmatch(text) else None
+
+
+def _raw(material: bytes) -> bytes | None:
+    """The bytes as they are, unless they look like a mistake.
+
+    Text with white space around it is what `echo` without `-n` leaves; a `whsec_` further in sits behind a quote or a
+    byte order mark; `whsk_` and `whpk_` are keys of another scheme. Bytes that are no text may begin and end anyhow.
+    """
+    is_padded_text = _TEXT.fullmatch(material) is not None and material != material.strip()
+    return None if is_padded_text or any(mark in material for mark in _MARKS) else material
 
 
 @final
 class SigningSecret:
     """The key of one ref, with the previous one while a rollover lasts, and the version that both came in."""
 
-    __slots__ = ("__current", "__previous", "previous_expires_at", "version")
+    __slots__ = ("__current", "__previous", "previous_expires_at", "rollover_misconfigured", "version")
 
     def __init__(
         self,
@@ -80,12 +102,15 @@ class SigningSecret:
         version: str,
         previous: SigningKey | None = None,
         previous_expires_at: datetime | None = None,
+        rollover_misconfigured: bool = False,
     ) -> None:
         self.__current = current
         self.__previous = previous
         self.version: Final = version
         """`uid/resourceVersion` of the Secret."""
         self.previous_expires_at: Final = previous_expires_at
+        self.rollover_misconfigured: Final = rollover_misconfigured
+        """A previous key is there and left out: it is malformed, the current one again, or says no usable expiry."""
 
     def previous_is_valid(self, now: datetime) -> bool:
         """Whether the previous key signs at `now`: `now < previous_expires_at <= now + 30 days`."""
@@ -93,7 +118,12 @@ class SigningSecret:
         return self.__previous is not None and expires_at is not None and now < expires_at <= now + MAX_OVERLAP
 
     def sign(self, message: bytes, now: datetime) -> list[tuple[Slot, bytes]]:
-        """Sign with every key that is valid at `now`, the current one first: slot and 32-byte HMAC-SHA256 each."""
+        """Sign with every key that is valid at `now`, the current one first: slot and 32-byte HMAC-SHA256 each.
+
+        Raises `TypeError` when `message` is not bytes, or `now` has no time zone.
+        """
+        if now.tzinfo is None:  # or it would only be noticed during a rollover
+            raise TypeError("a time to sign at must have a time zone")
         signatures: list[tuple[Slot, bytes]] = [("current", self.__current.sign(message))]
         if self.__previous is not None and self.previous_is_valid(now):
             signatures.append(("previous", self.__previous.sign(message)))

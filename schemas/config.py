@@ -7,15 +7,50 @@ from typing import Annotated, Final
 from msgspec import Meta, Struct
 
 from schemas.codes import CredentialStatus
-from schemas.ids import CredentialId, EventType, Purpose
+from schemas.ids import CredentialId, DestinationId, EventType, Purpose, TenantId
 
 DEFAULT_RETRY_SCHEDULE_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
 MAX_TIMEOUT_S: Final = 30.0
+MAX_HEADERS_BYTES: Final = 4096
+"""All custom headers of a destination as they go over the wire: `name: value` and a line end each."""
+DENIED_HEADERS: Final = (
+    "webhook-*",
+    "host",
+    "content-*",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "proxy-*",
+    "user-agent",
+    "expect",
+    "cookie",
+    "accept-encoding",
+    "traceparent",
+    "x-forwarded-*",
+    "metadata*",
+    "x-aws-ec2-metadata-token*",
+)
+"""Headers that no tenant sets, in lower case; `*` is any ending. The sender sets them, they steer the connection or
+proxies on the way, or they unlock a cloud's metadata service."""
+HEADER_NAME_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
+HEADER_VALUE_PATTERN: Final = r"^[ -~]{0,1024}$(?!\n)"
+EVENT_PATTERN: Final = r"^(\*|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*(\.\*)?)$(?!\n)"
 
 Seconds = Annotated[float, Meta(gt=0, le=259_200, description="Seconds, at most three days.")]
 RetrySchedule = Annotated[tuple[Seconds, ...], Meta(max_length=32)]
-HeaderName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$(?!\n)")]
-HeaderValue = Annotated[str, Meta(pattern=r"^[ -~]{0,1024}$(?!\n)")]
+EventPattern = Annotated[
+    str,
+    Meta(
+        pattern=EVENT_PATTERN,
+        max_length=128,
+        description="An event type, all of a kind, or `*` for all.",
+        examples=["invoice.paid", "invoice.*", "*"],
+    ),
+]
+HeaderName = Annotated[str, Meta(pattern=HEADER_NAME_PATTERN)]
+HeaderValue = Annotated[str, Meta(pattern=HEADER_VALUE_PATTERN)]
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
@@ -25,23 +60,39 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     jitter: Annotated[float, Meta(ge=0, lt=1, description="Each wait is spread by this share to both sides.")] = 0.2
 
 
-class Destination(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where a tenant's deliveries go: a URL, the credential that signs them, and a policy. Key: `<tenant>.<id>`."""
+class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a tenant decides about a destination. Raises `ValueError` with the rule when its headers break one."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2048)]
     credential: CredentialId
-    event_types: tuple[Annotated[str, Meta(max_length=128)], ...] = ()
+    event_types: Annotated[tuple[EventPattern, ...], Meta(max_length=128)] = ()
     headers: Annotated[dict[HeaderName, HeaderValue], Meta(max_length=32)] = {}
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] | None = None
     max_in_flight: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    rate_per_s: Annotated[float, Meta(gt=0)] | None = None
+    rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     retry_schedule_s: RetrySchedule | None = None
     capture_response: bool = False
     forward_trace: bool = False
     description: Annotated[str, Meta(max_length=1024)] = ""
+
+    def __post_init__(self) -> None:
+        if problem := _problem_with(self.headers):
+            raise ValueError(problem)
+
+
+class Destination(DestinationSpec, frozen=True, kw_only=True):
+    """Where a tenant's deliveries go: a URL, the credential that signs them, and a policy. Key: `<tenant>.<id>`."""
+
     enabled: bool = True
     disabled_reason: str | None = None
     disabled_at: datetime | None = None
+
+
+class DestinationView(Destination, frozen=True, kw_only=True):
+    """A destination as it is read."""
+
+    id: DestinationId
+    tenant: TenantId
 
 
 class Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,6 +111,26 @@ class CredentialState(Struct, frozen=True, kw_only=True):
     version: str | None = None
     rollover_active: bool = False
     rollover_expires_at: datetime | None = None
+
+
+class Rollover(Struct, frozen=True, kw_only=True):
+    """Whether a previous key still signs beside the current one, and until when."""
+
+    active: bool = False
+    expires_at: datetime | None = None
+
+
+class CredentialView(Struct, frozen=True, kw_only=True):
+    """A credential as it is read: all about it but the ref."""
+
+    id: CredentialId
+    tenant: TenantId
+    purpose: Purpose
+    provider: str | None = None
+    status: CredentialStatus = CredentialStatus.UNCHECKED
+    checked_at: datetime | None = None
+    version: Annotated[str, Meta(description="`uid/resourceVersion` of the Secret.")] | None = None
+    rollover: Rollover = Rollover()
 
 
 class ReplayFilter(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -92,3 +163,20 @@ class Replay(Struct, frozen=True, kw_only=True):
     replayed: int = 0
     skipped: int = 0
     state: ReplayState = ReplayState.RUNNING
+
+
+def _problem_with(headers: dict[str, str]) -> str | None:
+    """The rule that `headers` break, if any, with nothing of them in it."""
+    names = [name.lower() for name in headers]
+    if len(set(names)) < len(names):
+        return "`headers` name the same header twice; case makes no difference"
+    for rule in DENIED_HEADERS:
+        if any(_falls_under(rule, name) for name in names):
+            return f"`headers` can't set `{rule}`: no destination may"
+    if sum(len(name) + len(value) + 4 for name, value in headers.items()) > MAX_HEADERS_BYTES:
+        return f"`headers` take more than {MAX_HEADERS_BYTES} bytes in all"
+    return None
+
+
+def _falls_under(rule: str, name: str) -> bool:
+    return name.startswith(rule[:-1]) if rule.endswith("*") else name == rule

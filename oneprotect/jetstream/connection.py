@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -11,7 +11,6 @@ import msgspec
 import nats.errors
 import structlog
 from nats.aio.client import Client
-from nats.aio.subscription import Subscription
 
 from oneprotect.jetstream.errors import JetStreamError, NotFound, Refused, Unavailable, Unsupported
 
@@ -29,6 +28,18 @@ class Incoming(Protocol):
     reply: str
     data: bytes
     headers: dict[str, str] | None
+
+
+class Subscription(Protocol):
+    """What can be ended again."""
+
+    async def unsubscribe(self) -> None:
+        """End it; what is on its way is dropped."""
+        ...
+
+    async def drain(self) -> None:
+        """End it, after what is on its way has been received."""
+        ...
 
 
 OnIncoming = Callable[[Incoming], Awaitable[None]]
@@ -83,7 +94,11 @@ class Connection:
 
     async def subscribe(self, subject: str, callback: OnIncoming) -> Subscription:
         """Call `callback` for each message. Never drops one: whoever subscribes bounds what it asks for."""
-        return await self._client.subscribe(subject, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0)
+        client: Any = self._client  # its own signatures are only partly typed
+        subscription: Subscription = await client.subscribe(
+            subject, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        return subscription
 
     def new_inbox(self) -> str:
         """A subject of our own for answers."""
@@ -151,7 +166,7 @@ async def connect(
     creds_file: Path | None = None,
     ca_file: Path | None = None,
     wait: bool = True,
-) -> AsyncIterator[Connection]:
+) -> AsyncGenerator[Connection]:
     """Connect, and close on leaving. With `wait`, tries with backoff until the server is there, and says so.
 
     Without `wait` (a person at a terminal), raises `Unavailable` at once when there is no server.

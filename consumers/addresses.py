@@ -1,0 +1,101 @@
+"""Which network addresses no delivery may go to, as tables that the chart's network policy is generated from as well.
+
+IPv4 is allowed except for the listed ranges. IPv6 is denied except for global unicast (`2000::/3`) less the listed
+holes: that way loopback, unique local, link-local, multicast, discard, NAT64 and every range that is yet to be invented
+are out without being named. The standard library's `is_global` is no substitute: in Python 3.11 it takes multicast,
+6to4, NAT64, IPv4-compatible and other addresses that lead inside for public ones.
+
+Sources: the IANA special-purpose registries of both families, and the documents named beside each range.
+"""
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Final
+
+from msgspec import Struct
+
+IPAddress = IPv4Address | IPv6Address
+
+
+class IPv4Range(Struct, frozen=True):
+    """A range of IPv4 addresses, what it is for, and where that is written."""
+
+    network: IPv4Network
+    name: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.network}"
+
+
+class IPv6Range(Struct, frozen=True):
+    """A range of IPv6 addresses, what it is for, and where that is written."""
+
+    network: IPv6Network
+    name: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.network}"
+
+
+def _v4(network: str, name: str, source: str) -> IPv4Range:
+    return IPv4Range(IPv4Network(network), name, source)
+
+
+def _v6(network: str, name: str, source: str) -> IPv6Range:
+    return IPv6Range(IPv6Network(network), name, source)
+
+
+IPV4_DENIED: Final = (
+    _v4("0.0.0.0/8", "this network", "RFC 791"),
+    _v4("10.0.0.0/8", "private", "RFC 1918"),
+    _v4("100.64.0.0/10", "carrier-grade NAT, a cloud's metadata service", "RFC 6598"),
+    _v4("127.0.0.0/8", "loopback", "RFC 1122"),
+    _v4("168.63.129.16/32", "Azure's platform service", "Azure documentation, IP address 168.63.129.16"),
+    _v4("169.254.0.0/16", "link-local, clouds' metadata services", "RFC 3927"),
+    _v4("172.16.0.0/12", "private", "RFC 1918"),
+    _v4("192.0.0.0/24", "protocol assignments", "RFC 6890"),
+    _v4("192.0.2.0/24", "documentation", "RFC 5737"),
+    _v4("192.31.196.0/24", "AS112", "RFC 7535"),
+    _v4("192.52.193.0/24", "multicast tunnelling", "RFC 7450"),
+    _v4("192.88.99.0/24", "6to4 relays", "RFC 7526"),
+    _v4("192.168.0.0/16", "private", "RFC 1918"),
+    _v4("192.175.48.0/24", "AS112", "RFC 7534"),
+    _v4("198.18.0.0/15", "benchmarking", "RFC 2544"),
+    _v4("198.51.100.0/24", "documentation", "RFC 5737"),
+    _v4("203.0.113.0/24", "documentation", "RFC 5737"),
+    _v4("224.0.0.0/4", "multicast", "RFC 5771"),
+    _v4("240.0.0.0/4", "reserved, broadcast", "RFC 1112"),
+)
+"""Everything else in IPv4 is allowed."""
+
+IPV6_ALLOWED: Final = _v6("2000::/3", "global unicast", "RFC 4291")
+"""Everything else in IPv6 is denied."""
+
+IPV6_DENIED: Final = (
+    _v6("2001::/23", "Teredo and other protocol assignments", "RFC 2928"),
+    _v6("2001:db8::/32", "documentation", "RFC 3849"),
+    _v6("2002::/16", "6to4", "RFC 3056"),
+    _v6("2620:4f:8000::/48", "AS112", "RFC 7534"),
+    _v6("3fff::/20", "documentation", "RFC 9637"),
+)
+"""The holes in `IPV6_ALLOWED`."""
+
+NAT64: Final = IPv6Network("64:ff9b::/96")
+"""The well-known prefix that carries an IPv4 address in its last 32 bits (RFC 6052)."""
+
+_IPV6_ELSEWHERE: Final = _v6("::/0", "outside IPv6 global unicast", "RFC 4291")
+
+
+def denied_range(address: IPAddress) -> IPv4Range | IPv6Range | None:
+    """The range that denies `address`, or None if it is allowed. Mapped addresses have to be unmapped before."""
+    if isinstance(address, IPv4Address):
+        return next((range_ for range_ in IPV4_DENIED if address in range_.network), None)
+    if address not in IPV6_ALLOWED.network:
+        return _IPV6_ELSEWHERE
+    return next((range_ for range_ in IPV6_DENIED if address in range_.network), None)
+
+
+def unmapped(address: IPAddress) -> IPAddress:
+    """`::ffff:a.b.c.d` as the IPv4 address that a connection to it would go to; any other address as it is."""
+    return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

@@ -1,0 +1,49 @@
+"""Signatures on deliveries: Standard Webhooks 1.0.0, scheme `v1` (HMAC-SHA256).
+
+Signed are the delivery id, the time of this attempt and the body, joined by full stops, so that a receiver can refuse
+what was altered, what is old and what it has already seen. While a secret is rolled over, both of its keys sign.
+"""
+
+from binascii import b2a_base64
+from datetime import datetime
+from typing import Final
+
+from msgspec import Struct
+
+from provider.value import SigningSecret, Slot
+
+ID_HEADER: Final = "webhook-id"
+TIMESTAMP_HEADER: Final = "webhook-timestamp"
+SIGNATURE_HEADER: Final = "webhook-signature"
+
+
+class Signed(Struct, frozen=True, gc=False):
+    """What goes into the headers beside the delivery id, and what the attempt's result says of it."""
+
+    timestamp: str
+    """`webhook-timestamp`: seconds since 1970 of this attempt."""
+    signature: str
+    """`webhook-signature`: `v1,` and base64 for each key, the current one first, with a blank between."""
+    slots: tuple[Slot, ...]
+    """Which keys signed, in the same order."""
+
+
+def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) -> Signed:
+    """Sign `body` for an attempt that is made at `now`, an aware time. Send exactly these bytes.
+
+    Raises `ValueError` for a delivery id with a full stop in it: what is signed could then be read in two ways.
+    """
+    if "." in delivery:
+        raise ValueError("a delivery id has no full stop in it")
+    timestamp = str(int(now.timestamp()))
+    signatures = secret.sign(signed_bytes(delivery, timestamp, body), now)
+    return Signed(
+        timestamp,
+        " ".join([f"v1,{b2a_base64(digest, newline=False).decode()}" for _, digest in signatures]),
+        tuple([slot for slot, _ in signatures]),
+    )
+
+
+def signed_bytes(delivery: str, timestamp: str, body: bytes) -> bytes:
+    """The bytes that a signature is made of: `{id}.{timestamp}.{body}`."""
+    return b"%b.%b.%b" % (delivery.encode(errors="surrogateescape"), timestamp.encode(errors="surrogateescape"), body)

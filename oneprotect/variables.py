@@ -1,0 +1,132 @@
+"""What an environment variable may hold: each rule says it in words, and parses the text or gives None.
+
+Text is taken as it is: nothing is stripped or guessed. A rule never raises, as a foreign error repeats its input.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+MAX_WAITS: Final = 32
+MAX_WAIT_S: Final = 259_200.0
+
+
+class Rule(Struct, frozen=True):
+    """A kind of value: in words, after "expected", and as a function that gives None for anything else."""
+
+    says: str
+    parse: Callable[[str], Any]
+
+
+_WHOLE = re.compile(r"[0-9]{1,15}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_CIDR = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", re.ASCII)
+_PORTS = re.compile(r"(?P<low>[0-9]{1,5})(-(?P<high>[0-9]{1,5}))?", re.ASCII)
+_NATS_URL = re.compile(r"(nats|tls|ws|wss)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
+
+
+def whole(least: int, most: int) -> Rule:
+    """A whole number, the bounds in it."""
+
+    def parse(text: str) -> int | None:
+        return value if _WHOLE.fullmatch(text) and least <= (value := int(text)) <= most else None
+
+    return Rule(f"a whole number from {least} to {most}", parse)
+
+
+def number(least: float, most: float, *, unit: str = "") -> Rule:
+    """A decimal number, the bounds in it."""
+
+    def parse(text: str) -> float | None:
+        return value if _NUMBER.fullmatch(text) and least <= (value := float(text)) <= most else None
+
+    return Rule(f"a number{unit and ' of ' + unit} from {least:g} to {most:g}", parse)
+
+
+def one_of(*words: str, ignore_case: bool = False) -> Rule:
+    """One of some words. With `ignore_case` it may be in capitals; the value never is."""
+
+    def parse(text: str) -> str | None:
+        word = text.lower() if ignore_case and text.isascii() else text
+        return word if word in words else None
+
+    return Rule(", ".join(f"`{word}`" for word in words[:-1]) + f" or `{words[-1]}`", parse)
+
+
+def listed(rule: Rule, says: str, *, least: int = 0, most: int = 1024) -> Rule:
+    """Values joined by commas, without blanks, as a tuple. Without a minimum the text may be empty."""
+
+    def parse(text: str) -> tuple[Any, ...] | None:
+        parts = text.split(",") if text else []
+        values = tuple(rule.parse(part) for part in parts)
+        return values if least <= len(values) <= most and None not in values else None
+
+    return Rule(says, parse)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text and text == text.strip() and text.isprintable() else None
+
+
+def _host(text: str) -> str | None:
+    return text if len(text) <= 253 and (_HOST_NAME.fullmatch(text) or _address(text)) else None
+
+
+def _address(text: str) -> str | None:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
+def _cidr(text: str) -> str | None:
+    try:
+        return str(ipaddress.ip_network(text)) if _CIDR.fullmatch(text) else None
+    except ValueError:
+        return None
+
+
+def _port_range(text: str) -> tuple[int, int] | None:
+    found = _PORTS.fullmatch(text)
+    if not found:
+        return None
+    low, high = int(found["low"]), int(found["high"] or found["low"])
+    return (low, high) if 1 <= low <= high <= 65_535 else None
+
+
+def _nats_url(text: str) -> str | None:
+    found = _NATS_URL.fullmatch(text)
+    if not found or not _host(found["host"].strip("[]")):
+        return None
+    return text if found["port"] is None or 1 <= int(found["port"]) <= 65_535 else None
+
+
+_WAIT: Final = number(0, MAX_WAIT_S)
+
+FLAG: Final = Rule("`true` or `false` (or `1` or `0`)", _FLAGS.get)
+FILE: Final = Rule("a path", _path)
+HOST: Final = Rule("an address or a host name", _host)
+NAMESPACE: Final = Rule("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)
+NAMESPACES: Final = listed(NAMESPACE, "namespaces (DNS labels) joined by commas, without blanks")
+CIDRS: Final = listed(
+    Rule("", _cidr), "networks like `10.1.0.0/16` joined by commas, without blanks and without bits beside the prefix"
+)
+PORTS: Final = listed(Rule("", _port_range), "ports or ranges like `443,8000-8999`, without blanks", least=1)
+WAITS: Final = listed(
+    Rule("", lambda text: _WAIT.parse(text) or None),
+    f"1 to {MAX_WAITS} waits in seconds, each more than 0 and at most {MAX_WAIT_S:g}, joined by commas, without blanks",
+    least=1,
+    most=MAX_WAITS,
+)
+NATS_URL: Final = Rule(
+    "`nats://`, `tls://`, `ws://` or `wss://` with a host and maybe a port, and no user or password in it: "
+    "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE",
+    _nats_url,
+)

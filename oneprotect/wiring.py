@@ -1,0 +1,179 @@
+"""The composition root: the one place where settings turn into parts, and where a provider is picked."""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import socket
+from collections.abc import AsyncGenerator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from consumers.delivery import DeliveryHandler, DeliveryPolicy
+from consumers.directory import Directory
+from consumers.egress import EgressPolicy
+from consumers.feeder import Feeder
+from consumers.history import RecordedAttempts
+from consumers.replay import Replayer
+from consumers.runtime import Limits, Runtime
+from consumers.sender import HttpSender
+from oneprotect.configuration import Configuration
+from oneprotect.jetstream.bucket import Bucket
+from oneprotect.jetstream.connection import Connection, connect
+from oneprotect.jetstream.publish import Publisher
+from oneprotect.jetstream.pull import Pull
+from oneprotect.settings import SecretSettings, Settings
+from provider.base import SecretProvider
+from provider.cache import CachedSecretProvider, SnapshotReader
+from schemas import subjects
+from schemas.config import RetryPolicy
+
+VERSION: Final = version("oneprotect-delivery")
+
+_log = structlog.get_logger(__name__)
+
+
+class JetStream:
+    """An open connection, and what publishes and keeps configuration on it."""
+
+    def __init__(
+        self, connection: Connection, publisher: Publisher, egress: EgressPolicy, secret_namespace: str | None
+    ) -> None:
+        self.connection = connection
+        self.publisher = publisher
+        self.destinations = Bucket(connection, publisher, subjects.DESTINATIONS)
+        self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
+        self.replayer = Replayer(connection, publisher, Bucket(connection, publisher, subjects.REPLAYS))
+        self.configuration = Configuration(
+            self.destinations, self.credentials, publisher, egress, secret_namespace=secret_namespace
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_jetstream(settings: Settings, *, name: str, wait: bool = False) -> AsyncGenerator[JetStream]:
+    """Connect as the settings say. With `wait`, tries until the server is there; else raises `Unavailable`."""
+    nats = settings.nats
+    async with (
+        connect(nats.url, name=name, creds_file=nats.creds_file, ca_file=nats.ca_file, wait=wait) as connection,
+        Publisher(connection) as publisher,
+    ):
+        yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
+
+
+def egress_policy(settings: Settings) -> EgressPolicy:
+    """Which URLs and addresses may be called."""
+    egress = settings.egress
+    return EgressPolicy(allow_cidrs=egress.allow_cidrs, allow_http=egress.allow_http, ports=egress.ports)
+
+
+async def open_provider(settings: Settings) -> CachedSecretProvider:
+    """The provider that the settings name, behind the cache. There is no other one to fall back to."""
+    secret = settings.require_provider()
+    reader = _local(secret) if secret.provider == "local" else await _kubernetes(secret)
+    return CachedSecretProvider(reader, ttl_s=secret.cache_ttl_s, max_stale_s=secret.max_stale_s)
+
+
+def _local(secret: SecretSettings) -> SnapshotReader:
+    from provider.local import LocalSecretProvider
+
+    return LocalSecretProvider(secret.require_local_dir(), namespaces_allowed=secret.namespaces)
+
+
+async def _kubernetes(secret: SecretSettings) -> SnapshotReader:
+    from provider.kubernetes import KubernetesSecretProvider
+
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return await KubernetesSecretProvider.in_cluster(namespaces_allowed=secret.namespaces)
+    kubeconfig = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+    return await KubernetesSecretProvider.from_kubeconfig(kubeconfig, namespaces_allowed=secret.namespaces)
+
+
+async def run_consumer(settings: Settings, *, stop: asyncio.Event) -> None:
+    """Consume until `stop` is set, then drain."""
+    provider = await open_provider(settings)
+    sender = HttpSender(
+        egress_policy(settings), ca_file=settings.egress.ca_file, connections=settings.delivery.max_in_flight
+    )
+    try:
+        async with open_jetstream(settings, name="oneprotect-consumer", wait=True) as jetstream:
+            await jetstream.connection.require_version()
+            await _consume(settings, jetstream, provider, sender, stop)
+    finally:
+        await sender.aclose()
+        await provider.aclose()
+
+
+async def _consume(
+    settings: Settings, jetstream: JetStream, provider: SecretProvider, sender: HttpSender, stop: asyncio.Event
+) -> None:
+    directory = Directory(jetstream.destinations, jetstream.credentials)
+    await directory.start()
+    jetstream.connection.on_reconnect(directory.forget)
+    worker = worker_id()
+    delivery = settings.delivery
+    handler = DeliveryHandler(
+        directory=directory,
+        provider=provider,
+        sender=sender,
+        history=RecordedAttempts(jetstream.connection),
+        policy=delivery_policy(settings),
+        worker=worker,
+    )
+    runtime = Runtime(
+        publisher=jetstream.publisher,
+        handler=handler,
+        lane_of=lambda message: message.subject.split(".", 3)[3],
+        lane_limit=lambda lane: directory.lane_limit(lane, delivery.destination_max_in_flight),
+        limits=Limits(
+            max_in_flight=delivery.max_in_flight,
+            ack_wait_s=delivery.ack_wait_s,
+            drain_timeout_s=delivery.drain_timeout_s,
+        ),
+    )
+    for consumer in subjects.CONSUMERS:
+        runtime.add(
+            Pull(
+                jetstream.connection,
+                stream=consumer.stream,
+                consumer=consumer.name,
+                on_message=runtime.receive,
+                room=runtime.room,
+                capacity=runtime.capacity,
+            )
+        )
+    feeder = Feeder(jetstream.connection, jetstream.publisher)
+    _log.info("consumer.started", worker=worker, version=VERSION, max_in_flight=delivery.max_in_flight)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(feeder.run(stop))
+        await runtime.run(stop)
+    _log.info("consumer.stopped", worker=worker)
+
+
+def delivery_policy(settings: Settings) -> DeliveryPolicy:
+    """What holds for every destination that does not say otherwise."""
+    delivery = settings.delivery
+    return DeliveryPolicy(
+        timeout_s=delivery.request_timeout_s,
+        max_payload_bytes=delivery.max_payload_bytes,
+        retry=RetryPolicy(schedule_s=delivery.retry_schedule_s, jitter=delivery.retry_jitter),
+        secret_retry_schedule_s=settings.secret.retry_schedule_s,
+        secret_namespace=settings.secret.namespace,
+        user_agent=f"OneProtect-Delivery/{VERSION}",
+    )
+
+
+def worker_id() -> str:
+    """Names this process in results: host, process id and a random part, since pods are re-created."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def stop_on_signals() -> asyncio.Event:
+    """An event that SIGTERM and SIGINT set."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,277 @@
+"""Secrets from the Kubernetes API: one GET of one named Secret, and nothing else.
+
+kubernetes_asyncio brings kubeconfig and the API's paths. Left to itself it logs whole Secrets at DEBUG, turns a broken
+body into an empty Secret, has no timeout, takes proxies from the environment and follows redirects. So it sends through
+a session of ours, hands back the raw answer, and this file does the rest; nothing else in the program imports it, and
+this file only once it is needed, as it takes most of a second and 60 MB.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, cast, final
+
+import aiohttp
+
+from provider.cluster import SERVICE_ACCOUNT, Cluster, client_tls
+from provider.errors import ProviderMisconfigured, SecretDenied, SecretError, SecretNotFound, SecretUnavailable
+from provider.manifest import MAX_BYTES, read_manifest
+from provider.ref import SecretRef
+from provider.snapshot import Snapshot
+from provider.value import SigningSecret
+from schemas.ids import Purpose
+
+if TYPE_CHECKING:
+    from kubernetes_asyncio.client import Configuration
+
+TIMEOUT_S: Final = 5.0
+CONNECT_TIMEOUT_S: Final = 1.0
+MAX_CONCURRENT_READS: Final = 8
+
+_REFUSALS: Final[Mapping[int, type[SecretError]]] = {401: SecretDenied, 403: SecretDenied, 404: SecretNotFound}
+
+
+@final
+class KubernetesSecretProvider:
+    """Reads Secrets from one cluster, from the allowed namespaces. Every call is a GET, so put a cache before it."""
+
+    __slots__ = ("_namespaces_allowed", "_reads", "_source", "_timeout_s")
+
+    def __init__(
+        self, *, namespaces_allowed: frozenset[str], source: "SecretsApi", timeout_s: float = TIMEOUT_S
+    ) -> None:
+        """`timeout_s` bounds a whole read: waiting for its turn, both tries and the body."""
+        self._namespaces_allowed = namespaces_allowed
+        self._source = source
+        self._timeout_s = timeout_s
+        self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
+
+    @classmethod
+    async def in_cluster(
+        cls,
+        *,
+        namespaces_allowed: frozenset[str],
+        directory: Path = SERVICE_ACCOUNT,
+        environ: Mapping[str, str] = os.environ,
+        timeout_s: float = TIMEOUT_S,
+    ) -> "KubernetesSecretProvider":
+        """The provider of a pod, by its service account. Raises `ProviderMisconfigured`."""
+        source = await SecretsApi.connect(await Cluster.in_cluster(directory=directory, environ=environ))
+        return cls(namespaces_allowed=namespaces_allowed, source=source, timeout_s=timeout_s)
+
+    @classmethod
+    async def from_kubeconfig(
+        cls,
+        path: Path | str,
+        *,
+        namespaces_allowed: frozenset[str],
+        context: str | None = None,
+        timeout_s: float = TIMEOUT_S,
+    ) -> "KubernetesSecretProvider":
+        """A provider outside a cluster. A proxy named in the file is not used. Raises `ProviderMisconfigured`."""
+        source = await SecretsApi.connect(await _cluster_of(Path(path), context))
+        return cls(namespaces_allowed=namespaces_allowed, source=source, timeout_s=timeout_s)
+
+    async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
+        """See `SecretProvider.resolve`."""
+        return (await self.read(ref)).select(ref.key, tenant=tenant, purpose=purpose)
+
+    async def read(self, ref: SecretRef) -> Snapshot:
+        """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
+        ref.require_namespace(self._namespaces_allowed)
+        found = await self._find(ref)
+        if isinstance(found, Snapshot):
+            return found
+        raise found
+
+    async def aclose(self) -> None:
+        """Close the connections. Every later read is `SecretUnavailable`."""
+        await self._source.aclose()
+
+    async def _find(self, ref: SecretRef) -> Snapshot | type[SecretError]:
+        """Where foreign exceptions end: they may hold a token, an address or a body, so none is kept or looked into."""
+        try:
+            async with asyncio.timeout(self._timeout_s), self._reads:
+                status, body = await self._source.get(ref, fresh_credentials=False)
+                if status == 401:
+                    status, body = await self._source.get(ref, fresh_credentials=True)
+        except Exception:  # noqa: BLE001 - whatever it was, there is no answer
+            return SecretUnavailable
+        if status == 200:
+            return read_manifest(body, ref)
+        return _REFUSALS.get(status, SecretUnavailable)
+
+
+class _CoreV1(Protocol):
+    """The one method of kubernetes_asyncio's `CoreV1Api` that we call."""
+
+    async def read_namespaced_secret(
+        self,
+        name: str,
+        namespace: str,
+        *,
+        _preload_content: bool,
+        _request_timeout: aiohttp.ClientTimeout,
+        _headers: Mapping[str, str],
+    ) -> aiohttp.ClientResponse: ...
+
+
+@final
+class SecretsApi:
+    """The Secrets of one cluster, over one TLS session."""
+
+    __slots__ = ("_api", "_cluster", "_session")
+
+    def __init__(self, *, cluster: Cluster, api: _CoreV1, session: "_Session") -> None:
+        self._cluster = cluster
+        self._api = api
+        self._session = session
+
+    @classmethod
+    async def connect(cls, cluster: Cluster) -> "SecretsApi":
+        """Make ready; nothing is sent yet."""
+        from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
+
+        _silence()
+        configuration = Configuration(host=cluster.url)
+        configuration.tls_server_name = cluster.server_name
+        client = ApiClient(configuration)
+        client.user_agent = "oneprotect-delivery"
+        theirs, ours = client.rest_client.pool_manager, _Session(cluster)
+        client.rest_client.pool_manager = cast("aiohttp.ClientSession", ours)
+        await theirs.close()
+        return cls(cluster=cluster, api=cast("_CoreV1", CoreV1Api(client)), session=ours)
+
+    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> tuple[int, bytes]:
+        """One GET: its status and its body, which is at most `MAX_BYTES`. Raises whatever went wrong."""
+        authorization = await self._cluster.credentials.authorization(fresh=fresh_credentials)
+        response = await self._api.read_namespaced_secret(
+            ref.name,
+            ref.namespace,
+            _preload_content=False,
+            _request_timeout=aiohttp.ClientTimeout(total=TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+            _headers={"Authorization": authorization} if authorization else {},
+        )
+        async with response:
+            return response.status, await _bounded(response.content)
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+
+async def _bounded(stream: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    async for chunk in stream.iter_chunked(64 * 1024):
+        body += chunk
+        if len(body) > MAX_BYTES:
+            raise ValueError("the answer is too long")
+    return bytes(body)
+
+
+@final
+class _Session:
+    """What kubernetes_asyncio sends through, in place of its own session, which trusts the environment."""
+
+    __slots__ = ("_http",)
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._http = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(ssl=cluster.tls, limit=MAX_CONCURRENT_READS),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            auto_decompress=False,
+        )
+
+    async def request(
+        self,
+        *,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        timeout: aiohttp.ClientTimeout,
+        server_hostname: str | None = None,
+    ) -> aiohttp.ClientResponse:
+        """Send a GET. Takes no proxy and no body, so none can be passed on."""
+        if method != "GET":
+            raise ValueError("secrets are read, and nothing else")
+        return await self._http.get(
+            url,
+            headers={**headers, "Accept-Encoding": "identity"},
+            timeout=timeout,
+            server_hostname=server_hostname,
+            allow_redirects=False,
+        )
+
+    async def close(self) -> None:
+        await self._http.close()
+
+
+@final
+class _Kubeconfig:
+    """The credentials of a kubeconfig; its loader may run a plugin to get them."""
+
+    __slots__ = ("_context", "_header", "_path")
+
+    def __init__(self, path: Path, context: str | None, header: str | None) -> None:
+        self._path = path
+        self._context = context
+        self._header = header
+
+    async def authorization(self, *, fresh: bool) -> str | None:
+        """The `Authorization` header. Raises `ProviderMisconfigured`."""
+        if fresh:
+            self._header = _authorization(await _load(self._path, self._context))
+        return self._header
+
+
+async def _cluster_of(path: Path, context: str | None) -> Cluster:
+    configuration = await _load(path, context)
+    if not configuration.verify_ssl:
+        raise ProviderMisconfigured("The kubeconfig says insecure-skip-tls-verify, which is refused.")
+    return Cluster(
+        url=str(configuration.host),
+        tls=client_tls(
+            ca_file=configuration.ssl_ca_cert,
+            certificate_file=configuration.cert_file,
+            key_file=configuration.key_file,
+        ),
+        credentials=_Kubeconfig(path, context, _authorization(configuration)),
+        server_name=configuration.tls_server_name,
+    )
+
+
+def _authorization(configuration: "Configuration") -> str | None:
+    header = cast("dict[str, str]", configuration.api_key).get("BearerToken")  # pyright: ignore[reportUnknownMemberType] - it has no types
+    return header.strip() if header else None
+
+
+async def _load(path: Path, context: str | None) -> "Configuration":
+    from kubernetes_asyncio.client import Configuration
+    from kubernetes_asyncio.config import load_kube_config  # pyright: ignore[reportUnknownVariableType] - it has no types
+
+    _silence()
+    configuration = Configuration()
+    try:
+        await load_kube_config(
+            config_file=str(path), context=context, client_configuration=configuration, persist_config=False
+        )
+        loaded = True
+    except Exception:  # noqa: BLE001 - a parser's message quotes the file, and a plugin's may be anything
+        loaded = False
+    if not loaded:
+        raise ProviderMisconfigured("The kubeconfig, or the context in it, could not be loaded.")
+    return configuration
+
+
+def _silence() -> None:
+    """Drop whatever kubernetes_asyncio logs, at any level: a filter outlives every later change to the levels."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "kubernetes_asyncio":
+            logging.getLogger(name).addFilter(_nothing)  # a filter that is there already is not added again
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False

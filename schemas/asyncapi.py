@@ -1,0 +1,131 @@
+"""An AsyncAPI 3.0 document of the subjects that others publish to or read, and of the events on them."""
+
+from typing import Any, Final, Literal, get_args
+
+from msgspec import Struct
+
+from schemas import json_schema, subjects
+from schemas.events import CONTENT_TYPE, CloudEvent, DeliveryAttempted, DeliveryRequested, OperationalEvent
+from schemas.json_schema import Json, event_name
+
+VERSION: Final = "1.0.0"
+"""Of what the document describes. An addition raises the second number; the first stays, as the contract only grows."""
+
+_TENANT, _DESTINATION = "{tenant}", "{destination}"
+_PARAMETERS: Final[Json] = {
+    "tenant": {"description": "The tenant: a DNS label."},
+    "destination": {"description": "The destination's id: a DNS label."},
+    "name": {"description": "The id of what the event is about."},
+    "bucket": {"description": "The first hex digit of the SHA-256 of the delivery id.", "enum": [*"0123456789abcdef"]},
+}
+
+
+class Channel(Struct, frozen=True, kw_only=True):
+    """A subject, what this program does there, and the event on it."""
+
+    name: str
+    action: Literal["send", "receive"]
+    address: str
+    summary: str
+    event: type[CloudEvent]
+
+
+def _bucketed(subject: str) -> str:
+    return subject.rpartition(".")[0] + ".{bucket}"
+
+
+def _operational(event: type[CloudEvent]) -> Channel:
+    kind = event_name(event).removesuffix(".v1")
+    return Channel(
+        name=kind,
+        action="send",
+        address=subjects.operational(kind, _TENANT, "{name}"),
+        summary="An operational event, kept for 30 days.",
+        event=event,
+    )
+
+
+CHANNELS: Final = (
+    Channel(
+        name="delivery.requested",
+        action="receive",
+        address=subjects.requested(_TENANT, _DESTINATION),
+        summary="Producers ask for deliveries here, with `Nats-Msg-Id` set to `<tenant>.<destination>.<id>`.",
+        event=DeliveryRequested,
+    ),
+    Channel(
+        name="delivery.overflow",
+        action="receive",
+        address=subjects.overflow(_TENANT, _DESTINATION),
+        summary="Where the same message goes, headers and all, when the first subject refuses it with error 10077.",
+        event=DeliveryRequested,
+    ),
+    Channel(
+        name="delivery.attempted",
+        action="send",
+        address=_bucketed(subjects.attempted(_TENANT, _DESTINATION, "")),
+        summary="One redacted result per attempt, kept for 30 days.",
+        event=DeliveryAttempted,
+    ),
+    Channel(
+        name="delivery.failed",
+        action="send",
+        address=_bucketed(subjects.failed(_TENANT, _DESTINATION, "")),
+        summary="Deliveries that were given up on, as they were requested, kept for 30 days and replayable.",
+        event=DeliveryRequested,
+    ),
+    *map(_operational, get_args(OperationalEvent)),
+)
+
+
+def document() -> Json:
+    """The document."""
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "OneProtect Delivery",
+            "version": VERSION,
+            "description": "Signed event delivery on NATS JetStream: CloudEvents 1.0 in structured JSON mode.",
+            "license": {"name": "Apache-2.0"},
+        },
+        "defaultContentType": CONTENT_TYPE,
+        "channels": {channel.name: _channel(channel) for channel in CHANNELS},
+        "operations": {f"{channel.action}.{channel.name}": _operation(channel) for channel in CHANNELS},
+        "components": {
+            "messages": {event_name(event): _message(event) for event in json_schema.EVENTS},
+            "schemas": json_schema.components(json_schema.EVENTS, ref_template="#/components/schemas/{name}"),
+            "parameters": _PARAMETERS,
+        },
+    }
+
+
+def _channel(channel: Channel) -> Json:
+    name = event_name(channel.event)
+    return {
+        "address": channel.address,
+        "summary": channel.summary,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"}},
+        "parameters": {
+            parameter: {"$ref": f"#/components/parameters/{parameter}"}
+            for parameter in _PARAMETERS
+            if f"{{{parameter}}}" in channel.address
+        },
+    }
+
+
+def _operation(channel: Channel) -> Json:
+    reference = f"#/channels/{channel.name}"
+    return {
+        "action": channel.action,
+        "channel": {"$ref": reference},
+        "summary": channel.summary,
+        "messages": [{"$ref": f"{reference}/messages/{event_name(channel.event)}"}],
+    }
+
+
+def _message(event: type[CloudEvent]) -> dict[str, Any]:
+    return {
+        "name": json_schema.event_type(event),
+        "contentType": CONTENT_TYPE,
+        "payload": {"$ref": f"#/components/schemas/{event.__name__}"},
+    }

@@ -1,0 +1,176 @@
+"""Bad input: each gets a clear reason, nothing loops, nothing is lost, and what is good goes through beside it."""
+
+import base64
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from oneprotect.jetstream import read
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site, document
+from tests.support.waiting import until
+
+
+def _changed(**fields: object) -> bytes:
+    event = msgspec.json.decode(document("orders", delivery="dlv_bad"))
+    event.update(fields)
+    return msgspec.json.encode(event)
+
+
+def _data(**fields: object) -> bytes:
+    event = msgspec.json.decode(document("orders", delivery="dlv_bad"))
+    event["data"].update(fields)
+    return msgspec.json.encode({**event, "data": {k: v for k, v in event["data"].items() if v is not None}})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: b"{", "not a JSON document"),
+        (lambda: b"\xff\xfe", "not a JSON document"),
+        (lambda: b"", "not a JSON document"),
+        (lambda: b"[]", "Expected `object`"),
+        (lambda: _changed(specversion="0.3"), "Invalid value - at `$.specversion`"),
+        (lambda: _changed(type="oneprotect.delivery.requested.v2"), "Invalid value - at `$.type`"),
+        (lambda: _changed(id="a.b"), "Expected `str` matching regex"),
+        (lambda: _changed(tenant="globex"), "`tenant` is not the tenant of the subject"),
+        (lambda: _changed(time="2026-01-01T00:00:00"), "Expected `datetime` with a timezone"),
+        (lambda: _data(destination="invoices"), "`data.destination` is not the destination of the subject"),
+        (lambda: _data(payload=None), "Expected exactly one of `payload` and `payload_base64`"),
+        (lambda: _data(payload_base64="AA=="), "Expected exactly one of"),
+        (lambda: _data(payload=None, payload_base64="AA=="), "Expected `content_type` beside `payload_base64`"),
+        (lambda: _data(payload=None, payload_base64="!", content_type="text/plain"), "is not base64"),
+        (lambda: _data(content_type="a/b\r\nx: y"), "Expected `str` matching regex"),
+        (lambda: _data(event_type="invoice..paid"), "Expected `str` matching regex"),
+        (lambda: _data(payload_typo=1), "unknown field `payload_typo`"),
+        (lambda: document("orders", payload=b'"' + b"x" * 262_143 + b'"'), "the payload has 262145 bytes"),
+    ],
+)
+async def test_what_cannot_be_understood_is_quarantined_with_its_reason(
+    site: Site, receiver: Scripted, make: Callable[[], bytes], reason: str
+) -> None:
+    """The message is kept byte for byte with a reason that names the rule; a good one behind it is delivered."""
+    await site.destination("orders", receiver.url)
+    bad = make()
+
+    async with site.consumer():
+        await site.publish("orders", bad, "dlv_bad")
+        good = await site.deliver("orders")
+        await until(lambda: receiver.seen, 10)
+        await until(site.is_settled, 10)
+
+    (kept,) = await site.records(subjects.QUARANTINE)
+    assert kept.data == bad
+    assert kept.subject == "oneprotect.delivery.quarantined.requested.acme.orders"
+    assert kept.headers[subjects.HEADER_CODE] == Code.EVENT_INVALID
+    assert reason in kept.headers[subjects.HEADER_REASON]
+    assert receiver.ids() == [good]
+
+
+async def test_a_payload_of_just_the_limit_is_delivered(site: Site, receiver: Scripted) -> None:
+    """256 KiB is allowed, as JSON and as base64."""
+    await site.destination("orders", receiver.url)
+    body = b'"' + b"x" * 262_142 + b'"'
+    binary = bytes(262_144)
+    event = msgspec.json.decode(document("orders", delivery="dlv_2"))
+    del event["data"]["payload"]
+    event["data"] |= {"payload_base64": base64.b64encode(binary).decode(), "content_type": "application/x-any"}
+
+    async with site.consumer():
+        await site.deliver("orders", payload=body, delivery="dlv_1")
+        await site.publish("orders", msgspec.json.encode(event), "dlv_2")
+        await until(lambda: len(receiver.seen) == 2, 10)
+
+    assert [seen.body for seen in receiver.of("dlv_1")] == [body]
+    assert [seen.body for seen in receiver.of("dlv_2")] == [binary]
+    assert receiver.of("dlv_2")[0].headers["content-type"] == "application/x-any"
+
+
+@pytest.mark.parametrize("header", ["Oneprotect-Attempt", "Oneprotect-First-Attempt-At", "Oneprotect-Replay"])
+async def test_a_broken_state_header_is_quarantined(site: Site, receiver: Scripted, header: str) -> None:
+    """A message whose retry state makes no sense is kept, not guessed at."""
+    await site.destination("orders", receiver.url)
+
+    async with site.consumer():
+        await site.publish("orders", document("orders", delivery="dlv_1"), "dlv_1", **{header: "?!"})
+        await until(site.is_settled, 10)
+
+    (kept,) = await site.records(subjects.QUARANTINE)
+    assert header in kept.headers[subjects.HEADER_REASON]
+    assert receiver.seen == []
+
+
+async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, receiver: Scripted) -> None:
+    """A delivery to nowhere ends as failed with a code of its own, and can be replayed once the destination exists."""
+    async with site.consumer():
+        delivery = await site.deliver("nowhere")
+        await until(site.is_settled, 10)
+
+    (result,) = await site.results(delivery)
+    (kept,) = await site.records(subjects.FAILED)
+    assert (result.outcome, result.code) == (Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
+    assert kept.headers[subjects.HEADER_CODE] == "destination.not_found"
+    assert receiver.seen == []
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code"),
+    [
+        ({"labels": {"oneprotect.io/tenant": "globex", "oneprotect.io/purpose": "webhook-signing"}}, "secret.mismatch"),
+        ({"labels": {}}, "secret.mismatch"),
+        ({"data": {"signing": base64.b64encode(b"short").decode()}}, "secret.malformed"),
+        ({"data": {"signing": ""}}, "secret.malformed"),
+    ],
+)
+async def test_a_secret_that_may_not_sign_fails_the_delivery_at_once(
+    site: Site, receiver: Scripted, manifest: dict[str, object], code: str
+) -> None:
+    """Another tenant's, an unlabelled or an unusable secret never signs: failed, kept, nothing sent."""
+    path = site.directory / "secrets" / "webhooks" / "signing-key.json"
+    content = msgspec.json.decode(path.read_bytes())
+    content["metadata"] |= {key: value for key, value in manifest.items() if key == "labels"}
+    content |= {key: value for key, value in manifest.items() if key == "data"}
+    path.write_bytes(msgspec.json.encode(content))
+    await site.destination("orders", receiver.url)
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        await until(site.is_settled, 10)
+
+    (result,) = await site.results(delivery)
+    assert (result.outcome, result.code) == (Outcome.FAILED, code)
+    assert len(await site.records(subjects.FAILED)) == 1
+    assert receiver.seen == []
+
+
+async def test_a_blocked_address_is_never_called(site: Site, receiver: Scripted) -> None:
+    """A destination whose URL was written past the checks is stopped at the guard: failed, kept, nothing sent."""
+    url = receiver.url.replace("127.0.0.1", "[::ffff:7f00:1]")
+    await site.destination("orders", receiver.url)
+    entry = await site.jetstream.destinations.get(f"{TENANT}.orders")
+    assert entry is not None
+    assert entry.value is not None
+    bad = msgspec.json.decode(entry.value) | {"url": "http://169.254.169.254:8080/latest"}
+    await site.jetstream.destinations.put(f"{TENANT}.orders", msgspec.json.encode(bad))
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        await until(site.is_settled, 10)
+
+    (result,) = await site.results(delivery)
+    assert (result.outcome, result.code) == (Outcome.FAILED, Code.NET_BLOCKED)
+    assert url
+    assert receiver.seen == []
+
+
+async def test_a_message_larger_than_the_stream_takes_is_refused_at_the_door(site: Site) -> None:
+    """A producer learns at once that its event is too large; nothing is accepted that could not be kept."""
+    huge = document("orders", payload=b'"' + b"x" * subjects.MAX_MESSAGE_BYTES + b'"')
+
+    with pytest.raises(Exception, match="message size exceeds maximum allowed"):
+        await site.publish("orders", huge, "dlv_1")
+
+    assert await read.last(site.jetstream.connection, subjects.WORK.name, subjects.requested(TENANT, "orders")) is None

@@ -1,0 +1,38 @@
+"""What every test may use: uvloop, as in production, and a nats-server of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+import pytest_asyncio
+import uvloop
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test on uvloop."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest_asyncio.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
+    """A nats-server with an empty JetStream store, for this test alone."""
+    async with EmbeddedNats(tmp_path / "nats") as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Site]:
+    """A tenant with a signing secret on that server, everything applied; consumers are up to the test."""
+    async with Site(tmp_path, nats_server) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[Scripted]:
+    """A receiver that answers 200 unless its script says otherwise."""
+    async with Scripted() as opened:
+        yield opened

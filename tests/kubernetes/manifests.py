@@ -1,0 +1,58 @@
+"""Secret manifests as the API server would answer them, and as a developer would write them to a file."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+KEY = b"whsec_" + base64.b64encode(bytes(range(1, 33)))
+OTHER_KEY = b"whsec_" + base64.b64encode(bytes(range(101, 133)))
+TENANT_LABEL = "oneprotect.io/tenant"
+PURPOSE_LABEL = "oneprotect.io/purpose"
+EXPIRES_AT = "oneprotect.io/previous-expires-at"
+
+Manifest = dict[str, Any]
+
+
+def manifest(
+    *,
+    namespace: str = "webhooks",
+    name: str = "acme-signing",
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+    data: Mapping[str, bytes] | None = None,
+    **fields: object,
+) -> Manifest:
+    """A Secret of tenant `acme` for signing webhooks, with `KEY` under `signing`, unless told otherwise."""
+    given = {"signing": KEY} if data is None else data
+    return {
+        "kind": "Secret",
+        "apiVersion": "v1",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "uid": "6d1f3a52-0000-4000-8000-000000000001",
+            "resourceVersion": "41",
+            "creationTimestamp": "2026-11-01T00:00:00Z",
+            "labels": {TENANT_LABEL: "acme", PURPOSE_LABEL: "webhook-signing"} if labels is None else dict(labels),
+            "annotations": dict(annotations or {}),
+            "managedFields": [{"manager": "kubectl", "operation": "Update", "fieldsV1": {"f:data": {".": {}}}}],
+        },
+        "data": {key: base64.b64encode(value).decode() for key, value in given.items()},
+        "type": "Opaque",
+        **fields,
+    }
+
+
+def encoded(document: Manifest) -> bytes:
+    """The manifest as JSON."""
+    return json.dumps(document).encode()
+
+
+def write(directory: Path, document: Manifest) -> Path:
+    """Write the manifest where the local provider looks for it."""
+    path = directory / document["metadata"]["namespace"] / f"{document['metadata']['name']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encoded(document))
+    return path

@@ -1,0 +1,29 @@
+"""Resolving, as the tests here do it."""
+
+import pytest
+
+from provider.base import SecretProvider
+from provider.errors import SecretError
+from provider.ref import SecretRef
+from provider.value import SigningSecret
+from schemas.ids import Purpose
+from tests.kubernetes.canary import locals_in_provider, shows
+from tests.kubernetes.manifests import KEY
+
+REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
+
+
+async def resolve(provider: SecretProvider, ref: SecretRef = REF, *, tenant: str = "acme") -> SigningSecret:
+    """Resolve for signing webhooks."""
+    return await provider.resolve(ref, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING)
+
+
+async def refused(
+    provider: SecretProvider, error: type[SecretError], ref: SecretRef = REF, *, tenant: str = "acme"
+) -> None:
+    """Resolve, and require this error, with nothing foreign attached and no key in the locals of its traceback."""
+    with pytest.raises(error) as failure:
+        await resolve(provider, ref, tenant=tenant)
+    assert (type(failure.value), failure.value.args) == (error, ())
+    assert (failure.value.__context__, failure.value.__cause__) == (None, None)
+    assert not shows(locals_in_provider(failure.value), KEY)

@@ -1,0 +1,127 @@
+"""Receivers that are scripted byte by byte: what they get is kept, what they answer need not be HTTP."""
+
+import asyncio
+import os
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+
+
+class Exchange:
+    """One request, and the connection to answer it on."""
+
+    def __init__(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
+        self.head = head
+        self.body = body
+        self._writer = writer
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The request's headers, by their names in lower case."""
+        lines = self.head.decode("latin-1").split("\r\n")[1:]
+        return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
+
+    async def send(self, data: bytes) -> None:
+        """Send bytes and let them leave as a segment of their own."""
+        self._writer.write(data)
+        await self._writer.drain()
+        await asyncio.sleep(0)
+
+    async def drip(self, data: bytes) -> None:
+        """Send these bytes, a few every few milliseconds, over and over until the other side has had enough."""
+        while not self._writer.is_closing():
+            await self.send(data)
+            await asyncio.sleep(0.005)
+
+    async def stay(self) -> None:
+        """Say nothing until the other side hangs up."""
+        await self._writer.wait_closed()
+
+    def close(self) -> None:
+        """Close in good order."""
+        self._writer.close()
+
+    def half_close(self) -> None:
+        """Promise to send nothing more."""
+        self._writer.write_eof()
+
+    def reset(self) -> None:
+        """Break the connection off with a reset segment."""
+        sock = self._writer.get_extra_info("socket")
+        with socket.socket(fileno=os.dup(sock.fileno())) as duplicate:
+            duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._writer.transport.abort()
+
+
+Script = Callable[[Exchange], Awaitable[None]]
+
+
+class Receiver:
+    """What a scripted receiver got: its exchanges, and how often it was connected to."""
+
+    def __init__(self, script: Script) -> None:
+        self.exchanges: list[Exchange] = []
+        self.connections = 0
+        self.closed = 0
+        self.port = 0
+        self._script = script
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve a connection in a task that ends with the receiver."""
+        self.connections += 1
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+
+    async def aclose(self) -> None:
+        """End every connection, and raise what went wrong in a script."""
+        for task in self._tasks:
+            task.cancel()
+        for result in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while not writer.is_closing():
+                head = await reader.readuntil(b"\r\n\r\n")
+                exchange = Exchange(head, b"", writer)
+                exchange.body = await reader.readexactly(int(exchange.headers["content-length"]))
+                self.exchanges.append(exchange)
+                await self._script(exchange)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.closed += 1
+            writer.close()
+
+
+def answering(*segments: bytes, close: bool = False) -> Script:
+    """A script that answers each request with these bytes."""
+
+    async def answer(exchange: Exchange) -> None:
+        for segment in segments:
+            await exchange.send(segment)
+        if close:
+            exchange.close()
+
+    return answer
+
+
+@asynccontextmanager
+async def receiving(
+    script: Script = answering(OK), *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Receiver]:
+    """Run a receiver on a loopback address and a free port."""
+    receiver = Receiver(script)
+    server = await asyncio.start_server(receiver.accept, host, port, ssl=tls)
+    receiver.port = server.sockets[0].getsockname()[1]
+    try:
+        yield receiver
+    finally:
+        server.close()
+        await receiver.aclose()

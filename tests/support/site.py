@@ -1,0 +1,219 @@
+"""A whole installation for a test: a real nats-server, a tenant with a secret, and consumers in process or as processes."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.sample import write_sample_secrets
+from oneprotect.jetstream import read, topology
+from oneprotect.jetstream.requests import request
+from oneprotect.settings import Settings
+from oneprotect.wiring import JetStream, open_jetstream, run_consumer
+from schemas import subjects
+from schemas.events import (
+    CONTENT_TYPE,
+    AttemptResult,
+    DeliveryRequested,
+    RequestedData,
+    decode_result,
+    encode,
+)
+from schemas.ids import new_delivery_id
+
+TENANT = "acme"
+NAMESPACE = "webhooks"
+
+
+class Site:
+    """What a test works with. `secret` is the tenant's signing secret, for verifying and as a canary."""
+
+    jetstream: JetStream
+
+    def __init__(self, directory: Path, server: EmbeddedNats, **settings: str) -> None:
+        self.directory = directory
+        self.server = server
+        self.environ = {
+            "ONEPROTECT_NATS_URL": server.url,
+            "ONEPROTECT_SECRET_PROVIDER": "local",
+            "ONEPROTECT_LOCAL_SECRETS_DIR": str(directory / "secrets"),
+            "ONEPROTECT_SECRET_NAMESPACE": NAMESPACE,
+            "ONEPROTECT_SECRET_RETRY_SCHEDULE_S": "0.3",
+            "ONEPROTECT_EGRESS_ALLOW_CIDRS": "127.0.0.0/8",
+            "ONEPROTECT_EGRESS_ALLOW_HTTP": "true",
+            "ONEPROTECT_EGRESS_PORTS": "443,1024-65535",
+            "ONEPROTECT_RETRY_SCHEDULE_S": "0.3,0.3,0.3,0.3",
+            "ONEPROTECT_RETRY_JITTER": "0",
+            "ONEPROTECT_ACK_WAIT_S": "2",
+            "ONEPROTECT_LOG_LEVEL": "debug",
+            "ONEPROTECT_LOG_FORMAT": "json",
+        } | {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()}
+        self.settings = Settings.load(self.environ)
+        self.secret = write_sample_secrets(
+            directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["signing-key"]
+        )["signing-key"]
+        self._open = contextlib.AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self.jetstream = await self._open.enter_async_context(open_jetstream(self.settings, name="test"))
+        await self.apply()
+        await self.jetstream.configuration.set_credential(
+            TENANT, "key", {"secret_ref": f"k8s://{NAMESPACE}/signing-key/signing"}, by="test"
+        )
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self._open.aclose()
+
+    async def apply(self) -> list[topology.Change]:
+        """Create streams, consumers and buckets."""
+        return await topology.apply(
+            self.jetstream.connection,
+            replicas=self.settings.nats.replicas,
+            work_per_destination=self.settings.nats.work_per_destination,
+            ack_wait_s=self.settings.delivery.ack_wait_s,
+        )
+
+    async def destination(self, name: str, url: str, **fields: Any) -> None:
+        """Set a destination signed with the tenant's credential."""
+        await self.jetstream.configuration.set_destination(
+            TENANT, name, {"url": url, "credential": "key"} | fields, by="test"
+        )
+
+    async def deliver(
+        self, destination: str, *, payload: bytes = b'{"n": 1}', delivery: str | None = None, **headers: str
+    ) -> str:
+        """Request a delivery and return its id."""
+        delivery = delivery or new_delivery_id()
+        await self.publish(destination, document(destination, payload=payload, delivery=delivery), delivery, **headers)
+        return delivery
+
+    async def publish(self, destination: str, data: bytes, delivery: str, **headers: str) -> None:
+        """Publish a document as a producer does."""
+        await request(
+            self.jetstream.publisher,
+            TENANT,
+            destination,
+            data,
+            {
+                subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery),
+                "content-type": CONTENT_TYPE,
+                **headers,
+            },
+        )
+
+    async def results(self, delivery: str | None = None) -> list[AttemptResult]:
+        """The results on record, of one delivery or of all."""
+        records = read.scan(self.jetstream.connection, subjects.ATTEMPTS.name, "oneprotect.delivery.attempted.>")
+        results = [decode_result(record.data).data async for record in records]
+        return [result for result in results if delivery in (None, result.delivery)]
+
+    async def records(self, stream: subjects.Stream) -> list[read.Record]:
+        """Everything that a stream holds."""
+        return [record async for record in read.scan(self.jetstream.connection, stream.name, ">")]
+
+    async def waiting(self) -> int:
+        """Messages that are not settled yet: due, overflowed or scheduled."""
+        count = 0
+        for stream in (subjects.WORK, subjects.OVERFLOW, subjects.RETRIES):
+            info = await self.jetstream.connection.api(f"STREAM.INFO.{stream.name}")
+            count += int(info["state"]["messages"])
+        return count
+
+    async def is_settled(self) -> bool:
+        """Whether nothing waits any more."""
+        return await self.waiting() == 0
+
+    @contextlib.asynccontextmanager
+    async def consumer(self) -> AsyncGenerator[asyncio.Event]:
+        """A consumer in this process; it drains on leaving, or when the event is set."""
+        stop = asyncio.Event()
+        running = asyncio.create_task(run_consumer(self.settings, stop=stop))
+        try:
+            yield stop
+        finally:
+            stop.set()
+            await running
+
+    @contextlib.asynccontextmanager
+    async def consumer_process(self) -> AsyncGenerator["Process"]:
+        """A consumer as it is deployed. Killed on leaving, if it still runs."""
+        process = await Process.start(self.environ, "consumer")
+        try:
+            yield process
+        finally:
+            process.kill()
+            await process.wait()
+
+
+class Process:
+    """`oneprotect …` as a process, with all that it writes to stdout and stderr."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self.output = bytearray()
+        self._reading = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, environ: dict[str, str], *arguments: str) -> "Process":
+        """Start it with nothing in its environment but `environ` and what Python needs."""
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "oneprotect",
+            *arguments,
+            env=inherited | environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        return cls(process)
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        while chunk := await self._process.stdout.read(65536):
+            self.output += chunk
+
+    def says(self, text: str) -> bool:
+        """Whether `text` is in its output so far."""
+        return text.encode() in self.output
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self._process.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait(self) -> int:
+        """Its exit code, when all of its output has been read."""
+        code = await self._process.wait()
+        await self._reading
+        return code
+
+
+def document(
+    destination: str, *, payload: bytes = b'{"n": 1}', delivery: str = "dlv_1", tenant: str = TENANT
+) -> bytes:
+    """A delivery request as a producer publishes it."""
+    return encode(
+        DeliveryRequested(
+            specversion="1.0",
+            id=delivery,
+            source="/tests",
+            type="oneprotect.delivery.requested.v1",
+            time=datetime.now(UTC),
+            tenant=tenant,
+            data=RequestedData(destination=destination, event_type="invoice.paid", payload=msgspec.Raw(payload)),
+        )
+    )

@@ -1,0 +1,556 @@
+"""The egress policy: addresses, URLs, ports, the resolver and the last check before a socket is connected."""
+
+import socket
+import traceback
+from collections.abc import Sequence
+
+import pytest
+
+from consumers.addresses import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
+from consumers.egress import (
+    AddrInfo,
+    ConnectionBlocked,
+    EgressBlocked,
+    EgressPolicy,
+    GuardedResolver,
+    Rule,
+    parse_ports,
+)
+
+HOSTILE_ADDRESSES = (
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.1",
+    "10.255.255.255",
+    "100.64.0.1",
+    "100.100.100.200",
+    "100.127.255.255",
+    "127.0.0.1",
+    "127.1.2.3",
+    "168.63.129.16",
+    "169.254.0.1",
+    "169.254.169.254",
+    "169.254.170.2",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.9",
+    "192.0.0.255",
+    "192.0.2.1",
+    "192.31.196.1",
+    "192.52.193.1",
+    "192.88.99.1",
+    "192.88.99.3",
+    "192.168.0.1",
+    "192.175.48.1",
+    "198.18.0.1",
+    "198.19.255.255",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "224.1.2.3",
+    "233.252.0.16",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::",
+    "::1",
+    "::127.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:169.254.169.254",
+    "0000:0000:0000:0000:0000:ffff:7f00:1",
+    "64:ff9b::169.254.169.254",
+    "64:ff9b::8.8.8.8",
+    "64:ff9b:1::7f00:1",
+    "100::1",
+    "100:0:0:1::1",
+    "2001::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "2001:10::1",
+    "2001:2::1",
+    "2001:db8::1",
+    "2002:7f00:1::",
+    "2002:808:808::1",
+    "2620:4f:8000::1",
+    "3fff::1",
+    "4000::1",
+    "5f00::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fd20:ce::254",
+    "fe80::1",
+    "fe80::1%eth0",
+    "2606:4700::1111%eth0",
+    "fec0::1",
+    "ff02::1",
+)
+PUBLIC_ADDRESSES = (
+    "1.1.1.1",
+    "8.8.8.8",
+    "9.255.255.255",
+    "11.0.0.0",
+    "100.63.255.255",
+    "100.128.0.0",
+    "126.255.255.255",
+    "128.0.0.0",
+    "168.63.129.15",
+    "168.63.129.17",
+    "172.15.255.255",
+    "172.32.0.0",
+    "192.0.1.1",
+    "192.167.255.255",
+    "198.17.255.255",
+    "198.20.0.0",
+    "223.255.255.255",
+    "::ffff:8.8.8.8",
+    "2001:200::1",
+    "2001:4860:4860::8888",
+    "2003::1",
+    "2606:4700::1111",
+    "2a00:1450:4001::1",
+    "3ffe::1",
+)
+NO_ADDRESSES = (
+    "",
+    "localhost",
+    "127.1",
+    "2130706433",
+    "0x7f.1",
+    "0177.0.0.1",
+    "127.0.0.1/8",
+    "①②⑦.⓪.⓪.①",
+    "[::1]",
+    " 1.1.1.1",
+)
+
+DISGUISED_ADDRESSES = (
+    "0",
+    "0x7f.1",
+    "0x7f000001",
+    "0X7F000001",
+    "0177.0.0.1",
+    "017700000001",
+    "127.1",
+    "127.0.1",
+    "127.0.0.1.",
+    "127.000.000.001",
+    "127.0.0.256",
+    "127.0.0.1.1",
+    "2130706433",
+    "2130706433.",
+    "1.0x",
+    "①②⑦.⓪.⓪.①",
+    "１２７.０.０.１",
+    "127。0。0。1",
+    "①.①.①.①",
+    "%31%32%37.0.0.1",
+    "[::1",
+    "::1",
+    "[::1]1",
+    "[127.0.0.1]",
+    "[fe80::1%25lo]",
+    "[fe80::1%lo]",
+    "[::ffff:0x7f.1]",
+    "[v1.x]",
+)
+NO_HOST_NAMES = (
+    ".",
+    "..",
+    ".example.com",
+    "a..example.com",
+    "example.com..",
+    "-a.example.com",
+    "a-.example.com",
+    "ex%61mple.com",
+    "a.example.com:",
+    "a,b.example.com",
+    "a\u200b.example.com",
+    "\ufffe.example.com",
+    f"{'a' * 64}.example.com",
+    f"{'a.' * 125}com",
+)
+INTERNAL_NAMES = (
+    "localhost",
+    "LOCALHOST",
+    "localhost.",
+    "ⓛocalhost",
+    "a.localhost",
+    "receiver",
+    "receiver.",
+    "printer.local",
+    "metadata.google.internal",
+    "METADATA.GOOGLE.INTERNAL.",
+    "api.default.svc",
+    "api.default.svc.cluster.local",
+    "router.home.arpa",
+    "secret.onion",
+    "hooks.test",
+    "hooks.invalid",
+    "hooks.example",
+)
+
+
+def rule_of(policy: EgressPolicy, url: str) -> Rule | None:
+    """The rule that `url` breaks."""
+    try:
+        policy.check_url(url)
+    except EgressBlocked as blocked:
+        return blocked.rule
+    return None
+
+
+@pytest.mark.parametrize("address", HOSTILE_ADDRESSES)
+def test_every_address_that_leads_inside_is_denied(address: str) -> None:
+    """No address of a private, local, transitional, reserved or metadata range is allowed, in any notation."""
+    policy = EgressPolicy()
+
+    assert not policy.allows(address)
+
+
+@pytest.mark.parametrize("address", PUBLIC_ADDRESSES)
+def test_public_addresses_are_allowed(address: str) -> None:
+    """Addresses of the public internet are allowed, up to the edges of the denied ranges."""
+    policy = EgressPolicy()
+
+    assert policy.allows(address)
+
+
+@pytest.mark.parametrize("text", NO_ADDRESSES)
+def test_what_is_no_address_is_denied(text: str) -> None:
+    """A text that is not plainly an address is denied, even where everything is allowed."""
+    policy = EgressPolicy(allow_cidrs=["0.0.0.0/0", "::/0"])
+
+    assert not policy.allows(text)
+
+
+def test_a_range_is_lifted_only_by_an_exception_that_holds_the_address() -> None:
+    """An exception opens its own addresses, the mapped forms of them, and no neighbour."""
+    policy = EgressPolicy(allow_cidrs=["10.1.0.0/16", "fd00:1::/32"])
+
+    assert policy.allows("10.1.2.3")
+    assert policy.allows("::ffff:10.1.2.3")
+    assert policy.allows("fd00:1::5")
+    assert not policy.allows("10.2.0.1")
+    assert not policy.allows("fd00:2::5")
+    assert not policy.allows("fd00:1::5%eth0")
+    assert policy.allows("8.8.8.8")
+
+
+def test_an_exception_for_nat64_still_has_the_address_inside_checked() -> None:
+    """In a cluster with DNS64, a translated address is as good as the IPv4 address that it carries."""
+    policy = EgressPolicy(allow_cidrs=["64:ff9b::/96"])
+
+    assert policy.allows("64:ff9b::8.8.8.8")
+    assert not policy.allows("64:ff9b::127.0.0.1")
+    assert not policy.allows("64:ff9b::169.254.169.254")
+
+
+@pytest.mark.parametrize("cidr", ["10.0.0.1/8", "10.0.0.0/33", "all", ""])
+def test_an_exception_that_is_no_network_is_refused(cidr: str) -> None:
+    """A mistyped exception stops the program rather than opening something else."""
+    with pytest.raises(ValueError, match=r"\S"):
+        EgressPolicy(allow_cidrs=[cidr])
+
+
+def test_the_tables_are_fit_to_be_rendered() -> None:
+    """Every range has a name and a source, none is listed twice, and the IPv6 holes lie in what is allowed."""
+    ranges = [*IPV4_DENIED, *IPV6_DENIED]
+
+    assert len({range_.network for range_ in ranges}) == len(ranges) == 24
+    assert all(range_.name and range_.source for range_ in ranges)
+    assert all(range_.network.subnet_of(IPV6_ALLOWED.network) for range_ in IPV6_DENIED)
+
+
+@pytest.mark.parametrize(
+    ("url", "normalised", "host", "port"),
+    [
+        ("https://hooks.example.com", "https://hooks.example.com/", "hooks.example.com", 443),
+        ("HTTPS://Hooks.Example.COM./a/../B?x=%20y&z", "https://hooks.example.com/a/../B?x=%20y&z", None, 443),
+        ("https://hooks.example.com:443?a=b", "https://hooks.example.com/?a=b", None, 443),
+        ("https://hooks.example.com:08443/", "https://hooks.example.com:8443/", "hooks.example.com", 8443),
+        ("https://bücher.example.com/ä".replace("/ä", "/"), "https://xn--bcher-kva.example.com/", None, 443),
+        ("https://my_hooks.example.com/", "https://my_hooks.example.com/", "my_hooks.example.com", 443),
+        ("https://8.8.8.8/", "https://8.8.8.8/", "8.8.8.8", 443),
+        ("https://[2606:4700:0::1111]:8443/", "https://[2606:4700::1111]:8443/", "2606:4700::1111", 8443),
+        ("https://[::ffff:8.8.8.8]/", "https://8.8.8.8/", "8.8.8.8", 443),
+        ("https://a.example.com/t/{x}|y", "https://a.example.com/t/{x}|y", "a.example.com", 443),
+    ],
+)
+def test_a_url_that_passes_is_normalised(url: str, normalised: str, host: str | None, port: int) -> None:
+    """Scheme and host are folded and the default port dropped; path and query stay as they were written."""
+    policy = EgressPolicy(ports=(443, 8443))
+
+    target = policy.check_url(url)
+
+    assert target.url == str(target.parsed) == normalised
+    assert target.port == port
+    assert host is None or target.host == host
+
+
+@pytest.mark.parametrize("host", DISGUISED_ADDRESSES + NO_HOST_NAMES)
+def test_a_host_in_disguise_is_blocked(host: str) -> None:
+    """Historical, encoded and non-ASCII spellings of addresses are blocked, even where every address is allowed."""
+    policy = EgressPolicy(allow_cidrs=["0.0.0.0/0", "::/0"])
+
+    assert rule_of(policy, f"https://{host}/") is Rule.HOST
+
+
+@pytest.mark.parametrize("host", INTERNAL_NAMES)
+def test_a_name_for_internal_use_is_blocked_before_it_is_resolved(host: str) -> None:
+    """Names of the machine, the local network and the cluster are blocked as names."""
+    policy = EgressPolicy(allow_cidrs=["10.0.0.0/8"])
+
+    assert rule_of(policy, f"https://{host}/") is Rule.INTERNAL_NAME
+
+
+@pytest.mark.parametrize("address", [a for a in HOSTILE_ADDRESSES if "%" not in a])
+def test_a_denied_address_in_a_url_is_blocked(address: str) -> None:
+    """An address written in a URL, which no resolver sees, is held against the same tables."""
+    policy = EgressPolicy()
+
+    assert rule_of(policy, f"https://[{address}]/" if ":" in address else f"https://{address}/") is Rule.ADDRESS
+
+
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("", Rule.FORM),
+        ("hooks.example.com", Rule.FORM),
+        ("//hooks.example.com/", Rule.FORM),
+        ("https:hooks.example.com", Rule.FORM),
+        ("https:/hooks.example.com/", Rule.FORM),
+        ("https:///hooks.example.com/", Rule.FORM),
+        ("https://?a", Rule.FORM),
+        ("https://:443/", Rule.HOST),
+        ("http://hooks.example.com/", Rule.SCHEME),
+        ("ftp://hooks.example.com/", Rule.SCHEME),
+        ("file:///etc/passwd", Rule.FORM),
+        ("file://hooks.example.com/etc/passwd", Rule.SCHEME),
+        ("unix://hooks.example.com/", Rule.SCHEME),
+        ("gopher://hooks.example.com:443/_x", Rule.SCHEME),
+        ("https://user:password@hooks.example.com/", Rule.USER_INFO),
+        ("https://hooks.example.com@127.0.0.1/", Rule.USER_INFO),
+        ("https://@hooks.example.com/", Rule.USER_INFO),
+        ("https://hooks.example.com/#fragment", Rule.FRAGMENT),
+        ("https://hooks.example.com/#", Rule.FRAGMENT),
+        ("https://hooks.example.com#@127.0.0.1/", Rule.FRAGMENT),
+        ("https://hooks.example.com/a b", Rule.CHARACTERS),
+        (" https://hooks.example.com/", Rule.CHARACTERS),
+        ("https://hooks.example.com/\n", Rule.CHARACTERS),
+        ("https://hooks.example.com/\r\nx-injected: 1", Rule.CHARACTERS),
+        ("https://hooks.example.com/\x00", Rule.CHARACTERS),
+        ("https://hooks.example.com/\x7f", Rule.CHARACTERS),
+        ("https://hooks.example.com/ä", Rule.CHARACTERS),
+        ("https://hooks.example.com\\@127.0.0.1/", Rule.CHARACTERS),
+        ("https:\\\\hooks.example.com\\", Rule.CHARACTERS),
+        ("https://hooks.example.com:0/", Rule.PORT),
+        ("https://hooks.example.com:22/", Rule.PORT),
+        ("https://hooks.example.com:80/", Rule.PORT),
+        ("https://hooks.example.com:99999/", Rule.PORT),
+        ("https://hooks.example.com:443443/", Rule.HOST),
+        ("https://hooks.example.com:-1/", Rule.HOST),
+        ("https://hooks.example.com:４４３/", Rule.HOST),
+        ("https://hooks.example.com:443:443/", Rule.HOST),
+        (f"https://hooks.example.com/{'a' * 2023}", Rule.LENGTH),
+        (f"https://hooks.example.com?{'a' * 2022}", Rule.LENGTH),
+    ],
+)
+def test_a_url_that_breaks_a_rule_is_blocked_by_that_rule(url: str, rule: Rule) -> None:
+    """Each trap is caught, and said to be what it is."""
+    policy = EgressPolicy()
+
+    assert rule_of(policy, url) is rule
+
+
+def test_the_longest_url_passes() -> None:
+    """2048 characters are allowed."""
+    policy = EgressPolicy()
+
+    assert len(policy.check_url(f"https://hooks.example.com/{'a' * 2022}").url) == 2048
+
+
+def test_plain_http_needs_its_switch_and_its_port() -> None:
+    """`http` is allowed by its own switch, and port 80 then still has to be one of the ports."""
+    assert rule_of(EgressPolicy(allow_http=True), "http://hooks.example.com/") is Rule.PORT
+    assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "http://hooks.example.com/") is None
+    assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "https://hooks.example.com/") is Rule.PORT
+
+
+def test_an_allowed_loopback_still_needs_an_allowed_port() -> None:
+    """An exception for an address opens no port."""
+    policy = EgressPolicy(allow_cidrs=["127.0.0.0/8"], ports=(443, (8000, 8999)))
+
+    assert rule_of(policy, "https://127.0.0.1:8080/") is None
+    assert rule_of(policy, "https://127.0.0.1:9000/") is Rule.PORT
+
+
+@pytest.mark.parametrize("cidr", ["127.0.0.0/8", "127.0.0.1/32", "::1/128"])
+def test_localhost_is_allowed_with_an_exception_for_loopback(cidr: str) -> None:
+    """`localhost` goes with the loopback address; names below it stay blocked."""
+    policy = EgressPolicy(allow_cidrs=[cidr])
+
+    assert policy.check_url("https://LOCALHOST./").host == "localhost"
+    assert rule_of(policy, "https://a.localhost/") is Rule.INTERNAL_NAME
+
+
+def test_an_error_says_nothing_of_where_it_would_have_gone() -> None:
+    """User information, path and query may be secrets: neither the error nor its traceback's last line has them."""
+    policy = EgressPolicy()
+    secret = "c4n4ry"
+    urls = (f"http://h.example.com/{secret}", f"https://{secret}@h.example.com/{secret}?{secret}", f"https://{secret}/")
+
+    for url in urls:
+        with pytest.raises(EgressBlocked) as blocked:
+            policy.check_url(url)
+
+        text = f"{blocked.value} {blocked.value!r} {traceback.format_exception_only(blocked.value)}"
+        assert "blocked destination: " in text
+        assert secret not in text
+        assert (blocked.value.__cause__, blocked.value.__context__) == (None, None)
+
+
+def test_a_target_shows_its_host_alone() -> None:
+    """The repr of a target has no path and no query."""
+    target = EgressPolicy().check_url("https://hooks.example.com/services/T0/c4n4ry?c4n4ry")
+
+    assert repr(target) == "Target(https://hooks.example.com:443)"
+
+
+def test_a_target_is_remembered() -> None:
+    """The same URL is taken apart once."""
+    policy = EgressPolicy()
+
+    assert policy.check_url("https://hooks.example.com/a") is policy.check_url("https://hooks.example.com/a")
+
+
+@pytest.mark.parametrize(
+    ("text", "ports"),
+    [
+        ("443", ((443, 443),)),
+        ("443,8443,1024-65535", ((443, 443), (8443, 8443), (1024, 65535))),
+        (" 443 , 80-80 ", ((443, 443), (80, 80))),
+    ],
+)
+def test_ports_are_read_from_a_setting(text: str, ports: tuple[tuple[int, int], ...]) -> None:
+    """Single ports and ranges, with commas between."""
+    assert parse_ports(text) == ports
+    assert rule_of(EgressPolicy(ports=ports), f"https://hooks.example.com:{ports[-1][1]}/") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "443,", "https", "0", "65536", "100000", "2-1", "1-2-3", "-1", "*", "４４３"]
+)
+def test_ports_that_are_none_are_refused(text: str) -> None:
+    """There is no way to write "any", and a mistyped port stops the program."""
+    with pytest.raises(ValueError, match="port"):
+        parse_ports(text)
+
+
+def test_no_ports_allow_nothing() -> None:
+    """An empty list of ports is no wildcard."""
+    assert rule_of(EgressPolicy(ports=()), "https://hooks.example.com/") is Rule.PORT
+
+
+def v4(address: str) -> AddrInfo:
+    """An IPv4 answer."""
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 443))
+
+
+def v6(address: str, scope: int = 0) -> AddrInfo:
+    """An IPv6 answer."""
+    return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 443, 0, scope))
+
+
+@pytest.mark.parametrize(
+    "info", [v4("127.0.0.1"), v6("::ffff:127.0.0.1"), v6("::1"), v6("fe80::1", 2), v6("2606:4700::1111", 2)]
+)
+def test_no_socket_is_made_for_a_denied_address(info: AddrInfo) -> None:
+    """The last check, just before connecting, blocks what reached it by whatever way."""
+    policy = EgressPolicy()
+
+    with pytest.raises(ConnectionBlocked) as blocked:
+        policy.guard_socket(info)
+
+    assert isinstance(blocked.value, OSError)
+    assert str(info[4][0]) not in str(blocked.value)
+
+
+def test_a_socket_is_made_for_an_allowed_address() -> None:
+    """The last check lets public addresses and exceptions pass."""
+    policy = EgressPolicy(allow_cidrs=["127.0.0.1/32"])
+
+    for info in (v4("8.8.8.8"), v4("127.0.0.1")):
+        with policy.guard_socket(info) as made:
+            assert (made.family, made.type) == (socket.AF_INET, socket.SOCK_STREAM)
+
+
+class Names:
+    """A name service with scripted answers that keeps what it was asked for."""
+
+    def __init__(self, *answers: AddrInfo) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def __call__(self, name: str, port: int, *args: int, **kwargs: int) -> Sequence[AddrInfo]:
+        self.asked.append(name)
+        return self.answers
+
+
+async def test_a_name_is_resolved_as_fully_qualified() -> None:
+    """A dot ends the name, so that no search domain is tried; the answers keep the name without it."""
+    names = Names(v4("8.8.8.8"), v6("2606:4700::1111"))
+    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=names)
+
+    found = await resolver.resolve("hooks.example.com", 443, socket.AF_UNSPEC)
+
+    await resolver.close()
+    assert names.asked == ["hooks.example.com."]
+    assert [(one["host"], one["hostname"]) for one in found] == [
+        ("8.8.8.8", "hooks.example.com"),
+        ("2606:4700::1111", "hooks.example.com"),
+    ]
+
+
+@pytest.mark.parametrize("denied", [v4("127.0.0.1"), v4("10.0.0.1"), v6("::ffff:10.0.0.1"), v6("2606:4700::1", 3)])
+async def test_one_denied_answer_refuses_the_name(denied: AddrInfo) -> None:
+    """A name with a public and a denied address is refused as a whole, and the error does not tell the address."""
+    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=Names(v4("8.8.8.8"), denied))
+
+    with pytest.raises(ConnectionBlocked) as blocked:
+        await resolver.resolve("hooks.example.com", 443)
+
+    await resolver.close()
+    assert blocked.value.rule is Rule.RESOLVED
+    assert str(denied[4][0]) not in str(blocked.value)
+
+
+async def test_of_localhost_the_allowed_addresses_are_used() -> None:
+    """Where only 127.0.0.1 is allowed, `localhost` means that and not ::1; it is asked for without a dot."""
+    names = Names(v6("::1"), v4("127.0.0.1"))
+    resolver = GuardedResolver(EgressPolicy(allow_cidrs=["127.0.0.0/8"]), getaddrinfo=names)
+
+    found = await resolver.resolve("localhost", 8080)
+
+    await resolver.close()
+    assert names.asked == ["localhost"]
+    assert [one["host"] for one in found] == ["127.0.0.1"]
+
+
+async def test_localhost_is_refused_where_no_loopback_is_allowed() -> None:
+    """`localhost` is no way around the tables."""
+    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=Names(v6("::1"), v4("127.0.0.1")))
+
+    with pytest.raises(ConnectionBlocked):
+        await resolver.resolve("localhost", 8080)
+
+    await resolver.close()
+
+
+async def test_a_name_without_addresses_is_a_failure_of_the_name_service() -> None:
+    """No answers are not taken for permission."""
+    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=Names())
+
+    with pytest.raises(socket.gaierror):
+        await resolver.resolve("hooks.example.com", 443)
+
+    await resolver.close()

@@ -1,0 +1,540 @@
+"""The cache: fresh for a minute, stale for a while and only in an outage, and never open where it should be shut."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from provider.cache import MAX_REFUSALS, CachedSecretProvider
+from provider.errors import (
+    SecretDenied,
+    SecretError,
+    SecretMalformed,
+    SecretMismatch,
+    SecretNotFound,
+    SecretRefForbidden,
+    SecretUnavailable,
+)
+from provider.manifest import read_manifest
+from provider.ref import SecretRef
+from provider.snapshot import Snapshot
+from provider.value import SigningSecret
+from schemas.ids import Purpose
+from tests.kubernetes.manifests import KEY, PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
+
+REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
+REFUSALS = [SecretNotFound, SecretDenied, SecretMismatch, SecretMalformed, SecretRefForbidden]
+
+
+class Clock:
+    """A clock that stands still unless told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Reader:
+    """A provider that answers as told: with a snapshot, or an exception."""
+
+    def __init__(self) -> None:
+        self.answer: Snapshot | Exception = snapshot()
+        self.reads = 0
+        self.held: asyncio.Event | None = None
+        self.reading = asyncio.Event()
+        self.closed = False
+
+    async def read(self, ref: SecretRef) -> Snapshot:
+        answer, held = self.answer, self.held
+        self.reads += 1
+        self.reading.set()
+        if held is not None:
+            await held.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+
+def snapshot(version: int = 1, *, tenant: str = "acme", key: bytes = KEY) -> Snapshot:
+    labels = {TENANT_LABEL: tenant, PURPOSE_LABEL: "webhook-signing"}
+    document = manifest(labels=labels, data={"signing": key})
+    document["metadata"].update(uid="uid", resourceVersion=str(version))
+    read = read_manifest(encoded(document), REF)
+    assert isinstance(read, Snapshot)
+    return read
+
+
+class Desk:
+    """A cache, with its clock and what is behind it. Draws are the latest that are allowed."""
+
+    def __init__(
+        self,
+        *,
+        max_stale_s: float = 300,
+        max_entries: int = 2048,
+        spread: Callable[[float, float], float] = max,
+    ) -> None:
+        self.clock, self.reader = Clock(), Reader()
+        self.cache = CachedSecretProvider(
+            self.reader, ttl_s=60, max_stale_s=max_stale_s, max_entries=max_entries, clock=self.clock, spread=spread
+        )
+
+    def resolve(self, name: str = "acme-signing", *, tenant: str = "acme", key: str = "signing") -> Awaitable[SigningSecret]:
+        ref = SecretRef(namespace="webhooks", name=name, key=key)
+        return self.cache.resolve(ref, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING)
+
+    async def version(self, name: str = "acme-signing") -> str:
+        return (await self.resolve(name)).version
+
+    async def refused(self, error: type[SecretError], name: str = "acme-signing", *, tenant: str = "acme") -> None:
+        with pytest.raises(error) as failure:
+            await self.resolve(name, tenant=tenant)
+        assert failure.value.__context__ is None
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        cache = self.cache
+        return cache.hits, cache.misses, cache.stale_served, cache.failures
+
+
+async def test_a_secret_is_read_once_a_minute() -> None:
+    """Between two reads, memory answers, and answering prolongs nothing."""
+    desk = Desk()
+
+    for now_s in (1000.0, 1030.0, 1059.9):
+        desk.clock.now_s = now_s
+        assert await desk.version() == "uid/1"
+    desk.reader.answer = snapshot(2)
+    before = desk.reader.reads
+    desk.clock.now_s = 1060.0
+
+    assert (before, await desk.version(), desk.reader.reads) == (1, "uid/2", 2)
+    assert desk.counts == (2, 2, 0, 0)
+
+
+async def test_the_minute_is_shortened_at_random() -> None:
+    """By up to a fifth, so that what was read together is not read together again."""
+    drawn: list[tuple[float, float]] = []
+
+    def earliest(low: float, high: float) -> float:
+        drawn.append((low, high))
+        return low
+
+    desk = Desk(spread=earliest)
+    await desk.version()
+    desk.clock.now_s += 47.9
+    await desk.version()
+    reads = desk.reader.reads
+    desk.clock.now_s += 0.2
+    await desk.version()
+
+    assert (reads, desk.reader.reads) == (1, 2)
+    assert set(drawn) == {(0.8, 1.0), (0.8, 1.2)}
+
+
+async def test_an_answer_ages_from_when_its_read_began() -> None:
+    """A slow answer is as old as the question."""
+    desk = Desk()
+    desk.reader.held = asyncio.Event()
+    first = asyncio.ensure_future(desk.resolve())
+    await desk.reader.reading.wait()
+    desk.clock.now_s += 50
+    desk.reader.held.set()
+    await first
+
+    desk.clock.now_s += 9
+    await desk.version()
+    reads = desk.reader.reads
+    desk.clock.now_s += 1
+    await desk.version()
+
+    assert (reads, desk.reader.reads) == (1, 2)
+
+
+async def test_all_keys_of_a_secret_come_with_one_read() -> None:
+    """What is kept is the Secret, not the key."""
+    desk = Desk()
+    await desk.version()
+
+    with pytest.raises(SecretNotFound):
+        await desk.resolve(key="other")
+
+    assert desk.reader.reads == 1
+
+
+async def test_many_who_ask_at_once_share_one_read() -> None:
+    """A hundred resolves of an unknown Secret are one call to the provider."""
+    desk = Desk()
+
+    found = await asyncio.gather(*(desk.resolve() for _ in range(100)))
+
+    assert {secret.version for secret in found} == {"uid/1"}
+    assert desk.reader.reads == 1
+
+
+async def test_many_who_are_refused_at_once_each_get_their_own_error() -> None:
+    """One exception object raised to many would carry the tracebacks of all."""
+    desk = Desk()
+    desk.reader.answer = SecretDenied()
+
+    errors = await asyncio.gather(*(desk.resolve() for _ in range(10)), return_exceptions=True)
+
+    assert {type(error) for error in errors} == {SecretDenied}
+    assert len({id(error) for error in errors}) == 10
+    assert desk.reader.reads == 1
+
+
+async def test_who_started_a_read_may_leave() -> None:
+    """A cancelled first caller does not take the answer from the others."""
+    desk = Desk()
+    desk.reader.held = asyncio.Event()
+    first, second = asyncio.ensure_future(desk.resolve()), asyncio.ensure_future(desk.resolve())
+    await desk.reader.reading.wait()
+
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    desk.reader.held.set()
+
+    assert (await second).version == "uid/1"
+    assert desk.reader.reads == 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_read_that_nobody_waits_for_any_more_is_still_kept(
+    fails: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It ends quietly, and serves the next one who asks."""
+    desk = Desk()
+    desk.reader.answer = SecretDenied() if fails else snapshot()
+    desk.reader.held = asyncio.Event()
+    only = asyncio.ensure_future(desk.resolve())
+    await desk.reader.reading.wait()
+    only.cancel()
+    await asyncio.wait([only])
+
+    desk.reader.held.set()
+    (failure,) = await asyncio.gather(desk.resolve(), return_exceptions=True)
+    del only
+    gc.collect()
+
+    assert isinstance(failure, SecretDenied if fails else SigningSecret)
+    assert desk.reader.reads == 1
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+async def test_an_outage_is_bridged_but_not_for_long() -> None:
+    """Stale from the end of its minute until five minutes after the read, then not at all."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = SecretUnavailable()
+
+    desk.clock.now_s = 1299.9
+    version = await desk.version()
+    desk.clock.now_s = 1300.0
+
+    await desk.refused(SecretUnavailable)
+    assert version == "uid/1"
+    assert desk.counts == (0, 2, 1, 1)
+
+
+async def test_serving_stale_does_not_prolong_itself() -> None:
+    """However often it is used in an outage, the bound stays where it was."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = SecretUnavailable()
+
+    served = 0
+    for _ in range(40):
+        desk.clock.now_s += 7
+        served += len(await asyncio.gather(desk.resolve(), desk.resolve()))
+    desk.clock.now_s = 1300.0
+
+    await desk.refused(SecretUnavailable)
+    assert served == 80
+
+
+async def test_nothing_is_served_stale_when_that_is_switched_off() -> None:
+    """With a bound of 0, an outage is noticed as soon as the minute is over."""
+    desk = Desk(max_stale_s=0)
+    await desk.version()
+    desk.reader.answer = SecretUnavailable()
+
+    desk.clock.now_s += 59
+    version = await desk.version()
+    desk.clock.now_s += 1
+
+    await desk.refused(SecretUnavailable)
+    assert version == "uid/1"
+
+
+async def test_in_an_outage_the_provider_is_not_asked_each_time() -> None:
+    """A failed read is repeated after some five seconds, and meanwhile nobody waits for it."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = SecretUnavailable()
+    desk.clock.now_s += 60
+
+    for _ in range(50):
+        await desk.version()
+    reads = desk.reader.reads
+    desk.clock.now_s += 6
+    desk.reader.answer = snapshot(2)
+
+    assert (reads, await desk.version()) == (2, "uid/2")
+    assert desk.counts == (0, 3, 50, 1)
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_refusal_throws_away_what_was_known(refusal: type[SecretError]) -> None:
+    """A Secret that is gone, or may not be read any more, is not served stale, not even in an outage after it."""
+    desk = Desk()
+    await desk.version()
+    desk.clock.now_s += 60
+    desk.reader.answer = refusal()
+
+    await desk.refused(refusal)
+    desk.reader.answer = SecretUnavailable()
+    desk.clock.now_s += 6
+
+    await desk.refused(SecretUnavailable)
+    assert desk.cache.stale_served == 0
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_refusal_is_remembered_for_five_seconds(refusal: type[SecretError]) -> None:
+    """Asking again and again does not reach the provider, and what was mended is soon seen."""
+    desk = Desk()
+    desk.reader.answer = refusal()
+    await desk.refused(refusal)
+    desk.reader.answer = snapshot()
+
+    desk.clock.now_s += 5.9
+    await desk.refused(refusal)
+    reads = desk.reader.reads
+    desk.clock.now_s += 0.1
+
+    assert (reads, await desk.version()) == (1, "uid/1")
+
+
+async def test_an_outage_is_not_remembered_when_nothing_is_known() -> None:
+    """The first answer after it counts at once."""
+    desk = Desk()
+    desk.reader.answer = SecretUnavailable()
+    await desk.refused(SecretUnavailable)
+    desk.reader.answer = snapshot()
+
+    assert await desk.version() == "uid/1"
+
+
+async def test_unknown_secrets_push_out_no_known_ones() -> None:
+    """A flood of refs to nothing has a memory of its own, and that is bounded."""
+    desk = Desk(max_entries=2)
+    await desk.version()
+    desk.reader.answer = SecretNotFound()
+
+    for number in range(MAX_REFUSALS + 1):
+        await desk.refused(SecretNotFound, f"unknown-{number}")
+    reads = desk.reader.reads
+    await desk.refused(SecretNotFound, "unknown-1")
+    reads_of_remembered = desk.reader.reads
+    await desk.refused(SecretNotFound, "unknown-0")
+
+    assert await desk.version() == "uid/1"
+    assert (reads_of_remembered - reads, desk.reader.reads - reads) == (0, 1)
+
+
+async def test_the_least_used_secret_makes_room() -> None:
+    """Memory is bounded by the number of Secrets."""
+    desk = Desk(max_entries=2)
+
+    for name in ("a", "b", "a", "c"):
+        await desk.resolve(name)
+    reads = desk.reader.reads
+    await desk.resolve("a")
+    await desk.resolve("c")
+    reads_of_kept = desk.reader.reads - reads
+    await desk.resolve("b")
+
+    assert (reads, reads_of_kept, desk.reader.reads) == (3, 0, 4)
+
+
+async def test_secrets_that_nobody_uses_do_not_stay() -> None:
+    """Once too old to be of any use, they leave memory with the next read of another."""
+    desk = Desk()
+    for name in ("a", "b", "c"):
+        await desk.resolve(name)
+
+    desk.clock.now_s += 300
+    await desk.resolve("d")
+
+    assert list(desk.cache._entries) == [("webhooks", "d")]
+
+
+async def test_the_owner_is_checked_on_every_resolve() -> None:
+    """What is in memory for one tenant is not for another, fresh or stale, and the owner does not suffer."""
+    desk = Desk()
+    await desk.version()
+
+    await desk.refused(SecretMismatch, tenant="globex")
+    desk.reader.answer = SecretUnavailable()
+    desk.clock.now_s += 60
+    await desk.refused(SecretUnavailable, tenant="globex")
+
+    assert await desk.version() == "uid/1"
+    assert desk.cache.stale_served == 1
+
+
+async def test_asking_for_anothers_secret_takes_nothing_from_its_owner() -> None:
+    """Refusals neither evict nor make the owner wait, and reach the provider every five seconds at most."""
+    desk = Desk()
+    await desk.version()
+
+    for _ in range(12):
+        desk.clock.now_s += 1
+        await desk.refused(SecretMismatch, tenant="globex")
+    reads = desk.reader.reads
+    await desk.version()
+
+    assert (reads, desk.reader.reads) == (3, 3)
+    assert desk.cache.hits == 1
+
+
+async def test_a_refusal_is_not_drawn_from_what_may_be_outdated() -> None:
+    """In an outage, a refusal that rests on an older snapshot is no certainty, and the answer is: not now."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = SecretUnavailable()
+    desk.clock.now_s += 6
+
+    await desk.refused(SecretUnavailable, tenant="globex")
+    await desk.refused(SecretUnavailable, tenant="globex")
+
+    assert desk.reader.reads == 2
+    assert await desk.version() == "uid/1"
+
+
+async def test_a_relabelled_secret_stops_serving_its_old_owner() -> None:
+    """At the next read, the new label decides."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = snapshot(2, tenant="globex")
+    desk.clock.now_s += 60
+
+    await desk.refused(SecretMismatch)
+    assert (await desk.resolve(tenant="globex")).version == "uid/2"
+
+
+async def test_what_was_mended_is_seen_before_its_minute_is_over() -> None:
+    """A malformed key, in a Secret that was read well, is looked at again after five seconds."""
+    desk = Desk()
+    desk.reader.answer = snapshot(1, key=b"short")
+    await desk.refused(SecretMalformed)
+    desk.reader.answer = snapshot(2)
+
+    desk.clock.now_s += 5
+    await desk.refused(SecretMalformed)
+    desk.clock.now_s += 1
+
+    assert await desk.version() == "uid/2"
+
+
+async def test_an_evicted_secret_is_read_again() -> None:
+    """For a revocation that cannot wait."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = snapshot(2)
+
+    desk.cache.evict("webhooks", "acme-signing")
+    desk.cache.evict("webhooks", "never-seen")
+
+    assert await desk.version() == "uid/2"
+
+
+async def test_evicting_forgets_a_refusal_too() -> None:
+    """A Secret that was just created serves at once."""
+    desk = Desk()
+    desk.reader.answer = SecretNotFound()
+    await desk.refused(SecretNotFound)
+    desk.reader.answer = snapshot()
+
+    desk.cache.evict("webhooks", "acme-signing")
+
+    assert await desk.version() == "uid/1"
+
+
+@pytest.mark.parametrize("late", [snapshot(1), SecretNotFound(), SecretUnavailable()])
+async def test_an_older_answer_never_replaces_a_newer_one(late: Snapshot | Exception) -> None:
+    """A read that was overtaken by an eviction and another read leaves no trace."""
+    desk = Desk()
+    desk.reader.answer, desk.reader.held = late, asyncio.Event()
+    slow = asyncio.ensure_future(desk.resolve())
+    await desk.reader.reading.wait()
+    slow_may_go_on, desk.reader.held = desk.reader.held, None
+
+    desk.cache.evict("webhooks", "acme-signing")
+    desk.reader.answer = snapshot(2)
+    newer = await desk.version()
+    slow_may_go_on.set()
+    await asyncio.gather(slow, return_exceptions=True)
+
+    assert (newer, await desk.version(), desk.reader.reads) == ("uid/2", "uid/2", 2)
+
+
+async def test_closing_forgets_everything_and_stops_what_is_under_way() -> None:
+    """Who waits is told so, and nothing is served or read afterwards."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.held = asyncio.Event()
+    desk.reader.reading.clear()
+    waiting = asyncio.ensure_future(desk.resolve("other"))
+    await desk.reader.reading.wait()
+
+    await desk.cache.aclose()
+    (failure,) = await asyncio.gather(waiting, return_exceptions=True)
+
+    assert isinstance(failure, SecretUnavailable)
+    assert desk.reader.closed
+    reads = desk.reader.reads
+    await desk.refused(SecretUnavailable)
+    assert desk.reader.reads == reads
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_an_unknown_exception_is_no_answer() -> None:
+    """Whatever the provider behind may raise, callers see ours, with nothing attached, and stale bridges it."""
+    desk = Desk()
+    desk.reader.answer = ValueError(KEY)
+    await desk.refused(SecretUnavailable)
+    desk.reader.answer = snapshot()
+    await desk.version()
+
+    desk.reader.answer = ValueError(KEY)
+    desk.clock.now_s += 60
+
+    assert await desk.version() == "uid/1"
+    assert desk.counts == (0, 3, 1, 2)
+
+
+async def test_the_fast_path_answers_only_what_is_fresh_and_allowed() -> None:
+    """It never waits, never reads, and leaves every doubt to `resolve`."""
+    desk = Desk()
+
+    def cached(tenant: str = "acme") -> SigningSecret | None:
+        return desk.cache.cached(REF, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING)
+
+    before = cached()
+    secret = await desk.resolve()
+    fresh, others = cached(), cached("globex")
+    desk.clock.now_s += 60
+
+    assert (before, fresh, others, cached()) == (None, secret, None, None)
+    assert desk.reader.reads == 1
+    assert desk.cache.hits == 1

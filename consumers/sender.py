@@ -163,19 +163,19 @@ async def _read_body(response: aiohttp.ClientResponse, deadline_s: float | None,
     """Size and beginning of the body, as far as it came. The connection is kept if it came to its end, else closed."""
     content = response.content
     if content.is_eof():
-        return content.total_raw_bytes, content.read_nowait(CAPTURED_BYTES) if capture else b""
+        return content.total_bytes, content.read_nowait(CAPTURED_BYTES) if capture else b""
     until_s = asyncio.get_running_loop().time() + BODY_GRACE_S
     beginning = bytearray()
     try:
         async with asyncio.timeout_at(until_s if deadline_s is None else min(until_s, deadline_s)):
-            while content.total_raw_bytes <= MAX_BODY_BYTES and (part := await content.readany()):
+            while content.total_bytes <= MAX_BODY_BYTES and (part := await content.readany()):
                 if capture:
                     beginning += part[: CAPTURED_BYTES - len(beginning)]
     except (aiohttp.ClientError, OSError):
         pass
     finally:
         response.close()
-    return content.total_raw_bytes, bytes(beginning)
+    return content.total_bytes, bytes(beginning)
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:

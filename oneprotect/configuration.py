@@ -1,19 +1,18 @@
 """Destinations and credentials as they are written: the one way in, for the command line and the HTTP API alike.
 
-Everything is checked before it is stored, and each change is told on the events stream: who changed what, not to what.
+Everything is checked before it is stored, and what breaks a rule raises `schemas.checked.Invalid`. Each change is told
+on the events stream: who changed what, and not to what.
 
 ConfigurationError
-├── Invalid    a value breaks a rule; the text names the field and the rule, and repeats nothing that was given
 ├── Unknown    there is no such destination or credential
 ├── InUse      the credential still signs for destinations
 └── Conflict   others kept writing the same in between
 """
 
-import re
 import uuid
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 import structlog
@@ -24,11 +23,9 @@ from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, Refused
 from oneprotect.jetstream.publish import Publisher
 from provider.errors import SecretRefInvalid
 from provider.ref import SecretRef
-from schemas import subjects
+from schemas import checked, subjects
+from schemas.checked import Invalid
 from schemas.config import (
-    EVENT_PATTERN,
-    HEADER_NAME_PATTERN,
-    HEADER_VALUE_PATTERN,
     Credential,
     CredentialState,
     CredentialView,
@@ -38,7 +35,6 @@ from schemas.config import (
     Rollover,
 )
 from schemas.events import CONTENT_TYPE, ConfigChanged, ConfigChangedData, encode
-from schemas.ids import NAME_PATTERN, Purpose, is_name
 
 SOURCE: Final = "/oneprotect/configuration"
 MAX_TRIES: Final = 5
@@ -47,21 +43,12 @@ Kind = Literal["destination", "credential"]
 Action = Literal["set", "delete", "enable", "disable"]
 T = TypeVar("T")
 
-_NAME_IN_WORDS: Final = "1 to 63 of a-z, 0-9 and `-`, with no `-` at either end"
-_IN_WORDS: Final = {
-    NAME_PATTERN: _NAME_IN_WORDS,
-    EVENT_PATTERN: "an event type like `invoice.paid`, a group like `invoice.*`, or `*`",
-    HEADER_NAME_PATTERN: "a header name of 1 to 64 letters, digits and `-`",
-    HEADER_VALUE_PATTERN: "at most 1024 printable ASCII characters",
-}
 _ALLOWED_WITH: Final = {
     Rule.ADDRESS: "ONEPROTECT_EGRESS_ALLOW_CIDRS",
     Rule.SCHEME: "ONEPROTECT_EGRESS_ALLOW_HTTP",
     Rule.PORT: "ONEPROTECT_EGRESS_PORTS",
 }
-_MISSING: Final = re.compile(r"Object missing required field `(?P<field>\w+)`")
-_OWN_RULE: Final = re.compile(r"`(?P<field>\w+)` (?P<rule>.*)")
-"""How `schemas.config` says what types don't."""
+_STATE_FIELDS: Final = set(Destination.__struct_fields__) - set(DestinationSpec.__struct_fields__)
 
 _log = structlog.get_logger(__name__)
 
@@ -70,20 +57,11 @@ class ConfigurationError(Exception):
     """A change or a read that was not done; the text says why and how to mend it."""
 
 
-class Invalid(ConfigurationError):
-    """A value breaks a rule. `field` is where, for example `event_types[0]`, or None when it is about the whole."""
-
-    def __init__(self, field: str | None, rule: str) -> None:
-        super().__init__(f"{field}: {rule}" if field else rule)
-        self.field: Final = field
-        self.rule: Final = rule
-
-
 class Unknown(ConfigurationError):
     """There is no such destination or credential."""
 
-    def __init__(self, kind: Kind, tenant: str, name: str) -> None:
-        super().__init__(f"tenant {tenant} has no {kind} {name}; see `oneprotect {kind} list --tenant {tenant}`")
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(f"the tenant has no {kind} of this name; see `oneprotect {kind} list`")
 
 
 class InUse(ConfigurationError):
@@ -134,7 +112,7 @@ class Configuration:
         Raises `Invalid` or `Conflict`.
         """
         key = _key(tenant, name)
-        spec: DestinationSpec = _converted(fields, DestinationSpec)
+        spec = checked.convert(fields, DestinationSpec)
         self._check_url(spec.url)
         if await self._credentials.get(f"{tenant}.{spec.credential}") is None:
             raise Invalid(
@@ -155,7 +133,7 @@ class Configuration:
         entry = await self._destinations.get(_key(tenant, name))
         destination = _stored(entry, Destination)
         if destination is None:
-            raise Unknown("destination", tenant, name)
+            raise Unknown("destination")
         return _destination_view(tenant, name, destination)
 
     async def list_destinations(self, tenant: str) -> list[DestinationView]:
@@ -183,14 +161,14 @@ class Configuration:
         """Forget a destination; what is still on its way there fails. Raises `Invalid` or `Unknown`."""
         key = _key(tenant, name)
         if await self._destinations.get(key) is None:
-            raise Unknown("destination", tenant, name)
+            raise Unknown("destination")
         await self._destinations.delete(key)
         await self._tell("destination", tenant, name, "delete", by)
 
     async def set_credential(self, tenant: str, name: str, fields: Mapping[str, object], *, by: str) -> CredentialView:
         """Create or replace a credential from the fields of `Credential`. Raises `Invalid` or `Conflict`."""
         key = _key(tenant, name)
-        asked: Credential = _converted(fields, Credential)
+        asked = checked.convert(fields, Credential)
         credential = msgspec.structs.replace(asked, secret_ref=self._canonical(asked.secret_ref))
         if self._statuses is not None:  # first, so that nothing about the old ref is taken for the new one's
             await self._statuses.delete(key)
@@ -203,7 +181,7 @@ class Configuration:
         key = _key(tenant, name)
         credential = _stored(await self._credentials.get(key), Credential)
         if credential is None:
-            raise Unknown("credential", tenant, name)
+            raise Unknown("credential")
         state = None if self._statuses is None else _stored(await self._statuses.get(key), CredentialState)
         return _credential_view(tenant, name, credential, state)
 
@@ -222,7 +200,7 @@ class Configuration:
         """Forget a credential that no destination uses any more. Raises `Invalid`, `Unknown` or `InUse`."""
         key = _key(tenant, name)
         if await self._credentials.get(key) is None:
-            raise Unknown("credential", tenant, name)
+            raise Unknown("credential")
         users = [entry for entry in await self._destinations.list(_all_of(tenant)) if _credential_of(entry) == name]
         if users:
             raise InUse(tuple(_id(entry) for entry in users))
@@ -239,7 +217,7 @@ class Configuration:
         def change(stored: bytes | None) -> Destination:
             destination = stored and _decoded(key, stored, Destination)
             if not destination:
-                raise Unknown("destination", tenant, name)
+                raise Unknown("destination")
             return msgspec.structs.replace(destination, **state)
 
         destination = await self._change(self._destinations, key, change)
@@ -295,20 +273,12 @@ class Configuration:
         raise Invalid("secret_ref", f"expected {forms}, the name of a key in a Secret and not the secret itself")
 
 
-_STATE_FIELDS: Final = tuple(set(Destination.__struct_fields__) - set(DestinationSpec.__struct_fields__))
-
-
 def _key(tenant: str, name: str) -> str:
-    for field, text in (("tenant", tenant), ("id", name)):
-        if not is_name(text):
-            raise Invalid(field, f"expected {_NAME_IN_WORDS}")
-    return f"{tenant}.{name}"
+    return f"{checked.name(tenant, 'tenant')}.{checked.name(name, 'id')}"
 
 
 def _all_of(tenant: str) -> str:
-    if not is_name(tenant):
-        raise Invalid("tenant", f"expected {_NAME_IN_WORDS}")
-    return f"{tenant}.*"
+    return f"{checked.name(tenant, 'tenant')}.*"
 
 
 def _id(entry: Entry) -> str:
@@ -357,30 +327,3 @@ def _credential_view(tenant: str, name: str, credential: Credential, state: Cred
         version=found.version,
         rollover=Rollover(active=found.rollover_active, expires_at=found.rollover_expires_at),
     )
-
-
-def _converted(fields: Mapping[str, object], kind: type[DestinationSpec] | type[Credential]) -> Any:
-    """The fields as a `kind`. Raises `Invalid`."""
-    known = kind.__struct_fields__
-    if not fields.keys() <= set(known):
-        raise Invalid(None, f"a field that can't be set here; there are {', '.join(f'`{name}`' for name in known)}")
-    try:
-        return msgspec.convert(dict(fields), kind)
-    except msgspec.ValidationError as error:
-        text = str(error)
-    raise _explained(text)
-
-
-def _explained(text: str) -> Invalid:
-    """What msgspec says, by field and rule. Of all it says, only a bad enum value is a value that was given."""
-    if found := _MISSING.fullmatch(text):
-        return Invalid(found["field"], "required")
-    if found := _OWN_RULE.fullmatch(text):
-        return Invalid(found["field"], found["rule"])
-    rule, _, path = text.partition(" - at `")
-    field = path.rpartition("`$")[2] if "`$" in path else path.removeprefix("$")
-    if rule.startswith("Invalid enum value"):
-        rule = f"expected {' or '.join(f'`{purpose}`' for purpose in Purpose)}"
-    for pattern, words in _IN_WORDS.items():
-        rule = rule.replace(f"`str` matching regex {pattern!r}", words)
-    return Invalid(field.strip(".`") or None, rule[:1].lower() + rule[1:])

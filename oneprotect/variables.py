@@ -28,7 +28,9 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _CIDR = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", re.ASCII)
 _PORTS = re.compile(r"(?P<low>[0-9]{1,5})(-(?P<high>[0-9]{1,5}))?", re.ASCII)
-_NATS_URL = re.compile(r"(nats|tls|ws|wss)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:(?P<port>[0-9]{1,5}))?")
+_NATS_URL = re.compile(
+    r"(nats|tls|ws|wss)://((?P<host>[A-Za-z0-9.-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?"
+)
 _FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -103,7 +105,7 @@ def _port_range(text: str) -> tuple[int, int] | None:
 
 def _nats_url(text: str) -> str | None:
     found = _NATS_URL.fullmatch(text)
-    if not found or not _host(found["host"].strip("[]")):
+    if not found or not (_host(found["host"]) if found["host"] else _address(found["ipv6"])):
         return None
     return text if found["port"] is None or 1 <= int(found["port"]) <= 65_535 else None
 

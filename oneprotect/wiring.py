@@ -24,6 +24,7 @@ from consumers.sender import HttpSender
 from oneprotect.configuration import Configuration
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.connection import Connection, connect
+from oneprotect.jetstream.errors import Unavailable
 from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Pull
 from oneprotect.settings import SecretSettings, Settings
@@ -49,16 +50,29 @@ class JetStream:
         self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
         self.replayer = Replayer(connection, publisher, Bucket(connection, publisher, subjects.REPLAYS))
         self.configuration = Configuration(
-            self.destinations, self.credentials, publisher, egress, secret_namespace=secret_namespace
+            self.destinations,
+            self.credentials,
+            publisher,
+            egress,
+            statuses=Bucket(connection, publisher, subjects.CREDENTIAL_STATUS),
+            secret_namespace=secret_namespace,
         )
 
 
 @contextlib.asynccontextmanager
-async def open_jetstream(settings: Settings, *, name: str, wait: bool = False) -> AsyncGenerator[JetStream]:
-    """Connect as the settings say. With `wait`, tries until the server is there; else raises `Unavailable`."""
+async def open_jetstream(
+    settings: Settings, *, name: str, keep_trying_until: asyncio.Event | None = None
+) -> AsyncGenerator[JetStream]:
+    """Connect as the settings say. Raises `Unavailable`; see `connect` for services that rather wait."""
     nats = settings.nats
     async with (
-        connect(nats.url, name=name, creds_file=nats.creds_file, ca_file=nats.ca_file, wait=wait) as connection,
+        connect(
+            nats.url,
+            name=name,
+            creds_file=nats.creds_file,
+            ca_file=nats.ca_file,
+            keep_trying_until=keep_trying_until,
+        ) as connection,
         Publisher(connection) as publisher,
     ):
         yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
@@ -99,9 +113,12 @@ async def run_consumer(settings: Settings, *, stop: asyncio.Event) -> None:
         egress_policy(settings), ca_file=settings.egress.ca_file, connections=settings.delivery.max_in_flight
     )
     try:
-        async with open_jetstream(settings, name="oneprotect-consumer", wait=True) as jetstream:
-            await jetstream.connection.require_version()
+        async with open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop) as jetstream:
+            jetstream.connection.require_version()
             await _consume(settings, jetstream, provider, sender, stop)
+    except Unavailable:
+        if not stop.is_set():  # told to stop while there was no server to be had: nothing was taken, nothing is left
+            raise
     finally:
         await sender.aclose()
         await provider.aclose()

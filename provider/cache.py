@@ -133,6 +133,11 @@ class CachedSecretProvider:
         self._entries.move_to_end(key)
         return found
 
+    @property
+    def size(self) -> int:
+        """How many Secrets are in memory."""
+        return len(self._entries)
+
     def evict(self, namespace: str, name: str) -> None:
         """Forget a Secret now, for example after a key was revoked. A read under way is not kept either."""
         key = (namespace, name)

@@ -45,7 +45,9 @@ FLAKY: Final = Sample(
     answers=Answers(failures=2, status=503),
     retry_schedule_s=(0.3, 0.3, 1, 5),
 )
-UNSIGNED: Final = Sample(name="no-secret", shows="its Secret is missing: nothing is ever sent unsigned", has_secret=False)
+UNSIGNED: Final = Sample(
+    name="no-secret", shows="its Secret is missing: nothing is ever sent unsigned", has_secret=False
+)
 SAMPLES: Final = (ORDERS, FLAKY, UNSIGNED)
 
 
@@ -123,5 +125,3 @@ async def _consumer_process(environ: Mapping[str, str]) -> AsyncGenerator[asynci
         except TimeoutError:
             process.kill()
             await process.wait()
-
-

@@ -78,14 +78,16 @@ class EmbeddedNats:
         """Start it and wait until it is healthy, JetStream included. Raises `EmbeddedNatsError`."""
         if self._process is not None:
             raise EmbeddedNatsError("nats-server is running already")
-        self._process = await self._spawn()
+        spawning = asyncio.create_task(self._spawn())
         healthy = False
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_TIMEOUT_S):
+                    self._process = await asyncio.shield(spawning)
                     healthy = await self._becomes_healthy(self._process)
         finally:
             if not healthy:
+                self._process = await spawning  # cancelled half-way, it has become a process nevertheless
                 await self.kill()
         if not healthy:
             raise EmbeddedNatsError(f"nats-server did not start; its log ends with:\n{self._log_tail()}")

@@ -129,7 +129,7 @@ class Connection:
         decoded: dict[str, Any] = msgspec.json.decode(answer.data)
         return decoded
 
-    async def require_version(self) -> None:
+    def require_version(self) -> None:
         """Raise `Unsupported` unless the server can carry our retry schedules."""
         version = self._client.connected_server_version
         if (version.major, version.minor) < MIN_SERVER_VERSION:
@@ -165,11 +165,11 @@ async def connect(
     name: str,
     creds_file: Path | None = None,
     ca_file: Path | None = None,
-    wait: bool = True,
+    keep_trying_until: asyncio.Event | None = None,
 ) -> AsyncGenerator[Connection]:
-    """Connect, and close on leaving. With `wait`, tries with backoff until the server is there, and says so.
+    """Connect, and close on leaving. Raises `Unavailable` at once when there is no server.
 
-    Without `wait` (a person at a terminal), raises `Unavailable` at once when there is no server.
+    A service passes `keep_trying_until`: then it is tried with backoff, and said so, until there is one or that is set.
     """
     connection: Connection | None = None
 
@@ -187,7 +187,7 @@ async def connect(
 
     client = await _dial(
         url,
-        wait=wait,
+        keep_trying_until=keep_trying_until,
         options={
             "name": name,
             "user_credentials": str(creds_file) if creds_file else None,
@@ -208,7 +208,7 @@ async def connect(
         await opened.close()
 
 
-async def _dial(url: str, *, wait: bool, options: dict[str, Any]) -> Client:
+async def _dial(url: str, *, keep_trying_until: asyncio.Event | None, options: dict[str, Any]) -> Client:
     delay_s = 0.1
     while True:
         client = Client()
@@ -220,8 +220,9 @@ async def _dial(url: str, *, wait: bool, options: dict[str, Any]) -> Client:
         else:
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             return client
-        if not wait:
+        if keep_trying_until is None or keep_trying_until.is_set():
             raise Unavailable(f"NATS can't be reached at {url} ({reason}). Is it running? See ONEPROTECT_NATS_URL.")
         _log.warning("nats.unreachable", url=url, reason=reason, next_try_s=delay_s)
-        await asyncio.sleep(delay_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(keep_trying_until.wait(), delay_s)
         delay_s = min(delay_s * 2, 5.0)

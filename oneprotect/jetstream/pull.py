@@ -23,6 +23,7 @@ MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
 
 _NANOSECONDS: Final = 1_000_000_000
+_HINT: Final = "no such consumer, or no leader yet: was `oneprotect apply` run?"
 _log = structlog.get_logger(__name__)
 
 
@@ -171,7 +172,7 @@ class Pull:
         if status in ("404", "408") or "Nats-Pending-Messages" in headers:
             await self.top_up()
         else:  # no such consumer, no leader, shutting down: the watchdog asks again in its own time
-            _log.warning("pull.refused", consumer=self._name, status=status, description=headers.get("Description"))
+            _log.warning("pull.refused", consumer=self._name, status=status, reason=headers.get("Description", _HINT))
 
     async def _restart(self) -> None:
         self._generation += 1

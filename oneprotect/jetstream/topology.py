@@ -31,7 +31,7 @@ async def apply(
     connection: Connection, *, replicas: int, work_per_destination: int, ack_wait_s: float, check: bool = False
 ) -> list[Change]:
     """Create or update everything; with `check` only compare. Raises `JetStreamError`, `Unsupported` above all."""
-    await connection.require_version()
+    connection.require_version()
     changes: list[Change] = []
     for stream in subjects.STREAMS:
         wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination)

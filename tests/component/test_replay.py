@@ -145,13 +145,14 @@ async def test_an_interrupted_replay_goes_on_where_it_stopped(site: Site, receiv
 
 async def test_a_skipped_delivery_is_kept_and_can_be_replayed(site: Site, receiver: Scripted) -> None:
     """What a disabled destination did not get is delivered by a replay once it is enabled."""
-    await site.destination("orders", receiver.url, enabled=False)
+    await site.destination("orders", receiver.url)
+    await site.jetstream.configuration.disable_destination(TENANT, "orders", by="test")
 
     async with site.consumer():
         delivery = await site.deliver("orders")
         await until(site.is_settled, 20)
         assert receiver.seen == []
-        await site.destination("orders", receiver.url)
+        await site.jetstream.configuration.enable_destination(TENANT, "orders", by="test")
         await _replay(site, ReplayFilter(codes=("destination.disabled",)))
         await until(lambda: receiver.seen, 20)
         await until(site.is_settled)

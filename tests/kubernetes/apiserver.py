@@ -3,12 +3,16 @@
 import asyncio
 import gzip
 import json
+import ssl
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import cast
 
 from aiohttp import web
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from tests.kubernetes.certificates import Authority
 from tests.kubernetes.manifests import Manifest
@@ -99,7 +103,9 @@ class ApiServer:
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """What the real server would say."""
-        user = self.users.get(request.headers.get("Authorization", "").removeprefix("Bearer ")) or _user_by_certificate(request)
+        user = self.users.get(request.headers.get("Authorization", "").removeprefix("Bearer ")) or _user_by_certificate(
+            request
+        )
         if user is None:
             return failure(401, "Unauthorized", "Unauthorized")
         match request.path.split("/"):
@@ -124,8 +130,12 @@ class ApiServer:
 def _user_by_certificate(request: web.Request) -> str | None:
     """The common name of the client's certificate, as the real server takes it."""
     assert request.transport is not None
-    certificate = request.transport.get_extra_info("peercert") or {}
-    return next((value for ((name, value),) in certificate.get("subject", ()) if name == "commonName"), None)
+    tls = cast("ssl.SSLObject", request.transport.get_extra_info("ssl_object"))
+    certificate = tls.getpeercert(binary_form=True)
+    if certificate is None:
+        return None
+    names = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value)
 
 
 def failure(code: int, reason: str, message: str, details: dict[str, str] | None = None) -> web.Response:

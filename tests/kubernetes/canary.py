@@ -26,7 +26,9 @@ def shows(text: str, material: bytes) -> bool:
 
 def locals_in_provider(error: BaseException) -> str:
     """What a traceback with locals would show of the provider's frames."""
-    frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__) if is_ours(frame.f_code.co_filename)]
+    frames = [
+        frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__) if is_ours(frame.f_code.co_filename)
+    ]
     assert frames
     return repr(frames)
 

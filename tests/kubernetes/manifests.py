@@ -52,7 +52,8 @@ def encoded(document: Manifest) -> bytes:
 
 def write(directory: Path, document: Manifest) -> Path:
     """Write the manifest where the local provider looks for it."""
-    path = directory / document["metadata"]["namespace"] / f"{document['metadata']['name']}.json"
+    namespace, name = str(document["metadata"]["namespace"]), str(document["metadata"]["name"])
+    path = directory / namespace / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encoded(document))
     return path

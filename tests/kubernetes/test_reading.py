@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from provider.errors import (
     SecretDenied,
@@ -39,12 +40,11 @@ FAULTS: dict[str, Fault] = {
     "cut body": lambda _: apiserver.cut_body(manifest()),
     "too much": lambda _: apiserver.oversized(manifest(), MAX_BYTES),
     "gzip": lambda _: apiserver.gzipped(manifest()),
-    "reset": lambda _: apiserver.hanging_up(),
 }
 
 
 def with_status(server: ApiServer, status: int) -> Answer:
-    async def answer(request: apiserver.web.Request) -> apiserver.web.StreamResponse:
+    async def answer(request: web.Request) -> web.StreamResponse:
         response = await server.answer(request)
         response.set_status(status)
         return response
@@ -140,6 +140,18 @@ async def test_whatever_is_no_answer_is_unavailable(
     assert isinstance(await resolve(provider), SigningSecret)
 
 
+async def test_a_server_that_hangs_up_is_unavailable(server: ApiServer, provider: KubernetesSecretProvider) -> None:
+    """A connection may have been idle too long, so it is tried on a second one, and no third."""
+    server.every_answer = apiserver.hanging_up()
+
+    await refused(provider, SecretUnavailable)
+    requests = len(server.requests)
+    server.every_answer = None
+
+    assert isinstance(await resolve(provider), SigningSecret)
+    assert requests <= 2
+
+
 async def test_a_large_secret_is_read(server: ApiServer, provider: KubernetesSecretProvider) -> None:
     """The bound is above what a cluster can hold."""
     server.put(manifest(data={"signing": b"k" * 32, "ballast": b"x" * 1_048_000}))
@@ -166,8 +178,8 @@ async def test_another_object_is_a_mismatch(server: ApiServer, provider: Kuberne
     await refused(provider, SecretMismatch)
 
 
-async def answered(document: dict[str, object]) -> apiserver.web.Response:
-    return apiserver.web.json_response(document)
+async def answered(document: dict[str, object]) -> web.Response:
+    return web.json_response(document)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -202,9 +202,7 @@ class Process:
         return code
 
 
-def document(
-    destination: str, *, payload: bytes = b'{"n": 1}', delivery: str = "dlv_1", tenant: str = TENANT
-) -> bytes:
+def document(destination: str, *, payload: bytes = b'{"n": 1}', delivery: str = "dlv_1", tenant: str = TENANT) -> bytes:
     """A delivery request as a producer publishes it."""
     return encode(
         DeliveryRequested(

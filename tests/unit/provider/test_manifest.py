@@ -126,7 +126,9 @@ def test_the_labels_are_the_owners_consent(labels: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("tenant", ["", None])
-@pytest.mark.parametrize("labels", [{PURPOSE_LABEL: "webhook-signing"}, {TENANT_LABEL: "", PURPOSE_LABEL: "webhook-signing"}])
+@pytest.mark.parametrize(
+    "labels", [{PURPOSE_LABEL: "webhook-signing"}, {TENANT_LABEL: "", PURPOSE_LABEL: "webhook-signing"}]
+)
 def test_no_tenant_owns_nothing(labels: dict[str, str], tenant: Any) -> None:
     """A missing label does not match a missing tenant."""
     snapshot = read(manifest(labels=labels))

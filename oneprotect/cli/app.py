@@ -1,0 +1,115 @@
+"""The root of the command line: its commands, its version, and the edge where every error ends as one line."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from oneprotect.cli.apply import apply
+from oneprotect.cli.attempts import attempts
+from oneprotect.cli.consumer import consumer
+from oneprotect.cli.credential import app as credential
+from oneprotect.cli.deliver import deliver
+from oneprotect.cli.destination import app as destination
+from oneprotect.cli.development import dev
+from oneprotect.cli.failure import DONE, FAILED, described, show
+from oneprotect.cli.options import examples
+from oneprotect.cli.replay import replay
+from oneprotect.cli.schemas import schemas
+from oneprotect.cli.secret import app as secret
+from oneprotect.cli.verify import verify
+
+app = typer.Typer(
+    name="oneprotect",
+    help="Signed event delivery on NATS JetStream and Kubernetes.",
+    epilog=examples("oneprotect dev --demo", "oneprotect deliver --help"),
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed, 2 usage or settings."""
+    try:
+        return _invoke(list(arguments))
+    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: no traceback reaches a user
+        failure = described(error)
+        _debug(error)
+    show(failure, as_json="--json" in arguments)
+    return failure.exit_code
+
+
+def _invoke(arguments: list[str]) -> int:
+    try:
+        code: object = app(arguments, prog_name="oneprotect", standalone_mode=False)
+    except typer.TyperException as error:
+        if type(error).__name__ != "NoArgsIsHelpError" or "--json" in arguments:
+            raise
+        sys.stderr.write(error.format_message() + "\n")
+        return 2
+    return code if isinstance(code, int) else DONE
+
+
+def _debug(error: BaseException) -> None:
+    """For whoever asked with ONEPROTECT_LOG_LEVEL=debug: types and places, and no texts."""
+    if os.environ.get("ONEPROTECT_LOG_LEVEL", "").lower() == "debug":
+        import structlog
+
+        from oneprotect.telemetry.logs import configure_logging
+
+        configure_logging(level="debug", format="console")
+        structlog.get_logger(__name__).debug("cli.failed", exc_info=error)
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"oneprotect {version('oneprotect-delivery')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Signed event delivery on NATS JetStream and Kubernetes."""
+
+
+app.command(epilog=examples("oneprotect dev", "oneprotect dev --demo"))(dev)
+app.command(epilog=examples("oneprotect apply --check"))(apply)
+app.command(epilog=examples("oneprotect consumer --max-in-flight 512"))(consumer)
+app.command(
+    epilog=examples(
+        "oneprotect deliver --tenant acme --destination orders --event-type invoice.paid --data invoice.json",
+        """echo '{"total": 42}' | oneprotect deliver --tenant acme --destination orders --event-type test --data -""",
+    )
+)(deliver)
+app.add_typer(destination, name="destination")
+app.add_typer(credential, name="credential")
+app.command(
+    epilog=examples(
+        "oneprotect attempts --tenant acme --since 2h --outcome failed",
+        "oneprotect attempts --tenant acme --destination orders --follow",
+    )
+)(attempts)
+app.command(
+    epilog=examples(
+        "oneprotect replay --tenant acme --destination orders --since 1d --dry-run",
+        "oneprotect replay --tenant acme --code http.5xx --rate 50",
+    )
+)(replay)
+app.command(
+    epilog=examples(
+        "oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json",
+    )
+)(verify)
+app.add_typer(secret, name="secret")
+app.command(epilog=examples("oneprotect schemas --output schemas/"))(schemas)

@@ -1,0 +1,114 @@
+"""kill -9, of the consumer and of the server, in mid-flight: every accepted delivery reaches an outcome."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from schemas.codes import Outcome
+from tests.support.receiver import Answer, Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+Figure = Callable[[str], None]
+
+
+def _duplicates(receiver: Scripted) -> int:
+    return sum(count - 1 for count in Counter(receiver.ids()).values())
+
+
+async def _delivered(site: Site) -> Counter[str]:
+    return Counter(r.delivery for r in await site.results() if r.outcome is Outcome.DELIVERED)
+
+
+async def test_a_consumer_killed_while_it_sends(site: Site, receiver: Scripted, figure: Figure) -> None:
+    """What was in flight is sent again by the next consumer, with the same id; the rest is sent once; nothing is lost."""
+    in_flight = 8
+    receiver.hold = asyncio.Event()
+    await site.destination("orders", receiver.url, max_in_flight=in_flight)
+    async with site.consumer_process() as consumer:
+        deliveries = [await site.deliver("orders") for _ in range(60)]
+        await until(lambda: len(receiver.seen) == in_flight, 20)
+        consumer.kill()
+        await consumer.wait()
+    receiver.hold.set()
+
+    async with site.consumer_process():
+        await until(site.is_settled, 30)
+
+    assert set(await _delivered(site)) == set(deliveries)
+    assert set((await _delivered(site)).values()) == {1}, "one delivered result each"
+    assert _duplicates(receiver) == in_flight
+    figure(f"60 accepted, 60 delivered, 0 lost, {_duplicates(receiver)} sent twice ({in_flight} were in flight)")
+
+
+async def test_consumers_killed_again_and_again(site: Site, receiver: Scripted, figure: Figure) -> None:
+    """Five kills under load, with failures and retries on the way: every delivery ends as delivered."""
+    receiver.script = [503, 200]
+    await site.destination("orders", receiver.url, max_in_flight=16, retry_schedule_s=[0.2, 0.2, 0.2, 0.2, 0.2, 0.2])
+    deliveries: list[str] = []
+    for kill in range(5):
+        async with site.consumer_process() as consumer:
+            deliveries += [await site.deliver("orders") for _ in range(60)]
+            await until(lambda kill=kill: len(receiver.seen) >= 40 * (kill + 1), 30)  # type: ignore[misc]
+            consumer.kill()
+            await consumer.wait()
+
+    async with site.consumer_process():
+        await until(site.is_settled, 60)
+
+    assert set(await _delivered(site)) == set(deliveries)
+    needed = 2 * len(deliveries)
+    extra = len(receiver.seen) - needed
+    assert extra >= 0
+    figure(f"{len(deliveries)} accepted, all delivered after 5 kills, 0 lost, {extra} of {needed} requests sent twice")
+
+
+async def test_a_server_killed_under_load(site: Site, receiver: Scripted, figure: Figure) -> None:
+    """JetStream is killed and restarted while deliveries run: what it had acknowledged is delivered."""
+    receiver.script = [Answer(503, {"retry-after": "1"}), 200]
+    await site.destination("orders", receiver.url, max_in_flight=16, retry_schedule_s=[0.2] * 6)
+    accepted: list[str] = []
+    async with site.consumer_process():
+        for round_ in range(3):
+            accepted += [await site.deliver("orders") for _ in range(60)]
+            await until(lambda round_=round_: len(receiver.seen) >= 30 * (round_ + 1), 30)  # type: ignore[misc]
+            await site.server.kill()
+            await site.server.restart()
+            await until(lambda: site.jetstream.connection.is_connected, 20)
+        await until(site.is_settled, 60)
+
+    delivered = await _delivered(site)
+    assert set(delivered) == set(accepted)
+    extra = len(receiver.seen) - 2 * len(accepted)
+    figure(f"{len(accepted)} accepted, all delivered after 3 server kills, 0 lost, {extra} requests sent twice")
+
+
+@pytest.mark.retry
+async def test_retries_that_come_due_while_nobody_is_there(site: Site, receiver: Scripted) -> None:
+    """Schedules live in the server: consumer and server are both gone at their time, and they fire afterwards."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[1])
+    async with site.consumer_process() as consumer:
+        deliveries = [await site.deliver("orders") for _ in range(10)]
+        await until(lambda: len(receiver.seen) == 10, 20)
+        await until(lambda: _all_scheduled(site, 10))
+        before = await site.results()
+        consumer.kill()
+        await consumer.wait()
+    await site.server.kill()
+    due = max(result.next_attempt_at for result in before if result.next_attempt_at)
+    await until(lambda: datetime.now(UTC) > due)
+    await site.server.restart()
+
+    async with site.consumer_process():
+        await until(site.is_settled, 20)
+
+    assert set(await _delivered(site)) == set(deliveries)
+    assert len(receiver.seen) == 20
+
+
+async def _all_scheduled(site: Site, count: int) -> bool:
+    return len([r for r in await site.results() if r.outcome is Outcome.RETRY_SCHEDULED]) == count

@@ -1,0 +1,161 @@
+"""The runtime with handlers of its own: crashes, slowness, and results that can't be stored at once."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from consumers.runtime import Handler, Limits, Runtime
+from oneprotect.jetstream.publish import Publication
+from oneprotect.jetstream.pull import Message, Pull
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+
+@contextlib.asynccontextmanager
+async def _running(
+    site: Site, handler: Handler, *, max_in_flight: int = 4, lane_limit: int = 4
+) -> AsyncGenerator[Runtime]:
+    jetstream = site.jetstream
+    runtime = Runtime(
+        publisher=jetstream.publisher,
+        handler=handler,
+        lane_of=lambda message: message.subject,
+        lane_limit=lambda _: lane_limit,
+        limits=Limits(max_in_flight=max_in_flight, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
+    )
+    runtime.add(
+        Pull(
+            jetstream.connection,
+            stream=subjects.WORK.name,
+            consumer=subjects.WORK_CONSUMER.name,
+            on_message=runtime.receive,
+            room=runtime.room,
+            capacity=runtime.capacity,
+        )
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(runtime.run(stop))
+    try:
+        yield runtime
+    finally:
+        stop.set()
+        await running
+
+
+async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(site: Site) -> None:
+    """It is tried again after the first two crashes, never counts as a success, and others go on beside it."""
+    calls: list[str] = []
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        calls.append(message.subject)
+        if message.subject.endswith(".bad"):
+            raise RuntimeError("details that must not be kept")
+        return ()
+
+    await site.deliver("bad")
+    await site.deliver("good")
+    async with _running(site, handler):
+        await until(site.is_settled, 15)
+
+    (kept,) = await site.records(subjects.QUARANTINE)
+    assert calls.count(subjects.requested(TENANT, "bad")) == 3
+    assert calls.count(subjects.requested(TENANT, "good")) == 1
+    assert kept.headers[subjects.HEADER_CODE] == Code.INTERNAL
+    assert kept.headers[subjects.HEADER_REASON] == "failed 3 times, last with RuntimeError"
+
+
+async def test_work_that_takes_longer_than_the_servers_patience_is_not_handed_out_twice(site: Site) -> None:
+    """What runs, and what waits behind it, is marked as in progress."""
+    calls: list[str] = []
+    release = asyncio.Event()
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        calls.append(message.identity)
+        await release.wait()
+        return ()
+
+    for _ in range(3):
+        await site.deliver("orders")
+    async with _running(site, handler, max_in_flight=1):
+        await until(lambda: calls)
+        pending_since = asyncio.get_running_loop().time()
+        patience_s = site.settings.delivery.ack_wait_s
+        await until(lambda: asyncio.get_running_loop().time() > pending_since + 2.5 * patience_s, 20)
+        info = await site.jetstream.connection.api(f"CONSUMER.INFO.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+        release.set()
+        await until(site.is_settled, 10)
+
+    assert info["num_redelivered"] == 0
+    assert len(calls) == len(set(calls)) == 3
+
+
+async def test_nothing_is_acknowledged_before_its_outcome_is_stored(site: Site, receiver: Scripted) -> None:
+    """With the attempts stream gone, the result is published again and again; the POST is made once."""
+    await site.destination("orders", receiver.url)
+    await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.ATTEMPTS.name}")
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        await until(lambda: receiver.seen, 10)
+        seen_at = asyncio.get_running_loop().time()
+        patience_s = site.settings.delivery.ack_wait_s
+        await until(lambda: asyncio.get_running_loop().time() > seen_at + 1.5 * patience_s, 20)
+        assert await site.waiting() == 1
+        await site.apply()
+        await until(site.is_settled, 15)
+
+    assert [result.outcome for result in await site.results(delivery)] == [Outcome.DELIVERED]
+    assert len(receiver.seen) == 1
+
+
+async def test_lanes_take_turns(site: Site) -> None:
+    """What came last, for a lane of its own, runs before the rest of a lane that has much waiting."""
+    order: list[str] = []
+    release = asyncio.Event()
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        order.append(message.subject.rpartition(".")[2])
+        await release.wait()
+        return ()
+
+    for _ in range(14):
+        await site.deliver("many")
+    await site.deliver("few")
+    async with _running(site, handler, max_in_flight=8, lane_limit=8) as runtime:
+        await until(lambda: runtime.held == 15, 10)
+        assert order == ["many"] * 8
+        release.set()
+        await until(site.is_settled, 10)
+
+    assert order.count("many") == 14
+    assert order.index("few") <= 9
+
+
+async def test_no_more_run_than_are_allowed(site: Site) -> None:
+    """Neither the whole nor a lane goes over its limit."""
+    running: dict[str, int] = {"a": 0, "b": 0}
+    most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
+    release = asyncio.Event()
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        lane = message.subject.rpartition(".")[2]
+        running[lane] += 1
+        most[lane] = max(most[lane], running[lane])
+        most["all"] = max(most["all"], sum(running.values()))
+        await release.wait()
+        running[lane] -= 1
+        return ()
+
+    for _ in range(10):
+        await site.deliver("a")
+        await site.deliver("b")
+    async with _running(site, handler, max_in_flight=5, lane_limit=3):
+        await until(lambda: sum(running.values()) == 5, 10)
+        release.set()
+        await until(site.is_settled, 10)
+
+    assert most == {"a": 3, "b": most["b"], "all": 5}
+    assert most["b"] <= 3

@@ -1,0 +1,263 @@
+"""Connecting: TLS that verifies, a pod's service account, a kubeconfig, and settings that are refused."""
+
+import base64
+import json
+import ssl
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from provider.cluster import TOKEN_MAX_AGE_S, Cluster, TokenFile, client_tls
+from provider.errors import ProviderMisconfigured, SecretUnavailable
+from provider.kubernetes import KubernetesSecretProvider
+from tests.kubernetes.apiserver import USER, ApiServer
+from tests.kubernetes.certificates import Authority
+from tests.kubernetes.manifests import manifest
+from tests.kubernetes.resolving import refused, resolve
+
+ALLOWED = frozenset({"webhooks"})
+TOKEN = "canary-of-a-token-0123456789"
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def kubeconfig(api: ApiServer, user: dict[str, object], **cluster: object) -> dict[str, Any]:
+    ca = base64.b64encode(api.authority.ca_file.read_bytes()).decode()
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "test",
+        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": api.url, "certificate-authority-data": ca, **cluster}}],
+        "users": [{"name": "u", "user": user}],
+    }
+
+
+async def provider_of(
+    directory: Path, document: dict[str, Any] | str, *, context: str | None = None
+) -> KubernetesSecretProvider:
+    path = directory / "kubeconfig"
+    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    return await KubernetesSecretProvider.from_kubeconfig(path, namespaces_allowed=ALLOWED, context=context)
+
+
+async def resolves(provider: KubernetesSecretProvider) -> bool:
+    try:
+        return bool((await resolve(provider)).version)
+    finally:
+        await provider.aclose()
+
+
+async def misconfigured(directory: Path, document: dict[str, Any] | str, *, context: str | None = None) -> None:
+    with pytest.raises(ProviderMisconfigured) as refusal:
+        await provider_of(directory, document, context=context)
+    assert (refusal.value.__context__, refusal.value.__cause__) == (None, None)
+    assert TOKEN not in "".join(traceback.format_exception(refusal.value))
+
+
+async def test_a_server_with_an_unknown_authority_gets_no_token(server: ApiServer, tmp_path: Path) -> None:
+    """The CA that was configured counts, and no other."""
+    directory = server.service_account(tmp_path / "account")
+    (directory / "ca.crt").write_bytes(Authority(tmp_path / "other").ca_file.read_bytes())
+    provider = await KubernetesSecretProvider.in_cluster(
+        namespaces_allowed=ALLOWED, directory=directory, environ=server.environ
+    )
+
+    await refused(provider, SecretUnavailable)
+
+    assert server.requests == []
+    await provider.aclose()
+
+
+async def test_a_server_with_anothers_certificate_gets_no_token(tmp_path: Path) -> None:
+    """The certificate must be for the address that was asked."""
+    async with ApiServer.running(tmp_path, host_in_certificate="127.0.0.2") as server:
+        provider = await KubernetesSecretProvider.in_cluster(
+            namespaces_allowed=ALLOWED, directory=server.service_account(tmp_path / "account"), environ=server.environ
+        )
+
+        await refused(provider, SecretUnavailable)
+
+        assert server.requests == []
+        await provider.aclose()
+
+
+async def test_old_tls_is_not_spoken(server: ApiServer) -> None:
+    """TLS 1.2 at least, whatever the context came with."""
+    lenient = client_tls(ca_file=server.authority.ca_file)
+    lenient.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+
+    cluster = Cluster(url=server.url, tls=lenient, credentials=TokenFile(Path("token")))
+
+    assert cluster.tls.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+@pytest.mark.parametrize(("verify_mode", "check_hostname"), [(ssl.CERT_NONE, False), (ssl.CERT_REQUIRED, False)])
+def test_verification_cannot_be_switched_off(verify_mode: ssl.VerifyMode, check_hostname: bool) -> None:
+    """A context that trusts anybody is refused."""
+    context = ssl.create_default_context()
+    context.check_hostname = check_hostname
+    context.verify_mode = verify_mode
+
+    with pytest.raises(ProviderMisconfigured, match="must be verified"):
+        Cluster(url="https://127.0.0.1", tls=context, credentials=TokenFile(Path("token")))
+
+
+def test_the_address_is_encrypted() -> None:
+    """Plain HTTP is refused."""
+    with pytest.raises(ProviderMisconfigured, match="https"):
+        Cluster(url="http://127.0.0.1", tls=ssl.create_default_context(), credentials=TokenFile(Path("token")))
+
+
+async def test_a_pod_with_an_ipv6_service_address_gets_a_url(server: ApiServer, tmp_path: Path) -> None:
+    """The address is bracketed."""
+    environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
+
+    cluster = await Cluster.in_cluster(directory=server.service_account(tmp_path / "account"), environ=environ)
+
+    assert cluster.url == "https://[fd00::1]:443"
+    assert repr(cluster) == "Cluster(...)"
+
+
+@pytest.mark.parametrize("missing", ["host", "port", "token", "ca", "certificate in ca"])
+async def test_outside_a_pod_there_is_no_service_account(server: ApiServer, tmp_path: Path, missing: str) -> None:
+    """It says what is missing before anything is sent."""
+    directory, environ = server.service_account(tmp_path / "account"), server.environ
+    match missing:
+        case "host" | "port":
+            del environ[f"KUBERNETES_SERVICE_{missing.upper()}"]
+        case "token":
+            (directory / "token").unlink()
+        case "ca":
+            (directory / "ca.crt").unlink()
+        case _:
+            (directory / "ca.crt").write_text("no certificate")
+
+    with pytest.raises(ProviderMisconfigured) as refusal:
+        await KubernetesSecretProvider.in_cluster(namespaces_allowed=ALLOWED, directory=directory, environ=environ)
+
+    assert refusal.value.__context__ is None
+    assert refusal.value.problem == str(refusal.value) != ""
+    assert server.requests == []
+
+
+async def test_a_token_is_read_again_after_a_minute(tmp_path: Path) -> None:
+    """A renewed token is used before the old one stops working."""
+    path, times_s = tmp_path / "token", [1000.0]
+    tokens = TokenFile(path, clock=lambda: times_s[-1])
+    path.write_text("token-1")
+    seen = [await tokens.authorization(fresh=False)]
+    path.write_text("token-2")
+
+    times_s.append(1000.0 + TOKEN_MAX_AGE_S - 1)
+    seen.append(await tokens.authorization(fresh=False))
+    times_s.append(1000.0 + TOKEN_MAX_AGE_S)
+    seen.append(await tokens.authorization(fresh=False))
+    path.write_text("token-3")
+    seen.append(await tokens.authorization(fresh=True))
+
+    assert seen == ["Bearer token-1", "Bearer token-1", "Bearer token-2", "Bearer token-3"]
+
+
+async def test_a_kubeconfig_with_a_token(server: ApiServer, tmp_path: Path) -> None:
+    """Outside a cluster, the user's token is ours."""
+    server.users = {TOKEN: USER}
+
+    assert await resolves(await provider_of(tmp_path, kubeconfig(server, {"token": TOKEN})))
+
+
+async def test_a_kubeconfig_with_a_token_file(server: ApiServer, tmp_path: Path) -> None:
+    """A line end after the token is none of it, and a renewed one is found when the old one stops working."""
+    token = tmp_path / "user-token"
+    token.write_text("token-1\n")
+    provider = await provider_of(tmp_path, kubeconfig(server, {"tokenFile": str(token)}))
+    await resolve(provider)
+
+    server.users = {TOKEN: USER}
+    token.write_text(f"{TOKEN}\n")
+
+    assert await resolves(provider)
+
+
+async def test_a_kubeconfig_with_a_client_certificate(server: ApiServer, tmp_path: Path) -> None:
+    """Without a token, the certificate says who we are."""
+    certificate, key = server.authority.issue("operator.test")
+    server.grants.add(("operator.test", "webhooks", "acme-signing"))
+    user: dict[str, object] = {
+        "client-certificate-data": base64.b64encode(certificate.read_bytes()).decode(),
+        "client-key-data": base64.b64encode(key.read_bytes()).decode(),
+    }
+
+    assert await resolves(await provider_of(tmp_path, kubeconfig(server, user)))
+    assert "Authorization" not in server.requests[0].headers
+
+
+async def test_a_kubeconfig_with_a_server_name(tmp_path: Path) -> None:
+    """The certificate is checked against it where the address says another."""
+    async with ApiServer.running(tmp_path, host_in_certificate="api.test") as server:
+        server.put(manifest())
+        user: dict[str, object] = {"token": "token-1"}
+
+        unnamed = await provider_of(tmp_path, kubeconfig(server, user))
+        await refused(unnamed, SecretUnavailable)
+        await unnamed.aclose()
+
+        assert await resolves(await provider_of(tmp_path, kubeconfig(server, user, **{"tls-server-name": "api.test"})))
+
+
+async def test_a_proxy_in_a_kubeconfig_is_not_used(server: ApiServer, tmp_path: Path) -> None:
+    """The way to the API server is direct."""
+    document = kubeconfig(server, {"token": "token-1"}, **{"proxy-url": "http://127.0.0.1:9"})
+
+    assert await resolves(await provider_of(tmp_path, document))
+
+
+async def test_another_context_may_be_chosen(server: ApiServer, tmp_path: Path) -> None:
+    """By name, and one that is not there is refused."""
+    document = kubeconfig(server, {"token": "token-1"})
+    document["current-context"] = "elsewhere"
+
+    assert await resolves(await provider_of(tmp_path, document, context="test"))
+    await misconfigured(tmp_path, document)
+    await misconfigured(tmp_path, document, context="none")
+
+
+async def test_a_kubeconfig_may_not_skip_verification(server: ApiServer, tmp_path: Path) -> None:
+    """Refused, and not quietly ignored, so that nobody relies on it."""
+    await misconfigured(tmp_path, kubeconfig(server, {"token": TOKEN}, **{"insecure-skip-tls-verify": True}))
+
+
+async def test_a_kubeconfig_must_be_encrypted(server: ApiServer, tmp_path: Path) -> None:
+    """An address with plain HTTP is refused."""
+    await misconfigured(tmp_path, kubeconfig(server, {"token": TOKEN}, server="http://127.0.0.1:6443"))
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        {"client-certificate-data": base64.b64encode(b"none").decode(), "client-key-data": "bm9uZQ=="},
+        {"client-certificate": "/none", "client-key": "/none"},
+        {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "args": [TOKEN]}},
+    ],
+)
+async def test_a_kubeconfig_with_unusable_credentials_is_refused(
+    server: ApiServer, tmp_path: Path, user: dict[str, object]
+) -> None:
+    """Before anything is sent."""
+    await misconfigured(tmp_path, kubeconfig(server, user))
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("text", ["", f"users: [{{user: {{token: {TOKEN}", f"- {TOKEN}", f"token: {TOKEN}\x00", "{}"])
+async def test_a_broken_kubeconfig_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
+    """A parser's message would repeat the line, and with it the token."""
+    await misconfigured(tmp_path, text)
+
+
+async def test_a_missing_kubeconfig_is_refused(tmp_path: Path) -> None:
+    """No default is taken in its place."""
+    with pytest.raises(ProviderMisconfigured):
+        await KubernetesSecretProvider.from_kubeconfig(tmp_path / "none", namespaces_allowed=ALLOWED)

@@ -1,0 +1,167 @@
+"""What surrounds the provider: loggers that would show Secrets, and an environment that would redirect it."""
+
+import asyncio
+import json
+import logging
+import logging.config
+import os
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from provider.errors import SecretNotFound, SecretUnavailable
+from provider.kubernetes import KubernetesSecretProvider
+from tests.kubernetes.apiserver import ApiServer, cut_body, cut_json, saying
+from tests.kubernetes.canary import shows
+from tests.kubernetes.manifests import KEY, OTHER_KEY, manifest
+from tests.kubernetes.resolving import refused, resolve
+
+LIBRARY = "kubernetes_asyncio.client.rest"
+
+
+class Everything(logging.Handler):
+    """Keeps whatever reaches it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.NOTSET)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name} {self.format(record)} {record.__dict__}")
+
+
+@pytest.fixture
+def heard() -> Iterator[Everything]:
+    """All logging at DEBUG, heard at the root and at the library's own loggers."""
+    handler, loggers = Everything(), [logging.getLogger(name) for name in (None, "kubernetes_asyncio", LIBRARY)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    yield handler
+    for logger, level in zip(loggers, before, strict=True):
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+async def test_debug_logging_shows_no_secret_and_no_token(
+    server: ApiServer, provider: KubernetesSecretProvider, heard: Everything
+) -> None:
+    """Neither when all goes well nor when it fails."""
+    asyncio.get_running_loop().set_debug(True)
+    server.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY}))
+
+    await resolve(provider)
+    server.next_answers.extend([cut_json(manifest()), cut_body(manifest()), saying(500, KEY.decode())])
+    for _ in range(3):
+        await refused(provider, SecretUnavailable)
+    del server.secrets["webhooks", "acme-signing"]
+    await refused(provider, SecretNotFound)
+    logging.getLogger("oneprotect.test").debug("the pipe is alive")
+
+    everything = "\n".join(heard.lines)
+    assert "the pipe is alive" in everything
+    assert "token-1" not in everything
+    assert not shows(everything, KEY)
+    assert not shows(everything, OTHER_KEY)
+
+
+async def test_the_librarys_own_logging_stays_silent_whatever_is_configured(
+    provider: KubernetesSecretProvider, heard: Everything
+) -> None:
+    """It would log whole bodies at DEBUG; no level, handler or later configuration brings that back."""
+    await resolve(provider)
+    logging.config.dictConfig(
+        {"version": 1, "disable_existing_loggers": False, "loggers": {"kubernetes_asyncio": {"level": "DEBUG"}}}
+    )
+    logging.getLogger(LIBRARY).setLevel(logging.DEBUG)
+    logging.getLogger(LIBRARY).addHandler(heard)
+
+    for level in (logging.DEBUG, logging.CRITICAL):
+        logging.getLogger(LIBRARY).log(level, "response body: %s", KEY)
+        logging.getLogger("kubernetes_asyncio.config.kube_config").log(level, "%s", KEY)
+    logging.getLogger("kubernetes").debug("the pipe is alive")
+
+    assert [line for line in heard.lines if "kubernetes_asyncio" in line] == []
+    assert any("the pipe is alive" in line for line in heard.lines)
+
+
+SCRIPT = """
+    import asyncio, json, sys, pathlib, ssl
+    import aiohttp
+    from provider.kubernetes import KubernetesSecretProvider
+    from tests.kubernetes.resolving import resolve
+
+    async def others(url, ca_file, **options):
+        async with aiohttp.ClientSession(trust_env=True) as session:
+            try:
+                async with session.get(url, ssl=ssl.create_default_context(cafile=ca_file), **options) as response:
+                    return response.status
+            except Exception as error:
+                return type(error).__name__
+
+    async def main(directory, url):
+        imported_early = "kubernetes_asyncio" in sys.modules
+        directory = pathlib.Path(directory)
+        provider = await KubernetesSecretProvider.in_cluster(
+            namespaces_allowed=frozenset({"webhooks"}), directory=directory
+        )
+        version = (await resolve(provider)).version
+        await provider.aclose()
+        return {
+            "imported_early": imported_early,
+            "version": version,
+            "others": await others(url, directory / "ca.crt"),
+            "others_with_a_token": await others(url, directory / "ca.crt", headers={"Authorization": "Bearer x"}),
+        }
+
+    print(json.dumps(asyncio.run(main(*sys.argv[1:]))))
+"""
+
+
+async def test_proxies_and_netrc_in_the_environment_are_ignored(server: ApiServer, tmp_path: Path) -> None:
+    """Other clients in the same process would be redirected or broken by them; reading Secrets is not."""
+    visits: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        visits.append(await reader.readline())
+        writer.close()
+
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login mallory password canary\n")
+    netrc.chmod(0o600)
+    directory = server.service_account(tmp_path / "account")
+    listener = await asyncio.start_server(proxy, "127.0.0.1", 0)
+    address = f"http://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    environ = {
+        **{key: value for key, value in os.environ.items() if key.lower() != "no_proxy"},
+        **{name: address for lower in names for name in (lower, lower.upper())},
+        **server.environ,
+        "NETRC": str(netrc),
+    }
+
+    run = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        textwrap.dedent(SCRIPT),
+        str(directory),
+        server.url,
+        cwd=Path(__file__).parents[2],
+        env=environ,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await run.communicate()
+    listener.close()
+
+    assert json.loads(output) == {
+        "imported_early": False,
+        "version": "6d1f3a52-0000-4000-8000-000000000001/41",
+        "others": "ServerDisconnectedError",
+        "others_with_a_token": "ValueError",
+    }
+    assert [request.headers["Authorization"] for request in server.requests] == ["Bearer token-1"]
+    assert visits

@@ -1,0 +1,88 @@
+"""Properties of the ref grammar."""
+
+import re
+import string
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from provider.errors import SecretRefInvalid
+from provider.ref import MAX_LENGTH, SecretRef
+
+ALPHABET = string.ascii_lowercase + string.digits
+
+labels = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", fullmatch=True)
+names = st.lists(labels, min_size=1, max_size=4).map(".".join).filter(lambda name: len(name) <= 253)
+keys = st.from_regex(re.compile(r"[-._a-zA-Z0-9]{1,253}", re.ASCII), fullmatch=True).filter(
+    lambda key: key not in (".", "..") and not key.endswith((".previous", ".next"))
+)
+refs = st.builds("k8s://{}/{}/{}".format, labels, names, keys).filter(lambda text: len(text) <= MAX_LENGTH)
+
+
+def parsed(text: str, central_namespace: str | None = None) -> SecretRef | None:
+    """The ref, or None when it is refused."""
+    try:
+        return SecretRef.parse(text, central_namespace=central_namespace)
+    except SecretRefInvalid:
+        return None
+
+
+@given(labels, names, keys)
+def test_what_follows_the_grammar_comes_back_as_it_was(namespace: str, name: str, key: str) -> None:
+    """Nothing is decoded, lower-cased or stripped, and the short form means the same."""
+    text = f"k8s://{namespace}/{name}/{key}"
+    if len(text) > MAX_LENGTH:
+        return
+
+    ref = SecretRef.parse(text)
+
+    assert (ref.namespace, ref.name, ref.key, str(ref)) == (namespace, name, key, text)
+    assert SecretRef.parse(f"k8s://{name}/{key}", central_namespace=namespace) == ref
+    assert parsed(f"k8s://{name}/{key}") is None
+
+
+@given(st.one_of(st.text(max_size=80), st.from_regex(r"k8s://[^\n]{0,60}", fullmatch=True)))
+@example("k8s://a/b/c\n")
+@example("k8s://a/b/../c")
+@example("k8s://a/b%2fc/d")
+def test_whatever_is_taken_is_safe_in_a_path(text: str) -> None:
+    """A parsed ref is exactly its text, and its parts can leave neither a URL's path nor a directory."""
+    ref = parsed(text)
+
+    if ref is None:
+        return
+    assert str(ref) == text
+    for part in (ref.namespace, ref.name, ref.key):
+        assert re.fullmatch(r"[-._a-zA-Z0-9]+", part, re.ASCII)
+        assert part not in (".", "..")
+
+
+@given(refs, st.data())
+def test_one_foreign_character_spoils_it(text: str, data: st.DataObject) -> None:
+    """Wherever it stands."""
+    foreign = data.draw(st.characters(exclude_characters=string.ascii_letters + string.digits + "-._/:"))
+    position = data.draw(st.integers(0, len(text)))
+
+    assert parsed(text[:position] + foreign + text[position:]) is None
+
+
+@given(refs, st.sampled_from([".previous", ".next"]))
+def test_reserved_slots_cannot_be_named(text: str, suffix: str) -> None:
+    """They belong to the key before the suffix."""
+    assert parsed(text + suffix) is None
+
+
+@given(refs, st.sampled_from(["/x", "/", "/.", "/.."]))
+def test_a_fourth_part_is_one_too_many(text: str, more: str) -> None:
+    """However it looks."""
+    assert parsed(text + more) is None
+
+
+@given(refs, refs)
+def test_refs_are_equal_exactly_when_their_texts_are(one: str, other: str) -> None:
+    """And then hash alike."""
+    first, second = SecretRef.parse(one), SecretRef.parse(other)
+
+    assert (first == second) is (one == other)
+    assert first == SecretRef.parse(one)
+    assert hash(first) == hash(SecretRef.parse(one))

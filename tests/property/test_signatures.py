@@ -1,0 +1,73 @@
+"""Signatures against the reference library, over any body and key."""
+
+import base64
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+
+from consumers.signing import sign
+from consumers.verifying import Part, verify
+from provider.value import SigningKey, SigningSecret
+
+KEYS = st.binary(min_size=24, max_size=64)
+DELIVERIES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+TIMES = st.datetimes(datetime(2020, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  bounds are naive
+
+
+def whsec(key: bytes) -> str:
+    """A key as text."""
+    return "whsec_" + base64.b64encode(key).decode()
+
+
+@given(KEYS, KEYS, DELIVERIES, st.text(max_size=200), TIMES)
+def test_the_reference_library_computes_the_same(
+    key: bytes, previous: bytes, delivery: str, body: str, now: datetime
+) -> None:
+    """For any keys, id, time and text, both signatures are the reference library's."""
+    secret = SigningSecret(
+        current=SigningKey(whsec(key).encode()),
+        version="uid/1",
+        previous=SigningKey(whsec(previous).encode()),
+        previous_expires_at=now + timedelta(seconds=1),
+    )
+
+    signed = sign(secret, delivery=delivery, body=body.encode(), now=now)
+
+    expected = [Webhook(whsec(one)).sign(delivery, now, body) for one in (key, previous)]
+    assert signed.signature.split(" ") == expected
+
+
+@given(KEYS, DELIVERIES, st.binary(max_size=200), TIMES)
+def test_what_is_signed_verifies_and_what_is_altered_does_not(
+    key: bytes, delivery: str, body: bytes, now: datetime
+) -> None:
+    """`verify` accepts any body as it was signed, and no longer one with a byte more in its middle."""
+    secret = SigningSecret(current=SigningKey(whsec(key).encode()), version="uid/1")
+    signed = sign(secret, delivery=delivery, body=body, now=now)
+    headers = {
+        "webhook-id": delivery,
+        "webhook-timestamp": signed.timestamp,
+        "webhook-signature": signed.signature,
+    }
+    middle = len(body) // 2
+
+    assert verify([whsec(key)], headers=headers, body=body, now=now).valid
+    altered = verify([whsec(key)], headers=headers, body=body[:middle] + b"\x00" + body[middle:], now=now)
+    assert [check.part for check in altered.checks if not check.ok] == [Part.SIGNATURE]
+
+
+@given(
+    st.lists(st.text(max_size=80), max_size=3),
+    st.dictionaries(
+        st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature"]),
+        st.text(max_size=40) | st.builds(lambda digest: "v1," + base64.b64encode(digest).decode(), KEYS),
+    ),
+    st.binary(max_size=40),
+)
+def test_verifying_never_raises(secrets: list[str], headers: dict[str, str], body: bytes) -> None:
+    """Whatever is pasted into it, there is a finding, and it is not that the request is genuine."""
+    found = verify(secrets, headers=headers, body=body, now=datetime(2026, 1, 1, tzinfo=UTC))
+
+    assert not found.valid

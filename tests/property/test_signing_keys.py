@@ -1,0 +1,93 @@
+"""Properties of keys, against the standard library's HMAC and a reading of the rules by other means."""
+
+import base64
+import hmac
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from provider.errors import SecretMalformed
+from provider.manifest import read_manifest
+from provider.snapshot import Snapshot
+from provider.value import SigningKey, SigningSecret
+from schemas.ids import Purpose
+from tests.kubernetes.manifests import EXPIRES_AT, KEY, OTHER_KEY, encoded, manifest
+from tests.kubernetes.resolving import REF
+
+NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+
+materials = st.one_of(
+    st.binary(max_size=80),
+    st.text(st.characters(codec="ascii"), max_size=80).map(str.encode),
+    st.binary(max_size=80).map(lambda raw: b"whsec_" + base64.b64encode(raw)),
+    st.text(max_size=100).map(lambda text: b"whsec_" + text.encode(errors="surrogatepass")),
+)
+
+
+def key_of(material: bytes) -> SigningKey | None:
+    try:
+        return SigningKey(material)
+    except SecretMalformed:
+        return None
+
+
+@given(st.binary(min_size=24, max_size=64), st.binary(max_size=300))
+def test_signing_is_hmac_sha256(key: bytes, message: bytes) -> None:
+    """Whichever way the key is written, and however often it has signed."""
+    signing_key = SigningKey(b"whsec_" + base64.b64encode(key))
+
+    first, second = signing_key.sign(message), signing_key.sign(message)
+
+    assert first == second == hmac.digest(key, message, "sha256")
+
+
+@given(materials)
+@example(b"whsec_" + b"QUFB" * 8 + b"=")
+@example(b" " * 24)
+@example(b"\x80" + b" " * 24)
+def test_a_key_is_exactly_what_was_written_or_none_at_all(material: bytes) -> None:
+    """Nothing is dropped or added on the way from material to key."""
+    key = key_of(material)
+
+    if key is None:
+        return
+    if material.startswith(b"whsec_"):
+        decoded = base64.b64decode(material[6:])
+        written = base64.b64encode(decoded)
+        # The last character may carry bits beyond the last byte; every decoder drops those.
+        assert (len(written), written[:-3]) == (len(material) - 6, material[6:-3])
+    else:
+        decoded = material
+        assert not material.isascii() or material == material.strip() or any(byte < 32 for byte in material.strip())
+    assert 24 <= len(decoded) <= 64
+    assert key.sign(b"message") == hmac.digest(decoded, b"message", "sha256")
+
+
+@given(
+    previous=st.sampled_from([None, b"", b"short", KEY, OTHER_KEY]),
+    expires_in_s=st.one_of(st.none(), st.integers(-5_000_000, 5_000_000)),
+    offset_minutes=st.integers(-1439, 1439),
+)
+def test_the_previous_key_signs_exactly_during_a_rollover(
+    previous: bytes | None, expires_in_s: int | None, offset_minutes: int
+) -> None:
+    """The whole truth table: current, previous, expiry, now."""
+    annotations: dict[str, str] = {}
+    if expires_in_s is not None:
+        minutes = timedelta(minutes=abs(offset_minutes))
+        sign = "-" if offset_minutes < 0 else "+"
+        local = NOW + timedelta(seconds=expires_in_s) + (-minutes if offset_minutes < 0 else minutes)
+        hours, rest = divmod(abs(offset_minutes), 60)
+        annotations[EXPIRES_AT] = f"{local:%Y-%m-%dT%H:%M:%S}{sign}{hours:02}:{rest:02}"
+    data = {"signing": KEY} if previous is None else {"signing": KEY, "signing.previous": previous}
+    snapshot = read_manifest(encoded(manifest(data=data, annotations=annotations)), REF)
+    assert isinstance(snapshot, Snapshot)
+
+    secret = snapshot.select("signing", tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
+
+    usable = previous == OTHER_KEY and expires_in_s is not None
+    valid = usable and expires_in_s is not None and 0 < expires_in_s <= 30 * 86_400
+    assert isinstance(secret, SigningSecret)
+    assert [slot for slot, _ in secret.sign(b"", NOW)] == (["current", "previous"] if valid else ["current"])
+    assert secret.rollover_misconfigured is (previous is not None and not usable)

@@ -1,0 +1,91 @@
+"""Signatures against the specification's vector and others computed independently."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from standardwebhooks import Webhook
+
+from consumers.signing import Signed, sign
+from provider.value import SigningKey, SigningSecret
+
+DELIVERY = "msg_p5jXN8AQM9LWM0D4loKWxJek"
+TIMESTAMP = 1614265330
+NOW = datetime.fromtimestamp(TIMESTAMP, UTC)
+OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+NEW = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+
+def secret_of(current: str, previous: str | None = None, *, lasts_s: float = 3600) -> SigningSecret:
+    """A signing secret whose previous key, if there is one, lasts that long from `NOW`."""
+    return SigningSecret(
+        current=SigningKey(current.encode()),
+        version="uid/1",
+        previous=SigningKey(previous.encode()) if previous else None,
+        previous_expires_at=NOW + timedelta(seconds=lasts_s) if previous else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "signature"),
+    [
+        (b'{"test": 2432232314}', "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        (b"", "v1,v48jdbgvh29KJz2Qc+ghw8G6vG3nAKnujWBg8oM/62A="),
+        ('{"n":"Zoë ☃"}'.encode(), "v1,Oyrrljv3Vb2xCfd8mXX4m0zOm5JFGUzVNTkaYXHOz9M="),
+    ],
+)
+def test_a_signature_is_the_one_of_the_vector(body: bytes, signature: str) -> None:
+    """The official vector, an empty body and one that is not ASCII have the signatures that others compute."""
+    signed = sign(secret_of(OLD), delivery=DELIVERY, body=body, now=NOW)
+
+    assert signed == Signed("1614265330", signature, ("current",))
+
+
+def test_during_a_rollover_both_keys_sign_the_current_one_first() -> None:
+    """The header holds both signatures with a blank between, and receivers of either secret accept it."""
+    body = b'{"test": 2432232314}'
+
+    signed = sign(secret_of(NEW, OLD), delivery=DELIVERY, body=body, now=NOW)
+
+    assert signed.slots == ("current", "previous")
+    assert signed.signature == (
+        "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44= v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    )
+
+
+@pytest.mark.parametrize("lasts_s", [0, -1, 31 * 86_400])
+def test_a_previous_key_whose_time_is_over_or_too_far_off_does_not_sign(lasts_s: float) -> None:
+    """Only the current key signs at the expiry, after it, and while it lies more than 30 days ahead."""
+    signed = sign(secret_of(NEW, OLD, lasts_s=lasts_s), delivery=DELIVERY, body=b'{"test": 2432232314}', now=NOW)
+
+    assert signed == Signed("1614265330", "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44=", ("current",))
+
+
+def test_the_time_is_the_attempts_in_whole_seconds_of_utc() -> None:
+    """A fraction of a second is cut off, and the zone that a time is told in does not matter."""
+    elsewhere = NOW.astimezone(tz=None) + timedelta(microseconds=999_999)
+
+    signed = sign(secret_of(OLD), delivery=DELIVERY, body=b"", now=elsewhere)
+
+    assert signed.timestamp == "1614265330"
+
+
+@pytest.mark.parametrize("delivery", ["a.b", ".", "dlv_1.2"])
+def test_a_delivery_id_with_a_full_stop_is_not_signed(delivery: str) -> None:
+    """Or `a.1` at `2` would have the signature of `a` at `1.2`."""
+    with pytest.raises(ValueError, match="full stop"):
+        sign(secret_of(OLD), delivery=delivery, body=b"", now=NOW)
+
+
+def test_an_independent_verifier_accepts_what_is_signed() -> None:
+    """The reference library accepts a signature that is made now."""
+    now = datetime.now(UTC)
+    body = b'{"a": 1}'
+
+    signed = sign(secret_of(OLD), delivery=DELIVERY, body=body, now=now)
+
+    headers = {
+        "webhook-id": DELIVERY,
+        "webhook-timestamp": signed.timestamp,
+        "webhook-signature": signed.signature,
+    }
+    assert Webhook(OLD).verify(body, headers) == {"a": 1}

@@ -1,0 +1,226 @@
+"""What `verify` finds out about a received request."""
+
+import base64
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from consumers.signing import sign
+from consumers.verifying import Cause, Check, Part, Verification, verify
+from provider.value import SigningKey, SigningSecret
+
+NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
+KEY = bytes(range(32))
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+OTHER = "whsec_" + base64.b64encode(KEY[::-1]).decode()
+BODY = b'{"n": 1, "a": ["Zo\xc3\xab", {"b": null}]}'
+
+
+def signed_headers(body: bytes = BODY, secret: str = SECRET) -> dict[str, str]:
+    """The headers of a delivery of `body`."""
+    signing = SigningSecret(current=SigningKey(secret.encode()), version="uid/1")
+    signed = sign(signing, delivery="dlv_1", body=body, now=NOW)
+    return {
+        "Webhook-Id": "dlv_1",
+        "Webhook-Timestamp": signed.timestamp,
+        "Webhook-Signature": signed.signature,
+        "Content-Type": "application/json",
+    }
+
+
+def headers_signed_with(key: bytes, body: bytes = BODY) -> dict[str, str]:
+    """The headers of a sender that takes `key` as it is."""
+    headers = signed_headers()
+    message = f"dlv_1.{headers['Webhook-Timestamp']}.".encode() + body
+    digest = hmac.digest(key, message, "sha256")
+    return headers | {"Webhook-Signature": "v1," + base64.b64encode(digest).decode()}
+
+
+def failed(found: Verification) -> list[Part]:
+    """The parts that are not as they have to be."""
+    return [check.part for check in found.checks if not check.ok]
+
+
+def test_a_genuine_request_is_valid() -> None:
+    """Every part is in order, whatever the case of the headers' names."""
+    found = verify([SECRET], headers=signed_headers(), body=BODY, now=NOW)
+
+    assert found.valid
+    assert [check.part for check in found.checks] == [Part.SECRET, Part.ID, Part.TIMESTAMP, Part.SIGNATURE]
+    assert found.cause is None
+
+
+def test_any_of_several_secrets_and_signatures_is_enough() -> None:
+    """A rollover has two of both, and what is of another scheme or unusable beside them does no harm."""
+    headers = signed_headers()
+    headers["Webhook-Signature"] = f"v1a,AAAA v1,!!! v1,AAAA {signed_headers(secret=OTHER)['Webhook-Signature']}"
+
+    found = verify(["whsec_short", SECRET, OTHER], headers=headers, body=BODY, now=NOW)
+
+    assert found.valid
+    assert failed(found) == [Part.SECRET]
+
+
+@pytest.mark.parametrize("name", ["Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"])
+def test_a_missing_header_is_named(name: str) -> None:
+    """A header that a proxy has dropped is found missing."""
+    headers = signed_headers()
+    del headers[name]
+
+    found = verify([SECRET], headers=headers, body=BODY, now=NOW)
+
+    assert not found.valid
+    assert Check(Part(name.lower()), ok=False, text="this header is missing") in found.checks
+
+
+@pytest.mark.parametrize(("offset_s", "ok"), [(0, True), (300, True), (-300, True), (301, False), (-301, False)])
+def test_the_timestamp_may_be_five_minutes_off(offset_s: int, ok: bool) -> None:
+    """Older or newer than that is refused even with the right signature, and the distance is told."""
+    found = verify([SECRET], headers=signed_headers(), body=BODY, now=NOW + timedelta(seconds=offset_s))
+
+    assert found.valid is ok
+    assert failed(found) == ([] if ok else [Part.TIMESTAMP])
+    (check,) = [check for check in found.checks if check.part is Part.TIMESTAMP]
+    assert f"{abs(offset_s)} s {'old' if offset_s >= 0 else 'ahead'}" in check.text
+
+
+@pytest.mark.parametrize("timestamp", ["now", "1.5", "-1", "1e9", "\uff11\uff12\uff13", "9" * 13])
+def test_a_timestamp_that_is_no_number_of_seconds_is_found(timestamp: str) -> None:
+    """ISO dates, fractions and milliseconds are no Unix seconds."""
+    found = verify([SECRET], headers=signed_headers() | {"Webhook-Timestamp": timestamp}, body=BODY, now=NOW)
+
+    assert Part.TIMESTAMP in failed(found)
+
+
+def test_an_id_with_a_full_stop_is_found() -> None:
+    """What is signed could then be read in two ways, so the request is not valid."""
+    headers = {name: value for name, value in signed_headers().items() if name != "Webhook-Id"}
+
+    found = verify([SECRET], headers=headers | {"Webhook-Id": "dlv.1"}, body=BODY, now=NOW)
+
+    assert Part.ID in failed(found)
+
+
+@pytest.mark.parametrize("header", ["v1a,AAAA", "v1,", "v1,!!!!", "v1,AAAA", "g0hM9SsE", "v2,AAAA v1a,AAAA"])
+def test_a_header_without_a_v1_signature_is_found(header: str) -> None:
+    """Another scheme, or something that is no 32 bytes of base64, is not a signature that differs."""
+    found = verify([SECRET], headers=signed_headers() | {"Webhook-Signature": header}, body=BODY, now=NOW)
+
+    assert failed(found) == [Part.SIGNATURE]
+    assert "no `v1,` signature" in found.checks[-1].text
+    assert found.cause is None
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "cause"),
+    [
+        (b'{"n":1,"a":2}', b'{"n": 1, "a": 2}', Cause.BODY_COMPACT),
+        (b'{"a":2,"n":1}', b'{"n": 1, "a": 2}', Cause.BODY_COMPACT),
+        (b'{"n": 1, "a": 2}', b'{"n":1,"a":2}', Cause.BODY_SPACED),
+        (b'{"n": "Zo\\u00eb"}', b'{"n":"Zo\xc3\xab"}', Cause.BODY_SPACED),
+        (b'{\n  "n": 1\n}', b'{"n":1}', Cause.BODY_INDENTED),
+        (b'{\n    "n": 1\n}\n', b'{"n":1}', Cause.BODY_INDENTED),
+        (b'{\n\t"n": 1\n}', b'{"n":1}', Cause.BODY_INDENTED),
+        (b"no json", b"no json\n", Cause.BODY_LINE_FEED_ADDED),
+        (b"no json", b"no json\r\n", Cause.BODY_LINE_FEED_ADDED),
+        (b"no json\n", b"no json", Cause.BODY_LINE_FEED_LOST),
+        (b"no\njson", b"no\r\njson", Cause.BODY_LINE_ENDS),
+        (b"no\r\njson", b"no\njson", Cause.BODY_LINE_ENDS),
+        (b"no json", b"\xef\xbb\xbfno json", Cause.BODY_BYTE_ORDER_MARK),
+    ],
+)
+def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes, cause: Cause) -> None:
+    """A framework's JSON in place of the sender's, or an editor's line ends, explain the signature."""
+    found = verify([SECRET], headers=signed_headers(sent), body=received, now=NOW)
+
+    assert failed(found) == [Part.SIGNATURE]
+    assert found.cause is cause
+    assert found.checks[-1].text == cause.value
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "cause"),
+    [
+        (SECRET.removeprefix("whsec_").encode(), SECRET, Cause.KEY_NOT_DECODED),
+        (SECRET.encode(), SECRET, Cause.KEY_WITH_PREFIX),
+        (KEY, SECRET.removeprefix("whsec_"), Cause.KEY_DECODED),
+        (KEY, f"{SECRET}\n", Cause.KEY_BLANKS),
+    ],
+)
+def test_a_key_that_was_made_otherwise_is_recognised(key: bytes, given: str, cause: Cause) -> None:
+    """A secret used as text, or with its prefix, or given without it, explains the signature."""
+    found = verify([given], headers=headers_signed_with(key), body=BODY, now=NOW)
+
+    assert Part.SIGNATURE in failed(found)
+    assert found.cause is cause
+
+
+def test_a_key_and_a_body_that_both_differ_are_recognised() -> None:
+    """One mistake of each kind at a time is still explained, by the key first."""
+    received = json.dumps(json.loads(BODY), separators=(",", ":"), ensure_ascii=False).encode()
+
+    found = verify([SECRET], headers=headers_signed_with(SECRET.encode()), body=received, now=NOW)
+
+    assert found.cause is Cause.KEY_WITH_PREFIX
+
+
+@pytest.mark.parametrize("body", [BODY.replace(b"1", b"2"), b"", b"[" * 100_000, b"1" * 10_000, b"\xff", b'"\\ud800"'])
+def test_a_body_that_was_altered_has_no_excuse(body: bytes) -> None:
+    """A signature that nothing usual explains differs, and that is all that is said."""
+    found = verify([SECRET], headers=signed_headers(), body=body, now=NOW)
+
+    assert failed(found) == [Part.SIGNATURE]
+    assert found.cause is None
+
+
+def test_a_tampered_signature_differs() -> None:
+    """One changed character of the signature is found, as it is in the specification's vector."""
+    headers = {
+        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
+        "webhook-timestamp": "1614265330",
+        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA=",
+    }
+    now = datetime.fromtimestamp(1614265330, UTC)
+    secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+    found = verify([secret], headers=headers, body=b'{"test": 2432232314}', now=now)
+    genuine = headers | {"webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="}
+
+    assert failed(found) == [Part.SIGNATURE]
+    assert verify([secret], headers=genuine, body=b'{"test": 2432232314}', now=now).valid
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        (f" {SECRET}", "blanks or line ends around it"),
+        ("whsec_not base64!", "is not base64"),
+        ("whsec_AAAA", "no HMAC key"),
+        ("whsk_" + "A" * 32, "no HMAC key"),
+        ("", "no HMAC key"),
+    ],
+)
+def test_a_secret_that_is_none_is_found(secret: str, text: str) -> None:
+    """A malformed secret is said to be that, by the same judgement as the sender's."""
+    found = verify([secret], headers=signed_headers(secret=OTHER), body=BODY, now=NOW)
+
+    assert failed(found) == [Part.SECRET, Part.SIGNATURE]
+    assert text in found.checks[0].text
+
+
+def test_without_a_secret_nothing_is_valid() -> None:
+    """An empty list of secrets accepts nothing."""
+    assert not verify([], headers=signed_headers(), body=BODY, now=NOW).valid
+
+
+@pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_"), f"{SECRET}\n", "whsec_c4n4ry c4n4ry"])
+def test_a_finding_repeats_neither_the_secret_nor_the_body(secret: str) -> None:
+    """Findings are pasted into tickets: no part of a secret or of a body is in them."""
+    found = verify([secret], headers=signed_headers(secret=OTHER), body=b'{"private": "b0dy"}', now=NOW)
+
+    text = repr(found)
+    assert "signature" in text
+    for private in (secret.strip(), secret.strip().removeprefix("whsec_"), "b0dy", "c4n4ry"):
+        assert private not in text

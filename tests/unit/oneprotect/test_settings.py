@@ -1,0 +1,295 @@
+"""Settings: every variable by its exact name, every problem at once, never a value."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneprotect.settings import VARIABLES, Settings, SettingsError, Variable
+from oneprotect.settings_reference import reference
+
+NOT_A_CLUSTER = Path("/nonexistent/token")
+
+VALID: dict[str, tuple[str, object]] = {
+    "ONEPROTECT_NATS_URL": ("tls://nats.example:4222", "tls://nats.example:4222"),
+    "ONEPROTECT_NATS_CREDS_FILE": ("/etc/nats/consumer.creds", Path("/etc/nats/consumer.creds")),
+    "ONEPROTECT_NATS_CA_FILE": ("ca.pem", Path("ca.pem")),
+    "ONEPROTECT_NATS_REPLICAS": ("3", 3),
+    "ONEPROTECT_WORK_PER_DESTINATION": ("50", 50),
+    "ONEPROTECT_SECRET_PROVIDER": ("kubernetes", "kubernetes"),
+    "ONEPROTECT_SECRET_NAMESPACE": ("secrets", "secrets"),
+    "ONEPROTECT_SECRET_NAMESPACES_ALLOWED": ("team-a,team-b", ("team-a", "team-b")),
+    "ONEPROTECT_SECRET_CACHE_TTL_S": ("30", 30.0),
+    "ONEPROTECT_SECRET_MAX_STALE_S": ("0", 0.0),
+    "ONEPROTECT_LOCAL_SECRETS_DIR": ("/tmp/secrets", Path("/tmp/secrets")),
+    "ONEPROTECT_SECRET_RETRY_SCHEDULE_S": ("0.5,1", (0.5, 1.0)),
+    "ONEPROTECT_EGRESS_ALLOW_CIDRS": ("10.1.0.0/16,FD00:0::/8,10.2.0.7", ("10.1.0.0/16", "fd00::/8", "10.2.0.7/32")),
+    "ONEPROTECT_EGRESS_ALLOW_HTTP": ("true", True),
+    "ONEPROTECT_EGRESS_PORTS": ("443,8000-8999", ((443, 443), (8000, 8999))),
+    "ONEPROTECT_EGRESS_CA_FILE": ("/etc/ca.pem", Path("/etc/ca.pem")),
+    "ONEPROTECT_REQUEST_TIMEOUT_S": ("2.5", 2.5),
+    "ONEPROTECT_MAX_IN_FLIGHT": ("64", 64),
+    "ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": ("1", 1),
+    "ONEPROTECT_RETRY_SCHEDULE_S": ("1,2,4", (1.0, 2.0, 4.0)),
+    "ONEPROTECT_RETRY_JITTER": ("0", 0.0),
+    "ONEPROTECT_MAX_PAYLOAD_BYTES": ("1024", 1024),
+    "ONEPROTECT_ACK_WAIT_S": ("5", 5.0),
+    "ONEPROTECT_DRAIN_TIMEOUT_S": ("10", 10.0),
+    "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
+    "ONEPROTECT_API_PORT": ("0", 0),
+    "ONEPROTECT_LOG_LEVEL": ("WARNING", "warning"),
+    "ONEPROTECT_LOG_FORMAT": ("console", "console"),
+}
+
+BAD = [
+    ("ONEPROTECT_NATS_URL", "nats://user:canary@nats:4222"),
+    ("ONEPROTECT_NATS_URL", "http://nats:4222"),
+    ("ONEPROTECT_NATS_URL", "nats://nats:0"),
+    ("ONEPROTECT_NATS_URL", "nats://nats:99999"),
+    ("ONEPROTECT_NATS_URL", "nats://[1]:4222"),
+    ("ONEPROTECT_NATS_URL", "nats://[::1]:4222:1"),
+    ("ONEPROTECT_NATS_CREDS_FILE", ""),
+    ("ONEPROTECT_NATS_REPLICAS", "0"),
+    ("ONEPROTECT_NATS_REPLICAS", "٣"),
+    ("ONEPROTECT_SECRET_PROVIDER", "Kubernetes"),
+    ("ONEPROTECT_SECRET_NAMESPACE", "Team_A"),
+    ("ONEPROTECT_SECRET_NAMESPACE", ""),
+    ("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "a,,b"),
+    ("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "*"),
+    ("ONEPROTECT_SECRET_CACHE_TTL_S", "-1"),
+    ("ONEPROTECT_SECRET_CACHE_TTL_S", "nan"),
+    ("ONEPROTECT_SECRET_CACHE_TTL_S", "1e3"),
+    ("ONEPROTECT_EGRESS_ALLOW_CIDRS", "10.1.0.1/16"),
+    ("ONEPROTECT_EGRESS_ALLOW_CIDRS", "10.0.0.0/255.0.0.0"),
+    ("ONEPROTECT_EGRESS_ALLOW_CIDRS", "fe80::%eth0/64"),
+    ("ONEPROTECT_EGRESS_ALLOW_HTTP", "yes"),
+    ("ONEPROTECT_EGRESS_PORTS", ""),
+    ("ONEPROTECT_EGRESS_PORTS", "0"),
+    ("ONEPROTECT_EGRESS_PORTS", "9000-8000"),
+    ("ONEPROTECT_EGRESS_PORTS", "1-65536"),
+    ("ONEPROTECT_REQUEST_TIMEOUT_S", "31"),
+    ("ONEPROTECT_RETRY_SCHEDULE_S", ""),
+    ("ONEPROTECT_RETRY_SCHEDULE_S", "1,0"),
+    ("ONEPROTECT_RETRY_SCHEDULE_S", "259201"),
+    ("ONEPROTECT_RETRY_SCHEDULE_S", ",".join(["1"] * 33)),
+    ("ONEPROTECT_RETRY_JITTER", "1"),
+    ("ONEPROTECT_API_HOST", "-host"),
+    ("ONEPROTECT_API_PORT", "65536"),
+    ("ONEPROTECT_LOG_LEVEL", "verbose"),
+    ("ONEPROTECT_LOG_FORMAT", "JSON"),
+]
+
+CLOSED = [v for v in VARIABLES if not v.name.endswith(("_FILE", "_DIR", "_HOST", "_NAMESPACE", "_ALLOWED"))]
+
+
+def load(environ: dict[str, str], *, resolves_secrets: bool = False) -> Settings:
+    return Settings.load(environ, resolves_secrets=resolves_secrets, token_file=NOT_A_CLUSTER)
+
+
+def problems_of(environ: dict[str, str], *, resolves_secrets: bool = False) -> tuple[str, ...]:
+    with pytest.raises(SettingsError) as caught:
+        load(environ, resolves_secrets=resolves_secrets)
+    assert caught.value.__context__ is None
+    assert str(caught.value) == "\n".join(caught.value.problems)
+    return caught.value.problems
+
+
+def field_of(settings: Settings, name: str) -> object:
+    variable = next(variable for variable in VARIABLES if variable.name == name)
+    return getattr(getattr(settings, variable.group), variable.field)
+
+
+def test_defaults() -> None:
+    """Without any variable, the settings are the contract's defaults."""
+    settings = load({"PATH": "/bin", "OTEL_SERVICE_NAME": "x"})
+
+    assert settings == Settings()
+    assert (settings.secret.cache_ttl_s, settings.secret.max_stale_s) == (60, 300)
+    assert list(settings.secret.retry_schedule_s) == [30, 60, 300, 900, 3600]
+    assert (settings.egress.allow_http, settings.egress.ports) == (False, ((443, 443),))
+    assert (settings.delivery.max_in_flight, settings.delivery.destination_max_in_flight) == (256, 8)
+    assert list(settings.delivery.retry_schedule_s) == [5, 300, 1800, 7200, 18000, 36000, 36000]
+    assert settings.delivery.max_payload_bytes == 262_144
+    assert settings.nats.work_per_destination == 1000
+    assert (settings.api.host, settings.api.port) == ("127.0.0.1", 8080)
+
+
+@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
+def test_each_variable_fills_its_field(name: str) -> None:
+    """A variable's value arrives in its own field, with the type that the field says, and nowhere else."""
+    text, expected = VALID[name]
+
+    settings = load({name: text})
+
+    assert field_of(settings, name) == expected
+    others = [other.name for other in VARIABLES if other.name != name]
+    assert [field_of(settings, other) for other in others] == [field_of(Settings(), other) for other in others]
+    assert msgspec.convert(settings, Settings, from_attributes=True) == settings
+
+
+@pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
+@pytest.mark.parametrize("template", [" {}", "{} ", "{}\n"])
+def test_blanks_are_not_stripped(name: str, template: str) -> None:
+    """A blank around a value makes it a bad one, and the problem names the variable."""
+    text, _ = VALID[name]
+
+    (problem,) = problems_of({name: template.format(text)})
+
+    assert problem.startswith(f"{name}: expected ")
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_bad_values(name: str, text: str) -> None:
+    """A value outside its rule is refused by the variable's name, without the value."""
+    (problem,) = problems_of({name: text})
+
+    assert problem.startswith(f"{name}: expected ")
+    assert "canary" not in problem
+
+
+def test_empty_lists() -> None:
+    """A list that may have no members may be set to nothing."""
+    settings = load({"ONEPROTECT_EGRESS_ALLOW_CIDRS": "", "ONEPROTECT_SECRET_NAMESPACES_ALLOWED": ""})
+
+    assert settings == Settings()
+
+
+@given(st.sampled_from(CLOSED), st.text(max_size=60))
+def test_values_are_never_repeated(variable: Variable, noise: str) -> None:
+    """Whatever is put into a variable that does not take any word, the refusal is the same and says nothing of it."""
+    (expected,) = problems_of({variable.name: "\n"})
+
+    (problem,) = problems_of({variable.name: f"canary{noise}"})
+
+    assert problem == expected
+
+
+def test_all_problems_at_once() -> None:
+    """Every problem is told in one go: unknown names, bad values and what is missing."""
+    problems = problems_of(
+        {
+            "ONEPROTECT_API_PORT": "http",
+            "ONEPROTECT_NATS_REPLICA": "3",
+            "ONEPROTECT_LOG_FORMAT": "xml",
+            "ONEPROTECT_FROBNICATE": "1",
+        },
+        resolves_secrets=True,
+    )
+
+    assert [problem.partition(":")[0] for problem in problems] == [
+        "ONEPROTECT_FROBNICATE",
+        "ONEPROTECT_NATS_REPLICA",
+        "ONEPROTECT_API_PORT",
+        "ONEPROTECT_LOG_FORMAT",
+        "ONEPROTECT_SECRET_PROVIDER",
+    ]
+
+
+def test_misspelt_name() -> None:
+    """A name that is nearly right is answered with the right one; another one with none."""
+    near, far, lower = problems_of(
+        {"ONEPROTECT_RETRY_SCHEDULE": "1", "oneprotect_api_port": "80", "ONEPROTECT_X": "whsec_canary"}
+    )
+
+    assert far == "ONEPROTECT_X: not a setting; unset it"
+    assert near == "ONEPROTECT_RETRY_SCHEDULE: not a setting; did you mean ONEPROTECT_RETRY_SCHEDULE_S?"
+    assert lower == "oneprotect_api_port: not a setting; did you mean ONEPROTECT_API_PORT?"
+
+
+def test_strange_name() -> None:
+    """A name with characters that no variable has is not printed."""
+    (problem,) = problems_of({"ONEPROTECT_\nINFO forged": "1"})
+
+    assert "\n" not in problem
+    assert "forged" not in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("ONEPROTECT_API_PORT", "tcp://10.0.0.1:8080"),
+        ("ONEPROTECT_API_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("ONEPROTECT_API_SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_service_links(name: str, text: str) -> None:
+    """Variables that Kubernetes makes of a Service's name are refused with the way to switch them off."""
+    (problem,) = problems_of({name: text})
+
+    assert "enableServiceLinks: false" in problem
+
+
+def test_provider_is_required_to_resolve() -> None:
+    """A command that resolves secrets needs a provider; the others do without, and can't pretend to have one."""
+    settings = load({})
+
+    (problem,) = problems_of({}, resolves_secrets=True)
+    with pytest.raises(SettingsError, match="ONEPROTECT_SECRET_PROVIDER: required"):
+        settings.require_provider()
+
+    assert problem.startswith("ONEPROTECT_SECRET_PROVIDER: required")
+
+
+def test_local_needs_a_directory() -> None:
+    """The local provider without its directory is a problem; with it, both are there."""
+    (problem,) = problems_of({"ONEPROTECT_SECRET_PROVIDER": "local"})
+    settings = load(
+        {"ONEPROTECT_SECRET_PROVIDER": "local", "ONEPROTECT_LOCAL_SECRETS_DIR": "secrets"}, resolves_secrets=True
+    )
+
+    assert problem.startswith("ONEPROTECT_LOCAL_SECRETS_DIR: required")
+    assert settings.require_provider().provider == "local"
+    assert settings.require_provider().require_local_dir() == Path("secrets")
+    with pytest.raises(SettingsError, match="ONEPROTECT_LOCAL_SECRETS_DIR: required"):
+        Settings().secret.require_local_dir()
+
+
+@pytest.mark.parametrize("sign", ["variable", "token file"])
+def test_local_is_refused_inside_a_cluster(tmp_path: Path, sign: str) -> None:
+    """Either sign of a cluster is enough to refuse the local provider, and not the kubernetes one."""
+    token_file = tmp_path / "token"
+    environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} if sign == "variable" else {}
+    if sign == "token file":
+        token_file.touch()
+    local = {"ONEPROTECT_SECRET_PROVIDER": "local", "ONEPROTECT_LOCAL_SECRETS_DIR": "secrets"}
+
+    with pytest.raises(SettingsError) as caught:
+        Settings.load({**environ, **local}, token_file=token_file)
+    settings = Settings.load({**environ, "ONEPROTECT_SECRET_PROVIDER": "kubernetes"}, token_file=token_file)
+
+    assert "`local` is refused inside a cluster" in caught.value.problems[0]
+    assert settings.require_provider().provider == "kubernetes"
+
+
+def test_namespaces() -> None:
+    """What may be read is the central namespace and the further ones; without either it is nothing."""
+    both = load({"ONEPROTECT_SECRET_NAMESPACE": "central", "ONEPROTECT_SECRET_NAMESPACES_ALLOWED": "a,b"})
+
+    assert both.secret.namespaces == {"central", "a", "b"}
+    assert load({}).secret.namespaces == frozenset()
+
+
+def test_reference_is_fresh() -> None:
+    """`docs/settings.md` is what the settings say now, with a reason for each."""
+    page = reference()
+    rows = [line for line in page.splitlines() if line.startswith("| `ONEPROTECT_")]
+
+    assert Path("docs/settings.md").read_text() == page, (
+        "run: python -m oneprotect.settings_reference > docs/settings.md"
+    )
+    assert [row.split("`")[1] for row in rows] == [variable.name for variable in VARIABLES]
+    assert all(len(row.split("|")[4].strip()) > 20 for row in rows)
+
+
+def test_every_field_can_be_set() -> None:
+    """No field of any group is without its variable, and each variable starts with the product's name."""
+    fields = {
+        (group, field)
+        for group in Settings().__struct_fields__
+        for field in getattr(Settings(), group).__struct_fields__
+    }
+
+    assert {(variable.group, variable.field) for variable in VARIABLES} == fields
+    assert all(variable.name.startswith("ONEPROTECT_") for variable in VARIABLES)

@@ -6,6 +6,7 @@ missed while the connection is away: a reconnect forgets everything, and nothing
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -32,6 +33,8 @@ class Shelf(Generic[T]):
     """One bucket's values of type `T`, cached. A value that can't be understood counts as absent, and is logged."""
 
     def __init__(self, bucket: Bucket, kind: type[T]) -> None:
+        self.on_take: Callable[[str], None] = lambda _: None
+        """Called with each key whose value has been read or has changed."""
         self._bucket = bucket
         self._decode = msgspec.json.Decoder(kind).decode
         self._known: dict[str, _Known[T]] = {}
@@ -44,6 +47,10 @@ class Shelf(Generic[T]):
     async def forget(self) -> None:
         """Believe nothing that was read before."""
         self._known.clear()
+
+    def knows(self, key: str) -> bool:
+        """Whether the key has been read, though it may have no value."""
+        return key in self._known
 
     def peek(self, key: str) -> T | None:
         """The value if it is at hand."""
@@ -81,6 +88,7 @@ class Shelf(Generic[T]):
         if len(self._known) >= MAX_ENTRIES:
             self._known.clear()
         self._known[entry.key] = _Known(self._value(entry), entry.revision, time.monotonic() + BELIEVED_S)
+        self.on_take(entry.key)
 
     def _value(self, entry: Entry) -> T | None:
         if entry.value is None:
@@ -117,7 +125,13 @@ class Directory:
         """The credential, or None."""
         return await self._credentials.get(f"{tenant}.{name}")
 
+    def on_destination(self, callback: Callable[[str], None]) -> None:
+        """Call `callback` with `<tenant>.<id>` of each destination that has been read or has changed."""
+        self._destinations.on_take = callback
+
     def lane_limit(self, lane: str, default: int) -> int:
-        """How many deliveries to the destination `<tenant>.<id>` may be in flight, as far as is known."""
+        """How many deliveries to the destination `<tenant>.<id>` may be in flight: one, until it has been read."""
+        if not self._destinations.knows(lane):
+            return 1
         destination = self._destinations.peek(lane)
         return (destination and destination.max_in_flight) or default

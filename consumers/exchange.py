@@ -12,6 +12,7 @@ import asyncio
 from typing import Final
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 from multidict import istr
 
@@ -36,16 +37,20 @@ class Request(aiohttp.ClientRequest):
             self.headers.setdefault(name, value)
 
     async def send(self, conn: Connection) -> aiohttp.ClientResponse:
-        """Send on a clean connection. Raises `UncleanConnection`."""
-        handler, transport = conn.protocol, conn.transport
-        if handler is None or transport is None or handler.should_close:
-            raise UncleanConnection
-        protocol = transport.get_protocol()
-        if not isinstance(protocol, HeadFirst):
-            protocol = HeadFirst(handler)
-            transport.set_protocol(protocol)
-        protocol.expect_head()
+        """Send. Raises `UncleanConnection` for one that was in use before and has something waiting to be read."""
+        if conn.protocol is not None and conn.transport is not None:
+            _expect_head(conn.protocol, conn.transport)
         return await super().send(conn)
+
+
+def _expect_head(handler: ResponseHandler, transport: asyncio.Transport) -> None:
+    protocol = transport.get_protocol()
+    if not isinstance(protocol, HeadFirst):
+        transport.set_protocol(HeadFirst(handler))
+    elif handler.should_close:
+        raise UncleanConnection
+    else:
+        protocol.expect_head()
 
 
 class HeadFirst(asyncio.Protocol):
@@ -60,7 +65,8 @@ class HeadFirst(asyncio.Protocol):
     def expect_head(self) -> None:
         """A request is about to be sent."""
         self._in_head = True
-        self._start = self._end_of_last = b""
+        self._start = b""
+        self._end_of_last = b""
 
     def data_received(self, data: bytes) -> None:
         """Pass on one head after the other, up to the one that is not informational (1xx); then everything."""
@@ -79,7 +85,8 @@ class HeadFirst(asyncio.Protocol):
         length = end + len(_HEAD_END) - len(self._end_of_last)
         self._handler.data_received(data[:length])
         self._in_head = self._start[_STATUS_CLASS] == b"1"
-        self._start = self._end_of_last = b""
+        self._start = b""
+        self._end_of_last = b""
         return length
 
     def eof_received(self) -> bool | None:

@@ -140,6 +140,13 @@ class Runtime:
         self._line_up(lane)
         self._dispatch()
 
+    def lane_changed(self, key: str) -> None:
+        """The limit of a lane may be another one now."""
+        lane = self._lanes.get(key)
+        if lane is not None:
+            self._line_up(lane)
+            self._dispatch()
+
     def _line_up(self, lane: Lane) -> None:
         """Bring the line, and the count of what could be started, up to date with `lane`."""
         free = self._lane_limit(lane.key) - lane.running

@@ -38,7 +38,7 @@ BODY_GRACE_S: Final = 2.0
 KEEP_ALIVE_S: Final = 60.0
 DNS_CACHE_S: Final = 10
 
-_RESET_ERRNOS: Final = frozenset({errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ENOTCONN, errno.ESHUTDOWN})
+_BROKEN: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
 _LOCAL_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
 
@@ -108,6 +108,7 @@ class HttpSender:
             timeout=aiohttp.ClientTimeout(total=None),
             auto_decompress=False,
             trust_env=False,
+            read_bufsize=MAX_BODY_BYTES // 2,
             max_line_size=MAX_LINE_BYTES,
             max_field_size=MAX_LINE_BYTES,
         )
@@ -162,8 +163,8 @@ def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
 async def _read_body(response: aiohttp.ClientResponse, deadline_s: float | None, *, capture: bool) -> tuple[int, bytes]:
     """Size and beginning of the body, as far as it came. The connection is kept if it came to its end, else closed."""
     content = response.content
-    if content.is_eof():
-        return content.total_bytes, content.read_nowait(CAPTURED_BYTES) if capture else b""
+    if content.is_eof() and not capture:
+        return content.total_bytes, b""
     until_s = asyncio.get_running_loop().time() + BODY_GRACE_S
     beginning = bytearray()
     try:
@@ -171,7 +172,7 @@ async def _read_body(response: aiohttp.ClientResponse, deadline_s: float | None,
             while content.total_bytes <= MAX_BODY_BYTES and (part := await content.readany()):
                 if capture:
                     beginning += part[: CAPTURED_BYTES - len(beginning)]
-    except (aiohttp.ClientError, OSError):
+    except Exception:  # noqa: BLE001, S110  whatever it is, the status has come
         pass
     finally:
         response.close()
@@ -198,6 +199,8 @@ def code_of(error: BaseException) -> Code:
     """Why there was no reply, from whatever the HTTP client raised.
 
     A malformed answer is `net.reset`: as with a broken connection, the receiver may or may not have taken the delivery.
+    A connection that breaks in the handshake is `net.tls`, and a fault of this machine, such as no file left to open,
+    is `internal`.
     """
     errors = list(_behind(error))
     if any(isinstance(one, EgressBlocked | aiohttp.InvalidURL) for one in errors):
@@ -217,9 +220,10 @@ def _connection_code(error: BaseException, errnos: set[int | None]) -> Code:
     if errnos & _LOCAL_ERRNOS or not isinstance(error, aiohttp.ClientError):
         _log.error("the HTTP client failed", error=type(error).__qualname__)
         return Code.INTERNAL
-    if isinstance(error, aiohttp.ClientConnectorError) and not errnos & _RESET_ERRNOS:
-        return Code.NET_REFUSED
-    return Code.NET_RESET
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return Code.NET_RESET
+    # Between connecting and sending there is only the handshake to break.
+    return Code.NET_TLS if isinstance(error.os_error, _BROKEN) else Code.NET_REFUSED
 
 
 def _is_too_large(error: BaseException) -> bool:

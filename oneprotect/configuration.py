@@ -4,9 +4,10 @@ Everything is checked before it is stored, and what breaks a rule raises `schema
 on the events stream: who changed what, and not to what.
 
 ConfigurationError
-├── Unknown    there is no such destination or credential
-├── InUse      the credential still signs for destinations
-└── Conflict   others kept writing the same in between
+├── Unknown             there is no such destination or credential
+├── MissingCredential   a destination names a credential that is not there
+├── InUse               the credential still signs for destinations
+└── Conflict            others kept writing the same in between
 """
 
 import uuid
@@ -43,10 +44,11 @@ Kind = Literal["destination", "credential"]
 Action = Literal["set", "delete", "enable", "disable"]
 T = TypeVar("T")
 
-_ALLOWED_WITH: Final = {
-    Rule.ADDRESS: "ONEPROTECT_EGRESS_ALLOW_CIDRS",
-    Rule.SCHEME: "ONEPROTECT_EGRESS_ALLOW_HTTP",
-    Rule.PORT: "ONEPROTECT_EGRESS_PORTS",
+_MENDING: Final = {
+    Rule.ADDRESS: "an operator can except it with ONEPROTECT_EGRESS_ALLOW_CIDRS",
+    Rule.INTERNAL_NAME: "give it a name that the whole internet knows",
+    Rule.SCHEME: "use https, or http where an operator allows it with ONEPROTECT_EGRESS_ALLOW_HTTP",
+    Rule.PORT: "an operator can add it to ONEPROTECT_EGRESS_PORTS",
 }
 _STATE_FIELDS: Final = set(Destination.__struct_fields__) - set(DestinationSpec.__struct_fields__)
 
@@ -62,6 +64,13 @@ class Unknown(ConfigurationError):
 
     def __init__(self, kind: Kind) -> None:
         super().__init__(f"the tenant has no {kind} of this name; see `oneprotect {kind} list`")
+
+
+class MissingCredential(ConfigurationError):
+    """A destination names a credential that is not there."""
+
+    def __init__(self) -> None:
+        super().__init__("the tenant has no credential of this name; create it first, with `oneprotect credential set`")
 
 
 class InUse(ConfigurationError):
@@ -109,15 +118,13 @@ class Configuration:
     ) -> DestinationView:
         """Create or replace a destination from the fields of `DestinationSpec`; it stays enabled or disabled.
 
-        Raises `Invalid` or `Conflict`.
+        Raises `Invalid`, `MissingCredential` or `Conflict`.
         """
         key = _key(tenant, name)
         spec = checked.convert(fields, DestinationSpec)
         self._check_url(spec.url)
         if await self._credentials.get(f"{tenant}.{spec.credential}") is None:
-            raise Invalid(
-                "credential", "the tenant has none of this name; create it first with `oneprotect credential set`"
-            )
+            raise MissingCredential
 
         def change(stored: bytes | None) -> Destination:
             state = stored and _decoded(key, stored, Destination)
@@ -261,8 +268,8 @@ class Configuration:
             blocked = error
         else:
             return
-        variable = _ALLOWED_WITH.get(blocked.rule)
-        raise Invalid("url", f"{blocked}" + (f"; an operator can allow it with {variable}" if variable else ""))
+        mending = _MENDING.get(blocked.rule)
+        raise Invalid("url", f"{blocked}; {mending}" if mending else str(blocked))
 
     def _canonical(self, ref: str) -> str:
         try:

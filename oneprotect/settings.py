@@ -17,6 +17,8 @@ from oneprotect.variables import Rule, number, one_of, whole
 from schemas.config import DEFAULT_RETRY_SCHEDULE_S, MAX_TIMEOUT_S
 
 PREFIX: Final = "ONEPROTECT_"
+MAX_PAYLOAD_LIMIT_BYTES: Final = 640 * 1024
+"""In base64, with its envelope, this is what the work stream takes: `schemas.subjects.MAX_MESSAGE_BYTES`."""
 SERVICE_ACCOUNT_TOKEN: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 
 PortRange = tuple[int, int]
@@ -121,7 +123,7 @@ class DeliverySettings(Struct, frozen=True, kw_only=True):
     retry_jitter: float = 0.2
     """The share by which each wait is spread to both sides, so that what failed together does not return together."""
     max_payload_bytes: int = 256 * 1024
-    """Bytes of a delivery's body. NATS must let it pass with its envelope; its own default is 1 MiB."""
+    """Bytes of a delivery's body. At most 640 KiB, so that it fits into a message as base64, envelope included."""
     ack_wait_s: float = 30.0
     """Seconds without a sign of life after which the server hands a dead consumer's work to another."""
     drain_timeout_s: float = 25.0
@@ -241,7 +243,7 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_DESTINATION_MAX_IN_FLIGHT", "delivery", "destination_max_in_flight", whole(1, 1024)),
     Variable("ONEPROTECT_RETRY_SCHEDULE_S", "delivery", "retry_schedule_s", variables.WAITS),
     Variable("ONEPROTECT_RETRY_JITTER", "delivery", "retry_jitter", number(0, 0.9)),
-    Variable("ONEPROTECT_MAX_PAYLOAD_BYTES", "delivery", "max_payload_bytes", whole(1, 8 * 1024 * 1024)),
+    Variable("ONEPROTECT_MAX_PAYLOAD_BYTES", "delivery", "max_payload_bytes", whole(1, MAX_PAYLOAD_LIMIT_BYTES)),
     Variable("ONEPROTECT_ACK_WAIT_S", "delivery", "ack_wait_s", number(1, 600, unit="seconds")),
     Variable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),
     Variable("ONEPROTECT_API_HOST", "api", "host", variables.HOST),

@@ -151,6 +151,7 @@ async def _consume(
             drain_timeout_s=delivery.drain_timeout_s,
         ),
     )
+    directory.on_destination(runtime.lane_changed)
     for consumer in subjects.CONSUMERS:
         runtime.add(
             Pull(

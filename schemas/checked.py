@@ -10,7 +10,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from schemas.config import EVENT_PATTERN, HEADER_NAME_PATTERN, HEADER_VALUE_PATTERN
-from schemas.ids import DELIVERY_ID_PATTERN, EVENT_TYPE_PATTERN, NAME_PATTERN, is_name
+from schemas.ids import DELIVERY_ID_PATTERN, EVENT_TYPE_PATTERN, NAME_PATTERN, is_delivery_id, is_name
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -62,10 +62,26 @@ def convert(fields: Mapping[str, object], kind: type[T]) -> T:
     raise problem
 
 
+def round_trip(value: T) -> T:
+    """`value` as it is after a journey as JSON, every rule checked: building a struct checks few. Raises `Invalid`."""
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
+    except msgspec.ValidationError as error:
+        problem = Invalid.of(error)
+    raise problem
+
+
 def name(text: str, field: str) -> str:
     """`text` if it may name a tenant, a destination or a credential. Raises `Invalid`."""
     if not is_name(text):
         raise Invalid(field, f"expected {NAME_IN_WORDS}")
+    return text
+
+
+def delivery_id(text: str, field: str) -> str:
+    """`text` if it may be a delivery id. Raises `Invalid`."""
+    if not is_delivery_id(text):
+        raise Invalid(field, f"expected {_IN_WORDS[DELIVERY_ID_PATTERN]}")
     return text
 
 

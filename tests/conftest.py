@@ -30,7 +30,7 @@ def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the tests counted."""
-    lines = terminalreporter.config.stash.get(_figures, [])
+    lines = terminalreporter.config.stash.setdefault(_figures, [])
     if lines:
         terminalreporter.section("figures")
         for line in lines:

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -14,7 +14,7 @@ from oneprotect.cli.credential import app as credential
 from oneprotect.cli.deliver import deliver
 from oneprotect.cli.destination import app as destination
 from oneprotect.cli.development import dev
-from oneprotect.cli.failure import DONE, FAILED, described, show
+from oneprotect.cli.failure import DONE, USAGE, described, show
 from oneprotect.cli.options import examples
 from oneprotect.cli.replay import replay
 from oneprotect.cli.schemas import schemas
@@ -31,14 +31,14 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+_INTERRUPTED: Final = 130
+"""What typer makes of Ctrl-C."""
+
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code: 0 done, 1 failed, 2 usage or settings."""
     try:
         return _invoke(list(arguments))
-    except BrokenPipeError:  # whoever read our output, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: no traceback reaches a user
         failure = described(error)
         _debug(error)
@@ -53,7 +53,9 @@ def _invoke(arguments: list[str]) -> int:
         if type(error).__name__ != "NoArgsIsHelpError" or "--json" in arguments:
             raise
         sys.stderr.write(error.format_message() + "\n")
-        return 2
+        return USAGE
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else DONE
 
 
@@ -68,7 +70,7 @@ def _debug(error: BaseException) -> None:
         structlog.get_logger(__name__).debug("cli.failed", exc_info=error)
 
 
-def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+def _version(asked: bool) -> None:
     if asked:
         from importlib.metadata import version
 
@@ -83,33 +85,47 @@ def root(
     """Signed event delivery on NATS JetStream and Kubernetes."""
 
 
-app.command(epilog=examples("oneprotect dev", "oneprotect dev --demo"))(dev)
-app.command(epilog=examples("oneprotect apply --check"))(apply)
-app.command(epilog=examples("oneprotect consumer --max-in-flight 512"))(consumer)
 app.command(
+    short_help="Run it all on this machine, for a developer.",
+    epilog=examples("oneprotect dev", "oneprotect dev --demo"),
+)(dev)
+app.command(
+    short_help="Create or update streams, consumers and buckets.",
+    epilog=examples("oneprotect apply --check"),
+)(apply)
+app.command(
+    short_help="Deliver, until SIGTERM.",
+    epilog=examples("oneprotect consumer --max-in-flight 512"),
+)(consumer)
+app.command(
+    short_help="Ask for a delivery.",
     epilog=examples(
         "oneprotect deliver --tenant acme --destination orders --event-type invoice.paid --data invoice.json",
         """echo '{"total": 42}' | oneprotect deliver --tenant acme --destination orders --event-type test --data -""",
-    )
+    ),
 )(deliver)
-app.add_typer(destination, name="destination")
-app.add_typer(credential, name="credential")
 app.command(
+    short_help="Show how deliveries went.",
     epilog=examples(
         "oneprotect attempts --tenant acme --since 2h --outcome failed",
         "oneprotect attempts --tenant acme --destination orders --follow",
-    )
+    ),
 )(attempts)
 app.command(
+    short_help="Request kept deliveries once more.",
     epilog=examples(
         "oneprotect replay --tenant acme --destination orders --since 1d --dry-run",
         "oneprotect replay --tenant acme --code http.5xx --rate 50",
-    )
+    ),
 )(replay)
 app.command(
-    epilog=examples(
-        "oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json",
-    )
+    short_help="Check a received request's signature.",
+    epilog=examples("oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json"),
 )(verify)
-app.add_typer(secret, name="secret")
-app.command(epilog=examples("oneprotect schemas --output schemas/"))(schemas)
+app.command(
+    short_help="Write JSON Schema and AsyncAPI documents.",
+    epilog=examples("oneprotect schemas --output schemas/"),
+)(schemas)
+app.add_typer(destination, name="destination", short_help="Where deliveries go.")
+app.add_typer(credential, name="credential", short_help="Which Secrets sign them.")
+app.add_typer(secret, name="secret", short_help="Try out a secret.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -140,28 +141,28 @@ class Demo:
             summary: dict[str, Any] = {"ok": right, "destinations": verdicts}
             self._console.out(msgspec.json.encode(summary).decode(), highlight=False)
             return
-        table = Table(
-            "destination", "what it shows", "sent", "as expected", "attempts", "signatures verified", "p50", "p95"
-        )
+        table = Table(box=box.SIMPLE_HEAD, padding=0)
+        table.add_column("destination", no_wrap=True)
+        table.add_column("shows", no_wrap=True)
+        for heading in ("sent", "right", "attempts", "verified", "p50/p95 ms"):
+            table.add_column(heading, justify="right", no_wrap=True)
         for verdict in verdicts:
-            requests = verdict.verified + verdict.unverified
             table.add_row(
                 verdict.destination,
                 verdict.shows,
                 str(verdict.sent),
-                f"{verdict.as_expected} of {verdict.sent}",
+                str(verdict.as_expected),
                 str(verdict.attempts),
-                f"{verdict.verified} of {requests}",
-                _milliseconds(verdict.p50_ms),
-                _milliseconds(verdict.p95_ms),
+                f"{verdict.verified}/{verdict.verified + verdict.unverified}",
+                f"{verdict.p50_ms:.1f}/{verdict.p95_ms:.1f}" if verdict.p50_ms and verdict.p95_ms else "",
             )
         self._console.print(table)
         total = sum(verdict.sent for verdict in verdicts)
         self._console.print(
-            f"[green]All {total} deliveries ended as they should; every signature was verified by the standardwebhooks "
-            "package.[/]"
+            f"[green]All {total} deliveries ended as they should.[/] Verified by the standardwebhooks package."
             if right
-            else "[red]Not every delivery ended as it should.[/]"
+            else "[red]Not every delivery ended as it should.[/]",
+            soft_wrap=True,
         )
 
 
@@ -180,6 +181,3 @@ def _document(sample: Sample, number: int) -> DeliveryRequested:
         ),
     )
 
-
-def _milliseconds(value: float | None) -> str:
-    return "" if value is None else f"{value:.1f} ms"

@@ -1,5 +1,6 @@
 """`oneprotect dev`: everything at once, for a developer."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -31,18 +32,17 @@ def dev(
 
 
 def _run(data_dir: Path | None, *, demo: bool, as_json: bool) -> int:
-    from oneprotect.cli.output import console
+    from rich.console import Console
+
     from oneprotect.cli.session import run
 
-    try:
+    if find_spec("standardwebhooks") is None:
+        raise Failure("this needs what `pip install 'oneprotect-delivery[dev]'` adds")
+    console = Console(highlight=False)
+    if demo:
         from oneprotect.cli import demo as demonstration
-        from oneprotect.cli import dev as development
-    except ModuleNotFoundError:
-        missing = True
-    else:
-        if demo:
-            return run(demonstration.run(console=console(), as_json=as_json))
-        directory = data_dir or development.DEFAULT_DIRECTORY
-        return run(development.run(directory, console=console(), as_json=as_json))
-    assert missing
-    raise Failure("this needs what `pip install 'oneprotect-delivery[dev]'` adds")
+
+        return run(demonstration.run(console=console, as_json=as_json))
+    from oneprotect.cli import dev as development
+
+    return run(development.run(data_dir or development.DEFAULT_DIRECTORY, console=console, as_json=as_json))

@@ -6,7 +6,7 @@ Nothing that was typed is repeated, neither a value nor a file's name: secrets a
 import re
 import sys
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, cast
 
 import typer
 
@@ -15,6 +15,7 @@ FAILED: Final = 1
 USAGE: Final = 2
 
 _PLAIN_WORD = re.compile(r"-{0,2}[a-z]{1,16}(-[a-z]{1,16}){0,4}")
+_NO_COMMAND = re.compile(r"(?s)No such command '(?P<typed>.*?)'\.?(?: Did you mean (?P<suggested>.*)\?)?")
 _GIVEN = re.compile(r"(?s)'.*' is not ")
 
 
@@ -49,8 +50,7 @@ def show(failure: Failure, *, as_json: bool) -> None:
 
 def described(error: BaseException) -> Failure:
     """What `error` means to whoever typed the command."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
+    error = _alone(error)
     if isinstance(error, Failure):
         return error
     if isinstance(error, KeyboardInterrupt | typer.Abort):
@@ -60,6 +60,14 @@ def described(error: BaseException) -> Failure:
     return _known(error) or Failure(
         f"unexpected {type(error).__name__}; run the same with ONEPROTECT_LOG_LEVEL=debug to see where it was raised"
     )
+
+
+def _alone(error: BaseException) -> BaseException:
+    """What a task group raised, when it is one thing."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
 def _known(error: BaseException) -> Failure | None:
@@ -91,24 +99,22 @@ def _usage(error: typer.TyperException) -> str:
         case "MissingParameter":
             text = error.format_message().rstrip(".")
         case "BadParameter":
-            text = _GIVEN.sub("not ", error.format_message(), count=1).rstrip(".")
+            where = error.format_message().removesuffix(error.message)
+            text = where + _GIVEN.sub("not ", error.message, count=1).removeprefix("Value error, ").rstrip(".")
         case "NoArgsIsHelpError":
             text = "a command is missing"
         case _:
             text = _other_usage(error.format_message())
-    return f"{text[:1].lower()}{text[1:]}; see `{command} --help`"
+    return f"{text[:1].lower()}{text[1:]}{'' if text.endswith('?') else ';'} see `{command} --help`"
 
 
 def _other_usage(text: str) -> str:
-    if text.startswith("No such command"):
-        found = re.fullmatch(r"(?s)No such command '(?P<typed>.*?)'\.?(?P<suggested> Did you mean .*)?", text)
-        suggested = found and found["suggested"]
-        return f"no such command{_typed(found['typed'] if found else '')}" + (
-            f";{suggested.lower()}" if suggested else ""
-        )
+    if found := _NO_COMMAND.fullmatch(text):
+        suggested = (found["suggested"] or "").replace("'", "")
+        return f"no such command{_typed(found['typed'])}" + (f"; did you mean {suggested}?" if suggested else "")
     if text.startswith("Got unexpected extra argument"):
         return "there is an argument too many; put quotes around one with blanks in it"
-    return text.rstrip(".") if text.startswith(("Missing command", "Option")) else "the arguments can't be understood"
+    return text.rstrip(".") if text.startswith("Missing command") else "the arguments can't be understood"
 
 
 def _typed(word: str) -> str:

@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import Final, cast
 
 import msgspec
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-WIDE: int = 240
+WIDE: Final = 240
 """Columns where nobody looks: a table in a pipe is not cut."""
 
 
@@ -74,6 +75,6 @@ def _text(value: object) -> str:
         case float():
             return f"{value:g}"
         case tuple() | list() | set() | frozenset():
-            return ", ".join(_text(item) for item in value) or "-"
+            return ", ".join(_text(item) for item in cast("Iterable[object]", value)) or "-"
         case _:
             return str(value)

@@ -42,23 +42,19 @@ def read_time(text: str | None, option: str) -> datetime | None:
     if found := _AGO.fullmatch(text):
         return datetime.now(UTC).replace(microsecond=0) - timedelta(**{_UNITS[found["unit"]]: int(found["count"])})
     try:
-        return msgspec.convert(text, _TIME).astimezone(UTC)
+        time: datetime = msgspec.convert(text, _TIME)
+        return time.astimezone(UTC)
     except (msgspec.ValidationError, OverflowError):
         pass
     raise BadUsage(f"{option}: expected a time like 2026-11-23T20:00:00Z, or one ago like 90s, 15m, 2h, 3d, 1w")
 
 
-def read_headers(lines: list[str], option: str) -> dict[str, str]:
+def read_headers(lines: list[str], option: str) -> list[tuple[str, str]]:
     """Headers written as `name: value`. Raises `BadUsage`."""
-    headers: dict[str, str] = {}
-    for line in lines:
-        name, colon, value = line.partition(":")
-        if not colon or not name.strip():
-            raise BadUsage(f"{option}: expected 'name: value'")
-        if name.strip() in headers:
-            raise BadUsage(f"{option}: a header is given twice")
-        headers[name.strip()] = value.strip()
-    return headers
+    pairs = [line.partition(":") for line in lines]
+    if not all(name.strip() and colon for name, colon, _ in pairs):
+        raise BadUsage(f"{option}: expected 'name: value'")
+    return [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
 def _problem(error: OSError | ValueError) -> str:

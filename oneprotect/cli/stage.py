@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.receiver import ALWAYS_OK, Answers, Receiver
 from oneprotect.dev.sample import KEY, write_sample_secrets
@@ -41,13 +42,11 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
 ORDERS: Final = Sample(name="orders", shows="works")
 FLAKY: Final = Sample(
     name="flaky",
-    shows="answers 503 twice, then works",
+    shows="503 twice, then works",
     answers=Answers(failures=2, status=503),
     retry_schedule_s=(0.3, 0.3, 1, 5),
 )
-UNSIGNED: Final = Sample(
-    name="no-secret", shows="its Secret is missing: nothing is ever sent unsigned", has_secret=False
-)
+UNSIGNED: Final = Sample(name="no-secret", shows="no Secret: nothing sent", has_secret=False)
 SAMPLES: Final = (ORDERS, FLAKY, UNSIGNED)
 
 
@@ -87,7 +86,11 @@ async def _set_up_tenant(jetstream: JetStream, receiver: Receiver, secrets_direc
         await jetstream.configuration.set_credential(
             TENANT, sample.name, {"secret_ref": f"k8s://{NAMESPACE}/{sample.name}/{KEY}"}, by="dev"
         )
-        destination = {"url": receiver.url(sample.path), "credential": sample.name, "description": sample.shows}
+        destination: dict[str, object] = {
+            "url": receiver.url(sample.path),
+            "credential": sample.name,
+            "description": sample.shows,
+        }
         if sample.retry_schedule_s:
             destination["retry_schedule_s"] = sample.retry_schedule_s
         await jetstream.configuration.set_destination(TENANT, sample.name, destination, by="dev")

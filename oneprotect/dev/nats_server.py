@@ -83,8 +83,9 @@ class EmbeddedNats:
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(START_TIMEOUT_S):
-                    self._process = await asyncio.shield(spawning)
-                    healthy = await self._becomes_healthy(self._process)
+                    process = await asyncio.shield(spawning)
+                    self._process = process
+                    healthy = await self._becomes_healthy(process)
         finally:
             if not healthy:
                 self._process = await spawning  # cancelled half-way, it has become a process nevertheless

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, TextIO, cast
 import msgspec
 import structlog
 
-from oneprotect.telemetry.scrubbing import plain_fields
+from oneprotect.telemetry.scrubbing import Plain, plain
 
 Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["json", "console"]
@@ -105,12 +105,15 @@ def _finisher(render: Callable[[_Record], str]) -> _Finish:
         error = _exception_of(record.pop("exc_info", None))
         if error is not None:
             record["exception"] = describe(error)
-        fields = plain_fields(record)
-        fields.update((key, record[key]) for key in _UNSCRUBBED & record.keys() if isinstance(record[key], str))
+        fields = {key: _shown(key, value) for key, value in record.items()}
         head = {"timestamp": _now(), "level": fields.pop("level", None), "event": fields.pop("event", None)}
         return render({**head, **fields})
 
     return finish
+
+
+def _shown(key: str, value: object) -> Plain:
+    return value if key in _UNSCRUBBED and isinstance(value, str) else plain(value)
 
 
 def _now() -> str:

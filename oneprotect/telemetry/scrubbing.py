@@ -35,23 +35,20 @@ def scrub(text: str) -> str:
 def plain(value: object, depth: int = 0) -> Plain:
     """A value as a log may show it: text scrubbed, containers walked, and of any other object only its type's name."""
     match value:
+        case str() | datetime():
+            text = str(value)
+            return scrub(text if text.isascii() else text.encode(errors="replace").decode())
         case None | bool() | float():
             return value
         case int():
             return value if abs(value) < _MAX_INT else str(value)
-        case str() | datetime():
-            return scrub(str(value).encode(errors="replace").decode())
         case Mapping() if depth < _MAX_DEPTH:
-            return plain_fields(cast("Mapping[object, object]", value), depth)
+            items = cast("Mapping[object, object]", value).items()
+            return {str(plain(key, depth + 1)): plain(item, depth + 1) for key, item in items}
         case list() | tuple() | set() | frozenset() if depth < _MAX_DEPTH:
             return [plain(item, depth + 1) for item in cast("Iterable[object]", value)]
         case _:
             return f"<{type(value).__name__}>"
-
-
-def plain_fields(fields: Mapping[Any, object], depth: int = 0) -> dict[str, Plain]:
-    """The same for a mapping; its keys become text."""
-    return {str(plain(key, depth + 1)): plain(value, depth + 1) for key, value in fields.items()}
 
 
 def _masked(found: re.Match[str]) -> str:

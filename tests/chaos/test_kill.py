@@ -24,7 +24,7 @@ async def _delivered(site: Site) -> Counter[str]:
 
 
 async def test_a_consumer_killed_while_it_sends(site: Site, receiver: Scripted, figure: Figure) -> None:
-    """What was in flight is sent again by the next consumer, with the same id; the rest is sent once; nothing is lost."""
+    """What was in flight is sent again by the next consumer, with the same id; the rest once; nothing is lost."""
     in_flight = 8
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=in_flight)

@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from pathlib import Path
 
 import msgspec
 
 from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.pull import fetch
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import HANG, Scripted
@@ -100,8 +102,6 @@ async def test_a_redelivered_request_whose_result_is_on_record_is_not_sent_again
 
 
 async def _taken_by_another(site: Site) -> int:
-    from oneprotect.jetstream.pull import fetch
-
     messages = await fetch(site.jetstream.connection, stream=subjects.WORK.name, consumer="delivery", batch=1)
     return len(messages)
 
@@ -109,7 +109,7 @@ async def _taken_by_another(site: Site) -> int:
 async def test_sigterm_under_load_finishes_what_is_in_flight_and_hands_back_the_rest(
     site: Site, receiver: Scripted
 ) -> None:
-    """It exits 0 within its deadline, nothing in flight is sent twice, and the next consumer delivers the rest at once."""
+    """It exits 0 in time, nothing in flight is sent twice, and the next consumer delivers the rest at once."""
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=5)
     async with site.consumer_process() as consumer:
@@ -166,11 +166,11 @@ async def test_nats_lost_and_back_in_mid_run_loses_nothing(site: Site, receiver:
     assert sorted(receiver.ids()) == sorted([*first, *second])
 
 
-async def test_overflow_is_fed_back_as_its_destination_drains(tmp_path_factory, nats_server: EmbeddedNats) -> None:  # type: ignore[no-untyped-def]
+async def test_overflow_is_fed_back_as_its_destination_drains(tmp_path: Path, nats_server: EmbeddedNats) -> None:
     """What the work stream refused is delivered after it, through the overflow."""
     async with (
         Scripted() as receiver,
-        Site(tmp_path_factory.mktemp("site"), nats_server, work_per_destination="10") as site,
+        Site(tmp_path, nats_server, work_per_destination="10") as site,
     ):
         await site.destination("orders", receiver.url)
         deliveries = [await site.deliver("orders") for _ in range(50)]

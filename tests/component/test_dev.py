@@ -1,20 +1,22 @@
 """What developers and tests run on: a nats-server of their own, a verifying receiver, sample secrets."""
 
 import asyncio
+import base64
+import contextlib
 import json
-import os
 import signal
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import aiohttp
-import nats
 import psutil
 import pytest
 import pytest_asyncio
+from nats.aio.client import Client
 from standardwebhooks import Webhook
 
 from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
@@ -28,21 +30,25 @@ from tests.support.waiting import until
 SECRET = "whsec_Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5"
 
 
-async def stored_messages(url: str) -> int:
-    client = await nats.connect(url)
+@contextlib.asynccontextmanager
+async def connected(url: str) -> AsyncGenerator[Any]:
+    client: Any = Client()  # its signatures are only partly typed
+    await client.connect(url)
     try:
-        return (await client.jetstream().stream_info("S")).state.messages
+        yield client.jetstream()
     finally:
         await client.close()
+
+
+async def stored_messages(url: str) -> int:
+    async with connected(url) as jetstream:
+        return int((await jetstream.stream_info("S")).state.messages)
 
 
 async def store_message(url: str) -> None:
-    client = await nats.connect(url)
-    try:
-        await client.jetstream().add_stream(name="S", subjects=["s"])
-        await client.jetstream().publish("s", b"1")
-    finally:
-        await client.close()
+    async with connected(url) as jetstream:
+        await jetstream.add_stream(name="S", subjects=["s"])
+        await jetstream.publish("s", b"1")
 
 
 def is_running(pid: int) -> bool:
@@ -88,15 +94,18 @@ class TestEmbeddedNats:
 
     async def test_ends_with_its_context(self, tmp_path: Path) -> None:
         """Leaving the context stops it, also on an error."""
-        pid = 0
-        with pytest.raises(ZeroDivisionError):
+        pids: list[int] = []
+
+        async def fail() -> None:
             async with EmbeddedNats(tmp_path) as server:
-                pid = server.pid
-                _ = 1 / 0
+                pids.append(server.pid)
+                raise ZeroDivisionError
 
-        assert not is_running(pid)
+        with pytest.raises(ZeroDivisionError):
+            await fail()
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a child's life to its parent's")
+        assert [is_running(pid) for pid in pids] == [False]
+
     async def test_does_not_outlive_its_parent(self, tmp_path: Path) -> None:
         """When the process that started it is killed, it is gone too."""
         script = (
@@ -135,7 +144,9 @@ class TestEmbeddedNats:
 
     async def test_a_directory_is_used_by_one_server(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
         """A second server on the same store is refused with the way out, and the first goes on."""
-        with pytest.raises(EmbeddedNatsError, match="another nats-server uses .*; stop it or choose another directory"):
+        with pytest.raises(
+            EmbeddedNatsError, match=r"another nats-server uses .*; stop it or choose another directory"
+        ):
             await EmbeddedNats(tmp_path / "nats").start()
 
         await store_message(nats_server.url)
@@ -144,7 +155,7 @@ class TestEmbeddedNats:
         """A port that somebody else has is reported with the server's own last words."""
         port = int(nats_server.url.rpartition(":")[2])
 
-        with pytest.raises(EmbeddedNatsError, match="did not start; its log ends with:\n.*") as caught:
+        with pytest.raises(EmbeddedNatsError, match="did not start; its log ends with:") as caught:
             await EmbeddedNats(tmp_path / "second", port=port).start()
 
         assert "address already in use" in str(caught.value)
@@ -280,7 +291,7 @@ class TestReceiver:
     @pytest.mark.parametrize("secret", ["canary", "whsec_", "whsec_ca*ary", "whsk_Y2FuYXJ5", "whsec_canary", "whsec_é"])
     async def test_bad_secrets(self, secret: str) -> None:
         """What is no `whsec_` secret is refused, and not repeated."""
-        with pytest.raises(ValueError, match="^a receiver's secret is `whsec_` and base64$") as caught:
+        with pytest.raises(ValueError, match=r"^a receiver's secret is `whsec_` and base64$") as caught:
             Receiver().route("/orders", secret)
 
         assert caught.value.__context__ is None
@@ -314,12 +325,12 @@ class TestSampleSecrets:
         )
         ((slot, signature),) = secret.sign(f"dlv_1.{int(now.timestamp())}.{{}}".encode(), now)
 
-        headers = signed("{}", secret=secrets["orders"], at=now)
-        assert slot == "current"
+        headers = signed("{}", at=now) | {"webhook-signature": f"v1,{base64.b64encode(signature).decode()}"}
         async with http.post(receiver.url("/orders"), data="{}", headers=headers) as answer:
-            assert answer.status == 200
-        assert headers["webhook-signature"] == f"v1,{__import__('base64').b64encode(signature).decode()}"
-        await provider.aclose()
+            status = answer.status
+
+        assert (slot, status) == ("current", 200)
+        assert receiver.received[0].verified
 
     def test_are_fresh_and_private(self, tmp_path: Path) -> None:
         """Each has its own key, new each time, in a file that only its owner can read."""

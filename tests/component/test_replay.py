@@ -34,7 +34,7 @@ async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
 
 
 async def test_a_replayed_delivery_keeps_its_id_and_counts_its_attempts_on(site: Site, receiver: Scripted) -> None:
-    """A failed delivery is delivered by a replay with its own id, its next attempt number, and a retry schedule afresh."""
+    """A replay delivers a failed delivery with its own id, its next attempt number, and a retry schedule afresh."""
     await site.destination("orders", receiver.url, retry_schedule_s=[0.1])
     receiver.script = [500]
 

@@ -1,5 +1,6 @@
 """The retry path on a real nats-server: attempts, their schedule, and what is left behind."""
 
+import itertools
 from datetime import timedelta
 
 import pytest
@@ -41,11 +42,11 @@ async def test_a_failing_receiver_gets_every_attempt_numbered_signed_and_on_time
     assert {seen.body for seen in receiver.seen} == {b'{"total":  42}'}
     for seen in receiver.seen:
         Webhook(site.secret).verify(seen.body, seen.headers, json_parse=False)
-    for before, after in zip(results, results[1:], strict=False):
+    for before, after in itertools.pairwise(results):
         assert before.next_attempt_at is not None
         late = after.started_at - before.next_attempt_at
         assert timedelta(0) <= late < timedelta(seconds=2)
-    gaps = [after.started_at - before.started_at for before, after in zip(results, results[1:], strict=False)]
+    gaps = [after.started_at - before.started_at for before, after in itertools.pairwise(results)]
     assert gaps[0] >= timedelta(seconds=0.3)
     assert gaps[1] >= timedelta(seconds=1), "Retry-After is the earliest time"
 
@@ -105,7 +106,7 @@ async def test_how_other_answers_end(site: Site, receiver: Scripted, script: lis
 async def test_a_missing_secret_uses_up_no_attempt_and_nothing_goes_out_unsigned(
     site: Site, receiver: Scripted
 ) -> None:
-    """A delivery waits for its secret, however often it looks, and its first attempt is made when the secret is there."""
+    """A delivery waits for its secret, however often it looks; its first attempt is made when the secret is there."""
     manifest = site.directory / "secrets" / "webhooks" / "signing-key.json"
     content = manifest.read_bytes()
     manifest.unlink()

@@ -9,7 +9,7 @@ import pytest
 from oneprotect.jetstream.connection import Incoming
 from schemas import subjects
 from tests.support.leaks import forms, leaks
-from tests.support.receiver import HANG, RESET, Answer, Scripted
+from tests.support.receiver import HANG, RESET, Answer, Scripted, Step
 from tests.support.site import NAMESPACE, TENANT, Process, Site, document
 from tests.support.waiting import until
 
@@ -33,7 +33,7 @@ async def test_the_secret_is_nowhere_but_in_its_secret(site: Site) -> None:
         wire.extend(incoming.subject.encode() + str(incoming.headers).encode() + incoming.data)
 
     await site.jetstream.connection.subscribe(">", overhear)
-    script = [500, Answer(503, {"retry-after": "1"}), HANG, RESET, 200]
+    script: list[Step] = [500, Answer(503, {"retry-after": "1"}), HANG, RESET, 200]
     async with Scripted(script) as receiver, Scripted([Answer(200, {"x": "y"})]) as echo:
         await site.destination("orders", receiver.url, timeout_s=0.5, capture_response=True)
         await site.destination("echo", echo.url, headers={"authorization": "Bearer not-ours"})
@@ -78,7 +78,7 @@ async def _break_secret(site: Site, receiver: Scripted) -> None:
     whole = path.read_bytes()
     manifest = msgspec.json.decode(whole)
     manifest["data"]["signing"] = manifest["data"]["signing"][:-3] + "!!!"
-    for content in (msgspec.json.encode(manifest), whole[: len(whole) - 20], whole.replace(b"whsec", b"wh\xff\xfe")):
+    for content in (msgspec.json.encode(manifest), whole[: len(whole) - 20], whole.replace(b"Opaque", b"Op\xff\xfe")):
         path.write_bytes(content)
         code = await (await Process.start(site.environ, *_COMMANDS[0])).wait()
         assert code == 1

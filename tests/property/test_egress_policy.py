@@ -107,7 +107,7 @@ def test_an_exception_opens_its_network_and_nothing_else(inside: int, length: in
         assert policy.allows(address) is (number & mask == inside & mask or POLICY.allows(address))
 
 
-@given(IPV4, st.sampled_from(["{0}", "{0:#x}", "{0:#o}", "0{0:o}", "0x{0:X}", "{1}.{2}", "{1}.{3}.{4}", "0{1:o}.{2}"]))
+@given(IPV4, st.sampled_from(["{0}", "{0:#x}", "0{0:o}", "0x{0:X}", "{1}.{2}", "{1}.{3}.{4}", "0{1:o}.{2}"]))
 def test_no_other_spelling_of_an_ipv4_address_passes(number: int, spelling: str) -> None:
     """What the C library reads as an address without its being four decimals is blocked, even with all allowed."""
     policy = EgressPolicy(allow_cidrs=["0.0.0.0/0"])

@@ -62,7 +62,7 @@ def test_what_is_signed_verifies_and_what_is_altered_does_not(
     st.lists(st.text(max_size=80), max_size=3),
     st.dictionaries(
         st.sampled_from(["webhook-id", "webhook-timestamp", "webhook-signature"]),
-        st.text(max_size=40) | st.builds(lambda digest: "v1," + base64.b64encode(digest).decode(), KEYS),
+        st.text(max_size=40) | KEYS.map(lambda digest: "v1," + base64.b64encode(digest).decode()),
     ),
     st.binary(max_size=40),
 )

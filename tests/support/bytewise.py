@@ -5,7 +5,7 @@ import os
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -14,9 +14,11 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Exchange:
     """One request, and the connection to answer it on."""
 
-    def __init__(self, head: bytes, body: bytes, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.head = head
-        self.body = body
+        self.body = b""
+        self.sent = 0
+        self._reader = reader
         self._writer = writer
 
     @property
@@ -26,9 +28,10 @@ class Exchange:
         return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
 
     async def send(self, data: bytes) -> None:
-        """Send bytes and let them leave as a segment of their own."""
+        """Send bytes and let them leave as a segment of their own. `sent` counts them."""
         self._writer.write(data)
         await self._writer.drain()
+        self.sent += len(data)
         await asyncio.sleep(0)
 
     async def drip(self, data: bytes) -> None:
@@ -39,7 +42,7 @@ class Exchange:
 
     async def stay(self) -> None:
         """Say nothing until the other side hangs up."""
-        await self._writer.wait_closed()
+        await self._reader.read()
 
     def close(self) -> None:
         """Close in good order."""
@@ -89,7 +92,7 @@ class Receiver:
         try:
             while not writer.is_closing():
                 head = await reader.readuntil(b"\r\n\r\n")
-                exchange = Exchange(head, b"", writer)
+                exchange = Exchange(head, reader, writer)
                 exchange.body = await reader.readexactly(int(exchange.headers["content-length"]))
                 self.exchanges.append(exchange)
                 await self._script(exchange)
@@ -112,10 +115,13 @@ def answering(*segments: bytes, close: bool = False) -> Script:
     return answer
 
 
+OK_ALWAYS = answering(OK)
+
+
 @asynccontextmanager
 async def receiving(
-    script: Script = answering(OK), *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Receiver]:
+    script: Script = OK_ALWAYS, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+) -> AsyncGenerator[Receiver]:
     """Run a receiver on a loopback address and a free port."""
     receiver = Receiver(script)
     server = await asyncio.start_server(receiver.accept, host, port, ssl=tls)

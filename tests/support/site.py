@@ -1,4 +1,4 @@
-"""A whole installation for a test: a real nats-server, a tenant with a secret, and consumers in process or as processes."""
+"""A whole installation for a test: a real nats-server, a tenant with a secret, and consumers."""
 
 import asyncio
 import contextlib

@@ -3,14 +3,22 @@
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 _LONGEST_PAUSE_S = 0.02
 
 
-async def until(condition: Callable[[], T | Awaitable[T]], deadline_s: float = 5.0) -> T:
+@overload
+async def until(condition: Callable[[], Awaitable[T]], deadline_s: float = 5.0) -> T: ...
+
+
+@overload
+async def until(condition: Callable[[], T], deadline_s: float = 5.0) -> T: ...
+
+
+async def until(condition: Callable[[], Any], deadline_s: float = 5.0) -> Any:
     """Call `condition` (plain or async) until it returns something true, and return that.
 
     Raises `AssertionError`, with the last thing it returned, when that takes longer than `deadline_s`. What
@@ -28,8 +36,7 @@ async def until(condition: Callable[[], T | Awaitable[T]], deadline_s: float = 5
         if not deadline.expired():
             raise
         raise AssertionError(f"not within {deadline_s} s; last: {last!r}") from None
-    found: T = last
-    return found
+    return last
 
 
 async def _answer(answer: Any) -> Any:

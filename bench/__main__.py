@@ -1,0 +1,92 @@
+"""`python -m bench`: measure, print, and exit 1 unless every delivery came, signed and recorded."""
+
+import argparse
+import asyncio
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from bench.checks import problems
+from bench.errors import BenchError
+from bench.measure import Bench
+from bench.plan import BARE, PRODUCT, Options
+from bench.result import Measured, Result, median_of, table
+from bench.site import Site, site
+from oneprotect.dev.nats_server import EmbeddedNatsError
+from oneprotect.jetstream.errors import JetStreamError
+
+_DRAINED: Final = 0
+
+
+async def _run(options: Options) -> Result:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
+        async with site(Path(directory)) as opened:
+            return await _measured(opened, options)
+
+
+async def _measured(opened: Site, options: Options) -> Result:
+    product, bare = Bench(opened, PRODUCT), Bench(opened, BARE)
+    for bench in (product, bare):
+        await bench.start()
+    _say("both are ready")
+    for number in range(1, options.rounds + 1):
+        for bench in (product, bare):
+            found = await bench.round(options.seconds)
+            _say(f"round {number}: {bench.contender.name}, {found.count} deliveries, {found.per_s:.0f}/s")
+    for bench in (product, bare):
+        await bench.pace()
+        _say(f"latency: {bench.contender.name}")
+    report = await opened.report()
+    found_problems = await problems(opened, product, bare, report)
+    if (code := await opened.consumer(PRODUCT).stop()) != _DRAINED:
+        found_problems.append(f"the consumer ended with {code}{opened.consumer(PRODUCT).log_tail()}")
+    if found_problems:
+        raise BenchError("\n".join(found_problems))
+    medians = median_of(product.rounds), median_of(bare.rounds)
+    return Result(
+        options=options,
+        product=Measured(medians[0], tuple(product.rounds), product.latency(report.receipts)),
+        bare=Measured(medians[1], tuple(bare.rounds), bare.latency(report.receipts)),
+        ratio=medians[0].per_s / medians[1].per_s,
+        duplicates=report.duplicates,
+    )
+
+
+_BEGAN: Final = time.monotonic()
+
+
+def _say(what: str) -> None:
+    print(f"{time.monotonic() - _BEGAN:5.1f} s  {what}", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Run the bench and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=Options().rounds, help="rounds of each (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=Options().seconds, help="length of a round (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args()
+    try:
+        result = uvloop.run(_run(Options(max(1, arguments.rounds), max(0.5, arguments.seconds))))
+    except (BenchError, EmbeddedNatsError, JetStreamError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        return 130
+    print("\n".join(table(result)))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Whether everything was delivered, signed, and recorded: a fast way to lose deliveries is no result."""
+
+from collections.abc import Iterable
+
+from bench.measure import Bench
+from bench.plan import BARE, PRODUCT
+from bench.receiver import Report
+from bench.site import Site
+from oneprotect.jetstream import read
+from schemas import subjects
+from schemas.codes import Outcome
+from schemas.events import decode_result
+
+EMPTY = (subjects.WORK, subjects.OVERFLOW, subjects.RETRIES, subjects.FAILED, subjects.QUARANTINE, BARE.work)
+
+
+async def problems(site: Site, product: Bench, bare: Bench, report: Report) -> list[str]:
+    """What is not as it should be, in sentences."""
+    found = [*_received(product.load.published_ns.keys() | bare.load.published_ns.keys(), report)]
+    found += _recorded(set(product.load.published_ns), await _delivered_on_record(site))
+    bare_results = await site.messages(BARE.results.name)
+    if bare_results != len(bare.load.published_ns):
+        found.append(f"the bare loop recorded {bare_results} results of {len(bare.load.published_ns)}")
+    for stream in EMPTY:
+        if left := await site.messages(stream.name):
+            found.append(f"{left} messages are left in {stream.name}")
+    return found
+
+
+def _received(published: set[str], report: Report) -> Iterable[str]:
+    if lost := published - report.receipts.keys():
+        yield f"{len(lost)} of {len(published)} deliveries were lost"
+    if foreign := report.receipts.keys() - published:
+        yield f"{len(foreign)} deliveries came that nobody asked for"
+    for count, what in ((report.unsigned, "unsigned"), (report.wrong, "wrongly signed"), (report.broken, "broken")):
+        if count:
+            yield f"{count} requests were {what}"
+
+
+def _recorded(published: set[str], recorded: list[str]) -> Iterable[str]:
+    if missing := published.difference(recorded):
+        yield f"{len(missing)} of {len(published)} deliveries have no result on record that says delivered"
+    if len(recorded) != len(published):
+        yield f"{len(recorded)} results say delivered, of {len(published)} deliveries"
+
+
+async def _delivered_on_record(site: Site) -> list[str]:
+    """`<path> <delivery id>` of each result that says so."""
+    recorded: list[str] = []
+    async for record in read.scan(site.jetstream.connection, PRODUCT.results.name, PRODUCT.results.subjects[0]):
+        event = decode_result(record.data)
+        if event.data.outcome is Outcome.DELIVERED:
+            recorded.append(f"/{event.tenant}/{event.data.destination} {event.data.delivery}")
+    return recorded

@@ -1,0 +1,163 @@
+"""The receiver: a process that answers 200 as fast as Python can, and verifies every request in full all the same.
+
+It reads a `Setup` from its stdin, says `port <number>`, and then takes two commands: `expect <count> <warm-up>` has it
+say `warm <nanoseconds>` and `complete <nanoseconds>` when so many new deliveries have come, and `report <file>` has it
+write a `Report`. The verification is written from the specification and shares nothing with the sender.
+"""
+
+import asyncio
+import base64
+import hmac
+import sys
+import time
+from pathlib import Path
+from typing import Final, cast
+
+import httptools
+import msgspec
+import uvloop
+from msgspec import Struct
+
+MAX_AGE_S: Final = 300
+
+_HOST: Final = "127.0.0.1"
+_OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+_REFUSED: Final = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"
+
+
+class Setup(Struct, frozen=True):
+    """What to take: a secret (`whsec_` and base64) for each path, and the one body that is right."""
+
+    secrets: dict[str, str]
+    body: bytes
+
+
+class Report(Struct):
+    """What came. `receipts`: nanoseconds since 1970 by `<path> <webhook-id>`, of the first time each came."""
+
+    receipts: dict[str, int] = {}
+    duplicates: int = 0
+    unsigned: int = 0
+    wrong: int = 0
+    broken: int = 0
+
+
+class Receiver:
+    """Verifies and counts."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._keys = {
+            path.encode(): base64.b64decode(secret.removeprefix("whsec_")) for path, secret in setup.secrets.items()
+        }
+        self._body = setup.body
+        self.report = Report()
+        self._warm_at = self._complete_at = -1
+
+    def expect(self, count: int, warm_up: int) -> None:
+        """Say so when `warm_up` and `count` more deliveries have come."""
+        have = len(self.report.receipts)
+        self._warm_at, self._complete_at = have + warm_up, have + count
+
+    def receive(self, path: bytes, headers: dict[bytes, bytes], body: bytes) -> bytes:
+        """Take a request and return the answer."""
+        now_ns = time.time_ns()
+        if b"webhook-signature" not in headers:
+            self.report.unsigned += 1
+            return _REFUSED
+        if not self._is_right(path, headers, body, now_ns // 1_000_000_000):
+            self.report.wrong += 1
+            return _REFUSED
+        self._record(f"{path.decode()} {headers[b'webhook-id'].decode()}", now_ns)
+        return _OK
+
+    def _is_right(self, path: bytes, headers: dict[bytes, bytes], body: bytes, now_s: int) -> bool:
+        key, timestamp = self._keys.get(path), headers.get(b"webhook-timestamp", b"")
+        if key is None or body != self._body or not timestamp.isdigit() or abs(now_s - int(timestamp)) > MAX_AGE_S:
+            return False
+        signed = b"%b.%b.%b" % (headers.get(b"webhook-id", b""), timestamp, body)
+        expected = b"v1," + base64.b64encode(hmac.digest(key, signed, "sha256"))
+        return hmac.compare_digest(expected, headers[b"webhook-signature"])
+
+    def _record(self, name: str, now_ns: int) -> None:
+        receipts = self.report.receipts
+        if name in receipts:
+            self.report.duplicates += 1
+            return
+        receipts[name] = now_ns
+        if len(receipts) == self._warm_at:
+            _say("warm", now_ns)
+        if len(receipts) == self._complete_at:
+            _say("complete", now_ns)
+
+
+class Exchange(asyncio.Protocol):
+    """One connection, kept alive."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._parser = httptools.HttpRequestParser(self)
+        self._transport: asyncio.WriteTransport | None = None
+        self.on_message_begin()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep where to answer."""
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass
+
+    def data_received(self, data: bytes) -> None:
+        """Parse; what is no HTTP ends the connection."""
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._receiver.report.broken += 1
+            if self._transport is not None:
+                self._transport.close()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._path = b""
+        self._headers: dict[bytes, bytes] = {}
+        self._body = b""
+
+    def on_url(self, url: bytes) -> None:
+        """A part of its path."""
+        self._path += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers."""
+        self._headers[name.lower()] = value
+
+    def on_body(self, body: bytes) -> None:
+        """A part of its body."""
+        self._body += body
+
+    def on_message_complete(self) -> None:
+        """It is whole: answer it."""
+        answer = self._receiver.receive(self._path, self._headers, self._body)
+        if self._transport is not None:
+            self._transport.write(answer)
+
+
+def _say(word: str, number: int) -> None:
+    print(word, number, flush=True)
+
+
+async def _run() -> None:
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader(limit=1024 * 1024)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    receiver = Receiver(msgspec.json.decode(await lines.readline(), type=Setup))
+    server = await loop.create_server(lambda: Exchange(receiver), _HOST, 0, backlog=1024)
+    _say("port", server.sockets[0].getsockname()[1])
+    while line := (await lines.readline()).decode().strip():
+        command, _, rest = line.partition(" ")
+        if command == "expect":
+            count, warm_up = rest.split()
+            receiver.expect(int(count), int(warm_up))
+            _say("expecting", int(count))
+        elif command == "report":
+            await asyncio.to_thread(Path(rest).write_bytes, msgspec.json.encode(receiver.report))
+            _say("reported", len(receiver.report.receipts))
+
+
+if __name__ == "__main__":
+    uvloop.run(_run())

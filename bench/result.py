@@ -1,0 +1,76 @@
+"""What a run has found, as JSON and as a table."""
+
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median
+from typing import Final
+
+from msgspec import Struct
+
+from bench.measure import Latency, Throughput
+from bench.plan import ADDRESSES, IN_FLIGHT, PACE_PER_S, TENANTS, Options
+
+TARGET_RATIO: Final = 0.6
+
+_COLUMNS: Final = ("deliveries/s", "consumer", "nats", "receiver", "p50", "p95", "p99")
+
+
+class Measured(Struct, frozen=True):
+    """One contender. `median` is field by field."""
+
+    median: Throughput
+    rounds: tuple[Throughput, ...]
+    latency: Latency
+
+
+class Result(Struct, frozen=True):
+    """Both contenders, and whether the figures count."""
+
+    options: Options
+    product: Measured
+    bare: Measured
+    ratio: float
+    duplicates: int
+
+
+def median_of(rounds: Sequence[Throughput]) -> Throughput:
+    """The median of each field."""
+
+    def of(field: Callable[[Throughput], float]) -> float:
+        return median(map(field, rounds))
+
+    return Throughput(
+        per_s=of(lambda one: one.per_s),
+        consumer_us=of(lambda one: one.consumer_us),
+        nats_us=of(lambda one: one.nats_us),
+        receiver_us=of(lambda one: one.receiver_us),
+        count=sum(one.count for one in rounds),
+    )
+
+
+def table(result: Result) -> Iterator[str]:
+    """Lines for a terminal; the ratio stands alone on the last one."""
+    yield f"One consumer process, {len(TENANTS)} tenants, {len(ADDRESSES)} destinations, {IN_FLIGHT} in flight; "
+    yield f"medians of {result.options.rounds} rounds; latency at {PACE_PER_S} deliveries/s."
+    yield ""
+    yield f"{'':12}{'':>14}{'CPU us per delivery':>30}{'ms to receipt':>24}"
+    yield f"{'':12}" + "".join(f"{name:>{width}}" for name, width in zip(_COLUMNS, _WIDTHS, strict=True))
+    for name, measured in (("product", result.product), ("bare loop", result.bare)):
+        latency = measured.latency
+        yield f"{name:12}" + _cells(measured.median) + _row((latency.p50_ms, latency.p95_ms, latency.p99_ms))
+        for number, one in enumerate(measured.rounds, 1):
+            yield f"{f'  round {number}':12}" + _cells(one)
+    yield ""
+    yield f"{result.product.median.count + result.bare.median.count} deliveries measured, "
+    yield f"{result.duplicates} of all came twice"
+    yield f"ratio: {result.ratio:.2f}"
+
+
+_WIDTHS: Final = (14, 10, 10, 10, 8, 8, 8)
+
+
+def _cells(one: Throughput) -> str:
+    return f"{one.per_s:14.0f}{one.consumer_us:10.0f}{one.nats_us:10.0f}{one.receiver_us:10.0f}"
+
+
+def _row(numbers: Sequence[float]) -> str:
+    return "".join(f"{number:8.1f}" for number in numbers)

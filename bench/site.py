@@ -1,0 +1,185 @@
+"""The installation to measure: a nats-server, the receiver, and both contenders as processes of their own."""
+
+import base64
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import psutil
+from msgspec import Struct
+
+from bench import bare, receiver
+from bench.child import Child, child, cpu_s
+from bench.plan import ADDRESSES, BARE, CONTENDERS, DESTINATION_IN_FLIGHT, IN_FLIGHT, PAYLOAD, TENANTS, Contender
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.sample import KEY, write_sample_secrets
+from oneprotect.jetstream import topology
+from oneprotect.settings import Settings
+from oneprotect.wiring import JetStream, open_jetstream
+
+START_TIMEOUT_S: Final = 15.0
+
+_NAMESPACE: Final = "bench"
+_CREDENTIAL: Final = "key"
+
+
+class CpuTimes(Struct, frozen=True):
+    """Seconds of CPU time used so far, at one moment."""
+
+    consumer_s: float
+    nats_s: float
+    receiver_s: float
+
+
+class Site:
+    """What is measured, and what measures it."""
+
+    def __init__(
+        self, jetstream: JetStream, nats_pid: int, receiving: Child, consumers: Mapping[str, Child], directory: Path
+    ) -> None:
+        self.jetstream = jetstream
+        self.receiver = receiving
+        self._nats = psutil.Process(nats_pid)
+        self._consumers = consumers
+        self._directory = directory
+
+    def consumer(self, contender: Contender) -> Child:
+        """Its process."""
+        return self._consumers[contender.name]
+
+    def cpu_times(self, contender: Contender) -> CpuTimes:
+        """CPU time of the processes that take part when `contender` delivers."""
+        return CpuTimes(self.consumer(contender).cpu_s(), cpu_s(self._nats), self.receiver.cpu_s())
+
+    async def pause(self, contender: Contender) -> None:
+        """Hand out nothing of its work until `resume`."""
+        until = datetime.now(UTC) + timedelta(hours=1)
+        await self._pause_until(contender, {"pause_until": until})
+
+    async def resume(self, contender: Contender) -> None:
+        """Hand out its work again."""
+        await self._pause_until(contender, {})
+
+    async def _pause_until(self, contender: Contender, request: dict[str, Any]) -> None:
+        await self.jetstream.connection.api(f"CONSUMER.PAUSE.{_durable(contender)}", request)
+
+    async def is_pulling(self, contender: Contender) -> bool:
+        """Whether its process has asked the server for work."""
+        info = await self.jetstream.connection.api(f"CONSUMER.INFO.{_durable(contender)}")
+        return int(info.get("num_waiting", 0)) > 0
+
+    async def messages(self, stream: str) -> int:
+        """How many messages a stream holds."""
+        info = await self.jetstream.connection.api(f"STREAM.INFO.{stream}")
+        return int(info["state"]["messages"])
+
+    async def report(self) -> receiver.Report:
+        """What the receiver has seen so far. Raises `BenchError`."""
+        path = self._directory / "report.json"
+        self.receiver.tell(b"report %b" % os.fsencode(path))
+        await self.receiver.hear("reported", START_TIMEOUT_S)
+        return msgspec.json.decode(path.read_bytes(), type=receiver.Report)
+
+
+@contextlib.asynccontextmanager
+async def site(directory: Path) -> AsyncGenerator[Site]:
+    """Set everything up, with both contenders paused. Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
+        environ = _environ(server.url, directory)
+        settings = Settings.load(environ, resolves_secrets=True)
+        jetstream = await stack.enter_async_context(open_jetstream(settings, name="bench"))
+        await _apply(jetstream, settings)
+        secrets = _write_secrets(directory / "secrets")
+        receiving = await stack.enter_async_context(_receiver(secrets, directory))
+        url = f"http://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
+        await _configure(jetstream, url)
+        consumers = {
+            "product": child("product", "oneprotect", "consumer", log=directory / "product.log", environ=environ),
+            BARE.name: child("bare loop", "bench.bare", log=directory / "bare.log"),
+        }
+        running = {name: await stack.enter_async_context(starting) for name, starting in consumers.items()}
+        running[BARE.name].tell(msgspec.json.encode(_bare_setup(server.url, url, secrets)))
+        opened = Site(jetstream, server.pid, receiving, running, directory)
+        for contender in CONTENDERS:
+            await opened.pause(contender)
+        yield opened
+
+
+def _environ(nats_url: str, directory: Path) -> dict[str, str]:
+    return {
+        "ONEPROTECT_NATS_URL": nats_url,
+        "ONEPROTECT_SECRET_PROVIDER": "local",
+        "ONEPROTECT_LOCAL_SECRETS_DIR": str(directory / "secrets"),
+        "ONEPROTECT_SECRET_NAMESPACE": _NAMESPACE,
+        "ONEPROTECT_EGRESS_ALLOW_CIDRS": "127.0.0.0/8",
+        "ONEPROTECT_EGRESS_ALLOW_HTTP": "true",
+        "ONEPROTECT_EGRESS_PORTS": "1024-65535",
+        "ONEPROTECT_MAX_IN_FLIGHT": str(IN_FLIGHT),
+        "ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": str(DESTINATION_IN_FLIGHT),
+        "ONEPROTECT_WORK_PER_DESTINATION": "100000",
+    }
+
+
+async def _apply(jetstream: JetStream, settings: Settings) -> None:
+    per_destination, ack_wait_s = settings.nats.work_per_destination, settings.delivery.ack_wait_s
+    await topology.apply(jetstream.connection, replicas=1, work_per_destination=per_destination, ack_wait_s=ack_wait_s)
+    for stream in (BARE.work, BARE.results):
+        config = topology.stream_config(stream, replicas=1, work_per_destination=per_destination)
+        await jetstream.connection.api(f"STREAM.CREATE.{stream.name}", config)
+    consumer = BARE.consumer
+    await jetstream.connection.api(
+        f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}",
+        {"stream_name": consumer.stream, "config": topology.consumer_config(consumer, ack_wait_s=ack_wait_s)},
+    )
+
+
+def _write_secrets(directory: Path) -> dict[str, str]:
+    """A secret for each tenant, by tenant."""
+    return {
+        tenant: write_sample_secrets(directory, namespace=_NAMESPACE, tenant=tenant, names=[tenant])[tenant]
+        for tenant in TENANTS
+    }
+
+
+@contextlib.asynccontextmanager
+async def _receiver(secrets: Mapping[str, str], directory: Path) -> AsyncGenerator[Child]:
+    async with child("receiver", "bench.receiver", log=directory / "receiver.log") as running:
+        setup = receiver.Setup({address.path: secrets[address.tenant] for address in ADDRESSES}, PAYLOAD)
+        running.tell(msgspec.json.encode(setup))
+        yield running
+
+
+async def _configure(jetstream: JetStream, url: str) -> None:
+    for tenant in TENANTS:
+        credential = {"secret_ref": f"k8s://{_NAMESPACE}/{tenant}/{KEY}"}
+        await jetstream.configuration.set_credential(tenant, _CREDENTIAL, credential, by="bench")
+    for address in ADDRESSES:
+        destination = {"url": url + address.path, "credential": _CREDENTIAL}
+        await jetstream.configuration.set_destination(address.tenant, address.destination, destination, by="bench")
+
+
+def _bare_setup(nats_url: str, url: str, secrets: Mapping[str, str]) -> bare.Setup:
+    return bare.Setup(
+        nats_url=nats_url,
+        stream=BARE.work.name,
+        consumer=BARE.consumer.name,
+        results=BARE.results.subjects[0].removesuffix(".*.*"),
+        in_flight=IN_FLIGHT,
+        targets={
+            f"{address.tenant}.{address.destination}": bare.Target(url + address.path, _key(secrets[address.tenant]))
+            for address in ADDRESSES
+        },
+    )
+
+
+def _key(secret: str) -> bytes:
+    return base64.b64decode(secret.removeprefix("whsec_"))
+
+
+def _durable(contender: Contender) -> str:
+    return f"{contender.consumer.stream}.{contender.consumer.name}"

@@ -1,0 +1,97 @@
+"""`apply` on a real nats-server: creates, updates, compares, and refuses a server that can't carry retries."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream import topology
+from oneprotect.jetstream.connection import Connection, connect
+from oneprotect.jetstream.errors import Unavailable, Unsupported
+from schemas import subjects
+from tests.support.site import Site
+
+
+async def _apply(connection: Connection, *, cap: int = 1000, check: bool = False) -> list[topology.Change]:
+    return await topology.apply(connection, replicas=1, work_per_destination=cap, ack_wait_s=30, check=check)
+
+
+async def test_it_creates_everything_once(nats_server: EmbeddedNats) -> None:
+    """The first run creates all streams, buckets and consumers of the contract; the second changes nothing."""
+    async with connect(nats_server.url, name="test") as connection:
+        compared = await _apply(connection, check=True)
+        nothing_yet = await connection.api("STREAM.NAMES")
+        first = await _apply(connection)
+        second = await _apply(connection)
+        names = (await connection.api("STREAM.NAMES"))["streams"]
+
+    assert not nothing_yet["streams"]
+    assert {change.action for change in compared} == {"create"}
+    assert {change.action for change in first} == {"create"}
+    assert {change.action for change in second} == {"none"}
+    assert set(names) == {stream.name for stream in subjects.STREAMS} | {f"KV_{b.name}" for b in subjects.BUCKETS}
+
+
+async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -> None:
+    """A changed setting is one update, told with the old and the new value; `check` only tells."""
+    async with connect(nats_server.url, name="test") as connection:
+        await _apply(connection)
+        compared = await _apply(connection, cap=5, check=True)
+        updated = await _apply(connection, cap=5)
+        after = await _apply(connection, cap=5, check=True)
+
+    expected = topology.Change("stream", subjects.WORK.name, "update", {"max_msgs_per_subject": (1000, 5)})
+    assert [change for change in compared if change.action != "none"] == [expected]
+    assert [change for change in updated if change.action != "none"] == [expected]
+    assert {change.action for change in after} == {"none"}
+
+
+async def test_the_work_stream_is_bounded_per_destination(site: Site) -> None:
+    """One destination's fill refuses a further message with 10077, and takes nothing from another."""
+    info = await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}")
+
+    assert info["config"]["discard"] == "new"
+    assert info["config"]["discard_new_per_subject"] is True
+    assert info["config"]["max_msgs_per_subject"] == 1000
+    assert info["config"]["retention"] == "workqueue"
+    assert info["config"]["duplicate_window"] == 600 * 10**9
+
+
+@contextlib.asynccontextmanager
+async def _server_that_says(version: str) -> AsyncGenerator[str]:
+    """The greeting of a nats-server of another version, which is all that the check looks at."""
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        info = {"server_id": "x", "version": version, "max_payload": 1048576, "headers": True, "proto": 1}
+        writer.write(b"INFO " + json.dumps(info).encode() + b"\r\n")
+        while line := await reader.readline():
+            if line.startswith(b"PING"):
+                writer.write(b"PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(greet, "127.0.0.1", 0)
+    async with server:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("version", "is_refused"), [("2.11.9", True), ("1.4.1", True), ("2.12.0", False)])
+async def test_an_old_server_is_refused_with_the_reason(version: str, is_refused: bool) -> None:
+    """Retries are message schedules of the server, so one that has none is not worked with."""
+    async with _server_that_says(version) as url, connect(url, name="test") as connection:
+        if not is_refused:
+            connection.require_version()
+            return
+        with pytest.raises(Unsupported, match=rf"{version} is too old: 2\.12 or newer is needed, because retries"):
+            await _apply(connection)
+
+
+async def test_no_server_is_said_at_once(nats_server: EmbeddedNats) -> None:
+    """A person at a terminal does not wait: the error names the address and the setting."""
+    await nats_server.kill()
+
+    with pytest.raises(Unavailable, match="ONEPROTECT_NATS_URL"):
+        async with connect(nats_server.url, name="test"):
+            pass

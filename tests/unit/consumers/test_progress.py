@@ -1,0 +1,92 @@
+"""Where a delivery stands, as it travels in headers."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.progress import Progress
+from schemas import subjects
+from schemas.ids import is_name, new_replay_id
+
+progresses = st.builds(
+    Progress,
+    attempt=st.integers(5, 999),
+    first_attempt_at=st.none() | st.datetimes(timezones=st.just(UTC)),
+    replay=st.none(),
+    secret_waits=st.integers(0, 999),
+    trace=st.none() | st.just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+) | st.builds(
+    Progress,
+    attempt=st.integers(5, 999),
+    replay=st.builds(new_replay_id),
+    replay_from=st.integers(1, 5),
+    secret_waits=st.integers(0, 999),
+)
+
+
+@given(progress=progresses)
+def test_what_is_written_is_what_is_read(progress: Progress) -> None:
+    """Headers carry the whole state, and the producer's own headers stay beside it."""
+    headers = progress.onward({"x-own": "1", "Nats-Msg-Id": "gone", subjects.HEADER_ATTEMPT: "77"})
+
+    assert Progress.read(headers) == progress
+    assert headers["x-own"] == "1"
+    assert "Nats-Msg-Id" not in headers
+
+
+def test_a_fresh_request_is_at_its_first_attempt() -> None:
+    """A producer sends none of our headers."""
+    assert Progress.read({"content-type": "application/cloudevents+json"}) == Progress()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {subjects.HEADER_ATTEMPT: "0"},
+        {subjects.HEADER_ATTEMPT: "-1"},
+        {subjects.HEADER_ATTEMPT: "1.0"},
+        {subjects.HEADER_ATTEMPT: "٣"},
+        {subjects.HEADER_ATTEMPT: "9" * 40},
+        {subjects.HEADER_REPLAY: "A B"},
+        {subjects.HEADER_REPLAY: "r", subjects.HEADER_REPLAY_FROM: "2", subjects.HEADER_ATTEMPT: "1"},
+        {subjects.HEADER_FIRST_ATTEMPT_AT: "yesterday"},
+        {subjects.HEADER_FIRST_ATTEMPT_AT: "2026-01-01T00:00:00"},
+        {subjects.HEADER_SECRET_WAITS: "many"},
+    ],
+)
+def test_state_that_makes_no_sense_is_refused_by_name(headers: dict[str, str]) -> None:
+    """Each broken header is named, and its value is not repeated."""
+    with pytest.raises(ValueError, match="Oneprotect-") as raised:
+        Progress.read(headers)
+
+    assert all(len(value) < 3 or value not in str(raised.value) for value in headers.values())
+
+
+def test_the_next_attempt_counts_on_and_starts_waiting_afresh() -> None:
+    """Waits for a secret belong to one attempt."""
+    progress = Progress(attempt=3, secret_waits=5, first_attempt_at=datetime.now(UTC) - timedelta(hours=1))
+
+    assert progress.after_attempt().attempt == 4
+    assert progress.after_attempt().secret_waits == 0
+    assert (progress.after_secret_wait().attempt, progress.after_secret_wait().secret_waits) == (3, 6)
+
+
+def test_a_replay_starts_the_schedule_afresh() -> None:
+    """Its first attempt is the first by the schedule, whatever its number."""
+    assert Progress(attempt=9, replay="rpl-1", replay_from=9).tried == 1
+    assert Progress(attempt=9).tried == 9
+
+
+@given(one=progresses, other=progresses)
+def test_ids_are_the_same_for_the_same_step_only(one: Progress, other: Progress) -> None:
+    """`Nats-Msg-Id` tells attempts, waits and replays apart, so that only a true repetition is a duplicate."""
+    same_step = (one.attempt, one.replay, one.secret_waits) == (other.attempt, other.replay, other.secret_waits)
+
+    assert (one.msg_id("t.d.x") == other.msg_id("t.d.x")) == same_step
+
+
+def test_replay_ids_are_names() -> None:
+    """A replay's id is a key in a bucket and a token in subjects."""
+    assert is_name(new_replay_id())

@@ -1,0 +1,80 @@
+"""When a failed attempt is tried again, and when a missing secret is looked for again."""
+
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.retry import MAX_RETRY_AFTER_S, SECRET_PATIENCE_S, next_wait_s, secret_wait_s
+from consumers.sender import Reply
+from schemas.codes import Code
+from schemas.config import RetryPolicy
+
+POLICY: Final = RetryPolicy(schedule_s=(5, 300, 1800), jitter=0.2)
+FAILED: Final = Reply(code=Code.HTTP_5XX, http_status=500)
+
+
+def middle(low: float, high: float) -> float:
+    """No jitter."""
+    return (low + high) / 2
+
+
+def test_each_attempt_has_its_wait_and_the_last_has_none() -> None:
+    """Three waits make four attempts."""
+    waits = [next_wait_s(POLICY, tried=tried, reply=FAILED, spread=middle) for tried in (1, 2, 3, 4)]
+
+    assert waits == [5, 300, 1800, None]
+
+
+def test_an_empty_schedule_never_tries_again() -> None:
+    """A destination may ask for one attempt only."""
+    assert next_wait_s(RetryPolicy(schedule_s=()), tried=1, reply=FAILED) is None
+
+
+@pytest.mark.parametrize("code", [Code.HTTP_410, Code.NET_BLOCKED])
+def test_some_ends_are_final(code: Code) -> None:
+    """A receiver that is gone, or must not be called, is not tried again."""
+    assert next_wait_s(POLICY, tried=1, reply=Reply(code=code)) is None
+
+
+@pytest.mark.parametrize("code", sorted(set(Code) - {Code.HTTP_410, Code.NET_BLOCKED, Code.HTTP_2XX}))
+def test_all_other_failures_are_tried_again(code: Code) -> None:
+    """Every other failure gets the schedule."""
+    assert next_wait_s(POLICY, tried=1, reply=Reply(code=code), spread=middle) == 5
+
+
+@given(
+    tried=st.integers(1, 3),
+    retry_after_s=st.none() | st.floats(0, 1e7),
+    point=st.floats(0, 1),
+)
+def test_jitter_stays_in_its_bounds_and_retry_after_is_the_earliest(
+    tried: int, retry_after_s: float | None, point: float
+) -> None:
+    """The wait is within 20 % of the schedule's, or later if the receiver asks, but never by more than a day."""
+    wait_s = next_wait_s(
+        POLICY,
+        tried=tried,
+        reply=Reply(code=Code.HTTP_429, retry_after_s=retry_after_s),
+        spread=lambda low, high: low + (high - low) * point,
+    )
+
+    asked_s = min(retry_after_s or 0, MAX_RETRY_AFTER_S)
+    planned_s = POLICY.schedule_s[tried - 1]
+    assert wait_s is not None
+    assert wait_s >= asked_s
+    assert wait_s >= planned_s * 0.8 - 1e-9
+    assert wait_s <= max(asked_s, planned_s * 1.2 + 1e-9)
+
+
+def test_waits_for_a_secret_repeat_their_last_step_until_patience_ends() -> None:
+    """A secret is looked for ever more slowly, and for three days."""
+    schedule = (30.0, 60.0)
+
+    def wait(waits: int, waited_s: float) -> float | None:
+        return secret_wait_s(schedule, waits=waits, waited_s=waited_s, jitter=0.2, spread=middle)
+
+    assert [wait(waits, 0) for waits in range(4)] == [30, 60, 60, 60]
+    assert wait(100, SECRET_PATIENCE_S - 1) == 60
+    assert wait(100, SECRET_PATIENCE_S) is None

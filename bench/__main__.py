@@ -57,6 +57,7 @@ async def _measured(opened: Site, options: Options) -> Result:
         product=Measured(medians[0], tuple(product.rounds), product.latency(report.receipts)),
         bare=Measured(medians[1], tuple(bare.rounds), bare.latency(report.receipts)),
         ratio=medians[0].per_s / medians[1].per_s,
+        cpu_ratio=medians[1].consumer_us / medians[0].consumer_us,
         duplicates=report.duplicates,
     )
 

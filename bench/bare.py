@@ -1,4 +1,4 @@
-"""The bare loop: the least that delivers signed events from JetStream over HTTP with the libraries that the product has.
+"""The bare loop: the least that delivers signed events from JetStream over HTTP with the product's libraries.
 
 Continuous pull by callback, one HMAC, one POST, one result, and the acknowledgement once the result is stored. It knows
 its destinations and keys from the start, retries nothing, guards nothing and is fair to nobody: what the product takes
@@ -17,7 +17,6 @@ from typing import Any, Final, Literal
 
 import aiohttp
 import msgspec
-import nats
 import uvloop
 from msgspec import Raw, Struct
 from nats.aio.client import Client
@@ -197,7 +196,8 @@ class Loop:
 
 async def _run() -> None:
     setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
-    client = await nats.connect(setup.nats_url, pending_size=16 * 1024 * 1024)
+    client = Client()
+    await client.connect(setup.nats_url, pending_size=16 * 1024 * 1024)
     connector = aiohttp.TCPConnector(limit=setup.in_flight, keepalive_timeout=KEEP_ALIVE_S)
     async with aiohttp.ClientSession(
         connector=connector,

@@ -79,7 +79,7 @@ class Child:
 async def child(
     name: str, *arguments: str, log: Path, environ: Mapping[str, str] | None = None
 ) -> AsyncGenerator[Child]:
-    """Start `python -m <arguments>` with nothing in its environment but `environ` and the bare needs; killed at the end."""
+    """Start `python -m <arguments>` with `environ` and little else in its environment; killed on leaving."""
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(

@@ -105,7 +105,9 @@ class Bench:
 
     async def _until(self, condition: Callable[[], Awaitable[bool]], what: str, deadline_s: float) -> None:
         async def poll() -> None:
-            while not await condition():
+            while True:
+                if await condition():
+                    return
                 await asyncio.sleep(_POLL_S)
 
         await self._within(deadline_s, poll(), what)

@@ -101,7 +101,7 @@ class Exchange(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep where to answer."""
-        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass
+        self._transport = cast("asyncio.WriteTransport", transport)  # uvloop's are no subclass
 
     def data_received(self, data: bytes) -> None:
         """Parse; what is no HTTP ends the connection."""

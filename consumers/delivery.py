@@ -7,7 +7,6 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
-from oneprotect.telemetry.scrubbing import scrub
 
 from consumers import outcome, retry
 from consumers.directory import Directory
@@ -18,6 +17,7 @@ from consumers.sender import Reply, Sender
 from consumers.signing import Signed, sign
 from oneprotect.jetstream.publish import Publication
 from oneprotect.jetstream.pull import Message
+from oneprotect.telemetry.scrubbing import scrub
 from provider.base import SecretProvider
 from provider.errors import SecretError, SecretNotFound
 from provider.ref import SecretRef

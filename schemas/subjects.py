@@ -61,7 +61,7 @@ _DAY_S = 86_400.0
 _KEPT_S = 30 * _DAY_S
 
 MAX_MESSAGE_BYTES: Final = 960 * 1024
-"""What a producer may publish, headers and all: leaves room below the server's usual 1 MiB for what we add on the way."""
+"""What a producer may publish, headers and all: below the server's usual 1 MiB by what we add on the way."""
 
 WORK: Final = Stream(
     name="ONEPROTECT_WORK",

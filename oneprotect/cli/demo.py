@@ -180,4 +180,3 @@ def _document(sample: Sample, number: int) -> DeliveryRequested:
             payload=msgspec.Raw(msgspec.json.encode({"invoice": number, "total": 100 + number, "currency": "EUR"})),
         ),
     )
-

@@ -1,13 +1,13 @@
 """`oneprotect dev`: everything at once for a developer, and every attempt as it is made."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from consumers.history import follow
 from oneprotect.cli.showing import attempt_line
@@ -22,7 +22,7 @@ DEFAULT_DIRECTORY: Final = Path(".oneprotect/dev")
 async def run(directory: Path, *, console: Console, as_json: bool) -> int:
     """Keep everything running, and show each attempt, until Ctrl-C. Returns the exit code."""
     stop = stop_on_signals()
-    async with stage(directory, nats_port=NATS_PORT) as running:
+    async with stage(directory, nats_port=_port()) as running:
         if not as_json:
             _welcome(console, running)
         async with follow(running.jetstream.connection, TENANT) as attempts:
@@ -43,19 +43,33 @@ async def _show(attempts: AsyncIterator[DeliveryAttempted], console: Console, *,
         if as_json:
             console.out(msgspec.json.encode(event.data).decode(), highlight=False)
         else:
-            console.print(attempt_line(event.data), highlight=False)
+            console.print(attempt_line(event.data), highlight=False, soft_wrap=True)
+
+
+def _port() -> int | None:
+    """The port that NATS clients try by themselves, or None (any) when something is there already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", NATS_PORT))
+        except OSError:
+            return None
+    return NATS_PORT
 
 
 def _welcome(console: Console, running: Stage) -> None:
-    table = Table("destination", "receiver", "what it shows", title=f"tenant {TENANT}", title_justify="left")
-    for sample in SAMPLES:
-        table.add_row(sample.name, running.receiver.url(sample.path), sample.shows)
-    console.print(table)
-    console.print(f"NATS at [bold]{running.settings.nats.url}[/]. Try, in another terminal:")
-    console.print(
-        f"""  export ONEPROTECT_NATS_URL={running.settings.nats.url}
-  echo '{{"total": 42}}' | oneprotect deliver --tenant {TENANT} --destination orders --event-type invoice.paid --data -
-  oneprotect attempts --tenant {TENANT}
-Attempts appear here as they are recorded. Ctrl-C stops everything.""",
-        highlight=False,
-    )
+    url = running.settings.nats.url
+    lines = [f"[bold]Tenant {TENANT}[/], with these destinations:"]
+    lines += [f"  {sample.name:<10} {running.receiver.url(sample.path):<42} {sample.shows}" for sample in SAMPLES]
+    lines += [
+        f"NATS is at [bold]{url}[/]. In another terminal, try:",
+        "  . .venv/bin/activate" + (f"; export ONEPROTECT_NATS_URL={url}" if str(NATS_PORT) not in url else ""),
+        (
+            f"  echo '{{\"total\": 42}}' | oneprotect deliver --tenant {TENANT} --destination orders "
+            "--event-type invoice.paid --data -"
+        ),
+        f"  oneprotect attempts --tenant {TENANT}",
+        "Attempts appear here as they are recorded. Ctrl-C stops everything.",
+    ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,48 @@
+"""The names that this application takes for itself, and the way it is installed."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OURS = ("schemas", "provider", "consumers", "oneprotect")
+
+
+def _top_level_names(distribution: importlib.metadata.Distribution) -> set[str]:
+    return {Path(file).parts[0].removesuffix(".py") for file in distribution.files or () if Path(file).parts}
+
+
+def test_no_other_distribution_ships_our_top_level_names() -> None:
+    """Plain names such as `schemas` are ours alone in an environment where this program is installed."""
+    others = [d for d in importlib.metadata.distributions() if d.metadata["Name"] != "oneprotect-delivery"]
+
+    taken = {d.metadata["Name"]: names for d in others if (names := _top_level_names(d).intersection(OURS))}
+
+    assert len(others) > 20, "the walk sees the environment"
+    assert "aiohttp" in {name for d in others for name in _top_level_names(d)}
+    assert taken == {}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_lock_files_pin_and_hash_everything_and_name_no_address(name: str) -> None:
+    """Every requirement has one version and at least one hash; where it comes from is the installer's business."""
+    lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    requirements = [line for line in lines if line.strip() and not line.startswith("#")]
+
+    assert len(requirements) > 20
+    for line in requirements:
+        assert re.match(r"^[a-z0-9._-]+(\[[a-z,-]+\])?==[^ ]+ ", line), line
+        assert "--hash=sha256:" in line, line
+        assert "://" not in line
+
+
+def test_what_production_needs_is_locked_alike_for_development() -> None:
+    """The development lock is the production lock and more."""
+    pinned = [
+        {line.split(" ")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
+        for name in ("requirements.txt", "requirements-dev.txt")
+    ]
+
+    assert pinned[0] < pinned[1]

@@ -12,9 +12,9 @@ import asyncio
 from typing import Final
 
 import aiohttp
+from aiohttp import hdrs
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
-from multidict import istr
 
 _HEAD_END: Final = b"\r\n\r\n"
 _STATUS_CLASS: Final = slice(9, 10)
@@ -28,7 +28,7 @@ class UncleanConnection(aiohttp.ClientConnectionError):
 class Request(aiohttp.ClientRequest):
     """A request with the caller's headers, `host`, `content-length` and `accept-encoding: identity`, and no others."""
 
-    DEFAULT_HEADERS = {istr("Accept-Encoding"): "identity"}  # noqa: RUF012  aiohttp's own attribute, and never changed
+    DEFAULT_HEADERS = {hdrs.ACCEPT_ENCODING: "identity"}  # noqa: RUF012  aiohttp's own attribute, and never changed
 
     def update_auto_headers(self, skip_auto_headers: object) -> None:
         """Add the default header; aiohttp would add its own name and version, too."""

@@ -9,6 +9,7 @@ this file only once it is needed, as it takes most of a second and 60 MB.
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
@@ -30,6 +31,7 @@ TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 1.0
 MAX_CONCURRENT_READS: Final = 8
 
+_ONE_SECRET = re.compile(r"https://[^?#]+/api/v1/namespaces/[a-z0-9-]+/secrets/[a-z0-9.-]+")
 _REFUSALS: Final[Mapping[int, type[SecretError]]] = {401: SecretDenied, 403: SecretDenied, 404: SecretNotFound}
 
 
@@ -179,7 +181,7 @@ class _Session:
 
     def __init__(self, cluster: Cluster) -> None:
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=cluster.tls, limit=MAX_CONCURRENT_READS),
+            connector=aiohttp.TCPConnector(ssl=cluster.tls),
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
             auto_decompress=False,
@@ -194,9 +196,9 @@ class _Session:
         timeout: aiohttp.ClientTimeout,
         server_hostname: str | None = None,
     ) -> aiohttp.ClientResponse:
-        """Send a GET. Takes no proxy and no body, so none can be passed on."""
-        if method != "GET":
-            raise ValueError("secrets are read, and nothing else")
+        """Send a GET of one Secret, and nothing else. Takes no proxy and no body, so none can be passed on."""
+        if method != "GET" or _ONE_SECRET.fullmatch(url) is None:
+            raise ValueError("one secret is read, and nothing else")
         return await self._http.get(
             url,
             headers={**headers, "Accept-Encoding": "identity"},

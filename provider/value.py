@@ -62,10 +62,11 @@ class SigningKey:
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a SigningKey can't be copied or serialised")
 
-    __hash__ = None  # type: ignore[assignment]  # typeshed gives every object a hash; this one has none
-
     def __eq__(self, other: object) -> bool:
         return self is other
+
+    def __hash__(self) -> NoReturn:
+        raise TypeError("a SigningKey has no hash")
 
 
 def _accepted(material: bytes) -> bytes | None:

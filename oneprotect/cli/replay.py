@@ -45,23 +45,19 @@ def replay(
     """
     from oneprotect.cli.replaying import Replaying
     from oneprotect.cli.session import connected
+    from schemas import checked
 
+    checked.name(tenant, "--tenant")
     chosen = _filter(destination, since, until, codes or [], event_types or [], deliveries or [])
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
-        replaying = Replaying(jetstream.replayer, _tenant(tenant), chosen, as_json=as_json)
+        replaying = Replaying(jetstream.replayer, tenant, chosen, as_json=as_json)
         if dry_run:
             await replaying.preview()
         else:
             await replaying.run(rate_per_s=rate, ask=not yes)
 
     connected(work)
-
-
-def _tenant(tenant: str) -> str:
-    from schemas import checked
-
-    return checked.name(tenant, "--tenant")
 
 
 def _filter(

@@ -13,7 +13,7 @@ import pytest
 from provider.cluster import TOKEN_MAX_AGE_S, Cluster, TokenFile, client_tls
 from provider.errors import ProviderMisconfigured, SecretUnavailable
 from provider.kubernetes import KubernetesSecretProvider
-from tests.kubernetes.apiserver import USER, ApiServer
+from tests.kubernetes.apiserver import USER, ApiServer, saying
 from tests.kubernetes.certificates import Authority
 from tests.kubernetes.manifests import manifest
 from tests.kubernetes.resolving import refused, resolve
@@ -51,8 +51,10 @@ async def resolves(provider: KubernetesSecretProvider) -> bool:
         await provider.aclose()
 
 
-async def misconfigured(directory: Path, document: dict[str, Any] | str, *, context: str | None = None) -> None:
-    with pytest.raises(ProviderMisconfigured) as refusal:
+async def misconfigured(
+    directory: Path, document: dict[str, Any] | str, problem: str, *, context: str | None = None
+) -> None:
+    with pytest.raises(ProviderMisconfigured, match=problem) as refusal:
         await provider_of(directory, document, context=context)
     assert (refusal.value.__context__, refusal.value.__cause__) == (None, None)
     assert TOKEN not in "".join(traceback.format_exception(refusal.value))
@@ -95,7 +97,9 @@ async def test_old_tls_is_not_spoken(server: ApiServer) -> None:
     assert cluster.tls.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-@pytest.mark.parametrize(("verify_mode", "check_hostname"), [(ssl.CERT_NONE, False), (ssl.CERT_REQUIRED, False)])
+@pytest.mark.parametrize(
+    ("verify_mode", "check_hostname"), [(ssl.CERT_NONE, False), (ssl.CERT_REQUIRED, False), (ssl.CERT_OPTIONAL, True)]
+)
 def test_verification_cannot_be_switched_off(verify_mode: ssl.VerifyMode, check_hostname: bool) -> None:
     """A context that trusts anybody is refused."""
     context = ssl.create_default_context()
@@ -208,6 +212,21 @@ async def test_a_kubeconfig_with_a_server_name(tmp_path: Path) -> None:
         assert await resolves(await provider_of(tmp_path, kubeconfig(server, user, **{"tls-server-name": "api.test"})))
 
 
+async def test_cookies_are_not_kept(tmp_path: Path) -> None:
+    """Nothing that a server sets comes back to it."""
+    async with ApiServer.running(tmp_path, host_in_certificate="localhost") as server:
+        server.put(manifest())
+        server.next_answers.append(saying(500, Set_Cookie="session=1; Path=/"))
+        provider = await provider_of(
+            tmp_path, kubeconfig(server, {"token": "token-1"}, server=f"https://localhost:{server.port}")
+        )
+
+        await refused(provider, SecretUnavailable)
+
+        assert await resolves(provider)
+        assert ["Cookie" in request.headers for request in server.requests] == [False, False]
+
+
 async def test_a_proxy_in_a_kubeconfig_is_not_used(server: ApiServer, tmp_path: Path) -> None:
     """The way to the API server is direct."""
     document = kubeconfig(server, {"token": "token-1"}, **{"proxy-url": "http://127.0.0.1:9"})
@@ -221,40 +240,45 @@ async def test_another_context_may_be_chosen(server: ApiServer, tmp_path: Path) 
     document["current-context"] = "elsewhere"
 
     assert await resolves(await provider_of(tmp_path, document, context="test"))
-    await misconfigured(tmp_path, document)
-    await misconfigured(tmp_path, document, context="none")
+    await misconfigured(tmp_path, document, "could not be loaded")
+    await misconfigured(tmp_path, document, "could not be loaded", context="none")
 
 
 async def test_a_kubeconfig_may_not_skip_verification(server: ApiServer, tmp_path: Path) -> None:
     """Refused, and not quietly ignored, so that nobody relies on it."""
-    await misconfigured(tmp_path, kubeconfig(server, {"token": TOKEN}, **{"insecure-skip-tls-verify": True}))
+    await misconfigured(
+        tmp_path, kubeconfig(server, {"token": TOKEN}, **{"insecure-skip-tls-verify": True}), "is refused"
+    )
 
 
 async def test_a_kubeconfig_must_be_encrypted(server: ApiServer, tmp_path: Path) -> None:
     """An address with plain HTTP is refused."""
-    await misconfigured(tmp_path, kubeconfig(server, {"token": TOKEN}, server="http://127.0.0.1:6443"))
+    await misconfigured(tmp_path, kubeconfig(server, {"token": TOKEN}, server="http://127.0.0.1:6443"), "https")
 
 
 @pytest.mark.parametrize(
-    "user",
+    ("user", "problem"),
     [
-        {"client-certificate-data": base64.b64encode(b"none").decode(), "client-key-data": "bm9uZQ=="},
-        {"client-certificate": "/none", "client-key": "/none"},
-        {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "args": [TOKEN]}},
+        ({"client-certificate-data": "bm9uZQ==", "client-key-data": "bm9uZQ=="}, "certificate or its key"),
+        ({"client-certificate": "/none", "client-key": "/none"}, "could not be loaded"),
+        (
+            {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "args": [TOKEN]}},
+            "could not be loaded",
+        ),
     ],
 )
 async def test_a_kubeconfig_with_unusable_credentials_is_refused(
-    server: ApiServer, tmp_path: Path, user: dict[str, object]
+    server: ApiServer, tmp_path: Path, user: dict[str, object], problem: str
 ) -> None:
     """Before anything is sent."""
-    await misconfigured(tmp_path, kubeconfig(server, user))
+    await misconfigured(tmp_path, kubeconfig(server, user), problem)
     assert server.requests == []
 
 
 @pytest.mark.parametrize("text", ["", f"users: [{{user: {{token: {TOKEN}", f"- {TOKEN}", f"token: {TOKEN}\x00", "{}"])
 async def test_a_broken_kubeconfig_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
     """A parser's message would repeat the line, and with it the token."""
-    await misconfigured(tmp_path, text)
+    await misconfigured(tmp_path, text, "could not be loaded")
 
 
 async def test_a_missing_kubeconfig_is_refused(tmp_path: Path) -> None:

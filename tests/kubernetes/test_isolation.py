@@ -74,9 +74,8 @@ async def test_the_librarys_own_logging_stays_silent_whatever_is_configured(
 ) -> None:
     """It would log whole bodies at DEBUG; no level, handler or later configuration brings that back."""
     await resolve(provider)
-    logging.config.dictConfig(
-        {"version": 1, "disable_existing_loggers": False, "loggers": {"kubernetes_asyncio": {"level": "DEBUG"}}}
-    )
+    for loggers in ({"kubernetes_asyncio": {"level": "DEBUG"}}, {}):
+        logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "loggers": loggers})
     logging.getLogger(LIBRARY).setLevel(logging.DEBUG)
     logging.getLogger(LIBRARY).addHandler(heard)
 

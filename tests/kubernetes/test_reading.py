@@ -1,12 +1,14 @@
 """Reading from the API: one GET, what its status means, and what happens when it goes wrong."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from provider.cluster import Cluster
 from provider.errors import (
     SecretDenied,
     SecretError,
@@ -15,7 +17,7 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
-from provider.kubernetes import KubernetesSecretProvider
+from provider.kubernetes import KubernetesSecretProvider, SecretsApi
 from provider.manifest import MAX_BYTES
 from provider.ref import SecretRef
 from provider.value import SigningSecret
@@ -23,6 +25,8 @@ from tests.kubernetes import apiserver
 from tests.kubernetes.apiserver import Answer, ApiServer, failure, saying
 from tests.kubernetes.manifests import manifest
 from tests.kubernetes.resolving import REF, refused, resolve
+
+PATH = "/api/v1/namespaces/webhooks/secrets/acme-signing"
 
 Fault = Callable[[ApiServer], Answer]
 
@@ -42,6 +46,18 @@ FAULTS: dict[str, Fault] = {
     "gzip": lambda _: apiserver.gzipped(manifest()),
 }
 
+OTHER_CALLS: list[Callable[[Any], Awaitable[object]]] = [
+    lambda api: api.list_namespaced_secret("webhooks"),
+    lambda api: api.list_namespaced_secret("webhooks", watch=True, field_selector="metadata.name=acme-signing"),
+    lambda api: api.list_secret_for_all_namespaces(),
+    lambda api: api.read_namespaced_secret("", "webhooks"),
+    lambda api: api.read_namespaced_secret("../secrets", "webhooks"),
+    lambda api: api.read_namespaced_secret("acme-signing", "webhooks", pretty="true"),
+    lambda api: api.read_namespaced_config_map("acme-signing", "webhooks"),
+    lambda api: api.delete_namespaced_secret("acme-signing", "webhooks"),
+    lambda api: api.api_client.call_api(PATH, "HEAD", auth_settings=[]),
+]
+
 
 def with_status(server: ApiServer, status: int) -> Answer:
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -58,7 +74,7 @@ async def test_a_resolve_is_one_plain_get(server: ApiServer, provider: Kubernete
 
     (request,) = server.requests
     assert secret.version == "6d1f3a52-0000-4000-8000-000000000001/41"
-    assert (request.method, request.path_qs) == ("GET", "/api/v1/namespaces/webhooks/secrets/acme-signing")
+    assert (request.method, request.path_qs) == ("GET", PATH)
     assert request.headers["Authorization"] == "Bearer token-1"
     assert request.headers["Accept"] == "application/json"
     assert request.headers["Accept-Encoding"] == "identity"
@@ -189,9 +205,8 @@ async def test_redirects_are_not_followed(
     """The token goes to the API server and nowhere else, even if it says so."""
     async with ApiServer.running(tmp_path / "elsewhere") as elsewhere:
         elsewhere.put(manifest())
-        path = "/api/v1/namespaces/webhooks/secrets/acme-signing"
-        server.next_answers.append(saying(status, Location=f"{elsewhere.url}{path}"))
-        server.next_answers.append(saying(status, Location=f"{path}?again"))
+        server.next_answers.append(saying(status, Location=f"{elsewhere.url}{PATH}"))
+        server.next_answers.append(saying(status, Location=f"{PATH}?again"))
 
         await refused(provider, SecretUnavailable)
         await refused(provider, SecretUnavailable)
@@ -270,6 +285,23 @@ async def test_anothers_secret_is_a_mismatch(provider: KubernetesSecretProvider)
     await refused(provider, SecretNotFound, SecretRef(namespace="webhooks", name="acme-signing", key="other"))
 
     assert isinstance(await resolve(provider), SigningSecret)
+
+
+@pytest.mark.parametrize("call", OTHER_CALLS)
+async def test_nothing_but_one_secret_can_be_asked_for(
+    server: ApiServer, tmp_path: Path, call: Callable[[Any], Awaitable[object]]
+) -> None:
+    """Not even by a mistake of ours: whatever else goes no further than our session."""
+    cluster = await Cluster.in_cluster(directory=server.service_account(tmp_path / "account"), environ=server.environ)
+    api = await SecretsApi.connect(cluster)
+
+    with pytest.raises((ValueError, TypeError)):
+        await call(api._api)  # pyright: ignore[reportPrivateUsage] - there is no other way past our own method
+    status, _ = await api.get(REF, fresh_credentials=False)
+
+    assert status == 200
+    assert [request.path for request in server.requests] == [PATH]
+    await api.aclose()
 
 
 async def test_a_closed_provider_answers_nothing(server: ApiServer, provider: KubernetesSecretProvider) -> None:

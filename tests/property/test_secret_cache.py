@@ -2,7 +2,7 @@
 
 import asyncio
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from provider.cache import CachedSecretProvider
@@ -50,7 +50,7 @@ class World:
 
 
 @given(events)
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_secret_is_never_served_beyond_its_bounds(course: list[tuple[str, object]]) -> None:
     """Whatever happens in whatever order, what is served was said recently enough, and by the latest word on it."""
 

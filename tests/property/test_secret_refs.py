@@ -3,7 +3,7 @@
 import re
 import string
 
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from provider.errors import SecretRefInvalid
@@ -19,6 +19,10 @@ keys = st.from_regex(re.compile(r"[-._a-zA-Z0-9]{1,253}", re.ASCII), fullmatch=T
 refs = st.builds("k8s://{}/{}/{}".format, labels, names, keys).filter(lambda text: len(text) <= MAX_LENGTH)
 
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What is tested is no speed, and the machine may be busy."""
+
+
 def parsed(text: str, central_namespace: str | None = None) -> SecretRef | None:
     """The ref, or None when it is refused."""
     try:
@@ -27,6 +31,7 @@ def parsed(text: str, central_namespace: str | None = None) -> SecretRef | None:
         return None
 
 
+@unhurried
 @given(labels, names, keys)
 def test_what_follows_the_grammar_comes_back_as_it_was(namespace: str, name: str, key: str) -> None:
     """Nothing is decoded, lower-cased or stripped, and the short form means the same."""
@@ -41,6 +46,7 @@ def test_what_follows_the_grammar_comes_back_as_it_was(namespace: str, name: str
     assert parsed(f"k8s://{name}/{key}") is None
 
 
+@unhurried
 @given(st.one_of(st.text(max_size=80), st.from_regex(r"k8s://[^\n]{0,60}", fullmatch=True)))
 @example("k8s://a/b/c\n")
 @example("k8s://a/b/../c")
@@ -57,6 +63,7 @@ def test_whatever_is_taken_is_safe_in_a_path(text: str) -> None:
         assert part not in (".", "..")
 
 
+@unhurried
 @given(refs, st.data())
 def test_one_foreign_character_spoils_it(text: str, data: st.DataObject) -> None:
     """Wherever it stands."""
@@ -66,18 +73,21 @@ def test_one_foreign_character_spoils_it(text: str, data: st.DataObject) -> None
     assert parsed(text[:position] + foreign + text[position:]) is None
 
 
+@unhurried
 @given(refs, st.sampled_from([".previous", ".next"]))
 def test_reserved_slots_cannot_be_named(text: str, suffix: str) -> None:
     """They belong to the key before the suffix."""
     assert parsed(text + suffix) is None
 
 
+@unhurried
 @given(refs, st.sampled_from(["/x", "/", "/.", "/.."]))
 def test_a_fourth_part_is_one_too_many(text: str, more: str) -> None:
     """However it looks."""
     assert parsed(text + more) is None
 
 
+@unhurried
 @given(refs, refs)
 def test_refs_are_equal_exactly_when_their_texts_are(one: str, other: str) -> None:
     """And then hash alike."""

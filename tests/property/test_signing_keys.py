@@ -4,7 +4,7 @@ import base64
 import hmac
 from datetime import UTC, datetime, timedelta
 
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from provider.errors import SecretMalformed
@@ -25,6 +25,10 @@ materials = st.one_of(
 )
 
 
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""What is tested is no speed, and the machine may be busy."""
+
+
 def key_of(material: bytes) -> SigningKey | None:
     try:
         return SigningKey(material)
@@ -32,6 +36,7 @@ def key_of(material: bytes) -> SigningKey | None:
         return None
 
 
+@unhurried
 @given(st.binary(min_size=24, max_size=64), st.binary(max_size=300))
 def test_signing_is_hmac_sha256(key: bytes, message: bytes) -> None:
     """Whichever way the key is written, and however often it has signed."""
@@ -42,6 +47,7 @@ def test_signing_is_hmac_sha256(key: bytes, message: bytes) -> None:
     assert first == second == hmac.digest(key, message, "sha256")
 
 
+@unhurried
 @given(materials)
 @example(b"whsec_" + b"QUFB" * 8 + b"=")
 @example(b" " * 24)
@@ -64,6 +70,7 @@ def test_a_key_is_exactly_what_was_written_or_none_at_all(material: bytes) -> No
     assert key.sign(b"message") == hmac.digest(decoded, b"message", "sha256")
 
 
+@unhurried
 @given(
     previous=st.sampled_from([None, b"", b"short", KEY, OTHER_KEY]),
     expires_in_s=st.one_of(st.none(), st.integers(-5_000_000, 5_000_000)),

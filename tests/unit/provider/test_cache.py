@@ -155,13 +155,16 @@ async def test_an_answer_ages_from_when_its_read_began() -> None:
     desk.reader.held.set()
     await first
 
-    desk.clock.now_s += 9
+    desk.clock.now_s = 1059.0
     await desk.version()
     reads = desk.reader.reads
-    desk.clock.now_s += 1
+    desk.reader.answer = SecretUnavailable()
+    desk.clock.now_s = 1060.0
     await desk.version()
+    desk.clock.now_s = 1300.0
 
-    assert (reads, desk.reader.reads) == (1, 2)
+    await desk.refused(SecretUnavailable)
+    assert (reads, desk.reader.reads) == (1, 3)
 
 
 async def test_all_keys_of_a_secret_come_with_one_read() -> None:

@@ -205,7 +205,9 @@ def test_a_key_is_equal_to_itself_only() -> None:
 def test_what_holds_a_key_shows_nothing_of_it(show: Callable[[object], str]) -> None:
     """Every text of it is the same for every key."""
     key, secret = SigningKey(KEY), SigningSecret(current=SigningKey(KEY), version="1")
+    snapshot = Snapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={"signing": secret})
 
+    assert show(snapshot).strip("[]") == "Snapshot(...)"
     assert show(key).strip("[]") == "SigningKey(...)"
     assert show(secret).strip("[]") == "SigningSecret(...)"
 

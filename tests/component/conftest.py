@@ -1,0 +1,29 @@
+"""What the tests of the command line share."""
+
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from tests.support.commandline import CommandLine, Ran
+from tests.support.site import Site
+
+RunHere = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture(scope="session")
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    """What runs command lines, for the whole session."""
+    with CommandLine(tmp_path_factory.mktemp("command-line")) as running:
+        yield running
+
+
+@pytest.fixture
+def oneprotect(command_line: CommandLine, site: Site) -> RunHere:
+    """Run a command against the site, with the site's settings."""
+    environ = site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}
+
+    async def run(*arguments: str, stdin: bytes = b"", **settings: str) -> Ran:
+        changed = {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()}
+        return await command_line.run(environ | changed, *arguments, stdin=stdin)
+
+    return run

@@ -1,0 +1,363 @@
+"""What is written as configuration, what is refused, and what is told about it."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from oneprotect.configuration import Configuration, Conflict, InUse, MissingCredential, Unknown
+from oneprotect.jetstream.bucket import Bucket, Entry
+from oneprotect.wiring import egress_policy
+from schemas import subjects
+from schemas.checked import Invalid
+from schemas.codes import CredentialStatus
+from schemas.config import Credential, CredentialState, Destination
+from schemas.events import ConfigChanged
+from tests.support.site import NAMESPACE, TENANT, Site
+
+REF = f"k8s://{NAMESPACE}/signing-key/signing"
+URL = "https://hooks.example.com/in"
+PASTED = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+
+REFUSED: list[tuple[dict[str, object], str]] = [
+    ({"url": None}, "url: expected `str`, got `null`"),
+    ({"url": "http://acme.com:99999/"}, "url: blocked destination"),
+    ({"url": "https://user:pass@acme.com/"}, "url: blocked destination: a URL carries no user name or password"),
+    ({"url": "https://10.1.2.3/"}, "an operator can except it with ONEPROTECT_EGRESS_ALLOW_CIDRS"),
+    ({"url": "https://api.svc.cluster.local/"}, "give it a name that the whole internet knows"),
+    ({"url": "ftp://acme.com/"}, "use https, or http where an operator allows it"),
+    ({"url": "https://acme.com:22/"}, "an operator can add it to ONEPROTECT_EGRESS_PORTS"),
+    ({"credential": "Key"}, "credential: expected 1 to 63 of a-z, 0-9 and `-`"),
+    ({"event_types": ("invoice paid",)}, "event_types[0]: expected an event type like `invoice.paid`"),
+    ({"event_types": ("invoice.*.x",)}, "event_types[0]: expected an event type"),
+    ({"event_types": ("*.paid",)}, "event_types[0]: expected an event type"),
+    ({"event_types": ("invoice.paid\n",)}, "event_types[0]: expected an event type"),
+    ({"headers": {"x team": "1"}}, "headers: expected a header name of 1 to 64 letters, digits and `-`"),
+    ({"headers": {"x-team": "1\r\nhost: x"}}, "headers[...]: expected at most 1024 printable ASCII characters"),
+    ({"headers": {"X-Team": "1", "x-team": "2"}}, "headers: name the same header twice"),
+    ({"headers": {f"x-{n}": "v" * 1000 for n in range(5)}}, "headers: take more than 4096 bytes in all"),
+    ({"timeout_s": 31}, "timeout_s: expected `float` <= 30.0"),
+    ({"timeout_s": float("nan")}, "timeout_s: expected `float` > 0.0"),
+    ({"rate_per_s": float("inf")}, "rate_per_s: expected `float` <= 1000000.0"),
+    ({"max_in_flight": 0}, "max_in_flight: expected `int` >= 1"),
+    ({"retry_schedule_s": (5, -1)}, "retry_schedule_s[1]: expected `float` > 0.0"),
+    ({"retry_schedule_s": (1,) * 33}, "retry_schedule_s: expected `array` of length <= 32"),
+    ({"enabled": False}, "a field that can't be set here; there are `url`, `credential`"),
+    ({PASTED: "x"}, "a field that can't be set here"),
+]
+"""What can't be set, and what the error says of it."""
+
+
+@pytest.fixture
+def configuration(site: Site) -> Configuration:
+    """The site's configuration; its tenant has the credential `key`."""
+    return site.jetstream.configuration
+
+
+async def _changes(site: Site) -> list[ConfigChanged]:
+    records = await site.records(subjects.EVENTS)
+    return [msgspec.json.decode(record.data, type=ConfigChanged) for record in records]
+
+
+async def test_a_destination_is_read_as_it_was_written(configuration: Configuration) -> None:
+    """Every field that is set comes back, with the tenant, the id, and enabled."""
+    fields: dict[str, Any] = {
+        "url": "https://receiver.acme.com/hook?x=1",
+        "credential": "key",
+        "event_types": ("invoice.paid", "order.*", "*"),
+        "headers": {"x-team": "billing"},
+        "timeout_s": 5.0,
+        "max_in_flight": 3,
+        "rate_per_s": 2.5,
+        "retry_schedule_s": (1.0, 2.0),
+        "capture_response": True,
+        "forward_trace": True,
+        "description": "Rechnungen",
+    }
+
+    written = await configuration.set_destination(TENANT, "orders", fields, by="test")
+
+    read = await configuration.get_destination(TENANT, "orders")
+    assert read == written
+    assert {name: getattr(read, name) for name in fields} == fields
+    assert (read.tenant, read.id, read.enabled) == (TENANT, "orders", True)
+    assert await configuration.list_destinations(TENANT) == [read]
+    assert await configuration.list_destinations("globex") == []
+
+
+async def test_a_destination_that_breaks_a_rule_is_refused(configuration: Configuration) -> None:
+    """The error names the field and the rule, nothing is written, and the same without the fault is taken."""
+    right: dict[str, object] = {"url": "https://acme.com/", "credential": "key"}
+    told: list[str] = []
+
+    for fields, _ in REFUSED:
+        with pytest.raises(Invalid) as refused:
+            await configuration.set_destination(TENANT, "orders", right | fields, by="test")
+        assert refused.value.__context__ is None
+        told.append(str(refused.value))
+
+    assert [text for text, (_, rule) in zip(told, REFUSED, strict=True) if rule not in text] == []
+    assert await configuration.list_destinations(TENANT) == []
+    assert (await configuration.set_destination(TENANT, "orders", right, by="test")).id == "orders"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Webhook-Id", "host", "content-length", "Content-Type", "transfer-encoding", "connection", "te", "trailer",
+        "upgrade", "proxy-authorization", "user-agent", "expect", "cookie", "accept-encoding", "traceparent",
+        "X-Forwarded-For", "metadata", "Metadata-Flavor", "x-aws-ec2-metadata-token-ttl-seconds",
+    ],
+)  # fmt: skip
+async def test_no_destination_sets_headers_that_are_not_its_own(name: str) -> None:
+    """A denied header is refused wherever a destination is decoded, in any case, and its neighbours are not."""
+    denied = msgspec.json.encode({"url": URL, "credential": "key", "headers": {name: "1"}})
+    allowed = msgspec.json.encode({"url": URL, "credential": "key", "headers": {f"x-{name}": "1"}})
+
+    with pytest.raises(msgspec.ValidationError, match="`headers` can't set `"):
+        msgspec.json.decode(denied, type=Destination)
+
+    assert msgspec.json.decode(allowed, type=Destination).headers == {f"x-{name}": "1"}
+
+
+@pytest.mark.parametrize("pasted", [PASTED, "https://user:hunter2@10.0.0.1/", "a b\n", "x" * 5000])
+async def test_what_was_given_is_never_repeated(configuration: Configuration, pasted: str) -> None:
+    """Whatever is pasted into whichever field, the error does not hold it."""
+    right: dict[str, object] = {"url": "https://acme.com/", "credential": "key"}
+    places: list[dict[str, object]] = [
+        {"credential": pasted},
+        {"timeout_s": pasted},
+        {"max_in_flight": pasted},
+        {"retry_schedule_s": pasted},
+        {"headers": pasted},
+        {"event_types": (pasted,)},
+        {"headers": {pasted: "1"}},
+        {"headers": {"x-a": pasted + "\n"}},
+        {"url": pasted},
+        {pasted: 1},
+    ]
+    problems: list[str] = []
+
+    for place in places:
+        with pytest.raises(Invalid) as refused:
+            await configuration.set_destination(TENANT, "orders", right | place, by="test")
+        problems.append(str(refused.value))
+    with pytest.raises(Invalid) as refused:
+        await configuration.set_destination(pasted, "orders", right, by="test")
+    problems.append(str(refused.value))
+    for fields in ({"secret_ref": pasted}, {"secret_ref": REF, "purpose": pasted}, {"secret_ref": [pasted]}):
+        with pytest.raises(Invalid) as refused:
+            await configuration.set_credential(TENANT, "new", fields, by="test")
+        problems.append(str(refused.value))
+
+    assert len(problems) == 14
+    assert not [problem for problem in problems if pasted in problem or "hunter2" in problem]
+
+
+async def test_a_destination_needs_a_credential_that_is_there(configuration: Configuration) -> None:
+    """Without the credential it is refused, and told how to create one; another tenant's does not count."""
+    await configuration.set_credential("globex", "theirs", {"secret_ref": REF}, by="test")
+
+    with pytest.raises(MissingCredential, match="create it first, with `oneprotect credential set`"):
+        await configuration.set_destination(
+            TENANT, "orders", {"url": "https://acme.com/", "credential": "theirs"}, by="test"
+        )
+
+    assert await configuration.list_destinations(TENANT) == []
+
+
+async def test_setting_anew_keeps_a_destination_disabled(site: Site, configuration: Configuration) -> None:
+    """Whether it is enabled is changed by enabling and disabling alone, with the reason kept until then."""
+    await site.destination("orders", "https://acme.com/one")
+
+    disabled = await configuration.disable_destination(TENANT, "orders", by="jo", reason="moves house")
+    await site.destination("orders", "https://acme.com/two")
+    still = await configuration.get_destination(TENANT, "orders")
+    enabled = await configuration.enable_destination(TENANT, "orders", by="jo")
+
+    assert (disabled.enabled, disabled.disabled_reason) == (False, "moves house")
+    assert (still.url, still.enabled, still.disabled_reason) == ("https://acme.com/two", False, "moves house")
+    assert still.disabled_at == disabled.disabled_at
+    assert (enabled.enabled, enabled.disabled_reason, enabled.disabled_at) == (True, None, None)
+
+
+async def test_what_is_not_there_is_unknown(configuration: Configuration) -> None:
+    """Reading, switching and deleting what does not exist says so, and makes nothing of it."""
+    for attempt in (
+        configuration.get_destination(TENANT, "none"),
+        configuration.enable_destination(TENANT, "none", by="test"),
+        configuration.disable_destination(TENANT, "none", by="test"),
+        configuration.delete_destination(TENANT, "none", by="test"),
+        configuration.get_credential(TENANT, "none"),
+        configuration.delete_credential(TENANT, "none", by="test"),
+    ):
+        with pytest.raises(Unknown, match="of this name"):
+            await attempt
+
+    assert await configuration.list_destinations(TENANT) == []
+    assert [view.id for view in await configuration.list_credentials(TENANT)] == ["key"]
+
+
+async def test_what_was_deleted_can_be_set_again(site: Site, configuration: Configuration) -> None:
+    """A deleted destination is gone, and its id is free."""
+    await site.destination("orders", "https://acme.com/one")
+
+    await configuration.delete_destination(TENANT, "orders", by="test")
+    with pytest.raises(Unknown):
+        await configuration.get_destination(TENANT, "orders")
+    await site.destination("orders", "https://acme.com/two")
+
+    assert (await configuration.get_destination(TENANT, "orders")).url == "https://acme.com/two"
+
+
+async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: Configuration) -> None:
+    """Setting and disabling side by side loses neither: whoever comes second starts from what the first wrote."""
+    await site.destination("orders", "https://acme.com/one")
+
+    await asyncio.gather(
+        site.destination("orders", "https://acme.com/two"),
+        configuration.disable_destination(TENANT, "orders", by="test"),
+    )
+
+    found = await configuration.get_destination(TENANT, "orders")
+    assert (found.url, found.enabled) == ("https://acme.com/two", False)
+
+
+class Contended(Bucket):
+    """A bucket that somebody else writes to each time it has been read."""
+
+    async def get(self, key: str) -> Entry | None:
+        entry = await super().get(key)
+        await super().put(key, b"{}")
+        return entry
+
+
+async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
+    """When others keep writing in between, the change is given up, and nothing of theirs is overwritten."""
+    jetstream = site.jetstream
+    contended = Contended(jetstream.connection, jetstream.publisher, subjects.DESTINATIONS)
+    configuration = Configuration(contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings))
+
+    with pytest.raises(Conflict, match="try again"):
+        await configuration.set_destination(
+            TENANT, "orders", {"url": "https://acme.com/", "credential": "key"}, by="test"
+        )
+
+    entry = await jetstream.destinations.get(f"{TENANT}.orders")
+    assert entry is not None
+    assert entry.value == b"{}"
+
+
+async def test_a_credential_is_read_without_its_ref(site: Site, configuration: Configuration) -> None:
+    """The ref is stored in its canonical form, and no view or event holds it."""
+    view = await configuration.set_credential(TENANT, "short", {"secret_ref": "k8s://other-secret/key"}, by="test")
+
+    views = [view, await configuration.get_credential(TENANT, "short"), *await configuration.list_credentials(TENANT)]
+    entry = await site.jetstream.credentials.get(f"{TENANT}.short")
+    assert entry is not None
+    assert msgspec.json.decode(entry.value or b"", type=Credential).secret_ref == f"k8s://{NAMESPACE}/other-secret/key"
+    told = msgspec.json.encode(views) + b"".join(record.data for record in await site.records(subjects.EVENTS))
+    assert b"k8s" not in told
+    assert b"other-secret" not in told
+    assert set(msgspec.to_builtins(view)) == {
+        "id", "tenant", "purpose", "provider", "status", "checked_at", "version", "rollover",
+    }  # fmt: skip
+
+
+async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
+    """Without one, two parts are refused, and three are taken."""
+    jetstream = site.jetstream
+    configuration = Configuration(
+        jetstream.destinations, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
+    )
+
+    with pytest.raises(
+        Invalid, match="secret_ref: expected `k8s://NAMESPACE/SECRET/KEY`, the name of a key"
+    ) as refused:
+        await configuration.set_credential(TENANT, "short", {"secret_ref": "k8s://other-secret/key"}, by="test")
+    view = await configuration.set_credential(TENANT, "long", {"secret_ref": "k8s://ns/other-secret/key"}, by="test")
+
+    assert refused.value.__context__ is None
+    assert view.id == "long"
+
+
+async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
+    """What consumers found is part of the view; a new ref, or none, starts unchecked."""
+    jetstream = site.jetstream
+    statuses = Bucket(jetstream.connection, jetstream.publisher, subjects.CREDENTIAL_STATUS)
+    configuration = Configuration(
+        jetstream.destinations,
+        jetstream.credentials,
+        jetstream.publisher,
+        egress_policy(site.settings),
+        statuses=statuses,
+    )
+    state = CredentialState(status=CredentialStatus.CONFIGURED, provider="local", version="u/1", rollover_active=True)
+    await statuses.put(f"{TENANT}.key", msgspec.json.encode(state))
+
+    checked = await configuration.get_credential(TENANT, "key")
+    (listed,) = await configuration.list_credentials(TENANT)
+    await configuration.set_credential(TENANT, "key", {"secret_ref": "k8s://ns/other/key"}, by="test")
+    anew = await configuration.get_credential(TENANT, "key")
+
+    assert (checked.status, checked.provider, checked.version) == (CredentialStatus.CONFIGURED, "local", "u/1")
+    assert checked.rollover.active
+    assert listed == checked
+    assert anew.status is CredentialStatus.UNCHECKED
+
+
+async def test_a_credential_in_use_is_not_deleted(site: Site, configuration: Configuration) -> None:
+    """Deleting it names the destinations that it signs for, and works once they are gone."""
+    await site.destination("orders", "https://acme.com/one")
+    await site.destination("invoices", "https://acme.com/two")
+
+    with pytest.raises(InUse, match="invoices, orders"):
+        await configuration.delete_credential(TENANT, "key", by="test")
+    for name in ("orders", "invoices"):
+        await configuration.delete_destination(TENANT, name, by="test")
+    await configuration.delete_credential(TENANT, "key", by="test")
+
+    assert await configuration.list_credentials(TENANT) == []
+
+
+async def test_every_change_is_told(site: Site, configuration: Configuration) -> None:
+    """One event for each change, on the subject of what was changed: who did what, and not one value."""
+    await configuration.set_destination(
+        TENANT, "orders", {"url": "https://acme.com/hidden", "credential": "key"}, by="jo"
+    )
+    await configuration.disable_destination(TENANT, "orders", by="sam")
+    await configuration.enable_destination(TENANT, "orders", by="jo")
+    await configuration.delete_destination(TENANT, "orders", by="jo")
+    await configuration.delete_credential(TENANT, "key", by="sam")
+
+    changes = await _changes(site)
+    records = await site.records(subjects.EVENTS)
+    assert [(change.data.kind, change.data.name, change.data.action, change.data.by) for change in changes] == [
+        ("credential", "key", "set", "test"),
+        ("destination", "orders", "set", "jo"),
+        ("destination", "orders", "disable", "sam"),
+        ("destination", "orders", "enable", "jo"),
+        ("destination", "orders", "delete", "jo"),
+        ("credential", "key", "delete", "sam"),
+    ]
+    assert {change.tenant for change in changes} == {TENANT}
+    assert len({change.id for change in changes}) == len(changes)
+    assert records[1].subject == f"oneprotect.event.config.changed.{TENANT}.destination.orders"
+    assert not [record for record in records if b"hidden" in record.data]
+
+
+async def test_what_can_not_be_understood_counts_as_absent(site: Site, configuration: Configuration) -> None:
+    """An entry of another version is left out of lists, and can be replaced; the others are shown."""
+    await site.destination("orders", "https://acme.com/one")
+    await site.jetstream.destinations.put(f"{TENANT}.newer", b'{"url":"https://acme.com/","credential":"key","x":1}')
+
+    listed = await configuration.list_destinations(TENANT)
+    with pytest.raises(Unknown):
+        await configuration.get_destination(TENANT, "newer")
+    with pytest.raises(InUse, match="newer, orders"):
+        await configuration.delete_credential(TENANT, "key", by="test")
+    await site.destination("newer", "https://acme.com/two")
+
+    assert [view.id for view in listed] == ["orders"]
+    assert (await configuration.get_destination(TENANT, "newer")).url == "https://acme.com/two"

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from consumers import outcome, retry
+from consumers.credentials import SecretWatch
 from consumers.directory import Directory
 from consumers.history import History
 from consumers.quarantine import quarantined
@@ -51,6 +52,7 @@ class DeliveryHandler:
         provider: SecretProvider,
         sender: Sender,
         history: History,
+        watch: SecretWatch,
         policy: DeliveryPolicy,
         worker: str,
     ) -> None:
@@ -58,6 +60,7 @@ class DeliveryHandler:
         self._provider = provider
         self._sender = sender
         self._history = history
+        self._watch = watch
         self._policy = policy
         self._worker = worker
 
@@ -85,7 +88,9 @@ class DeliveryHandler:
         except SecretError as error:
             failed = type(error)
         else:
+            self._watch.noticed(delivery.tenant, destination.credential, None)
             return await self._send(delivery, clock, destination, secret)
+        self._watch.noticed(delivery.tenant, destination.credential, failed.code)
         return self._without_secret(delivery, clock, failed)
 
     async def _secret(self, tenant: str, destination: Destination) -> SigningSecret:

@@ -33,8 +33,8 @@ class Shelf(Generic[T]):
     """One bucket's values of type `T`, cached. A value that can't be understood counts as absent, and is logged."""
 
     def __init__(self, bucket: Bucket, kind: type[T]) -> None:
-        self.on_take: Callable[[str], None] = lambda _: None
-        """Called with each key whose value has been read or has changed."""
+        self.on_take: Callable[[str, T | None, T | None], None] = _ignore
+        """Called with key, old and new value whenever one has been read or has changed."""
         self._bucket = bucket
         self._decode = msgspec.json.Decoder(kind).decode
         self._known: dict[str, _Known[T]] = {}
@@ -87,8 +87,9 @@ class Shelf(Generic[T]):
             return  # a replica that lags behind what was announced
         if len(self._known) >= MAX_ENTRIES:
             self._known.clear()
-        self._known[entry.key] = _Known(self._value(entry), entry.revision, time.monotonic() + BELIEVED_S)
-        self.on_take(entry.key)
+        value = self._value(entry)
+        self._known[entry.key] = _Known(value, entry.revision, time.monotonic() + BELIEVED_S)
+        self.on_take(entry.key, known.value if known else None, value)
 
     def _value(self, entry: Entry) -> T | None:
         if entry.value is None:
@@ -98,6 +99,10 @@ class Shelf(Generic[T]):
         except msgspec.DecodeError:
             _log.exception("config.undecodable", key=entry.key, exc_info=False)
             return None
+
+
+def _ignore(_key: str, _old: object, _new: object) -> None:
+    """Nobody wants to know."""
 
 
 class Directory:
@@ -127,7 +132,11 @@ class Directory:
 
     def on_destination(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with `<tenant>.<id>` of each destination that has been read or has changed."""
-        self._destinations.on_take = callback
+        self._destinations.on_take = lambda key, _old, _new: callback(key)
+
+    def on_credential(self, callback: Callable[[str, Credential | None, Credential | None], None]) -> None:
+        """Call `callback` with `<tenant>.<id>`, old and new value of each credential that has been read or changed."""
+        self._credentials.on_take = callback
 
     def lane_limit(self, lane: str, default: int) -> int:
         """How many deliveries to the destination `<tenant>.<id>` may be in flight: one, until it has been read."""

@@ -54,7 +54,7 @@ def _decoded(document: bytes) -> DeliveryRequested:
         return decode_request(document)
     except msgspec.ValidationError as error:
         reason = _without_values(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         reason = "not a JSON document"
     raise ValueError(reason)
 

@@ -233,20 +233,16 @@ class Configuration:
 
     async def _change(self, bucket: Bucket, key: str, change: Callable[[bytes | None], T]) -> T:
         """Read, change and write; all of it once more when somebody else wrote in between. Raises `Conflict`."""
-        was_absent = False
         for _ in range(MAX_TRIES):
-            entry = await bucket.get(key)
-            value = change(entry.value if entry else None)
-            # A deleted key keeps a revision, which `get` doesn't tell: absent twice means that it is one of those.
-            revision = entry.revision if entry else None if was_absent else 0
+            entry = await bucket.find(key)
+            value = change(entry.value)
             try:
-                await bucket.put(key, msgspec.json.encode(value), revision=revision)
+                await bucket.put(key, msgspec.json.encode(value), revision=entry.revision)
             except Refused as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
             else:
                 return value
-            was_absent = entry is None
         raise Conflict
 
     async def _tell(self, kind: Kind, tenant: str, name: str, action: Action, by: str) -> None:

@@ -13,12 +13,15 @@ from typing import Final
 
 import structlog
 
+from consumers.control import Control
+from consumers.credentials import CredentialChecks
 from consumers.delivery import DeliveryHandler, DeliveryPolicy
 from consumers.directory import Directory
 from consumers.egress import EgressPolicy
 from consumers.feeder import Feeder
 from consumers.history import RecordedAttempts
 from consumers.replay import Replayer
+from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
 from consumers.sender import HttpSender
 from oneprotect.configuration import Configuration
@@ -28,7 +31,6 @@ from oneprotect.jetstream.errors import Unavailable
 from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Pull
 from oneprotect.settings import SecretSettings, Settings
-from provider.base import SecretProvider
 from provider.cache import CachedSecretProvider, SnapshotReader
 from schemas import subjects
 from schemas.config import RetryPolicy
@@ -48,13 +50,14 @@ class JetStream:
         self.publisher = publisher
         self.destinations = Bucket(connection, publisher, subjects.DESTINATIONS)
         self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
+        self.statuses = Bucket(connection, publisher, subjects.CREDENTIAL_STATUS)
         self.replayer = Replayer(connection, publisher, Bucket(connection, publisher, subjects.REPLAYS))
         self.configuration = Configuration(
             self.destinations,
             self.credentials,
             publisher,
             egress,
-            statuses=Bucket(connection, publisher, subjects.CREDENTIAL_STATUS),
+            statuses=self.statuses,
             secret_namespace=secret_namespace,
         )
 
@@ -125,18 +128,29 @@ async def run_consumer(settings: Settings, *, stop: asyncio.Event) -> None:
 
 
 async def _consume(
-    settings: Settings, jetstream: JetStream, provider: SecretProvider, sender: HttpSender, stop: asyncio.Event
+    settings: Settings, jetstream: JetStream, provider: CachedSecretProvider, sender: HttpSender, stop: asyncio.Event
 ) -> None:
     directory = Directory(jetstream.destinations, jetstream.credentials)
     await directory.start()
     jetstream.connection.on_reconnect(directory.forget)
     worker = worker_id()
     delivery = settings.delivery
+    checks = CredentialChecks(
+        directory=directory,
+        credentials=jetstream.credentials,
+        statuses=jetstream.statuses,
+        provider=provider,
+        provider_name=str(settings.secret.provider),
+        publisher=jetstream.publisher,
+        resumption=Resumption(jetstream.connection, jetstream.publisher, jetstream.destinations),
+        secret_namespace=settings.secret.namespace,
+    )
     handler = DeliveryHandler(
         directory=directory,
         provider=provider,
         sender=sender,
         history=RecordedAttempts(jetstream.connection),
+        watch=checks,
         policy=delivery_policy(settings),
         worker=worker,
     )
@@ -164,9 +178,11 @@ async def _consume(
             )
         )
     feeder = Feeder(jetstream.connection, jetstream.publisher)
+    await Control(jetstream.connection, checks, provider, worker).start()
     _log.info("consumer.started", worker=worker, version=VERSION, max_in_flight=delivery.max_in_flight)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(feeder.run(stop))
+        tasks.create_task(checks.run(stop))
         await runtime.run(stop)
     _log.info("consumer.stopped", worker=worker)
 

@@ -123,7 +123,9 @@ CONSUMERS: Final = (WORK_CONSUMER, DUE_CONSUMER)
 
 DESTINATIONS: Final = Bucket(name="oneprotect_destinations", description="Destinations.", announced=True)
 CREDENTIALS: Final = Bucket(name="oneprotect_credentials", description="Credentials: refs, no values.", announced=True)
-CREDENTIAL_STATUS: Final = Bucket(name="oneprotect_credential_status", description="What consumers found.")
+CREDENTIAL_STATUS: Final = Bucket(
+    name="oneprotect_credential_status", description="What consumers found.", announced=True
+)
 TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.")
 REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
 BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, TOKENS, REPLAYS)
@@ -178,6 +180,13 @@ def tenant_and_destination(subject: str) -> tuple[str, str]:
     """The two tokens after `oneprotect.delivery.<kind>`. Raises `ValueError` when there are others than two."""
     _, _, _, tenant, destination = subject.split(".")
     return tenant, destination
+
+
+REFRESH: Final = "oneprotect.control.secrets.refresh"
+"""Heard by every consumer: a `schemas.control.Refresh`. Each forgets the secrets meant, and answers."""
+
+CHECK: Final = "oneprotect.control.credentials.check"
+"""Heard by one consumer: a `schemas.control.Check`. It checks the credential now and answers with its state."""
 
 
 def msg_id(tenant: str, destination: str, delivery: str) -> str:

@@ -48,14 +48,16 @@ def deliver(
     It returns when the request is stored; `oneprotect attempts --id` shows what became of it. JSON is delivered byte
     for byte, without white space around it. The same --id to the same destination is stored once in ten minutes.
     """
-    from oneprotect.cli.session import connected
+    from oneprotect.cli.session import connected, load_settings
     from oneprotect.jetstream.requests import request
     from schemas import subjects
     from schemas.events import CONTENT_TYPE, encode
 
-    async def work(jetstream: "JetStream", settings: "Settings") -> dict[str, object]:
-        body = _body(data, settings.delivery.max_payload_bytes)
-        asked = _request(tenant, destination, event_type, delivery, body, content_type, as_base64=as_base64)
+    settings = load_settings()
+    body = _body(data, settings.delivery.max_payload_bytes)
+    asked = _request(tenant, destination, event_type, delivery, body, content_type, as_base64=as_base64)
+
+    async def work(jetstream: "JetStream", _: "Settings") -> dict[str, object]:
         known = await _destination(jetstream, tenant, destination)
         if known is None and not force:
             raise Failure(
@@ -78,7 +80,7 @@ def deliver(
             "destination_enabled": known is not None and known.enabled,
         }
 
-    _show(connected(work), as_json=as_json)
+    _show(connected(work, settings), as_json=as_json)
 
 
 def _show(result: dict[str, object], *, as_json: bool) -> None:

@@ -24,13 +24,13 @@ def load_settings() -> Settings:
     return settings
 
 
-def connected(work: Work[T]) -> T:
-    """Run `work` with a connection. Raises `SettingsError` and `JetStreamError`."""
-    settings = load_settings()
+def connected(work: Work[T], settings: Settings | None = None) -> T:
+    """Run `work` with a connection and the settings. Raises `SettingsError` and `JetStreamError`."""
+    loaded = settings or load_settings()
 
     async def main() -> T:
-        async with open_jetstream(settings, name="oneprotect-cli") as jetstream:
-            return await work(jetstream, settings)
+        async with open_jetstream(loaded, name="oneprotect-cli") as jetstream:
+            return await work(jetstream, loaded)
 
     return run(main())
 

@@ -11,7 +11,8 @@ from oneprotect.jetstream.publish import Publication, Publisher
 from schemas import subjects
 
 _OPERATION: Final = "KV-Operation"
-_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
+"""A write with this header is refused (10071) when its subject's last message is another one."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -34,17 +35,23 @@ class Bucket:
 
     async def get(self, key: str) -> Entry | None:
         """The entry, or None when there is none."""
+        entry = await self.find(key)
+        return None if entry.value is None else entry
+
+    async def find(self, key: str) -> Entry:
+        """The entry, its value None when there is none: its revision is then what `put` must expect (0: never was)."""
         record = await read.last(self._connection, self._stream, self._prefix + key)
-        return None if record is None or _OPERATION in record.headers else self._entry(record)
+        return Entry(key, None, 0) if record is None else self._entry(record)
 
     async def list(self, pattern: str = ">") -> list[Entry]:
         """All entries whose key matches, sorted by key."""
         records = await read.newest_of_each(self._connection, self._stream, [self._prefix + pattern])
-        return sorted((self._entry(r) for r in records if _OPERATION not in r.headers), key=lambda entry: entry.key)
+        entries = (self._entry(record) for record in records)
+        return sorted((entry for entry in entries if entry.value is not None), key=lambda entry: entry.key)
 
     async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
         """Write and return the new revision. With `revision` (0: must be new) raises `Refused` 10071 on another one."""
-        headers = {} if revision is None else {_EXPECTED: str(revision)}
+        headers = {} if revision is None else {EXPECTED_REVISION: str(revision)}
         return (await self._publisher.publish(Publication(self._prefix + key, value, headers))).seq
 
     async def delete(self, key: str) -> None:
@@ -63,4 +70,5 @@ class Bucket:
         await self._connection.subscribe(self._announced + ">", receive)
 
     def _entry(self, record: read.Record) -> Entry:
-        return Entry(record.subject.removeprefix(self._prefix), record.data, record.sequence)
+        value = None if _OPERATION in record.headers else record.data
+        return Entry(record.subject.removeprefix(self._prefix), value, record.sequence)

@@ -92,11 +92,14 @@ class Connection:
             return
         raise Unavailable(f"NATS did not take a message: {reason}")
 
-    async def subscribe(self, subject: str, callback: OnIncoming) -> Subscription:
-        """Call `callback` for each message. Never drops one: whoever subscribes bounds what it asks for."""
+    async def subscribe(self, subject: str, callback: OnIncoming, *, group: str = "") -> Subscription:
+        """Call `callback` for each message; of a `group`, one member gets it.
+
+        Never drops one: whoever subscribes bounds what it asks for.
+        """
         client: Any = self._client  # its own signatures are only partly typed
         subscription: Subscription = await client.subscribe(
-            subject, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
+            subject, queue=group, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
         )
         return subscription
 

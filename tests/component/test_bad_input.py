@@ -33,6 +33,7 @@ def _data(**fields: object) -> bytes:
         (lambda: b"\xff\xfe", "not a JSON document"),
         (lambda: b"", "not a JSON document"),
         (lambda: b"[]", "Expected `object`"),
+        (lambda: document("orders", payload=b"[" * 100_000), "not a JSON document"),
         (lambda: _changed(specversion="0.3"), "Invalid value - at `$.specversion`"),
         (lambda: _changed(type="oneprotect.delivery.requested.v2"), "Invalid value - at `$.type`"),
         (lambda: _changed(id="a.b"), "Expected `str` matching regex"),

@@ -1,0 +1,76 @@
+"""Deliveries that wait for a secret go on at once when it is there.
+
+They are schedules in the server, so going on is a newer schedule for "now" on the same subject. It is stored only if
+the one that was seen is still the last: a delivery that has been fired in between is not fired twice.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from oneprotect.jetstream import read
+from oneprotect.jetstream.bucket import EXPECTED_REVISION, Bucket
+from oneprotect.jetstream.connection import Connection
+from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, Refused
+from oneprotect.jetstream.publish import Publication, Publisher
+from schemas import subjects
+from schemas.config import Destination
+
+AT_ONCE: Final = 64
+"""How many schedules are replaced at a time."""
+
+
+class Resumption:
+    """Fires the waiting schedules of a credential's destinations."""
+
+    def __init__(self, connection: Connection, publisher: Publisher, destinations: Bucket) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._destinations = destinations
+
+    async def resume(self, tenant: str, credential: str) -> int:
+        """Let what waits for this credential's secret go on. Returns how many deliveries that was."""
+        resumed = 0
+        for entry in await self._destinations.list(f"{tenant}.*"):
+            if _credential_of(entry.value) == credential:
+                resumed += await self._resume_destination(tenant, entry.key.partition(".")[2])
+        return resumed
+
+    async def _resume_destination(self, tenant: str, destination: str) -> int:
+        resumed = 0
+        waiting: list[read.Record] = []
+        async for record in read.scan(
+            self._connection, subjects.RETRIES.name, subjects.scheduled(tenant, destination, "*")
+        ):
+            if subjects.HEADER_SECRET_WAITS in record.headers:
+                waiting.append(record)
+            if len(waiting) == AT_ONCE:
+                resumed += await self._fire(waiting)
+                waiting.clear()
+        return resumed + await self._fire(waiting)
+
+    async def _fire(self, waiting: list[read.Record]) -> int:
+        return sum(await asyncio.gather(*(self._fire_one(record) for record in waiting)))
+
+    async def _fire_one(self, record: read.Record) -> bool:
+        headers = {name: value for name, value in record.headers.items() if not name.startswith("Nats-")} | {
+            subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
+            subjects.HEADER_SCHEDULE_TARGET: record.headers[subjects.HEADER_SCHEDULE_TARGET],
+            EXPECTED_REVISION: str(record.sequence),
+        }
+        try:
+            await self._publisher.publish(Publication(record.subject, record.data, headers))
+        except Refused as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise
+            return False
+        return True
+
+
+def _credential_of(value: bytes | None) -> str | None:
+    try:
+        return msgspec.json.decode(value or b"", type=Destination).credential
+    except msgspec.DecodeError:
+        return None

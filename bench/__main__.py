@@ -76,8 +76,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=Options().seconds, help="length of a round (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = parser.parse_args()
+    if not (1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
+        parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
     try:
-        result = uvloop.run(_run(Options(max(1, arguments.rounds), max(0.5, arguments.seconds))))
+        result = uvloop.run(_run(Options(arguments.rounds, arguments.seconds)))
     except (BenchError, EmbeddedNatsError, JetStreamError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1

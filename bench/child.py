@@ -46,10 +46,10 @@ class Child:
             async with asyncio.timeout(deadline_s):
                 line = await self._process.stdout.readline() if self._process.stdout else b""
         except TimeoutError:
-            line = b"(nothing)"
-        said, _, rest = line.decode().strip().partition(" ")
+            line = f"nothing within {deadline_s:.0f} s".encode()
+        said, _, rest = (text := line.decode().strip()).partition(" ")
         if said != word:
-            raise BenchError(f"{self.name} did not say `{word}` within {deadline_s:.0f} s{self.log_tail()}")
+            raise BenchError(f"the {self.name} said {text or 'nothing and ended'}, not `{word}`{self.log_tail()}")
         return rest
 
     def log_tail(self) -> str:
@@ -77,9 +77,12 @@ class Child:
 
 @contextlib.asynccontextmanager
 async def child(
-    name: str, *arguments: str, log: Path, environ: Mapping[str, str] | None = None
+    name: str, *arguments: str, log: Path, speaks: bool = False, environ: Mapping[str, str] | None = None
 ) -> AsyncGenerator[Child]:
-    """Start `python -m <arguments>` with `environ` and little else in its environment; killed on leaving."""
+    """Start `python -m <arguments>` with `environ` and little else in its environment; killed on leaving.
+
+    What it writes goes to `log`, except that it is listened to on stdout when it `speaks`.
+    """
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
@@ -87,7 +90,7 @@ async def child(
             cwd=_ROOT,
             env=inherited | dict(environ or {}),
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE if speaks else stderr,
             stderr=stderr,
             start_new_session=True,  # Ctrl-C is ours to handle
             preexec_fn=_die_with_parent,

@@ -74,7 +74,6 @@ class Bench:
     async def pace(self) -> None:
         """Request deliveries at an even pace; `latency` has the figures when the receiver has reported."""
         count = int(PACE_PER_S * PACED_S)
-        await self._site.resume(self.contender)
         await self._expect(count, 1)
         self._paced = await self._within(PACED_S * 3, self.load.paced(PACE_PER_S, PACED_S), "been given its requests")
         await self._hear("warm")

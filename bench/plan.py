@@ -75,4 +75,3 @@ BARE: Final = Contender(
         duplicate_window_s=600,
     ),
 )
-CONTENDERS: Final = (PRODUCT, BARE)

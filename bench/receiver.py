@@ -2,7 +2,7 @@
 
 It reads a `Setup` from its stdin, says `port <number>`, and then takes two commands: `expect <count> <warm-up>` has it
 say `warm <nanoseconds>` and `complete <nanoseconds>` when so many new deliveries have come, and `report <file>` has it
-write a `Report`. The verification is written from the specification and shares nothing with the sender.
+write a `Report`. At the first request that it refuses it says `refused` and why. The verification is written from the specification and shares nothing with the sender.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import hmac
 import sys
 import time
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, Literal, cast
 
 import httptools
 import msgspec
@@ -62,13 +62,20 @@ class Receiver:
         """Take a request and return the answer."""
         now_ns = time.time_ns()
         if b"webhook-signature" not in headers:
-            self.report.unsigned += 1
-            return _REFUSED
+            return self._refuse("unsigned")
         if not self._is_right(path, headers, body, now_ns // 1_000_000_000):
-            self.report.wrong += 1
-            return _REFUSED
+            return self._refuse("wrong")
         self._record(f"{path.decode()} {headers[b'webhook-id'].decode()}", now_ns)
         return _OK
+
+    def _refuse(self, reason: Literal["unsigned", "wrong"]) -> bytes:
+        if not self.report.unsigned + self.report.wrong:
+            _say("refused", reason)
+        if reason == "unsigned":
+            self.report.unsigned += 1
+        else:
+            self.report.wrong += 1
+        return _REFUSED
 
     def _is_right(self, path: bytes, headers: dict[bytes, bytes], body: bytes, now_s: int) -> bool:
         key, timestamp = self._keys.get(path), headers.get(b"webhook-timestamp", b"")
@@ -137,8 +144,8 @@ class Exchange(asyncio.Protocol):
             self._transport.write(answer)
 
 
-def _say(word: str, number: int) -> None:
-    print(word, number, flush=True)
+def _say(word: str, what: int | str) -> None:
+    print(word, what, flush=True)
 
 
 async def _run() -> None:

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from bench import bare, receiver
 from bench.child import Child, child, cpu_s
-from bench.plan import ADDRESSES, BARE, CONTENDERS, DESTINATION_IN_FLIGHT, IN_FLIGHT, PAYLOAD, TENANTS, Contender
+from bench.plan import ADDRESSES, BARE, DESTINATION_IN_FLIGHT, IN_FLIGHT, PAYLOAD, PRODUCT, TENANTS, Contender
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample import KEY, write_sample_secrets
 from oneprotect.jetstream import topology
@@ -87,7 +87,7 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(directory: Path) -> AsyncGenerator[Site]:
-    """Set everything up, with both contenders paused. Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`."""
+    """Set everything up, with both contenders running and nothing to do. Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`."""
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
         environ = _environ(server.url, directory)
@@ -99,15 +99,12 @@ async def site(directory: Path) -> AsyncGenerator[Site]:
         url = f"http://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
         await _configure(jetstream, url)
         consumers = {
-            "product": child("product", "oneprotect", "consumer", log=directory / "product.log", environ=environ),
+            PRODUCT.name: child("product", "oneprotect", "consumer", log=directory / "product.log", environ=environ),
             BARE.name: child("bare loop", "bench.bare", log=directory / "bare.log"),
         }
         running = {name: await stack.enter_async_context(starting) for name, starting in consumers.items()}
         running[BARE.name].tell(msgspec.json.encode(_bare_setup(server.url, url, secrets)))
-        opened = Site(jetstream, server.pid, receiving, running, directory)
-        for contender in CONTENDERS:
-            await opened.pause(contender)
-        yield opened
+        yield Site(jetstream, server.pid, receiving, running, directory)
 
 
 def _environ(nats_url: str, directory: Path) -> dict[str, str]:
@@ -148,7 +145,7 @@ def _write_secrets(directory: Path) -> dict[str, str]:
 
 @contextlib.asynccontextmanager
 async def _receiver(secrets: Mapping[str, str], directory: Path) -> AsyncGenerator[Child]:
-    async with child("receiver", "bench.receiver", log=directory / "receiver.log") as running:
+    async with child("receiver", "bench.receiver", log=directory / "receiver.log", speaks=True) as running:
         setup = receiver.Setup({address.path: secrets[address.tenant] for address in ADDRESSES}, PAYLOAD)
         running.tell(msgspec.json.encode(setup))
         yield running

@@ -97,7 +97,7 @@ class DeliveryHandler:
         credential = await self._directory.credential(tenant, destination.credential)
         if credential is None:
             raise SecretNotFound
-        ref = SecretRef.parse(credential.secret_ref, central_namespace=self._policy.secret_namespace)
+        ref = _parsed(credential.secret_ref, self._policy.secret_namespace)
         return await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
 
     async def _send(
@@ -205,6 +205,11 @@ def _outcome_of(reply: Reply, wait_s: float | None) -> Outcome:
 
 def _after(wait_s: float | None) -> datetime | None:
     return None if wait_s is None else datetime.now(UTC) + timedelta(seconds=wait_s)
+
+
+@functools.lru_cache(maxsize=4096)
+def _parsed(ref: str, namespace: str | None) -> SecretRef:
+    return SecretRef.parse(ref, central_namespace=namespace)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,7 +23,9 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class _Known(msgspec.Struct, Generic[T], frozen=True):
+class Known(msgspec.Struct, Generic[T], frozen=True):
+    """What a key's value is (None: there is none), since which revision, and until when that is believed."""
+
     value: T | None
     revision: int
     until: float
@@ -37,7 +39,7 @@ class Shelf(Generic[T]):
         """Called with key, old and new value whenever one has been read or has changed."""
         self._bucket = bucket
         self._decode = msgspec.json.Decoder(kind).decode
-        self._known: dict[str, _Known[T]] = {}
+        self._known: dict[str, Known[T]] = {}
         self._reading: dict[str, asyncio.Task[T | None]] = {}
 
     async def start(self) -> None:
@@ -57,10 +59,15 @@ class Shelf(Generic[T]):
         known = self._known.get(key)
         return known.value if known else None
 
+    def fresh(self, key: str) -> Known[T] | None:
+        """What is known of the key, unless that is nothing or too old: spares the hot path a coroutine."""
+        known = self._known.get(key)
+        return known if known is not None and known.until > time.monotonic() else None
+
     async def get(self, key: str) -> T | None:
         """The value, or None when there is none. Waits for JetStream as long as it takes."""
-        known = self._known.get(key)
-        if known is not None and known.until > time.monotonic():
+        known = self.fresh(key)
+        if known is not None:
             return known.value
         reading = self._reading.get(key)
         if reading is None:
@@ -88,7 +95,7 @@ class Shelf(Generic[T]):
         if len(self._known) >= MAX_ENTRIES:
             self._known.clear()
         value = self._value(entry)
-        self._known[entry.key] = _Known(value, entry.revision, time.monotonic() + BELIEVED_S)
+        self._known[entry.key] = Known(value, entry.revision, time.monotonic() + BELIEVED_S)
         self.on_take(entry.key, known.value if known else None, value)
 
     def _value(self, entry: Entry) -> T | None:
@@ -124,11 +131,15 @@ class Directory:
 
     async def destination(self, tenant: str, name: str) -> Destination | None:
         """The destination, or None."""
-        return await self._destinations.get(f"{tenant}.{name}")
+        key = f"{tenant}.{name}"
+        known = self._destinations.fresh(key)
+        return known.value if known is not None else await self._destinations.get(key)
 
     async def credential(self, tenant: str, name: str) -> Credential | None:
         """The credential, or None."""
-        return await self._credentials.get(f"{tenant}.{name}")
+        key = f"{tenant}.{name}"
+        known = self._credentials.fresh(key)
+        return known.value if known is not None else await self._credentials.get(key)
 
     def on_destination(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with `<tenant>.<id>` of each destination that has been read or has changed."""

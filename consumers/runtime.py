@@ -187,7 +187,8 @@ class Runtime:
             self._line_up(lane)
             self._dispatch()
         for pull in self._pulls:
-            await pull.top_up()
+            if pull.is_low:
+                await pull.top_up()
 
     async def _on_crash(self, message: Message, error: Exception) -> None:
         crashes = message.deliveries

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -81,11 +81,11 @@ class Connection:
             await callback()
 
     async def publish(
-        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: Mapping[str, str] | None = None
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """Send without waiting for anything. Raises `Unavailable` when not even the buffer takes it."""
         try:
-            await self._client.publish(subject, payload, reply, dict(headers) if headers else None)
+            await self._client.publish(subject, payload, reply, headers or None)
         except nats.errors.Error as error:
             reason = type(error).__name__
         else:

@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 class Message:
     """A message of a durable consumer, to be settled exactly once."""
 
-    __slots__ = ("_connection", "_tokens", "data", "headers", "reply", "subject")
+    __slots__ = ("_connection", "_tokens", "data", "deliveries", "headers", "identity", "reply", "subject")
 
     def __init__(self, incoming: Incoming, connection: Connection) -> None:
         self.subject = incoming.subject
@@ -40,22 +40,16 @@ class Message:
         self._connection = connection
         # $JS.ACK[.domain.account].stream.consumer.deliveries.stream_seq.consumer_seq.nanoseconds.pending[.token]
         tokens = incoming.reply.split(".")
-        self._tokens = tokens[2:] if len(tokens) < 11 else tokens[4:]
-
-    @property
-    def identity(self) -> str:
+        self._tokens = tokens = tokens[2:] if len(tokens) < 11 else tokens[4:]
+        self.identity = f"{tokens[0]}.{tokens[3]}"
         """Names it uniquely, however often it is handed out."""
-        return f"{self._tokens[0]}.{self._tokens[3]}"
+        self.deliveries = int(tokens[2])
+        """How often the server has handed it out, this time included."""
 
     @property
     def stream(self) -> str:
         """The stream that holds it."""
         return self._tokens[0]
-
-    @property
-    def deliveries(self) -> int:
-        """How often the server has handed it out, this time included."""
-        return int(self._tokens[2])
 
     @property
     def sequence(self) -> int:
@@ -132,11 +126,16 @@ class Pull:
         with contextlib.suppress(Exception):  # whatever the client library says when the connection is gone
             await self._subscription.drain()
 
+    @property
+    def is_low(self) -> bool:
+        """Whether it is worth a request to ask for more: for at least half a batch."""
+        return (min(self._room(), self._batch) - self.outstanding) * 2 >= self._batch and not self._stopping
+
     async def top_up(self) -> None:
-        """Ask for more once that is worth a request: for at least half a batch."""
-        batch = min(self._room(), self._batch) - self.outstanding
-        if self._stopping or batch * 2 < self._batch:
+        """Ask for more if it is worth it."""
+        if not self.is_low:
             return
+        batch = min(self._room(), self._batch) - self.outstanding
         if self.outstanding == 0:
             self._heard_at = asyncio.get_running_loop().time()
         self.outstanding += batch

@@ -194,3 +194,42 @@ async def test_an_undecodable_destination_counts_as_absent(site: Site, receiver:
     (result,) = await site.results(delivery)
     assert result.code is Code.DESTINATION_NOT_FOUND
     assert receiver.seen == []
+
+
+async def test_a_pull_whose_consumer_was_deleted_goes_on_when_it_is_back(site: Site, receiver: Scripted) -> None:
+    """The server ends the parked request with a status; the watchdog asks again until there is an answer."""
+    await site.destination("orders", receiver.url)
+    async with site.consumer_process() as consumer:
+        await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 1, 20)
+        await site.jetstream.connection.api(
+            f"CONSUMER.DELETE.{subjects.WORK_CONSUMER.stream}.{subjects.WORK_CONSUMER.name}"
+        )
+        await until(lambda: consumer.says("pull.refused"), 10)
+        await site.apply()
+        await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 2, 20)
+
+
+async def test_a_consumer_that_is_started_before_apply_says_so_and_begins_afterwards(
+    tmp_path: Path, nats_server: EmbeddedNats
+) -> None:
+    """The order in which things are installed does not matter; the log names the command that is missing."""
+    site = Site(tmp_path, nats_server)
+    async with site.consumer_process() as consumer, Scripted() as receiver:
+        await until(lambda: consumer.says("oneprotect apply"), 10)
+        async with site:
+            await site.destination("orders", receiver.url)
+            await site.deliver("orders")
+            await until(lambda: receiver.seen, 20)
+
+
+async def test_sigterm_while_there_is_no_nats_ends_at_once(site: Site) -> None:
+    """A consumer that still waits for its server stops with 0 when told to."""
+    await site.server.kill()
+    async with site.consumer_process() as consumer:
+        await until(lambda: consumer.says("nats.unreachable"), 10)
+        consumer.terminate()
+        code = await asyncio.wait_for(consumer.wait(), 10)
+
+    assert code == 0

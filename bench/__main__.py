@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import psutil
 import uvloop
 
 from bench.checks import problems
 from bench.errors import BenchError
 from bench.measure import Bench
 from bench.plan import BARE, PRODUCT, Options
-from bench.result import Measured, Result, median_of, table
+from bench.result import Result, compared, measured, table
 from bench.site import Site, site
 from oneprotect.dev.nats_server import EmbeddedNatsError
 from oneprotect.jetstream.errors import JetStreamError
 
-_DRAINED: Final = 0
+_BEGAN: Final = time.monotonic()
 
 
 async def _run(options: Options) -> Result:
@@ -40,29 +41,18 @@ async def _measured(opened: Site, options: Options) -> Result:
     _say("both are ready")
     for number in range(1, options.rounds + 1):
         for bench in (product, bare):
-            found = await bench.round(options.seconds)
-            _say(f"round {number}: {bench.contender.name}, {found.count} deliveries, {found.per_s:.0f}/s")
+            one = await bench.round(options.seconds)
+            _say(f"round {number}: {bench.contender.name}, {one.count} deliveries, {one.per_s:.0f}/s")
     for bench in (product, bare):
         await bench.pace()
         _say(f"latency: {bench.contender.name}")
     report = await opened.report()
-    found_problems = await problems(opened, product, bare, report)
-    if (code := await opened.consumer(PRODUCT).stop()) != _DRAINED:
-        found_problems.append(f"the consumer ended with {code}{opened.consumer(PRODUCT).log_tail()}")
-    if found_problems:
-        raise BenchError("\n".join(found_problems))
-    medians = median_of(product.rounds), median_of(bare.rounds)
-    return Result(
-        options=options,
-        product=Measured(medians[0], tuple(product.rounds), product.latency(report.receipts)),
-        bare=Measured(medians[1], tuple(bare.rounds), bare.latency(report.receipts)),
-        ratio=medians[0].per_s / medians[1].per_s,
-        cpu_ratio=medians[1].consumer_us / medians[0].consumer_us,
-        duplicates=report.duplicates,
-    )
-
-
-_BEGAN: Final = time.monotonic()
+    found = await problems(opened, product, bare, report)
+    if code := await opened.consumer(PRODUCT).stop():
+        found.append(f"the consumer ended with {code}{opened.consumer(PRODUCT).log_tail()}")
+    if found:
+        raise BenchError("; ".join(found))
+    return compared(options, measured(product, report), measured(bare, report), duplicates=report.duplicates)
 
 
 def _say(what: str) -> None:
@@ -80,11 +70,12 @@ def main() -> int:
         parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
     try:
         result = uvloop.run(_run(Options(arguments.rounds, arguments.seconds)))
-    except (BenchError, EmbeddedNatsError, JetStreamError) as error:
-        print(f"bench: {error}", file=sys.stderr)
+    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error) as error:
+        print(f"bench failed: {error}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, asyncio.CancelledError):
-        return 130
+        print("bench stopped", file=sys.stderr)
+        return 1
     print("\n".join(table(result)))
     if arguments.json:
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")

@@ -6,15 +6,16 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench.measure import Latency, Throughput
+from bench.measure import Bench, Latency, Throughput
 from bench.plan import ADDRESSES, IN_FLIGHT, PACE_PER_S, TENANTS, Options
+from bench.receiver import Report
 
 _COLUMNS: Final = ("deliveries/s", "consumer", "nats", "receiver", "p50", "p95", "p99")
 _WIDTHS: Final = (14, 10, 10, 10, 8, 8, 8)
 
 
 class Measured(Struct, frozen=True):
-    """One contender. `median` is field by field."""
+    """One contender. `median` is field by field, its `count` the sum."""
 
     median: Throughput
     rounds: tuple[Throughput, ...]
@@ -34,8 +35,24 @@ class Result(Struct, frozen=True):
     duplicates: int
 
 
-def median_of(rounds: Sequence[Throughput]) -> Throughput:
-    """The median of each field."""
+def measured(bench: Bench, report: Report) -> Measured:
+    """What a contender's rounds come to."""
+    return Measured(_median(bench.rounds), tuple(bench.rounds), bench.latency(report.receipts))
+
+
+def compared(options: Options, product: Measured, bare: Measured, *, duplicates: int) -> Result:
+    """Put the product beside the bare loop."""
+    return Result(
+        options=options,
+        product=product,
+        bare=bare,
+        ratio=product.median.per_s / bare.median.per_s,
+        cpu_ratio=bare.median.consumer_us / product.median.consumer_us,
+        duplicates=duplicates,
+    )
+
+
+def _median(rounds: Sequence[Throughput]) -> Throughput:
 
     def of(field: Callable[[Throughput], float]) -> float:
         return median(map(field, rounds))

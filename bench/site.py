@@ -87,7 +87,10 @@ class Site:
 
 @contextlib.asynccontextmanager
 async def site(directory: Path) -> AsyncGenerator[Site]:
-    """Set everything up, with both contenders running and nothing to do. Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`."""
+    """Set everything up, with both contenders running and nothing to do.
+
+    Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`.
+    """
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
         environ = _environ(server.url, directory)

@@ -26,7 +26,7 @@ from provider.errors import SecretError, SecretRefInvalid
 from provider.ref import SecretRef
 from schemas import subjects
 from schemas.codes import Code, CredentialStatus
-from schemas.config import Credential, CredentialState
+from schemas.config import Credential, CredentialState, Rollover
 from schemas.events import CONTENT_TYPE, CredentialStatusChanged, CredentialStatusData, encode
 
 SOURCE: Final = "/oneprotect/consumer"
@@ -161,8 +161,11 @@ class CredentialChecks:
             provider=self._provider_name,
             checked_at=now,
             version=secret.version,
-            rollover_active=active,
-            rollover_expires_at=secret.previous_expires_at if active else None,
+            rollover=Rollover(
+                active=active,
+                expires_at=secret.previous_expires_at if active else None,
+                misconfigured=secret.rollover_misconfigured,
+            ),
         )
 
     async def _keep(self, key: str, state: CredentialState) -> None:

@@ -1,4 +1,4 @@
-"""Signatures on deliveries: Standard Webhooks 1.0.0, scheme `v1` (HMAC-SHA256).
+"""Signatures on deliveries: Standard Webhooks 1.0.0, schemes `v1` (HMAC-SHA256) and `v1a` (Ed25519).
 
 Signed are the delivery id, the time of this attempt and the body, joined by full stops, so that a receiver can refuse
 what was altered, what is old and what it has already seen. While a secret is rolled over, both of its keys sign.
@@ -23,7 +23,7 @@ class Signed(Struct, frozen=True, gc=False):
     timestamp: str
     """`webhook-timestamp`: seconds since 1970 of this attempt."""
     signature: str
-    """`webhook-signature`: `v1,` and base64 for each key, the current one first, with a blank between."""
+    """`webhook-signature`: scheme, comma and base64 for each key, the current one first, with a blank between."""
     slots: tuple[Slot, ...]
     """Which keys signed, in the same order."""
 
@@ -39,8 +39,8 @@ def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) ->
     signatures = secret.sign(signed_bytes(delivery, timestamp, body), now)
     return Signed(
         timestamp,
-        " ".join([f"v1,{b2a_base64(digest, newline=False).decode()}" for _, digest in signatures]),
-        tuple([slot for slot, _ in signatures]),
+        " ".join([f"{scheme},{b2a_base64(value, newline=False).decode()}" for _, scheme, value in signatures]),
+        tuple([signature.slot for signature in signatures]),
     )
 
 

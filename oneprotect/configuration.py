@@ -33,7 +33,6 @@ from schemas.config import (
     Destination,
     DestinationSpec,
     DestinationView,
-    Rollover,
 )
 from schemas.events import CONTENT_TYPE, ConfigChanged, ConfigChangedData, encode
 
@@ -328,5 +327,5 @@ def _credential_view(tenant: str, name: str, credential: Credential, state: Cred
         status=found.status,
         checked_at=found.checked_at,
         version=found.version,
-        rollover=Rollover(active=found.rollover_active, expires_at=found.rollover_expires_at),
+        rollover=found.rollover,
     )

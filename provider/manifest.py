@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
+from provider.ed25519 import PREFIX as ED25519_PREFIX
+from provider.ed25519 import Ed25519SigningKey
 from provider.errors import (
     SecretError,
     SecretMalformed,
@@ -21,7 +23,7 @@ from provider.errors import (
 )
 from provider.ref import RESERVED_SUFFIXES, SecretRef
 from provider.snapshot import Snapshot
-from provider.value import SigningKey, SigningSecret
+from provider.value import Key, SigningKey, SigningSecret, signs_like
 
 MAX_BYTES: Final = 1_500_000
 """A Secret holds at most 1 MiB of data; base64 and metadata come on top."""
@@ -135,13 +137,15 @@ def _secret(data: _Data, key: str, version: str, expires_at: datetime | None) ->
     current, previous = _key(data[key]), _key(data.get(f"{key}.previous"))
     if current is None:
         return None
-    if previous is not None and expires_at is not None and not previous.signs_like(current):
+    if previous is not None and expires_at is not None and not signs_like(previous, current):
         return SigningSecret(current=current, version=version, previous=previous, previous_expires_at=expires_at)
     return SigningSecret(current=current, version=version, rollover_misconfigured=f"{key}.previous" in data)
 
 
-def _key(material: bytes | None) -> SigningKey | None:
+def _key(material: bytes | None) -> Key | None:
+    """The key, whose prefix says which scheme it is for."""
+    text = material or b""
     try:
-        return SigningKey(material or b"")
+        return Ed25519SigningKey(text) if text.startswith(ED25519_PREFIX) else SigningKey(text)
     except SecretMalformed:
         return None

@@ -1,18 +1,19 @@
 """One Secret as it was at one moment: whose it is, what for, and the keys in it, ready to sign."""
 
 from collections.abc import Mapping
-from typing import Final, NoReturn, final
+from typing import Final, final
 
 from provider.errors import SecretError, SecretMalformed, SecretMismatch, SecretNotFound
+from provider.sealed import Sealed
 from provider.value import SigningSecret
 from schemas.ids import Purpose
 
 
 @final
-class Snapshot:
+class Snapshot(Sealed):
     """What one read of a Secret gave. Whoever asks must be the owner, each time: keeping it grants nothing."""
 
-    __slots__ = ("_purpose", "_secrets", "_tenant", "version")
+    __slots__ = ("_purpose", "_secrets", "tenant", "version")
 
     def __init__(
         self,
@@ -23,14 +24,15 @@ class Snapshot:
         secrets: Mapping[str, SigningSecret | None],
     ) -> None:
         """`tenant` and `purpose` are the Secret's labels, None without; in `secrets`, None is a malformed key."""
-        self._tenant = tenant
+        self.tenant: Final = tenant
+        """Whose it says it is. To decide who may have it, ask `find`."""
         self._purpose = purpose
         self._secrets = secrets
         self.version: Final = version
 
     def find(self, key: str, *, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError]:
         """The secret under `key`, or the error to raise. The labels come first: others learn nothing of the keys."""
-        if not tenant or self._tenant != tenant or self._purpose != purpose:
+        if not tenant or self.tenant != tenant or self._purpose != purpose:
             return SecretMismatch
         if key not in self._secrets:
             return SecretNotFound
@@ -42,9 +44,3 @@ class Snapshot:
         if isinstance(found, SigningSecret):
             return found
         raise found
-
-    def __repr__(self) -> str:
-        return "Snapshot(...)"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a Snapshot can't be copied or serialised")

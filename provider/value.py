@@ -1,36 +1,64 @@
 """Keys in memory: they sign, and do nothing else."""
 
-import base64
 import hashlib
 import re
 from datetime import datetime, timedelta
-from typing import Final, Literal, NoReturn, final
+from typing import ClassVar, Final, Literal, NamedTuple, NoReturn, Protocol, final
 
+from msgspec import Struct
+
+from provider.encoding import strict_base64
 from provider.errors import SecretMalformed
+from provider.sealed import Sealed
 
 MIN_KEY_BYTES: Final = 24
 MAX_KEY_BYTES: Final = 64
 MAX_OVERLAP: Final = timedelta(days=30)
 
 Slot = Literal["current", "previous"]
+Scheme = Literal["v1", "v1a"]
+"""HMAC-SHA256 and Ed25519, as Standard Webhooks names them."""
 
 _PREFIX = b"whsec_"
 _MARKS = (_PREFIX, b"whsk_", b"whpk_")
-_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _TEXT = re.compile(rb"[ -~\t\n\r\x0b\x0c]*")
 _BLOCK = hashlib.sha256().block_size
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
+class Key(Protocol):
+    """A key of any scheme."""
+
+    scheme: ClassVar[Scheme]
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of `message`, always the same. Raises `TypeError` for anything but bytes."""
+        ...
+
+
+class SealedKey(Sealed):
+    """What keys of all schemes have in common: they are nobody's equal, and in no dictionary."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __hash__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} has no hash")
+
+
 @final
-class SigningKey:
+class SigningKey(SealedKey):
     """An HMAC-SHA256 key that can sign and cannot be shown, compared by value, hashed, copied, pickled or encoded.
 
     It keeps the two hash states of RFC 2104 after their key blocks and not the key, which also makes signing cheaper.
     """
 
     __slots__ = ("__inner", "__outer")
+
+    scheme: ClassVar[Scheme] = "v1"
 
     def __init__(self, material: bytes) -> None:
         """Take `whsec_` and strict base64, or raw bytes: 24 to 64 after decoding. Raises `SecretMalformed`."""
@@ -44,40 +72,33 @@ class SigningKey:
 
     def sign(self, message: bytes) -> bytes:
         """The 32 bytes of HMAC-SHA256 of `message`. Raises `TypeError` for anything but bytes."""
-        if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
-            raise TypeError("a message to sign must be bytes")
+        require_bytes(message)
         inner = self.__inner.copy()
         inner.update(message)
         outer = self.__outer.copy()
         outer.update(inner.digest())
         return outer.digest()
 
-    def signs_like(self, other: "SigningKey") -> bool:
+    def signs_like(self, other: Key) -> bool:
         """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
-        return self.sign(b"") == other.sign(b"")
+        return signs_like(self, other)
 
-    def __repr__(self) -> str:
-        return "SigningKey(...)"
 
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a SigningKey can't be copied or serialised")
+def require_bytes(message: bytes) -> None:
+    """Raise `TypeError` unless `message` is bytes, before a library sees it and keeps a frame with the key."""
+    if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
+        raise TypeError("a message to sign must be bytes")
 
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
-    def __hash__(self) -> NoReturn:
-        raise TypeError("a SigningKey has no hash")
+def signs_like(one: Key, other: Key) -> bool:
+    """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
+    return one.scheme == other.scheme and one.sign(b"") == other.sign(b"")
 
 
 def _accepted(material: bytes) -> bytes | None:
     """The key bytes in `material`, or nothing. It returns, where others raise, to keep them out of tracebacks."""
-    key = _strict_base64(material.removeprefix(_PREFIX)) if material.startswith(_PREFIX) else _raw(material)
+    key = strict_base64(material.removeprefix(_PREFIX)) if material.startswith(_PREFIX) else _raw(material)
     return key if key is not None and MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES else None
-
-
-def _strict_base64(text: bytes) -> bytes | None:
-    # b64decode(validate=True) alone lets surplus padding pass.
-    return base64.b64decode(text, validate=True) if _BASE64.fullmatch(text) else None
 
 
 def _raw(material: bytes) -> bytes | None:
@@ -90,8 +111,27 @@ def _raw(material: bytes) -> bytes | None:
     return None if is_padded_text or any(mark in material for mark in _MARKS) else material
 
 
+class Signature(NamedTuple):
+    """What one key made of a message."""
+
+    slot: Slot
+    scheme: Scheme
+    value: bytes
+
+
+class Rollover(Struct, frozen=True):
+    """How things stand with the previous key at one moment."""
+
+    active: bool
+    """It signs beside the current one."""
+    expires_at: datetime | None
+    """When it stops, or stopped, or would stop; None without a usable previous key."""
+    misconfigured: bool
+    """It is there and left out for a reason that somebody must mend."""
+
+
 @final
-class SigningSecret:
+class SigningSecret(Sealed):
     """The key of one ref, with the previous one while a rollover lasts, and the version that both came in."""
 
     __slots__ = ("__current", "__previous", "previous_expires_at", "rollover_misconfigured", "version")
@@ -99,12 +139,13 @@ class SigningSecret:
     def __init__(
         self,
         *,
-        current: SigningKey,
+        current: Key,
         version: str,
-        previous: SigningKey | None = None,
+        previous: Key | None = None,
         previous_expires_at: datetime | None = None,
         rollover_misconfigured: bool = False,
     ) -> None:
+        """The keys may be of different schemes, as they are while a receiver moves from one to the other."""
         self.__current = current
         self.__previous = previous
         self.version: Final = version
@@ -118,20 +159,21 @@ class SigningSecret:
         expires_at = self.previous_expires_at
         return self.__previous is not None and expires_at is not None and now < expires_at <= now + MAX_OVERLAP
 
-    def sign(self, message: bytes, now: datetime) -> list[tuple[Slot, bytes]]:
-        """Sign with every key that is valid at `now`, the current one first: slot and 32-byte HMAC-SHA256 each.
+    def rollover(self, now: datetime) -> Rollover:
+        """How things stand with the previous key at `now`. One that ends too far off is misconfigured until then."""
+        expires_at = self.previous_expires_at if self.__previous is not None else None
+        is_too_far = expires_at is not None and expires_at > now + MAX_OVERLAP
+        return Rollover(self.previous_is_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
+
+    def sign(self, message: bytes, now: datetime) -> list[Signature]:
+        """Sign with every key that is valid at `now`, the current one first.
 
         Raises `TypeError` when `message` is not bytes, or `now` has no time zone.
         """
         if now.tzinfo is None:  # or it would only be noticed during a rollover
             raise TypeError("a time to sign at must have a time zone")
-        signatures: list[tuple[Slot, bytes]] = [("current", self.__current.sign(message))]
-        if self.__previous is not None and self.previous_is_valid(now):
-            signatures.append(("previous", self.__previous.sign(message)))
+        current, previous = self.__current, self.__previous
+        signatures = [Signature("current", current.scheme, current.sign(message))]
+        if previous is not None and self.previous_is_valid(now):
+            signatures.append(Signature("previous", previous.scheme, previous.sign(message)))
         return signatures
-
-    def __repr__(self) -> str:
-        return "SigningSecret(...)"
-
-    def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a SigningSecret can't be copied or serialised")

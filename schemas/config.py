@@ -102,6 +102,16 @@ class Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     purpose: Purpose = Purpose.WEBHOOK_SIGNING
 
 
+class Rollover(Struct, frozen=True, kw_only=True):
+    """Whether a previous key signs beside the current one, and until when."""
+
+    active: bool = False
+    expires_at: datetime | None = None
+    misconfigured: Annotated[
+        bool, Meta(description="There is a previous key that can't sign: no valid expiry, no key, or the current one.")
+    ] = False
+
+
 class CredentialState(Struct, frozen=True, kw_only=True):
     """What the consumers last found out about a credential."""
 
@@ -109,15 +119,7 @@ class CredentialState(Struct, frozen=True, kw_only=True):
     provider: str | None = None
     checked_at: datetime | None = None
     version: str | None = None
-    rollover_active: bool = False
-    rollover_expires_at: datetime | None = None
-
-
-class Rollover(Struct, frozen=True, kw_only=True):
-    """Whether a previous key still signs beside the current one, and until when."""
-
-    active: bool = False
-    expires_at: datetime | None = None
+    rollover: Rollover = Rollover()
 
 
 class CredentialView(Struct, frozen=True, kw_only=True):

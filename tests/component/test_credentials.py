@@ -1,7 +1,9 @@
 """Credentials as consumers see them: their status, what waits for them, and forgetting them at once."""
 
 import asyncio
+import base64
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -184,3 +186,25 @@ async def test_a_changed_credential_is_used_at_once(site: Site, receiver: Script
         second = await _delivered_version(site, receiver)
 
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("expires_in_days", "active", "misconfigured"),
+    [(1, True, False), (-1, False, False), (40, False, False), (None, False, True)],
+)
+async def test_a_rollover_shows(site: Site, expires_in_days: int | None, active: bool, misconfigured: bool) -> None:
+    """The status says whether two keys sign and until when, and when a previous key can't be relied on."""
+    manifest = msgspec.json.decode(_manifest(site).read_bytes())
+    manifest["data"]["signing.previous"] = base64.b64encode(b"whsec_" + base64.b64encode(bytes(range(32)))).decode()
+    expires_at = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)
+    if expires_at:
+        manifest["metadata"]["annotations"] = {"oneprotect.io/previous-expires-at": expires_at.isoformat()}
+    _manifest(site).write_bytes(msgspec.json.encode(manifest))
+
+    async with site.consumer():
+        await until(lambda: _has_status(site, CredentialStatus.CONFIGURED))
+        view = await site.jetstream.configuration.get_credential(TENANT, "key")
+
+    assert view.rollover.active is active
+    assert view.rollover.expires_at == (expires_at if active else None)
+    assert view.rollover.misconfigured is misconfigured

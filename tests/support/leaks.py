@@ -1,32 +1,144 @@
-"""Looking for a secret in bytes, in every form in which it could have got there."""
+"""Looking for a secret wherever it could have got to, in whatever form it could have got there.
+
+A canary is a random value with constant looks of its own, so that what is found was really in the place, and not in the
+test that looks. It is found by any twelve bytes in a row: of itself, of what stands for it (its key, encoded once or
+twice, backwards, as a hash takes it), and in a place written with escapes, as numbers or in groups.
+"""
 
 import base64
-import urllib.parse
+import os
+import re
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+WINDOW: Final = 12
+"""As many bytes in a row are a finding. Fewer would turn up by chance, in hexadecimal above all."""
+
+_GRAM: Final = 6
+_STRIDE: Final = WINDOW - _GRAM + 1
+_HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2}[ :\-]){11,}[0-9A-Fa-f]{2}")
+_NUMBERS: Final = re.compile(rb"(?:[0-9]{1,3},\s?){11,}[0-9]{1,3}")
+_ESCAPES: Final = re.compile(rb"\\+(?:x(?P<hex>[0-9A-Fa-f]{2})|u00(?P<json>[0-9A-Fa-f]{2})|(?P<plain>[/nrt'\"]))")
+_PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_CONTROL: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
-def forms(secret: str) -> dict[str, bytes]:
-    """The forms of a `whsec_` secret: as text, its key raw and re-encoded, and the text encoded once more."""
-    text = secret.encode()
-    key = base64.b64decode(secret.removeprefix("whsec_"))
-    return {
-        "text": text,
-        "text without prefix": text.removeprefix(b"whsec_"),
-        "key": key,
-        "key in hex": key.hex().encode(),
-        "key in base64url": base64.urlsafe_b64encode(key).rstrip(b"="),
-        "text in base64": base64.b64encode(text).rstrip(b"=")[:-1],
-        "text in hex": text.hex().encode(),
-        "text percent-encoded": urllib.parse.quote(text, safe="").encode(),
-        "text reversed": text[::-1],
-        "key as a Python literal": repr(key)[2:-1].encode(),
-    }
+class Canary:
+    """A value that may be nowhere but where it belongs. `name` is what findings call it."""
+
+    __slots__ = ("_text", "name")
+
+    def __init__(self, name: str, text: str | bytes) -> None:
+        self.name = name
+        self._text = text.encode() if isinstance(text, str) else text
+
+    @classmethod
+    def secret(cls, name: str = "secret") -> "Canary":
+        """A new signing secret: `whsec_` and base64 of 32 random bytes."""
+        return cls(name, b"whsec_" + base64.b64encode(os.urandom(32)))
+
+    @classmethod
+    def word(cls, name: str, prefix: str = "") -> "Canary":
+        """A new secret of letters and digits, for what is no signing secret: a token, a part of a URL."""
+        return cls(name, prefix + os.urandom(24).hex())
+
+    def reveal(self) -> str:
+        """The text, for putting it where it belongs."""
+        return self._text.decode()
+
+    def reveal_bytes(self) -> bytes:
+        """The bytes."""
+        return self._text
+
+    def forms(self) -> Iterator[tuple[str, bytes]]:
+        """What stands for the value: the form's name, and how it looks there."""
+        yield from _forms("text", self._text)
+        if self._text.startswith(b"whsec_"):
+            key = base64.b64decode(self._text.removeprefix(b"whsec_"))
+            yield from _forms("key", key)
+            for pad in (0x36, 0x5C):
+                yield f"key in HMAC's {pad:#x} block", bytes(byte ^ pad for byte in key)
+
+    def __repr__(self) -> str:
+        return f"Canary({self.name})"
 
 
-def leaks(haystack: bytes, secret: str, *, window: int = 12) -> list[str]:
-    """The forms of which any `window` bytes in a row are in `haystack`."""
-    found: list[str] = []
-    for name, form in forms(secret).items():
-        pieces = (form[start : start + window] for start in range(max(1, len(form) - window + 1)))
-        if any(piece in haystack for piece in pieces):
-            found.append(name)
-    return found
+class Finding(msgspec.Struct, frozen=True, order=True):
+    """A canary, and the form in which it was there."""
+
+    canary: str
+    form: str
+
+
+class Search:
+    """Looks for all of its canaries at once."""
+
+    __slots__ = ("_grams", "_windows")
+
+    def __init__(self, *canaries: Canary) -> None:
+        self._windows: dict[bytes, Finding] = {}
+        for canary in canaries:
+            for form, value in canary.forms():
+                for window in _pieces(value, WINDOW):
+                    self._windows.setdefault(window, Finding(canary.name, form))
+        # Every window in a place has one of these at a multiple of the stride, so few positions need a look.
+        self._grams = {gram for window in self._windows for gram in _pieces(window, _GRAM)}
+
+    def find(self, place: bytes | str) -> list[Finding]:
+        """What is in `place`, each finding once."""
+        content = place.encode(errors="surrogateescape") if isinstance(place, str) else place
+        return sorted({finding for view in _views(content) for finding in self._in(view)})
+
+    def _in(self, view: bytes) -> Iterator[Finding]:
+        for at in range(0, len(view), _STRIDE):
+            if view[at : at + _GRAM] in self._grams:
+                around = view[max(0, at - _STRIDE + 1) : at + WINDOW]
+                yield from (self._windows[window] for window in _pieces(around, WINDOW) if window in self._windows)
+
+    def __repr__(self) -> str:
+        return "Search(...)"
+
+
+def _forms(name: str, value: bytes) -> Iterator[tuple[str, bytes]]:
+    yield name, value
+    yield f"{name} reversed", value[::-1]
+    yield f"{name} taken for Latin-1", value.decode("latin-1").encode()
+    yield f"{name} in hex", value.hex().encode()
+    yield f"{name} in upper-case hex", value.hex().upper().encode()
+    for once in _base64(value):
+        yield f"{name} in base64", once
+        yield f"{name} in base64url", once.translate(bytes.maketrans(b"+/", b"-_"))
+        for twice in _base64(once):
+            yield f"{name} in base64 twice", twice
+
+
+def _base64(value: bytes) -> Iterator[bytes]:
+    """The characters that depend on nothing but `value`, for each way in which it can lie in a longer text."""
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + value)
+        yield encoded[-(-offset * 8 // 6) : len(encoded.rstrip(b"=")) - 1]
+
+
+def _pieces(value: bytes, length: int) -> Iterator[bytes]:
+    for start in range(len(value) - length + 1):
+        yield value[start : start + length]
+
+
+def _views(content: bytes) -> Iterator[bytes]:
+    """The content as it is, and as it is meant where it is written with escapes, as numbers or in groups."""
+    yield content
+    if _ESCAPES.search(content):
+        yield _ESCAPES.sub(_unescaped, content)
+    if _PERCENT.search(content):
+        yield _PERCENT.sub(lambda found: bytes.fromhex(found[1].decode()), content)
+    for found in _HEX.finditer(content):
+        yield bytes.fromhex(re.sub(rb"[ :\-]", b"", found[0]).decode())
+    for found in _NUMBERS.finditer(content):
+        yield bytes(number for number in map(int, found[0].split(b",")) if number < 256)
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    code = found["hex"] or found["json"]
+    return bytes.fromhex(code.decode()) if code else _CONTROL.get(found["plain"], found["plain"])

@@ -12,7 +12,7 @@ from oneprotect.wiring import egress_policy
 from schemas import subjects
 from schemas.checked import Invalid
 from schemas.codes import CredentialStatus
-from schemas.config import Credential, CredentialState, Destination
+from schemas.config import Credential, CredentialState, Destination, Rollover
 from schemas.events import ConfigChanged
 from tests.support.site import NAMESPACE, TENANT, Site
 
@@ -227,8 +227,8 @@ async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: 
 class Contended(Bucket):
     """A bucket that somebody else writes to each time it has been read."""
 
-    async def get(self, key: str) -> Entry | None:
-        entry = await super().get(key)
+    async def find(self, key: str) -> Entry:
+        entry = await super().find(key)
         await super().put(key, b"{}")
         return entry
 
@@ -293,7 +293,7 @@ async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
         egress_policy(site.settings),
         statuses=statuses,
     )
-    state = CredentialState(status=CredentialStatus.CONFIGURED, provider="local", version="u/1", rollover_active=True)
+    state = CredentialState(status=CredentialStatus.CONFIGURED, provider="local", version="u/1", rollover=Rollover(active=True))
     await statuses.put(f"{TENANT}.key", msgspec.json.encode(state))
 
     checked = await configuration.get_credential(TENANT, "key")

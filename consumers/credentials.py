@@ -20,14 +20,14 @@ from consumers.directory import Directory
 from consumers.resuming import Resumption
 from oneprotect.jetstream.bucket import Bucket, Entry
 from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
-from oneprotect.jetstream.publish import Publication, Publisher
+from oneprotect.jetstream.operational import tell
+from oneprotect.jetstream.publish import Publisher
 from provider.cache import CachedSecretProvider
 from provider.errors import SecretError, SecretRefInvalid
 from provider.ref import SecretRef
-from schemas import subjects
 from schemas.codes import Code, CredentialStatus
 from schemas.config import Credential, CredentialState, Rollover
-from schemas.events import CONTENT_TYPE, CredentialStatusChanged, CredentialStatusData, encode
+from schemas.events import CredentialStatusChanged, CredentialStatusData
 
 SOURCE: Final = "/oneprotect/consumer"
 INTERVAL_S: Final = 300.0
@@ -195,9 +195,7 @@ class CredentialChecks:
             tenant=tenant,
             data=CredentialStatusData(credential=credential, status=after, previous_status=before),
         )
-        headers = {subjects.HEADER_MSG_ID: f"{key}.{revision}", "content-type": CONTENT_TYPE}
-        subject = subjects.operational("credential.status_changed", tenant, credential)
-        await self._publisher.publish(Publication(subject, encode(event), headers))
+        await tell(self._publisher, "credential.status_changed", credential, event)
         if after is CredentialStatus.CONFIGURED:
             resumed = await self._resumption.resume(tenant, credential)
             _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)

@@ -1,6 +1,7 @@
 """The delivery handler: decode, destination, secret, sign, send, and say how it ended."""
 
 import functools
+import random
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -11,6 +12,7 @@ import msgspec
 from consumers import outcome, retry
 from consumers.credentials import SecretWatch
 from consumers.directory import Directory
+from consumers.health import DestinationHealth
 from consumers.history import History
 from consumers.quarantine import quarantined
 from consumers.request import Delivery
@@ -28,6 +30,8 @@ from schemas.codes import Code, Outcome
 from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Destination, RetryPolicy
 from schemas.events import AttemptResult
 
+MIN_SPREAD_S: Final = 1.0
+"""Over how much time, at least, the work of a rested destination comes back."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
 
 
@@ -53,6 +57,7 @@ class DeliveryHandler:
         sender: Sender,
         history: History,
         watch: SecretWatch,
+        health: DestinationHealth,
         policy: DeliveryPolicy,
         worker: str,
     ) -> None:
@@ -61,6 +66,7 @@ class DeliveryHandler:
         self._sender = sender
         self._history = history
         self._watch = watch
+        self._health = health
         self._policy = policy
         self._worker = worker
 
@@ -74,6 +80,10 @@ class DeliveryHandler:
             recorded = await self._history.find(delivery)
             if recorded is not None:
                 return outcome.suppressed(delivery, recorded)
+        rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
+        if rest_s is not None:
+            spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
+            return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
         return outcome.settled(delivery, await self._attempt(delivery))
 
     async def _attempt(self, delivery: Delivery) -> AttemptResult:
@@ -111,6 +121,7 @@ class DeliveryHandler:
             timeout_s=destination.timeout_s or self._policy.timeout_s,
             capture=destination.capture_response,
         )
+        self._health.noticed(delivery.tenant, delivery.destination, destination.url, reply)
         wait_s = None if reply.code is Code.HTTP_2XX else self._wait_s(delivery, destination, reply)
         return AttemptResult(
             delivery=delivery.id,

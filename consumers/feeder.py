@@ -6,6 +6,7 @@ stands behind another's flood. Any worker may feed; the server hands each messag
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -27,8 +28,17 @@ _log = structlog.get_logger(__name__)
 class Feeder:
     """Moves messages from the overflow to the work stream while that takes them."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, *, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        publisher: Publisher,
+        *,
+        is_closed: Callable[[str, str], bool] = lambda _tenant, _destination: False,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        """`is_closed`: whether a destination is left alone for now, so that there is no sense in feeding it."""
         self._connection = connection
+        self._is_closed = is_closed
         self._publisher = publisher
         self._interval_s = interval_s
 
@@ -48,7 +58,9 @@ class Feeder:
         info = await self._connection.api(f"STREAM.INFO.{subjects.OVERFLOW.name}", request)
         overflowed: dict[str, int] = info["state"].get("subjects") or {}
         for subject in overflowed:
-            await self._feed_one(*subjects.tenant_and_destination(subject))
+            tenant, destination = subjects.tenant_and_destination(subject)
+            if not self._is_closed(tenant, destination):
+                await self._feed_one(tenant, destination)
 
     async def _feed_one(self, tenant: str, destination: str) -> None:
         consumer = await self._consumer(tenant, destination)

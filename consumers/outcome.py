@@ -31,6 +31,11 @@ def suppressed(delivery: Delivery, recorded: AttemptResult) -> tuple[Publication
     )
 
 
+def deferred(delivery: Delivery, until: datetime) -> tuple[Publication, ...]:
+    """The same for a request whose destination is given a rest: no attempt was made, so there is no result."""
+    return (_schedule(delivery, delivery.progress.after_deferral(), until),)
+
+
 def _recorded(delivery: Delivery, result: AttemptResult, *, distinct: str = "") -> Publication:
     event = DeliveryAttempted(
         specversion="1.0",
@@ -64,9 +69,13 @@ def _scheduled(delivery: Delivery, result: AttemptResult) -> Publication:
         raise ValueError("a scheduled retry has no time")
     progress = _begun(delivery, result)
     progress = progress.after_secret_wait() if result.code.startswith("secret.") else progress.after_attempt()
+    return _schedule(delivery, progress, result.next_attempt_at)
+
+
+def _schedule(delivery: Delivery, progress: Progress, at: datetime) -> Publication:
     headers = progress.onward(delivery.message.headers) | {
         subjects.HEADER_MSG_ID: progress.msg_id(delivery.request_id),
-        subjects.HEADER_SCHEDULE: f"@at {result.next_attempt_at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
+        subjects.HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         subjects.HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
     }
     subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)

@@ -16,6 +16,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     replay: str | None = None
     replay_from: int = 1
     secret_waits: int = 0
+    deferrals: int = 0
     trace: str | None = None
 
     @classmethod
@@ -33,6 +34,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             replay=replay,
             replay_from=_whole(headers, subjects.HEADER_REPLAY_FROM, 1),
             secret_waits=_whole(headers, subjects.HEADER_SECRET_WAITS, 0),
+            deferrals=_whole(headers, subjects.HEADER_DEFERRALS, 0),
             trace=headers.get(subjects.HEADER_TRACE),
         )
         if progress.tried < 1:
@@ -46,11 +48,15 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     def after_attempt(self) -> "Progress":
         """The state in which the next attempt begins."""
-        return msgspec.structs.replace(self, attempt=self.attempt + 1, secret_waits=0)
+        return msgspec.structs.replace(self, attempt=self.attempt + 1, secret_waits=0, deferrals=0)
 
     def after_secret_wait(self) -> "Progress":
         """The state in which the same attempt begins once more."""
         return msgspec.structs.replace(self, secret_waits=self.secret_waits + 1)
+
+    def after_deferral(self) -> "Progress":
+        """The state in which the same attempt begins after its destination's rest."""
+        return msgspec.structs.replace(self, deferrals=self.deferrals + 1)
 
     def onward(self, headers: dict[str, str]) -> dict[str, str]:
         """The headers that a body travels on with: the producer's own, and this state in place of the one before."""
@@ -66,6 +72,8 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             headers[subjects.HEADER_REPLAY_FROM] = str(self.replay_from)
         if self.secret_waits:
             headers[subjects.HEADER_SECRET_WAITS] = str(self.secret_waits)
+        if self.deferrals:
+            headers[subjects.HEADER_DEFERRALS] = str(self.deferrals)
         if self.trace:
             headers[subjects.HEADER_TRACE] = self.trace
         return headers
@@ -73,7 +81,8 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def msg_id(self, request_id: str) -> str:
         """`Nats-Msg-Id` of what belongs to this attempt: the same whenever the same attempt is settled again."""
         attempt = f"r{self.replay}.{self.attempt}" if self.replay else f"a{self.attempt}"
-        return f"{request_id}.{attempt}" + (f".w{self.secret_waits}" if self.secret_waits else "")
+        waits = f".w{self.secret_waits}" if self.secret_waits else ""
+        return f"{request_id}.{attempt}{waits}" + (f".d{self.deferrals}" if self.deferrals else "")
 
 
 def _whole(headers: dict[str, str], name: str, least: int) -> int:

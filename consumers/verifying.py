@@ -5,10 +5,7 @@ wrote it anew, a line feed more or less, a secret that was used as text instead 
 prefix. A finding repeats nothing of the secret and nothing of the body.
 """
 
-import hashlib
-import hmac
 import json
-from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,12 +14,18 @@ from typing import Final
 
 from msgspec import Struct
 
+from consumers.matching import PUBLIC_KEY_BYTES, SIZES, Matcher, Signatures, strict_base64
 from consumers.signing import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, signed_bytes
 from provider.errors import SecretMalformed
-from provider.value import MAX_KEY_BYTES, MIN_KEY_BYTES, SigningKey
+from provider.value import MAX_KEY_BYTES, MIN_KEY_BYTES, Scheme, SigningKey
 
 TOLERANCE_S: Final = 300
 PREFIX: Final = "whsec_"
+PUBLIC_PREFIX: Final = "whpk_"
+PRIVATE_PREFIX: Final = "whsk_"
+
+
+_NO_SIGNATURES: Final = Signatures((), ())
 
 
 class Part(StrEnum):
@@ -75,28 +78,41 @@ class Verification(Struct, frozen=True):
 def verify(secrets: Sequence[str], *, headers: Mapping[str, str], body: bytes, now: datetime) -> Verification:
     """Check a request against the secrets that its receiver knows, current and previous in any order.
 
+    A secret is `whsec_` and base64, or raw text, for `v1`; or the public key `whpk_` and base64 for `v1a`.
     `headers` in any case, `body` as received, `now` aware. Never raises for what it is given to check.
     """
     received = {name.lower(): value.strip() for name, value in headers.items()}
     delivery, timestamp = received.get(ID_HEADER, ""), received.get(TIMESTAMP_HEADER, "")
-    signatures = _v1_signatures(received.get(SIGNATURE_HEADER, ""))
+    header = received.get(SIGNATURE_HEADER, "")
+    signatures, schemes = Signatures.of(header), _schemes(secrets)
     checks = [*map(_check_secret, secrets), _check_id(delivery), _check_timestamp(timestamp, now)]
-    if not signatures:
-        return Verification((*checks, _no_signature(received.get(SIGNATURE_HEADER, ""))))
+    if not any(getattr(signatures, scheme) for scheme in schemes):
+        return Verification((*checks, _no_signature(header, schemes)))
     message = signed_bytes(delivery, timestamp, body)
-    if any(_is_among(key.sign(message), signatures) for key in map(_key, secrets) if key is not None):
+    if any(matches(message) for secret in secrets if (matches := _matcher(secret, signatures)) is not None):
         return Verification((*checks, Check(Part.SIGNATURE, ok=True, text="made of this body, with this secret")))
     cause = next(_causes(secrets, delivery, timestamp, body, signatures), None)
     text = cause.value if cause else "made with another secret, or of another body, id or timestamp"
     return Verification((*checks, Check(Part.SIGNATURE, ok=False, text=text)), cause)
 
 
+def _schemes(secrets: Sequence[str]) -> list[Scheme]:
+    """What the secrets are for; without any, what most receivers have."""
+    public = [secret.strip().startswith(PUBLIC_PREFIX) for secret in secrets]
+    schemes: list[Scheme] = [] if public and all(public) else ["v1"]
+    return [*schemes, "v1a"] if any(public) else schemes
+
+
 def _check_secret(secret: str) -> Check:
-    if _key(secret) is not None:
+    if _matcher(secret, _NO_SIGNATURES) is not None:
         return Check(Part.SECRET, ok=True, text="usable as a key")
     if secret != secret.strip():
         text = "there are blanks or line ends around it"
-    elif secret.startswith(PREFIX) and _base64(secret.removeprefix(PREFIX)) is None:
+    elif secret.startswith(PRIVATE_PREFIX):
+        text = f"this is the sender's private key, which is nobody else's; receivers have {PUBLIC_PREFIX} and base64"
+    elif secret.startswith(PUBLIC_PREFIX):
+        text = f"no public key: those are {PUBLIC_PREFIX} and base64 of {PUBLIC_KEY_BYTES} bytes"
+    elif secret.startswith(PREFIX) and strict_base64(secret.removeprefix(PREFIX)) is None:
         text = f"what follows {PREFIX} is not base64"
     else:
         text = f"no HMAC key: those are {PREFIX} and base64, or raw, of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
@@ -129,21 +145,18 @@ def _moment(timestamp: int) -> str:
         return "beyond the year 9999"
 
 
-def _no_signature(header: str) -> Check:
-    text = "it holds no `v1,` signature of 32 bytes in base64" if header else "this header is missing"
-    return Check(Part.SIGNATURE, ok=False, text=text)
+def _no_signature(header: str, schemes: Sequence[Scheme]) -> Check:
+    wanted = " and no ".join(f"`{scheme},` signature of {SIZES[scheme]} bytes in base64" for scheme in schemes)
+    return Check(Part.SIGNATURE, ok=False, text=f"it holds no {wanted}" if header else "this header is missing")
 
 
-def _v1_signatures(header: str) -> list[bytes]:
-    """The digests in the header; other schemes and what is not base64 are passed over, as the specification asks."""
-    found = [_base64(entry.removeprefix("v1,")) for entry in header.split() if entry.startswith("v1,")]
-    return [digest for digest in found if digest is not None and len(digest) == hashlib.sha256().digest_size]
-
-
-def _key(secret: str) -> SigningKey | None:
-    """What the provider makes of the secret."""
+def _matcher(secret: str, signatures: Signatures) -> Matcher | None:
+    """What the provider makes of the secret, or the receiver of a public key; None if neither can use it."""
+    if secret.startswith(PUBLIC_PREFIX):
+        key = strict_base64(secret.removeprefix(PUBLIC_PREFIX))
+        return signatures.by_public_key(key) if key is not None and len(key) == PUBLIC_KEY_BYTES else None
     try:
-        return SigningKey(secret.encode(errors="surrogateescape"))
+        return signatures.by_signing(SigningKey(secret.encode(errors="surrogateescape")).sign)
     except SecretMalformed:
         return None
 
@@ -151,43 +164,37 @@ def _key(secret: str) -> SigningKey | None:
 def _decoded(secret: str) -> bytes | None:
     """Base64 after the prefix, else the text's own bytes; of any length, since this is about mistakes."""
     if secret.startswith(PREFIX):
-        return _base64(secret.removeprefix(PREFIX))
+        return strict_base64(secret.removeprefix(PREFIX))
     return secret.encode(errors="surrogateescape")
 
 
-def _base64(text: str) -> bytes | None:
-    try:
-        return b64decode(text, validate=True)
-    except ValueError:
-        return None
-
-
-def _is_among(digest: bytes, signatures: Sequence[bytes]) -> bool:
-    return any(hmac.compare_digest(digest, signature) for signature in signatures)
-
-
 def _causes(
-    secrets: Sequence[str], delivery: str, timestamp: str, body: bytes, signatures: Sequence[bytes]
+    secrets: Sequence[str], delivery: str, timestamp: str, body: bytes, signatures: Signatures
 ) -> Iterator[Cause]:
     """Everything that explains the signatures: one change to the key, or to the body, or one to each."""
-    keys = [variant for secret in secrets for variant in _key_variants(secret)]
+    keys = [variant for secret in secrets for variant in _key_variants(secret, signatures)]
     bodies: list[tuple[Cause | None, bytes]] = [(None, body), *_body_variants(body)]
-    for (key_cause, key), (body_cause, variant) in product(keys, bodies):
+    for (key_cause, matches), (body_cause, variant) in product(keys, bodies):
         cause = key_cause or body_cause
-        if cause and _is_among(hmac.digest(key, signed_bytes(delivery, timestamp, variant), "sha256"), signatures):
+        if cause and matches(signed_bytes(delivery, timestamp, variant)):
             yield cause
 
 
-def _key_variants(secret: str) -> Iterator[tuple[Cause | None, bytes]]:
+def _key_variants(secret: str, signatures: Signatures) -> Iterator[tuple[Cause | None, Matcher]]:
     text = secret.strip()
     bare = text.removeprefix(PREFIX)
+    blanks = None if text == secret else Cause.KEY_BLANKS
+    if text.startswith(PUBLIC_PREFIX):
+        if (matches := _matcher(text, signatures)) is not None:
+            yield blanks, matches
+        return
     if (key := _decoded(text)) is not None:
-        yield (None if text == secret else Cause.KEY_BLANKS), key
+        yield blanks, signatures.by_secret(key)
     if text != bare:
-        yield Cause.KEY_NOT_DECODED, bare.encode(errors="surrogateescape")
-        yield Cause.KEY_WITH_PREFIX, text.encode(errors="surrogateescape")
-    elif (decoded := _base64(bare)) is not None:
-        yield Cause.KEY_DECODED, decoded
+        yield Cause.KEY_NOT_DECODED, signatures.by_secret(bare.encode(errors="surrogateescape"))
+        yield Cause.KEY_WITH_PREFIX, signatures.by_secret(text.encode(errors="surrogateescape"))
+    elif (decoded := strict_base64(bare)) is not None:
+        yield Cause.KEY_DECODED, signatures.by_secret(decoded)
 
 
 def _body_variants(body: bytes) -> Iterator[tuple[Cause, bytes]]:

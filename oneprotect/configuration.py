@@ -21,10 +21,11 @@ import structlog
 from consumers.egress import EgressBlocked, EgressPolicy, Rule
 from oneprotect.jetstream.bucket import Bucket, Entry
 from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, Refused
+from oneprotect.jetstream.operational import tell
 from oneprotect.jetstream.publish import Publisher
 from provider.errors import SecretRefInvalid
 from provider.ref import SecretRef
-from schemas import checked, subjects
+from schemas import checked
 from schemas.checked import Invalid
 from schemas.config import (
     Credential,
@@ -34,7 +35,14 @@ from schemas.config import (
     DestinationSpec,
     DestinationView,
 )
-from schemas.events import CONTENT_TYPE, ConfigChanged, ConfigChangedData, encode
+from schemas.events import (
+    ConfigChanged,
+    ConfigChangedData,
+    DestinationDisabled,
+    DestinationDisabledData,
+    DestinationRecovered,
+    DestinationRecoveredData,
+)
 
 SOURCE: Final = "/oneprotect/configuration"
 MAX_TRIES: Final = 5
@@ -150,18 +158,41 @@ class Configuration:
     async def enable_destination(self, tenant: str, name: str, *, by: str) -> DestinationView:
         """Let deliveries go there. Raises `Invalid`, `Unknown` or `Conflict`."""
         state = {"enabled": True, "disabled_reason": None, "disabled_at": None}
-        return await self._switch(tenant, name, state, "enable", by)
+        view = await self._switch(tenant, name, state, "enable", by)
+        event = DestinationRecovered(
+            specversion="1.0",
+            id=str(uuid.uuid4()),
+            source=SOURCE,
+            time=datetime.now(UTC),
+            tenant=tenant,
+            data=DestinationRecoveredData(destination=name),
+        )
+        await tell(self._publisher, "destination.recovered", name, event)
+        return view
 
     async def disable_destination(
-        self, tenant: str, name: str, *, by: str, reason: str | None = None
+        self, tenant: str, name: str, *, by: str, reason: str | None = None, only_url: str | None = None
     ) -> DestinationView:
-        """Let no deliveries go there: they are kept, and can be replayed. Raises `Invalid`, `Unknown` or `Conflict`."""
+        """Let no deliveries go there: they are kept, and can be replayed. Raises `Invalid`, `Unknown` or `Conflict`.
+
+        With `only_url`, raises `Conflict` when it has another URL by now, or is disabled already.
+        """
         state = {
             "enabled": False,
             "disabled_reason": reason or f"disabled by {by}",
             "disabled_at": datetime.now(UTC),
         }
-        return await self._switch(tenant, name, state, "disable", by)
+        view = await self._switch(tenant, name, state, "disable", by, only_url=only_url)
+        event = DestinationDisabled(
+            specversion="1.0",
+            id=str(uuid.uuid4()),
+            source=SOURCE,
+            time=datetime.now(UTC),
+            tenant=tenant,
+            data=DestinationDisabledData(destination=name, reason=view.disabled_reason or ""),
+        )
+        await tell(self._publisher, "destination.disabled", name, event)
+        return view
 
     async def delete_destination(self, tenant: str, name: str, *, by: str) -> None:
         """Forget a destination; what is still on its way there fails. Raises `Invalid` or `Unknown`."""
@@ -216,7 +247,14 @@ class Configuration:
         await self._tell("credential", tenant, name, "delete", by)
 
     async def _switch(
-        self, tenant: str, name: str, state: Mapping[str, object], action: Action, by: str
+        self,
+        tenant: str,
+        name: str,
+        state: Mapping[str, object],
+        action: Action,
+        by: str,
+        *,
+        only_url: str | None = None,
     ) -> DestinationView:
         key = _key(tenant, name)
 
@@ -224,6 +262,8 @@ class Configuration:
             destination = stored and _decoded(key, stored, Destination)
             if not destination:
                 raise Unknown("destination")
+            if only_url is not None and (destination.url != only_url or not destination.enabled):
+                raise Conflict
             return msgspec.structs.replace(destination, **state)
 
         destination = await self._change(self._destinations, key, change)
@@ -253,8 +293,7 @@ class Configuration:
             tenant=tenant,
             data=ConfigChangedData(kind=kind, name=name, action=action, by=by),
         )
-        subject = subjects.operational("config.changed", tenant, f"{kind}.{name}")
-        await self._publisher.put(subject, encode(event), {"content-type": CONTENT_TYPE})
+        await tell(self._publisher, "config.changed", f"{kind}.{name}", event)
 
     def _check_url(self, url: str) -> None:
         try:

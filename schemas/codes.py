@@ -1,6 +1,7 @@
 """Closed sets of words: outcomes, codes, and the status of a credential (contract, section 3)."""
 
 from enum import StrEnum
+from typing import Final
 
 
 class Outcome(StrEnum):
@@ -45,6 +46,11 @@ class Code(StrEnum):
     EVENT_INVALID = "event.invalid"
     INTERNAL = "internal"
 
+    @property
+    def public(self) -> "Code":
+        """What a tenant is told. Why it may not have a Secret would tell it which Secrets of others there are."""
+        return Code.SECRET_UNAVAILABLE if self in _HIDDEN_CODES else self
+
     @classmethod
     def of_http_status(cls, status: int) -> "Code":
         """The code of a receiver's answer. 1xx answers never get here: a sender reads past them."""
@@ -73,3 +79,14 @@ class CredentialStatus(StrEnum):
     DENIED = "denied"
     UNAVAILABLE = "unavailable"
     UNCHECKED = "unchecked"
+
+    @property
+    def public(self) -> "CredentialStatus":
+        """What a tenant is told, as with `Code.public`."""
+        return CredentialStatus.UNAVAILABLE if self in _HIDDEN_STATUSES else self
+
+
+_HIDDEN_CODES: Final = frozenset(
+    {Code.SECRET_NOT_FOUND, Code.SECRET_DENIED, Code.SECRET_MISMATCH, Code.SECRET_REF_FORBIDDEN}
+)
+_HIDDEN_STATUSES: Final = frozenset({CredentialStatus.MISSING, CredentialStatus.DENIED, CredentialStatus.MISMATCH})

@@ -6,7 +6,7 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from schemas.codes import CredentialStatus
+from schemas.codes import Code, CredentialStatus
 from schemas.ids import CredentialId, DestinationId, EventType, Purpose, TenantId
 
 DEFAULT_RETRY_SCHEDULE_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
@@ -100,6 +100,19 @@ class Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     secret_ref: Annotated[str, Meta(max_length=512)]
     purpose: Purpose = Purpose.WEBHOOK_SIGNING
+
+
+class Health(Struct, frozen=True, kw_only=True):
+    """How a destination has been answering lately, as all consumers together see it. Key: `<tenant>.<id>`."""
+
+    consecutive_failures: int = 0
+    failing_since: Annotated[datetime, Meta(description="The first failure since the last success.")] | None = None
+    last_success_at: datetime | None = None
+    last_failure_at: datetime | None = None
+    last_code: Code | None = None
+    open_until: Annotated[datetime, Meta(description="Until then nothing is sent: attempts wait.")] | None = None
+    openings: Annotated[int, Meta(description="How often in a row it has been given a rest.")] = 0
+    warnings: Annotated[int, Meta(description="How often in a row its failing was told.")] = 0
 
 
 class Rollover(Struct, frozen=True, kw_only=True):

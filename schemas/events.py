@@ -132,6 +132,23 @@ class DestinationDisabled(CloudEvent, frozen=True, kw_only=True):
     type: Literal["oneprotect.destination.disabled.v1"] = "oneprotect.destination.disabled.v1"
 
 
+class DestinationFailingData(Struct, frozen=True, kw_only=True):
+    """Which destination, how badly, and when it will be disabled if that goes on."""
+
+    destination: DestinationId
+    failing_since: Time
+    consecutive_failures: int
+    last_code: Code
+    disabled_after: Time
+
+
+class DestinationFailing(CloudEvent, frozen=True, kw_only=True):
+    """A warning: a destination has not taken a delivery for a day, or another one."""
+
+    data: DestinationFailingData
+    type: Literal["oneprotect.destination.failing.v1"] = "oneprotect.destination.failing.v1"
+
+
 class DestinationRecoveredData(Struct, frozen=True, kw_only=True):
     """Which destination works again."""
 
@@ -201,6 +218,7 @@ class ConfigChanged(CloudEvent, frozen=True, kw_only=True):
 
 OperationalEvent = (
     DestinationDisabled
+    | DestinationFailing
     | DestinationRecovered
     | CredentialStatusChanged
     | ReplayStarted

@@ -15,6 +15,8 @@ HEADER_REPLAY_FROM: Final = "Oneprotect-Replay-From"
 """The attempt number that a replay began with: its retry schedule starts afresh there."""
 HEADER_SECRET_WAITS: Final = "Oneprotect-Secret-Waits"
 """How often this attempt has waited for its secret; such waits use up none of the receiver's attempts."""
+HEADER_DEFERRALS: Final = "Oneprotect-Deferrals"
+"""How often this attempt has waited because its destination was given a rest; such waits are no attempts either."""
 HEADER_CODE: Final = "Oneprotect-Code"
 HEADER_OUTCOME: Final = "Oneprotect-Outcome"
 HEADER_REASON: Final = "Oneprotect-Reason"
@@ -126,9 +128,10 @@ CREDENTIALS: Final = Bucket(name="oneprotect_credentials", description="Credenti
 CREDENTIAL_STATUS: Final = Bucket(
     name="oneprotect_credential_status", description="What consumers found.", announced=True
 )
+HEALTH: Final = Bucket(name="oneprotect_health", description="How destinations answer.", announced=True)
 TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.")
 REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
-BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, TOKENS, REPLAYS)
+BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, TOKENS, REPLAYS)
 
 
 def requested(tenant: str, destination: str) -> str:

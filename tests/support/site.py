@@ -12,12 +12,13 @@ from typing import Any, Self
 
 import msgspec
 
+from consumers.health import HealthPolicy
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample import write_sample_secrets
 from oneprotect.jetstream import read, topology
 from oneprotect.jetstream.requests import request
 from oneprotect.settings import Settings
-from oneprotect.wiring import JetStream, open_jetstream, run_consumer
+from oneprotect.wiring import DEFAULT_HEALTH_POLICY, JetStream, open_jetstream, run_consumer
 from schemas import subjects
 from schemas.events import (
     CONTENT_TYPE,
@@ -133,10 +134,10 @@ class Site:
         return await self.waiting() == 0
 
     @contextlib.asynccontextmanager
-    async def consumer(self) -> AsyncGenerator[asyncio.Event]:
+    async def consumer(self, health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY) -> AsyncGenerator[asyncio.Event]:
         """A consumer in this process; it drains on leaving, or when the event is set."""
         stop = asyncio.Event()
-        running = asyncio.create_task(run_consumer(self.settings, stop=stop))
+        running = asyncio.create_task(run_consumer(self.settings, stop=stop, health_policy=health_policy))
         try:
             yield stop
         finally:

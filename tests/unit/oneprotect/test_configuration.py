@@ -57,7 +57,8 @@ def configuration(site: Site) -> Configuration:
 
 async def _changes(site: Site) -> list[ConfigChanged]:
     records = await site.records(subjects.EVENTS)
-    return [msgspec.json.decode(record.data, type=ConfigChanged) for record in records]
+    audited = [record for record in records if record.subject.startswith("oneprotect.event.config.changed.")]
+    return [msgspec.json.decode(record.data, type=ConfigChanged) for record in audited]
 
 
 async def test_a_destination_is_read_as_it_was_written(configuration: Configuration) -> None:
@@ -293,7 +294,9 @@ async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
         egress_policy(site.settings),
         statuses=statuses,
     )
-    state = CredentialState(status=CredentialStatus.CONFIGURED, provider="local", version="u/1", rollover=Rollover(active=True))
+    state = CredentialState(
+        status=CredentialStatus.CONFIGURED, provider="local", version="u/1", rollover=Rollover(active=True)
+    )
     await statuses.put(f"{TENANT}.key", msgspec.json.encode(state))
 
     checked = await configuration.get_credential(TENANT, "key")

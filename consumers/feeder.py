@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import structlog
 
 from oneprotect.jetstream.connection import Connection
@@ -23,6 +24,13 @@ IDLE_S: Final = 60
 
 _NANOSECONDS: Final = 1_000_000_000
 _log = structlog.get_logger(__name__)
+
+
+class _Counts(msgspec.Struct, frozen=True):
+    """Messages by subject, and how many of one subject the stream takes (-1: any number)."""
+
+    subjects: dict[str, int]
+    cap: int
 
 
 class Feeder:
@@ -54,25 +62,34 @@ class Feeder:
 
     async def feed(self) -> None:
         """One round over all destinations that have overflowed."""
-        request = {"subjects_filter": "oneprotect.delivery.overflow.*.*"}
-        info = await self._connection.api(f"STREAM.INFO.{subjects.OVERFLOW.name}", request)
-        overflowed: dict[str, int] = info["state"].get("subjects") or {}
-        for subject in overflowed:
+        overflowed = await self._counts(subjects.OVERFLOW, "oneprotect.delivery.overflow.*.*")
+        if not overflowed.subjects:
+            return
+        due = await self._counts(subjects.WORK, "oneprotect.delivery.requested.*.*")
+        for subject in overflowed.subjects:
             tenant, destination = subjects.tenant_and_destination(subject)
-            if not self._is_closed(tenant, destination):
-                await self._feed_one(tenant, destination)
+            room = due.cap - due.subjects.get(subjects.requested(tenant, destination), 0)
+            if room > 0 and not self._is_closed(tenant, destination):
+                await self._feed_one(tenant, destination, room)
 
-    async def _feed_one(self, tenant: str, destination: str) -> None:
+    async def _counts(self, stream: subjects.Stream, pattern: str) -> "_Counts":
+        info = await self._connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": pattern})
+        return _Counts(info["state"].get("subjects") or {}, int(info["config"]["max_msgs_per_subject"]))
+
+    async def _feed_one(self, tenant: str, destination: str, room: int) -> None:
+        """Move at most `room` messages, in their order."""
         consumer = await self._consumer(tenant, destination)
-        full = False
-        while not full:
-            messages = await fetch(self._connection, stream=subjects.OVERFLOW.name, consumer=consumer, batch=BATCH)
+        while room > 0:
+            batch = min(room, BATCH)
+            messages = await fetch(self._connection, stream=subjects.OVERFLOW.name, consumer=consumer, batch=batch)
+            refused = False
             for message in messages:
-                full = full or not await self._moved(message, tenant, destination)
-                if full:
+                refused = refused or not await self._moved(message, tenant, destination)
+                if refused:  # another publisher was quicker; what comes after must not overtake
                     await message.nak()
-            if len(messages) < BATCH:
+            if refused or len(messages) < batch:
                 return
+            room -= batch
 
     async def _moved(self, message: Message, tenant: str, destination: str) -> bool:
         try:

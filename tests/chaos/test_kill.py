@@ -1,6 +1,7 @@
 """kill -9, of the consumer and of the server, in mid-flight: every accepted delivery reaches an outcome."""
 
 import asyncio
+import signal
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -8,8 +9,9 @@ from datetime import UTC, datetime
 import pytest
 
 from schemas.codes import Outcome
+from tests.support.dying import STEPS
 from tests.support.receiver import Answer, Scripted
-from tests.support.site import Site
+from tests.support.site import Process, Site
 from tests.support.waiting import until
 
 Figure = Callable[[str], None]
@@ -108,6 +110,33 @@ async def test_retries_that_come_due_while_nobody_is_there(site: Site, receiver:
 
     assert set(await _delivered(site)) == set(deliveries)
     assert len(receiver.seen) == 20
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("outcome", ["delivered at once", "tried again", "given up"])
+async def test_death_between_any_two_steps_of_the_path(
+    site: Site, receiver: Scripted, figure: Figure, step: str, outcome: str
+) -> None:
+    """Nothing is lost, whichever step it is; only what died between the answer and its record is sent twice."""
+    receiver.script = {"delivered at once": [200], "tried again": [503, 200], "given up": [410]}[outcome]
+    await site.destination("orders", receiver.url, max_in_flight=4, retry_schedule_s=[0.2, 0.2, 0.2])
+    deliveries = [await site.deliver("orders") for _ in range(20)]
+    for count in (1, 5):
+        dying = await Process.start(site.environ, step, str(count), module="tests.support.dying")
+        assert await asyncio.wait_for(dying.wait(), 20) == -signal.SIGKILL, dying.output.decode()
+
+    async with site.consumer_process():
+        await until(site.is_settled, 30)
+
+    ended = Outcome.FAILED if outcome == "given up" else Outcome.DELIVERED
+    results = await site.results()
+    recorded = Counter((r.delivery, r.attempt) for r in results if r.outcome is not Outcome.SUPPRESSED)
+    skipped = Counter(r.delivery for r in results if r.outcome is Outcome.SKIPPED)
+    extra = len(receiver.seen) - sum(recorded.values()) + sum(skipped.values())
+    assert {r.delivery for r in results if r.outcome is ended or r.outcome is Outcome.SKIPPED} == set(deliveries)
+    assert set(recorded.values()) == {1}, "one result for each attempt"
+    assert 0 <= extra <= 2 * 4, "no more than what two consumers had in flight when they died"
+    figure(f"20 accepted, 0 lost, {extra} sent twice by 2 deaths")
 
 
 async def _all_scheduled(site: Site, count: int) -> bool:

@@ -164,13 +164,13 @@ class Process:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, environ: dict[str, str], *arguments: str) -> "Process":
+    async def start(cls, environ: dict[str, str], *arguments: str, module: str = "oneprotect") -> "Process":
         """Start it with nothing in its environment but `environ` and what Python needs."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "oneprotect",
+            module,
             *arguments,
             env=inherited | environ,
             stdout=asyncio.subprocess.PIPE,

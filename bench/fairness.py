@@ -1,0 +1,183 @@
+"""`python -m bench.fairness`: does one tenant's backlog on a slow receiver cost the others anything?
+
+A flood waits for receivers that take seconds; meanwhile the other tenants get deliveries at a steady rate, and each one's
+time from publish to receipt is measured. Everything runs on loopback and stops by itself.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from oneprotect.jetstream.publish import Publication, Stored
+from schemas import subjects
+from schemas.ids import new_delivery_id
+from tests.support.site import TENANT, Process, Site, document
+from oneprotect.dev.nats_server import EmbeddedNats
+
+IN_FLIGHT: Final = 512
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What is asked for."""
+
+    flood: int
+    flooders: int
+    slow_s: float
+    tenants: int
+    rate_per_s: float
+    seconds: float
+    workers: int
+
+
+class Receiver:
+    """Answers at once on `/quick`, and after a while on `/slow`; notes when each delivery came."""
+
+    def __init__(self, slow_s: float) -> None:
+        self.slow_s = slow_s
+        self.came_at: dict[str, int] = {}
+        self.slow = 0
+        self.port = 0
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        now = time.time_ns()
+        if request.path == "/slow":
+            self.slow += 1
+            await asyncio.sleep(self.slow_s)
+        else:
+            self.came_at.setdefault(request.headers["webhook-id"], now)
+        return web.Response()
+
+    @contextlib.asynccontextmanager
+    async def serve(self) -> AsyncGenerator["Receiver"]:
+        """Listen on loopback."""
+        application = web.Application()
+        application.router.add_post("/{path:.*}", self._handle)
+        runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.port = runner.addresses[0][1]
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+async def _flood(site: Site, options: Options) -> None:
+    """Publish the backlog, pipelined: to the work stream first, and what that refuses to the overflow."""
+    free = asyncio.Semaphore(IN_FLIGHT)
+
+    async def one(destination: str, delivery: str, to: str) -> None:
+        async def done(result: object) -> None:
+            free.release()
+            if not isinstance(result, Stored):
+                await one(destination, delivery, subjects.overflow(TENANT, destination))
+
+        await free.acquire()
+        headers = {subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery)}
+        await site.jetstream.publisher.send(Publication(to, document(destination, delivery=delivery), headers), done)
+
+    for number in range(options.flood):
+        destination = f"slow-{number % options.flooders}"
+        # The first thousand of each are due; the rest would be refused one by one, so go where the rule sends them.
+        is_due = number // options.flooders < site.settings.nats.work_per_destination
+        subject = subjects.requested if is_due else subjects.overflow
+        await one(destination, new_delivery_id(), subject(TENANT, destination))
+    for _ in range(IN_FLIGHT):
+        await free.acquire()
+
+
+async def _pace(site: Site, options: Options) -> dict[str, int]:
+    """Publish for the others at their rate; return when each delivery was published."""
+    published: dict[str, int] = {}
+    began = time.monotonic()
+    count = int(options.rate_per_s * options.seconds)
+    for number in range(count):
+        delay_s = began + number / options.rate_per_s - time.monotonic()
+        if delay_s > 0:
+            await asyncio.sleep(delay_s)
+        destination, delivery = f"quick-{number % options.tenants}", new_delivery_id()
+        published[delivery] = time.time_ns()
+        await site.deliver(destination, delivery=delivery)
+    return published
+
+
+def _percentile(sorted_ms: list[float], share: float) -> float:
+    return sorted_ms[min(len(sorted_ms) - 1, int(len(sorted_ms) * share))]
+
+
+async def _run(options: Options) -> int:
+    with tempfile.TemporaryDirectory(prefix="oneprotect-fairness-") as directory:
+        async with (
+            EmbeddedNats(Path(directory) / "nats") as server,
+            Receiver(options.slow_s).serve() as receiver,
+            Site(Path(directory), server, ack_wait_s="30", log_level="warning") as site,
+        ):
+            for number in range(options.flooders):
+                await site.destination(f"slow-{number}", f"http://127.0.0.1:{receiver.port}/slow", timeout_s=10)
+            for number in range(options.tenants):
+                await site.destination(f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
+            return await _measure(site, receiver, options)
+
+
+async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
+    began = time.monotonic()
+    await _flood(site, options)
+    print(f"flood of {options.flood} published in {time.monotonic() - began:.1f} s", file=sys.stderr)
+    processes = [await Process.start(site.environ, "consumer") for _ in range(options.workers)]
+    try:
+        for number in range(options.tenants):  # warm up: connections, destinations
+            await site.deliver(f"quick-{number}")
+        while len(receiver.came_at) < options.tenants:
+            await asyncio.sleep(0.05)
+        slow_before, began = receiver.slow, time.monotonic()
+        published = await _pace(site, options)
+        deadline = time.monotonic() + 10
+        while not published.keys() <= receiver.came_at.keys() and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        took_s = time.monotonic() - began
+    finally:
+        for process in processes:
+            process.kill()
+            await process.wait()
+    lost = published.keys() - receiver.came_at.keys()
+    times_ms = sorted((receiver.came_at[d] - at) / 1e6 for d, at in published.items() if d not in lost)
+    slots = options.flooders * site.settings.delivery.destination_max_in_flight * options.workers
+    due = slots * took_s / options.slow_s
+    print(
+        f"{options.tenants} destinations at {options.rate_per_s:g}/s beside {options.flooders} with {options.flood} waiting"
+    )
+    print(f"  others: {len(times_ms)} delivered, {len(lost)} missing")
+    print(
+        "  publish to receipt, ms: "
+        + ", ".join(f"p{s * 100:g} {_percentile(times_ms, s):.1f}" for s in (0.5, 0.95, 0.99, 1))
+    )
+    print(f"  flooders: {receiver.slow - slow_before} attempts; their limits allow {due:.0f}")
+    return 1 if lost else 0
+
+
+def main() -> int:
+    """Run it and return the exit code: 0 when nothing of the others is missing."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__)
+    parser.add_argument("--flood", type=int, default=300_000)
+    parser.add_argument("--flooders", type=int, default=1)
+    parser.add_argument("--slow-s", type=float, default=5.0)
+    parser.add_argument("--tenants", type=int, default=49)
+    parser.add_argument("--rate-per-s", type=float, default=200.0)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--workers", type=int, default=1)
+    arguments = parser.parse_args()
+    return uvloop.run(_run(Options(**vars(arguments))))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

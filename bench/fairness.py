@@ -1,7 +1,7 @@
 """`python -m bench.fairness`: does one tenant's backlog on a slow receiver cost the others anything?
 
-A flood waits for receivers that take seconds; meanwhile the other tenants get deliveries at a steady rate, and each one's
-time from publish to receipt is measured. Everything runs on loopback and stops by itself.
+A flood waits for receivers that take seconds; meanwhile the other tenants get deliveries at a steady rate, and the time
+of each one from publish to receipt is measured. Everything runs on loopback and stops by itself.
 """
 
 import argparse
@@ -18,11 +18,12 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream.publish import Publication, Stored
 from schemas import subjects
 from schemas.ids import new_delivery_id
 from tests.support.site import TENANT, Process, Site, document
-from oneprotect.dev.nats_server import EmbeddedNats
+from tests.support.waiting import until
 
 IN_FLIGHT: Final = 512
 
@@ -137,13 +138,11 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
     try:
         for number in range(options.tenants):  # warm up: connections, destinations
             await site.deliver(f"quick-{number}")
-        while len(receiver.came_at) < options.tenants:
-            await asyncio.sleep(0.05)
+        await until(lambda: len(receiver.came_at) == options.tenants, 30)
         slow_before, began = receiver.slow, time.monotonic()
         published = await _pace(site, options)
-        deadline = time.monotonic() + 10
-        while not published.keys() <= receiver.came_at.keys() and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(AssertionError):  # what is missing then is told below
+            await until(lambda: published.keys() <= receiver.came_at.keys(), 10)
         took_s = time.monotonic() - began
     finally:
         for process in processes:
@@ -154,7 +153,8 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
     slots = options.flooders * site.settings.delivery.destination_max_in_flight * options.workers
     due = slots * took_s / options.slow_s
     print(
-        f"{options.tenants} destinations at {options.rate_per_s:g}/s beside {options.flooders} with {options.flood} waiting"
+        f"{options.tenants} destinations at {options.rate_per_s:g}/s, "
+        f"beside {options.flooders} with {options.flood} waiting, {options.workers} workers"
     )
     print(f"  others: {len(times_ms)} delivered, {len(lost)} missing")
     print(

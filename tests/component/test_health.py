@@ -46,7 +46,7 @@ async def test_a_receiver_that_is_gone_disables_its_destination(site: Site, rece
 
 
 async def test_a_busy_receiver_is_left_alone_as_a_whole(site: Site, receiver: Scripted) -> None:
-    """One 429 holds back all deliveries to that destination for as long as it asks, and uses up none of their attempts."""
+    """One 429 holds back all deliveries there for as long as it asks, and uses up none of their attempts."""
     receiver.script = [Answer(429, {"retry-after": "3"}), 200]
     async with Scripted() as other:
         await site.destination("orders", receiver.url, max_in_flight=1)

@@ -1,4 +1,4 @@
-"""`python -m tests.support.dying STEP COUNT`: a consumer that kills itself, as kill -9 does, the COUNTth time it gets to STEP.
+"""`python -m tests.support.dying STEP COUNT`: a consumer that dies as by kill -9 the COUNTth time it gets to STEP.
 
 Wherever a process may die, the next one must carry on; these are the gaps between two steps of the path.
 """
@@ -19,47 +19,54 @@ STEPS = ("before_send", "after_send", "after_result", "before_ack")
 Method = Callable[..., Awaitable[Any]]
 
 
-def _die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
+class Fuse:
+    """Kills this process at the `count`th passage."""
 
+    def __init__(self, count: int) -> None:
+        self._left = count
 
-def arm(step: str, count: int) -> None:
-    """Make this process die at the `count`th passage of `step`."""
-    left = [count]
+    def _pass(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-    def passed() -> None:
-        left[0] -= 1
-        if left[0] == 0:
-            _die()
+    def before(self, method: Method) -> Method:
+        """`method`, with the passage before it."""
 
-    def before(method: Method) -> Method:
         async def wrapped(*arguments: Any, **named: Any) -> Any:
-            passed()
+            self._pass()
             return await method(*arguments, **named)
 
         return wrapped
 
-    def after(method: Method) -> Method:
+    def after(self, method: Method) -> Method:
+        """`method`, with the passage behind it."""
+
         async def wrapped(*arguments: Any, **named: Any) -> Any:
             result = await method(*arguments, **named)
-            passed()
+            self._pass()
             return result
 
         return wrapped
 
+
+def arm(step: str, fuse: Fuse) -> None:
+    """Put `fuse` at `step`."""
+    sender: Any = HttpSender
+    message: Any = Message
     settling: Any = runtime._Settling  # pyright: ignore[reportPrivateUsage] - the gap is inside it
     match step:
         case "before_send":
-            HttpSender.send = before(HttpSender.send)  # type: ignore[method-assign]
+            sender.send = fuse.before(sender.send)
         case "after_send":
-            HttpSender.send = after(HttpSender.send)  # type: ignore[method-assign]
+            sender.send = fuse.after(sender.send)
         case "after_result":
-            settling._on_stored = before(settling._on_stored)
+            settling._on_stored = fuse.before(settling._on_stored)
         case _:
-            Message.ack = before(Message.ack)  # type: ignore[method-assign]
+            message.ack = fuse.before(message.ack)
 
 
 if __name__ == "__main__":
-    arm(sys.argv[1], int(sys.argv[2]))
+    arm(sys.argv[1], Fuse(int(sys.argv[2])))
     sys.argv = ["oneprotect", "consumer"]
     main()

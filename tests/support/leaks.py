@@ -20,9 +20,11 @@ _GRAM: Final = 6
 _STRIDE: Final = WINDOW - _GRAM + 1
 _HEX: Final = re.compile(rb"(?:[0-9A-Fa-f]{2}[ :\-]){11,}[0-9A-Fa-f]{2}")
 _NUMBERS: Final = re.compile(rb"(?:[0-9]{1,3},\s?){11,}[0-9]{1,3}")
-_ESCAPES: Final = re.compile(rb"\\+(?:x(?P<hex>[0-9A-Fa-f]{2})|u00(?P<json>[0-9A-Fa-f]{2})|(?P<plain>[/nrt'\"]))")
+_ESCAPES: Final = re.compile(rb"\\(?:x(?P<hex>[0-9A-Fa-f]{2})|u00(?P<json>[0-9A-Fa-f]{2})|(?P<plain>[/bfnrt'\"\\]))")
 _PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
-_CONTROL: Final = {b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_CONTROL: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+_DEEPEST: Final = 3
+"""So many times a text is taken for a literal in a literal."""
 
 
 class Canary:
@@ -129,8 +131,11 @@ def _pieces(value: bytes, length: int) -> Iterator[bytes]:
 def _views(content: bytes) -> Iterator[bytes]:
     """The content as it is, and as it is meant where it is written with escapes, as numbers or in groups."""
     yield content
-    if _ESCAPES.search(content):
-        yield _ESCAPES.sub(_unescaped, content)
+    literal = content
+    for _ in range(_DEEPEST):
+        literal, count = _ESCAPES.subn(_unescaped, literal)
+        if count:
+            yield literal
     if _PERCENT.search(content):
         yield _PERCENT.sub(lambda found: bytes.fromhex(found[1].decode()), content)
     for found in _HEX.finditer(content):

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Self
 
 import msgspec
@@ -40,7 +40,7 @@ class Scripted:
     """Each webhook-id goes through `script` from its start; the last step repeats. Use as a context manager."""
 
     def __init__(self, script: Iterable[Step] = (200,)) -> None:
-        self.script: list[Step] = list(script)
+        self.script: Sequence[Step] = list(script)
         self.seen: list[Seen] = []
         self.hold: asyncio.Event | None = None
         """When set, no request is answered before the event is."""

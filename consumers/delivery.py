@@ -148,7 +148,7 @@ class DeliveryHandler:
     def _wait_s(self, delivery: Delivery, destination: Destination, reply: Reply) -> float | None:
         policy = self._policy.retry
         if destination.retry_schedule_s is not None:
-            policy = RetryPolicy(schedule_s=destination.retry_schedule_s, jitter=policy.jitter)
+            policy = msgspec.structs.replace(policy, schedule_s=destination.retry_schedule_s)
         return retry.next_wait_s(policy, tried=delivery.progress.tried, reply=reply)
 
     def _headers(self, delivery: Delivery, destination: Destination, signed: Signed) -> dict[str, str]:

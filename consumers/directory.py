@@ -69,11 +69,15 @@ class Shelf(Generic[T]):
         known = self.fresh(key)
         if known is not None:
             return known.value
+        return await asyncio.shield(self.begin_reading(key))
+
+    def begin_reading(self, key: str) -> asyncio.Task[T | None]:
+        """The reading of the key that is under way, or a new one."""
         reading = self._reading.get(key)
         if reading is None:
             reading = self._reading[key] = asyncio.create_task(self._read(key))
             reading.add_done_callback(lambda _: self._reading.pop(key, None))
-        return await asyncio.shield(reading)
+        return reading
 
     async def _read(self, key: str) -> T | None:
         delay_s = 0.1
@@ -149,9 +153,15 @@ class Directory:
         """Call `callback` with `<tenant>.<id>`, old and new value of each credential that has been read or changed."""
         self._credentials.on_take = callback
 
+    def rate_per_s(self, lane: str) -> float | None:
+        """How many attempts a second the destination `<tenant>.<id>` takes, as far as is known; None for any number."""
+        destination = self._destinations.peek(lane)
+        return destination.rate_per_s if destination else None
+
     def lane_limit(self, lane: str, default: int) -> int:
-        """How many deliveries to the destination `<tenant>.<id>` may be in flight: one, until it has been read."""
+        """How many deliveries to the destination `<tenant>.<id>` may be in flight: none before it has been read."""
         if not self._destinations.knows(lane):
-            return 1
+            self._destinations.begin_reading(lane)
+            return 0
         destination = self._destinations.peek(lane)
         return (destination and destination.max_in_flight) or default

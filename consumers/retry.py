@@ -26,6 +26,8 @@ def next_wait_s(policy: RetryPolicy, *, tried: int, reply: Reply, spread: Spread
     if reply.code in FINAL_CODES or tried > len(policy.schedule_s):
         return None
     wait_s = policy.schedule_s[tried - 1] * spread(1 - policy.jitter, 1 + policy.jitter)
+    if reply.code is Code.NET_TIMEOUT:
+        wait_s = max(wait_s, policy.after_timeout_s)
     return max(wait_s, min(reply.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
 
 

@@ -57,7 +57,8 @@ class Runtime:
     """Runs `handler` over the messages that its pulls bring, until told to stop.
 
     `lane_of` names the lane of a message and `lane_limit` how many of a lane may run at a time. Lanes with something
-    to start stand in one line and take turns, so that a long lane costs the others nothing.
+    to start stand in one line and take turns, so that a long lane costs the others nothing. `may_start` is asked, with
+    a lane and how many wait in it, before each start; a lane that may not stands aside until `lane_changed`.
     """
 
     def __init__(
@@ -68,12 +69,14 @@ class Runtime:
         lane_of: Callable[[Message], str],
         lane_limit: Callable[[str], int],
         limits: Limits,
+        may_start: Callable[[str, int], bool] = lambda _lane, _waiting: True,
     ) -> None:
         self._publisher = publisher
         self._handler = handler
         self._lane_of = lane_of
         self._lane_limit = lane_limit
         self._limits = limits
+        self._may_start = may_start
         self._pulls: list[Pull] = []
         self._lanes: dict[str, Lane] = {}
         self._line: collections.deque[Lane] = collections.deque()
@@ -163,6 +166,10 @@ class Runtime:
         while self._line and self._running < self._limits.max_in_flight:
             lane = self._line.popleft()
             lane.in_line = False
+            if lane.startable and not self._may_start(lane.key, len(lane.waiting)):
+                self._startable -= lane.startable
+                lane.startable = 0
+                continue
             if lane.startable:
                 lane.running += 1
                 self._running += 1

@@ -122,6 +122,8 @@ class DeliverySettings(Struct, frozen=True, kw_only=True):
     """Seconds before each further attempt; one more attempt than waits. The default spans 28 hours."""
     retry_jitter: float = 0.2
     """The share by which each wait is spread to both sides, so that what failed together does not return together."""
+    retry_after_timeout_s: float = 60.0
+    """Seconds that follow an attempt that timed out, at least: who is too slow is not helped by being hurried."""
     max_payload_bytes: int = 256 * 1024
     """Bytes of a delivery's body. At most 640 KiB, so that it fits into a message as base64, envelope included."""
     ack_wait_s: float = 30.0
@@ -243,6 +245,9 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_DESTINATION_MAX_IN_FLIGHT", "delivery", "destination_max_in_flight", whole(1, 1024)),
     Variable("ONEPROTECT_RETRY_SCHEDULE_S", "delivery", "retry_schedule_s", variables.WAITS),
     Variable("ONEPROTECT_RETRY_JITTER", "delivery", "retry_jitter", number(0, 0.9)),
+    Variable(
+        "ONEPROTECT_RETRY_AFTER_TIMEOUT_S", "delivery", "retry_after_timeout_s", number(0, 86_400, unit="seconds")
+    ),
     Variable("ONEPROTECT_MAX_PAYLOAD_BYTES", "delivery", "max_payload_bytes", whole(1, MAX_PAYLOAD_LIMIT_BYTES)),
     Variable("ONEPROTECT_ACK_WAIT_S", "delivery", "ack_wait_s", number(1, 600, unit="seconds")),
     Variable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),

@@ -22,6 +22,7 @@ from consumers.egress import EgressPolicy
 from consumers.feeder import Feeder
 from consumers.health import DestinationHealth, Disable, HealthPolicy
 from consumers.history import RecordedAttempts
+from consumers.rates import RateLimits
 from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
@@ -54,6 +55,7 @@ class JetStream:
         self.destinations = Bucket(connection, publisher, subjects.DESTINATIONS)
         self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
         self.statuses = Bucket(connection, publisher, subjects.CREDENTIAL_STATUS)
+        self.rates = Bucket(connection, publisher, subjects.RATES)
         self.health = Bucket(connection, publisher, subjects.HEALTH)
         self.replayer = Replayer(connection, publisher, Bucket(connection, publisher, subjects.REPLAYS))
         self.configuration = Configuration(
@@ -172,6 +174,7 @@ async def _consume(
         policy=delivery_policy(settings),
         worker=worker,
     )
+    rates = RateLimits(jetstream.rates, rate_of=directory.rate_per_s)
     runtime = Runtime(
         publisher=jetstream.publisher,
         handler=handler,
@@ -184,9 +187,11 @@ async def _consume(
             ack_wait_s=delivery.ack_wait_s,
             drain_timeout_s=delivery.drain_timeout_s,
         ),
+        may_start=rates.may_start,
     )
     directory.on_destination(runtime.lane_changed)
     health.on_change(runtime.lane_changed)
+    rates.on_grant(runtime.lane_changed)
     for consumer in subjects.CONSUMERS:
         runtime.add(
             Pull(
@@ -211,6 +216,7 @@ async def _consume(
         tasks.create_task(checks.run(stop))
         tasks.create_task(health.run(stop))
         await runtime.run(stop)
+    await rates.aclose()
     _log.info("consumer.stopped", worker=worker)
 
 
@@ -239,7 +245,11 @@ def delivery_policy(settings: Settings) -> DeliveryPolicy:
     return DeliveryPolicy(
         timeout_s=delivery.request_timeout_s,
         max_payload_bytes=delivery.max_payload_bytes,
-        retry=RetryPolicy(schedule_s=delivery.retry_schedule_s, jitter=delivery.retry_jitter),
+        retry=RetryPolicy(
+            schedule_s=delivery.retry_schedule_s,
+            jitter=delivery.retry_jitter,
+            after_timeout_s=delivery.retry_after_timeout_s,
+        ),
         secret_retry_schedule_s=settings.secret.retry_schedule_s,
         secret_namespace=settings.secret.namespace,
         user_agent=f"OneProtect-Delivery/{VERSION}",

@@ -58,6 +58,10 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
     schedule_s: RetrySchedule = DEFAULT_RETRY_SCHEDULE_S
     jitter: Annotated[float, Meta(ge=0, lt=1, description="Each wait is spread by this share to both sides.")] = 0.2
+    after_timeout_s: Annotated[
+        float,
+        Meta(ge=0, description="The least wait after a time-out: who is too slow is not helped by being hurried."),
+    ] = 60.0
 
 
 class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -53,6 +53,7 @@ class Site:
             "ONEPROTECT_EGRESS_PORTS": "443,1024-65535",
             "ONEPROTECT_RETRY_SCHEDULE_S": "0.3,0.3,0.3,0.3",
             "ONEPROTECT_RETRY_JITTER": "0",
+            "ONEPROTECT_RETRY_AFTER_TIMEOUT_S": "0",
             "ONEPROTECT_ACK_WAIT_S": "2",
             "ONEPROTECT_LOG_LEVEL": "debug",
             "ONEPROTECT_LOG_FORMAT": "json",

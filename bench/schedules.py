@@ -1,0 +1,133 @@
+"""`python -m bench.schedules`: what a million retries that wait cost the server, and how late they fire.
+
+Schedules are published as a consumer does, for times spread over three days; the last thousand come due while the run
+lasts, across a restart of the server by kill -9. Everything runs on loopback and stops by itself.
+"""
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import psutil
+import uvloop
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream import read, topology
+from oneprotect.jetstream.connection import Connection, connect
+from oneprotect.jetstream.publish import Publication, Publisher, Stored
+from schemas import subjects
+from tests.support.site import document
+from tests.support.waiting import until
+
+TENANT: Final = "acme"
+IN_FLIGHT: Final = 1024
+DESTINATIONS: Final = 1000
+DUE: Final = 1000
+
+
+class Schedules:
+    """Publishes schedules, pipelined."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._free = asyncio.Semaphore(IN_FLIGHT)
+        self.failed = 0
+
+    async def add(self, number: int, at: datetime) -> None:
+        """One schedule for `at`."""
+        destination, delivery = f"d{number % DESTINATIONS}", f"dlv_{number}"
+        headers = {
+            subjects.HEADER_MSG_ID: f"{TENANT}.{destination}.{delivery}.a2",
+            subjects.HEADER_SCHEDULE: f"@at {at.isoformat().replace('+00:00', 'Z')}",
+            subjects.HEADER_SCHEDULE_TARGET: subjects.due(TENANT, destination),
+            subjects.HEADER_ATTEMPT: "2",
+        }
+        await self._free.acquire()
+        subject = subjects.scheduled(TENANT, destination, delivery)
+        await self._publisher.send(Publication(subject, document(destination, delivery=delivery), headers), self._done)
+
+    async def _done(self, result: object) -> None:
+        self._free.release()
+        self.failed += not isinstance(result, Stored)
+
+    async def finish(self) -> None:
+        """Wait for the last acknowledgement."""
+        for _ in range(IN_FLIGHT):
+            await self._free.acquire()
+        self._free = asyncio.Semaphore(IN_FLIGHT)
+
+
+async def _run(count: int) -> int:
+    with tempfile.TemporaryDirectory(prefix="oneprotect-schedules-") as directory:
+        async with (
+            EmbeddedNats(Path(directory)) as server,
+            connect(server.url, name="bench") as connection,
+            Publisher(connection) as publisher,
+        ):
+            await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
+            return await _measure(count, server, connection, publisher, Path(directory))
+
+
+async def _measure(
+    count: int, server: EmbeddedNats, connection: Connection, publisher: Publisher, directory: Path
+) -> int:
+    schedules = Schedules(publisher)
+    base_mb = _rss_mb(server)
+    now, began = datetime.now(UTC), time.monotonic()
+    for number in range(count):
+        await schedules.add(number, now + timedelta(hours=1) + timedelta(hours=71) * (number / count))
+    await schedules.finish()
+    took_s = time.monotonic() - began
+    disk_mb = await asyncio.to_thread(_size_mb, directory)
+    print(f"{count} schedules published in {took_s:.1f} s: {count / took_s:.0f}/s, {schedules.failed} failed")
+    print(f"server memory {base_mb:.0f} -> {_rss_mb(server):.0f} MB, disk {disk_mb:.0f} MB")
+    process = psutil.Process(server.pid)
+    process.cpu_percent()
+    await asyncio.sleep(5)
+    print(f"server at rest: {process.cpu_percent():.1f} % of a core")
+
+    at = datetime.now(UTC) + timedelta(seconds=10)
+    for number in range(count, count + DUE):
+        await schedules.add(number, at)
+    await schedules.finish()
+    began = time.monotonic()
+    await server.kill()
+    await server.restart()
+    print(f"restart after kill -9: {time.monotonic() - began:.1f} s")
+    await until(lambda: connection.is_connected, 60)
+    late = await until(lambda: _lateness(connection, at), 60)
+    print(f"{DUE} due at one instant: first {late[0]:.2f} s, median {late[DUE // 2]:.2f} s, last {late[-1]:.2f} s late")
+    info = await connection.api(f"STREAM.INFO.{subjects.RETRIES.name}")
+    print(f"memory after the restart {_rss_mb(server):.0f} MB; {info['state']['messages']} messages in the stream")
+    return 1 if schedules.failed or info["state"]["messages"] != count + DUE else 0
+
+
+async def _lateness(connection: Connection, at: datetime) -> list[float]:
+    """Seconds between the time that was asked for and the firing of each, once all have fired."""
+    fired = read.scan(connection, subjects.RETRIES.name, "oneprotect.delivery.due.*.*")
+    late = sorted([(record.stored_at - at).total_seconds() async for record in fired])
+    return late if len(late) == DUE else []
+
+
+def _size_mb(directory: Path) -> float:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file()) / 1e6
+
+
+def _rss_mb(server: EmbeddedNats) -> float:
+    return psutil.Process(server.pid).memory_info().rss / 1e6
+
+
+def main() -> int:
+    """Run it and return the exit code: 0 when no schedule is missing."""
+    parser = argparse.ArgumentParser(prog="python -m bench.schedules", description=__doc__)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    return uvloop.run(_run(parser.parse_args().count))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"""Rate limits per destination, over all consumers."""
+
+import contextlib
+import itertools
+from collections.abc import Callable
+
+import pytest
+
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+async def test_a_rate_holds_however_many_consumers_there_are(
+    site: Site, receiver: Scripted, figure: Callable[[str], None], workers: int
+) -> None:
+    """Within ten percent of what the destination asks for, with one consumer and with four; others are not held back."""
+    rate_per_s, count = 100.0, 400
+    async with Scripted() as other:
+        await site.destination("limited", receiver.url, rate_per_s=rate_per_s)
+        await site.destination("free", other.url)
+        async with contextlib.AsyncExitStack() as consumers:
+            for _ in range(workers):
+                await consumers.enter_async_context(site.consumer())
+            for _ in range(count):
+                await site.deliver("limited")
+            for _ in range(50):
+                await site.deliver("free")
+            await until(lambda: len(other.seen) == 50, 10)
+            limited_meanwhile = len(receiver.seen)
+            await until(lambda: len(receiver.seen) == count, 20)
+            await until(site.is_settled, 10)
+
+    first, last = receiver.seen[0].at, receiver.seen[-1].at
+    measured = (count - 1) / (last - first)
+    assert limited_meanwhile < count
+    assert 0.85 * rate_per_s <= measured <= 1.1 * rate_per_s
+    figure(f"{workers} consumers, {rate_per_s:.0f}/s asked for, {measured:.1f}/s measured")
+
+
+async def test_a_slow_rate_is_one_by_one(site: Site, receiver: Scripted) -> None:
+    """Four a second means a quarter of a second between any two."""
+    await site.destination("limited", receiver.url, rate_per_s=4)
+
+    async with site.consumer(), site.consumer():
+        for _ in range(6):
+            await site.deliver("limited")
+        await until(lambda: len(receiver.seen) == 6, 10)
+
+    gaps = [after.at - before.at for before, after in itertools.pairwise(receiver.seen)]
+    assert min(gaps) > 0.15
+    assert receiver.seen[-1].at - receiver.seen[0].at == pytest.approx(5 / 4, rel=0.25)

@@ -1,0 +1,50 @@
+"""Consumers that come and go under load: they share the work, and nobody notices."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Callable
+
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+RATE_PER_S = 200
+COUNT = 1200
+
+
+async def test_joining_and_leaving_under_load(site: Site, receiver: Scripted, figure: Callable[[str], None]) -> None:
+    """Four share the work; one leaves by SIGTERM and another joins; nothing is lost, doubled or late."""
+    loop = asyncio.get_running_loop()
+    published: dict[str, float] = {}
+    for number in range(10):
+        await site.destination(f"d{number}", receiver.url)
+    async with contextlib.AsyncExitStack() as running:
+        first, *_ = [await running.enter_async_context(site.consumer_process()) for _ in range(4)]
+        for number in range(40):
+            await site.deliver(f"d{number % 10}")
+        await until(lambda: len(receiver.seen) == 40, 20)
+
+        began = loop.time()
+        for number in range(COUNT):
+            await asyncio.sleep(max(0.0, began + number / RATE_PER_S - loop.time()))
+            delivery = f"dlv_{number}"
+            published[delivery] = loop.time()
+            await site.deliver(f"d{number % 10}", delivery=delivery)
+            if number == COUNT // 3:
+                first.terminate()
+            if number == COUNT // 2:
+                await running.enter_async_context(site.consumer_process())
+        await until(lambda: len(receiver.seen) >= COUNT + 40, 20)
+        await until(site.is_settled, 20)
+        results = await site.results()
+
+    late_ms = sorted(1000 * (seen.at - published[seen.id]) for seen in receiver.seen if seen.id in published)
+    by_worker = Counter(result.worker for result in results if result.delivery in published)
+    assert len(late_ms) == COUNT, "none lost, none twice"
+    assert late_ms[-1] < 2000
+    assert len(by_worker) == 5
+    figure(
+        f"{COUNT} at {RATE_PER_S}/s: p50 {late_ms[COUNT // 2]:.1f} ms, p99 {late_ms[COUNT * 99 // 100]:.1f} ms, "
+        f"longest {late_ms[-1]:.0f} ms; shares {sorted(by_worker.values(), reverse=True)}"
+    )

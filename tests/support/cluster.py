@@ -1,0 +1,52 @@
+"""Three nats-servers that are one cluster, each killable."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.connection import Connection
+
+
+class Node(EmbeddedNats):
+    """A member of a cluster."""
+
+    def __init__(self, directory: Path, *, name: str, route_port: int, routes: list[str]) -> None:
+        super().__init__(directory)
+        self.name = name
+        self._cluster = {"name": "test", "listen": f"127.0.0.1:{route_port}", "routes": routes}
+
+    def _config(self, port: int) -> dict[str, Any]:
+        return super()._config(port) | {"server_name": self.name, "cluster": self._cluster}
+
+
+@contextlib.asynccontextmanager
+async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
+    """Three nodes with a leader."""
+    ports = [_free_port() for _ in range(3)]
+    routes = [f"nats://127.0.0.1:{port}" for port in ports]
+    nodes = [
+        Node(directory / f"n{number}", name=f"n{number}", route_port=port, routes=routes)
+        for number, port in enumerate(ports)
+    ]
+    await asyncio.gather(*(node.start() for node in nodes))
+    try:
+        yield nodes
+    finally:
+        await asyncio.gather(*(node.stop() for node in nodes))
+
+
+async def leader_of(connection: Connection, stream: str, nodes: list[Node]) -> Node | None:
+    """The node that leads a stream, or None while there is none."""
+    info = await connection.api(f"STREAM.INFO.{stream}")
+    name = (info.get("cluster") or {}).get("leader")
+    return next((node for node in nodes if node.name == name), None)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -10,7 +10,7 @@ from oneprotect.jetstream.errors import JetStreamError
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id
-from tests.support.cluster import cluster, leader_of
+from tests.support.cluster import Node, cluster, leader_of
 from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
@@ -27,26 +27,35 @@ async def _deliver(site: Site) -> str:
 async def test_a_stream_leader_killed_under_load_loses_nothing(tmp_path: Path, figure: Callable[[str], None]) -> None:
     """Twice the work stream's leader dies while deliveries run: each accepted one is delivered."""
     accepted: list[str] = []
-    async with cluster(tmp_path / "nats") as nodes, Scripted() as receiver:
-        async with Site(tmp_path, nodes[0], nats_replicas="3") as site:
-            await site.destination("orders", receiver.url, max_in_flight=16)
-            async with site.consumer_process():
-                for _ in range(2):
+    async with (
+        cluster(tmp_path / "nats") as nodes,
+        Scripted() as receiver,
+        Site(tmp_path, nodes[0], nats_replicas="3") as site,
+    ):
+        await site.destination("orders", receiver.url, max_in_flight=16)
+        async with site.consumer_process():
+            for _ in range(2):
+                accepted += [await _deliver(site) for _ in range(100)]
+                leader = await _leader(site, nodes)
+                await leader.kill()
+                async with asyncio.timeout(60):
                     accepted += [await _deliver(site) for _ in range(100)]
-                    leader = await until(lambda: leader_of(site.jetstream.connection, subjects.WORK.name, nodes), 20)
-                    await leader.kill()
-                    async with asyncio.timeout(60):
-                        accepted += [await _deliver(site) for _ in range(100)]
-                    await leader.start()
-                    await until(lambda: set(receiver.ids()) >= set(accepted), 60)
-                await until(lambda: _is_settled(site), 60)
-            results = await site.results()
+                await leader.start()
+            await until(lambda: set(receiver.ids()) >= set(accepted), 60)
+            await until(lambda: _is_settled(site), 60)
+        results = await site.results()
 
     delivered = Counter(result.delivery for result in results if result.outcome is Outcome.DELIVERED)
     assert set(delivered) == set(accepted)
     assert set(delivered.values()) == {1}
     extra = len(receiver.seen) - len(accepted)
     figure(f"{len(accepted)} accepted over 2 leader kills, all delivered, 0 lost, {extra} sent twice")
+
+
+async def _leader(site: Site, nodes: list[Node]) -> Node:
+    leader = await until(lambda: leader_of(site.jetstream.connection, subjects.WORK.name, nodes), 20)
+    assert leader is not None
+    return leader
 
 
 async def _is_settled(site: Site) -> bool:

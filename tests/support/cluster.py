@@ -42,7 +42,7 @@ async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
 async def leader_of(connection: Connection, stream: str, nodes: list[Node]) -> Node | None:
     """The node that leads a stream, or None while there is none."""
     info = await connection.api(f"STREAM.INFO.{stream}")
-    name = (info.get("cluster") or {}).get("leader")
+    name: str | None = info["cluster"].get("leader")
     return next((node for node in nodes if node.name == name), None)
 
 

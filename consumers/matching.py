@@ -28,6 +28,10 @@ class Signatures(Struct, frozen=True):
         """Other schemes, and what is no signature of its scheme, are passed over, as the specification asks."""
         return cls(_of_scheme(header, "v1"), _of_scheme(header, "v1a"))
 
+    def of_scheme(self, scheme: Scheme) -> tuple[bytes, ...]:
+        """Those of one scheme."""
+        return self.v1 if scheme == "v1" else self.v1a
+
     def by_secret(self, key: bytes) -> Matcher:
         """Whether HMAC-SHA256 with `key`, of any length, gives one of them."""
         return lambda message: self._have(hmac.digest(key, message, "sha256"))

@@ -86,7 +86,7 @@ def verify(secrets: Sequence[str], *, headers: Mapping[str, str], body: bytes, n
     header = received.get(SIGNATURE_HEADER, "")
     signatures, schemes = Signatures.of(header), _schemes(secrets)
     checks = [*map(_check_secret, secrets), _check_id(delivery), _check_timestamp(timestamp, now)]
-    if not any(getattr(signatures, scheme) for scheme in schemes):
+    if not any(signatures.of_scheme(scheme) for scheme in schemes):
         return Verification((*checks, _no_signature(header, schemes)))
     message = signed_bytes(delivery, timestamp, body)
     if any(matches(message) for secret in secrets if (matches := _matcher(secret, signatures)) is not None):

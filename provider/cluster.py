@@ -1,13 +1,13 @@
 """Where an API server is, how to know it, and how it knows us. Needs no Kubernetes library."""
 
 import re
-import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Protocol, final
 
 from provider.errors import ProviderMisconfigured
+from provider.trust import Trust
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_MAX_AGE_S: Final = 60.0
@@ -56,21 +56,16 @@ class TokenFile:
 
 @final
 class Cluster:
-    """One API server: `https://host:port`, a TLS context that verifies it, and our credentials there."""
+    """One API server: `https://host:port`, whom to take for it, and our credentials there."""
 
-    __slots__ = ("credentials", "server_name", "tls", "url")
+    __slots__ = ("credentials", "server_name", "trust", "url")
 
-    def __init__(
-        self, *, url: str, tls: ssl.SSLContext, credentials: Credentials, server_name: str | None = None
-    ) -> None:
-        """Raises `ProviderMisconfigured` unless the connection would be encrypted and the server verified."""
+    def __init__(self, *, url: str, trust: Trust, credentials: Credentials, server_name: str | None = None) -> None:
+        """Raises `ProviderMisconfigured` unless the connection would be encrypted."""
         if not url.startswith("https://"):
             raise ProviderMisconfigured("The API server's address must begin with https://.")
-        if tls.verify_mode is not ssl.CERT_REQUIRED or not tls.check_hostname:
-            raise ProviderMisconfigured("The API server's certificate must be verified.")
-        tls.minimum_version = max(tls.minimum_version, ssl.TLSVersion.TLSv1_2)
         self.url: Final = url.rstrip("/")
-        self.tls: Final = tls
+        self.trust: Final = trust
         self.credentials: Final = credentials
         self.server_name: Final = server_name
 
@@ -86,37 +81,10 @@ class Cluster:
         if not await _works(credentials):
             raise ProviderMisconfigured("The service account's token file is missing, empty or unreadable.")
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        return cls(url=url, tls=client_tls(ca_file=directory / "ca.crt"), credentials=credentials)
+        return cls(url=url, trust=Trust(ca_file=directory / "ca.crt"), credentials=credentials)
 
     def __repr__(self) -> str:
         return "Cluster(...)"
-
-
-def client_tls(
-    *, ca_file: Path | str | None, certificate_file: str | None = None, key_file: str | None = None
-) -> ssl.SSLContext:
-    """Trust the CAs in `ca_file` and no others, or without one the system's. Raises `ProviderMisconfigured`."""
-    context = _context(ca_file)
-    if context is None:
-        raise ProviderMisconfigured("The file with the API server's CA is missing, unreadable or holds no certificate.")
-    if certificate_file is not None and not _load_identity(context, certificate_file, key_file):
-        raise ProviderMisconfigured("The client certificate or its key is missing, unreadable or encrypted.")
-    return context
-
-
-def _context(ca_file: Path | str | None) -> ssl.SSLContext | None:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError):
-        return None
-
-
-def _load_identity(context: ssl.SSLContext, certificate_file: str, key_file: str | None) -> bool:
-    try:
-        context.load_cert_chain(certificate_file, key_file, password="")  # without, OpenSSL would ask the terminal
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 async def _works(credentials: Credentials) -> bool:

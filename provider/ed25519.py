@@ -1,10 +1,10 @@
-"""Ed25519 keys: the second scheme of Standard Webhooks, `v1a`. Its receivers hold a public key and can forge nothing."""
+"""Ed25519 keys: Standard Webhooks' second scheme, `v1a`. Its receivers hold a public key and can forge nothing."""
 
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from provider.encoding import strict_base64
 from provider.errors import SecretMalformed
-from provider.value import Scheme, SealedKey, require_bytes
+from provider.value import Key, Scheme, require_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -14,7 +14,7 @@ HALF_BYTES: Final = 32
 
 
 @final
-class Ed25519SigningKey(SealedKey):
+class Ed25519SigningKey(Key):
     """A private key that can sign, under the same rules as `SigningKey`. OpenSSL keeps it; this only knows how to ask.
 
     The library is imported with the first such key, since most installations have none.

@@ -2,25 +2,28 @@
 
 kubernetes_asyncio brings kubeconfig and the API's paths. Left to itself it logs whole Secrets at DEBUG, turns a broken
 body into an empty Secret, has no timeout, takes proxies from the environment and follows redirects. So it sends through
-a session of ours, hands back the raw answer, and this file does the rest; nothing else in the program imports it, and
-this file only once it is needed, as it takes most of a second and 60 MB.
+a session of ours and hands back the raw answer; nothing else in the program imports it, and this file only once it is
+needed, as it takes most of a second and 60 MB.
 """
 
-import asyncio
 import logging
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
 
 import aiohttp
 
-from provider.cluster import SERVICE_ACCOUNT, Cluster, client_tls
-from provider.errors import ProviderMisconfigured, SecretDenied, SecretError, SecretNotFound, SecretUnavailable
-from provider.manifest import MAX_BYTES, read_manifest
+from provider.answer import Answer, Fault, answer_of, fault_of
+from provider.breaker import Breaker
+from provider.cluster import SERVICE_ACCOUNT, Cluster
+from provider.errors import ProviderMisconfigured
+from provider.reads import Reads
 from provider.ref import SecretRef
+from provider.retrying import ORDINARY, Retrying
+from provider.session import SecretSession
 from provider.snapshot import Snapshot
+from provider.trust import Trust
 from provider.value import SigningSecret
 from schemas.ids import Purpose
 
@@ -29,26 +32,29 @@ if TYPE_CHECKING:
 
 TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 1.0
-MAX_CONCURRENT_READS: Final = 8
-
-_ONE_SECRET = re.compile(r"https://[^?#]+/api/v1/namespaces/[a-z0-9-]+/secrets/[a-z0-9.-]+")
-_REFUSALS: Final[Mapping[int, type[SecretError]]] = {401: SecretDenied, 403: SecretDenied, 404: SecretNotFound}
 
 
 @final
 class KubernetesSecretProvider:
     """Reads Secrets from one cluster, from the allowed namespaces. Every call is a GET, so put a cache before it."""
 
-    __slots__ = ("_namespaces_allowed", "_reads", "_source", "_timeout_s")
+    __slots__ = ("_namespaces_allowed", "_reads", "_source", "breaker")
 
     def __init__(
-        self, *, namespaces_allowed: frozenset[str], source: "SecretsApi", timeout_s: float = TIMEOUT_S
+        self,
+        *,
+        namespaces_allowed: frozenset[str],
+        source: "SecretsApi",
+        timeout_s: float = TIMEOUT_S,
+        retrying: Retrying = ORDINARY,
+        breaker: Breaker | None = None,
     ) -> None:
-        """`timeout_s` bounds a whole read: waiting for its turn, both tries and the body."""
+        """`timeout_s` bounds a whole read: waiting for its turn, every try, the pauses between them and the body."""
         self._namespaces_allowed = namespaces_allowed
         self._source = source
-        self._timeout_s = timeout_s
-        self._reads = asyncio.Semaphore(MAX_CONCURRENT_READS)
+        self.breaker: Final = breaker or Breaker()
+        """Open while the API server can't be reached: then every read is `SecretUnavailable` at once."""
+        self._reads = Reads(source, timeout_s=timeout_s, retrying=retrying, breaker=self.breaker)
 
     @classmethod
     async def in_cluster(
@@ -58,23 +64,26 @@ class KubernetesSecretProvider:
         directory: Path = SERVICE_ACCOUNT,
         environ: Mapping[str, str] = os.environ,
         timeout_s: float = TIMEOUT_S,
+        retrying: Retrying = ORDINARY,
+        breaker: Breaker | None = None,
     ) -> "KubernetesSecretProvider":
         """The provider of a pod, by its service account. Raises `ProviderMisconfigured`."""
         source = await SecretsApi.connect(await Cluster.in_cluster(directory=directory, environ=environ))
-        return cls(namespaces_allowed=namespaces_allowed, source=source, timeout_s=timeout_s)
+        return cls(
+            namespaces_allowed=namespaces_allowed,
+            source=source,
+            timeout_s=timeout_s,
+            retrying=retrying,
+            breaker=breaker,
+        )
 
     @classmethod
     async def from_kubeconfig(
-        cls,
-        path: Path | str,
-        *,
-        namespaces_allowed: frozenset[str],
-        context: str | None = None,
-        timeout_s: float = TIMEOUT_S,
+        cls, path: Path | str, *, namespaces_allowed: frozenset[str], context: str | None = None
     ) -> "KubernetesSecretProvider":
         """A provider outside a cluster. A proxy named in the file is not used. Raises `ProviderMisconfigured`."""
         source = await SecretsApi.connect(await _cluster_of(Path(path), context))
-        return cls(namespaces_allowed=namespaces_allowed, source=source, timeout_s=timeout_s)
+        return cls(namespaces_allowed=namespaces_allowed, source=source)
 
     async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
         """See `SecretProvider.resolve`."""
@@ -83,7 +92,7 @@ class KubernetesSecretProvider:
     async def read(self, ref: SecretRef) -> Snapshot:
         """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
         ref.require_namespace(self._namespaces_allowed)
-        found = await self._find(ref)
+        found = await self._reads.find(ref)
         if isinstance(found, Snapshot):
             return found
         raise found
@@ -91,19 +100,6 @@ class KubernetesSecretProvider:
     async def aclose(self) -> None:
         """Close the connections. Every later read is `SecretUnavailable`."""
         await self._source.aclose()
-
-    async def _find(self, ref: SecretRef) -> Snapshot | type[SecretError]:
-        """Where foreign exceptions end: they may hold a token, an address or a body, so none is kept or looked into."""
-        try:
-            async with asyncio.timeout(self._timeout_s), self._reads:
-                status, body = await self._source.get(ref, fresh_credentials=False)
-                if status == 401:
-                    status, body = await self._source.get(ref, fresh_credentials=True)
-        except Exception:  # noqa: BLE001 - whatever it was, there is no answer
-            return SecretUnavailable
-        if status == 200:
-            return read_manifest(body, ref)
-        return _REFUSALS.get(status, SecretUnavailable)
 
 
 class _CoreV1(Protocol):
@@ -126,7 +122,7 @@ class SecretsApi:
 
     __slots__ = ("_api", "_cluster", "_session")
 
-    def __init__(self, *, cluster: Cluster, api: _CoreV1, session: "_Session") -> None:
+    def __init__(self, *, cluster: Cluster, api: _CoreV1, session: SecretSession) -> None:
         self._cluster = cluster
         self._api = api
         self._session = session
@@ -141,14 +137,34 @@ class SecretsApi:
         configuration.tls_server_name = cluster.server_name
         client = ApiClient(configuration)
         client.user_agent = "oneprotect-delivery"
-        theirs, ours = client.rest_client.pool_manager, _Session(cluster)
+        theirs, ours = client.rest_client.pool_manager, SecretSession(cluster.trust)
         client.rest_client.pool_manager = cast("aiohttp.ClientSession", ours)
         await theirs.close()
         return cls(cluster=cluster, api=cast("_CoreV1", CoreV1Api(client)), session=ours)
 
-    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> tuple[int, bytes]:
-        """One GET: its status and its body, which is at most `MAX_BYTES`. Raises whatever went wrong."""
-        authorization = await self._cluster.credentials.authorization(fresh=fresh_credentials)
+    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> Answer | Fault:
+        """One GET, sent once. Never raises; a fault says nothing of what was raised by others."""
+        try:
+            authorization = await self._cluster.credentials.authorization(fresh=fresh_credentials)
+        except Exception:  # noqa: BLE001 - a file or a plugin, with whatever it may raise
+            return Fault.NOT_SENT
+        trust = self._cluster.trust
+        trust.look()
+        trusted = trust.context
+        try:
+            return await self._sent(ref, authorization)
+        except Exception as error:  # noqa: BLE001 - whatever it was, there is no answer
+            fault = fault_of(error)
+        if fault is Fault.UNTRUSTED:
+            trust.look_now()
+            return fault if trust.context is trusted else Fault.OUTDATED
+        return fault
+
+    async def aclose(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+    async def _sent(self, ref: SecretRef, authorization: str | None) -> Answer:
         response = await self._api.read_namespaced_secret(
             ref.name,
             ref.namespace,
@@ -157,58 +173,7 @@ class SecretsApi:
             _headers={"Authorization": authorization} if authorization else {},
         )
         async with response:
-            return response.status, await _bounded(response.content)
-
-    async def aclose(self) -> None:
-        """Close the session."""
-        await self._session.close()
-
-
-async def _bounded(stream: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    async for chunk in stream.iter_chunked(64 * 1024):
-        body += chunk
-        if len(body) > MAX_BYTES:
-            raise ValueError("the answer is too long")
-    return bytes(body)
-
-
-@final
-class _Session:
-    """What kubernetes_asyncio sends through, in place of its own session, which trusts the environment."""
-
-    __slots__ = ("_http",)
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=cluster.tls),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=False,
-            auto_decompress=False,
-        )
-
-    async def request(
-        self,
-        *,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        timeout: aiohttp.ClientTimeout,
-        server_hostname: str | None = None,
-    ) -> aiohttp.ClientResponse:
-        """Send a GET of one Secret, and nothing else. Takes no proxy and no body, so none can be passed on."""
-        if method != "GET" or _ONE_SECRET.fullmatch(url) is None:
-            raise ValueError("one secret is read, and nothing else")
-        return await self._http.get(
-            url,
-            headers={**headers, "Accept-Encoding": "identity"},
-            timeout=timeout,
-            server_hostname=server_hostname,
-            allow_redirects=False,
-        )
-
-    async def close(self) -> None:
-        await self._http.close()
+            return await answer_of(response)
 
 
 @final
@@ -235,7 +200,7 @@ async def _cluster_of(path: Path, context: str | None) -> Cluster:
         raise ProviderMisconfigured("The kubeconfig says insecure-skip-tls-verify, which is refused.")
     return Cluster(
         url=str(configuration.host),
-        tls=client_tls(
+        trust=Trust(
             ca_file=configuration.ssl_ca_cert,
             certificate_file=configuration.cert_file,
             key_file=configuration.key_file,

@@ -23,7 +23,7 @@ from provider.errors import (
 )
 from provider.ref import RESERVED_SUFFIXES, SecretRef
 from provider.snapshot import Snapshot
-from provider.value import Key, SigningKey, SigningSecret, signs_like
+from provider.value import Key, SigningKey, SigningSecret
 
 MAX_BYTES: Final = 1_500_000
 """A Secret holds at most 1 MiB of data; base64 and metadata come on top."""
@@ -137,7 +137,7 @@ def _secret(data: _Data, key: str, version: str, expires_at: datetime | None) ->
     current, previous = _key(data[key]), _key(data.get(f"{key}.previous"))
     if current is None:
         return None
-    if previous is not None and expires_at is not None and not signs_like(previous, current):
+    if previous is not None and expires_at is not None and not previous.signs_like(current):
         return SigningSecret(current=current, version=version, previous=previous, previous_expires_at=expires_at)
     return SigningSecret(current=current, version=version, rollover_misconfigured=f"{key}.previous" in data)
 

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 
 class Sealed:
-    """Cannot be printed, copied, pickled or encoded; without slots of its own a subclass would undo the last two."""
+    """Cannot be printed, copied, pickled or encoded. Subclasses name their slots, or `vars` would show what is held."""
 
     __slots__ = ()
 

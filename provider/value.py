@@ -2,8 +2,9 @@
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from datetime import datetime, timedelta
-from typing import ClassVar, Final, Literal, NamedTuple, NoReturn, Protocol, final
+from typing import ClassVar, Final, Literal, NamedTuple, NoReturn, final
 
 from msgspec import Struct
 
@@ -27,20 +28,20 @@ _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
-class Key(Protocol):
-    """A key of any scheme."""
+class Key(Sealed, ABC):
+    """A key of any scheme: it can sign, is nobody's equal, and has no hash."""
+
+    __slots__ = ()
 
     scheme: ClassVar[Scheme]
 
+    @abstractmethod
     def sign(self, message: bytes) -> bytes:
-        """The signature of `message`, always the same. Raises `TypeError` for anything but bytes."""
-        ...
+        """The signature of `message`, each time the same. Raises `TypeError` for anything but bytes."""
 
-
-class SealedKey(Sealed):
-    """What keys of all schemes have in common: they are nobody's equal, and in no dictionary."""
-
-    __slots__ = ()
+    def signs_like(self, other: "Key") -> bool:
+        """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
+        return self.scheme == other.scheme and self.sign(b"") == other.sign(b"")
 
     def __eq__(self, other: object) -> bool:
         return self is other
@@ -50,7 +51,7 @@ class SealedKey(Sealed):
 
 
 @final
-class SigningKey(SealedKey):
+class SigningKey(Key):
     """An HMAC-SHA256 key that can sign and cannot be shown, compared by value, hashed, copied, pickled or encoded.
 
     It keeps the two hash states of RFC 2104 after their key blocks and not the key, which also makes signing cheaper.
@@ -79,20 +80,11 @@ class SigningKey(SealedKey):
         outer.update(inner.digest())
         return outer.digest()
 
-    def signs_like(self, other: Key) -> bool:
-        """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
-        return signs_like(self, other)
-
 
 def require_bytes(message: bytes) -> None:
     """Raise `TypeError` unless `message` is bytes, before a library sees it and keeps a frame with the key."""
     if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError("a message to sign must be bytes")
-
-
-def signs_like(one: Key, other: Key) -> bool:
-    """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
-    return one.scheme == other.scheme and one.sign(b"") == other.sign(b"")
 
 
 def _accepted(material: bytes) -> bytes | None:

@@ -19,8 +19,12 @@ from schemas.events import (
     DeliveryAttempted,
     DestinationDisabled,
     DestinationDisabledData,
+    DestinationFailing,
+    DestinationFailingData,
     DestinationRecovered,
     DestinationRecoveredData,
+    QuarantineReleased,
+    QuarantineReleasedData,
     ReplayData,
     ReplayFinished,
     ReplayStarted,
@@ -67,6 +71,16 @@ PUBLISHED: list[CloudEvent] = [
     decode_request(msgspec.json.encode(REQUEST)),
     DeliveryAttempted(data=RESULT, **ENVELOPE),
     DestinationDisabled(data=DestinationDisabledData(destination="orders", reason="http.410"), **ENVELOPE),
+    DestinationFailing(
+        data=DestinationFailingData(
+            destination="orders",
+            failing_since=NOW,
+            consecutive_failures=40,
+            last_code=Code.HTTP_5XX,
+            disabled_after=NOW,
+        ),
+        **ENVELOPE,
+    ),
     DestinationRecovered(data=DestinationRecoveredData(destination="orders"), **ENVELOPE),
     CredentialStatusChanged(
         data=CredentialStatusData(
@@ -75,7 +89,13 @@ PUBLISHED: list[CloudEvent] = [
         **ENVELOPE,
     ),
     ReplayStarted(data=ReplayData(replay="rpl-1", by="ops"), **ENVELOPE),
-    ReplayFinished(data=ReplayData(replay="rpl-1", by="ops", replayed=3), **ENVELOPE),
+    ReplayFinished(data=ReplayData(replay="rpl-1", by="ops", replayed=3, state="finished"), **ENVELOPE),
+    QuarantineReleased(
+        data=QuarantineReleasedData(
+            sequence=7, subject="oneprotect.delivery.requested.acme.orders", by="ops", understood=True, delivery="dlv_1"
+        ),
+        **ENVELOPE,
+    ),
     ConfigChanged(data=ConfigChangedData(kind="destination", name="orders", action="set", by="ops"), **ENVELOPE),
 ]
 

@@ -1,4 +1,7 @@
-"""What every provider does, whichever it is: the local one, Kubernetes, and a cache before either."""
+"""What every provider does, whichever it is: the local one, Kubernetes, and a cache before either.
+
+Kubernetes is the double, and a real cluster too when there is one.
+"""
 
 import asyncio
 import logging
@@ -12,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from provider.cache import CachedSecretProvider
+from provider.ed25519 import Ed25519SigningKey
 from provider.errors import (
     SecretDenied,
     SecretError,
@@ -24,10 +28,15 @@ from provider.errors import (
 from provider.kubernetes import KubernetesSecretProvider
 from provider.local import LocalSecretProvider
 from provider.ref import SecretRef
-from provider.value import SigningKey, SigningSecret
-from tests.kubernetes.apiserver import USER, ApiServer, cut_json
+from provider.retrying import Retrying
+from provider.value import Rollover, SigningKey, SigningSecret
+from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
+from tests.kubernetes.clusters import CLUSTERS, opened_cluster
+from tests.kubernetes.faults import cut_json
+from tests.kubernetes.livecluster import LiveCluster
 from tests.kubernetes.manifests import (
+    ED25519_KEY,
     EXPIRES_AT,
     KEY,
     OTHER_KEY,
@@ -37,144 +46,218 @@ from tests.kubernetes.manifests import (
     manifest,
     write,
 )
-from tests.kubernetes.resolving import REF, refused, resolve
+from tests.kubernetes.resolving import ALLOWED, Pauses, refused, resolve
 
 Provider = LocalSecretProvider | KubernetesSecretProvider | CachedSecretProvider
 
-ALLOWED = frozenset({"webhooks"})
 NOW = datetime.now(UTC)
-LATER = (NOW + timedelta(days=1)).isoformat()
-EARLIER = (NOW - timedelta(days=1)).isoformat()
-TOO_LATE = (NOW + timedelta(days=31)).isoformat()
+LATER = NOW.replace(microsecond=0) + timedelta(days=1)
+EARLIER = LATER - timedelta(days=2)
+TOO_LATE = LATER + timedelta(days=31)
+GLOBEX = {TENANT_LABEL: "globex", PURPOSE_LABEL: "webhook-signing"}
 
 
 class World(ABC):
     """Where the Secrets of a provider are, and what may happen to them. Begins empty."""
 
     provider: Provider
+    namespace = "webhooks"
 
     @abstractmethod
-    def put(self, document: Manifest) -> None:
-        """Create or replace a Secret."""
+    async def put(self, document: Manifest) -> str:
+        """Create or replace a Secret, in this world's namespace, and return its version."""
 
     @abstractmethod
-    def deny(self) -> None:
-        """Take away the right to read `webhooks/acme-signing`."""
+    async def deny(self) -> None:
+        """Take away the right to read `acme-signing`."""
+
+    def ref(self, name: str = "acme-signing", key: str = "signing") -> SecretRef:
+        """A ref to a Secret of this world."""
+        return SecretRef(namespace=self.namespace, name=name, key=key)
+
+
+class Staged(World):
+    """A world in which everything can happen, also what no API server would do."""
 
     @abstractmethod
-    def spoil(self, document: Manifest) -> None:
-        """Let the answer for `webhooks/acme-signing` break off."""
+    async def spoil(self, document: Manifest) -> None:
+        """Let the answer for `acme-signing` break off."""
 
 
-class Directory(World):
+class Directory(Staged):
     """A directory of manifests."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.provider = LocalSecretProvider(directory, ALLOWED)
 
-    def put(self, document: Manifest) -> None:
+    async def put(self, document: Manifest) -> str:
         write(self._directory, document)
+        return f"{document['metadata']['uid']}/{document['metadata']['resourceVersion']}"
 
-    def deny(self) -> None:
+    async def deny(self) -> None:
         (self._directory / "webhooks" / "acme-signing.json").mkdir(parents=True)
 
-    def spoil(self, document: Manifest) -> None:
+    async def spoil(self, document: Manifest) -> None:
         path = write(self._directory, document)
         path.write_bytes(path.read_bytes()[:300])
 
 
-class InCluster(World):
-    """An API server."""
+class Pod(Staged):
+    """A pod before the double of an API server."""
 
     def __init__(self, server: ApiServer, provider: Provider) -> None:
         self._server = server
         self.provider = provider
-        server.grants.add((USER, "webhooks", "acme-signing"))
+        server.grant("webhooks", "acme-signing")
 
-    def put(self, document: Manifest) -> None:
+    async def put(self, document: Manifest) -> str:
         self._server.put(document)
+        return f"{document['metadata']['uid']}/{document['metadata']['resourceVersion']}"
 
-    def deny(self) -> None:
-        self._server.grants.clear()
+    async def deny(self) -> None:
+        self._server.revoke_all()
 
-    def spoil(self, document: Manifest) -> None:
+    async def spoil(self, document: Manifest) -> None:
         self._server.every_answer = cut_json(document)
 
 
-@pytest_asyncio.fixture(params=["local", "kubernetes", "cached-local", "cached-kubernetes"])
+class Live(World):
+    """A namespace in a cluster that is only spoken to from outside, so that it may be a real one."""
+
+    def __init__(self, cluster: LiveCluster, provider: Provider) -> None:
+        self._cluster = cluster
+        self.provider = provider
+        self.namespace = cluster.namespace
+
+    async def put(self, document: Manifest) -> str:
+        return await self._cluster.put(document)
+
+    async def deny(self) -> None:
+        await self._cluster.revoke("acme-signing")
+
+
+@pytest_asyncio.fixture(params=[f"{way}{kind}" for kind in ("local", "pod", *CLUSTERS) for way in ("", "cached-")])
 async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[World]:
     """Each provider in its world."""
-    cached, _, kind = request.param.rpartition("-")
-    opening = local_world(tmp_path) if kind == "local" else cluster_world(tmp_path)
+    async with opened_world(request.param, tmp_path) as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture(params=[f"{way}{kind}" for kind in ("local", "pod") for way in ("", "cached-")])
+async def staged(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Staged]:
+    """Each provider in a world that is all ours."""
+    async with opened_world(request.param, tmp_path) as opened:
+        assert isinstance(opened, Staged)
+        yield opened
+
+
+@asynccontextmanager
+async def opened_world(which: str, directory: Path) -> AsyncGenerator[World]:
+    """The world of that name, with a cache before its provider if the name says so."""
+    kind = which.removeprefix("cached-")
+    match kind:
+        case "local":
+            opening = local_world(directory)
+        case "pod":
+            opening = pod_world(directory)
+        case _:
+            opening = live_world(kind, directory)
     async with opening as opened:
-        if cached and not isinstance(opened.provider, CachedSecretProvider):
+        if kind != which and not isinstance(opened.provider, CachedSecretProvider):
             opened.provider = CachedSecretProvider(opened.provider)
         yield opened
         await opened.provider.aclose()
 
 
 @asynccontextmanager
-async def local_world(directory: Path) -> AsyncGenerator[Directory]:
+async def local_world(directory: Path) -> AsyncGenerator[World]:
     yield Directory(directory)
 
 
 @asynccontextmanager
-async def cluster_world(directory: Path) -> AsyncGenerator[InCluster]:
+async def pod_world(directory: Path) -> AsyncGenerator[World]:
     async with ApiServer.running(directory / "server") as server:
         account = server.service_account(directory / "account")
         provider = await KubernetesSecretProvider.in_cluster(
-            namespaces_allowed=ALLOWED, directory=account, environ=server.environ
+            namespaces_allowed=ALLOWED,
+            directory=account,
+            environ=server.environ,
+            retrying=Retrying(sleep=Pauses()),
         )
-        yield InCluster(server, provider)
+        yield Pod(server, provider)
+
+
+@asynccontextmanager
+async def live_world(which: str, directory: Path) -> AsyncGenerator[World]:
+    async with opened_cluster(which, directory) as cluster:
+        await cluster.grant("acme-signing", "globex-signing")
+        provider = await KubernetesSecretProvider.from_kubeconfig(
+            cluster.consumer_kubeconfig(directory), namespaces_allowed=frozenset({cluster.namespace})
+        )
+        yield Live(cluster, provider)
 
 
 async def test_the_owners_secret_signs(world: World) -> None:
     """With the key under the ref's name, in the version that it was read in."""
-    world.put(manifest(data={"signing": KEY, "other": OTHER_KEY}))
+    version = await world.put(manifest(data={"signing": KEY, "other": OTHER_KEY}))
 
-    secret = await resolve(world.provider)
+    secret = await resolve(world.provider, world.ref())
 
-    assert secret.sign(b"message", NOW) == [("current", SigningKey(KEY).sign(b"message"))]
-    assert secret.version == "6d1f3a52-0000-4000-8000-000000000001/41"
+    assert secret.sign(b"message", NOW) == [("current", "v1", SigningKey(KEY).sign(b"message"))]
+    assert secret.version == version
+
+
+async def test_the_second_scheme_signs(world: World) -> None:
+    """With an Ed25519 key where there is one, and an HMAC key still beside it while receivers move over."""
+    data = {"signing": ED25519_KEY, "signing.previous": KEY}
+    await world.put(manifest(data=data, annotations={EXPIRES_AT: LATER.isoformat()}))
+
+    secret = await resolve(world.provider, world.ref())
+
+    assert secret.sign(b"message", NOW) == [
+        ("current", "v1a", Ed25519SigningKey(ED25519_KEY).sign(b"message")),
+        ("previous", "v1", SigningKey(KEY).sign(b"message")),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("annotations", "slots", "misconfigured"),
+    ("annotations", "slots", "rollover"),
     [
-        ({EXPIRES_AT: LATER}, ["current", "previous"], False),
-        ({EXPIRES_AT: EARLIER}, ["current"], False),
-        ({EXPIRES_AT: TOO_LATE}, ["current"], False),
-        ({EXPIRES_AT: "tomorrow"}, ["current"], True),
-        ({}, ["current"], True),
+        ({EXPIRES_AT: LATER.isoformat()}, ["current", "previous"], Rollover(True, LATER, False)),
+        ({EXPIRES_AT: EARLIER.isoformat()}, ["current"], Rollover(False, EARLIER, False)),
+        ({EXPIRES_AT: TOO_LATE.isoformat()}, ["current"], Rollover(False, TOO_LATE, True)),
+        ({EXPIRES_AT: "tomorrow"}, ["current"], Rollover(False, None, True)),
+        ({}, ["current"], Rollover(False, None, True)),
     ],
+    ids=["later", "earlier", "too late", "unclear", "none"],
 )
 async def test_a_rollover_signs_with_both_keys_until_it_ends(
-    world: World, annotations: dict[str, str], slots: list[str], misconfigured: bool
+    world: World, annotations: dict[str, str], slots: list[str], rollover: Rollover
 ) -> None:
     """And with the current one alone whenever its end is past, too far off, or unclear."""
-    world.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY}, annotations=annotations))
+    await world.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY}, annotations=annotations))
 
-    secret = await resolve(world.provider)
+    secret = await resolve(world.provider, world.ref())
 
-    assert [slot for slot, _ in secret.sign(b"message", NOW)] == slots
-    assert secret.rollover_misconfigured is misconfigured
+    assert [signature.slot for signature in secret.sign(b"message", NOW)] == slots
+    assert secret.rollover(NOW) == rollover
 
 
 async def test_another_tenant_is_refused_before_and_after_the_owner(world: World) -> None:
     """Whatever was read for one serves no other, and the owner notices nothing."""
-    world.put(manifest())
+    await world.put(manifest())
 
-    await refused(world.provider, SecretMismatch, tenant="globex")
-    assert isinstance(await resolve(world.provider), SigningSecret)
-    await refused(world.provider, SecretMismatch, tenant="globex")
-    assert isinstance(await resolve(world.provider), SigningSecret)
+    await refused(world.provider, SecretMismatch, world.ref(), tenant="globex")
+    assert isinstance(await resolve(world.provider, world.ref()), SigningSecret)
+    await refused(world.provider, SecretMismatch, world.ref(), tenant="globex")
+    assert isinstance(await resolve(world.provider, world.ref()), SigningSecret)
 
 
 async def test_another_tenant_learns_nothing_of_the_keys(world: World) -> None:
     """A key that is not there is refused to others as one that is."""
-    world.put(manifest())
-    absent = SecretRef(namespace="webhooks", name="acme-signing", key="absent")
+    await world.put(manifest())
+    absent = world.ref(key="absent")
 
     await refused(world.provider, SecretMismatch, absent, tenant="globex")
     await refused(world.provider, SecretNotFound, absent)
@@ -187,86 +270,112 @@ async def test_another_tenant_learns_nothing_of_the_keys(world: World) -> None:
         manifest(labels={TENANT_LABEL: "acme"}),
         manifest(labels={TENANT_LABEL: "acme", PURPOSE_LABEL: "client-tls"}),
         manifest(labels={PURPOSE_LABEL: "webhook-signing"}),
-        manifest(type="kubernetes.io/tls"),
-        manifest(type="kubernetes.io/service-account-token"),
-        manifest(type="kubernetes.io/dockerconfigjson"),
-        manifest(kind="ConfigMap"),
+        manifest(type="example.com/else"),
+        manifest(type="kubernetes.io/basic-auth", data={"username": b"u", "password": b"p", "signing": KEY}),
+        manifest(type="kubernetes.io/dockerconfigjson", data={".dockerconfigjson": b"{}", "signing": KEY}),
     ],
+    ids=range(7),
 )
 async def test_without_the_owners_consent_nothing_signs(world: World, document: Manifest) -> None:
     """Unlabelled, for another purpose, or made for something else altogether."""
-    world.put(document)
+    await world.put(document)
 
-    await refused(world.provider, SecretMismatch)
+    await refused(world.provider, SecretMismatch, world.ref())
 
 
 @pytest.mark.parametrize(
-    "material", [b"", b"short", KEY + b"\n", b"whsec_" + b"!" * 32, b"whsk_" + KEY[6:], b"k" * 65, b"secret\n" * 5]
+    "document",
+    [
+        manifest(type="kubernetes.io/tls"),
+        manifest(type="kubernetes.io/service-account-token"),
+        manifest(kind="ConfigMap"),
+    ],
+    ids=range(3),
+)
+async def test_another_object_signs_nothing(staged: Staged, document: Manifest) -> None:
+    """Whatever its labels say."""
+    await staged.put(document)
+
+    await refused(staged.provider, SecretMismatch, staged.ref())
+
+
+@pytest.mark.parametrize(
+    "material",
+    [
+        b"",
+        b"short",
+        KEY + b"\n",
+        b"whsec_" + b"!" * 32,
+        b"whsk_" + KEY[6:],
+        ED25519_KEY[:-8] + b"AAAAAA==",
+        b"k" * 65,
+        b"secret\n" * 5,
+    ],
+    ids=range(8),
 )
 async def test_a_key_that_cannot_sign_is_malformed(world: World, material: bytes) -> None:
     """It is never repaired."""
-    world.put(manifest(data={"signing": material}))
+    await world.put(manifest(data={"signing": material}))
 
-    await refused(world.provider, SecretMalformed)
+    await refused(world.provider, SecretMalformed, world.ref())
 
 
-async def test_plain_values_are_malformed(world: World) -> None:
+async def test_plain_values_are_malformed(staged: Staged) -> None:
     """`stringData` is not taken for data."""
-    world.put(manifest(data={}, stringData={"signing": KEY.decode()}))
+    await staged.put(manifest(data={}, stringData={"signing": KEY.decode()}))
 
-    await refused(world.provider, SecretMalformed)
+    await refused(staged.provider, SecretMalformed)
 
 
 async def test_what_is_not_there_is_not_found(world: World) -> None:
     """Neither the Secret nor, once it is there, the key."""
-    await refused(world.provider, SecretNotFound)
+    await refused(world.provider, SecretNotFound, world.ref())
 
-    world.put(manifest(name="globex-signing", data={"other": KEY}))
-    world_has_another = SecretRef(namespace="webhooks", name="globex-signing", key="signing")
+    await world.put(manifest(name="globex-signing", data={"other": KEY}))
 
-    await refused(world.provider, SecretNotFound, world_has_another)
+    await refused(world.provider, SecretNotFound, world.ref("globex-signing"))
 
 
-async def test_what_is_being_deleted_is_not_found(world: World) -> None:
+async def test_what_is_being_deleted_is_not_found(staged: Staged) -> None:
     """It is as good as gone."""
     document = manifest()
     document["metadata"]["deletionTimestamp"] = "2026-11-23T00:00:00Z"
-    world.put(document)
+    await staged.put(document)
 
-    await refused(world.provider, SecretNotFound)
+    await refused(staged.provider, SecretNotFound)
 
 
 async def test_what_may_not_be_read_is_denied(world: World) -> None:
     """By whoever guards it."""
-    world.deny()
+    await world.deny()
 
-    await refused(world.provider, SecretDenied)
+    await refused(world.provider, SecretDenied, world.ref())
 
 
-async def test_a_broken_answer_is_unavailable(world: World) -> None:
+async def test_a_broken_answer_is_unavailable(staged: Staged) -> None:
     """And never an empty secret."""
-    world.spoil(manifest())
+    await staged.spoil(manifest())
 
-    await refused(world.provider, SecretUnavailable)
+    await refused(staged.provider, SecretUnavailable)
 
 
-async def test_other_namespaces_are_forbidden(world: World) -> None:
-    """Even when the Secret is there and labelled for the tenant."""
-    world.put(manifest(namespace="webhooks-2"))
+async def test_other_namespaces_are_forbidden(staged: Staged) -> None:
+    """Even when the Secret is there, granted, and labelled for the tenant."""
+    await staged.put(manifest(namespace="webhooks-2"))
 
     await refused(
-        world.provider, SecretRefForbidden, SecretRef(namespace="webhooks-2", name="acme-signing", key="signing")
+        staged.provider, SecretRefForbidden, SecretRef(namespace="webhooks-2", name="acme-signing", key="signing")
     )
 
 
 async def test_many_may_ask_at_once(world: World) -> None:
     """Each gets its own answer."""
-    world.put(manifest())
-    world.put(manifest(name="globex-signing", labels={TENANT_LABEL: "globex", PURPOSE_LABEL: "webhook-signing"}))
-    theirs = SecretRef(namespace="webhooks", name="globex-signing", key="signing")
+    await world.put(manifest())
+    await world.put(manifest(name="globex-signing", labels=GLOBEX))
+    refs = (world.ref(), world.ref("globex-signing"))
 
     outcomes = await asyncio.gather(
-        *(resolve(world.provider, ref, tenant=tenant) for ref in (REF, theirs) for tenant in ("acme", "globex") * 10),
+        *(resolve(world.provider, ref, tenant=tenant) for ref in refs for tenant in ("acme", "globex") * 10),
         return_exceptions=True,
     )
 
@@ -277,12 +386,12 @@ async def test_many_may_ask_at_once(world: World) -> None:
 async def test_nothing_of_a_key_is_logged_or_shown(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """Neither on the way to a signature nor on the way to a refusal, at DEBUG."""
     caplog.set_level(logging.DEBUG)
-    world.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY, "broken": KEY + b"\n"}))
-    broken = SecretRef(namespace="webhooks", name="acme-signing", key="broken")
+    await world.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY, "broken": KEY + b"\n"}))
+    broken = world.ref(key="broken")
 
-    secret = await resolve(world.provider)
+    secret = await resolve(world.provider, world.ref())
     await refused(world.provider, SecretMalformed, broken)
-    await refused(world.provider, SecretMismatch, tenant="globex")
+    await refused(world.provider, SecretMismatch, world.ref(), tenant="globex")
     logging.getLogger("oneprotect.test").debug("the pipe is alive")
 
     text = caplog.text + repr(secret) + str(secret) + repr(world.provider)
@@ -295,10 +404,10 @@ async def test_nothing_of_a_key_is_logged_or_shown(world: World, caplog: pytest.
 async def test_waiting_can_help_with_what_is_missing(world: World, error: type[SecretError]) -> None:
     """Missing is retryable, and a later answer counts; refused is not."""
     assert error.retryable
-    await refused(world.provider, SecretNotFound)
+    await refused(world.provider, SecretNotFound, world.ref())
 
-    world.put(manifest())
+    await world.put(manifest())
     if isinstance(world.provider, CachedSecretProvider):
-        world.provider.evict("webhooks", "acme-signing")
+        world.provider.evict(world.namespace, "acme-signing")
 
-    assert isinstance(await resolve(world.provider), SigningSecret)
+    assert isinstance(await resolve(world.provider, world.ref()), SigningSecret)

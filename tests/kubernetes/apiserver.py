@@ -1,7 +1,9 @@
-"""A double of the Kubernetes API server, over TLS: named Secrets, tokens, RBAC by name, and faults on demand."""
+"""A double of the Kubernetes API server, over TLS: RBAC by token, faithful answers, and faults on demand.
+
+`test_conformance.py` holds it against what a real server says.
+"""
 
 import asyncio
-import gzip
 import json
 import ssl
 from collections import deque
@@ -16,23 +18,26 @@ from cryptography.x509.oid import NameOID
 
 from tests.kubernetes.certificates import Authority
 from tests.kubernetes.manifests import Manifest
+from tests.kubernetes.objects import Objects
+from tests.kubernetes.rbac import Attributes, reason, subject_of
+from tests.kubernetes.statuses import answered, failure, forbidden, unauthorized
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 USER = "system:serviceaccount:oneprotect:consumer"
+ADMIN = "kubernetes-admin"
 
 
 class ApiServer:
-    """Answers GETs of named Secrets as the real one does. Any other request is recorded and refused.
+    """Answers as the real one does, and records every request.
 
-    A token is good while it is in `users`; a user may get a Secret while `(user, namespace, name)` is in `grants`.
+    A token is good while it is in `users`; a user may do what a Role allows that is bound to it, and `ADMIN` anything.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, host: str) -> None:
         self.authority = Authority(directory / "pki")
-        self.users = {"token-1": USER}
-        self.grants: set[tuple[str, str, str]] = set()
-        self.secrets: dict[tuple[str, str], Manifest] = {}
+        self.users = {"token-1": USER, "token-of-admin": ADMIN}
+        self.objects = Objects()
         self.requests: list[web.Request] = []
         self.next_answers: deque[Answer] = deque()
         self.every_answer: Answer | None = None
@@ -41,18 +46,19 @@ class ApiServer:
         self.most_in_flight = 0
         self.arrived = asyncio.Condition()
         self.port = 0
+        self._host = host
+        self._tls = self.authority.server_context(host)
 
     @classmethod
     @asynccontextmanager
     async def running(cls, directory: Path, *, host_in_certificate: str = "127.0.0.1") -> AsyncGenerator["ApiServer"]:
         """Listen on a free port of the loopback until the block ends."""
-        server = cls(directory)
+        server = cls(directory, host_in_certificate)
         app = web.Application()
         app.router.add_route("*", "/{path:.*}", server._handle)
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await runner.setup()
-        context = server.authority.server_context(host_in_certificate)
-        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+        await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=server._tls).start()
         server.port = runner.addresses[0][1]
         try:
             yield server
@@ -78,10 +84,31 @@ class ApiServer:
         return directory
 
     def put(self, document: Manifest) -> None:
-        """Create or replace a Secret, and let the user get it."""
+        """Keep a Secret exactly as it is given, and let the user get it."""
         namespace, name = document["metadata"]["namespace"], document["metadata"]["name"]
-        self.secrets[namespace, name] = document
-        self.grants.add((USER, namespace, name))
+        self.objects["secrets", namespace, name] = document
+        self.grant(namespace, name)
+
+    def remove(self, namespace: str, name: str) -> None:
+        """Delete a Secret, and leave the right to get it."""
+        del self.objects["secrets", namespace, name]
+
+    def grant(self, namespace: str, *names: str, user: str = USER, verbs: tuple[str, ...] = ("get",)) -> None:
+        """Bind one more Role to a user. Without names it is for all Secrets, as in a real one."""
+        rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": list(verbs), "resourceNames": list(names)}
+        metadata = {"namespace": namespace, "name": f"role-{len(self.objects)}"}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": metadata["name"]}
+        self.objects.store("roles", {"metadata": metadata, "rules": [rule]})
+        self.objects.store("rolebindings", {"metadata": metadata, "subjects": [subject_of(user)], "roleRef": role})
+
+    def revoke_all(self) -> None:
+        """Take every right away."""
+        for place in [place for place in self.objects if place[0] == "rolebindings"]:
+            del self.objects[place]
+
+    def present(self, authority: Authority, *, expired: bool = False) -> None:
+        """From the next handshake on, show another certificate."""
+        self._tls.load_cert_chain(*authority.issue(self._host, expired=expired))
 
     async def until_in_flight(self, count: int) -> None:
         """Wait until so many requests are here at the same time."""
@@ -102,29 +129,33 @@ class ApiServer:
             self.in_flight -= 1
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        """What the real server would say."""
-        user = self.users.get(request.headers.get("Authorization", "").removeprefix("Bearer ")) or _user_by_certificate(
-            request
-        )
+        """What the real server would say: who are you, may you, and then what was asked for."""
+        token = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        user = self.users.get(token) or self.objects.tokens.get(token) or _user_by_certificate(request)
         if user is None:
-            return failure(401, "Unauthorized", "Unauthorized")
-        match request.path.split("/"):
-            case ["", "api", "v1", "namespaces", namespace, "secrets", name] if request.method == "GET" and name:
-                return self._get(user, namespace, name)
-            case _:
-                return failure(403, "Forbidden", f'User "{user}" cannot do that')
-
-    def _get(self, user: str, namespace: str, name: str) -> web.Response:
-        details = {"name": name, "kind": "secrets"}
-        if (user, namespace, name) not in self.grants:
-            message = (
-                f'secrets "{name}" is forbidden: User "{user}" cannot get resource "secrets" in API group ""'
-                f' in the namespace "{namespace}"'
+            return answered(unauthorized(), 401)
+        asked = Attributes.of(request)
+        if asked is None:
+            message = f'forbidden: User "{user}" cannot get path "{request.path}"'
+            return failure(403, "Forbidden", message, {})
+        if not self._may(user, asked):
+            refusal = forbidden(
+                user,
+                asked.verb,
+                asked.resource,
+                group=asked.group,
+                namespace=asked.namespace,
+                name=asked.name,
+                subresource=asked.subresource,
             )
-            return failure(403, "Forbidden", message, details)
-        if (namespace, name) not in self.secrets:
-            return failure(404, "NotFound", f'secrets "{name}" not found', details)
-        return web.json_response(self.secrets[namespace, name])
+            return answered(refusal, 403)
+        body = json.loads(await request.read() or b"{}")
+        return self.objects.perform(asked, user, body)
+
+    def _may(self, user: str, asked: Attributes) -> bool:
+        if user == ADMIN or asked.resource == "selfsubjectaccessreviews":
+            return True
+        return reason(self.objects, user, asked) is not None
 
 
 def _user_by_certificate(request: web.Request) -> str | None:
@@ -136,104 +167,3 @@ def _user_by_certificate(request: web.Request) -> str | None:
         return None
     names = x509.load_der_x509_certificate(certificate).subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     return str(names[0].value)
-
-
-def failure(code: int, reason: str, message: str, details: dict[str, str] | None = None) -> web.Response:
-    """A `Status` object, field for field."""
-    body = {
-        "kind": "Status",
-        "apiVersion": "v1",
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason,
-        **({"details": details} if details else {}),
-        "code": code,
-    }
-    return web.json_response(body, status=code)
-
-
-def saying(status: int, text: str = "", content_type: str = "text/plain", **headers: str) -> Answer:
-    """Answer any text."""
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        return web.Response(
-            status=status,
-            text=text,
-            content_type=content_type,
-            headers={name.replace("_", "-"): value for name, value in headers.items()},
-        )
-
-    return answer
-
-
-def too_many_requests() -> Answer:
-    """What the server's fairness says: text, and no JSON."""
-    return saying(429, "Too many requests, please try again later.\n", Retry_After="1")
-
-
-def cut_json(document: Manifest) -> Answer:
-    """Answer the first half of the JSON as if it were all."""
-    text = json.dumps(document)
-    return saying(200, text[: len(text) // 2], "application/json")
-
-
-def cut_body(document: Manifest) -> Answer:
-    """Announce the whole body, send half, and hang up."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        body = json.dumps(document).encode()
-        response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": str(len(body))})
-        await response.prepare(request)
-        await response.write(body[: len(body) // 2])
-        assert request.transport is not None
-        request.transport.close()
-        return response
-
-    return answer
-
-
-def oversized(document: Manifest, size: int) -> Answer:
-    """Answer valid JSON of a valid Secret, with `size` spaces before it, in chunks."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        response.enable_chunked_encoding()
-        await response.prepare(request)
-        for _ in range(size // 10_000):
-            await response.write(b" " * 10_000)
-        await response.write(json.dumps(document).encode())
-        return response
-
-    return answer
-
-
-def gzipped(document: Manifest) -> Answer:
-    """Answer what nobody asked for: a compressed body."""
-
-    async def answer(_: web.Request) -> web.StreamResponse:
-        body = gzip.compress(json.dumps(document).encode())
-        return web.Response(body=body, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
-
-    return answer
-
-
-def stalled(server: ApiServer) -> Answer:
-    """Answer rightly, but not before the gate opens."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        await server.gate.wait()
-        return await server.answer(request)
-
-    return answer
-
-
-def hanging_up() -> Answer:
-    """Reset the connection instead of answering."""
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        assert request.transport is not None
-        request.transport.abort()
-        return web.Response()
-
-    return answer

@@ -38,11 +38,11 @@ class Authority:
         context.verify_mode = ssl.CERT_OPTIONAL
         return context
 
-    def issue(self, host: str) -> tuple[Path, Path]:
+    def issue(self, host: str, *, expired: bool = False) -> tuple[Path, Path]:
         """Write a new certificate for `host` and its key: the two files."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
-            _builder(_name(host), self._certificate.subject, key.public_key())
+            _builder(_name(host), self._certificate.subject, key.public_key(), expired=expired)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
             .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
@@ -60,7 +60,9 @@ class Authority:
         return certificate_file, key_file
 
 
-def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, *, expired: bool = False
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     return (
         x509.CertificateBuilder()
@@ -68,8 +70,8 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicK
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(days=1))
+        .not_valid_before(now - timedelta(hours=2))
+        .not_valid_after(now + (timedelta(hours=-1) if expired else timedelta(days=1)))
     )
 
 

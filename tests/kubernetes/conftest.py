@@ -3,11 +3,15 @@
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from provider.breaker import Breaker
 from provider.kubernetes import KubernetesSecretProvider
+from provider.retrying import Retrying
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.manifests import manifest
+from tests.kubernetes.resolving import ALLOWED, Clock, Pauses
 
 
 @pytest_asyncio.fixture
@@ -18,13 +22,29 @@ async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
         yield running
 
 
+@pytest.fixture
+def pauses() -> Pauses:
+    """What the provider's pauses between tries have been; they take no time."""
+    return Pauses()
+
+
+@pytest.fixture
+def breaker_clock() -> Clock:
+    """By which the provider's breaker opens and closes."""
+    return Clock()
+
+
 @pytest_asyncio.fixture
-async def provider(server: ApiServer, tmp_path: Path) -> AsyncIterator[KubernetesSecretProvider]:
-    """A provider with the service account in `tmp_path / "account"`."""
+async def provider(
+    server: ApiServer, tmp_path: Path, pauses: Pauses, breaker_clock: Clock
+) -> AsyncIterator[KubernetesSecretProvider]:
+    """A provider with the service account in `tmp_path / "account"`, whose draws are the longest allowed."""
     opened = await KubernetesSecretProvider.in_cluster(
-        namespaces_allowed=frozenset({"webhooks"}),
+        namespaces_allowed=ALLOWED,
         directory=server.service_account(tmp_path / "account"),
         environ=server.environ,
+        retrying=Retrying(sleep=pauses, spread=max),
+        breaker=Breaker(clock=breaker_clock, spread=max),
     )
     yield opened
     await opened.aclose()

@@ -8,6 +8,10 @@ from typing import Any
 
 KEY = b"whsec_" + base64.b64encode(bytes(range(1, 33)))
 OTHER_KEY = b"whsec_" + base64.b64encode(bytes(range(101, 133)))
+ED25519_KEY = (
+    b"whsk_6Xb/dCcHpPea21PS1N9VY/NZW723CEc77N4rJCubMbfVKIDij2HKpMKkioLlX0dRqSKJp4AJ6p9lMicMFs6Kvg=="  # published
+)
+ED25519_PUBLIC_KEY = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
 TENANT_LABEL = "oneprotect.io/tenant"
 PURPOSE_LABEL = "oneprotect.io/purpose"
 EXPIRES_AT = "oneprotect.io/previous-expires-at"

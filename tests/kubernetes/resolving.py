@@ -11,6 +11,27 @@ from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import KEY
 
 REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
+ALLOWED = frozenset({"webhooks"})
+
+
+class Pauses:
+    """Stands in for sleeping: keeps how long it would have been."""
+
+    def __init__(self) -> None:
+        self.lengths_s: list[float] = []
+
+    async def __call__(self, length_s: float) -> None:
+        self.lengths_s.append(length_s)
+
+
+class Clock:
+    """A clock that stands still unless told."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
 
 
 async def resolve(provider: SecretProvider, ref: SecretRef = REF, *, tenant: str = "acme") -> SigningSecret:

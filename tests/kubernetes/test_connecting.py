@@ -1,46 +1,36 @@
 """Connecting: TLS that verifies, a pod's service account, a kubeconfig, and settings that are refused."""
 
 import base64
-import json
 import ssl
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from provider.cluster import TOKEN_MAX_AGE_S, Cluster, TokenFile, client_tls
+from provider.cluster import TOKEN_MAX_AGE_S, Cluster, TokenFile
 from provider.errors import ProviderMisconfigured, SecretUnavailable
 from provider.kubernetes import KubernetesSecretProvider
-from tests.kubernetes.apiserver import USER, ApiServer, saying
+from provider.trust import Trust
+from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.certificates import Authority
+from tests.kubernetes.faults import saying
+from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import manifest
 from tests.kubernetes.resolving import refused, resolve
 
 ALLOWED = frozenset({"webhooks"})
 TOKEN = "canary-of-a-token-0123456789"
 
-Change = Callable[[dict[str, Any]], object]
 
-
-def kubeconfig(api: ApiServer, user: dict[str, object], **cluster: object) -> dict[str, Any]:
-    ca = base64.b64encode(api.authority.ca_file.read_bytes()).decode()
-    return {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "test",
-        "contexts": [{"name": "test", "context": {"cluster": "c", "user": "u"}}],
-        "clusters": [{"name": "c", "cluster": {"server": api.url, "certificate-authority-data": ca, **cluster}}],
-        "users": [{"name": "u", "user": user}],
-    }
+def config(api: ApiServer, user: dict[str, Any], **cluster: object) -> dict[str, Any]:
+    return kubeconfig(api.url, api.authority.ca_file.read_bytes(), user, **cluster)
 
 
 async def provider_of(
     directory: Path, document: dict[str, Any] | str, *, context: str | None = None
 ) -> KubernetesSecretProvider:
-    path = directory / "kubeconfig"
-    path.write_text(document if isinstance(document, str) else json.dumps(document))
+    path = written(directory / "kubeconfig", document)
     return await KubernetesSecretProvider.from_kubeconfig(path, namespaces_allowed=ALLOWED, context=context)
 
 
@@ -87,33 +77,23 @@ async def test_a_server_with_anothers_certificate_gets_no_token(tmp_path: Path) 
         await provider.aclose()
 
 
-async def test_old_tls_is_not_spoken(server: ApiServer) -> None:
-    """TLS 1.2 at least, whatever the context came with."""
-    lenient = client_tls(ca_file=server.authority.ca_file)
-    lenient.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+def test_a_context_verifies_whoever_it_talks_to(tmp_path: Path) -> None:
+    """Certificate and host name, over TLS 1.2 at least, and by rules that the CAs of older clusters can meet."""
+    context = Trust(ca_file=Authority(tmp_path).ca_file).context
 
-    cluster = Cluster(url=server.url, tls=lenient, credentials=TokenFile(Path("token")))
-
-    assert cluster.tls.minimum_version == ssl.TLSVersion.TLSv1_2
-
-
-@pytest.mark.parametrize(
-    ("verify_mode", "check_hostname"), [(ssl.CERT_NONE, False), (ssl.CERT_REQUIRED, False), (ssl.CERT_OPTIONAL, True)]
-)
-def test_verification_cannot_be_switched_off(verify_mode: ssl.VerifyMode, check_hostname: bool) -> None:
-    """A context that trusts anybody is refused."""
-    context = ssl.create_default_context()
-    context.check_hostname = check_hostname
-    context.verify_mode = verify_mode
-
-    with pytest.raises(ProviderMisconfigured, match="must be verified"):
-        Cluster(url="https://127.0.0.1", tls=context, credentials=TokenFile(Path("token")))
+    assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
+    assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
-def test_the_address_is_encrypted() -> None:
+def test_the_address_is_encrypted(tmp_path: Path) -> None:
     """Plain HTTP is refused."""
     with pytest.raises(ProviderMisconfigured, match="https"):
-        Cluster(url="http://127.0.0.1", tls=ssl.create_default_context(), credentials=TokenFile(Path("token")))
+        Cluster(
+            url="http://127.0.0.1",
+            trust=Trust(ca_file=Authority(tmp_path).ca_file),
+            credentials=TokenFile(tmp_path / "token"),
+        )
 
 
 async def test_a_pod_with_an_ipv6_service_address_gets_a_url(server: ApiServer, tmp_path: Path) -> None:
@@ -170,14 +150,14 @@ async def test_a_kubeconfig_with_a_token(server: ApiServer, tmp_path: Path) -> N
     """Outside a cluster, the user's token is ours."""
     server.users = {TOKEN: USER}
 
-    assert await resolves(await provider_of(tmp_path, kubeconfig(server, {"token": TOKEN})))
+    assert await resolves(await provider_of(tmp_path, config(server, {"token": TOKEN})))
 
 
 async def test_a_kubeconfig_with_a_token_file(server: ApiServer, tmp_path: Path) -> None:
     """A line end after the token is none of it, and a renewed one is found when the old one stops working."""
     token = tmp_path / "user-token"
     token.write_text("token-1\n")
-    provider = await provider_of(tmp_path, kubeconfig(server, {"tokenFile": str(token)}))
+    provider = await provider_of(tmp_path, config(server, {"tokenFile": str(token)}))
     await resolve(provider)
 
     server.users = {TOKEN: USER}
@@ -189,13 +169,13 @@ async def test_a_kubeconfig_with_a_token_file(server: ApiServer, tmp_path: Path)
 async def test_a_kubeconfig_with_a_client_certificate(server: ApiServer, tmp_path: Path) -> None:
     """Without a token, the certificate says who we are."""
     certificate, key = server.authority.issue("operator.test")
-    server.grants.add(("operator.test", "webhooks", "acme-signing"))
+    server.grant("webhooks", "acme-signing", user="operator.test")
     user: dict[str, object] = {
         "client-certificate-data": base64.b64encode(certificate.read_bytes()).decode(),
         "client-key-data": base64.b64encode(key.read_bytes()).decode(),
     }
 
-    assert await resolves(await provider_of(tmp_path, kubeconfig(server, user)))
+    assert await resolves(await provider_of(tmp_path, config(server, user)))
     assert "Authorization" not in server.requests[0].headers
 
 
@@ -205,20 +185,20 @@ async def test_a_kubeconfig_with_a_server_name(tmp_path: Path) -> None:
         server.put(manifest())
         user: dict[str, object] = {"token": "token-1"}
 
-        unnamed = await provider_of(tmp_path, kubeconfig(server, user))
+        unnamed = await provider_of(tmp_path, config(server, user))
         await refused(unnamed, SecretUnavailable)
         await unnamed.aclose()
 
-        assert await resolves(await provider_of(tmp_path, kubeconfig(server, user, **{"tls-server-name": "api.test"})))
+        assert await resolves(await provider_of(tmp_path, config(server, user, **{"tls-server-name": "api.test"})))
 
 
 async def test_cookies_are_not_kept(tmp_path: Path) -> None:
     """Nothing that a server sets comes back to it."""
     async with ApiServer.running(tmp_path, host_in_certificate="localhost") as server:
         server.put(manifest())
-        server.next_answers.append(saying(500, Set_Cookie="session=1; Path=/"))
+        server.next_answers.append(saying(400, Set_Cookie="session=1; Path=/"))
         provider = await provider_of(
-            tmp_path, kubeconfig(server, {"token": "token-1"}, server=f"https://localhost:{server.port}")
+            tmp_path, config(server, {"token": "token-1"}, server=f"https://localhost:{server.port}")
         )
 
         await refused(provider, SecretUnavailable)
@@ -229,14 +209,14 @@ async def test_cookies_are_not_kept(tmp_path: Path) -> None:
 
 async def test_a_proxy_in_a_kubeconfig_is_not_used(server: ApiServer, tmp_path: Path) -> None:
     """The way to the API server is direct."""
-    document = kubeconfig(server, {"token": "token-1"}, **{"proxy-url": "http://127.0.0.1:9"})
+    document = config(server, {"token": "token-1"}, **{"proxy-url": "http://127.0.0.1:9"})
 
     assert await resolves(await provider_of(tmp_path, document))
 
 
 async def test_another_context_may_be_chosen(server: ApiServer, tmp_path: Path) -> None:
     """By name, and one that is not there is refused."""
-    document = kubeconfig(server, {"token": "token-1"})
+    document = config(server, {"token": "token-1"})
     document["current-context"] = "elsewhere"
 
     assert await resolves(await provider_of(tmp_path, document, context="test"))
@@ -246,14 +226,12 @@ async def test_another_context_may_be_chosen(server: ApiServer, tmp_path: Path) 
 
 async def test_a_kubeconfig_may_not_skip_verification(server: ApiServer, tmp_path: Path) -> None:
     """Refused, and not quietly ignored, so that nobody relies on it."""
-    await misconfigured(
-        tmp_path, kubeconfig(server, {"token": TOKEN}, **{"insecure-skip-tls-verify": True}), "is refused"
-    )
+    await misconfigured(tmp_path, config(server, {"token": TOKEN}, **{"insecure-skip-tls-verify": True}), "is refused")
 
 
 async def test_a_kubeconfig_must_be_encrypted(server: ApiServer, tmp_path: Path) -> None:
     """An address with plain HTTP is refused."""
-    await misconfigured(tmp_path, kubeconfig(server, {"token": TOKEN}, server="http://127.0.0.1:6443"), "https")
+    await misconfigured(tmp_path, config(server, {"token": TOKEN}, server="http://127.0.0.1:6443"), "https")
 
 
 @pytest.mark.parametrize(
@@ -271,7 +249,7 @@ async def test_a_kubeconfig_with_unusable_credentials_is_refused(
     server: ApiServer, tmp_path: Path, user: dict[str, object], problem: str
 ) -> None:
     """Before anything is sent."""
-    await misconfigured(tmp_path, kubeconfig(server, user), problem)
+    await misconfigured(tmp_path, config(server, user), problem)
     assert server.requests == []
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from provider.errors import SecretNotFound, SecretUnavailable
 from provider.kubernetes import KubernetesSecretProvider
-from tests.kubernetes.apiserver import ApiServer, cut_body, cut_json, saying
+from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
+from tests.kubernetes.faults import cut_body, cut_json, saying
 from tests.kubernetes.manifests import KEY, OTHER_KEY, manifest
 from tests.kubernetes.resolving import refused, resolve
 
@@ -55,10 +56,11 @@ async def test_debug_logging_shows_no_secret_and_no_token(
     server.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY}))
 
     await resolve(provider)
-    server.next_answers.extend([cut_json(manifest()), cut_body(manifest()), saying(500, KEY.decode())])
-    for _ in range(3):
+    for fault in (cut_json(manifest()), cut_body(manifest()), saying(500, KEY.decode())):
+        server.next_answers.extend([fault] * 3)
         await refused(provider, SecretUnavailable)
-    del server.secrets["webhooks", "acme-signing"]
+        await resolve(provider)
+    server.remove("webhooks", "acme-signing")
     await refused(provider, SecretNotFound)
     logging.getLogger("oneprotect.test").debug("the pipe is alive")
 

@@ -1,13 +1,14 @@
 """Reading from the API: one GET, what its status means, and what happens when it goes wrong."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
+from provider.answer import Answer as Got
 from provider.cluster import Cluster
 from provider.errors import (
     SecretDenied,
@@ -20,30 +21,40 @@ from provider.errors import (
 from provider.kubernetes import KubernetesSecretProvider, SecretsApi
 from provider.manifest import MAX_BYTES
 from provider.ref import SecretRef
+from provider.retrying import Retrying
 from provider.value import SigningSecret
-from tests.kubernetes import apiserver
-from tests.kubernetes.apiserver import Answer, ApiServer, failure, saying
-from tests.kubernetes.manifests import manifest
-from tests.kubernetes.resolving import REF, refused, resolve
+from tests.kubernetes import faults
+from tests.kubernetes.apiserver import USER, Answer, ApiServer
+from tests.kubernetes.canary import shows
+from tests.kubernetes.faults import saying, with_status
+from tests.kubernetes.manifests import KEY, manifest
+from tests.kubernetes.resolving import ALLOWED, REF, Pauses, refused, resolve
 
 PATH = "/api/v1/namespaces/webhooks/secrets/acme-signing"
 
 Fault = Callable[[ApiServer], Answer]
 
-FAULTS: dict[str, Fault] = {
-    "429 as text": lambda _: apiserver.too_many_requests(),
-    "500 as html": lambda _: saying(500, "<html><body>500</body></html>", "text/html"),
-    "503": lambda _: saying(503, "", Retry_After="1"),
-    "504": lambda _: saying(504, '{"kind":"Status","code":504}', "application/json"),
+PASSING: dict[str, Fault] = {
+    "429 as text": lambda _: faults.too_many_requests(),
+    "500 as html": lambda _: faults.internal_error(),
+    "503": lambda _: saying(503, "", Retry_After="0"),
+    "504": lambda _: faults.timed_out(),
+    "html with 200": lambda _: saying(200, "<html>sign in</html>", "text/html"),
+    "nothing with 200": lambda _: saying(200, ""),
+    "cut JSON": lambda _: faults.cut_json(manifest()),
+    "cut body": lambda _: faults.cut_body(manifest()),
+    "reset in the body": lambda _: faults.cut_body(manifest(), reset=True),
+    "reset before the answer": lambda _: faults.hanging_up(),
+    "too much": lambda _: faults.oversized(manifest(), MAX_BYTES),
+    "no end": faults.endless,
+    "gzip": lambda _: faults.gzipped(manifest()),
+    "gzip bomb": lambda _: faults.gzipped(manifest(), blanks=50_000_000),
+}
+LASTING: dict[str, Fault] = {
     "400": lambda _: saying(400, "Bad Request"),
     "201": lambda server: with_status(server, 201),
     "206": lambda server: with_status(server, 206),
-    "html with 200": lambda _: saying(200, "<html>sign in</html>", "text/html"),
-    "nothing with 200": lambda _: saying(200, ""),
-    "cut JSON": lambda _: apiserver.cut_json(manifest()),
-    "cut body": lambda _: apiserver.cut_body(manifest()),
-    "too much": lambda _: apiserver.oversized(manifest(), MAX_BYTES),
-    "gzip": lambda _: apiserver.gzipped(manifest()),
+    "302": lambda _: saying(302, "", Location=PATH),
 }
 
 OTHER_CALLS: list[Callable[[Any], Awaitable[object]]] = [
@@ -57,15 +68,6 @@ OTHER_CALLS: list[Callable[[Any], Awaitable[object]]] = [
     lambda api: api.delete_namespaced_secret("acme-signing", "webhooks"),
     lambda api: api.api_client.call_api(PATH, "HEAD", auth_settings=[]),
 ]
-
-
-def with_status(server: ApiServer, status: int) -> Answer:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        response = await server.answer(request)
-        response.set_status(status)
-        return response
-
-    return answer
 
 
 async def test_a_resolve_is_one_plain_get(server: ApiServer, provider: KubernetesSecretProvider) -> None:
@@ -82,14 +84,14 @@ async def test_a_resolve_is_one_plain_get(server: ApiServer, provider: Kubernete
 
 async def test_an_absent_secret_is_not_found(server: ApiServer, provider: KubernetesSecretProvider) -> None:
     """With the right to see that it is absent."""
-    del server.secrets["webhooks", "acme-signing"]
+    server.remove("webhooks", "acme-signing")
 
     await refused(provider, SecretNotFound)
 
 
 async def test_a_secret_that_is_not_granted_is_denied(server: ApiServer, provider: KubernetesSecretProvider) -> None:
     """Whether it exists or not."""
-    server.grants.clear()
+    server.revoke_all()
 
     await refused(provider, SecretDenied)
     assert len(server.requests) == 1
@@ -111,7 +113,7 @@ async def test_a_renewed_token_is_picked_up(
 ) -> None:
     """When the old one stops working, from the file, with or without a line end."""
     await resolve(provider)
-    server.users = {"token-2": apiserver.USER}
+    server.users = {"token-2": USER}
     (tmp_path / "account" / "token").write_text(token)
 
     secret = await resolve(provider)
@@ -129,7 +131,7 @@ async def test_a_token_file_without_a_token_is_no_answer(
     server: ApiServer, provider: KubernetesSecretProvider, tmp_path: Path, token: str | None
 ) -> None:
     """Nothing is sent with it, and once it is right again, secrets are."""
-    server.users = {"token-2": apiserver.USER}
+    server.users = {"token-2": USER}
     file = tmp_path / "account" / "token"
     file.unlink()
     if token is not None:
@@ -143,29 +145,149 @@ async def test_a_token_file_without_a_token_is_no_answer(
     assert requests == 1  # the one that was answered 401
 
 
-@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
-async def test_whatever_is_no_answer_is_unavailable(
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+async def test_what_may_pass_is_tried_twice_more(
     server: ApiServer, provider: KubernetesSecretProvider, fault: Fault
 ) -> None:
-    """Neither an empty secret nor a foreign exception comes of it, it is asked once, and the next answer counts."""
+    """Then it is unavailable: no empty secret comes of it, no foreign exception, and the next answer counts."""
+    server.next_answers.extend([fault(server)] * 3)
+
+    await refused(provider, SecretUnavailable)
+    tries = len(server.requests)
+
+    assert isinstance(await resolve(provider), SigningSecret)
+    assert (tries, len(server.requests)) == (3, 4)
+
+
+@pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
+async def test_what_passes_is_not_noticed(server: ApiServer, provider: KubernetesSecretProvider, fault: Fault) -> None:
+    """The answer after it is the answer."""
+    server.next_answers.extend([fault(server)] * 2)
+
+    assert isinstance(await resolve(provider), SigningSecret)
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("fault", LASTING.values(), ids=LASTING)
+async def test_what_will_not_pass_is_unavailable_at_once(
+    server: ApiServer, provider: KubernetesSecretProvider, fault: Fault
+) -> None:
+    """Asking again would change nothing just now."""
     server.next_answers.append(fault(server))
 
     await refused(provider, SecretUnavailable)
+    tries = len(server.requests)
 
-    assert len(server.requests) == 1
     assert isinstance(await resolve(provider), SigningSecret)
+    assert tries == 1
 
 
-async def test_a_server_that_hangs_up_is_unavailable(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """A connection may have been idle too long, so it is tried on a second one, and no third."""
-    server.every_answer = apiserver.hanging_up()
+@pytest.mark.parametrize(
+    ("fault", "expected_s"),
+    [
+        (faults.internal_error(), [0.1, 0.2]),
+        (faults.hanging_up(), [0.1, 0.2]),
+        (faults.too_many_requests("1"), [1.0, 1.0]),
+        (saying(503, "", Retry_After="0"), [0.0, 0.0]),
+        (faults.too_many_requests("3600"), [2.0, 2.0]),
+        (faults.too_many_requests("Fri, 31 Dec 2027 23:59:59 GMT"), [0.1, 0.2]),
+        (faults.too_many_requests("-1"), [0.1, 0.2]),
+        (faults.too_many_requests("9" * 400), [0.1, 0.2]),
+    ],
+    ids=range(8),
+)
+async def test_a_pause_is_what_the_server_asks_for(
+    server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, fault: Answer, expected_s: list[float]
+) -> None:
+    """In whole seconds and not more than two; where it says nothing that can be used, one that grows."""
+    server.every_answer = fault
 
     await refused(provider, SecretUnavailable)
-    requests = len(server.requests)
-    server.every_answer = None
+
+    assert pauses.lengths_s == expected_s
+
+
+async def test_a_pause_that_does_not_fit_is_not_begun(server: ApiServer, tmp_path: Path) -> None:
+    """Who would be late anyway is told at once."""
+    provider = await opened(server, tmp_path, timeout_s=0.9)
+    server.every_answer = faults.too_many_requests("1")
+    loop = asyncio.get_running_loop()
+
+    began_s = loop.time()
+    await refused(provider, SecretUnavailable)
+    took_s = loop.time() - began_s
+
+    assert took_s < 0.9
+    assert len(server.requests) == 1
+    await provider.aclose()
+
+
+async def test_a_pause_takes_its_time(server: ApiServer, tmp_path: Path) -> None:
+    """By the clock on the wall, as in production."""
+    provider = await opened(server, tmp_path, timeout_s=5, retrying=Retrying(spread=max))
+    server.next_answers.append(faults.internal_error())
+    loop = asyncio.get_running_loop()
+
+    began_s = loop.time()
+    await resolve(provider)
+
+    assert loop.time() - began_s >= 0.1
+    await provider.aclose()
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_refusal_is_not_tried_again(
+    server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, status: int
+) -> None:
+    """It is an answer; only a token is read anew, once."""
+    server.every_answer = with_status(server, status)
+
+    await refused(provider, SecretNotFound if status == 404 else SecretDenied)
+
+    assert len(server.requests) == (2 if status == 401 else 1)
+    assert pauses.lengths_s == []
+
+
+async def test_a_token_that_is_renewed_between_two_tries_is_used(
+    server: ApiServer, provider: KubernetesSecretProvider
+) -> None:
+    """Four GETs are the most that one read may send."""
+    unauthorized = with_status(server, 401)
+    server.next_answers.extend([faults.internal_error(), unauthorized, faults.internal_error()])
 
     assert isinstance(await resolve(provider), SigningSecret)
-    assert requests <= 2
+    assert len(server.requests) == 4
+
+
+async def test_a_connection_that_drops_is_not_tried_behind_our_back(
+    server: ApiServer, provider: KubernetesSecretProvider
+) -> None:
+    """Reused or new, each try is one request: the HTTP library adds none of its own."""
+    await resolve(provider)
+    server.every_answer = faults.hanging_up()
+
+    await refused(provider, SecretUnavailable)
+
+    assert len(server.requests) == 1 + 3
+
+
+async def test_a_server_that_is_not_there_is_tried_again(
+    server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, tmp_path: Path
+) -> None:
+    """Nothing listens: three connections are tried."""
+    environ = server.environ | {"KUBERNETES_SERVICE_PORT": "1"}
+    nobody = await KubernetesSecretProvider.in_cluster(
+        namespaces_allowed=ALLOWED,
+        directory=server.service_account(tmp_path / "account"),
+        environ=environ,
+        retrying=Retrying(sleep=pauses, spread=max),
+    )
+
+    await refused(nobody, SecretUnavailable)
+
+    assert pauses.lengths_s == [0.1, 0.2]
+    assert isinstance(await resolve(provider), SigningSecret)
+    await nobody.aclose()
 
 
 async def test_a_large_secret_is_read(server: ApiServer, provider: KubernetesSecretProvider) -> None:
@@ -187,15 +309,11 @@ async def test_the_status_counts_and_not_the_body(
 
 async def test_another_object_is_a_mismatch(server: ApiServer, provider: KubernetesSecretProvider) -> None:
     """An answer that belongs to another question signs nothing."""
-    server.next_answers.append(lambda _: answered(manifest(name="globex-signing")))
-    server.next_answers.append(lambda _: answered(manifest(namespace="globex")))
+    server.next_answers.append(saying(200, json.dumps(manifest(name="globex-signing")), "application/json"))
+    server.next_answers.append(saying(200, json.dumps(manifest(namespace="globex")), "application/json"))
 
     await refused(provider, SecretMismatch)
     await refused(provider, SecretMismatch)
-
-
-async def answered(document: dict[str, object]) -> web.Response:
-    return web.json_response(document)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -215,19 +333,15 @@ async def test_redirects_are_not_followed(
         assert len(server.requests) == 2
 
 
-async def test_a_stalled_server_is_given_up_on(server: ApiServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("slow", [faults.stalled, faults.dripping])
+async def test_a_slow_server_is_given_up_on(server: ApiServer, tmp_path: Path, slow: Fault) -> None:
     """The time allowed is for all of it, waiting for a turn included; afterwards reading works again."""
-    provider = await KubernetesSecretProvider.in_cluster(
-        namespaces_allowed=frozenset({"webhooks"}),
-        directory=server.service_account(tmp_path / "account"),
-        environ=server.environ,
-        timeout_s=0.3,
-    )
-    server.every_answer = apiserver.stalled(server)
+    provider = await opened(server, tmp_path, timeout_s=0.3)
+    server.every_answer = slow(server)
     loop = asyncio.get_running_loop()
 
     began_s = loop.time()
-    await asyncio.gather(*(refused(provider, SecretUnavailable) for _ in range(20)))
+    await refused(provider, SecretUnavailable)
     took_s = loop.time() - began_s
     server.every_answer = None
 
@@ -236,9 +350,33 @@ async def test_a_stalled_server_is_given_up_on(server: ApiServer, tmp_path: Path
     await provider.aclose()
 
 
+async def test_waiting_for_a_turn_counts(server: ApiServer, tmp_path: Path) -> None:
+    """Who never came to ask has heard no more than who asked in vain."""
+    provider = await opened(server, tmp_path, timeout_s=0.3)
+    server.every_answer = faults.stalled(server)
+
+    await asyncio.gather(*(refused(provider, SecretUnavailable) for _ in range(20)))
+
+    assert len(server.requests) == 8
+    await provider.aclose()
+
+
+async def opened(
+    server: ApiServer, directory: Path, *, timeout_s: float, retrying: Retrying | None = None
+) -> KubernetesSecretProvider:
+    """A provider with its own clock and time limit."""
+    return await KubernetesSecretProvider.in_cluster(
+        namespaces_allowed=ALLOWED,
+        directory=server.service_account(directory / "account"),
+        environ=server.environ,
+        timeout_s=timeout_s,
+        retrying=retrying or Retrying(),
+    )
+
+
 async def test_at_most_eight_reads_go_on_at_once(server: ApiServer, provider: KubernetesSecretProvider) -> None:
     """The rest wait for their turn."""
-    server.every_answer = apiserver.stalled(server)
+    server.every_answer = faults.stalled(server)
 
     waiting = [asyncio.ensure_future(resolve(provider)) for _ in range(20)]
     await server.until_in_flight(8)
@@ -251,7 +389,7 @@ async def test_at_most_eight_reads_go_on_at_once(server: ApiServer, provider: Ku
 
 async def test_a_cancelled_resolve_is_cancelled(server: ApiServer, provider: KubernetesSecretProvider) -> None:
     """It is not mistaken for a failure, and frees its turn."""
-    server.every_answer = apiserver.stalled(server)
+    server.every_answer = faults.stalled(server)
     waiting = [asyncio.ensure_future(resolve(provider)) for _ in range(8)]
     await server.until_in_flight(8)
 
@@ -297,9 +435,10 @@ async def test_nothing_but_one_secret_can_be_asked_for(
 
     with pytest.raises((ValueError, TypeError)):
         await call(api._api)  # pyright: ignore[reportPrivateUsage] - there is no other way past our own method
-    status, _ = await api.get(REF, fresh_credentials=False)
+    got = await api.get(REF, fresh_credentials=False)
 
-    assert status == 200
+    assert isinstance(got, Got)
+    assert got.status == 200
     assert [request.path for request in server.requests] == [PATH]
     await api.aclose()
 
@@ -314,13 +453,9 @@ async def test_a_closed_provider_answers_nothing(server: ApiServer, provider: Ku
     assert len(server.requests) == 1
 
 
-async def test_statuses_are_the_real_ones() -> None:
-    """The double says what a real server says, to the letter."""
-    denied = failure(403, "Forbidden", 'secrets "x" is forbidden', {"name": "x", "kind": "secrets"})
+def test_an_answer_shows_nothing_of_its_body() -> None:
+    """It may be a Secret."""
+    answer = Got(200, KEY)
 
-    assert denied.text == (
-        '{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",'
-        ' "message": "secrets \\"x\\" is forbidden", "reason": "Forbidden",'
-        ' "details": {"name": "x", "kind": "secrets"}, "code": 403}'
-    )
-    assert str(REF) == "k8s://webhooks/acme-signing/signing"
+    assert repr(answer) == "Answer(...)"
+    assert not shows(str(answer), KEY)

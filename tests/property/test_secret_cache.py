@@ -1,47 +1,83 @@
-"""Properties of the cache under any course of events."""
+"""The cache under any course of events, held against a simple model of it, on a clock that only we move."""
 
 import asyncio
+from dataclasses import dataclass, field
+from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from provider.cache import CachedSecretProvider
-from provider.errors import SecretDenied, SecretError, SecretNotFound, SecretUnavailable
+from provider.errors import SecretDenied, SecretError, SecretMismatch, SecretNotFound, SecretUnavailable
 from provider.manifest import read_manifest
 from provider.ref import SecretRef
 from provider.snapshot import Snapshot
 from provider.value import SigningSecret
 from schemas.ids import Purpose
-from tests.kubernetes.manifests import encoded, manifest
-from tests.kubernetes.resolving import REF
+from tests.kubernetes.manifests import PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
 
-TTL_S, MAX_STALE_S = 60.0, 300.0
+TTL_S, MAX_STALE_S, REFUSAL_S = 60.0, 300.0, 6.0
+NAMES, TENANTS = ["one", "two"], ["acme", "globex"]
 
-events = st.lists(
-    st.one_of(
-        st.tuples(st.just("wait"), st.sampled_from([0.5, 3.0, 7.0, 40.0, 59.0, 100.0, 250.0])),
-        st.tuples(st.just("world"), st.sampled_from(["new", SecretUnavailable, SecretNotFound, SecretDenied])),
-        st.tuples(st.just("resolve"), st.sampled_from(["acme", "acme", "acme", "globex"])),
-        st.tuples(st.just("evict"), st.none()),
-    ),
-    max_size=60,
-)
+names = st.sampled_from(NAMES)
+tenants = st.sampled_from(TENANTS)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A version of a Secret: whose it is, and when the read of it began."""
+
+    version: int
+    owner: str
+    began_s: float
+
+
+Outcome = Known | type[SecretError]
+
+
+@dataclass(eq=False)
+class Read:
+    """A read under way. What it will bring was settled when it began, unless it fails on its way."""
+
+    name: str
+    outcome: Outcome
+    future: asyncio.Future[Outcome]
+
+
+@dataclass
+class Model:
+    """What a cache of one Secret may know."""
+
+    known: Known | None = None
+    refused: type[SecretError] | None = None
+    refused_s: float = 0.0
+    silent: bool = False
+    """The last read failed."""
+    current: Read | None = None
+    """The read whose answer will count."""
+    waiting: list[tuple[asyncio.Task[Any], str, Read]] = field(default_factory=list[Any])
 
 
 class World:
-    """A provider that keeps a diary: when it was read, and what it said."""
+    """A provider whose reads last until they are told to end."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
-        self.state: int | type[SecretError] = 1
-        self.diary: list[tuple[float, int | type[SecretError]]] = []
+        self.now_s = 1000.0
+        self.versions = 0
+        self.states: dict[str, type[SecretError] | tuple[int, str]] = dict.fromkeys(NAMES, (0, "acme"))
+        self.begun: list[Read] = []
 
     async def read(self, ref: SecretRef) -> Snapshot:
-        self.diary.append((self.now_s, self.state))
-        if not isinstance(self.state, int):
-            raise self.state
-        document = manifest(name=ref.name)
-        document["metadata"].update(uid="uid", resourceVersion=str(self.state))
+        state = self.states[ref.name]
+        outcome = state if isinstance(state, type) else Known(*state, self.now_s)
+        read = Read(ref.name, outcome, asyncio.get_running_loop().create_future())
+        self.begun.append(read)
+        outcome = await read.future
+        if not isinstance(outcome, Known):
+            raise outcome
+        document = manifest(name=ref.name, labels={TENANT_LABEL: outcome.owner, PURPOSE_LABEL: "webhook-signing"})
+        document["metadata"].update(uid="uid", resourceVersion=str(outcome.version))
         snapshot = read_manifest(encoded(document), ref)
         assert isinstance(snapshot, Snapshot)
         return snapshot
@@ -49,45 +85,163 @@ class World:
     async def aclose(self) -> None: ...
 
 
-@given(events)
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_secret_is_never_served_beyond_its_bounds(course: list[tuple[str, object]]) -> None:
-    """Whatever happens in whatever order, what is served was said recently enough, and by the latest word on it."""
+class Course(RuleBasedStateMachine):
+    """Resolves, reads that end well, badly or late, evictions, changes of the Secrets, and time."""
 
-    async def run() -> None:
-        world, versions, evicted_at = World(), 1, 0
-        cache = CachedSecretProvider(world, ttl_s=TTL_S, max_stale_s=MAX_STALE_S, clock=lambda: world.now_s)
-        for kind, value in course:
-            match kind, value:
-                case "wait", float(wait_s):
-                    world.now_s += wait_s
-                case "world", "new":
-                    versions += 1
-                    world.state = versions
-                case "world", state:
-                    assert isinstance(state, type)
-                    world.state = state
-                case "evict", _:
-                    cache.evict(REF.namespace, REF.name)
-                    evicted_at = len(world.diary)
-                case _, tenant:
-                    await check(world, cache, str(tenant), evicted_at)
+    @initialize(share=st.sampled_from([0.0, 0.5, 1.0]))
+    def begin(self, share: float) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.world = World()
+        self.models = {name: Model() for name in NAMES}
+        self.under_way: list[Read] = []
+        self.cache = CachedSecretProvider(
+            self.world,
+            ttl_s=TTL_S,
+            max_stale_s=MAX_STALE_S,
+            clock=lambda: self.world.now_s,
+            spread=lambda low, high: low + share * (high - low),
+        )
 
-    asyncio.run(run())
+    @rule(name=names, tenant=tenants)
+    def resolve(self, name: str, tenant: str) -> None:
+        """Who asks is answered from memory, rightly, or waits for the one read of this Secret."""
+        model = self.models[name]
+        ref = SecretRef(namespace="webhooks", name=name, key="signing")
+        task = self.loop.create_task(self.cache.resolve(ref, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING))
+        self.turn()
+        if task.done() and self.world.begun:  # ahead of time, and nobody waits for it
+            assert model.known is not None
+            assert self.age_s(model.known) >= 0.8 * 0.8 * TTL_S
+        self.note_new_reads()
+        if task.done():
+            self.check_from_memory(model, tenant, outcome_of(task))
+            return
+        assert model.current is not None
+        model.waiting.append((task, tenant, model.current))
+
+    @precondition(lambda self: self.under_way)
+    @rule(data=st.data(), fails=st.booleans())
+    def end_read(self, data: st.DataObject, fails: bool) -> None:
+        """Reads end in any order, and those that were overtaken count for nothing."""
+        read = self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1)))
+        outcome = SecretUnavailable if fails else read.outcome
+        read.future.set_result(outcome)
+        self.turn()
+        model = self.models[read.name]
+        if model.current is read:
+            model.current = None
+            self.learn(model, outcome)
+        for task, tenant, awaited in model.waiting:
+            if awaited is read:
+                self.check_from_read(model, tenant, outcome, outcome_of(task))
+        model.waiting = [entry for entry in model.waiting if entry[2] is not read]
+        self.note_new_reads()
+
+    @rule(seconds=st.sampled_from([0.5, 3.0, 7.0, 40.0, 50.0, 59.0, 100.0, 250.0]))
+    def advance(self, seconds: float) -> None:
+        self.world.now_s += seconds
+
+    @rule(name=names)
+    def evict(self, name: str) -> None:
+        self.cache.evict("webhooks", name)
+        self.forget(name)
+
+    @rule()
+    def evict_all(self) -> None:
+        self.cache.evict_all()
+        for name in NAMES:
+            self.forget(name)
+
+    @rule(name=names, owner=tenants)
+    def change(self, name: str, owner: str) -> None:
+        self.world.versions += 1
+        self.world.states[name] = (self.world.versions, owner)
+
+    @rule(name=names, error=st.sampled_from([SecretNotFound, SecretDenied]))
+    def take_away(self, name: str, error: type[SecretError]) -> None:
+        self.world.states[name] = error
+
+    def teardown(self) -> None:
+        if hasattr(self, "loop"):
+            self.loop.run_until_complete(self.cache.aclose())
+            self.turn()
+            waiting = [task for model in self.models.values() for task, _, _ in model.waiting]
+            assert all(outcome_of(task) is SecretUnavailable for task in waiting)
+            assert not asyncio.all_tasks(self.loop)
+            self.loop.close()
+
+    def turn(self) -> None:
+        """Let everything happen that can."""
+        for _ in range(6):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    def note_new_reads(self) -> None:
+        """There is never a second read of a Secret beside one that counts."""
+        for read in self.world.begun:
+            model = self.models[read.name]
+            assert model.current is None
+            model.current = read
+            self.under_way.append(read)
+            known = model.known
+            assert known is None or model.refused or model.silent or self.age_s(known) >= REFUSAL_S * 2 / 3
+        self.world.begun.clear()
+
+    def learn(self, model: Model, outcome: Outcome) -> None:
+        model.silent = outcome is SecretUnavailable
+        if isinstance(outcome, Known):
+            model.known, model.refused = outcome, None
+        elif outcome is not SecretUnavailable:
+            model.known, model.refused, model.refused_s = None, outcome, self.world.now_s
+
+    def forget(self, name: str) -> None:
+        model = self.models[name]
+        model.known = model.refused = model.current = None
+        model.silent = False
+
+    def check_from_memory(self, model: Model, tenant: str, found: str | type[SecretError]) -> None:
+        known = model.known
+        if isinstance(found, str):
+            assert known is not None
+            assert (found, tenant) == (f"uid/{known.version}", known.owner)
+            assert self.age_s(known) < (MAX_STALE_S if model.silent else TTL_S)
+            return
+        assert known is None or tenant != known.owner or self.age_s(known) >= 0.8 * TTL_S
+        if found is SecretMismatch:
+            assert known is not None
+            assert self.age_s(known) < REFUSAL_S
+        elif found is not SecretUnavailable:
+            assert found is model.refused
+            assert self.world.now_s - model.refused_s < REFUSAL_S
+
+    def check_from_read(self, model: Model, tenant: str, outcome: Outcome, found: str | type[SecretError]) -> None:
+        if isinstance(outcome, Known):
+            assert found == (f"uid/{outcome.version}" if tenant == outcome.owner else SecretMismatch)
+        elif outcome is not SecretUnavailable:
+            assert found is outcome
+        elif model.known is None or tenant != model.known.owner or self.age_s(model.known) >= MAX_STALE_S:
+            assert found is SecretUnavailable
+        else:
+            assert found == f"uid/{model.known.version}"
+
+    def age_s(self, known: Known) -> float:
+        return self.world.now_s - known.began_s
 
 
-async def check(world: World, cache: CachedSecretProvider, tenant: str, evicted_at: int) -> None:
-    """Resolve once and hold the outcome against the diary."""
-    (outcome,) = await asyncio.gather(
-        cache.resolve(REF, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING), return_exceptions=True
-    )
-    said = [(at_s, what) for at_s, what in world.diary[evicted_at:] if what is not SecretUnavailable]
-    if not isinstance(outcome, SigningSecret):
-        assert isinstance(outcome, SecretError)
-        assert tenant != "acme" or world.diary[-1][1] is type(outcome)
-        return
-    said_at_s, latest = said[-1]
-    assert tenant == "acme"
-    assert outcome.version == f"uid/{latest}"
-    assert world.now_s - said_at_s < MAX_STALE_S
-    assert world.now_s - said_at_s < TTL_S or world.diary[-1][1] is SecretUnavailable
+def outcome_of(task: asyncio.Task[Any]) -> str | type[SecretError]:
+    """The version that was served, or the kind of error."""
+    error = task.exception()
+    if error is None:
+        secret = task.result()
+        assert isinstance(secret, SigningSecret)
+        return secret.version
+    assert isinstance(error, SecretError)
+    return type(error)
+
+
+Course.TestCase.settings = settings(
+    max_examples=120,
+    stateful_step_count=50,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestCourse = Course.TestCase

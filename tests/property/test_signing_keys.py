@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from provider.errors import SecretMalformed
 from provider.manifest import read_manifest
 from provider.snapshot import Snapshot
-from provider.value import SigningKey, SigningSecret
+from provider.value import SigningKey
 from schemas.ids import Purpose
-from tests.kubernetes.manifests import EXPIRES_AT, KEY, OTHER_KEY, encoded, manifest
+from tests.kubernetes.manifests import ED25519_KEY, EXPIRES_AT, KEY, OTHER_KEY, encoded, manifest
 from tests.kubernetes.resolving import REF
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
@@ -72,14 +72,18 @@ def test_a_key_is_exactly_what_was_written_or_none_at_all(material: bytes) -> No
 
 @unhurried
 @given(
-    previous=st.sampled_from([None, b"", b"short", KEY, OTHER_KEY]),
+    current=st.sampled_from([KEY, ED25519_KEY]),
+    previous=st.sampled_from([None, b"", b"short", KEY, OTHER_KEY, ED25519_KEY]),
     expires_in_s=st.one_of(st.none(), st.integers(-5_000_000, 5_000_000)),
     offset_minutes=st.integers(-1439, 1439),
 )
+@example(KEY, OTHER_KEY, 30 * 86_400, 0)
+@example(KEY, OTHER_KEY, 30 * 86_400 + 1, 0)
+@example(KEY, OTHER_KEY, 0, 90)
 def test_the_previous_key_signs_exactly_during_a_rollover(
-    previous: bytes | None, expires_in_s: int | None, offset_minutes: int
+    current: bytes, previous: bytes | None, expires_in_s: int | None, offset_minutes: int
 ) -> None:
-    """The whole truth table: current, previous, expiry, now."""
+    """The whole truth table: current, previous, expiry, now; and what is told of it is what is done."""
     annotations: dict[str, str] = {}
     if expires_in_s is not None:
         minutes = timedelta(minutes=abs(offset_minutes))
@@ -87,14 +91,17 @@ def test_the_previous_key_signs_exactly_during_a_rollover(
         local = NOW + timedelta(seconds=expires_in_s) + (-minutes if offset_minutes < 0 else minutes)
         hours, rest = divmod(abs(offset_minutes), 60)
         annotations[EXPIRES_AT] = f"{local:%Y-%m-%dT%H:%M:%S}{sign}{hours:02}:{rest:02}"
-    data = {"signing": KEY} if previous is None else {"signing": KEY, "signing.previous": previous}
+    data = {"signing": current} if previous is None else {"signing": current, "signing.previous": previous}
     snapshot = read_manifest(encoded(manifest(data=data, annotations=annotations)), REF)
     assert isinstance(snapshot, Snapshot)
 
     secret = snapshot.select("signing", tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
 
-    usable = previous == OTHER_KEY and expires_in_s is not None
+    usable = previous in {KEY, OTHER_KEY, ED25519_KEY} - {current} and expires_in_s is not None
     valid = usable and expires_in_s is not None and 0 < expires_in_s <= 30 * 86_400
-    assert isinstance(secret, SigningSecret)
-    assert [slot for slot, _ in secret.sign(b"", NOW)] == (["current", "previous"] if valid else ["current"])
+    too_far = usable and expires_in_s is not None and expires_in_s > 30 * 86_400
+    rollover = secret.rollover(NOW)
+    assert [signature.slot for signature in secret.sign(b"", NOW)] == ["current", "previous"][: 2 if valid else 1]
+    assert (rollover.active, rollover.expires_at is not None) == (valid, usable)
+    assert rollover.misconfigured is ((previous is not None and not usable) or too_far)
     assert secret.rollover_misconfigured is (previous is not None and not usable)

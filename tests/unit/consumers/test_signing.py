@@ -4,13 +4,19 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from standardwebhooks import Webhook
+from standardwebhooks.webhooks import WebhookVerificationError
+from svix.webhooks import Webhook as SvixWebhook
+from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
 from consumers.signing import Signed, sign
+from provider.ed25519 import Ed25519SigningKey
 from provider.value import SigningKey, SigningSecret
+from tests.kubernetes.manifests import ED25519_KEY
 
 DELIVERY = "msg_p5jXN8AQM9LWM0D4loKWxJek"
 TIMESTAMP = 1614265330
 NOW = datetime.fromtimestamp(TIMESTAMP, UTC)
+BODY = b'{"test": 2432232314}'
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
@@ -28,7 +34,7 @@ def secret_of(current: str, previous: str | None = None, *, lasts_s: float = 360
 @pytest.mark.parametrize(
     ("body", "signature"),
     [
-        (b'{"test": 2432232314}', "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        (BODY, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
         (b"", "v1,v48jdbgvh29KJz2Qc+ghw8G6vG3nAKnujWBg8oM/62A="),
         ('{"n":"Zoë ☃"}'.encode(), "v1,Oyrrljv3Vb2xCfd8mXX4m0zOm5JFGUzVNTkaYXHOz9M="),
     ],
@@ -42,9 +48,7 @@ def test_a_signature_is_the_one_of_the_vector(body: bytes, signature: str) -> No
 
 def test_during_a_rollover_both_keys_sign_the_current_one_first() -> None:
     """The header holds both signatures with a blank between, and receivers of either secret accept it."""
-    body = b'{"test": 2432232314}'
-
-    signed = sign(secret_of(NEW, OLD), delivery=DELIVERY, body=body, now=NOW)
+    signed = sign(secret_of(NEW, OLD), delivery=DELIVERY, body=BODY, now=NOW)
 
     assert signed.slots == ("current", "previous")
     assert signed.signature == (
@@ -52,10 +56,51 @@ def test_during_a_rollover_both_keys_sign_the_current_one_first() -> None:
     )
 
 
+def test_the_second_scheme_says_its_name() -> None:
+    """The published signature of the published Ed25519 key, and beside it that of an HMAC key on its way out."""
+    secret = SigningSecret(
+        current=Ed25519SigningKey(ED25519_KEY),
+        version="uid/1",
+        previous=SigningKey(OLD.encode()),
+        previous_expires_at=NOW + timedelta(hours=1),
+    )
+
+    signed = sign(secret, delivery=DELIVERY, body=BODY, now=NOW)
+
+    assert signed.slots == ("current", "previous")
+    assert signed.signature.split(" ") == [
+        "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg==",
+        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+    ]
+
+
+@pytest.mark.parametrize("library", [Webhook, SvixWebhook])
+def test_receivers_with_the_first_scheme_pass_over_the_second(library: type[Webhook] | type[SvixWebhook]) -> None:
+    """Both libraries find the signature of the key that they have, among those of keys that they have not."""
+    now = datetime.now(UTC)
+    secret = SigningSecret(
+        current=Ed25519SigningKey(ED25519_KEY),
+        version="uid/1",
+        previous=SigningKey(OLD.encode()),
+        previous_expires_at=now + timedelta(hours=1),
+    )
+
+    signed = sign(secret, delivery=DELIVERY, body=BODY, now=now)
+
+    headers = {
+        "webhook-id": DELIVERY,
+        "webhook-timestamp": signed.timestamp,
+        "webhook-signature": signed.signature,
+    }
+    library(OLD).verify(BODY, headers)
+    with pytest.raises((WebhookVerificationError, SvixVerificationError)):
+        library(NEW).verify(BODY, headers)
+
+
 @pytest.mark.parametrize("lasts_s", [0, -1, 31 * 86_400])
 def test_a_previous_key_whose_time_is_over_or_too_far_off_does_not_sign(lasts_s: float) -> None:
     """Only the current key signs at the expiry, after it, and while it lies more than 30 days ahead."""
-    signed = sign(secret_of(NEW, OLD, lasts_s=lasts_s), delivery=DELIVERY, body=b'{"test": 2432232314}', now=NOW)
+    signed = sign(secret_of(NEW, OLD, lasts_s=lasts_s), delivery=DELIVERY, body=BODY, now=NOW)
 
     assert signed == Signed("1614265330", "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44=", ("current",))
 

@@ -9,12 +9,16 @@ import pytest
 
 from consumers.signing import sign
 from consumers.verifying import Cause, Check, Part, Verification, verify
+from provider.ed25519 import Ed25519SigningKey
 from provider.value import SigningKey, SigningSecret
+from tests.kubernetes.manifests import ED25519_KEY, ED25519_PUBLIC_KEY
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 KEY = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
 OTHER = "whsec_" + base64.b64encode(KEY[::-1]).decode()
+PUBLIC = ED25519_PUBLIC_KEY
+OTHER_PUBLIC = "whpk_" + base64.b64encode(KEY).decode()
 BODY = b'{"n": 1, "a": ["Zo\xc3\xab", {"b": null}]}'
 
 
@@ -94,6 +98,14 @@ def test_a_timestamp_that_is_no_number_of_seconds_is_found(timestamp: str) -> No
     assert Part.TIMESTAMP in failed(found)
 
 
+def test_a_timestamp_beyond_all_calendars_is_found() -> None:
+    """Microseconds, say, are a number of seconds that no date has."""
+    found = verify([SECRET], headers=signed_headers() | {"Webhook-Timestamp": "9" * 12}, body=BODY, now=NOW)
+
+    (check,) = [check for check in found.checks if check.part is Part.TIMESTAMP]
+    assert check.text.startswith("beyond the year 9999, ")
+
+
 def test_an_id_with_a_full_stop_is_found() -> None:
     """What is signed could then be read in two ways, so the request is not valid."""
     headers = {name: value for name, value in signed_headers().items() if name != "Webhook-Id"}
@@ -101,6 +113,69 @@ def test_an_id_with_a_full_stop_is_found() -> None:
     found = verify([SECRET], headers=headers | {"Webhook-Id": "dlv.1"}, body=BODY, now=NOW)
 
     assert Part.ID in failed(found)
+
+
+@pytest.mark.parametrize(
+    ("secrets", "wanted"),
+    [
+        ([SECRET], ["`v1,` signature of 32 bytes"]),
+        ([PUBLIC], ["`v1a,` signature of 64 bytes"]),
+        ([SECRET, PUBLIC], ["`v1,` signature of 32 bytes", "`v1a,` signature of 64 bytes"]),
+        ([f" {PUBLIC}\n"], ["`v1a,` signature of 64 bytes"]),
+        ([], ["`v1,` signature of 32 bytes"]),
+    ],
+)
+def test_what_a_header_lacks_depends_on_the_keys(secrets: list[str], wanted: list[str]) -> None:
+    """It is said of the scheme that the receiver has a key for."""
+    headers = signed_headers() | {"Webhook-Signature": "v1,AAAA v1a,AAAA v2,AAAA"}
+
+    found = verify(secrets, headers=headers, body=BODY, now=NOW)
+
+    assert Part.SIGNATURE in failed(found)
+    assert found.checks[-1].text == f"it holds no {' in base64 and no '.join(wanted)} in base64"
+
+
+def headers_of_ed25519(body: bytes = BODY) -> dict[str, str]:
+    """The headers of a delivery that is signed with the published Ed25519 key."""
+    signing = SigningSecret(current=Ed25519SigningKey(ED25519_KEY), version="uid/1")
+    signed = sign(signing, delivery="dlv_1", body=body, now=NOW)
+    return signed_headers() | {"Webhook-Signature": signed.signature}
+
+
+@pytest.mark.parametrize("secrets", [[PUBLIC], [SECRET, PUBLIC], [OTHER_PUBLIC, PUBLIC]])
+def test_a_public_key_verifies_the_second_scheme(secrets: list[str]) -> None:
+    """Alone, or beside others."""
+    found = verify(secrets, headers=headers_of_ed25519(), body=BODY, now=NOW)
+
+    assert (found.valid, failed(found)) == (True, [])
+
+
+def test_a_signature_of_another_scheme_does_not_stand_in() -> None:
+    """A key of one scheme verifies nothing of the other, whatever else is in the header."""
+    both = f"{signed_headers()['Webhook-Signature']} {headers_of_ed25519()['Webhook-Signature']}"
+    headers = signed_headers() | {"Webhook-Signature": both}
+
+    assert verify([SECRET], headers=headers, body=BODY, now=NOW).valid
+    assert verify([PUBLIC], headers=headers, body=BODY, now=NOW).valid
+    found = verify([OTHER, OTHER_PUBLIC], headers=headers, body=BODY, now=NOW)
+    assert (failed(found), found.cause) == ([Part.SIGNATURE], None)
+
+
+@pytest.mark.parametrize(
+    ("sent", "given", "cause"),
+    [
+        (b'{"a":2,"n":1}', PUBLIC, Cause.BODY_COMPACT),
+        (b'{"n": 1, "a": 2}', f"{PUBLIC}\n", Cause.KEY_BLANKS),
+        (b"something else", PUBLIC, None),
+        (b"something else", f"{PUBLIC}A", None),
+    ],
+)
+def test_what_explains_the_second_scheme(sent: bytes, given: str, cause: Cause | None) -> None:
+    """The same mistakes with the body, and blanks around the key; others cannot be made with a public key."""
+    found = verify([given], headers=headers_of_ed25519(sent), body=b'{"n": 1, "a": 2}', now=NOW)
+
+    assert Part.SIGNATURE in failed(found)
+    assert found.cause is cause
 
 
 @pytest.mark.parametrize("header", ["v1a,AAAA", "v1,", "v1,!!!!", "v1,AAAA", "g0hM9SsE", "v2,AAAA v1a,AAAA"])
@@ -198,7 +273,9 @@ def test_a_tampered_signature_differs() -> None:
         (f" {SECRET}", "blanks or line ends around it"),
         ("whsec_not base64!", "is not base64"),
         ("whsec_AAAA", "no HMAC key"),
-        ("whsk_" + "A" * 32, "no HMAC key"),
+        ("whsk_" + "A" * 32, "private key"),
+        ("whpk_" + "A" * 32, "no public key"),
+        ("whpk_not base64!", "no public key"),
         ("", "no HMAC key"),
     ],
 )

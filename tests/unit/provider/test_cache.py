@@ -21,21 +21,14 @@ from provider.manifest import read_manifest
 from provider.ref import SecretRef
 from provider.snapshot import Snapshot
 from provider.value import SigningSecret
+from schemas.codes import Code
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import KEY, PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
+from tests.kubernetes.resolving import Clock
+from tests.support.waiting import until
 
 REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
 REFUSALS = [SecretNotFound, SecretDenied, SecretMismatch, SecretMalformed, SecretRefForbidden]
-
-
-class Clock:
-    """A clock that stands still unless told."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 class Reader:
@@ -104,17 +97,22 @@ class Desk:
             await self.resolve(name, tenant=tenant)
         assert failure.value.__context__ is None
 
+    async def settled(self) -> None:
+        """Wait until no read is under way, and what the last one brought is kept."""
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+        await asyncio.sleep(0)
+
     @property
     def counts(self) -> tuple[int, int, int, int]:
         cache = self.cache
-        return cache.hits, cache.misses, cache.stale_served, cache.failures
+        return cache.hits, cache.misses, cache.stale_served, cache.failures.total()
 
 
 async def test_a_secret_is_read_once_a_minute() -> None:
     """Between two reads, memory answers, and answering prolongs nothing."""
     desk = Desk()
 
-    for now_s in (1000.0, 1030.0, 1059.9):
+    for now_s in (1000.0, 1030.0, 1047.9):
         desk.clock.now_s = now_s
         assert await desk.version() == "uid/1"
     desk.reader.answer = snapshot(2)
@@ -137,11 +135,11 @@ async def test_the_minute_is_shortened_at_random() -> None:
     await desk.version()
     desk.clock.now_s += 47.9
     await desk.version()
-    reads = desk.reader.reads
+    hits = desk.cache.hits
     desk.clock.now_s += 0.2
     await desk.version()
 
-    assert (reads, desk.reader.reads) == (1, 2)
+    assert (hits, desk.counts) == (1, (1, 2, 0, 0))
     assert set(drawn) == {(0.8, 1.0), (0.8, 1.2)}
 
 
@@ -155,7 +153,7 @@ async def test_an_answer_ages_from_when_its_read_began() -> None:
     desk.reader.held.set()
     await first
 
-    desk.clock.now_s = 1059.0
+    desk.clock.now_s = 1047.0
     await desk.version()
     reads = desk.reader.reads
     desk.reader.answer = SecretUnavailable()
@@ -276,9 +274,9 @@ async def test_nothing_is_served_stale_when_that_is_switched_off() -> None:
     await desk.version()
     desk.reader.answer = SecretUnavailable()
 
-    desk.clock.now_s += 59
+    desk.clock.now_s += 47
     version = await desk.version()
-    desk.clock.now_s += 1
+    desk.clock.now_s += 13
 
     await desk.refused(SecretUnavailable)
     assert version == "uid/1"
@@ -469,6 +467,28 @@ async def test_an_evicted_secret_is_read_again() -> None:
     assert await desk.version() == "uid/2"
 
 
+async def test_everything_can_be_forgotten_at_once() -> None:
+    """Secrets, refusals, and what is just being read."""
+    desk = Desk()
+    await desk.version("a")
+    await desk.version("b")
+    desk.reader.answer = SecretNotFound()
+    await desk.refused(SecretNotFound, "c")
+    desk.reader.held, desk.reader.answer = asyncio.Event(), snapshot()
+    desk.reader.reading.clear()
+    slow = asyncio.ensure_future(desk.resolve("d"))
+    await desk.reader.reading.wait()
+
+    desk.cache.evict_all()
+    desk.reader.held.set()
+    await slow
+    size, reads = desk.cache.size, desk.reader.reads
+    desk.reader.held, desk.reader.answer = None, snapshot(2)
+
+    assert [await desk.version(name) for name in ("a", "b", "c", "d")] == ["uid/2"] * 4
+    assert (size, desk.reader.reads - reads) == (0, 4)
+
+
 async def test_evicting_forgets_a_refusal_too() -> None:
     """A Secret that was just created serves at once."""
     desk = Desk()
@@ -549,3 +569,165 @@ async def test_the_fast_path_answers_only_what_is_fresh_and_allowed() -> None:
     assert (before, fresh, others, cached()) == (None, secret, None, None)
     assert desk.reader.reads == 1
     assert desk.cache.hits == 1
+
+
+async def test_a_secret_in_use_is_read_anew_before_its_time_is_over() -> None:
+    """Once, after four fifths of it, in the background: whoever asks meanwhile has the old one, and nobody waits."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer, desk.reader.held = snapshot(2), asyncio.Event()
+    desk.clock.now_s += 47.9
+    before = (await desk.version(), desk.reader.reads, desk.cache.refreshes, len(asyncio.all_tasks()))
+
+    desk.clock.now_s += 0.1
+    meanwhile = [await desk.version() for _ in range(100)]
+    desk.reader.held.set()
+    await desk.settled()
+    desk.clock.now_s += 20
+
+    assert before == ("uid/1", 1, 0, 1)
+    assert set(meanwhile) == {"uid/1"}
+    assert (await desk.version(), desk.reader.reads, desk.cache.refreshes) == ("uid/2", 2, 1)
+    assert desk.counts == (102, 1, 0, 0)
+
+
+async def test_who_comes_after_the_time_is_over_joins_the_read_that_is_under_way() -> None:
+    """There is one read, whoever wanted it first."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer, desk.reader.held = snapshot(2), asyncio.Event()
+    desk.clock.now_s += 50
+    await desk.version()
+
+    desk.clock.now_s += 10
+    late = asyncio.ensure_future(desk.resolve())
+    desk.reader.held.set()
+
+    assert ((await late).version, desk.reader.reads) == ("uid/2", 2)
+
+
+async def test_a_background_read_that_fails_is_repeated_after_a_while() -> None:
+    """Some five seconds later, by the next who asks; the old one serves on until its time is over, and then stale."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = SecretUnavailable()
+
+    reads: list[int] = []
+    for now_s in (1048.0, 1049.0, 1053.9, 1054.0, 1059.0):
+        desk.clock.now_s = now_s
+        assert await desk.version() == "uid/1"
+        await desk.settled()
+        reads.append(desk.reader.reads)
+
+    assert reads == [2, 2, 2, 3, 3]
+    assert desk.counts == (5, 1, 0, 2)
+    assert desk.cache.failures == {Code.SECRET_UNAVAILABLE: 2}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_background_read_that_is_refused_ends_it_at_once(refusal: type[SecretError]) -> None:
+    """Though its time was not over: the right to a Secret, or the Secret itself, is gone."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.answer = refusal()
+    desk.clock.now_s += 50
+
+    last = await desk.version()
+    await desk.settled()
+
+    await desk.refused(refusal)
+    assert (last, desk.cache.size) == ("uid/1", 0)
+    assert desk.cache.failures == {refusal.code: 1}
+
+
+async def test_who_may_not_have_a_secret_does_not_keep_it_fresh() -> None:
+    """Only its owner's use is use."""
+    desk = Desk()
+    await desk.version()
+    desk.clock.now_s += 50
+
+    found = desk.cache.cached(REF, tenant="globex", purpose=Purpose.WEBHOOK_SIGNING)
+
+    assert (found, desk.cache.refreshes, len(asyncio.all_tasks())) == (None, 0, 1)
+
+
+async def test_a_background_read_that_was_overtaken_leaves_no_trace() -> None:
+    """Evicting means from now on."""
+    desk = Desk()
+    await desk.version()
+    desk.reader.held = asyncio.Event()
+    desk.clock.now_s += 50
+    await desk.version()
+    await until(lambda: desk.reader.reads == 2)
+
+    desk.cache.evict("webhooks", "acme-signing")
+    desk.reader.held.set()
+    await desk.settled()
+
+    assert desk.cache.size == 0
+
+
+async def test_one_tenant_cannot_push_out_anothers_secrets() -> None:
+    """Who has the most of them makes room, with the least used of its own."""
+    desk = Desk(max_entries=4)
+    for name in ("a", "b"):
+        await desk.resolve(name)
+    desk.reader.answer = snapshot(1, tenant="globex")
+    for number in range(50):
+        await desk.resolve(f"globex-{number}", tenant="globex")
+    reads = desk.reader.reads
+
+    await desk.resolve("a")
+    await desk.resolve("b")
+    await desk.resolve("globex-48", tenant="globex")
+    await desk.resolve("globex-49", tenant="globex")
+
+    assert (desk.reader.reads, desk.cache.size) == (reads, 4)
+
+
+async def test_a_tenant_may_use_what_others_leave() -> None:
+    """A share is what is kept for a tenant, not the most that it may have."""
+    desk = Desk(max_entries=4)
+    for name in ("a", "b", "c"):
+        await desk.resolve(name)
+    desk.reader.answer = snapshot(1, tenant="globex")
+    await desk.resolve("d", tenant="globex")
+    full = desk.cache.size
+    await desk.resolve("e", tenant="globex")
+    reads = desk.reader.reads
+
+    for name, tenant in (("b", "acme"), ("c", "acme"), ("d", "globex"), ("e", "globex")):
+        await desk.resolve(name, tenant=tenant)
+
+    assert (full, desk.reader.reads) == (4, reads)
+
+
+async def test_a_relabelled_secret_counts_for_its_new_owner() -> None:
+    """Shares follow the labels."""
+    desk = Desk(max_entries=3)
+    for name in ("a", "b", "c"):
+        await desk.resolve(name)
+    desk.clock.now_s += 60
+    desk.reader.answer = snapshot(2, tenant="globex")
+    for name in ("b", "c"):
+        await desk.resolve(name, tenant="globex")
+    desk.reader.answer = snapshot(2)
+    await desk.resolve("a")
+    await desk.resolve("d")
+    reads = desk.reader.reads
+
+    await desk.resolve("a")
+    await desk.resolve("c", tenant="globex")
+
+    assert (desk.reader.reads, desk.cache.size) == (reads, 3)
+
+
+async def test_ages_are_told_without_names() -> None:
+    """For a histogram: how long ago each Secret in memory was read."""
+    desk = Desk()
+    await desk.version("a")
+    desk.clock.now_s += 7
+    await desk.version("b")
+    desk.clock.now_s += 1
+
+    assert sorted(desk.cache.ages_s) == [1, 8]

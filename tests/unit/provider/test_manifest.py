@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from provider import manifest as manifest_module
 from provider.errors import (
     SecretError,
     SecretMalformed,
@@ -17,7 +18,16 @@ from provider.ref import SecretRef
 from provider.snapshot import Snapshot
 from provider.value import SigningKey, SigningSecret
 from schemas.ids import Purpose
-from tests.kubernetes.manifests import EXPIRES_AT, KEY, OTHER_KEY, PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
+from tests.kubernetes.manifests import (
+    ED25519_KEY,
+    EXPIRES_AT,
+    KEY,
+    OTHER_KEY,
+    PURPOSE_LABEL,
+    TENANT_LABEL,
+    encoded,
+    manifest,
+)
 
 REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
@@ -41,7 +51,7 @@ def signing(document: dict[str, Any]) -> SigningSecret:
 
 
 def slots(secret: SigningSecret) -> list[str]:
-    return [slot for slot, _ in secret.sign(b"message", NOW)]
+    return [signature.slot for signature in secret.sign(b"message", NOW)]
 
 
 def with_metadata(**fields: object) -> dict[str, Any]:
@@ -54,7 +64,7 @@ def test_a_secret_signs_with_its_key() -> None:
     """The key under the ref's name signs, and the version says which object it came from."""
     secret = signing(manifest())
 
-    assert secret.sign(b"message", NOW) == [("current", SigningKey(KEY).sign(b"message"))]
+    assert secret.sign(b"message", NOW) == [("current", "v1", SigningKey(KEY).sign(b"message"))]
     assert secret.version == "6d1f3a52-0000-4000-8000-000000000001/41"
     assert not secret.rollover_misconfigured
 
@@ -200,8 +210,8 @@ def test_both_keys_sign_during_a_rollover(expires_at: str) -> None:
     secret = signing(manifest(data=data, annotations={EXPIRES_AT: expires_at}))
 
     assert secret.sign(b"message", NOW) == [
-        ("current", SigningKey(KEY).sign(b"message")),
-        ("previous", SigningKey(OTHER_KEY).sign(b"message")),
+        ("current", "v1", SigningKey(KEY).sign(b"message")),
+        ("previous", "v1", SigningKey(OTHER_KEY).sign(b"message")),
     ]
     assert secret.previous_expires_at is not None
     assert abs(secret.previous_expires_at - datetime(2026, 12, 1, tzinfo=UTC)) < timedelta(seconds=1)
@@ -252,6 +262,40 @@ def test_the_same_key_in_another_spelling_is_the_same() -> None:
 
     assert slots(secret) == ["current"]
     assert secret.rollover_misconfigured
+
+
+@pytest.mark.parametrize(
+    ("current", "previous", "schemes"),
+    [(ED25519_KEY, KEY, ["v1a", "v1"]), (KEY, ED25519_KEY, ["v1", "v1a"]), (ED25519_KEY, b"", ["v1a"])],
+)
+def test_each_slot_has_the_scheme_of_its_key(current: bytes, previous: bytes, schemes: list[str]) -> None:
+    """So that receivers can move from one to the other."""
+    data = {"signing": current, "signing.previous": previous}
+    secret = signing(manifest(data=data, annotations={EXPIRES_AT: SOON}))
+
+    assert [signature.scheme for signature in secret.sign(b"message", NOW)] == schemes
+
+
+def test_the_same_ed25519_key_is_no_rollover() -> None:
+    """It would sign twice the same."""
+    data = {"signing": ED25519_KEY, "signing.previous": ED25519_KEY}
+    secret = signing(manifest(data=data, annotations={EXPIRES_AT: SOON}))
+
+    assert (slots(secret), secret.rollover_misconfigured) == (["current"], True)
+
+
+def test_an_ed25519_key_whose_halves_do_not_match_is_malformed() -> None:
+    """Its receivers would verify with another key than the one that signs."""
+    assert found(manifest(data={"signing": ED25519_KEY[:-8] + b"AAAAAA=="})) is SecretMalformed
+
+
+def test_a_decoded_manifest_shows_nothing() -> None:
+    """Not even to a debugger's pretty printer."""
+    decoded = manifest_module._decoded(encoded(manifest()))  # pyright: ignore[reportPrivateUsage] - it never leaves there
+
+    assert repr(decoded) == "_Manifest(...)"
+    assert decoded is not None
+    assert decoded.__rich_repr__() == []
 
 
 def test_a_malformed_current_key_is_not_replaced_by_the_previous_one() -> None:

@@ -14,11 +14,12 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook
 
+from provider.ed25519 import Ed25519SigningKey
 from provider.errors import SecretMalformed
 from provider.snapshot import Snapshot
-from provider.value import SigningKey, SigningSecret
+from provider.value import MAX_OVERLAP, Key, Rollover, Signature, SigningKey, SigningSecret
 from tests.kubernetes.canary import locals_in_provider, shows
-from tests.kubernetes.manifests import KEY, OTHER_KEY
+from tests.kubernetes.manifests import ED25519_KEY, KEY, OTHER_KEY
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 RAW = bytes(range(200, 232))
@@ -135,6 +136,7 @@ def test_whatever_else_is_malformed(material: bytes) -> None:
     assert len(material) < 12 or not shows(locals_in_provider(refused.value), material)
 
 
+KEYS: list[Key] = [SigningKey(KEY), Ed25519SigningKey(ED25519_KEY)]
 NOT_FOR_KEYS: list[Callable[[Any], object]] = [
     hash,
     iter,
@@ -171,6 +173,7 @@ WAYS_TO_SHOW: list[Callable[[object], str]] = [
     "held",
     [
         SigningKey(KEY),
+        Ed25519SigningKey(ED25519_KEY),
         SigningSecret(current=SigningKey(KEY), version="1"),
         Snapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={}),
     ],
@@ -183,22 +186,24 @@ def test_what_holds_a_key_cannot_be_copied_or_serialised(held: object, take: Cal
     assert not shows(str(refused.value), KEY)
 
 
+@pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("take", NOT_FOR_KEYS)
-def test_a_key_is_no_value(take: Callable[[Any], object]) -> None:
+def test_a_key_is_no_value(key: Key, take: Callable[[Any], object]) -> None:
     """A key is neither hashed, nor counted, nor taken apart, nor compared by order."""
-    with pytest.raises(TypeError):
-        take(SigningKey(KEY))
+    with pytest.raises(TypeError) as refused:
+        take(key)
+
+    assert not shows(str(refused.value), KEY)
 
 
-def test_a_key_is_equal_to_itself_only() -> None:
+@pytest.mark.parametrize(("one", "twin"), [(KEYS[0], SigningKey(KEY)), (KEYS[1], Ed25519SigningKey(ED25519_KEY))])
+def test_a_key_is_equal_to_itself_only(one: Key, twin: Key) -> None:
     """Nobody learns by `==` whether two keys are the same."""
-    key, twin = SigningKey(KEY), SigningKey(KEY)
-
-    assert key == key  # noqa: PLR0124 - the point of the test
-    assert key != twin
-    assert key != KEY
-    assert key.signs_like(twin)
-    assert not key.signs_like(SigningKey(OTHER_KEY))
+    assert one == one  # noqa: PLR0124 - the point of the test
+    assert one != twin
+    assert one != KEY
+    assert one.signs_like(twin)
+    assert not one.signs_like(SigningKey(OTHER_KEY))
 
 
 @pytest.mark.parametrize("show", WAYS_TO_SHOW)
@@ -207,6 +212,7 @@ def test_what_holds_a_key_shows_nothing_of_it(show: Callable[[object], str]) -> 
     key, secret = SigningKey(KEY), SigningSecret(current=SigningKey(KEY), version="1")
     snapshot = Snapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={"signing": secret})
 
+    assert show(Ed25519SigningKey(ED25519_KEY)).strip("[]") == "Ed25519SigningKey(...)"
     assert show(snapshot).strip("[]") == "Snapshot(...)"
     assert show(key).strip("[]") == "SigningKey(...)"
     assert show(secret).strip("[]") == "SigningSecret(...)"
@@ -222,14 +228,13 @@ def test_a_key_keeps_no_bytes() -> None:
 
 
 @pytest.mark.parametrize("message", ["text", None, bytearray(b"x"), memoryview(b"x"), 7, [b"x"]])
-def test_only_bytes_are_signed(message: object) -> None:
-    """A message of another type is refused before any hash sees it, and its value is not repeated."""
-    key: Any = SigningKey(KEY)
-
+@pytest.mark.parametrize("key", KEYS)
+def test_only_bytes_are_signed(key: Any, message: object) -> None:
+    """A message of another type is refused before any library sees it, and its value is not repeated."""
     with pytest.raises(TypeError, match="must be bytes") as refused:
         key.sign(message)
 
-    assert refused.traceback[-1].name == "sign"
+    assert refused.traceback[-1].name == "require_bytes"
 
 
 def secret(expires_at: datetime | None) -> SigningSecret:
@@ -243,8 +248,8 @@ def test_both_keys_sign_while_a_rollover_lasts() -> None:
     signatures = secret(NOW + timedelta(hours=1)).sign(b"message", NOW)
 
     assert signatures == [
-        ("current", SigningKey(KEY).sign(b"message")),
-        ("previous", SigningKey(OTHER_KEY).sign(b"message")),
+        Signature("current", "v1", SigningKey(KEY).sign(b"message")),
+        Signature("previous", "v1", SigningKey(OTHER_KEY).sign(b"message")),
     ]
 
 
@@ -264,7 +269,9 @@ def test_the_previous_key_signs_until_it_expires(expires_in: timedelta, valid: b
     held = secret(NOW + expires_in)
 
     assert held.previous_is_valid(NOW) is valid
-    assert [slot for slot, _ in held.sign(b"message", NOW)] == (["current", "previous"] if valid else ["current"])
+    assert [signature.slot for signature in held.sign(b"message", NOW)] == (
+        ["current", "previous"] if valid else ["current"]
+    )
 
 
 def test_the_previous_key_expires_in_memory() -> None:
@@ -278,7 +285,7 @@ def test_the_previous_key_expires_in_memory() -> None:
 
 def test_a_previous_key_without_expiry_never_signs() -> None:
     """An overlap without an end is none."""
-    assert [slot for slot, _ in secret(None).sign(b"message", NOW)] == ["current"]
+    assert [signature.slot for signature in secret(None).sign(b"message", NOW)] == ["current"]
 
 
 def test_a_time_without_a_zone_is_refused_always() -> None:
@@ -286,3 +293,30 @@ def test_a_time_without_a_zone_is_refused_always() -> None:
     for held in (secret(None), secret(NOW)):
         with pytest.raises(TypeError, match="time zone"):
             held.sign(b"message", NOW.replace(tzinfo=None))
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "active", "misconfigured"),
+    [
+        (timedelta(seconds=1), True, False),
+        (MAX_OVERLAP, True, False),
+        (timedelta(0), False, False),
+        (timedelta(days=-400), False, False),
+        (MAX_OVERLAP + timedelta(seconds=1), False, True),
+    ],
+)
+def test_a_rollover_is_told_as_it_stands(expires_in: timedelta, active: bool, misconfigured: bool) -> None:
+    """Over is no mistake; an end that lies too far ahead is one, for as long as it does."""
+    held = secret(NOW + expires_in)
+
+    assert held.rollover(NOW) == Rollover(active, NOW + expires_in, misconfigured)
+
+
+@pytest.mark.parametrize("misconfigured", [False, True])
+def test_without_a_usable_previous_key_there_is_no_rollover(misconfigured: bool) -> None:
+    """Whether there was none, or one that had to be left out."""
+    held = SigningSecret(
+        current=SigningKey(KEY), version="1", previous_expires_at=NOW, rollover_misconfigured=misconfigured
+    )
+
+    assert held.rollover(NOW) == Rollover(False, None, misconfigured)

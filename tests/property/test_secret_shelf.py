@@ -1,0 +1,68 @@
+"""The shelf of the cache, against a list that is searched anew each time."""
+
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from provider.shelf import Entry, Place, Shelf
+from provider.snapshot import Snapshot
+
+CAPACITY = 6
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["put", "put", "touch", "discard"]), st.sampled_from("abc"), st.integers(0, 9)),
+    max_size=60,
+)
+
+
+def entry(tenant: str, *, outdated: bool = False) -> Entry:
+    """Of that tenant, and of use for an hour or no longer."""
+    useful_s = 0.0 if outdated else 3600.0
+    return Entry(
+        Snapshot(tenant=tenant, purpose="webhook-signing", version="uid/1", secrets={}),
+        began_at=0.0,
+        fresh_s=useful_s,
+        stale_s=useful_s,
+        refuses_s=useful_s,
+        refresh_s=useful_s,
+    )
+
+
+@given(steps)
+def test_the_tenant_with_the_most_makes_room_with_its_least_used(course: list[tuple[str, str, int]]) -> None:
+    """So nobody is pushed below an equal share, and the number stays bounded."""
+    shelf, model = Shelf(CAPACITY), list[tuple[str, Place]]()  # the least used first
+    for step, tenant, number in course:
+        place = (tenant, str(number))
+        if step == "put":
+            shelf.put(place, entry(tenant), now=1.0)
+            model = [*(kept for kept in model if kept[1] != place), (tenant, place)]
+            if len(model) > CAPACITY:
+                counts = Counter(owner for owner, _ in model)
+                share = CAPACITY / len(counts)
+                victim = next(kept for kept in model if counts[kept[0]] == max(counts.values()))
+                assert counts[victim[0]] > share
+                model.remove(victim)
+        elif step == "discard":
+            shelf.discard(place)
+            model = [kept for kept in model if kept[1] != place]
+        elif shelf.get(place) is not None:
+            shelf.touch(place)
+            model = [*(kept for kept in model if kept[1] != place), (tenant, place)]
+
+        assert len(shelf) == len(model) <= CAPACITY
+        assert all(shelf.get(place) is not None for _, place in model)
+
+
+@given(st.lists(st.booleans(), max_size=CAPACITY))
+def test_what_is_too_old_to_be_of_use_leaves_from_the_least_used_on(outdated: list[bool]) -> None:
+    """Up to the first that is still of use, each time that something is put there."""
+    shelf = Shelf(2 * CAPACITY)
+    for number, is_outdated in enumerate(outdated):
+        shelf.put(("old", str(number)), entry("a", outdated=is_outdated), now=-1.0)
+
+    shelf.put(("new", "0"), entry("b"), now=1.0)
+
+    first_useful = outdated.index(False) if False in outdated else len(outdated)
+    assert len(shelf) == len(outdated) - first_useful + 1

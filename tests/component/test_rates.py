@@ -15,7 +15,7 @@ from tests.support.waiting import until
 async def test_a_rate_holds_however_many_consumers_there_are(
     site: Site, receiver: Scripted, figure: Callable[[str], None], workers: int
 ) -> None:
-    """Within ten percent of what the destination asks for, with one consumer and with four; others are not held back."""
+    """Within ten percent of what the destination asks for, with one consumer and with four; no other is held back."""
     rate_per_s, count = 100.0, 400
     async with Scripted() as other:
         await site.destination("limited", receiver.url, rate_per_s=rate_per_s)

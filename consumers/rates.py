@@ -81,18 +81,17 @@ class RateLimits:
     async def _take(self, lane: str, rate_per_s: float, waiting: int) -> None:
         """Take the next slice, at most of what waits, and be done when it begins."""
         starts = max(1, min(round(rate_per_s * SLICE_S), waiting))
-        while True:
-            try:
-                begins = await self._reserve(lane, starts / rate_per_s)
-            except JetStreamError as error:
-                _log.warning("rate.untaken", lane=lane, error=str(error))
-                await asyncio.sleep(RETRY_S)  # without the row nobody knows what is free: nothing starts
-            else:
-                break
+        try:
+            begins = await self._reserve(lane, starts / rate_per_s)
+        except JetStreamError as error:
+            _log.warning("rate.untaken", lane=lane, error=str(error))
+            await asyncio.sleep(RETRY_S)  # without the row nobody knows what is free: nothing starts
+            return
         await asyncio.sleep(max(0.0, begins - time.time()))
         self._slices[lane] = Slice(starts, time.monotonic() + UNUSED_S)
 
     async def _reserve(self, lane: str, length_s: float) -> float:
+        """Move the row on by `length_s`, and return when that slice begins, in unix seconds."""
         while True:
             entry = await self._bucket.find(lane)
             begins = max(time.time(), _spoken_for(entry.value).until)

@@ -323,7 +323,7 @@ class TestSampleSecrets:
         secret = await provider.resolve(
             SecretRef.parse(f"k8s://dev/orders/{KEY}"), tenant="acme", purpose=Purpose.WEBHOOK_SIGNING
         )
-        ((slot, signature),) = secret.sign(f"dlv_1.{int(now.timestamp())}.{{}}".encode(), now)
+        ((slot, _, signature),) = secret.sign(f"dlv_1.{int(now.timestamp())}.{{}}".encode(), now)
 
         headers = signed("{}", at=now) | {"webhook-signature": f"v1,{base64.b64encode(signature).decode()}"}
         async with http.post(receiver.url("/orders"), data="{}", headers=headers) as answer:

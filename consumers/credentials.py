@@ -155,16 +155,14 @@ class CredentialChecks:
         except SecretError as error:
             status = STATUS_OF[error.code]
             return CredentialState(status=status, provider=self._provider_name, checked_at=now)
-        active = secret.previous_is_valid(now)
+        rollover = secret.rollover(now)
         return CredentialState(
             status=CredentialStatus.CONFIGURED,
             provider=self._provider_name,
             checked_at=now,
             version=secret.version,
             rollover=Rollover(
-                active=active,
-                expires_at=secret.previous_expires_at if active else None,
-                misconfigured=secret.rollover_misconfigured,
+                active=rollover.active, expires_at=rollover.expires_at, misconfigured=rollover.misconfigured
             ),
         )
 

@@ -20,7 +20,7 @@ def is_pod(environ: Mapping[str, str] = os.environ) -> bool:
 
 
 async def open_reader(
-    provider: ProviderName,
+    provider: ProviderName | None,
     *,
     namespaces: frozenset[str],
     local_dir: Path | None = None,
@@ -28,8 +28,10 @@ async def open_reader(
 ) -> SnapshotReader:
     """The provider of this name, without a cache. `local` needs `local_dir`. Raises `ProviderMisconfigured`.
 
-    Outside of a cluster, `kubernetes` is what the kubeconfig says.
+    There is no default and nothing to fall back to. Outside of a cluster, `kubernetes` is what the kubeconfig says.
     """
+    if provider is None:
+        raise ProviderMisconfigured("No provider of secrets is named.")
     if provider == "local":
         from provider.local import LocalSecretProvider
 

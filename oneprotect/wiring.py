@@ -9,7 +9,6 @@ import signal
 import socket
 from collections.abc import AsyncGenerator
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -33,8 +32,9 @@ from oneprotect.jetstream.connection import Connection, connect
 from oneprotect.jetstream.errors import Unavailable
 from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Pull
-from oneprotect.settings import SecretSettings, Settings
-from provider.cache import CachedSecretProvider, SnapshotReader
+from oneprotect.settings import Settings
+from oneprotect.sources import open_reader
+from provider.cache import CachedSecretProvider
 from schemas import subjects
 from schemas.config import RetryPolicy
 
@@ -96,23 +96,8 @@ def egress_policy(settings: Settings) -> EgressPolicy:
 async def open_provider(settings: Settings) -> CachedSecretProvider:
     """The provider that the settings name, behind the cache. There is no other one to fall back to."""
     secret = settings.require_provider()
-    reader = _local(secret) if secret.provider == "local" else await _kubernetes(secret)
+    reader = await open_reader(secret.provider, namespaces=secret.namespaces, local_dir=secret.local_dir)
     return CachedSecretProvider(reader, ttl_s=secret.cache_ttl_s, max_stale_s=secret.max_stale_s)
-
-
-def _local(secret: SecretSettings) -> SnapshotReader:
-    from provider.local import LocalSecretProvider
-
-    return LocalSecretProvider(secret.require_local_dir(), namespaces_allowed=secret.namespaces)
-
-
-async def _kubernetes(secret: SecretSettings) -> SnapshotReader:
-    from provider.kubernetes import KubernetesSecretProvider
-
-    if "KUBERNETES_SERVICE_HOST" in os.environ:
-        return await KubernetesSecretProvider.in_cluster(namespaces_allowed=secret.namespaces)
-    kubeconfig = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
-    return await KubernetesSecretProvider.from_kubeconfig(kubeconfig, namespaces_allowed=secret.namespaces)
 
 
 async def run_consumer(

@@ -14,8 +14,11 @@ from oneprotect.cli.credential import app as credential
 from oneprotect.cli.deliver import deliver
 from oneprotect.cli.destination import app as destination
 from oneprotect.cli.development import dev
+from oneprotect.cli.doctor import doctor
+from oneprotect.cli.failed import app as failed
 from oneprotect.cli.failure import DONE, USAGE, described, show
 from oneprotect.cli.options import examples
+from oneprotect.cli.quarantine import app as quarantine
 from oneprotect.cli.replay import replay
 from oneprotect.cli.schemas import schemas
 from oneprotect.cli.secret import app as secret
@@ -116,6 +119,8 @@ app.command(
     epilog=examples(
         "oneprotect replay --tenant acme --destination orders --since 1d --dry-run",
         "oneprotect replay --tenant acme --code http.5xx --rate 50",
+        "oneprotect replay --tenant acme --list",
+        "oneprotect replay --tenant acme --cancel rpl-01jde3v7q0m8z5t2r4x6y8w0ab",
     ),
 )(replay)
 app.command(
@@ -123,9 +128,15 @@ app.command(
     epilog=examples("oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json"),
 )(verify)
 app.command(
+    short_help="Say what is wrong, and how to mend it.",
+    epilog=examples("oneprotect doctor", "kubectl exec deploy/CONSUMER -- oneprotect doctor --json"),
+)(doctor)
+app.command(
     short_help="Write JSON Schema and AsyncAPI documents.",
     epilog=examples("oneprotect schemas --output schemas/"),
 )(schemas)
+app.add_typer(failed, name="failed", short_help="What was given up on, and why.")
+app.add_typer(quarantine, name="quarantine", short_help="What could not be understood.")
 app.add_typer(destination, name="destination", short_help="Where deliveries go.")
 app.add_typer(credential, name="credential", short_help="Which Secrets sign them.")
-app.add_typer(secret, name="secret", short_help="Try out a secret.")
+app.add_typer(secret, name="secret", short_help="Try out a secret, or let consumers read it anew.")

@@ -1,16 +1,21 @@
 """`oneprotect credential`: which Secrets sign a tenant's deliveries. Refs go in and never come out."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from oneprotect.cli.failure import Failure
 from oneprotect.cli.options import AsJson, Tenant, examples
 from schemas.ids import Purpose
 
 if TYPE_CHECKING:
+    from oneprotect.jetstream.connection import Connection
     from oneprotect.settings import Settings
     from oneprotect.wiring import JetStream
-    from schemas.config import CredentialView
+    from schemas.config import CredentialState, CredentialView, Rollover
+
+CHECK_TIMEOUT_S: Final = 15.0
+"""What a consumer may take: its read of the Secret, tried again where that can help, and writing down what it found."""
 
 app = typer.Typer(
     help="Which Secrets sign a tenant's deliveries. A credential holds a ref; the secret stays in its Secret.",
@@ -78,7 +83,7 @@ def get(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
         write_json(view)
         return
     shown = {field: getattr(view, field) for field in view.__struct_fields__}
-    shown["rollover"] = _rollover(view)
+    shown["rollover"] = _rollover(view.rollover)
     write_fields(shown.items())
 
 
@@ -97,9 +102,58 @@ def list_(*, tenant: Tenant, as_json: AsJson = False) -> None:
         return
     write_table(
         ("id", "purpose", "status", "checked at", "version", "rollover"),
-        [(view.id, view.purpose, view.status, view.checked_at, view.version, _rollover(view)) for view in views],
+        [
+            (view.id, view.purpose, view.status, view.checked_at, view.version, _rollover(view.rollover))
+            for view in views
+        ],
         empty="The tenant has no credentials; see `oneprotect credential set --help`.",
     )
+
+
+@app.command(epilog=examples("oneprotect credential check orders-key --tenant acme"))
+def check(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
+    """Let a consumer read the credential's Secret now, and show what it found; its ref is never shown.
+
+    Consumers look by themselves when a credential changes, when a delivery meets something new, and every few minutes.
+    What waits for a Secret goes on as soon as this finds it. Exit code 1 unless the status is `configured`.
+    """
+    from oneprotect.cli.output import write_fields, write_json
+    from oneprotect.cli.session import connected
+    from oneprotect.doctor.mending import SENTENCES
+    from schemas.codes import CredentialStatus
+
+    async def work(jetstream: "JetStream", _: "Settings") -> "CredentialState":
+        await jetstream.configuration.get_credential(tenant, credential)
+        return await _checked(jetstream.connection, tenant, credential)
+
+    state = connected(work)
+    fields = {"id": credential, "tenant": tenant} | {name: getattr(state, name) for name in state.__struct_fields__}
+    if as_json:
+        write_json(fields)
+    else:
+        write_fields((fields | {"rollover": _rollover(state.rollover)}).items())
+    if state.status is not CredentialStatus.CONFIGURED:
+        raise Failure(f"{state.status.value}: {SENTENCES[state.status]}", fields={"status": state.status.value})
+
+
+async def _checked(connection: "Connection", tenant: str, credential: str) -> "CredentialState":
+    """What one consumer finds. Raises `Failure` when none does."""
+    import msgspec
+
+    from oneprotect.jetstream.errors import Unavailable
+    from schemas import subjects
+    from schemas.config import CredentialState
+    from schemas.control import Check
+
+    asked = msgspec.json.encode(Check(tenant=tenant, credential=credential))
+    try:
+        answer = await connection.ask(subjects.CHECK, asked, timeout_s=CHECK_TIMEOUT_S)
+        return msgspec.json.decode(answer.data, type=CredentialState)
+    except Unavailable:
+        problem = "no consumer answered, and only consumers can read Secrets; start one with `oneprotect consumer`"
+    except msgspec.DecodeError:
+        problem = "a consumer does not know this credential, or is of another version; try again"
+    raise Failure(problem)
 
 
 @app.command(epilog=examples("oneprotect credential delete orders-key --tenant acme"))
@@ -118,7 +172,7 @@ def delete(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
         write_line(f"Credential {tenant}/{credential} is deleted.")
 
 
-def _rollover(view: "CredentialView") -> str:
-    if not view.rollover.active:
-        return "none"
-    return f"until {view.rollover.expires_at:%Y-%m-%d %H:%M:%S}" if view.rollover.expires_at else "active"
+def _rollover(rollover: "Rollover") -> str:
+    if rollover.active:
+        return f"until {rollover.expires_at:%Y-%m-%d %H:%M:%S}" if rollover.expires_at else "active"
+    return "misconfigured: the previous key does not sign" if rollover.misconfigured else "none"

@@ -16,6 +16,10 @@ Since = Annotated[
     typer.Option("--since", metavar="TIME", help="From then on: 2026-11-23T20:00:00Z, or ago: 90s, 15m, 2h, 3d, 1w."),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then; written like --since.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")]
+Before = Annotated[
+    int | None, typer.Option("--before", min=1, metavar="N", help="Go on with those before it: what `next` said.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; errors too, on stderr.")]
 
 

@@ -1,17 +1,32 @@
-"""`oneprotect secret`: tries out whether a ref leads to a secret that can sign. The secret itself is never shown."""
+"""`oneprotect secret`: tries out whether a ref leads to a secret that can sign, and lets consumers read them anew.
+
+The secrets themselves are never shown.
+"""
 
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from oneprotect.cli.failure import Failure
+from oneprotect.cli.failure import BadUsage, Failure
 from oneprotect.cli.options import AsJson, Tenant, examples
 from schemas.codes import Code
+from schemas.control import Refresh, Refreshed
 from schemas.ids import Purpose
 
 if TYPE_CHECKING:
+    from oneprotect.configuration import Configuration
+    from oneprotect.jetstream.connection import Connection, Incoming
+    from oneprotect.settings import Settings
+    from oneprotect.wiring import JetStream
     from provider.errors import SecretError
     from provider.value import SigningSecret
+
+FIRST_ANSWER_S: Final = 2.0
+"""How long the first consumer may take to answer. Where none listens, the server says so at once."""
+QUIET_S: Final = 1.0
+"""How many there are, nobody knows: after such a silence all have answered."""
+
+NOBODY: Final = "no consumer answered, so none is running or none can be reached; start one with `oneprotect consumer`"
 
 app = typer.Typer(
     help="Signing secrets, where they are kept. Their values are never shown.",
@@ -64,6 +79,98 @@ def check(
         write_json(found)
     else:
         write_fields(found.items())
+
+
+@app.command(
+    epilog=examples(
+        "oneprotect secret refresh --tenant acme --credential orders-key", "oneprotect secret refresh --all --json"
+    )
+)
+def refresh(
+    *,
+    tenant: Annotated[
+        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's, for example acme.")
+    ] = None,
+    credential: Annotated[
+        str | None, typer.Option("--credential", metavar="ID", help="Only that of this credential of the tenant.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Everybody's.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let every consumer forget secrets now, so that the next delivery reads them anew.
+
+    For after a rotation, or to revoke a key at once. Left alone, consumers read a secret again after
+    ONEPROTECT_SECRET_CACHE_TTL_S, and may sign with an old one while Kubernetes can't be asked; what they were told to
+    forget they don't sign with any more. `credential check` then says how the Secret is.
+    """
+    from oneprotect.cli.output import write_json, write_table
+    from oneprotect.cli.session import connected
+
+    asked = _refresh(tenant, credential, everything=everything)
+
+    async def work(jetstream: "JetStream", _: "Settings") -> list[Refreshed]:
+        await _require_credential(jetstream.configuration, asked)
+        return await _answers(jetstream.connection, asked)
+
+    answers = connected(work)
+    if not answers:
+        raise Failure(NOBODY)
+    if as_json:
+        write_json({"workers": answers})
+        return
+    rows = [(answer.worker, "all" if answer.forgotten is None else answer.forgotten) for answer in answers]
+    write_table(("worker", "secrets forgotten"), rows, empty=NOBODY)
+
+
+def _refresh(tenant: str | None, credential: str | None, *, everything: bool) -> Refresh:
+    from schemas import checked
+
+    if everything and (tenant or credential):
+        raise BadUsage("--all: it is everybody's; leave out --tenant and --credential, or leave out --all")
+    if credential and not tenant:
+        raise BadUsage("--credential: it needs its --tenant")
+    if not tenant and not everything:
+        raise BadUsage("--tenant: say whose secrets, or --all for everybody's")
+    return Refresh(
+        tenant=tenant and checked.name(tenant, "--tenant"),
+        credential=credential and checked.name(credential, "--credential"),
+    )
+
+
+async def _require_credential(configuration: "Configuration", asked: Refresh) -> None:
+    """A slip of the finger must not pass for a revoked key. Raises `Unknown` or `Failure`."""
+    if asked.tenant and asked.credential:
+        await configuration.get_credential(asked.tenant, asked.credential)
+    elif asked.tenant and not await configuration.list_credentials(asked.tenant):
+        raise Failure("the tenant has no credentials; see `oneprotect credential set --help`")
+
+
+async def _answers(connection: "Connection", asked: Refresh) -> list[Refreshed]:
+    """Ask all consumers, and return what they say, sorted by worker."""
+    import asyncio
+    import contextlib
+
+    import msgspec
+
+    from schemas import subjects
+
+    coming: asyncio.Queue[Refreshed | None] = asyncio.Queue()
+
+    async def receive(incoming: "Incoming") -> None:
+        if "Status" in (incoming.headers or {}):  # nobody listens
+            coming.put_nowait(None)
+            return
+        with contextlib.suppress(msgspec.DecodeError):  # from another version of this program
+            coming.put_nowait(msgspec.json.decode(incoming.data, type=Refreshed))
+
+    inbox = connection.new_inbox()
+    await connection.subscribe(inbox, receive)
+    await connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)
+    answers: list[Refreshed] = []
+    with contextlib.suppress(TimeoutError):
+        while answer := await asyncio.wait_for(coming.get(), QUIET_S if answers else FIRST_ANSWER_S):
+            answers.append(answer)
+    return sorted(answers, key=lambda answer: answer.worker)
 
 
 def _resolve(ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:

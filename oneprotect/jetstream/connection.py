@@ -220,6 +220,7 @@ async def _dial(url: str, *, keep_trying_until: asyncio.Event | None, options: d
             await client.connect(url, allow_reconnect=False, max_reconnect_attempts=1, **options)
         except (TimeoutError, OSError, nats.errors.Error) as error:
             reason = str(error) or type(error).__name__
+            await client.close()  # the library leaves a refused connection open
         else:
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             return client

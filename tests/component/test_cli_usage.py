@@ -18,7 +18,7 @@ COMMANDS = [
     ("destination", "set"), ("destination", "get"), ("destination", "list"), ("destination", "enable"),
     ("destination", "disable"), ("destination", "delete"),
     ("credential", "set"), ("credential", "get"), ("credential", "list"), ("credential", "delete"),
-    ("secret", "check"),
+    ("secret", "check"), ("secret", "refresh"), ("credential", "check"), ("doctor",),
 ]  # fmt: skip
 PASTED = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 

@@ -1,0 +1,185 @@
+"""Credentials: whether each can sign, and if not, why, and how to mend that.
+
+The consumers' word on them is what counts. Where this process can read the Secrets as well, it looks for itself, and so
+tells causes apart that share a status. Of what it reads it keeps whether it signs, and nothing else.
+"""
+
+import asyncio
+import contextlib
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import Struct
+
+from oneprotect.doctor.check import Check, Group
+from oneprotect.doctor.mending import SENTENCES, Cause, commands
+from oneprotect.doctor.registered import Registered
+from provider.cache import SnapshotReader
+from provider.errors import SecretError
+from provider.ref import SecretRef
+from provider.snapshot import Snapshot
+from provider.value import SigningSecret
+from schemas.codes import Code, CredentialStatus
+from schemas.ids import Purpose
+
+MAX_READ: Final = 500
+"""Credentials whose Secrets are read here. Those that are known not to work come first."""
+MAX_CONCURRENT_READS: Final = 8
+LOOK_S: Final = 10.0
+"""For all of them. Of those that are not read by then, the consumers' word is told."""
+
+_GROUP = Group("credentials")
+_UNSEEN: Final = frozenset({Cause.DENIED, Cause.UNAVAILABLE})
+"""These say something about who looks, and nothing about the Secret."""
+_OF_READ: Final = {
+    Code.SECRET_REF_INVALID: Cause.REF_INVALID,
+    Code.SECRET_REF_FORBIDDEN: Cause.FORBIDDEN,
+    Code.SECRET_MISMATCH: Cause.OTHER_TYPE,
+    Code.SECRET_NOT_FOUND: Cause.NO_SECRET,
+    Code.SECRET_MALFORMED: Cause.MALFORMED_SECRET,
+    Code.SECRET_DENIED: Cause.DENIED,
+    Code.SECRET_UNAVAILABLE: Cause.UNAVAILABLE,
+}
+"""What an error means that comes before the Secret's labels and keys are looked at."""
+
+
+class Seen(Struct, frozen=True):
+    """What this process found: why a credential can't sign, or None when it can; and whether its rollover is amiss."""
+
+    cause: Cause | None
+    rollover_misconfigured: bool = False
+
+
+async def check_credentials(
+    registered: list[Registered], reader: SnapshotReader | None, *, is_local: bool
+) -> list[Check]:
+    """One check for each credential that needs somebody, and one for all the others. `reader`: where to look."""
+    ordered = sorted(registered, key=lambda one: one.state.status is CredentialStatus.CONFIGURED)
+    seen = await _look(reader, ordered[:MAX_READ]) if reader is not None else {}
+    judged = [_judge(one, seen.get(one.name), is_local=is_local) for one in ordered]
+    checks = sorted((check for check in judged if check is not None), key=lambda check: check.name)
+    well = len(judged) - len(checks)
+    if well or not judged:
+        checks.insert(0, _GROUP.ok("configured", f"{well} of {len(judged)} can sign" if judged else "there are none"))
+    return checks
+
+
+async def _look(reader: SnapshotReader, registered: list[Registered]) -> dict[str, Seen]:
+    """What can be found out in time, by the credential's name."""
+    deadline, turns = asyncio.get_running_loop().time() + LOOK_S, asyncio.Semaphore(MAX_CONCURRENT_READS)
+    seen: dict[str, Seen] = {}
+
+    async def look(one: Registered) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline), turns:
+                seen[one.name] = await examine_secret(reader, one)
+
+    await asyncio.gather(*(look(one) for one in registered))
+    return seen
+
+
+async def examine_secret(reader: SnapshotReader, one: Registered) -> Seen:
+    """Read the credential's Secret, and say what is amiss with it."""
+    if one.ref is None or one.credential is None:
+        return Seen(Cause.REF_INVALID)
+    try:
+        snapshot = await reader.read(one.ref)
+    except SecretError as error:
+        return Seen(_OF_READ[error.code])
+    return _seen(snapshot, one.ref, one.tenant, one.credential.purpose)
+
+
+def _seen(snapshot: Snapshot, ref: SecretRef, tenant: str, purpose: Purpose) -> Seen:
+    found = snapshot.find(ref.key, tenant=tenant, purpose=purpose)
+    if isinstance(found, SigningSecret):
+        return Seen(None, found.rollover(datetime.now(UTC)).misconfigured)
+    if found.code is Code.SECRET_MISMATCH:
+        return Seen(_mislabelled(snapshot, tenant))
+    return Seen(Cause.NO_KEY if found.code is Code.SECRET_NOT_FOUND else Cause.MALFORMED_KEY)
+
+
+def _mislabelled(snapshot: Snapshot, tenant: str) -> Cause:
+    if snapshot.tenant is None:
+        return Cause.UNLABELLED
+    return Cause.OTHER_PURPOSE if snapshot.tenant == tenant else Cause.OTHER_TENANT
+
+
+def _judge(one: Registered, seen: Seen | None, *, is_local: bool) -> Check | None:
+    """What to say of it; None when all is well."""
+    status = one.state.status
+    if one.credential is None:
+        return _GROUP.failed(
+            one.name,
+            "this version can't read what is stored of it",
+            f"set it anew: oneprotect credential set {one.id} --tenant {one.tenant} "
+            "--secret-ref k8s://NAMESPACE/SECRET/KEY",
+        )
+    if seen is None or seen.cause in _UNSEEN:
+        return _by_status(one, seen, is_local=is_local)
+    if seen.cause is not None:
+        return _broken(one, seen.cause, is_local=is_local)
+    if status is not CredentialStatus.CONFIGURED:
+        return _GROUP.warning(
+            one.name,
+            f"its Secret can sign, but consumers {_said(one)}",
+            f"let one look again: oneprotect credential check {one.id} --tenant {one.tenant}",
+        )
+    return _rollover(one) if seen.rollover_misconfigured else None
+
+
+def _by_status(one: Registered, seen: Seen | None, *, is_local: bool) -> Check | None:
+    """By the consumers' word alone, as nothing can be seen from here."""
+    status = one.state.status
+    if status is CredentialStatus.CONFIGURED:
+        return _rollover(one) if one.state.rollover.misconfigured else None
+    if status is CredentialStatus.UNCHECKED:
+        if seen is not None and seen.cause is not None:
+            return _broken(one, seen.cause, is_local=is_local)
+        return _GROUP.unknown(one.name, "no consumer has looked at it yet", SENTENCES[status])
+    cause = _LIKELY.get(status)
+    mending = _commands(one, cause, is_local=is_local) if cause else ""
+    return _GROUP.failed(
+        one.name, f"consumers {_said(one)}, and its Secret can't be looked at from here", _lines(status, mending)
+    )
+
+
+_LIKELY: Final = {
+    CredentialStatus.MISSING: Cause.NO_SECRET,
+    CredentialStatus.MISMATCH: Cause.UNLABELLED,
+    CredentialStatus.MALFORMED: Cause.MALFORMED_KEY,
+    CredentialStatus.DENIED: Cause.DENIED,
+    CredentialStatus.UNAVAILABLE: Cause.UNAVAILABLE,
+}
+"""The commonest cause of each status."""
+
+
+def _broken(one: Registered, cause: Cause, *, is_local: bool) -> Check:
+    finding = cause.value
+    if one.state.status is CredentialStatus.CONFIGURED:
+        finding += f"; consumers {_said(one)}, and go on with what they remember for a while"
+    return _GROUP.failed(one.name, finding, _commands(one, cause, is_local=is_local))
+
+
+def _rollover(one: Registered) -> Check:
+    return _GROUP.warning(
+        one.name,
+        "it signs, but with its current key alone: there is a previous key that can't be relied on",
+        "until when it signs: kubectl annotate secret SECRET --namespace NAMESPACE --overwrite "
+        "oneprotect.io/previous-expires-at=\"$(date -u -d '+24 hours' +%Y-%m-%dT%H:%M:%SZ)\" (30 days at most)\n"
+        "if that is right already, the previous key is malformed or the current one again: see docs/rotation.md",
+    )
+
+
+def _said(one: Registered) -> str:
+    if one.state.checked_at is None:
+        return "have not looked at it yet"
+    return f"said {one.state.status.value} at {one.state.checked_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _commands(one: Registered, cause: Cause, *, is_local: bool) -> str:
+    purpose = one.credential.purpose if one.credential else Purpose.WEBHOOK_SIGNING
+    return commands(cause, is_local=is_local, tenant=one.tenant, credential=one.id, purpose=purpose)
+
+
+def _lines(status: CredentialStatus, mending: str) -> str:
+    return f"{SENTENCES[status]}\n{mending}" if mending else SENTENCES[status]

@@ -1,0 +1,30 @@
+"""Streams, consumers and buckets: whether they are what this version needs."""
+
+from oneprotect.doctor.check import Check, Group
+from oneprotect.doctor.installation import Installation
+from oneprotect.jetstream import topology
+from oneprotect.jetstream.connection import Connection
+from oneprotect.jetstream.topology import Change
+
+_GROUP = Group("streams")
+
+
+async def check_streams(connection: Connection, installation: Installation) -> list[Check]:
+    """What `apply --check` would say. Raises `JetStreamError`."""
+    changes = await topology.apply(
+        connection,
+        replicas=installation.replicas,
+        work_per_destination=installation.work_per_destination,
+        ack_wait_s=installation.ack_wait_s,
+        check=True,
+    )
+    differ = [_differing(change) for change in changes if change.action != "none"]
+    return differ or [_GROUP.ok("streams, buckets and consumers", f"all {len(changes)} are as this version needs them")]
+
+
+def _differing(change: Change) -> Check:
+    name = f"{change.kind} {change.name}"
+    if change.action == "create":
+        return _GROUP.failed(name, "it is missing", "oneprotect apply")
+    fields = "; ".join(f"{field}: {old} → {new}" for field, (old, new) in change.fields.items())
+    return _GROUP.failed(name, f"it is not as this version and these settings need it: {fields}", "oneprotect apply")

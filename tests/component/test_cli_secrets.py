@@ -1,0 +1,260 @@
+"""Asking running consumers from the command line: forget secrets, and look at a credential now."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from oneprotect.cli.app import run
+from oneprotect.dev.sample import write_sample_secrets
+from oneprotect.jetstream.connection import Incoming
+from schemas import subjects
+from schemas.codes import CredentialStatus
+from schemas.control import Refresh
+from tests.support.commandline import Ran
+from tests.support.leaks import Canary, Search
+from tests.support.receiver import Scripted
+from tests.support.site import NAMESPACE, TENANT, Site
+from tests.support.waiting import until
+
+RunHere = Callable[..., Awaitable[Ran]]
+
+REFRESH = ("secret", "refresh", "--tenant", TENANT)
+CHECK = ("credential", "check", "key", "--tenant", TENANT)
+
+
+def _manifest(site: Site) -> Path:
+    return site.directory / "secrets" / NAMESPACE / "signing-key.json"
+
+
+def _require_discretion(site: Site, ran: Ran) -> None:
+    """Neither the secret nor the ref is told."""
+    assert Search(Canary("secret", site.secret)).find(ran.out + ran.err) == []
+    assert "signing-key" not in ran.out + ran.err
+    assert "k8s://" not in ran.out + ran.err
+
+
+async def _is_configured(site: Site) -> bool:
+    view = await site.jetstream.configuration.get_credential(TENANT, "key")
+    return view.status is CredentialStatus.CONFIGURED
+
+
+async def _are_running(site: Site, count: int) -> bool:
+    """Whether so many consumers ask for work; before they do, they hear what they are asked to."""
+    info = await site.jetstream.connection.api(f"CONSUMER.INFO.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+    return int(info["num_waiting"]) == count
+
+
+@contextlib.asynccontextmanager
+async def _hearing(site: Site, *answers: bytes) -> AsyncGenerator[list[Refresh]]:
+    """What consumers are asked to forget, by one that answers so."""
+    heard: list[Refresh] = []
+
+    async def hear(incoming: Incoming) -> None:
+        heard.append(msgspec.json.decode(incoming.data, type=Refresh))
+        for answer in answers:
+            await site.jetstream.connection.publish(incoming.reply, answer)
+
+    subscription = await site.jetstream.connection.subscribe(subjects.REFRESH, hear)
+    await site.jetstream.connection.flush()
+    try:
+        yield heard
+    finally:
+        await subscription.unsubscribe()
+
+
+async def test_every_consumer_says_what_it_forgot(site: Site, oneprotect: RunHere) -> None:
+    """However many consumers run, each has its row; a tenant's secrets are counted, everybody's are all."""
+    async with site.consumer(), site.consumer(), site.consumer():
+        await until(lambda: _are_running(site, 3))
+        one = await oneprotect(*REFRESH, "--credential", "key", "--json")
+        everything = await oneprotect("secret", "refresh", "--all")
+
+    assert (one.code, everything.code) == (0, 0)
+    workers = [answer["worker"] for answer in one.json["workers"]]
+    assert workers == sorted(set(workers))
+    assert len(workers) == 3
+    assert [answer["forgotten"] for answer in one.json["workers"]] == [1, 1, 1]
+    assert [line.split() for line in everything.out.splitlines()[1:]] == [[worker, "all"] for worker in workers]
+    _require_discretion(site, one)
+    _require_discretion(site, everything)
+
+
+async def test_the_next_delivery_is_signed_anew(site: Site, oneprotect: RunHere, receiver: Scripted) -> None:
+    """After a rotation and a refresh, consumers sign with the new key at once, though they remembered the old one."""
+    await site.destination("orders", receiver.url)
+    async with site.consumer():
+        await _deliver(site, receiver)
+        write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["signing-key"])
+        await _deliver(site, receiver)
+        ran = await oneprotect(*REFRESH)
+        await _deliver(site, receiver)
+    versions = [result.secret_version for result in await site.results()]
+
+    assert ran.code == 0
+    assert versions[0] == versions[1]
+    assert versions[1] != versions[2]
+
+
+async def _deliver(site: Site, receiver: Scripted) -> None:
+    delivery = await site.deliver("orders")
+    await until(lambda: receiver.of(delivery))
+    await until(lambda: site.results(delivery))
+
+
+@pytest.mark.parametrize(
+    ("options", "refresh"),
+    [
+        (("--all",), Refresh()),
+        (("--tenant", TENANT, "--credential", "key"), Refresh(tenant=TENANT, credential="key")),
+    ],
+)
+async def test_consumers_are_asked_for_what_was_typed(
+    site: Site, oneprotect: RunHere, options: tuple[str, ...], refresh: Refresh
+) -> None:
+    """One question goes to all of them; an answer that can't be understood is not taken for one."""
+    async with _hearing(site, b"garbage", b'{"worker": "w-1", "forgotten": 2}', b"{}") as asked:
+        ran = await oneprotect("secret", "refresh", *options, "--json")
+
+    assert ran.json == {"workers": [{"worker": "w-1", "forgotten": 2}]}
+    assert asked == [refresh]
+
+
+async def test_where_nobody_answers(site: Site, oneprotect: RunHere) -> None:
+    """A question that is heard, and that nobody answers, ends with 1 and says so."""
+    async with _hearing(site) as asked:
+        ran = await oneprotect(*REFRESH, "--json")
+
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.error["error"].startswith("no consumer answered")
+    assert "oneprotect consumer" in ran.error["error"]
+    assert asked == [Refresh(tenant=TENANT)]
+
+
+async def test_without_consumers_it_is_said_at_once(oneprotect: RunHere) -> None:
+    """Where nothing listens there is nothing to wait for."""
+    began_at = asyncio.get_running_loop().time()
+    refresh = await oneprotect(*REFRESH)
+    check = await oneprotect(*CHECK)
+    took_s = asyncio.get_running_loop().time() - began_at
+
+    assert (refresh.code, check.code) == (1, 1)
+    assert check.err.startswith("error: no consumer answered, and only consumers can read Secrets")
+    assert took_s < 3
+
+
+async def test_a_slip_of_the_finger_is_no_revocation(site: Site, oneprotect: RunHere) -> None:
+    """A tenant or credential that does not exist ends with 1, and nothing is asked of anybody."""
+    async with _hearing(site, b'{"worker": "w-1", "forgotten": 1}') as asked:
+        unknown = await oneprotect(*REFRESH, "--credential", "kez")
+        nobody = await oneprotect("secret", "refresh", "--tenant", "acne")
+        unchecked = await oneprotect("credential", "check", "kez", "--tenant", TENANT)
+        before = list(asked)
+        right = await oneprotect(*REFRESH)
+
+    assert (unknown.code, nobody.code, unchecked.code, right.code) == (1, 1, 1, 0)
+    assert "no credential of this name" in unknown.err
+    assert "the tenant has no credentials" in nobody.err
+    assert "no credential of this name" in unchecked.err
+    assert before == []
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "--tenant: say whose secrets, or --all for everybody's"),
+        (("--credential", "key"), "--credential: it needs its --tenant"),
+        (("--all", "--tenant", "acme"), "--all: it is everybody's; leave out --tenant"),
+        (("--tenant", "whsec_C2FVsBQIhrsc"), "--tenant: expected 1 to 63 of a-z"),
+        (("--tenant", "acme", "--credential", "whsec_C2FVsBQIhrsc"), "--credential: expected 1 to 63 of a-z"),
+    ],
+)
+def test_whose_secrets_must_be_said(options: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither nobody's nor somebody's and everybody's secrets can be forgotten, and what was typed is not repeated."""
+    code = run(["secret", "refresh", *options])
+
+    shown = capsys.readouterr().err
+    assert code == 2
+    assert told in shown
+    assert "C2FVsBQ" not in shown
+
+
+async def test_a_credential_that_can_sign(site: Site, oneprotect: RunHere) -> None:
+    """Its state is shown, as a consumer finds it at this moment, and the exit code is 0."""
+    async with site.consumer():
+        await until(lambda: _is_configured(site))
+        plain = await oneprotect(*CHECK)
+        as_json = await oneprotect(*CHECK, "--json")
+
+    assert (plain.code, as_json.code) == (0, 0)
+    assert "configured" in plain.out
+    assert (as_json.json["id"], as_json.json["tenant"], as_json.json["status"]) == ("key", TENANT, "configured")
+    assert as_json.json["version"]
+    assert plain.err == as_json.err == ""
+    _require_discretion(site, plain)
+    _require_discretion(site, as_json)
+
+
+def _unlabelled(manifest: dict[str, Any]) -> None:
+    manifest["metadata"]["labels"] = {}
+
+
+def _padded(manifest: dict[str, Any]) -> None:
+    stored = base64.b64decode(manifest["data"]["signing"])
+    manifest["data"]["signing"] = base64.b64encode(stored + b"\n").decode()
+
+
+def _renamed(manifest: dict[str, Any]) -> None:
+    manifest["data"]["another"] = manifest["data"].pop("signing")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "mending"),
+    [
+        (_unlabelled, "mismatch", "label the Secret oneprotect.io/tenant and oneprotect.io/purpose"),
+        (_padded, "malformed", "with `printf %s` and not `echo`"),
+        (_renamed, "missing", "there is no such Secret, or no such key in it: create it"),
+    ],
+)
+async def test_a_credential_that_can_not_sign(
+    site: Site, oneprotect: RunHere, spoil: Callable[[dict[str, Any]], None], status: str, mending: str
+) -> None:
+    """Its status is shown, one sentence says how to mend it, and the exit code is 1."""
+    manifest = msgspec.json.decode(_manifest(site).read_bytes())
+    spoil(manifest)
+    async with site.consumer():
+        await until(lambda: _is_configured(site))
+        _manifest(site).write_bytes(msgspec.json.encode(manifest))
+        plain = await oneprotect(*CHECK)
+        as_json = await oneprotect(*CHECK, "--json")
+
+    assert (plain.code, as_json.code) == (1, 1)
+    assert status in plain.out
+    assert plain.err.startswith(f"error: {status}: ")
+    assert plain.err.count("\n") == 1
+    assert mending in plain.err
+    assert as_json.json["status"] == as_json.error["status"] == status
+    _require_discretion(site, plain)
+    _require_discretion(site, as_json)
+
+
+async def test_a_rollover_that_can_not_be_relied_on_is_told(site: Site, oneprotect: RunHere) -> None:
+    """A previous key without an end does not sign, which `check` and `get` both show."""
+    manifest = msgspec.json.decode(_manifest(site).read_bytes())
+    manifest["data"]["signing.previous"] = base64.b64encode(Canary.secret().reveal_bytes()).decode()
+    _manifest(site).write_bytes(msgspec.json.encode(manifest))
+    async with site.consumer():
+        await until(lambda: _is_configured(site))
+        check = await oneprotect(*CHECK)
+        get = await oneprotect("credential", "get", "key", "--tenant", TENANT)
+
+    assert (check.code, get.code) == (0, 0)
+    for ran in (check, get):
+        assert "misconfigured: the previous key does not sign" in ran.out
+        _require_discretion(site, ran)

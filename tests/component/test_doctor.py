@@ -1,0 +1,457 @@
+"""The doctor on a real nats-server, with real Secret manifests, each thing really broken."""
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.doctor.check import Check, Status
+from oneprotect.doctor.credentials import check_credentials
+from oneprotect.doctor.examination import OF_NATS, Sources, examine
+from oneprotect.doctor.installation import Installation
+from oneprotect.doctor.mending import Cause
+from oneprotect.doctor.registered import list_registered
+from oneprotect.doctor.work import check_work
+from oneprotect.jetstream.pull import fetch
+from provider.cache import SnapshotReader
+from provider.errors import SecretDenied
+from provider.local import LocalSecretProvider
+from provider.ref import SecretRef
+from provider.snapshot import Snapshot
+from schemas import control, subjects
+from schemas.codes import CredentialStatus
+from tests.support.leaks import Canary, Search
+from tests.support.receiver import Scripted
+from tests.support.site import NAMESPACE, TENANT, Site
+from tests.support.waiting import until
+
+
+def _installation(site: Site, **changes: Any) -> Installation:
+    settings = site.settings
+    given = Installation(
+        variables_set=len(site.environ),
+        nats_url=settings.nats.url,
+        work_per_destination=settings.nats.work_per_destination,
+        ack_wait_s=settings.delivery.ack_wait_s,
+        provider="local",
+        central_namespace=NAMESPACE,
+        namespaces=frozenset({NAMESPACE}),
+        local_dir=settings.secret.local_dir,
+    )
+    return msgspec.structs.replace(given, **changes)
+
+
+def _reader(site: Site) -> LocalSecretProvider:
+    return LocalSecretProvider(site.directory / "secrets", namespaces_allowed=frozenset({NAMESPACE}))
+
+
+async def _examine(site: Site, *, reader: SnapshotReader | None = None, **changes: Any) -> list[Check]:
+    """Examine, and require that neither the secret nor its place is told."""
+    checks = await examine(_installation(site, **changes), Sources(reader=reader or _reader(site)))
+    _require_discretion(site, checks)
+    return checks
+
+
+async def _examine_credentials(site: Site) -> list[Check]:
+    """As `_examine`, and only the credentials."""
+    registered = await list_registered(site.jetstream.connection, NAMESPACE)
+    checks = await check_credentials(registered, _reader(site), is_local=True)
+    _require_discretion(site, checks)
+    return checks
+
+
+def _require_discretion(site: Site, checks: list[Check]) -> None:
+    told = msgspec.json.encode(checks)
+    assert Search(Canary("secret", site.secret)).find(told) == []
+    assert b"signing-key" not in told
+    assert f"k8s://{NAMESPACE}".encode() not in told
+    assert str(site.directory).encode() not in told
+
+
+def _of(checks: list[Check], group: str, name: str = "") -> Check:
+    (found,) = (check for check in checks if check.group == group and check.name.startswith(name))
+    return found
+
+
+def _not_ok(checks: list[Check]) -> list[tuple[str, str, Status]]:
+    return [(check.group, check.name, check.status) for check in checks if check.status is not Status.OK]
+
+
+async def _is_configured(site: Site, credential: str = "key") -> bool:
+    view = await site.jetstream.configuration.get_credential(TENANT, credential)
+    return view.status is CredentialStatus.CONFIGURED
+
+
+def _manifest(site: Site) -> Path:
+    return site.directory / "secrets" / NAMESPACE / "signing-key.json"
+
+
+def _rewrite(site: Site, change: Callable[[dict[str, Any]], None]) -> None:
+    manifest = msgspec.json.decode(_manifest(site).read_bytes())
+    change(manifest)
+    _manifest(site).write_bytes(msgspec.json.encode(manifest))
+
+
+async def test_all_is_well(site: Site, receiver: Scripted) -> None:
+    """With consumers at work, and one delivery waiting for its next attempt, every check is fine, in every group."""
+    receiver.script = [503]
+    await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: _is_configured(site))
+        await until(lambda: _waits(site, 1))
+        checks = await _examine(site)
+
+    assert _not_ok(checks) == []
+    assert {check.group for check in checks} == {"settings", "files", "nats", *OF_NATS}
+    assert _of(checks, "work", "schedules").finding == "1 wait for their time, none overdue"
+    assert _of(checks, "credentials").finding == "1 of 1 can sign"
+    assert {check.mending for check in checks} == {None}
+
+
+async def _waits(site: Site, count: int) -> bool:
+    return len(await site.records(subjects.RETRIES)) == count
+
+
+async def test_without_nats_the_rest_is_examined(site: Site, nats_server: EmbeddedNats) -> None:
+    """A server that is gone is one failure with how to mend it; what needs it is unknown, and the rest is looked at."""
+    await nats_server.stop()
+    checks = await _examine(site)
+
+    assert _not_ok(checks) == [
+        ("nats", "reachable", Status.FAILED),
+        *((group, "examined", Status.UNKNOWN) for group in OF_NATS),
+    ]
+    assert "nats --server" in (_of(checks, "nats").mending or "")
+    assert _of(checks, "files").status is Status.OK
+
+
+class _WithoutJetStream(EmbeddedNats):
+    """A server that only passes messages on."""
+
+    def _config(self, port: int) -> dict[str, Any]:
+        return {name: value for name, value in super()._config(port).items() if name != "jetstream"}
+
+
+async def test_a_server_without_jetstream(tmp_path: Path) -> None:
+    """A server that only passes messages on is told as such, and what needs JetStream is not even asked."""
+    async with _WithoutJetStream(tmp_path / "nats") as server:
+        checks = await examine(Installation(variables_set=0, nats_url=server.url), Sources())
+
+    jetstream = _of(checks, "nats", "jetstream")
+    assert jetstream.status is Status.FAILED
+    assert jetstream.finding.startswith("JetStream does not answer")
+    assert "store_dir" in (jetstream.mending or "")
+    assert {check.group for check in checks if check.status is Status.UNKNOWN} == {"settings", *OF_NATS}
+
+
+@contextlib.asynccontextmanager
+async def _old_server() -> AsyncGenerator[str]:
+    """As much of a nats-server as is needed to say that it is version 2.11."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hello = {"server_id": "OLD", "version": "2.11.4", "proto": 1, "headers": True, "max_payload": 1048576}
+        writer.write(b"INFO " + msgspec.json.encode(hello) + b"\r\n")
+        with contextlib.suppress(ConnectionError):
+            while line := await reader.readline():
+                if line == b"PING\r\n":
+                    writer.write(b"PONG\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+async def test_an_old_server_is_not_asked_further() -> None:
+    """A server that can't carry retry schedules is named with its version, and nothing is asked of it."""
+    async with _old_server() as url:
+        checks = await examine(Installation(variables_set=0, nats_url=url), Sources())
+
+    version = _of(checks, "nats", "version")
+    assert version.status is Status.FAILED
+    assert "2.11.4 is too old" in version.finding
+    assert "2.12" in (version.mending or "")
+    assert {check.finding for check in checks if check.group in OF_NATS} == {"the server is too old"}
+
+
+async def test_streams_are_compared(site: Site) -> None:
+    """What is missing, and what differs, fails by its name, and `oneprotect apply` mends it."""
+    connection = site.jetstream.connection
+    await connection.api(f"STREAM.DELETE.{subjects.QUARANTINE.name}")
+    await connection.api(f"CONSUMER.DELETE.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+
+    checks = [check for check in await _examine(site, work_per_destination=7) if check.group == "streams"]
+    await site.apply()
+    mended = await _examine(site)
+
+    assert {(check.name, check.status, check.mending) for check in checks} == {
+        (name, Status.FAILED, "oneprotect apply")
+        for name in ("stream ONEPROTECT_WORK", "stream ONEPROTECT_QUARANTINE", "consumer ONEPROTECT_WORK/delivery")
+    }
+    assert "max_msgs_per_subject: 1000 → 7" in _of(checks, "streams", "stream ONEPROTECT_WORK").finding
+    assert _of(mended, "streams").status is Status.OK
+
+
+async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
+    """On an empty server everything is missing, and nothing crashes for it."""
+    checks = await examine(Installation(variables_set=0, nats_url=nats_server.url), Sources())
+
+    missing = [check for check in checks if check.group == "streams"]
+    assert len(missing) == len(subjects.STREAMS) + len(subjects.BUCKETS) + len(subjects.CONSUMERS)
+    assert {check.mending for check in missing} == {"oneprotect apply"}
+    assert _of(checks, "nats", "clock").status is Status.UNKNOWN
+    assert {check.status for check in checks if check.group in ("work", "credentials")} == {Status.UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "status", "told"),
+    [
+        (0, Status.OK, "agree"),
+        (20, Status.WARNING, "20.0 s ahead of the server's"),
+        (-20, Status.WARNING, "20.0 s behind the server's"),
+        (-90, Status.FAILED, "90.0 s behind the server's; receivers refuse"),
+    ],
+)
+async def test_a_clock_that_is_wrong(site: Site, ahead_s: float, status: Status, told: str) -> None:
+    """This host's clock is held against the server's: a little is fine, more is told, with who is ahead."""
+    wrong = timedelta(seconds=ahead_s)
+    checks = await examine(_installation(site), Sources(reader=_reader(site)), now=lambda: datetime.now(UTC) + wrong)
+
+    clock = _of(checks, "nats", "clock")
+    assert clock.status is status
+    assert told in clock.finding
+    assert _of(checks, "work", "schedules").status is Status.OK
+
+
+async def test_nobody_takes_the_work(site: Site) -> None:
+    """Without a consumer nothing is delivered: both durable consumers fail, and say how much waits."""
+    await site.destination("orders", "https://acme.com/hook")
+    await site.deliver("orders")
+    before = await _examine(site)
+    async with site.consumer():
+        during = await _examine(site)
+
+    assert _of(before, "work", "consumer ONEPROTECT_WORK").status is Status.FAILED
+    assert "1 wait" in _of(before, "work", "consumer ONEPROTECT_WORK").finding
+    assert "oneprotect consumer" in (_of(before, "work", "consumer ONEPROTECT_RETRIES").mending or "")
+    assert _of(during, "work", "consumer ONEPROTECT_WORK").status is Status.OK
+    assert _of(during, "work", "consumer ONEPROTECT_RETRIES").status is Status.OK
+
+
+async def test_work_in_the_hands_of_the_dead(site: Site) -> None:
+    """Work that was handed out, with nobody asking for more, is a warning: they are busy, or gone."""
+    await site.destination("orders", "https://acme.com/hook")
+    await site.deliver("orders")
+    await fetch(site.jetstream.connection, stream="ONEPROTECT_WORK", consumer="delivery", batch=1)
+    check = _of(await _examine(site), "work", "consumer ONEPROTECT_WORK")
+
+    assert check.status is Status.WARNING
+    assert "1 in hand, or are gone" in check.finding
+
+
+async def test_what_waits_for_long(site: Site) -> None:
+    """Due work that is older than it should be is a warning, with its age and where most of it is to go."""
+    for name, count in (("orders", 1), ("invoices", 2)):
+        await site.destination(name, "https://acme.com/hook")
+        for _ in range(count):
+            await site.deliver(name)
+    young = _of(await check_work(site.jetstream.connection), "work", "due work")
+    old = _of(await check_work(site.jetstream.connection, old_s=0), "work", "due work")
+
+    assert young.status is Status.OK
+    assert "3 on their way" in young.finding
+    assert old.status is Status.WARNING
+    assert old.finding.startswith("3 wait, the oldest for ")
+    assert old.finding.endswith(" s; most for acme/invoices (2)")
+
+
+async def test_overflow_names_the_destination(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """What waits behind a destination's fill of due work is counted, and most of it named."""
+    async with Site(tmp_path, nats_server, work_per_destination="2") as site:
+        for name, count in (("orders", 5), ("invoices", 3)):
+            await site.destination(name, "https://acme.com/hook")
+            for _ in range(count):
+                await site.deliver(name)
+        check = _of(await _examine(site), "work", "overflow")
+
+    assert check.status is Status.WARNING
+    assert check.finding == "4 wait behind a destination's fill of due work; most for acme/orders (3)"
+
+
+def _label(**labels: str | None) -> Callable[[dict[str, Any]], None]:
+    """Set, or with None take away, labels `oneprotect.io/...`."""
+
+    def change(manifest: dict[str, Any]) -> None:
+        for name, value in labels.items():
+            manifest["metadata"]["labels"].pop(f"oneprotect.io/{name}")
+            if value is not None:
+                manifest["metadata"]["labels"][f"oneprotect.io/{name}"] = value
+
+    return change
+
+
+def _key(change: Callable[[bytes], bytes]) -> Callable[[dict[str, Any]], None]:
+    """Change what lies under the key."""
+
+    def rewrite(manifest: dict[str, Any]) -> None:
+        stored = base64.b64decode(manifest["data"]["signing"])
+        manifest["data"]["signing"] = base64.b64encode(change(stored)).decode()
+
+    return rewrite
+
+
+def _rename_key(manifest: dict[str, Any]) -> None:
+    manifest["data"]["another"] = manifest["data"].pop("signing")
+
+
+def _as_tls(manifest: dict[str, Any]) -> None:
+    manifest["type"] = "kubernetes.io/tls"
+
+
+def _in_plain(manifest: dict[str, Any]) -> None:
+    manifest["stringData"] = {"signing": base64.b64decode(manifest["data"].pop("signing")).decode()}
+
+
+BROKEN: list[tuple[Callable[[dict[str, Any]], None], Cause, str]] = [
+    (_label(tenant=None, purpose=None), Cause.UNLABELLED, "oneprotect.io/tenant: acme, oneprotect.io/purpose: webhook"),
+    (_label(tenant="globex"), Cause.OTHER_TENANT, "if it is acme's, set its metadata.labels"),
+    (_label(purpose="other"), Cause.OTHER_PURPOSE, "oneprotect.io/purpose: webhook-signing"),
+    (_rename_key, Cause.NO_KEY, "oneprotect credential set key --tenant acme"),
+    (_key(lambda key: key + b"\n"), Cause.MALFORMED_KEY, "1: a line end behind it, as `echo` leaves one"),
+    (_key(lambda key: key[:20]), Cause.MALFORMED_KEY, "2: fewer than 24 or more than 64 bytes"),
+    (_as_tls, Cause.OTHER_TYPE, "`type` to Opaque"),
+    (_in_plain, Cause.MALFORMED_SECRET, "`stringData` is not read"),
+]
+"""What is done to the Secret, why it can't sign then, and how to mend it."""
+
+
+@pytest.mark.parametrize(("change", "cause", "mending"), BROKEN, ids=[cause.name for _, cause, _ in BROKEN])
+async def test_a_secret_that_can_not_sign(
+    site: Site, change: Callable[[dict[str, Any]], None], cause: Cause, mending: str
+) -> None:
+    """Each way in which a Secret is unusable is told apart from the others, by the credential, with how to mend it."""
+    well = await _examine_credentials(site)
+    _rewrite(site, change)
+    check = _of(await _examine_credentials(site), "credentials")
+
+    assert _of(well, "credentials").finding.startswith("its Secret can sign")
+    assert (check.name, check.status, check.finding) == ("acme/key", Status.FAILED, cause.value)
+    assert mending in (check.mending or "")
+
+
+async def test_a_secret_that_is_not_there(site: Site) -> None:
+    """A Secret that is missing, one in a closed namespace, and an unreadable credential each have their finding."""
+    await _set_credential(site, "gone", "nothing-there")
+    await _set_credential(site, "far", "signing-key", namespace="elsewhere")
+    await site.jetstream.credentials.put(f"{TENANT}.odd", b"not a credential")
+    checks = await _examine(site)
+
+    assert _of(checks, "credentials", "acme/gone").finding == Cause.NO_SECRET.value
+    assert _of(checks, "credentials", "acme/far").finding == Cause.FORBIDDEN.value
+    assert "ONEPROTECT_SECRET_NAMESPACES_ALLOWED" in (_of(checks, "credentials", "acme/far").mending or "")
+    assert _of(checks, "credentials", "acme/odd").finding == "this version can't read what is stored of it"
+
+
+async def _set_credential(site: Site, name: str, secret: str, *, namespace: str = NAMESPACE) -> None:
+    fields = {"secret_ref": f"k8s://{namespace}/{secret}/signing"}
+    await site.jetstream.configuration.set_credential(TENANT, name, fields, by="test")
+
+
+async def test_what_was_mended_since(site: Site) -> None:
+    """When the Secret can sign again and the consumers have not noticed, that is told, and how they will."""
+    manifest = _manifest(site).read_bytes()
+    _manifest(site).unlink()
+    async with site.consumer():
+        await until(lambda: _has_status(site, CredentialStatus.MISSING))
+    _manifest(site).write_bytes(manifest)
+    check = _of(await _examine(site), "credentials")
+
+    assert check.status is Status.WARNING
+    assert check.finding.startswith("its Secret can sign, but consumers said missing at 20")
+    assert check.mending == "let one look again: oneprotect credential check key --tenant acme"
+
+
+async def test_what_broke_since(site: Site) -> None:
+    """When the Secret is gone and the consumers have not noticed, it fails, and they are said to go on for a while."""
+    async with site.consumer():
+        await until(lambda: _is_configured(site))
+        _manifest(site).unlink()
+        check = _of(await _examine(site), "credentials")
+
+    assert check.status is Status.FAILED
+    assert check.finding.startswith("there is no such Secret; consumers said configured at 20")
+
+
+async def _has_status(site: Site, status: CredentialStatus) -> bool:
+    return (await site.jetstream.configuration.get_credential(TENANT, "key")).status is status
+
+
+class _Blind:
+    """A place from which no Secret can be read."""
+
+    async def read(self, ref: SecretRef) -> Snapshot:
+        del ref
+        raise SecretDenied
+
+    async def aclose(self) -> None:
+        """Nothing to let go of."""
+
+
+@pytest.mark.parametrize("reader", [None, _Blind()])
+async def test_where_secrets_can_not_be_read_the_consumers_word_is_told(
+    site: Site, reader: SnapshotReader | None
+) -> None:
+    """A host that may not read Secrets says what consumers found, and the commonest way to mend that."""
+    sources = Sources(reader=reader)
+    async with site.consumer():
+        await until(lambda: _is_configured(site))
+        well = await examine(_installation(site), sources)
+        _rewrite(site, _label(tenant="globex"))
+        await site.jetstream.connection.ask(
+            subjects.CHECK, msgspec.json.encode(control.Check(tenant=TENANT, credential="key"))
+        )
+        checks = await examine(_installation(site, provider="kubernetes"), sources)
+
+    check = _of(checks, "credentials")
+    assert _of(well, "credentials").finding == "1 of 1 can sign"
+    assert check.status is Status.FAILED
+    assert check.finding.startswith("consumers said mismatch at 20")
+    assert "kubectl label secret SECRET --namespace NAMESPACE oneprotect.io/tenant=acme" in (check.mending or "")
+    _require_discretion(site, checks)
+
+
+async def test_a_credential_that_nobody_looked_at(site: Site) -> None:
+    """Without a consumer's word, and no way to read the Secret, nothing is known."""
+    checks = await examine(_installation(site), Sources())
+
+    assert _of(checks, "credentials").status is Status.UNKNOWN
+    assert "oneprotect consumer" in (_of(checks, "credentials").mending or "")
+
+
+async def test_a_previous_key_that_can_not_be_relied_on(site: Site) -> None:
+    """A rollover without an end signs with the current key alone, which is a warning, with the annotation to set."""
+    old = Canary.secret("old")
+
+    def roll_over(manifest: dict[str, Any]) -> None:
+        manifest["data"]["signing.previous"] = base64.b64encode(old.reveal_bytes()).decode()
+
+    _rewrite(site, roll_over)
+    async with site.consumer():
+        await until(lambda: _is_configured(site))
+        here = await _examine(site)
+        elsewhere = await examine(_installation(site), Sources())
+
+    for checks in (here, elsewhere):
+        assert _of(checks, "credentials").status is Status.WARNING
+        assert "oneprotect.io/previous-expires-at=" in (_of(checks, "credentials").mending or "")
+        assert Search(old).find(msgspec.json.encode(checks)) == []

@@ -228,7 +228,8 @@ class CachedSecretProvider:
             if len(self._refusals) > MAX_REFUSALS:
                 self._refusals.popitem(last=False)
         elif (entry := self._known.get(place)) is not None:
-            entry.ask_again_at = entry.refresh_at = now + soon_s
+            entry.ask_again_at = now + soon_s
+            entry.refresh_at = max(entry.refresh_at, entry.ask_again_at)
 
     def _entry(self, snapshot: Snapshot, began_at: float, soon_s: float) -> Entry:
         fresh_s = self._ttl_s * self._spread(0.8, 1.0)

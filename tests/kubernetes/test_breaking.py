@@ -56,7 +56,7 @@ async def broken(server: ApiServer, provider: KubernetesSecretProvider, fault: A
     ids=["reset", "500", "429", "cut body"],
 )
 async def test_five_failed_gets_in_a_row_open_it(
-    server: ApiServer, provider: KubernetesSecretProvider, fault: Answer
+    server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, fault: Answer
 ) -> None:
     """The fifth is in the second read, which gives up with it; then nobody asks any more, for any Secret."""
     await broken(server, provider, fault)
@@ -65,7 +65,7 @@ async def test_five_failed_gets_in_a_row_open_it(
     await refused(provider, SecretUnavailable)
     await refused(provider, SecretUnavailable, OTHERS, tenant="globex")
 
-    assert len(server.requests) == 5
+    assert (len(server.requests), len(pauses.lengths_s)) == (5, 3)
 
 
 async def test_while_it_is_open_nobody_waits(server: ApiServer, provider: KubernetesSecretProvider) -> None:

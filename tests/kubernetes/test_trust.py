@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 
+from provider.answer import Answer, Fault
 from provider.breaker import BreakerState
+from provider.cluster import Cluster, TokenFile
 from provider.errors import ProviderMisconfigured, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider
+from provider.kubernetes import KubernetesSecretProvider, SecretsApi
 from provider.trust import LOOK_EVERY_S, Trust
 from provider.value import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.certificates import Authority
-from tests.kubernetes.resolving import Clock, Pauses, refused, resolve
+from tests.kubernetes.resolving import REF, Clock, Pauses, refused, resolve
 
 
 @pytest.fixture
@@ -140,6 +142,26 @@ def test_a_changed_file_is_noticed_within_a_minute(tmp_path: Path, successor: Au
     assert early is first
     assert second is not first
     assert trust.context is second
+
+
+async def test_a_ca_that_was_taken_away_stops_counting_without_any_failure(
+    server: ApiServer, successor: Authority, tmp_path: Path
+) -> None:
+    """A minute later, though the connection that it vouched for is still open."""
+    clock, account = Clock(), server.service_account(tmp_path / "account")
+    trust = Trust(ca_file=account / "ca.crt", clock=clock)
+    cluster = Cluster(url=server.url, trust=trust, credentials=TokenFile(account / "token"))
+    api = await SecretsApi.connect(cluster)
+    (account / "ca.crt").write_bytes(successor.ca_file.read_bytes())
+
+    outcomes: list[Answer | Fault] = []
+    for elapsed_s in (0, LOOK_EVERY_S - 1, 1):
+        clock.now_s += elapsed_s
+        outcomes.append(await api.get(REF, fresh_credentials=False))
+
+    assert [isinstance(outcome, Answer) for outcome in outcomes] == [True, True, False]
+    assert outcomes[-1] is Fault.UNTRUSTED
+    await api.aclose()
 
 
 def test_without_a_file_the_systems_cas_count() -> None:

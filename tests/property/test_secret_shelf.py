@@ -11,7 +11,8 @@ from provider.snapshot import Snapshot
 CAPACITY = 6
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["put", "put", "touch", "discard"]), st.sampled_from("abc"), st.integers(0, 9)),
+    st.tuples(st.sampled_from(["put", "put", "touch", "discard"]), st.sampled_from("abc"), st.integers(0, 3)),
+    min_size=20,
     max_size=60,
 )
 

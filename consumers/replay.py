@@ -1,89 +1,90 @@
 """Replay: kept deliveries are requested once more, with the same id, their attempts counting on.
 
 A replay is a row in a bucket with a cursor over the kept deliveries, so that one that was interrupted goes on where it
-stopped. What it requests carries the replay's id in its `Nats-Msg-Id`, so the step in between is not done twice.
+stopped. Nothing is asked for twice, neither by the same replay after a crash nor by two whose filters overlap:
+
+- One replay of a tenant runs at a time, by a lease in the same bucket, under the key `<tenant>` (`consumers.lease`).
+  Another one waits for it.
+- Whoever has the lease looks first, in the streams themselves, at what has been attempted or asked for since a delivery
+  was kept (`consumers.later`). Nobody else asks while it works, so what it has seen stays true.
+- The cursor moves over what is stored, in order (`consumers.window`). What was stored beyond it when a process died is
+  found by that same look. `Nats-Msg-Id` holds the replay's id, for a request whose acknowledgement alone got lost.
+
+A lease that is lost, or a server that does not answer for a while, is treated like a crash: look again, and go on.
 """
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
+import structlog
 
-from consumers.progress import Progress
-from oneprotect.jetstream import read
+from consumers.kept import Kept
+from consumers.later import Page
+from consumers.lease import TTL_S, Holder, LeaseLost, find_holder
+from consumers.replay_audit import ReplayAudit
+from consumers.replay_rows import ReplayEnded, ReplayRow, ReplayRows, UnknownReplay
+from consumers.replay_turn import Orders, Turn, ignore
+from consumers.shelf import Shelf
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.connection import Connection
+from oneprotect.jetstream.errors import JetStreamError, Unavailable
 from oneprotect.jetstream.publish import Publisher
-from oneprotect.jetstream.requests import request
 from schemas import subjects
 from schemas.config import Replay, ReplayFilter, ReplayState
-from schemas.events import (
-    CONTENT_TYPE,
-    CloudEvent,
-    ReplayData,
-    ReplayFinished,
-    ReplayStarted,
-    decode_request,
-    decode_result,
-    encode,
-)
-from schemas.ids import bucket_of, new_replay_id
+from schemas.ids import new_replay_id
 
-SAVE_EVERY: Final = 50
-SOURCE: Final = "/oneprotect/replay"
+PATIENCE_S: Final = 60.0
+"""How long a replay keeps trying without getting anywhere."""
+_PAUSE_S: Final = 1.0
 
-
-class Kept(msgspec.Struct, frozen=True, kw_only=True):
-    """A kept delivery: failed or skipped. `superseded`: it has been attempted again since, so it is left alone."""
-
-    id: str
-    tenant: str
-    destination: str
-    event_type: str
-    code: str
-    progress: Progress
-    record: read.Record
-    superseded: bool = False
+_log = structlog.get_logger(__name__)
 
 
 class Replayer:
-    """Finds kept deliveries and requests them again."""
+    """Finds kept deliveries and requests them again. Any method raises `JetStreamError` when NATS can't be asked."""
 
     def __init__(self, connection: Connection, publisher: Publisher, replays: Bucket) -> None:
         self._connection = connection
         self._publisher = publisher
-        self._replays = replays
+        self._bucket = replays
+        self._rows = ReplayRows(replays)
 
-    async def kept(self, tenant: str, chosen: ReplayFilter, *, after: int = 0) -> AsyncIterator[Kept]:
-        """The kept deliveries of `tenant` that `chosen` takes, oldest first, behind stream sequence `after`."""
-        attempts: dict[tuple[str, str], int] | None = None
-        scan = read.scan(
-            self._connection,
-            subjects.FAILED.name,
-            _subject(tenant, chosen),
-            first_sequence=after + 1,
-            since=None if after else chosen.since,
-        )
-        async for record in scan:
-            kept = _kept(tenant, record)
-            if kept is None or not _matches(kept, chosen):
-                continue
-            if attempts is None:
-                attempts = await self._latest_attempts(tenant, chosen, since=record.stored_at)
-            latest = attempts.get((kept.destination, kept.id), 0)
-            yield msgspec.structs.replace(kept, superseded=latest > kept.progress.attempt)
+    def pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[Page]:
+        """What a replay with this filter would find, oldest first, in pages that are looked up together."""
+        return Shelf(self._connection, tenant, chosen).pages()
+
+    async def kept(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[Kept]:
+        """The same one by one."""
+        async for page in self.pages(tenant, chosen):
+            for kept in page.judged():
+                yield kept
+
+    async def count(self, tenant: str, row: Replay) -> int:
+        """How many kept deliveries `row` has before it, those included that it will leave alone."""
+        found = Shelf(self._connection, tenant, row.filter).scan(after=row.cursor, until=row.until_sequence)
+        count = 0
+        async for _ in found:
+            count += 1
+        return count
 
     async def begin(self, tenant: str, chosen: ReplayFilter, *, by: str) -> tuple[str, Replay]:
         """The id and row of an unfinished replay with the same filter, or else of a new one."""
-        for entry in await self._replays.list(f"{tenant}.*"):
-            row = msgspec.json.decode(entry.value or b"{}", type=Replay)
-            if row.state is ReplayState.RUNNING and row.filter == chosen:
-                return entry.key.partition(".")[2], row
+        for row in await self._rows.list(tenant):
+            if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
+                return row.id, row.replay
         info = await self._connection.api(f"STREAM.INFO.{subjects.FAILED.name}")
-        row = Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=int(info["state"]["last_seq"]))
-        return new_replay_id(), row
+        until = int(info["state"]["last_seq"])
+        return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
+
+    async def resume(self, tenant: str, replay: str) -> Replay:
+        """The row of an unfinished replay, for `run`. Raises `UnknownReplay` or `ReplayEnded`."""
+        row = await self.get(tenant, replay)
+        if row.state is not ReplayState.RUNNING:
+            raise ReplayEnded(row.state)
+        return row
 
     async def run(
         self,
@@ -91,118 +92,87 @@ class Replayer:
         replay: str,
         row: Replay,
         *,
+        by: str | None = None,
         rate_per_s: float | None = None,
-        on_step: Callable[[Replay], None] = lambda _: None,
+        on_step: Callable[[Replay], None] = ignore,
+        on_wait: Callable[[Holder], None] = ignore,
     ) -> Replay:
-        """Request everything that `row` still has to do. Its progress is kept, also when this is cancelled."""
-        await self._save(tenant, replay, row)
-        await self._announce(ReplayStarted, tenant, replay, row)
-        began = asyncio.get_running_loop().time()
-        requested = 0
-        try:
-            async for kept in self.kept(tenant, row.filter, after=row.cursor):
-                if kept.record.sequence > row.until_sequence:
-                    break
-                if not kept.superseded:
-                    await self._request(kept, replay)
-                    requested += 1
-                row = _step(row, kept)
-                on_step(row)
-                if (row.replayed + row.skipped) % SAVE_EVERY == 0:
-                    await self._save(tenant, replay, row)
-                if rate_per_s:
-                    ahead_s = requested / rate_per_s - (asyncio.get_running_loop().time() - began)
-                    await asyncio.sleep(max(0.0, ahead_s))
-            row = msgspec.structs.replace(row, state=ReplayState.FINISHED)
-        finally:
-            await asyncio.shield(self._save(tenant, replay, row))
-        await self._announce(ReplayFinished, tenant, replay, row)
-        return row
+        """Request everything that `row` still has to do, and return it as it is then: finished, or cancelled.
 
-    async def _request(self, kept: Kept, replay: str) -> None:
-        attempt = kept.progress.attempt + 1
-        progress = msgspec.structs.replace(
-            kept.progress, attempt=attempt, replay=replay, replay_from=attempt, secret_waits=0
-        )
-        headers = progress.onward(kept.record.headers) | {
-            subjects.HEADER_MSG_ID: progress.msg_id(subjects.msg_id(kept.tenant, kept.destination, kept.id))
-        }
-        await request(self._publisher, kept.tenant, kept.destination, kept.record.data, headers)
-
-    async def _latest_attempts(
-        self, tenant: str, chosen: ReplayFilter, *, since: datetime
-    ) -> dict[tuple[str, str], int]:
-        """The highest attempt on record by destination and delivery, as far back as `since`."""
-        subject = f"oneprotect.delivery.attempted.{tenant}.{chosen.destination or '*'}.{_bucket(chosen)}"
-        latest: dict[tuple[str, str], int] = {}
-        async for record in read.scan(self._connection, subjects.ATTEMPTS.name, subject, since=since):
-            try:
-                result = decode_result(record.data).data
-            except msgspec.DecodeError:
-                continue
-            key = (result.destination, result.delivery)
-            latest[key] = max(latest.get(key, 0), result.attempt)
-        return latest
-
-    async def _save(self, tenant: str, replay: str, row: Replay) -> None:
-        await self._replays.put(f"{tenant}.{replay}", msgspec.json.encode(row))
-
-    async def _announce(
-        self, kind: type[ReplayStarted] | type[ReplayFinished], tenant: str, replay: str, row: Replay
-    ) -> None:
-        event: CloudEvent = kind(
-            specversion="1.0",
-            id=f"{replay}.{row.cursor}",
-            source=SOURCE,
-            time=datetime.now(UTC),
+        `by`: who wants it now, if not who began it. `on_wait` is called with the tenant's replay that has to end first.
+        When this is cancelled, or fails, the progress is kept.
+        """
+        stored = await self._stored(tenant, replay, row)
+        orders = Orders(
             tenant=tenant,
-            data=ReplayData(replay=replay, by=row.by, replayed=row.replayed, skipped=row.skipped),
+            replay=replay,
+            by=by or row.by,
+            rate_per_s=rate_per_s,
+            on_step=on_step,
+            on_wait=on_wait,
         )
-        word = "started" if kind is ReplayStarted else "finished"
-        subject = subjects.operational(f"replay.{word}", tenant, replay)
-        await self._publisher.put(subject, encode(event), {"content-type": CONTENT_TYPE})
+        turn = Turn(self._connection, self._publisher, self._bucket, orders, stored)
+        patience = _Patience()
+        while turn.row.replay.state is ReplayState.RUNNING:
+            try:
+                await turn.take()
+            except (LeaseLost, Unavailable) as error:
+                _log.warning("replay.interrupted", tenant=tenant, replay=replay, error=str(error))
+                await patience.wait(error, turn.row.replay.cursor)
+        return turn.row.replay
+
+    async def get(self, tenant: str, replay: str) -> Replay:
+        """One replay's row. Raises `UnknownReplay`."""
+        return (await self._rows.get(tenant, replay)).replay
+
+    async def list(self, tenant: str) -> dict[str, Replay]:
+        """The tenant's replays by id, the oldest first."""
+        return {row.id: row.replay for row in await self._rows.list(tenant)}
+
+    async def running(self, tenant: str) -> Holder | None:
+        """Which of them runs right now."""
+        return await find_holder(self._bucket, tenant)
+
+    async def cancel(self, tenant: str, replay: str, *, by: str) -> Replay:
+        """Have it stop, within a second if it runs, and return how far it came.
+
+        Raises `UnknownReplay` or `ReplayEnded`.
+        """
+        await self._rows.cancel(tenant, replay, by=by)
+        with contextlib.suppress(TimeoutError):  # a process that was killed has the lease a little longer
+            async with asyncio.timeout(TTL_S + 1):
+                await self._until_idle(tenant, replay)
+        row = await self._rows.get(tenant, replay)
+        await ReplayAudit(self._publisher).ended(tenant, row, by=by)
+        return row.replay
+
+    async def _until_idle(self, tenant: str, replay: str) -> None:
+        while True:
+            running = await self.running(tenant)
+            if running is None or running.replay != replay:
+                return
+            await asyncio.sleep(0.05)
+
+    async def _stored(self, tenant: str, replay: str, row: Replay) -> ReplayRow:
+        try:
+            return await self._rows.get(tenant, replay)
+        except UnknownReplay:
+            pass
+        return await self._rows.save(tenant, ReplayRow(replay, row))
 
 
-def _step(row: Replay, kept: Kept) -> Replay:
-    return msgspec.structs.replace(
-        row,
-        cursor=kept.record.sequence,
-        replayed=row.replayed + (not kept.superseded),
-        skipped=row.skipped + kept.superseded,
-    )
+class _Patience:
+    """Ends when nothing has moved for a while."""
 
+    def __init__(self) -> None:
+        self._cursor = -1
+        self._since = 0.0
 
-def _subject(tenant: str, chosen: ReplayFilter) -> str:
-    return f"oneprotect.delivery.failed.{tenant}.{chosen.destination or '*'}.{_bucket(chosen)}"
-
-
-def _bucket(chosen: ReplayFilter) -> str:
-    buckets = {bucket_of(delivery) for delivery in chosen.ids}
-    return buckets.pop() if len(buckets) == 1 else "*"
-
-
-def _kept(tenant: str, record: read.Record) -> Kept | None:
-    try:
-        asked = decode_request(record.data)
-        progress = Progress.read(record.headers)
-    except ValueError:  # kept by another version of this program
-        return None
-    return Kept(
-        id=asked.id,
-        tenant=tenant,
-        destination=asked.data.destination,
-        event_type=asked.data.event_type,
-        code=record.headers.get(subjects.HEADER_CODE, ""),
-        progress=progress,
-        record=record,
-    )
-
-
-def _matches(kept: Kept, chosen: ReplayFilter) -> bool:
-    return (
-        (chosen.since is None or kept.record.stored_at >= chosen.since)
-        and (chosen.until is None or kept.record.stored_at < chosen.until)
-        and (not chosen.codes or kept.code in chosen.codes)
-        and (not chosen.event_types or kept.event_type in chosen.event_types)
-        and (not chosen.ids or kept.id in chosen.ids)
-    )
+    async def wait(self, error: JetStreamError, cursor: int) -> None:
+        """Wait a moment after `error`, which is raised when `cursor` has stood still for too long."""
+        now = asyncio.get_running_loop().time()
+        if cursor != self._cursor:
+            self._cursor, self._since = cursor, now
+        elif now - self._since > PATIENCE_S:
+            raise error
+        await asyncio.sleep(_PAUSE_S)

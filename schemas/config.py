@@ -182,6 +182,8 @@ class Replay(Struct, frozen=True, kw_only=True):
     replayed: int = 0
     skipped: int = 0
     state: ReplayState = ReplayState.RUNNING
+    cancelled_by: str | None = None
+    ended_at: Annotated[datetime, Meta(description="When it was finished or cancelled.")] | None = None
 
 
 def _problem_with(headers: dict[str, str]) -> str | None:

@@ -181,9 +181,10 @@ class ReplayData(Struct, frozen=True, kw_only=True):
     """A replay and how far it has come."""
 
     replay: str
-    by: Annotated[str, Meta(description="Who asked for it.")]
+    by: Annotated[str, Meta(description="Who asked for it: for the replay, for going on with it, or to cancel it.")]
     replayed: int = 0
     skipped: int = 0
+    state: Literal["running", "finished", "cancelled"] = "running"
 
 
 class ReplayStarted(CloudEvent, frozen=True, kw_only=True):
@@ -194,10 +195,27 @@ class ReplayStarted(CloudEvent, frozen=True, kw_only=True):
 
 
 class ReplayFinished(CloudEvent, frozen=True, kw_only=True):
-    """A replay has requested everything that it was asked to."""
+    """A replay has come to its end: it has requested everything that it was asked to, or it was cancelled."""
 
     data: ReplayData
     type: Literal["oneprotect.replay.finished.v1"] = "oneprotect.replay.finished.v1"
+
+
+class QuarantineReleasedData(Struct, frozen=True, kw_only=True):
+    """Audit: who had which quarantined message published again, and where."""
+
+    sequence: Annotated[int, Meta(ge=1, description="Its place in the quarantine, where it stays.")]
+    subject: Annotated[str, Meta(description="Where it had come from, and has been published to again.")]
+    by: str
+    understood: Annotated[bool, Meta(description="Whether it looked as if a consumer could read it now.")]
+    delivery: DeliveryId | None = None
+
+
+class QuarantineReleased(CloudEvent, frozen=True, kw_only=True):
+    """A quarantined message was published again, as it had come."""
+
+    data: QuarantineReleasedData
+    type: Literal["oneprotect.quarantine.released.v1"] = "oneprotect.quarantine.released.v1"
 
 
 class ConfigChangedData(Struct, frozen=True, kw_only=True):
@@ -223,6 +241,7 @@ OperationalEvent = (
     | CredentialStatusChanged
     | ReplayStarted
     | ReplayFinished
+    | QuarantineReleased
     | ConfigChanged
 )
 

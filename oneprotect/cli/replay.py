@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from oneprotect.wiring import JetStream
     from schemas.config import ReplayFilter
 
+Codes = Annotated[
+    list[Code] | None,
+    typer.Option("--code", metavar="CODE", help="Only those that failed with it, like http.5xx. Repeatable."),
+]
+EventTypes = Annotated[
+    list[str] | None, typer.Option("--event-type", metavar="TYPE", help="Only events of this type. Repeatable.")
+]
+Deliveries = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this delivery. Repeatable.")]
+
 
 def replay(
     *,
@@ -20,55 +29,62 @@ def replay(
     destination: OneDestination = None,
     since: Since = None,
     until: Until = None,
-    codes: Annotated[
-        list[Code] | None,
-        typer.Option("--code", metavar="CODE", help="Only those that failed with it, like http.5xx. Repeatable."),
-    ] = None,
-    event_types: Annotated[
-        list[str] | None, typer.Option("--event-type", metavar="TYPE", help="Only events of this type. Repeatable.")
-    ] = None,
-    deliveries: Annotated[
-        list[str] | None, typer.Option("--id", metavar="ID", help="Only this delivery. Repeatable.")
-    ] = None,
+    codes: Codes = None,
+    event_types: EventTypes = None,
+    deliveries: Deliveries = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be replayed.")] = False,
     rate: Annotated[
         float | None,
         typer.Option("--rate", min=0.001, max=1_000_000, metavar="N", help="Deliveries a second, at most."),
+    ] = None,
+    list_: Annotated[bool, typer.Option("--list", help="Show the tenant's replays instead.")] = False,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="REPLAY", help="Go on with this one.")] = None,
+    cancel: Annotated[
+        str | None, typer.Option("--cancel", metavar="REPLAY", help="Stop this one, wherever it runs, for good.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask. Nobody is asked where there is no terminal.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Request deliveries that failed or were skipped once more, with the same ids.
 
-    One that has been attempted again since is left alone. Interrupted, a replay keeps its progress, and goes on with
-    the command that it prints then.
+    One that has been attempted again since, or waits for that, is left alone. One replay of a tenant runs at a time;
+    another waits for it. Interrupted, a replay keeps its progress, and goes on with the command that it prints then,
+    or with the same one again.
     """
     from oneprotect.cli.replaying import Replaying
     from oneprotect.cli.session import connected
     from schemas import checked
 
     checked.name(tenant, "--tenant")
-    chosen = _filter(destination, since, until, codes or [], event_types or [], deliveries or [])
+    chosen = filter_of(destination, since, until, codes, event_types, deliveries)
+    _only_one(chosen, dry_run=dry_run, list_=list_, resume=resume, cancel=cancel, rate=rate)
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
-        replaying = Replaying(jetstream.replayer, tenant, chosen, as_json=as_json)
-        if dry_run:
-            await replaying.preview()
+        replaying = Replaying(jetstream.replayer, tenant, as_json=as_json)
+        if list_:
+            await replaying.show_all()
+        elif cancel:
+            await replaying.cancel(cancel)
+        elif dry_run:
+            await replaying.preview(chosen)
         else:
-            await replaying.run(rate_per_s=rate, ask=not yes)
+            await replaying.run(chosen, resume=resume, rate_per_s=rate, ask=not yes)
 
     connected(work)
 
 
-def _filter(
+def filter_of(
     destination: str | None,
     since: str | None,
     until: str | None,
-    codes: list[Code],
-    event_types: list[str],
-    deliveries: list[str],
+    codes: list[Code] | None,
+    event_types: list[str] | None,
+    deliveries: list[str] | None,
 ) -> "ReplayFilter":
-    """In one order whatever the command's, so that an unfinished replay is found again."""
+    """The filter that the options mean, in one order whatever theirs, so that an unfinished replay is found again.
+
+    Raises `BadUsage` or `Invalid`.
+    """
     from oneprotect.cli.reading import read_time
     from schemas import checked
     from schemas.config import ReplayFilter
@@ -81,8 +97,26 @@ def _filter(
             destination=destination and checked.name(destination, "--destination"),
             since=begin,
             until=end,
-            codes=tuple(sorted({code.value for code in codes})),
-            event_types=tuple(sorted(set(event_types))),
-            ids=tuple(sorted({checked.delivery_id(delivery, "--id") for delivery in deliveries})),
+            codes=tuple(sorted({code.value for code in codes or ()})),
+            event_types=tuple(sorted(set(event_types or ()))),
+            ids=tuple(sorted({checked.delivery_id(delivery, "--id") for delivery in deliveries or ()})),
         )
     )
+
+
+def _only_one(
+    chosen: "ReplayFilter", *, dry_run: bool, list_: bool, resume: str | None, cancel: str | None, rate: float | None
+) -> None:
+    """Check that the options say one thing."""
+    from schemas import checked
+    from schemas.config import ReplayFilter
+
+    if sum((dry_run, list_, resume is not None, cancel is not None)) > 1:
+        raise BadUsage("only one of --dry-run, --list, --resume and --cancel")
+    if chosen != ReplayFilter() and (list_ or resume is not None or cancel is not None):
+        raise BadUsage("--list, --resume and --cancel take no filter: a replay has its own")
+    if rate is not None and (dry_run or list_ or cancel is not None):
+        raise BadUsage("--rate: nothing is replayed here")
+    for replay, option in ((resume, "--resume"), (cancel, "--cancel")):
+        if replay is not None:
+            checked.name(replay, option)

@@ -13,6 +13,8 @@ from schemas import subjects
 _OPERATION: Final = "KV-Operation"
 EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
 """A write with this header is refused (10071) when its subject's last message is another one."""
+TTL: Final = "Nats-TTL"
+"""The server forgets a message with this header after so long, by its own clock (ADR-43)."""
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -49,9 +51,14 @@ class Bucket:
         entries = (self._entry(record) for record in records)
         return sorted((entry for entry in entries if entry.value is not None), key=lambda entry: entry.key)
 
-    async def put(self, key: str, value: bytes, *, revision: int | None = None) -> int:
-        """Write and return the new revision. With `revision` (0: must be new) raises `Refused` 10071 on another one."""
+    async def put(self, key: str, value: bytes, *, revision: int | None = None, ttl_s: int | None = None) -> int:
+        """Write and return the new revision. With `revision` (0: must be new) raises `Refused` 10071 on another one.
+
+        After `ttl_s` seconds the entry is gone, as if it had never been.
+        """
         headers = {} if revision is None else {EXPECTED_REVISION: str(revision)}
+        if ttl_s is not None:
+            headers[TTL] = f"{ttl_s}s"
         return (await self._publisher.publish(Publication(self._prefix + key, value, headers))).seq
 
     async def delete(self, key: str) -> None:

@@ -42,11 +42,15 @@ async def scan(
     *,
     first_sequence: int = 1,
     since: datetime | None = None,
+    batch: int = BATCH,
 ) -> AsyncIterator[Record]:
-    """Every message on `subject` (wildcards allowed), oldest first, from a sequence or a time on."""
+    """Every message on `subject` (wildcards allowed), oldest first, from a sequence or a time on.
+
+    `batch` are asked for at a time: more is quicker, and the memory is the caller's (the server stops at 64 MB).
+    """
     start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
     while True:
-        records, more = await _batch(connection, stream, {"next_by_subj": subject, "batch": BATCH, **start})
+        records, more = await _batch(connection, stream, {"next_by_subj": subject, "batch": batch, **start})
         for record in records:
             yield record
         if not more or not records:

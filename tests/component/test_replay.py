@@ -1,16 +1,25 @@
 """Replay: kept deliveries are requested again, once each, and their attempts count on."""
 
 import asyncio
-from datetime import UTC, datetime
+import tracemalloc
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 
+from consumers.kept import Kept
+from consumers.later import Later
+from consumers.replay_rows import ReplayEnded, UnknownReplay
+from oneprotect.jetstream.publish import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.config import Replay, ReplayFilter, ReplayState
+from schemas.events import decode_request
+from tests.support.keeping import keep, record, requested, waiting
 from tests.support.receiver import Scripted
-from tests.support.site import TENANT, Site
+from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.retry
@@ -24,8 +33,7 @@ async def _fail(site: Site, receiver: Scripted, destination: str, count: int) ->
 
 
 async def _kept(site: Site, deliveries: list[str]) -> bool:
-    results = await site.results()
-    return {result.delivery for result in results if result.outcome is Outcome.FAILED} >= set(deliveries)
+    return {decode_request(record.data).id for record in await site.records(subjects.FAILED)} >= set(deliveries)
 
 
 async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
@@ -122,12 +130,8 @@ async def test_an_interrupted_replay_goes_on_where_it_stopped(site: Site, receiv
     replayer = site.jetstream.replayer
     halfway = asyncio.Event()
 
-    def on_step(row: Replay) -> None:
-        if row.replayed == 10:
-            halfway.set()
-
     replay, row = await replayer.begin(TENANT, ReplayFilter(), by="test")
-    running = asyncio.create_task(replayer.run(TENANT, replay, row, rate_per_s=100, on_step=on_step))
+    running = asyncio.create_task(replayer.run(TENANT, replay, row, rate_per_s=100, on_step=_at(10, halfway)))
     await halfway.wait()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
@@ -164,19 +168,239 @@ async def test_a_skipped_delivery_is_kept_and_can_be_replayed(site: Site, receiv
     ]
 
 
-async def test_a_replay_is_announced(site: Site, receiver: Scripted) -> None:
+async def test_a_replay_is_announced(site: Site) -> None:
     """The audit trail says who replayed how much."""
-    await site.destination("orders", receiver.url)
-    async with site.consumer():
-        await _fail(site, receiver, "orders", 2)
+    await keep(site, 2)
 
     await _replay(site, ReplayFilter())
 
-    events = [
+    started, finished = await _told(site)
+    assert (started["type"], finished["type"]) == ("oneprotect.replay.started.v1", "oneprotect.replay.finished.v1")
+    assert (started["data"]["state"], started["data"]["by"]) == ("running", "test")
+    assert finished["data"] == {
+        "replay": started["data"]["replay"], "by": "test", "replayed": 2, "skipped": 0, "state": "finished"
+    }  # fmt: skip
+
+
+async def test_overlapping_replays_ask_once_one_after_the_other(site: Site) -> None:
+    """What one has asked for and nobody has attempted yet is left alone by the next, due or overflowed."""
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", await _capped(site, 5))
+    orders = await keep(site, 20)
+    invoices = await keep(site, 3, destination="invoices")
+
+    first = await _replay(site, ReplayFilter(destination="orders"))
+    overflowed = await site.records(subjects.OVERFLOW)
+    second = await _replay(site, ReplayFilter())
+    third = await _replay(site, ReplayFilter(ids=(orders[0], orders[19])))
+
+    assert len(overflowed) == 15
+    assert [(row.replayed, row.skipped) for row in (first, second, third)] == [(20, 0), (3, 20), (0, 2)]
+    assert await requested(site) == sorted(orders + invoices)
+
+
+async def test_overlapping_replays_ask_once_at_the_same_time(site: Site) -> None:
+    """Of replays that are begun together one runs at a time, and each delivery is asked for once by all of them."""
+    deliveries = await keep(site, 300)
+    filters = [ReplayFilter(), ReplayFilter(destination="orders"), ReplayFilter(codes=("http.5xx",)), ReplayFilter()]
+    waited: list[str] = []
+
+    async def replay(chosen: ReplayFilter) -> Replay:
+        replay, row = await site.jetstream.replayer.begin(TENANT, chosen, by="test")
+        return await site.jetstream.replayer.run(
+            TENANT, replay, row, on_wait=lambda holder: waited.append(holder.replay)
+        )
+
+    rows = await asyncio.gather(*map(replay, filters))
+
+    assert sum(row.replayed for row in rows) == 300
+    assert {row.replayed + row.skipped for row in rows} == {300}
+    assert {row.state for row in rows} == {ReplayState.FINISHED}
+    assert len(waited) >= 3
+    assert await requested(site) == sorted(deliveries)
+
+
+@pytest.mark.parametrize("waits_on", ["scheduled", "due"])
+async def test_what_waits_for_its_time_is_left_alone(site: Site, waits_on: str) -> None:
+    """A request that was put off without an attempt is neither due work nor on record, and is seen all the same."""
+    waiting, other = await keep(site, 2)
+    put_off = {"scheduled": subjects.scheduled(TENANT, "orders", waiting), "due": subjects.due(TENANT, "orders")}
+    schedule = {
+        subjects.HEADER_SCHEDULE: f"@at {(datetime.now(UTC) + timedelta(hours=1)).isoformat()[:19]}Z",
+        subjects.HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
+    }
+    headers = {subjects.HEADER_ATTEMPT: "9"} | (schedule if waits_on == "scheduled" else {})
+    await site.jetstream.publisher.publish(
+        Publication(put_off[waits_on], document("orders", delivery=waiting), headers)
+    )
+
+    row = await _replay(site, ReplayFilter())
+
+    assert (row.replayed, row.skipped) == (1, 1)
+    assert await requested(site) == [other]
+
+
+async def test_later_attempts_are_those_of_the_same_delivery(site: Site) -> None:
+    """The same id to another destination, an earlier attempt, and one without a number supersede nothing."""
+    (superseded,) = await keep(site, 1)
+    (elsewhere,) = await keep(site, 1)
+    (earlier,) = await keep(site, 1)
+    await record(site, superseded, attempt=9)
+    await record(site, elsewhere, attempt=9, destination="invoices")
+    await record(site, earlier, attempt=8)
+    await site.deliver("orders", delivery=earlier)  # its producer asks for it once more
+
+    kept = [kept async for kept in site.jetstream.replayer.kept(TENANT, ReplayFilter())]
+
+    assert {one.id for one in kept if one.superseded} == {superseded}
+    assert {one.id for one in kept if not one.superseded} == {elsewhere, earlier}
+
+
+async def test_a_delivery_that_was_kept_twice_is_asked_for_once(site: Site) -> None:
+    """The same attempt may be kept again when a consumer died at the wrong moment."""
+    (delivery,) = await keep(site, 1)
+    await keep(site, 1, delivery=delivery)
+    await keep(site, 1, delivery=delivery, destination="invoices")
+
+    row = await _replay(site, ReplayFilter())
+
+    assert row.replayed + row.skipped == 3
+    assert await requested(site) == [delivery, delivery]
+    assert {one.subject for one in await waiting(site)} == {
+        subjects.requested(TENANT, "orders"),
+        subjects.requested(TENANT, "invoices"),
+    }
+
+
+@pytest.mark.parametrize("rate_per_s", [50, 1000])
+async def test_a_rate_is_kept(site: Site, rate_per_s: int) -> None:
+    """Deliveries are asked for evenly, and within a twentieth of the rate."""
+    count = rate_per_s // 2
+    await keep(site, count + 1)
+    replay, row = await site.jetstream.replayer.begin(TENANT, ReplayFilter(), by="test")
+
+    await site.jetstream.replayer.run(TENANT, replay, row, rate_per_s=rate_per_s)
+
+    times = sorted(one.stored_at for one in await waiting(site))
+    measured = count / (times[-1] - times[0]).total_seconds()
+    halfway = (times[count // 2] - times[0]) / (times[-1] - times[0])
+    assert measured == pytest.approx(rate_per_s, rel=0.05)
+    assert halfway == pytest.approx(0.5, abs=0.1)
+
+
+async def test_a_cancelled_replay_stops_within_a_second(site: Site) -> None:
+    """Another one says so; what had been asked for by then counts, and the audit trail says who began and who ended."""
+    await keep(site, 400)
+    replayer = site.jetstream.replayer
+    halfway = asyncio.Event()
+    replay, row = await replayer.begin(TENANT, ReplayFilter(), by="ann")
+    running = asyncio.create_task(replayer.run(TENANT, replay, row, rate_per_s=100, on_step=_at(21, halfway)))
+    await halfway.wait()
+
+    began = asyncio.get_running_loop().time()
+    cancelled = await replayer.cancel(TENANT, replay, by="bob")
+    took_s = asyncio.get_running_loop().time() - began
+    ran = await running
+
+    started, *ended = await _told(site)
+    count = len(await waiting(site))
+    assert took_s < 1
+    assert 20 < count < 200
+    assert ran == cancelled
+    assert (ran.state, ran.cancelled_by, ran.replayed) == (ReplayState.CANCELLED, "bob", count)
+    assert started["data"]["by"] == "ann"
+    assert [(event["data"]["by"], event["data"]["state"], event["data"]["replayed"]) for event in ended] == [
+        ("bob", "cancelled", count)
+    ]
+    with pytest.raises(ReplayEnded, match="cancelled already"):
+        await replayer.resume(TENANT, replay)
+    with pytest.raises(ReplayEnded, match="cancelled already"):
+        await replayer.cancel(TENANT, replay, by="bob")
+
+
+async def test_one_that_waits_for_its_turn_can_be_cancelled(site: Site) -> None:
+    """It asks for nothing, and the one that runs goes on."""
+    deliveries = await keep(site, 30)
+    replayer = site.jetstream.replayer
+    waits = asyncio.Event()
+    one, row = await replayer.begin(TENANT, ReplayFilter(), by="test")
+    running = asyncio.create_task(replayer.run(TENANT, one, row, rate_per_s=40))
+    await until(lambda: replayer.running(TENANT))
+    other, row = await replayer.begin(TENANT, ReplayFilter(destination="orders"), by="test")
+    waiting_ = asyncio.create_task(replayer.run(TENANT, other, row, on_wait=lambda _: waits.set()))
+    await waits.wait()
+
+    await replayer.cancel(TENANT, other, by="test")
+
+    assert (await waiting_).state is ReplayState.CANCELLED
+    assert (await running).replayed == 30
+    assert await requested(site) == sorted(deliveries)
+
+
+async def test_an_unknown_replay_is_nobodys(site: Site) -> None:
+    """Nor is one of another tenant."""
+    replay, row = await site.jetstream.replayer.begin(TENANT, ReplayFilter(), by="test")
+    await site.jetstream.replayer.run(TENANT, replay, row)
+
+    assert list(await site.jetstream.replayer.list(TENANT)) == [replay]
+    for tenant, name in ((TENANT, "rpl-none"), ("globex", replay)):
+        with pytest.raises(UnknownReplay):
+            await site.jetstream.replayer.cancel(tenant, name, by="test")
+
+
+async def test_a_replay_outlives_its_server(site: Site) -> None:
+    """The server is killed under it and comes back: it goes on by itself, and each delivery is asked for once."""
+    deliveries = await keep(site, 200)
+    replayer = site.jetstream.replayer
+    halfway = asyncio.Event()
+    replay, row = await replayer.begin(TENANT, ReplayFilter(), by="test")
+    running = asyncio.create_task(replayer.run(TENANT, replay, row, rate_per_s=200, on_step=_at(51, halfway)))
+    await halfway.wait()
+
+    await site.server.kill()
+    await site.server.restart()
+
+    row = await running
+    assert (row.replayed, row.skipped, row.state) == (200, 0, ReplayState.FINISHED)
+    assert await requested(site) == sorted(deliveries)
+
+
+def test_the_look_at_what_came_later_is_bounded_by_what_is_looked_for() -> None:
+    """A hundred thousand attempts of other deliveries take no memory."""
+    wanted = Kept(
+        id="dlv_1", tenant=TENANT, destination="orders", event_type="a", code="http.5xx", outcome="failed", attempt=8,
+        sequence=1, stored_at=datetime.now(UTC),
+    )  # fmt: skip
+    later = Later([wanted], "rpl-1")
+    later.note(wanted.key, 9, "rpl-1")
+    tracemalloc.start()
+
+    for number in range(100_000):
+        later.note(f"orders.other_{number}", 9, "rpl-1")
+
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10_000
+    assert (later.supersedes(wanted), later.is_own(wanted)) == (True, True)
+
+
+def _at(count: int, reached: asyncio.Event) -> Callable[[Replay], None]:
+    """Sets the event when so many have been replayed."""
+
+    def on_step(row: Replay) -> None:
+        if row.replayed == count:
+            reached.set()
+
+    return on_step
+
+
+async def _told(site: Site) -> list[dict[str, Any]]:
+    return [
         msgspec.json.decode(record.data)
         for record in await site.records(subjects.EVENTS)
         if record.subject.startswith("oneprotect.event.replay.")
     ]
-    assert [event["type"] for event in events] == ["oneprotect.replay.started.v1", "oneprotect.replay.finished.v1"]
-    assert events[1]["data"]["replayed"] == 2
-    assert events[1]["data"]["by"] == "test"
+
+
+async def _capped(site: Site, cap: int) -> dict[str, Any]:
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
+    return {**config, "max_msgs_per_subject": cap}

@@ -1,0 +1,130 @@
+"""Kept deliveries: what was given up on or skipped, as the failed stream holds it, and which of it a filter takes."""
+
+import sys
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from consumers.newest import newest
+from consumers.progress import Progress
+from oneprotect.jetstream import read
+from oneprotect.jetstream.connection import Connection
+from schemas import subjects
+from schemas.config import ReplayFilter
+from schemas.events import decode_request
+from schemas.ids import bucket_of
+
+BATCH: Final = 1024
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A kept delivery without its payload, so that a hundred thousand of them fit into memory.
+
+    `attempt` is the last that was made, `sequence` its place in the stream. `superseded`: a later attempt has been
+    made or asked for since, so it is left alone.
+    """
+
+    id: str
+    tenant: str
+    destination: str
+    event_type: str
+    code: str
+    outcome: str
+    attempt: int
+    sequence: int
+    stored_at: datetime
+    superseded: bool = False
+
+    @classmethod
+    def read(cls, tenant: str, record: read.Record) -> "Kept | None":
+        """What `record` of the failed stream holds; None when another version of this program has kept it."""
+        try:
+            asked = decode_request(record.data)
+            attempt = Progress.read(record.headers).attempt
+        except ValueError:
+            return None
+        # Few names for many deliveries: interned, each is in memory once.
+        return cls(
+            id=asked.id,
+            tenant=tenant,
+            destination=sys.intern(asked.data.destination),
+            event_type=sys.intern(asked.data.event_type),
+            code=sys.intern(record.headers.get(subjects.HEADER_CODE, "")),
+            outcome=sys.intern(record.headers.get(subjects.HEADER_OUTCOME, "")),
+            attempt=attempt,
+            sequence=record.sequence,
+            stored_at=record.stored_at,
+        )
+
+    @property
+    def key(self) -> str:
+        """Names the delivery among all of its tenant: the same id goes to several destinations."""
+        return f"{self.destination}.{self.id}"
+
+
+class KeptRecord(msgspec.Struct, frozen=True, gc=False):
+    """A kept delivery, and all that is stored of it."""
+
+    kept: Kept
+    record: read.Record
+
+
+def subject(tenant: str, chosen: ReplayFilter) -> str:
+    """The subjects that hold what `chosen` takes, and other things besides."""
+    buckets = {bucket_of(delivery) for delivery in chosen.ids}
+    bucket = buckets.pop() if len(buckets) == 1 else "*"
+    return f"oneprotect.delivery.failed.{tenant}.{chosen.destination or '*'}.{bucket}"
+
+
+def matches(kept: Kept, chosen: ReplayFilter) -> bool:
+    """Whether every condition of `chosen` holds for `kept`."""
+    return (
+        (chosen.destination is None or kept.destination == chosen.destination)
+        and (chosen.since is None or kept.stored_at >= chosen.since)
+        and (chosen.until is None or kept.stored_at < chosen.until)
+        and (not chosen.codes or kept.code in chosen.codes)
+        and (not chosen.event_types or kept.event_type in chosen.event_types)
+        and (not chosen.ids or kept.id in chosen.ids)
+    )
+
+
+async def scan(
+    connection: Connection, tenant: str, chosen: ReplayFilter, *, after: int = 0, until: int | None = None
+) -> AsyncIterator[KeptRecord]:
+    """What `chosen` takes, oldest first: behind stream sequence `after`, up to and with `until`."""
+    records = read.scan(
+        connection,
+        subjects.FAILED.name,
+        subject(tenant, chosen),
+        first_sequence=after + 1,
+        since=None if after else chosen.since,
+        batch=BATCH,
+    )
+    async for record in records:
+        if until is not None and record.sequence > until:
+            return
+        kept = Kept.read(tenant, record)
+        if kept is not None and matches(kept, chosen):
+            yield KeptRecord(kept, record)
+
+
+async def newest_kept(
+    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> list[KeptRecord]:
+    """The newest `limit` that `chosen` takes, newest first, of those before stream sequence `before`."""
+
+    def take(record: read.Record) -> KeptRecord | None:
+        kept = Kept.read(tenant, record)
+        return KeptRecord(kept, record) if kept is not None and matches(kept, chosen) else None
+
+    return await newest(
+        connection,
+        subjects.FAILED.name,
+        subject(tenant, chosen),
+        take,
+        limit=limit,
+        before=before,
+        since=chosen.since,
+    )

@@ -1,0 +1,93 @@
+"""A lease: one holder at a time, by the server's clock."""
+
+import asyncio
+
+import pytest
+
+from consumers.lease import TTL_S, Holder, Lease, LeaseLost, find_holder
+from oneprotect.jetstream.bucket import Bucket
+from schemas import subjects
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.retry
+
+ANN = Holder(replay="rpl-1", by="ann", run="1")
+BOB = Holder(replay="rpl-2", by="bob", run="2")
+
+
+@pytest.fixture
+def bucket(site: Site) -> Bucket:
+    """The bucket that leases are in."""
+    return Bucket(site.jetstream.connection, site.jetstream.publisher, subjects.REPLAYS)
+
+
+async def test_one_at_a_time(bucket: Bucket) -> None:
+    """Of many that want it at once one has it; given back, the next one has it without a wait."""
+    leases = [Lease(bucket, TENANT, Holder(replay="rpl-1", by="ann", run=str(number))) for number in range(8)]
+
+    holders = await asyncio.gather(*(lease.take() for lease in leases))
+    (first,) = (lease for lease in leases if lease.is_held)
+    await first.release()
+    again = await leases[3].take()
+
+    assert holders.count(None) == 1
+    assert len({holder.run for holder in holders if holder}) == 1
+    assert (again, leases[3].is_held, first.is_held) == (None, True, False)
+
+
+async def test_another_tenant_has_its_own(bucket: Bucket) -> None:
+    """What one tenant does holds up nobody else."""
+    assert await Lease(bucket, TENANT, ANN).take() is None
+    assert await Lease(bucket, "globex", BOB).take() is None
+    assert await find_holder(bucket, TENANT) == ANN
+
+
+async def test_who_has_died_is_not_waited_for_long(bucket: Bucket) -> None:
+    """A lease that nobody renews is free after a few seconds, and one that is renewed is not."""
+    loop = asyncio.get_running_loop()
+    dead, alive = Lease(bucket, TENANT, ANN), Lease(bucket, "globex", ANN)
+    await dead.take()
+    await alive.take()
+    began = loop.time()
+
+    async def is_free() -> bool:
+        await alive.renew()
+        return await Lease(bucket, TENANT, BOB).take() is None
+
+    await until(is_free, TTL_S + 3)
+
+    assert TTL_S - 1 < loop.time() - began < TTL_S + 2
+    assert not dead.is_held, "its holder has known for a while"
+    with pytest.raises(LeaseLost):
+        await dead.renew()
+    assert await find_holder(bucket, TENANT) == BOB
+    assert (alive.is_held, await find_holder(bucket, "globex")) == (True, ANN)
+
+
+async def test_nobody_gives_back_what_is_another_ones(bucket: Bucket) -> None:
+    """A holder that was replaced changes nothing any more."""
+    ann, bob = Lease(bucket, TENANT, ANN), Lease(bucket, TENANT, BOB)
+    await ann.take()
+    await bucket.put(TENANT, b"", ttl_s=1)
+    await bob.take()
+
+    await ann.release()
+
+    assert await find_holder(bucket, TENANT) == BOB
+    await bob.renew()
+    assert bob.is_held
+
+
+async def test_an_answer_that_got_lost_loses_no_lease(bucket: Bucket) -> None:
+    """A renewal that the server has and its holder does not know of is recognised as the holder's own."""
+    ann = Lease(bucket, TENANT, ANN)
+    await ann.take()
+    known = ann.revision
+    await ann.renew()
+    ann.revision = known
+
+    await ann.renew()
+
+    assert ann.is_held
+    assert ann.revision > known

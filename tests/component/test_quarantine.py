@@ -1,0 +1,189 @@
+"""`oneprotect quarantine`: what could not be understood is listed, shown, and published again."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from schemas.codes import Code
+from tests.support.commandline import Ran
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Process, Site, document
+from tests.support.terminal import at_terminal
+from tests.support.waiting import until
+
+RunHere = Callable[..., Awaitable[Ran]]
+
+POISON = b'{"secret": "\x00\xff'
+WORK = subjects.requested(TENANT, "orders")
+TOO_BIG = b'"' + b"x" * 262_143 + b'"'
+
+
+async def _quarantine(
+    site: Site, data: bytes, *, origin: str = WORK, code: Code = Code.EVENT_INVALID, **headers: str
+) -> int:
+    """Keep a message as a consumer does; its number."""
+    own = {
+        subjects.HEADER_ORIGIN: origin,
+        subjects.HEADER_CODE: code.value,
+        subjects.HEADER_REASON: "not a JSON document",
+    }
+    publication = Publication(subjects.quarantined(origin), data, {"content-type": "a/b"} | headers | own)
+    return (await site.jetstream.publisher.publish(publication)).seq
+
+
+async def _told(site: Site) -> list[dict[str, Any]]:
+    return [
+        msgspec.json.decode(record.data)
+        for record in await site.records(subjects.EVENTS)
+        if record.subject.startswith("oneprotect.event.quarantine.released.")
+    ]
+
+
+async def test_they_are_listed_with_their_reasons(site: Site, oneprotect: RunHere) -> None:
+    """The newest first, fewer by tenant, code, time and number; their bytes are not shown."""
+    first = await _quarantine(site, POISON)
+    second = await _quarantine(site, POISON, origin=subjects.due("globex", "a"), code=Code.INTERNAL)
+    third = await _quarantine(site, POISON)
+
+    async def numbers(*options: str) -> list[int]:
+        ran = await oneprotect("quarantine", "list", "--json", *options)
+        assert ran.code == 0
+        return [row["n"] for row in ran.json["quarantined"]]
+
+    shown = await oneprotect("quarantine", "list")
+
+    assert await numbers() == [third, second, first]
+    assert await numbers("--tenant", TENANT) == [third, first]
+    assert await numbers("--tenant", "globex", "--code", "internal") == [second]
+    assert await numbers("--until", "1h") == []
+    assert await numbers("--since", "1h", "--limit", "2") == [third, second]
+    assert await numbers("--before", str(third), "--limit", "1") == [second]
+    assert "not a JSON document" in shown.out
+    assert WORK in shown.out
+    assert "secret" not in shown.out
+
+
+async def test_one_is_shown_and_its_bytes_only_raw(site: Site, oneprotect: RunHere) -> None:
+    """What is wrong with it now is told; --raw writes the bytes as they came, and nothing else."""
+    number = str(await _quarantine(site, POISON, traceparent="00-a-b-01"))
+
+    shown = await oneprotect("quarantine", "show", number)
+    as_json = (await oneprotect("quarantine", "show", number, "--json")).json
+    raw = await Process.start(site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, "quarantine", "show", number, "--raw")
+    await raw.wait()
+    unknown = await oneprotect("quarantine", "show", "99")
+    both = await oneprotect("quarantine", "show", number, "--json", "--raw")
+
+    assert "no: not a JSON document" in shown.out
+    assert as_json["headers"] == {"content-type": "a/b", "traceparent": "00-a-b-01"}
+    assert (as_json["origin"], as_json["understood"], as_json["bytes"]) == (WORK, False, len(POISON))
+    assert bytes(raw.output) == POISON
+    assert (unknown.code, unknown.err) == (
+        1, "error: 99 is not in the quarantine; see `oneprotect quarantine list`\n",
+    )  # fmt: skip
+    assert both.code == 2
+    assert "secret" not in shown.out + str(as_json)
+
+
+async def test_a_released_one_goes_back_to_where_it_came_from(
+    site: Site, receiver: Scripted, oneprotect: RunHere
+) -> None:
+    """Too big for a limit that has been raised since, it is asked for as it came; it stays in the quarantine, too."""
+    await site.destination("orders", receiver.url)
+    async with site.consumer():
+        await site.publish("orders", document("orders", payload=TOO_BIG, delivery="big"), "big")
+        await until(lambda: site.records(subjects.QUARANTINE), 10)
+        (kept,) = await site.records(subjects.QUARANTINE)
+        number = str(kept.sequence)
+        refused = await oneprotect("quarantine", "release", number, "--json")
+        nothing = await _told(site)
+
+    raised = {"max_payload_bytes": "300000"}
+    released = await oneprotect("quarantine", "release", number, "--json", **raised)
+    again = await oneprotect("quarantine", "release", number, **raised)
+    (waiting,) = await site.records(subjects.WORK)
+
+    assert (refused.code, nothing) == (1, [])
+    assert "would come back: the payload has 262145 bytes" in refused.error["error"]
+    assert released.code == 0
+    assert [(row["delivery"], row["understood"], row["duplicate"]) for row in released.json] == [("big", True, False)]
+    assert again.out.endswith("0 released; 1 had been a moment ago.\n")
+    assert (waiting.subject, waiting.data) == (kept.headers[subjects.HEADER_ORIGIN], kept.data)
+    assert not [name for name in waiting.headers if name in (subjects.HEADER_REASON, subjects.HEADER_ORIGIN)]
+    assert len(await site.records(subjects.QUARANTINE)) == 1
+    told = (await _told(site))[0]
+    assert told["tenant"] == TENANT
+    assert told["data"] == {
+        "sequence": kept.sequence, "subject": WORK, "by": told["data"]["by"], "understood": True, "delivery": "big"
+    }  # fmt: skip
+    assert told["data"]["by"].startswith("cli:")
+
+
+async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None:
+    """One that would come back holds up the others, unless it is forced; what is no request never goes."""
+    request = document("orders", delivery="dlv_1")
+    good = str(await _quarantine(site, request, code=Code.INTERNAL))
+    bad = str(await _quarantine(site, POISON))
+    foreign = str(await _quarantine(site, POISON, origin="oneprotect.delivery.attempted.acme.orders"))
+
+    held_up = await oneprotect("quarantine", "release", good, bad)
+    waiting = await site.records(subjects.WORK)
+    never = await oneprotect("quarantine", "release", good, foreign, "--force")
+    forced = await oneprotect("quarantine", "release", good, bad, good, "--force")
+
+    assert (held_up.code, never.code, forced.code) == (1, 1, 0)
+    assert held_up.err == f"error: {bad} would come back: not a JSON document. Nothing was released\n"
+    assert "it did not come from a subject of requests" in never.err
+    assert waiting == []
+    assert forced.out.endswith("2 released.\n")
+    assert [record.data for record in await site.records(subjects.WORK)] == [request, POISON]
+    assert [event["data"]["understood"] for event in await _told(site)] == [True, False]
+
+
+async def test_a_retry_goes_back_with_its_state(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
+    """What a consumer stumbled over at its third attempt is attempted as the third."""
+    await site.destination("orders", receiver.url)
+    origin = subjects.due(TENANT, "orders")
+    data = document("orders", delivery="dlv_1")
+    number = await _quarantine(site, data, origin=origin, code=Code.INTERNAL, **{subjects.HEADER_ATTEMPT: "3"})
+
+    ran = await oneprotect("quarantine", "release", str(number))
+    async with site.consumer():
+        await until(lambda: receiver.seen, 10)
+        await until(site.is_settled, 10)
+
+    (result,) = await site.results("dlv_1")
+    assert ran.code == 0
+    assert (result.attempt, result.outcome) == (3, "delivered")
+
+
+async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
+    """Anything but yes releases nothing; --yes asks nobody."""
+    number = str(await _quarantine(site, document("orders"), code=Code.INTERNAL))
+
+    no = await at_terminal(site.environ, "quarantine", "release", number, types=b"no\n")
+    nothing = await site.records(subjects.WORK)
+    yes = await at_terminal(site.environ, "quarantine", "release", number, types=b"y\n")
+    unasked = await at_terminal(site.environ, "quarantine", "release", number, "--yes")
+
+    assert (no.code, yes.code, unasked.code) == (1, 0, 0)
+    assert "Publish 1 again? [y/N]" in no.err
+    assert "error: nothing was released" in no.err
+    assert nothing == []
+    assert "1 released." in yes.out
+    assert "[y/N]" not in unasked.err
+    assert len(await site.records(subjects.WORK)) == 1
+
+
+@pytest.mark.parametrize("command", ["list", "show", "release"])
+async def test_help_teaches_with_an_example(oneprotect: RunHere, command: str) -> None:
+    """Each command has --json, and shows a whole command line."""
+    ran = await oneprotect("quarantine", command, "--help")
+
+    assert ran.code == 0
+    assert "--json" in ran.out
+    assert f"oneprotect quarantine {command}" in ran.out.partition("\n  Example")[2]

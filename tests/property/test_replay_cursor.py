@@ -1,0 +1,222 @@
+"""The cursor of a replay, on a model of the server: whatever is stored, refused, lost or killed, and in any order."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumers.kept import Kept, KeptRecord
+from consumers.later import Later, Page
+from consumers.ordered import InOrder, Place
+from consumers.pace import CATCH_UP_S, Pace
+from consumers.replay_run import ReplayRun
+from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
+from oneprotect.jetstream.publish import Publication, Stored
+from oneprotect.jetstream.read import Record
+from schemas import subjects
+from schemas.config import Replay, ReplayFilter
+from schemas.events import decode_request
+from tests.support.site import TENANT, document
+
+pytestmark = pytest.mark.retry
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+REPLAY = "rpl-1"
+PAGE = 4
+MOST_LIVES, MOST_TURNS = 100, 500
+OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
+
+fates = st.sampled_from(["stored", "stored", "stored", "full", "lost", "stored, unheard", "refused"])
+"""What becomes of a request."""
+turns = st.sampled_from(["first", "last", "save", "kill"])
+"""What happens next: one that is on its way is answered, the progress is stored, or the process dies."""
+
+
+class Server:
+    """What is kept, and what has been stored of the requests. It remembers no id: whatever is sent again, is stored."""
+
+    def __init__(self, keys: list[int], superseded: set[int], fates_: list[str]) -> None:
+        self.kept = [_kept(sequence, f"dlv_{key}") for sequence, key in enumerate(keys, 1)]
+        self.superseded = {f"orders.dlv_{key}" for key in superseded}
+        self.stored: Counter[str] = Counter()
+        self.on_their_way: list[tuple[OnStored, Stored | JetStreamError]] = []
+        self._fates = fates_
+        self._is_dead = False
+
+    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Take a request, as far as it is meant to be taken."""
+        if self._is_dead:
+            await on_stored(Unavailable("killed"))
+            return
+        fate = self._fates.pop() if self._fates else "stored"
+        is_overflow = publication.subject.startswith("oneprotect.delivery.overflow.")
+        answer: Stored | JetStreamError = Stored("S", 1)
+        if fate == "full" and not is_overflow:
+            answer = Refused(SUBJECT_FULL, "full")
+        elif fate == "refused":
+            answer = Refused(10047, "no room")
+        elif fate == "lost":
+            answer = Unavailable("no answer")
+        else:
+            self._store(publication)
+            answer = Unavailable("no answer") if fate == "stored, unheard" else answer
+        self.on_their_way.append((on_stored, answer))
+
+    async def answer(self, index: int) -> None:
+        """Let one request's answer arrive."""
+        if self.on_their_way:
+            on_stored, answer = self.on_their_way.pop(index)
+            await on_stored(answer)
+
+    def _store(self, publication: Publication) -> None:
+        self.stored[f"orders.{decode_request(publication.payload).id}"] += 1
+
+    async def kill(self) -> None:
+        """The process is gone: what is on its way is not heard of any more."""
+        self._is_dead = True
+        for on_stored, _ in self.on_their_way:
+            await on_stored(Unavailable("killed"))
+        self.on_their_way.clear()
+
+    def revive(self) -> None:
+        """The next process begins."""
+        self._is_dead = False
+
+    async def pages(self, *, after: int, until: int) -> AsyncIterator[Page]:
+        """What is kept, a few at a time, with what is stored by then."""
+        rest = [kept for kept in self.kept if after < kept.sequence <= until]
+        for start in range(0, len(rest), PAGE):
+            page = rest[start : start + PAGE]
+            later = Later(page, REPLAY)
+            for key in self.stored:
+                later.note(key, 9, REPLAY)
+            for key in self.superseded:
+                later.note(key, 9, None)
+            yield Page(page, later)
+
+    async def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+        """A page once more."""
+        for kept in page.kept:
+            headers = {subjects.HEADER_ATTEMPT: str(kept.attempt)}
+            yield KeptRecord(kept, Record("s", kept.sequence, NOW, document("orders", delivery=kept.id), headers))
+
+    def owes(self, until: int) -> set[str]:
+        """Deliveries kept up to and with `until` that are neither asked for nor superseded."""
+        return {kept.key for kept in self.kept if kept.sequence <= until} - self.superseded - set(self.stored)
+
+
+def _kept(sequence: int, delivery: str) -> Kept:
+    return Kept(
+        id=delivery,
+        tenant=TENANT,
+        destination="orders",
+        event_type="invoice.paid",
+        code="http.5xx",
+        outcome="failed",
+        attempt=8,
+        sequence=sequence,
+        stored_at=NOW,
+    )
+
+
+async def _live(server: Server, saved: Replay, happens: list[str]) -> tuple[Replay, bool]:
+    """One life of the replay: what is saved at its end, and whether it came to its own."""
+    run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pace=Pace(None), at_once=3)
+    going = asyncio.create_task(run.go())
+    for _ in range(MOST_TURNS):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        if going.done():
+            break
+        match happens.pop() if happens else "first":
+            case "save":
+                saved = run.row
+                assert server.owes(saved.cursor) == set(), "the cursor has passed something that is not stored"
+            case "kill":
+                await server.kill()
+                going.cancel()
+                await asyncio.wait({going})
+                if not going.cancelled():
+                    going.exception()
+                return saved, False
+            case turn:
+                await server.answer(0 if turn == "first" else -1)
+    assert going.done(), "it stands still"
+    if going.exception():
+        assert isinstance(going.exception(), JetStreamError)
+        return run.row, False
+    return run.row, going.result()
+
+
+async def _replay(server: Server, happens: list[str]) -> Replay:
+    row = Replay(filter=ReplayFilter(), by="test", started_at=NOW, until_sequence=len(server.kept))
+    for _ in range(MOST_LIVES):
+        server.revive()
+        row, has_finished = await _live(server, row, happens)
+        if has_finished:
+            return row
+    raise AssertionError("it never comes to its end")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    keys=st.lists(st.integers(0, 12), max_size=14),
+    superseded=st.sets(st.integers(0, 12), max_size=4),
+    fates_=st.lists(fates, max_size=30),
+    happens=st.lists(turns, max_size=40),
+)
+def test_nothing_is_missed_and_nothing_done_twice(
+    keys: list[int], superseded: set[int], fates_: list[str], happens: list[str]
+) -> None:
+    """Whatever happens on the way, in the end each is asked for once, and what was attempted since not at all."""
+    server = Server(keys, superseded, fates_)
+
+    row = asyncio.run(_replay(server, happens))
+
+    assert server.owes(len(server.kept)) == set()
+    assert set(server.stored) == {kept.key for kept in server.kept} - server.superseded
+    assert set(server.stored.values()) <= {1}
+    assert row.replayed + row.skipped == len(server.kept)
+    assert row.skipped == sum(kept.key in server.superseded for kept in server.kept)
+
+
+@given(order=st.permutations(range(8)))
+def test_what_ends_in_any_order_is_taken_in_the_first_one(order: list[int]) -> None:
+    """A thing is let out when everything before it has ended, and not before."""
+    line: InOrder[int] = InOrder()
+    places: list[Place[int]] = [line.begin(number) for number in range(8)]
+    out: list[int] = []
+
+    for count, number in enumerate(order, 1):
+        out += line.end(places[number])
+        ended = set(order[:count])
+        assert out == [n for n in range(8) if set(range(n + 1)) <= ended]
+
+    assert len(line) == 0
+
+
+@given(
+    rate=st.floats(0.5, 10_000),
+    delays=st.lists(st.floats(0, 3), min_size=2, max_size=60),
+)
+def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> None:
+    """However late its user is each time, beyond the rate there is no more than a quarter of a second's worth."""
+    pace, now = Pace(rate), 0.0
+    went: list[float] = []
+    for delay_s in delays:
+        now += delay_s / rate
+        now += pace.wait_s(now)
+        went.append(now)
+
+    for start, began in enumerate(went):
+        for count, at in enumerate(went[start:], 1):
+            assert count <= (at - began + CATCH_UP_S) * rate + 2
+
+
+def test_without_a_rate_nobody_waits() -> None:
+    """No rate is no wait."""
+    assert {Pace(None).wait_s(float(now)) for now in range(5)} == {0.0}

@@ -1,0 +1,68 @@
+"""Which kept deliveries a filter takes."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.kept import Kept, matches, subject
+from schemas import subjects
+from schemas.config import ReplayFilter
+
+pytestmark = pytest.mark.retry
+
+START = datetime(2026, 11, 23, tzinfo=UTC)
+DESTINATIONS, IDS = ("orders", "invoices", "a"), tuple(f"dlv_{number}" for number in range(6))
+CODES, TYPES = ("http.5xx", "http.410", "secret.not_found"), ("invoice.paid", "invoice.sent")
+
+times = st.integers(0, 20).map(lambda minutes: START + timedelta(minutes=minutes))
+kept_deliveries = st.builds(
+    Kept,
+    id=st.sampled_from(IDS),
+    tenant=st.just("acme"),
+    destination=st.sampled_from(DESTINATIONS),
+    event_type=st.sampled_from(TYPES),
+    code=st.sampled_from(CODES),
+    outcome=st.just("failed"),
+    attempt=st.integers(1, 9),
+    sequence=st.integers(1, 99),
+    stored_at=times,
+)
+filters = st.builds(
+    ReplayFilter,
+    destination=st.none() | st.sampled_from(DESTINATIONS),
+    since=st.none() | times,
+    until=st.none() | times,
+    codes=st.lists(st.sampled_from(CODES), max_size=2, unique=True).map(tuple),
+    event_types=st.lists(st.sampled_from(TYPES), max_size=2, unique=True).map(tuple),
+    ids=st.lists(st.sampled_from(IDS), max_size=3, unique=True).map(tuple),
+)
+
+
+def _reaches(pattern: str, name: str) -> bool:
+    """Whether a subject is one of those that a pattern with `*` names."""
+    parts, tokens = pattern.split("."), name.split(".")
+    return len(parts) == len(tokens) and all(part in ("*", token) for part, token in zip(parts, tokens, strict=True))
+
+
+@given(kept=kept_deliveries, chosen=filters)
+def test_what_a_filter_takes_is_where_it_is_looked_for(kept: Kept, chosen: ReplayFilter) -> None:
+    """The subjects that are read hold everything that the filter takes."""
+    stored_on = subjects.failed("acme", kept.destination, kept.id)
+
+    assert not matches(kept, chosen) or _reaches(subject("acme", chosen), stored_on)
+
+
+@given(kept=kept_deliveries, one=filters, other=filters)
+def test_each_condition_narrows_it_down(kept: Kept, one: ReplayFilter, other: ReplayFilter) -> None:
+    """A filter takes what each of its conditions alone takes, and nothing else."""
+    alone = [
+        ReplayFilter(**{name: getattr(one, name)}) for name in ReplayFilter.__struct_fields__ if getattr(one, name)
+    ]
+
+    assert matches(kept, one) == all(matches(kept, condition) for condition in alone)
+    assert matches(kept, ReplayFilter())
+    assert matches(kept, ReplayFilter(since=one.since, until=other.until)) == (
+        (one.since is None or one.since <= kept.stored_at) and (other.until is None or kept.stored_at < other.until)
+    )

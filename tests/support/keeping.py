@@ -1,0 +1,84 @@
+"""Deliveries kept as failed and results put on record as a consumer does it, without one."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from oneprotect.jetstream import read
+from oneprotect.jetstream.publish import Publication, Stored
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.events import AttemptResult, DeliveryAttempted, decode_request, encode
+from schemas.ids import new_delivery_id
+from tests.support.site import TENANT, Site, document
+from tests.support.waiting import until
+
+
+async def keep(
+    site: Site,
+    count: int = 1,
+    *,
+    destination: str = "orders",
+    delivery: str | None = None,
+    attempt: int = 8,
+    code: Code = Code.HTTP_5XX,
+    outcome: Outcome = Outcome.FAILED,
+    tenant: str = TENANT,
+    payload: bytes = b'{"n": 1}',
+) -> list[str]:
+    """Keep deliveries, many at a time, and return their ids."""
+    deliveries = [delivery or new_delivery_id() for _ in range(count)]
+    stored: list[object] = []
+
+    async def on_stored(result: object) -> None:
+        stored.append(result)
+
+    for one in deliveries:
+        headers = {
+            subjects.HEADER_ATTEMPT: str(attempt),
+            subjects.HEADER_CODE: code.value,
+            subjects.HEADER_OUTCOME: outcome.value,
+            subjects.HEADER_FIRST_ATTEMPT_AT: datetime.now(UTC).isoformat(),
+        }
+        body = document(destination, delivery=one, tenant=tenant, payload=payload)
+        publication = Publication(subjects.failed(tenant, destination, one), body, headers)
+        await site.jetstream.publisher.send(publication, on_stored)
+    await until(lambda: len(stored) == count, 20)
+    assert [type(result) for result in stored] == [Stored] * count
+    return deliveries
+
+
+async def record(site: Site, delivery: str, **fields: Any) -> None:
+    """Publish an attempt result."""
+    result: dict[str, Any] = {
+        "delivery": delivery,
+        "destination": "orders",
+        "event_type": "invoice.paid",
+        "attempt": 1,
+        "outcome": Outcome.FAILED,
+        "code": Code.HTTP_5XX,
+        "started_at": datetime.now(UTC),
+        "duration_ms": 1.5,
+        "worker": "w",
+    }
+    data = AttemptResult(**result | fields)
+    event = DeliveryAttempted(
+        specversion="1.0",
+        id=f"{delivery}.{data.attempt}",
+        source="/tests",
+        time=data.started_at,
+        tenant=TENANT,
+        data=data,
+    )
+    subject = subjects.attempted(TENANT, data.destination, delivery)
+    await site.jetstream.publisher.publish(Publication(subject, encode(event), {}))
+
+
+async def requested(site: Site) -> list[str]:
+    """The ids of what has been asked for and waits, in the work stream or the overflow."""
+    return sorted([decode_request(one.data).id for one in await waiting(site)])
+
+
+async def waiting(site: Site) -> Sequence[read.Record]:
+    """The requests that wait, in the work stream or the overflow."""
+    return [*await site.records(subjects.WORK), *await site.records(subjects.OVERFLOW)]

@@ -1,0 +1,76 @@
+"""A run of a replay that is told to stop."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+
+import pytest
+
+from consumers.kept import KeptRecord
+from consumers.later import Later, Page
+from consumers.pace import Pace
+from consumers.replay_run import ReplayRun, again
+from schemas import subjects
+from schemas.config import Replay, ReplayFilter
+
+pytestmark = pytest.mark.retry
+
+ROW = Replay(filter=ReplayFilter(), by="test", started_at=datetime.now(UTC), until_sequence=9)
+
+
+class Endless:
+    """A look that takes for ever."""
+
+    def __init__(self) -> None:
+        self.has_begun = asyncio.Event()
+
+    async def pages(self, *, after: int, until: int) -> AsyncIterator[Page]:
+        """Never comes to the first page."""
+        self.has_begun.set()
+        while after < until:
+            await asyncio.Event().wait()
+            yield Page([], Later([]))
+
+    def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+        """There are none."""
+        raise AssertionError(page)
+
+
+class Nobody:
+    """Takes no request."""
+
+    async def send(self, publication: object, on_stored: object) -> None:
+        """There is to be none."""
+        raise AssertionError(publication, on_stored)
+
+
+async def test_it_stops_in_the_middle_of_a_long_look() -> None:
+    """Looking at what came later may take a while; nobody who cancels a replay waits for that."""
+    source = Endless()
+    run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pace=Pace(None))
+    going = asyncio.create_task(run.go())
+    await source.has_begun.wait()
+
+    run.stop()
+
+    assert await asyncio.wait_for(going, 1) is False
+    assert run.row == ROW
+
+
+def test_a_request_begins_its_schedule_and_its_waits_afresh() -> None:
+    """The next attempt of a kept delivery is the first of the replay, and has waited for nothing yet."""
+    headers = {
+        subjects.HEADER_ATTEMPT: "8",
+        subjects.HEADER_REPLAY: "rpl-0",
+        subjects.HEADER_REPLAY_FROM: "5",
+        subjects.HEADER_SECRET_WAITS: "3",
+        subjects.HEADER_DEFERRALS: "2",
+        subjects.HEADER_FIRST_ATTEMPT_AT: "2026-11-23T20:00:00+00:00",
+    }
+
+    progress = again(headers, "rpl-1")
+
+    assert (progress.attempt, progress.replay, progress.replay_from, progress.tried) == (9, "rpl-1", 9, 1)
+    assert (progress.secret_waits, progress.deferrals) == (0, 0)
+    assert progress.first_attempt_at == datetime(2026, 11, 23, 20, tzinfo=UTC)
+    assert progress.msg_id("acme.orders.dlv_1") == "acme.orders.dlv_1.rrpl-1.9"

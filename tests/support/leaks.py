@@ -43,8 +43,8 @@ class Canary:
 
     @classmethod
     def word(cls, name: str, prefix: str = "") -> "Canary":
-        """A new secret of letters and digits, for what is no signing secret: a token, a part of a URL."""
-        return cls(name, prefix + os.urandom(24).hex())
+        """A new word for what is no signing secret: a token, a part of a URL. No scrubber takes it for a secret."""
+        return cls(name, prefix + os.urandom(12).hex())
 
     def reveal(self) -> str:
         """The text, for putting it where it belongs."""

@@ -1,0 +1,22 @@
+"""What the leak suite shares: sinks for each test, and this process listened to."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from tests.leak.listening import Listener, listening
+from tests.leak.sinks import Sinks
+
+
+@pytest.fixture
+def sinks() -> Sinks:
+    """What came out in this test."""
+    return Sinks()
+
+
+@pytest_asyncio.fixture
+async def listener(sinks: Sinks, capfd: pytest.CaptureFixture[str]) -> AsyncIterator[Listener]:
+    """This process, listened to at DEBUG."""
+    async with listening(sinks, capfd) as listener:
+        yield listener

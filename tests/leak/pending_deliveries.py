@@ -1,0 +1,106 @@
+"""Leaks of deliveries and of NATS that are to be mended. Not collected: run it by name, and move what passes."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from oneprotect.jetstream.connection import Incoming
+from tests.leak.commands import Run, ran
+from tests.leak.listening import Listener
+from tests.leak.secured import secured
+from tests.leak.sinks import Sinks
+from tests.support.leaks import Canary, Search
+from tests.support.site import Site
+from tests.support.waiting import until
+
+ECHOES: dict[str, Callable[[str], str]] = {
+    "JSON with escapes": lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text),
+    "percent-encoded": lambda text: text.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
+    "in two lines": lambda text: f"{text[:24]}\n{text[24:]}",
+    "in groups of hex": lambda text: text.encode().hex(":"),
+    "cut off at 1 KiB": lambda text: f"{'. ' * 499}{text}",
+}
+
+
+@contextlib.asynccontextmanager
+async def _receiver(handle: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncGenerator[str]:
+    """A receiver of our own, and its URL."""
+    application = web.Application()
+    application.router.add_post("/in", handle)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}/in"
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("write", ECHOES.values(), ids=ECHOES)
+async def test_a_captured_response_shows_no_signature_and_no_secret(site: Site, write: Callable[[str], str]) -> None:
+    """A receiver knows both, and one that is being mended prints both; the scrubber knows one way of writing them."""
+    seen: list[str] = []
+
+    async def handle(request: web.Request) -> web.Response:
+        seen.append(request.headers["webhook-signature"].removeprefix("v1,"))
+        return web.Response(text=write(seen[-1]) + " " + write(site.secret))
+
+    async with _receiver(handle) as url:
+        await site.destination("echo", url, capture_response=True)
+        async with site.consumer():
+            delivery = await site.deliver("echo")
+            await until(site.is_settled, 10)
+
+    (result,) = await site.results(delivery)
+    search = Search(Canary("signature", seen[0]), Canary("secret", site.secret))
+    assert search.find(result.response_body or "") == []
+
+
+async def test_a_captured_response_shows_nothing_of_the_destinations_configuration(site: Site) -> None:
+    """Its URL's query and its headers are credentials of the receiver's: short ones look like any other word."""
+    query, header = Canary.word("URL's query"), Canary.word("destination's header")
+
+    async def handle(request: web.Request) -> web.Response:
+        return web.Response(text=f"{request.path_qs} {request.headers['x-api-key']}")
+
+    async with _receiver(handle) as url:
+        await site.destination(
+            "echo", f"{url}?token={query.reveal()}", headers={"x-api-key": header.reveal()}, capture_response=True
+        )
+        async with site.consumer():
+            delivery = await site.deliver("echo")
+            await until(site.is_settled, 10)
+
+    (result,) = await site.results(delivery)
+    assert Search(query, header).find(result.response_body or "") == []
+
+
+async def test_a_foreign_error_in_a_callback_is_told_by_its_type(site: Site, listener: Listener, sinks: Sinks) -> None:
+    """The client library hands over whatever a callback raised, and `nats.error` tells its text."""
+    canary = Canary.secret()
+
+    async def receive(_: Incoming) -> None:
+        raise KeyError(canary.reveal())
+
+    await site.jetstream.connection.subscribe("pending.error", receive)
+    await site.jetstream.connection.publish("pending.error")
+    await until(lambda: sinks.holds("structlog", "nats.error"), 5)
+    listener.finish()
+
+    assert sinks.findings(Search(canary)) == []
+
+
+@pytest.mark.parametrize("command", [("apply", "--check"), ("attempts", "--json")])
+async def test_what_was_pasted_as_the_credentials_file_is_not_repeated(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """A server that asks for credentials makes the client library open the file, and its error names the file."""
+    pasted = Canary.secret("pasted secret")
+    async with secured(tmp_path) as server:
+        environ = {"ONEPROTECT_NATS_URL": server.url, "ONEPROTECT_NATS_CREDS_FILE": pasted.reveal()}
+
+        (result,) = await ran(environ, [Run(command)])
+
+    assert result.code == 1
+    assert Search(pasted).find(result.out + result.err) == []

@@ -1,0 +1,52 @@
+"""What came out, by the way it came out, and whether a secret is in it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+
+from tests.leak.tracebacks import shown
+from tests.support.leaks import Search
+
+
+class Sinks:
+    """Takes down what each sink was given. Sinks are named as findings are to be read."""
+
+    def __init__(self) -> None:
+        self._heard: defaultdict[str, bytearray] = defaultdict(bytearray)
+
+    def hear(self, sink: str, *contents: bytes | str) -> None:
+        """Take down what came out."""
+        for content in contents:
+            self._heard[sink] += content.encode(errors="surrogateescape") if isinstance(content, str) else content
+            self._heard[sink] += b"\n"
+
+    def hear_error(self, sink: str, error: BaseException) -> None:
+        """Take down an exception, in every way in which it could be shown."""
+        for way, text in shown(error):
+            self.hear(f"{sink}: {way}", text)
+
+    def hear_all(self, contents: Mapping[str, bytes]) -> None:
+        """Take down what came out of several."""
+        for sink, content in contents.items():
+            self.hear(sink, content)
+
+    @property
+    def names(self) -> list[str]:
+        """All sinks that were given something."""
+        return sorted(self._heard)
+
+    def findings(self, search: Search, *, but: Iterable[str] = ()) -> list[str]:
+        """What `search` finds, one line each, in all sinks but those whose names begin with one of `but`."""
+        return [
+            f"{sink}: {finding.canary}, as {finding.form}"
+            for sink in self.names
+            if not sink.startswith(tuple(but))
+            for finding in search.find(bytes(self._heard[sink]))
+        ]
+
+    def carry(self, marker: str) -> list[str]:
+        """The sinks that `marker` came out of."""
+        return [sink for sink in self.names if marker.encode() in self._heard[sink]]
+
+    def holds(self, sink: str, text: str) -> bool:
+        """Whether `text` came out of `sink`."""
+        return text.encode() in self._heard.get(sink, b"")

@@ -1,0 +1,133 @@
+"""Handlers that crash with a secret in their hands, and a NATS that refuses: what the runtime says of it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from typing import NoReturn
+
+from consumers.runtime import Handler, Limits, Runtime
+from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.jetstream.publish import Publication
+from oneprotect.jetstream.pull import Message, Pull
+from schemas import subjects
+from tests.leak import places
+from tests.leak.listening import Listener
+from tests.leak.sinks import Sinks
+from tests.support.leaks import Canary, Search
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+MARKER = "a-harmless-marker"
+
+
+class Poisoned:
+    """Shows its secret to whoever prints it."""
+
+    def __init__(self, canary: Canary) -> None:
+        self._canary = canary
+
+    def __repr__(self) -> str:
+        return self._canary.reveal()
+
+
+class PoisonedError(Exception):
+    """Has the secret in its text, its arguments, its attributes and its notes."""
+
+    def __init__(self, canary: Canary) -> None:
+        super().__init__(canary.reveal())
+        self.secret = canary.reveal_bytes()
+        self.add_note(canary.reveal())
+
+
+def _crash(canary: Canary) -> NoReturn:
+    poisoned, raw = Poisoned(canary), canary.reveal_bytes()
+    try:
+        int(raw)
+    except ValueError as error:
+        failure = error
+    else:
+        raise AssertionError("it is no number")
+    raise PoisonedError(canary) from ExceptionGroup(repr(poisoned), [failure])
+
+
+@contextlib.asynccontextmanager
+async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
+    jetstream = site.jetstream
+    runtime = Runtime(
+        publisher=jetstream.publisher,
+        handler=handler,
+        lane_of=lambda message: message.subject,
+        lane_limit=lambda _: 4,
+        limits=Limits(max_in_flight=4, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
+    )
+    runtime.add(
+        Pull(
+            jetstream.connection,
+            stream=subjects.WORK.name,
+            consumer=subjects.WORK_CONSUMER.name,
+            on_message=runtime.receive,
+            room=runtime.room,
+            capacity=runtime.capacity,
+        )
+    )
+    stop = asyncio.Event()
+    running = asyncio.create_task(runtime.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
+
+
+async def test_a_handler_that_crashes_takes_its_secret_with_it(site: Site, listener: Listener, sinks: Sinks) -> None:
+    """Three times, until its message is quarantined: of the exception nothing is told but its type."""
+    canary = Canary.secret()
+    calls: list[str] = []
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        calls.append(message.subject)
+        _crash(canary)
+
+    await places.overhear(site, sinks)
+    await site.deliver("orders", payload=f'"{MARKER}"'.encode())
+    async with _running(site, handler):
+        await until(site.is_settled, 15)
+    (kept,) = await site.records(subjects.QUARANTINE)
+    sinks.hear("quarantined headers", repr(kept.headers))
+    sinks.hear_all(places.store(site))
+
+    assert len(calls) == 3
+    assert sinks.holds("quarantined headers", "PoisonedError")
+    assert sinks.holds("structlog", "PoisonedError")
+    assert await listener.prove_alive(MARKER) == []
+    assert {"NATS oneprotect.delivery.quarantined", "file ONEPROTECT_QUARANTINE"} <= set(sinks.carry(MARKER))
+    assert sinks.findings(Search(canary)) == []
+
+
+async def test_a_consumer_whose_nats_goes_wrong_tells_no_secret(site: Site, listener: Listener, sinks: Sinks) -> None:
+    """The stream for results is deleted under it, the server restarted, and what is stored as configuration broken."""
+    canary, query = Canary("secret", site.secret), Canary.word("URL's query")
+    async with Scripted() as receiver:
+        await site.destination("orders", f"{receiver.url}?token={query.reveal()}")
+        async with site.consumer():
+            await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.ATTEMPTS.name}")
+            await site.deliver("orders")
+            await until(lambda: sinks.holds("structlog", "publish.failed"), 10)
+            await site.server.restart()
+            await site.apply()
+            await until(site.is_settled, 15)
+            await _break(site, query)
+            await site.deliver("orders")
+            await until(lambda: sinks.holds("structlog", "config.undecodable"), 10)
+        signature = receiver.seen[0].headers["webhook-signature"].removeprefix("v1,")
+
+    assert await listener.prove_alive(MARKER) == []
+    assert sinks.findings(Search(canary, query, Canary("signature", signature))) == []
+
+
+async def _break(site: Site, query: Canary) -> None:
+    """Store what no version of this program would: a destination whose URL is cut, and whose type is wrong."""
+    value = b'{"url": ["https://example.com/?token=' + query.reveal_bytes() + b'"], "credential": "key"}'
+    with contextlib.suppress(JetStreamError):
+        await site.jetstream.destinations.put(f"{TENANT}.orders", value)

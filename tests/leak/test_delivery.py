@@ -1,0 +1,110 @@
+"""The whole way of a delivery, with every ending, and everything that it leaves behind."""
+
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from schemas.codes import Outcome
+from tests.leak import cluster, places
+from tests.leak.faults import faults, value_of
+from tests.leak.listening import Listener
+from tests.leak.processes import consumer_pid
+from tests.leak.scene import MARKER, Scene, signatures, until_ended
+from tests.leak.sinks import Sinks
+from tests.support.leaks import Search
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Process, Site
+from tests.support.waiting import until
+
+KEPT = {f"file ONEPROTECT_{stream}" for stream in ("ATTEMPTS", "FAILED", "QUARANTINE", "EVENTS")}
+HEARD = {f"NATS oneprotect.delivery.{kind}" for kind in ("attempted", "failed", "quarantined", "requested")}
+
+
+@contextlib.asynccontextmanager
+async def _site(tmp_path: Path, server: EmbeddedNats, **settings: str) -> AsyncGenerator[Site]:
+    async with Site(tmp_path, server, drain_timeout_s="0.2", **settings) as site:
+        site.environ |= {"TMPDIR": str(tmp_path / "temporary"), "PYTHONASYNCIODEBUG": "1", "PYTHONWARNINGS": "always"}
+        (tmp_path / "temporary").mkdir()
+        (tmp_path / "temporary" / MARKER).write_text(MARKER)
+        yield site
+
+
+async def _stop(sinks: Sinks, site: Site, consumer: Process) -> None:
+    """Stop the consumer, and take down what is there after all is done: output, files, the server's pages."""
+    sinks.hear_all(places.kernel(consumer_pid(), "the consumer"))
+    sinks.hear_all(places.kernel(site.server.pid, "nats-server"))
+    consumer.terminate()
+    assert await consumer.wait() == 0
+    sinks.hear("output of the consumer", bytes(consumer.output))
+    sinks.hear_all(places.store(site))
+    sinks.hear_all(await places.monitoring(site.server))
+    sinks.hear("temporary files", places.files(site.directory / "temporary"))
+
+
+async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks) -> None:
+    """As it is deployed, at DEBUG, through every ending, a rollover, a restart of NATS, and a shutdown in between."""
+    async with _site(tmp_path, nats_server) as site, Scene.opened(site) as scene:
+        await places.overhear(site, sinks)
+        async with site.consumer_process() as consumer:
+            await scene.play()
+            await _stop(sinks, site, consumer)
+        outcomes = {result.outcome for result in await site.results()}
+
+    assert outcomes >= {Outcome.DELIVERED, Outcome.RETRY_SCHEDULED, Outcome.FAILED}
+    assert len(scene.signatures) > len(scene.receiver.seen)  # two of each, as both keys sign
+    assert KEPT | HEARD | {"temporary files"} <= set(sinks.carry(MARKER))
+    assert sinks.holds("output of the consumer", "consumer.stopped")
+    assert all(sinks.holds(f"environ of {name}", "HOME=") for name in ("the consumer", "nats-server"))
+    assert sinks.findings(scene.secrets) == []
+    assert sinks.findings(scene.configuration, but=places.CONFIGURATION) == []
+    assert sinks.findings(scene.configuration) != []  # where it is configured, it is found
+
+
+async def test_a_consumer_tells_no_secret_to_whoever_listens_inside(
+    tmp_path: Path, nats_server: EmbeddedNats, listener: Listener, sinks: Sinks
+) -> None:
+    """In this process, before anything is scrubbed: log records with their arguments, errors with all locals."""
+    async with _site(tmp_path, nats_server) as site, Scene.opened(site) as scene:
+        async with site.consumer():
+            await scene.play()
+
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.holds("structlog", "consumer.stopped")
+        assert sinks.findings(scene.secrets) == []
+        assert sinks.findings(scene.configuration) == []
+
+
+async def test_a_consumer_with_secrets_from_kubernetes_leaves_none_behind(
+    tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks
+) -> None:
+    """It meets faults of the API server, then gets the secret, delivers, and stops."""
+    kubernetes = {"secret_provider": "kubernetes", "secret_cache_ttl_s": "0", "secret_max_stale_s": "0"}
+    async with (
+        cluster.running(tmp_path / "cluster") as running,
+        _site(tmp_path, nats_server, **kubernetes) as site,
+        Scripted() as receiver,
+    ):
+        site.environ["KUBECONFIG"] = str(running.kubeconfig())
+        await places.overhear(site, sinks)
+        await site.jetstream.configuration.set_credential(TENANT, "key", {"secret_ref": str(cluster.REF)}, by=MARKER)
+        await site.destination("orders", receiver.url)
+        running.server.every_answer = faults()["no UTF-8"](running.server, running.document())
+        async with site.consumer_process() as consumer:
+            delivery = await site.deliver("orders", delivery=MARKER)
+            # An answer of no use after each one that fails: the breaker counts failures in a row, and would open.
+            for name in ("500 with the Secret", "no base64", "a broken header", "401 with our token"):
+                running.server.requests.clear()
+                running.server.every_answer = faults()[name](running.server, running.document())
+                await site.deliver("orders")
+                await until(lambda: running.server.requests, 10)
+            running.server.every_answer = None
+            await until_ended(site, delivery, Outcome.DELIVERED)
+            await _stop(sinks, site, consumer)
+
+    assert {"file ONEPROTECT_ATTEMPTS", "file ONEPROTECT_EVENTS"} <= set(sinks.carry(MARKER))
+    assert "NATS oneprotect.delivery.attempted" in sinks.carry(MARKER)
+    assert sinks.holds("output of the consumer", "consumer.stopped")
+    assert sinks.findings(running.search) == []
+    assert sinks.findings(Search(*signatures(receiver))) == []
+    assert running.search.find(value_of(running.document())) != []

@@ -1,0 +1,60 @@
+"""The credentials for NATS: a file, whose seed goes nowhere, whether the server takes it or not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.leak import places
+from tests.leak.commands import Run, ran
+from tests.leak.processes import consumer_pid
+from tests.leak.secured import secured
+from tests.leak.sinks import Sinks
+from tests.support.leaks import Search
+from tests.support.site import Process
+from tests.support.waiting import until
+
+SPOILED: dict[str, Callable[[str], str]] = {
+    "its seed cut": lambda text: text[:-60],
+    "its seed altered": lambda text: text.replace("\nSU", "\nSUAA"),
+    "no seed": lambda text: text.partition("-----BEGIN USER NKEY")[0],
+    "its JWT altered": lambda text: text.replace("\ney", "\neyJ"),
+    "its JWT empty": lambda text: text.replace("\ney", "\n\ney"),
+}
+
+
+async def test_the_seed_of_nats_credentials_goes_nowhere(sinks: Sinks, tmp_path: Path) -> None:
+    """Commands and a consumer that connect with it, and commands whose file of credentials is spoiled."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    async with secured(tmp_path) as server:
+        environ = {
+            "ONEPROTECT_NATS_URL": server.url,
+            "ONEPROTECT_NATS_CREDS_FILE": str(server.credentials),
+            "ONEPROTECT_SECRET_PROVIDER": "local",
+            "ONEPROTECT_LOCAL_SECRETS_DIR": str(tmp_path / "secrets"),
+            "ONEPROTECT_LOG_LEVEL": "debug",
+            "TMPDIR": str(temporary),
+        }
+        runs = [Run(("apply",)), Run(("attempts",)), Run(("doctor",)), Run(("attempts", "--json"))]
+        for number, spoil in enumerate(SPOILED.values()):
+            path = tmp_path / f"spoiled-{number}.creds"
+            path.write_text(spoil(server.credentials.read_text()))
+            runs.append(Run(("attempts",), {"ONEPROTECT_NATS_CREDS_FILE": str(path)}))
+        results = await ran(environ, runs)
+        sinks.hear("commands", *(result.out + result.err for result in results))
+        consumer = await Process.start(environ, "consumer")
+        await until(lambda: consumer.says("consumer.started"), 10)
+        sinks.hear_all(places.kernel(consumer_pid(), "the consumer"))
+        consumer.terminate()
+        assert await consumer.wait() == 0
+        sinks.hear("output of the consumer", bytes(consumer.output))
+        sinks.hear("nats-server's log", server.log.read_bytes())
+        sinks.hear("temporary files", places.files(temporary))
+        search = Search(server.seed, server.key)
+        credentials = server.credentials.read_text()
+
+    assert [result.code for result in results][:2] == [0, 0]
+    assert [result.code for result in results][4:] == [1] * len(SPOILED)
+    assert sinks.holds("commands", "can't be reached")
+    assert sinks.holds("environ of the consumer", "user.creds")
+    assert sinks.findings(search) == []
+    assert search.find(credentials) != []

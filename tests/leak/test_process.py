@@ -1,0 +1,43 @@
+"""The consumer's process, as others on the same machine see it."""
+
+import signal
+
+from tests.leak import places
+from tests.leak.processes import bare
+from tests.support.leaks import Canary, Search
+from tests.support.site import Site
+from tests.support.waiting import until
+
+
+async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site: Site) -> None:
+    """Without privileges, as in a pod, a process can look into others of the same user, but not into this one."""
+    other = await bare({}, "-c", "import time; time.sleep(60)")
+    consumer = await bare(site.environ, "-m", "oneprotect", "consumer")
+
+    async def sees(pid: int, what: str) -> bool:
+        return await places.peek(pid) == what
+
+    try:
+        await until(lambda: sees(other.pid, "open"), 10)
+        await until(lambda: places.core_limit(consumer.pid) == ["0", "0"], 10)
+        await until(lambda: sees(consumer.pid, "closed"), 10)
+    finally:
+        other.kill()
+        consumer.send_signal(signal.SIGTERM)
+        await other.wait()
+        assert await consumer.wait() == 0
+
+
+async def test_what_is_in_a_command_line_or_an_environment_would_be_found() -> None:
+    """Both are there for every process of the same user to read, so no secret may ever be passed in them."""
+    argument, variable = Canary.secret("argument"), Canary.secret("variable")
+    program = ("-c", "import time; time.sleep(60)", argument.reveal())
+    process = await bare({"SECRET": variable.reveal()}, *program)
+
+    seen = places.kernel(process.pid, "it")
+    process.kill()
+    await process.wait()
+
+    search = Search(argument, variable)
+    assert {finding.canary for finding in search.find(seen["cmdline of it"])} == {"argument"}
+    assert {finding.canary for finding in search.find(seen["environ of it"])} == {"variable"}

@@ -1,0 +1,224 @@
+"""The provider, failing in every way: what it raises, logs and leaves behind holds nothing of what it read."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from provider.base import SecretProvider
+from provider.cache import CachedSecretProvider
+from provider.errors import ProviderMisconfigured, SecretUnavailable
+from provider.kubernetes import KubernetesSecretProvider
+from provider.local import LocalSecretProvider
+from provider.ref import SecretRef
+from provider.snapshot import Snapshot
+from tests.kubernetes.manifests import manifest, write
+from tests.leak import cluster
+from tests.leak.cluster import REF
+from tests.leak.faults import faults, value_of
+from tests.leak.listening import Listener
+from tests.leak.malformed import MALFORMED, made_of
+from tests.leak.sinks import Sinks
+from tests.leak.tracebacks import attached
+from tests.support.leaks import Canary, Search
+
+MARKER = "a-harmless-marker"
+NAMESPACES = frozenset({"webhooks"})
+
+
+async def _refuse(sinks: Sinks, provider: SecretProvider, name: str) -> None:
+    """Take down how resolving fails. The error is alone: nothing foreign hangs on it, and it says its code only."""
+    error = await cluster.refusal(provider)
+    sinks.hear_error(name, error)
+    assert (attached(error), error.args) == ([error], ()), name
+
+
+async def test_no_fault_of_the_api_server_shows_anything(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """Each fault has the secret or our token in it; the error, its traceback with locals and the logs have neither."""
+    async with cluster.running(tmp_path) as running:
+        for name, fault in faults().items():
+            provider = await running.provider(timeout_s=0.2)
+            listener.turn_up()
+            running.server.requests.clear()
+            running.server.every_answer = fault(running.server, running.document())
+            await _refuse(sinks, provider, name)
+            await provider.aclose()
+            assert running.server.requests, name
+
+        assert await listener.prove_alive(MARKER) == []
+        assert all(sinks.holds(f"{name}: traceback", "provider.errors.Secret") for name in faults())
+        assert sinks.findings(running.search) == []
+
+
+async def test_malformed_secrets_are_not_shown(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """Whatever is wrong with a secret, and whichever provider read it, its error shows nothing of it."""
+    async with cluster.running(tmp_path) as running:
+        canary = Canary.secret("malformed secret")
+        local = LocalSecretProvider(tmp_path / "secrets", NAMESPACES)
+        kubernetes = await running.provider()
+        listener.turn_up()
+        for name, make in MALFORMED.items():
+            document = manifest(
+                data={"signing": made_of(canary, make), "signing.previous": running.secret.reveal_bytes()}
+            )
+            write(tmp_path / "secrets", document)
+            running.server.put(document)
+            for provider in (local, kubernetes, CachedSecretProvider(local), CachedSecretProvider(kubernetes)):
+                await _refuse(sinks, provider, f"{name}, {type(provider).__name__}")
+        await kubernetes.aclose()
+
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.findings(Search(canary, running.secret, running.token)) == []
+
+
+def _replaced(path: Path, make: Callable[[Path], object]) -> None:
+    path.unlink()
+    make(path)
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-20]),
+    "no UTF-8": lambda path: path.write_bytes(path.read_bytes().replace(b"Opaque", b"Op\xff\xfe")),
+    "no JSON": lambda path: path.write_bytes(b"data: " + path.read_bytes()),
+    "no base64": lambda path: path.write_bytes(path.read_bytes().replace(b'"signing": "', b'"signing": "!')),
+    "too long": lambda path: path.write_bytes(path.read_bytes() + b" " * 1_500_000),
+    "twice": lambda path: path.write_bytes(path.read_bytes() * 2),
+    "a directory": lambda path: _replaced(path, Path.mkdir),
+    "a pipe": lambda path: _replaced(path, os.mkfifo),
+    "a way out": lambda path: _replaced(path, lambda it: it.symlink_to("/etc/passwd")),
+    "gone": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("spoil", FILES.values(), ids=FILES)
+async def test_files_of_no_use_are_not_shown(
+    listener: Listener, sinks: Sinks, tmp_path: Path, spoil: Callable[[Path], object]
+) -> None:
+    """The local provider's file is as it should not be."""
+    canary = Canary.secret()
+    spoil(write(tmp_path, manifest(data={"signing": canary.reveal_bytes()})))
+
+    await _refuse(sinks, CachedSecretProvider(LocalSecretProvider(tmp_path, NAMESPACES)), "local")
+
+    assert await listener.prove_alive(MARKER) == []
+    assert sinks.findings(Search(canary)) == []
+
+
+async def test_another_tenant_learns_nothing(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """A key that is there and in memory, but not for this tenant, or not under this name."""
+    async with cluster.running(tmp_path) as running:
+        provider = CachedSecretProvider(await running.provider())
+        await cluster.resolved(provider)
+        for ref, tenant in ((REF, "globex"), (SecretRef.parse(f"{REF}.x"), "acme")):
+            sinks.hear_error(f"{tenant}: {ref}", await cluster.refusal(provider, ref, tenant=tenant))
+        await provider.aclose()
+
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.findings(running.search) == []
+
+
+class Careless:
+    """A reader that raises what was never meant to leave a provider."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def read(self, ref: SecretRef) -> Snapshot:
+        del ref
+        raise self._error
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def test_the_cache_lets_no_foreign_exception_through(listener: Listener, sinks: Sinks) -> None:
+    """Not even one from a provider that forgot to translate it, and nobody is told its text."""
+    canary = Canary.secret()
+    decoding = UnicodeDecodeError("utf-8", canary.reveal_bytes(), 0, 1, "no")
+    for error in (KeyError(canary.reveal()), decoding, RuntimeError(canary.reveal())):
+        await _refuse(sinks, CachedSecretProvider(Careless(error)), type(error).__name__)
+
+    assert await listener.prove_alive(MARKER) == []
+    assert sinks.findings(Search(canary)) == []
+
+
+async def test_a_read_that_is_called_off_shows_nothing(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """The secret has come, but not the end of the answer, when a delivery is cancelled, and then the program ends."""
+    async with cluster.running(tmp_path) as running:
+        provider = CachedSecretProvider(await running.provider())
+        listener.turn_up()
+        running.send_without_end()
+        waiting = [asyncio.create_task(cluster.resolved(provider)) for _ in range(2)]
+        await running.until_sent()
+        waiting[0].cancel()
+        await provider.aclose()
+        for error in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(error, asyncio.CancelledError | SecretUnavailable)
+            sinks.hear_error("called off", error)
+
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.findings(running.search) == []
+
+
+MISCONFIGURED: dict[str, Callable[[str], str]] = {
+    "two words": lambda token: f"{token} {token}",
+    "control characters": lambda token: f"{token}\x00",
+    "no ASCII": lambda token: f"{token}é",
+    "empty": lambda _: "",
+}
+
+
+@pytest.mark.parametrize("spoil", MISCONFIGURED.values(), ids=MISCONFIGURED)
+async def test_a_token_of_no_use_is_not_shown(
+    listener: Listener, sinks: Sinks, tmp_path: Path, spoil: Callable[[str], str]
+) -> None:
+    """The provider does not start, and says why without it; one that runs already fails."""
+    async with cluster.running(tmp_path) as running:
+        started = await running.provider()
+        running.server.users.clear()
+        (running.account / "token").write_text(spoil(running.token.reveal()))
+
+        await _refuse(sinks, started, "running")
+        with pytest.raises(ProviderMisconfigured) as failure:
+            await running.provider()
+        sinks.hear_error("starting", failure.value)
+        await started.aclose()
+
+        assert attached(failure.value) == [failure.value]
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.findings(running.search) == []
+
+
+@pytest.mark.parametrize("spoiled", ['"token": [', '"token": {"a": ', '"tokens": \t@', '"exec": {"command": 1}, "x": '])
+async def test_a_kubeconfig_of_no_use_is_not_shown(
+    listener: Listener, sinks: Sinks, tmp_path: Path, spoiled: str
+) -> None:
+    """Its parser's messages quote the lines."""
+    async with cluster.running(tmp_path) as running:
+        path = running.kubeconfig()
+        path.write_text(path.read_text().replace('"token": ', spoiled))
+
+        with pytest.raises(ProviderMisconfigured) as failure:
+            await KubernetesSecretProvider.from_kubeconfig(path, namespaces_allowed=NAMESPACES)
+        sinks.hear_error("starting", failure.value)
+
+        assert attached(failure.value) == [failure.value]
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.findings(running.search) == []
+
+
+async def test_a_server_that_is_not_trusted_is_told_no_token(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """Nor does the error say anything of the certificate that it showed."""
+    async with cluster.running(tmp_path / "one") as one, cluster.running(tmp_path / "other") as other:
+        other.account.joinpath("ca.crt").write_bytes(one.server.authority.ca_file.read_bytes())
+        provider = await other.provider()
+
+        await _refuse(sinks, provider, "not trusted")
+        await provider.aclose()
+
+        assert other.server.requests == []
+        assert await listener.prove_alive(MARKER) == []
+        assert sinks.findings(other.search) == []
+        assert value_of(other.document())

@@ -1,0 +1,251 @@
+"""Leaks, put back on purpose: each is one that a library or a habit brings, and the suite's search turns red for it."""
+
+import asyncio
+import io
+import json
+import logging
+import pprint
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+import pytest
+import pytest_asyncio
+import structlog
+from rich.console import Console
+
+from provider.errors import SecretUnavailable
+from provider.kubernetes import SecretsApi
+from tests.leak import cluster
+from tests.leak.cluster import Cluster
+from tests.leak.listening import Listener
+from tests.leak.sinks import Sinks
+from tests.leak.tracebacks import LOCALS
+from tests.support.leaks import Canary, Search
+from tests.support.receiver import Scripted
+
+PATH = "/api/v1/namespaces/webhooks/secrets/acme-signing"
+
+
+@pytest_asyncio.fixture
+async def running(tmp_path: Path) -> AsyncIterator[Cluster]:
+    """A cluster whose Secret is a canary."""
+    async with cluster.running(tmp_path) as running:
+        yield running
+
+
+def _core(api: SecretsApi) -> Any:
+    """The library's own API, behind ours."""
+    return api._api  # pyright: ignore[reportPrivateUsage] - there is no other way past our own method
+
+
+async def _connected(running: Cluster) -> tuple[SecretsApi, dict[str, str]]:
+    from provider.cluster import Cluster as Place
+
+    place = await Place.in_cluster(directory=running.account, environ=running.server.environ)
+    token = await place.credentials.authorization(fresh=True)
+    return await SecretsApi.connect(place), {"Authorization": token or ""}
+
+
+def _found(sinks: Sinks, *canaries: Canary) -> set[str]:
+    """The sinks in which there is something to be found."""
+    return {line.partition(": ")[0] for line in sinks.findings(Search(*canaries))}
+
+
+async def test_without_the_filter_the_library_logs_whole_secrets(
+    listener: Listener, sinks: Sinks, running: Cluster
+) -> None:
+    """kubernetes_asyncio at DEBUG, once with the provider's filter and once without."""
+    logger = logging.getLogger("kubernetes_asyncio.client.rest")
+    api, headers = await _connected(running)
+    listener.turn_up()
+
+    await _core(api).read_namespaced_secret("acme-signing", "webhooks", _headers=headers)
+    before = _found(sinks, running.secret)
+    removed = logger.filters[:]
+    for each in removed:
+        logger.removeFilter(each)
+    await _core(api).read_namespaced_secret("acme-signing", "webhooks", _headers=headers)
+    for each in removed:
+        logger.addFilter(each)
+    await api.aclose()
+
+    assert before == set()
+    assert _found(sinks, running.secret) == {"log records of kubernetes_asyncio", "log records of root"}
+
+
+async def test_the_librarys_objects_show_the_secret(sinks: Sinks, running: Cluster) -> None:
+    """A `V1Secret`, printed, or kept in a local of a frame that fails."""
+    api, headers = await _connected(running)
+    secret = await _core(api).read_namespaced_secret("acme-signing", "webhooks", _headers=headers)
+    await api.aclose()
+
+    sinks.hear("print", pprint.pformat(secret))
+    sinks.hear("repr", repr(secret))
+
+    assert _found(sinks, running.secret) == {"print", "repr"}
+
+
+def _decoded(body: bytes) -> object:
+    return (b"\xff" + body).decode()
+
+
+def _as_json(body: bytes) -> object:
+    return json.loads(body)
+
+
+def _as_number(body: bytes) -> object:
+    return int(body)
+
+
+def _as_key(body: bytes) -> object:
+    known: dict[bytes, object] = {}
+    return known[body]
+
+
+def _chained(body: bytes) -> object:
+    try:
+        return _as_json(body)
+    except ValueError as error:
+        raise SecretUnavailable from error
+
+
+def _in_passing(body: bytes) -> object:
+    try:
+        return _as_json(body)
+    except ValueError:
+        raise SecretUnavailable  # noqa: B904 - this is the mistake
+
+
+def _hidden(body: bytes) -> object:
+    try:
+        return _as_json(body)
+    except ValueError:
+        raise SecretUnavailable from None
+
+
+def _local(body: bytes) -> object:
+    kept = bytearray(body)
+    if kept:
+        raise SecretUnavailable
+    return kept
+
+
+def _noted(body: bytes) -> object:
+    error = RuntimeError("failed")
+    error.add_note(f"while reading {body!r}")
+    raise error
+
+
+def _grouped(body: bytes) -> object:
+    raise ExceptionGroup("several", [ValueError("harmless"), KeyError(body)])
+
+
+Careless = Callable[[bytes], object]
+
+ATTRIBUTES = "attributes of the exception"
+
+
+CARELESS: dict[str, tuple[Careless, set[str]]] = {
+    "decoding bytes": (_decoded, {ATTRIBUTES}),
+    "json.loads": (_as_json, {ATTRIBUTES}),
+    "int()": (_as_number, {ATTRIBUTES, "traceback"}),
+    "a missing key": (_as_key, {ATTRIBUTES, "traceback"}),
+    "raise from": (_chained, {ATTRIBUTES}),
+    "raise in an except block": (_in_passing, {ATTRIBUTES}),
+    "raise from None": (_hidden, {ATTRIBUTES}),
+    "a local": (_local, set()),
+    "a note": (_noted, {ATTRIBUTES, "traceback"}),
+    "a group": (_grouped, {ATTRIBUTES, "traceback"}),
+}
+
+
+@pytest.mark.parametrize(("careless", "beside_locals"), CARELESS.values(), ids=CARELESS)
+def test_careless_code_is_caught(sinks: Sinks, careless: Careless, beside_locals: set[str]) -> None:
+    """A provider's function that fails with what it read: whatever shows locals, and whatever else, is found out."""
+    canary = Canary.secret()
+
+    with pytest.raises(Exception) as failure:  # noqa: PT011 - each fails in its own way
+        careless(canary.reveal_bytes())
+    sinks.hear_error("careless", failure.value)
+
+    found = {line.split(": ")[1] for line in sinks.findings(Search(canary))}
+    assert found == LOCALS | beside_locals
+
+
+async def _fail(body: bytes) -> object:
+    return body.decode()
+
+
+async def test_an_error_that_nobody_awaited_is_caught(listener: Listener, sinks: Sinks) -> None:
+    """The event loop's handler is given the exception, and with it the bytes that were no UTF-8."""
+    canary = Canary.secret()
+
+    await asyncio.wait([asyncio.create_task(_fail(b"\xff" + canary.reveal_bytes()))])
+    listener.finish()
+
+    assert "the event loop's exception handler" in _found(sinks, canary)
+
+
+@pytest.mark.parametrize("tool", ["structlog", "rich", "pytest"])
+def test_printed_locals_are_caught(sinks: Sinks, tool: str) -> None:
+    """By those that print them, as they are usually set up."""
+    canary, out = Canary.secret(), io.StringIO()
+    try:
+        _local(canary.reveal_bytes())
+    except SecretUnavailable as error:
+        if tool == "pytest":
+            info: Any = pytest.ExceptionInfo  # its constructors are only partly typed
+            out.write(str(info.from_exception(error).getrepr(showlocals=True)))
+        elif tool == "structlog":
+            renderer = structlog.processors.JSONRenderer()
+            event: dict[str, Any] = {"event": "failed", "exc_info": error}
+            out.write(str(renderer(None, "error", structlog.processors.dict_tracebacks(None, "error", event))))
+        else:
+            Console(file=out, width=200).print_exception(show_locals=True)
+
+    sinks.hear(tool, out.getvalue())
+
+    assert _found(sinks, canary) == {tool}
+
+
+async def _printed(response: aiohttp.ClientResponse) -> str:
+    return repr(response)
+
+
+async def _raised(response: aiohttp.ClientResponse) -> str:
+    try:
+        response.raise_for_status()
+    except aiohttp.ClientResponseError as error:
+        return f"{error!s} {error!r} {error.request_info.headers!r}"
+    raise AssertionError("there was no error")
+
+
+@pytest.mark.parametrize("show", [_printed, _raised])
+async def test_what_the_http_client_prints_is_caught(
+    sinks: Sinks, show: Callable[[aiohttp.ClientResponse], Awaitable[str]]
+) -> None:
+    """A response or its error: the URL's query, and the headers that were sent, a signature among them."""
+    query, signature = Canary.word("query"), Canary.secret("signature")
+    async with Scripted([500]) as receiver, aiohttp.ClientSession() as session:
+        headers = {"webhook-signature": f"v1,{signature.reveal().removeprefix('whsec_')}", "webhook-id": "a"}
+        response = await session.post(f"{receiver.url}?token={query.reveal()}", headers=headers)
+        sinks.hear("response", await show(response))
+        response.release()
+
+    expected = {"query"} if show is _printed else {"query", "signature"}
+    found = sinks.findings(Search(query, signature))
+    assert {line.split(": ")[1].partition(",")[0] for line in found} == expected
+
+
+def test_a_struct_with_bytes_in_it_is_caught(sinks: Sinks) -> None:
+    """Data in a struct is printed with it, which is why keys are in none."""
+    canary = Canary.secret()
+    kind = msgspec.defstruct("Careless", [("material", bytes)])
+
+    sinks.hear("repr", repr(kind(canary.reveal_bytes())))
+    sinks.hear("JSON", msgspec.json.encode(kind(canary.reveal_bytes())))
+
+    assert _found(sinks, canary) == {"repr", "JSON"}

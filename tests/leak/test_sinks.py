@@ -1,0 +1,36 @@
+"""The sinks of this process: each hears what is said there, and a secret that is said is found in it."""
+
+import logging
+
+from tests.leak.listening import LOGGERS, Listener
+from tests.leak.sinks import Sinks
+from tests.support.leaks import Canary, Search
+
+
+async def test_every_sink_is_alive(listener: Listener) -> None:
+    """What is said at a sink comes out of it."""
+    deaf = await listener.prove_alive("a-harmless-marker")
+
+    assert deaf == []
+
+
+async def test_a_secret_is_found_at_every_sink(listener: Listener, sinks: Sinks) -> None:
+    """What the marker can reach, a secret can reach."""
+    canary = Canary.word("word")
+
+    await listener.prove_alive(canary.reveal())
+
+    found = {line.partition(": word")[0] for line in sinks.findings(Search(canary))}
+    assert found >= {f"log records of {name}" for name in LOGGERS} | {"structlog", "stdout", "stderr", "warnings"}
+    assert found >= {
+        f"{sink}: attributes of the exception"
+        for sink in ("unraisable exceptions", "threads' exceptions", "the event loop's exception handler")
+    }
+
+
+async def test_listening_leaves_no_trace(listener: Listener, sinks: Sinks) -> None:
+    """A sink holds what was said, under its own name and no other's."""
+    logging.getLogger("nats.somewhere").debug("just this")
+    listener.finish()
+
+    assert sinks.carry("just this") == ["log records of nats", "log records of root"]

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from consumers import outcome, retry
+from consumers import captured, outcome, retry
 from consumers.credentials import SecretWatch
 from consumers.directory import Directory
 from consumers.health import DestinationHealth
@@ -20,7 +20,6 @@ from consumers.sender import Reply, Sender
 from consumers.signing import Signed, sign
 from oneprotect.jetstream.publish import Publication
 from oneprotect.jetstream.pull import Message
-from oneprotect.telemetry.scrubbing import scrub
 from provider.base import SecretProvider
 from provider.errors import SecretError, SecretNotFound
 from provider.ref import SecretRef
@@ -142,7 +141,7 @@ class DeliveryHandler:
             secret_version=secret.version,
             replay=delivery.progress.replay,
             url_host=_host(destination.url),
-            response_body=scrub(reply.body.decode(errors="replace")) if destination.capture_response else None,
+            response_body=_shown(reply, destination, signed) if destination.capture_response else None,
         )
 
     def _wait_s(self, delivery: Delivery, destination: Destination, reply: Reply) -> float | None:
@@ -206,6 +205,15 @@ class _Clock:
 
     def elapsed_ms(self) -> float:
         return round((time.perf_counter() - self._began) * 1000, 3)
+
+
+def _shown(reply: Reply, destination: Destination, signed: Signed) -> str:
+    """What was answered, without what we sent as credentials."""
+    known = [signature.partition(",")[2] for signature in signed.signature.split()]
+    known += captured.parts_of_url(destination.url)
+    for value in destination.headers.values():
+        known += captured.parts_of_header(value)
+    return captured.shown(reply.body, known=known)
 
 
 def _outcome_of(reply: Reply, wait_s: float | None) -> Outcome:

@@ -29,7 +29,8 @@ from consumers.egress import EgressBlocked, EgressPolicy, GuardedResolver
 from consumers.exchange import Request, UncleanConnection
 from schemas.codes import Code
 
-CAPTURED_BYTES: Final = 1024
+CAPTURED_BYTES: Final = 3 * 1024
+"""More than is shown, so that a secret across the end of what is shown is seen whole, and masked."""
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_LINE_BYTES: Final = 8190
 MAX_RETRY_AFTER_S: Final = 86_400.0

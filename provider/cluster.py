@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from provider.errors import ProviderMisconfigured
+from provider.sealed import Sealed
 from provider.trust import Trust
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -26,7 +27,7 @@ class Credentials(Protocol):
 
 
 @final
-class TokenFile:
+class TokenFile(Sealed):
     """A bearer token that something else, such as the kubelet, keeps renewing in a file."""
 
     __slots__ = ("_clock", "_header", "_path", "_read_at")

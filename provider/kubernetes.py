@@ -6,6 +6,7 @@ a session of ours and hands back the raw answer; nothing else in the program imp
 needed, as it takes most of a second and 60 MB.
 """
 
+import asyncio
 import logging
 import os
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from provider.errors import ProviderMisconfigured
 from provider.reads import Reads
 from provider.ref import SecretRef
 from provider.retrying import ORDINARY, Retrying
+from provider.sealed import Sealed
 from provider.session import SecretSession
 from provider.snapshot import Snapshot
 from provider.trust import Trust
@@ -153,8 +155,13 @@ class SecretsApi:
         trusted = trust.context
         try:
             return await self._sent(ref, authorization)
+        except asyncio.CancelledError:
+            fault = None
         except Exception as error:  # noqa: BLE001 - whatever it was, there is no answer
             fault = fault_of(error)
+        if fault is None:
+            del authorization
+            raise asyncio.CancelledError  # anew, as the one that was raised keeps frames with a token and half a Secret
         if fault is Fault.UNTRUSTED:
             trust.look_now()
             return fault if trust.context is trusted else Fault.OUTDATED
@@ -177,7 +184,7 @@ class SecretsApi:
 
 
 @final
-class _Kubeconfig:
+class _Kubeconfig(Sealed):
     """The credentials of a kubeconfig; its loader may run a plugin to get them."""
 
     __slots__ = ("_context", "_header", "_path")
@@ -191,20 +198,25 @@ class _Kubeconfig:
         """The `Authorization` header. Raises `ProviderMisconfigured`."""
         if fresh:
             self._header = _authorization(await _load(self._path, self._context))
+            _forget_files()
         return self._header
 
 
 async def _cluster_of(path: Path, context: str | None) -> Cluster:
     configuration = await _load(path, context)
-    if not configuration.verify_ssl:
-        raise ProviderMisconfigured("The kubeconfig says insecure-skip-tls-verify, which is refused.")
-    return Cluster(
-        url=str(configuration.host),
-        trust=Trust(
+    try:
+        if not configuration.verify_ssl:
+            raise ProviderMisconfigured("The kubeconfig says insecure-skip-tls-verify, which is refused.")
+        trust = Trust(
             ca_file=configuration.ssl_ca_cert,
             certificate_file=configuration.cert_file,
             key_file=configuration.key_file,
-        ),
+        )
+    finally:
+        _forget_files()
+    return Cluster(
+        url=str(configuration.host),
+        trust=trust,
         credentials=_Kubeconfig(path, context, _authorization(configuration)),
         server_name=configuration.tls_server_name,
     )
@@ -231,6 +243,16 @@ async def _load(path: Path, context: str | None) -> "Configuration":
     if not loaded:
         raise ProviderMisconfigured("The kubeconfig, or the context in it, could not be loaded.")
     return configuration
+
+
+def _forget_files() -> None:
+    """Delete the files into which the library has written a kubeconfig's inline certificates and keys.
+
+    It would do so when the process ends, but not when that is killed; and it keeps their content in memory till then.
+    """
+    from kubernetes_asyncio.config import kube_config
+
+    kube_config._cleanup_temp_files()  # pyright: ignore[reportPrivateUsage] - there is no public way
 
 
 def _silence() -> None:

@@ -25,27 +25,24 @@ class SecretRef:
 
     def __init__(self, *, namespace: str, name: str, key: str) -> None:
         """Raises `SecretRefInvalid` when a part, or the whole, does not follow the grammar."""
-        if not (_NAMESPACE.fullmatch(namespace) and _NAME.fullmatch(name) and _KEY.fullmatch(key)):
-            raise SecretRefInvalid
-        if key in (".", "..") or key.endswith(RESERVED_SUFFIXES):
+        if not _is_ref(namespace, name, key):
+            del namespace, name, key  # tools that show a traceback's variables show these
             raise SecretRefInvalid
         self.namespace: Final = namespace
         self.name: Final = name
         self.key: Final = key
-        if len(str(self)) > MAX_LENGTH:
-            raise SecretRefInvalid
 
     @classmethod
     def parse(cls, text: str, *, central_namespace: str | None = None) -> "SecretRef":
         """Parse a ref. Raises `SecretRefInvalid`, which never repeats it: people paste the secret itself here."""
         parts = text[len(_SCHEME) :].split("/") if text.startswith(_SCHEME) and len(text) <= MAX_LENGTH else []
-        match parts:
-            case [namespace, name, key]:
-                return cls(namespace=namespace, name=name, key=key)
-            case [name, key] if central_namespace is not None:
-                return cls(namespace=central_namespace, name=name, key=key)
-            case _:
-                raise SecretRefInvalid
+        del text
+        if len(parts) == 2 and central_namespace is not None:
+            parts.insert(0, central_namespace)
+        if len(parts) != 3 or not _is_ref(*parts):
+            del parts
+            raise SecretRefInvalid
+        return cls(namespace=parts[0], name=parts[1], key=parts[2])
 
     def require_namespace(self, allowed: frozenset[str]) -> None:
         """Raise `SecretRefForbidden` unless the namespace is one of `allowed`. There is no "any"."""
@@ -63,3 +60,14 @@ class SecretRef:
 
     def __hash__(self) -> int:
         return hash((self.namespace, self.name, self.key))
+
+
+def _is_ref(namespace: str, name: str, key: str) -> bool:
+    return bool(
+        _NAMESPACE.fullmatch(namespace)
+        and _NAME.fullmatch(name)
+        and _KEY.fullmatch(key)
+        and key not in (".", "..")
+        and not key.endswith(RESERVED_SUFFIXES)
+        and len(f"{_SCHEME}{namespace}/{name}/{key}") <= MAX_LENGTH
+    )

@@ -55,6 +55,10 @@ class _ApiReply(msgspec.Struct):
     error: _ApiError | None = None
 
 
+class _NoCredentials(Exception):
+    """The file of credentials is of no use."""
+
+
 _decode_reply = msgspec.json.Decoder(_ApiReply).decode
 
 
@@ -178,7 +182,7 @@ async def connect(
 
     async def say_error(error: Exception) -> None:
         if connection is not None:  # before that, _dial says it once, and better
-            _log.warning("nats.error", error=str(error) or type(error).__name__)
+            _log.warning("nats.error", error=_named(error))
 
     async def say_disconnected() -> None:
         if connection is not None:
@@ -216,10 +220,11 @@ async def _dial(url: str, *, keep_trying_until: asyncio.Event | None, options: d
     while True:
         client = Client()
         try:
+            _require_credentials(options["user_credentials"])
             # The library would try for ever, and without a word; reconnecting for ever is right only afterwards.
             await client.connect(url, allow_reconnect=False, max_reconnect_attempts=1, **options)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            reason = str(error) or type(error).__name__
+        except (TimeoutError, OSError, nats.errors.Error, _NoCredentials) as error:
+            reason = _named(error)
             await client.close()  # the library leaves a refused connection open
         else:
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
@@ -230,3 +235,29 @@ async def _dial(url: str, *, keep_trying_until: asyncio.Event | None, options: d
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(keep_trying_until.wait(), delay_s)
         delay_s = min(delay_s * 2, 5.0)
+
+
+def _require_credentials(file: str | None) -> None:
+    """Raise `_NoCredentials` unless `file` looks as one: the client library would try such a file for ever."""
+    if file is None:
+        return
+    try:
+        text = Path(file).read_bytes()
+    except OSError:
+        text = None
+    if text is None:
+        raise _NoCredentials("the file that ONEPROTECT_NATS_CREDS_FILE names is missing or unreadable")
+    if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
+        del text
+        raise _NoCredentials("the file that ONEPROTECT_NATS_CREDS_FILE names holds no user's JWT and seed")
+
+
+def _named(error: Exception) -> str:
+    """What an error says, as far as it can't quote a file or what somebody else raised in a callback."""
+    match error:
+        case nats.errors.Error() | _NoCredentials():
+            return str(error) or type(error).__name__
+        case OSError(strerror=str(text)):
+            return text
+        case _:
+            return type(error).__name__

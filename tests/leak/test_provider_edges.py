@@ -1,4 +1,4 @@
-"""Leaks of the provider that are to be mended. Not collected: run it by name, and move each test once it passes."""
+"""The provider where it is left early: cancelled reads, refused refs, copies, and the files of a kubeconfig."""
 
 import asyncio
 import copy

@@ -1,4 +1,4 @@
-"""Leaks of deliveries and of NATS that are to be mended. Not collected: run it by name, and move what passes."""
+"""Deliveries and NATS where somebody else repeats what we sent: echoing receivers, foreign errors, pasted paths."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable

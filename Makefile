@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check bench test-delivery-retry helm-template lock clean
+.PHONY: help setup dev demo test check coverage chaos bench test-delivery-retry helm-template lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,13 @@ check: $(READY) ## format, lint, types, layers
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+
+coverage: $(READY) ## branch coverage of what handles keys; anything below 100 % fails
+	$(BIN)/python -m pytest -q tests/unit/provider tests/unit/consumers tests/kubernetes tests/contract tests/property \
+		--cov=provider --cov=consumers.signing --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+
+chaos: $(READY) ## the long tests of failure and scaling, with their figures
+	$(BIN)/python -m pytest -m chaos -v tests/chaos
 
 bench: $(READY) ## deliveries/s and latency of one consumer, beside a bare loop in the same run
 	$(BIN)/python -m bench

@@ -59,9 +59,7 @@ class AccessReviews:
         }
         try:
             async with self._turns, asyncio.timeout(self._timeout_s):
-                status, body = await self._ask(asked, fresh_credentials=False)
-                if status == 401:
-                    status, body = await self._ask(asked, fresh_credentials=True)
+                status, body = await self._answer(asked)
         except Exception:  # noqa: BLE001 - it may hold a token or an address; whatever it was, there is no answer
             return None
         return _allowed(body) if status in (200, 201) else None
@@ -69,6 +67,13 @@ class AccessReviews:
     async def aclose(self) -> None:
         """Close the connections. Every later question is answered with None."""
         await self._http.close()
+
+    async def _answer(self, asked: Mapping[str, Any]) -> tuple[int, bytes]:
+        """What is answered, with the token read anew if it is refused. Raises whatever went wrong."""
+        status, body = await self._ask(asked, fresh_credentials=False)
+        if status == 401:
+            return await self._ask(asked, fresh_credentials=True)
+        return status, body
 
     async def _ask(self, asked: Mapping[str, Any], *, fresh_credentials: bool) -> tuple[int, bytes]:
         """One POST: its status and its body. Raises whatever went wrong."""

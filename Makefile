@@ -44,8 +44,12 @@ coverage: $(READY) ## branch coverage of what handles keys; anything below 100 %
 	$(BIN)/python -m pytest -q tests/unit/provider tests/unit/consumers tests/kubernetes tests/contract tests/property \
 		--cov=provider --cov=consumers.signing --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-chaos: $(READY) ## the long tests of failure and scaling, with their figures
-	$(BIN)/python -m pytest -m chaos -v tests/chaos
+chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100,000; prints and keeps figures (half an hour)
+	$(BIN)/python -m pytest tests/chaos --times 5 --figures chaos.txt
+	$(BIN)/python -m bench.fairness
+	$(BIN)/python -m bench.fairness --flooders 20 --tenants 30
+	$(BIN)/python -m bench.fairness --workers 4 --settle-s 15
+	$(BIN)/python -m bench.replay
 
 bench: $(READY) ## deliveries/s and latency of one consumer, beside a bare loop in the same run
 	$(BIN)/python -m bench

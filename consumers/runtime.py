@@ -21,6 +21,8 @@ from schemas.codes import Code
 
 MAX_CRASHES: Final = 3
 """A message whose handler has failed this often, in a way nobody foresaw, is quarantined."""
+KEPT_IN_HAND: Final = 4
+"""So many times what may run of a lane is kept of it, when some is shared with other workers."""
 MAX_HELD: Final = 32_768
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 
@@ -115,7 +117,7 @@ class Runtime:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what is in flight, hand back the rest, and return."""
-        marker = asyncio.create_task(self._mark_in_progress(), name="in-progress")
+        marker = asyncio.create_task(self._tend(), name="tend")
         try:
             for pull in self._pulls:
                 await pull.start()
@@ -229,15 +231,33 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _mark_in_progress(self) -> None:
+    async def _tend(self) -> None:
         seen: set[str] = set()
         while True:
             await asyncio.sleep(self._limits.ack_wait_s / 3)
+            await self._share(seen)
             # What came since the last round has time until the next one.
             for identity in seen.intersection(self._held):
                 if (message := self._held.get(identity)) is not None:
                     await message.in_progress()
             seen = set(self._held)
+
+    async def _share(self, seen: set[str]) -> None:
+        """Hand back some of what has waited in a long lane: another worker may have room in the same lane.
+
+        A worker that was there first has taken all that was due. Each message is handed back once at most, so with
+        nobody else to take it that costs one more redelivery, and the count of redeliveries keeps its meaning.
+        """
+        for lane in list(self._lanes.values()):
+            spare = (len(lane.waiting) - KEPT_IN_HAND * self._lane_limit(lane.key)) // 2
+            if spare <= 0:
+                continue
+            given = [m for m in lane.waiting if m.deliveries == 1 and m.identity in seen][-spare:]
+            gone = {message.identity for message in given}
+            lane.waiting = collections.deque(m for m in lane.waiting if m.identity not in gone)
+            self._line_up(lane)
+            for message in given:
+                await self._hand_back(message)
 
     async def _drain(self) -> None:
         self._draining = True

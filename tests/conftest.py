@@ -18,6 +18,20 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
     return {"uvloop": uvloop.new_event_loop}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`make chaos` repeats the tests of failure, and keeps what they counted."""
+    parser.addoption("--times", type=int, default=1, help="how often to run each test under tests/chaos")
+    parser.addoption("--figures", type=Path, default=None, help="a file for what the tests counted, too")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test of failure as often as asked for: which moment a kill hits is chance."""
+    times = metafunc.config.getoption("--times")
+    if times > 1 and "chaos" in metafunc.definition.path.parts:
+        metafunc.fixturenames.append("time")
+        metafunc.parametrize("time", range(1, times + 1), ids=lambda time: f"time {time}")
+
+
 _figures = pytest.StashKey[list[str]]()
 
 
@@ -35,6 +49,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("figures")
         for line in lines:
             terminalreporter.write_line(line)
+        if file := terminalreporter.config.getoption("--figures"):
+            file.write_text("".join(f"{line}\n" for line in lines))
 
 
 @pytest_asyncio.fixture

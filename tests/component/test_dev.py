@@ -133,8 +133,9 @@ class TestEmbeddedNats:
     async def test_a_cancelled_start_leaves_nothing(self, tmp_path: Path) -> None:
         """When its start is cancelled, no process stays behind."""
         server = EmbeddedNats(tmp_path)
+        before = set(psutil.Process().children())
         start = asyncio.create_task(server.start())
-        children = await until(lambda: psutil.Process().children())
+        children = await until(lambda: set(psutil.Process().children()) - before)
 
         start.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -159,3 +159,28 @@ async def test_no_more_run_than_are_allowed(site: Site) -> None:
 
     assert most == {"a": 3, "b": most["b"], "all": 5}
     assert most["b"] <= 3
+
+
+async def test_a_worker_that_joins_gets_its_share_of_what_waits(site: Site) -> None:
+    """The first worker has taken all of a long lane; it hands some back, and each message is handled once."""
+    calls: list[str] = []
+    release = asyncio.Event()
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        calls.append(message.identity)
+        await release.wait()
+        return ()
+
+    for _ in range(40):
+        await site.deliver("orders")
+    async with _running(site, handler, lane_limit=2) as first:
+        await until(lambda: first.held == 40)
+        async with _running(site, handler, lane_limit=2) as second:
+            await until(lambda: second.in_flight == 2, 2 * site.settings.delivery.ack_wait_s)
+            shared = first.held
+            release.set()
+            await until(site.is_settled, 10)
+
+    assert shared < 40
+    assert len(calls) == 40
+    assert len(set(calls)) == 40

@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat a test of failure as often as asked for: which moment a kill hits is chance."""
-    times = int(metafunc.config.getoption("--times", 1))
+    times: int = metafunc.config.option.times
     if times > 1 and "chaos" in metafunc.definition.path.parts:
         metafunc.fixturenames.append("time")
         metafunc.parametrize("time", range(1, times + 1), ids=lambda time: f"time {time}")

@@ -7,6 +7,7 @@ ConfigurationError
 ├── Unknown             there is no such destination or credential
 ├── MissingCredential   a destination names a credential that is not there
 ├── InUse               the credential still signs for destinations
+├── Changed             it is not, or no longer, what whoever asks for a change has seen
 └── Conflict            others kept writing the same in between
 """
 
@@ -87,6 +88,13 @@ class InUse(ConfigurationError):
         names = ", ".join(destinations)
         super().__init__(f"destinations still use this credential: {names}; give them another one first")
         self.destinations: Final = destinations
+
+
+class Changed(ConfigurationError):
+    """It is not, or no longer, what whoever asks for a change has seen."""
+
+    def __init__(self) -> None:
+        super().__init__("it has changed since you have seen it; look at it again")
 
 
 class Conflict(ConfigurationError):

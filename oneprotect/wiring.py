@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from importlib.metadata import version
 from typing import Final
 
@@ -26,6 +26,14 @@ from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
 from consumers.sender import HttpSender
+from oneprotect.api.app import create_app
+from oneprotect.api.auth import Authenticator
+from oneprotect.api.bodies import ENVELOPE_BYTES
+from oneprotect.api.bodies import Limits as BodyLimits
+from oneprotect.api.known_tokens import KnownTokens
+from oneprotect.api.parts import Parts
+from oneprotect.api.server import serve
+from oneprotect.api.token_store import TokenStore
 from oneprotect.configuration import Configuration, ConfigurationError
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.connection import Connection, connect
@@ -57,6 +65,8 @@ class JetStream:
         self.statuses = Bucket(connection, publisher, subjects.CREDENTIAL_STATUS)
         self.rates = Bucket(connection, publisher, subjects.RATES)
         self.health = Bucket(connection, publisher, subjects.HEALTH)
+        self.token_bucket = Bucket(connection, publisher, subjects.TOKENS)
+        self.tokens = TokenStore(self.token_bucket, publisher)
         self.replayer = Replayer(connection, publisher, Bucket(connection, publisher, subjects.REPLAYS))
         self.configuration = Configuration(
             self.destinations,
@@ -203,6 +213,45 @@ async def _consume(
         await runtime.run(stop)
     await rates.aclose()
     _log.info("consumer.stopped", worker=worker)
+
+
+async def run_api(
+    settings: Settings, *, stop: asyncio.Event, on_listening: Callable[[str], None] = lambda _: None
+) -> None:
+    """Serve the HTTP API until `stop` is set, then finish what is under way. `on_listening` is told the URL."""
+    try:
+        async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
+            jetstream.connection.require_version()
+            tokens = KnownTokens(jetstream.token_bucket)
+            await tokens.start()
+            jetstream.connection.on_reconnect(tokens.forget)
+            staying_true = asyncio.create_task(tokens.run())
+            try:
+                await serve(
+                    create_app(api_parts(settings, jetstream, tokens)),
+                    host=settings.api.host,
+                    port=settings.api.port,
+                    stop=stop,
+                    on_listening=on_listening,
+                )
+            finally:
+                staying_true.cancel()
+                await asyncio.wait({staying_true})
+    except Unavailable:
+        if not stop.is_set():
+            raise
+
+
+def api_parts(settings: Settings, jetstream: JetStream, tokens: KnownTokens) -> Parts:
+    """What the API works with."""
+    return Parts(
+        connection=jetstream.connection,
+        publisher=jetstream.publisher,
+        configuration=jetstream.configuration,
+        replayer=jetstream.replayer,
+        authenticator=Authenticator(tokens),
+        limits=BodyLimits(body_bytes=settings.delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES),
+    )
 
 
 def _disable(configuration: Configuration) -> Disable:

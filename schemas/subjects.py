@@ -130,7 +130,7 @@ CREDENTIAL_STATUS: Final = Bucket(
 )
 HEALTH: Final = Bucket(name="oneprotect_health", description="How destinations answer.", announced=True)
 RATES: Final = Bucket(name="oneprotect_rates", description="Until when destinations' rates are spoken for.")
-TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.")
+TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.", announced=True)
 REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
 BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, RATES, TOKENS, REPLAYS)
 

@@ -9,6 +9,7 @@ import pytest_asyncio
 import uvloop
 
 from oneprotect.dev.nats_server import EmbeddedNats
+from tests.support.api import Api, running
 from tests.support.receiver import Scripted
 from tests.support.site import Site
 
@@ -71,4 +72,11 @@ async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Site]
 async def receiver() -> AsyncIterator[Scripted]:
     """A receiver that answers 200 unless its script says otherwise."""
     async with Scripted() as opened:
+        yield opened
+
+
+@pytest_asyncio.fixture
+async def api(site: Site) -> AsyncIterator[Api]:
+    """The site's HTTP API."""
+    async with running(site) as opened:
         yield opened

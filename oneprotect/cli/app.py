@@ -7,6 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
+from oneprotect.cli.api import api
 from oneprotect.cli.apply import apply
 from oneprotect.cli.attempts import attempts
 from oneprotect.cli.consumer import consumer
@@ -22,6 +23,7 @@ from oneprotect.cli.quarantine import app as quarantine
 from oneprotect.cli.replay import replay
 from oneprotect.cli.schemas import schemas
 from oneprotect.cli.secret import app as secret
+from oneprotect.cli.token import app as token
 from oneprotect.cli.verify import verify
 
 app = typer.Typer(
@@ -101,6 +103,10 @@ app.command(
     epilog=examples("oneprotect consumer --max-in-flight 512"),
 )(consumer)
 app.command(
+    short_help="Serve the HTTP API, until SIGTERM.",
+    epilog=examples("ONEPROTECT_API_HOST=0.0.0.0 oneprotect api"),
+)(api)
+app.command(
     short_help="Ask for a delivery.",
     epilog=examples(
         "oneprotect deliver --tenant acme --destination orders --event-type invoice.paid --data invoice.json",
@@ -140,3 +146,4 @@ app.add_typer(quarantine, name="quarantine", short_help="What could not be under
 app.add_typer(destination, name="destination", short_help="Where deliveries go.")
 app.add_typer(credential, name="credential", short_help="Which Secrets sign them.")
 app.add_typer(secret, name="secret", short_help="Try out a secret, or let consumers read it anew.")
+app.add_typer(token, name="token", short_help="Who may use the HTTP API.")

@@ -43,13 +43,21 @@ COMMANDS: Final[Mapping[tuple[str, ...], Mapping[str, str]]] = {
     ("credential", "delete"): ACME | {"credential": "new"},
     ("secret", "check"): ACME | {"ref": f"k8s://{NAMESPACE}/signing-key/signing"},
     ("secret", "refresh"): ACME | {"credential": "key"},
+    ("token", "create"): ACME | {"roles": "viewer"},
+    ("token", "list"): {},
+    ("token", "delete"): {"token": "nosuchtokennosuc"},
 }
 """Every command that ends by itself, in an order in which all succeed, with what they need by parameter."""
 
-ENDLESS: Final = {("dev",), ("consumer",)}
+ENDLESS: Final = {("dev",), ("consumer",), ("api",)}
 """Those that don't: they are run elsewhere."""
 
-KEPT: Final = {("schemas", "output"), ("destination set", "description"), ("destination disable", "reason")}
+KEPT: Final = {
+    ("schemas", "output"),
+    ("destination set", "description"),
+    ("destination disable", "reason"),
+    ("token create", "name"),
+}
 """Where what is typed is kept or written on purpose, so that its owner finds it again."""
 
 
@@ -92,7 +100,7 @@ def test_every_command_is_looked_at() -> None:
 
 
 async def test_commands_that_succeed_print_no_secret(site: Site, sinks: Sinks, tmp_path: Path) -> None:
-    """For people and as JSON, at DEBUG; `verify` and `quarantine release` are given what is no good."""
+    """For people and as JSON, at DEBUG; `verify`, `quarantine release` and `token delete` are given what is no good."""
     secret, query = Canary("secret", site.secret), Canary.word("URL's query")
     files = _write_files(tmp_path / "files", site.secret)
     runs = [
@@ -112,8 +120,9 @@ async def test_commands_that_succeed_print_no_secret(site: Site, sinks: Sinks, t
     _hear(sinks, runs, results)
     signature = Canary("signature", receiver.seen[0].headers["webhook-signature"].removeprefix("v1,"))
 
-    failed = {run.arguments[0] for run, result in zip(runs, results, strict=True) if result.code}
-    assert failed <= {"verify", "doctor", "quarantine"}
+    failed = {run.arguments[:2] for run, result in zip(runs, results, strict=True) if result.code}
+    assert {names[0] for names in failed} <= {"verify", "doctor", "quarantine", "token"}
+    assert ("token", "create") not in failed
     assert all(result.out or result.err for result in results)
     assert sinks.findings(Search(secret, signature)) == []
     assert sinks.findings(Search(query), but=["command destination get", "command destination list"]) == []

@@ -75,6 +75,10 @@ class Site:
     async def __aexit__(self, *exception: object) -> None:
         await self._open.aclose()
 
+    def load(self, **settings: str) -> Settings:
+        """The site's settings, with some others in their place."""
+        return Settings.load(self.environ | {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()})
+
     async def apply(self) -> list[topology.Change]:
         """Create streams, consumers and buckets."""
         return await topology.apply(

@@ -1,0 +1,80 @@
+"""The application: operations become routes, and whatever goes wrong becomes a problem document."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from litestar import Litestar, MediaType, Request, Response
+from litestar.exceptions import MethodNotAllowedException
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import ControllerRouterHandler
+
+from oneprotect.api import destinations
+from oneprotect.api.call import Call
+from oneprotect.api.operations import Operation
+from oneprotect.api.parts import Parts
+from oneprotect.api.principals import Principal
+from oneprotect.api.problems import MEDIA_TYPE, Problem, problem_of
+
+OPERATIONS: Final[tuple[Operation, ...]] = (*destinations.OPERATIONS,)
+
+_HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
+_PARAMETER: Final = re.compile(r"\{(\w+)\}")
+
+
+def create_app(parts: Parts, others: Sequence[ControllerRouterHandler] = ()) -> Litestar:
+    """The application. `others`: what else is served beside the API, the console above all."""
+    return Litestar(
+        route_handlers=[*(_route(operation, parts) for operation in OPERATIONS), *others],
+        exception_handlers={Exception: _answer_to_error},
+        openapi_config=None,
+        logging_config=None,
+        request_max_body_size=parts.limits.body_bytes,
+    )
+
+
+def _route(operation: Operation, parts: Parts) -> HTTPRouteHandler:
+    async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
+        principal = await _admit(request, operation, parts) if operation.roles else None
+        answer = await operation.handle(Call(request, parts, principal))
+        return Response(
+            answer.encoded(),
+            status_code=answer.status,
+            media_type=answer.media_type,
+            headers={**_HEADERS, **answer.headers},
+        )
+
+    path = _PARAMETER.sub(r"{\1:str}", operation.path)
+    return HTTPRouteHandler(path, http_method=operation.method, name=operation.name, media_type=MediaType.JSON)(handle)
+
+
+async def _admit(request: Request[Any, Any, Any], operation: Operation, parts: Parts) -> Principal:
+    """Who asks, if they may: the tenant first, so that nothing is told of what other tenants have."""
+    address = request.client.host if request.client else "unknown"
+    principal = await parts.authenticator.authenticate(request.headers.get("authorization"), address)
+    if not principal.is_of(request.path_params["tenant"]):
+        raise Problem(403, "forbidden", "This token is not one of this tenant.")
+    if not principal.has_any(operation.roles):
+        needed = " or ".join(sorted(operation.roles))
+        raise Problem(403, "forbidden", f"This needs a token with the role {needed}.")
+    return principal
+
+
+def _answer_to_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    problem = problem_of(error)
+    headers = {**_HEADERS, **problem.headers}
+    if isinstance(error, MethodNotAllowedException):
+        headers["allow"] = ", ".join(_allowed(request.url.path, OPERATIONS))
+    return Response(problem.encode(), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def _allowed(path: str, operations: Iterable[Operation]) -> list[str]:
+    """The methods that a path takes."""
+    return sorted(
+        {
+            operation.method
+            for operation in operations
+            if re.fullmatch(_PARAMETER.sub("[^/]+", operation.path) + "/?", path)
+        }
+        | {"OPTIONS"}
+    )

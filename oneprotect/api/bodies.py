@@ -1,0 +1,117 @@
+"""Request bodies and query strings: read within bounds of size and time, decoded into our types."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from litestar import Request
+from msgspec import Struct
+
+from oneprotect.api.problems import Problem
+from schemas.checked import Invalid
+
+T = TypeVar("T", bound=Struct)
+
+ENVELOPE_BYTES: Final = 64 * 1024
+"""What may stand around a payload."""
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """How much, and for how long."""
+
+    body_bytes: int
+    body_timeout_s: float = 10.0
+
+
+async def read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
+    """The whole body, if it is JSON by its headers, not too large and not too slow. Raises `Problem`."""
+    _require_json(request)
+    declared = request.headers.get("content-length", "0")
+    if not declared.isdigit() or len(declared) > 12 or int(declared) > limits.body_bytes:
+        raise _too_large(limits)
+    try:
+        async with asyncio.timeout(limits.body_timeout_s):
+            return await _read(request, limits)
+    except TimeoutError:
+        pass
+    raise Problem(
+        408,
+        "too-slow",
+        f"The body took more than {limits.body_timeout_s:g} s to come.",
+        headers={"connection": "close"},
+    )
+
+
+async def _read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
+    body = bytearray()
+    while True:
+        event: Any = await request.receive()
+        if event["type"] == "http.disconnect":
+            raise Problem(400, "bad-request", "The request ended before its body did.")
+        body += event.get("body", b"")
+        if len(body) > limits.body_bytes:
+            raise _too_large(limits)
+        if not event.get("more_body", False):
+            return bytes(body)
+
+
+def decode(body: bytes, kind: type[T]) -> T:
+    """The body as a `kind`. Raises `Problem` for what is not JSON, and `Invalid` for what breaks a rule."""
+    try:
+        if not body.isascii():
+            body.decode()
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        problem: Exception = Invalid.of(error)
+    except UnicodeDecodeError as error:
+        problem = _bad(f"The body is not UTF-8 (byte {error.start}).")
+    except RecursionError:
+        problem = _bad("The body is nested too deep.")
+    except msgspec.DecodeError as error:
+        text = str(error)
+        place = text.rpartition("(")[2].rstrip(")") if "(byte" in text else "at its end"
+        problem = _bad(f"The body is not JSON ({place}).")
+    raise problem
+
+
+def query(items: Iterable[tuple[str, Any]], kind: type[T]) -> T:
+    """A query string as a `kind`. Raises `Invalid`."""
+    lists = {field.encode_name for field in msgspec.structs.fields(kind) if "tuple" in str(field.type)}
+    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+    given: dict[str, Any] = {}
+    for name, value in items:
+        if name not in known:
+            raise Invalid(None, f"a parameter that does not exist here; there are {', '.join(known)}")
+        if name in lists:
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise Invalid(name, "given twice")
+        else:
+            given[name] = value
+    try:
+        return msgspec.convert(given, kind, strict=False)
+    except msgspec.ValidationError as error:
+        problem = Invalid.of(error)
+    raise problem
+
+
+def _require_json(request: Request[Any, Any, Any]) -> None:
+    kind, _, parameters = request.headers.get("content-type", "application/json").partition(";")
+    kind, parameters = kind.strip().lower(), parameters.replace(" ", "").lower()
+    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+        raise Problem(415, "unsupported-media-type", "The body must be JSON: `content-type: application/json`.")
+    if parameters not in ("", "charset=utf-8", 'charset="utf-8"'):
+        raise Problem(415, "unsupported-media-type", "JSON is UTF-8, and has no other parameters.")
+    if request.headers.get("content-encoding", "identity").lower() != "identity":
+        raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
+
+
+def _too_large(limits: Limits) -> Problem:
+    return Problem(
+        413, "too-large", f"The body has more than {limits.body_bytes} bytes.", headers={"connection": "close"}
+    )
+
+
+def _bad(detail: str) -> Problem:
+    return Problem(400, "bad-request", detail)

@@ -1,0 +1,29 @@
+"""`oneprotect api`: the deployment that producers, admins and operators talk to."""
+
+import os
+
+from oneprotect.cli.options import AsJson
+
+
+def api(*, as_json: AsJson = False) -> None:
+    """Serve the HTTP API at ONEPROTECT_API_HOST and ONEPROTECT_API_PORT, until SIGTERM.
+
+    It reads no Secret, and needs no provider. It speaks plain HTTP: put TLS before it. On SIGTERM it takes no more
+    requests, finishes those that it has, and exits with 0. What it does is told on stderr, by its log; with --json as
+    JSON whatever ONEPROTECT_LOG_FORMAT says. `oneprotect token create` makes what clients need to get in.
+    """
+    import uvloop
+
+    from oneprotect import wiring
+    from oneprotect.settings import Settings
+    from oneprotect.telemetry.hardening import harden_process
+    from oneprotect.telemetry.logs import configure_logging
+
+    settings = Settings.load(os.environ)
+    configure_logging(level=settings.log.level, format="json" if as_json else settings.log.format)
+    harden_process()
+
+    async def main() -> None:
+        await wiring.run_api(settings, stop=wiring.stop_on_signals())
+
+    uvloop.run(main())

@@ -1,0 +1,62 @@
+"""Tokens: made, used, seen and revoked."""
+
+from oneprotect.api.token_text import PREFIX, id_of
+from schemas.access import Role
+from tests.support.api import Api, Client, running
+from tests.support.site import TENANT
+from tests.support.waiting import until
+
+LIST = f"/v1/tenants/{TENANT}/destinations"
+
+
+async def test_a_token_lets_in_until_it_is_revoked(api: Api) -> None:
+    """A revoked token is refused within a second by every API process."""
+    async with running(api.site) as another:
+        client = await api.client(Role.VIEWER)
+        elsewhere = another.with_token(client.token)
+        assert (await client("GET", LIST)).status == 200
+        assert (await elsewhere("GET", LIST)).status == 200
+
+        await api.site.jetstream.tokens.delete(id_of(client.token or "") or "", by="test")
+
+        await until(lambda: _answers(client, 401), 1)
+        await until(lambda: _answers(elsewhere, 401), 1)
+
+
+async def _answers(client: Client, status: int) -> bool:
+    return (await client("GET", LIST)).status == status
+
+
+async def test_no_token_a_mistyped_and_an_unknown_one_are_told_apart(api: Api) -> None:
+    """Each is a 401 with a challenge, and what was sent is not repeated."""
+    good = await api.token(Role.VIEWER)
+    mistyped = good[:-1] + ("a" if good[-1] != "a" else "b")
+    for token, says in ((None, "is needed"), (mistyped, "mistyped"), ("something-else", "no token of ours")):
+        reply = await api.with_token(token)("GET", LIST)
+
+        assert reply.status == 401
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert reply.headers["www-authenticate"].startswith("Bearer")
+        assert says in reply.json["detail"]
+        assert (token or PREFIX).encode() not in reply.body
+
+
+async def test_another_tenant_and_another_role_are_refused(api: Api) -> None:
+    """A 403 that tells nothing of what there is."""
+    viewer, producer = await api.client(Role.VIEWER), await api.client(Role.PRODUCER)
+
+    assert (await viewer("GET", LIST)).status == 200
+    assert (await viewer("GET", "/v1/tenants/other/destinations")).status == 403
+    assert (await producer("GET", LIST)).status == 403
+
+
+async def test_failing_too_often_is_answered_with_429(api: Api) -> None:
+    """And whoever has a good token is let in all the same."""
+    good, bad = await api.client(Role.VIEWER), api.with_token("wrong")
+    statuses = [(await bad("GET", LIST)).status for _ in range(25)]
+    limited = await bad("GET", LIST)
+
+    assert statuses[:15] == [401] * 15
+    assert limited.status == 429
+    assert int(limited.headers["retry-after"]) >= 1
+    assert (await good("GET", LIST)).status == 200

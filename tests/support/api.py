@@ -1,0 +1,107 @@
+"""The HTTP API for a test: a real server on loopback, and clients that carry a token."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from oneprotect.wiring import run_api
+from schemas.access import Role, TokenSpec
+from tests.support.site import TENANT, Site
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """What was answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return msgspec.json.decode(self.body)
+
+
+class Client:
+    """Sends requests with one token, or with none. Paths begin with `/`."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, token: str | None) -> None:
+        self.url = url
+        self.token = token
+        self._session = session
+
+    async def __call__(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        params: Any = None,
+    ) -> Reply:
+        """Send a request: with `body` as JSON, or `data` as it is."""
+        sent = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
+        if body is not None:
+            data = msgspec.json.encode(body)
+        if data is not None:
+            sent["content-type"] = "application/json"
+        async with self._session.request(
+            method,
+            self.url + path,
+            data=data,
+            params=params,
+            headers={**sent, **{name.lower(): value for name, value in (headers or {}).items()}},
+            allow_redirects=False,
+        ) as answer:
+            return Reply(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
+
+
+class Api:
+    """A running API. `client` makes tokens as it needs them."""
+
+    def __init__(self, site: Site, url: str, session: aiohttp.ClientSession) -> None:
+        self.site = site
+        self.url = url
+        self._session = session
+
+    async def token(self, *roles: Role | str, tenant: str = TENANT) -> str:
+        """A new token with these roles."""
+        spec = TokenSpec(tenant=tenant, roles=tuple(Role(role) for role in roles))
+        _, issued = await self.site.jetstream.tokens.create(spec, by="test")
+        return issued.reveal()
+
+    async def client(self, *roles: Role | str, tenant: str = TENANT) -> Client:
+        """A client whose token has these roles; with none, one without a token."""
+        token = await self.token(*roles, tenant=tenant) if roles else None
+        return Client(self.url, self._session, token)
+
+    def with_token(self, token: str | None) -> Client:
+        """A client with this very token."""
+        return Client(self.url, self._session, token)
+
+
+@contextlib.asynccontextmanager
+async def running(site: Site, **settings: str) -> AsyncGenerator[Api]:
+    """The API of a site, in this process, on a port of its own. `settings` as for a `Site`."""
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    serving = asyncio.create_task(
+        run_api(site.load(api_port="0", **settings), stop=stop, on_listening=listening.set_result)
+    )
+    serving.add_done_callback(lambda task: None if listening.done() else listening.set_exception(_why(task)))
+    try:
+        await listening
+        async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
+            yield Api(site, listening.result(), session)
+    finally:
+        stop.set()
+        await serving
+
+
+def _why(task: asyncio.Task[None]) -> BaseException:
+    return (None if task.cancelled() else task.exception()) or AssertionError("it never listened")

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
@@ -98,6 +99,10 @@ class CredentialChecks:
             self._wake.clear()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(_first(stop, self._wake), ROUND_S)
+
+    def count(self) -> Counter[CredentialStatus]:
+        """How many credentials have each status, as far as this consumer knows."""
+        return Counter(state.status for state in self._known.values())
 
     def noticed(self, tenant: str, credential: str, code: Code | None) -> None:
         """See `SecretWatch`: what a delivery saw is news if the status says otherwise."""

@@ -68,12 +68,17 @@ class DeliveryHandler:
         self._health = health
         self._policy = policy
         self._worker = worker
+        self.deferrals = 0
+        """Requests put off as their destination rests."""
+        self.quarantines = 0
+        """Requests that could not be understood."""
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
         """Handle one request. Raises only what nobody foresaw."""
         try:
             delivery = Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
         except ValueError as error:
+            self.quarantines += 1
             return (quarantined(message, Code.EVENT_INVALID, str(error)),)
         if message.deliveries > 1:
             recorded = await self._history.find(delivery)
@@ -81,6 +86,7 @@ class DeliveryHandler:
                 return outcome.suppressed(delivery, recorded)
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
         if rest_s is not None:
+            self.deferrals += 1
             spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
             return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
         return outcome.settled(delivery, await self._attempt(delivery))

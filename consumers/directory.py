@@ -6,7 +6,7 @@ missed while the connection is away: a reconnect forgets everything, and nothing
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -58,6 +58,10 @@ class Shelf(Generic[T]):
         """The value if it is at hand."""
         known = self._known.get(key)
         return known.value if known else None
+
+    def values(self) -> Iterator[T]:
+        """All values at hand, whatever their age."""
+        return (known.value for known in self._known.values() if known.value is not None)
 
     def fresh(self, key: str) -> Known[T] | None:
         """What is known of the key, unless that is nothing or too old: spares the hot path a coroutine."""

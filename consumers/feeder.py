@@ -49,6 +49,8 @@ class Feeder:
         self._is_closed = is_closed
         self._publisher = publisher
         self._interval_s = interval_s
+        self.moved = 0
+        """Messages brought back so far."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Feed until `stop` is set."""
@@ -101,6 +103,7 @@ class Feeder:
                 raise
             return False
         await message.ack()
+        self.moved += 1
         return True
 
     async def _consumer(self, tenant: str, destination: str) -> str:

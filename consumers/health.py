@@ -163,6 +163,17 @@ class DestinationHealth:
         health = self._shelf.peek(lane)
         return health is not None and health.openings > 0 and health.consecutive_failures > 0
 
+    def count(self) -> tuple[int, int]:
+        """How many destinations, as far as this consumer knows, have a rest, and are tried one at a time after it."""
+        now = self._clock()
+        resting = trying = 0
+        for health in self._shelf.values():
+            if health.open_until is not None and health.open_until > now:
+                resting += 1
+            elif health.openings > 0 and health.consecutive_failures > 0:
+                trying += 1
+        return resting, trying
+
     def noticed(self, tenant: str, destination: str, url: str, reply: Reply) -> None:
         """An attempt was made, and ended so. Cheap when it succeeded."""
         key = f"{tenant}.{destination}"

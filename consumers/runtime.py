@@ -89,6 +89,8 @@ class Runtime:
         self._held_bytes = 0
         self._draining = False
         self._empty = asyncio.Event()
+        self.crashes = 0
+        """Handlers that failed in a way nobody foresaw."""
 
     def add(self, pull: Pull) -> None:
         """Take messages from `pull` too."""
@@ -103,6 +105,11 @@ class Runtime:
     def held(self) -> int:
         """Messages taken and not yet settled."""
         return len(self._held)
+
+    @property
+    def is_pulling(self) -> bool:
+        """Whether all pulls bring what there is."""
+        return bool(self._pulls) and all(pull.is_working for pull in self._pulls)
 
     @property
     def capacity(self) -> int:
@@ -200,6 +207,7 @@ class Runtime:
                 await pull.top_up()
 
     async def _on_crash(self, message: Message, error: Exception) -> None:
+        self.crashes += 1
         crashes = message.deliveries
         # Its type alone: the text of a foreign exception may hold anything.
         _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, deliveries=crashes)

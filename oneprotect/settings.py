@@ -142,6 +142,22 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     """The port to bind; 0 takes a free one."""
 
 
+class OpsSettings(Struct, frozen=True, kw_only=True):
+    """Where a consumer answers `/healthz`, `/readyz` and `/metrics`; the API does so on its own port."""
+
+    host: str = "127.0.0.1"
+    """The address to bind. Loopback unless asked; in a pod, `0.0.0.0`, so that the kubelet and Prometheus reach it."""
+    port: int | None = None
+    """The port to bind; 0 takes a free one. Without it there is none, and nothing is loaded for it."""
+
+
+class MetricsSettings(Struct, frozen=True, kw_only=True):
+    """What the metrics tell. Where they go by OTLP is said by OpenTelemetry's own `OTEL_*` variables."""
+
+    tenants_max: int = 0
+    """Tenants that get a `tenant` label; any beyond count as `other`. 0 for no such label: each costs 40 series."""
+
+
 class LogSettings(Struct, frozen=True, kw_only=True):
     """What is logged, on stderr."""
 
@@ -159,6 +175,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     egress: EgressSettings = EgressSettings()
     delivery: DeliverySettings = DeliverySettings()
     api: ApiSettings = ApiSettings()
+    ops: OpsSettings = OpsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
     @classmethod
@@ -188,6 +206,8 @@ class Settings(Struct, frozen=True, kw_only=True):
             egress=EgressSettings(**fields["egress"]),
             delivery=DeliverySettings(**fields["delivery"]),
             api=ApiSettings(**fields["api"]),
+            ops=OpsSettings(**fields["ops"]),
+            metrics=MetricsSettings(**fields["metrics"]),
             log=LogSettings(**fields["log"]),
         )
         in_cluster = "KUBERNETES_SERVICE_HOST" in environ or token_file.exists()
@@ -253,6 +273,9 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),
     Variable("ONEPROTECT_API_HOST", "api", "host", variables.HOST),
     Variable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),
+    Variable("ONEPROTECT_OPS_HOST", "ops", "host", variables.HOST),
+    Variable("ONEPROTECT_OPS_PORT", "ops", "port", whole(0, 65_535)),
+    Variable("ONEPROTECT_METRICS_TENANTS_MAX", "metrics", "tenants_max", whole(0, 10_000)),
     Variable(
         "ONEPROTECT_LOG_LEVEL",
         "log",

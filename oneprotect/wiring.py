@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from consumers.backlog import Backlog
 from consumers.control import Control
 from consumers.credentials import CredentialChecks
 from consumers.delivery import DeliveryHandler, DeliveryPolicy
@@ -22,6 +23,7 @@ from consumers.feeder import Feeder
 from consumers.health import DestinationHealth, Disable, HealthPolicy
 from consumers.history import RecordedAttempts
 from consumers.rates import RateLimits
+from consumers.readings import ConsumerReadings
 from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
@@ -40,8 +42,9 @@ from oneprotect.jetstream.connection import Connection, connect
 from oneprotect.jetstream.errors import Unavailable
 from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Pull
-from oneprotect.settings import Settings
+from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
+from oneprotect.telemetry.telemetry import Telemetry
 from provider.cache import CachedSecretProvider
 from schemas import subjects
 from schemas.config import RetryPolicy
@@ -67,7 +70,8 @@ class JetStream:
         self.health = Bucket(connection, publisher, subjects.HEALTH)
         self.token_bucket = Bucket(connection, publisher, subjects.TOKENS)
         self.tokens = TokenStore(self.token_bucket, publisher)
-        self.replayer = Replayer(connection, publisher, Bucket(connection, publisher, subjects.REPLAYS))
+        self.replays = Bucket(connection, publisher, subjects.REPLAYS)
+        self.replayer = Replayer(connection, publisher, self.replays)
         self.configuration = Configuration(
             self.destinations,
             self.credentials,
@@ -118,10 +122,15 @@ async def run_consumer(
     sender = HttpSender(
         egress_policy(settings), ca_file=settings.egress.ca_file, connections=settings.delivery.max_in_flight
     )
+    telemetry = Telemetry(version=VERSION, role="consumer")
     try:
-        async with open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop) as jetstream:
+        async with (
+            telemetry.running(),
+            _ops_port(settings, telemetry),
+            open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop) as jetstream,
+        ):
             jetstream.connection.require_version()
-            await _consume(settings, jetstream, provider, sender, health_policy, stop)
+            await _consume(settings, jetstream, provider, sender, health_policy, telemetry, stop)
     except Unavailable:
         if not stop.is_set():  # told to stop while there was no server to be had: nothing was taken, nothing is left
             raise
@@ -136,6 +145,7 @@ async def _consume(
     provider: CachedSecretProvider,
     sender: HttpSender,
     health_policy: HealthPolicy,
+    telemetry: Telemetry,
     stop: asyncio.Event,
 ) -> None:
     directory = Directory(jetstream.destinations, jetstream.credentials)
@@ -203,6 +213,21 @@ async def _consume(
         jetstream.publisher,
         is_closed=lambda tenant, destination: health.wait_s(tenant, destination) is not None,
     )
+    backlog = Backlog(jetstream.connection, jetstream.replays)
+    readings = ConsumerReadings(
+        connection=jetstream.connection,
+        publisher=jetstream.publisher,
+        provider=provider,
+        checks=checks,
+        health=health,
+        handler=handler,
+        runtime=runtime,
+        feeder=feeder,
+        max_in_flight=delivery.max_in_flight,
+    )
+    telemetry.counters.watch(readings)
+    telemetry.counters.watch(backlog)
+    telemetry.readiness.watch(lambda: runtime.is_pulling)
     await Control(jetstream.connection, checks, provider, worker).start()
     _spare_the_collector()
     _log.info("consumer.started", worker=worker, version=VERSION, max_in_flight=delivery.max_in_flight)
@@ -210,6 +235,8 @@ async def _consume(
         tasks.create_task(feeder.run(stop))
         tasks.create_task(checks.run(stop))
         tasks.create_task(health.run(stop))
+        tasks.create_task(backlog.run(stop))
+        tasks.create_task(_drains(telemetry, stop))
         await runtime.run(stop)
     await rates.aclose()
     _log.info("consumer.stopped", worker=worker)
@@ -252,6 +279,26 @@ def api_parts(settings: Settings, jetstream: JetStream, tokens: KnownTokens) -> 
         authenticator=Authenticator(tokens),
         limits=BodyLimits(body_bytes=settings.delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES),
     )
+
+
+@contextlib.asynccontextmanager
+async def _ops_port(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[None]:
+    """Serve the operations port meanwhile. Raises `SettingsError` when it is taken."""
+    ops = settings.ops
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(telemetry.listening(host=ops.host, port=ops.port))
+        except OSError as error:
+            problem = f"ONEPROTECT_OPS_PORT: can't be had at ONEPROTECT_OPS_HOST ({error.strerror}); set another one"
+        else:
+            yield
+            return
+    raise SettingsError([problem])
+
+
+async def _drains(telemetry: Telemetry, stop: asyncio.Event) -> None:
+    await stop.wait()
+    telemetry.readiness.drain()
 
 
 def _disable(configuration: Configuration) -> Disable:

@@ -68,6 +68,8 @@ class Connection:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self.reconnects = 0
+        """How often it has come back."""
 
     @property
     def is_connected(self) -> bool:
@@ -80,6 +82,7 @@ class Connection:
 
     async def reconnected(self) -> None:
         """Tell everybody who asked to know. The client library calls this."""
+        self.reconnects += 1
         _log.info("nats.reconnected")
         for callback in self._on_reconnect:
             await callback()

@@ -13,7 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from oneprotect.jetstream.connection import Connection, Incoming
-from oneprotect.jetstream.errors import JetStreamError, Refused, Unavailable
+from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
 
 PUBLISH_TIMEOUT_S: Final = 5.0
 
@@ -59,6 +59,8 @@ class Publisher:
         self._timeout_s = timeout_s
         self._inbox = connection.new_inbox()
         self._counter = 0
+        self.failures: collections.Counter[str] = collections.Counter()
+        """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
         self._waiting: dict[str, OnStored] = {}
         # All wait equally long, so the oldest is always the first to be overdue: no timer for each.
         self._deadlines: collections.deque[tuple[float, str]] = collections.deque()
@@ -90,7 +92,7 @@ class Publisher:
             )
         except Unavailable as error:
             if self._waiting.pop(token, None):
-                await on_stored(error)
+                await self._fail(on_stored, error)
 
     async def publish(self, publication: Publication) -> Stored:
         """Send and wait until it is stored. Raises `Refused` or `Unavailable`."""
@@ -112,8 +114,18 @@ class Publisher:
 
     async def _on_ack(self, message: Incoming) -> None:
         on_stored = self._waiting.pop(message.subject.rpartition(".")[2], None)
-        if on_stored is not None:
-            await on_stored(_result(message))
+        if on_stored is None:
+            return
+        result = _result(message)
+        if isinstance(result, Stored):
+            await on_stored(result)
+        else:
+            await self._fail(on_stored, result)
+
+    async def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
+        is_full = isinstance(error, Refused) and error.err_code == SUBJECT_FULL
+        self.failures["subject_full" if is_full else "refused" if isinstance(error, Refused) else "unavailable"] += 1
+        await on_stored(error)
 
     async def _sweep(self) -> None:
         while True:
@@ -122,7 +134,8 @@ class Publisher:
             while self._deadlines and self._deadlines[0][0] < now:
                 on_stored = self._waiting.pop(self._deadlines.popleft()[1], None)
                 if on_stored is not None:
-                    await on_stored(Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))
+                    error = Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s")
+                    await self._fail(on_stored, error)
 
 
 def _result(message: Incoming) -> Stored | JetStreamError:

@@ -21,6 +21,8 @@ EXPIRES_S: Final = 30.0
 HEARTBEAT_S: Final = 5.0
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+REFUSAL_S: Final = 0.5
+"""A server that refuses a request does so at once: after so long, silence is consent."""
 
 _NANOSECONDS: Final = 1_000_000_000
 _HINT: Final = "no such consumer, or no leader yet: was `oneprotect apply` run?"
@@ -108,6 +110,7 @@ class Pull:
         self._inbox = connection.new_inbox()
         self._generation = 0
         self._heard_at = 0.0
+        self._refused = True
         self._stopping = False
 
     async def start(self) -> None:
@@ -125,6 +128,16 @@ class Pull:
             await self._watchdog
         with contextlib.suppress(Exception):  # whatever the client library says when the connection is gone
             await self._subscription.drain()
+
+    @property
+    def is_working(self) -> bool:
+        """Whether the server brings what there is: it sends messages or heartbeats, or there is no room for more."""
+        if not self._connection.is_connected:
+            return False
+        if not self.outstanding:
+            return not self._refused
+        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        return silent_s <= 3 * self._heartbeat_s and (not self._refused or silent_s > REFUSAL_S)
 
     @property
     def is_low(self) -> bool:
@@ -159,11 +172,14 @@ class Pull:
             return
         if self.outstanding > 0:
             self.outstanding -= 1
+        self._refused = False
         await self._on_message(Message(incoming, self._connection))
 
     async def _on_status(self, incoming: Incoming) -> None:
         headers = incoming.headers or {}
         status = headers.get("Status", "503")
+        if status == "100":
+            self._refused = False
         if status == "100" or incoming.subject.rpartition(".")[2] != str(self._generation):
             return
         # The request is over. It names what it did not deliver, or else nothing is left of any.
@@ -171,6 +187,7 @@ class Pull:
         if status in ("404", "408") or "Nats-Pending-Messages" in headers:
             await self.top_up()
         else:  # no such consumer, no leader, shutting down: the watchdog asks again in its own time
+            self._refused = True
             _log.warning("pull.refused", consumer=self._name, status=status, reason=headers.get("Description", _HINT))
 
     async def _restart(self) -> None:

@@ -1,45 +1,102 @@
-"""Counts and latency buckets."""
+"""Counts, latency buckets, and how they are shown."""
 
-from oneprotect.telemetry.counters import BOUNDS_S, Counters
+import pytest
+
+from oneprotect.telemetry import catalogue
+from oneprotect.telemetry.catalogue import CATALOGUE, SEND, SHORT_S
+from oneprotect.telemetry.counters import Counters
+from oneprotect.telemetry.exposition import render
 
 DELIVERED = (("outcome", "delivered"),)
 FAILED = (("outcome", "failed"),)
+ATTEMPTS = "oneprotect_replayed_attempts_total"
 
 
-def test_counts_by_name_and_labels() -> None:
-    """Each name and set of labels counts by itself."""
+def test_counts_by_metric_and_labels() -> None:
+    """Each metric and set of labels counts by itself."""
     counters = Counters()
 
-    counters.add("attempts", DELIVERED)
-    counters.add("attempts", DELIVERED, 2)
-    counters.add("attempts", FAILED)
-    counters.add("starts")
+    counters.add(catalogue.REPLAYED, DELIVERED)
+    counters.add(catalogue.REPLAYED, DELIVERED, 2)
+    counters.add(catalogue.REPLAYED, FAILED)
+    counters.add(catalogue.DEFERRALS)
 
-    assert counters.snapshot().counts == {("attempts", DELIVERED): 3, ("attempts", FAILED): 1, ("starts", ()): 1}
+    assert counters.snapshot().values == {
+        (ATTEMPTS, DELIVERED): 3,
+        (ATTEMPTS, FAILED): 1,
+        ("oneprotect_deferrals_total", ()): 1,
+    }
 
 
 def test_latency_buckets() -> None:
     """A latency counts in the first bucket whose bound it does not exceed, and beyond all bounds in the last."""
     counters = Counters()
 
-    for seconds in (0.0, BOUNDS_S[0], 0.006, 31.0):
-        counters.observe("attempt", seconds, DELIVERED)
+    for seconds in (0.0, SHORT_S[0], 0.006, 31.0):
+        counters.observe(SEND, seconds, DELIVERED)
 
-    latency = counters.snapshot().latencies["attempt", DELIVERED]
-    assert latency.buckets == (2, 1, *[0] * (len(BOUNDS_S) - 2), 1)
+    latency = counters.snapshot().latencies[SEND.name, DELIVERED]
+    assert latency.buckets == (2, 1, *[0] * (len(SHORT_S) - 2), 1)
     assert (latency.count, round(latency.sum_s, 3)) == (4, 31.011)
 
 
 def test_snapshots_stand_still() -> None:
     """A snapshot does not change with what is counted after it."""
     counters = Counters()
-    counters.add("attempts")
-    counters.observe("attempt", 1.0)
+    counters.add(catalogue.DEFERRALS)
+    counters.observe(SEND, 1.0)
 
     before = counters.snapshot()
-    counters.add("attempts")
-    counters.observe("attempt", 1.0)
+    counters.add(catalogue.DEFERRALS)
+    counters.observe(SEND, 1.0)
 
-    assert before.counts == {("attempts", ()): 1}
-    assert before.latencies["attempt", ()].count == 1
-    assert counters.snapshot().counts == {("attempts", ()): 2}
+    assert before.values == {("oneprotect_deferrals_total", ()): 1}
+    assert before.latencies[SEND.name, ()].count == 1
+    assert counters.snapshot().values == {("oneprotect_deferrals_total", ()): 2}
+
+
+def test_sources_are_asked_at_each_snapshot() -> None:
+    """What others count is as they say at the moment of reading."""
+    counters = Counters()
+    numbers = iter([1, 2])
+    counters.watch(lambda: [(catalogue.HELD, (), next(numbers))])
+
+    values = [counters.snapshot().values[catalogue.HELD.name, ()] for _ in range(2)]
+
+    assert values == [1, 2]
+
+
+def test_the_text_that_prometheus_reads() -> None:
+    """Each metric has its help and type once, label values are escaped, and buckets are cumulated up to +Inf."""
+    counters = Counters()
+    counters.add(catalogue.REPLAYED, (("outcome", 'a"b\\c\nd'),), 2)
+    counters.observe(SEND, 0.02, DELIVERED)
+    counters.observe(SEND, 0.3, DELIVERED)
+
+    lines = render(counters.snapshot()).decode().splitlines()
+
+    assert lines[:3] == [
+        f"# HELP {ATTEMPTS} Attempts that a replay had asked for.",
+        f"# TYPE {ATTEMPTS} counter",
+        f'{ATTEMPTS}{{outcome="a\\"b\\\\c\\nd"}} 2',
+    ]
+    assert lines[3:5] == [f"# HELP {SEND.name} {SEND.help}", f"# TYPE {SEND.name} histogram"]
+    assert f'{SEND.name}_bucket{{outcome="delivered",le="0.01"}} 0' in lines
+    assert f'{SEND.name}_bucket{{outcome="delivered",le="0.025"}} 1' in lines
+    assert f'{SEND.name}_bucket{{outcome="delivered",le="30"}} 2' in lines
+    assert lines[-3:] == [
+        f'{SEND.name}_bucket{{outcome="delivered",le="+Inf"}} 2',
+        f'{SEND.name}_sum{{outcome="delivered"}} 0.32',
+        f'{SEND.name}_count{{outcome="delivered"}} 2',
+    ]
+
+
+@pytest.mark.parametrize("metric", CATALOGUE.values(), ids=str)
+def test_names_follow_the_rules(metric: catalogue.Metric) -> None:
+    """Counters end in `_total`, histograms in their unit, and help is one line that ends as a sentence."""
+    assert metric.name.startswith("oneprotect_")
+    assert (metric.kind == "counter") == metric.name.endswith("_total")
+    assert (metric.kind == "histogram") == bool(metric.bounds_s)
+    assert metric.kind != "histogram" or metric.name.endswith("_seconds")
+    assert metric.help.endswith(".")
+    assert "\n" not in metric.help

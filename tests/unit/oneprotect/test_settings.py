@@ -40,6 +40,9 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_DRAIN_TIMEOUT_S": ("10", 10.0),
     "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
     "ONEPROTECT_API_PORT": ("0", 0),
+    "ONEPROTECT_OPS_HOST": ("::1", "::1"),
+    "ONEPROTECT_OPS_PORT": ("9090", 9090),
+    "ONEPROTECT_METRICS_TENANTS_MAX": ("50", 50),
     "ONEPROTECT_LOG_LEVEL": ("WARNING", "warning"),
     "ONEPROTECT_LOG_FORMAT": ("console", "console"),
 }
@@ -78,6 +81,9 @@ BAD = [
     ("ONEPROTECT_RETRY_JITTER", "1"),
     ("ONEPROTECT_API_HOST", "-host"),
     ("ONEPROTECT_API_PORT", "65536"),
+    ("ONEPROTECT_OPS_HOST", "0.0.0.0:9090"),
+    ("ONEPROTECT_OPS_PORT", "-1"),
+    ("ONEPROTECT_METRICS_TENANTS_MAX", "all"),
     ("ONEPROTECT_LOG_LEVEL", "verbose"),
     ("ONEPROTECT_LOG_FORMAT", "JSON"),
 ]

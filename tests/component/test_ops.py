@@ -1,0 +1,121 @@
+"""The operations port of a running consumer: alive, ready, and its metrics."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+class Ops:
+    """Asks the port."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Status and body; 0 when nobody answers."""
+        try:
+            async with aiohttp.request(method, self._url + path) as response:
+                return response.status, await response.text()
+        except aiohttp.ClientConnectionError:
+            return 0, ""
+
+    async def is_ready(self) -> bool:
+        """Whether it says so."""
+        return (await self.get("/readyz"))[0] == 200
+
+    async def value(self, series: str) -> float | None:
+        """The value of a series as `/metrics` writes it."""
+        for line in (await self.get("/metrics"))[1].splitlines():
+            if line.startswith(series + " "):
+                return float(line.removeprefix(series))
+        return None
+
+
+async def test_a_consumer_tells_how_it_is(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """With a port set it is alive and ready, counts what it does, and refuses whatever else is asked."""
+    port = free_port()
+    ops = Ops(port)
+    async with (
+        Site(tmp_path, nats_server, ops_port=str(port)) as site,
+        Scripted() as receiver,
+    ):
+        await site.destination("orders", receiver.url)
+        async with site.consumer_process() as consumer:
+            await until(ops.is_ready, 20)
+            assert await ops.get("/healthz") == (200, "alive\n")
+            assert await ops.get("/readyz") == (200, "ready\n")
+            assert (await ops.get("/healthz", "HEAD")) == (200, "")
+            assert (await ops.get("/metrics", "POST"))[0] == 405
+            assert (await ops.get("/"))[0] == 404
+            assert await ops.value("oneprotect_nats_connected") == 1
+            assert await ops.value("oneprotect_in_flight_limit") == 256
+            assert await ops.value('oneprotect_stream_messages{stream="ONEPROTECT_WORK"}') == 0
+            consumer.terminate()
+            assert await consumer.wait() == 0
+        assert await ops.get("/healthz") == (0, "")
+
+
+async def test_health_does_not_depend_on_nats(tmp_path: Path) -> None:
+    """Without a NATS server a consumer is alive, and not ready, as it has never been able to work."""
+    port = free_port()
+    ops = Ops(port)
+    async with EmbeddedNats(tmp_path / "gone") as server:
+        site = Site(tmp_path, server, ops_port=str(port))
+
+    async def is_alive() -> bool:
+        return (await ops.get("/healthz"))[0] == 200
+
+    async with site.consumer_process() as consumer:
+        await until(is_alive, 20)
+        assert await ops.get("/readyz") == (503, "starting\n")
+        consumer.terminate()
+        assert await consumer.wait() == 0
+
+
+async def test_a_restart_of_nats_does_not_make_it_unready(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """While NATS is away for a moment a consumer stays ready, and afterwards it has come back by itself."""
+    port = free_port()
+    ops = Ops(port)
+    async with Site(tmp_path, nats_server, ops_port=str(port)) as site, site.consumer():
+        await until(ops.is_ready, 20)
+        await nats_server.restart()
+        assert await ops.is_ready()
+
+        async def is_back() -> bool:
+            return await ops.value("oneprotect_nats_reconnects_total") == 1
+
+        await until(is_back, 20)
+        assert await ops.is_ready()
+
+
+async def test_a_port_that_is_taken_is_said(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """A consumer that can't have its port does not start, and names the setting."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        async with Site(tmp_path, nats_server, ops_port=port) as site, site.consumer_process() as consumer:
+            async with asyncio.timeout(20):
+                assert await consumer.wait() == 2
+            assert consumer.says("ONEPROTECT_OPS_PORT: can't be had")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+async def test_health_names_nobody(tmp_path: Path, nats_server: EmbeddedNats, path: str) -> None:
+    """Health says one word, and nothing of tenants or destinations."""
+    port = free_port()
+    async with Site(tmp_path, nats_server, ops_port=str(port)) as site, site.consumer():
+        ops = Ops(port)
+        await until(ops.is_ready, 20)
+        assert (await ops.get(path))[1] in ("alive\n", "ready\n")

@@ -1,0 +1,54 @@
+"""Readiness that does not flap."""
+
+from oneprotect.telemetry.readiness import PATIENCE_S, Readiness
+
+
+class Times:
+    """A clock that is set, and work that is possible or not."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.works = True
+        self.readiness = Readiness(clock=lambda: self.now_s)
+        self.readiness.watch(lambda: self.works)
+
+
+def test_nothing_is_ready_before_it_has_worked_once() -> None:
+    """A process that has not begun is starting, however long that takes."""
+    times = Times()
+    times.works = False
+
+    words = [times.readiness.word]
+    times.now_s = 10 * PATIENCE_S
+    words.append(times.readiness.word)
+    times.works = True
+    words.append(times.readiness.word)
+
+    assert words == ["starting", "starting", "ready"]
+
+
+def test_a_short_absence_is_no_news() -> None:
+    """What is away for less than the bound changes nothing; longer, readiness is lost, and it comes back at once."""
+    times = Times()
+    assert times.readiness.look()
+    times.works = False
+
+    words: list[str] = []
+    for now_s in (1.0, PATIENCE_S - 0.1, PATIENCE_S + 0.1):
+        times.now_s = now_s
+        words.append(times.readiness.word)
+    times.works = True
+    words.append(times.readiness.word)
+
+    assert words == ["ready", "ready", "waiting", "ready"]
+
+
+def test_what_drains_stays_ready() -> None:
+    """A process that was told to stop still does its work, and says so."""
+    times = Times()
+    times.readiness.drain()
+    times.works = False
+    times.now_s = 2 * PATIENCE_S
+
+    assert times.readiness.word == "draining"
+    assert times.readiness.look()

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check coverage chaos bench test-delivery-retry helm-template lock clean
+.PHONY: help setup dev demo test check coverage chaos bench test-delivery-retry helm-template nats lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ bench: $(READY) ## deliveries/s and latency of one consumer, beside a bare loop 
 
 helm-template: ## render the Helm chart
 	@test -f deploy/helm/oneprotect/Chart.yaml || { echo "deploy/helm/oneprotect has no chart yet, so there is nothing to render" >&2; exit 1; }
+
+nats: $(READY) ## refresh what deploy/nats has from the code: permissions, streams, NACK objects, chart values
+	$(BIN)/oneprotect nats files --output deploy/nats
 
 lock: $(READY) ## resolve requirements*.txt anew (hashed, no addresses)
 	$(LOCK) -o requirements.txt

@@ -28,6 +28,9 @@ _NO_LOCAL_DIR: Final = "ONEPROTECT_LOCAL_SECRETS_DIR: required with the provider
 _NO_PROVIDER: Final = (
     "ONEPROTECT_SECRET_PROVIDER: required; set it to `kubernetes`, or to `local` on a developer's machine"
 )
+_TWO_CREDENTIALS: Final = (
+    "ONEPROTECT_NATS_NKEY_FILE: ONEPROTECT_NATS_CREDS_FILE is set, too; unset the one that this server does not take"
+)
 _LOCAL_IN_CLUSTER: Final = (
     "ONEPROTECT_SECRET_PROVIDER: `local` is refused inside a cluster, as it would keep secrets in files; "
     "set it to `kubernetes`"
@@ -55,6 +58,10 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """The server. The default is a developer's own; in a cluster, name the service."""
     creds_file: Path | None = None
     """This role's NATS credentials: a JWT and its seed. A file, since variables leak into dumps and child processes."""
+    nkey_file: Path | None = None
+    """This role's seed (`SU...`), for a server that lists public keys, as the configuration in deploy/nats does."""
+    inbox_prefix: str = "_INBOX"
+    """Where this role hears answers: the subject that its NATS user may subscribe to, so that none hears another's."""
     ca_file: Path | None = None
     """Certificates (PEM) that a `tls://` server's certificate is checked against; without it, the system's."""
     replicas: int = 1
@@ -224,6 +231,8 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     def _missing(self, environ: Mapping[str, str], *, resolves_secrets: bool, in_cluster: bool) -> Iterable[str]:
         """What the values demand of each other. A variable that is set, and bad, has been told already."""
+        if self.nats.creds_file and self.nats.nkey_file:
+            yield _TWO_CREDENTIALS
         if resolves_secrets and "ONEPROTECT_SECRET_PROVIDER" not in environ:
             yield _NO_PROVIDER
         if self.secret.provider == "local" and in_cluster:
@@ -244,6 +253,8 @@ class Variable(Struct, frozen=True):
 VARIABLES: Final = (
     Variable("ONEPROTECT_NATS_URL", "nats", "url", variables.NATS_URL),
     Variable("ONEPROTECT_NATS_CREDS_FILE", "nats", "creds_file", variables.FILE),
+    Variable("ONEPROTECT_NATS_NKEY_FILE", "nats", "nkey_file", variables.FILE),
+    Variable("ONEPROTECT_NATS_INBOX_PREFIX", "nats", "inbox_prefix", variables.INBOX),
     Variable("ONEPROTECT_NATS_CA_FILE", "nats", "ca_file", variables.FILE),
     Variable("ONEPROTECT_NATS_REPLICAS", "nats", "replicas", whole(1, 5)),
     Variable("ONEPROTECT_WORK_PER_DESTINATION", "nats", "work_per_destination", whole(1, 1_000_000)),

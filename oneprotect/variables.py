@@ -28,6 +28,7 @@ _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 _CIDR = re.compile(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", re.ASCII)
 _PORTS = re.compile(r"(?P<low>[0-9]{1,5})(-(?P<high>[0-9]{1,5}))?", re.ASCII)
+_INBOX = re.compile(r"_INBOX[A-Za-z0-9_-]{0,90}", re.ASCII)
 _NATS_URL = re.compile(
     r"(nats|tls|ws|wss)://((?P<host>[A-Za-z0-9.-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?"
 )
@@ -127,8 +128,12 @@ WAITS: Final = listed(
     least=1,
     most=MAX_WAITS,
 )
+INBOX: Final = Rule(
+    "`_INBOX`, and maybe letters, digits, `-` and `_` after it, like `_INBOX_consumer`",
+    lambda text: text if _INBOX.fullmatch(text) else None,
+)
 NATS_URL: Final = Rule(
     "`nats://`, `tls://`, `ws://` or `wss://` with a host and maybe a port, and no user or password in it: "
-    "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE",
+    "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE or ONEPROTECT_NATS_NKEY_FILE",
     _nats_url,
 )

@@ -38,6 +38,7 @@ from oneprotect.api.server import serve
 from oneprotect.api.token_store import TokenStore
 from oneprotect.configuration import Configuration, ConfigurationError
 from oneprotect.jetstream.bucket import Bucket
+from oneprotect.jetstream.client import Access
 from oneprotect.jetstream.connection import Connection, connect
 from oneprotect.jetstream.errors import Unavailable
 from oneprotect.jetstream.publish import Publisher
@@ -87,18 +88,23 @@ async def open_jetstream(
     settings: Settings, *, name: str, keep_trying_until: asyncio.Event | None = None
 ) -> AsyncGenerator[JetStream]:
     """Connect as the settings say. Raises `Unavailable`; see `connect` for services that rather wait."""
-    nats = settings.nats
     async with (
-        connect(
-            nats.url,
-            name=name,
-            creds_file=nats.creds_file,
-            ca_file=nats.ca_file,
-            keep_trying_until=keep_trying_until,
-        ) as connection,
+        connect(nats_access(settings), name=name, keep_trying_until=keep_trying_until) as connection,
         Publisher(connection) as publisher,
     ):
         yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
+
+
+def nats_access(settings: Settings) -> Access:
+    """How the server is reached, and as whom."""
+    nats = settings.nats
+    return Access(
+        url=nats.url,
+        creds_file=nats.creds_file,
+        nkey_file=nats.nkey_file,
+        ca_file=nats.ca_file,
+        inbox_prefix=nats.inbox_prefix,
+    )
 
 
 def egress_policy(settings: Settings) -> EgressPolicy:

@@ -18,6 +18,7 @@ from oneprotect.cli.development import dev
 from oneprotect.cli.doctor import doctor
 from oneprotect.cli.failed import app as failed
 from oneprotect.cli.failure import DONE, USAGE, described, show
+from oneprotect.cli.nats import app as nats
 from oneprotect.cli.options import examples
 from oneprotect.cli.quarantine import app as quarantine
 from oneprotect.cli.replay import replay
@@ -145,5 +146,6 @@ app.add_typer(failed, name="failed", short_help="What was given up on, and why."
 app.add_typer(quarantine, name="quarantine", short_help="What could not be understood.")
 app.add_typer(destination, name="destination", short_help="Where deliveries go.")
 app.add_typer(credential, name="credential", short_help="Which Secrets sign them.")
+app.add_typer(nats, name="nats", short_help="Files, users and keys for the NATS servers.")
 app.add_typer(secret, name="secret", short_help="Try out a secret, or let consumers read it anew.")
 app.add_typer(token, name="token", short_help="Who may use the HTTP API.")

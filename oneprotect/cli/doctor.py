@@ -91,6 +91,8 @@ def _installation(settings: "Settings") -> "Installation":
         variables_set=sum(name.startswith("ONEPROTECT_") for name in os.environ),
         nats_url=nats.url,
         nats_creds_file=nats.creds_file,
+        nats_nkey_file=nats.nkey_file,
+        nats_inbox_prefix=nats.inbox_prefix,
         nats_ca_file=nats.ca_file,
         replicas=nats.replicas,
         work_per_destination=nats.work_per_destination,

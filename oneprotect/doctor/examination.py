@@ -16,6 +16,7 @@ from oneprotect.doctor.permissions import Reviews, check_permissions, not_in_a_c
 from oneprotect.doctor.registered import Registered, list_registered
 from oneprotect.doctor.streams import check_streams
 from oneprotect.doctor.work import check_work
+from oneprotect.jetstream.client import Access
 from oneprotect.jetstream.connection import Connection, connect
 from oneprotect.jetstream.errors import JetStreamError, Unavailable
 from provider.cache import SnapshotReader
@@ -43,12 +44,7 @@ async def examine(
     checks = [*check_settings(installation), *check_files(installation)]
     registered: list[Registered] | None = None
     try:
-        async with connect(
-            installation.nats_url,
-            name="oneprotect-doctor",
-            creds_file=installation.nats_creds_file,
-            ca_file=installation.nats_ca_file,
-        ) as connection:
+        async with connect(_access(installation), name="oneprotect-doctor") as connection:
             examination = _Examination(connection, installation, sources, now)
             checks += await examination.run()
             registered = examination.registered
@@ -56,6 +52,16 @@ async def examine(
         checks.append(server.unreachable(installation, error))
         checks += [server.skipped(group, NO_NATS) for group in OF_NATS]
     return checks + await _permissions(installation, sources, registered)
+
+
+def _access(installation: Installation) -> Access:
+    return Access(
+        url=installation.nats_url,
+        creds_file=installation.nats_creds_file,
+        nkey_file=installation.nats_nkey_file,
+        ca_file=installation.nats_ca_file,
+        inbox_prefix=installation.nats_inbox_prefix,
+    )
 
 
 class _Examination:

@@ -5,12 +5,13 @@ They are called by their variables: a path may be anything that was pasted, a se
 
 import ssl
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
 from oneprotect.doctor.check import Check, Group
 from oneprotect.doctor.installation import Installation
+from oneprotect.jetstream.client import is_seed
 
 MAX_CREDS_BYTES: Final = 64 * 1024
 MAX_MANIFESTS: Final = 1000
@@ -27,6 +28,8 @@ def check_files(installation: Installation) -> list[Check]:
     checks: list[Check] = []
     if installation.nats_creds_file is not None:
         checks.append(_creds("ONEPROTECT_NATS_CREDS_FILE", installation.nats_creds_file))
+    if installation.nats_nkey_file is not None:
+        checks.append(_seed("ONEPROTECT_NATS_NKEY_FILE", installation.nats_nkey_file))
     if installation.nats_ca_file is not None:
         checks.append(_authorities("ONEPROTECT_NATS_CA_FILE", installation.nats_ca_file))
     if installation.egress_ca_file is not None:
@@ -37,18 +40,35 @@ def check_files(installation: Installation) -> list[Check]:
 
 
 def _creds(variable: str, path: Path) -> Check:
+    return _closed(
+        variable,
+        path,
+        _has_marks,
+        "the file holds no NATS credentials: a user's JWT and its seed",
+        "write it with `nsc generate creds --account ACCOUNT --name USER`, or mount the Secret that has it",
+    )
+
+
+def _seed(variable: str, path: Path) -> Check:
+    return _closed(
+        variable,
+        path,
+        is_seed,
+        "the file holds no seed of a NATS user (SU and 56 characters)",
+        "write it with `oneprotect nats key --output FILE`, or mount the Secret that has it",
+    )
+
+
+def _closed(variable: str, path: Path, is_right: Callable[[bytes], bool], finding: str, mending: str) -> Check:
+    """Whether a file of credentials is what it should be, and nobody else's to read."""
     try:
         with path.open("rb") as file:
-            is_creds = _has_marks(file.read(MAX_CREDS_BYTES))
+            right = is_right(file.read(MAX_CREDS_BYTES))
         is_open = bool(path.stat().st_mode & stat.S_IROTH)
     except OSError as error:
         return _unreadable(variable, error)
-    if not is_creds:
-        return _GROUP.failed(
-            variable,
-            "the file holds no NATS credentials: a user's JWT and its seed",
-            "write it with `nsc generate creds --account ACCOUNT --name USER`, or mount the Secret that has it",
-        )
+    if not right:
+        return _GROUP.failed(variable, finding, mending)
     if is_open:
         return _GROUP.warning(
             variable, "every user of this machine can read the credentials", f'chmod o-rwx "${variable}"'

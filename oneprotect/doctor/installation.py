@@ -17,6 +17,8 @@ class Installation(Struct, frozen=True, kw_only=True):
     """How many `ONEPROTECT_` variables are set."""
     nats_url: str
     nats_creds_file: Path | None = None
+    nats_nkey_file: Path | None = None
+    nats_inbox_prefix: str = "_INBOX"
     nats_ca_file: Path | None = None
     replicas: int = 1
     work_per_destination: int = 1000

@@ -29,8 +29,8 @@ _NEEDED = ".".join(map(str, MIN_SERVER_VERSION))
 def unreachable(installation: Installation, error: Unavailable) -> Check:
     """The server can't be reached."""
     lines = ["see that it runs, and that this host may reach it: nats --server URL rtt"]
-    if installation.nats_creds_file is None:
-        lines.append("if it asks for credentials: set ONEPROTECT_NATS_CREDS_FILE")
+    if installation.nats_creds_file is None and installation.nats_nkey_file is None:
+        lines.append("if it asks for credentials: set ONEPROTECT_NATS_NKEY_FILE or ONEPROTECT_NATS_CREDS_FILE")
     if installation.nats_ca_file is None and not installation.nats_url.startswith("nats://"):
         lines.append("if its certificate is from an authority of your own: set ONEPROTECT_NATS_CA_FILE")
     return _GROUP.failed("reachable", str(error), "\n".join(lines))

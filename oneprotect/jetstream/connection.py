@@ -1,10 +1,8 @@
-"""One connection to NATS: connect, publish, subscribe and ask. The only file that knows the client library."""
+"""One connection to NATS: publish, subscribe, ask, and hear at once what this user is not allowed to do."""
 
 import asyncio
 import contextlib
-import ssl
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -12,12 +10,13 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
+from oneprotect.jetstream.client import Access, Callbacks, dial, named
+from oneprotect.jetstream.denials import Denial, Denials
 from oneprotect.jetstream.errors import JetStreamError, NotFound, Refused, Unavailable, Unsupported
 
 MIN_SERVER_VERSION: Final = (2, 12)
 API_TIMEOUT_S: Final = 5.0
 
-_MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 _log = structlog.get_logger(__name__)
 
 
@@ -55,18 +54,15 @@ class _ApiReply(msgspec.Struct):
     error: _ApiError | None = None
 
 
-class _NoCredentials(Exception):
-    """The file of credentials is of no use."""
-
-
 _decode_reply = msgspec.json.Decoder(_ApiReply).decode
 
 
 class Connection:
     """A connection that comes back by itself. `on_reconnect` callbacks run each time it has."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, inbox_prefix: str) -> None:
         self._client = client
+        self.denials: Final = Denials(inbox_prefix)
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.reconnects = 0
         """How often it has come back."""
@@ -84,6 +80,7 @@ class Connection:
         """Tell everybody who asked to know. The client library calls this."""
         self.reconnects += 1
         _log.info("nats.reconnected")
+        self.denials.forget()
         for callback in self._on_reconnect:
             await callback()
 
@@ -120,9 +117,10 @@ class Connection:
             await self._client.flush(timeout=int(API_TIMEOUT_S))
 
     async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> Incoming:
-        """Send a request and return its answer. Raises `Unavailable`."""
+        """Send a request and return its answer. Raises `NotAllowed` or `Unavailable`."""
         try:
-            return await self._client.request(subject, payload, timeout=timeout_s)
+            async with self.denials.unless(subject):
+                return await self._client.request(subject, payload, timeout=timeout_s)
         except nats.errors.NoRespondersError:
             problem: JetStreamError = Unavailable(
                 f"nobody answers on {subject}: is JetStream enabled, and `apply` run?"
@@ -170,97 +168,35 @@ def raise_for_error(error: _ApiError | None) -> None:
 
 @contextlib.asynccontextmanager
 async def connect(
-    url: str,
-    *,
-    name: str,
-    creds_file: Path | None = None,
-    ca_file: Path | None = None,
-    keep_trying_until: asyncio.Event | None = None,
+    access: Access | str, *, name: str, keep_trying_until: asyncio.Event | None = None
 ) -> AsyncGenerator[Connection]:
     """Connect, and close on leaving. Raises `Unavailable` at once when there is no server.
 
     A service passes `keep_trying_until`: then it is tried with backoff, and said so, until there is one or that is set.
     """
+    access = Access(url=access) if isinstance(access, str) else access
     connection: Connection | None = None
 
-    async def say_error(error: Exception) -> None:
-        if connection is not None:  # before that, _dial says it once, and better
-            _log.warning("nats.error", error=_named(error))
+    async def on_error(error: Exception) -> None:
+        if connection is None:  # before that, `dial` says it once, and better
+            return
+        _log.warning("nats.error", error=named(error))
+        if denial := Denial.of(str(error)):
+            connection.denials.hear(denial)
 
-    async def say_disconnected() -> None:
+    async def on_disconnected() -> None:
         if connection is not None:
             _log.warning("nats.disconnected")
 
-    async def reconnected() -> None:
+    async def on_reconnected() -> None:
         if connection is not None:
             await connection.reconnected()
 
-    client = await _dial(
-        url,
-        keep_trying_until=keep_trying_until,
-        options={
-            "name": name,
-            "user_credentials": str(creds_file) if creds_file else None,
-            "tls": ssl.create_default_context(cafile=ca_file) if ca_file else None,
-            "reconnect_time_wait": 0.2,
-            "ping_interval": 5,
-            "pending_size": _MAX_PENDING_BYTES,
-            "error_cb": say_error,
-            "disconnected_cb": say_disconnected,
-            "reconnected_cb": reconnected,
-        },
-    )
-    opened = connection = Connection(client)
+    callbacks = Callbacks(on_error=on_error, on_disconnected=on_disconnected, on_reconnected=on_reconnected)
+    client = await dial(access, name=name, callbacks=callbacks, keep_trying_until=keep_trying_until)
+    opened = connection = Connection(client, inbox_prefix=access.inbox_prefix)
     try:
         yield opened
     finally:
         connection = None  # from here on a disconnect is what we want
         await opened.close()
-
-
-async def _dial(url: str, *, keep_trying_until: asyncio.Event | None, options: dict[str, Any]) -> Client:
-    delay_s = 0.1
-    while True:
-        client = Client()
-        try:
-            _require_credentials(options["user_credentials"])
-            # The library would try for ever, and without a word; reconnecting for ever is right only afterwards.
-            await client.connect(url, allow_reconnect=False, max_reconnect_attempts=1, **options)
-        except (TimeoutError, OSError, nats.errors.Error, _NoCredentials) as error:
-            reason = _named(error)
-            await client.close()  # the library leaves a refused connection open
-        else:
-            client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
-            return client
-        if keep_trying_until is None or keep_trying_until.is_set():
-            raise Unavailable(f"NATS can't be reached at {url} ({reason}). Is it running? See ONEPROTECT_NATS_URL.")
-        _log.warning("nats.unreachable", url=url, reason=reason, next_try_s=delay_s)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(keep_trying_until.wait(), delay_s)
-        delay_s = min(delay_s * 2, 5.0)
-
-
-def _require_credentials(file: str | None) -> None:
-    """Raise `_NoCredentials` unless `file` looks as one: the client library would try such a file for ever."""
-    if file is None:
-        return
-    try:
-        text = Path(file).read_bytes()
-    except OSError:
-        text = None
-    if text is None:
-        raise _NoCredentials("the file that ONEPROTECT_NATS_CREDS_FILE names is missing or unreadable")
-    if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
-        del text
-        raise _NoCredentials("the file that ONEPROTECT_NATS_CREDS_FILE names holds no user's JWT and seed")
-
-
-def _named(error: Exception) -> str:
-    """What an error says, as far as it can't quote a file or what somebody else raised in a callback."""
-    match error:
-        case nats.errors.Error() | _NoCredentials():
-            return str(error) or type(error).__name__
-        case OSError(strerror=str(text)):
-            return text
-        case _:
-            return type(error).__name__

@@ -4,6 +4,7 @@ JetStreamError
 ├── Unavailable   no answer, no connection, or no leader: worth another try
 ├── NotFound      the stream, consumer or message is not there
 ├── Refused       the server understood and said no, with its error code
+│   └── NotAllowed    this user lacks the permission: no try will help until somebody grants it
 └── Unsupported   the server is too old for this program
 """
 
@@ -37,3 +38,11 @@ class Refused(JetStreamError):
     def __init__(self, err_code: int, description: str) -> None:
         super().__init__(f"{description} ({err_code})")
         self.err_code = err_code
+
+
+class NotAllowed(Refused):
+    """This user lacks the permission. `err_code` is 0: it is the server that says so, and not JetStream."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(0, text)
+        self.args = (text,)

@@ -13,6 +13,7 @@ from typing import Final, Self
 import msgspec
 
 from oneprotect.jetstream.connection import Connection, Incoming
+from oneprotect.jetstream.denials import Denial
 from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
 
 PUBLISH_TIMEOUT_S: Final = 5.0
@@ -48,6 +49,12 @@ class _PubAck(msgspec.Struct, gc=False):
 
 OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
 
+
+class _Waiting(msgspec.Struct, frozen=True, gc=False):
+    subject: str
+    on_stored: OnStored
+
+
 _decode = msgspec.json.Decoder(_PubAck).decode
 
 
@@ -61,13 +68,15 @@ class Publisher:
         self._counter = 0
         self.failures: collections.Counter[str] = collections.Counter()
         """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
-        self._waiting: dict[str, OnStored] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._telling: set[asyncio.Task[None]] = set()
         # All wait equally long, so the oldest is always the first to be overdue: no timer for each.
         self._deadlines: collections.deque[tuple[float, str]] = collections.deque()
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.subscribe(self._inbox + ".*", self._on_ack)
         self._sweeper = asyncio.create_task(self._sweep(), name="publisher-sweep")
+        self._connection.denials.call(self._on_denied)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -79,9 +88,12 @@ class Publisher:
 
     async def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once: with what was stored, or with why it was not (or not known to be)."""
+        if deafness := self._connection.denials.standing():
+            await self._fail(on_stored, deafness)
+            return
         self._counter += 1
         token = str(self._counter)
-        self._waiting[token] = on_stored
+        self._waiting[token] = _Waiting(publication.subject, on_stored)
         self._deadlines.append((asyncio.get_running_loop().time() + self._timeout_s, token))
         try:
             await self._connection.publish(
@@ -95,7 +107,7 @@ class Publisher:
                 await self._fail(on_stored, error)
 
     async def publish(self, publication: Publication) -> Stored:
-        """Send and wait until it is stored. Raises `Refused` or `Unavailable`."""
+        """Send and wait until it is stored. Raises `Refused`, `NotAllowed` among them, or `Unavailable`."""
         outcome: asyncio.Future[Stored | JetStreamError] = asyncio.get_running_loop().create_future()
 
         async def on_stored(result: Stored | JetStreamError) -> None:
@@ -113,14 +125,23 @@ class Publisher:
         return await self.publish(Publication(subject, payload, dict(headers or {})))
 
     async def _on_ack(self, message: Incoming) -> None:
-        on_stored = self._waiting.pop(message.subject.rpartition(".")[2], None)
-        if on_stored is None:
+        waiting = self._waiting.pop(message.subject.rpartition(".")[2], None)
+        if waiting is None:
             return
         result = _result(message)
         if isinstance(result, Stored):
-            await on_stored(result)
+            await waiting.on_stored(result)
         else:
-            await self._fail(on_stored, result)
+            await self._fail(waiting.on_stored, result)
+
+    def _on_denied(self, denial: Denial) -> None:
+        """Tell those who wait for it, in tasks of their own: what one of them does next may wait for the server."""
+        for token, waiting in tuple(self._waiting.items()):
+            if refusal := self._connection.denials.refusal(denial, waiting.subject):
+                del self._waiting[token]
+                telling = asyncio.create_task(self._fail(waiting.on_stored, refusal))
+                self._telling.add(telling)
+                telling.add_done_callback(self._telling.discard)
 
     async def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
         is_full = isinstance(error, Refused) and error.err_code == SUBJECT_FULL
@@ -132,10 +153,10 @@ class Publisher:
             await asyncio.sleep(self._timeout_s / 8)
             now = asyncio.get_running_loop().time()
             while self._deadlines and self._deadlines[0][0] < now:
-                on_stored = self._waiting.pop(self._deadlines.popleft()[1], None)
-                if on_stored is not None:
+                waiting = self._waiting.pop(self._deadlines.popleft()[1], None)
+                if waiting is not None:
                     error = Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s")
-                    await self._fail(on_stored, error)
+                    await self._fail(waiting.on_stored, error)
 
 
 def _result(message: Incoming) -> Stored | JetStreamError:

@@ -15,6 +15,7 @@ import msgspec
 import structlog
 
 from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection, Incoming
+from oneprotect.jetstream.denials import Denial
 from oneprotect.jetstream.errors import Unavailable
 
 EXPIRES_S: Final = 30.0
@@ -117,6 +118,7 @@ class Pull:
         """Begin to pull."""
         self._subscription = await self._connection.subscribe(self._inbox + ".*", self._receive)
         self._connection.on_reconnect(self._restart)
+        self._connection.denials.call(self._on_denied)
         self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog {self._name}")
         await self.top_up()
 
@@ -190,6 +192,11 @@ class Pull:
             self._refused = True
             _log.warning("pull.refused", consumer=self._name, status=status, reason=headers.get("Description", _HINT))
 
+    def _on_denied(self, denial: Denial) -> None:
+        """Nothing comes: the watchdog asks again in its own time, for whenever the permission is there."""
+        if refusal := self._connection.denials.refusal(denial, self._subject):
+            _log.error("pull.refused", consumer=self._name, reason=str(refusal))
+
     async def _restart(self) -> None:
         self._generation += 1
         self.outstanding = 0
@@ -207,7 +214,7 @@ class Pull:
 
 
 async def fetch(connection: Connection, *, stream: str, consumer: str, batch: int) -> list[Message]:
-    """At most `batch` messages that are there right now. Raises `Unavailable` when there is no such consumer."""
+    """At most `batch` messages that are there right now. Raises `NotAllowed`, or `Unavailable` without the consumer."""
     messages: list[Message] = []
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     inbox = connection.new_inbox()
@@ -224,8 +231,9 @@ async def fetch(connection: Connection, *, stream: str, consumer: str, batch: in
     subscription = await connection.subscribe(inbox, receive)
     try:
         request = msgspec.json.encode({"batch": batch, "no_wait": True})
-        await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
-        async with asyncio.timeout(API_TIMEOUT_S):
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
+            await connection.publish(subject, request, reply=inbox)
             status = await ended
     except TimeoutError:
         status = "503"

@@ -71,7 +71,7 @@ async def newest_of_each(connection: Connection, stream: str, subjects: list[str
 
 
 async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -> tuple[list[Record], bool]:
-    """One batch, and whether there is more. Raises `NotFound` or `Unavailable`."""
+    """One batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `Unavailable`."""
     records: list[Record] = []
     ended: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
 
@@ -85,8 +85,9 @@ async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -
     inbox = connection.new_inbox()
     subscription = await connection.subscribe(inbox, receive)
     try:
-        await connection.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), reply=inbox)
-        async with asyncio.timeout(API_TIMEOUT_S):
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
+            await connection.publish(subject, msgspec.json.encode(request), reply=inbox)
             end = await ended
     except TimeoutError:
         end = None

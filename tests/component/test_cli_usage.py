@@ -19,6 +19,7 @@ COMMANDS = [
     ("destination", "disable"), ("destination", "delete"),
     ("credential", "set"), ("credential", "get"), ("credential", "list"), ("credential", "delete"),
     ("secret", "check"), ("secret", "refresh"), ("credential", "check"), ("doctor",),
+    ("nats", "files"), ("nats", "key"), ("nats", "user"),
 ]  # fmt: skip
 PASTED = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 

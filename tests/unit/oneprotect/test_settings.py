@@ -15,6 +15,8 @@ NOT_A_CLUSTER = Path("/nonexistent/token")
 VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_NATS_URL": ("tls://nats.example:4222", "tls://nats.example:4222"),
     "ONEPROTECT_NATS_CREDS_FILE": ("/etc/nats/consumer.creds", Path("/etc/nats/consumer.creds")),
+    "ONEPROTECT_NATS_NKEY_FILE": ("/etc/nats/consumer.nk", Path("/etc/nats/consumer.nk")),
+    "ONEPROTECT_NATS_INBOX_PREFIX": ("_INBOX_consumer", "_INBOX_consumer"),
     "ONEPROTECT_NATS_CA_FILE": ("ca.pem", Path("ca.pem")),
     "ONEPROTECT_NATS_REPLICAS": ("3", 3),
     "ONEPROTECT_WORK_PER_DESTINATION": ("50", 50),
@@ -55,6 +57,9 @@ BAD = [
     ("ONEPROTECT_NATS_URL", "nats://[1]:4222"),
     ("ONEPROTECT_NATS_URL", "nats://[::1]:4222:1"),
     ("ONEPROTECT_NATS_CREDS_FILE", ""),
+    ("ONEPROTECT_NATS_INBOX_PREFIX", ">"),
+    ("ONEPROTECT_NATS_INBOX_PREFIX", "_INBOX.*"),
+    ("ONEPROTECT_NATS_INBOX_PREFIX", "inbox"),
     ("ONEPROTECT_NATS_REPLICAS", "0"),
     ("ONEPROTECT_NATS_REPLICAS", "٣"),
     ("ONEPROTECT_SECRET_PROVIDER", "Kubernetes"),
@@ -300,3 +305,10 @@ def test_every_field_can_be_set() -> None:
 
     assert {(variable.group, variable.field) for variable in VARIABLES} == fields
     assert all(variable.name.startswith("ONEPROTECT_") for variable in VARIABLES)
+
+
+def test_two_kinds_of_nats_credentials_are_one_too_many() -> None:
+    """A server takes one of them; which one was meant is not guessed."""
+    (problem,) = problems_of({"ONEPROTECT_NATS_CREDS_FILE": "a.creds", "ONEPROTECT_NATS_NKEY_FILE": "a.nk"})
+
+    assert problem.startswith("ONEPROTECT_NATS_NKEY_FILE: ONEPROTECT_NATS_CREDS_FILE is set, too")

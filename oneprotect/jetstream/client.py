@@ -1,0 +1,149 @@
+"""The client library, as we want it: dialled with backoff, and never closed for good by what a server says.
+
+The library gives up for ever when the server sends an error such as a revoked user, and when a file of credentials
+can't be read in the middle of a reconnect. To a service both are outages that end: the server closes the connection by
+itself, and whoever rotates credentials puts a good file in their place.
+"""
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import nats.errors
+import structlog
+from nats.aio.client import Client
+
+from oneprotect.jetstream.errors import Unavailable
+
+DEFAULT_INBOX_PREFIX: Final = "_INBOX"
+MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
+
+_STALE: Final = "stale connection"  # the library lowers what a server says
+_SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
+_log = structlog.get_logger(__name__)
+
+
+class Access(msgspec.Struct, frozen=True, kw_only=True):
+    """How a server is reached, and as whom. At most one of `creds_file` and `nkey_file`."""
+
+    url: str
+    creds_file: Path | None = None
+    """A user's JWT and its seed."""
+    nkey_file: Path | None = None
+    """A user's seed alone, for servers that list public keys."""
+    ca_file: Path | None = None
+    inbox_prefix: str = DEFAULT_INBOX_PREFIX
+    """Where this user may hear answers."""
+
+
+class Callbacks(msgspec.Struct, frozen=True, kw_only=True):
+    """What is told of a connection: an error of the server's or of the library's, and coming and going."""
+
+    on_error: Callable[[Exception], Awaitable[None]]
+    on_disconnected: Callable[[], Awaitable[None]]
+    on_reconnected: Callable[[], Awaitable[None]]
+
+
+class UnusableCredentials(nats.errors.Error):
+    """The file of credentials is of no use right now."""
+
+
+class PersistentClient(Client):
+    """The library's client, which comes back from everything."""
+
+    async def _process_err(self, err_msg: str) -> None:
+        if _STALE in err_msg:
+            await super()._process_err(err_msg)
+        else:  # whatever is fatal, the server closes the connection for, and that is what we reconnect after
+            await self._error_cb(nats.errors.Error(f"nats: {err_msg.strip(chr(39))}"))
+
+    def _connect_command(self) -> bytes:
+        try:
+            if self._nkeys_seed:
+                self._setup_nkeys_seed_connect()  # the file may hold another key by now
+            return super()._connect_command()
+        except Exception:  # noqa: BLE001, S110 - whatever a file that is just being replaced leads to, told below
+            pass
+        raise UnusableCredentials("nats: the file of credentials can't be used; put a good one in its place")
+
+
+async def dial(access: Access, *, name: str, callbacks: Callbacks, keep_trying_until: asyncio.Event | None) -> Client:
+    """Connect. Raises `Unavailable` at once, or, with `keep_trying_until`, when that is set and there is no server."""
+    delay_s = 0.1
+    options = _options(access, name, callbacks)
+    while True:
+        client = PersistentClient()
+        try:
+            _require_credentials(access)
+            # The library would try for ever, and without a word; reconnecting for ever is right only afterwards.
+            await client.connect(access.url, allow_reconnect=False, max_reconnect_attempts=1, **options)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            reason = named(error)
+            await client.close()  # the library leaves a refused connection open
+        else:
+            client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
+            return client
+        if keep_trying_until is None or keep_trying_until.is_set():
+            raise Unavailable(
+                f"NATS can't be reached at {access.url} ({reason}). Is it running? See ONEPROTECT_NATS_URL."
+            )
+        _log.warning("nats.unreachable", url=access.url, reason=reason, next_try_s=delay_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(keep_trying_until.wait(), delay_s)
+        delay_s = min(delay_s * 2, 5.0)
+
+
+def _options(access: Access, name: str, callbacks: Callbacks) -> dict[str, Any]:
+    return {
+        "name": name,
+        "user_credentials": str(access.creds_file) if access.creds_file else None,
+        "nkeys_seed": str(access.nkey_file) if access.nkey_file else None,
+        "tls": ssl.create_default_context(cafile=access.ca_file) if access.ca_file else None,
+        "inbox_prefix": access.inbox_prefix,
+        "reconnect_time_wait": 0.2,
+        "ping_interval": 5,
+        "pending_size": MAX_PENDING_BYTES,
+        "error_cb": callbacks.on_error,
+        "disconnected_cb": callbacks.on_disconnected,
+        "reconnected_cb": callbacks.on_reconnected,
+    }
+
+
+def _require_credentials(access: Access) -> None:
+    """Raise `UnusableCredentials` unless the file looks like one: else the library raises whatever it stumbles over."""
+    if access.creds_file is not None:
+        text = _content(access.creds_file, "ONEPROTECT_NATS_CREDS_FILE")
+        if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
+            del text
+            raise UnusableCredentials("the file that ONEPROTECT_NATS_CREDS_FILE names holds no user's JWT and seed")
+    if access.nkey_file is not None and not is_seed(_content(access.nkey_file, "ONEPROTECT_NATS_NKEY_FILE")):
+        raise UnusableCredentials("the file that ONEPROTECT_NATS_NKEY_FILE names holds no user's seed (SU...)")
+
+
+def is_seed(content: bytes) -> bool:
+    """Whether it is the seed of a user, and nothing else but a line end."""
+    return _SEED.fullmatch(content.strip()) is not None
+
+
+def _content(path: Path, variable: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        pass
+    raise UnusableCredentials(f"the file that {variable} names is missing or unreadable")
+
+
+def named(error: Exception) -> str:
+    """What an error says, as far as it can't quote a file or what somebody else raised in a callback."""
+    match error:
+        case nats.errors.Error():
+            return str(error) or type(error).__name__
+        case OSError(strerror=str(text)):
+            return text
+        case _:
+            return type(error).__name__

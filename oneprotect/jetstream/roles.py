@@ -1,0 +1,149 @@
+"""Who may do what at the server: the subjects that each role needs, and no others.
+
+Everything is named: a wildcard stands only where tenants, destinations and deliveries come and go. Each role hears
+answers below an inbox of its own, as answers are not for others' ears.
+"""
+
+from typing import Final
+
+import msgspec
+
+from schemas import subjects
+from schemas.subjects import Bucket, Consumer, Stream
+
+
+class Role(msgspec.Struct, frozen=True, kw_only=True):
+    """A user's permissions: what it may publish to and subscribe to. Anything else is refused."""
+
+    name: str
+    does: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+    @property
+    def inbox_prefix(self) -> str:
+        """ONEPROTECT_NATS_INBOX_PREFIX of whoever has this role."""
+        return inbox_prefix(self.name)
+
+
+def inbox_prefix(role: str) -> str:
+    """Where a role hears answers."""
+    return f"_INBOX_{role}"
+
+
+def _known(*streams: Stream) -> tuple[str, ...]:
+    """How streams are configured, and how much they hold: no content."""
+    return tuple(f"$JS.API.STREAM.INFO.{stream.name}" for stream in streams)
+
+
+def _read(*streams: Stream) -> tuple[str, ...]:
+    names = [stream.name for stream in streams]
+    return tuple(f"$JS.API.DIRECT.GET.{name}{below}" for name in names for below in ("", ".>"))
+
+
+def _looked_up(*buckets: Bucket) -> tuple[str, ...]:
+    return tuple(f"$JS.API.DIRECT.GET.KV_{bucket.name}{below}" for bucket in buckets for below in ("", ".>"))
+
+
+def _written(*buckets: Bucket) -> tuple[str, ...]:
+    return tuple(f"$KV.{bucket.name}.>" for bucket in buckets)
+
+
+def _published(*streams: Stream) -> tuple[str, ...]:
+    return tuple(subject for stream in streams for subject in stream.subjects)
+
+
+def _consumed(consumer: Consumer) -> tuple[str, ...]:
+    name = f"{consumer.stream}.{consumer.name}"
+    return (f"$JS.API.CONSUMER.INFO.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{name}", f"$JS.ACK.{name}.>")
+
+
+def _fed(stream: Stream) -> tuple[str, ...]:
+    """A consumer for each destination, made on demand."""
+    return (
+        *(f"$JS.API.CONSUMER.CREATE.{stream.name}.*.{subject}" for subject in stream.subjects),
+        f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.*",
+        f"$JS.ACK.{stream.name}.>",
+    )
+
+
+def _applied() -> tuple[str, ...]:
+    streams = [stream.name for stream in subjects.STREAMS] + [f"KV_{bucket.name}" for bucket in subjects.BUCKETS]
+    made = [f"$JS.API.STREAM.{verb}.{name}" for name in streams for verb in ("INFO", "CREATE", "UPDATE")]
+    for consumer in subjects.CONSUMERS:
+        made.append(f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+        made.append(f"$JS.API.CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}")
+    return tuple(made)
+
+
+_JETSTREAM: Final = ("$JS.API.INFO",)
+_CONTROL: Final = ("oneprotect.control.>",)
+_REQUESTED: Final = (*subjects.WORK.subjects, *subjects.OVERFLOW.subjects)
+_ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in subjects.BUCKETS if bucket.announced)
+_CONFIGURED: Final = (subjects.DESTINATIONS, subjects.CREDENTIALS, subjects.TOKENS, subjects.REPLAYS)
+_SEEN: Final = (subjects.DESTINATIONS, subjects.CREDENTIALS, subjects.CREDENTIAL_STATUS, subjects.HEALTH)
+
+API: Final = Role(
+    name="api",
+    does="takes requests, keeps configuration, shows what happened, replays; can't take work or record a result",
+    publish=(
+        *_JETSTREAM,
+        *_known(*subjects.STREAMS),
+        *_REQUESTED,
+        *_published(subjects.EVENTS),
+        *_written(*_CONFIGURED),
+        *_looked_up(*_SEEN, subjects.TOKENS, subjects.REPLAYS),
+        *_read(*(stream for stream in subjects.STREAMS if stream is not subjects.QUARANTINE)),
+        *_CONTROL,
+    ),
+    subscribe=(f"{inbox_prefix('api')}.>", *_ANNOUNCED, *subjects.ATTEMPTS.subjects),
+)
+
+CONSUMER: Final = Role(
+    name="consumer",
+    does="takes work and records what came of it; of the configuration it can only disable a destination",
+    publish=(
+        *_JETSTREAM,
+        *_known(*subjects.STREAMS),
+        *(subject for consumer in subjects.CONSUMERS for subject in _consumed(consumer)),
+        *_fed(subjects.OVERFLOW),
+        *_published(subjects.WORK, subjects.ATTEMPTS, subjects.FAILED, subjects.QUARANTINE, subjects.EVENTS),
+        subjects.scheduled("*", "*", "*"),
+        *_written(subjects.DESTINATIONS, subjects.CREDENTIAL_STATUS, subjects.HEALTH, subjects.RATES),
+        *_looked_up(*_SEEN, subjects.RATES),
+        *_read(subjects.ATTEMPTS, subjects.RETRIES),
+        f"{inbox_prefix('api')}.>",  # answers to what is asked over `oneprotect.control`
+        f"{inbox_prefix('operator')}.>",
+    ),
+    subscribe=(f"{inbox_prefix('consumer')}.>", *_ANNOUNCED, *_CONTROL),
+)
+
+OPERATOR: Final = Role(
+    name="operator",
+    does="the command line: all that the API may, and creating streams, and releasing from quarantine",
+    publish=tuple(
+        dict.fromkeys(
+            (
+                *API.publish,
+                *_applied(),
+                subjects.due("*", "*"),
+                *_read(subjects.QUARANTINE),
+                *_looked_up(*subjects.BUCKETS),
+            )
+        )
+    ),
+    subscribe=(f"{inbox_prefix('operator')}.>", *API.subscribe[1:]),
+)
+
+ROLES: Final = (API, CONSUMER, OPERATOR)
+
+
+def producer(tenant: str) -> Role:
+    """A producer that publishes over NATS: its own tenant's requests, and nothing else. `tenant` is valid."""
+    name = f"producer_{tenant}"
+    return Role(
+        name=name,
+        does=f"asks for deliveries of the tenant {tenant}",
+        publish=(subjects.requested(tenant, "*"), subjects.overflow(tenant, "*")),
+        subscribe=(f"{inbox_prefix(name)}.>",),
+    )

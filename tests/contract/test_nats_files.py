@@ -1,0 +1,83 @@
+"""What `deploy/nats` holds for servers: fresh, complete, and taken by a real server."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream import nack
+from oneprotect.jetstream.connection import connect
+from oneprotect.jetstream.deployment import documents
+from oneprotect.jetstream.roles import ROLES
+from schemas import subjects
+
+CHECKED_IN = Path(__file__).parents[2] / "deploy" / "nats"
+ALL = [stream.name for stream in subjects.STREAMS] + [f"KV_{bucket.name}" for bucket in subjects.BUCKETS]
+
+
+def _made(replicas: int = 3) -> dict[str, str]:
+    return documents(replicas=replicas, work_per_destination=1000, ack_wait_s=30)
+
+
+def test_checked_in_files_are_fresh() -> None:
+    """The files are what the code says now, and no stream that is gone is left behind."""
+    made = _made()
+
+    stored = {name: (CHECKED_IN / name).read_text() for name in made}
+    listed = {
+        f"{folder}/{path.name}" for folder in ("streams", "consumers") for path in (CHECKED_IN / folder).iterdir()
+    }
+
+    assert stored == made, "run: make nats"
+    assert listed == {name for name in made if name.startswith(("streams/", "consumers/"))}
+
+
+async def test_a_server_takes_the_definitions(nats_server: EmbeddedNats) -> None:
+    """Each stream and consumer can be created from its file alone."""
+    made = _made(replicas=1)
+    async with connect(nats_server.url, name="test") as connection:
+        for path, text in made.items():
+            if path.startswith("streams/"):
+                config = json.loads(text)
+                await connection.api(f"STREAM.CREATE.{config['name']}", config)
+            elif path.startswith("consumers/"):
+                config = json.loads(text)
+                stream = path.split("/")[1].split(".")[0]
+                create = f"CONSUMER.CREATE.{stream}.{config['durable_name']}.{config['filter_subject']}"
+                await connection.api(create, {"stream_name": stream, "config": config})
+        names = (await connection.api("STREAM.NAMES"))["streams"]
+
+    assert sorted(names) == sorted(ALL)
+
+
+def test_nack_says_the_same() -> None:
+    """There is an object for every stream, bucket and consumer; deleting one never deletes what it holds."""
+    objects: list[dict[str, Any]] = list(yaml.safe_load_all(_made()["nack.yaml"]))
+
+    assert objects == nack.objects(replicas=3, work_per_destination=1000, ack_wait_s=30)
+    assert {one["spec"]["name"] for one in objects if one["kind"] == "Stream"} == set(ALL)
+    assert {one["spec"]["durableName"] for one in objects if one["kind"] == "Consumer"} == {"delivery"}
+    assert all(one["spec"]["preventDelete"] for one in objects)
+    work = next(one["spec"] for one in objects if one["spec"].get("name") == subjects.WORK.name)
+    assert (work["discardPerSubject"], work["maxMsgsPerSubject"], work["duplicateWindow"]) == (True, 1000, "600s")
+
+
+def test_a_field_that_nack_has_no_name_for_is_an_error() -> None:
+    """Nothing of ours is left out in silence."""
+    with pytest.raises(KeyError, match="new_thing"):
+        nack.spec_of({"name": "X", "new_thing": True})
+
+
+def test_chart_values_hold_every_role_and_no_secret() -> None:
+    """Users come with their permissions; keys come from a Secret, by variables that the chart does not quote."""
+    values: dict[str, Any] = yaml.safe_load(_made()["helm-values.yaml"])
+
+    users = values["config"]["merge"]["accounts"]["ONEPROTECT"]["users"]
+    variables = values["container"]["env"]
+    assert [user["nkey"] for user in users] == [f"<< $ONEPROTECT_{role.name.upper()}_NKEY >>" for role in ROLES]
+    assert [user["permissions"]["publish"]["allow"] for user in users] == [list(role.publish) for role in ROLES]
+    assert {f"ONEPROTECT_{role.name.upper()}_NKEY" for role in ROLES} < set(variables)
+    assert all("secretKeyRef" in value["valueFrom"] for name, value in variables.items() if name.endswith("_NKEY"))

@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from consumers.quarantine import quarantined
+from consumers.turns import Lane, Turns
 from oneprotect.jetstream.errors import JetStreamError
 from oneprotect.jetstream.publish import Publication, Publisher, Stored
 from oneprotect.jetstream.pull import Message, Pull
@@ -42,25 +43,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How long a shutdown waits for what is in flight. Longer than the longest request."""
 
 
-class Lane:
-    """What waits and runs for one destination."""
-
-    __slots__ = ("in_line", "key", "running", "startable", "waiting")
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.waiting: collections.deque[Message] = collections.deque()
-        self.running = 0
-        self.startable = 0
-        self.in_line = False
-
-
 class Runtime:
     """Runs `handler` over the messages that its pulls bring, until told to stop.
 
-    `lane_of` names the lane of a message and `lane_limit` how many of a lane may run at a time. Lanes with something
-    to start stand in one line and take turns, so that a long lane costs the others nothing. `may_start` is asked, with
-    a lane and how many wait in it, before each start; a lane that may not stands aside until `lane_changed`.
+    `lane_of` names the lane of a message, `<tenant>.<destination>`, and `lane_limit` how many of a lane may run at a
+    time. Tenants with something to start take turns, and so do a tenant's lanes (`consumers.turns`): a long lane costs
+    the others nothing, and neither do many. `may_start` is asked, with a lane and how many wait in it, before each
+    start; a lane that may not stands aside until `lane_changed`.
     """
 
     def __init__(
@@ -80,11 +69,8 @@ class Runtime:
         self._limits = limits
         self._may_start = may_start
         self._pulls: list[Pull] = []
-        self._lanes: dict[str, Lane] = {}
-        self._line: collections.deque[Lane] = collections.deque()
-        self._startable = 0
+        self._turns = Turns(limits.max_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._running = 0
         self._held: dict[str, Message] = {}
         self._held_bytes = 0
         self._draining = False
@@ -99,7 +85,7 @@ class Runtime:
     @property
     def in_flight(self) -> int:
         """Handlers that run right now."""
-        return self._running
+        return self._turns.running
 
     @property
     def held(self) -> int:
@@ -117,10 +103,10 @@ class Runtime:
         return 2 * self._limits.max_in_flight
 
     def room(self) -> int:
-        """How many more messages to ask for. What waits behind its own lane's limit does not count as work at hand."""
+        """How many more to ask for. What waits behind its lane's limit, or its tenant's share, is no work at hand."""
         if self._draining or len(self._held) >= MAX_HELD or self._held_bytes >= MAX_HELD_BYTES:
             return 0
-        return self.capacity - self._running - self._startable
+        return self.capacity - self._turns.running - self._turns.at_hand
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what is in flight, hand back the rest, and return."""
@@ -144,47 +130,29 @@ class Runtime:
             return  # handed out again while we were cut off from the server: the one at hand will settle it
         self._held[message.identity] = message
         self._held_bytes += len(message.data)
-        key = self._lane_of(message)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = Lane(key)
+        lane = self._turns.lane(self._lane_of(message))
         lane.waiting.append(message)
         self._line_up(lane)
         self._dispatch()
 
     def lane_changed(self, key: str) -> None:
         """The limit of a lane may be another one now."""
-        lane = self._lanes.get(key)
+        lane = self._turns.find(key)
         if lane is not None:
             self._line_up(lane)
             self._dispatch()
 
     def _line_up(self, lane: Lane) -> None:
-        """Bring the line, and the count of what could be started, up to date with `lane`."""
-        free = self._lane_limit(lane.key) - lane.running
-        startable = max(0, min(free, len(lane.waiting)))
-        self._startable += startable - lane.startable
-        lane.startable = startable
-        if startable and not lane.in_line:
-            lane.in_line = True
-            self._line.append(lane)
-        elif not lane.running and not lane.waiting:
-            self._lanes.pop(lane.key, None)
+        self._turns.line_up(lane, self._lane_limit(lane.key))
 
     def _dispatch(self) -> None:
-        while self._line and self._running < self._limits.max_in_flight:
-            lane = self._line.popleft()
-            lane.in_line = False
-            if lane.startable and not self._may_start(lane.key, len(lane.waiting)):
-                self._startable -= lane.startable
-                lane.startable = 0
+        while (lane := self._turns.next()) is not None:
+            if not self._may_start(lane.key, len(lane.waiting)):
+                self._turns.stand_aside(lane)
                 continue
-            if lane.startable:
-                lane.running += 1
-                self._running += 1
-                task = asyncio.create_task(self._work(lane, lane.waiting.popleft()))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+            task = asyncio.create_task(self._work(lane, self._turns.start(lane)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
             self._line_up(lane)
 
     async def _work(self, lane: Lane, message: Message) -> None:
@@ -198,8 +166,7 @@ class Runtime:
         else:
             await _Settling(self, self._publisher, message, publications).store_next()
         finally:
-            lane.running -= 1
-            self._running -= 1
+            self._turns.end(lane)
             self._line_up(lane)
             self._dispatch()
         for pull in self._pulls:
@@ -256,7 +223,7 @@ class Runtime:
         A worker that was there first has taken all that was due. Each message is handed back once at most, so with
         nobody else to take it that costs one more redelivery, and the count of redeliveries keeps its meaning.
         """
-        for lane in list(self._lanes.values()):
+        for lane in self._turns:
             spare = (len(lane.waiting) - KEPT_IN_HAND * self._lane_limit(lane.key)) // 2
             if spare <= 0:
                 continue
@@ -269,10 +236,10 @@ class Runtime:
 
     async def _drain(self) -> None:
         self._draining = True
-        _log.info("drain.started", in_flight=self._running, held=len(self._held))
+        _log.info("drain.started", in_flight=self._turns.running, held=len(self._held))
         for pull in self._pulls:
             await pull.stop()
-        for lane in list(self._lanes.values()):
+        for lane in self._turns:
             while lane.waiting:
                 await self._hand_back(lane.waiting.popleft())
             self._line_up(lane)

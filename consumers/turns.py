@@ -1,0 +1,172 @@
+"""Whose turn it is: tenants take turns, and of a tenant its destinations do.
+
+Deficit round robin in two levels, with one delivery as its unit: what deliveries cost is a slot for a while, and how
+long that is nobody knows beforehand. A tenant with a thousand destinations therefore gets as many starts as one with a
+single destination, as long as both have something to start. Every step costs the same, however many there are.
+
+Turns alone would let a tenant whose receivers are slow fill all slots, one turn after the other. So a tenant that has
+many in flight starts no more of them than in proportion to the slots that are left (`SHARE`): one such tenant leaves a
+quarter of the slots to the others, two a seventh, and nobody waits for a slow receiver of somebody else's.
+"""
+
+import collections
+from typing import Final
+
+from oneprotect.jetstream.pull import Message
+
+SHARE: Final = 3
+"""A tenant may have so many times the slots in flight that are left free."""
+NEVER_IN_QUESTION: Final = 8
+"""And as many as this, while there is a free slot at all."""
+
+
+class Tenant:
+    """A tenant's lanes with something to start, in the order of their turns."""
+
+    __slots__ = ("in_line", "lanes", "name", "running", "size", "startable")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lanes: collections.deque[Lane] = collections.deque()
+        self.size = 0
+        """Lanes in all, with those that have nothing to start."""
+        self.running = 0
+        self.startable = 0
+        self.in_line = False
+
+
+class Lane:
+    """What waits and runs for one destination."""
+
+    __slots__ = ("in_line", "key", "running", "startable", "tenant", "waiting")
+
+    def __init__(self, key: str, tenant: Tenant) -> None:
+        self.key = key
+        self.tenant = tenant
+        self.waiting: collections.deque[Message] = collections.deque()
+        self.running = 0
+        self.startable = 0
+        self.in_line = False
+
+
+class Turns:
+    """The lanes, each `<tenant>.<destination>`, and who comes next for one of `slots`."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._counted = max(1, slots // 8)
+        self._lanes: dict[str, Lane] = {}
+        self._tenants: dict[str, Tenant] = {}
+        self._line: collections.deque[Tenant] = collections.deque()
+        self._aside: collections.OrderedDict[str, Tenant] = collections.OrderedDict()
+        self.running = 0
+        self.at_hand = 0
+        """How many could be started, but of each tenant no more than an eighth of the slots: what a tenant has beyond
+        that must not keep us from seeing the others' work."""
+
+    def __iter__(self) -> collections.abc.Iterator[Lane]:
+        return iter(list(self._lanes.values()))
+
+    def find(self, key: str) -> Lane | None:
+        """The lane, if anything waits or runs in it."""
+        return self._lanes.get(key)
+
+    def lane(self, key: str) -> Lane:
+        """The lane, a new one if need be."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            name = key.partition(".")[0]
+            tenant = self._tenants.get(name)
+            if tenant is None:
+                tenant = self._tenants[name] = Tenant(name)
+            lane = self._lanes[key] = Lane(key, tenant)
+            tenant.size += 1
+        return lane
+
+    def line_up(self, lane: Lane, limit: int) -> None:
+        """Bring line and counts up to date: something came or went in `lane`, of which `limit` may run at a time."""
+        waiting = len(lane.waiting)
+        free = limit - lane.running
+        startable = min(waiting, free)
+        if startable > 0:
+            if startable != lane.startable:
+                self._count(lane, startable)
+            if not lane.in_line:
+                lane.in_line = True
+                lane.tenant.lanes.append(lane)
+                if not lane.tenant.in_line:
+                    lane.tenant.in_line = True
+                    self._line.append(lane.tenant)
+            return
+        if lane.startable:
+            self._count(lane, 0)
+        if not waiting and not lane.running:
+            self._forget(lane)
+
+    def stand_aside(self, lane: Lane) -> None:
+        """Nothing of `lane` may start for now; `line_up` brings it back."""
+        self._count(lane, 0)
+
+    def next(self) -> Lane | None:
+        """Who may start one now, or None. Then `start` it or not; either way `line_up` or `stand_aside` comes next."""
+        while self._line and self.running < self._slots:
+            tenant = self._line.popleft()
+            if not self._may_have_another(tenant):
+                self._aside[tenant.name] = tenant
+                continue
+            lane = _next_of(tenant)
+            if tenant.lanes:
+                self._line.append(tenant)
+            else:
+                tenant.in_line = False
+            if lane is not None:
+                return lane
+        return None
+
+    def start(self, lane: Lane) -> Message:
+        """One of `lane` runs from now on."""
+        lane.running += 1
+        lane.tenant.running += 1
+        self.running += 1
+        return lane.waiting.popleft()
+
+    def end(self, lane: Lane) -> None:
+        """One of `lane` has ended; `line_up` it afterwards."""
+        tenant = lane.tenant
+        lane.running -= 1
+        tenant.running -= 1
+        self.running -= 1
+        if self._aside:
+            # Its own tenant has another one now, and may have no further end to wait for; so may one of the others.
+            if self._aside.pop(tenant.name, None):
+                self._line.append(tenant)
+            if self._aside:
+                self._line.append(self._aside.popitem(last=False)[1])
+
+    def _may_have_another(self, tenant: Tenant) -> bool:
+        running = tenant.running
+        return running < NEVER_IN_QUESTION or running < SHARE * (self._slots - self.running)
+
+    def _count(self, lane: Lane, startable: int) -> None:
+        tenant, most = lane.tenant, self._counted
+        before = tenant.startable
+        after = before + startable - lane.startable
+        lane.startable = startable
+        tenant.startable = after
+        self.at_hand += min(after, most) - min(before, most)
+
+    def _forget(self, lane: Lane) -> None:
+        if self._lanes.pop(lane.key, None) is not None:
+            lane.tenant.size -= 1
+            if not lane.tenant.size:
+                del self._tenants[lane.tenant.name]
+
+
+def _next_of(tenant: Tenant) -> Lane | None:
+    """The lane whose turn it is; those that had something to start when they lined up, and no more, drop out."""
+    while tenant.lanes:
+        lane = tenant.lanes.popleft()
+        lane.in_line = False
+        if lane.startable:
+            return lane
+    return None

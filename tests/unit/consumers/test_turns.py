@@ -1,0 +1,238 @@
+"""Whose turn it is: tenants by turns, of each its lanes by turns, and never more than is allowed."""
+
+from collections import Counter
+from typing import cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.turns import NEVER_IN_QUESTION, SHARE, Lane, Turns
+from oneprotect.jetstream.pull import Message
+
+MESSAGE = cast("Message", object())
+"""Nothing of a message is looked at here."""
+
+
+class Bench:
+    """Turns with a limit for each lane, as the runtime uses them."""
+
+    def __init__(self, slots: int, *, limit: int = 1_000_000, limits: dict[str, int] | None = None) -> None:
+        self.turns = Turns(slots)
+        self.slots = slots
+        self._limit = limit
+        self._limits = limits or {}
+        self.running: list[Lane] = []
+        self.starts: list[str] = []
+
+    def limit(self, key: str) -> int:
+        """How many of a lane may run."""
+        return self._limits.get(key, self._limit)
+
+    def arrive(self, key: str, count: int = 1) -> None:
+        """Something to do comes in."""
+        for _ in range(count):
+            lane = self.turns.lane(key)
+            lane.waiting.append(MESSAGE)
+            self._line_up(lane)
+
+    def start_one(self) -> str | None:
+        """Start whose turn it is."""
+        lane = self.turns.next()
+        if lane is None:
+            return None
+        self.turns.start(lane)
+        self.running.append(lane)
+        self.starts.append(lane.key)
+        self._line_up(lane)
+        return lane.key
+
+    def start_all(self) -> None:
+        """Start as long as somebody may."""
+        while self.start_one():
+            pass
+
+    def end(self, place: int = 0) -> None:
+        """What runs at `place` ends."""
+        lane = self.running.pop(place)
+        self.turns.end(lane)
+        self._line_up(lane)
+
+    def _line_up(self, lane: Lane) -> None:
+        self.turns.line_up(lane, self.limit(lane.key))
+
+
+def test_a_tenant_with_many_destinations_gets_as_many_starts_as_one_with_one() -> None:
+    """A thousand lanes of one tenant and one of another: every second start is the other's."""
+    bench = Bench(slots=1000, limit=100)
+    for number in range(1000):
+        bench.arrive(f"many.d{number}")
+    bench.arrive("few.d", 20)
+
+    for _ in range(40):
+        bench.start_one()
+
+    assert bench.starts[1::2] == ["few.d"] * 20
+    assert len(set(bench.starts[0::2])) == 20, "and among its own lanes the turns go round"
+
+
+def test_a_tenant_that_fills_the_slots_leaves_some() -> None:
+    """However much a tenant could start, a quarter of the slots stays free for others, who get one at once."""
+    bench = Bench(slots=256, limit=8)
+    for number in range(200):
+        bench.arrive(f"flooder.d{number}", 100)
+    bench.start_all()
+    taken = len(bench.running)
+    bench.arrive("other.d")
+
+    assert taken == 256 * SHARE // (SHARE + 1)
+    assert bench.start_one() == "other.d"
+
+
+@pytest.mark.parametrize("flooders", [2, 5, 20])
+def test_several_that_fill_the_slots_share_them_and_still_leave_some(flooders: int) -> None:
+    """Each of them has as many as the next, and one who comes later does not wait for any of theirs to end."""
+    bench = Bench(slots=256, limit=8)
+    for number in range(200 * flooders):
+        bench.arrive(f"flooder-{number % flooders}.d{number}", 100)
+    bench.start_all()
+    shares = Counter(lane.tenant.name for lane in bench.running)
+    bench.arrive("other.d")
+
+    assert max(shares.values()) - min(shares.values()) <= 1
+    assert bench.start_one() == "other.d"
+
+
+def test_a_few_slots_are_nobodys_to_leave() -> None:
+    """Below what is never in question, a tenant alone has all there is."""
+    bench = Bench(slots=NEVER_IN_QUESTION)
+    bench.arrive("only.d", 100)
+    bench.start_all()
+
+    assert len(bench.running) == NEVER_IN_QUESTION
+
+
+def test_who_stood_aside_goes_on_when_slots_are_free_again() -> None:
+    """Tenants that had their share are called again by the ends of others and by their own, until all is done."""
+    bench = Bench(slots=32)
+    for number in range(10):
+        bench.arrive(f"t{number}.d", 50)
+    bench.start_all()
+    while bench.running:
+        bench.end()
+        bench.start_all()
+
+    assert Counter(bench.starts) == {f"t{number}.d": 50 for number in range(10)}
+
+
+def test_what_a_tenant_has_beyond_its_part_is_no_work_at_hand() -> None:
+    """A thousand lanes of one tenant count as an eighth of the slots; the others' work is asked for nevertheless."""
+    bench = Bench(slots=256, limit=8)
+    for number in range(1000):
+        bench.arrive(f"many.d{number}", 8)
+    bench.arrive("few.d", 8)
+
+    assert bench.turns.at_hand == 256 // 8 + 8
+
+
+def test_a_lane_that_may_not_start_stands_aside_and_holds_up_nobody() -> None:
+    """It is not asked again until it is lined up again, and then it has its turn."""
+    bench = Bench(slots=10)
+    bench.arrive("a.rated", 2)
+    bench.arrive("a.free")
+    first = bench.turns.next()
+    assert first is not None
+    assert first.key == "a.rated"
+    bench.turns.stand_aside(first)
+
+    assert bench.start_one() == "a.free"
+    assert bench.start_one() is None
+    bench.turns.line_up(first, 10)
+    assert bench.start_one() == "a.rated"
+
+
+def test_nothing_is_remembered_of_who_has_nothing() -> None:
+    """A lane, and with its last one its tenant, is forgotten when nothing waits and nothing runs."""
+    bench = Bench(slots=10)
+    bench.arrive("a.x")
+    bench.arrive("a.y")
+    bench.start_all()
+    bench.end()
+    bench.end()
+
+    assert list(bench.turns) == []
+    assert bench.turns.find("a.x") is None
+    assert (bench.turns.running, bench.turns.at_hand, bench.turns._tenants) == (0, 0, {})  # pyright: ignore[reportPrivateUsage]
+
+
+KEYS = st.sampled_from([f"{tenant}.{destination}" for tenant in "abc" for destination in "xyz"])
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("arrive"), KEYS),
+        st.tuples(st.just("end"), st.integers(0, 20)),
+        st.tuples(st.just("start"), st.none()),
+    ),
+    max_size=200,
+)
+
+
+@given(
+    steps=STEPS,
+    slots=st.integers(1, 40),
+    limits=st.dictionaries(KEYS, st.integers(0, 4), max_size=9),
+    limit=st.integers(1, 12),
+)
+def test_limits_hold_and_nobody_starves(
+    steps: list[tuple[str, str | int | None]], slots: int, limits: dict[str, int], limit: int
+) -> None:
+    """Whatever comes and goes: no limit is passed, and in the end all that has a limit above none has been started."""
+    bench = Bench(slots, limit=limit, limits=limits)
+    arrived: Counter[str] = Counter()
+
+    def check() -> None:
+        by_lane = Counter(lane.key for lane in bench.running)
+        assert len(bench.running) == bench.turns.running <= slots
+        assert all(count <= bench.limit(key) for key, count in by_lane.items())
+
+    for step, what in steps:
+        if step == "arrive":
+            bench.arrive(str(what))
+            arrived[str(what)] += 1
+        elif step == "start":
+            bench.start_one()
+        elif bench.running:
+            bench.end(int(what or 0) % len(bench.running))
+        check()
+    bench.start_all()
+    check()
+    while bench.running:
+        bench.end()
+        bench.start_all()
+        check()
+
+    assert Counter(bench.starts) == {key: count for key, count in arrived.items() if bench.limit(key) > 0}
+
+
+@given(
+    lanes=st.dictionaries(KEYS, st.integers(1, 30), min_size=1),
+    slots=st.integers(100, 300),
+    rounds=st.integers(1, 60),
+)
+def test_shares_differ_by_one_at_most_while_both_have_work(lanes: dict[str, int], slots: int, rounds: int) -> None:
+    """After any number of starts, no two tenants that still have something to start are more than one apart."""
+    bench = Bench(slots)
+    for key, count in lanes.items():
+        bench.arrive(key, count)
+    left = Counter(lanes)
+
+    for _ in range(rounds):
+        if key := bench.start_one():
+            left[key] -= 1
+            bench.end()
+
+    by_tenant = Counter(key.partition(".")[0] for key in bench.starts)
+    busy = {key.partition(".")[0] for key, count in left.items() if count > 0}
+    for tenant in busy:
+        by_lane = [bench.starts.count(key) for key, count in left.items() if count > 0 and key.startswith(tenant)]
+        assert max(by_lane) - min(by_lane) <= 1
+    assert max((by_tenant[tenant] for tenant in busy), default=0) - min((by_tenant[t] for t in busy), default=0) <= 1

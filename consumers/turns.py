@@ -10,6 +10,7 @@ quarter of the slots to the others, two a seventh, and nobody waits for a slow r
 """
 
 import collections
+from collections.abc import Iterator
 from typing import Final
 
 from oneprotect.jetstream.pull import Message
@@ -64,7 +65,7 @@ class Turns:
         """How many could be started, but of each tenant no more than an eighth of the slots: what a tenant has beyond
         that must not keep us from seeing the others' work."""
 
-    def __iter__(self) -> collections.abc.Iterator[Lane]:
+    def __iter__(self) -> Iterator[Lane]:
         return iter(list(self._lanes.values()))
 
     def find(self, key: str) -> Lane | None:

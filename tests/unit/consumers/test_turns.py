@@ -226,8 +226,8 @@ def test_shares_differ_by_one_at_most_while_both_have_work(lanes: dict[str, int]
     left = Counter(lanes)
 
     for _ in range(rounds):
-        if key := bench.start_one():
-            left[key] -= 1
+        if started := bench.start_one():
+            left[started] -= 1
             bench.end()
 
     by_tenant = Counter(key.partition(".")[0] for key in bench.starts)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from consumers import captured, outcome, retry
+from consumers.activity import DestinationActivity
 from consumers.credentials import SecretWatch
 from consumers.directory import Directory
 from consumers.health import DestinationHealth
@@ -57,6 +58,7 @@ class DeliveryHandler:
         history: History,
         watch: SecretWatch,
         health: DestinationHealth,
+        activity: DestinationActivity,
         policy: DeliveryPolicy,
         worker: str,
     ) -> None:
@@ -66,6 +68,7 @@ class DeliveryHandler:
         self._history = history
         self._watch = watch
         self._health = health
+        self._activity = activity
         self._policy = policy
         self._worker = worker
         self.deferrals = 0
@@ -89,7 +92,9 @@ class DeliveryHandler:
             self.deferrals += 1
             spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
             return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
-        return outcome.settled(delivery, await self._attempt(delivery))
+        result = await self._attempt(delivery)
+        self._activity.noticed(delivery.tenant, result)
+        return outcome.settled(delivery, result)
 
     async def _attempt(self, delivery: Delivery) -> AttemptResult:
         clock = _Clock()

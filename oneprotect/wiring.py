@@ -13,6 +13,7 @@ from typing import Final
 
 import structlog
 
+from consumers.activity import DestinationActivity
 from consumers.backlog import Backlog
 from consumers.control import Control
 from consumers.credentials import CredentialChecks
@@ -73,6 +74,7 @@ class JetStream:
         self.tokens = TokenStore(self.token_bucket, publisher)
         self.replays = Bucket(connection, publisher, subjects.REPLAYS)
         self.replayer = Replayer(connection, publisher, self.replays)
+        self.activity = Bucket(connection, publisher, subjects.ACTIVITY)
         self.configuration = Configuration(
             self.destinations,
             self.credentials,
@@ -175,6 +177,7 @@ async def _consume(
         disable=_disable(jetstream.configuration),
         policy=health_policy,
     )
+    activity = DestinationActivity(jetstream.activity)
     handler = DeliveryHandler(
         directory=directory,
         provider=provider,
@@ -182,6 +185,7 @@ async def _consume(
         history=RecordedAttempts(jetstream.connection),
         watch=checks,
         health=health,
+        activity=activity,
         policy=delivery_policy(settings),
         worker=worker,
     )
@@ -243,7 +247,9 @@ async def _consume(
         tasks.create_task(health.run(stop))
         tasks.create_task(backlog.run(stop))
         tasks.create_task(_drains(telemetry, stop))
+        tasks.create_task(activity.run(stop))
         await runtime.run(stop)
+    await activity.flush()
     await rates.aclose()
     _log.info("consumer.stopped", worker=worker)
 

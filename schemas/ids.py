@@ -4,10 +4,12 @@ A pattern ends in ``$(?!\\n)``: Python's bare ``$`` would also match before a tr
 Schema. Nothing is ever stripped, lower-cased or repaired.
 """
 
+import functools
 import hashlib
 import re
 import secrets
 import time
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Final
 
@@ -45,6 +47,7 @@ class Purpose(StrEnum):
 _NAME = re.compile(NAME_PATTERN)
 _DELIVERY_ID = re.compile(DELIVERY_ID_PATTERN)
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_YEAR_3000_MS = 32_503_680_000_000
 
 
 def is_name(text: str) -> bool:
@@ -70,6 +73,15 @@ def new_replay_id() -> str:
 def _sortable() -> str:
     number = (time.time_ns() // 1_000_000) << 80 | secrets.randbits(80)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def time_of(delivery: str) -> datetime | None:
+    """When a delivery id was made, if we made it; None for any other id."""
+    text = delivery.removeprefix("dlv_")
+    if len(text) != 26 or text == delivery or not set(text) <= set(_CROCKFORD):
+        return None
+    milliseconds = functools.reduce(lambda number, digit: number << 5 | _CROCKFORD.index(digit), text, 0) >> 80
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds < _YEAR_3000_MS else None
 
 
 def bucket_of(delivery: str) -> str:

@@ -129,10 +129,11 @@ CREDENTIAL_STATUS: Final = Bucket(
     name="oneprotect_credential_status", description="What consumers found.", announced=True
 )
 HEALTH: Final = Bucket(name="oneprotect_health", description="How destinations answer.", announced=True)
+ACTIVITY: Final = Bucket(name="oneprotect_activity", description="How attempts went, hour by hour.")
 RATES: Final = Bucket(name="oneprotect_rates", description="Until when destinations' rates are spoken for.")
 TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.", announced=True)
 REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
-BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, RATES, TOKENS, REPLAYS)
+BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, TOKENS, REPLAYS)
 
 
 def requested(tenant: str, destination: str) -> str:

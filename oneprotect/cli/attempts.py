@@ -9,7 +9,7 @@ from oneprotect.cli.options import AnyTenant, AsJson, OneDestination, Since, Unt
 from schemas.codes import Code, Outcome
 
 if TYPE_CHECKING:
-    from oneprotect.cli.recorded import Wanted
+    from consumers.attempts import Sought
     from oneprotect.settings import Settings
     from oneprotect.wiring import JetStream
     from schemas.events import DeliveryAttempted
@@ -58,12 +58,12 @@ def _wanted(
     codes: Iterable[Code],
     since: str | None,
     until: str | None,
-) -> "Wanted":
+) -> "Sought":
+    from consumers.attempts import Sought
     from oneprotect.cli.reading import read_time
-    from oneprotect.cli.recorded import Wanted
     from schemas import checked
 
-    return Wanted(
+    return Sought(
         tenant=tenant and checked.name(tenant, "--tenant"),
         destination=destination and checked.name(destination, "--destination"),
         delivery=delivery and checked.delivery_id(delivery, "--id"),
@@ -76,38 +76,38 @@ def _wanted(
 
 async def _list(
     jetstream: "JetStream",
-    wanted: "Wanted",
+    wanted: "Sought",
     limit: int,
     show: "Callable[[DeliveryAttempted], None]",
     *,
     as_json: bool,
 ) -> None:
+    from consumers.attempts import all_newest
     from oneprotect.cli.output import remark
-    from oneprotect.cli.recorded import newest
 
-    events = await newest(jetstream.connection, wanted, limit)
-    for event in events:
-        show(event)
-    if not events and not as_json:
+    found = await all_newest(jetstream.connection, wanted, limit=limit)
+    for one in reversed(found):
+        show(one.event)
+    if not found and not as_json:
         remark("no attempt on record fits")
 
 
 async def _follow(
-    jetstream: "JetStream", wanted: "Wanted", limit: int, show: "Callable[[DeliveryAttempted], None]"
+    jetstream: "JetStream", wanted: "Sought", limit: int, show: "Callable[[DeliveryAttempted], None]"
 ) -> None:
     """Show the newest, and then each that is recorded, until SIGINT or SIGTERM."""
     import asyncio
 
+    from consumers.attempts import all_newest
     from consumers.history import follow
-    from oneprotect.cli.recorded import newest
     from oneprotect.wiring import stop_on_signals
 
     stop = stop_on_signals()
     async with follow(jetstream.connection, wanted.tenant or "*", wanted.destination or "*") as coming:
         shown: set[tuple[str, str, str]] = set()  # what is recorded while the newest are read comes twice
-        for event in await newest(jetstream.connection, wanted, limit):
-            show(event)
-            shown.add(_identity(event))
+        for one in reversed(await all_newest(jetstream.connection, wanted, limit=limit)):
+            show(one.event)
+            shown.add(_identity(one.event))
         going_on = asyncio.create_task(_show_new(coming, wanted, shown, show))
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait({going_on, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +119,7 @@ async def _follow(
 
 async def _show_new(
     coming: "AsyncIterator[DeliveryAttempted]",
-    wanted: "Wanted",
+    wanted: "Sought",
     shown: set[tuple[str, str, str]],
     show: "Callable[[DeliveryAttempted], None]",
 ) -> None:

@@ -58,6 +58,19 @@ async def scan(
         start = {"seq": records[-1].sequence + 1}
 
 
+async def batch(
+    connection: Connection, stream: str, subject: str, *, first_sequence: int, size: int
+) -> tuple[list[Record], bool]:
+    """At most `size` messages on `subject`, oldest first, from a sequence on; and whether there are more."""
+    return await _batch(connection, stream, {"next_by_subj": subject, "batch": size, "seq": first_sequence})
+
+
+async def sequence_at(connection: Connection, stream: str, time: datetime) -> int | None:
+    """The sequence of the first message that was stored at `time` or later; None when none was."""
+    records, _ = await _batch(connection, stream, {"next_by_subj": ">", "batch": 1, "start_time": time})
+    return records[0].sequence if records else None
+
+
 async def newest_of_each(connection: Connection, stream: str, subjects: list[str]) -> list[Record]:
     """The newest message on each subject that matches: what a key-value bucket holds."""
     records: list[Record] = []

@@ -81,7 +81,13 @@ _CONTROL: Final = ("oneprotect.control.>",)
 _REQUESTED: Final = (*subjects.WORK.subjects, *subjects.OVERFLOW.subjects)
 _ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in subjects.BUCKETS if bucket.announced)
 _CONFIGURED: Final = (subjects.DESTINATIONS, subjects.CREDENTIALS, subjects.TOKENS, subjects.REPLAYS)
-_SEEN: Final = (subjects.DESTINATIONS, subjects.CREDENTIALS, subjects.CREDENTIAL_STATUS, subjects.HEALTH)
+_SEEN: Final = (
+    subjects.DESTINATIONS,
+    subjects.CREDENTIALS,
+    subjects.CREDENTIAL_STATUS,
+    subjects.HEALTH,
+    subjects.ACTIVITY,
+)
 
 API: Final = Role(
     name="api",
@@ -109,7 +115,9 @@ CONSUMER: Final = Role(
         *_fed(subjects.OVERFLOW),
         *_published(subjects.WORK, subjects.ATTEMPTS, subjects.FAILED, subjects.QUARANTINE, subjects.EVENTS),
         subjects.scheduled("*", "*", "*"),
-        *_written(subjects.DESTINATIONS, subjects.CREDENTIAL_STATUS, subjects.HEALTH, subjects.RATES),
+        *_written(
+            subjects.DESTINATIONS, subjects.CREDENTIAL_STATUS, subjects.HEALTH, subjects.ACTIVITY, subjects.RATES
+        ),
         *_looked_up(*_SEEN, subjects.RATES),
         *_read(subjects.ATTEMPTS, subjects.RETRIES),
         f"{inbox_prefix('api')}.>",  # answers to what is asked over `oneprotect.control`

@@ -1,0 +1,103 @@
+"""A destination's day, hour by hour, as consumers keep it."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from consumers.activity import DestinationActivity, hour_of, read_activity
+from schemas.activity import TIMES_MS, Activity, Hour, percentile_ms, success_rate
+from schemas.codes import Code, Outcome
+from schemas.events import AttemptResult
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+NOW_S = 1_800_000_000.0
+
+
+def _result(outcome: Outcome, code: Code, *, status: int | None = None, duration_ms: float = 1) -> AttemptResult:
+    return AttemptResult(
+        delivery="dlv_1",
+        destination="orders",
+        event_type="invoice.paid",
+        attempt=1,
+        outcome=outcome,
+        code=code,
+        started_at=datetime.now(UTC),
+        duration_ms=duration_ms,
+        worker="test",
+        http_status=status,
+    )
+
+
+async def _kept(site: Site) -> Activity:
+    entry = await site.jetstream.activity.get(f"{TENANT}.orders")
+    return read_activity(entry.value if entry else None)
+
+
+async def test_a_consumer_keeps_how_attempts_went(site: Site) -> None:
+    """Delivered and failed ones, and how long the answers took; all is told when it stops."""
+    async with Scripted([500, 200]) as receiver:
+        await site.destination("orders", receiver.url)
+        async with site.consumer():
+            await site.deliver("orders")
+            await until(site.is_settled, 10)
+
+    hours = (await _kept(site)).hours
+    assert (sum(hour.delivered for hour in hours), sum(hour.failed for hour in hours)) == (1, 1)
+    assert sum(sum(hour.times) for hour in hours) == 2
+
+
+async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
+    """Also when both tell at once; skipped deliveries are no attempts, and unanswered ones have no duration."""
+    several = [DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S) for _ in range(2)]
+    for one in several:
+        one.noticed(TENANT, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200, duration_ms=30))
+        one.noticed(TENANT, _result(Outcome.RETRY_SCHEDULED, Code.NET_TIMEOUT, duration_ms=15_000))
+        one.noticed(TENANT, _result(Outcome.SKIPPED, Code.DESTINATION_DISABLED))
+
+    for one in several:
+        await one.flush()
+
+    (hour,) = (await _kept(site)).hours
+    assert (hour.at, hour.delivered, hour.failed) == (hour_of(NOW_S), 2, 2)
+    assert hour.times == (0, 0, 0, 2, *[0] * (len(TIMES_MS) - 3))
+
+
+async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
+    """A row that can't be written now costs no counts."""
+    one = DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S)
+    one.noticed(TENANT, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200))
+    await site.jetstream.connection.api("STREAM.DELETE.KV_oneprotect_activity")
+
+    await one.flush()
+    await site.apply()
+    one.noticed(TENANT, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200))
+    await one.flush()
+
+    (hour,) = (await _kept(site)).hours
+    assert hour.delivered == 2
+
+
+def test_a_row_holds_a_day_and_no_more() -> None:
+    """What is older is dropped as something newer comes; a day without attempts is a day of empty hours."""
+    old = Activity((Hour(100, 1), Hour(101, 2), Hour(123, 3)))
+
+    new = old.merged((Hour(124, 4), Hour(123, 1)), now=125)
+
+    assert [(hour.at, hour.delivered) for hour in new.hours] == [(123, 4), (124, 4)]
+    assert [hour.at for hour in new.last_day(125)] == list(range(102, 126))
+    assert sum(hour.delivered for hour in new.last_day(125)) == 8
+    assert Activity().last_day(30)[-1] == Hour(30)
+
+
+def test_a_rate_and_a_percentile_come_from_counts() -> None:
+    """The share that was delivered; a duration within its class; nothing from nothing."""
+    hour = Hour(1, delivered=95, failed=5, times=(90, 0, 0, 10, *[0] * (len(TIMES_MS) - 3)))
+
+    assert success_rate(hour) == 0.95
+    assert percentile_ms(hour, 0.5) == pytest.approx(5 * 50 / 90)
+    assert percentile_ms(hour, 0.95) == pytest.approx(20 + 30 / 2)
+    assert percentile_ms(Hour(1, times=(*[0] * len(TIMES_MS), 1)), 0.95) == pytest.approx(10_000 + 0.95 * 20_000)
+    assert success_rate(Hour(1)) is None
+    assert percentile_ms(Hour(1), 0.95) is None

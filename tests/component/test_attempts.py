@@ -1,0 +1,135 @@
+"""Attempts on record, read a page at a time, as the API and the console read them."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from consumers import attempts
+from consumers.attempts import Sought
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.events import AttemptResult, DeliveryAttempted, encode
+from tests.support.site import TENANT, Site
+
+OTHER = "globex"
+
+
+def _recorded(number: int, *, tenant: str, destination: str, code: Code) -> Publication:
+    delivery = f"dlv_{number}"
+    event = DeliveryAttempted(
+        specversion="1.0",
+        id=f"{delivery}.1",
+        source="/tests",
+        time=datetime.now(UTC),
+        tenant=tenant,
+        data=AttemptResult(
+            delivery=delivery,
+            destination=destination,
+            event_type="invoice.paid",
+            attempt=1,
+            outcome=Outcome.DELIVERED if code is Code.HTTP_2XX else Outcome.FAILED,
+            code=code,
+            started_at=datetime.now(UTC),
+            duration_ms=1,
+            worker="test",
+        ),
+    )
+    return Publication(subjects.attempted(tenant, destination, delivery), encode(event), {})
+
+
+async def _record(site: Site, numbers: range, say: Callable[[int], tuple[str, str, Code]]) -> None:
+    for number in numbers:
+        tenant, destination, code = say(number)
+        await site.jetstream.publisher.publish(_recorded(number, tenant=tenant, destination=destination, code=code))
+
+
+def _mixed(number: int) -> tuple[str, str, Code]:
+    """Nine of ten are the tenant's, one of fifty early ones goes to `rare`, and one code is there once."""
+    tenant = OTHER if number % 10 == 9 else TENANT
+    destination = "rare" if number % 50 == 0 and number < 1000 else "orders"
+    return tenant, destination, Code.HTTP_410 if number == 3 else Code.HTTP_5XX if number % 7 == 0 else Code.HTTP_2XX
+
+
+@pytest.mark.parametrize(
+    "sought",
+    [
+        Sought(tenant=TENANT),
+        Sought(tenant=TENANT, destination="rare"),
+        Sought(tenant=TENANT, destination="none"),
+        Sought(tenant=TENANT, codes=frozenset({Code.HTTP_410})),
+        Sought(tenant=TENANT, outcomes=frozenset({Outcome.FAILED})),
+        Sought(tenant=TENANT, delivery="dlv_1712"),
+        Sought(),
+    ],
+    ids=["tenant", "rare destination", "no destination", "rare code", "outcome", "delivery", "all"],
+)
+async def test_pages_hold_every_attempt_that_fits_once_and_the_newest_first(site: Site, sought: Sought) -> None:
+    """Whatever the filter and however thinly it is spread, page after page, and no page reads more than it may."""
+    await _record(site, range(2000), _mixed)
+
+    found: list[int] = []
+    before, pages = None, 0
+    while True:
+        page = await attempts.page(site.jetstream.connection, sought, limit=40, before=before, examine=300)
+        assert len(page.items) <= 40
+        found += [int(one.event.data.delivery.removeprefix("dlv_")) for one in page.items]
+        before, pages = page.cursor, pages + 1
+        if before is None:
+            break
+
+    expected = [number for number in reversed(range(2000)) if _fits(sought, number)]
+    assert found == expected
+    assert pages <= 2000 / 150 + len(expected) / 40 + 1
+
+
+def _fits(sought: Sought, number: int) -> bool:
+    tenant, destination, code = _mixed(number)
+    return (
+        sought.tenant in (None, tenant)
+        and sought.destination in (None, destination)
+        and sought.delivery in (None, f"dlv_{number}")
+        and (not sought.codes or code in sought.codes)
+        and (not sought.outcomes or (code is not Code.HTTP_2XX))
+    )
+
+
+async def test_a_look_for_what_is_rare_ends_with_a_cursor(site: Site) -> None:
+    """After the work that it may do it says how far it came, and where to go on."""
+    await _record(site, range(2000), _mixed)
+    sought = Sought(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
+
+    page = await attempts.page(site.jetstream.connection, sought, examine=600)
+
+    assert page.items == []
+    assert page.cursor is not None
+    assert 1 < page.cursor < 1600
+    assert page.reached_at is not None
+
+
+async def test_times_are_those_at_which_attempts_were_stored(site: Site) -> None:
+    """From `since` on, and before `until`."""
+    await _record(site, range(100), _mixed)
+    since = datetime.now(UTC)
+    await _record(site, range(100, 200), _mixed)
+    until = datetime.now(UTC)
+    await _record(site, range(200, 300), _mixed)
+
+    async def numbers(sought: Sought) -> set[int]:
+        page = await attempts.page(site.jetstream.connection, sought, limit=500)
+        assert page.cursor is None
+        return {int(one.event.data.delivery.removeprefix("dlv_")) for one in page.items}
+
+    assert await numbers(Sought(since=since, until=until)) == set(range(100, 200))
+    assert await numbers(Sought(since=since)) == set(range(100, 300))
+    assert await numbers(Sought(until=since)) == set(range(100))
+    assert await numbers(Sought(since=until + timedelta(hours=1))) == set()
+    assert await numbers(Sought(until=since - timedelta(hours=1))) == set()
+
+
+async def test_an_empty_stream_has_an_empty_page(site: Site) -> None:
+    """There is nothing, and nothing to go on with."""
+    page = await attempts.page(site.jetstream.connection, Sought(tenant=TENANT))
+
+    assert (page.items, page.cursor) == ([], None)

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check coverage chaos bench test-delivery-retry helm-template nats lock clean
+.PHONY: help setup dev demo test check coverage chaos fuzz bench test-delivery-retry helm-template nats lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100
 	$(BIN)/python -m bench.fairness --flooders 20 --tenants 30
 	$(BIN)/python -m bench.fairness --workers 4 --settle-s 15
 	$(BIN)/python -m bench.replay
+
+fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (ten minutes)
+	$(BIN)/python -m pytest tests/fuzz tests/property --hypothesis-profile fuzz --timeout 1200
 
 bench: $(READY) ## deliveries/s and latency of one consumer, beside a bare loop in the same run
 	$(BIN)/python -m bench

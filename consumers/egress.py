@@ -1,34 +1,32 @@
 """The egress guard: where deliveries may go. One policy, enforced three times.
 
 1. `EgressPolicy.check_url`, when a destination is written and again before each attempt;
-2. `GuardedResolver`, on every answer of the name service: one denied address refuses the name;
-3. `EgressPolicy.guard_socket`, on the address that is about to be connected to. It holds for addresses written in a
+2. `EgressPolicy.guard_answers`, on every answer of the name service: one denied address refuses the name;
+3. `EgressPolicy.guard_address`, on the address that is about to be connected to. It holds for addresses written in a
    URL, which no resolver ever sees, and for a name that means one thing when checked and another when used.
+
+What is checked is what is connected to: the sender takes scheme, host, port and path from the `Target` that came of the
+check, and nobody parses the URL a second time.
 
 Whatever cannot be understood is blocked. An error's text names the rule and repeats nothing of the URL: its path and
 query often are credentials of their own, and people put passwords in front of hosts.
 """
 
-import asyncio
 import re
 import socket
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
-from yarl import URL
 
 from consumers.addresses import NAT64, IPAddress, denied_range, unmapped
 
 MAX_URL_LENGTH: Final = 2048
 MAX_HOST_LENGTH: Final = 253
 TARGETS_KEPT: Final = 4096
-DNS_THREADS: Final = 32
 
 INTERNAL_DOMAINS: Final = (
     "example",
@@ -87,13 +85,16 @@ class ConnectionBlocked(EgressBlocked, OSError):
 
 
 class Target(Struct, frozen=True):
-    """A URL that passed. `url` is normalised; `parsed` is the same for the HTTP client; `host` may be reported."""
+    """A URL that passed, normalised, and what to make of it. `host` may be reported."""
 
     scheme: str
     host: str
     port: int
     url: str
-    parsed: URL
+    head: bytes
+    """How a request to it begins: request line, `host`, and that its answer is to come as it is."""
+    address: AddrInfo | None
+    """Where to connect to if `host` is an address; a name has to be resolved."""
 
     def __repr__(self) -> str:
         return f"Target({self.scheme}://{self.host}:{self.port})"
@@ -129,12 +130,15 @@ class EgressPolicy:
         """Whether a connection may go to `address`. What is no address, or has a scope id, is denied."""
         return self._denial(address) is None
 
+    def guard_address(self, addr_info: AddrInfo) -> None:
+        """Raise `ConnectionBlocked` unless a connection may go to `addr_info`."""
+        if self._denies_socket_address(addr_info[4]):
+            raise ConnectionBlocked(Rule.ADDRESS)
+
     def guard_socket(self, addr_info: AddrInfo) -> socket.socket:
         """Make the socket for a connection to `addr_info`, whose address is final. Raises `ConnectionBlocked`."""
-        family, type_, proto, _, address = addr_info
-        if self._denies_socket_address(address):
-            raise ConnectionBlocked(Rule.ADDRESS)
-        return socket.socket(family, type_, proto)
+        self.guard_address(addr_info)
+        return socket.socket(*addr_info[:3])
 
     def guard_answers(self, host: str, answers: Sequence[AddrInfo]) -> list[AddrInfo]:
         """Return the answers for a host name if all of them are allowed. Raises `ConnectionBlocked`.
@@ -184,36 +188,6 @@ class EgressPolicy:
         if not any(parsed in network for network in self._exceptions):
             return str(denied)
         return self._denial(IPv4Address(int(parsed) & 0xFFFFFFFF)) if parsed in NAT64 else None
-
-
-class GuardedResolver(AbstractResolver):
-    """Resolves host names, and refuses one as a whole if any of its addresses is denied.
-
-    A name is asked for as fully qualified, with a dot at its end, so that a cluster's search domains never complete it.
-    It has threads of its own: the loop's few would let the names of one dead name server hold up everybody's.
-    """
-
-    def __init__(
-        self, policy: EgressPolicy, *, getaddrinfo: Callable[..., Sequence[AddrInfo]] = socket.getaddrinfo
-    ) -> None:
-        self._policy = policy
-        self._getaddrinfo = getaddrinfo
-        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="resolver")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Return all addresses of `host`. Raises `ConnectionBlocked`, or an `OSError` if the name has none."""
-        name = host if host == "localhost" else f"{host}."
-        ask = partial(self._getaddrinfo, name, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-        answers = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
-        if not answers:
-            raise socket.gaierror(socket.EAI_NONAME)
-        return [_resolved(host, port, answer) for answer in self._policy.guard_answers(host, answers)]
-
-    async def close(self) -> None:
-        """Let the threads end. One that waits for a name server is not waited for."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def parse_ports(text: str) -> tuple[PortRange, ...]:
@@ -287,32 +261,30 @@ def _name_or_ipv4(text: str) -> str | IPv4Address:
 
 
 def _idna(text: str) -> str:
+    """The name in ASCII (UTS 46, IDNA 2008). A character that would vanish on the way is refused: it only deceives."""
+    import idna
+
     try:
-        return URL.build(scheme="https", host=text).raw_host or ""
-    except ValueError:
+        if all(idna.uts46_remap(character, std3_rules=False) for character in text):
+            return idna.encode(text, uts46=True).decode("ascii")
+    except UnicodeError:
         pass
     raise EgressBlocked(Rule.HOST)
 
 
 def _target(scheme: str, host: str | IPAddress, port: int, rest: str) -> Target:
-    """Put the parts together, and see that the client's parser takes them apart to the same."""
+    """Put the parts together."""
     written = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
-    suffix = "" if port == _DEFAULT_PORTS[scheme] else f":{port}"
-    url = f"{scheme}://{written}{suffix}{rest if rest.startswith('/') else f'/{rest}'}"
-    parsed = URL(url, encoded=True)
-    if (parsed.scheme, parsed.raw_host, parsed.port) != (scheme, str(host), port):
-        raise EgressBlocked(Rule.FORM)
+    authority = written if port == _DEFAULT_PORTS[scheme] else f"{written}:{port}"
+    path = rest if rest.startswith("/") else f"/{rest}"
+    url = f"{scheme}://{authority}{path}"
     if len(url) > MAX_URL_LENGTH:
         raise EgressBlocked(Rule.LENGTH)
-    return Target(scheme, str(host), port, url, parsed)
+    head = f"POST {path} HTTP/1.1\r\nhost: {authority}\r\naccept-encoding: identity\r\n".encode("ascii")
+    return Target(scheme, str(host), port, url, head, None if isinstance(host, str) else _addr_info(host, port))
 
 
-def _resolved(host: str, port: int, answer: AddrInfo) -> ResolveResult:
-    return ResolveResult(
-        hostname=host,
-        host=str(answer[4][0]),
-        port=port,
-        family=answer[0],
-        proto=answer[2],
-        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-    )
+def _addr_info(address: IPAddress, port: int) -> AddrInfo:
+    if isinstance(address, IPv4Address):
+        return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port))
+    return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port, 0, 0))

@@ -127,9 +127,7 @@ async def run_consumer(
 ) -> None:
     """Consume until `stop` is set, then drain."""
     provider = await open_provider(settings)
-    sender = HttpSender(
-        egress_policy(settings), ca_file=settings.egress.ca_file, connections=settings.delivery.max_in_flight
-    )
+    sender = HttpSender(egress_policy(settings), ca_file=settings.egress.ca_file)
     telemetry = Telemetry(version=VERSION, role="consumer")
     try:
         async with (

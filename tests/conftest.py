@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import uvloop
+from hypothesis import settings
 
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.support.api import Api, running
 from tests.support.receiver import Scripted
 from tests.support.site import Site
+
+settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp.abc import AbstractResolver, ResolveResult
 
-from consumers.egress import AddrInfo, EgressPolicy, GuardedResolver
-from consumers.sender import BODY_GRACE_S, CAPTURED_BYTES, MAX_BODY_BYTES, HttpSender, Reply
+from consumers.egress import AddrInfo, EgressPolicy
+from consumers.http1 import BODY_GRACE_S, CAPTURED_BYTES, MAX_BODY_BYTES
+from consumers.resolving import GuardedResolver, Resolver
+from consumers.sender import HttpSender, Reply
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, Receiver, Script, answering, receiving
@@ -45,7 +46,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def opened(
-    policy: EgressPolicy, *, ca_file: Path | None = None, resolver: AbstractResolver | None = None
+    policy: EgressPolicy, *, ca_file: Path | None = None, resolver: Resolver | None = None
 ) -> AsyncGenerator[HttpSender]:
     """A sender for as long as it is needed."""
     sender = HttpSender(policy, ca_file=ca_file, resolver=resolver)
@@ -93,18 +94,15 @@ class Names:
         return [(family, kind, proto, "", (address[0], port)) for family, kind, proto, _, address in self._answers]
 
 
-class Careless(AbstractResolver):
+class Careless:
     """A resolver that checks nothing and gives a name another address each time it is asked."""
 
     def __init__(self, *addresses: str) -> None:
         self.left = list(addresses)
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        del family
-        address = self.left.pop(0)
-        return [ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)]
+    async def resolve(self, host: str, port: int) -> list[AddrInfo]:
+        del host
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (self.left.pop(0), port))]
 
     async def close(self) -> None:
         """Nothing is open."""
@@ -646,10 +644,8 @@ async def test_all_of_several_addresses_blocked_at_the_socket_is_blocked() -> No
     """With several addresses to try, as with one, blocked is blocked and no other failure."""
 
     class Two(Careless):
-        async def resolve(
-            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-        ) -> list[ResolveResult]:
-            return [*await super().resolve(host, port, family), *await super().resolve(host, port, family)]
+        async def resolve(self, host: str, port: int) -> list[AddrInfo]:
+            return [*await super().resolve(host, port), *await super().resolve(host, port)]
 
     policy = EgressPolicy(allow_http=True, ports=ANY_PORT)
 

@@ -5,6 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from yarl import URL
 
 from consumers.egress import EgressBlocked, EgressPolicy, Rule
 
@@ -132,5 +133,6 @@ def test_any_text_is_a_target_or_blocked(text: str) -> None:
         return
     assert target.url.isascii()
     assert target.url.startswith("https://")
-    assert (target.port, target.parsed.raw_host, target.parsed.port) == (443, target.host, 443)
+    seen_by_others = URL(target.url, encoded=True)
+    assert (target.port, seen_by_others.raw_host, seen_by_others.port) == (443, target.host, 443)
     assert POLICY.check_url(target.url) == target

@@ -1,0 +1,18 @@
+"""What another HTTP client makes of a receiver's answer: aiohttp, told to follow, keep and unpack nothing."""
+
+import asyncio
+
+import aiohttp
+
+
+async def status_by_aiohttp(url: str, *, timeout_s: float) -> int | None:
+    """POST to `url` on a connection of its own; the status, or None if aiohttp says that there was none."""
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.post(url, data=b"{}", allow_redirects=False) as response,
+        ):
+            return response.status
+    except (aiohttp.ClientError, TimeoutError):
+        return None

@@ -31,7 +31,6 @@ MAX_HEADERS: Final = 128
 MAX_LINE_BYTES: Final = 8190
 BODY_GRACE_S: Final = 2.0
 """How long a body may go on after its status, within the deadline: it only decides whether the connection is kept."""
-KEEP_ALIVE_S: Final = 60.0
 TRUSTED_S: Final = 1.0
 """After so long without use, the socket is asked whether the receiver has hung up. Before that the loop will know."""
 
@@ -56,7 +55,9 @@ OnEnd = Callable[[Ending], None]
 
 
 class Keeper(Protocol):
-    """Where connections are between exchanges."""
+    """Where connections are between exchanges. None is kept for longer than `keep_alive_s`."""
+
+    keep_alive_s: float
 
     def keep(self, connection: "Connection") -> None:
         """It is free for another exchange."""
@@ -300,6 +301,8 @@ class Connection(asyncio.Protocol):
         self._on_end = None
         if is_free and not transport.get_write_buffer_size() and not transport.is_closing():
             self._idle_since = self._loop.time()
+            if self._armed_at > self._idle_since + self._keeper.keep_alive_s:
+                self._arm(self._idle_since + self._keeper.keep_alive_s)
             self._keeper.keep(self)
         else:
             transport.abort()
@@ -313,7 +316,7 @@ class Connection(asyncio.Protocol):
 
     def _on_time(self) -> None:
         self._armed_at = inf
-        due = self._idle_since + KEEP_ALIVE_S if self._on_end is None else self._deadline
+        due = self._idle_since + self._keeper.keep_alive_s if self._on_end is None else self._deadline
         if due > self._loop.time():
             self._arm(due)
         elif self._on_end is None:

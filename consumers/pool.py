@@ -5,14 +5,16 @@ from typing import Final
 from consumers.http1 import Connection, Place
 
 MAX_IDLE: Final = 1024
+KEEP_ALIVE_S: Final = 60.0
 
 
 class Pool:
     """Keeps connections that are free. They go when they are taken, after a minute, or when the receiver hangs up."""
 
-    __slots__ = ("_idle", "_is_closed", "_max_idle", "_open", "_order")
+    __slots__ = ("_idle", "_is_closed", "_max_idle", "_open", "_order", "keep_alive_s")
 
-    def __init__(self, *, max_idle: int = MAX_IDLE) -> None:
+    def __init__(self, *, max_idle: int = MAX_IDLE, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self.keep_alive_s = keep_alive_s
         self._max_idle = max_idle
         self._idle: dict[Place, list[Connection]] = {}
         self._order: dict[Connection, None] = {}

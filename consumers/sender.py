@@ -22,7 +22,7 @@ from consumers.connecting import Connector
 from consumers.egress import AddrInfo, EgressBlocked, EgressPolicy, Target
 from consumers.failure import SendingFailed
 from consumers.http1 import Answer, Connection, Ending
-from consumers.pool import MAX_IDLE, Pool
+from consumers.pool import KEEP_ALIVE_S, MAX_IDLE, Pool
 from consumers.reaching import Proxy
 from consumers.resolving import AddressBook, GuardedResolver, Resolver
 from schemas.codes import Code
@@ -65,8 +65,8 @@ class Sender(Protocol):
 class HttpSender:
     """Sends over HTTP/1.1 to where the policy allows. Build it inside a running event loop.
 
-    `ca_file`: certificates to trust beside the system's. `max_idle`: connections kept for later; how many are in use is
-    up to the caller. `resolver`: another source of addresses; the policy still checks each one before connecting.
+    `ca_file`: certificates to trust beside the system's. `max_idle`: connections kept for later, each for
+    `keep_alive_s`; how many are in use is up to the caller. `resolver`: another source of addresses; the policy still checks each one before connecting.
     `proxy`: all connections go through it, to addresses that were resolved and checked here.
     """
 
@@ -78,12 +78,13 @@ class HttpSender:
         *,
         ca_file: Path | None = None,
         max_idle: int = MAX_IDLE,
+        keep_alive_s: float = KEEP_ALIVE_S,
         resolver: Resolver | None = None,
         proxy: Proxy | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._policy = policy
-        self._pool = Pool(max_idle=max_idle)
+        self._pool = Pool(max_idle=max_idle, keep_alive_s=keep_alive_s)
         self._addresses = AddressBook(resolver or GuardedResolver(policy))
         self._connector = Connector(policy, self._pool, ca_file=ca_file, proxy=proxy)
         self._is_closed = False

@@ -114,6 +114,9 @@ class EgressSettings(Struct, frozen=True, kw_only=True):
     """Ports that URLs may name. Few, so that a URL can't reach what else runs on a host."""
     ca_file: Path | None = None
     """Certificates (PEM) to trust beside the system's, for receivers under a private authority."""
+    proxy: tuple[str, int] | None = None
+    """A proxy that every delivery goes through, by CONNECT to an address that was resolved and checked here: it must
+    allow those, on the ports that URLs may name. The proxy variables of the environment are never heeded."""
 
 
 class DeliverySettings(Struct, frozen=True, kw_only=True):
@@ -269,6 +272,7 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_EGRESS_ALLOW_HTTP", "egress", "allow_http", variables.FLAG),
     Variable("ONEPROTECT_EGRESS_PORTS", "egress", "ports", variables.PORTS),
     Variable("ONEPROTECT_EGRESS_CA_FILE", "egress", "ca_file", variables.FILE),
+    Variable("ONEPROTECT_EGRESS_PROXY", "egress", "proxy", variables.HOST_PORT),
     Variable(
         "ONEPROTECT_REQUEST_TIMEOUT_S", "delivery", "request_timeout_s", number(0.1, MAX_TIMEOUT_S, unit="seconds")
     ),

@@ -89,6 +89,14 @@ def _address(text: str) -> str | None:
         return None
 
 
+def _host_port(text: str) -> tuple[str, int] | None:
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if (":" in bare) != (bare is not host) or not _host(bare) or not _WHOLE.fullmatch(port):
+        return None
+    return (bare, int(port)) if 1 <= int(port) <= 65_535 else None
+
+
 def _cidr(text: str) -> str | None:
     try:
         return str(ipaddress.ip_network(text)) if _CIDR.fullmatch(text) else None
@@ -115,6 +123,7 @@ _WAIT: Final = number(0, MAX_WAIT_S)
 
 FLAG: Final = Rule("`true` or `false` (or `1` or `0`)", _FLAGS.get)
 FILE: Final = Rule("a path", _path)
+HOST_PORT: Final = Rule("a host and a port, like `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port)
 HOST: Final = Rule("an address or a host name", _host)
 NAMESPACE: Final = Rule("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)
 NAMESPACES: Final = listed(NAMESPACE, "namespaces (DNS labels) joined by commas, without blanks")

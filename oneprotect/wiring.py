@@ -24,7 +24,8 @@ from consumers.feeder import Feeder
 from consumers.health import DestinationHealth, Disable, HealthPolicy
 from consumers.history import RecordedAttempts
 from consumers.rates import RateLimits
-from consumers.readings import ConsumerReadings
+from consumers.reaching import Proxy
+    telemetry = Telemetry(version=VERSION, role="consumer")
 from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
@@ -127,7 +128,10 @@ async def run_consumer(
 ) -> None:
     """Consume until `stop` is set, then drain."""
     provider = await open_provider(settings)
-    sender = HttpSender(egress_policy(settings), ca_file=settings.egress.ca_file)
+    egress = settings.egress
+    sender = HttpSender(
+        egress_policy(settings), ca_file=egress.ca_file, proxy=Proxy(*egress.proxy) if egress.proxy else None
+    )
     telemetry = Telemetry(version=VERSION, role="consumer")
     try:
         async with (

@@ -1,0 +1,342 @@
+"""The HTTP sender's connections: which are used again, which address is tried, what is remembered, and the proxy."""
+
+import asyncio
+import socket
+import ssl
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from consumers.egress import AddrInfo, EgressPolicy
+from consumers.reaching import HEAD_START_S, Proxy
+from consumers.resolving import FAILED_S, GuardedResolver
+from consumers.sender import HttpSender, Reply
+from schemas.codes import Code
+from tests.kubernetes.certificates import Authority
+from tests.support.bytewise import OK, Exchange, receiving
+from tests.support.waiting import until
+
+LOOPBACK = EgressPolicy(allow_cidrs=["127.0.0.0/8"], allow_http=True, ports=((1024, 65535),))
+NAME = "hooks.example.com"
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Who the receivers' certificates are from."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+class Names:
+    """A name service that gives every name these addresses, and counts."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+        self.asked = 0
+
+    def __call__(self, name: str, port: int, *_: object, **__: object) -> Sequence[AddrInfo]:
+        del name
+        self.asked += 1
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (one, port)) for one in self.addresses]
+
+
+@asynccontextmanager
+async def opened(
+    names: Names | None = None,
+    *,
+    ca_file: Path | None = None,
+    proxy: Proxy | None = None,
+    max_idle: int = 100,
+    keep_alive_s: float = 60,
+) -> AsyncGenerator[HttpSender]:
+    """A sender for as long as it is needed."""
+    resolver = GuardedResolver(LOOPBACK, getaddrinfo=names or Names("127.0.0.1"))
+    sender = HttpSender(
+        LOOPBACK, ca_file=ca_file, resolver=resolver, proxy=proxy, max_idle=max_idle, keep_alive_s=keep_alive_s
+    )
+    try:
+        yield sender
+    finally:
+        await sender.aclose()
+
+
+async def post(sender: HttpSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0) -> Reply:
+    """Send an ordinary delivery."""
+    return await sender.send(url, headers={"x": "y"}, body=body, timeout_s=timeout_s)
+
+
+# Which connections are used again
+
+
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
+    """What nobody has used for as long as connections are kept is closed, and the next delivery opens another."""
+    async with receiving() as receiver, opened(keep_alive_s=0.1) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        await post(sender, url)
+        await until(lambda: receiver.closed == 1)
+        reply = await post(sender, url)
+
+    assert (reply.code, receiver.connections) == (Code.HTTP_2XX, 2)
+
+
+async def test_only_so_many_idle_connections_are_kept() -> None:
+    """Those that have been idle for longest make room."""
+    gate = asyncio.Event()
+
+    async def together(exchange: Exchange) -> None:
+        await gate.wait()
+        await exchange.send(OK)
+
+    async with receiving(together) as receiver, opened(max_idle=2) as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        sending = [asyncio.create_task(post(sender, url)) for _ in range(5)]
+        await until(lambda: len(receiver.exchanges) == 5)
+        gate.set()
+        replies = await asyncio.gather(*sending)
+        await until(lambda: receiver.closed == 3)
+        await asyncio.gather(post(sender, url), post(sender, url))
+
+    assert {reply.code for reply in replies} == {Code.HTTP_2XX}
+    assert receiver.connections == 5
+
+
+async def test_a_connection_that_was_closed_while_nobody_looked_is_not_used() -> None:
+    """After a while without use the socket itself is asked, as the loop may not have got round to it yet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        served: list[bytes] = []
+
+        def serve() -> None:
+            for close_after_s in (1.2, 0.0):
+                connection, _ = server.accept()
+                with connection:
+                    served.append(connection.recv(65536))
+                    connection.sendall(OK)
+                    threading.Event().wait(close_after_s)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        async with opened() as sender:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+            first = await post(sender, url)
+            asyncio.get_running_loop().call_soon(_hold_up_the_loop)
+            await asyncio.sleep(0)
+            second = await post(sender, url)
+        await asyncio.to_thread(thread.join)
+
+    assert (first.code, second.code) == (Code.HTTP_2XX, Code.HTTP_2XX)
+    assert [request[:4] for request in served] == [b"POST", b"POST"]
+
+
+def _hold_up_the_loop() -> None:
+    threading.Event().wait(1.5)
+
+
+async def test_an_answer_before_the_whole_request_is_the_answer() -> None:
+    """A receiver that refuses a body without reading it has answered; there is no next request on that connection."""
+    refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n"
+    closed = asyncio.Event()
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(refusal)
+        reader._transport.pause_reading()  # type: ignore[attr-defined] # pyright: ignore
+        await closed.wait()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server, opened() as sender:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        replies = [await post(sender, url, body=bytes(20_000_000)) for _ in range(2)]
+        closed.set()
+
+    assert replies == [Reply(Code.HTTP_4XX, 413)] * 2
+
+
+# Which address is tried
+
+
+async def test_the_next_address_is_tried_when_one_refuses() -> None:
+    """A name with a dead address and a live one is delivered to, once."""
+    async with receiving() as receiver, opened(Names("127.0.0.2", "127.0.0.1")) as sender:
+        reply = await post(sender, f"http://{NAME}:{receiver.port}/")
+
+    assert (reply.code, len(receiver.exchanges)) == (Code.HTTP_2XX, 1)
+
+
+async def test_an_address_that_does_not_answer_costs_its_head_start() -> None:
+    """A name with an address that drops everything is delivered to by the next one, long before the deadline."""
+    async with receiving() as receiver:
+        with socket.socket() as mute, closing(socket.socket()) as one, closing(socket.socket()) as two:
+            mute.bind(("127.0.0.2", receiver.port))
+            mute.listen(0)
+            for filling in (one, two):  # with its backlog full, Linux drops what else would connect
+                filling.setblocking(False)
+                filling.connect_ex(("127.0.0.2", receiver.port))
+            async with opened(Names("127.0.0.2", "127.0.0.1")) as sender:
+                began = asyncio.get_running_loop().time()
+                reply = await post(sender, f"http://{NAME}:{receiver.port}/", timeout_s=10)
+                took_s = asyncio.get_running_loop().time() - began
+
+    assert (reply.code, len(receiver.exchanges)) == (Code.HTTP_2XX, 1)
+    assert HEAD_START_S * 0.8 < took_s < 5
+
+
+async def test_a_name_with_dead_addresses_alone_is_refused() -> None:
+    """When all of them refuse, that is what it is."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        async with opened(Names("127.0.0.1", "127.0.0.2", "127.0.0.3")) as sender:
+            reply = await post(sender, f"http://{NAME}:{free.getsockname()[1]}/")
+
+    assert reply == Reply(Code.NET_REFUSED)
+
+
+# What is remembered
+
+
+async def test_a_name_is_asked_for_once_for_all_who_wait() -> None:
+    """Deliveries at the same time, and soon after, share one question to the name service."""
+    names = Names("127.0.0.1")
+
+    async with receiving() as receiver, opened(names) as sender:
+        url = f"http://{NAME}:{receiver.port}/"
+        await asyncio.gather(*[post(sender, url) for _ in range(5)])
+        await post(sender, url)
+
+    assert names.asked == 1
+
+
+async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> None:
+    """For a second nobody asks again; then a name that has come into being is found."""
+    names = Names()
+
+    async with receiving() as receiver, opened(names) as sender:
+        url = f"http://{NAME}:{receiver.port}/"
+        failed = [await post(sender, url) for _ in range(3)]
+        asked, names.addresses = names.asked, ("127.0.0.1",)
+
+        async def is_found() -> bool:
+            return (await post(sender, url)).code is Code.HTTP_2XX
+
+        await until(is_found, deadline_s=FAILED_S + 5)
+
+    assert failed == [Reply(Code.NET_DNS)] * 3
+    assert asked == 1
+
+
+# What is said in the handshake
+
+
+async def test_the_name_is_asked_for_in_the_handshake_and_an_address_is_not(authority: Authority) -> None:
+    """A receiver with several certificates learns which one is wanted, though the socket goes to an address."""
+    asked: list[str | None] = []
+    context = authority.server_context(NAME)
+    context.sni_callback = lambda _socket, name, _context: asked.append(name)
+    by_address = authority.server_context("127.0.0.1")
+    by_address.sni_callback = lambda _socket, name, _context: asked.append(name)
+
+    async with opened(ca_file=authority.ca_file) as sender:
+        for tls, host in ((context, NAME), (by_address, "127.0.0.1")):
+            async with receiving(tls=tls) as receiver:
+                reply = await post(sender, f"https://{host}:{receiver.port}/")
+                assert reply.code is Code.HTTP_2XX
+
+    assert asked == [NAME, None]
+
+
+# Through a proxy
+
+
+class Tunnels:
+    """A CONNECT proxy: keeps what it was asked for, and refuses with a status if told to."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+        self.refusal = b""
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection."""
+        self.heads.append(await reader.readuntil(b"\r\n\r\n"))
+        if self.refusal:
+            writer.write(self.refusal)
+            writer.close()
+            return
+        host, _, port = self.heads[-1].split(b" ")[1].decode().rpartition(":")
+        onward, back = await asyncio.open_connection(host, int(port))
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await asyncio.gather(_copy(reader, back), _copy(onward, writer))
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+    except ConnectionError:
+        pass
+    writer.close()
+
+
+@pytest_asyncio.fixture
+async def tunnels() -> AsyncIterator[tuple[Tunnels, Proxy]]:
+    """A proxy, and where it listens."""
+    tunnels = Tunnels()
+    async with await asyncio.start_server(tunnels.accept, "127.0.0.1", 0) as server:
+        yield tunnels, Proxy("localhost", server.sockets[0].getsockname()[1])
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+async def test_with_a_proxy_everything_goes_through_tunnels(
+    tunnels: tuple[Tunnels, Proxy], authority: Authority, *, encrypted: bool
+) -> None:
+    """The proxy is told an address that was checked here; the receiver is held to its name, and connections are kept."""
+    context: ssl.SSLContext | None = authority.server_context(NAME) if encrypted else None
+    seen, proxy = tunnels
+
+    async with receiving(tls=context) as receiver, opened(ca_file=authority.ca_file, proxy=proxy) as sender:
+        url = f"http{'s' if encrypted else ''}://{NAME}:{receiver.port}/path?secret"
+        replies = [await post(sender, url) for _ in range(2)]
+
+    assert {reply.code for reply in replies} == {Code.HTTP_2XX}
+    assert receiver.exchanges[0].headers["host"] == f"{NAME}:{receiver.port}"
+    at = b"127.0.0.1:%d" % receiver.port
+    assert seen.heads == [b"CONNECT %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (at, at)]
+
+
+async def test_a_proxy_is_no_way_around_the_policy(tunnels: tuple[Tunnels, Proxy]) -> None:
+    """Names with blocked addresses, and blocked addresses, never reach the proxy."""
+    seen, proxy = tunnels
+
+    async with opened(Names("10.0.0.1"), proxy=proxy) as sender:
+        replies = [await post(sender, f"http://{host}:8080/") for host in (NAME, "10.0.0.1")]
+
+    assert replies == [Reply(Code.NET_BLOCKED)] * 2
+    assert seen.heads == []
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [b"HTTP/1.1 403 Forbidden\r\n\r\n", b"HTTP/1.1 407 x\r\n\r\n", b"hello", b"HTTP/1.1 200 x\r\n\r\nmore", b"\r\n"],
+)
+async def test_a_proxy_that_refuses_is_a_refusal(tunnels: tuple[Tunnels, Proxy], refusal: bytes) -> None:
+    """Nothing was sent to the receiver, and there is no way around the proxy."""
+    seen, proxy = tunnels
+    seen.refusal = refusal
+
+    async with receiving() as receiver, opened(proxy=proxy) as sender:
+        reply = await post(sender, f"http://127.0.0.1:{receiver.port}/")
+
+    assert reply == Reply(Code.NET_REFUSED)
+    assert receiver.connections == 0
+
+
+async def test_a_proxy_that_is_not_there_is_a_refusal() -> None:
+    """A sender whose proxy is down sends nothing."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        proxy = Proxy("127.0.0.1", free.getsockname()[1])
+        async with receiving() as receiver, opened(proxy=proxy) as sender:
+            reply = await post(sender, f"http://127.0.0.1:{receiver.port}/")
+
+    assert (reply, receiver.connections) == (Reply(Code.NET_REFUSED), 0)

@@ -66,8 +66,8 @@ class HttpSender:
     """Sends over HTTP/1.1 to where the policy allows. Build it inside a running event loop.
 
     `ca_file`: certificates to trust beside the system's. `max_idle`: connections kept for later, each for
-    `keep_alive_s`; how many are in use is up to the caller. `resolver`: another source of addresses; the policy still checks each one before connecting.
-    `proxy`: all connections go through it, to addresses that were resolved and checked here.
+    `keep_alive_s`; how many are in use is up to the caller. `resolver`: another source of addresses; the policy still
+    checks each one before connecting. `proxy`: all connections go through it, to addresses checked here.
     """
 
     __slots__ = ("_addresses", "_connector", "_is_closed", "_loop", "_policy", "_pool")

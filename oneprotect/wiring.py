@@ -25,7 +25,7 @@ from consumers.health import DestinationHealth, Disable, HealthPolicy
 from consumers.history import RecordedAttempts
 from consumers.rates import RateLimits
 from consumers.reaching import Proxy
-    telemetry = Telemetry(version=VERSION, role="consumer")
+from consumers.readings import ConsumerReadings
 from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime

@@ -142,7 +142,7 @@ async def test_an_answer_before_the_whole_request_is_the_answer() -> None:
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(refusal)
-        reader._transport.pause_reading()  # type: ignore[attr-defined] # pyright: ignore
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         await closed.wait()
         writer.close()
 
@@ -290,7 +290,7 @@ async def tunnels() -> AsyncIterator[tuple[Tunnels, Proxy]]:
 async def test_with_a_proxy_everything_goes_through_tunnels(
     tunnels: tuple[Tunnels, Proxy], authority: Authority, *, encrypted: bool
 ) -> None:
-    """The proxy is told an address that was checked here; the receiver is held to its name, and connections are kept."""
+    """The proxy is told an address that was checked here; the receiver is held to its name; connections are kept."""
     context: ssl.SSLContext | None = authority.server_context(NAME) if encrypted else None
     seen, proxy = tunnels
 

@@ -4,7 +4,7 @@ import functools
 import random
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
@@ -46,6 +46,14 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     user_agent: str = "OneProtect-Delivery"
 
 
+class AttemptObserver(Protocol):
+    """Wants to know how each attempt ended."""
+
+    def attempted(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> None:
+        """An attempt ended so, or was found on record (`suppressed`). Must be cheap."""
+        ...
+
+
 class DeliveryHandler:
     """Takes a request from a stream and returns what must be stored before it may be acknowledged."""
 
@@ -61,6 +69,7 @@ class DeliveryHandler:
         activity: DestinationActivity,
         policy: DeliveryPolicy,
         worker: str,
+        observer: AttemptObserver | None = None,
     ) -> None:
         self._directory = directory
         self._provider = provider
@@ -71,6 +80,7 @@ class DeliveryHandler:
         self._activity = activity
         self._policy = policy
         self._worker = worker
+        self._observer = observer
         self.deferrals = 0
         """Requests put off as their destination rests."""
         self.quarantines = 0
@@ -86,18 +96,24 @@ class DeliveryHandler:
         if message.deliveries > 1:
             recorded = await self._history.find(delivery)
             if recorded is not None:
+                self._observe(delivery, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED), Clock())
                 return outcome.suppressed(delivery, recorded)
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
         if rest_s is not None:
             self.deferrals += 1
             spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
             return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
-        result = await self._attempt(delivery)
+        clock = Clock()
+        result = await self._attempt(delivery, clock)
+        self._observe(delivery, result, clock)
         self._activity.noticed(delivery.tenant, result)
         return outcome.settled(delivery, result)
 
-    async def _attempt(self, delivery: Delivery) -> AttemptResult:
-        clock = _Clock()
+    def _observe(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> None:
+        if self._observer is not None:
+            self._observer.attempted(delivery, result, clock)
+
+    async def _attempt(self, delivery: Delivery, clock: "Clock") -> AttemptResult:
         destination = await self._directory.destination(delivery.tenant, delivery.destination)
         if destination is None:
             return self._unsent(delivery, clock, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
@@ -121,8 +137,9 @@ class DeliveryHandler:
         return await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
 
     async def _send(
-        self, delivery: Delivery, clock: "_Clock", destination: Destination, secret: SigningSecret
+        self, delivery: Delivery, clock: "Clock", destination: Destination, secret: SigningSecret
     ) -> AttemptResult:
+        clock.resolved_s = clock.elapsed_s()
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=clock.started_at)
         reply = await self._sender.send(
             destination.url,
@@ -174,7 +191,7 @@ class DeliveryHandler:
             headers[subjects.HEADER_TRACE] = delivery.progress.trace
         return headers
 
-    def _without_secret(self, delivery: Delivery, clock: "_Clock", failed: type[SecretError]) -> AttemptResult:
+    def _without_secret(self, delivery: Delivery, clock: "Clock", failed: type[SecretError]) -> AttemptResult:
         if not failed.retryable:
             return self._unsent(delivery, clock, Outcome.FAILED, failed.code)
         first_at = delivery.progress.first_attempt_at or clock.started_at
@@ -188,7 +205,7 @@ class DeliveryHandler:
         return self._unsent(delivery, clock, ended, failed.code, wait_s)
 
     def _unsent(
-        self, delivery: Delivery, clock: "_Clock", ended: Outcome, code: Code, wait_s: float | None = None
+        self, delivery: Delivery, clock: "Clock", ended: Outcome, code: Code, wait_s: float | None = None
     ) -> AttemptResult:
         return AttemptResult(
             delivery=delivery.id,
@@ -205,17 +222,24 @@ class DeliveryHandler:
         )
 
 
-class _Clock:
+class Clock:
     """When an attempt began, and how long it has taken."""
 
-    __slots__ = ("_began", "started_at")
+    __slots__ = ("_began", "resolved_s", "started_at")
 
     def __init__(self) -> None:
         self.started_at = datetime.now(UTC)
         self._began = time.perf_counter()
+        self.resolved_s: float | None = None
+        """How long it took until the secret was there; None without one."""
+
+    def elapsed_s(self) -> float:
+        """Seconds since the attempt began."""
+        return time.perf_counter() - self._began
 
     def elapsed_ms(self) -> float:
-        return round((time.perf_counter() - self._began) * 1000, 3)
+        """The same in milliseconds, as results have it."""
+        return round(self.elapsed_s() * 1000, 3)
 
 
 def _shown(reply: Reply, destination: Destination, signed: Signed) -> str:

@@ -1,5 +1,7 @@
 """A delivery request as it came off a stream, checked: the subject, the document and the headers agree."""
 
+from datetime import datetime
+
 import msgspec
 
 from consumers.progress import Progress
@@ -15,6 +17,8 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     tenant: str
     destination: str
     event_type: str
+    requested_at: datetime
+    """By the producer's clock."""
     content_type: str
     body: bytes
     progress: Progress
@@ -37,6 +41,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             tenant=tenant,
             destination=destination,
             event_type=request.data.event_type,
+            requested_at=request.time,
             content_type=request.data.body_content_type,
             body=body,
             progress=Progress.read(message.headers),

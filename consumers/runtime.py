@@ -50,6 +50,7 @@ class Runtime:
     time. Tenants with something to start take turns, and so do a tenant's lanes (`consumers.turns`): a long lane costs
     the others nothing, and neither do many. `may_start` is asked, with a lane and how many wait in it, before each
     start; a lane that may not stands aside until `lane_changed`.
+    `on_settled` is told of each message when all that its handler asked for is stored.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Runtime:
         lane_limit: Callable[[str], int],
         limits: Limits,
         may_start: Callable[[str, int], bool] = lambda _lane, _waiting: True,
+        on_settled: Callable[[Message], None] = lambda _message: None,
     ) -> None:
         self._publisher = publisher
         self._handler = handler
@@ -68,6 +70,7 @@ class Runtime:
         self._lane_limit = lane_limit
         self._limits = limits
         self._may_start = may_start
+        self.on_settled = on_settled
         self._pulls: list[Pull] = []
         self._turns = Turns(limits.max_in_flight)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -274,6 +277,7 @@ class _Settling:
             return
         await self._message.ack()
         self._runtime.let_go(self._message)
+        self._runtime.on_settled(self._message)
 
     async def _on_stored(self, result: Stored | JetStreamError) -> None:
         if isinstance(result, Stored):

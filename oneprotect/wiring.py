@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from importlib.metadata import version
 from typing import Final
 
@@ -23,6 +23,7 @@ from consumers.egress import EgressPolicy
 from consumers.feeder import Feeder
 from consumers.health import DestinationHealth, Disable, HealthPolicy
 from consumers.history import RecordedAttempts
+from consumers.observation import Observation
 from consumers.rates import RateLimits
 from consumers.reaching import Proxy
 from consumers.readings import ConsumerReadings
@@ -30,6 +31,7 @@ from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
 from consumers.sender import HttpSender
+from consumers.tracing import AttemptTracer
 from oneprotect.api.app import create_app
 from oneprotect.api.auth import Authenticator
 from oneprotect.api.bodies import ENVELOPE_BYTES
@@ -47,7 +49,8 @@ from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Pull
 from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
-from oneprotect.telemetry.telemetry import Telemetry
+from oneprotect.telemetry.otel_environment import Export, OtelError
+from oneprotect.telemetry.telemetry import NOTHING, Telemetry
 from provider.cache import CachedSecretProvider
 from schemas import subjects
 from schemas.config import RetryPolicy
@@ -123,8 +126,21 @@ async def open_provider(settings: Settings) -> CachedSecretProvider:
     return CachedSecretProvider(reader, ttl_s=secret.cache_ttl_s, max_stale_s=secret.max_stale_s)
 
 
+def read_export(environ: Mapping[str, str]) -> Export:
+    """What `OTEL_*` ask for. Raises `SettingsError`."""
+    try:
+        return Export.read(environ)
+    except OtelError as error:
+        problem = str(error)
+    raise SettingsError([problem])
+
+
 async def run_consumer(
-    settings: Settings, *, stop: asyncio.Event, health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY,
+    export: Export = NOTHING,
 ) -> None:
     """Consume until `stop` is set, then drain."""
     provider = await open_provider(settings)
@@ -132,7 +148,7 @@ async def run_consumer(
     sender = HttpSender(
         egress_policy(settings), ca_file=egress.ca_file, proxy=Proxy(*egress.proxy) if egress.proxy else None
     )
-    telemetry = Telemetry(version=VERSION, role="consumer")
+    telemetry = Telemetry(version=VERSION, role="consumer", instance=worker_id(), export=export)
     try:
         async with (
             telemetry.running(),
@@ -161,7 +177,7 @@ async def _consume(
     directory = Directory(jetstream.destinations, jetstream.credentials)
     await directory.start()
     jetstream.connection.on_reconnect(directory.forget)
-    worker = worker_id()
+    worker = telemetry.instance
     delivery = settings.delivery
     checks = CredentialChecks(
         directory=directory,
@@ -180,6 +196,7 @@ async def _consume(
         policy=health_policy,
     )
     activity = DestinationActivity(jetstream.activity)
+    observation = _observation(settings, telemetry)
     handler = DeliveryHandler(
         directory=directory,
         provider=provider,
@@ -190,6 +207,7 @@ async def _consume(
         activity=activity,
         policy=delivery_policy(settings),
         worker=worker,
+        observer=observation,
     )
     rates = RateLimits(jetstream.rates, rate_of=directory.rate_per_s)
     runtime = Runtime(
@@ -205,6 +223,7 @@ async def _consume(
             drain_timeout_s=delivery.drain_timeout_s,
         ),
         may_start=rates.may_start,
+        on_settled=observation.settled,
     )
     directory.on_destination(runtime.lane_changed)
     health.on_change(runtime.lane_changed)
@@ -308,6 +327,19 @@ async def _ops_port(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[
             yield
             return
     raise SettingsError([problem])
+
+
+def _observation(settings: Settings, telemetry: Telemetry) -> Observation:
+    tracer = None
+    if telemetry.spans is not None:
+        tracer = AttemptTracer(telemetry.spans, telemetry.sampling, slow_s=settings.telemetry.trace_slow_s)
+        telemetry.counters.watch(tracer.readings)
+    return Observation(
+        telemetry.counters,
+        tenants_max=settings.telemetry.metrics_tenants_max,
+        logged=settings.log.attempts,
+        tracer=tracer,
+    )
 
 
 async def _drains(telemetry: Telemetry, stop: asyncio.Event) -> None:

@@ -30,6 +30,7 @@ def consumer(
     from oneprotect.telemetry.logs import configure_logging
 
     settings = Settings.load(os.environ, resolves_secrets=True)
+    export = wiring.read_export(os.environ)
     if max_in_flight is not None:
         delivery = msgspec.structs.replace(settings.delivery, max_in_flight=max_in_flight)
         settings = msgspec.structs.replace(settings, delivery=delivery)
@@ -37,6 +38,6 @@ def consumer(
     harden_process()
 
     async def main() -> None:
-        await wiring.run_consumer(settings, stop=wiring.stop_on_signals())
+        await wiring.run_consumer(settings, stop=wiring.stop_on_signals(), export=export)
 
     uvloop.run(main())

@@ -60,9 +60,14 @@ class Message:
         return int(self._tokens[3])
 
     @property
+    def stored_ns(self) -> int:
+        """When the server stored it, in unix nanoseconds."""
+        return int(self._tokens[5])
+
+    @property
     def stored_at(self) -> datetime:
         """When the server stored it."""
-        return datetime.fromtimestamp(int(self._tokens[5]) / _NANOSECONDS, UTC)
+        return datetime.fromtimestamp(self.stored_ns / _NANOSECONDS, UTC)
 
     async def ack(self) -> None:
         """Its outcome is stored: the server may let go of it."""

@@ -3,26 +3,51 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from oneprotect.telemetry import catalogue
 from oneprotect.telemetry.counters import Counters, Reading
 from oneprotect.telemetry.ops import OpsPages, serving
+from oneprotect.telemetry.otel_environment import Export
 from oneprotect.telemetry.process import process_readings
 from oneprotect.telemetry.readiness import Readiness
+from oneprotect.telemetry.traceparent import Sampling
+
+if TYPE_CHECKING:  # the SDK: only when something is exported
+    from oneprotect.telemetry.otlp import Otlp
+    from oneprotect.telemetry.spans import Spans
 
 LOOK_S: Final = 1.0
+NOTHING: Final = Export()
 
 _log = structlog.get_logger(__name__)
 
 
 class Telemetry:
-    """`role`: `consumer` or `api`."""
+    """`role`: `consumer` or `api`. `instance`: names this process. `export`: what goes out over OTLP."""
 
-    def __init__(self, *, version: str, role: str) -> None:
+    def __init__(self, *, version: str, role: str, instance: str, export: Export = NOTHING) -> None:
+        self.instance = instance
         self.counters = Counters()
+        self.sampling = Sampling(export)
+        self.spans: Spans | None = None
+        """Where spans go, if they are exported."""
+        self._otlp: Otlp | None = None
+        self._every_s = export.metrics_every_s
+        if export.traces or export.metrics:
+            from oneprotect.telemetry import otlp
+
+            self._otlp = otlp.Otlp(
+                service=f"oneprotect-{role}",
+                version=version,
+                instance=instance,
+                traces=export.traces and not self.sampling.is_off,
+                metrics=export.metrics,
+            )
+            self.spans = self._otlp.spans
+            self.counters.watch(self._otlp.readings)
         self.readiness = Readiness()
         self._lag_s = 0.0
         self.counters.watch(process_readings(version=version, role=role))
@@ -31,13 +56,15 @@ class Telemetry:
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
         """Look after itself meanwhile."""
-        looking = asyncio.create_task(self._look(), name="telemetry")
+        tasks = [asyncio.create_task(self._look(), name="telemetry"), asyncio.create_task(self._export(), name="otlp")]
         try:
             yield
         finally:
-            looking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await looking
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if self._otlp is not None:
+                await self._otlp.aclose(self.counters.snapshot())
 
     @contextlib.asynccontextmanager
     async def listening(self, *, host: str, port: int | None) -> AsyncGenerator[None]:
@@ -48,6 +75,11 @@ class Telemetry:
         async with serving(OpsPages(self.counters, self.readiness), host=host, port=port) as bound:
             _log.info("ops.listening", host=host, port=bound)
             yield
+
+    async def _export(self) -> None:
+        while self._otlp is not None:
+            await asyncio.sleep(self._every_s)
+            await self._otlp.export(self.counters.snapshot())
 
     async def _look(self) -> None:
         """Measure how late the loop is, and keep an eye on readiness."""

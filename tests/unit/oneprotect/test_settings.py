@@ -46,8 +46,10 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_OPS_HOST": ("::1", "::1"),
     "ONEPROTECT_OPS_PORT": ("9090", 9090),
     "ONEPROTECT_METRICS_TENANTS_MAX": ("50", 50),
+    "ONEPROTECT_TRACE_SLOW_S": ("0.5", 0.5),
     "ONEPROTECT_LOG_LEVEL": ("WARNING", "warning"),
     "ONEPROTECT_LOG_FORMAT": ("console", "console"),
+    "ONEPROTECT_LOG_ATTEMPTS": ("all", "all"),
 }
 
 BAD = [
@@ -97,6 +99,7 @@ BAD = [
     ("ONEPROTECT_METRICS_TENANTS_MAX", "all"),
     ("ONEPROTECT_LOG_LEVEL", "verbose"),
     ("ONEPROTECT_LOG_FORMAT", "JSON"),
+    ("ONEPROTECT_LOG_ATTEMPTS", "some"),
 ]
 
 CLOSED = [v for v in VARIABLES if not v.name.endswith(("_FILE", "_DIR", "_HOST", "_NAMESPACE", "_ALLOWED"))]

@@ -1,0 +1,114 @@
+"""Which deliveries are traced, and what OpenTelemetry's variables say of it."""
+
+import pytest
+
+from oneprotect.telemetry.otel_environment import Export, OtelError
+from oneprotect.telemetry.traceparent import Parent, Sampling
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+YES, NO = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
+KEYS = [f"acme.orders.dlv_{number}" for number in range(10_000)]
+
+
+def sampling(sampler: str, ratio: str = "0.05") -> Sampling:
+    return Sampling(Export.read({**ENDPOINT, "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": ratio}))
+
+
+@pytest.mark.parametrize(
+    ("environ", "traces", "metrics"),
+    [
+        ({}, False, False),
+        (ENDPOINT, True, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True, False),
+        ({"OTEL_METRICS_EXPORTER": "otlp"}, False, True),
+        ({**ENDPOINT, "OTEL_METRICS_EXPORTER": "none"}, True, False),
+        ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, False, False),
+    ],
+)
+def test_nothing_is_exported_unless_asked_for(environ: dict[str, str], traces: bool, metrics: bool) -> None:
+    """An endpoint or an exporter asks for it, `none` and the switch for all of it forbid it."""
+    export = Export.read(environ)
+
+    assert (export.traces, export.metrics) == (traces, metrics)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_TRACES_SAMPLER_ARG", "5%"),
+        ("OTEL_TRACES_SAMPLER_ARG", "1.5"),
+        ("OTEL_TRACES_SAMPLER_ARG", "nan"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "60s"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
+    ],
+)
+def test_what_cannot_be_followed_names_the_variable(variable: str, value: str) -> None:
+    """A value that asks for what there is not is refused, by the variable's name and without the value."""
+    environ = {"OTEL_TRACES_SAMPLER": "traceidratio", **ENDPOINT, variable: value}
+
+    with pytest.raises(OtelError, match=f"^{variable}: expected ") as caught:
+        Export.read(environ)
+
+    assert f"`{value}`" not in str(caught.value)
+
+
+def test_the_callers_flag_comes_first() -> None:
+    """With a `parentbased_` sampler the flag decides, whatever the ratio; with the others only the ratio does."""
+    for name in ("parentbased_traceidratio", "parentbased_always_off", "parentbased_always_on"):
+        assert [sampling(name).samples(header, "key") for header in (YES, NO)] == [True, False]
+    assert [sampling("always_on").samples(header, "key") for header in (YES, NO, None)] == [True, True, True]
+    assert [sampling("always_off").samples(header, "key") for header in (YES, NO, None)] == [False, False, False]
+
+
+@pytest.mark.parametrize("ratio", ["0", "0.05", "0.5", "1"])
+def test_the_ratio_is_kept_and_constant(ratio: str) -> None:
+    """About that many deliveries without a flag are sampled, and each of them by every attempt and worker."""
+    chosen = [key for key in KEYS if sampling("parentbased_traceidratio", ratio).samples(None, key)]
+
+    assert chosen == [key for key in chosen if sampling("parentbased_traceidratio", ratio).samples(None, key)]
+    assert abs(len(chosen) / len(KEYS) - float(ratio)) < 0.02
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "00",
+        f"ff-{TRACE}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-1",
+        f"00-{TRACE.upper()}-{SPAN}-01",
+        f"00-{'0' * 32}-{SPAN}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f" 00-{TRACE}-{SPAN}-01",
+        f"00-{TRACE}-{SPAN}-01\n",
+        "whsec_c2VjcmV0",
+    ],
+)
+def test_what_is_no_traceparent(header: str | None) -> None:
+    """Anything that the specification does not allow counts as no header."""
+    assert Parent.read(header) is None
+
+
+def test_a_traceparent() -> None:
+    """Ids and flag are read, those of later versions too, and written again as the first version has them."""
+    parent = Parent.read(YES)
+    assert parent == Parent(int(TRACE, 16), int(SPAN, 16), sampled=True)
+    assert Parent.read(f"01-{TRACE}-{SPAN}-01-more") == parent
+    assert parent is not None
+    assert parent.header(1) == f"00-{TRACE}-0000000000000001-01"
+
+
+def test_a_delivery_without_a_caller_has_one_trace() -> None:
+    """Its id follows from the delivery's, so every attempt on every worker finds the same."""
+    one, same, other = (Parent.of_key(key) for key in ("a.b.c", "a.b.c", "a.b.d"))
+
+    assert one == same
+    assert one.trace_id != other.trace_id
+    assert (one.span_id, one.sampled) == (0, True)

@@ -16,7 +16,7 @@ import uvloop
 from bench.checks import problems
 from bench.errors import BenchError
 from bench.measure import Bench
-from bench.plan import BARE, PRODUCT, Options
+from bench.plan import CONTENDERS, PRODUCT, Options
 from bench.result import Result, compared, measured, table
 from bench.site import Site, site
 from oneprotect.dev.nats_server import EmbeddedNatsError
@@ -30,29 +30,29 @@ async def _run(options: Options) -> Result:
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
-        async with site(Path(directory)) as opened:
+        async with site(Path(directory), https=options.https) as opened:
             return await _measured(opened, options)
 
 
 async def _measured(opened: Site, options: Options) -> Result:
-    product, bare = Bench(opened, PRODUCT), Bench(opened, BARE)
-    for bench in (product, bare):
+    product, *bares = benches = [Bench(opened, contender) for contender in CONTENDERS]
+    for bench in benches:
         await bench.start()
-    _say("both are ready")
+    _say("all are ready")
     for number in range(1, options.rounds + 1):
-        for bench in (product, bare):
+        for bench in benches:
             one = await bench.round(options.seconds)
             _say(f"round {number}: {bench.contender.name}, {one.count} deliveries, {one.per_s:.0f}/s")
-    for bench in (product, bare):
+    for bench in benches:
         await bench.pace()
         _say(f"latency: {bench.contender.name}")
     report = await opened.report()
-    found = await problems(opened, product, bare, report)
+    found = await problems(opened, product, bares, report)
     if code := await opened.consumer(PRODUCT).stop():
         found.append(f"the consumer ended with {code}{opened.consumer(PRODUCT).log_tail()}")
     if found:
         raise BenchError("; ".join(found))
-    return compared(options, measured(product, report), measured(bare, report), duplicates=report.duplicates)
+    return compared(options, *(measured(bench, report) for bench in benches), duplicates=report.duplicates)
 
 
 def _say(what: str) -> None:
@@ -64,12 +64,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=Options().rounds, help="rounds of each (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=Options().seconds, help="length of a round (%(default)s)")
+    parser.add_argument("--https", action="store_true", help="over TLS 1.3, on kept connections")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = parser.parse_args()
     if not (1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
         parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
     try:
-        result = uvloop.run(_run(Options(arguments.rounds, arguments.seconds)))
+        result = uvloop.run(_run(Options(arguments.rounds, arguments.seconds, arguments.https)))
     except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error) as error:
         print(f"bench failed: {error}", file=sys.stderr)
         return 1

@@ -1,8 +1,8 @@
-"""The bare loop: the least that delivers signed events from JetStream over HTTP with the product's libraries.
+"""The bare loops: the least that delivers signed events from JetStream over HTTP, with aiohttp or with `bare_http`.
 
 Continuous pull by callback, one HMAC, one POST, one result, and the acknowledgement once the result is stored. It knows
 its destinations and keys from the start, retries nothing, guards nothing and is fair to nobody: what the product takes
-longer than this is the price of everything it does beyond. It imports nothing of the product.
+longer than the second is the price of everything it does beyond. It imports nothing of the product.
 """
 
 import asyncio
@@ -10,8 +10,11 @@ import base64
 import collections
 import hmac
 import json
+import ssl
 import sys
 import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -21,6 +24,8 @@ import uvloop
 from msgspec import Raw, Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+
+from bench.bare_http import BareHttp
 
 KEEP_ALIVE_S: Final = 60.0
 EXPIRES_NS: Final = 30_000_000_000
@@ -41,6 +46,8 @@ class Setup(Struct, frozen=True):
     consumer: str
     results: str
     in_flight: int
+    http: Literal["aiohttp", "own"]
+    ca_file: str | None
     targets: dict[str, Target]
 
 
@@ -87,13 +94,17 @@ class Result(Struct):
     datacontenttype: Literal["application/json"] = "application/json"
 
 
+Post = Callable[[str, dict[str, str], bytes], Awaitable[int]]
+"""POSTs headers and a body to a URL, and returns the status."""
+
+
 class Loop:
     """Pulls, sends, records, acknowledges."""
 
-    def __init__(self, setup: Setup, client: Client, session: aiohttp.ClientSession) -> None:
+    def __init__(self, setup: Setup, client: Client, post: Post) -> None:
         self._setup = setup
         self._client = client
-        self._session = session
+        self._post = post
         self._decode = msgspec.json.Decoder(Requested).decode
         self._encode = msgspec.json.Encoder().encode
         self._pull_inbox = client.new_inbox()
@@ -168,16 +179,16 @@ class Loop:
             "webhook-timestamp": timestamp,
             "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
         }
-        async with self._session.post(target.url, data=body, headers=headers) as response:
-            await response.read()
-            response.raise_for_status()
+        status = await self._post(target.url, headers, body)
+        if status != 200:
+            raise RuntimeError(f"the receiver said {status}")
         result = ResultData(
             delivery=event.id,
             destination=event.data.destination,
             event_type=event.data.event_type,
             started_at=started_at,
             duration_ms=round((time.perf_counter() - began) * 1000, 3),
-            http_status=response.status,
+            http_status=status,
         )
         await self._record(message, Result(f"{event.id}.1", datetime.now(UTC), event.tenant, result))
 
@@ -194,18 +205,34 @@ class Loop:
         await self._client.publish(self._unrecorded.pop(message.subject.rpartition(".")[2]), b"+ACK")
 
 
-async def _run() -> None:
-    setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
-    client = Client()
-    await client.connect(setup.nats_url, pending_size=16 * 1024 * 1024)
-    connector = aiohttp.TCPConnector(limit=setup.in_flight, keepalive_timeout=KEEP_ALIVE_S)
+@asynccontextmanager
+async def _by_aiohttp(in_flight: int, tls: ssl.SSLContext | None) -> AsyncGenerator[Post]:
+    connector = aiohttp.TCPConnector(limit=in_flight, keepalive_timeout=KEEP_ALIVE_S, ssl=tls or True)
     async with aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
         auto_decompress=False,
     ) as session:
-        await Loop(setup, client, session).run()
+
+        async def post(url: str, headers: dict[str, str], body: bytes) -> int:
+            async with session.post(url, data=body, headers=headers) as response:
+                await response.read()
+                return response.status
+
+        yield post
+
+
+async def _run() -> None:
+    setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
+    tls = ssl.create_default_context(cafile=setup.ca_file) if setup.ca_file else None
+    client = Client()
+    await client.connect(setup.nats_url, pending_size=16 * 1024 * 1024)
+    if setup.http == "own":
+        await Loop(setup, client, BareHttp(tls).post).run()
+        return
+    async with _by_aiohttp(setup.in_flight, tls) as post:
+        await Loop(setup, client, post).run()
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Whether everything was delivered, signed, and recorded: a fast way to lose deliveries is no result."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bench.measure import Bench
-from bench.plan import BARE, PRODUCT
+from bench.plan import AIOHTTP, BARE, PRODUCT
 from bench.receiver import Report
 from bench.site import Site
 from oneprotect.jetstream import read
@@ -11,16 +11,26 @@ from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import decode_result
 
-EMPTY = (subjects.WORK, subjects.OVERFLOW, subjects.RETRIES, subjects.FAILED, subjects.QUARANTINE, BARE.work)
+EMPTY = (
+    subjects.WORK,
+    subjects.OVERFLOW,
+    subjects.RETRIES,
+    subjects.FAILED,
+    subjects.QUARANTINE,
+    BARE.work,
+    AIOHTTP.work,
+)
 
 
-async def problems(site: Site, product: Bench, bare: Bench, report: Report) -> list[str]:
+async def problems(site: Site, product: Bench, bares: Sequence[Bench], report: Report) -> list[str]:
     """What is not as it should be, in sentences."""
-    found = [*_received(product.load.published_ns.keys() | bare.load.published_ns.keys(), report)]
+    published = {name for bench in (product, *bares) for name in bench.load.published_ns}
+    found = [*_received(published, report)]
     found += _recorded(set(product.load.published_ns), await _delivered_on_record(site))
-    bare_results = await site.messages(BARE.results.name)
-    if bare_results != len(bare.load.published_ns):
-        found.append(f"the bare loop recorded {bare_results} results of {len(bare.load.published_ns)}")
+    for bare in bares:
+        results, expected = await site.messages(bare.contender.results.name), len(bare.load.published_ns)
+        if results != expected:
+            found.append(f"{bare.contender.name} recorded {results} results of {expected}")
     for stream in EMPTY:
         if left := await site.messages(stream.name):
             found.append(f"{left} messages are left in {stream.name}")

@@ -1,6 +1,6 @@
 """What is measured, and with what: the same tenants, payload and concurrency for both contenders."""
 
-from typing import Final
+from typing import Final, Literal
 
 from msgspec import Struct
 
@@ -24,8 +24,9 @@ WARM_UP_SHARE: Final = 0.1
 class Options(Struct, frozen=True):
     """What the command line asks for."""
 
-    rounds: int = 4
-    seconds: float = 2.25
+    rounds: int = 3
+    seconds: float = 2.0
+    https: bool = False
 
 
 class Address(Struct, frozen=True):
@@ -50,6 +51,7 @@ class Contender(Struct, frozen=True):
     work: subjects.Stream
     consumer: subjects.Consumer
     results: subjects.Stream
+    http: Literal["aiohttp", "own"] = "own"
 
     def requested(self, address: Address) -> str:
         """The subject of a request."""
@@ -57,21 +59,31 @@ class Contender(Struct, frozen=True):
 
 
 PRODUCT: Final = Contender("product", subjects.WORK, subjects.WORK_CONSUMER, subjects.ATTEMPTS)
-BARE: Final = Contender(
-    "bare loop",
-    subjects.Stream(
-        name="BENCH_WORK",
-        subjects=("bench.delivery.requested.*.*",),
-        description="The bare loop's own.",
-        retention="workqueue",
-        duplicate_window_s=600,
-        capped_per_subject=True,
-    ),
-    subjects.Consumer(stream="BENCH_WORK", name="delivery", filter_subject="bench.delivery.requested.*.*"),
-    subjects.Stream(
-        name="BENCH_ATTEMPTS",
-        subjects=("bench.delivery.attempted.*.*",),
-        description="The bare loop's own.",
-        duplicate_window_s=600,
-    ),
-)
+
+
+def _bare(name: str, stream: str, subject: str, http: Literal["aiohttp", "own"]) -> Contender:
+    work, results = f"{stream}_WORK", f"{stream}_ATTEMPTS"
+    return Contender(
+        name,
+        subjects.Stream(
+            name=work,
+            subjects=(f"{subject}.requested.*.*",),
+            description="A bare loop's own.",
+            retention="workqueue",
+            duplicate_window_s=600,
+            capped_per_subject=True,
+        ),
+        subjects.Consumer(stream=work, name="delivery", filter_subject=f"{subject}.requested.*.*"),
+        subjects.Stream(
+            name=results,
+            subjects=(f"{subject}.attempted.*.*",),
+            description="A bare loop's own.",
+            duplicate_window_s=600,
+        ),
+        http,
+    )
+
+
+BARE: Final = _bare("bare", "BENCH_BARE", "bench.bare", "own")
+AIOHTTP: Final = _bare("bare aiohttp", "BENCH_AIOHTTP", "bench.aiohttp", "aiohttp")
+CONTENDERS: Final = (PRODUCT, BARE, AIOHTTP)

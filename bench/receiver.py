@@ -9,6 +9,7 @@ specification and shares nothing with the sender.
 import asyncio
 import base64
 import hmac
+import ssl
 import sys
 import time
 from pathlib import Path
@@ -27,10 +28,14 @@ _REFUSED: Final = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"
 
 
 class Setup(Struct, frozen=True):
-    """What to take: a secret (`whsec_` and base64) for each path, and the one body that is right."""
+    """What to take: a secret (`whsec_` and base64) for each path, and the one body that is right.
+
+    `certificate`: the files of a certificate and its key, to be spoken to over TLS.
+    """
 
     secrets: dict[str, str]
     body: bytes
+    certificate: tuple[str, str] | None = None
 
 
 class Report(Struct):
@@ -153,8 +158,12 @@ async def _run() -> None:
     loop = asyncio.get_running_loop()
     lines = asyncio.StreamReader(limit=1024 * 1024)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    receiver = Receiver(msgspec.json.decode(await lines.readline(), type=Setup))
-    server = await loop.create_server(lambda: Exchange(receiver), _HOST, 0, backlog=1024)
+    setup = msgspec.json.decode(await lines.readline(), type=Setup)
+    receiver, tls = Receiver(setup), None
+    if setup.certificate:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(*setup.certificate)
+    server = await loop.create_server(lambda: Exchange(receiver), _HOST, 0, backlog=1024, ssl=tls)
     _say("port", server.sockets[0].getsockname()[1])
     while line := (await lines.readline()).decode().strip():
         command, _, rest = line.partition(" ")

@@ -23,15 +23,19 @@ class Measured(Struct, frozen=True):
 
 
 class Result(Struct, frozen=True):
-    """Both contenders, when everything was delivered."""
+    """The contenders, when everything was delivered. Ratios are deliveries a second, product / bare loop.
+
+    The ratios of CPU time, bare loop / product, are those of deliveries a second when nothing else runs.
+    """
 
     options: Options
     product: Measured
     bare: Measured
+    aiohttp: Measured
     ratio: float
-    """Deliveries a second, product / bare loop."""
+    ratio_aiohttp: float
     cpu_ratio: float
-    """CPU time of the consumer per delivery, bare loop / product: what the ratio is when nothing else runs."""
+    cpu_ratio_aiohttp: float
     duplicates: int
 
 
@@ -40,16 +44,23 @@ def measured(bench: Bench, report: Report) -> Measured:
     return Measured(_median(bench.rounds), tuple(bench.rounds), bench.latency(report.receipts))
 
 
-def compared(options: Options, product: Measured, bare: Measured, *, duplicates: int) -> Result:
-    """Put the product beside the bare loop."""
+def compared(options: Options, product: Measured, bare: Measured, aiohttp: Measured, *, duplicates: int) -> Result:
+    """Put the product beside the bare loops: round by round, as the machine is not the same from one to the next."""
     return Result(
         options=options,
         product=product,
         bare=bare,
-        ratio=product.median.per_s / bare.median.per_s,
+        aiohttp=aiohttp,
+        ratio=_ratio(product, bare),
+        ratio_aiohttp=_ratio(product, aiohttp),
         cpu_ratio=bare.median.consumer_us / product.median.consumer_us,
+        cpu_ratio_aiohttp=aiohttp.median.consumer_us / product.median.consumer_us,
         duplicates=duplicates,
     )
+
+
+def _ratio(product: Measured, bare: Measured) -> float:
+    return median(one.per_s / other.per_s for one, other in zip(product.rounds, bare.rounds, strict=True))
 
 
 def _median(rounds: Sequence[Throughput]) -> Throughput:
@@ -68,19 +79,21 @@ def _median(rounds: Sequence[Throughput]) -> Throughput:
 
 def table(result: Result) -> Iterator[str]:
     """Lines for a terminal; the ratio stands alone on the last one."""
-    yield f"{len(TENANTS)} tenants, {len(ADDRESSES)} destinations, {IN_FLIGHT} in flight, one consumer process;"
+    scheme = "HTTPS" if result.options.https else "HTTP"
+    yield f"{scheme}, {len(TENANTS)} tenants, {len(ADDRESSES)} destinations, {IN_FLIGHT} in flight, one process each;"
     yield f"medians of {result.options.rounds} rounds; latency at {PACE_PER_S} deliveries/s"
     yield ""
     yield f"{'':12}{'':>14}{'CPU us per delivery':>30}{'ms to receipt':>24}"
     yield f"{'':12}" + "".join(f"{name:>{width}}" for name, width in zip(_COLUMNS, _WIDTHS, strict=True))
-    for name, measured in (("product", result.product), ("bare loop", result.bare)):
+    for name, measured in (("product", result.product), ("bare", result.bare), ("bare aiohttp", result.aiohttp)):
         latency = measured.latency
         yield f"{name:12}" + _cells(measured.median) + _row((latency.p50_ms, latency.p95_ms, latency.p99_ms))
         for number, one in enumerate(measured.rounds, 1):
             yield f"{f'  round {number}':12}" + _cells(one)
     yield ""
     yield f"all delivered, verified and on record; {result.duplicates} came more than once"
-    yield f"CPU per delivery, bare loop / product: {result.cpu_ratio:.2f}"
+    yield f"CPU per delivery, bare / product: {result.cpu_ratio:.2f}; aiohttp: {result.cpu_ratio_aiohttp:.2f}"
+    yield f"ratio-aiohttp: {result.ratio_aiohttp:.2f}"
     yield f"ratio: {result.ratio:.2f}"
 
 

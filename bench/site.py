@@ -1,4 +1,4 @@
-"""The installation to measure: a nats-server, the receiver, and both contenders as processes of their own."""
+"""The installation to measure: a nats-server, the receiver, and the contenders as processes of their own."""
 
 import base64
 import contextlib
@@ -14,12 +14,23 @@ from msgspec import Struct
 
 from bench import bare, receiver
 from bench.child import Child, child, cpu_s
-from bench.plan import ADDRESSES, BARE, DESTINATION_IN_FLIGHT, IN_FLIGHT, PAYLOAD, PRODUCT, TENANTS, Contender
+from bench.plan import (
+    ADDRESSES,
+    AIOHTTP,
+    BARE,
+    DESTINATION_IN_FLIGHT,
+    IN_FLIGHT,
+    PAYLOAD,
+    PRODUCT,
+    TENANTS,
+    Contender,
+)
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample import KEY, write_sample_secrets
 from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
 from oneprotect.wiring import JetStream, open_jetstream
+from tests.kubernetes.certificates import Authority
 
 START_TIMEOUT_S: Final = 15.0
 
@@ -86,32 +97,37 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(directory: Path) -> AsyncGenerator[Site]:
-    """Set everything up, with both contenders running and nothing to do.
+async def site(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
+    """Set everything up, with all contenders running and nothing to do.
 
     Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`.
     """
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
-        environ = _environ(server.url, directory)
+        authority = Authority(directory / "authority") if https else None
+        environ = _environ(server.url, directory, authority)
         settings = Settings.load(environ, resolves_secrets=True)
         jetstream = await stack.enter_async_context(open_jetstream(settings, name="bench"))
         await _apply(jetstream, settings)
         secrets = _write_secrets(directory / "secrets")
-        receiving = await stack.enter_async_context(_receiver(secrets, directory))
-        url = f"http://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
+        receiving = await stack.enter_async_context(_receiver(secrets, directory, authority))
+        url = f"http{'s' if https else ''}://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
         await _configure(jetstream, url)
         consumers = {
             PRODUCT.name: child("product", "oneprotect", "consumer", log=directory / "product.log", environ=environ),
-            BARE.name: child("bare loop", "bench.bare", log=directory / "bare.log"),
         }
+        for bare_loop in (BARE, AIOHTTP):
+            consumers[bare_loop.name] = child(bare_loop.name, "bench.bare", log=directory / f"{bare_loop.http}.log")
         running = {name: await stack.enter_async_context(starting) for name, starting in consumers.items()}
-        running[BARE.name].tell(msgspec.json.encode(_bare_setup(server.url, url, secrets)))
+        for bare_loop in (BARE, AIOHTTP):
+            setup = _bare_setup(bare_loop, server.url, url, secrets, authority)
+            running[bare_loop.name].tell(msgspec.json.encode(setup))
         yield Site(jetstream, server.pid, receiving, running, directory)
 
 
-def _environ(nats_url: str, directory: Path) -> dict[str, str]:
-    return {
+def _environ(nats_url: str, directory: Path, authority: Authority | None) -> dict[str, str]:
+    environ = {"ONEPROTECT_EGRESS_CA_FILE": str(authority.ca_file)} if authority else {}
+    return environ | {
         "ONEPROTECT_NATS_URL": nats_url,
         "ONEPROTECT_SECRET_PROVIDER": "local",
         "ONEPROTECT_LOCAL_SECRETS_DIR": str(directory / "secrets"),
@@ -128,14 +144,15 @@ def _environ(nats_url: str, directory: Path) -> dict[str, str]:
 async def _apply(jetstream: JetStream, settings: Settings) -> None:
     per_destination, ack_wait_s = settings.nats.work_per_destination, settings.delivery.ack_wait_s
     await topology.apply(jetstream.connection, replicas=1, work_per_destination=per_destination, ack_wait_s=ack_wait_s)
-    for stream in (BARE.work, BARE.results):
-        config = topology.stream_config(stream, replicas=1, work_per_destination=per_destination)
-        await jetstream.connection.api(f"STREAM.CREATE.{stream.name}", config)
-    consumer = BARE.consumer
-    await jetstream.connection.api(
-        f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}",
-        {"stream_name": consumer.stream, "config": topology.consumer_config(consumer, ack_wait_s=ack_wait_s)},
-    )
+    for bare_loop in (BARE, AIOHTTP):
+        for stream in (bare_loop.work, bare_loop.results):
+            config = topology.stream_config(stream, replicas=1, work_per_destination=per_destination)
+            await jetstream.connection.api(f"STREAM.CREATE.{stream.name}", config)
+        consumer = bare_loop.consumer
+        await jetstream.connection.api(
+            f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}",
+            {"stream_name": consumer.stream, "config": topology.consumer_config(consumer, ack_wait_s=ack_wait_s)},
+        )
 
 
 def _write_secrets(directory: Path) -> dict[str, str]:
@@ -147,9 +164,11 @@ def _write_secrets(directory: Path) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _receiver(secrets: Mapping[str, str], directory: Path) -> AsyncGenerator[Child]:
+async def _receiver(secrets: Mapping[str, str], directory: Path, authority: Authority | None) -> AsyncGenerator[Child]:
     async with child("receiver", "bench.receiver", log=directory / "receiver.log", speaks=True) as running:
-        setup = receiver.Setup({address.path: secrets[address.tenant] for address in ADDRESSES}, PAYLOAD)
+        certificate, key = authority.issue("127.0.0.1") if authority else (None, None)
+        files = (str(certificate), str(key)) if authority else None
+        setup = receiver.Setup({address.path: secrets[address.tenant] for address in ADDRESSES}, PAYLOAD, files)
         running.tell(msgspec.json.encode(setup))
         yield running
 
@@ -163,13 +182,17 @@ async def _configure(jetstream: JetStream, url: str) -> None:
         await jetstream.configuration.set_destination(address.tenant, address.destination, destination, by="bench")
 
 
-def _bare_setup(nats_url: str, url: str, secrets: Mapping[str, str]) -> bare.Setup:
+def _bare_setup(
+    contender: Contender, nats_url: str, url: str, secrets: Mapping[str, str], authority: Authority | None
+) -> bare.Setup:
     return bare.Setup(
         nats_url=nats_url,
-        stream=BARE.work.name,
-        consumer=BARE.consumer.name,
-        results=BARE.results.subjects[0].removesuffix(".*.*"),
+        stream=contender.work.name,
+        consumer=contender.consumer.name,
+        results=contender.results.subjects[0].removesuffix(".*.*"),
         in_flight=IN_FLIGHT,
+        http=contender.http,
+        ca_file=str(authority.ca_file) if authority else None,
         targets={
             f"{address.tenant}.{address.destination}": bare.Target(url + address.path, _key(secrets[address.tenant]))
             for address in ADDRESSES

@@ -54,7 +54,7 @@ chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100
 fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (ten minutes)
 	$(BIN)/python -m pytest tests/fuzz tests/property --hypothesis-profile fuzz --timeout 1200
 
-bench: $(READY) ## deliveries/s and latency of one consumer, beside a bare loop in the same run
+bench: $(READY) ## deliveries/s and latency of one consumer, beside two bare loops in the same run
 	$(BIN)/python -m bench
 
 helm-template: ## render the Helm chart

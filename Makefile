@@ -5,9 +5,11 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+CHART  := deploy/helm/oneprotect
+VALUES ?= $(CHART)/ci/minimal.yaml
 LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check coverage chaos fuzz bench test-delivery-retry helm-template nats lock clean
+.PHONY: help setup dev demo test check coverage chaos fuzz bench test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +59,26 @@ fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs
 bench: $(READY) ## deliveries/s and latency of one consumer, beside two bare loops in the same run
 	$(BIN)/python -m bench
 
-helm-template: ## render the Helm chart
-	@test -f deploy/helm/oneprotect/Chart.yaml || { echo "deploy/helm/oneprotect has no chart yet, so there is nothing to render" >&2; exit 1; }
+helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs
+	@$(MAKE) --silent setup >&2
+	@"$$($(BIN)/python -m tools.get_helm)" template oneprotect $(CHART) --namespace oneprotect --values $(VALUES)
+
+chart: $(READY) ## lint the chart, render it in each way under ci/, and check what comes out
+	$(BIN)/python -m tools.chart
+	$(BIN)/python -m tools.manifests deploy/secrets/*.yaml
+
+generate: $(READY) ## bring everything up to date that is made from the program: chart, NATS, schemas, settings
+	$(BIN)/python -m oneprotect.settings_reference > docs/settings.md
+	$(BIN)/oneprotect schemas --output schemas
+	$(BIN)/oneprotect nats files --output deploy/nats
+	$(BIN)/python -m tools.chart_files
+
+image-lint: $(READY) ## lint the Dockerfile
+	$(BIN)/hadolint Dockerfile
+
+sbom: $(READY) ## dist/sbom.cdx.json: what the image's environment is made of, from the lock file
+	@mkdir -p dist
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json requirements.txt
 
 nats: $(READY) ## refresh what deploy/nats has from the code: permissions, streams, NACK objects, chart values
 	$(BIN)/oneprotect nats files --output deploy/nats

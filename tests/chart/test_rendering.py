@@ -1,0 +1,210 @@
+"""What is rendered: valid, alike with both Helms, quoted, in order, and only what was asked for."""
+
+import json
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.chart.conftest import Rendered
+from tests.chart.searching import of_kind, one, values_in
+from tools.chart import VALUES, lint, render
+from tools.chart_files import CHART
+from tools.manifests import identity, problems
+
+EVERY = pytest.mark.parametrize("name", VALUES)
+KINDS_OF_OTHERS = {
+    "minimal": set[str](),
+    "plain": set[str](),
+    "nack": {"Stream", "Consumer", "HTTPRoute"},
+    "full": {"ScaledObject", "ExternalSecret", "PodMonitor", "ServiceMonitor", "PrometheusRule"},
+}
+
+
+@EVERY
+def test_every_manifest_is_valid(rendered: Rendered, name: str) -> None:
+    """Strictly, for the oldest Kubernetes that the chart allows and for a new one; unknown kinds are errors."""
+    assert list(problems(rendered[name])) == []
+
+
+@EVERY
+def test_helm_3_and_helm_4_render_alike(helm_3: Path, helm_4: Path, name: str) -> None:
+    """The same manifests, whichever Helm renders them."""
+    three, four = (sorted(render(each, name), key=identity) for each in (helm_3, helm_4))
+
+    assert three == four
+    lint(helm_3, name)
+    lint(helm_4, name)
+
+
+@EVERY
+def test_the_same_values_render_the_same(binary: Path, rendered: Rendered, name: str) -> None:
+    """Nothing depends on chance or on the time, so that a GitOps controller sees no change where there is none."""
+    assert render(binary, name) == rendered[name]
+
+
+@EVERY
+def test_names_are_unique_and_labels_are_strings(rendered: Rendered, name: str) -> None:
+    """No two manifests are one object, and every label and annotation is a string to the API server."""
+    identities = [identity(manifest) for manifest in rendered[name]]
+    assert len(set(identities)) == len(identities)
+
+    maps: list[dict[str, Any]] = [
+        value
+        for key, value in values_in(rendered[name])
+        if key in ("labels", "annotations", "matchLabels", "nodeSelector") and isinstance(value, dict)
+    ]
+    assert len(maps) >= len(identities)
+    assert [value for one_map in maps for value in one_map.values() if not isinstance(value, str)] == []
+    for manifest in rendered[name]:
+        assert manifest["metadata"]["labels"].keys() >= {"app.kubernetes.io/name", "app.kubernetes.io/managed-by"}
+
+
+def test_what_looks_like_something_else_stays_a_string(rendered: Rendered) -> None:
+    """`y`, `0042`, `on`, a date: as labels and annotations they are what was written; so are names `42` and `true`."""
+    consumer = one(rendered["full"], "Deployment", "oneprotect-consumer")
+    metadata = consumer["spec"]["template"]["metadata"]
+
+    assert consumer["metadata"]["labels"].items() >= {"team": "y", "cost-centre": "0042"}.items()
+    assert metadata["labels"]["spot"] == "no"
+    assert metadata["annotations"] == {"example.com/since": "2026-11-25"}
+    tenants = {
+        secret["metadata"]["name"]: secret["spec"]["target"]["template"]["metadata"]["labels"]["oneprotect.io/tenant"]
+        for secret in of_kind(rendered["full"], "ExternalSecret")
+    }
+    assert tenants == {"acme-signing": "acme", "globex.signing": "globex", "42": "42", "true": "true"}
+
+
+def test_labels_of_the_values_do_not_replace_those_that_select(binary: Path) -> None:
+    """A common label called like one of ours changes no selector and no pod."""
+    manifests = render(binary, "minimal", {"commonLabels": {"app.kubernetes.io/component": "web"}})
+
+    for workload in of_kind(manifests, "Deployment"):
+        labels = workload["spec"]["template"]["metadata"]["labels"]
+        assert workload["spec"]["selector"]["matchLabels"].items() <= labels.items()
+        assert labels["app.kubernetes.io/component"] in ("consumer", "api")
+
+
+@EVERY
+def test_only_what_was_asked_for_needs_other_projects(rendered: Rendered, name: str) -> None:
+    """Kinds of other projects appear with the values that ask for them, so the least works on any cluster."""
+    foreign = {
+        manifest["kind"]
+        for manifest in rendered[name]
+        if "." in manifest["apiVersion"] and not re.search(r"\.k8s\.io/v1$", manifest["apiVersion"])
+    } | {manifest["kind"] for manifest in of_kind(rendered[name], "HTTPRoute")}
+
+    assert foreign == KINDS_OF_OTHERS[name]
+
+
+def test_large_numbers_are_not_written_with_an_exponent(rendered: Rendered) -> None:
+    """Helm reads numbers as floating point: a million must not become `1e+06`."""
+    text = json.dumps(rendered)
+
+    assert '"1000000"' in text
+    assert re.search(r"[0-9]e\+[0-9]", text) is None
+
+
+def test_streams_are_made_before_consumers_start(rendered: Rendered) -> None:
+    """As a hook the Job comes before installs and upgrades, and before it what it needs: its account and its policy."""
+    hooks = [m for m in rendered["minimal"] if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    order = sorted(hooks, key=lambda m: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]))
+
+    assert [m["kind"] for m in order[-1:]] == ["Job"]
+    assert {m["kind"] for m in order[:-1]} == {"ServiceAccount", "NetworkPolicy"}
+    weights = {m["kind"]: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]) for m in hooks}
+    assert max(weight for kind, weight in weights.items() if kind != "Job") < weights["Job"]
+    for hook in hooks:
+        assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+        assert hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+
+
+def test_a_plain_job_is_another_one_when_it_changes(binary: Path, rendered: Rendered) -> None:
+    """Jobs can't be changed: without a hook, its name follows its content, and nothing is a hook."""
+    (before,) = of_kind(rendered["plain"], "Job")
+    (same,) = of_kind(render(binary, "plain", {"consumer": {"replicas": 2}}), "Job")
+    (other,) = of_kind(render(binary, "plain", {"nats": {"replicas": 3}}), "Job")
+
+    assert before["metadata"]["name"] == same["metadata"]["name"] != other["metadata"]["name"]
+    assert "helm.sh/hook" not in json.dumps(rendered["plain"])
+
+
+def test_one_thing_at_most_scales(rendered: Rendered) -> None:
+    """KEDA, or CPU, or a fixed number: the Deployment names a number only when nothing else does."""
+    scalers = {
+        name: [m["kind"] for m in of_kind(manifests, "ScaledObject", "HorizontalPodAutoscaler")]
+        for name, manifests in rendered.items()
+    }
+    fixed = {
+        name: "replicas"
+        in next(m for m in of_kind(manifests, "Deployment") if "consumer" in m["metadata"]["name"])["spec"]
+        for name, manifests in rendered.items()
+    }
+
+    assert scalers == {"minimal": [], "plain": [], "nack": ["HorizontalPodAutoscaler"], "full": ["ScaledObject"]}
+    assert fixed == {"minimal": True, "plain": True, "nack": False, "full": False}
+
+
+def test_keda_looks_at_the_consumers_that_the_program_pulls_from(rendered: Rendered) -> None:
+    """One trigger for each durable consumer: what is due, and what is due again."""
+    from schemas.subjects import CONSUMERS
+
+    triggers = one(rendered["full"], "ScaledObject", "oneprotect-consumer")["spec"]["triggers"]
+
+    watched = [(trigger["metadata"]["stream"], trigger["metadata"]["consumer"]) for trigger in triggers]
+    assert watched == [(consumer.stream, consumer.name) for consumer in CONSUMERS]
+
+
+def test_selectors_of_monitors_budgets_and_services_find_their_pods(rendered: Rendered) -> None:
+    """What selects pods or Services selects those of its component."""
+    manifests = rendered["full"]
+    labels = {
+        w["metadata"]["labels"]["app.kubernetes.io/component"]: w["spec"]["template"]["metadata"]["labels"]
+        for w in of_kind(manifests, "Deployment")
+    }
+    service = one(manifests, "Service", "oneprotect-api")
+
+    assert service["spec"]["selector"].items() <= labels["api"].items()
+    monitor = one(manifests, "ServiceMonitor", "oneprotect-api")["spec"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    pods = one(manifests, "PodMonitor", "oneprotect-consumer")["spec"]["selector"]["matchLabels"]
+    assert pods.items() <= labels["consumer"].items()
+    for component in ("consumer", "api"):
+        budget = one(manifests, "PodDisruptionBudget", f"oneprotect-{component}")["spec"]
+        assert budget["selector"]["matchLabels"].items() <= labels[component].items()
+
+
+def test_the_admission_policy_holds_every_namespace_of_secrets(rendered: Rendered) -> None:
+    """It denies, in all namespaces that consumers read, and knows the Secrets that they may get."""
+    (policy,) = of_kind(rendered["full"], "ValidatingAdmissionPolicy")
+    (binding,) = of_kind(rendered["full"], "ValidatingAdmissionPolicyBinding")
+    granted = [
+        f"'{role['metadata']['namespace']}/{name}'"
+        for role in of_kind(rendered["full"], "Role")
+        for name in role["rules"][0]["resourceNames"]
+    ]
+
+    assert policy["spec"]["failurePolicy"] == "Fail"
+    assert f"in [{', '.join(granted)}]" in policy["spec"]["matchConditions"][0]["expression"]
+    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
+    assert binding["spec"]["validationActions"] == ["Deny"]
+    (namespaces,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
+    assert namespaces["values"] == ["webhooks", "webhooks-eu"]
+
+
+def test_notes_name_commands_that_exist(binary: Path) -> None:
+    """What a release prints says the next commands, with the release's own names, and no command that is unknown."""
+    from oneprotect.cli.app import app
+
+    command = f"{binary} install my {CHART} --dry-run=client --namespace ns --values {CHART}/ci/minimal.yaml"
+    done = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)
+
+    notes = done.stdout.partition("NOTES:")[2]
+    known = {(c.name or c.callback.__name__) for c in app.registered_commands if c.callback}
+    known |= {group.name for group in app.registered_groups if group.name}
+    assert set(re.findall(r"oneprotect ([a-z]+)", notes)) <= known
+    assert "deploy/my-oneprotect-consumer -- oneprotect doctor" in notes
+    assert "k8s://webhooks/acme-signing/signing" in notes

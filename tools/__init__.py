@@ -1,0 +1,1 @@
+"""What builds and checks the chart, its generated files and the manifests beside it. No part of the product."""

@@ -70,7 +70,7 @@ def problems(manifests: Iterable[Manifest], versions: Iterable[str] = KUBERNETES
         kind = f"{manifest.get('apiVersion')}/{manifest.get('kind')}"
         try:
             if kind in _schemas():
-                jsonschema.Draft202012Validator(_schemas()[kind]).validate(manifest)
+                jsonschema.validate(manifest, _schemas()[kind], cls=jsonschema.Draft202012Validator)
             else:
                 for version in versions:
                     _library.validate(manifest, version, strict=True)

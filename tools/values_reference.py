@@ -47,16 +47,17 @@ def _rows(
 ) -> Iterator[tuple[str, str, str]]:
     """Path, default and comment of each value. A mapping with a comment of its own, and without any inside, is one."""
     for key, node in mapping.value:
-        words = _comment_above(lines, key.start_mark.line)
-        inner = "".join(_comment_above(lines, one.start_mark.line) for one, _ in _entries(node))
-        if inner:
+        if _is_commented(node, lines):
             yield from _rows(node, defaults[key.value], f"{prefix}{key.value}.", lines)
         else:
-            yield prefix + key.value, _written(defaults[key.value]), words
+            yield prefix + key.value, _written(defaults[key.value]), _comment_above(lines, key.start_mark.line)
 
 
-def _entries(node: yaml.Node) -> list[tuple[yaml.Node, yaml.Node]]:
-    return node.value if isinstance(node, yaml.MappingNode) and not node.flow_style else []
+def _is_commented(node: yaml.Node, lines: list[str]) -> bool:
+    """Whether something is said of what is inside."""
+    if not isinstance(node, yaml.MappingNode) or node.flow_style:
+        return False
+    return any(_comment_above(lines, key.start_mark.line) or _is_commented(value, lines) for key, value in node.value)
 
 
 def _comment_above(lines: list[str], line: int) -> str:

@@ -41,7 +41,24 @@ def test_everything_is_denied_first(rendered: Rendered, name: str) -> None:
         assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
 
 
-@WITH_POLICIES
+def test_with_a_proxy_consumers_reach_it_and_no_receiver(rendered: Rendered) -> None:
+    """The proxy's pods, at the port that the setting names, take the place of the internet."""
+    allowed = rules(rendered["nack"], "consumer")
+
+    to_proxy = [rule for rule in allowed if rule["ports"] == [{"protocol": "TCP", "port": 4750}]]
+    assert [rule["to"] for rule in to_proxy] == [
+        [
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "egress"}},
+                "podSelector": {"matchLabels": {"app": "smokescreen"}},
+            }
+        ]
+    ]
+    assert not any("except" in peer.get("ipBlock", {}) for rule in allowed for peer in rule["to"])
+    assert environment(one_consumer(rendered["nack"]))["ONEPROTECT_EGRESS_PROXY"].endswith(":4750")
+
+
+@pytest.mark.parametrize("name", ["minimal", "full"])
 def test_ranges_are_the_guards(rendered: Rendered, name: str) -> None:
     """Deliveries may go where the egress guard's own tables let them, in both families, and to the exceptions."""
     blocks = [peer["ipBlock"] for peer in to_receivers(rendered[name])["to"]]

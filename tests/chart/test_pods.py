@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from oneprotect.jetstream.roles import ROLES, inbox_prefix
 from oneprotect.settings import VARIABLES, Settings
 from tests.chart.conftest import Rendered
 from tests.chart.searching import WORKLOADS, environment, of_kind, pod_of
@@ -113,6 +114,17 @@ def test_values_reach_the_settings(rendered: Rendered) -> None:
     assert "ONEPROTECT_SECRET_PROVIDER" not in environment(full["api"])
 
 
+def test_each_role_is_the_nats_user_that_it_should_be(rendered: Rendered) -> None:
+    """Keys or credentials as the values say, and the inbox that the role's user may subscribe to."""
+    for name, kind in (("full", "nkey_file"), ("nack", "creds_file")):
+        for role, workload in roles(rendered[name]).items():
+            nats = Settings.load(environment(workload)).nats
+
+            assert str(getattr(nats, kind)) == "/etc/oneprotect/nats/credentials"
+            assert nats.inbox_prefix == inbox_prefix("operator" if role == "apply" else role)
+    assert {role.name for role in ROLES} >= {"consumer", "api", "operator"}
+
+
 @EVERY
 def test_files_that_settings_name_are_mounted(rendered: Rendered, name: str) -> None:
     """Every path among the variables is a file that a volume puts there."""
@@ -122,7 +134,8 @@ def test_files_that_settings_name_are_mounted(rendered: Rendered, name: str) -> 
         volumes = {volume["name"]: volume for volume in pod_of(workload)["volumes"]}
         there: set[str] = set()
         for mount in container["volumeMounts"]:
-            source = volumes[mount["name"]].get("secret") or volumes[mount["name"]].get("configMap") or {}
+            volume = volumes[mount["name"]]
+            source: Manifest = volume.get("secret") or volume.get("configMap") or {}
             there.update(f"{mount['mountPath']}/{item['path']}" for item in source.get("items", []))
 
         assert {environment(workload)[file] for file in files if file in environment(workload)} <= there

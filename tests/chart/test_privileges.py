@@ -112,6 +112,7 @@ def test_each_role_mounts_its_own_nats_credentials(rendered: Rendered) -> None:
     """Credentials are one file of the role's own, for the pod's user alone; no variable takes a Secret's value."""
     for name in ("minimal", "nack"):
         values = yaml.safe_load((CHART / "ci" / f"{name}.yaml").read_text())["nats"]["credentials"]
+        defaults = yaml.safe_load((CHART / "values.yaml").read_text())["nats"]["credentials"]
         for workload in of_kind(rendered[name], "Deployment", "Job"):
             role = workload["metadata"]["labels"]["app.kubernetes.io/component"]
             mounted = [v["secret"] for v in pod_of(workload)["volumes"] if v["name"] == "nats-credentials"]
@@ -120,7 +121,7 @@ def test_each_role_mounts_its_own_nats_credentials(rendered: Rendered) -> None:
                 {
                     "secretName": values[role]["secretName"],
                     "defaultMode": 0o400,
-                    "items": [{"key": "nats.creds", "path": "nats.creds"}],
+                    "items": [{"key": {**defaults[role], **values[role]}["key"], "path": "credentials"}],
                 }
             ]
     for manifests in rendered.values():

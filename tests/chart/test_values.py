@@ -43,6 +43,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     ({"egress": {"ports": []}}, "/egress/ports"),
     ({"egress": {"ports": ["https"]}}, "/egress/ports/0"),
+    ({"egress": {"proxy": "http://proxy:4750"}}, "/egress/proxy"),
+    ({"egress": {"proxy": "proxy:4750"}}, "networkPolicy.proxy.namespace"),
+    ({"nats": {"credentialsKind": "password"}}, "/nats/credentialsKind"),
     ({"egress": {"allowCidrs": ["10.0.0.0"]}}, "/egress/allowCidrs/0"),
     ({"settings": {"ONEPROTECT_LOG_LEVLE": "info"}}, "ONEPROTECT_LOG_LEVLE"),
     ({"settings": {"ONEPROTECT_NATS_URL": "nats://x"}}, "ONEPROTECT_NATS_URL"),
@@ -66,10 +69,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"autoscaling": {"minReplicas": 0}}, "/autoscaling/minReplicas"),
     ({"autoscaling": {"type": "hpa", "minReplicas": 9, "maxReplicas": 3}}, "autoscaling.minReplicas is more"),
     ({"autoscaling": {"type": "keda"}}, "autoscaling.keda.monitoringEndpoint is empty"),
-    (
-        {"autoscaling": {"type": "keda", "keda": {"monitoringEndpoint": "nats:8222"}}},
-        "autoscaling.keda.account is empty",
-    ),
+    ({"autoscaling": {"keda": {"account": ""}}}, "/autoscaling/keda/account"),
     ({"autoscaling": {"keda": {"monitoringEndpoint": "http://nats:8222"}}}, "/autoscaling/keda/monitoringEndpoint"),
     ({"networkPolicy": {"nats": {"namespace": "", "cidrs": []}}}, "networkPolicy.nats.namespace"),
     ({"networkPolicy": {"apiServer": {"cidrs": ["any"]}}}, "/networkPolicy/apiServer/cidrs/0"),
@@ -166,7 +166,7 @@ def test_no_value_is_called_like_a_secrets_value() -> None:
 
     assert speaking == {
         "secrets", "secretName", "secretNames", "pullSecrets", "tlsSecretName", "externalSecrets", "credentials",
-        "credentialsFile", "key", "dataKey", "ONEPROTECT_SECRET_RETRY_SCHEDULE_S",
+        "credentialsFile", "credentialsKind", "key", "dataKey", "ONEPROTECT_SECRET_RETRY_SCHEDULE_S",
     }  # fmt: skip
 
 

@@ -19,6 +19,11 @@
 {{- end }}
 {{- end -}}
 
+{{/* Where a service is: at its addresses if they are told, else in its namespace. */}}
+{{- define "oneprotect.service" -}}
+{{- if .cidrs }}{{ include "oneprotect.blocks" .cidrs }}{{ else }}{{ include "oneprotect.peers" (list .) }}{{ end -}}
+{{- end -}}
+
 {{/* What every role may ask: names, NATS, and the collector if there is one. */}}
 {{- define "oneprotect.egressToServices" -}}
 {{- $policy := .Values.networkPolicy -}}
@@ -31,11 +36,7 @@
   - {protocol: TCP, port: 53}
 # NATS
 - to:
-  {{- if $policy.nats.cidrs }}
-  {{- include "oneprotect.blocks" $policy.nats.cidrs | nindent 2 }}
-  {{- else }}
-  {{- include "oneprotect.peers" (list $policy.nats) | nindent 2 }}
-  {{- end }}
+  {{- include "oneprotect.service" $policy.nats | nindent 2 }}
   ports:
   - {protocol: TCP, port: {{ include "oneprotect.natsPort" . }}}
 {{- if $policy.collector.namespace }}

@@ -48,25 +48,28 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* Settings that every role has. Takes (root, component). */}}
+{{/* A role's settings. The inbox prefix is what its NATS user may subscribe to; `apply` is one of the operator's commands. Takes (root, component). */}}
 {{- define "oneprotect.env" -}}
-{{- $root := index . 0 -}}
-{{- $values := $root.Values -}}
+{{- $values := (index . 0).Values -}}
+{{- $role := index . 1 -}}
 {{- $env := dict
   "ONEPROTECT_NATS_URL" $values.nats.url
+  "ONEPROTECT_NATS_INBOX_PREFIX" (printf "_INBOX_%s" (ternary "operator" $role (eq $role "apply")))
   "ONEPROTECT_NATS_REPLICAS" ($values.nats.replicas | int64)
   "ONEPROTECT_WORK_PER_DESTINATION" ($values.nats.workPerDestination | int64)
   "ONEPROTECT_SECRET_NAMESPACE" $values.secrets.namespace
   "ONEPROTECT_EGRESS_PORTS" (join "," $values.egress.ports)
   "ONEPROTECT_EGRESS_ALLOW_HTTP" $values.egress.allowHttp -}}
-{{- if not $values.nats.allowAnonymous }}{{ $_ := set $env "ONEPROTECT_NATS_CREDS_FILE" "/etc/oneprotect/nats/nats.creds" }}{{ end -}}
+{{- if not $values.nats.allowAnonymous -}}
+{{- $_ := set $env (printf "ONEPROTECT_NATS_%s_FILE" (upper $values.nats.credentialsKind)) "/etc/oneprotect/nats/credentials" -}}
+{{- end -}}
 {{- if $values.nats.ca.name }}{{ $_ := set $env "ONEPROTECT_NATS_CA_FILE" "/etc/oneprotect/nats-ca/ca.crt" }}{{ end -}}
 {{- with $values.secrets.additionalNamespaces }}
 {{- $names := list }}{{ range . }}{{ $names = append $names .namespace }}{{ end -}}
 {{- $_ := set $env "ONEPROTECT_SECRET_NAMESPACES_ALLOWED" (join "," $names) -}}
 {{- end -}}
 {{- with $values.egress.allowCidrs }}{{ $_ := set $env "ONEPROTECT_EGRESS_ALLOW_CIDRS" (join "," .) }}{{ end -}}
-{{- if eq (index . 1) "consumer" -}}
+{{- if eq $role "consumer" -}}
 {{- $_ := set $env "ONEPROTECT_SECRET_PROVIDER" $values.secrets.provider -}}
 {{- $_ := set $env "ONEPROTECT_SECRET_CACHE_TTL_S" ($values.secrets.cacheTtlSeconds | int64) -}}
 {{- $_ := set $env "ONEPROTECT_SECRET_MAX_STALE_S" ($values.secrets.maxStaleSeconds | int64) -}}
@@ -74,8 +77,9 @@ topologySpreadConstraints:
 {{- $_ := set $env "ONEPROTECT_DRAIN_TIMEOUT_S" ($values.consumer.drainTimeoutSeconds | int64) -}}
 {{- $_ := set $env "ONEPROTECT_OPS_HOST" "0.0.0.0" -}}
 {{- $_ := set $env "ONEPROTECT_OPS_PORT" "9090" -}}
+{{- with $values.egress.proxy }}{{ $_ := set $env "ONEPROTECT_EGRESS_PROXY" . }}{{ end -}}
 {{- if $values.egress.ca.name }}{{ $_ := set $env "ONEPROTECT_EGRESS_CA_FILE" "/etc/oneprotect/egress-ca/ca.crt" }}{{ end -}}
-{{- else if eq (index . 1) "api" -}}
+{{- else if eq $role "api" -}}
 {{- $_ := set $env "ONEPROTECT_API_HOST" "0.0.0.0" -}}
 {{- $_ := set $env "ONEPROTECT_API_PORT" "8080" -}}
 {{- end -}}
@@ -118,7 +122,7 @@ volumes:
     secretName: {{ $credentials.secretName | quote }}
     defaultMode: 256
     items:
-    - {key: {{ $credentials.key | quote }}, path: nats.creds}
+    - {key: {{ $credentials.key | quote }}, path: credentials}
 {{- end }}
 {{- if $values.nats.ca.name }}
 {{ include "oneprotect.certificates" (dict "volume" "nats-ca" "from" $values.nats.ca) }}

@@ -55,7 +55,7 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """Where NATS is, and what the streams are created with."""
 
     url: str = "nats://127.0.0.1:4222"
-    """The server. The default is a developer's own; in a cluster, name the service."""
+    """The server, or several of a cluster. The default is a developer's own; in Kubernetes, name the service."""
     creds_file: Path | None = None
     """This role's NATS credentials: a JWT and its seed. A file, since variables leak into dumps and child processes."""
     nkey_file: Path | None = None

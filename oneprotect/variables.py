@@ -121,6 +121,8 @@ def _nats_url(text: str) -> str | None:
 
 _WAIT: Final = number(0, MAX_WAIT_S)
 
+_NATS_URLS: Final = listed(Rule("", _nats_url), "", least=1, most=16)
+
 FLAG: Final = Rule("`true` or `false` (or `1` or `0`)", _FLAGS.get)
 FILE: Final = Rule("a path", _path)
 HOST_PORT: Final = Rule("a host and a port, like `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port)
@@ -142,7 +144,8 @@ INBOX: Final = Rule(
     lambda text: text if _INBOX.fullmatch(text) else None,
 )
 NATS_URL: Final = Rule(
-    "`nats://`, `tls://`, `ws://` or `wss://` with a host and maybe a port, and no user or password in it: "
+    "`nats://`, `tls://`, `ws://` or `wss://` with a host and maybe a port, several joined by commas, "
+    "and no user or password in them: "
     "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE or ONEPROTECT_NATS_NKEY_FILE",
-    _nats_url,
+    lambda text: text if _NATS_URLS.parse(text) else None,
 )

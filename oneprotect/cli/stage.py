@@ -72,12 +72,13 @@ async def stage(directory: Path, *, nats_port: int | None) -> AsyncGenerator[Sta
                 work_per_destination=settings.nats.work_per_destination,
                 ack_wait_s=settings.delivery.ack_wait_s,
             )
-            await _set_up_tenant(jetstream, receiver, directory / "secrets")
+            await set_up_tenant(jetstream, receiver, directory / "secrets")
             async with _consumer_process(environ) as consumer:
                 yield Stage(jetstream, receiver, settings, consumer)
 
 
-async def _set_up_tenant(jetstream: JetStream, receiver: Receiver, secrets_directory: Path) -> None:
+async def set_up_tenant(jetstream: JetStream, receiver: Receiver, secrets_directory: Path) -> None:
+    """The sample tenant: its Secrets, a credential and a destination for each sample, and their receivers."""
     signed = [sample.name for sample in SAMPLES if sample.has_secret]
     secrets = write_sample_secrets(secrets_directory, namespace=NAMESPACE, tenant=TENANT, names=signed)
     for sample in SAMPLES:

@@ -128,9 +128,14 @@ class EmbeddedNats:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
+                env=self._environ(),
                 start_new_session=True,  # Ctrl-C is ours to handle: the server goes last
                 preexec_fn=_die_with(os.getpid()),
             )
+
+    def _environ(self) -> dict[str, str] | None:
+        """What its configuration may refer to; None: what this process has."""
+        return None
 
     def _write_config(self, port: int) -> Path:
         if not self._binary.exists():

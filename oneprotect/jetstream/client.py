@@ -21,6 +21,7 @@ from nats.aio.client import Client
 from oneprotect.jetstream.errors import Unavailable
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
+CLOSE_TIMEOUT_S: Final = 1.0
 MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 
 _STALE: Final = "stale connection"  # the library lowers what a server says
@@ -32,6 +33,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is reached, and as whom. At most one of `creds_file` and `nkey_file`."""
 
     url: str
+    """One, or several of a cluster joined by commas."""
     creds_file: Path | None = None
     """A user's JWT and its seed."""
     nkey_file: Path | None = None
@@ -81,10 +83,10 @@ async def dial(access: Access, *, name: str, callbacks: Callbacks, keep_trying_u
         try:
             _require_credentials(access)
             # The library would try for ever, and without a word; reconnecting for ever is right only afterwards.
-            await client.connect(access.url, allow_reconnect=False, max_reconnect_attempts=1, **options)
+            await client.connect(access.url.split(","), allow_reconnect=False, max_reconnect_attempts=1, **options)
         except (TimeoutError, OSError, nats.errors.Error) as error:
             reason = named(error)
-            await client.close()  # the library leaves a refused connection open
+            await hang_up(client)  # the library leaves a refused connection open
         else:
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             return client
@@ -96,6 +98,13 @@ async def dial(access: Access, *, name: str, callbacks: Callbacks, keep_trying_u
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(keep_trying_until.wait(), delay_s)
         delay_s = min(delay_s * 2, 5.0)
+
+
+async def hang_up(client: Client) -> None:
+    """Close, and don't wait long for it: after a TLS handshake that failed, the library would wait for ever."""
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            await client.close()
 
 
 def _options(access: Access, name: str, callbacks: Callbacks) -> dict[str, Any]:

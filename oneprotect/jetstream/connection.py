@@ -10,7 +10,7 @@ import nats.errors
 import structlog
 from nats.aio.client import Client
 
-from oneprotect.jetstream.client import Access, Callbacks, dial, named
+from oneprotect.jetstream.client import Access, Callbacks, dial, hang_up, named
 from oneprotect.jetstream.denials import Denial, Denials
 from oneprotect.jetstream.errors import JetStreamError, NotFound, Refused, Unavailable, Unsupported
 
@@ -114,6 +114,8 @@ class Connection:
     async def flush(self) -> None:
         """Wait until the server has seen everything that was sent so far."""
         with contextlib.suppress(nats.errors.Error):
+            # The library's ping overtakes what it still buffers; by the first answer that has been sent, too.
+            await self._client.flush(timeout=int(API_TIMEOUT_S))
             await self._client.flush(timeout=int(API_TIMEOUT_S))
 
     async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> Incoming:
@@ -149,10 +151,9 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is buffered and close."""
-        with contextlib.suppress(nats.errors.Error, asyncio.TimeoutError, OSError):
-            if self._client.is_connected:
-                await self.flush()
-            await self._client.close()
+        if self._client.is_connected:
+            await self.flush()
+        await hang_up(self._client)
 
 
 def raise_for_error(error: _ApiError | None) -> None:

@@ -1,0 +1,248 @@
+"""Who may do what, on a server with the configuration that is shipped: everything needed works, all else is refused."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oneprotect.jetstream import read
+from oneprotect.jetstream.connection import Connection, Incoming, connect
+from oneprotect.jetstream.denials import Denial
+from oneprotect.jetstream.errors import NotAllowed
+from oneprotect.jetstream.publish import Publication, Publisher
+from oneprotect.jetstream.pull import fetch
+from schemas import subjects
+from tests.support.secured import Keys, ShippedServer
+
+STREAMS = tuple(stream.name.removeprefix("ONEPROTECT_").lower() for stream in subjects.STREAMS)
+BUCKETS = tuple(bucket.name.removeprefix("oneprotect_") for bucket in subjects.BUCKETS)
+
+# Streams whose messages a role may read, subjects it may publish to, buckets it may read and write, and what else.
+MAY = {
+    "api": {
+        "read": "work overflow retries attempts failed events",
+        "publish": "requested overflow event",
+        "look up": "destinations credentials credential_status health tokens replays",
+        "write": "destinations credentials tokens replays",
+        "pull": "",
+        "also": "info control",
+        "hear": "kv attempted",
+    },
+    "consumer": {
+        "read": "attempts retries",
+        "publish": "requested scheduled attempted failed quarantined event",
+        "look up": "destinations credentials credential_status health rates",
+        "write": "destinations credential_status health rates",
+        "pull": "work retries overflow",
+        "also": "info feed answer",
+        "hear": "kv control",
+    },
+    "operator": {
+        "read": "work overflow retries attempts failed quarantine events",
+        "publish": "requested overflow due event",
+        "look up": "destinations credentials credential_status health rates tokens replays",
+        "write": "destinations credentials tokens replays",
+        "pull": "",
+        "also": "info control apply",
+        "hear": "kv attempted",
+    },
+    "producer_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
+}
+
+
+def _name(stream: str) -> str:
+    return f"ONEPROTECT_{stream.upper()}"
+
+
+def _everything() -> Iterator[tuple[str, str, str]]:
+    """What somebody could try: the kind of permission it needs, of what, and the subject that is published to."""
+    yield from _publishing()
+    yield from _reading()
+    for stream in [*map(_name, STREAMS), *(f"KV_oneprotect_{bucket}" for bucket in BUCKETS)]:
+        yield from _administering(stream)
+    yield "also", "apply", "$JS.API.CONSUMER.CREATE.ONEPROTECT_WORK.delivery.oneprotect.delivery.requested.*.*"
+    yield "also", "feed", "$JS.API.CONSUMER.CREATE.ONEPROTECT_OVERFLOW.f.oneprotect.delivery.overflow.globex.orders"
+    yield "nobody", "all of it", "$JS.API.CONSUMER.CREATE.ONEPROTECT_FAILED.x.oneprotect.delivery.failed.>"
+    yield "nobody", "all of it", "$JS.API.STREAM.LIST"
+    yield "nobody", "all of it", "$JS.API.STREAM.CREATE.MINE"
+    yield "also", "control", "oneprotect.control.secrets.refresh"
+    yield "also", "control", "oneprotect.control.credentials.check"
+    for other in ("api", "operator"):
+        yield "also", "answer", f"_INBOX_{other}.x"
+    for other in ("consumer", "producer_acme", "producer_globex"):
+        yield "nobody", "answer", f"_INBOX_{other}.x"
+    yield "nobody", "system", "$SYS.REQ.SERVER.PING"
+    yield "nobody", "anything else", "other.subject"
+    yield "nobody", "announcing", "oneprotect.kv.oneprotect_destinations.globex.x"
+
+
+def _publishing() -> Iterator[tuple[str, str, str]]:
+    for kind in ("requested", "overflow", "due"):
+        yield "publish", kind, f"oneprotect.delivery.{kind}.globex.orders"
+    for kind in ("scheduled", "attempted", "failed"):
+        yield "publish", kind, f"oneprotect.delivery.{kind}.globex.orders.x"
+    yield "publish", "quarantined", "oneprotect.delivery.quarantined.requested.globex.orders"
+    yield "publish", "event", "oneprotect.event.config.changed.globex.x"
+
+
+def _reading() -> Iterator[tuple[str, str, str]]:
+    for stream in STREAMS:
+        yield "read", stream, f"$JS.API.DIRECT.GET.{_name(stream)}"
+        yield "read", stream, f"$JS.API.DIRECT.GET.{_name(stream)}.oneprotect.x"
+        yield "also", "info", f"$JS.API.STREAM.INFO.{_name(stream)}"
+        yield "pull", stream, f"$JS.API.CONSUMER.MSG.NEXT.{_name(stream)}.delivery"
+        yield "pull", stream, f"$JS.ACK.{_name(stream)}.delivery.1.1.1.1.0"
+    for bucket in BUCKETS:
+        yield "look up", bucket, f"$JS.API.DIRECT.GET.KV_oneprotect_{bucket}"
+        yield "look up", bucket, f"$JS.API.DIRECT.GET.KV_oneprotect_{bucket}.$KV.oneprotect_{bucket}.globex.x"
+        yield "write", bucket, f"$KV.oneprotect_{bucket}.globex.x"
+
+
+def _administering(stream: str) -> Iterator[tuple[str, str, str]]:
+    yield "also", "apply", f"$JS.API.STREAM.CREATE.{stream}"
+    yield "also", "apply", f"$JS.API.STREAM.UPDATE.{stream}"
+    for verb in ("DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE", "PEER.REMOVE", "LEADER.STEPDOWN"):
+        yield "nobody", verb, f"$JS.API.STREAM.{verb}.{stream}"
+    for verb in ("LIST", "NAMES", "CREATE"):
+        yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}"
+    for verb in ("DELETE", "PAUSE", "RESET", "LEADER.STEPDOWN", "CREATE", "DURABLE.CREATE"):
+        yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}.delivery"
+
+
+def _heard() -> Iterator[tuple[str, str]]:
+    """What somebody could listen to, and the kind of permission it needs."""
+    yield "kv", "oneprotect.kv.oneprotect_destinations.>"
+    yield "attempted", "oneprotect.delivery.attempted.*.*.*"
+    yield "control", "oneprotect.control.secrets.refresh"
+    yield "control", "oneprotect.control.credentials.check"
+    for subject in (
+        ">",
+        "_INBOX.>",
+        "_INBOX_x.>",
+        "oneprotect.>",
+        "$JS.>",
+        "$KV.>",
+        "$SYS.>",
+        "$JS.EVENT.>",
+    ):
+        yield "nobody", subject
+    for kind in ("requested", "overflow", "due", "failed.*", "quarantined.*", "scheduled.*"):
+        yield "nobody", f"oneprotect.delivery.{kind}.*.*"
+    yield "nobody", "$KV.oneprotect_destinations.>"
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
+    """A key for everybody."""
+    return Keys(tmp_path_factory.mktemp("roles") / "keys", ["acme", "globex"])
+
+
+@contextlib.asynccontextmanager
+async def _as(keys: Keys, server: ShippedServer, role: str) -> AsyncGenerator[tuple[Connection, list[Denial]]]:
+    """A connection with this role, and what it is denied."""
+    denied: list[Denial] = []
+    async with connect(keys.access(role, server.url), name=role) as connection:
+        connection.denials.call(denied.append)
+        yield connection, denied
+
+
+async def _ignore(_: Incoming) -> None:
+    """Nobody asks what comes."""
+
+
+def _subjects(denied: Iterable[Denial], verb: str) -> set[str]:
+    return {denial.subject for denial in denied if denial.verb == verb}
+
+
+@pytest.mark.parametrize("role", MAY)
+async def test_a_role_may_publish_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
+    """Of everything that could be tried, the server refuses exactly what the table does not give to the role."""
+    may = {kind: set(names.split()) for kind, names in MAY[role].items()}
+    async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, role) as (connection, denied):
+        for _, _, subject in _everything():
+            await connection.publish(subject, b"{}")
+        await connection.flush()
+
+    expected = {subject.lower() for kind, of, subject in _everything() if of not in may.get(kind, set())}
+    assert _subjects(denied, "publish") == expected
+    assert len(expected) > 100
+
+
+@pytest.mark.parametrize("role", MAY)
+async def test_a_role_may_hear_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
+    """It hears its own answers and what it follows; nobody hears another's answers, requests or deliveries."""
+    may = MAY[role]["hear"].split()
+    listened = [*_heard(), ("own", f"_INBOX_{role}.x.>")]
+    others = {f"_INBOX_{other}.>" for other in MAY} - {f"_INBOX_{role}.>"}
+    listened += [("nobody", other) for other in others]
+    async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, role) as (connection, denied):
+        for _, subject in listened:
+            await connection.subscribe(subject, _ignore)
+        await connection.flush()
+
+    expected = {subject.lower() for kind, subject in listened if kind not in (*may, "own")}
+    assert _subjects(denied, "subscription") == expected
+
+
+@pytest.mark.parametrize("kind", ["requested", "overflow"])
+async def test_a_producer_publishes_for_its_own_tenant_alone(kind: str, keys: Keys, tmp_path: Path) -> None:
+    """Its own tenant's requests are stored; another tenant's are refused, and said to be, at once."""
+    async with ShippedServer(tmp_path / "nats", keys) as server:
+        async with _as(keys, server, "operator") as (connection, _):
+            stream = subjects.WORK if kind == "requested" else subjects.OVERFLOW
+            config = {"name": stream.name, "subjects": list(stream.subjects)}
+            await connection.api(f"STREAM.CREATE.{stream.name}", config)
+        async with _as(keys, server, "producer_acme") as (connection, _), Publisher(connection) as publisher:
+            stored = await publisher.publish(Publication(f"oneprotect.delivery.{kind}.acme.orders", b"{}", {}))
+            began = time.monotonic()
+            with pytest.raises(NotAllowed, match=rf"lacks publish on oneprotect\.delivery\.{kind}\.globex\.orders"):
+                await publisher.publish(Publication(f"oneprotect.delivery.{kind}.globex.orders", b"{}", {}))
+            took_s = time.monotonic() - began
+
+    assert stored.seq == 1
+    assert took_s < 2, "an answer, and no time-out (5 s)"
+
+
+async def test_nobody_comes_in_without_a_key_of_the_installation(keys: Keys, tmp_path: Path) -> None:
+    """No key, a key that the server does not know, and a server whose certificate is by somebody else."""
+    strangers = Keys(tmp_path / "strangers")
+    async with ShippedServer(tmp_path / "nats", keys) as server:
+        known = keys.access("api", server.url)
+        for access in (
+            type(known)(url=server.url, ca_file=known.ca_file),
+            type(known)(url=server.url, ca_file=known.ca_file, nkey_file=strangers.seed("api")),
+            type(known)(url=server.url, ca_file=strangers.authority.ca_file, nkey_file=known.nkey_file),
+        ):
+            with pytest.raises(Exception, match="NATS can't be reached"):
+                async with connect(access, name="stranger"):
+                    pass
+
+
+def _asks(connection: Connection) -> Iterator[Awaitable[object]]:
+    yield connection.api(f"STREAM.INFO.{subjects.WORK.name}")
+    yield read.last(connection, subjects.WORK.name, "oneprotect.delivery.requested.acme.orders")
+    yield read.newest_of_each(connection, "KV_oneprotect_destinations", ["$KV.oneprotect_destinations.>"])
+    yield fetch(connection, stream=subjects.WORK.name, consumer="delivery", batch=1)
+
+
+async def test_refusals_are_told_to_whoever_waits_for_an_answer(keys: Keys, tmp_path: Path) -> None:
+    """Asking, reading and pulling end at once, and say which permission is lacking."""
+    async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, "producer_acme") as (connection, _):
+        async with asyncio.timeout(4):
+            for ask in _asks(connection):
+                with pytest.raises(NotAllowed, match="not allowed: this user lacks publish on \\$JS"):
+                    await ask
+
+
+async def test_an_inbox_that_is_anothers_is_told_as_such(keys: Keys, tmp_path: Path) -> None:
+    """With the wrong prefix no answer can be heard: that is what is said, of asking and of publishing."""
+    async with ShippedServer(tmp_path / "nats", keys) as server:
+        access = keys.access("producer_acme", server.url, inbox_prefix="_INBOX_producer_globex")
+        async with asyncio.timeout(4), connect(access, name="wrong") as connection, Publisher(connection) as publisher:
+            publication = Publication("oneprotect.delivery.requested.acme.orders", b"{}", {})
+            for attempt in (connection.api("INFO"), publisher.publish(publication), publisher.publish(publication)):
+                with pytest.raises(NotAllowed, match="set ONEPROTECT_NATS_INBOX_PREFIX"):
+                    await attempt

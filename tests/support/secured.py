@@ -1,0 +1,103 @@
+"""nats-servers with the configuration that `deploy/nats` ships, TLS and users and all, and settings for each role."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.client import Access
+from oneprotect.jetstream.deployment import user_entry
+from oneprotect.jetstream.keys import write_key
+from oneprotect.jetstream.roles import ROLES, Role, producer
+from tests.kubernetes.certificates import Authority
+
+SHIPPED: Final = Path(__file__).parents[2] / "deploy" / "nats"
+HOST: Final = "127.0.0.1"
+
+
+class Keys:
+    """A key for each role and each producer, and the authority of the servers' certificates."""
+
+    def __init__(self, directory: Path, producers: Sequence[str] = ()) -> None:
+        directory.mkdir(parents=True)
+        self.directory = directory
+        self.authority = Authority(directory / "tls")
+        self.producers = [producer(tenant) for tenant in producers]
+        self.certificate, self.key = self.authority.issue(HOST)
+        self.public = {name: write_key(self.seed(name)) for name in [*(role.name for role in self.roles), "sys"]}
+
+    @property
+    def roles(self) -> list[Role]:
+        """All roles of the installation."""
+        return [*ROLES, *self.producers]
+
+    def seed(self, name: str) -> Path:
+        """The file with a role's seed."""
+        return self.directory / f"{name}.nk"
+
+    def settings(self, name: str, url: str) -> dict[str, str]:
+        """What a program with this role has in its environment."""
+        role = next(role for role in self.roles if role.name == name)
+        return {
+            "ONEPROTECT_NATS_URL": url,
+            "ONEPROTECT_NATS_NKEY_FILE": str(self.seed(name)),
+            "ONEPROTECT_NATS_CA_FILE": str(self.authority.ca_file),
+            "ONEPROTECT_NATS_INBOX_PREFIX": role.inbox_prefix,
+        }
+
+    def access(self, name: str, url: str, *, inbox_prefix: str | None = None) -> Access:
+        """The same, for `connect`."""
+        return Access(
+            url=url,
+            nkey_file=self.seed(name),
+            ca_file=self.authority.ca_file,
+            inbox_prefix=inbox_prefix or self.settings(name, url)["ONEPROTECT_NATS_INBOX_PREFIX"],
+        )
+
+
+class ShippedServer(EmbeddedNats):
+    """One server with `server.conf`, or with `cluster.conf` when it is one of several."""
+
+    def __init__(
+        self, directory: Path, keys: Keys, *, name: str = "n1", routes: Mapping[str, int] | None = None
+    ) -> None:
+        super().__init__(directory)
+        self.name = name
+        self._shipped = directory / "shipped"
+        self._keys = keys
+        self._routes = routes or {}
+
+    def _write_config(self, port: int) -> Path:
+        shutil.copytree(SHIPPED, self._shipped, dirs_exist_ok=True)
+        self._replace("server.conf", "0.0.0.0:4222", f"{HOST}:{port}")
+        self._replace("server.conf", "127.0.0.1:8222", f"{HOST}:-1")
+        if self._routes:
+            self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self._routes[self.name]}")
+        entries = "".join(user_entry(role, self._keys.public[role.name]) for role in self._keys.producers)
+        self._replace("accounts.conf", "      # A tenant that publishes", entries + "      # A tenant that publishes")
+        config = self._shipped / ("cluster.conf" if self._routes else "server.conf")
+        config.write_text(f'{config.read_text()}\nports_file_dir: "{self._directory}"\n')
+        return config
+
+    def _replace(self, name: str, old: str, new: str) -> None:
+        path = self._shipped / name
+        text = path.read_text()
+        assert old in text, f"{name} has no {old}"
+        path.write_text(text.replace(old, new))
+
+    def _environ(self) -> dict[str, str]:
+        certificate, key = str(self._keys.certificate), str(self._keys.key)
+        return {
+            "PATH": os.environ["PATH"],
+            "NATS_SERVER_NAME": self.name,
+            "NATS_STORE_DIR": str(self._directory / "store"),
+            "NATS_TLS_CERT": certificate,
+            "NATS_TLS_KEY": key,
+            "NATS_ROUTE_CERT": certificate,
+            "NATS_ROUTE_KEY": key,
+            "NATS_ROUTE_CA": str(self._keys.authority.ca_file),
+            "NATS_ROUTES": f"[{', '.join(f'tls://{HOST}:{port}' for port in self._routes.values())}]",
+            **{f"ONEPROTECT_{name.upper()}_NKEY": public for name, public in self._keys.public.items()},
+        }

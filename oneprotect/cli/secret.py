@@ -146,7 +146,7 @@ async def _require_credential(configuration: "Configuration", asked: Refresh) ->
 
 
 async def _answers(connection: "Connection", asked: Refresh) -> list[Refreshed]:
-    """Ask all consumers, and return what they say, sorted by worker."""
+    """Ask all consumers, and return what they say, sorted by worker. Raises `NotAllowed`."""
     import asyncio
     import contextlib
 
@@ -165,11 +165,12 @@ async def _answers(connection: "Connection", asked: Refresh) -> list[Refreshed]:
 
     inbox = connection.new_inbox()
     await connection.subscribe(inbox, receive)
-    await connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)
     answers: list[Refreshed] = []
-    with contextlib.suppress(TimeoutError):
-        while answer := await asyncio.wait_for(coming.get(), QUIET_S if answers else FIRST_ANSWER_S):
-            answers.append(answer)
+    async with connection.denials.unless(subjects.REFRESH):
+        await connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)
+        with contextlib.suppress(TimeoutError):
+            while answer := await asyncio.wait_for(coming.get(), QUIET_S if answers else FIRST_ANSWER_S):
+                answers.append(answer)
     return sorted(answers, key=lambda answer: answer.worker)
 
 

@@ -80,7 +80,13 @@ _JETSTREAM: Final = ("$JS.API.INFO",)
 _CONTROL: Final = ("oneprotect.control.>",)
 _REQUESTED: Final = (*subjects.WORK.subjects, *subjects.OVERFLOW.subjects)
 _ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in subjects.BUCKETS if bucket.announced)
-_CONFIGURED: Final = (subjects.DESTINATIONS, subjects.CREDENTIALS, subjects.TOKENS, subjects.REPLAYS)
+_CONFIGURED: Final = (
+    subjects.DESTINATIONS,
+    subjects.CREDENTIALS,
+    subjects.CREDENTIAL_STATUS,  # a credential that was changed has no status until a consumer has looked
+    subjects.TOKENS,
+    subjects.REPLAYS,
+)
 _SEEN: Final = (
     subjects.DESTINATIONS,
     subjects.CREDENTIALS,
@@ -118,7 +124,7 @@ CONSUMER: Final = Role(
         *_written(
             subjects.DESTINATIONS, subjects.CREDENTIAL_STATUS, subjects.HEALTH, subjects.ACTIVITY, subjects.RATES
         ),
-        *_looked_up(*_SEEN, subjects.RATES),
+        *_looked_up(*_SEEN, subjects.RATES, subjects.REPLAYS),
         *_read(subjects.ATTEMPTS, subjects.RETRIES),
         f"{inbox_prefix('api')}.>",  # answers to what is asked over `oneprotect.control`
         f"{inbox_prefix('operator')}.>",

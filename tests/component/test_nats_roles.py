@@ -25,8 +25,8 @@ MAY = {
     "api": {
         "read": "work overflow retries attempts failed events",
         "publish": "requested overflow event",
-        "look up": "destinations credentials credential_status health tokens replays",
-        "write": "destinations credentials tokens replays",
+        "look up": "destinations credentials credential_status health activity tokens replays",
+        "write": "destinations credentials credential_status tokens replays",
         "pull": "",
         "also": "info control",
         "hear": "kv attempted",
@@ -34,8 +34,8 @@ MAY = {
     "consumer": {
         "read": "attempts retries",
         "publish": "requested scheduled attempted failed quarantined event",
-        "look up": "destinations credentials credential_status health rates",
-        "write": "destinations credential_status health rates",
+        "look up": "destinations credentials credential_status health activity rates replays",
+        "write": "destinations credential_status health activity rates",
         "pull": "work retries overflow",
         "also": "info feed answer",
         "hear": "kv control",
@@ -43,8 +43,8 @@ MAY = {
     "operator": {
         "read": "work overflow retries attempts failed quarantine events",
         "publish": "requested overflow due event",
-        "look up": "destinations credentials credential_status health rates tokens replays",
-        "write": "destinations credentials tokens replays",
+        "look up": "destinations credentials credential_status health activity rates tokens replays",
+        "write": "destinations credentials credential_status tokens replays",
         "pull": "",
         "also": "info control apply",
         "hear": "kv attempted",

@@ -164,7 +164,7 @@ class Process:
     """`oneprotect …` as a process, with all that it writes to stdout and stderr."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+        self.process = process
         self.output = bytearray()
         self._reading = asyncio.create_task(self._read())
 
@@ -184,8 +184,8 @@ class Process:
         return cls(process)
 
     async def _read(self) -> None:
-        assert self._process.stdout is not None
-        while chunk := await self._process.stdout.read(65536):
+        assert self.process.stdout is not None
+        while chunk := await self.process.stdout.read(65536):
             self.output += chunk
 
     def says(self, text: str) -> bool:
@@ -194,16 +194,16 @@ class Process:
 
     def terminate(self) -> None:
         """SIGTERM."""
-        self._process.send_signal(signal.SIGTERM)
+        self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
         with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+            self.process.kill()
 
     async def wait(self) -> int:
         """Its exit code, when all of its output has been read."""
-        code = await self._process.wait()
+        code = await self.process.wait()
         await self._reading
         return code
 

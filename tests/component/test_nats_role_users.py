@@ -1,0 +1,203 @@
+"""The product under the users that are shipped: all of it works, and the server had nothing to refuse."""
+
+import asyncio
+import contextlib
+import io
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from oneprotect.cli.demo import Demo
+from oneprotect.cli.stage import NAMESPACE, Stage, set_up_tenant
+from oneprotect.dev.receiver import Receiver
+from oneprotect.jetstream import topology
+from oneprotect.settings import Settings
+from oneprotect.wiring import open_jetstream
+from schemas import subjects
+from tests.support.commandline import CommandLine, Ran
+from tests.support.receiver import Scripted
+from tests.support.secured import Keys, ShippedServer
+from tests.support.site import NAMESPACE as SITE_NAMESPACE
+from tests.support.site import TENANT, Process, Site
+from tests.support.waiting import until
+
+REFUSAL = b"permissions violation"
+As = Callable[..., Awaitable[Ran]]
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> Keys:
+    """A key for everybody."""
+    return Keys(tmp_path / "keys", [TENANT])
+
+
+@contextlib.asynccontextmanager
+async def _site(directory: Path, keys: Keys, **settings: str) -> AsyncGenerator[tuple[Site, Process]]:
+    """A site that an operator has set up, and a consumer process with the consumer's user."""
+    async with ShippedServer(directory / "nats", keys) as server:
+        operator = {
+            name.removeprefix("ONEPROTECT_").lower(): value
+            for name, value in keys.settings("operator", server.url).items()
+        }
+        async with Site(directory, server, **operator, **settings) as site:
+            process = await Process.start(site.environ | keys.settings("consumer", server.url), "consumer")
+            try:
+                await until(lambda: process.says("consumer.started"), 20)
+                yield site, process
+                process.terminate()
+                assert await process.wait() == 0
+            finally:
+                process.kill()
+                await process.wait()
+
+
+def _refusals(server: ShippedServer) -> list[str]:
+    return [line for line in server.log_path.read_text().splitlines() if "Violation" in line]
+
+
+async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys) -> None:
+    """Streams by the operator, requests and configuration by the API, deliveries by the consumer: none refused."""
+    out = io.StringIO()
+    async with ShippedServer(tmp_path / "nats", keys) as server, Receiver() as receiver:
+        common = {
+            "ONEPROTECT_SECRET_PROVIDER": "local",
+            "ONEPROTECT_LOCAL_SECRETS_DIR": str(tmp_path / "secrets"),
+            "ONEPROTECT_SECRET_NAMESPACE": NAMESPACE,
+            "ONEPROTECT_EGRESS_ALLOW_CIDRS": "127.0.0.0/8",
+            "ONEPROTECT_EGRESS_ALLOW_HTTP": "true",
+            "ONEPROTECT_EGRESS_PORTS": "443,1024-65535",
+        }
+        operator, api, consumer = (common | keys.settings(role, server.url) for role in ("operator", "api", "consumer"))
+        async with open_jetstream(Settings.load(operator), name="operator") as jetstream:
+            await topology.apply(jetstream.connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
+        settings = Settings.load(api)
+        process = await Process.start(consumer, "consumer")
+        try:
+            async with open_jetstream(settings, name="api") as jetstream:
+                await set_up_tenant(jetstream, receiver, tmp_path / "secrets")
+                await until(lambda: process.says("consumer.started"), 20)
+                running = Stage(jetstream, receiver, settings, process.process)
+                code = await Demo(running, Console(file=out, width=120), as_json=False).run()
+            process.terminate()
+            assert await process.wait() == 0
+        finally:
+            process.kill()
+        refusals = _refusals(server)
+
+    assert code == 0, out.getvalue()
+    assert "All 100 deliveries ended as they should" in out.getvalue()
+    assert refusals == []
+    assert REFUSAL not in process.output
+
+
+async def test_what_overflows_is_fed_back_and_what_fails_is_kept(tmp_path: Path, keys: Keys) -> None:
+    """The consumer's user suffices for feeding, retrying, keeping, quarantining, limiting rates and disabling."""
+    async with _site(tmp_path, keys, work_per_destination="2") as (site, process), Scripted() as receiver:
+        gone = Scripted([410])
+        async with gone, Scripted([500]) as broken:
+            await site.destination("orders", receiver.url, max_in_flight=1)
+            await site.destination("slow", receiver.url, rate_per_s=20.0)
+            await site.destination("gone", gone.url)
+            await site.destination("broken", broken.url, retry_schedule_s=[0.2])
+            sent = [await site.deliver("orders") for _ in range(12)]
+            sent += [await site.deliver("slow") for _ in range(3)]
+            await site.deliver("gone")
+            await site.deliver("broken")
+            await site.publish("orders", b"not JSON", "dlv_x")
+            await until(lambda: set(receiver.ids()) >= set(sent), 30)
+            await until(site.is_settled, 30)
+            disabled = await site.jetstream.configuration.get_destination(TENANT, "gone")
+        kept = await site.records(subjects.FAILED)
+        quarantined = await site.records(subjects.QUARANTINE)
+        refusals = _refusals(_server(site))
+
+    assert not disabled.enabled
+    assert len(kept) == 2
+    assert len(quarantined) == 1
+    assert refusals == []
+    assert REFUSAL not in process.output
+
+
+def _server(site: Site) -> ShippedServer:
+    assert isinstance(site.server, ShippedServer)
+    return site.server
+
+
+async def test_every_command_works_for_the_operator(tmp_path: Path, keys: Keys, command_line: CommandLine) -> None:
+    """Whoever has the operator's key can do all that the command line offers."""
+    async with _site(tmp_path, keys) as (site, _), Scripted([500]) as receiver:
+        body = tmp_path / "body.json"
+        body.write_text("{}")
+
+        async def run(*arguments: str) -> Ran:
+            return await command_line.run(site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, *arguments)
+
+        ran = [
+            await run("apply"),
+            await run("apply", "--check"),
+            await run("destination", "set", "--tenant", TENANT, "orders", "--url", receiver.url, "--credential", "key"),
+            await run("destination", "disable", "--tenant", TENANT, "orders"),
+            await run("destination", "enable", "--tenant", TENANT, "orders"),
+            await run("destination", "list", "--tenant", TENANT),
+            await run("credential", "check", "--tenant", TENANT, "key"),
+            await run("credential", "list", "--tenant", TENANT),
+            await run("secret", "refresh", "--all"),
+            await run(
+                *("deliver", "--tenant", TENANT, "--destination", "orders"),
+                *("--event-type", "a.b", "--data", str(body)),
+            ),
+        ]
+        await site.publish("orders", b"not JSON", "dlv_x")
+        await until(lambda: _has(site, subjects.QUARANTINE), 20)
+        await site.jetstream.configuration.set_destination(
+            TENANT, "orders", {"url": receiver.url, "credential": "key", "retry_schedule_s": [0.1]}, by="test"
+        )
+        await site.deliver("orders")
+        await until(lambda: _has(site, subjects.FAILED), 20)
+        ran += [
+            await run("attempts", "--tenant", TENANT),
+            await run("failed", "list", "--tenant", TENANT),
+            await run("replay", "--tenant", TENANT, "--dry-run"),
+            await run("replay", "--tenant", TENANT),
+            await run("quarantine", "list"),
+            await run("quarantine", "release", "1", "--force"),
+            await run("doctor"),
+        ]
+        refusals = _refusals(_server(site))
+
+    assert [(one.code, one.err) for one in ran if "not allowed" in one.out + one.err] == []
+    assert refusals == []
+
+
+async def _has(site: Site, stream: subjects.Stream) -> bool:
+    return bool(await site.records(stream))
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments"),
+    [
+        ("consumer", ("apply",)),
+        ("api", ("apply",)),
+        ("consumer", ("failed", "list", "--tenant", TENANT)),
+        (
+            "consumer",
+            ("credential", "set", "--tenant", TENANT, "new", "--secret-ref", f"k8s://{SITE_NAMESPACE}/a/signing"),
+        ),
+        (f"producer_{TENANT}", ("attempts", "--tenant", TENANT)),
+        (f"producer_{TENANT}", ("secret", "refresh", "--all")),
+    ],
+)
+async def test_a_command_without_the_permission_says_so_at_once(
+    tmp_path: Path, keys: Keys, command_line: CommandLine, role: str, arguments: tuple[str, ...]
+) -> None:
+    """It ends with 1 and names what the user lacks, long before any time-out."""
+    async with ShippedServer(tmp_path / "nats", keys) as server:
+        assert (await command_line.run(keys.settings("operator", server.url), "apply")).code == 0
+        async with asyncio.timeout(4):
+            ran = await command_line.run(keys.settings(role, server.url), *arguments, "--json")
+
+    assert ran.code == 1
+    assert json.loads(ran.err.splitlines()[-1])["error"].startswith("not allowed: this user lacks publish on ")

@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 CHART  := deploy/helm/oneprotect
 VALUES ?= $(CHART)/ci/minimal.yaml
-LOCK   := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
+LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
 .PHONY: help setup dev demo test check coverage chaos fuzz bench test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
 
@@ -83,8 +83,9 @@ nats: $(READY) ## refresh what deploy/nats has from the code: permissions, strea
 	$(BIN)/oneprotect nats files --output deploy/nats
 
 lock: $(READY) ## resolve requirements*.txt anew (hashed, no addresses)
-	$(LOCK) -o requirements.txt
-	$(LOCK) --extra dev --group test -c requirements.txt -o requirements-dev.txt
+	$(LOCK) pyproject.toml -o requirements.txt
+	$(LOCK) pyproject.toml --extra dev --group test -c requirements.txt -o requirements-dev.txt
+	$(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .tools .oneprotect .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist *.egg-info

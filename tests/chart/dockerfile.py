@@ -1,0 +1,84 @@
+"""The Dockerfile's build stage, carried out without an engine: its own steps, below a directory instead of `/`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path(__file__).parents[2]
+PLACES = ("/build", "/opt/oneprotect")
+"""What the build stage writes to."""
+
+
+class Instruction(msgspec.Struct, frozen=True):
+    """One instruction: its first word, and the rest in one line."""
+
+    word: str
+    rest: str
+
+
+def stages(text: str) -> list[list[Instruction]]:
+    """The instructions of each stage; what stands before the first FROM is left out."""
+    joined = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", text))
+    found: list[list[Instruction]] = []
+    for line in filter(str.strip, joined.splitlines()):
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            found.append([])
+        if found:
+            found[-1].append(Instruction(word, " ".join(rest.split())))
+    return found
+
+
+def build(instructions: list[Instruction], below: Path, context: Path = ROOT) -> None:
+    """Carry out COPY, ENV, ARG, WORKDIR and RUN. Raises `CalledProcessError` with what a step said."""
+    environ = {"PATH": f"{Path(sys.base_prefix) / 'bin'}:{os.environ['PATH']}", "HOME": os.environ["HOME"]}
+    environ |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    workdir = below
+    for instruction in instructions:
+        match instruction.word:
+            case "FROM":
+                pass
+            case "ARG" | "ENV":
+                environ |= _assigned(instruction.rest, environ)
+                environ.pop("PIP_NO_CACHE_DIR", None)  # what has the right hash may as well come from here
+            case "WORKDIR":
+                workdir = Path(_moved(instruction.rest, below))
+                workdir.mkdir(parents=True, exist_ok=True)
+            case "COPY":
+                *sources, target = instruction.rest.split()
+                for source in sources:
+                    _copy(context / source, workdir / target, into=len(sources) > 1 or target == "./")
+            case "RUN":
+                _run(_moved(instruction.rest, below), workdir, environ)
+            case word:
+                raise AssertionError(f"{word}: not known here; teach it, or the test checks less than the image has")
+
+
+def _assigned(rest: str, environ: dict[str, str]) -> dict[str, str]:
+    pairs = (assignment.partition("=") for assignment in rest.split())
+    return {name: re.sub(r"\$\{(\w+)\}", lambda found: environ[found[1]], value) for name, _, value in pairs}
+
+
+def _moved(text: str, below: Path) -> str:
+    return re.sub(
+        "|".join(rf"{re.escape(place)}(?=[/ ]|$)" for place in PLACES), lambda found: f"{below}{found[0]}", text
+    )
+
+
+def _copy(source: Path, target: Path, *, into: bool) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    else:
+        shutil.copy(source, target / source.name if into else target)
+
+
+def _run(command: str, workdir: Path, environ: dict[str, str]) -> None:
+    done = subprocess.run(
+        ["sh", "-euc", command], cwd=workdir, env=environ, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

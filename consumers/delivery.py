@@ -3,6 +3,7 @@
 import functools
 import random
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 from urllib.parse import urlsplit
@@ -70,7 +71,9 @@ class DeliveryHandler:
         policy: DeliveryPolicy,
         worker: str,
         observer: AttemptObserver | None = None,
+        is_archived: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`is_archived`: whether there is an archive to keep what was delivered."""
         self._directory = directory
         self._provider = provider
         self._sender = sender
@@ -85,6 +88,7 @@ class DeliveryHandler:
         """Requests put off as their destination rests."""
         self.quarantines = 0
         """Requests that could not be understood."""
+        self._is_archived = is_archived
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
         """Handle one request. Raises only what nobody foresaw."""
@@ -97,7 +101,7 @@ class DeliveryHandler:
             recorded = await self._history.find(delivery)
             if recorded is not None:
                 self._observe(delivery, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED), Clock())
-                return outcome.suppressed(delivery, recorded)
+                return outcome.suppressed(delivery, recorded, archived=self._is_archived())
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
         if rest_s is not None:
             self.deferrals += 1
@@ -107,7 +111,7 @@ class DeliveryHandler:
         result = await self._attempt(delivery, clock)
         self._observe(delivery, result, clock)
         self._activity.noticed(delivery.tenant, result)
-        return outcome.settled(delivery, result)
+        return outcome.settled(delivery, result, archived=self._is_archived())
 
     def _observe(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> None:
         if self._observer is not None:

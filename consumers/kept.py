@@ -1,12 +1,13 @@
-"""Kept deliveries: what was given up on or skipped, as the failed stream holds it, and which of it a filter takes."""
+"""Kept deliveries, those that failed or were skipped and those that were delivered: which of them a filter takes."""
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from consumers import archive
 from consumers.newest import newest
 from consumers.progress import Progress
 from oneprotect.jetstream import read
@@ -17,13 +18,15 @@ from schemas.events import decode_request
 from schemas.ids import bucket_of
 
 BATCH: Final = 1024
+PACKS: Final = 64
+"""Packs of delivered ones that are read at a time: some 8 MB at most, but for very large payloads."""
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A kept delivery without its payload, so that a hundred thousand of them fit into memory.
 
     `attempt` is the last that was made, `sequence` its place in the stream. `superseded`: a later attempt has been
-    made or asked for since, so it is left alone.
+    made or asked for since, so it is left alone. `ends`: no other that was looked for follows under this sequence.
     """
 
     id: str
@@ -36,10 +39,11 @@ class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     sequence: int
     stored_at: datetime
     superseded: bool = False
+    ends: bool = True
 
     @classmethod
     def read(cls, tenant: str, record: read.Record) -> "Kept | None":
-        """What `record` of the failed stream holds; None when another version of this program has kept it."""
+        """What `record` holds; None when another version of this program has kept it."""
         try:
             asked = decode_request(record.data)
             attempt = Progress.read(record.headers).attempt
@@ -71,8 +75,15 @@ class KeptRecord(msgspec.Struct, frozen=True, gc=False):
     record: read.Record
 
 
+def stream(chosen: ReplayFilter) -> subjects.Stream:
+    """The stream that holds what `chosen` takes."""
+    return subjects.DELIVERED if chosen.takes_delivered else subjects.FAILED
+
+
 def subject(tenant: str, chosen: ReplayFilter) -> str:
     """The subjects that hold what `chosen` takes, and other things besides."""
+    if chosen.takes_delivered:
+        return f"oneprotect.delivery.delivered.{tenant}.{chosen.destination or '*'}"
     buckets = {bucket_of(delivery) for delivery in chosen.ids}
     bucket = buckets.pop() if len(buckets) == 1 else "*"
     return f"oneprotect.delivery.failed.{tenant}.{chosen.destination or '*'}.{bucket}"
@@ -87,6 +98,7 @@ def matches(kept: Kept, chosen: ReplayFilter) -> bool:
         and (not chosen.codes or kept.code in chosen.codes)
         and (not chosen.event_types or kept.event_type in chosen.event_types)
         and (not chosen.ids or kept.id in chosen.ids)
+        and (not chosen.outcomes or kept.outcome in chosen.outcomes)
     )
 
 
@@ -96,24 +108,35 @@ async def scan(
     """What `chosen` takes, oldest first: behind stream sequence `after`, up to and with `until`."""
     records = read.scan(
         connection,
-        subjects.FAILED.name,
+        stream(chosen).name,
         subject(tenant, chosen),
         first_sequence=after + 1,
         since=None if after else chosen.since,
-        batch=BATCH,
+        batch=PACKS if chosen.takes_delivered else BATCH,
     )
     async for record in records:
         if until is not None and record.sequence > until:
             return
-        kept = Kept.read(tenant, record)
+        for found in _taken(tenant, chosen, record):
+            yield found
+
+
+def _taken(tenant: str, chosen: ReplayFilter, record: read.Record) -> Iterable[KeptRecord]:
+    """What `chosen` takes of what is stored in one message."""
+    taken: list[KeptRecord] = []
+    for one in archive.unpacked(record) if chosen.takes_delivered else (record,):
+        kept = Kept.read(tenant, one)
         if kept is not None and matches(kept, chosen):
-            yield KeptRecord(kept, record)
+            taken.append(KeptRecord(kept, one))
+    for found in taken[:-1]:
+        yield KeptRecord(msgspec.structs.replace(found.kept, ends=False), found.record)
+    yield from taken[-1:]
 
 
 async def newest_kept(
     connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
 ) -> list[KeptRecord]:
-    """The newest `limit` that `chosen` takes, newest first, of those before stream sequence `before`."""
+    """The newest `limit` that failed or were skipped and `chosen` takes, newest first, before a stream sequence."""
 
     def take(record: read.Record) -> KeptRecord | None:
         kept = Kept.read(tenant, record)

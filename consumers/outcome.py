@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from consumers import archive
 from consumers.progress import Progress
 from consumers.request import Delivery
 from oneprotect.jetstream.publish import Publication
@@ -17,17 +18,20 @@ from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encod
 SOURCE = "/oneprotect/consumer"
 
 
-def settled(delivery: Delivery, result: AttemptResult) -> tuple[Publication, ...]:
-    """What must be stored, in this order, before the request of `delivery` may be acknowledged."""
-    return (_recorded(delivery, result), *_followed(delivery, result))
+def settled(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+    """What must be stored, in this order, before the request of `delivery` may be acknowledged.
+
+    `archived`: whether those that were delivered are kept, too.
+    """
+    return (_recorded(delivery, result), *_followed(delivery, result, archived=archived))
 
 
-def suppressed(delivery: Delivery, recorded: AttemptResult) -> tuple[Publication, ...]:
+def suppressed(delivery: Delivery, recorded: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     """The same for a request that was handed out again although its result is on record: nothing was sent this time."""
     again = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
     return (
         _recorded(delivery, again, distinct=f".s{delivery.message.deliveries}"),
-        *_followed(delivery, recorded),
+        *_followed(delivery, recorded, archived=archived),
     )
 
 
@@ -54,12 +58,14 @@ def _recorded(delivery: Delivery, result: AttemptResult, *, distinct: str = "") 
     return Publication(subjects.attempted(delivery.tenant, delivery.destination, delivery.id), encode(event), headers)
 
 
-def _followed(delivery: Delivery, result: AttemptResult) -> tuple[Publication, ...]:
+def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     match result.outcome:
         case Outcome.RETRY_SCHEDULED:
             return (_scheduled(delivery, result),)
         case Outcome.FAILED | Outcome.SKIPPED:
             return (_kept(delivery, result),)
+        case Outcome.DELIVERED if archived:
+            return (archive.copy(delivery),)
         case _:
             return ()
 

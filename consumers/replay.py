@@ -21,6 +21,7 @@ from typing import Final
 
 import structlog
 
+from consumers import kept
 from consumers.kept import Kept
 from consumers.later import Page
 from consumers.lease import TTL_S, Holder, LeaseLost, find_holder
@@ -32,7 +33,6 @@ from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.connection import Connection
 from oneprotect.jetstream.errors import JetStreamError, Unavailable
 from oneprotect.jetstream.publish import Publisher
-from schemas import subjects
 from schemas.config import Replay, ReplayFilter, ReplayState
 from schemas.ids import new_replay_id
 
@@ -59,8 +59,8 @@ class Replayer:
     async def kept(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[Kept]:
         """The same one by one."""
         async for page in self.pages(tenant, chosen):
-            for kept in page.judged():
-                yield kept
+            for one in page.judged():
+                yield one
 
     async def count(self, tenant: str, row: Replay) -> int:
         """How many kept deliveries `row` has before it, those included that it will leave alone."""
@@ -75,7 +75,7 @@ class Replayer:
         for row in await self._rows.list(tenant):
             if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
                 return row.id, row.replay
-        info = await self._connection.api(f"STREAM.INFO.{subjects.FAILED.name}")
+        info = await self._connection.api(f"STREAM.INFO.{kept.stream(chosen).name}")
         until = int(info["state"]["last_seq"])
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 

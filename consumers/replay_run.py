@@ -15,8 +15,9 @@ from consumers.kept import Kept, KeptRecord
 from consumers.later import Later, Page
 from consumers.pace import Pace
 from consumers.progress import Progress
-from consumers.window import SIZE, Asking, Sends, Step, Window
+from consumers.window import SIZE, Asking, Step, Window
 from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.jetstream.publish import Sends
 from schemas import subjects
 from schemas.config import Replay
 
@@ -61,6 +62,8 @@ class ReplayRun:
         self._is_allowed = is_allowed
         self._on_step = on_step
         self._stop = asyncio.Event()
+        self._counted = [0, 0]
+        """Of the record in which the cursor will stand next: left alone, replayed."""
 
     def stop(self) -> None:
         """Ask for nothing more."""
@@ -110,10 +113,11 @@ class ReplayRun:
                 await self._ask(found, page.later)
 
     async def _pass_over(self, kept: Kept, later: Later) -> None:
-        await self._window.begin(Step(kept.sequence, replayed=later.is_own(kept)), None)
+        await self._window.begin(Step(kept.sequence, replayed=later.is_own(kept), ends=kept.ends), None)
 
     async def _ask(self, found: KeptRecord, later: Later) -> None:
-        await self._window.begin(Step(found.kept.sequence, replayed=True), self._asking(found))
+        step = Step(found.kept.sequence, replayed=True, ends=found.kept.ends)
+        await self._window.begin(step, self._asking(found))
         # Should the same have been kept twice, it is asked for once.
         later.note(found.kept.key, found.kept.attempt + 1, self._replay)
 
@@ -128,11 +132,16 @@ class ReplayRun:
             await self._window.drain()
 
     def _on_done(self, step: Step) -> None:
+        self._counted[step.replayed] += 1
+        if not step.ends:  # it is looked at again after an interruption, and counted then
+            return
+        left_alone, replayed = self._counted
+        self._counted = [0, 0]
         self.row = msgspec.structs.replace(
             self.row,
             cursor=step.sequence,
-            replayed=self.row.replayed + step.replayed,
-            skipped=self.row.skipped + (not step.replayed),
+            replayed=self.row.replayed + replayed,
+            skipped=self.row.skipped + left_alone,
         )
         self._on_step(self.row)
 

@@ -16,7 +16,7 @@ import structlog
 from consumers.quarantine import quarantined
 from consumers.turns import Lane, Turns
 from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.jetstream.publish import Publication, Publisher, Stored
+from oneprotect.jetstream.publish import Publication, Sends, Stored
 from oneprotect.jetstream.pull import Message, Pull
 from schemas.codes import Code
 
@@ -56,7 +56,7 @@ class Runtime:
     def __init__(
         self,
         *,
-        publisher: Publisher,
+        publisher: Sends,
         handler: Handler,
         lane_of: Callable[[Message], str],
         lane_limit: Callable[[str], int],
@@ -262,7 +262,7 @@ class _Settling:
     __slots__ = ("_delay_s", "_message", "_publications", "_publisher", "_runtime", "_stored")
 
     def __init__(
-        self, runtime: Runtime, publisher: Publisher, message: Message, publications: tuple[Publication, ...]
+        self, runtime: Runtime, publisher: Sends, message: Message, publications: tuple[Publication, ...]
     ) -> None:
         self._runtime = runtime
         self._publisher = publisher

@@ -23,7 +23,7 @@ class Shelf:
         wanted: list[Kept] = []
         async for found in self.scan(after=after, until=until):
             wanted.append(found.kept)
-            if len(wanted) == LOOKED_FOR:
+            if len(wanted) >= LOOKED_FOR and found.kept.ends:
                 yield await self._look(wanted)
                 wanted = []
         if wanted:

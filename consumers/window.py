@@ -5,24 +5,28 @@ before it is done, too. So whoever keeps a cursor can move it to each step that 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from consumers.ordered import InOrder, Place
 from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused
-from oneprotect.jetstream.publish import Publication, Stored
+from oneprotect.jetstream.publish import Publication, Sends, Stored
 from schemas import subjects
 
 SIZE: Final = 256
 
 
 class Step(msgspec.Struct, frozen=True, gc=False):
-    """A kept delivery that is done with: requested again, or left alone."""
+    """A kept delivery that is done with: requested again, or left alone.
+
+    `ends`: nothing else that is kept under its stream sequence belongs to the replay, so the cursor may stand there.
+    """
 
     sequence: int
     replayed: bool
+    ends: bool = True
 
 
 class Asking(msgspec.Struct, frozen=True, gc=False):
@@ -32,16 +36,6 @@ class Asking(msgspec.Struct, frozen=True, gc=False):
     destination: str
     document: bytes
     headers: dict[str, str]
-
-
-class Sends(Protocol):
-    """Sends a message and says later what became of it; `oneprotect.jetstream.publish.Publisher` does."""
-
-    async def send(
-        self, publication: Publication, on_stored: Callable[[Stored | JetStreamError], Awaitable[None]]
-    ) -> None:
-        """Send, and call `on_stored` once."""
-        ...
 
 
 class Window:

@@ -68,6 +68,10 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """Copies of each stream that `apply` asks for: 1 for development, 3 to survive the loss of a server."""
     work_per_destination: int = 1000
     """Due deliveries held per destination before the rest overflow: what a flood can put in front of its own work."""
+    archive_days: int = 30
+    """Days for which deliveries that were taken are kept whole, so that they can be replayed; 0 keeps none."""
+    archive_max_bytes: int = 2 * 1024**3
+    """Bytes that they may take, per replica; beyond that the oldest go. Bounded, as a full disk stops deliveries."""
 
 
 class SecretSettings(Struct, frozen=True, kw_only=True):
@@ -266,6 +270,8 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_NATS_CA_FILE", "nats", "ca_file", variables.FILE),
     Variable("ONEPROTECT_NATS_REPLICAS", "nats", "replicas", whole(1, 5)),
     Variable("ONEPROTECT_WORK_PER_DESTINATION", "nats", "work_per_destination", whole(1, 1_000_000)),
+    Variable("ONEPROTECT_ARCHIVE_DAYS", "nats", "archive_days", whole(0, 3650)),
+    Variable("ONEPROTECT_ARCHIVE_MAX_BYTES", "nats", "archive_max_bytes", whole(1024**2, 2**60)),
     Variable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),
     Variable("ONEPROTECT_SECRET_NAMESPACE", "secret", "namespace", variables.NAMESPACE),
     Variable("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "secret", "namespaces_allowed", variables.NAMESPACES),

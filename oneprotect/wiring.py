@@ -14,6 +14,7 @@ from typing import Final
 import structlog
 
 from consumers.activity import DestinationActivity
+from consumers.archive import Find, Packing
 from consumers.backlog import Backlog
 from consumers.control import Control
 from consumers.credentials import CredentialChecks
@@ -44,9 +45,10 @@ from oneprotect.configuration import Configuration, ConfigurationError
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.client import Access
 from oneprotect.jetstream.connection import Connection, connect
-from oneprotect.jetstream.errors import Unavailable
+from oneprotect.jetstream.errors import NotFound, Unavailable
 from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Pull
+from oneprotect.jetstream.topology import Archive
 from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
 from oneprotect.telemetry.otel_environment import Export, OtelError
@@ -189,6 +191,7 @@ async def _consume(
         resumption=Resumption(jetstream.connection, jetstream.publisher, jetstream.destinations),
         secret_namespace=settings.secret.namespace,
     )
+    packing = Packing(jetstream.publisher, find=_archive_finder(settings, jetstream))
     health = DestinationHealth(
         bucket=jetstream.health,
         publisher=jetstream.publisher,
@@ -208,10 +211,11 @@ async def _consume(
         policy=delivery_policy(settings),
         worker=worker,
         observer=observation,
+        is_archived=lambda: packing.is_open,
     )
     rates = RateLimits(jetstream.rates, rate_of=directory.rate_per_s)
     runtime = Runtime(
-        publisher=jetstream.publisher,
+        publisher=packing,
         handler=handler,
         lane_of=lambda message: message.subject.split(".", 3)[3],
         lane_limit=lambda lane: (
@@ -262,7 +266,7 @@ async def _consume(
     await Control(jetstream.connection, checks, provider, worker).start()
     _spare_the_collector()
     _log.info("consumer.started", worker=worker, version=VERSION, max_in_flight=delivery.max_in_flight)
-    async with asyncio.TaskGroup() as tasks:
+    async with packing, asyncio.TaskGroup() as tasks:
         tasks.create_task(feeder.run(stop))
         tasks.create_task(checks.run(stop))
         tasks.create_task(health.run(stop))
@@ -364,6 +368,26 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def archive_of(settings: Settings) -> Archive:
+    """How long, and at most how much of, deliveries that were taken are kept."""
+    return Archive(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
+
+
+def _archive_finder(settings: Settings, jetstream: JetStream) -> Find:
+    """Tells whether deliveries that were taken are to be kept, and there is a stream for them."""
+
+    async def find() -> bool:
+        if not settings.nats.archive_days:
+            return False
+        try:
+            await jetstream.connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}")
+        except NotFound:
+            return False
+        return True
+
+    return find
 
 
 def delivery_policy(settings: Settings) -> DeliveryPolicy:

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -152,8 +152,15 @@ class CredentialView(Struct, frozen=True, kw_only=True):
     rollover: Rollover = Rollover()
 
 
+KeptOutcome = Literal["failed", "skipped", "delivered"]
+
+
 class ReplayFilter(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which deliveries a replay takes. Every given condition must hold; an empty tuple is no condition."""
+    """Which deliveries a replay takes. Every given condition must hold; an empty tuple is no condition.
+
+    `outcomes`: how they ended. With none given, those that failed or were skipped; those that were delivered are kept
+    elsewhere, so they are replayed by themselves. Raises `ValueError` when they are named with others.
+    """
 
     destination: str | None = None
     since: datetime | None = None
@@ -161,6 +168,16 @@ class ReplayFilter(Struct, frozen=True, kw_only=True, omit_defaults=True):
     codes: tuple[str, ...] = ()
     event_types: tuple[EventType, ...] = ()
     ids: tuple[str, ...] = ()
+    outcomes: tuple[KeptOutcome, ...] = ()
+
+    def __post_init__(self) -> None:
+        if "delivered" in self.outcomes and len(set(self.outcomes)) > 1:
+            raise ValueError("`outcomes`: `delivered` is replayed by itself, without `failed` and `skipped`")
+
+    @property
+    def takes_delivered(self) -> bool:
+        """Whether it is about deliveries that were taken, and not those that failed or were skipped."""
+        return "delivered" in self.outcomes
 
 
 class ReplayState(StrEnum):

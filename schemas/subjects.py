@@ -40,6 +40,7 @@ class Stream(Struct, frozen=True, kw_only=True):
         False
     )
     max_message_bytes: Annotated[int, Meta(description="-1: whatever the server takes.")] = -1
+    archived: Annotated[bool, Meta(description="Kept as long, and as much of it, as the settings say.")] = False
     schedules: Annotated[bool, Meta(description="Message schedules (ADR-51), nats-server 2.12 or newer.")] = False
 
 
@@ -104,6 +105,12 @@ FAILED: Final = Stream(
     max_age_s=_KEPT_S,
     duplicate_window_s=600,
 )
+DELIVERED: Final = Stream(
+    name="ONEPROTECT_DELIVERED",
+    subjects=("oneprotect.delivery.delivered.*.*",),
+    description="Deliveries that were taken, whole, replayable; several to a message.",
+    archived=True,
+)
 QUARANTINE: Final = Stream(
     name="ONEPROTECT_QUARANTINE",
     subjects=("oneprotect.delivery.quarantined.>",),
@@ -117,7 +124,7 @@ EVENTS: Final = Stream(
     description="Operational events and the audit trail.",
     max_age_s=_KEPT_S,
 )
-STREAMS: Final = (WORK, OVERFLOW, RETRIES, ATTEMPTS, FAILED, QUARANTINE, EVENTS)
+STREAMS: Final = (WORK, OVERFLOW, RETRIES, ATTEMPTS, FAILED, DELIVERED, QUARANTINE, EVENTS)
 
 WORK_CONSUMER: Final = Consumer(stream=WORK.name, name="delivery", filter_subject="oneprotect.delivery.requested.*.*")
 DUE_CONSUMER: Final = Consumer(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
@@ -164,6 +171,11 @@ def attempted(tenant: str, destination: str, delivery: str) -> str:
 def failed(tenant: str, destination: str, delivery: str) -> str:
     """Where a delivery that was given up on is kept."""
     return f"oneprotect.delivery.failed.{tenant}.{destination}.{bucket_of(delivery)}"
+
+
+def delivered(tenant: str, destination: str) -> str:
+    """Where deliveries that were taken are kept: in packs, see `consumers.archive`."""
+    return f"oneprotect.delivery.delivered.{tenant}.{destination}"
 
 
 def quarantined(origin: str) -> str:

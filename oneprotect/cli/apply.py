@@ -27,6 +27,7 @@ def apply(
     from oneprotect.cli.output import write_json
     from oneprotect.cli.session import connected
     from oneprotect.jetstream import topology
+    from oneprotect.wiring import archive_of
 
     async def work(jetstream: "JetStream", settings: "Settings") -> "list[Change]":
         return await topology.apply(
@@ -34,6 +35,7 @@ def apply(
             replicas=settings.nats.replicas,
             work_per_destination=settings.nats.work_per_destination,
             ack_wait_s=settings.delivery.ack_wait_s,
+            archive=archive_of(settings),
             check=check,
         )
 
@@ -55,6 +57,9 @@ def _show(changes: "list[Change]", differ: int, *, check: bool) -> None:
         if change.action != "none"
     ]
     write_table(("kind", "name", "action", "what"), rows, empty="Everything is as this version needs it.")
+    for change in changes:
+        if change.note:
+            write_line(f"{change.name}: {change.note}")
     if differ:
         write_line(f"{differ} of {len(changes)} " + ("differ; nothing was changed." if check else "changed."))
 

@@ -85,6 +85,7 @@ async def _sources(settings: "Settings", opened: AsyncExitStack) -> "Sources":
 
 def _installation(settings: "Settings") -> "Installation":
     from oneprotect.doctor.installation import Installation
+    from oneprotect.wiring import archive_of
 
     nats, secret, delivery = settings.nats, settings.secret, settings.delivery
     return Installation(
@@ -96,6 +97,7 @@ def _installation(settings: "Settings") -> "Installation":
         nats_ca_file=nats.ca_file,
         replicas=nats.replicas,
         work_per_destination=nats.work_per_destination,
+        archive=archive_of(settings),
         ack_wait_s=delivery.ack_wait_s,
         request_timeout_s=delivery.request_timeout_s,
         drain_timeout_s=delivery.drain_timeout_s,

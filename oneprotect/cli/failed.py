@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from oneprotect.cli.options import AsJson, Before, Limit, OneDestination, Since, Tenant, Until, examples
-from oneprotect.cli.replay import Codes, Deliveries, EventTypes, filter_of
+from oneprotect.cli.replay import Codes, Deliveries, EventTypes, Outcomes, filter_of, outcomes_of
 
 if TYPE_CHECKING:
     from oneprotect.settings import Settings
@@ -34,6 +34,7 @@ def list_(
     codes: Codes = None,
     event_types: EventTypes = None,
     deliveries: Deliveries = None,
+    outcomes: Outcomes = None,
     is_open: Annotated[
         bool, typer.Option("--open", help="Only what a replay would take: not attempted or asked for again since.")
     ] = False,
@@ -47,7 +48,7 @@ def list_(
     from schemas import checked
 
     checked.name(tenant, "--tenant")
-    chosen = filter_of(destination, since, until, codes, event_types, deliveries)
+    chosen = filter_of(destination, since, until, codes, event_types, deliveries, outcomes_of(outcomes))
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
         await list_kept(

@@ -1,5 +1,7 @@
 """`oneprotect replay`: kept deliveries are requested once more."""
 
+from collections.abc import Sequence
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +13,15 @@ from schemas.codes import Code
 if TYPE_CHECKING:
     from oneprotect.settings import Settings
     from oneprotect.wiring import JetStream
-    from schemas.config import ReplayFilter
+    from schemas.config import KeptOutcome, ReplayFilter
+
+
+class Ended(StrEnum):
+    """Of the outcomes, those with which a delivery is kept as failed."""
+
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
 
 Codes = Annotated[
     list[Code] | None,
@@ -19,6 +29,10 @@ Codes = Annotated[
 ]
 EventTypes = Annotated[
     list[str] | None, typer.Option("--event-type", metavar="TYPE", help="Only events of this type. Repeatable.")
+]
+Outcomes = Annotated[
+    list[Ended] | None,
+    typer.Option("--outcome", help="Only those that ended so. Repeatable."),
 ]
 Deliveries = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this delivery. Repeatable.")]
 
@@ -32,6 +46,10 @@ def replay(
     codes: Codes = None,
     event_types: EventTypes = None,
     deliveries: Deliveries = None,
+    outcomes: Outcomes = None,
+    delivered: Annotated[
+        bool, typer.Option("--delivered", help="Those that were delivered, instead: for a receiver that lost them.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be replayed.")] = False,
     rate: Annotated[
         float | None,
@@ -45,7 +63,7 @@ def replay(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask. Nobody is asked where there is no terminal.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Request deliveries that failed or were skipped once more, with the same ids.
+    """Request deliveries that failed or were skipped once more, with the same ids; or those that were delivered.
 
     One that has been attempted again since, or waits for that, is left alone. One replay of a tenant runs at a time;
     another waits for it. Interrupted, a replay keeps its progress, and goes on with the command that it prints then,
@@ -56,7 +74,11 @@ def replay(
     from schemas import checked
 
     checked.name(tenant, "--tenant")
-    chosen = filter_of(destination, since, until, codes, event_types, deliveries)
+    if delivered and outcomes:
+        raise BadUsage("--delivered: not together with --outcome, as these are kept elsewhere; make two replays of it")
+    chosen = filter_of(
+        destination, since, until, codes, event_types, deliveries, outcomes_of(outcomes, delivered=delivered)
+    )
     _only_one(chosen, dry_run=dry_run, list_=list_, resume=resume, cancel=cancel, rate=rate)
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
@@ -73,6 +95,11 @@ def replay(
     connected(work)
 
 
+def outcomes_of(ended: Sequence[Ended] | None, *, delivered: bool = False) -> tuple["KeptOutcome", ...]:
+    """What a filter says of outcomes."""
+    return ("delivered",) if delivered else tuple(sorted({one.value for one in ended or ()}))
+
+
 def filter_of(
     destination: str | None,
     since: str | None,
@@ -80,6 +107,7 @@ def filter_of(
     codes: list[Code] | None,
     event_types: list[str] | None,
     deliveries: list[str] | None,
+    outcomes: tuple["KeptOutcome", ...] = (),
 ) -> "ReplayFilter":
     """The filter that the options mean, in one order whatever theirs, so that an unfinished replay is found again.
 
@@ -100,6 +128,7 @@ def filter_of(
             codes=tuple(sorted({code.value for code in codes or ()})),
             event_types=tuple(sorted(set(event_types or ()))),
             ids=tuple(sorted({checked.delivery_id(delivery, "--id") for delivery in deliveries or ()})),
+            outcomes=outcomes,
         )
     )
 

@@ -180,7 +180,7 @@ def _words(chosen: ReplayFilter) -> str:
     """The filter, in few words."""
     words = [chosen.destination] if chosen.destination else []
     words += [f"{sign} {time:%Y-%m-%d %H:%M:%S}" for sign, time in (("≥", chosen.since), ("<", chosen.until)) if time]
-    words += [*chosen.codes, *chosen.event_types]
+    words += [*chosen.outcomes, *chosen.codes, *chosen.event_types]
     words += chosen.ids if len(chosen.ids) < 3 else [f"{len(chosen.ids)} ids"]
     return ", ".join(words) or "everything"
 

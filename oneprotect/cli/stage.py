@@ -16,7 +16,7 @@ from oneprotect.dev.receiver import ALWAYS_OK, Answers, Receiver
 from oneprotect.dev.sample import KEY, write_sample_secrets
 from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
-from oneprotect.wiring import JetStream, open_jetstream
+from oneprotect.wiring import JetStream, archive_of, open_jetstream
 
 TENANT: Final = "acme"
 NAMESPACE: Final = "oneprotect-dev"
@@ -71,6 +71,7 @@ async def stage(directory: Path, *, nats_port: int | None) -> AsyncGenerator[Sta
                 replicas=settings.nats.replicas,
                 work_per_destination=settings.nats.work_per_destination,
                 ack_wait_s=settings.delivery.ack_wait_s,
+                archive=archive_of(settings),
             )
             await set_up_tenant(jetstream, receiver, directory / "secrets")
             async with _consumer_process(environ) as consumer:

@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from oneprotect.doctor.check import Check, Group
+from oneprotect.jetstream.topology import DEFAULT_ARCHIVE, Archive
 
 _GROUP = Group("settings")
 
@@ -22,6 +23,7 @@ class Installation(Struct, frozen=True, kw_only=True):
     nats_ca_file: Path | None = None
     replicas: int = 1
     work_per_destination: int = 1000
+    archive: Archive = DEFAULT_ARCHIVE
     ack_wait_s: float = 30.0
     request_timeout_s: float = 15.0
     drain_timeout_s: float = 25.0

@@ -16,6 +16,7 @@ async def check_streams(connection: Connection, installation: Installation) -> l
         replicas=installation.replicas,
         work_per_destination=installation.work_per_destination,
         ack_wait_s=installation.ack_wait_s,
+        archive=installation.archive,
         check=True,
     )
     differ = [_differing(change) for change in changes if change.action != "none"]

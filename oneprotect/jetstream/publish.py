@@ -8,7 +8,7 @@ import asyncio
 import collections
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, Self
+from typing import Final, Protocol, Self
 
 import msgspec
 
@@ -53,6 +53,14 @@ OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
 class _Waiting(msgspec.Struct, frozen=True, gc=False):
     subject: str
     on_stored: OnStored
+
+
+class Sends(Protocol):
+    """Sends a message and says later what became of it, as `Publisher` does."""
+
+    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send, and call `on_stored` once."""
+        ...
 
 
 _decode = msgspec.json.Decoder(_PubAck).decode

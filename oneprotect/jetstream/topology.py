@@ -12,6 +12,7 @@ from oneprotect.jetstream.errors import NotFound
 from schemas import subjects
 
 _NANOSECONDS: Final = 1_000_000_000
+_DAY_S: Final = 86_400
 _MAX_ACK_PENDING: Final = 100_000
 _MAX_WAITING: Final = 2_048
 
@@ -25,16 +26,37 @@ class Change(msgspec.Struct, frozen=True):
     name: str
     action: Literal["create", "update", "none"]
     fields: dict[str, tuple[Any, Any]] = {}
+    note: str = ""
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """How long, and at most how much of, the deliveries that were taken are kept."""
+
+    days: int = 30
+    """0: none are."""
+    max_bytes: int = 2 * 1024**3
+
+
+DEFAULT_ARCHIVE: Final = Archive()
 
 
 async def apply(
-    connection: Connection, *, replicas: int, work_per_destination: int, ack_wait_s: float, check: bool = False
+    connection: Connection,
+    *,
+    replicas: int,
+    work_per_destination: int,
+    ack_wait_s: float,
+    archive: Archive = DEFAULT_ARCHIVE,
+    check: bool = False,
 ) -> list[Change]:
     """Create or update everything; with `check` only compare. Raises `JetStreamError`, `Unsupported` above all."""
     connection.require_version()
     changes: list[Change] = []
     for stream in subjects.STREAMS:
-        wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination)
+        if stream.archived and not archive.days:
+            changes.append(await _left(connection, stream))
+            continue
+        wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, archive=archive)
         changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
     for bucket in subjects.BUCKETS:
         wanted = bucket_config(bucket, replicas=replicas)
@@ -44,7 +66,9 @@ async def apply(
     return changes
 
 
-def stream_config(stream: subjects.Stream, *, replicas: int, work_per_destination: int) -> Config:
+def stream_config(
+    stream: subjects.Stream, *, replicas: int, work_per_destination: int, archive: Archive = DEFAULT_ARCHIVE
+) -> Config:
     """A stream as the server is asked for it."""
     config: Config = {
         "name": stream.name,
@@ -61,6 +85,12 @@ def stream_config(stream: subjects.Stream, *, replicas: int, work_per_destinatio
     }
     if stream.capped_per_subject:
         config |= {"discard_new_per_subject": True, "max_msgs_per_subject": work_per_destination}
+    if stream.archived:
+        config |= {
+            "max_age": archive.days * _DAY_S * _NANOSECONDS,
+            "max_bytes": archive.max_bytes,
+            "compression": "s2",
+        }
     if stream.schedules:
         config |= {"allow_msg_schedules": True, "allow_msg_ttl": True}
     return config
@@ -115,6 +145,18 @@ async def _apply_stream(
     if not check:
         await connection.api(f"STREAM.UPDATE.{wanted['name']}", current | wanted)
     return Change(kind, name, "update", fields)
+
+
+async def _left(connection: Connection, stream: subjects.Stream) -> Change:
+    """A stream that the settings do without: it is not made, and what is in one that is there is nobody's to delete."""
+    try:
+        state = (await connection.api(f"STREAM.INFO.{stream.name}"))["state"]
+    except NotFound:
+        return Change("stream", stream.name, "none", note="not made: ONEPROTECT_ARCHIVE_DAYS is 0")
+    note = (
+        f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added, and its {state['messages']} messages are left until they age"
+    )
+    return Change("stream", stream.name, "none", note=note)
 
 
 async def _apply_consumer(

@@ -202,6 +202,7 @@ async def test_a_pull_whose_consumer_was_deleted_goes_on_when_it_is_back(site: S
     async with site.consumer_process() as consumer:
         await site.deliver("orders")
         await until(lambda: len(receiver.seen) == 1, 20)
+        await until(site.is_settled, 20)
         await site.jetstream.connection.api(
             f"CONSUMER.DELETE.{subjects.WORK_CONSUMER.stream}.{subjects.WORK_CONSUMER.name}"
         )

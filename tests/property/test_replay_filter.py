@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.kept import Kept, matches, subject
+from consumers.kept import Kept, matches, stream, subject
 from schemas import subjects
 from schemas.config import ReplayFilter
 
@@ -14,6 +14,7 @@ pytestmark = pytest.mark.retry
 
 START = datetime(2026, 11, 23, tzinfo=UTC)
 DESTINATIONS, IDS = ("orders", "invoices", "a"), tuple(f"dlv_{number}" for number in range(6))
+OUTCOMES = ("failed", "skipped", "delivered")
 CODES, TYPES = ("http.5xx", "http.410", "secret.not_found"), ("invoice.paid", "invoice.sent")
 
 times = st.integers(0, 20).map(lambda minutes: START + timedelta(minutes=minutes))
@@ -24,7 +25,7 @@ kept_deliveries = st.builds(
     destination=st.sampled_from(DESTINATIONS),
     event_type=st.sampled_from(TYPES),
     code=st.sampled_from(CODES),
-    outcome=st.just("failed"),
+    outcome=st.sampled_from(OUTCOMES),
     attempt=st.integers(1, 9),
     sequence=st.integers(1, 99),
     stored_at=times,
@@ -37,6 +38,7 @@ filters = st.builds(
     codes=st.lists(st.sampled_from(CODES), max_size=2, unique=True).map(tuple),
     event_types=st.lists(st.sampled_from(TYPES), max_size=2, unique=True).map(tuple),
     ids=st.lists(st.sampled_from(IDS), max_size=3, unique=True).map(tuple),
+    outcomes=st.sampled_from([(), ("failed",), ("skipped",), ("failed", "skipped"), ("delivered",)]),
 )
 
 
@@ -49,9 +51,14 @@ def _reaches(pattern: str, name: str) -> bool:
 @given(kept=kept_deliveries, chosen=filters)
 def test_what_a_filter_takes_is_where_it_is_looked_for(kept: Kept, chosen: ReplayFilter) -> None:
     """The subjects that are read hold everything that the filter takes."""
-    stored_on = subjects.failed("acme", kept.destination, kept.id)
+    if kept.outcome == "delivered":
+        stored_in, stored_on = subjects.DELIVERED, subjects.delivered("acme", kept.destination)
+    else:
+        stored_in, stored_on = subjects.FAILED, subjects.failed("acme", kept.destination, kept.id)
+    is_looked_for = stream(chosen) is stored_in and _reaches(subject("acme", chosen), stored_on)
 
-    assert not matches(kept, chosen) or _reaches(subject("acme", chosen), stored_on)
+    # With no word about outcomes a filter looks among those that failed or were skipped.
+    assert not matches(kept, chosen) or is_looked_for or (not chosen.outcomes and kept.outcome == "delivered")
 
 
 @given(kept=kept_deliveries, one=filters, other=filters)

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from consumers.archive import Copy
 from oneprotect.jetstream import read
 from oneprotect.jetstream.publish import Publication, Stored
 from schemas import subjects
@@ -82,3 +85,12 @@ async def requested(site: Site) -> list[str]:
 async def waiting(site: Site) -> Sequence[read.Record]:
     """The requests that wait, in the work stream or the overflow."""
     return [*await site.records(subjects.WORK), *await site.records(subjects.OVERFLOW)]
+
+
+async def pack(site: Site, count: int, *, destination: str = "orders", tenant: str = TENANT) -> list[str]:
+    """Have deliveries in the archive, in one pack, as a consumer has delivered them at their first attempt."""
+    deliveries = [new_delivery_id() for _ in range(count)]
+    copies = [Copy(document(destination, delivery=one, tenant=tenant), {}) for one in deliveries]
+    packed = Publication(subjects.delivered(tenant, destination), msgspec.msgpack.encode(copies), {})
+    await site.jetstream.publisher.publish(packed)
+    return deliveries

@@ -18,7 +18,7 @@ from oneprotect.dev.sample import write_sample_secrets
 from oneprotect.jetstream import read, topology
 from oneprotect.jetstream.requests import request
 from oneprotect.settings import Settings
-from oneprotect.wiring import DEFAULT_HEALTH_POLICY, JetStream, open_jetstream, run_consumer
+from oneprotect.wiring import DEFAULT_HEALTH_POLICY, JetStream, archive_of, open_jetstream, run_consumer
 from schemas import subjects
 from schemas.events import (
     CONTENT_TYPE,
@@ -86,6 +86,7 @@ class Site:
             replicas=self.settings.nats.replicas,
             work_per_destination=self.settings.nats.work_per_destination,
             ack_wait_s=self.settings.delivery.ack_wait_s,
+            archive=archive_of(self.settings),
         )
 
     async def destination(self, name: str, url: str, **fields: Any) -> None:

@@ -20,6 +20,8 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_NATS_CA_FILE": ("ca.pem", Path("ca.pem")),
     "ONEPROTECT_NATS_REPLICAS": ("3", 3),
     "ONEPROTECT_WORK_PER_DESTINATION": ("50", 50),
+    "ONEPROTECT_ARCHIVE_DAYS": ("7", 7),
+    "ONEPROTECT_ARCHIVE_MAX_BYTES": ("1073741824", 1_073_741_824),
     "ONEPROTECT_SECRET_PROVIDER": ("kubernetes", "kubernetes"),
     "ONEPROTECT_SECRET_NAMESPACE": ("secrets", "secrets"),
     "ONEPROTECT_SECRET_NAMESPACES_ALLOWED": ("team-a,team-b", ("team-a", "team-b")),

@@ -1,0 +1,161 @@
+"""The archive: deliveries that were taken, whole, so that they can be replayed when a receiver has lost them.
+
+What failed is kept by a message each, and seldom. What was delivered is nearly everything, so here a message is a pack:
+what one worker delivered to one destination within a moment. A delivery's request is acknowledged when its pack is
+stored and not before, so the archive misses nothing; a worker that dies in between has the same result settled again by
+the next one, and what a pack then holds a second time is told by its attempt.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final, Self
+
+import msgspec
+import structlog
+
+from consumers.request import Delivery
+from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.jetstream.publish import OnStored, Publication, Sends, Stored
+from oneprotect.jetstream.read import Record
+from schemas import subjects
+from schemas.codes import Code, Outcome
+
+MOMENT_S: Final = 0.025
+"""How long a pack waits for more: the longest that an acknowledgement is held back by it."""
+LOOK_S: Final = 10.0
+MAX_COPIES: Final = 64
+MAX_BYTES: Final = 128 * 1024
+"""The most that several copies in a pack have together: one alone may be as large as a request."""
+CONTENT_TYPE: Final = "application/msgpack"
+
+_TAKEN: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
+Find = Callable[[], Awaitable[bool]]
+
+_log = structlog.get_logger(__name__)
+_DROPPED: Final = Stored(subjects.DELIVERED.name, 0)
+_COPIED: Final = "oneprotect.delivery.delivered."
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A delivery as it was requested: the document, and the headers in which its state rides."""
+
+    document: bytes
+    headers: dict[str, str]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Copy]).decode
+
+
+def copy(delivery: Delivery) -> Publication:
+    """What is to be kept of `delivery`, which has been taken; for a `Packing` publisher. As it came: that is free."""
+    message = delivery.message
+    return Publication(subjects.delivered(delivery.tenant, delivery.destination), message.data, message.headers)
+
+
+def unpacked(pack: Record) -> Iterator[Record]:
+    """The copies in `pack`, each as if it had been stored by itself; none if another version has packed it."""
+    with contextlib.suppress(msgspec.DecodeError):
+        for one in _decode(pack.data):
+            yield Record(pack.subject, pack.sequence, pack.stored_at, one.document, one.headers | _TAKEN)
+
+
+class Packing:
+    """A publisher that stores copies in packs, and anything else as it is. Use as an asynchronous context manager.
+
+    `find` tells whether there is an archive, and is asked again and again: it may be made, or taken away, at any time.
+    While there is none, copies are dropped, so that nothing waits for them.
+    """
+
+    def __init__(self, publisher: Sends, *, find: Find) -> None:
+        self.is_open = False
+        self._publisher = publisher
+        self._find = find
+        self._packs: dict[str, _Pack] = {}
+        self._begun = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self._look()
+        self._tasks = [asyncio.create_task(self._flush_each_moment()), asyncio.create_task(self._look_again())]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send, and call `on_stored` once: of a copy when its pack is stored, or could not be."""
+        if not publication.subject.startswith(_COPIED):
+            await self._publisher.send(publication, on_stored)
+            return
+        if not self.is_open:
+            await on_stored(_DROPPED)
+            return
+        size = _size(publication)
+        pack = self._packs.get(publication.subject)
+        if pack is not None and not pack.has_room_for(size):
+            await pack.send(self._publisher)
+            pack = None
+        if pack is None:
+            pack = self._packs[publication.subject] = _Pack(publication.subject)
+            self._begun.set()
+        pack.add(publication, size, on_stored)
+
+    async def _flush_each_moment(self) -> None:
+        while True:
+            await self._begun.wait()
+            await asyncio.sleep(MOMENT_S)
+            self._begun.clear()
+            packs, self._packs = self._packs, {}
+            for pack in packs.values():
+                await pack.send(self._publisher)
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            is_open = await self._find()
+        except JetStreamError:  # not to be known now: then it is as it was
+            return
+        if is_open != self.is_open:
+            _log.info("archive.found" if is_open else "archive.gone", stream=subjects.DELIVERED.name)
+        self.is_open = is_open
+
+
+class _Pack:
+    """Copies for one destination, and who wants to know of each that it is stored."""
+
+    __slots__ = ("_bytes", "_copies", "_waiting", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self._copies: list[Copy] = []
+        self._waiting: list[OnStored] = []
+        self._bytes = 0
+
+    def has_room_for(self, size: int) -> bool:
+        return len(self._copies) < MAX_COPIES and self._bytes + size <= MAX_BYTES
+
+    def add(self, publication: Publication, size: int, on_stored: OnStored) -> None:
+        self._copies.append(Copy(publication.payload, publication.headers))
+        self._waiting.append(on_stored)
+        self._bytes += size
+
+    async def send(self, publisher: Sends) -> None:
+        await publisher.send(
+            Publication(self.subject, _encode(self._copies), {"content-type": CONTENT_TYPE}), self._on_stored
+        )
+
+    async def _on_stored(self, result: Stored | JetStreamError) -> None:
+        for on_stored in self._waiting:
+            await on_stored(result)
+
+
+def _size(publication: Publication) -> int:
+    headers = publication.headers
+    return len(publication.payload) + sum(map(len, headers)) + sum(map(len, headers.values()))

@@ -1,0 +1,332 @@
+"""The archive: what was delivered is kept whole, and can be replayed."""
+
+import asyncio
+import base64
+
+import msgspec
+import pytest
+
+from consumers import archive
+from consumers.archive import Copy, Packing, unpacked
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream import topology
+from oneprotect.jetstream.connection import connect
+from oneprotect.jetstream.errors import JetStreamError, Unavailable
+from oneprotect.jetstream.publish import OnStored, Publication, Stored
+from oneprotect.jetstream.read import Record
+from oneprotect.jetstream.topology import Archive
+from schemas import subjects
+from schemas.codes import Outcome
+from schemas.config import Replay, ReplayFilter, ReplayState
+from schemas.events import decode_request
+from tests.component.conftest import RunHere
+from tests.support.keeping import keep, pack
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.retry
+
+DELIVERED = ReplayFilter(outcomes=("delivered",))
+
+
+async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
+    replay, row = await site.jetstream.replayer.begin(TENANT, chosen, by="test")
+    return await site.jetstream.replayer.run(TENANT, replay, row)
+
+
+async def _copies(site: Site) -> list[Record]:
+    return [one for packed in await site.records(subjects.DELIVERED) for one in unpacked(packed)]
+
+
+async def test_what_was_delivered_is_kept_as_it_was_requested(site: Site, receiver: Scripted) -> None:
+    """Once a delivery is settled, the archive holds its document and its producer's headers, at any attempt."""
+    await site.destination("orders", receiver.url)
+    receiver.script = [500, 200]
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
+
+    async with site.consumer():
+        first = await site.deliver("orders", payload=b'{"n":  1}', traceparent=trace)
+        second = await site.deliver("orders", payload=b'"2"')
+        await until(lambda: len(receiver.seen) == 4, 20)
+        await until(site.is_settled, 20)
+
+    copies = {decode_request(one.data).id: one for one in await _copies(site)}
+    assert set(copies) == {first, second}
+    assert decode_request(copies[first].data).data.body() == b'{"n":  1}'
+    assert copies[first].headers["traceparent"] == trace
+    assert copies[first].headers[subjects.HEADER_ATTEMPT] == "2"
+
+
+async def test_a_delivered_one_is_sent_again_with_its_id_and_counts_on(site: Site, receiver: Scripted) -> None:
+    """A replay of what was delivered sends it with the same id, as its next attempt, retries included."""
+    await site.destination("orders", receiver.url, retry_schedule_s=[0.1])
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 1, 20)
+        await until(site.is_settled, 20)
+        receiver.script = [500, 500, 200]
+        row = await _replay(site, DELIVERED)
+        await until(lambda: len(receiver.seen) == 3, 20)
+        await until(site.is_settled, 20)
+
+    results = await site.results(delivery)
+    assert (row.replayed, row.skipped, row.state) == (1, 0, ReplayState.FINISHED)
+    assert [result.attempt for result in results] == [1, 2, 3]
+    assert [result.outcome for result in results] == [
+        Outcome.DELIVERED,
+        Outcome.RETRY_SCHEDULED,
+        Outcome.DELIVERED,
+    ]
+    assert {seen.id for seen in receiver.seen} == {delivery}
+    assert len({seen.body for seen in receiver.seen}) == 1
+
+
+async def test_of_what_was_sent_again_only_the_last_is_taken(site: Site, receiver: Scripted) -> None:
+    """Replayed twice, a delivery is sent once each time: what was archived before its latest attempt is left alone."""
+    await site.destination("orders", receiver.url)
+
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 1, 20)
+        for count in (2, 3):
+            await until(site.is_settled, 20)
+            row = await _replay(site, DELIVERED)
+            await until(lambda count=count: len(receiver.seen) == count, 20)  # type: ignore[misc]
+            assert (row.replayed, row.skipped) == (1, count - 2)
+        await until(site.is_settled, 20)
+
+    assert len(receiver.seen) == 3
+
+
+async def test_failed_and_delivered_are_two_replays(site: Site, receiver: Scripted) -> None:
+    """Without a word about outcomes nothing that was delivered is taken, with it nothing else."""
+    await site.destination("orders", receiver.url)
+    async with site.consumer():
+        delivered = await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 1, 20)
+        await until(site.is_settled, 20)
+    (failed,) = await keep(site)
+    (skipped,) = await keep(site, outcome=Outcome.SKIPPED)
+
+    async def taken(*outcomes: str) -> set[str]:
+        chosen = msgspec.convert({"outcomes": outcomes}, ReplayFilter)
+        return {kept.id async for kept in site.jetstream.replayer.kept(TENANT, chosen)}
+
+    assert await taken() == {failed, skipped}
+    assert await taken("failed") == {failed}
+    assert await taken("skipped") == {skipped}
+    assert await taken("delivered") == {delivered}
+    with pytest.raises(msgspec.ValidationError, match="by itself"):
+        await taken("delivered", "failed")
+
+
+async def test_filters_reach_into_packs(site: Site) -> None:
+    """Destination, id and another tenant's are told apart within and between packs; an empty result is one."""
+    first, second, third = await pack(site, 3)
+    (other,) = await pack(site, 1, destination="invoices")
+    await pack(site, 1, tenant="globex")
+
+    async def taken(**conditions: object) -> set[str]:
+        chosen = msgspec.convert(conditions | {"outcomes": ["delivered"]}, ReplayFilter)
+        return {kept.id async for kept in site.jetstream.replayer.kept(TENANT, chosen)}
+
+    assert await taken() == {first, second, third, other}
+    assert await taken(destination="invoices") == {other}
+    assert await taken(ids=[second, other]) == {second, other}
+    assert await taken(codes=["http.5xx"]) == set()
+    assert await taken(event_types=["invoice.paid"], destination="orders") == {first, second, third}
+
+
+async def test_a_replay_stopped_within_a_pack_goes_on_within_it(site: Site) -> None:
+    """Interrupted in the middle of a pack, each is requested once, and the counts hold."""
+    deliveries = await pack(site, 30)
+    replayer = site.jetstream.replayer
+    replay, row = await replayer.begin(TENANT, DELIVERED, by="test")
+
+    running = asyncio.create_task(replayer.run(TENANT, replay, row, rate_per_s=50))
+    await until(lambda: _has_requested(site, 10), 20)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    before = await replayer.get(TENANT, replay)
+    again, row = await replayer.begin(TENANT, DELIVERED, by="test")
+    row = await replayer.run(TENANT, again, row)
+
+    requested = [decode_request(record.data).id for record in await site.records(subjects.WORK)]
+    assert (before.cursor, before.replayed) == (0, 0), "the cursor stands before a pack until all of it is done"
+    assert (again, row.replayed, row.skipped) == (replay, 30, 0)
+    assert sorted(requested) == sorted(deliveries)
+
+
+async def _has_requested(site: Site, count: int) -> bool:
+    return await site.waiting() >= count
+
+
+async def test_a_crash_before_the_pack_is_stored_loses_no_copy(site: Site, receiver: Scripted) -> None:
+    """A consumer killed between an answer and its archive has the next one keep the copy, and sends nothing twice."""
+    await site.destination("orders", receiver.url)
+
+    async with site.consumer_process() as consumer:
+        await until(lambda: consumer.says("consumer.started"), 20)
+        await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.DELIVERED.name}")
+        deliveries = {await site.deliver("orders") for _ in range(5)}
+        await until(lambda: len(receiver.seen) == 5, 20)
+        await until(lambda: consumer.says("publish.failed"), 20)
+    assert await site.waiting() == 5, "a request stays until its copy is stored"
+    await site.apply()
+    async with site.consumer():
+        await until(site.is_settled, 20)
+
+    assert {decode_request(one.data).id for one in await _copies(site)} == deliveries
+    assert len(receiver.seen) == 5
+
+
+async def test_without_an_archive_nothing_is_kept_and_nothing_waits(
+    tmp_path_factory: pytest.TempPathFactory, nats_server: EmbeddedNats, receiver: Scripted
+) -> None:
+    """With ONEPROTECT_ARCHIVE_DAYS=0 deliveries are settled without a copy, and there is no stream for one."""
+    async with Site(tmp_path_factory.mktemp("site"), nats_server, archive_days="0") as site, site.consumer():
+        await site.destination("orders", receiver.url)
+        await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 1, 20)
+        await until(site.is_settled, 20)
+        names = (await site.jetstream.connection.api("STREAM.NAMES"))["streams"]
+
+    assert subjects.DELIVERED.name not in names
+
+
+async def test_a_missing_stream_holds_nothing_up(site: Site, receiver: Scripted) -> None:
+    """A consumer that finds no archive, as after an upgrade without `apply`, delivers without one."""
+    await site.destination("orders", receiver.url)
+    await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.DELIVERED.name}")
+
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 1, 20)
+        await until(site.is_settled, 20)
+
+
+async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNats) -> None:
+    """It is made with its age and size, updated when they change, and left with what it holds when it is turned off."""
+
+    async def change(archive: Archive) -> topology.Change:
+        changes = await topology.apply(connection, replicas=1, work_per_destination=10, ack_wait_s=30, archive=archive)
+        return next(change for change in changes if change.name == subjects.DELIVERED.name)
+
+    async with connect(nats_server.url, name="test") as connection:
+        off = await change(Archive(days=0))
+        made = await change(Archive(days=7, max_bytes=2**24))
+        config = (await connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}"))["config"]
+        longer = await change(Archive(days=8, max_bytes=2**24))
+        left = await change(Archive(days=0))
+        after = (await connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}"))["config"]
+
+    assert (off.action, made.action, longer.action, left.action) == ("none", "create", "update", "none")
+    assert (config["max_age"], config["max_bytes"], config["compression"]) == (7 * 86_400 * 10**9, 2**24, "s2")
+    assert after["max_age"] == 8 * 86_400 * 10**9
+    assert "not made" in off.note
+    assert "are left" in left.note
+
+
+async def test_the_command_replays_what_was_delivered(site: Site, oneprotect: RunHere) -> None:
+    """`replay --delivered` shows counts and a sample, requests each once, and is told from `--outcome`."""
+    deliveries = await pack(site, 12)
+
+    shown = await oneprotect("replay", "--tenant", TENANT, "--delivered", "--dry-run", "--json")
+    done = await oneprotect("replay", "--tenant", TENANT, "--delivered", "--json")
+    both = await oneprotect("replay", "--tenant", TENANT, "--delivered", "--outcome", "failed", "--json")
+
+    preview = shown.json
+    assert (preview["replayable"], preview["superseded"], len(preview["sample"])) == (12, 0, 10)
+    assert preview["by"] == [{"destination": "orders", "code": "http.2xx", "count": 12}]
+    assert (done.code, done.json["replayed"]) == (0, 12)
+    assert len(await site.records(subjects.WORK)) == len(deliveries)
+    assert both.code == 2
+    assert "--delivered: not together" in both.error["error"]
+
+
+class _Stream:
+    """Takes what is sent, and answers when told to."""
+
+    def __init__(self) -> None:
+        self.sent: list[Publication] = []
+        self.waiting: list[OnStored] = []
+
+    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Take it."""
+        self.sent.append(publication)
+        self.waiting.append(on_stored)
+
+
+def _copy(number: int, size: int = 10) -> Publication:
+    return Publication(subjects.delivered(TENANT, "orders"), b"%d" % number + b"x" * size, {"a": "b"})
+
+
+def _numbers(pack: Publication) -> list[int]:
+    copies = msgspec.msgpack.decode(pack.payload, type=list[Copy])
+    return [int(one.document.rstrip(b"x")) for one in copies]
+
+
+async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
+    """Copies go by at most so many and so many bytes, a large one alone; each hears what became of its pack."""
+    stream = _Stream()
+    heard: dict[int, Stored | JetStreamError] = {}
+
+    async def send(packing: Packing, number: int, size: int = 10) -> None:
+        async def on_stored(result: Stored | JetStreamError) -> None:
+            heard[number] = result
+
+        await packing.send(_copy(number, size), on_stored)
+
+    async with Packing(stream, find=_there_is_one) as packing:
+        for number in range(archive.MAX_COPIES + 1):
+            await send(packing, number)
+        assert [len(_numbers(one)) for one in stream.sent] == [archive.MAX_COPIES]
+        await send(packing, 1000, archive.MAX_BYTES)
+        await send(packing, 1001)
+        await until(lambda: len(stream.sent) == 4)
+        results: list[Stored | JetStreamError] = [Stored("S", 1), Unavailable("no answer"), Stored("S", 2)]
+        for on_stored, result in zip(stream.waiting, results, strict=False):
+            await on_stored(result)
+
+    assert [_numbers(one) for one in stream.sent[1:]] == [[archive.MAX_COPIES], [1000], [1001]]
+    assert heard[0] == heard[archive.MAX_COPIES - 1] == Stored("S", 1)
+    assert isinstance(heard[archive.MAX_COPIES], Unavailable)
+    assert 1001 not in heard
+
+
+async def test_without_an_archive_a_copy_is_dropped_at_once() -> None:
+    """A copy that nobody takes holds nothing up."""
+    stream, heard = _Stream(), list[Stored | JetStreamError]()
+
+    async def there_is_none() -> bool:
+        return False
+
+    async def on_stored(result: Stored | JetStreamError) -> None:
+        heard.append(result)
+
+    async with Packing(stream, find=there_is_none) as packing:
+        await packing.send(_copy(1), on_stored)
+
+    assert [type(result) for result in heard] == [Stored]
+    assert stream.sent == []
+
+
+async def test_what_is_no_copy_goes_at_once_and_as_it_is() -> None:
+    """Results, schedules and kept deliveries are not packed."""
+    stream = _Stream()
+    publication = Publication(subjects.failed(TENANT, "orders", "dlv_1"), base64.b64encode(b"x"), {})
+
+    async with Packing(stream, find=_there_is_one) as packing:
+        await packing.send(publication, _ignore)
+
+    assert stream.sent == [publication]
+
+
+async def _there_is_one() -> bool:
+    return True
+
+
+async def _ignore(_: Stored | JetStreamError) -> None:
+    """Nobody wants to know."""

@@ -33,6 +33,7 @@ _FIELDS: Final = {
     "allow_msg_schedules": "allowMsgSchedules",
     "allow_msg_ttl": "allowMsgTtl",
     "deny_delete": "denyDelete",
+    "compression": "compression",
     "republish": "republish",
     "durable_name": "durableName",
     "filter_subject": "filterSubject",

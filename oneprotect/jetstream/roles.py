@@ -119,7 +119,14 @@ CONSUMER: Final = Role(
         *_known(*subjects.STREAMS),
         *(subject for consumer in subjects.CONSUMERS for subject in _consumed(consumer)),
         *_fed(subjects.OVERFLOW),
-        *_published(subjects.WORK, subjects.ATTEMPTS, subjects.FAILED, subjects.QUARANTINE, subjects.EVENTS),
+        *_published(
+            subjects.WORK,
+            subjects.ATTEMPTS,
+            subjects.FAILED,
+            subjects.DELIVERED,
+            subjects.QUARANTINE,
+            subjects.EVENTS,
+        ),
         subjects.scheduled("*", "*", "*"),
         *_written(
             subjects.DESTINATIONS, subjects.CREDENTIAL_STATUS, subjects.HEALTH, subjects.ACTIVITY, subjects.RATES

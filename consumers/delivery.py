@@ -103,7 +103,7 @@ class DeliveryHandler:
                 self._observe(delivery, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED), Clock())
                 return outcome.suppressed(delivery, recorded, archived=self._is_archived())
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
-        if rest_s is not None:
+        if rest_s is not None and not delivery.is_ping:
             self.deferrals += 1
             spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
             return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))

@@ -14,7 +14,7 @@ import structlog
 
 from oneprotect.jetstream.connection import Connection
 from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused
-from oneprotect.jetstream.publish import Publication, Publisher
+from oneprotect.jetstream.publish import Publication, Publisher, without_batch
 from oneprotect.jetstream.pull import Message, fetch
 from schemas import subjects
 
@@ -96,7 +96,7 @@ class Feeder:
     async def _moved(self, message: Message, tenant: str, destination: str) -> bool:
         try:
             await self._publisher.publish(
-                Publication(subjects.requested(tenant, destination), message.data, message.headers)
+                Publication(subjects.requested(tenant, destination), message.data, without_batch(message.headers))
             )
         except Refused as error:
             if error.err_code != SUBJECT_FULL:

@@ -23,6 +23,8 @@ def settled(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tup
 
     `archived`: whether those that were delivered are kept, too.
     """
+    if delivery.is_ping and result.outcome is Outcome.RETRY_SCHEDULED:
+        result = msgspec.structs.replace(result, outcome=Outcome.FAILED, next_attempt_at=None)
     return (_recorded(delivery, result), *_followed(delivery, result, archived=archived))
 
 
@@ -59,6 +61,8 @@ def _recorded(delivery: Delivery, result: AttemptResult, *, distinct: str = "") 
 
 
 def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+    if delivery.is_ping:
+        return ()
     match result.outcome:
         case Outcome.RETRY_SCHEDULED:
             return (_scheduled(delivery, result),)

@@ -33,7 +33,14 @@ class ReplayAudit:
 
 def _data(row: ReplayRow, by: str) -> ReplayData:
     replay = row.replay
-    return ReplayData(replay=row.id, by=by, replayed=replay.replayed, skipped=replay.skipped, state=replay.state.value)
+    return ReplayData(
+        replay=row.id,
+        by=by,
+        address=replay.address if by == replay.by else None,
+        replayed=replay.replayed,
+        skipped=replay.skipped,
+        state=replay.state.value,
+    )
 
 
 def _envelope(tenant: str, event: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import msgspec
 from consumers.progress import Progress
 from oneprotect.jetstream.pull import Message
 from schemas import subjects
-from schemas.events import DeliveryRequested, decode_request
+from schemas.events import PING, DeliveryRequested, decode_request
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -47,6 +47,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             progress=Progress.read(message.headers),
             message=message,
         )
+
+    @property
+    def is_ping(self) -> bool:
+        """Whether it only tries its destination out: then one attempt is all, whatever comes of it."""
+        return self.event_type == PING
 
     @property
     def request_id(self) -> str:

@@ -49,8 +49,17 @@ SOURCE: Final = "/oneprotect/configuration"
 MAX_TRIES: Final = 5
 
 Kind = Literal["destination", "credential"]
-Action = Literal["set", "delete", "enable", "disable"]
+Action = Literal["set", "delete", "enable", "disable", "test"]
 T = TypeVar("T")
+
+OnlyIf = Callable[[int], bool]
+"""Whether a change may be made to what has this revision now; 0 when there is nothing."""
+
+
+def always(_: int) -> bool:
+    """Whatever is there."""
+    return True
+
 
 _MENDING: Final = {
     Rule.ADDRESS: "an operator can except it with ONEPROTECT_EGRESS_ALLOW_CIDRS",
@@ -107,8 +116,9 @@ class Conflict(ConfigurationError):
 class Configuration:
     """Writes and reads what tenants configure. Any method raises `JetStreamError` when NATS can't be asked.
 
-    `by` says who asks for a change. A change whose audit event could not be stored raises, too, although it is done:
-    make it again. `statuses` is the bucket with what consumers found about credentials.
+    `by` says who asks for a change, and `address` from where. With `only_if` a change raises `Changed` unless that says
+    yes to the revision of what is there. A change whose audit event could not be stored raises, too, although it is
+    done: make it again. `statuses` is the bucket with what consumers found about credentials.
     """
 
     def __init__(
@@ -129,7 +139,14 @@ class Configuration:
         self._secret_namespace = secret_namespace
 
     async def set_destination(
-        self, tenant: str, name: str, fields: Mapping[str, object], *, by: str
+        self,
+        tenant: str,
+        name: str,
+        fields: Mapping[str, object],
+        *,
+        by: str,
+        address: str | None = None,
+        only_if: OnlyIf = always,
     ) -> DestinationView:
         """Create or replace a destination from the fields of `DestinationSpec`; it stays enabled or disabled.
 
@@ -146,27 +163,31 @@ class Configuration:
             kept = {field: getattr(state, field) for field in _STATE_FIELDS} if state else {}
             return Destination(**msgspec.structs.asdict(spec), **kept)
 
-        destination = await self._change(self._destinations, key, change)
-        await self._tell("destination", tenant, name, "set", by)
-        return _destination_view(tenant, name, destination)
+        destination, revision = await self._change(self._destinations, key, change, only_if)
+        await self._tell("destination", tenant, name, "set", by, address)
+        return _destination_view(tenant, name, destination, revision)
 
     async def get_destination(self, tenant: str, name: str) -> DestinationView:
         """The destination. Raises `Invalid` or `Unknown`."""
-        entry = await self._destinations.get(_key(tenant, name))
+        entry = await self._destinations.find(_key(tenant, name))
         destination = _stored(entry, Destination)
         if destination is None:
             raise Unknown("destination")
-        return _destination_view(tenant, name, destination)
+        return _destination_view(tenant, name, destination, entry.revision)
 
     async def list_destinations(self, tenant: str) -> list[DestinationView]:
         """The tenant's destinations by id, without any that this version can't read. Raises `Invalid`."""
         stored = [(entry, _stored(entry, Destination)) for entry in await self._destinations.list(_all_of(tenant))]
-        return [_destination_view(tenant, _id(entry), found) for entry, found in stored if found is not None]
+        return [
+            _destination_view(tenant, _id(entry), found, entry.revision) for entry, found in stored if found is not None
+        ]
 
-    async def enable_destination(self, tenant: str, name: str, *, by: str) -> DestinationView:
+    async def enable_destination(
+        self, tenant: str, name: str, *, by: str, address: str | None = None, only_if: OnlyIf = always
+    ) -> DestinationView:
         """Let deliveries go there. Raises `Invalid`, `Unknown` or `Conflict`."""
         state = {"enabled": True, "disabled_reason": None, "disabled_at": None}
-        view = await self._switch(tenant, name, state, "enable", by)
+        view = await self._switch(tenant, name, state, "enable", by, address, only_if)
         event = DestinationRecovered(
             specversion="1.0",
             id=str(uuid.uuid4()),
@@ -179,7 +200,15 @@ class Configuration:
         return view
 
     async def disable_destination(
-        self, tenant: str, name: str, *, by: str, reason: str | None = None, only_url: str | None = None
+        self,
+        tenant: str,
+        name: str,
+        *,
+        by: str,
+        reason: str | None = None,
+        only_url: str | None = None,
+        address: str | None = None,
+        only_if: OnlyIf = always,
     ) -> DestinationView:
         """Let no deliveries go there: they are kept, and can be replayed. Raises `Invalid`, `Unknown` or `Conflict`.
 
@@ -190,7 +219,7 @@ class Configuration:
             "disabled_reason": reason or f"disabled by {by}",
             "disabled_at": datetime.now(UTC),
         }
-        view = await self._switch(tenant, name, state, "disable", by, only_url=only_url)
+        view = await self._switch(tenant, name, state, "disable", by, address, only_if, only_url=only_url)
         event = DestinationDisabled(
             specversion="1.0",
             id=str(uuid.uuid4()),
@@ -202,33 +231,48 @@ class Configuration:
         await tell(self._publisher, "destination.disabled", name, event)
         return view
 
-    async def delete_destination(self, tenant: str, name: str, *, by: str) -> None:
+    async def delete_destination(
+        self, tenant: str, name: str, *, by: str, address: str | None = None, only_if: OnlyIf = always
+    ) -> None:
         """Forget a destination; what is still on its way there fails. Raises `Invalid` or `Unknown`."""
-        key = _key(tenant, name)
-        if await self._destinations.get(key) is None:
-            raise Unknown("destination")
-        await self._destinations.delete(key)
-        await self._tell("destination", tenant, name, "delete", by)
+        await self._delete(self._destinations, "destination", _key(tenant, name), only_if)
+        await self._tell("destination", tenant, name, "delete", by, address)
 
-    async def set_credential(self, tenant: str, name: str, fields: Mapping[str, object], *, by: str) -> CredentialView:
+    async def note_test(self, tenant: str, name: str, *, by: str, address: str | None = None) -> None:
+        """Tell that somebody had a ping sent to a destination."""
+        await self._tell("destination", tenant, name, "test", by, address)
+
+    async def set_credential(
+        self,
+        tenant: str,
+        name: str,
+        fields: Mapping[str, object],
+        *,
+        by: str,
+        address: str | None = None,
+        only_if: OnlyIf = always,
+    ) -> CredentialView:
         """Create or replace a credential from the fields of `Credential`. Raises `Invalid` or `Conflict`."""
         key = _key(tenant, name)
         asked = checked.convert(fields, Credential)
         credential = msgspec.structs.replace(asked, secret_ref=self._canonical(asked.secret_ref))
+        if only_if is not always and not only_if(_revision(await self._credentials.find(key))):
+            raise Changed  # also below: but what is known of the one that stays must stay, too
         if self._statuses is not None:  # first, so that nothing about the old ref is taken for the new one's
             await self._statuses.delete(key)
-        await self._change(self._credentials, key, lambda _: credential)
-        await self._tell("credential", tenant, name, "set", by)
-        return _credential_view(tenant, name, credential, None)
+        _, revision = await self._change(self._credentials, key, lambda _: credential, only_if)
+        await self._tell("credential", tenant, name, "set", by, address)
+        return _credential_view(tenant, name, credential, None, revision)
 
     async def get_credential(self, tenant: str, name: str) -> CredentialView:
         """The credential, without its ref. Raises `Invalid` or `Unknown`."""
         key = _key(tenant, name)
-        credential = _stored(await self._credentials.get(key), Credential)
+        entry = await self._credentials.find(key)
+        credential = _stored(entry, Credential)
         if credential is None:
             raise Unknown("credential")
         state = None if self._statuses is None else _stored(await self._statuses.get(key), CredentialState)
-        return _credential_view(tenant, name, credential, state)
+        return _credential_view(tenant, name, credential, state, entry.revision)
 
     async def list_credentials(self, tenant: str) -> list[CredentialView]:
         """The tenant's credentials by id, without any that this version can't read. Raises `Invalid`."""
@@ -236,12 +280,14 @@ class Configuration:
         checked = [] if self._statuses is None else await self._statuses.list(_all_of(tenant))
         states = {entry.key: _stored(entry, CredentialState) for entry in checked}
         return [
-            _credential_view(tenant, _id(entry), found, states.get(entry.key))
+            _credential_view(tenant, _id(entry), found, states.get(entry.key), entry.revision)
             for entry, found in stored
             if found is not None
         ]
 
-    async def delete_credential(self, tenant: str, name: str, *, by: str) -> None:
+    async def delete_credential(
+        self, tenant: str, name: str, *, by: str, address: str | None = None, only_if: OnlyIf = always
+    ) -> None:
         """Forget a credential that no destination uses any more. Raises `Invalid`, `Unknown` or `InUse`."""
         key = _key(tenant, name)
         if await self._credentials.get(key) is None:
@@ -249,10 +295,10 @@ class Configuration:
         users = [entry for entry in await self._destinations.list(_all_of(tenant)) if _credential_of(entry) == name]
         if users:
             raise InUse(tuple(_id(entry) for entry in users))
-        await self._credentials.delete(key)
+        await self._delete(self._credentials, "credential", key, only_if)
         if self._statuses is not None:
             await self._statuses.delete(key)
-        await self._tell("credential", tenant, name, "delete", by)
+        await self._tell("credential", tenant, name, "delete", by, address)
 
     async def _switch(
         self,
@@ -261,6 +307,8 @@ class Configuration:
         state: Mapping[str, object],
         action: Action,
         by: str,
+        address: str | None,
+        only_if: OnlyIf,
         *,
         only_url: str | None = None,
     ) -> DestinationView:
@@ -274,32 +322,52 @@ class Configuration:
                 raise Conflict
             return msgspec.structs.replace(destination, **state)
 
-        destination = await self._change(self._destinations, key, change)
-        await self._tell("destination", tenant, name, action, by)
-        return _destination_view(tenant, name, destination)
+        destination, revision = await self._change(self._destinations, key, change, only_if)
+        await self._tell("destination", tenant, name, action, by, address)
+        return _destination_view(tenant, name, destination, revision)
 
-    async def _change(self, bucket: Bucket, key: str, change: Callable[[bytes | None], T]) -> T:
-        """Read, change and write; all of it once more when somebody else wrote in between. Raises `Conflict`."""
+    async def _change(
+        self, bucket: Bucket, key: str, change: Callable[[bytes | None], T], only_if: OnlyIf
+    ) -> tuple[T, int]:
+        """Read, change and write; all of it once more when somebody else wrote in between.
+
+        Returns what is stored then, and its revision. Raises `Changed` or `Conflict`.
+        """
         for _ in range(MAX_TRIES):
             entry = await bucket.find(key)
+            if not only_if(_revision(entry)):
+                raise Changed
             value = change(entry.value)
             try:
-                await bucket.put(key, msgspec.json.encode(value), revision=entry.revision)
+                return value, await bucket.put(key, msgspec.json.encode(value), revision=entry.revision)
             except Refused as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
-            else:
-                return value
         raise Conflict
 
-    async def _tell(self, kind: Kind, tenant: str, name: str, action: Action, by: str) -> None:
+    async def _delete(self, bucket: Bucket, kind: Kind, key: str, only_if: OnlyIf) -> None:
+        """Delete what is there, as it was judged. Raises `Unknown`, `Changed` or `Conflict`."""
+        for _ in range(MAX_TRIES):
+            entry = await bucket.find(key)
+            if entry.value is None:
+                raise Unknown(kind)
+            if not only_if(entry.revision):
+                raise Changed
+            try:
+                return await bucket.delete(key, revision=entry.revision)
+            except Refused as error:
+                if error.err_code != WRONG_LAST_SEQUENCE:
+                    raise
+        raise Conflict
+
+    async def _tell(self, kind: Kind, tenant: str, name: str, action: Action, by: str, address: str | None) -> None:
         event = ConfigChanged(
             specversion="1.0",
             id=str(uuid.uuid4()),
             source=SOURCE,
             time=datetime.now(UTC),
             tenant=tenant,
-            data=ConfigChangedData(kind=kind, name=name, action=action, by=by),
+            data=ConfigChangedData(kind=kind, name=name, action=action, by=by, address=address),
         )
         await tell(self._publisher, "config.changed", f"{kind}.{name}", event)
 
@@ -328,6 +396,11 @@ def _key(tenant: str, name: str) -> str:
 
 def _all_of(tenant: str) -> str:
     return f"{checked.name(tenant, 'tenant')}.*"
+
+
+def _revision(entry: Entry) -> int:
+    """What a change has to match: 0 for what is not, or no longer, there."""
+    return 0 if entry.value is None else entry.revision
 
 
 def _id(entry: Entry) -> str:
@@ -360,11 +433,13 @@ def _credential_of(entry: Entry) -> str:
         return ""
 
 
-def _destination_view(tenant: str, name: str, destination: Destination) -> DestinationView:
-    return DestinationView(id=name, tenant=tenant, **msgspec.structs.asdict(destination))
+def _destination_view(tenant: str, name: str, destination: Destination, revision: int) -> DestinationView:
+    return DestinationView(id=name, tenant=tenant, revision=revision, **msgspec.structs.asdict(destination))
 
 
-def _credential_view(tenant: str, name: str, credential: Credential, state: CredentialState | None) -> CredentialView:
+def _credential_view(
+    tenant: str, name: str, credential: Credential, state: CredentialState | None, revision: int
+) -> CredentialView:
     found = state or CredentialState()
     return CredentialView(
         id=name,
@@ -375,4 +450,5 @@ def _credential_view(tenant: str, name: str, credential: Credential, state: Cred
         checked_at=found.checked_at,
         version=found.version,
         rollover=found.rollover,
+        revision=revision,
     )

@@ -33,12 +33,16 @@ from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
 from consumers.sender import HttpSender
 from consumers.tracing import AttemptTracer
+from oneprotect.api.addressees import Addressees
 from oneprotect.api.app import create_app
 from oneprotect.api.auth import Authenticator
 from oneprotect.api.bodies import ENVELOPE_BYTES
 from oneprotect.api.bodies import Limits as BodyLimits
+from oneprotect.api.front import Front
 from oneprotect.api.known_tokens import KnownTokens
+from oneprotect.api.operating import Streams
 from oneprotect.api.parts import Parts
+from oneprotect.api.replay_runner import ReplayRunner
 from oneprotect.api.server import serve
 from oneprotect.api.token_store import TokenStore
 from oneprotect.configuration import Configuration, ConfigurationError
@@ -51,14 +55,19 @@ from oneprotect.jetstream.pull import Pull
 from oneprotect.jetstream.topology import Archive
 from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
+from oneprotect.telemetry.ops import OpsPages
 from oneprotect.telemetry.otel_environment import Export, OtelError
 from oneprotect.telemetry.telemetry import NOTHING, Telemetry
 from provider.cache import CachedSecretProvider
 from schemas import subjects
-from schemas.config import RetryPolicy
+from schemas.config import MAX_TIMEOUT_S, RetryPolicy
 
 VERSION: Final = version("oneprotect-delivery")
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
+API_PATIENCE_S: Final = 5.0
+"""How long the API may be without NATS before it says that it is not ready: nothing that it does works without."""
+PING_MARGIN_S: Final = 5.0
+"""How much longer than an attempt may take whoever sends a ping waits for its result."""
 
 _log = structlog.get_logger(__name__)
 
@@ -280,41 +289,85 @@ async def _consume(
 
 
 async def run_api(
-    settings: Settings, *, stop: asyncio.Event, on_listening: Callable[[str], None] = lambda _: None
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_listening: Callable[[str], None] = lambda _: None,
+    export: Export = NOTHING,
 ) -> None:
-    """Serve the HTTP API until `stop` is set, then finish what is under way. `on_listening` is told the URL."""
+    """Serve the HTTP API until `stop` is set, then finish what is under way. `on_listening` is told the URL.
+
+    It listens before NATS is there, and says then that it is not ready. Raises `SettingsError` when the port is taken.
+    """
+    telemetry = Telemetry(version=VERSION, role="api", instance=worker_id(), export=export, patience_s=API_PATIENCE_S)
+    front = Front(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
+    served = asyncio.Event()
+    opening = asyncio.create_task(_open_api(settings, front, telemetry, stop, served), name="api")
+    opening.add_done_callback(lambda _: stop.set())  # nothing is left to be served
+    try:
+        async with telemetry.running(), _ops_port(settings, telemetry):
+            await serve(front, host=settings.api.host, port=settings.api.port, stop=stop, on_listening=on_listening)
+    except OSError as error:
+        problem = f"ONEPROTECT_API_PORT: can't be had at ONEPROTECT_API_HOST ({error.strerror}); set another one"
+    else:
+        problem = ""
+    finally:
+        stop.set()
+        served.set()
+        await opening
+    if problem:
+        raise SettingsError([problem])
+
+
+async def _open_api(
+    settings: Settings, front: Front, telemetry: Telemetry, stop: asyncio.Event, served: asyncio.Event
+) -> None:
+    """Connect, open the application, and keep true what it knows, until `stop` is set and everything is `served`."""
     try:
         async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
             jetstream.connection.require_version()
-            tokens = KnownTokens(jetstream.token_bucket)
-            await tokens.start()
-            jetstream.connection.on_reconnect(tokens.forget)
-            staying_true = asyncio.create_task(tokens.run())
+            parts = api_parts(settings, jetstream, telemetry)
+            await parts.addressees.start()
+            streams = Streams(jetstream.connection)
+            telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
+            keeping = [
+                asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replays.run(), streams.run())
+            ]
+            front.open(create_app(parts))
+            _spare_the_collector()
+            _log.info("api.started", version=VERSION)
             try:
-                await serve(
-                    create_app(api_parts(settings, jetstream, tokens)),
-                    host=settings.api.host,
-                    port=settings.api.port,
-                    stop=stop,
-                    on_listening=on_listening,
-                )
+                await stop.wait()
+                telemetry.readiness.drain()
+                await served.wait()
             finally:
-                staying_true.cancel()
-                await asyncio.wait({staying_true})
+                for task in keeping:
+                    task.cancel()
+                await asyncio.wait(keeping)
     except Unavailable:
         if not stop.is_set():
             raise
+    _log.info("api.stopped")
 
 
-def api_parts(settings: Settings, jetstream: JetStream, tokens: KnownTokens) -> Parts:
+def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) -> Parts:
     """What the API works with."""
+    tokens = KnownTokens(jetstream.token_bucket, jetstream.connection)
+    delivery = settings.delivery
     return Parts(
         connection=jetstream.connection,
         publisher=jetstream.publisher,
         configuration=jetstream.configuration,
+        addressees=Addressees(jetstream.destinations, jetstream.connection),
         replayer=jetstream.replayer,
+        replays=ReplayRunner(jetstream.replayer, jetstream.replays),
+        tokens=tokens,
         authenticator=Authenticator(tokens),
-        limits=BodyLimits(body_bytes=settings.delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES),
+        counters=telemetry.counters,
+        ops=OpsPages(telemetry.counters, telemetry.readiness),
+        limits=BodyLimits(body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES),
+        max_payload_bytes=delivery.max_payload_bytes,
+        ping_timeout_s=MAX_TIMEOUT_S + PING_MARGIN_S,
     )
 
 

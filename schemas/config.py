@@ -38,6 +38,7 @@ HEADER_NAME_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
 HEADER_VALUE_PATTERN: Final = r"^[ -~]{0,1024}$(?!\n)"
 EVENT_PATTERN: Final = r"^(\*|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*(\.\*)?)$(?!\n)"
 
+Revision = Annotated[int, Meta(ge=0, description="Another one after each change; its `ETag` over HTTP.")]
 Seconds = Annotated[float, Meta(gt=0, le=259_200, description="Seconds, at most three days.")]
 RetrySchedule = Annotated[tuple[Seconds, ...], Meta(max_length=32)]
 EventPattern = Annotated[
@@ -97,6 +98,7 @@ class DestinationView(Destination, frozen=True, kw_only=True):
 
     id: DestinationId
     tenant: TenantId
+    revision: Revision = 0
 
 
 class Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -150,6 +152,7 @@ class CredentialView(Struct, frozen=True, kw_only=True):
     checked_at: datetime | None = None
     version: Annotated[str, Meta(description="`uid/resourceVersion` of the Secret.")] | None = None
     rollover: Rollover = Rollover()
+    revision: Revision = 0
 
 
 KeptOutcome = Literal["failed", "skipped", "delivered"]
@@ -201,6 +204,12 @@ class Replay(Struct, frozen=True, kw_only=True):
     state: ReplayState = ReplayState.RUNNING
     cancelled_by: str | None = None
     ended_at: Annotated[datetime, Meta(description="When it was finished or cancelled.")] | None = None
+    rate_per_s: Annotated[float, Meta(gt=0, description="Deliveries a second, at most.")] | None = None
+    unattended: Annotated[
+        bool, Meta(description="API processes run it, and another one goes on with it when one of them ends.")
+    ] = False
+    total: Annotated[int, Meta(description="Kept deliveries that it looks at, counted when it began.")] | None = None
+    address: Annotated[str, Meta(description="From where it was asked for.")] | None = None
 
 
 def _problem_with(headers: dict[str, str]) -> str | None:

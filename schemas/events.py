@@ -15,6 +15,8 @@ from schemas.codes import Code, CredentialStatus, Outcome
 from schemas.ids import CredentialId, DeliveryId, DestinationId, EventType, TenantId
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
+PING: Final = "oneprotect.ping"
+"""The event type of a test: it is tried once, and never kept."""
 MAX_ENVELOPE_BYTES: Final = 64 * 1024
 """What the document around a payload may take, beside the payload itself."""
 
@@ -182,6 +184,7 @@ class ReplayData(Struct, frozen=True, kw_only=True):
 
     replay: str
     by: Annotated[str, Meta(description="Who asked for it: for the replay, for going on with it, or to cancel it.")]
+    address: Annotated[str, Meta(description="From where, as far as that is known.")] | None = None
     replayed: int = 0
     skipped: int = 0
     state: Literal["running", "finished", "cancelled"] = "running"
@@ -223,8 +226,9 @@ class ConfigChangedData(Struct, frozen=True, kw_only=True):
 
     kind: Literal["destination", "credential", "token"]
     name: str
-    action: Literal["set", "delete", "enable", "disable", "create"]
+    action: Literal["set", "delete", "enable", "disable", "create", "test"]
     by: str
+    address: Annotated[str, Meta(description="From where: the client's address, as far as it is known.")] | None = None
 
 
 class ConfigChanged(CloudEvent, frozen=True, kw_only=True):

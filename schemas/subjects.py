@@ -42,6 +42,9 @@ class Stream(Struct, frozen=True, kw_only=True):
     max_message_bytes: Annotated[int, Meta(description="-1: whatever the server takes.")] = -1
     archived: Annotated[bool, Meta(description="Kept as long, and as much of it, as the settings say.")] = False
     schedules: Annotated[bool, Meta(description="Message schedules (ADR-51), nats-server 2.12 or newer.")] = False
+    batches: Annotated[bool, Meta(description="All or nothing: atomic batches (ADR-50), as of nats-server 2.12.")] = (
+        False
+    )
 
 
 class Consumer(Struct, frozen=True, kw_only=True):
@@ -74,6 +77,7 @@ WORK: Final = Stream(
     duplicate_window_s=600,
     capped_per_subject=True,
     max_message_bytes=MAX_MESSAGE_BYTES,
+    batches=True,
 )
 OVERFLOW: Final = Stream(
     name="ONEPROTECT_OVERFLOW",
@@ -82,6 +86,7 @@ OVERFLOW: Final = Stream(
     retention="workqueue",
     duplicate_window_s=600,
     max_message_bytes=MAX_MESSAGE_BYTES,
+    batches=True,
 )
 RETRIES: Final = Stream(
     name="ONEPROTECT_RETRIES",

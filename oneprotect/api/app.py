@@ -9,14 +9,22 @@ from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ControllerRouterHandler
 
-from oneprotect.api import destinations
+from oneprotect.api import attempts, credentials, deliveries, destinations, operating, ping, replays
 from oneprotect.api.call import Call
 from oneprotect.api.operations import Operation
 from oneprotect.api.parts import Parts
 from oneprotect.api.principals import Principal
 from oneprotect.api.problems import MEDIA_TYPE, Problem, problem_of
 
-OPERATIONS: Final[tuple[Operation, ...]] = (*destinations.OPERATIONS,)
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    *deliveries.OPERATIONS,
+    *attempts.OPERATIONS,
+    *destinations.OPERATIONS,
+    *ping.OPERATIONS,
+    *credentials.OPERATIONS,
+    *replays.OPERATIONS,
+    *operating.OPERATIONS,
+)
 
 _HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
@@ -45,7 +53,13 @@ def _route(operation: Operation, parts: Parts) -> HTTPRouteHandler:
         )
 
     path = _PARAMETER.sub(r"{\1:str}", operation.path)
-    return HTTPRouteHandler(path, http_method=operation.method, name=operation.name, media_type=MediaType.JSON)(handle)
+    return HTTPRouteHandler(
+        path,
+        http_method=operation.method,
+        name=operation.name,
+        media_type=MediaType.JSON,
+        status_code=200,  # what a framework has to be told; the answer says its own
+    )(handle)
 
 
 async def _admit(request: Request[Any, Any, Any], operation: Operation, parts: Parts) -> Principal:

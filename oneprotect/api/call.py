@@ -58,6 +58,11 @@ class Call:
         """The body, as a `kind`."""
         return bodies.decode(await self.raw_body(), kind)
 
+    async def optional_body(self, kind: type[T]) -> T | None:
+        """The body, as a `kind`; None when there is none."""
+        body = await self.raw_body()
+        return bodies.decode(body, kind) if body else None
+
     async def raw_body(self) -> bytes:
         """The body as it came, if it is JSON by its content type."""
         return await bodies.read(self.request, self.parts.limits)

@@ -18,6 +18,7 @@ from oneprotect.api.principals import Principal
 from oneprotect.api.token_store import USED, decoded
 from oneprotect.api.token_text import digest
 from oneprotect.jetstream.bucket import Bucket, Entry
+from oneprotect.jetstream.connection import Connection
 from oneprotect.jetstream.errors import JetStreamError
 from schemas.access import Token
 
@@ -37,8 +38,9 @@ class _Known(msgspec.Struct, frozen=True):
 class KnownTokens:
     """Finds who a token belongs to, without asking anybody."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, connection: Connection) -> None:
         self._bucket = bucket
+        connection.on_reconnect(self.forget)
         self._known: dict[str, _Known] = {}
         self._revisions: dict[str, int] = {}
         """The newest revision of each key that was seen, those of deleted ones too: a replica may lag behind."""
@@ -47,13 +49,9 @@ class KnownTokens:
         self._stale = asyncio.Event()
         self.is_ready = False
 
-    async def start(self) -> None:
-        """Hear of changes from now on, and read what there is. Raises `JetStreamError`."""
-        await self._bucket.on_change(self._take)
-        await self._read()
-
     async def run(self) -> None:
-        """Stay true, and write down when tokens were used, until cancelled."""
+        """Hear of changes, read what there is, and write down when tokens were used, until cancelled."""
+        await self._bucket.on_change(self._take)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._read_again())
             tasks.create_task(self._tell_uses())
@@ -100,15 +98,15 @@ class KnownTokens:
 
     async def _read_again(self) -> None:
         while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stale.wait(), READ_AGAIN_S)
             self._stale.clear()
             try:
                 await self._read()
             except JetStreamError as error:
                 _log.warning("tokens.unreadable", error=str(error), next_try_s=_RETRY_S)
-                self._stale.set()
                 await asyncio.sleep(_RETRY_S)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stale.wait(), READ_AGAIN_S)
 
     async def _tell_uses(self) -> None:
         while True:

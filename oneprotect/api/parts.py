@@ -3,11 +3,16 @@
 from msgspec import Struct
 
 from consumers.replay import Replayer
+from oneprotect.api.addressees import Addressees
 from oneprotect.api.auth import Authenticator
 from oneprotect.api.bodies import Limits
+from oneprotect.api.known_tokens import KnownTokens
+from oneprotect.api.replay_runner import ReplayRunner
 from oneprotect.configuration import Configuration
 from oneprotect.jetstream.connection import Connection
 from oneprotect.jetstream.publish import Publisher
+from oneprotect.telemetry.counters import Counters
+from oneprotect.telemetry.ops import OpsPages
 
 
 class Parts(Struct, frozen=True, kw_only=True):
@@ -16,6 +21,13 @@ class Parts(Struct, frozen=True, kw_only=True):
     connection: Connection
     publisher: Publisher
     configuration: Configuration
+    addressees: Addressees
     replayer: Replayer
+    replays: ReplayRunner
+    tokens: KnownTokens
     authenticator: Authenticator
+    counters: Counters
+    ops: OpsPages
     limits: Limits
+    max_payload_bytes: int
+    ping_timeout_s: float

@@ -7,7 +7,8 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 import uvicorn
-from litestar import Litestar
+
+from oneprotect.api.front import Front
 
 KEEP_ALIVE_S: Final = 75
 """Longer than what most load balancers keep an idle connection, so that they close it and not we."""
@@ -24,7 +25,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    app: Litestar,
+    app: Front,
     *,
     host: str,
     port: int,
@@ -37,7 +38,8 @@ async def serve(
             app,
             http="httptools",
             ws="none",
-            lifespan="on",
+            lifespan="off",
+            interface="asgi3",
             log_config=None,
             access_log=False,
             server_header=False,

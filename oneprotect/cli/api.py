@@ -20,10 +20,11 @@ def api(*, as_json: AsJson = False) -> None:
     from oneprotect.telemetry.logs import configure_logging
 
     settings = Settings.load(os.environ)
+    export = wiring.read_export(os.environ)
     configure_logging(level=settings.log.level, format="json" if as_json else settings.log.format)
     harden_process()
 
     async def main() -> None:
-        await wiring.run_api(settings, stop=wiring.stop_on_signals())
+        await wiring.run_api(settings, stop=wiring.stop_on_signals(), export=export)
 
     uvloop.run(main())

@@ -1,6 +1,6 @@
 """`oneprotect credential`: which Secrets sign a tenant's deliveries. Refs go in and never come out."""
 
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from oneprotect.settings import Settings
     from oneprotect.wiring import JetStream
     from schemas.config import CredentialState, CredentialView, Rollover
-
-CHECK_TIMEOUT_S: Final = 15.0
-"""What a consumer may take: its read of the Secret, tried again where that can help, and writing down what it found."""
 
 app = typer.Typer(
     help="Which Secrets sign a tenant's deliveries. A credential holds a ref; the secret stays in its Secret.",
@@ -138,21 +135,12 @@ def check(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
 
 async def _checked(connection: "Connection", tenant: str, credential: str) -> "CredentialState":
     """What one consumer finds. Raises `Failure` when none does."""
-    import msgspec
+    from consumers.asking import NobodyAnswers, check_credential
 
-    from oneprotect.jetstream.errors import Unavailable
-    from schemas import subjects
-    from schemas.config import CredentialState
-    from schemas.control import Check
-
-    asked = msgspec.json.encode(Check(tenant=tenant, credential=credential))
     try:
-        answer = await connection.ask(subjects.CHECK, asked, timeout_s=CHECK_TIMEOUT_S)
-        return msgspec.json.decode(answer.data, type=CredentialState)
-    except Unavailable:
-        problem = "no consumer answered, and only consumers can read Secrets; start one with `oneprotect consumer`"
-    except msgspec.DecodeError:
-        problem = "a consumer does not know this credential, or is of another version; try again"
+        return await check_credential(connection, tenant, credential)
+    except NobodyAnswers as error:
+        problem = str(error)
     raise Failure(problem)
 
 

@@ -17,7 +17,7 @@ from consumers.replay_rows import ReplayError
 from oneprotect.cli.asking import is_yes
 from oneprotect.cli.failure import Failure
 from oneprotect.cli.output import console, remark, write_json, write_line, write_table
-from oneprotect.cli.previewing import Preview
+from oneprotect.cli.previewing import ShownPreview
 from oneprotect.cli.session import who
 from oneprotect.jetstream.errors import JetStreamError
 from oneprotect.wiring import stop_on_signals
@@ -36,7 +36,7 @@ class Replaying:
 
     async def preview(self, chosen: ReplayFilter) -> None:
         """Show what would be replayed."""
-        preview = Preview()
+        preview = ShownPreview()
         await preview.count(self._replayer.pages(self._tenant, chosen))
         if self._as_json:
             preview.write(self._tenant, chosen)

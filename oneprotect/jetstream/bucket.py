@@ -61,9 +61,10 @@ class Bucket:
             headers[TTL] = f"{ttl_s}s"
         return (await self._publisher.publish(Publication(self._prefix + key, value, headers))).seq
 
-    async def delete(self, key: str) -> None:
-        """Mark the key as deleted."""
-        await self._publisher.publish(Publication(self._prefix + key, b"", {_OPERATION: "DEL"}))
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Mark the key as deleted. With `revision` raises `Refused` 10071 when it has another one."""
+        expected = {} if revision is None else {EXPECTED_REVISION: str(revision)}
+        await self._publisher.publish(Publication(self._prefix + key, b"", {_OPERATION: "DEL", **expected}))
 
     async def on_change(self, callback: Callable[[Entry], Awaitable[None]]) -> None:
         """Call `callback` with each entry that is stored from now on. Only for buckets that are `announced`."""

@@ -12,6 +12,8 @@ from typing import Final
 
 SUBJECT_FULL: Final = 10077
 """This subject has its fill of messages (the work stream's bound per destination)."""
+BATCH_HAS_DUPLICATE: Final = 10201
+"""A message of an atomic batch has the `Nats-Msg-Id` of one that is stored already."""
 WRONG_LAST_SEQUENCE: Final = 10071
 """Somebody else wrote first (optimistic concurrency)."""
 

@@ -7,7 +7,8 @@ acknowledgements, the last token of its subject says which message is meant, and
 import asyncio
 import collections
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Protocol, Self
 
 import msgspec
@@ -17,6 +18,9 @@ from oneprotect.jetstream.denials import Denial
 from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
 
 PUBLISH_TIMEOUT_S: Final = 5.0
+MAX_BATCH: Final = 1000
+"""What the server takes in one atomic batch."""
+_BATCH: Final = "Nats-Batch-"
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
@@ -45,6 +49,11 @@ class _PubAck(msgspec.Struct, gc=False):
     seq: int = 0
     duplicate: bool = False
     error: _Error | None = None
+
+
+def without_batch(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a stored message, fit for publishing it again: those of the batch that it came in stay with it."""
+    return {name: value for name, value in headers.items() if not name.startswith(_BATCH)}
 
 
 OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
@@ -127,6 +136,27 @@ class Publisher:
         if isinstance(result, JetStreamError):
             raise result
         return result
+
+    async def publish_all(self, publications: Sequence[Publication]) -> Stored:
+        """Store all of them or none: one stream, 2 to `MAX_BATCH`. They get consecutive sequences, `seq` is the last.
+
+        An atomic batch (ADR-50): only its last message is acknowledged, and a server that does not get that far forgets
+        the others. Raises `Refused` or `Unavailable`; one `Nats-Msg-Id` that is stored already refuses the whole batch.
+        """
+        batch = uuid.uuid4().hex
+        *first, last = [
+            msgspec.structs.replace(
+                one, headers={**one.headers, f"{_BATCH}Id": batch, f"{_BATCH}Sequence": str(number)}
+            )
+            for number, one in enumerate(publications, 1)
+        ]
+        for one in first:
+            await self._connection.publish(one.subject, one.payload, headers=one.headers)
+        return await self.publish(msgspec.structs.replace(last, headers={**last.headers, f"{_BATCH}Commit": "1"}))
+
+    async def remove(self, stream: str, sequence: int) -> None:
+        """Take a message out of a stream. Raises `Refused` when it is not there, or `Unavailable`."""
+        await self._connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
 
     async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Stored:
         """`publish` for what is no event."""

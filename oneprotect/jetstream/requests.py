@@ -1,8 +1,27 @@
-"""How a delivery is requested: the one rule that every publisher follows (contract, section 3)."""
+"""How deliveries are requested: the one rule that every publisher follows (contract, section 3)."""
 
-from oneprotect.jetstream.errors import SUBJECT_FULL, Refused
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from oneprotect.jetstream.errors import BATCH_HAS_DUPLICATE, SUBJECT_FULL, JetStreamError, Refused
 from oneprotect.jetstream.publish import Publication, Publisher, Stored
 from schemas import subjects
+
+
+class Request(Struct, frozen=True, gc=False):
+    """A delivery to ask for: where to, the document, and headers with `Nats-Msg-Id` among them."""
+
+    tenant: str
+    destination: str
+    document: bytes
+    headers: dict[str, str]
+
+    def on(self, subject: Callable[[str, str], str]) -> Publication:
+        """The message for `subjects.requested` or `subjects.overflow`."""
+        return Publication(subject(self.tenant, self.destination), self.document, self.headers)
 
 
 async def request(
@@ -12,9 +31,59 @@ async def request(
 
     `headers` must hold `Nats-Msg-Id`. Raises `Refused` or `Unavailable`; then it is safe to call again.
     """
+    asked = Request(tenant, destination, document, headers)
     try:
-        return await publisher.publish(Publication(subjects.requested(tenant, destination), document, headers))
+        return await publisher.publish(asked.on(subjects.requested))
     except Refused as error:
         if error.err_code != SUBJECT_FULL:
             raise
-    return await publisher.publish(Publication(subjects.overflow(tenant, destination), document, headers))
+    return await publisher.publish(asked.on(subjects.overflow))
+
+
+async def request_all(publisher: Publisher, requests: Sequence[Request]) -> list[Stored]:
+    """Publish requests to several destinations: all or none, whenever this process or the server dies.
+
+    A batch is atomic within one stream only. So when a destination has its fill of due work, the whole batch is stored
+    in the overflow, and what finds room is then moved from there to the work stream at once, as the feeder would do a
+    second later. Repeated with the same `Nats-Msg-Id`s, what is stored already counts as a duplicate.
+    Raises `Refused` or `Unavailable`; then it is safe to call again.
+    """
+    if len(requests) == 1:
+        return [await _request(publisher, requests[0])]
+    try:
+        stored = await publisher.publish_all([one.on(subjects.requested) for one in requests])
+        return _each(stored, len(requests))
+    except Refused as error:
+        if error.err_code not in (SUBJECT_FULL, BATCH_HAS_DUPLICATE):
+            raise
+        is_repeated = error.err_code == BATCH_HAS_DUPLICATE
+    if not is_repeated:
+        try:
+            stored = await publisher.publish_all([one.on(subjects.overflow) for one in requests])
+        except Refused as error:
+            if error.err_code != BATCH_HAS_DUPLICATE:
+                raise
+        else:
+            each = zip(requests, _each(stored, len(requests)), strict=True)
+            return await asyncio.gather(*(_moved(publisher, one, at) for one, at in each))
+    # These were all accepted before: asking one by one only finds out what there is.
+    return await asyncio.gather(*(_request(publisher, one) for one in requests))
+
+
+async def _request(publisher: Publisher, one: Request) -> Stored:
+    return await request(publisher, one.tenant, one.destination, one.document, one.headers)
+
+
+async def _moved(publisher: Publisher, one: Request, at: Stored) -> Stored:
+    """Where it is after an attempt to move it to the work stream. It is accepted, whatever becomes of that."""
+    try:
+        stored = await publisher.publish(one.on(subjects.requested))
+    except JetStreamError:
+        return at
+    with contextlib.suppress(JetStreamError):  # the feeder finds it there, and the work stream knows its id
+        await publisher.remove(at.stream, at.seq)
+    return Stored(stored.stream, stored.seq)
+
+
+def _each(last: Stored, count: int) -> list[Stored]:
+    return [Stored(last.stream, last.seq - count + number) for number in range(1, count + 1)]

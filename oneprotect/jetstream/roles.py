@@ -102,6 +102,7 @@ API: Final = Role(
         *_JETSTREAM,
         *_known(*subjects.STREAMS),
         *_REQUESTED,
+        f"$JS.API.STREAM.MSG.DELETE.{subjects.OVERFLOW.name}",  # what it has moved to the work stream
         *_published(subjects.EVENTS),
         *_written(*_CONFIGURED),
         *_looked_up(*_SEEN, subjects.TOKENS, subjects.REPLAYS),

@@ -91,6 +91,8 @@ def stream_config(
             "max_bytes": archive.max_bytes,
             "compression": "s2",
         }
+    if stream.batches:
+        config["allow_atomic"] = True
     if stream.schedules:
         config |= {"allow_msg_schedules": True, "allow_msg_ttl": True}
     return config

@@ -12,7 +12,7 @@ from oneprotect.telemetry.counters import Counters, Reading
 from oneprotect.telemetry.ops import OpsPages, serving
 from oneprotect.telemetry.otel_environment import Export
 from oneprotect.telemetry.process import process_readings
-from oneprotect.telemetry.readiness import Readiness
+from oneprotect.telemetry.readiness import PATIENCE_S, Readiness
 from oneprotect.telemetry.traceparent import Sampling
 
 if TYPE_CHECKING:  # the SDK: only when something is exported
@@ -28,7 +28,9 @@ _log = structlog.get_logger(__name__)
 class Telemetry:
     """`role`: `consumer` or `api`. `instance`: names this process. `export`: what goes out over OTLP."""
 
-    def __init__(self, *, version: str, role: str, instance: str, export: Export = NOTHING) -> None:
+    def __init__(
+        self, *, version: str, role: str, instance: str, export: Export = NOTHING, patience_s: float = PATIENCE_S
+    ) -> None:
         self.instance = instance
         self.counters = Counters()
         self.sampling = Sampling(export)
@@ -48,7 +50,7 @@ class Telemetry:
             )
             self.spans = self._otlp.spans
             self.counters.watch(self._otlp.readings)
-        self.readiness = Readiness()
+        self.readiness = Readiness(patience_s=patience_s)
         self._lag_s = 0.0
         self.counters.watch(process_readings(version=version, role=role))
         self.counters.watch(self._readings)

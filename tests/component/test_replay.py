@@ -178,7 +178,8 @@ async def test_a_replay_is_announced(site: Site) -> None:
     assert (started["type"], finished["type"]) == ("oneprotect.replay.started.v1", "oneprotect.replay.finished.v1")
     assert (started["data"]["state"], started["data"]["by"]) == ("running", "test")
     assert finished["data"] == {
-        "replay": started["data"]["replay"], "by": "test", "replayed": 2, "skipped": 0, "state": "finished"
+        "replay": started["data"]["replay"], "by": "test", "address": None,
+        "replayed": 2, "skipped": 0, "state": "finished"
     }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import msgspec
 from oneprotect.wiring import run_api
 from schemas.access import Role, TokenSpec
 from tests.support.site import TENANT, Site
+from tests.support.waiting import until
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -80,13 +81,17 @@ class Api:
         token = await self.token(*roles, tenant=tenant) if roles else None
         return Client(self.url, self._session, token)
 
+    async def is_ready(self) -> bool:
+        """Whether it says that it is."""
+        return (await self.with_token(None)("GET", "/readyz")).status == 200
+
     def with_token(self, token: str | None) -> Client:
         """A client with this very token."""
         return Client(self.url, self._session, token)
 
 
 @contextlib.asynccontextmanager
-async def running(site: Site, **settings: str) -> AsyncGenerator[Api]:
+async def running(site: Site, *, ready: bool = True, **settings: str) -> AsyncGenerator[Api]:
     """The API of a site, in this process, on a port of its own. `settings` as for a `Site`."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
@@ -95,9 +100,12 @@ async def running(site: Site, **settings: str) -> AsyncGenerator[Api]:
     )
     serving.add_done_callback(lambda task: None if listening.done() else listening.set_exception(_why(task)))
     try:
-        await listening
+        url = await listening
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
-            yield Api(site, listening.result(), session)
+            api = Api(site, url, session)
+            if ready:
+                await until(api.is_ready, 10)
+            yield api
     finally:
         stop.set()
         await serving

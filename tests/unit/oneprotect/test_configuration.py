@@ -262,7 +262,7 @@ async def test_a_credential_is_read_without_its_ref(site: Site, configuration: C
     assert b"k8s" not in told
     assert b"other-secret" not in told
     assert set(msgspec.to_builtins(view)) == {
-        "id", "tenant", "purpose", "provider", "status", "checked_at", "version", "rollover",
+        "id", "tenant", "purpose", "provider", "status", "checked_at", "version", "rollover", "revision",
     }  # fmt: skip
 
 

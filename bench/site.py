@@ -50,13 +50,39 @@ class Site:
     """What is measured, and what measures it."""
 
     def __init__(
-        self, jetstream: JetStream, nats_pid: int, receiving: Child, consumers: Mapping[str, Child], directory: Path
+        self,
+        jetstream: JetStream,
+        nats_pid: int,
+        receiving: Child,
+        directory: Path,
+        *,
+        environ: Mapping[str, str],
+        bare_setups: Mapping[str, bare.Setup],
     ) -> None:
         self.jetstream = jetstream
         self.receiver = receiving
         self._nats = psutil.Process(nats_pid)
-        self._consumers = consumers
+        self._consumers: dict[str, Child] = {}
         self._directory = directory
+        self._environ = environ
+        self._bare_setups = bare_setups
+
+    @contextlib.asynccontextmanager
+    async def product(self, contender: Contender, environ: Mapping[str, str]) -> AsyncGenerator[None]:
+        """The product's consumer runs meanwhile, under the contender's name, with more in its environment."""
+        log = self._directory / "product.log"
+        async with child("product", "oneprotect", "consumer", log=log, environ={**self._environ, **environ}) as running:
+            self._consumers[contender.name] = running
+            yield
+
+    @contextlib.asynccontextmanager
+    async def bare(self, contender: Contender) -> AsyncGenerator[None]:
+        """A bare loop runs meanwhile."""
+        log = self._directory / f"{contender.http}.log"
+        async with child(contender.name, "bench.bare", log=log) as running:
+            self._consumers[contender.name] = running
+            running.tell(msgspec.json.encode(self._bare_setups[contender.name]))
+            yield
 
     def consumer(self, contender: Contender) -> Child:
         """Its process."""
@@ -102,6 +128,18 @@ async def site(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
 
     Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`.
     """
+    async with (
+        opened(directory, https=https) as one,
+        one.product(PRODUCT, {}),
+        one.bare(BARE),
+        one.bare(AIOHTTP),
+    ):
+        yield one
+
+
+@contextlib.asynccontextmanager
+async def opened(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
+    """Set everything up, with no contender running. Raises as `site` does."""
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
         authority = Authority(directory / "authority") if https else None
@@ -113,16 +151,10 @@ async def site(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
         receiving = await stack.enter_async_context(_receiver(secrets, directory, authority))
         url = f"http{'s' if https else ''}://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
         await _configure(jetstream, url)
-        consumers = {
-            PRODUCT.name: child("product", "oneprotect", "consumer", log=directory / "product.log", environ=environ),
+        bare_setups = {
+            loop.name: _bare_setup(loop, server.url, url, secrets, authority) for loop in (BARE, AIOHTTP)
         }
-        for bare_loop in (BARE, AIOHTTP):
-            consumers[bare_loop.name] = child(bare_loop.name, "bench.bare", log=directory / f"{bare_loop.http}.log")
-        running = {name: await stack.enter_async_context(starting) for name, starting in consumers.items()}
-        for bare_loop in (BARE, AIOHTTP):
-            setup = _bare_setup(bare_loop, server.url, url, secrets, authority)
-            running[bare_loop.name].tell(msgspec.json.encode(setup))
-        yield Site(jetstream, server.pid, receiving, running, directory)
+        yield Site(jetstream, server.pid, receiving, directory, environ=environ, bare_setups=bare_setups)
 
 
 def _environ(nats_url: str, directory: Path, authority: Authority | None) -> dict[str, str]:

@@ -129,7 +129,7 @@ class AttemptTracer:
             error=error,
         )
         self._spans.add(
-            "pull", above, start_ns=min(stored_at_ns, attempt.began_ns), end_ns=attempt.began_ns, attributes=_PULL
+            "pull", above, start_ns=min(stored_at_ns, attempt.began_ns), end_ns=attempt.began_ns, attributes={}
         )
         self._work(attempt, above)
         self._spans.add(
@@ -164,12 +164,8 @@ class AttemptTracer:
             )
 
 
-_PULL: Final = {"messaging.system": "nats", "messaging.operation.type": "receive"}
-_PUBLISH: Final = {
-    "messaging.system": "nats",
-    "messaging.operation.type": "send",
-    "messaging.destination.template": "oneprotect.delivery.attempted.{tenant}.{destination}.{bucket}",
-}
+# An attribute costs 2 microseconds when it is exported: there is none that says nothing new.
+_PUBLISH: Final = {"messaging.system": "nats", "messaging.operation.type": "send"}
 
 
 def _about(delivery: Delivery, result: AttemptResult) -> Attributes:

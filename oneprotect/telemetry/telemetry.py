@@ -26,7 +26,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Telemetry:
-    """`role`: `consumer` or `api`. `instance`: names this process. `export`: what goes out over OTLP."""
+    """`role`: `consumer` or `api`. `instance`: names this process. `export`: what goes out over OTLP.
+
+    `patience_s`: for how long readiness survives that the work is not possible.
+    """
 
     def __init__(
         self, *, version: str, role: str, instance: str, export: Export = NOTHING, patience_s: float = PATIENCE_S
@@ -44,7 +47,7 @@ class Telemetry:
             self._otlp = otlp.Otlp(
                 service=f"oneprotect-{role}",
                 version=version,
-                instance=instance,
+                instance=self.instance,
                 traces=export.traces and not self.sampling.is_off,
                 metrics=export.metrics,
             )

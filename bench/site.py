@@ -151,9 +151,7 @@ async def opened(directory: Path, *, https: bool = False) -> AsyncGenerator[Site
         receiving = await stack.enter_async_context(_receiver(secrets, directory, authority))
         url = f"http{'s' if https else ''}://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
         await _configure(jetstream, url)
-        bare_setups = {
-            loop.name: _bare_setup(loop, server.url, url, secrets, authority) for loop in (BARE, AIOHTTP)
-        }
+        bare_setups = {loop.name: _bare_setup(loop, server.url, url, secrets, authority) for loop in (BARE, AIOHTTP)}
         yield Site(jetstream, server.pid, receiving, directory, environ=environ, bare_setups=bare_setups)
 
 

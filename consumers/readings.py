@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from consumers.credentials import CredentialChecks
+from consumers.credentials import STATUS_OF, CredentialChecks
 from consumers.delivery import DeliveryHandler
 from consumers.feeder import Feeder
 from consumers.health import DestinationHealth
@@ -63,8 +63,8 @@ class ConsumerReadings(msgspec.Struct, frozen=True, kw_only=True):
         yield _plain(catalogue.CACHE_STALE, provider.stale_served)
         yield _plain(catalogue.CACHE_ENTRIES, provider.size)
         yield _plain(catalogue.CACHE_OLDEST, max(provider.ages_s, default=0.0))
-        for code, count in provider.failures.items():
-            yield catalogue.READ_FAILURES, (("code", code.value),), count
+        for code in STATUS_OF:
+            yield catalogue.READ_FAILURES, (("code", code.value),), provider.failures[code]
         known = self.checks.count()
         for status in CredentialStatus:
             yield catalogue.CREDENTIALS, (("status", status.value),), known[status]

@@ -40,7 +40,8 @@ class Otlp:
         resource = Resource.create({"service.version": version, "service.instance.id": instance})
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):  # nobody has set it
             resource = resource.merge(Resource({"service.name": service}))
-        self._results: collections.Counter[tuple[str, str]] = collections.Counter()
+        signals = [name for name, wanted in (("traces", traces), ("metrics", metrics)) if wanted]
+        self._results = collections.Counter({(signal, result): 0 for signal in signals for result in ("ok", "failed")})
         self._resource = resource
         self._scope = InstrumentationScope("oneprotect", version)
         self._spans = _CountedSpans(self._results) if traces else None

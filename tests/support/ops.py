@@ -1,0 +1,36 @@
+"""Asks a process's operations port."""
+
+import socket
+
+import aiohttp
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+class Ops:
+    """Asks the port."""
+
+    def __init__(self, port: int) -> None:
+        self._url = f"http://127.0.0.1:{port}"
+
+    async def get(self, path: str, method: str = "GET") -> tuple[int, str]:
+        """Status and body; 0 when nobody answers."""
+        try:
+            async with aiohttp.request(method, self._url + path) as response:
+                return response.status, await response.text()
+        except aiohttp.ClientConnectionError:
+            return 0, ""
+
+    async def is_ready(self) -> bool:
+        """Whether it says so."""
+        return (await self.get("/readyz"))[0] == 200
+
+    async def value(self, series: str) -> float | None:
+        """The value of a series as `/metrics` writes it."""
+        for line in (await self.get("/metrics"))[1].splitlines():
+            if line.startswith(series + " "):
+                return float(line.removeprefix(series))
+        return None

@@ -65,6 +65,7 @@ helm-template: ## render the Helm chart to stdout, for VALUES=file or the least 
 
 chart: $(READY) ## lint the chart, render it in each way under ci/, and check what comes out
 	$(BIN)/python -m tools.chart
+	$(BIN)/python -m tools.manifests deploy/secrets/*.yaml
 
 generate: $(READY) ## bring everything up to date that is made from the program: chart, NATS, schemas, settings
 	$(BIN)/python -m oneprotect.settings_reference > docs/settings.md

@@ -74,6 +74,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"networkPolicy": {"nats": {"namespace": "", "cidrs": []}}}, "networkPolicy.nats.namespace"),
     ({"networkPolicy": {"apiServer": {"cidrs": ["any"]}}}, "/networkPolicy/apiServer/cidrs/0"),
     ({"nack": {"enabled": True}}, "nack.enabled and apply.mode"),
+    (
+        {"nack": {"enabled": True}, "apply": {"mode": "none"}, "settings": {"ONEPROTECT_ARCHIVE_DAYS": "7"}},
+        "settings.ONEPROTECT_ARCHIVE_DAYS shapes a stream",
+    ),
     ({"ingress": {"enabled": True}}, "ingress.host is empty"),
     ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs is empty"),
     ({"ingress": {"enabled": True, "host": "a.example"}, "api": {"enabled": False}}, "without api.enabled"),

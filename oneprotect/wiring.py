@@ -45,6 +45,7 @@ from oneprotect.api.parts import Parts
 from oneprotect.api.replay_runner import ReplayRunner
 from oneprotect.api.server import serve
 from oneprotect.api.token_store import TokenStore
+from oneprotect.api.traced import Traced
 from oneprotect.configuration import Configuration, ConfigurationError
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.client import Access
@@ -306,7 +307,8 @@ async def run_api(
     opening.add_done_callback(lambda _: stop.set())  # nothing is left to be served
     try:
         async with telemetry.running(), _ops_port(settings, telemetry):
-            await serve(front, host=settings.api.host, port=settings.api.port, stop=stop, on_listening=on_listening)
+            app = front if telemetry.spans is None else Traced(front, telemetry.spans, telemetry.sampling)
+            await serve(app, host=settings.api.host, port=settings.api.port, stop=stop, on_listening=on_listening)
     except OSError as error:
         problem = f"ONEPROTECT_API_PORT: can't be had at ONEPROTECT_API_HOST ({error.strerror}); set another one"
     else:

@@ -8,7 +8,7 @@ from typing import Final
 
 import uvicorn
 
-from oneprotect.api.front import Front
+from oneprotect.api.front import Asgi
 
 KEEP_ALIVE_S: Final = 75
 """Longer than what most load balancers keep an idle connection, so that they close it and not we."""
@@ -25,7 +25,7 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    app: Front,
+    app: Asgi,
     *,
     host: str,
     port: int,

@@ -37,6 +37,10 @@ class Spans:
         self._resource = resource
         self._scope = InstrumentationScope("oneprotect", version)
 
+    def new_id(self) -> int:
+        """An id for a span that is added later."""
+        return int.from_bytes(os.urandom(8), "big") or 1
+
     def add(
         self,
         name: str,
@@ -53,7 +57,7 @@ class Spans:
 
         `error`: the code of what went wrong, if anything did.
         """
-        span_id = span_id or new_span_id()
+        span_id = span_id or self.new_id()
         self._on_end(
             ReadableSpan(
                 name,
@@ -69,11 +73,6 @@ class Spans:
             )
         )
         return Parent(parent.trace_id, span_id, sampled=True)
-
-
-def new_span_id() -> int:
-    """A random one."""
-    return int.from_bytes(os.urandom(8), "big") or 1
 
 
 def _context(trace_id: int, span_id: int, *, is_remote: bool) -> SpanContext:

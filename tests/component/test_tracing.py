@@ -4,17 +4,21 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+import aiohttp
+
 from oneprotect.dev.nats_server import EmbeddedNats
+from schemas.access import Role, TokenSpec
 from tests.support.collector import Collector, Span
+from tests.support.ops import free_port
 from tests.support.receiver import Scripted
-from tests.support.site import Process, Site
+from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
 SAMPLED = f"00-{TRACE}-{CALLER}-01"
 UNSAMPLED = f"00-{TRACE}-{CALLER}-00"
-CONSUMER, CLIENT, PRODUCER = 5, 3, 4
+SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 
 
 def exporting(site: Site, collector: Collector, **variables: str) -> dict[str, str]:
@@ -75,6 +79,46 @@ async def test_a_delivery_is_one_trace(tmp_path: Path, nats_server: EmbeddedNats
         "http.response.status_code": 200,
     }
     assert below["publish result"].kind == PRODUCER
+
+
+async def test_a_request_to_the_api_begins_the_trace(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """From the caller's span to the API's, and from there to the consumer's, each is the parent of the next."""
+    port = free_port()
+    async with (
+        Collector() as collector,
+        Site(tmp_path, nats_server, api_port=str(port)) as site,
+        Scripted() as receiver,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as client,
+    ):
+        await site.destination("orders", receiver.url)
+        spec = TokenSpec(tenant=TENANT, roles=(Role.PRODUCER,))
+        _, token = await site.jetstream.tokens.create(spec, by="test")
+        processes = [await Process.start(exporting(site, collector), name) for name in ("api", "consumer")]
+        await until(partial(_is_ready, client), 20)
+        async with client.post(
+            f"/v1/tenants/{TENANT}/deliveries",
+            json={"destination": "orders", "event_type": "invoice.paid", "payload": {"n": 1}},
+            headers={"authorization": f"Bearer {token.reveal()}", "traceparent": SAMPLED},
+        ) as answer:
+            assert answer.status == 202
+        await until(lambda: receiver.seen, 20)
+        await until(site.is_settled, 10)
+        for process in processes:
+            await stop(process)
+
+    (asked,) = collector.named("POST /v1/tenants/{tenant}/deliveries")
+    (top,) = collector.named("deliver")
+    assert (asked.trace_id, asked.parent_id, asked.kind, asked.service) == (TRACE, CALLER, SERVER, "oneprotect-api")
+    assert asked.attributes["http.response.status_code"] == 202
+    assert (top.trace_id, top.parent_id) == (TRACE, asked.span_id)
+
+
+async def _is_ready(client: aiohttp.ClientSession) -> bool:
+    try:
+        async with client.get("/readyz") as answer:
+            return answer.status == 200
+    except aiohttp.ClientConnectionError:
+        return False
 
 
 async def test_retries_stay_in_the_trace(tmp_path: Path, nats_server: EmbeddedNats) -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas.codes import Outcome
 from tests.leak import cluster, places
+from tests.leak.elsewhere import elsewhere
 from tests.leak.faults import faults, value_of
 from tests.leak.listening import Listener
 from tests.leak.processes import consumer_pid
 from tests.leak.scene import MARKER, Scene, signatures, until_ended
 from tests.leak.sinks import Sinks
+from tests.support import api
+from tests.support.collector import Collector
 from tests.support.leaks import Search
+from tests.support.ops import Ops, free_port
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
@@ -43,17 +47,41 @@ async def _stop(sinks: Sinks, site: Site, consumer: Process) -> None:
 
 
 async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks) -> None:
-    """As it is deployed, at DEBUG, through every ending, a rollover, a restart of NATS, and a shutdown in between."""
-    async with _site(tmp_path, nats_server) as site, Scene.opened(site) as scene:
+    """As it is deployed, at DEBUG, through every ending, a rollover, a restart of NATS, and a shutdown in between.
+
+    It tells all that it can tell: metrics, a trace and a log record of every attempt.
+    """
+    ops = Ops(free_port())
+    everything = {"log_attempts": "all", "metrics_tenants_max": "5"}
+    async with (
+        elsewhere(Collector) as collector,
+        _site(tmp_path, nats_server, **everything) as site,
+        Scene.opened(site) as scene,
+        api.running(site) as served,
+    ):
+        site.environ |= {
+            "ONEPROTECT_OPS_PORT": str(ops.port),
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_TRACES_SAMPLER": "always_on",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        }
         await places.overhear(site, sinks)
         async with site.consumer_process() as consumer:
             await scene.play()
+            sinks.hear("/metrics of the consumer", (await ops.get("/metrics"))[1])
+            sinks.hear("/metrics of the API", (await served.with_token(None)("GET", "/metrics")).body)
             await _stop(sinks, site, consumer)
+        sinks.hear("OTLP", *collector.bodies)
+        spans = {span.name for span in collector.spans}
         outcomes = {result.outcome for result in await site.results()}
 
     assert outcomes >= {Outcome.DELIVERED, Outcome.RETRY_SCHEDULED, Outcome.FAILED}
     assert len(scene.signatures) > len(scene.receiver.seen)  # two of each, as both keys sign
-    assert KEPT | HEARD | {"temporary files"} <= set(sinks.carry(MARKER))
+    assert KEPT | HEARD | {"temporary files", "OTLP", "output of the consumer"} <= set(sinks.carry(MARKER))
+    assert spans == {"deliver", "pull", "resolve secret", "POST", "publish result"}
+    assert sinks.holds("OTLP", "oneprotect_secret_read_failures_total")
+    assert sinks.holds("/metrics of the consumer", 'tenant="acme"')
+    assert sinks.holds("/metrics of the API", "oneprotect_http_requests_total")
     assert sinks.holds("output of the consumer", "consumer.stopped")
     assert all(sinks.holds(f"environ of {name}", "HOME=") for name in ("the consumer", "nats-server"))
     assert sinks.findings(scene.secrets) == []

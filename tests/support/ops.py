@@ -14,6 +14,7 @@ class Ops:
     """Asks the port."""
 
     def __init__(self, port: int) -> None:
+        self.port = port
         self._url = f"http://127.0.0.1:{port}"
 
     async def get(self, path: str, method: str = "GET") -> tuple[int, str]:

@@ -3,12 +3,21 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream.connection import Connection
+
+
+class Named(Protocol):
+    """A server that says which one of the cluster it is."""
+
+    name: str
+
+
+N = TypeVar("N", bound=Named)
 
 
 class Node(EmbeddedNats):
@@ -39,7 +48,7 @@ async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
         await asyncio.gather(*(node.stop() for node in nodes))
 
 
-async def leader_of(connection: Connection, stream: str, nodes: list[Node]) -> Node | None:
+async def leader_of(connection: Connection, stream: str, nodes: Sequence[N]) -> N | None:
     """The node that leads a stream, or None while there is none."""
     info = await connection.api(f"STREAM.INFO.{stream}")
     name: str | None = info["cluster"].get("leader")

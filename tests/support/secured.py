@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,24 +60,22 @@ class Keys:
 class ShippedServer(EmbeddedNats):
     """One server with `server.conf`, or with `cluster.conf` when it is one of several."""
 
-    def __init__(
-        self, directory: Path, keys: Keys, *, name: str = "n1", routes: Mapping[str, int] | None = None
-    ) -> None:
+    def __init__(self, directory: Path, keys: Keys, *, name: str = "n1", routes: dict[str, int] | None = None) -> None:
         super().__init__(directory)
         self.name = name
         self._shipped = directory / "shipped"
         self._keys = keys
-        self._routes = routes or {}
+        self.routes = routes or {}
 
     def _write_config(self, port: int) -> Path:
         shutil.copytree(SHIPPED, self._shipped, dirs_exist_ok=True)
         self._replace("server.conf", "0.0.0.0:4222", f"{HOST}:{port}")
         self._replace("server.conf", "127.0.0.1:8222", f"{HOST}:-1")
-        if self._routes:
-            self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self._routes[self.name]}")
+        if self.routes:
+            self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self.routes[self.name]}")
         entries = "".join(user_entry(role, self._keys.public[role.name]) for role in self._keys.producers)
         self._replace("accounts.conf", "      # A tenant that publishes", entries + "      # A tenant that publishes")
-        config = self._shipped / ("cluster.conf" if self._routes else "server.conf")
+        config = self._shipped / ("cluster.conf" if self.routes else "server.conf")
         config.write_text(f'{config.read_text()}\nports_file_dir: "{self._directory}"\n')
         return config
 
@@ -98,6 +96,6 @@ class ShippedServer(EmbeddedNats):
             "NATS_ROUTE_CERT": certificate,
             "NATS_ROUTE_KEY": key,
             "NATS_ROUTE_CA": str(self._keys.authority.ca_file),
-            "NATS_ROUTES": f"[{', '.join(f'tls://{HOST}:{port}' for port in self._routes.values())}]",
+            "NATS_ROUTES": f"[{', '.join(f'tls://{HOST}:{port}' for port in self.routes.values())}]",
             **{f"ONEPROTECT_{name.upper()}_NKEY": public for name, public in self._keys.public.items()},
         }

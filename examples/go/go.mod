@@ -1,0 +1,3 @@
+module example.com/deliveries
+
+go 1.21

@@ -1,0 +1,166 @@
+"""The examples, in every language that this machine has: Python and the shell are always there."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from schemas import subjects
+from tests.support.receiver import Scripted
+from tests.support.secured import Keys, ShippedServer
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+LANGUAGES: Final = [
+    language
+    for language, program in {"python": sys.executable, "curl": "sh", "javascript": "node", "go": "go"}.items()
+    if shutil.which(program)
+]
+
+ID, TIME = "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330"
+BODY = '{"test": 2432232314}'
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+NEW_SECRET = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
+PUBLIC = "whpk_1SiA4o9hyqTCpIqC5V9HUakiiaeACeqfZTInDBbOir4="
+V1 = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+V1A = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
+NEW = "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44="
+TAMPERED = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OA="
+
+GENUINE = {
+    "official": (BODY, SECRET, V1),
+    "empty body": ("", SECRET, "v1,v48jdbgvh29KJz2Qc+ghw8G6vG3nAKnujWBg8oM/62A="),
+    "beyond ASCII": ('{"n":"Zoë ☃"}', SECRET, "v1,Oyrrljv3Vb2xCfd8mXX4m0zOm5JFGUzVNTkaYXHOz9M="),
+    "rollover, old secret here": (BODY, SECRET, f"{NEW} {V1}"),
+    "rollover, new secret here": (BODY, NEW_SECRET, f"{NEW} {V1}"),
+    "two secrets here": (BODY, f"{NEW_SECRET} {SECRET}", V1),
+    "unknown version beside it": (BODY, SECRET, f"v9,AAAA {V1}"),
+}
+FALSE = {
+    "tampered signature": (BODY, SECRET, TAMPERED),
+    "tampered body": (BODY + " ", SECRET, V1),
+    "another secret": (BODY, NEW_SECRET, V1),
+    "another scheme": (BODY, SECRET, V1A),
+    "unknown version": (BODY, SECRET, V1.replace("v1", "v2")),
+    "no signature": (BODY, SECRET, ""),
+    "not base64": (BODY, SECRET, "v1,@@@"),
+    "cut": (BODY, SECRET, V1[:-6]),
+}
+
+Program = Callable[[str, str], Sequence[str]]
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    """The command that runs an example: of a language, and by its name."""
+    built = tmp_path_factory.mktemp("go")
+
+    def command(language: str, name: str) -> Sequence[str]:
+        if language == "go":
+            if not (built / name).exists():
+                subprocess.run(["go", "build", "-o", built / name, f"./{name}"], cwd=EXAMPLES / "go", check=True)
+            return [str(built / name)]
+        runner, ending = {"python": (sys.executable, "py"), "curl": ("sh", "sh"), "javascript": ("node", "mjs")}[language]
+        name = "publish_http" if (language, name) == ("python", "publish") else name
+        return [runner, str(EXAMPLES / language / f"{name}.{ending}")]
+
+    return command
+
+
+def _verified(command: Sequence[str], body: str, secret: str, signatures: str, *, now: int = int(TIME)) -> bool:
+    ran = subprocess.run(
+        [*command, ID, TIME, signatures],
+        input=body.encode(),
+        env=os.environ | {"WEBHOOK_SECRET": secret, "NOW": str(now)},
+        capture_output=True,
+        check=False,
+    )
+    assert ran.returncode in (0, 1), ran.stderr.decode()
+    assert (ran.stdout == b"genuine\n") == (ran.returncode == 0)
+    return ran.returncode == 0
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_genuine_webhooks_are_verified(language: str, program: Program) -> None:
+    """The vectors of the specification, a rollover on either side, and bodies that are empty or beyond ASCII."""
+    command = program(language, "verify")
+
+    assert {case: _verified(command, *given) for case, given in GENUINE.items()} == dict.fromkeys(GENUINE, True)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_false_webhooks_are_not(language: str, program: Program) -> None:
+    """Whatever was changed on the way, or signed with something else, or is too old or too new."""
+    command = program(language, "verify")
+
+    assert {case: _verified(command, *given) for case, given in FALSE.items()} == dict.fromkeys(FALSE, False)
+    away = {seconds: _verified(command, BODY, SECRET, V1, now=int(TIME) + seconds) for seconds in (-301, -299, 299, 301)}
+    assert away == {-301: False, -299: True, 299: True, 301: False}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "curl"])
+def test_the_second_scheme_is_verified(language: str, program: Program) -> None:
+    """Ed25519 (v1a): the genuine one, beside a v1 signature or alone, and none that was changed."""
+    command = program(language, "verify")
+
+    assert _verified(command, BODY, PUBLIC, V1A)
+    assert _verified(command, BODY, PUBLIC, f"{V1} {V1A}")
+    assert not _verified(command, BODY + " ", PUBLIC, V1A)
+    assert not _verified(command, BODY, PUBLIC, V1A[:-8] + "AAAAAA==")
+    assert not _verified(command, BODY, PUBLIC, V1)
+
+
+async def _published(
+    keys: Keys, server: ShippedServer, tenant: str, destination: str, delivery: str
+) -> tuple[int, str, str]:
+    access = keys.settings(f"producer_{TENANT}", server.url)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "python" / "publish_nats.py", tenant, destination, "invoice.paid", delivery),
+        env={
+            "PATH": os.environ["PATH"],
+            "NATS_URL": server.url,
+            "NATS_CA_FILE": access["ONEPROTECT_NATS_CA_FILE"],
+            "NATS_NKEY_FILE": access["ONEPROTECT_NATS_NKEY_FILE"],
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, error = await asyncio.wait_for(process.communicate(b'{"total": 42}'), 40)
+    assert process.returncode is not None
+    return process.returncode, out.decode().strip(), error.decode()
+
+
+async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
+    """As its tenant's user: stored once however often it is sent, in the overflow when it is full, delivered in the end."""
+    keys = Keys(tmp_path / "keys", [TENANT])
+    async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
+        operator = {
+            name.removeprefix("ONEPROTECT_").lower(): value
+            for name, value in keys.settings("operator", server.url).items()
+        }
+        async with Site(tmp_path, server, work_per_destination="1", **operator) as site:
+            await site.destination("orders", receiver.url)
+            runs = [await _published(keys, server, TENANT, "orders", name) for name in ("d1", "d1", "d2")]
+            waiting = [len(await site.records(stream)) for stream in (subjects.WORK, subjects.OVERFLOW)]
+            refused = await _published(keys, server, "globex", "orders", "d3")
+            consumer = site.environ | keys.settings("consumer", server.url)
+            async with Site.consumer_process_with(consumer):
+                await until(lambda: len(receiver.seen) == 2, 30)
+
+    assert [(code, out) for code, out, _ in runs] == [(0, "d1"), (0, "d1"), (0, "d2")]
+    assert waiting == [1, 1]
+    assert sorted(receiver.ids()) == ["d1", "d2"]
+    assert receiver.seen[0].body == b'{"total": 42}'
+    assert refused[0] != 0
+    assert "permissions violation" in refused[2]

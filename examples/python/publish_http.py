@@ -46,5 +46,7 @@ def deliver(url, token, tenant, destination, event_type, payload, delivery_id=No
 
 
 if __name__ == "__main__":
-    stored = deliver(os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"], *sys.argv[1:4], json.load(sys.stdin), *sys.argv[4:])
+    stored = deliver(
+        os.environ["DELIVERY_URL"], os.environ["DELIVERY_TOKEN"], *sys.argv[1:4], json.load(sys.stdin), *sys.argv[4:]
+    )
     print(stored["id"])

@@ -1,6 +1,6 @@
 """Ask for deliveries over NATS itself, with nats-py (pip install 'nats-py[nkeys]'): for high rates, and without HTTP.
 
-    echo '{"total": 42}' | NATS_URL=tls://... NATS_NKEY_FILE=acme.nk python publish_nats.py acme orders invoice.paid [ID]
+    echo '{"total": 42}' | NATS_URL=... NATS_NKEY_FILE=acme.nk python publish_nats.py acme orders invoice.paid [ID]
 
 The user is a producer's of this tenant (`oneprotect nats user producer --tenant acme`).
 """
@@ -20,8 +20,8 @@ from nats.js.errors import APIError
 FULL = 10077  # the destination has its fill of due work: the same message goes to the overflow
 
 
-async def deliver(jetstream, tenant, destination, event_type, payload, delivery_id=None, tries=8):
-    """Return the id once JetStream has stored the request. Raises APIError when it is refused."""
+async def deliver(client, tenant, destination, event_type, payload, delivery_id=None, tries=8):
+    """Return the id once JetStream has stored the request. Raises APIError or PermissionError when it is refused."""
     delivery_id = delivery_id or uuid.uuid4().hex
     document = {
         "specversion": "1.0",
@@ -40,7 +40,9 @@ async def deliver(jetstream, tenant, destination, event_type, payload, delivery_
     lane = "requested"
     for attempt in range(tries):
         try:
-            await jetstream.publish(f"oneprotect.delivery.{lane}.{tenant}.{destination}", data, headers=headers, timeout=2)
+            await client.jetstream().publish(
+                f"oneprotect.delivery.{lane}.{tenant}.{destination}", data, headers=headers, timeout=2
+            )
             return delivery_id
         except APIError as error:
             if error.err_code != FULL or lane == "overflow":
@@ -48,14 +50,11 @@ async def deliver(jetstream, tenant, destination, event_type, payload, delivery_
             lane = "overflow"
             continue
         except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
-            pass  # no leader just now, or the answer got lost: the same again
+            if "permissions violation" in str(client.last_error):
+                raise PermissionError(str(client.last_error)) from None
+            # No leader just now, or the answer got lost: the same again.
         await asyncio.sleep(min(0.25 * 2**attempt, 10))
     raise TimeoutError("JetStream did not store it")
-
-
-async def refused(error):
-    """A missing permission is told here, and only here."""
-    print(error, file=sys.stderr)
 
 
 async def main(tenant, destination, event_type, *delivery_id):
@@ -67,10 +66,11 @@ async def main(tenant, destination, event_type, *delivery_id):
         tls=ssl.create_default_context(cafile=ca_file) if ca_file else None,
         inbox_prefix=f"_INBOX_producer_{tenant}",  # a producer hears answers nowhere else
         max_reconnect_attempts=-1,
-        error_cb=refused,
     )
-    print(await deliver(client.jetstream(), tenant, destination, event_type, json.load(sys.stdin), *delivery_id))
-    await client.close()
+    try:
+        print(await deliver(client, tenant, destination, event_type, json.load(sys.stdin), *delivery_id))
+    finally:
+        await client.close()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Verify a webhook that was received (Standard Webhooks): `v1` with the standard library, `v1a` with `cryptography`.
 
-    WEBHOOK_SECRET=whsec_... python verify.py ID TIMESTAMP SIGNATURES < body      (ends with 1 when it is not genuine)
+WEBHOOK_SECRET=whsec_... python verify.py ID TIMESTAMP SIGNATURES < body      (ends with 1 when it is not genuine)
 """
 
 import base64
@@ -51,7 +51,9 @@ if __name__ == "__main__":
     received = dict(zip(("webhook-id", "webhook-timestamp", "webhook-signature"), sys.argv[1:4]))
     pretended = os.environ.get("NOW")
     try:
-        verify(os.environ["WEBHOOK_SECRET"].split(), received, sys.stdin.buffer.read(), now=pretended and int(pretended))
+        verify(
+            os.environ["WEBHOOK_SECRET"].split(), received, sys.stdin.buffer.read(), now=pretended and int(pretended)
+        )
     except ValueError as error:
         sys.exit(str(error))
     print("genuine")

@@ -67,7 +67,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
             if not (built / name).exists():
                 subprocess.run(["go", "build", "-o", built / name, f"./{name}"], cwd=EXAMPLES / "go", check=True)
             return [str(built / name)]
-        runner, ending = {"python": (sys.executable, "py"), "curl": ("sh", "sh"), "javascript": ("node", "mjs")}[language]
+        runner, ending = {"python": (sys.executable, "py"), "curl": ("sh", "sh"), "javascript": ("node", "mjs")}[
+            language
+        ]
         name = "publish_http" if (language, name) == ("python", "publish") else name
         return [runner, str(EXAMPLES / language / f"{name}.{ending}")]
 
@@ -103,7 +105,9 @@ def test_false_webhooks_are_not(language: str, program: Program) -> None:
     command = program(language, "verify")
 
     assert {case: _verified(command, *given) for case, given in FALSE.items()} == dict.fromkeys(FALSE, False)
-    away = {seconds: _verified(command, BODY, SECRET, V1, now=int(TIME) + seconds) for seconds in (-301, -299, 299, 301)}
+    away = {
+        seconds: _verified(command, BODY, SECRET, V1, now=int(TIME) + seconds) for seconds in (-301, -299, 299, 301)
+    }
     assert away == {-301: False, -299: True, 299: True, 301: False}
 
 
@@ -142,7 +146,7 @@ async def _published(
 
 
 async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
-    """As its tenant's user: stored once however often it is sent, in the overflow when it is full, delivered in the end."""
+    """As its tenant's user: stored once however often it is sent, in the overflow when full, delivered in the end."""
     keys = Keys(tmp_path / "keys", [TENANT])
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
         operator = {
@@ -154,8 +158,7 @@ async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
             runs = [await _published(keys, server, TENANT, "orders", name) for name in ("d1", "d1", "d2")]
             waiting = [len(await site.records(stream)) for stream in (subjects.WORK, subjects.OVERFLOW)]
             refused = await _published(keys, server, "globex", "orders", "d3")
-            consumer = site.environ | keys.settings("consumer", server.url)
-            async with Site.consumer_process_with(consumer):
+            async with site.consumer_process(keys.settings("consumer", server.url)):
                 await until(lambda: len(receiver.seen) == 2, 30)
 
     assert [(code, out) for code, out, _ in runs] == [(0, "d1"), (0, "d1"), (0, "d2")]

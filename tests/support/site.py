@@ -151,9 +151,9 @@ class Site:
             await running
 
     @contextlib.asynccontextmanager
-    async def consumer_process(self) -> AsyncGenerator["Process"]:
-        """A consumer as it is deployed. Killed on leaving, if it still runs."""
-        process = await Process.start(self.environ, "consumer")
+    async def consumer_process(self, environ: dict[str, str] | None = None) -> AsyncGenerator["Process"]:
+        """A consumer as it is deployed, with other settings over the site's. Killed on leaving, if it still runs."""
+        process = await Process.start(self.environ | (environ or {}), "consumer")
         try:
             yield process
         finally:

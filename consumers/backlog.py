@@ -95,8 +95,9 @@ class Backlog:
             self._tell(catalogue.WAITING, info["num_waiting"], labels)
             if consumer is subjects.DUE_CONSUMER:
                 due = info["num_pending"] + info["num_ack_pending"]
-                stream = self._known[catalogue.STREAM_MESSAGES.name, labels][1]
-                self._tell(catalogue.SCHEDULED, max(0, stream - due))
+                stream = self._known.get((catalogue.STREAM_MESSAGES.name, labels))
+                if stream is not None:  # the server may not have said so yet
+                    self._tell(catalogue.SCHEDULED, max(0, stream[1] - due))
 
     async def _account(self) -> None:
         info = await self._connection.api("INFO")

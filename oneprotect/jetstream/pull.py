@@ -116,6 +116,7 @@ class Pull:
         self._inbox = connection.new_inbox()
         self._generation = 0
         self._heard_at = 0.0
+        self._patient_until = 0.0
         self._refused = True
         self._stopping = False
 
@@ -152,8 +153,8 @@ class Pull:
         return (min(self._room(), self._batch) - self.outstanding) * 2 >= self._batch and not self._stopping
 
     async def top_up(self) -> None:
-        """Ask for more if it is worth it."""
-        if not self.is_low:
+        """Ask for more if it is worth it, and the server has not just refused."""
+        if not self.is_low or asyncio.get_running_loop().time() < self._patient_until:
             return
         batch = min(self._room(), self._batch) - self.outstanding
         if self.outstanding == 0:
@@ -195,15 +196,19 @@ class Pull:
             await self.top_up()
         else:  # no such consumer, no leader, shutting down: the watchdog asks again in its own time
             self._refused = True
-            _log.warning("pull.refused", consumer=self._name, status=status, reason=headers.get("Description", _HINT))
+            self._patient_until = self._heard_at + self._heartbeat_s / 4
+            reason = _HINT if status == "503" else headers.get("Description", "").strip()
+            _log.warning("pull.refused", consumer=self._name, status=status, reason=reason)
 
     def _on_denied(self, denial: Denial) -> None:
         """Nothing comes: the watchdog asks again in its own time, for whenever the permission is there."""
         if refusal := self._connection.denials.refusal(denial, self._subject):
+            self._refused = True
             _log.error("pull.refused", consumer=self._name, reason=str(refusal))
 
     async def _restart(self) -> None:
         self._generation += 1
+        self._patient_until = 0.0
         self.outstanding = 0
         await self.top_up()
 

@@ -92,7 +92,8 @@ async def test_a_stranger_does_not_become_a_member(tmp_path: Path) -> None:
     """A server whose certificate another authority signed is kept out of the cluster."""
     keys, strangers = Keys(tmp_path / "keys"), Keys(tmp_path / "strangers")
     async with _cluster(tmp_path / "nats", keys) as nodes:
-        stranger = ShippedServer(tmp_path / "stranger", strangers, name="n4", routes=nodes[0].routes | {"n4": nodes[0].routes["n1"] + 9})
+        routes = nodes[0].routes | {"n4": nodes[0].routes["n1"] + 9}
+        stranger = ShippedServer(tmp_path / "stranger", strangers, name="n4", routes=routes)
         spawned = asyncio.create_task(stranger.start())
         try:
             await until(lambda: _is_turned_away(nodes), 20)

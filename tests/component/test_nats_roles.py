@@ -23,17 +23,17 @@ BUCKETS = tuple(bucket.name.removeprefix("oneprotect_") for bucket in subjects.B
 # Streams whose messages a role may read, subjects it may publish to, buckets it may read and write, and what else.
 MAY = {
     "api": {
-        "read": "work overflow retries attempts failed events",
+        "read": "work overflow retries attempts failed delivered events",
         "publish": "requested overflow event",
         "look up": "destinations credentials credential_status health activity tokens replays",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
-        "also": "info control",
+        "also": "info control move",
         "hear": "kv attempted",
     },
     "consumer": {
         "read": "attempts retries",
-        "publish": "requested scheduled attempted failed quarantined event",
+        "publish": "requested scheduled attempted failed delivered quarantined event",
         "look up": "destinations credentials credential_status health activity rates replays",
         "write": "destinations credential_status health activity rates",
         "pull": "work retries overflow",
@@ -41,12 +41,12 @@ MAY = {
         "hear": "kv control",
     },
     "operator": {
-        "read": "work overflow retries attempts failed quarantine events",
+        "read": "work overflow retries attempts failed delivered quarantine events",
         "publish": "requested overflow due event",
         "look up": "destinations credentials credential_status health activity rates tokens replays",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
-        "also": "info control apply",
+        "also": "info control move apply",
         "hear": "kv attempted",
     },
     "producer_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
@@ -80,7 +80,7 @@ def _everything() -> Iterator[tuple[str, str, str]]:
 
 
 def _publishing() -> Iterator[tuple[str, str, str]]:
-    for kind in ("requested", "overflow", "due"):
+    for kind in ("requested", "overflow", "due", "delivered"):
         yield "publish", kind, f"oneprotect.delivery.{kind}.globex.orders"
     for kind in ("scheduled", "attempted", "failed"):
         yield "publish", kind, f"oneprotect.delivery.{kind}.globex.orders.x"
@@ -105,7 +105,8 @@ def _administering(stream: str) -> Iterator[tuple[str, str, str]]:
     yield "also", "apply", f"$JS.API.STREAM.CREATE.{stream}"
     yield "also", "apply", f"$JS.API.STREAM.UPDATE.{stream}"
     for verb in ("DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE", "PEER.REMOVE", "LEADER.STEPDOWN"):
-        yield "nobody", verb, f"$JS.API.STREAM.{verb}.{stream}"
+        moves = (verb, stream) == ("MSG.DELETE", subjects.OVERFLOW.name)
+        yield *(("also", "move") if moves else ("nobody", verb)), f"$JS.API.STREAM.{verb}.{stream}"
     for verb in ("LIST", "NAMES", "CREATE"):
         yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}"
     for verb in ("DELETE", "PAUSE", "RESET", "LEADER.STEPDOWN", "CREATE", "DURABLE.CREATE"):
@@ -155,6 +156,17 @@ async def _ignore(_: Incoming) -> None:
 
 def _subjects(denied: Iterable[Denial], verb: str) -> set[str]:
     return {denial.subject for denial in denied if denial.verb == verb}
+
+
+def test_every_kind_of_subject_is_tried() -> None:
+    """A stream that is added has to be thought of here, too."""
+    kinds = {subject.split(".")[-1 - subject.count("*") - subject.count(">")] for subject in _subjects_of_streams()}
+
+    assert kinds == {kind for _, kind, _ in _publishing()}
+
+
+def _subjects_of_streams() -> list[str]:
+    return [subject for stream in subjects.STREAMS for subject in stream.subjects]
 
 
 @pytest.mark.parametrize("role", MAY)

@@ -154,6 +154,11 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     """The address to bind. Loopback unless asked, as the API speaks plain HTTP and expects TLS before it."""
     port: int = 8080
     """The port to bind; 0 takes a free one."""
+    body_timeout_s: float = 10.0
+    """Seconds that a request's body may take to come, so that whoever drips it holds nothing for long."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks of load balancers whose `X-Forwarded-For` is believed. Without them a client's address is the one that
+    connects: the audit trail and the bound on failed authentication go by it."""
 
 
 class OpsSettings(Struct, frozen=True, kw_only=True):
@@ -299,6 +304,8 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),
     Variable("ONEPROTECT_API_HOST", "api", "host", variables.HOST),
     Variable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),
+    Variable("ONEPROTECT_API_BODY_TIMEOUT_S", "api", "body_timeout_s", number(1, 300, unit="seconds")),
+    Variable("ONEPROTECT_API_TRUSTED_PROXIES", "api", "trusted_proxies", variables.CIDRS),
     Variable("ONEPROTECT_OPS_HOST", "ops", "host", variables.HOST),
     Variable("ONEPROTECT_OPS_PORT", "ops", "port", whole(0, 65_535)),
     Variable("ONEPROTECT_METRICS_TENANTS_MAX", "telemetry", "metrics_tenants_max", whole(0, 10_000)),

@@ -61,14 +61,12 @@ from oneprotect.telemetry.otel_environment import Export, OtelError
 from oneprotect.telemetry.telemetry import NOTHING, Telemetry
 from provider.cache import CachedSecretProvider
 from schemas import subjects
-from schemas.config import MAX_TIMEOUT_S, RetryPolicy
+from schemas.config import RetryPolicy
 
 VERSION: Final = version("oneprotect-delivery")
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
 API_PATIENCE_S: Final = 5.0
 """How long the API may be without NATS before it says that it is not ready: nothing that it does works without."""
-PING_MARGIN_S: Final = 5.0
-"""How much longer than an attempt may take whoever sends a ping waits for its result."""
 
 _log = structlog.get_logger(__name__)
 
@@ -308,7 +306,14 @@ async def run_api(
     try:
         async with telemetry.running(), _ops_port(settings, telemetry):
             app = front if telemetry.spans is None else Traced(front, telemetry.spans, telemetry.sampling)
-            await serve(app, host=settings.api.host, port=settings.api.port, stop=stop, on_listening=on_listening)
+            await serve(
+                app,
+                host=settings.api.host,
+                port=settings.api.port,
+                trusted_proxies=settings.api.trusted_proxies,
+                stop=stop,
+                on_listening=on_listening,
+            )
     except OSError as error:
         problem = f"ONEPROTECT_API_PORT: can't be had at ONEPROTECT_API_HOST ({error.strerror}); set another one"
     else:
@@ -367,9 +372,12 @@ def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) ->
         authenticator=Authenticator(tokens),
         counters=telemetry.counters,
         ops=OpsPages(telemetry.counters, telemetry.readiness),
-        limits=BodyLimits(body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES),
+        limits=BodyLimits(
+            body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES,
+            body_timeout_s=settings.api.body_timeout_s,
+        ),
         max_payload_bytes=delivery.max_payload_bytes,
-        ping_timeout_s=MAX_TIMEOUT_S + PING_MARGIN_S,
+        request_timeout_s=delivery.request_timeout_s,
     )
 
 

@@ -11,12 +11,13 @@ from litestar.types import ControllerRouterHandler
 
 from oneprotect.api import attempts, credentials, deliveries, destinations, operating, ping, replays
 from oneprotect.api.call import Call
+from oneprotect.api.docs import about
 from oneprotect.api.operations import Operation
 from oneprotect.api.parts import Parts
 from oneprotect.api.principals import Principal
 from oneprotect.api.problems import MEDIA_TYPE, Problem, problem_of
 
-OPERATIONS: Final[tuple[Operation, ...]] = (
+_OFFERED: Final = (
     *deliveries.OPERATIONS,
     *attempts.OPERATIONS,
     *destinations.OPERATIONS,
@@ -25,6 +26,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     *replays.OPERATIONS,
     *operating.OPERATIONS,
 )
+OPERATIONS: Final[tuple[Operation, ...]] = (*_OFFERED, *about(_OFFERED))
 
 _HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")

@@ -28,7 +28,7 @@ class AttemptPage(Page[AttemptResult], frozen=True):
 class _Place(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a cursor stands for: go on before this place in the stream."""
 
-    before: Annotated[int, Meta(ge=1, lt=2**63)]
+    before: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
 class AttemptQuery(Struct, frozen=True, kw_only=True):

@@ -24,6 +24,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     body_timeout_s: float = 10.0
 
 
+def is_there(request: Request[Any, Any, Any]) -> bool:
+    """Whether the request has a body."""
+    return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+
+
 async def read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
     """The whole body, if it is JSON by its headers, not too large and not too slow. Raises `Problem`."""
     _require_json(request)

@@ -60,8 +60,7 @@ class Call:
 
     async def optional_body(self, kind: type[T]) -> T | None:
         """The body, as a `kind`; None when there is none."""
-        body = await self.raw_body()
-        return bodies.decode(body, kind) if body else None
+        return await self.body(kind) if bodies.is_there(self.request) else None
 
     async def raw_body(self) -> bytes:
         """The body as it came, if it is JSON by its content type."""

@@ -30,4 +30,4 @@ class Parts(Struct, frozen=True, kw_only=True):
     ops: OpsPages
     limits: Limits
     max_payload_bytes: int
-    ping_timeout_s: float
+    request_timeout_s: float

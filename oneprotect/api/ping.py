@@ -14,13 +14,12 @@ from oneprotect.api.telling import told
 from oneprotect.jetstream.requests import request
 from schemas import subjects
 from schemas.codes import Outcome
-from schemas.config import MAX_TIMEOUT_S
 from schemas.events import CONTENT_TYPE, PING, AttemptResult, DeliveryRequested, RequestedData, encode
 from schemas.ids import DeliveryId, new_delivery_id
 
 SOURCE: Final = "/oneprotect/api"
-WAIT_S: Final = MAX_TIMEOUT_S + 5
-"""An attempt may take so long; what comes later is looked up by its id."""
+MARGIN_S: Final = 5.0
+"""How much longer than the attempt may take its result is waited for; what comes later is looked up by its id."""
 
 
 class TestResult(Struct, frozen=True, kw_only=True):
@@ -33,7 +32,7 @@ class TestResult(Struct, frozen=True, kw_only=True):
 async def test_destination(call: Call) -> Answer:
     """Ping it."""
     parts = call.parts
-    await parts.configuration.get_destination(call.tenant, call.id)
+    destination = await parts.configuration.get_destination(call.tenant, call.id)
     await parts.configuration.note_test(call.tenant, call.id, by=call.by, address=call.address)
     ping = _ping(call.tenant, call.id)
     async with follow(parts.connection, call.tenant, call.id) as attempts:
@@ -44,7 +43,7 @@ async def test_destination(call: Call) -> Answer:
         await request(parts.publisher, call.tenant, call.id, encode(ping), headers)
         result = None
         try:
-            async with asyncio.timeout(parts.ping_timeout_s):
+            async with asyncio.timeout((destination.timeout_s or parts.request_timeout_s) + MARGIN_S):
                 async for event in attempts:
                     if event.data.delivery == ping.id and event.data.outcome is not Outcome.SUPPRESSED:
                         result = told(event.data, public=not call.principal.is_operator)

@@ -3,12 +3,13 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 import uvicorn
 
 from oneprotect.api.front import Asgi
+from oneprotect.api.protocol import BoundedProtocol
 
 KEEP_ALIVE_S: Final = 75
 """Longer than what most load balancers keep an idle connection, so that they close it and not we."""
@@ -29,6 +30,7 @@ async def serve(
     *,
     host: str,
     port: int,
+    trusted_proxies: Sequence[str] = (),
     stop: asyncio.Event,
     on_listening: Callable[[str], None],
 ) -> None:
@@ -36,14 +38,15 @@ async def serve(
     with _listening(host, port) as listener:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=BoundedProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,
+            proxy_headers=bool(trusted_proxies),
+            forwarded_allow_ips=list(trusted_proxies),
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
         )

@@ -45,6 +45,8 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_DRAIN_TIMEOUT_S": ("10", 10.0),
     "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
     "ONEPROTECT_API_PORT": ("0", 0),
+    "ONEPROTECT_API_BODY_TIMEOUT_S": ("2.5", 2.5),
+    "ONEPROTECT_API_TRUSTED_PROXIES": ("10.0.0.0/8", ("10.0.0.0/8",)),
     "ONEPROTECT_OPS_HOST": ("::1", "::1"),
     "ONEPROTECT_OPS_PORT": ("9090", 9090),
     "ONEPROTECT_METRICS_TENANTS_MAX": ("50", 50),

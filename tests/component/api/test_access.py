@@ -1,0 +1,122 @@
+"""Who may do what: every route of the application, with every role of the right tenant, the wrong one, and of all."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from oneprotect.api.token_text import id_of
+from schemas import subjects
+from schemas.access import ALL_TENANTS, Role
+from tests.component.api.routes import OURS, ROUTES, THEIRS, place, routes_of_app
+from tests.support.api import Api, Client, Reply
+from tests.support.waiting import until
+
+
+def test_every_route_is_in_the_table() -> None:
+    """A new route needs an entry that says who may use it."""
+    assert routes_of_app() == set(ROUTES)
+
+
+async def _ask(client: Client, method: str, path: str, tenant: str) -> Reply:
+    access = ROUTES[method, path]
+    return await client(method, place(path, access, tenant), access.body)
+
+
+async def test_each_role_gets_what_it_may_and_nothing_else(api: Api) -> None:
+    """A token of the tenant or of all tenants: 403 without one of the roles, anything but 401 and 403 with one."""
+    await api.site.destination("orders", "https://example.com/in")
+    wrong: list[str] = []
+    for tenant in (OURS, ALL_TENANTS):
+        for role in Role:
+            client = await api.client(role, tenant=tenant)
+            for (method, path), access in ROUTES.items():
+                status = (await _ask(client, method, path, OURS)).status
+                is_let_in = status not in (401, 403)
+                if is_let_in != (access.roles is None or role in access.roles) or (is_let_in and status >= 500):
+                    wrong.append(f"{tenant} {role} {method} {path}: {status}")
+
+    assert wrong == []
+
+
+async def test_nobody_touches_what_another_tenant_has(api: Api) -> None:
+    """403 for every route and role, in the same words whether the thing exists or not; nothing is changed."""
+    await api.site.destination("orders", "https://example.com/in")
+    before = [await api.site.records(stream) for stream in _everything()]
+    bodies: set[bytes] = set()
+    for role in Role:
+        client = await api.client(role, tenant=THEIRS)
+        for (method, path), access in ROUTES.items():
+            if access.roles is not None:
+                for tenant in (OURS, "nobody", "Not A Tenant"):
+                    reply = await _ask(client, method, path, tenant)
+                    assert reply.status == 403, f"{role} {method} {path}"
+                    bodies.add(reply.body)
+
+    assert len(bodies) == 1
+    after = [await api.site.records(stream) for stream in _everything()]
+    assert [len(records) for records in after] == [len(records) for records in before[:-1]] + [
+        len(before[-1]) + len(Role)  # the tokens that were made for this
+    ]
+
+
+def _everything() -> list[subjects.Stream]:
+    return [subjects.WORK, subjects.OVERFLOW, subjects.FAILED, subjects.EVENTS]
+
+
+async def test_without_a_token_nothing_but_the_open_pages_is_had(api: Api) -> None:
+    """401 with a challenge, or 429 once it has been too often."""
+    client = api.with_token(None)
+    for (method, path), access in ROUTES.items():
+        reply = await _ask(client, method, path, OURS)
+        if access.roles is None:
+            assert reply.status == 200, path
+        else:
+            assert reply.status in (401, 429), path
+            assert reply.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "header", ["", "Bearer", "Bearer ", "Basic YTpi", "Token x", "bearer\tx", "Bearer " + "x" * 9000]
+)
+async def test_odd_authorization_headers_are_refused(api: Api, header: str) -> None:
+    """With a 401, whatever they are."""
+    reply = await api.with_token(None)("GET", "/v1/tenants/acme/destinations", headers={"authorization": header})
+
+    assert reply.status == 401
+
+
+async def test_changes_are_told_with_who_and_from_where(api: Api) -> None:
+    """Every change leaves an audit event: what, by whom, from which address."""
+    admin = await api.client(Role.ADMIN)
+    first = len(await api.site.records(subjects.EVENTS))
+    destination = "/v1/tenants/acme/destinations/orders"
+    for method, path, body in (
+        ("PUT", "/v1/tenants/acme/credentials/new", {"secret_ref": "k8s://webhooks/signing-key/signing"}),
+        ("PUT", destination, {"url": "https://example.com/in", "credential": "new"}),
+        ("POST", f"{destination}/disable", {"reason": "moves"}),
+        ("POST", f"{destination}/enable", None),
+        ("DELETE", destination, None),
+        ("DELETE", "/v1/tenants/acme/credentials/new", None),
+    ):
+        assert (await admin(method, path, body)).status in (200, 204), path
+
+    events = [msgspec.json.decode(record.data) for record in (await api.site.records(subjects.EVENTS))[first:]]
+    told = [event["data"] for event in events if event["type"] == "oneprotect.config.changed.v1"]
+    assert [(one["kind"], one["action"]) for one in told] == [
+        ("credential", "set"), ("destination", "set"), ("destination", "disable"), ("destination", "enable"),
+        ("destination", "delete"), ("credential", "delete"),
+    ]  # fmt: skip
+    assert {one["by"] for one in told} == {f"token:{id_of(admin.token or '')}"}
+    assert {one["address"] for one in told} == {"127.0.0.1"}
+
+
+async def test_last_use_is_written_down_off_the_path_and_seldom(api: Api) -> None:
+    """Once for many requests, to be seen in the list."""
+    viewer = await api.client(Role.VIEWER)
+    await asyncio.gather(*(viewer("GET", "/v1/tenants/acme/destinations") for _ in range(20)))
+
+    async def is_seen() -> bool:
+        return any(view.last_used_at for view in await api.site.jetstream.tokens.list("acme"))
+
+    await until(is_seen, 15)

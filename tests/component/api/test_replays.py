@@ -1,0 +1,152 @@
+"""Attempts and replays over HTTP."""
+
+from typing import Any
+
+from schemas.access import ALL_TENANTS, Role
+from tests.support.api import Api, Client, running
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+ATTEMPTS = f"/v1/tenants/{TENANT}/attempts"
+REPLAYS = f"/v1/tenants/{TENANT}/replays"
+
+
+async def _fail(site: Site, receiver: Scripted, count: int) -> list[str]:
+    """So many deliveries that were given up on."""
+    receiver.script = [410, 200]
+    await site.destination("orders", receiver.url)
+    async with site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(count)]
+        await until(site.is_settled, 20)
+    await site.jetstream.configuration.enable_destination(TENANT, "orders", by="test")
+    return deliveries
+
+
+async def test_attempts_newest_first_by_what_is_asked_for(api: Api, receiver: Scripted) -> None:
+    """By destination, outcome, code and time, in pages."""
+    receiver.script = [500, 200]
+    await api.site.destination("orders", receiver.url)
+    await api.site.destination("others", receiver.url)
+    viewer = await api.client(Role.VIEWER)
+    async with api.site.consumer():
+        for name in ("orders", "others", "nowhere"):
+            await api.site.deliver(name, delivery=f"to-{name}")
+        await until(api.site.is_settled, 20)
+
+    async def got(**params: str) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        more: dict[str, str] = {}
+        while True:
+            reply = await viewer("GET", ATTEMPTS, params=params | more)
+            assert reply.status == 200, reply.json
+            found += [(one["destination"], one["code"]) for one in reply.json["items"]]
+            if reply.json["next"] is None:
+                return found
+            more = {"cursor": reply.json["next"]}
+
+    everything = await got(limit="2")
+    assert sorted(everything) == [
+        ("nowhere", "destination.not_found"), ("orders", "http.2xx"), ("orders", "http.5xx"), ("others", "http.2xx"),
+        ("others", "http.5xx"),
+    ]  # fmt: skip
+    assert everything == await got()
+    assert [code for _, code in await got(destination="orders")] == ["http.2xx", "http.5xx"]
+    assert {name for name, _ in await got(code="http.5xx")} == {"orders", "others"}
+    assert await got(outcome="failed") == [("nowhere", "destination.not_found")]
+    assert await got(until="2020-01-01T00:00:00Z") == []
+    assert len(await got(since="2020-01-01T00:00:00Z", delivery="to-orders")) == 2
+
+
+async def test_a_tenant_is_not_told_why_a_secret_can_not_be_had(api: Api, receiver: Scripted) -> None:
+    """Operators see the code; a tenant sees `secret.unavailable`, and can't find out by asking for a code."""
+    await api.site.jetstream.configuration.set_credential(
+        TENANT, "gone", {"secret_ref": "k8s://webhooks/nowhere/signing"}, by="test"
+    )
+    await api.site.destination("orders", receiver.url, credential="gone")
+    viewer, operator = await api.client(Role.VIEWER), await api.client(Role.OPERATOR, tenant=ALL_TENANTS)
+    async with api.site.consumer():
+        delivery = await api.site.deliver("orders")
+        await until(lambda: _has_attempt(viewer), 10)
+
+    async def codes(client: Client, **params: str) -> set[str]:
+        return {one["code"] for one in (await client("GET", ATTEMPTS, params=params)).json["items"]}
+
+    assert await codes(viewer) == {"secret.unavailable"}
+    assert await codes(operator) == {"secret.not_found"}
+    for asked in ("secret.not_found", "secret.denied", "secret.unavailable"):
+        assert await codes(viewer, code=asked) == {"secret.unavailable"}
+    assert await codes(operator, code="secret.denied") == set()
+    shown = await viewer("GET", f"/v1/tenants/{TENANT}/deliveries/{delivery}")
+    assert b"not_found" not in shown.body
+
+
+async def _has_attempt(client: Client) -> bool:
+    return bool((await client("GET", ATTEMPTS)).json["items"])
+
+
+async def test_a_dry_run_counts_and_a_replay_delivers(api: Api, receiver: Scripted) -> None:
+    """The count comes with a sample; the replay runs in the background, to its end, and is told of."""
+    deliveries = await _fail(api.site, receiver, 5)
+    operator = await api.client(Role.OPERATOR)
+    body: dict[str, Any] = {"filter": {"destination": "orders", "codes": ["http.410"]}}
+
+    dry = await operator("POST", REPLAYS, body | {"dry_run": True})
+    begun = await operator("POST", REPLAYS, body)
+    async with api.site.consumer():
+        await until(lambda: _state_is(operator, begun.headers["location"], "finished"), 20)
+        await until(api.site.is_settled, 20)
+    done = await operator("GET", begun.headers["location"])
+    after = await operator("POST", REPLAYS, body | {"dry_run": True})
+
+    assert (dry.status, dry.json["count"], len(dry.json["sample"])) == (200, 5, 5)
+    assert dry.json["by"] == [{"destination": "orders", "code": "http.410", "count": 5}]
+    assert (begun.status, begun.json["state"], begun.json["total"]) == (202, "running", 5)
+    assert (done.json["replayed"], done.json["skipped"], done.json["active"]) == (5, 0, False)
+    assert sorted(receiver.ids()) == sorted(deliveries * 2)
+    assert (after.json["count"], after.json["superseded"]) == (0, 5)
+    listed = (await operator("GET", REPLAYS)).json["items"]
+    assert [one["id"] for one in listed] == [done.json["id"]]
+
+
+async def _state_is(client: Client, place: str, state: str) -> bool:
+    return bool((await client("GET", place)).json["state"] == state)
+
+
+async def test_a_replay_is_cancelled(api: Api, receiver: Scripted) -> None:
+    """A slow one stops within moments, and stays cancelled."""
+    await _fail(api.site, receiver, 5)
+    operator = await api.client(Role.OPERATOR)
+    begun = await operator("POST", REPLAYS, {"rate_per_s": 0.5})
+    place = begun.headers["location"]
+    same = await operator("POST", REPLAYS, {"rate_per_s": 0.5})
+
+    cancelled = await operator("DELETE", place)
+    again = await operator("DELETE", place)
+
+    assert same.json["id"] == begun.json["id"]
+    assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
+    assert cancelled.json["replayed"] < 5
+    assert again.status == 409
+
+
+async def test_a_replay_goes_on_in_another_process(site: Site, receiver: Scripted) -> None:
+    """The process that ran it ends; another one finds it, and finishes it with nothing asked for twice."""
+    deliveries = await _fail(site, receiver, 6)
+    async with running(site) as first:
+        operator = await first.client(Role.OPERATOR)
+        begun = await operator("POST", REPLAYS, {"rate_per_s": 4})
+        await until(lambda: _replayed(operator, begun.headers["location"]), 10)
+    row = (await site.jetstream.replayer.list(TENANT))[begun.json["id"]]
+
+    async with running(site) as second, site.consumer():
+        operator = await second.client(Role.OPERATOR)
+        await until(lambda: _state_is(operator, begun.headers["location"], "finished"), 30)
+        await until(site.is_settled, 20)
+
+    assert 0 < row.replayed < 6
+    assert sorted(receiver.ids()) == sorted(deliveries * 2)
+
+
+async def _replayed(client: Client, place: str) -> bool:
+    return bool((await client("GET", place)).json["replayed"])

@@ -140,9 +140,7 @@ class AttemptTracer:
         """The secret, and the POST if it came to that."""
         result, resolved_ns = attempt.result, attempt.resolved_ns
         if resolved_ns is not None:
-            self._spans.add(
-                "resolve secret", above, start_ns=attempt.began_ns, end_ns=resolved_ns, attributes=_signed(result)
-            )
+            self._spans.add("resolve secret", above, start_ns=attempt.began_ns, end_ns=resolved_ns, attributes={})
             error = None if result.outcome in _WELL else result.code.value
             self._spans.add(
                 "POST",
@@ -164,15 +162,14 @@ class AttemptTracer:
             )
 
 
-# An attribute costs 2 microseconds when it is exported: there is none that says nothing new.
-_PUBLISH: Final = {"messaging.system": "nats", "messaging.operation.type": "send"}
+# An attribute costs 1.5 microseconds when it is exported: there is none that another span of the trace has already.
+_PUBLISH: Final = {"messaging.operation.type": "send"}
 
 
 def _about(delivery: Delivery, result: AttemptResult) -> Attributes:
     about: dict[str, str | int] = {
         "messaging.system": "nats",
         "messaging.operation.type": "process",
-        "messaging.destination.name": delivery.message.stream,
         "messaging.message.id": delivery.id,
         "oneprotect.tenant": delivery.tenant,
         "oneprotect.destination": delivery.destination,
@@ -186,16 +183,10 @@ def _about(delivery: Delivery, result: AttemptResult) -> Attributes:
     return about
 
 
-def _signed(result: AttemptResult) -> Attributes:
-    return {"oneprotect.signed_with": " ".join(result.signed_with)}
-
-
 def _exchange(result: AttemptResult) -> Attributes:
     exchange: dict[str, str | int] = {
         "http.request.method": "POST",
         "server.address": result.url_host or "",
-        "http.request.body.size": result.request_bytes,
-        "http.response.body.size": result.response_bytes,
     }
     if result.http_status is not None:
         exchange["http.response.status_code"] = result.http_status

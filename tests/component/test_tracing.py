@@ -61,7 +61,6 @@ async def test_a_delivery_is_one_trace(tmp_path: Path, nats_server: EmbeddedNats
     assert top.attributes == {
         "messaging.system": "nats",
         "messaging.operation.type": "process",
-        "messaging.destination.name": "ONEPROTECT_WORK",
         "messaging.message.id": delivery,
         "oneprotect.tenant": "acme",
         "oneprotect.destination": "orders",
@@ -74,8 +73,6 @@ async def test_a_delivery_is_one_trace(tmp_path: Path, nats_server: EmbeddedNats
     assert below["POST"].attributes == {
         "http.request.method": "POST",
         "server.address": "127.0.0.1",
-        "http.request.body.size": 8,
-        "http.response.body.size": below["POST"].attributes["http.response.body.size"],
         "http.response.status_code": 200,
     }
     assert below["publish result"].kind == PRODUCER

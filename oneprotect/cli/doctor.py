@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from oneprotect.doctor.examination import Sources
     from oneprotect.doctor.installation import Installation
     from oneprotect.settings import Settings
+    from oneprotect.telemetry.otel_environment import Collector
 
 MARKS: Final = {Status.OK: "✓", Status.WARNING: "!", Status.FAILED: "✗", Status.UNKNOWN: "?"}
 STYLES: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red", Status.UNKNOWN: "cyan"}
@@ -32,6 +33,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     work         do consumers take it, and does any wait for long?
     credentials  can each of them sign? If not, why?
     permissions  may this service account get the Secrets it needs, and nothing else?
+    telemetry    is the operations port there, and the collector in reach?
 
     Marks: ✓ fine, ! should not stay like this, ✗ deliveries suffer, ? could not be looked at. Run it with the settings
     of the consumers; in a cluster, where one runs: only there it sees what they see. It shows no ref and no secret.
@@ -43,23 +45,24 @@ def doctor(*, as_json: AsJson = False) -> None:
 
     try:
         settings = load_settings()
+        installation = _installation(settings)
     except SettingsError as error:
         problems = error.problems
     else:
-        checks = run(_examine(settings))
+        checks = run(_examine(settings, installation))
         _show(checks, as_json=as_json)
         raise typer.Exit(FAILED if _count(checks, Status.FAILED) else DONE)
     _show(misunderstood(problems), as_json=as_json)
     raise typer.Exit(USAGE)
 
 
-async def _examine(settings: "Settings") -> list[Check]:
+async def _examine(settings: "Settings", installation: "Installation") -> list[Check]:
     from oneprotect.doctor.examination import examine
     from oneprotect.telemetry.hardening import harden_process
 
     harden_process()  # it reads the Secrets, as a consumer does
     async with AsyncExitStack() as opened:
-        return await examine(_installation(settings), await _sources(settings, opened))
+        return await examine(installation, await _sources(settings, opened))
 
 
 async def _sources(settings: "Settings", opened: AsyncExitStack) -> "Sources":
@@ -106,7 +109,21 @@ def _installation(settings: "Settings") -> "Installation":
         central_namespace=secret.namespace,
         namespaces=secret.namespaces,
         local_dir=secret.local_dir,
+        ops_host=settings.ops.host,
+        ops_port=settings.ops.port,
+        collectors=_collectors(),
     )
+
+
+def _collectors() -> "tuple[Collector, ...]":
+    from oneprotect.settings import SettingsError
+    from oneprotect.telemetry.otel_environment import OtelError, collectors
+
+    try:
+        return collectors(os.environ)
+    except OtelError as error:
+        problem = str(error)
+    raise SettingsError([problem])
 
 
 def _show(checks: list[Check], *, as_json: bool) -> None:

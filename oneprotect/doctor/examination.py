@@ -15,6 +15,7 @@ from oneprotect.doctor.installation import Installation, check_settings
 from oneprotect.doctor.permissions import Reviews, check_permissions, not_in_a_cluster
 from oneprotect.doctor.registered import Registered, list_registered
 from oneprotect.doctor.streams import check_streams
+from oneprotect.doctor.telemetry import check_telemetry
 from oneprotect.doctor.work import check_work
 from oneprotect.jetstream.client import Access
 from oneprotect.jetstream.connection import Connection, connect
@@ -51,7 +52,8 @@ async def examine(
     except Unavailable as error:
         checks.append(server.unreachable(installation, error))
         checks += [server.skipped(group, NO_NATS) for group in OF_NATS]
-    return checks + await _permissions(installation, sources, registered)
+    checks += await _permissions(installation, sources, registered)
+    return checks + await _part("telemetry", lambda: check_telemetry(installation))
 
 
 def _access(installation: Installation) -> Access:
@@ -88,7 +90,10 @@ class _Examination:
         return checks + await _part("credentials", self._credentials)
 
     async def _server(self) -> list[Check]:
-        return [await server.check_round_trip(self._connection), await server.check_jetstream(self._connection)]
+        checks = [await server.check_round_trip(self._connection), await server.check_jetstream(self._connection)]
+        if checks[-1].status is Status.OK:
+            checks.insert(1, await server.check_storage(self._connection))
+        return checks
 
     async def _clock(self) -> list[Check]:
         return [await server.check_clock(self._connection, self._now)]

@@ -7,6 +7,7 @@ from msgspec import Struct
 
 from oneprotect.doctor.check import Check, Group
 from oneprotect.jetstream.topology import DEFAULT_ARCHIVE, Archive
+from oneprotect.telemetry.otel_environment import Collector
 
 _GROUP = Group("settings")
 
@@ -33,6 +34,9 @@ class Installation(Struct, frozen=True, kw_only=True):
     namespaces: frozenset[str] = frozenset()
     """Every namespace that may be read, the central one among them."""
     local_dir: Path | None = None
+    ops_host: str = "127.0.0.1"
+    ops_port: int | None = None
+    collectors: tuple[Collector, ...] = ()
 
 
 def misunderstood(problems: tuple[str, ...]) -> list[Check]:

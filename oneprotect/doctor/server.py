@@ -21,6 +21,9 @@ SKEW_WARNING_S: Final = 5.0
 SKEW_FAILED_S: Final = 60.0
 """Receivers refuse what was signed more than five minutes away from their own clock, which may be off, too."""
 
+NEARLY_FULL: Final = 0.8
+FULL: Final = 0.95
+
 _GROUP = Group("nats")
 _TIME: Final = Annotated[datetime, Meta(tz=True)]
 _NEEDED = ".".join(map(str, MIN_SERVER_VERSION))
@@ -57,6 +60,36 @@ async def check_jetstream(connection: Connection) -> Check:
         finding = f"this account may not use JetStream: {error}"
         mending = "enable it for the account of these credentials: nsc edit account ACCOUNT --js-enable 1"
     return _GROUP.failed("jetstream", finding, mending) if finding else _GROUP.ok("jetstream", "enabled")
+
+
+async def check_storage(connection: Connection) -> Check:
+    """Whether there is room: disk, and streams and consumers, as far as this account has limits. Raises as `api`."""
+    info = await connection.api("INFO")
+    limits = info["limits"]
+    shares = {
+        what: info[used] / limits[most]
+        for what, used, most in (
+            ("storage", "storage", "max_storage"),
+            ("memory", "memory", "max_memory"),
+            ("streams", "streams", "max_streams"),
+            ("consumers", "consumers", "max_consumers"),
+        )
+        if limits[most] > 0
+    }
+    used_mb = info["storage"] / 1e6
+    fullest = max(shares, key=lambda what: shares[what], default=None)
+    if fullest is None:
+        return _GROUP.ok("room", f"{used_mb:.0f} MB on disk; the account has no limit, so the server's disk is the one")
+    finding = f"{fullest} are at {shares[fullest]:.0%} of the account's limit; {used_mb:.0f} MB on disk"
+    if shares[fullest] < NEARLY_FULL:
+        return _GROUP.ok("room", finding)
+    tell = _GROUP.warning if shares[fullest] < FULL else _GROUP.failed
+    return tell(
+        "room",
+        f"{finding}; when it is full, nothing can be stored, and producers are refused",
+        "raise the account's limits, or purge what is only kept: nats stream purge ONEPROTECT_ATTEMPTS --keep 100000\n"
+        "see docs/operations.md, A full disk",
+    )
 
 
 async def check_round_trip(connection: Connection) -> Check:

@@ -6,6 +6,7 @@ value that can't be followed stops the process, by the variable's name and witho
 
 from collections.abc import Mapping
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -31,6 +32,37 @@ _INTERVAL_MS: Final = 60_000
 
 class OtelError(ValueError):
     """A variable says what can't be done. Its text names the variable, and what it may hold."""
+
+
+class Collector(Struct, frozen=True):
+    """Where a signal goes, as `variable` says it; `host` is None when that holds no URL."""
+
+    signal: Literal["traces", "metrics"]
+    variable: str
+    host: str | None
+    port: int
+
+
+def collectors(environ: Mapping[str, str]) -> tuple[Collector, ...]:
+    """Where signals go, of those that are exported. Raises `OtelError` as `Export.read` does."""
+    export = Export.read(environ)
+    wanted: list[Literal["traces", "metrics"]] = []
+    if export.traces:
+        wanted.append("traces")
+    if export.metrics:
+        wanted.append("metrics")
+    return tuple(_collector(environ, signal) for signal in wanted)
+
+
+def _collector(environ: Mapping[str, str], signal: Literal["traces", "metrics"]) -> Collector:
+    own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
+    variable = own if environ.get(own) else common
+    try:
+        parts = urlsplit(environ.get(variable) or "http://localhost:4318")
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (ValueError, KeyError):
+        return Collector(signal, variable, None, 0)
+    return Collector(signal, variable, parts.hostname, port)
 
 
 class Export(Struct, frozen=True):

@@ -46,7 +46,7 @@ async def test_a_sound_installation(site: Site, oneprotect: RunHere, receiver: S
 
     assert (plain.code, as_json.code) == (0, 0)
     headings = re.findall(r"^\w+$", plain.out, re.MULTILINE)
-    assert headings == ["settings", "files", "nats", "streams", "work", "credentials"]
+    assert headings == ["settings", "files", "nats", "streams", "work", "credentials", "telemetry"]
     assert {line.split()[0] for line in plain.out.splitlines() if line.startswith("  ")} == {"✓"}
     assert plain.out.rstrip().endswith(" ok.")
     assert as_json.json["counts"] == {"ok": len(as_json.json["checks"]), "warning": 0, "failed": 0, "unknown": 0}

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from consumers.backlog import Backlog
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.doctor.check import Check, Status
 from oneprotect.doctor.credentials import check_credentials
@@ -20,6 +21,7 @@ from oneprotect.doctor.mending import Cause
 from oneprotect.doctor.registered import list_registered
 from oneprotect.doctor.work import check_work
 from oneprotect.jetstream.pull import fetch
+from oneprotect.telemetry.otel_environment import collectors
 from provider.cache import SnapshotReader
 from provider.errors import SecretDenied
 from provider.local import LocalSecretProvider
@@ -27,7 +29,9 @@ from provider.ref import SecretRef
 from provider.snapshot import Snapshot
 from schemas import control, subjects
 from schemas.codes import CredentialStatus
+from tests.support.collector import Collector
 from tests.support.leaks import Canary, Search
+from tests.support.ops import Ops, free_port
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
@@ -110,7 +114,7 @@ async def test_all_is_well(site: Site, receiver: Scripted) -> None:
         checks = await _examine(site)
 
     assert _not_ok(checks) == []
-    assert {check.group for check in checks} == {"settings", "files", "nats", *OF_NATS}
+    assert {check.group for check in checks} == {"settings", "files", "nats", *OF_NATS, "telemetry"}
     assert _of(checks, "work", "schedules").finding == "1 wait for their time, none overdue"
     assert _of(checks, "credentials").finding == "1 of 1 can sign"
     assert {check.mending for check in checks} == {None}
@@ -286,6 +290,67 @@ async def test_overflow_names_the_destination(tmp_path: Path, nats_server: Embed
 
     assert check.status is Status.WARNING
     assert check.finding == "4 wait behind a destination's fill of due work; most for acme/orders (3)"
+
+
+class _Limited(EmbeddedNats):
+    """A server whose account may take 10 MB of disk."""
+
+    def _config(self, port: int) -> dict[str, Any]:
+        account = {"jetstream": {"max_file": 10_000_000}, "users": [{"user": "all", "password": "all"}]}
+        return super()._config(port) | {"accounts": {"ALL": account}, "no_auth_user": "all"}
+
+
+async def test_a_disk_that_fills(tmp_path: Path) -> None:
+    """An account near its limit is a warning, at the limit a failure, and the metrics tell both figures."""
+    async with _Limited(tmp_path / "limited") as server, Site(tmp_path, server, archive_days="0") as site:
+        before = _of(await _examine(site), "nats", "room")
+        await _fill(site, 8_400_000)
+        nearly = _of(await _examine(site), "nats", "room")
+        await _fill(site, 9_600_000)
+        full = _of(await _examine(site), "nats", "room")
+        backlog, stop = Backlog(site.jetstream.connection, site.jetstream.replays), asyncio.Event()
+        stop.set()
+        await backlog.run(stop)
+        told = {metric.name: value for metric, labels, value in backlog() if not labels}
+
+    assert [check.status for check in (before, nearly, full)] == [Status.OK, Status.WARNING, Status.FAILED]
+    assert nearly.finding.startswith("storage are at 8")
+    assert "docs/operations.md" in (full.mending or "")
+    assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
+    assert told["oneprotect_jetstream_storage_bytes"] > 9_500_000
+
+
+async def _fill(site: Site, size: int) -> None:
+    while int((await site.jetstream.connection.api("INFO"))["storage"]) < size:
+        await site.jetstream.publisher.put("oneprotect.event.filler.acme.x", bytes(100_000))
+
+
+async def test_whether_telemetry_is_heard(site: Site) -> None:
+    """The operations port is asked, and collectors are tried; what is not there is said, by the variable's name."""
+    async with Collector() as collector:
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
+        heard = await _examine(site, collectors=collectors(environ))
+    unheard = await _examine(site, collectors=collectors(environ), ops_port=free_port(), ops_host="0.0.0.0")  # noqa: S104
+    unreadable = await _examine(site, collectors=collectors({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "nowhere"}))
+
+    assert _of(heard, "telemetry", "collector of traces").status is Status.OK
+    assert _of(heard, "telemetry", "collector of metrics").status is Status.OK
+    assert _of(unheard, "telemetry", "collector of traces").status is Status.WARNING
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in _of(unheard, "telemetry", "collector of traces").finding
+    assert _of(unheard, "telemetry", "operations port").status is Status.UNKNOWN
+    assert _of(unreadable, "telemetry", "collector of traces").status is Status.FAILED
+
+
+async def test_the_operations_port_answers(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """Where a consumer runs, its port says that it is ready; with Kubernetes and no port, that is a warning."""
+    port = free_port()
+    async with Site(tmp_path, nats_server, ops_port=str(port)) as site, site.consumer():
+        await until(Ops(port).is_ready, 20)
+        there = _of(await _examine(site, ops_port=port), "telemetry", "operations port")
+        none = _of(await _examine(site, provider="kubernetes"), "telemetry", "operations port")
+
+    assert (there.status, there.finding) == (Status.OK, "it answers: ready")
+    assert none.status is Status.WARNING
 
 
 def _label(**labels: str | None) -> Callable[[dict[str, Any]], None]:

@@ -59,6 +59,8 @@ class Backlog:
                     await part()
                 except JetStreamError as error:
                     _log.debug("backlog.unknown", what=part.__name__.strip("_"), error=str(error))
+                except Exception as error:  # noqa: BLE001 - figures are no reason to stop delivering
+                    _log.warning("backlog.unreadable", what=part.__name__.strip("_"), error=type(error).__name__)
             if stop.is_set():
                 return
             with contextlib.suppress(TimeoutError):

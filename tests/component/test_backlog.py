@@ -1,0 +1,24 @@
+"""What consumers tell of the backlog, on a real server."""
+
+import asyncio
+
+from consumers.backlog import Backlog
+from oneprotect.telemetry import catalogue
+from schemas import subjects
+from tests.support.site import Site
+
+
+async def test_a_stream_that_does_not_answer_leaves_the_other_figures(site: Site) -> None:
+    """With one stream gone, what the others and their consumers say is told all the same."""
+    jetstream = site.jetstream
+    await jetstream.connection.api(f"STREAM.DELETE.{subjects.OVERFLOW.name}")
+    await site.deliver("orders")
+    backlog = Backlog(jetstream.connection, jetstream.replays)
+    stop = asyncio.Event()
+    stop.set()
+
+    await backlog.run(stop)
+
+    told = {(metric.name, labels): value for metric, labels, value in backlog()}
+    assert told[catalogue.PENDING.name, (("stream", subjects.WORK.name),)] == 1
+    assert catalogue.SCHEDULED.name not in {name for name, _ in told}

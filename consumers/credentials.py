@@ -219,8 +219,11 @@ class CredentialChecks:
 
     async def _learn(self, entry: Entry) -> None:
         """What another consumer has found counts as if this one had."""
-        state = _state(entry.value)
+        state, before = _state(entry.value), self._known.get(entry.key, CredentialState())
         self._known[entry.key] = state
+        if state.status is CredentialStatus.CONFIGURED and before.status is not state.status:
+            # What waited for it goes on now, perhaps here, where the refusal may still be remembered.
+            self._evict(await self._directory.credential(*entry.key.split(".")))
         if state.checked_at is not None:
             self._due[entry.key] = time.monotonic() + self._interval_s(state) * self._spread(1.0, 1.2)
 

@@ -14,13 +14,14 @@ from consumers import captured, outcome, retry
 from consumers.activity import DestinationActivity
 from consumers.credentials import SecretWatch
 from consumers.directory import Directory
+from consumers.heads import Heads, Standing
 from consumers.health import DestinationHealth
 from consumers.history import History
 from consumers.quarantine import quarantined
 from consumers.request import Delivery
 from consumers.sender import Reply, Sender
+from consumers.settlement import Again, Settlement
 from consumers.signing import Signed, sign
-from oneprotect.jetstream.publish import Publication
 from oneprotect.jetstream.pull import Message
 from provider.base import SecretProvider
 from provider.errors import SecretError, SecretNotFound
@@ -68,6 +69,7 @@ class DeliveryHandler:
         watch: SecretWatch,
         health: DestinationHealth,
         activity: DestinationActivity,
+        heads: Heads,
         policy: DeliveryPolicy,
         worker: str,
         observer: AttemptObserver | None = None,
@@ -81,6 +83,7 @@ class DeliveryHandler:
         self._watch = watch
         self._health = health
         self._activity = activity
+        self._heads = heads
         self._policy = policy
         self._worker = worker
         self._observer = observer
@@ -90,37 +93,53 @@ class DeliveryHandler:
         """Requests that could not be understood."""
         self._is_archived = is_archived
 
-    async def __call__(self, message: Message) -> tuple[Publication, ...]:
+    async def __call__(self, message: Message) -> Settlement:
         """Handle one request. Raises only what nobody foresaw."""
         try:
             delivery = Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
         except ValueError as error:
             self.quarantines += 1
             return (quarantined(message, Code.EVENT_INVALID, str(error)),)
-        if message.deliveries > 1:
+        if (message.deliveries > 1 and message.stream != subjects.ORDERED.name) or (
+            subjects.HEADER_SINCE in message.headers  # its line has found that it is settled
+        ):
             recorded = await self._history.find(delivery)
             if recorded is not None:
                 self._observe(delivery, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED), Clock())
                 return outcome.suppressed(delivery, recorded, archived=self._is_archived())
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
         if rest_s is not None and not delivery.is_ping:
-            self.deferrals += 1
-            spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
-            return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
+            return self._deferred(delivery, rest_s)
         clock = Clock()
         result = await self._attempt(delivery, clock)
+        if result is None:
+            return Again()
         self._observe(delivery, result, clock)
         self._activity.noticed(delivery.tenant, result)
+        if result.outcome is Outcome.RETRY_SCHEDULED and message.stream == subjects.ORDERED.name:
+            standing = Standing(delivery.progress.after(result), result.next_attempt_at)
+            self._heads.note(delivery.tenant, delivery.destination, message, standing)
+            return Again(outcome.recorded(delivery, result))
         return outcome.settled(delivery, result, archived=self._is_archived())
+
+    def _deferred(self, delivery: Delivery, rest_s: float) -> Settlement:
+        if delivery.message.stream == subjects.ORDERED.name:
+            return Again()  # the head of a line waits where it is
+        self.deferrals += 1
+        spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
+        return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
 
     def _observe(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> None:
         if self._observer is not None:
             self._observer.attempted(delivery, result, clock)
 
-    async def _attempt(self, delivery: Delivery, clock: "Clock") -> AttemptResult:
+    async def _attempt(self, delivery: Delivery, clock: "Clock") -> AttemptResult | None:
+        """Make it, and say how it ended. None when it must come in its destination's line and has not."""
         destination = await self._directory.destination(delivery.tenant, delivery.destination)
         if destination is None:
             return self._unsent(delivery, clock, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
+        if destination.ordering == "fifo" and delivery.message.stream != subjects.ORDERED.name:
+            return None
         if not destination.enabled:
             return self._unsent(delivery, clock, Outcome.SKIPPED, Code.DESTINATION_DISABLED)
         try:

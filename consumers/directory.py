@@ -125,6 +125,10 @@ class Directory:
 
     def __init__(self, destinations: Bucket, credentials: Bucket) -> None:
         self._destinations = Shelf(destinations, Destination)
+        self._destinations.on_take = self._took
+        self._on_destination: Callable[[str], None] = lambda _: None
+        self.fifo: set[str] = set()
+        """`<tenant>.<id>` of each destination that is known to take its deliveries in order."""
         self._credentials = Shelf(credentials, Credential)
 
     async def start(self) -> None:
@@ -135,6 +139,7 @@ class Directory:
     async def forget(self) -> None:
         """After a reconnect: announcements may have been missed."""
         await self._destinations.forget()
+        self.fifo.clear()
         await self._credentials.forget()
 
     async def destination(self, tenant: str, name: str) -> Destination | None:
@@ -151,11 +156,18 @@ class Directory:
 
     def on_destination(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with `<tenant>.<id>` of each destination that has been read or has changed."""
-        self._destinations.on_take = lambda key, _old, _new: callback(key)
+        self._on_destination = callback
 
     def on_credential(self, callback: Callable[[str, Credential | None, Credential | None], None]) -> None:
         """Call `callback` with `<tenant>.<id>`, old and new value of each credential that has been read or changed."""
         self._credentials.on_take = callback
+
+    def _took(self, key: str, _old: Destination | None, new: Destination | None) -> None:
+        if new is not None and new.ordering == "fifo":
+            self.fifo.add(key)
+        else:
+            self.fifo.discard(key)
+        self._on_destination(key)
 
     def rate_per_s(self, lane: str) -> float | None:
         """How many attempts a second the destination `<tenant>.<id>` takes, as far as is known; None for any number."""

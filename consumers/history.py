@@ -31,21 +31,30 @@ class RecordedAttempts:
 
     async def find(self, delivery: Delivery) -> AttemptResult | None:
         """Look through what was recorded since the request was stored, on the delivery's own subject."""
-        subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
         progress = delivery.progress
-        async for record in read.scan(
-            self._connection, subjects.ATTEMPTS.name, subject, since=delivery.message.stored_at
-        ):
+        found = None
+        async for result in self._results(delivery):
+            if (
+                (result.attempt, result.replay) == (progress.attempt, progress.replay)
+                and result.outcome is not Outcome.SUPPRESSED
+            ):  # fmt: skip
+                found = result  # the last one counts: an attempt that waited for its secret has several
+        return found
+
+    async def results(self, delivery: Delivery) -> list[AttemptResult]:
+        """All results of the delivery since the request was stored, in their order. Raises `JetStreamError`."""
+        return [result async for result in self._results(delivery)]
+
+    async def _results(self, delivery: Delivery) -> AsyncIterator[AttemptResult]:
+        subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
+        since = delivery.since or delivery.message.stored_at
+        async for record in read.scan(self._connection, subjects.ATTEMPTS.name, subject, since=since):
             try:
                 result = decode_result(record.data).data
             except msgspec.DecodeError:
                 continue
-            if (
-                (result.delivery, result.attempt, result.replay) == (delivery.id, progress.attempt, progress.replay)
-                and result.outcome is not Outcome.SUPPRESSED
-            ):  # fmt: skip
-                return result
-        return None
+            if result.delivery == delivery.id:
+                yield result
 
 
 @contextlib.asynccontextmanager

@@ -2,8 +2,8 @@
 
 There is no register of what replays have asked for that could differ from the truth: the streams say it. From the
 moment that a request is stored until its delivery is settled for good, it is in the overflow, then in the work stream,
-then perhaps among the retries, and from then on, longer than the kept delivery, its attempt is on record. A message is
-stored in the next place before it leaves the one before, so looking in that order finds it, wherever it is by then.
+then perhaps among the retries or in a line, and from then on, longer than the kept delivery, its attempt is on record.
+A message is stored in the next place before it leaves the one before, so looking in that order finds it.
 Two replays that overlap, or one that was killed between a request and its cursor, therefore ask for nothing twice, and
 that does not hang on how long the server remembers a `Nats-Msg-Id`.
 
@@ -91,6 +91,10 @@ async def look(connection: Connection, tenant: str, wanted: Sequence[Kept], repl
     # Both kinds in one go, as a delivery may change between them while we look.
     waiting = f"oneprotect.delivery.*.{tenant}.>"
     async for record in read.scan(connection, subjects.RETRIES.name, waiting, since=since, batch=BATCH):
+        _note_request(later, record)
+    async for record in read.scan(
+        connection, subjects.ORDERED.name, subjects.ordered(tenant, "*"), since=since, batch=BATCH
+    ):
         _note_request(later, record)
     for pattern in _attempted(tenant, wanted):
         async for record in read.scan(connection, subjects.ATTEMPTS.name, pattern, since=since, batch=BATCH):

@@ -1,4 +1,4 @@
-"""A lease: of all that want to do something for a tenant, one does it at a time, and a dead one is not waited for long.
+"""A lease: of all that want to do the same thing, one does it at a time, and a dead one is not waited for long.
 
 It is an entry that the server forgets by itself (`TTL_S`, its own clock) unless its holder keeps renewing it, each time
 on condition that nobody else has written in between. So a process that was killed holds up the next one for `TTL_S` at
@@ -19,11 +19,11 @@ _MARGIN_S: Final = 2.0
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has a lease: which replay, on whose behalf, and which run of it."""
+    """Who has a lease: on whose behalf, which run of it, and of a replay, which one."""
 
-    replay: str
     by: str
     run: str
+    replay: str = ""
 
 
 class LeaseLost(JetStreamError):

@@ -28,12 +28,17 @@ def settled(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tup
     return (_recorded(delivery, result), *_followed(delivery, result, archived=archived))
 
 
-def suppressed(delivery: Delivery, recorded: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+def recorded(delivery: Delivery, result: AttemptResult) -> tuple[Publication, ...]:
+    """The result alone: for a delivery whose next attempt is made where it stands."""
+    return (_recorded(delivery, result),)
+
+
+def suppressed(delivery: Delivery, known: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     """The same for a request that was handed out again although its result is on record: nothing was sent this time."""
-    again = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
+    again = msgspec.structs.replace(known, outcome=Outcome.SUPPRESSED)
     return (
         _recorded(delivery, again, distinct=f".s{delivery.message.deliveries}"),
-        *_followed(delivery, recorded, archived=archived),
+        *_followed(delivery, known, archived=archived),
     )
 
 
@@ -77,9 +82,7 @@ def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> t
 def _scheduled(delivery: Delivery, result: AttemptResult) -> Publication:
     if result.next_attempt_at is None:
         raise ValueError("a scheduled retry has no time")
-    progress = _begun(delivery, result)
-    progress = progress.after_secret_wait() if result.code.startswith("secret.") else progress.after_attempt()
-    return _schedule(delivery, progress, result.next_attempt_at)
+    return _schedule(delivery, delivery.progress.after(result), result.next_attempt_at)
 
 
 def _schedule(delivery: Delivery, progress: Progress, at: datetime) -> Publication:

@@ -5,6 +5,7 @@ from datetime import datetime
 import msgspec
 
 from schemas import subjects
+from schemas.events import AttemptResult
 from schemas.ids import is_name
 
 
@@ -30,7 +31,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         since = headers.get(subjects.HEADER_FIRST_ATTEMPT_AT)
         progress = cls(
             attempt=_whole(headers, subjects.HEADER_ATTEMPT, 1),
-            first_attempt_at=_time(since) if since else None,
+            first_attempt_at=time_with_offset(since, subjects.HEADER_FIRST_ATTEMPT_AT) if since else None,
             replay=replay,
             replay_from=_whole(headers, subjects.HEADER_REPLAY_FROM, 1),
             secret_waits=_whole(headers, subjects.HEADER_SECRET_WAITS, 0),
@@ -53,6 +54,12 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def after_secret_wait(self) -> "Progress":
         """The state in which the same attempt begins once more."""
         return msgspec.structs.replace(self, secret_waits=self.secret_waits + 1)
+
+    def after(self, result: AttemptResult) -> "Progress":
+        """The state in which the attempt begins that `result` has announced."""
+        first_at = self.first_attempt_at or result.started_at
+        begun = msgspec.structs.replace(self, attempt=result.attempt, first_attempt_at=first_at)
+        return begun.after_secret_wait() if result.code.startswith("secret.") else begun.after_attempt()
 
     def after_deferral(self) -> "Progress":
         """The state in which the same attempt begins after its destination's rest."""
@@ -92,11 +99,12 @@ def _whole(headers: dict[str, str], name: str, least: int) -> int:
     return int(text)
 
 
-def _time(text: str) -> datetime:
+def time_with_offset(text: str, name: str) -> datetime:
+    """The time that the header `name` says. Raises `ValueError`."""
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:
-        raise ValueError(f"{subjects.HEADER_FIRST_ATTEMPT_AT} is not a time with an offset")
+        raise ValueError(f"{name} is not a time with an offset")
     return time

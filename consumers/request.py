@@ -4,7 +4,7 @@ from datetime import datetime
 
 import msgspec
 
-from consumers.progress import Progress
+from consumers.progress import Progress, time_with_offset
 from oneprotect.jetstream.pull import Message
 from schemas import subjects
 from schemas.events import PING, DeliveryRequested, decode_request
@@ -52,6 +52,12 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def is_ping(self) -> bool:
         """Whether it only tries its destination out: then one attempt is all, whatever comes of it."""
         return self.event_type == PING
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when results may be on record, if that is longer than since its message was stored."""
+        since = self.message.headers.get(subjects.HEADER_SINCE)
+        return time_with_offset(since, subjects.HEADER_SINCE) if since else None
 
     @property
     def request_id(self) -> str:

@@ -1,7 +1,8 @@
 """Deliveries that wait for a secret go on at once when it is there.
 
 They are schedules in the server, so going on is a newer schedule for "now" on the same subject. It is stored only if
-the one that was seen is still the last: a delivery that has been fired in between is not fired twice.
+the one that was seen is still the last: a delivery that has been fired in between is not fired twice. The head of a
+line is no schedule: whoever has the line is told.
 """
 
 import asyncio
@@ -35,7 +36,9 @@ class Resumption:
         resumed = 0
         for entry in await self._destinations.list(f"{tenant}.*"):
             if _credential_of(entry.value) == credential:
-                resumed += await self._resume_destination(tenant, entry.key.partition(".")[2])
+                destination = entry.key.partition(".")[2]
+                await self._connection.publish(subjects.line(tenant, destination, "now"))
+                resumed += await self._resume_destination(tenant, destination)
         return resumed
 
     async def _resume_destination(self, tenant: str, destination: str) -> int:

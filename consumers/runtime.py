@@ -1,7 +1,8 @@
 """The runtime: pull, bound, settle, drain, for any handler.
 
 A handler turns a message into what must be stored before the message may go. The runtime publishes that, in order,
-and acknowledges only after JetStream has the last of it. A failed publish is tried again; the handler never is.
+and acknowledges, or hands back, only after JetStream has the last of it. A failed publish is tried again; the handler
+never is.
 """
 
 import asyncio
@@ -14,20 +15,24 @@ import msgspec
 import structlog
 
 from consumers.quarantine import quarantined
+from consumers.settlement import Again, Settlement
 from consumers.turns import Lane, Turns
 from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.jetstream.publish import Publication, Sends, Stored
+from oneprotect.jetstream.publish import Sends, Stored
 from oneprotect.jetstream.pull import Message, Pull
 from schemas.codes import Code
+from schemas.subjects import ORDERED
 
 MAX_CRASHES: Final = 3
 """A message whose handler has failed this often, in a way nobody foresaw, is quarantined."""
+MAX_CRASHED: Final = 1000
+"""So many messages at most are remembered as having crashed their handler."""
 KEPT_IN_HAND: Final = 4
 """So many times what may run of a lane is kept of it, when some is shared with other workers."""
 MAX_HELD: Final = 32_768
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 
-Handler = Callable[[Message], Awaitable[tuple[Publication, ...]]]
+Handler = Callable[[Message], Awaitable[Settlement]]
 
 _log = structlog.get_logger(__name__)
 
@@ -76,6 +81,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, Message] = {}
         self._held_bytes = 0
+        self._crashes: collections.Counter[str] = collections.Counter()
         self._draining = False
         self._empty = asyncio.Event()
         self.crashes = 0
@@ -160,14 +166,14 @@ class Runtime:
 
     async def _work(self, lane: Lane, message: Message) -> None:
         try:
-            publications = await self._handler(message)
+            settlement = await self._handler(message)
         except asyncio.CancelledError:
             await self._hand_back(message)
             raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever a handler did not foresee ends here
             await self._on_crash(message, error)
         else:
-            await _Settling(self, self._publisher, message, publications).store_next()
+            await _Settling(self, self._publisher, message, settlement).store_next()
         finally:
             self._turns.end(lane)
             self._line_up(lane)
@@ -178,7 +184,7 @@ class Runtime:
 
     async def _on_crash(self, message: Message, error: Exception) -> None:
         self.crashes += 1
-        crashes = message.deliveries
+        crashes = self._count_crash(message)
         # Its type alone: the text of a foreign exception may hold anything.
         _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, deliveries=crashes)
         if crashes < MAX_CRASHES:
@@ -186,6 +192,15 @@ class Runtime:
             return
         kept = quarantined(message, Code.INTERNAL, f"failed {crashes} times, last with {type(error).__name__}")
         await _Settling(self, self._publisher, message, (kept,)).store_next()
+
+    def _count_crash(self, message: Message) -> int:
+        if message.stream != ORDERED.name:
+            return message.deliveries
+        # The head of a line is handed out again for every retry, so what this consumer saw of it is what counts.
+        if len(self._crashes) > MAX_CRASHED:
+            self._crashes.clear()
+        self._crashes[message.identity] += 1
+        return self._crashes[message.identity]
 
     async def _hand_back(self, message: Message, *, delay_s: float = 0) -> None:
         await message.nak(delay_s)
@@ -257,17 +272,19 @@ class Runtime:
 
 
 class _Settling:
-    """Stores a message's publications one by one, then acknowledges it. Each step is the callback of the one before."""
+    """Stores a message's publications one by one, then acknowledges it or hands it back.
 
-    __slots__ = ("_delay_s", "_message", "_publications", "_publisher", "_runtime", "_stored")
+    Each step is the callback of the one before.
+    """
 
-    def __init__(
-        self, runtime: Runtime, publisher: Sends, message: Message, publications: tuple[Publication, ...]
-    ) -> None:
+    __slots__ = ("_again", "_delay_s", "_message", "_publications", "_publisher", "_runtime", "_stored")
+
+    def __init__(self, runtime: Runtime, publisher: Sends, message: Message, settlement: Settlement) -> None:
         self._runtime = runtime
         self._publisher = publisher
         self._message = message
-        self._publications = publications
+        self._again = isinstance(settlement, Again)
+        self._publications = settlement.publications if isinstance(settlement, Again) else settlement
         self._stored = 0
         self._delay_s = 0.1
 
@@ -275,7 +292,10 @@ class _Settling:
         if self._stored < len(self._publications):
             await self._publisher.send(self._publications[self._stored], self._on_stored)
             return
-        await self._message.ack()
+        if self._again:
+            await self._message.nak()
+        else:
+            await self._message.ack()
         self._runtime.let_go(self._message)
         self._runtime.on_settled(self._message)
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from importlib.metadata import version
 from typing import Final
 
@@ -22,8 +22,11 @@ from consumers.delivery import DeliveryHandler, DeliveryPolicy
 from consumers.directory import Directory
 from consumers.egress import EgressPolicy
 from consumers.feeder import Feeder
+from consumers.fifo import Fifo
+from consumers.heads import Heads
 from consumers.health import DestinationHealth, Disable, HealthPolicy
 from consumers.history import RecordedAttempts
+from consumers.line import Surroundings
 from consumers.observation import Observation
 from consumers.rates import RateLimits
 from consumers.reaching import Proxy
@@ -52,7 +55,7 @@ from oneprotect.jetstream.client import Access
 from oneprotect.jetstream.connection import Connection, connect
 from oneprotect.jetstream.errors import NotFound, Unavailable
 from oneprotect.jetstream.publish import Publisher
-from oneprotect.jetstream.pull import Pull
+from oneprotect.jetstream.pull import Message, Pull
 from oneprotect.jetstream.topology import Archive
 from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
@@ -83,6 +86,7 @@ class JetStream:
         self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
         self.statuses = Bucket(connection, publisher, subjects.CREDENTIAL_STATUS)
         self.rates = Bucket(connection, publisher, subjects.RATES)
+        self.leases = Bucket(connection, publisher, subjects.LEASES)
         self.health = Bucket(connection, publisher, subjects.HEALTH)
         self.token_bucket = Bucket(connection, publisher, subjects.TOKENS)
         self.tokens = TokenStore(self.token_bucket, publisher)
@@ -208,14 +212,16 @@ async def _consume(
     )
     activity = DestinationActivity(jetstream.activity)
     observation = _observation(settings, telemetry)
+    history, heads = RecordedAttempts(jetstream.connection), Heads()
     handler = DeliveryHandler(
         directory=directory,
         provider=provider,
         sender=sender,
-        history=RecordedAttempts(jetstream.connection),
+        history=history,
         watch=checks,
         health=health,
         activity=activity,
+        heads=heads,
         policy=delivery_policy(settings),
         worker=worker,
         observer=observation,
@@ -225,7 +231,7 @@ async def _consume(
     runtime = Runtime(
         publisher=packing,
         handler=handler,
-        lane_of=lambda message: message.subject.split(".", 3)[3],
+        lane_of=_lane_of,
         lane_limit=lambda lane: (
             1 if health.is_on_trial(lane) else directory.lane_limit(lane, delivery.destination_max_in_flight)
         ),
@@ -237,6 +243,20 @@ async def _consume(
         may_start=rates.may_start,
         on_settled=observation.settled,
     )
+    fifo = Fifo(
+        Surroundings(
+            connection=jetstream.connection,
+            publisher=jetstream.publisher,
+            leases=jetstream.leases,
+            directory=directory,
+            history=history,
+            heads=heads,
+            rest_s=health.wait_s,
+            submit=runtime.receive,
+            worker=worker,
+            ack_wait_s=delivery.ack_wait_s,
+        )
+    )
     directory.on_destination(runtime.lane_changed)
     health.on_change(runtime.lane_changed)
     rates.on_grant(runtime.lane_changed)
@@ -246,7 +266,7 @@ async def _consume(
                 jetstream.connection,
                 stream=consumer.stream,
                 consumer=consumer.name,
-                on_message=runtime.receive,
+                on_message=_to_lines_or_else(directory, fifo, runtime),
                 room=runtime.room,
                 capacity=runtime.capacity,
             )
@@ -254,7 +274,11 @@ async def _consume(
     feeder = Feeder(
         jetstream.connection,
         jetstream.publisher,
+        leases=jetstream.leases,
+        directory=directory,
+        worker=worker,
         is_closed=lambda tenant, destination: health.wait_s(tenant, destination) is not None,
+        on_fifo=fifo.stir,
     )
     backlog = Backlog(jetstream.connection, jetstream.replays)
     readings = ConsumerReadings(
@@ -276,6 +300,7 @@ async def _consume(
     _log.info("consumer.started", worker=worker, version=VERSION, max_in_flight=delivery.max_in_flight)
     async with packing, asyncio.TaskGroup() as tasks:
         tasks.create_task(feeder.run(stop))
+        tasks.create_task(fifo.run(stop))
         tasks.create_task(checks.run(stop))
         tasks.create_task(health.run(stop))
         tasks.create_task(backlog.run(stop))
@@ -412,6 +437,22 @@ def _observation(settings: Settings, telemetry: Telemetry) -> Observation:
 async def _drains(telemetry: Telemetry, stop: asyncio.Event) -> None:
     await stop.wait()
     telemetry.readiness.drain()
+
+
+def _lane_of(message: Message) -> str:
+    return message.subject.split(".", 3)[3]
+
+
+def _to_lines_or_else(directory: Directory, fifo: Fifo, runtime: Runtime) -> Callable[[Message], Awaitable[None]]:
+    """Where a message goes that was pulled: only where there are lines is it asked whether it belongs in one."""
+
+    async def receive(message: Message) -> None:
+        if directory.fifo and _lane_of(message) in directory.fifo:
+            await fifo.receive(message)
+        else:
+            await runtime.receive(message)
+
+    return receive
 
 
 def _disable(configuration: Configuration) -> Disable:

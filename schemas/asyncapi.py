@@ -61,6 +61,13 @@ CHANNELS: Final = (
         event=DeliveryRequested,
     ),
     Channel(
+        name="delivery.ordered",
+        action="send",
+        address=subjects.ordered(_TENANT, _DESTINATION),
+        summary="The line of a destination with `ordering: fifo`. Consumers move requests here; nobody else publishes.",
+        event=DeliveryRequested,
+    ),
+    Channel(
         name="delivery.attempted",
         action="send",
         address=_bucketed(subjects.attempted(_TENANT, _DESTINATION, "")),

@@ -76,6 +76,10 @@ class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     max_in_flight: Annotated[int, Meta(ge=1, le=1024)] | None = None
     rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None
     retry_schedule_s: RetrySchedule | None = None
+    ordering: Annotated[
+        Literal["any", "fifo"],
+        Meta(description="`fifo`: one at a time, in the order of publishing; what fails holds up what comes after it."),
+    ] = "any"
     capture_response: bool = False
     forward_trace: bool = False
     description: Annotated[str, Meta(max_length=1024)] = ""

@@ -17,6 +17,8 @@ HEADER_SECRET_WAITS: Final = "Oneprotect-Secret-Waits"
 """How often this attempt has waited for its secret; such waits use up none of the receiver's attempts."""
 HEADER_DEFERRALS: Final = "Oneprotect-Deferrals"
 """How often this attempt has waited because its destination was given a rest; such waits are no attempts either."""
+HEADER_SINCE: Final = "Oneprotect-Since"
+"""Results of this delivery may be on record since then, although this message is newer: it is looked for them first."""
 HEADER_CODE: Final = "Oneprotect-Code"
 HEADER_OUTCOME: Final = "Oneprotect-Outcome"
 HEADER_REASON: Final = "Oneprotect-Reason"
@@ -41,6 +43,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     )
     max_message_bytes: Annotated[int, Meta(description="-1: whatever the server takes.")] = -1
     archived: Annotated[bool, Meta(description="Kept as long, and as much of it, as the settings say.")] = False
+    max_consumers: Annotated[int, Meta(description="0: the server's own bound.")] = 0
     schedules: Annotated[bool, Meta(description="Message schedules (ADR-51), nats-server 2.12 or newer.")] = False
     batches: Annotated[bool, Meta(description="All or nothing: atomic batches (ADR-50), as of nats-server 2.12.")] = (
         False
@@ -88,6 +91,14 @@ OVERFLOW: Final = Stream(
     max_message_bytes=MAX_MESSAGE_BYTES,
     batches=True,
 )
+ORDERED: Final = Stream(
+    name="ONEPROTECT_ORDERED",
+    subjects=("oneprotect.delivery.ordered.*.*",),
+    description="The lines of destinations that take their deliveries in order.",
+    retention="workqueue",
+    duplicate_window_s=600,
+    max_consumers=10_000,
+)
 RETRIES: Final = Stream(
     name="ONEPROTECT_RETRIES",
     subjects=("oneprotect.delivery.scheduled.*.*.*", "oneprotect.delivery.due.*.*"),
@@ -129,7 +140,7 @@ EVENTS: Final = Stream(
     description="Operational events and the audit trail.",
     max_age_s=_KEPT_S,
 )
-STREAMS: Final = (WORK, OVERFLOW, RETRIES, ATTEMPTS, FAILED, DELIVERED, QUARANTINE, EVENTS)
+STREAMS: Final = (WORK, OVERFLOW, ORDERED, RETRIES, ATTEMPTS, FAILED, DELIVERED, QUARANTINE, EVENTS)
 
 WORK_CONSUMER: Final = Consumer(stream=WORK.name, name="delivery", filter_subject="oneprotect.delivery.requested.*.*")
 DUE_CONSUMER: Final = Consumer(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
@@ -143,9 +154,10 @@ CREDENTIAL_STATUS: Final = Bucket(
 HEALTH: Final = Bucket(name="oneprotect_health", description="How destinations answer.", announced=True)
 ACTIVITY: Final = Bucket(name="oneprotect_activity", description="How attempts went, hour by hour.")
 RATES: Final = Bucket(name="oneprotect_rates", description="Until when destinations' rates are spoken for.")
+LEASES: Final = Bucket(name="oneprotect_leases", description="Which consumer moves what waits for a destination.")
 TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.", announced=True)
 REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
-BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, TOKENS, REPLAYS)
+BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, LEASES, TOKENS, REPLAYS)
 
 
 def requested(tenant: str, destination: str) -> str:
@@ -156,6 +168,11 @@ def requested(tenant: str, destination: str) -> str:
 def overflow(tenant: str, destination: str) -> str:
     """Where it is published when the first one is refused with error 10077."""
     return f"oneprotect.delivery.overflow.{tenant}.{destination}"
+
+
+def ordered(tenant: str, destination: str) -> str:
+    """Where a destination with `ordering: fifo` has its line. Consumers alone publish here."""
+    return f"oneprotect.delivery.ordered.{tenant}.{destination}"
 
 
 def scheduled(tenant: str, destination: str, delivery: str) -> str:
@@ -209,6 +226,11 @@ REFRESH: Final = "oneprotect.control.secrets.refresh"
 
 CHECK: Final = "oneprotect.control.credentials.check"
 """Heard by one consumer: a `schemas.control.Check`. It checks the credential now and answers with its state."""
+
+
+def line(tenant: str, destination: str, word: Literal["more", "now", "*"]) -> str:
+    """Heard by whoever has a destination's line: there is `more` to move into it, or its head need not wait (`now`)."""
+    return f"oneprotect.control.line.{tenant}.{destination}.{word}"
 
 
 def msg_id(tenant: str, destination: str, delivery: str) -> str:

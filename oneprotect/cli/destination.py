@@ -55,6 +55,14 @@ def set_(
         str | None,
         typer.Option("--retry-schedule-s", metavar="S,S,...", help="Seconds before each further attempt; '' for none."),
     ] = None,
+    ordering: Annotated[
+        str,
+        typer.Option(
+            "--ordering",
+            metavar="any|fifo",
+            help="fifo: one at a time, in the order of publishing; what fails holds up all that comes after it.",
+        ),
+    ] = "any",
     capture_response: Annotated[
         bool, typer.Option("--capture-response", help="Keep the first 1 KiB of answers in results, scrubbed.")
     ] = False,
@@ -74,6 +82,7 @@ def set_(
         "max_in_flight": max_in_flight,
         "rate_per_s": rate_per_s,
         "retry_schedule_s": _waits(retry_schedule_s),
+        "ordering": ordering,
         "capture_response": capture_response,
         "forward_trace": forward_trace,
         "description": description,
@@ -117,8 +126,11 @@ def list_(*, tenant: Tenant, as_json: AsJson = False) -> None:
         write_json(views)
         return
     write_table(
-        ("id", "url", "credential", "event types", "enabled", "description"),
-        [(view.id, view.url, view.credential, view.event_types, _state(view), view.description) for view in views],
+        ("id", "url", "credential", "event types", "ordering", "enabled", "description"),
+        [
+            (view.id, view.url, view.credential, view.event_types, view.ordering, _state(view), view.description)
+            for view in views
+        ],
         empty="The tenant has no destinations; see `oneprotect destination set --help`.",
     )
 

@@ -30,7 +30,13 @@ Info = dict[str, Any]
 async def check_work(connection: Connection, *, old_s: float = OLD_S) -> list[Check]:
     """Everything about the work. `old_s`: how long due work may wait. Raises `JetStreamError`."""
     checks = await asyncio.gather(*(_consumer(connection, consumer) for consumer in subjects.CONSUMERS))
-    return [*checks, await _due(connection, old_s), await _overflow(connection), await _schedules(connection)]
+    return [
+        *checks,
+        await _due(connection, old_s),
+        await _overflow(connection),
+        await _lines(connection),
+        await _schedules(connection),
+    ]
 
 
 async def _consumer(connection: Connection, consumer: subjects.Consumer) -> Check:
@@ -97,6 +103,18 @@ async def _overflow(connection: Connection) -> Check:
         "see why it falls behind: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
         "a destination that is gone for good: oneprotect destination disable ID --tenant TENANT",
     )
+
+
+async def _lines(connection: Connection) -> Check:
+    """Destinations that take their deliveries in order: what fails holds up its line, so a long one is no fault."""
+    info = await _stream(connection, subjects.ORDERED)
+    if info is None:
+        return _GROUP.unknown("lines", "their stream is missing", _NO_STREAM)
+    count = int(info["state"]["messages"])
+    if not count:
+        return _GROUP.ok("lines", "empty: no destination with `ordering: fifo` has anything waiting")
+    longest = await _busiest(connection, subjects.ORDERED)
+    return _GROUP.ok("lines", f"{count} wait for their turn; the longest line: {longest}")
 
 
 async def _schedules(connection: Connection) -> Check:

@@ -14,7 +14,7 @@ from oneprotect.jetstream.topology import bucket_config, consumer_config, stream
 from schemas import subjects
 
 MAX_CONSUMERS: Final = 10_000
-"""Consumers of one stream: so many destinations can be fed from the overflow at a time. A server's default is 1,000."""
+"""Consumers of one stream: so many destinations can have a line at a time. A server's default is 1,000."""
 SECRET: Final = "oneprotect-nats-users"
 """The Kubernetes Secret with the public keys: one key for each role, and `sys`."""
 

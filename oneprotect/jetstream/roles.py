@@ -58,13 +58,19 @@ def _consumed(consumer: Consumer) -> tuple[str, ...]:
     return (f"$JS.API.CONSUMER.INFO.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{name}", f"$JS.ACK.{name}.>")
 
 
-def _fed(stream: Stream) -> tuple[str, ...]:
-    """A consumer for each destination, made on demand."""
+def _stood_in_line(stream: Stream) -> tuple[str, ...]:
+    """A consumer for each destination that has a line, made on demand."""
     return (
         *(f"$JS.API.CONSUMER.CREATE.{stream.name}.*.{subject}" for subject in stream.subjects),
+        f"$JS.API.CONSUMER.INFO.{stream.name}.*",
         f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.*",
         f"$JS.ACK.{stream.name}.>",
     )
+
+
+def _moved(*streams: Stream) -> tuple[str, ...]:
+    """What stands here is read, and removed when it stands somewhere else."""
+    return (*_read(*streams), *(f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams))
 
 
 def _applied() -> tuple[str, ...]:
@@ -119,9 +125,12 @@ CONSUMER: Final = Role(
         *_JETSTREAM,
         *_known(*subjects.STREAMS),
         *(subject for consumer in subjects.CONSUMERS for subject in _consumed(consumer)),
-        *_fed(subjects.OVERFLOW),
+        *_moved(subjects.WORK, subjects.OVERFLOW),
+        *_stood_in_line(subjects.ORDERED),
+        subjects.line("*", "*", "*"),
         *_published(
             subjects.WORK,
+            subjects.ORDERED,
             subjects.ATTEMPTS,
             subjects.FAILED,
             subjects.DELIVERED,
@@ -130,9 +139,14 @@ CONSUMER: Final = Role(
         ),
         subjects.scheduled("*", "*", "*"),
         *_written(
-            subjects.DESTINATIONS, subjects.CREDENTIAL_STATUS, subjects.HEALTH, subjects.ACTIVITY, subjects.RATES
+            subjects.DESTINATIONS,
+            subjects.CREDENTIAL_STATUS,
+            subjects.HEALTH,
+            subjects.ACTIVITY,
+            subjects.RATES,
+            subjects.LEASES,
         ),
-        *_looked_up(*_SEEN, subjects.RATES, subjects.REPLAYS),
+        *_looked_up(*_SEEN, subjects.RATES, subjects.REPLAYS, subjects.LEASES),
         *_read(subjects.ATTEMPTS, subjects.RETRIES),
         f"{inbox_prefix('api')}.>",  # answers to what is asked over `oneprotect.control`
         f"{inbox_prefix('operator')}.>",

@@ -93,6 +93,8 @@ def stream_config(
         }
     if stream.batches:
         config["allow_atomic"] = True
+    if stream.max_consumers:
+        config["max_consumers"] = stream.max_consumers
     if stream.schedules:
         config |= {"allow_msg_schedules": True, "allow_msg_ttl": True}
     return config

@@ -23,34 +23,41 @@ BUCKETS = tuple(bucket.name.removeprefix("oneprotect_") for bucket in subjects.B
 # Streams whose messages a role may read, subjects it may publish to, buckets it may read and write, and what else.
 MAY = {
     "api": {
-        "read": "work overflow retries attempts failed delivered events",
+        "read": "work overflow ordered retries attempts failed delivered events",
         "publish": "requested overflow event",
         "look up": "destinations credentials credential_status health activity tokens replays",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
-        "also": "info control move",
+        "also": "info control line move",
         "hear": "kv attempted",
     },
     "consumer": {
-        "read": "attempts retries",
-        "publish": "requested scheduled attempted failed delivered quarantined event",
-        "look up": "destinations credentials credential_status health activity rates replays",
-        "write": "destinations credential_status health activity rates",
-        "pull": "work retries overflow",
-        "also": "info feed answer",
+        "read": "work overflow attempts retries",
+        "publish": "requested ordered scheduled attempted failed delivered quarantined event",
+        "look up": "destinations credentials credential_status health activity rates leases replays",
+        "write": "destinations credential_status health activity rates leases",
+        "pull": "work retries ordered",
+        "also": "info stand line purge answer",
         "hear": "kv control",
     },
     "operator": {
-        "read": "work overflow retries attempts failed delivered quarantine events",
+        "read": "work overflow ordered retries attempts failed delivered quarantine events",
         "publish": "requested overflow due event",
-        "look up": "destinations credentials credential_status health activity rates tokens replays",
+        "look up": "destinations credentials credential_status health activity rates leases tokens replays",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
-        "also": "info control move apply",
+        "also": "info control line move apply",
         "hear": "kv attempted",
     },
     "producer_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
 }
+
+EXCEPTIONS = {
+    ("MSG.DELETE", subjects.OVERFLOW.name): "move",
+    ("PURGE", subjects.WORK.name): "purge",
+    ("PURGE", subjects.OVERFLOW.name): "purge",
+}
+"""What somebody may do to a stream that nobody may do to any other."""
 
 
 def _name(stream: str) -> str:
@@ -64,7 +71,10 @@ def _everything() -> Iterator[tuple[str, str, str]]:
     for stream in [*map(_name, STREAMS), *(f"KV_oneprotect_{bucket}" for bucket in BUCKETS)]:
         yield from _administering(stream)
     yield "also", "apply", "$JS.API.CONSUMER.CREATE.ONEPROTECT_WORK.delivery.oneprotect.delivery.requested.*.*"
-    yield "also", "feed", "$JS.API.CONSUMER.CREATE.ONEPROTECT_OVERFLOW.f.oneprotect.delivery.overflow.globex.orders"
+    yield "also", "stand", "$JS.API.CONSUMER.CREATE.ONEPROTECT_ORDERED.l.oneprotect.delivery.ordered.globex.orders"
+    yield "also", "stand", "$JS.API.CONSUMER.INFO.ONEPROTECT_ORDERED.l"
+    yield "also", "line", "oneprotect.control.line.globex.orders.more"
+    yield "nobody", "all of it", "$JS.API.CONSUMER.CREATE.ONEPROTECT_OVERFLOW.f.oneprotect.delivery.overflow.globex.x"
     yield "nobody", "all of it", "$JS.API.CONSUMER.CREATE.ONEPROTECT_FAILED.x.oneprotect.delivery.failed.>"
     yield "nobody", "all of it", "$JS.API.STREAM.LIST"
     yield "nobody", "all of it", "$JS.API.STREAM.CREATE.MINE"
@@ -80,7 +90,7 @@ def _everything() -> Iterator[tuple[str, str, str]]:
 
 
 def _publishing() -> Iterator[tuple[str, str, str]]:
-    for kind in ("requested", "overflow", "due", "delivered"):
+    for kind in ("requested", "overflow", "ordered", "due", "delivered"):
         yield "publish", kind, f"oneprotect.delivery.{kind}.globex.orders"
     for kind in ("scheduled", "attempted", "failed"):
         yield "publish", kind, f"oneprotect.delivery.{kind}.globex.orders.x"
@@ -105,8 +115,8 @@ def _administering(stream: str) -> Iterator[tuple[str, str, str]]:
     yield "also", "apply", f"$JS.API.STREAM.CREATE.{stream}"
     yield "also", "apply", f"$JS.API.STREAM.UPDATE.{stream}"
     for verb in ("DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE", "PEER.REMOVE", "LEADER.STEPDOWN"):
-        moves = (verb, stream) == ("MSG.DELETE", subjects.OVERFLOW.name)
-        yield *(("also", "move") if moves else ("nobody", verb)), f"$JS.API.STREAM.{verb}.{stream}"
+        may = EXCEPTIONS.get((verb, stream))
+        yield *(("also", may) if may else ("nobody", verb)), f"$JS.API.STREAM.{verb}.{stream}"
     for verb in ("LIST", "NAMES", "CREATE"):
         yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}"
     for verb in ("DELETE", "PAUSE", "RESET", "LEADER.STEPDOWN", "CREATE", "DURABLE.CREATE"):
@@ -130,7 +140,7 @@ def _heard() -> Iterator[tuple[str, str]]:
         "$JS.EVENT.>",
     ):
         yield "nobody", subject
-    for kind in ("requested", "overflow", "due", "failed.*", "quarantined.*", "scheduled.*"):
+    for kind in ("requested", "overflow", "ordered", "due", "failed.*", "quarantined.*", "scheduled.*"):
         yield "nobody", f"oneprotect.delivery.{kind}.*.*"
     yield "nobody", "$KV.oneprotect_destinations.>"
 

@@ -128,9 +128,9 @@ class Site:
         return [record async for record in read.scan(self.jetstream.connection, stream.name, ">")]
 
     async def waiting(self) -> int:
-        """Messages that are not settled yet: due, overflowed or scheduled."""
+        """Messages that are not settled yet: due, overflowed, in a line or scheduled."""
         count = 0
-        for stream in (subjects.WORK, subjects.OVERFLOW, subjects.RETRIES):
+        for stream in (subjects.WORK, subjects.OVERFLOW, subjects.ORDERED, subjects.RETRIES):
             info = await self.jetstream.connection.api(f"STREAM.INFO.{stream.name}")
             count += int(info["state"]["messages"])
         return count

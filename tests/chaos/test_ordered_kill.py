@@ -1,0 +1,99 @@
+"""kill -9 of consumers and of the server while a line is delivered: its order holds, and nothing is lost."""
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from schemas import subjects
+from schemas.codes import Outcome
+from tests.support.dying import STEPS
+from tests.support.flaky import Flaky
+from tests.support.receiver import Scripted
+from tests.support.site import Process, Site
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.retry
+
+COUNT = 200
+
+
+async def test_workers_killed_again_and_again(
+    tmp_path: Path, nats_server: EmbeddedNats, figure: Callable[[str], None]
+) -> None:
+    """200 deliveries, a receiver that fails at random, three workers killed by turns, a work stream that overflows."""
+    deliveries: list[str] = []
+    async with (
+        Flaky(fails=30, seed=random.randrange(1000)) as receiver,  # noqa: S311 - not for security
+        Site(tmp_path, nats_server, work_per_destination="20") as site,
+        contextlib.AsyncExitStack() as running,
+    ):
+        await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 30)
+        workers = [await running.enter_async_context(site.consumer_process()) for _ in range(3)]
+
+        async def produce() -> None:
+            for _ in range(COUNT):
+                deliveries.append(await site.deliver("orders"))
+
+        producing = asyncio.create_task(produce())
+        overflowed = 0
+        for kill in range(6):
+            await until(lambda kill=kill: len(receiver.accepted) >= 25 * (kill + 1), 60)  # type: ignore[misc]
+            overflowed = max(overflowed, len(await site.records(subjects.OVERFLOW)))
+            workers[kill % 3].kill()
+            workers[kill % 3] = await running.enter_async_context(site.consumer_process())
+        await producing
+        await until(site.is_settled, 60)
+
+    assert receiver.accepted == deliveries, "first successes in the order of publishing, none missing"
+    extra = sum(Counter(receiver.ids()).values()) - COUNT
+    figure(f"{COUNT} in order over 6 kills, {extra} requests more than deliveries (failures, and what was in flight)")
+
+
+async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str], None]) -> None:
+    """JetStream is killed three times in mid-line; what it had accepted is delivered, in its order."""
+    accepted: list[str] = []
+    async with Flaky(fails=20) as receiver, site.consumer_process(), site.consumer_process():
+        await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 30)
+        for round_ in range(3):
+            accepted += [await site.deliver("orders") for _ in range(60)]
+            await until(lambda round_=round_: len(receiver.accepted) >= 60 * round_ + 20, 60)  # type: ignore[misc]
+            await site.server.kill()
+            await site.server.restart()
+            await until(lambda: site.jetstream.connection.is_connected, 20)
+        await until(site.is_settled, 90)
+
+    assert receiver.accepted == accepted
+    figure(f"{len(accepted)} in order over 3 server kills")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("outcome", ["delivered at once", "tried again", "given up"])
+async def test_death_between_any_two_steps_of_a_head(
+    site: Site, receiver: Scripted, figure: Callable[[str], None], step: str, outcome: str
+) -> None:
+    """Whichever step it is: order holds, each attempt has one result, and only the unrecorded one is sent twice."""
+    receiver.script = {"delivered at once": [200], "tried again": [503, 200], "given up": [503]}[outcome]
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.1])
+    deliveries = [await site.deliver("orders") for _ in range(10)]
+    for count in (1, 4):
+        dying = await Process.start(site.environ, step, str(count), module="tests.support.dying")
+        assert await asyncio.wait_for(dying.wait(), 40) == -signal.SIGKILL, dying.output.decode()
+
+    async with site.consumer_process():
+        await until(site.is_settled, 40)
+
+    results = await site.results()
+    recorded = Counter((r.delivery, r.attempt) for r in results if r.outcome is not Outcome.SUPPRESSED)
+    extra = len(receiver.seen) - sum(recorded.values())
+    assert list(dict.fromkeys(receiver.ids())) == deliveries
+    assert {delivery for delivery, _ in recorded} == set(deliveries)
+    assert set(recorded.values()) == {1}, "one result for each attempt"
+    assert 0 <= extra <= 2, "one head for each death"
+    figure(f"10 in order, {extra} sent twice by 2 deaths")

@@ -1,0 +1,334 @@
+"""Destinations with `ordering: fifo`: one at a time, in the order of publishing, whatever fails on the way."""
+
+import contextlib
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from consumers.health import HealthPolicy
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.config import ReplayFilter
+from schemas.events import CONTENT_TYPE
+from tests.support.flaky import Flaky
+from tests.support.receiver import Answer, Scripted
+from tests.support.site import TENANT, Site, document
+from tests.support.waiting import until
+
+LONG_S = 600.0
+
+
+async def test_deliveries_come_one_at_a_time_in_their_order(site: Site, receiver: Scripted) -> None:
+    """With two consumers and room for many in flight, the receiver sees the order of publishing."""
+    await site.destination("orders", receiver.url, ordering="fifo", max_in_flight=8)
+
+    async with site.consumer(), site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(60)]
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == deliveries
+    assert [result.attempt for result in await site.results()] == [1] * 60
+
+
+@pytest.mark.retry
+async def test_order_holds_through_failures_overflow_and_a_killed_worker(
+    tmp_path: Path, nats_server: EmbeddedNats
+) -> None:
+    """A receiver that fails at random, three workers of which one is killed, a work stream that is soon full."""
+    async with (
+        Flaky(fails=30) as receiver,
+        Site(tmp_path, nats_server, work_per_destination="20") as site,
+        contextlib.AsyncExitStack() as running,
+    ):
+        await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 20)
+        early = [await site.deliver("orders") for _ in range(60)]
+        overflowed = len(await site.records(subjects.OVERFLOW))
+        workers = [await running.enter_async_context(site.consumer_process()) for _ in range(3)]
+        late = [await site.deliver("orders") for _ in range(140)]
+        await until(lambda: len(receiver.accepted) >= 40, 30)
+        holder = await _holder(site)
+        results = await site.results()
+        for worker in workers:
+            if holder and worker.says(holder):
+                worker.kill()
+        await until(site.is_settled, 60)
+
+    assert overflowed == 40
+    assert results, "it was killed in mid-run"
+    assert receiver.accepted == [*early, *late]
+
+
+async def _holder(site: Site) -> str:
+    entry = await site.jetstream.leases.find(f"{TENANT}.orders")
+    assert entry.value
+    return entry.value.decode().partition('"by":"')[2].partition('"')[0]
+
+
+@pytest.mark.retry
+async def test_what_fails_holds_up_what_comes_after_it(site: Site, receiver: Scripted) -> None:
+    """The head is tried again on its schedule, its attempts numbered, and nothing overtakes it."""
+    receiver.script = [500, Answer(503, {"retry-after": "1"}), 200]
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.2, 0.2])
+
+    async with site.consumer(), site.consumer():
+        first, second = await site.deliver("orders"), await site.deliver("orders")
+        await until(site.is_settled, 20)
+
+    results = await site.results()
+    assert receiver.ids() == [first] * 3 + [second] * 3
+    assert [(r.delivery, r.attempt) for r in results] == [(d, n) for d in (first, second) for n in (1, 2, 3)]
+    assert [r.outcome for r in results[:3]] == [Outcome.RETRY_SCHEDULED, Outcome.RETRY_SCHEDULED, Outcome.DELIVERED]
+    assert receiver.seen[2].at - receiver.seen[1].at >= 0.95, "Retry-After is the earliest time"
+    assert await site.records(subjects.RETRIES) == []
+
+
+@pytest.mark.retry
+async def test_what_is_given_up_on_is_kept_and_the_next_one_goes_on(site: Site, receiver: Scripted) -> None:
+    """When attempts run out the head leaves the line, whole and replayable."""
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.05])
+    receiver.script = [500]
+
+    async with site.consumer():
+        first = await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 2, 10)
+        receiver.script = [200]
+        second = await site.deliver("orders")
+        await until(site.is_settled, 10)
+
+    (kept,) = await site.records(subjects.FAILED)
+    assert receiver.ids() == [first, first, second]
+    assert kept.subject == subjects.failed(TENANT, "orders", first)
+    assert kept.headers[subjects.HEADER_ATTEMPT] == "2"
+    assert b'"payload":{"n": 1}' in kept.data
+
+
+async def test_what_can_not_be_understood_leaves_the_line(site: Site, receiver: Scripted) -> None:
+    """A poison message is quarantined as it came, and the next one goes on."""
+    await site.destination("orders", receiver.url, ordering="fifo")
+    await site.publish("orders", b"{nonsense", "dlv_0")
+    good = await site.deliver("orders")
+
+    async with site.consumer():
+        await until(site.is_settled, 10)
+
+    (kept,) = await site.records(subjects.QUARANTINE)
+    assert kept.data == b"{nonsense"
+    assert receiver.ids() == [good]
+
+
+@pytest.mark.retry
+async def test_a_head_that_waits_for_its_secret_goes_on_the_moment_it_is_there(
+    tmp_path: Path, nats_server: EmbeddedNats
+) -> None:
+    """Its next look would be in ten minutes; the credential turns configured, and both deliveries arrive, in order."""
+    async with Scripted() as receiver, Site(tmp_path, nats_server, secret_retry_schedule_s=str(LONG_S)) as site:
+        manifest = site.directory / "secrets" / "webhooks" / "signing-key.json"
+        content = manifest.read_bytes()
+        manifest.unlink()
+        await site.destination("orders", receiver.url, ordering="fifo")
+        async with site.consumer(), site.consumer():
+            deliveries = [await site.deliver("orders") for _ in range(2)]
+            await until(lambda: site.results(deliveries[0]), 10)
+            manifest.write_bytes(content)
+            await site.jetstream.connection.ask(subjects.CHECK, b'{"tenant":"acme","credential":"key"}')
+            await until(site.is_settled, 10)
+        results = await site.results(deliveries[0])
+
+    assert receiver.ids() == deliveries
+    assert [(r.attempt, r.code) for r in results] == [(1, Code.SECRET_NOT_FOUND), (1, Code.HTTP_2XX)]
+
+
+@pytest.mark.retry
+async def test_a_head_can_be_told_not_to_wait(site: Site, receiver: Scripted) -> None:
+    """One word over core NATS, and the attempt that was ten minutes off is made at once."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        await until(lambda: site.results(delivery), 10)
+        await site.jetstream.connection.publish(subjects.line(TENANT, "orders", "now"))
+        await until(site.is_settled, 10)
+
+    assert [r.attempt for r in await site.results(delivery)] == [1, 2]
+
+
+@pytest.mark.retry
+async def test_a_head_keeps_its_place_and_its_attempts_when_its_consumer_stops(site: Site, receiver: Scripted) -> None:
+    """The next consumer finds on record which attempt is next, and when, and does not begin too early."""
+    receiver.script = [500]
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[3])
+
+    async with site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(2)]
+        await until(lambda: site.results(deliveries[0]), 10)
+    receiver.script = [200]
+    async with site.consumer():
+        await until(site.is_settled, 15)
+
+    results = await site.results()
+    assert receiver.ids() == [deliveries[0], *deliveries]
+    assert [(r.delivery, r.attempt) for r in results] == [(deliveries[0], 1), (deliveries[0], 2), (deliveries[1], 1)]
+    assert receiver.seen[1].at - receiver.seen[0].at >= 2.9
+
+
+async def test_a_rest_is_waited_for_in_the_line(site: Site, receiver: Scripted) -> None:
+    """A 429 holds the line for as long as it asks; that uses up no attempt of those behind, and keeps their order."""
+    receiver.script = [Answer(429, {"retry-after": "2"}), 200]
+    await site.destination("orders", receiver.url, ordering="fifo")
+
+    async with site.consumer():
+        first = await site.deliver("orders")
+        await until(lambda: receiver.seen, 10)
+        receiver.script = [200]
+        others = [await site.deliver("orders") for _ in range(3)]
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == [first, first, *others]
+    assert receiver.seen[1].at - receiver.seen[0].at >= 1.9
+    assert [r.attempt for r in await site.results() if r.delivery != first] == [1, 1, 1]
+
+
+async def test_a_dead_receiver_gets_trials_and_its_order_is_kept(site: Site, receiver: Scripted) -> None:
+    """Rests and trials as for any destination, all in the line; when it is back everything comes in order."""
+    policy = HealthPolicy(
+        failures=2, failing_for=timedelta(0), rest=timedelta(seconds=1), longest_rest=timedelta(seconds=1)
+    )
+    receiver.script = [500]
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.05] * 30)
+
+    async with site.consumer(policy):
+        deliveries = [await site.deliver("orders") for _ in range(10)]
+        await until(lambda: _rests(site), 10)
+        receiver.script = [200]
+        await until(site.is_settled, 20)
+
+    assert list(dict.fromkeys(receiver.ids())) == deliveries
+    assert await site.records(subjects.RETRIES) == []
+
+
+async def _rests(site: Site) -> bool:
+    entry = await site.jetstream.health.get(f"{TENANT}.orders")
+    return entry is not None and b'"open_until":"' in (entry.value or b"")
+
+
+async def test_a_rate_holds_in_a_line(site: Site, receiver: Scripted) -> None:
+    """Ten a second means ten a second, counted once for each delivery and not for what wakes the line up."""
+    await site.destination("orders", receiver.url, ordering="fifo", rate_per_s=10)
+
+    async with site.consumer(), site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(21)]
+        await until(site.is_settled, 20)
+
+    took_s = receiver.seen[-1].at - receiver.seen[0].at
+    assert receiver.ids() == deliveries
+    assert 1.7 <= took_s <= 3.5
+
+
+async def test_what_comes_while_it_is_disabled_is_kept_and_replayed_in_order(site: Site, receiver: Scripted) -> None:
+    """Skipped in their order, and a replay asks for them in that order, behind what is in the line by then."""
+    configuration = site.jetstream.configuration
+    await site.destination("orders", receiver.url, ordering="fifo")
+    await configuration.disable_destination(TENANT, "orders", by="test")
+
+    async with site.consumer(), site.consumer():
+        skipped = [await site.deliver("orders") for _ in range(10)]
+        await until(site.is_settled, 10)
+        await configuration.enable_destination(TENANT, "orders", by="test")
+        chosen = ReplayFilter(destination="orders")
+        replay, row = await site.jetstream.replayer.begin(TENANT, chosen, by="test")
+        await site.jetstream.replayer.run(TENANT, replay, row)
+        await until(site.is_settled, 10)
+
+    results = await site.results()
+    assert receiver.ids() == skipped
+    assert [r.delivery for r in results if r.outcome is Outcome.SKIPPED] == skipped
+    assert [(r.attempt, r.replay) for r in results if r.outcome is Outcome.DELIVERED] == [(2, replay)] * 10
+
+
+async def test_the_setting_changes_back_and_forth_under_load(site: Site, receiver: Scripted) -> None:
+    """Whatever stands where at that moment is delivered; from then on there is order, or there is not."""
+    deliveries: list[str] = []
+    await site.destination("orders", receiver.url)
+
+    async with site.consumer(), site.consumer():
+        for number in range(6):
+            await site.destination("orders", receiver.url, ordering=("fifo", "any")[number % 2])
+            deliveries += [await site.deliver("orders") for _ in range(40)]
+        await until(site.is_settled, 30)
+        await site.destination("orders", receiver.url, ordering="fifo")
+        in_order = [await site.deliver("orders") for _ in range(40)]
+        await until(site.is_settled, 30)
+
+    ids = receiver.ids()
+    assert set(ids) == {*deliveries, *in_order}
+    assert [one for one in ids if one in set(in_order)] == in_order
+    delivered = [r.delivery for r in await site.results() if r.outcome is Outcome.DELIVERED]
+    assert set(delivered) == set(ids)
+    assert len(ids) <= len(set(ids)) + 2 * 8, "no more than what was in flight may have come twice"
+
+
+@pytest.mark.retry
+async def test_a_retry_from_before_the_change_joins_the_line_when_it_is_due(site: Site, receiver: Scripted) -> None:
+    """It was scheduled when there was no order to keep: its attempts count on, behind what is in the line by then."""
+    receiver.script = [500]
+    await site.destination("orders", receiver.url, retry_schedule_s=[1.5])
+
+    async with site.consumer():
+        early = await site.deliver("orders")
+        await until(lambda: site.records(subjects.RETRIES), 10)
+        receiver.script = [200]
+        await site.destination("orders", receiver.url, ordering="fifo")
+        late = [await site.deliver("orders") for _ in range(3)]
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == [early, *late, early]
+    assert [r.attempt for r in await site.results(early)] == [1, 2]
+
+
+async def test_what_was_moved_and_not_removed_is_delivered_once(site: Site, receiver: Scripted) -> None:
+    """A worker died between the two, and it took longer than JetStream remembers what it has stored."""
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.ORDERED.name}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
+    await site.destination("orders", receiver.url, ordering="fifo")
+    deliveries = [await site.deliver("orders") for _ in range(5)]
+    for delivery in deliveries[:2]:
+        copy = Publication(
+            subjects.ordered(TENANT, "orders"),
+            document("orders", delivery=delivery),
+            {subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", delivery), "content-type": CONTENT_TYPE},
+        )
+        await site.jetstream.publisher.publish(copy)
+    probe = Publication(subjects.ordered(TENANT, "probe"), document("probe"), {subjects.HEADER_MSG_ID: "probe"})
+    await site.jetstream.publisher.publish(probe)
+    await until(lambda: _is_forgotten(site, probe), 5)
+
+    async with site.consumer():
+        await until(site.is_settled, 10)
+
+    assert receiver.ids() == deliveries
+    assert [r.outcome for r in await site.results(deliveries[0])][:2] == [Outcome.DELIVERED, Outcome.SUPPRESSED]
+
+
+async def _is_forgotten(site: Site, probe: Publication) -> bool:
+    return not (await site.jetstream.publisher.publish(probe)).duplicate
+
+
+async def test_a_destination_without_order_is_not_held_up_by_a_line(site: Site, receiver: Scripted) -> None:
+    """A line whose head waits for minutes costs the tenant's other destinations nothing."""
+    receiver.script = [500]
+    async with Scripted() as other:
+        await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
+        await site.destination("other", other.url)
+        async with site.consumer():
+            for _ in range(20):
+                await site.deliver("orders")
+            await until(lambda: receiver.seen, 10)
+            deliveries = [await site.deliver("other") for _ in range(20)]
+            await until(lambda: len(other.seen) == 20, 5)
+
+    assert sorted(other.ids()) == sorted(deliveries)
+    assert len(receiver.seen) == 1

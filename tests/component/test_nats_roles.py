@@ -53,9 +53,9 @@ MAY = {
 }
 
 EXCEPTIONS = {
-    ("MSG.DELETE", subjects.OVERFLOW.name): "move",
-    ("PURGE", subjects.WORK.name): "purge",
-    ("PURGE", subjects.OVERFLOW.name): "purge",
+    ("MSG.DELETE", subjects.OVERFLOW.name): ("also", "move"),
+    ("PURGE", subjects.WORK.name): ("also", "purge"),
+    ("PURGE", subjects.OVERFLOW.name): ("also", "purge"),
 }
 """What somebody may do to a stream that nobody may do to any other."""
 
@@ -115,8 +115,8 @@ def _administering(stream: str) -> Iterator[tuple[str, str, str]]:
     yield "also", "apply", f"$JS.API.STREAM.CREATE.{stream}"
     yield "also", "apply", f"$JS.API.STREAM.UPDATE.{stream}"
     for verb in ("DELETE", "PURGE", "MSG.GET", "MSG.DELETE", "SNAPSHOT", "RESTORE", "PEER.REMOVE", "LEADER.STEPDOWN"):
-        may = EXCEPTIONS.get((verb, stream))
-        yield *(("also", may) if may else ("nobody", verb)), f"$JS.API.STREAM.{verb}.{stream}"
+        kind, what = EXCEPTIONS.get((verb, stream), ("nobody", verb))
+        yield kind, what, f"$JS.API.STREAM.{verb}.{stream}"
     for verb in ("LIST", "NAMES", "CREATE"):
         yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}"
     for verb in ("DELETE", "PAUSE", "RESET", "LEADER.STEPDOWN", "CREATE", "DURABLE.CREATE"):

@@ -1,0 +1,252 @@
+"""What is told of attempts: counts, latencies, records, and which are traced."""
+
+import io
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from consumers import observation
+from consumers.delivery import Clock
+from consumers.observation import Logged, Observation
+from consumers.progress import Progress
+from consumers.request import Delivery
+from consumers.tracing import UNUSUAL_PER_S, AttemptTracer
+from oneprotect.jetstream.connection import Connection
+from oneprotect.jetstream.pull import Message
+from oneprotect.telemetry import catalogue
+from oneprotect.telemetry.catalogue import Metric
+from oneprotect.telemetry.counters import Counters
+from oneprotect.telemetry.logs import configure_logging
+from oneprotect.telemetry.otel_environment import Export
+from oneprotect.telemetry.traceparent import Parent, Sampling
+from schemas.codes import Code, Outcome
+from schemas.events import AttemptResult
+
+NOW = datetime.now(UTC)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
+
+
+class Incoming:
+    """A request as the server hands it out, stored two seconds ago."""
+
+    def __init__(self, number: int) -> None:
+        stored_ns = int((NOW - timedelta(seconds=2)).timestamp() * 1e9)
+        self.subject, self.data = "oneprotect.delivery.requested.acme.orders", b""
+        self.headers: dict[str, str] | None = None
+        self.reply = f"$JS.ACK.ONEPROTECT_WORK.delivery.1.{number}.{number}.{stored_ns}.0"
+
+
+def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) -> Delivery:
+    return Delivery(
+        id=f"dlv_{number}",
+        tenant=tenant,
+        destination="orders",
+        event_type="invoice.paid",
+        requested_at=NOW - timedelta(seconds=3),
+        content_type="application/json",
+        body=b"{}",
+        progress=Progress(trace=trace),
+        message=Message(Incoming(number), cast("Connection", None)),
+    )
+
+
+def ended(
+    outcome: Outcome = Outcome.DELIVERED,
+    code: Code = Code.HTTP_2XX,
+    *,
+    duration_ms: float = 30.0,
+    replay: str | None = None,
+) -> AttemptResult:
+    return AttemptResult(
+        delivery="dlv_1",
+        destination="orders",
+        event_type="invoice.paid",
+        attempt=1,
+        outcome=outcome,
+        code=code,
+        started_at=NOW,
+        duration_ms=duration_ms,
+        worker="w",
+        replay=replay,
+    )
+
+
+def clock(resolved_s: float | None = 0.01) -> Clock:
+    made = Clock()
+    made.started_at, made.resolved_s = NOW, resolved_s
+    return made
+
+
+class Told:
+    """Figures after some attempts."""
+
+    def __init__(self, *, tenants_max: int = 0, logged: Logged = "none") -> None:
+        self.counters = Counters()
+        self.observation = Observation(self.counters, tenants_max=tenants_max, logged=logged)
+
+    def value(self, metric: Metric, **labels: str) -> float:
+        """The value of a series; KeyError when it is not told."""
+        return self.counters.snapshot().values[metric.name, tuple(labels.items())]
+
+    def latency(self, metric: Metric, **labels: str) -> tuple[int, float]:
+        """How often, and how long in all, rounded."""
+        found = self.counters.snapshot().latencies[metric.name, tuple(labels.items())]
+        return found.count, round(found.sum_s, 2)
+
+
+def test_attempts_and_deliveries_are_counted() -> None:
+    """Each attempt by outcome and code, a delivery when it has come to its end, and what was blocked or suppressed."""
+    told = Told()
+    for result in (
+        ended(),
+        ended(Outcome.RETRY_SCHEDULED, Code.HTTP_5XX),
+        ended(Outcome.FAILED, Code.NET_BLOCKED),
+        ended(Outcome.SUPPRESSED),
+    ):
+        told.observation.attempted(request(), result, clock())
+
+    assert told.value(catalogue.ATTEMPTS, outcome="delivered", code="http.2xx") == 1
+    assert told.value(catalogue.ATTEMPTS, outcome="retry_scheduled", code="http.5xx") == 1
+    assert told.value(catalogue.DELIVERIES, outcome="delivered") == 1
+    assert told.value(catalogue.DELIVERIES, outcome="failed") == 1
+    assert told.value(catalogue.DELIVERIES, outcome="skipped") == 0
+    assert told.value(catalogue.BLOCKED) == 1
+    assert told.value(catalogue.SUPPRESSED) == 1
+
+
+def test_latencies() -> None:
+    """Since the event, since the stream had it, and of the POST alone; a replay is no measure of the first."""
+    told = Told()
+    told.observation.attempted(request(), ended(), clock())
+    told.observation.attempted(request(), ended(replay="rpl-1"), clock())
+    told.observation.attempted(request(), ended(Outcome.FAILED, Code.SECRET_MALFORMED), clock(None))
+
+    assert told.latency(catalogue.LATENCY) == (1, 3.03)
+    assert told.latency(catalogue.WAIT) == (3, 6.0)
+    assert told.latency(catalogue.SEND, outcome="delivered") == (2, 0.04)
+    assert told.latency(catalogue.SEND, outcome="failed") == (0, 0.0)
+    assert told.value(catalogue.REPLAYED, outcome="delivered") == 1
+
+
+def test_a_clock_that_is_ahead_spoils_nothing() -> None:
+    """An event from the future was delivered at once: no latency is less than nothing."""
+    told = Told()
+    early = msgspec.structs.replace(request(), requested_at=NOW + timedelta(hours=1))
+    told.observation.attempted(early, ended(), clock())
+
+    assert told.latency(catalogue.LATENCY) == (1, 0.0)
+
+
+def test_tenants_are_told_apart_up_to_a_bound() -> None:
+    """Without the setting no tenant is named; with it the first ones are, and all further ones together."""
+    none, two = Told(), Told(tenants_max=2)
+    for told in (none, two):
+        for tenant in ("acme", "globex", "initech", "acme", "hooli"):
+            told.observation.attempted(request(tenant), ended(), clock())
+
+    names = {value for _, labels in none.counters.snapshot().values for name, value in labels if name == "tenant"}
+    assert names == set()
+    assert none.value(catalogue.DELIVERIES, outcome="delivered") == 5
+    counts = [two.value(catalogue.DELIVERIES, outcome="delivered", tenant=name) for name in ("acme", "globex", "other")]
+    assert counts == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("logged", "records"), [("failed", ["failed"]), ("all", ["delivered", "failed"]), ("none", [])]
+)
+def test_which_attempts_get_a_record(logged: Logged, records: list[str]) -> None:
+    """Those that did not deliver, all, or none; a record has the decision and the trace."""
+    out = io.StringIO()
+    vars(getattr(observation, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
+    configure_logging(level="info", format="json", stream=out)
+    told = Told(logged=logged)
+
+    told.observation.attempted(request(trace=TRACE + "00"), ended(), clock())
+    told.observation.attempted(request(trace=TRACE + "00"), ended(Outcome.FAILED, Code.HTTP_410), clock())
+
+    lines = [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
+    assert [line["outcome"] for line in lines] == records
+    assert all(line["event"] == "attempt" for line in lines)
+    assert {line["trace_id"] for line in lines} <= {TRACE[3:35]}
+    assert {(line["tenant"], line["delivery"], line["duration_ms"]) for line in lines} <= {("acme", "dlv_1", 30.0)}
+
+
+class Spans:
+    """Takes spans down, by name."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def add(self, name: str, parent: Parent, **_: Any) -> Parent:
+        """See `consumers.tracing.Spans`."""
+        self.names.append(name)
+        return parent
+
+
+def tracer(spans: Spans, ratio: float = 0.0) -> tuple[AttemptTracer, list[float]]:
+    """A tracer and its clock."""
+    now = [0.0]
+    sampling = Sampling(Export(traces=True, sampler="parentbased_traceidratio", ratio=ratio))
+    return AttemptTracer(spans, sampling, slow_s=1.0, clock=lambda: now[0]), now
+
+
+def test_spans_are_made_when_all_is_stored() -> None:
+    """Nothing is told of an attempt before its result is stored, and nothing of one that nobody sampled."""
+    spans = Spans()
+    tracing, _ = tracer(spans)
+    sampled, unsampled = request(number=1, trace=TRACE + "01"), request(number=2, trace=TRACE + "00")
+
+    for delivery in (sampled, unsampled):
+        tracing.attempted(delivery, ended(), clock())
+    before = list(spans.names)
+    for delivery in (sampled, unsampled, sampled):
+        tracing.settled(delivery.message)
+
+    assert before == []
+    assert spans.names == ["deliver", "pull", "resolve secret", "POST", "publish result"]
+    assert tracing.counts == {"sampled": 1, "unusual": 0, "dropped": 0}
+
+
+@pytest.mark.parametrize(
+    ("result", "unusual"),
+    [
+        (ended(), 0),
+        (ended(Outcome.SUPPRESSED), 0),
+        (ended(duration_ms=1001.0), 1),
+        (ended(Outcome.RETRY_SCHEDULED, Code.NET_TIMEOUT), 1),
+        (ended(Outcome.FAILED, Code.HTTP_410), 1),
+    ],
+)
+def test_what_is_unusual_is_traced(result: AttemptResult, unusual: int) -> None:
+    """An attempt that fails or takes long is traced though nobody sampled it."""
+    tracing, _ = tracer(Spans())
+
+    tracing.attempted(request(), result, clock())
+
+    assert tracing.counts["unusual"] == unusual
+
+
+def test_an_outage_is_not_traced_whole() -> None:
+    """Of what is unusual, so many are traced in one second, and as many in the next."""
+    tracing, now = tracer(Spans())
+
+    for second in (100.0, 101.0):
+        now[0] = second
+        for number in range(UNUSUAL_PER_S + 5):
+            tracing.attempted(request(number=number), ended(Outcome.FAILED, Code.HTTP_410), clock())
+
+    assert tracing.counts == {"sampled": 0, "unusual": 2 * UNUSUAL_PER_S, "dropped": 10}
+
+
+def test_an_attempt_without_a_secret_has_no_post() -> None:
+    """Where it ended at the secret, that span says so, and there is none of a request."""
+    spans = Spans()
+    tracing, _ = tracer(spans, ratio=1.0)
+    delivery = request()
+
+    tracing.attempted(delivery, ended(Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED), clock(None))
+    tracing.settled(delivery.message)
+
+    assert spans.names == ["deliver", "pull", "resolve secret", "publish result"]

@@ -35,6 +35,7 @@ from consumers.replay import Replayer
 from consumers.resuming import Resumption
 from consumers.runtime import Limits, Runtime
 from consumers.sender import HttpSender
+from consumers.telling import Telling
 from consumers.tracing import AttemptTracer
 from oneprotect.api.addressees import Addressees
 from oneprotect.api.app import create_app
@@ -56,6 +57,7 @@ from oneprotect.jetstream.connection import Connection, connect
 from oneprotect.jetstream.errors import NotFound, Unavailable
 from oneprotect.jetstream.publish import Publisher
 from oneprotect.jetstream.pull import Message, Pull
+from oneprotect.jetstream.requests import Requesting
 from oneprotect.jetstream.topology import Archive
 from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
@@ -70,6 +72,7 @@ VERSION: Final = version("oneprotect-delivery")
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
 API_PATIENCE_S: Final = 5.0
 """How long the API may be without NATS before it says that it is not ready: nothing that it does works without."""
+TELLING_AT_ONCE: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -261,16 +264,7 @@ async def _consume(
     health.on_change(runtime.lane_changed)
     rates.on_grant(runtime.lane_changed)
     for consumer in subjects.CONSUMERS:
-        runtime.add(
-            Pull(
-                jetstream.connection,
-                stream=consumer.stream,
-                consumer=consumer.name,
-                on_message=_to_lines_or_else(directory, fifo, runtime),
-                room=runtime.room,
-                capacity=runtime.capacity,
-            )
-        )
+        runtime.add(_pull(jetstream, runtime, consumer, _to_lines_or_else(directory, fifo, runtime)))
     feeder = Feeder(
         jetstream.connection,
         jetstream.publisher,
@@ -306,10 +300,44 @@ async def _consume(
         tasks.create_task(backlog.run(stop))
         tasks.create_task(_drains(telemetry, stop))
         tasks.create_task(activity.run(stop))
+        tasks.create_task(_telling(settings, jetstream).run(stop))
         await runtime.run(stop)
     await activity.flush()
     await rates.aclose()
     _log.info("consumer.stopped", worker=worker)
+
+
+def _pull(
+    jetstream: JetStream,
+    runtime: Runtime,
+    consumer: subjects.Consumer,
+    on_message: Callable[[Message], Awaitable[None]],
+) -> Pull:
+    return Pull(
+        jetstream.connection,
+        stream=consumer.stream,
+        consumer=consumer.name,
+        on_message=on_message,
+        room=runtime.room,
+        capacity=runtime.capacity,
+    )
+
+
+def _telling(settings: Settings, jetstream: JetStream) -> Runtime:
+    """Tells tenants what happens, beside the deliveries: events are few."""
+    runtime = Runtime(
+        publisher=Requesting(jetstream.publisher),
+        handler=Telling(jetstream.destinations),
+        lane_of=lambda message: message.subject,
+        lane_limit=lambda _: 1,
+        limits=Limits(
+            max_in_flight=TELLING_AT_ONCE,
+            ack_wait_s=settings.delivery.ack_wait_s,
+            drain_timeout_s=settings.delivery.drain_timeout_s,
+        ),
+    )
+    runtime.add(_pull(jetstream, runtime, subjects.TELLING_CONSUMER, runtime.receive))
+    return runtime
 
 
 async def run_api(

@@ -56,6 +56,7 @@ class Consumer(Struct, frozen=True, kw_only=True):
     stream: str
     name: str
     filter_subject: str
+    from_now: Annotated[bool, Meta(description="It begins with what is stored after it was made.")] = False
 
 
 class Bucket(Struct, frozen=True, kw_only=True):
@@ -145,6 +146,12 @@ STREAMS: Final = (WORK, OVERFLOW, ORDERED, RETRIES, ATTEMPTS, FAILED, DELIVERED,
 WORK_CONSUMER: Final = Consumer(stream=WORK.name, name="delivery", filter_subject="oneprotect.delivery.requested.*.*")
 DUE_CONSUMER: Final = Consumer(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
 CONSUMERS: Final = (WORK_CONSUMER, DUE_CONSUMER)
+"""Those that bring deliveries."""
+TELLING_CONSUMER: Final = Consumer(
+    stream=EVENTS.name, name="telling", filter_subject="oneprotect.event.>", from_now=True
+)
+"""The one that brings operational events, to be told to tenants that asked for them."""
+ALL_CONSUMERS: Final = (*CONSUMERS, TELLING_CONSUMER)
 
 DESTINATIONS: Final = Bucket(name="oneprotect_destinations", description="Destinations.", announced=True)
 CREDENTIALS: Final = Bucket(name="oneprotect_credentials", description="Credentials: refs, no values.", announced=True)

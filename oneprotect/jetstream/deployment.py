@@ -30,7 +30,7 @@ def documents(*, replicas: int, work_per_destination: int, ack_wait_s: float) ->
     buckets = [bucket_config(bucket, replicas=replicas) for bucket in subjects.BUCKETS]
     objects = nack.objects(replicas=replicas, work_per_destination=work_per_destination, ack_wait_s=ack_wait_s)
     made = {f"streams/{config['name']}.json": _json(config) for config in streams + buckets}
-    for consumer in subjects.CONSUMERS:
+    for consumer in subjects.ALL_CONSUMERS:
         config = consumer_config(consumer, ack_wait_s=ack_wait_s)
         made[f"consumers/{consumer.stream}.{consumer.name}.json"] = _json(config)
     made["permissions.conf"] = _MADE + "".join(_permissions(role) for role in ROLES)

@@ -36,6 +36,7 @@ _FIELDS: Final = {
     "compression": "compression",
     "republish": "republish",
     "durable_name": "durableName",
+    "deliver_policy": "deliverPolicy",
     "filter_subject": "filterSubject",
     "ack_policy": "ackPolicy",
     "ack_wait": "ackWait",
@@ -60,7 +61,7 @@ def objects(*, replicas: int, work_per_destination: int, ack_wait_s: float) -> l
             f"{consumer.stream}-{consumer.name}",
             {"streamName": consumer.stream} | spec_of(consumer_config(consumer, ack_wait_s=ack_wait_s)),
         )
-        for consumer in subjects.CONSUMERS
+        for consumer in subjects.ALL_CONSUMERS
     ]
     return [_object("Stream", config["name"], spec_of(config)) for config in streams + buckets] + consumers
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from oneprotect.jetstream.errors import BATCH_HAS_DUPLICATE, SUBJECT_FULL, JetStreamError, Refused
-from oneprotect.jetstream.publish import Publication, Publisher, Stored
+from oneprotect.jetstream.publish import OnStored, Publication, Publisher, Sends, Stored
 from schemas import subjects
 
 
@@ -87,3 +87,22 @@ async def _moved(publisher: Publisher, one: Request, at: Stored) -> Stored:
 
 def _each(last: Stored, count: int) -> list[Stored]:
     return [Stored(last.stream, last.seq - count + number) for number in range(1, count + 1)]
+
+
+class Requesting:
+    """The same for whoever sends without waiting: a publisher of requests that follows the rule by itself."""
+
+    def __init__(self, publisher: Sends) -> None:
+        self._publisher = publisher
+
+    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send a request, and call `on_stored` once, with what became of it in the end."""
+
+        async def on_answer(result: Stored | JetStreamError) -> None:
+            if not (isinstance(result, Refused) and result.err_code == SUBJECT_FULL):
+                await on_stored(result)
+                return
+            overflow = subjects.overflow(*subjects.tenant_and_destination(publication.subject))
+            await self._publisher.send(Publication(overflow, publication.payload, publication.headers), on_stored)
+
+        await self._publisher.send(publication, on_answer)

@@ -76,7 +76,7 @@ def _moved(*streams: Stream) -> tuple[str, ...]:
 def _applied() -> tuple[str, ...]:
     streams = [stream.name for stream in subjects.STREAMS] + [f"KV_{bucket.name}" for bucket in subjects.BUCKETS]
     made = [f"$JS.API.STREAM.{verb}.{name}" for name in streams for verb in ("INFO", "CREATE", "UPDATE")]
-    for consumer in subjects.CONSUMERS:
+    for consumer in subjects.ALL_CONSUMERS:
         made.append(f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}")
         made.append(f"$JS.API.CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}")
     return tuple(made)
@@ -124,12 +124,13 @@ CONSUMER: Final = Role(
     publish=(
         *_JETSTREAM,
         *_known(*subjects.STREAMS),
-        *(subject for consumer in subjects.CONSUMERS for subject in _consumed(consumer)),
+        *(subject for consumer in subjects.ALL_CONSUMERS for subject in _consumed(consumer)),
         *_moved(subjects.WORK, subjects.OVERFLOW),
         *_stood_in_line(subjects.ORDERED),
         subjects.line("*", "*", "*"),
         *_published(
             subjects.WORK,
+            subjects.OVERFLOW,
             subjects.ORDERED,
             subjects.ATTEMPTS,
             subjects.FAILED,

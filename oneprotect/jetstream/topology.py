@@ -61,7 +61,7 @@ async def apply(
     for bucket in subjects.BUCKETS:
         wanted = bucket_config(bucket, replicas=replicas)
         changes.append(await _apply_stream(connection, "bucket", bucket.name, wanted, check=check))
-    for consumer in subjects.CONSUMERS:
+    for consumer in subjects.ALL_CONSUMERS:
         changes.append(await _apply_consumer(connection, consumer, ack_wait_s=ack_wait_s, check=check))
     return changes
 
@@ -123,7 +123,8 @@ def bucket_config(bucket: subjects.Bucket, *, replicas: int) -> Config:
 
 def consumer_config(consumer: subjects.Consumer, *, ack_wait_s: float) -> Config:
     """A durable consumer as the server is asked for it."""
-    return {
+    begins = {"deliver_policy": "new"} if consumer.from_now else {}
+    return begins | {
         "durable_name": consumer.name,
         "filter_subject": consumer.filter_subject,
         "ack_policy": "explicit",

@@ -211,7 +211,7 @@ async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
     checks = await examine(Installation(variables_set=0, nats_url=nats_server.url), Sources())
 
     missing = [check for check in checks if check.group == "streams"]
-    assert len(missing) == len(subjects.STREAMS) + len(subjects.BUCKETS) + len(subjects.CONSUMERS)
+    assert len(missing) == len(subjects.STREAMS) + len(subjects.BUCKETS) + len(subjects.ALL_CONSUMERS)
     assert {check.mending for check in missing} == {"oneprotect apply"}
     assert _of(checks, "nats", "clock").status is Status.UNKNOWN
     assert {check.status for check in checks if check.group in ("work", "credentials")} == {Status.UNKNOWN}

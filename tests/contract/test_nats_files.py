@@ -59,7 +59,9 @@ def test_nack_says_the_same() -> None:
 
     assert objects == nack.objects(replicas=3, work_per_destination=1000, ack_wait_s=30)
     assert {one["spec"]["name"] for one in objects if one["kind"] == "Stream"} == set(ALL)
-    assert {one["spec"]["durableName"] for one in objects if one["kind"] == "Consumer"} == {"delivery"}
+    assert {one["spec"]["durableName"] for one in objects if one["kind"] == "Consumer"} == {
+        consumer.name for consumer in subjects.ALL_CONSUMERS
+    }
     assert all(one["spec"]["preventDelete"] for one in objects)
     work = next(one["spec"] for one in objects if one["spec"].get("name") == subjects.WORK.name)
     assert (work["discardPerSubject"], work["maxMsgsPerSubject"], work["duplicateWindow"]) == (True, 1000, "600s")

@@ -1,0 +1,198 @@
+"""Operational events, told to tenants as deliveries to destinations that ask for them."""
+
+import json
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from oneprotect.jetstream.operational import tell
+from oneprotect.jetstream.publish import Publication
+from schemas import events, subjects
+from schemas.codes import Code, CredentialStatus
+from schemas.events import decode_request
+from tests.support.receiver import Scripted, Seen
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+OTHER = "globex"
+
+
+def _envelope(event: str, tenant: str = TENANT) -> dict[str, Any]:
+    return {"specversion": "1.0", "id": event, "source": "/tests", "time": events.now(), "tenant": tenant}
+
+
+async def _recovered(site: Site, destination: str, event: str, *, tenant: str = TENANT) -> None:
+    data = events.DestinationRecoveredData(destination=destination)
+    told = events.DestinationRecovered(data=data, **_envelope(event, tenant))
+    await tell(site.jetstream.publisher, "destination.recovered", destination, told)
+
+
+async def _credential(site: Site, event: str, before: CredentialStatus, after: CredentialStatus) -> None:
+    data = events.CredentialStatusData(credential="key", status=after, previous_status=before)
+    told = events.CredentialStatusChanged(data=data, **_envelope(event))
+    await tell(site.jetstream.publisher, "credential.status_changed", "key", told)
+
+
+async def _is_told(site: Site) -> bool:
+    """Whether every operational event so far has been seen to, and nothing waits."""
+    info = await site.jetstream.connection.api(
+        f"CONSUMER.INFO.{subjects.TELLING_CONSUMER.stream}.{subjects.TELLING_CONSUMER.name}"
+    )
+    return info["num_pending"] == info["num_ack_pending"] == 0 and await site.is_settled()
+
+
+def _types(receiver: Scripted) -> list[str]:
+    return sorted(_event(seen)["type"] for seen in receiver.seen)
+
+
+def _event(seen: Seen) -> dict[str, Any]:
+    event: dict[str, Any] = json.loads(seen.body)
+    return event
+
+
+async def test_a_destination_that_is_disabled_is_told_to_the_one_that_asks(site: Site, receiver: Scripted) -> None:
+    """The event comes as a signed delivery of its own type, whole, to the destination that named it."""
+    async with Scripted([410]) as gone, site.consumer():
+        await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"])
+        await site.destination("orders", gone.url)
+        await site.deliver("orders")
+        await until(lambda: receiver.seen, 20)
+        await until(lambda: _is_told(site), 20)
+
+    (seen,) = receiver.seen
+    event = _event(seen)
+    assert Webhook(site.secret).verify(seen.body, seen.headers) == event
+    assert event["type"] == "oneprotect.destination.disabled.v1"
+    assert event["data"] == {"destination": "orders", "reason": "the receiver answered 410 Gone"}
+    assert seen.headers["content-type"] == "application/cloudevents+json"
+    (result,) = await site.results(seen.id)
+    assert (result.destination, result.event_type) == ("ops", "oneprotect.destination.disabled")
+
+
+async def test_who_asks_for_everything_gets_none_of_ours(site: Site, receiver: Scripted) -> None:
+    """A bare wildcard, and no word at all, bring no operational event; naming the audit trail brings that."""
+    async with Scripted() as named, site.consumer():
+        await site.destination("all", receiver.url, event_types=["*"])
+        await site.destination("none", receiver.url)
+        await site.destination("ours", receiver.url + "/ours", event_types=["oneprotect.*"])
+        await site.destination("audit", named.url, event_types=["oneprotect.config.changed"])
+        await site.destination("orders", receiver.url)
+        await _recovered(site, "orders", "e1")
+        await until(lambda: named.seen and "oneprotect.destination.recovered.v1" in _types(receiver), 20)
+        await until(lambda: _is_told(site), 20)
+
+    assert {seen.path for seen in receiver.seen} == {"/in/ours"}
+    assert "oneprotect.destination.recovered.v1" in _types(receiver)
+    assert "oneprotect.config.changed.v1" not in _types(receiver)
+    assert set(_types(named)) == {"oneprotect.config.changed.v1"}
+
+
+async def test_a_tenant_is_told_its_own_events_only(site: Site, receiver: Scripted) -> None:
+    """What happens to one tenant's destinations is no delivery of another's, whatever that asks for."""
+    await site.jetstream.configuration.set_credential(OTHER, "key", {"secret_ref": "k8s://webhooks/x/k"}, by="test")
+    theirs = {"url": receiver.url + "/theirs", "credential": "key", "event_types": ["oneprotect.destination.*"]}
+    await site.jetstream.configuration.set_destination(OTHER, "ops", theirs, by="test")
+    await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"])
+
+    async with site.consumer():
+        await _recovered(site, "orders", "e1")
+        await until(lambda: receiver.seen, 20)
+        await until(lambda: _is_told(site), 20)
+
+    assert [seen.path for seen in receiver.seen] == ["/in"]
+    assert {result.destination for result in await site.results()} == {"ops"}
+    attempts = await site.records(subjects.ATTEMPTS)
+    assert [record.subject for record in attempts if f".{OTHER}." in record.subject] == []
+
+
+async def test_a_destination_is_never_told_of_itself(site: Site, receiver: Scripted) -> None:
+    """When the one that listens fails, that is told to another that listens, and to it nothing: no loop begins."""
+    asks = {"event_types": ["oneprotect.destination.*"]}
+    async with Scripted([410]) as gone, site.consumer():
+        await site.destination("ops", gone.url, **asks)
+        await site.destination("second", receiver.url, **asks)
+        await site.deliver("ops")
+        await until(lambda: receiver.seen, 20)
+        await until(lambda: _is_told(site), 20)
+
+    assert len(gone.seen) == 1
+    assert [(_event(seen)["data"]["destination"]) for seen in receiver.seen] == ["ops"]
+    assert len(await site.results()) == 2
+
+
+async def test_what_a_tenant_may_not_know_is_not_told(site: Site, receiver: Scripted) -> None:
+    """Why a Secret can't be had is told as `unavailable`, a change between two such reasons not at all."""
+    await site.destination("ops", receiver.url, event_types=["oneprotect.*"])
+    failing = events.DestinationFailingData(
+        destination="orders",
+        failing_since=events.now(),
+        consecutive_failures=3,
+        last_code=Code.SECRET_MISMATCH,
+        disabled_after=events.now(),
+    )
+    replay = events.ReplayData(replay="rpl-1", by="root@operators-laptop", replayed=1)
+
+    async with site.consumer():
+        await _credential(site, "c1", CredentialStatus.CONFIGURED, CredentialStatus.MISSING)
+        await _credential(site, "c2", CredentialStatus.MISSING, CredentialStatus.DENIED)
+        await tell(
+            site.jetstream.publisher,
+            "destination.failing",
+            "orders",
+            events.DestinationFailing(data=failing, **_envelope("f1")),
+        )
+        await tell(
+            site.jetstream.publisher, "replay.started", "rpl-1", events.ReplayStarted(data=replay, **_envelope("r1"))
+        )
+        await until(lambda: len(receiver.seen) >= 3, 20)
+        await until(lambda: _is_told(site), 20)
+
+    told = {_event(seen)["id"]: _event(seen)["data"] for seen in receiver.seen}
+    assert set(told) >= {"c1", "f1", "r1"}
+    assert "c2" not in told
+    assert (told["c1"]["previous_status"], told["c1"]["status"]) == ("configured", "unavailable")
+    assert told["f1"]["last_code"] == "secret.unavailable"
+    assert "by" not in told["r1"]
+    assert all(b"mismatch" not in seen.body and b"laptop" not in seen.body for seen in receiver.seen)
+
+
+@pytest.mark.retry
+async def test_an_event_is_delivered_once_over_workers_and_redeliveries(site: Site, receiver: Scripted) -> None:
+    """Two workers, and the same event told twice, make one delivery: its id is made from the event."""
+    await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"])
+
+    async with site.consumer(), site.consumer():
+        for number in range(5):
+            await _recovered(site, "orders", f"e{number}")
+        await until(lambda: len(receiver.seen) == 5, 20)
+        await until(lambda: _is_told(site), 20)
+        (again, *_) = [one for one in await site.records(subjects.EVENTS) if ".recovered." in one.subject]
+        await site.jetstream.publisher.publish(Publication(again.subject, again.data, {}))
+        await until(lambda: _is_told(site), 20)
+
+    assert sorted(_event(seen)["id"] for seen in receiver.seen) == [f"e{number}" for number in range(5)]
+    assert len(set(receiver.ids())) == 5
+
+
+async def test_a_full_destination_is_told_through_the_overflow(site: Site, receiver: Scripted) -> None:
+    """Events for a destination that has its fill of due work wait in the overflow."""
+    await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"], max_in_flight=1)
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", config | {"max_msgs_per_subject": 1})
+    await site.jetstream.connection.api(f"CONSUMER.DELETE.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+
+    async with site.consumer():
+        for number in range(3):
+            await _recovered(site, "orders", f"e{number}")
+        await until(lambda: _is_seen_to(site), 20)
+
+    (due,) = await site.records(subjects.WORK)
+    overflow = await site.records(subjects.OVERFLOW)
+    told = [json.loads(decode_request(one.data).data.body())["id"] for one in [due, *overflow]]
+    assert sorted(told) == ["e0", "e1", "e2"]
+
+
+async def _is_seen_to(site: Site) -> bool:
+    stored = [*await site.records(subjects.WORK), *await site.records(subjects.OVERFLOW)]
+    return len(stored) == 3

@@ -149,13 +149,13 @@ def test_one_thing_at_most_scales(rendered: Rendered) -> None:
 
 
 def test_keda_looks_at_the_consumers_that_the_program_pulls_from(rendered: Rendered) -> None:
-    """One trigger for each durable consumer: what is due, and what is due again."""
-    from schemas.subjects import CONSUMERS
+    """One trigger for each durable consumer: what is due, what is due again, and what is to be told."""
+    from schemas.subjects import ALL_CONSUMERS
 
     triggers = one(rendered["full"], "ScaledObject", "oneprotect-consumer")["spec"]["triggers"]
 
     watched = [(trigger["metadata"]["stream"], trigger["metadata"]["consumer"]) for trigger in triggers]
-    assert watched == [(consumer.stream, consumer.name) for consumer in CONSUMERS]
+    assert watched == [(consumer.stream, consumer.name) for consumer in ALL_CONSUMERS]
 
 
 def test_selectors_of_monitors_budgets_and_services_find_their_pods(rendered: Rendered) -> None:

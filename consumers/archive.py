@@ -27,7 +27,7 @@ LOOK_S: Final = 10.0
 MAX_COPIES: Final = 64
 MAX_BYTES: Final = 128 * 1024
 """The most that several copies in a pack have together: one alone may be as large as a request."""
-CONTENT_TYPE: Final = "application/msgpack"
+_HEADERS: Final = {"content-type": "application/msgpack"}
 
 _TAKEN: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
 Find = Callable[[], Awaitable[bool]]
@@ -48,10 +48,16 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Copy]).decode
 
 
+class Packed(Publication, frozen=True, gc=False):
+    """A copy that is a pack already, as nothing may wait behind it."""
+
+
 def copy(delivery: Delivery) -> Publication:
     """What is to be kept of `delivery`, which has been taken; for a `Packing` publisher. As it came: that is free."""
-    message = delivery.message
-    return Publication(subjects.delivered(delivery.tenant, delivery.destination), message.data, message.headers)
+    message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
+    if message.stream == subjects.ORDERED.name:  # the next one begins when this one is acknowledged
+        return Packed(subject, _encode([Copy(message.data, message.headers)]), _HEADERS)
+    return Publication(subject, message.data, message.headers)
 
 
 def unpacked(pack: Record) -> Iterator[Record]:
@@ -92,6 +98,9 @@ class Packing:
             return
         if not self.is_open:
             await on_stored(_DROPPED)
+            return
+        if isinstance(publication, Packed):
+            await self._publisher.send(publication, on_stored)
             return
         size = _size(publication)
         pack = self._packs.get(publication.subject)
@@ -147,9 +156,7 @@ class _Pack:
         self._bytes += size
 
     async def send(self, publisher: Sends) -> None:
-        await publisher.send(
-            Publication(self.subject, _encode(self._copies), {"content-type": CONTENT_TYPE}), self._on_stored
-        )
+        await publisher.send(Publication(self.subject, _encode(self._copies), _HEADERS), self._on_stored)
 
     async def _on_stored(self, result: Stored | JetStreamError) -> None:
         for on_stored in self._waiting:

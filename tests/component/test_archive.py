@@ -100,6 +100,20 @@ async def test_of_what_was_sent_again_only_the_last_is_taken(site: Site, receive
     assert len(receiver.seen) == 3
 
 
+async def test_an_ordered_destination_is_not_slowed_down(site: Site, receiver: Scripted) -> None:
+    """Where each delivery waits for the one before, a copy goes at once: no pack waits for more."""
+    await site.destination("orders", receiver.url, ordering="fifo")
+
+    async with site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(20)]
+        await until(lambda: len(receiver.seen) == 20, 30)
+        await until(site.is_settled, 20)
+
+    packs = await site.records(subjects.DELIVERED)
+    assert [decode_request(one.data).id for packed in packs for one in unpacked(packed)] == deliveries
+    assert len(packs) == 20
+
+
 async def test_failed_and_delivered_are_two_replays(site: Site, receiver: Scripted) -> None:
     """Without a word about outcomes nothing that was delivered is taken, with it nothing else."""
     await site.destination("orders", receiver.url)

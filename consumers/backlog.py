@@ -20,7 +20,7 @@ from consumers.replay_rows import ReplayRows
 from oneprotect.jetstream import read
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.connection import Connection
-from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.jetstream.errors import JetStreamError, NotFound
 from oneprotect.telemetry import catalogue
 from oneprotect.telemetry.catalogue import Metric
 from oneprotect.telemetry.counters import Labels, Reading
@@ -80,7 +80,10 @@ class Backlog:
 
     async def _streams(self) -> None:
         for stream in subjects.STREAMS:
-            info = await self._connection.api(f"STREAM.INFO.{stream.name}")
+            try:
+                info = await self._connection.api(f"STREAM.INFO.{stream.name}")
+            except NotFound:  # the archive is there only if it is wanted
+                continue
             state, labels = info["state"], (("stream", stream.name),)
             self._tell(catalogue.STREAM_MESSAGES, state["messages"], labels)
             self._tell(catalogue.STREAM_BYTES, state["bytes"], labels)
@@ -114,7 +117,8 @@ class Backlog:
             "AsyncGenerator[read.Record, Any]",
             read.scan(self._connection, subjects.RETRIES.name, pattern, batch=SCHEDULES_READ),
         )
-        now, late, seen = time.time(), 0, 0
+        info = await self._connection.api(f"STREAM.INFO.{subjects.RETRIES.name}")
+        now, late, seen = msgspec.convert(info["ts"], _Time), 0, 0  # the clock that fires them
         async with contextlib.aclosing(scan) as records:
             async for record in records:
                 late += _is_overdue(record.headers, now)
@@ -139,9 +143,9 @@ def oldest_s(info: dict[str, Any]) -> float:
     return max(0.0, (now - first).total_seconds())
 
 
-def _is_overdue(headers: dict[str, str], now: float) -> bool:
+def _is_overdue(headers: dict[str, str], now: datetime) -> bool:
     try:
         at = msgspec.convert(headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT), _Time)
     except msgspec.ValidationError:
         return False
-    return now - at.timestamp() > OVERDUE_S
+    return (now - at).total_seconds() > OVERDUE_S

@@ -20,6 +20,8 @@ OLD_S: Final = 60.0
 """Work that is due is taken at once; this old, more comes in than goes out."""
 OVERDUE_S: Final = 60.0
 SCHEDULES_READ: Final = 256
+STILL_S: Final = 2.5
+"""Longer than two rounds of the feeders, each of which brings something back where there is room."""
 
 _GROUP = Group("work")
 _AT: Final = "@at "
@@ -96,6 +98,14 @@ async def _overflow(connection: Connection) -> Check:
     count = int(info["state"]["messages"])
     if not count:
         return _GROUP.ok("overflow", "empty: no destination has more work than it is given")
+    if stuck := await _stuck(connection, info):
+        return _GROUP.warning(
+            "overflow",
+            f"{count} wait, and none comes back though there is room: {stuck}",
+            "if no consumer runs, start one; if the destination only fails it has a rest, and goes on by itself\n"
+            "otherwise see what consumers log: feeder.failed; and how attempts end: "
+            "oneprotect attempts --tenant TENANT --destination ID --since 15m",
+        )
     return _GROUP.warning(
         "overflow",
         f"{count} wait behind a destination's fill of due work; most for "
@@ -103,6 +113,25 @@ async def _overflow(connection: Connection) -> Check:
         "see why it falls behind: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
         "a destination that is gone for good: oneprotect destination disable ID --tenant TENANT",
     )
+
+
+async def _stuck(connection: Connection, before: Info) -> str | None:
+    """A destination with work in the overflow, and room for it, when none has been brought back for some rounds."""
+    await asyncio.sleep(STILL_S)
+    overflow = await _by_subject(connection, subjects.OVERFLOW)
+    if overflow["state"]["first_seq"] != before["state"]["first_seq"]:
+        return None
+    work = await _by_subject(connection, subjects.WORK)
+    due: dict[str, int] = work["state"].get("subjects") or {}
+    for subject in overflow["state"].get("subjects") or {}:
+        tenant, destination = subjects.tenant_and_destination(subject)
+        if due.get(subjects.requested(tenant, destination), 0) < work["config"]["max_msgs_per_subject"]:
+            return f"{tenant}/{destination}"
+    return None
+
+
+async def _by_subject(connection: Connection, stream: subjects.Stream) -> Info:
+    return await connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": stream.subjects[0]})
 
 
 async def _lines(connection: Connection) -> Check:
@@ -167,7 +196,7 @@ def _age_s(info: Info) -> float:
 
 async def _busiest(connection: Connection, stream: subjects.Stream) -> str:
     """The destination with most messages in the stream, as `tenant/destination`."""
-    info = await connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": stream.subjects[0]})
+    info = await _by_subject(connection, stream)
     counts: dict[str, int] = info["state"].get("subjects") or {}
     if not counts:
         return "nobody any more"

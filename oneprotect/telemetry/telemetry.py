@@ -84,7 +84,10 @@ class Telemetry:
     async def _export(self) -> None:
         while self._otlp is not None:
             await asyncio.sleep(self._every_s)
-            await self._otlp.export(self.counters.snapshot())
+            try:
+                await self._otlp.export(self.counters.snapshot())
+            except Exception as error:  # noqa: BLE001 - whatever the SDK does not foresee, the next export is tried
+                _log.warning("metrics.unexported", error=type(error).__name__)
 
     async def _look(self) -> None:
         """Measure how late the loop is, and keep an eye on readiness."""

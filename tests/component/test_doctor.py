@@ -21,6 +21,7 @@ from oneprotect.doctor.mending import Cause
 from oneprotect.doctor.registered import list_registered
 from oneprotect.doctor.work import check_work
 from oneprotect.jetstream.pull import fetch
+from oneprotect.telemetry import catalogue
 from oneprotect.telemetry.otel_environment import collectors
 from provider.cache import SnapshotReader
 from provider.errors import SecretDenied
@@ -292,6 +293,19 @@ async def test_overflow_names_the_destination(tmp_path: Path, nats_server: Embed
     assert check.finding == "4 wait behind a destination's fill of due work; most for acme/orders (3)"
 
 
+async def test_an_overflow_that_stands_still(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """Work that waits though its destination has room is told as such: nobody brings it back."""
+    async with Site(tmp_path, nats_server, work_per_destination="2") as site:
+        await site.destination("orders", "https://acme.com/hook")
+        for _ in range(5):
+            await site.deliver("orders")
+        await site.jetstream.connection.api("STREAM.PURGE.ONEPROTECT_WORK", {})
+        check = _of(await _examine(site), "work", "overflow")
+
+    assert check.status is Status.WARNING
+    assert check.finding == "3 wait, and none comes back though there is room: acme/orders"
+
+
 class _Limited(EmbeddedNats):
     """A server whose account may take 10 MB of disk."""
 
@@ -311,13 +325,17 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
         backlog, stop = Backlog(site.jetstream.connection, site.jetstream.replays), asyncio.Event()
         stop.set()
         await backlog.run(stop)
-        told = {metric.name: value for metric, labels, value in backlog() if not labels}
+        readings = list(backlog())
+        told = {metric.name: value for metric, labels, value in readings if not labels}
+        streams = {dict(labels)["stream"] for metric, labels, _ in readings if metric is catalogue.STREAM_BYTES}
 
     assert [check.status for check in (before, nearly, full)] == [Status.OK, Status.WARNING, Status.FAILED]
     assert nearly.finding.startswith("storage are at 8")
     assert "docs/operations.md" in (full.mending or "")
     assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
     assert told["oneprotect_jetstream_storage_bytes"] > 9_500_000
+    assert told["oneprotect_backlog_sample_age_seconds"] < 60
+    assert streams == {stream.name for stream in subjects.STREAMS if not stream.archived}
 
 
 async def _fill(site: Site, size: int) -> None:

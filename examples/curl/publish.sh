@@ -4,14 +4,25 @@
 set -eu
 
 id=${4:-$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')}
+body=$(printf '{"destination":"%s","event_type":"%s","payload":%s}' "$2" "$3" "$(cat)")
+answer=$(mktemp)
+trap 'rm -f "$answer"' EXIT
 
-# The token goes to curl through a pipe: what is an argument, every user of the machine can read.
-answer=$(
-  { printf '{"destination":"%s","event_type":"%s","payload":' "$2" "$3"; cat; printf '}'; } |
-    curl --silent --show-error --fail-with-body --retry 7 --retry-all-errors --max-time 60 \
+for wait_s in 0 1 2 4 8 15 30; do
+  sleep "$wait_s"
+  # The token goes to curl through a pipe: what is an argument, every user of the machine can read.
+  status=$(
+    printf %s "$body" | curl --silent --show-error --max-time 10 --output "$answer" --write-out '%{http_code}' \
       --header "content-type: application/json" --header "idempotency-key: $id" \
       --config /dev/fd/3 --data-binary @- "$DELIVERY_URL/v1/tenants/$1/deliveries" 3<<EOF
 header = "authorization: Bearer $DELIVERY_TOKEN"
 EOF
-) || { echo "$answer" >&2; exit 1; }
-echo "$id"
+  ) || true
+  case $status in
+    202) echo "$id"; exit 0 ;;
+    000 | 429 | 5??) ;; # no answer, or not now: the same again
+    *) echo "$status $(cat "$answer")" >&2; exit 1 ;;
+  esac
+done
+echo "not accepted: $status" >&2
+exit 1

@@ -1,17 +1,23 @@
 """The examples, in every language that this machine has: Python and the shell are always there."""
 
 import asyncio
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
+import aiohttp
+import msgspec
 import pytest
+from aiohttp import web
 
 from schemas import subjects
+from schemas.access import Role
+from tests.support.api import running
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Site
@@ -167,3 +173,75 @@ async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
     assert receiver.seen[0].body == b'{"total": 42}'
     assert refused[0] != 0
     assert "permissions violation" in refused[2]
+
+
+class Front:
+    """Between a producer and the API: the first answer to an id gets lost, and the second is that nothing works."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.requests: list[str] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Pass it on, and do what the script says with the answer."""
+        delivery = request.headers["idempotency-key"]
+        self.requests.append(delivery)
+        times = self.requests.count(delivery)
+        if times == 2:
+            return web.Response(status=503)
+        headers = {name: request.headers[name] for name in ("authorization", "content-type", "idempotency-key")}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(self._url + request.path, data=await request.read(), headers=headers) as answer,
+        ):
+            status, body = answer.status, await answer.read()
+        if times == 1 and status == 202:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.Response(status=status, body=body, content_type=answer.content_type)
+
+
+@contextlib.asynccontextmanager
+async def _front(url: str) -> AsyncGenerator[tuple[Front, str]]:
+    front = Front(url)
+    app = web.Application()
+    app.router.add_post("/{path:.*}", front.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    listening = web.TCPSite(runner, "127.0.0.1", 0)
+    await listening.start()
+    try:
+        yield front, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def _asked(command: Sequence[str], url: str, token: str, delivery: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        *(*command, TENANT, "orders", "invoice.paid", delivery),
+        env=os.environ | {"DELIVERY_URL": url, "DELIVERY_TOKEN": token},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, error = await asyncio.wait_for(process.communicate(b'{"total": 42, "to": "Zo\xc3\xab"}'), 60)
+    assert process.returncode is not None
+    return process.returncode, out.decode().strip(), error.decode()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("language", LANGUAGES)
+async def test_a_delivery_is_asked_for_over_http(language: str, program: Program, site: Site) -> None:
+    """An answer gets lost, the next is an error, the third counts: the delivery is stored once, as it was asked for."""
+    command = await asyncio.to_thread(program, language, "publish")
+    await site.destination("orders", "http://127.0.0.1:9999/")
+    async with running(site) as api, _front(api.url) as (front, url):
+        asked = await _asked(command, url, await api.token(Role.PRODUCER), "d-1")
+        refused = await _asked(command, url, "op_wrong", "d-2")
+        stored = [msgspec.json.decode(record.data) for record in await site.records(subjects.WORK)]
+
+    assert asked[:2] == (0, "d-1"), asked[2]
+    assert front.requests == ["d-1"] * 3 + ["d-2"]
+    assert [(one["id"], one["data"]["payload"]) for one in stored] == [("d-1", {"total": 42, "to": "Zoë"})]
+    assert refused[0] == 1
+    assert "401" in refused[2]

@@ -17,6 +17,7 @@ from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
 from oneprotect.wiring import open_jetstream
 from schemas import subjects
+from tests.support.api import running
 from tests.support.commandline import CommandLine, Ran
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
@@ -79,8 +80,8 @@ async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys
             async with open_jetstream(settings, name="api") as jetstream:
                 await set_up_tenant(jetstream, receiver, tmp_path / "secrets")
                 await until(lambda: process.says("consumer.started"), 20)
-                running = Stage(jetstream, receiver, settings, process.process)
-                code = await Demo(running, Console(file=out, width=120), as_json=False).run()
+                stage = Stage(jetstream, receiver, settings, process.process)
+                code = await Demo(stage, Console(file=out, width=120), as_json=False).run()
             process.terminate()
             assert await process.wait() == 0
         finally:
@@ -119,6 +120,47 @@ async def test_what_overflows_is_fed_back_and_what_fails_is_kept(tmp_path: Path,
     assert len(quarantined) == 1
     assert refusals == []
     assert REFUSAL not in process.output
+
+
+async def test_the_api_works_with_its_own_user(tmp_path: Path, keys: Keys) -> None:
+    """Configuration, requests, fan-out, reading, checking, testing and replaying: nothing is refused."""
+    async with _site(tmp_path, keys) as (site, _), Scripted() as receiver:
+        user = {
+            name.removeprefix("ONEPROTECT_").lower(): value
+            for name, value in keys.settings("api", site.server.url).items()
+        }
+        async with running(site, ready=True, **user) as api:
+            client = await api.client("producer", "admin", "operator", "viewer")
+            path = f"/v1/tenants/{TENANT}"
+            destination = {"url": receiver.url, "credential": "own", "event_types": ["invoice.*"]}
+            credential = {"purpose": "webhook-signing", "secret_ref": f"k8s://{SITE_NAMESPACE}/signing-key/signing"}
+            answers = [
+                await client("PUT", f"{path}/credentials/own", credential),
+                await client("POST", f"{path}/credentials/own/check"),
+                await client("PUT", f"{path}/destinations/one", destination),
+                await client("PUT", f"{path}/destinations/two", destination),
+                await client("POST", f"{path}/destinations/two/disable", {"reason": "test"}),
+                await client("POST", f"{path}/destinations/two/enable"),
+                await client("POST", f"{path}/destinations/one/test"),
+                await client("POST", f"{path}/deliveries", {"destination": "one", "event_type": "a.b", "payload": 1}),
+                await client("POST", f"{path}/deliveries", {"event_type": "invoice.paid", "payload": 2, "id": "fan"}),
+            ]
+            await until(lambda: receiver.ids().count("fan") == 2, 20)
+            await until(site.is_settled, 20)
+            answers += [
+                await client("GET", f"{path}/deliveries/fan"),
+                await client("GET", f"{path}/attempts"),
+                await client("GET", f"{path}/destinations"),
+                await client("GET", f"{path}/credentials"),
+                await client("POST", f"{path}/replays", {"filter": {}, "dry_run": True}),
+                await client("POST", f"{path}/replays", {"filter": {}}),
+                await client("DELETE", f"{path}/destinations/two"),
+                await api.with_token(None)("GET", "/readyz"),
+            ]
+        refusals = _refusals(_server(site))
+
+    assert {(answer.status, answer.body) for answer in answers if answer.status not in range(200, 300)} == set()
+    assert refusals == []
 
 
 def _server(site: Site) -> ShippedServer:

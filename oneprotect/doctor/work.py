@@ -123,7 +123,8 @@ async def _stuck(connection: Connection, before: Info) -> str | None:
         return None
     work = await _by_subject(connection, subjects.WORK)
     due: dict[str, int] = work["state"].get("subjects") or {}
-    for subject in overflow["state"].get("subjects") or {}:
+    waiting: dict[str, int] = overflow["state"].get("subjects") or {}
+    for subject in waiting:
         tenant, destination = subjects.tenant_and_destination(subject)
         if due.get(subjects.requested(tenant, destination), 0) < work["config"]["max_msgs_per_subject"]:
             return f"{tenant}/{destination}"

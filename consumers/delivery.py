@@ -22,6 +22,7 @@ from consumers.request import Delivery
 from consumers.sender import Reply, Sender
 from consumers.settlement import Again, Settlement
 from consumers.signing import Signed, sign
+from consumers.ways import Ways, same_headers
 from oneprotect.jetstream.pull import Message
 from provider.base import SecretProvider
 from provider.errors import SecretError, SecretNotFound
@@ -29,8 +30,9 @@ from provider.ref import SecretRef
 from provider.value import SigningSecret
 from schemas import subjects
 from schemas.codes import Code, Outcome
-from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Destination, RetryPolicy
+from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Credential, Destination, RetryPolicy
 from schemas.events import AttemptResult
+from schemas.ids import Purpose
 
 MIN_SPREAD_S: Final = 1.0
 """Over how much time, at least, the work of a rested destination comes back."""
@@ -56,6 +58,18 @@ class AttemptObserver(Protocol):
         ...
 
 
+class Secrets(SecretProvider, Protocol):
+    """A provider with a memory."""
+
+    def cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
+        """The secret, if it is fresh in memory and may be had. Never waits."""
+        ...
+
+
+Handled = Settlement | Exception
+"""What must be stored before a request may be acknowledged, or what nobody foresaw."""
+
+
 class DeliveryHandler:
     """Takes a request from a stream and returns what must be stored before it may be acknowledged."""
 
@@ -63,7 +77,7 @@ class DeliveryHandler:
         self,
         *,
         directory: Directory,
-        provider: SecretProvider,
+        provider: Secrets,
         sender: Sender,
         history: History,
         watch: SecretWatch,
@@ -87,11 +101,63 @@ class DeliveryHandler:
         self._policy = policy
         self._worker = worker
         self._observer = observer
+        self._ways = Ways(sender, policy.user_agent)
         self.deferrals = 0
         """Requests put off as their destination rests."""
         self.quarantines = 0
         """Requests that could not be understood."""
         self._is_archived = is_archived
+
+    def begin(self, message: Message, on_end: Callable[[Handled], None]) -> Callable[[], None] | None:
+        """Handle a request without a coroutine, if all that it needs is in memory, as it nearly always is.
+
+        None if it isn't: nothing has been done then, and the request is to be handled by a call. Else returns how to
+        give up, and `on_end` gets what must be stored, or what nobody foresaw.
+        """
+        if (
+            message.deliveries > 1
+            or message.stream == subjects.ORDERED.name
+            or subjects.HEADER_SINCE in message.headers
+        ):
+            return None
+        try:
+            delivery = Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
+        except ValueError:
+            return None
+        clock = Clock()
+        found = self._directory.known(delivery.tenant, delivery.destination)
+        if found is None or self._health.wait_s(delivery.tenant, delivery.destination) is not None:
+            return None
+        destination, credential = found
+        if not destination.enabled or destination.ordering == "fifo":
+            return None
+        secret = self._known_secret(delivery.tenant, credential)
+        way = self._ways.find(delivery, destination)
+        if secret is None or way is None:
+            return None
+        clock.resolved_s = clock.elapsed_s()
+        signed = sign(secret, delivery=delivery.id, body=delivery.body, now=clock.started_at)
+        attempt = Attempt(delivery, clock, destination, signed, secret.version)
+
+        def on_reply(reply: Reply) -> None:
+            try:
+                self._watch.noticed(delivery.tenant, destination.credential, None)
+                ended: Handled = self._ended(delivery, self._result(attempt, reply), clock)
+            except Exception as error:  # noqa: BLE001  for the runtime, which is the edge
+                ended = error
+            on_end(ended)
+
+        return self._sender.begin(
+            way,
+            lines=(
+                f"webhook-id: {delivery.id}\r\nwebhook-timestamp: {signed.timestamp}\r\n"
+                f"webhook-signature: {signed.signature}\r\n"
+            ),
+            body=delivery.body,
+            timeout_s=destination.timeout_s or self._policy.timeout_s,
+            capture=destination.capture_response,
+            on_reply=on_reply,
+        )
 
     async def __call__(self, message: Message) -> Settlement:
         """Handle one request. Raises only what nobody foresaw."""
@@ -114,8 +180,12 @@ class DeliveryHandler:
         result = await self._attempt(delivery, clock)
         if result is None:
             return Again()
+        return self._ended(delivery, result, clock)
+
+    def _ended(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> Settlement:
         self._observe(delivery, result, clock)
         self._activity.noticed(delivery.tenant, result)
+        message = delivery.message
         if result.outcome is Outcome.RETRY_SCHEDULED and message.stream == subjects.ORDERED.name:
             standing = Standing(delivery.progress.after(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, message, standing)
@@ -159,6 +229,13 @@ class DeliveryHandler:
         ref = _parsed(credential.secret_ref, self._policy.secret_namespace)
         return await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
 
+    def _known_secret(self, tenant: str, credential: Credential) -> SigningSecret | None:
+        try:
+            ref = _parsed(credential.secret_ref, self._policy.secret_namespace)
+        except SecretError:
+            return None
+        return self._provider.cached(ref, tenant=tenant, purpose=credential.purpose)
+
     async def _send(
         self, delivery: Delivery, clock: "Clock", destination: Destination, secret: SigningSecret
     ) -> AttemptResult:
@@ -171,6 +248,10 @@ class DeliveryHandler:
             timeout_s=destination.timeout_s or self._policy.timeout_s,
             capture=destination.capture_response,
         )
+        return self._result(Attempt(delivery, clock, destination, signed, secret.version), reply)
+
+    def _result(self, attempt: "Attempt", reply: Reply) -> AttemptResult:
+        delivery, destination = attempt.delivery, attempt.destination
         self._health.noticed(delivery.tenant, delivery.destination, destination.url, reply)
         wait_s = None if reply.code is Code.HTTP_2XX else self._wait_s(delivery, destination, reply)
         return AttemptResult(
@@ -180,19 +261,19 @@ class DeliveryHandler:
             attempt=delivery.progress.attempt,
             outcome=_outcome_of(reply, wait_s),
             code=reply.code,
-            started_at=clock.started_at,
-            duration_ms=clock.elapsed_ms(),
+            started_at=attempt.clock.started_at,
+            duration_ms=attempt.clock.elapsed_ms(),
             worker=self._worker,
             http_status=reply.http_status,
             retry_after_s=reply.retry_after_s,
             next_attempt_at=_after(wait_s),
             request_bytes=len(delivery.body),
             response_bytes=reply.response_bytes,
-            signed_with=signed.slots,
-            secret_version=secret.version,
+            signed_with=attempt.signed.slots,
+            secret_version=attempt.secret_version,
             replay=delivery.progress.replay,
             url_host=_host(destination.url),
-            response_body=_shown(reply, destination, signed) if destination.capture_response else None,
+            response_body=_shown(reply, destination, attempt.signed) if destination.capture_response else None,
         )
 
     def _wait_s(self, delivery: Delivery, destination: Destination, reply: Reply) -> float | None:
@@ -204,8 +285,7 @@ class DeliveryHandler:
     def _headers(self, delivery: Delivery, destination: Destination, signed: Signed) -> dict[str, str]:
         headers = {
             **destination.headers,
-            "content-type": delivery.content_type,
-            "user-agent": self._policy.user_agent,
+            **same_headers(delivery, self._policy.user_agent),
             "webhook-id": delivery.id,
             "webhook-timestamp": signed.timestamp,
             "webhook-signature": signed.signature,
@@ -243,6 +323,26 @@ class DeliveryHandler:
             next_attempt_at=_after(wait_s),
             replay=delivery.progress.replay,
         )
+
+
+class Attempt:
+    """What a request was sent with."""
+
+    __slots__ = ("clock", "delivery", "destination", "secret_version", "signed")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        clock: "Clock",
+        destination: Destination,
+        signed: Signed,
+        secret_version: str,
+    ) -> None:
+        self.delivery = delivery
+        self.clock = clock
+        self.destination = destination
+        self.signed = signed
+        self.secret_version = secret_version
 
 
 class Clock:

@@ -148,6 +148,16 @@ class Directory:
         known = self._destinations.fresh(key)
         return known.value if known is not None else await self._destinations.get(key)
 
+    def known(self, tenant: str, name: str) -> tuple[Destination, Credential] | None:
+        """A destination and its credential, if there are such and both are at hand."""
+        destination = self._destinations.fresh(f"{tenant}.{name}")
+        if destination is None or destination.value is None:
+            return None
+        credential = self._credentials.fresh(f"{tenant}.{destination.value.credential}")
+        if credential is None or credential.value is None:
+            return None
+        return destination.value, credential.value
+
     async def credential(self, tenant: str, name: str) -> Credential | None:
         """The credential, or None."""
         key = f"{tenant}.{name}"

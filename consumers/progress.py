@@ -1,6 +1,7 @@
 """Where a delivery stands: which attempt, since when, in which replay. It rides in headers and nowhere else."""
 
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -23,8 +24,12 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @classmethod
     def read(cls, headers: dict[str, str]) -> "Progress":
         """Read what travels with a request. Raises `ValueError` naming the header."""
-        if not any(name.startswith("Oneprotect-") for name in headers):  # a fresh one, as nearly all are
-            return cls(trace=headers.get(subjects.HEADER_TRACE))
+        for name in headers:
+            if name.startswith("Oneprotect-"):
+                break
+        else:  # a fresh one, as nearly all are
+            trace = headers.get(subjects.HEADER_TRACE)
+            return _FRESH if trace is None else cls(trace=trace)
         replay = headers.get(subjects.HEADER_REPLAY)
         if replay is not None and not is_name(replay):
             raise ValueError(f"{subjects.HEADER_REPLAY} is not a replay's id")
@@ -90,6 +95,9 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         attempt = f"r{self.replay}.{self.attempt}" if self.replay else f"a{self.attempt}"
         waits = f".w{self.secret_waits}" if self.secret_waits else ""
         return f"{request_id}.{attempt}{waits}" + (f".d{self.deferrals}" if self.deferrals else "")
+
+
+_FRESH: Final = Progress()
 
 
 def _whole(headers: dict[str, str], name: str, least: int) -> int:

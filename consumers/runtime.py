@@ -8,12 +8,14 @@ never is.
 import asyncio
 import collections
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 import structlog
 
+from consumers.eager import run_now
 from consumers.quarantine import quarantined
 from consumers.settlement import Again, Settlement
 from consumers.turns import Lane, Turns
@@ -33,6 +35,9 @@ MAX_HELD: Final = 32_768
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 
 Handler = Callable[[Message], Awaitable[Settlement]]
+Handled = Settlement | Exception
+Begin = Callable[[Message, Callable[[Handled], None]], Callable[[], None] | None]
+"""Handles a message without a coroutine if it can, and returns how to give up: see `DeliveryHandler.begin`."""
 
 _log = structlog.get_logger(__name__)
 
@@ -63,6 +68,7 @@ class Runtime:
         *,
         publisher: Sends,
         handler: Handler,
+        begin: Begin = lambda _message, _on_end: None,
         lane_of: Callable[[Message], str],
         lane_limit: Callable[[str], int],
         limits: Limits,
@@ -78,6 +84,8 @@ class Runtime:
         self.on_settled = on_settled
         self._pulls: list[Pull] = []
         self._turns = Turns(limits.max_in_flight)
+        self._begin = begin
+        self._begun: dict[str, tuple[Message, Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._held: dict[str, Message] = {}
         self._held_bytes = 0
@@ -159,21 +167,45 @@ class Runtime:
             if not self._may_start(lane.key, len(lane.waiting)):
                 self._turns.stand_aside(lane)
                 continue
-            task = asyncio.create_task(self._work(lane, self._turns.start(lane)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            message = self._turns.start(lane)
+            if not self._begins(lane, message):
+                task = asyncio.create_task(self._work(lane, message))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
             self._line_up(lane)
+
+    def _begins(self, lane: Lane, message: Message) -> bool:
+        """Handle `message` without a task, if the handler can."""
+        try:
+            give_up = self._begin(message, functools.partial(self._on_end, lane, message))
+        except Exception as error:  # noqa: BLE001 - the edge, as in `_work`
+            run_now(self._finish(lane, message, error), self._tasks)
+            return True
+        if give_up is not None:
+            self._begun[message.identity] = (message, give_up)
+        return give_up is not None
+
+    def _on_end(self, lane: Lane, message: Message, handled: Handled) -> None:
+        del self._begun[message.identity]
+        run_now(self._finish(lane, message, handled), self._tasks)
 
     async def _work(self, lane: Lane, message: Message) -> None:
         try:
-            settlement = await self._handler(message)
+            handled: Handled = await self._handler(message)
         except asyncio.CancelledError:
             await self._hand_back(message)
+            self._turns.end(lane)
             raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever a handler did not foresee ends here
-            await self._on_crash(message, error)
-        else:
-            await _Settling(self, self._publisher, message, settlement).store_next()
+            handled = error
+        await self._finish(lane, message, handled)
+
+    async def _finish(self, lane: Lane, message: Message, handled: Handled) -> None:
+        try:
+            if isinstance(handled, Exception):
+                await self._on_crash(message, handled)
+            else:
+                await _Settling(self, self._publisher, message, handled).store_next()
         finally:
             self._turns.end(lane)
             self._line_up(lane)
@@ -264,11 +296,15 @@ class Runtime:
         if self._held:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), self._limits.drain_timeout_s)
+        begun = list(self._begun.values())
+        for message, give_up in begun:
+            give_up()
+            await self._hand_back(message)
         unfinished = list(self._tasks)
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
-        _log.info("drain.finished", handed_back=len(unfinished))
+        _log.info("drain.finished", handed_back=len(begun) + len(unfinished))
 
 
 class _Settling:

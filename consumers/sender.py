@@ -9,7 +9,7 @@ connection that is not done with its answer is closed. For the same reason a req
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from msgspec import Struct
 from consumers.connecting import Connector
 from consumers.egress import AddrInfo, EgressBlocked, EgressPolicy, Target
 from consumers.failure import SendingFailed
-from consumers.http1 import Answer, Connection, Ending
+from consumers.http1 import Answer, Connection, Ending, Place
 from consumers.pool import KEEP_ALIVE_S, MAX_IDLE, Pool
 from consumers.reaching import Proxy
 from consumers.resolving import AddressBook, GuardedResolver, Resolver
@@ -48,6 +48,15 @@ class Reply(Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
+class Way(Struct, frozen=True):
+    """Where deliveries to a destination go, and how their requests begin: the same for each of them."""
+
+    target: Target
+    head: bytes
+    place: Place | None
+    """For a target that is an address."""
+
+
 class Sender(Protocol):
     """Sends a body to a URL. Expected failures are replies; only cancellation is raised."""
 
@@ -55,6 +64,19 @@ class Sender(Protocol):
         self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
     ) -> Reply:
         """POST `body` as it is, with `headers`. Resolving, connecting, writing and reading share the `timeout_s`."""
+        ...
+
+    def way(self, url: str, headers: Mapping[str, str]) -> Way | None:
+        """What can be prepared of deliveries to `url` with these headers; None if none may be sent."""
+        ...
+
+    def begin(
+        self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
+    ) -> Callable[[], None] | None:
+        """`send` without a coroutine, on a connection that is free; None, and nothing is done, if there is none.
+
+        `lines`: further headers, each with its line end. `on_reply` is called once, unless what is returned is.
+        """
         ...
 
     async def aclose(self) -> None:
@@ -108,6 +130,29 @@ class HttpSender:
             return Reply(_code_of(error))
         finally:
             exchange.let_go()
+
+    def way(self, url: str, headers: Mapping[str, str]) -> Way | None:
+        """See `Sender.way`."""
+        try:
+            target = self._policy.check_url(url)
+            head = target.head + _lines(headers)
+        except (EgressBlocked, SendingFailed):
+            return None
+        address = target.address
+        place = None if address is None else (target.scheme, target.host, target.port, str(address[4][0]))
+        return Way(target, head, place)
+
+    def begin(
+        self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
+    ) -> Callable[[], None] | None:
+        """See `Sender.begin`."""
+        now = self._loop.time()
+        connection = self._at_hand(way.target, now) if way.place is None else self._pool.take(way.place, now)
+        if connection is None:
+            return None
+        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
+        connection.begin(request, now + timeout_s, lambda ending: on_reply(_reply(ending)), capture=capture)
+        return connection.drop
 
     def _at_hand(self, target: Target, now: float) -> Connection | None:
         """A free connection to an address that `target` is known to have."""
@@ -174,10 +219,14 @@ class _Exchange:
 
 
 def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (target.head, _lines(headers), len(body), body)
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
     if lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
         raise SendingFailed(Code.INTERNAL)
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (target.head, lines, len(body), body)
+    return lines
 
 
 def _reply(ending: Ending) -> Reply:

@@ -234,6 +234,7 @@ async def _consume(
     runtime = Runtime(
         publisher=packing,
         handler=handler,
+        begin=handler.begin,
         lane_of=_lane_of,
         lane_limit=lambda lane: (
             1 if health.is_on_trial(lane) else directory.lane_limit(lane, delivery.destination_max_in_flight)

@@ -49,6 +49,27 @@ class Fuse:
 
         return wrapped
 
+    def before_call(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """`method`, which is no coroutine, with the passage before it."""
+
+        def wrapped(*arguments: Any, **named: Any) -> Any:
+            self._pass()
+            return method(*arguments, **named)
+
+        return wrapped
+
+    def after_reply(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """`method`, with the passage between its reply and whoever waits for that."""
+
+        def wrapped(*arguments: Any, on_reply: Callable[[Any], None], **named: Any) -> Any:
+            def passing(reply: Any) -> None:
+                self._pass()
+                on_reply(reply)
+
+            return method(*arguments, on_reply=passing, **named)
+
+        return wrapped
+
 
 def arm(step: str, fuse: Fuse) -> None:
     """Put `fuse` at `step`."""
@@ -58,8 +79,10 @@ def arm(step: str, fuse: Fuse) -> None:
     match step:
         case "before_send":
             sender.send = fuse.before(sender.send)
+            sender.begin = fuse.before_call(sender.begin)
         case "after_send":
             sender.send = fuse.after(sender.send)
+            sender.begin = fuse.after_reply(sender.begin)
         case "after_result":
             settling._on_stored = fuse.before(settling._on_stored)
         case _:

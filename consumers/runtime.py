@@ -163,7 +163,7 @@ class Runtime:
         self._turns.line_up(lane, self._lane_limit(lane.key))
 
     def _dispatch(self) -> None:
-        while (lane := self._turns.next()) is not None:
+        while not self._draining and (lane := self._turns.next()) is not None:
             if not self._may_start(lane.key, len(lane.waiting)):
                 self._turns.stand_aside(lane)
                 continue

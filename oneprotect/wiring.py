@@ -61,6 +61,7 @@ from oneprotect.jetstream.requests import Requesting
 from oneprotect.jetstream.topology import Archive
 from oneprotect.settings import Settings, SettingsError
 from oneprotect.sources import open_reader
+from oneprotect.telemetry.link import reporting
 from oneprotect.telemetry.ops import OpsPages
 from oneprotect.telemetry.otel_environment import Export, OtelError
 from oneprotect.telemetry.telemetry import NOTHING, Telemetry
@@ -158,8 +159,9 @@ async def run_consumer(
     stop: asyncio.Event,
     health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY,
     export: Export = NOTHING,
+    link: socket.socket | None = None,
 ) -> None:
-    """Consume until `stop` is set, then drain."""
+    """Consume until `stop` is set, then drain. `link`: a supervisor to report to."""
     provider = await open_provider(settings)
     egress = settings.egress
     sender = HttpSender(
@@ -170,6 +172,7 @@ async def run_consumer(
         async with (
             telemetry.running(),
             _ops_port(settings, telemetry),
+            reporting(link, telemetry.report, stop),
             open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop) as jetstream,
         ):
             jetstream.connection.require_version()

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from oneprotect.telemetry.counters import Counters
+from oneprotect.telemetry.counters import Snapshot
 from oneprotect.telemetry.exposition import CONTENT_TYPE, render
 from oneprotect.telemetry.readiness import Readiness
 
@@ -21,11 +21,19 @@ _Answer = tuple[int, str, bytes]
 _Event = MutableMapping[str, Any]
 
 
+class Figures(Protocol):
+    """What is shown at `/metrics`."""
+
+    def snapshot(self) -> Snapshot:
+        """As it is at this moment."""
+        ...
+
+
 class OpsPages:
     """The pages, as an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
 
-    def __init__(self, counters: Counters, readiness: Readiness) -> None:
-        self._counters = counters
+    def __init__(self, figures: Figures, readiness: Readiness) -> None:
+        self._figures = figures
         self._readiness = readiness
 
     async def __call__(
@@ -52,7 +60,7 @@ class OpsPages:
                 word = self._readiness.word
                 return 200 if word in ("ready", "draining") else 503, _TEXT, word.encode() + b"\n"
             case "/metrics":
-                return 200, CONTENT_TYPE, render(self._counters.snapshot())
+                return 200, CONTENT_TYPE, render(self._figures.snapshot())
             case _:
                 return 404, _TEXT, b"there are /healthz, /readyz and /metrics\n"
 

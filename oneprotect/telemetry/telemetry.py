@@ -9,6 +9,7 @@ import structlog
 
 from oneprotect.telemetry import catalogue
 from oneprotect.telemetry.counters import Counters, Reading
+from oneprotect.telemetry.link import Report
 from oneprotect.telemetry.ops import OpsPages, serving
 from oneprotect.telemetry.otel_environment import Export
 from oneprotect.telemetry.process import process_readings
@@ -70,6 +71,10 @@ class Telemetry:
             await asyncio.gather(*tasks, return_exceptions=True)
             if self._otlp is not None:
                 await self._otlp.aclose(self.counters.snapshot())
+
+    def report(self) -> Report:
+        """How this process is, for its supervisor."""
+        return Report.of(self.readiness.word, self.counters.snapshot())
 
     @contextlib.asynccontextmanager
     async def listening(self, *, host: str, port: int | None) -> AsyncGenerator[None]:

@@ -151,9 +151,11 @@ class Site:
             await running
 
     @contextlib.asynccontextmanager
-    async def consumer_process(self, environ: dict[str, str] | None = None) -> AsyncGenerator["Process"]:
+    async def consumer_process(
+        self, *arguments: str, environ: dict[str, str] | None = None
+    ) -> AsyncGenerator["Process"]:
         """A consumer as it is deployed, with other settings over the site's. Killed on leaving, if it still runs."""
-        process = await Process.start(self.environ | (environ or {}), "consumer")
+        process = await Process.start(self.environ | (environ or {}), "consumer", *arguments)
         try:
             yield process
         finally:

@@ -1,0 +1,141 @@
+"""Several consumers under one supervisor: they share the work, die without loss, and end together."""
+
+import asyncio
+import json
+import re
+import socket
+import time
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from schemas.codes import Outcome
+from tests.support.receiver import Scripted
+from tests.support.site import Process, Site
+from tests.support.waiting import until
+
+
+def children(consumer: Process) -> list[psutil.Process]:
+    """The consumers of a supervisor."""
+    return [child for child in psutil.Process(consumer.process.pid).children() if "--report-to" in child.cmdline()]
+
+
+async def started(consumer: Process, count: int) -> None:
+    """Wait until so many consumers have started."""
+    await until(lambda: consumer.output.count(b"consumer.started") >= count, 30)
+
+
+async def test_a_consumer_that_is_killed_is_started_again_and_nothing_is_lost(site: Site, receiver: Scripted) -> None:
+    """What it had in flight is delivered by another one, and there are as many consumers as before."""
+    receiver.hold = asyncio.Event()
+    await site.destination("orders", receiver.url, max_in_flight=5)
+
+    async with site.consumer_process("--processes", "2") as consumer:
+        await started(consumer, 2)
+        deliveries = [await site.deliver("orders") for _ in range(60)]
+        await until(lambda: len(receiver.seen) >= 10, 20)
+        victim = children(consumer)[0]
+        victim.kill()
+        await until(lambda: consumer.says("process.ended"))
+        receiver.hold.set()
+        await started(consumer, 3)
+        await until(site.is_settled, 60)
+        alive = children(consumer)
+        consumer.terminate()
+        code = await consumer.wait()
+
+    assert set(receiver.ids()) == set(deliveries)
+    assert {r.delivery for r in await site.results() if r.outcome is Outcome.DELIVERED} == set(deliveries)
+    assert len(alive) == 2
+    assert victim.pid not in {child.pid for child in alive}
+    assert code == 0, consumer.output.decode()
+
+
+async def test_sigterm_drains_all_of_them(site: Site, receiver: Scripted) -> None:
+    """What is in flight is finished by each, the rest is handed back, and the supervisor exits 0 in time."""
+    receiver.hold = asyncio.Event()
+    await site.destination("orders", receiver.url, max_in_flight=3)
+
+    async with site.consumer_process("--processes", "2", "--json") as consumer:
+        await started(consumer, 2)
+        for _ in range(30):
+            await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 6, 20)
+        ours = children(consumer)
+        consumer.terminate()
+        await until(lambda: consumer.output.count(b"drain.started") == 2)
+        receiver.hold.set()
+        began = time.monotonic()
+        code = await consumer.wait()
+
+    assert code == 0, consumer.output.decode()
+    assert time.monotonic() - began < 15
+    assert not any(child.is_running() for child in ours)
+    assert len(receiver.seen) == 6
+    assert [r.outcome for r in await site.results()] == [Outcome.DELIVERED] * 6
+    records = [json.loads(line) for line in consumer.output.splitlines()]
+    assert {"process.started", "drain.finished", "consumer.stopped"} <= {record["event"] for record in records}
+
+
+async def test_the_figures_of_all_are_shown_as_one(
+    tmp_path: Path, nats_server: EmbeddedNats, receiver: Scripted
+) -> None:
+    """One port for all; what a consumer had counted stays in the sums when it dies."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    async def delivered(session: aiohttp.ClientSession) -> int:
+        async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+            found = re.search(r'\noneprotect_deliveries_total{outcome="delivered"} (\d+)\n', await response.text())
+        return int(found[1]) if found else -1
+
+    async with (
+        Site(tmp_path, nats_server, ops_port=str(port)) as site,
+        site.consumer_process("--processes", "2") as consumer,
+        aiohttp.ClientSession() as session,
+    ):
+        await site.destination("orders", receiver.url)
+        await started(consumer, 2)
+        for _ in range(20):
+            await site.deliver("orders")
+        await until(site.is_settled, 20)
+
+        async def all_counted() -> bool:
+            return await delivered(session) == 20
+
+        await until(all_counted, 20)
+        for child in children(consumer):
+            child.kill()
+        await until(lambda: consumer.output.count(b"process.ended") == 2)
+        after = await delivered(session)
+        await started(consumer, 4)
+
+        async def is_ready() -> bool:
+            async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+                return response.status == 200
+
+        await until(is_ready, 10)
+
+    assert after == 20
+
+
+async def test_consumers_end_with_their_supervisor(site: Site) -> None:
+    """When the supervisor itself is killed, none of them stays behind."""
+    async with site.consumer_process("--processes", "2") as consumer:
+        await started(consumer, 2)
+        ours = children(consumer)
+        consumer.kill()
+        await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in ours), 20)
+
+    assert len(ours) == 2
+
+
+async def test_a_number_that_is_none_is_refused(site: Site) -> None:
+    """Zero, or a word, starts nothing: exit 2, and what is expected."""
+    for text in ("0", "many", "257"):
+        process = await Process.start(site.environ, "consumer", "--processes", text)
+
+        assert await process.wait() == 2
+        assert process.says("auto")

@@ -9,7 +9,7 @@ import signal
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from importlib.metadata import version
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -38,18 +38,9 @@ from consumers.sender import HttpSender
 from consumers.telling import Telling
 from consumers.tracing import AttemptTracer
 from oneprotect.api.addressees import Addressees
-from oneprotect.api.app import create_app
-from oneprotect.api.auth import Authenticator
-from oneprotect.api.bodies import ENVELOPE_BYTES
-from oneprotect.api.bodies import Limits as BodyLimits
-from oneprotect.api.front import Front
 from oneprotect.api.known_tokens import KnownTokens
-from oneprotect.api.operating import Streams
-from oneprotect.api.parts import Parts
 from oneprotect.api.replay_runner import ReplayRunner
-from oneprotect.api.server import serve
 from oneprotect.api.token_store import TokenStore
-from oneprotect.api.traced import Traced
 from oneprotect.configuration import Configuration, ConfigurationError
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.client import Access
@@ -68,6 +59,10 @@ from oneprotect.telemetry.telemetry import NOTHING, Telemetry
 from provider.cache import CachedSecretProvider
 from schemas import subjects
 from schemas.config import RetryPolicy
+
+if TYPE_CHECKING:  # Litestar is of no use to a consumer: 150 ms and 20 MB
+    from oneprotect.api.front import Front
+    from oneprotect.api.parts import Parts
 
 VERSION: Final = version("oneprotect-delivery")
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
@@ -355,6 +350,10 @@ async def run_api(
 
     It listens before NATS is there, and says then that it is not ready. Raises `SettingsError` when the port is taken.
     """
+    from oneprotect.api.front import Front
+    from oneprotect.api.server import serve
+    from oneprotect.api.traced import Traced
+
     telemetry = Telemetry(version=VERSION, role="api", instance=worker_id(), export=export, patience_s=API_PATIENCE_S)
     front = Front(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
     served = asyncio.Event()
@@ -384,9 +383,12 @@ async def run_api(
 
 
 async def _open_api(
-    settings: Settings, front: Front, telemetry: Telemetry, stop: asyncio.Event, served: asyncio.Event
+    settings: Settings, front: "Front", telemetry: Telemetry, stop: asyncio.Event, served: asyncio.Event
 ) -> None:
     """Connect, open the application, and keep true what it knows, until `stop` is set and everything is `served`."""
+    from oneprotect.api.app import create_app
+    from oneprotect.api.operating import Streams
+
     try:
         async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
             jetstream.connection.require_version()
@@ -414,8 +416,13 @@ async def _open_api(
     _log.info("api.stopped")
 
 
-def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) -> Parts:
+def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) -> "Parts":
     """What the API works with."""
+    from oneprotect.api.auth import Authenticator
+    from oneprotect.api.bodies import ENVELOPE_BYTES
+    from oneprotect.api.bodies import Limits as BodyLimits
+    from oneprotect.api.parts import Parts
+
     tokens = KnownTokens(jetstream.token_bucket, jetstream.connection)
     delivery = settings.delivery
     return Parts(

@@ -4,3 +4,7 @@
 acknowledgements by callback; `pull` keeps a consumer's messages flowing; `read` reads a stream without a consumer;
 `bucket` is a key-value bucket; `topology` creates it all, `nack` says it for Kubernetes, `roles` who may do what.
 """
+
+from oneprotect.jetstream import lean
+
+lean.import_client_library()

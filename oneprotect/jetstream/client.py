@@ -19,6 +19,7 @@ import structlog
 from nats.aio.client import Client
 
 from oneprotect.jetstream.errors import Unavailable
+from oneprotect.jetstream.lean import allow_websockets
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -78,6 +79,8 @@ async def dial(access: Access, *, name: str, callbacks: Callbacks, keep_trying_u
     """Connect. Raises `Unavailable` at once, or, with `keep_trying_until`, when that is set and there is no server."""
     delay_s = 0.1
     options = _options(access, name, callbacks)
+    if access.url.startswith("ws"):
+        allow_websockets()
     while True:
         client = PersistentClient()
         try:

@@ -164,7 +164,7 @@ async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
             runs = [await _published(keys, server, TENANT, "orders", name) for name in ("d1", "d1", "d2")]
             waiting = [len(await site.records(stream)) for stream in (subjects.WORK, subjects.OVERFLOW)]
             refused = await _published(keys, server, "globex", "orders", "d3")
-            async with site.consumer_process(keys.settings("consumer", server.url)):
+            async with site.consumer_process(environ=keys.settings("consumer", server.url)):
                 await until(lambda: len(receiver.seen) == 2, 30)
 
     assert [(code, out) for code, out, _ in runs] == [(0, "d1"), (0, "d1"), (0, "d2")]

@@ -53,14 +53,14 @@ async def test_an_idle_consumer_takes_little_memory(site: Site) -> None:
 async def test_websockets_to_nats_still_work(tmp_path: Path) -> None:
     """What was left out for all others is there for who connects by a WebSocket."""
     with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+        at = f"127.0.0.1:{free.getsockname()[1]}"
 
     class WithWebSockets(EmbeddedNats):
-        def _write_config(self, port_of_nats: int) -> Path:
-            path = super()._write_config(port_of_nats)
-            path.write_text(f'{path.read_text()}\nwebsocket {{ host: "127.0.0.1", port: {port}, no_tls: true }}\n')
+        def _write_config(self, port: int) -> Path:
+            path = super()._write_config(port)
+            path.write_text(f"{path.read_text()}\nwebsocket {{ listen: {at}, no_tls: true }}\n")
             return path
 
-    access = Access(url=f"ws://127.0.0.1:{port}")
+    access = Access(url=f"ws://{at}")
     async with WithWebSockets(tmp_path), connect(access, name="test") as connection:
         assert connection.is_connected

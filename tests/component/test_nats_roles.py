@@ -33,7 +33,7 @@ MAY = {
     },
     "consumer": {
         "read": "work overflow attempts retries",
-        "publish": "requested ordered scheduled attempted failed delivered quarantined event",
+        "publish": "requested overflow ordered scheduled attempted failed delivered quarantined event",
         "look up": "destinations credentials credential_status health activity rates leases replays",
         "write": "destinations credential_status health activity rates leases",
         "pull": "work retries ordered",

@@ -20,7 +20,7 @@ async def test_a_key_is_rotated_under_a_running_consumer(tmp_path: Path) -> None
         }
         async with Site(tmp_path, server, **operator) as site:
             await site.destination("orders", receiver.url)
-            async with site.consumer_process(keys.settings("consumer", server.url)) as consumer:
+            async with site.consumer_process(environ=keys.settings("consumer", server.url)) as consumer:
                 await until(lambda: consumer.says("consumer.started"), 20)
                 new = write_key(tmp_path / "new.nk")
                 await _reload(server, "$ONEPROTECT_CONSUMER_NKEY", new)
@@ -50,7 +50,7 @@ async def test_a_revoked_key_is_an_outage_and_not_the_end(tmp_path: Path) -> Non
         }
         async with Site(tmp_path, server, **operator) as site:
             await site.destination("orders", receiver.url)
-            async with site.consumer_process(keys.settings("consumer", server.url)) as consumer:
+            async with site.consumer_process(environ=keys.settings("consumer", server.url)) as consumer:
                 await until(lambda: consumer.says("consumer.started"), 20)
                 await _reload(server, write_key(tmp_path / "stranger.nk"))
                 await until(lambda: consumer.says("Authorization Violation"), 20)

@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Final
@@ -64,15 +64,15 @@ class Told(Struct, frozen=True):
     spans: float | None
 
 
-async def _measure(rounds: int, seconds: float) -> list[Told]:
-    found: dict[str, list[Throughput]] = {way.name: [] for way in WAYS}
-    spans: dict[str, list[float]] = {way.name: [] for way in WAYS}
+async def _measure(ways: Sequence[Way], rounds: int, seconds: float) -> list[Told]:
+    found: dict[str, list[Throughput]] = {way.name: [] for way in ways}
+    spans: dict[str, list[float]] = {way.name: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
         async with opened(Path(directory)) as site, _collector(Path(directory)) as collector:
             url = f"http://127.0.0.1:{await collector.hear('port', START_TIMEOUT_S)}"
             rate = 0.0
             for number in range(1, rounds + 1):
-                for way in WAYS:
+                for way in ways:
                     one = await _round(site, way, url, rate, seconds)
                     rate = rate or one.per_s
                     found[way.name].append(one)
@@ -81,8 +81,8 @@ async def _measure(rounds: int, seconds: float) -> list[Told]:
                     if way.ratio:
                         spans[way.name].append(came / (one.count / 0.9 * SPANS_EACH * way.ratio))
                     print(f"round {number}: {way.name}: {one.per_s:.0f}/s", file=sys.stderr, flush=True)
-    first = found[WAYS[0].name]
-    return [_told(way.name, found[way.name], first, spans[way.name]) for way in WAYS]
+    first = found[ways[0].name]
+    return [_told(way.name, found[way.name], first, spans[way.name]) for way in ways]
 
 
 async def _round(site: Site, way: Way, url: str, rate: float, seconds: float) -> Throughput:
@@ -118,21 +118,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.telemetry", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=2.5, help="length of a round (%(default)s)")
+    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many ways (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = parser.parse_args()
-    if not (1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
+    if not (1 <= arguments.ways <= len(WAYS) and 1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
         parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
     try:
-        ways = uvloop.run(_measure(arguments.rounds, arguments.seconds))
+        told = uvloop.run(_measure(WAYS[: arguments.ways], arguments.rounds, arguments.seconds))
     except BenchError as error:
         print(f"bench failed: {error}", file=sys.stderr)
         return 1
     print(f"{'':26}{'deliveries/s':>14}{'CPU us each':>14}{'throughput':>12}{'by CPU':>8}{'spans that came':>18}")
-    for way in ways:
+    for way in told:
         came = "" if way.spans is None else f"{way.spans:.1%}"
         print(f"{way.name:26}{way.per_s:14.0f}{way.consumer_us:14.0f}{way.share:12.2f}{way.cpu_share:8.2f}{came:>18}")
     if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(ways), indent=2) + b"\n")
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
     return 0
 
 

@@ -34,6 +34,8 @@ from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Credential, Destination, Re
 from schemas.events import AttemptResult
 from schemas.ids import Purpose
 
+TRIAL_PAUSE_S: Final = 2.0
+"""How long what is due waits while another attempt tries whether its destination is back."""
 MIN_SPREAD_S: Final = 1.0
 """Over how much time, at least, the work of a rested destination comes back."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -174,6 +176,8 @@ class DeliveryHandler:
                 self._observe(delivery, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED), Clock())
                 return outcome.suppressed(delivery, recorded, archived=self._is_archived())
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
+        if rest_s is None and self._health.is_on_trial(f"{delivery.tenant}.{delivery.destination}"):
+            rest_s = None if await self._may_try(delivery) else TRIAL_PAUSE_S
         if rest_s is not None and not delivery.is_ping:
             return self._deferred(delivery, rest_s)
         clock = Clock()
@@ -191,6 +195,12 @@ class DeliveryHandler:
             self._heads.note(delivery.tenant, delivery.destination, message, standing)
             return Again(outcome.recorded(delivery, result))
         return outcome.settled(delivery, result, archived=self._is_archived())
+
+    async def _may_try(self, delivery: Delivery) -> bool:
+        """Whether this is the attempt that tries a destination on trial. A line is tried by its head, of itself."""
+        if delivery.is_ping or delivery.message.stream == subjects.ORDERED.name:
+            return True
+        return await self._health.may_try(f"{delivery.tenant}.{delivery.destination}")
 
     def _deferred(self, delivery: Delivery, rest_s: float) -> Settlement:
         if delivery.message.stream == subjects.ORDERED.name:

@@ -1,9 +1,9 @@
 """How destinations answer: counted in each consumer, put together once a second, seen by all of them.
 
 A destination that only fails is given a rest: what comes due for it waits in the server instead of in a time-out, and
-then one attempt at a time and consumer tries whether it is back. One that asks for less (429) is left alone for as long
-as it says. One that is gone (410), or has not taken anything for five days, is disabled. All of that is kept in a
-bucket with revisions, so that each change of it is told by one consumer.
+then one attempt at a time, of all consumers, tries whether it is back. One that asks for less (429) is left alone for
+as long as it says. One that is gone (410), or has not taken anything for five days, is disabled. All of that is kept in
+a bucket with revisions, so that each change of it is told by one consumer.
 """
 
 import asyncio
@@ -30,7 +30,9 @@ FLUSH_S: Final = 1.0
 SUCCESS_TOLD_EVERY: Final = timedelta(minutes=1)
 THROTTLE_S: Final = 10.0
 """How long a 429 without Retry-After is heeded."""
-MAX_THROTTLE_S: Final = 3600.0
+MAX_THROTTLE_S: Final = 86_400.0
+TRIAL: Final = timedelta(seconds=45)
+"""How long a trial is one consumer's, should it die meanwhile: longer than any attempt, and the telling of it."""
 
 _log = structlog.get_logger(__name__)
 
@@ -99,6 +101,8 @@ def merge(health: Health, tally: Tally, policy: HealthPolicy, now: datetime) -> 
             failing_since=health.failing_since or tally.first_failure_at,
             last_failure_at=tally.last_failure_at,
             last_code=tally.code,
+            trial_by=None,
+            trial_until=None,
         )
         health = _rested(health, policy, now)
     if tally.throttled_until is not None and tally.throttled_until > (health.open_until or now):
@@ -125,6 +129,7 @@ class DestinationHealth:
         publisher: Publisher,
         disable: Disable,
         policy: HealthPolicy,
+        worker: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._bucket = bucket
@@ -132,6 +137,7 @@ class DestinationHealth:
         self._publisher = publisher
         self._disable = disable
         self._policy = policy
+        self._worker = worker
         self._clock = clock
         self._tallies: dict[str, Tally] = {}
 
@@ -161,7 +167,32 @@ class DestinationHealth:
     def is_on_trial(self, lane: str) -> bool:
         """Whether the destination `<tenant>.<id>` has had its rest and has not succeeded since: one at a time, then."""
         health = self._shelf.peek(lane)
-        return health is not None and health.openings > 0 and health.consecutive_failures > 0
+        return health is not None and _is_on_trial(health)
+
+    async def may_try(self, lane: str) -> bool:
+        """Whether an attempt on the destination `<tenant>.<id>`, which is on trial, may be made now, and by us.
+
+        The trial is taken in the bucket: of all consumers one has it, and makes one attempt at a time as long as they
+        succeed. The next is for whoever takes it after the next rest.
+        """
+        tally = self._tallies.get(lane)
+        if tally is not None and tally.failures:
+            return False
+        now = self._clock()
+        try:
+            entry = await self._bucket.find(lane)
+            health = _health(entry.value)
+            if not _is_on_trial(health):
+                return True
+            if _is_after(health.open_until, now) or (
+                health.trial_by != self._worker and _is_after(health.trial_until, now)
+            ):
+                return False
+            taken = msgspec.structs.replace(health, trial_by=self._worker, trial_until=now + TRIAL)
+            await self._bucket.put(lane, msgspec.json.encode(taken), revision=entry.revision)
+        except JetStreamError:  # somebody else was quicker, or it can't be known
+            return False
+        return True
 
     def count(self) -> tuple[int, int]:
         """How many destinations, as far as this consumer knows, have a rest, and are tried one at a time after it."""
@@ -266,6 +297,14 @@ class DestinationHealth:
             data=DestinationRecoveredData(destination=destination),
         )
         await tell(self._publisher, "destination.recovered", destination, event)
+
+
+def _is_on_trial(health: Health) -> bool:
+    return health.openings > 0 and health.consecutive_failures > 0
+
+
+def _is_after(time: datetime | None, now: datetime) -> bool:
+    return time is not None and time > now
 
 
 def _health(value: bytes | None) -> Health:

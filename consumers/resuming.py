@@ -23,6 +23,24 @@ AT_ONCE: Final = 64
 """How many schedules are replaced at a time."""
 
 
+class Hurry:
+    """Makes a pending retry due at once: `oneprotect retry`. What is in flight, or settled, is left alone."""
+
+    def __init__(self, connection: Connection, publisher: Publisher) -> None:
+        self._connection = connection
+        self._publisher = publisher
+
+    async def retry(self, tenant: str, delivery: str, *, destination: str = "*") -> tuple[str, ...]:
+        """Replace what is scheduled of `delivery` by "now", and return to which destinations it goes.
+
+        The attempt keeps its number, so the schedule goes on from it as if its time had come. Raises `JetStreamError`.
+        """
+        pattern = subjects.scheduled(tenant, destination, delivery)
+        records = await read.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
+        hurried = [record for record in records if await fire(self._publisher, record)]
+        return tuple(subjects.destination_scheduled(record.subject) for record in hurried)
+
+
 class Resumption:
     """Fires the waiting schedules of a credential's destinations."""
 
@@ -55,21 +73,23 @@ class Resumption:
         return resumed + await self._fire(waiting)
 
     async def _fire(self, waiting: list[read.Record]) -> int:
-        return sum(await asyncio.gather(*(self._fire_one(record) for record in waiting)))
+        return sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
 
-    async def _fire_one(self, record: read.Record) -> bool:
-        headers = {name: value for name, value in record.headers.items() if not name.startswith("Nats-")} | {
-            subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
-            subjects.HEADER_SCHEDULE_TARGET: record.headers[subjects.HEADER_SCHEDULE_TARGET],
-            EXPECTED_REVISION: str(record.sequence),
-        }
-        try:
-            await self._publisher.publish(Publication(record.subject, record.data, headers))
-        except Refused as error:
-            if error.err_code != WRONG_LAST_SEQUENCE:
-                raise
-            return False
-        return True
+
+async def fire(publisher: Publisher, scheduled: read.Record) -> bool:
+    """Replace a schedule by one for now. False when it has fired, or was replaced, in between."""
+    headers = {name: value for name, value in scheduled.headers.items() if not name.startswith("Nats-")} | {
+        subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
+        subjects.HEADER_SCHEDULE_TARGET: scheduled.headers[subjects.HEADER_SCHEDULE_TARGET],
+        EXPECTED_REVISION: str(scheduled.sequence),
+    }
+    try:
+        await publisher.publish(Publication(scheduled.subject, scheduled.data, headers))
+    except Refused as error:
+        if error.err_code != WRONG_LAST_SEQUENCE:
+            raise
+        return False
+    return True
 
 
 def _credential_of(value: bytes | None) -> str | None:

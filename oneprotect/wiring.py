@@ -210,6 +210,7 @@ async def _consume(
         publisher=jetstream.publisher,
         disable=_disable(jetstream.configuration),
         policy=health_policy,
+        worker=worker,
     )
     activity = DestinationActivity(jetstream.activity)
     observation = _observation(settings, telemetry)

@@ -123,6 +123,10 @@ class Health(Struct, frozen=True, kw_only=True):
     open_until: Annotated[datetime, Meta(description="Until then nothing is sent: attempts wait.")] | None = None
     openings: Annotated[int, Meta(description="How often in a row it has been given a rest.")] = 0
     warnings: Annotated[int, Meta(description="How often in a row its failing was told.")] = 0
+    trial_by: Annotated[str | None, Meta(description="The consumer that tries, after a rest, whether it is back.")] = (
+        None
+    )
+    trial_until: Annotated[datetime | None, Meta(description="Until then no other one does.")] = None
 
 
 class Rollover(Struct, frozen=True, kw_only=True):

@@ -187,6 +187,11 @@ def scheduled(tenant: str, destination: str, delivery: str) -> str:
     return f"oneprotect.delivery.scheduled.{tenant}.{destination}.{delivery}"
 
 
+def destination_scheduled(subject: str) -> str:
+    """The destination in what `scheduled` returns."""
+    return subject.split(".")[4]
+
+
 def due(tenant: str, destination: str) -> str:
     """Where a schedule fires."""
     return f"oneprotect.delivery.due.{tenant}.{destination}"

@@ -22,6 +22,7 @@ from oneprotect.cli.nats import app as nats
 from oneprotect.cli.options import examples
 from oneprotect.cli.quarantine import app as quarantine
 from oneprotect.cli.replay import replay
+from oneprotect.cli.retry import retry
 from oneprotect.cli.schemas import schemas
 from oneprotect.cli.secret import app as secret
 from oneprotect.cli.token import app as token
@@ -130,6 +131,7 @@ app.command(
         "oneprotect replay --tenant acme --cancel rpl-01jde3v7q0m8z5t2r4x6y8w0ab",
     ),
 )(replay)
+app.command(epilog=examples("oneprotect retry --tenant acme --id dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"))(retry)
 app.command(
     short_help="Check a received request's signature.",
     epilog=examples("oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json"),

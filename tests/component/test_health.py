@@ -1,5 +1,6 @@
 """Destinations that are gone, busy, dead or back: how they are treated, and what is told of it."""
 
+import asyncio
 from datetime import timedelta
 
 import msgspec
@@ -120,3 +121,32 @@ async def test_a_destination_that_fails_for_too_long_is_warned_of_and_then_disab
     (result,) = [r for r in await site.results() if r.outcome is Outcome.SKIPPED]
     assert result.code is Code.DESTINATION_DISABLED
     assert len(await site.records(subjects.FAILED)) == 1
+
+
+async def test_of_all_workers_one_tries_whether_a_dead_receiver_is_back(site: Site, receiver: Scripted) -> None:
+    """While one trial hangs, with two workers and much that is due, no other is made; when it succeeds, all arrives."""
+    receiver.script = [500]
+    await site.destination("orders", receiver.url, retry_schedule_s=[0.2] * 30, timeout_s=30)
+
+    async with site.consumer(QUICK), site.consumer(QUICK):
+        deliveries = [await site.deliver("orders") for _ in range(6)]
+        await until(lambda: _rests(site), 10)
+        deliveries += [await site.deliver("orders") for _ in range(20)]
+        await until(lambda: _all_scheduled(site, 26), 20)
+        receiver.hold = asyncio.Event()
+        seen_before = len(receiver.seen)
+        await until(lambda: len(receiver.seen) > seen_before, 20)
+        await until(lambda: _are_deferred_again(site, 8), 60)
+        tried = len(receiver.seen) - seen_before
+        receiver.script = [200]
+        receiver.hold.set()
+        await until(site.is_settled, 60)
+
+    assert tried == 1
+    assert {r.delivery for r in await site.results() if r.outcome is Outcome.DELIVERED} == set(deliveries)
+
+
+async def _are_deferred_again(site: Site, count: int) -> bool:
+    """Whether so many deliveries have come due after the rest, and were put off again."""
+    deferrals = [int(one.headers.get(subjects.HEADER_DEFERRALS, 0)) for one in await site.records(subjects.RETRIES)]
+    return sum(number >= 2 for number in deferrals) >= count

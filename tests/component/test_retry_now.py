@@ -1,0 +1,49 @@
+"""A pending retry is made at once, on request, and replaces the one that was scheduled."""
+
+import pytest
+
+from schemas import subjects
+from schemas.codes import Outcome
+from tests.component.conftest import RunHere
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.retry
+
+
+async def _scheduled(site: Site) -> int:
+    return sum(".scheduled." in record.subject for record in await site.records(subjects.RETRIES))
+
+
+async def test_a_pending_retry_is_made_at_once_and_once(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
+    """The schedule for an hour later is gone, the attempt has its next number, and nothing is left to fire."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        other = await site.deliver("orders")
+        await until(lambda: _is_scheduled(site, 2), 20)
+        ran = await oneprotect("retry", "--tenant", TENANT, "--id", delivery, "--json")
+        await until(lambda: len(receiver.seen) == 3, 20)
+        await until(lambda: _is_scheduled(site, 1), 20)
+
+    assert (ran.code, ran.json["destinations"]) == (0, ["orders"])
+    assert [(r.attempt, r.outcome) for r in await site.results(delivery)] == [
+        (1, Outcome.RETRY_SCHEDULED),
+        (2, Outcome.DELIVERED),
+    ]
+    assert [r.outcome for r in await site.results(other)] == [Outcome.RETRY_SCHEDULED]
+
+
+async def _is_scheduled(site: Site, count: int) -> bool:
+    return await _scheduled(site) == count
+
+
+async def test_without_a_pending_retry_it_says_what_to_do(oneprotect: RunHere) -> None:
+    """A delivery of which nothing is scheduled is an error that names the command for what was given up on."""
+    ran = await oneprotect("retry", "--tenant", TENANT, "--id", "dlv_1", "--destination", "orders", "--json")
+
+    assert ran.code == 1
+    assert "oneprotect replay --id" in ran.error["error"]

@@ -156,6 +156,8 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     """The port to bind; 0 takes a free one."""
     body_timeout_s: float = 10.0
     """Seconds that a request's body may take to come, so that whoever drips it holds nothing for long."""
+    auth_failures: int = 20
+    """How often a client address may send a bad token at once; then it may every two seconds, and is told so."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of load balancers whose `X-Forwarded-For` is believed. Without them a client's address is the one that
     connects: the audit trail and the bound on failed authentication go by it."""
@@ -305,6 +307,7 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_API_HOST", "api", "host", variables.HOST),
     Variable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),
     Variable("ONEPROTECT_API_BODY_TIMEOUT_S", "api", "body_timeout_s", number(1, 300, unit="seconds")),
+    Variable("ONEPROTECT_API_AUTH_FAILURES", "api", "auth_failures", whole(1, 1_000_000)),
     Variable("ONEPROTECT_API_TRUSTED_PROXIES", "api", "trusted_proxies", variables.CIDRS),
     Variable("ONEPROTECT_OPS_HOST", "ops", "host", variables.HOST),
     Variable("ONEPROTECT_OPS_PORT", "ops", "port", whole(0, 65_535)),

@@ -434,7 +434,7 @@ def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) ->
         replayer=jetstream.replayer,
         replays=ReplayRunner(jetstream.replayer, jetstream.replays),
         tokens=tokens,
-        authenticator=Authenticator(tokens),
+        authenticator=Authenticator(tokens, failures=settings.api.auth_failures),
         counters=telemetry.counters,
         ops=OpsPages(telemetry.counters, telemetry.readiness),
         limits=BodyLimits(

@@ -5,7 +5,7 @@ from typing import Final
 from oneprotect.api.known_tokens import KnownTokens
 from oneprotect.api.principals import Principal
 from oneprotect.api.problems import Problem, unavailable
-from oneprotect.api.throttle import Throttle
+from oneprotect.api.throttle import BURST, Throttle
 from oneprotect.api.token_text import PREFIX, id_of
 
 CHALLENGE: Final = 'Bearer realm="oneprotect"'
@@ -15,19 +15,20 @@ INVALID: Final = f'{CHALLENGE}, error="invalid_token"'
 class Authenticator:
     """Turns what a client sent into who that is.
 
-    An address that keeps failing is told to wait. Who has a good token is let in all the same: somebody else behind the
-    same address can't lock them out, and a token can't be guessed however often one tries.
+    An address that keeps sending what is no good is told to wait. Who has a good token is let in all the same: somebody
+    else behind the same address can't lock them out, and a token can't be guessed however often one tries.
     """
 
-    def __init__(self, tokens: KnownTokens) -> None:
+    def __init__(self, tokens: KnownTokens, *, failures: int = BURST) -> None:
+        """`failures`: how often an address may fail at once."""
         self._tokens = tokens
-        self._throttle = Throttle()
+        self._throttle = Throttle(burst=failures)
 
     async def authenticate(self, authorization: str | None, address: str) -> Principal:
         """Who sent this `Authorization` header, from `address`. Raises `Problem` 401, 429 or 503."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise self._refusal("A bearer token is needed: `Authorization: Bearer …`.", address, CHALLENGE)
+            raise _unauthorized("A bearer token is needed: `Authorization: Bearer …`.", CHALLENGE)
         return await self.identify(token.strip(), address)
 
     async def identify(self, token: str, address: str) -> Principal:
@@ -38,15 +39,15 @@ class Authenticator:
         if token_id is None:
             mistyped = token.startswith(PREFIX)
             detail = "This token is mistyped: its checksum does not fit." if mistyped else "This is no token of ours."
-            raise self._refusal(detail, address, INVALID)
+            raise self._refusal(detail, address)
         principal = self._tokens.find(token_id, token)
         if principal is None and not self._throttle.wait_s(address):
             principal = await self._tokens.look_up(token_id, token)
         if principal is None:
-            raise self._refusal("This token is unknown, or was revoked.", address, INVALID)
+            raise self._refusal("This token is unknown, or was revoked.", address)
         return principal
 
-    def _refusal(self, detail: str, address: str, challenge: str) -> Problem:
+    def _refusal(self, detail: str, address: str) -> Problem:
         self._throttle.note(address)
         if wait_s := self._throttle.wait_s(address):
             return Problem(
@@ -55,4 +56,8 @@ class Authenticator:
                 "This address has failed to authenticate too often; wait before the next try.",
                 headers={"retry-after": str(wait_s)},
             )
-        return Problem(401, "unauthorized", detail, headers={"www-authenticate": challenge})
+        return _unauthorized(detail, INVALID)
+
+
+def _unauthorized(detail: str, challenge: str) -> Problem:
+    return Problem(401, "unauthorized", detail, headers={"www-authenticate": challenge})

@@ -1,17 +1,22 @@
 """Request bodies and query strings: read within bounds of size and time, decoded into our types."""
 
 import asyncio
+import re
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
 from litestar import Request
 from msgspec import Struct
+from msgspec.inspect import IntType, Type, VarTupleType, type_info
 
 from oneprotect.api.problems import Problem
 from schemas.checked import Invalid
 
 T = TypeVar("T", bound=Struct)
+
+_WHOLE: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 ENVELOPE_BYTES: Final = 64 * 1024
 """What may stand around a payload."""
@@ -80,25 +85,30 @@ def decode(body: bytes, kind: type[T]) -> T:
     raise problem
 
 
-def query(items: Iterable[tuple[str, Any]], kind: type[T]) -> T:
-    """A query string as a `kind`. Raises `Invalid`."""
-    lists = {field.encode_name for field in msgspec.structs.fields(kind) if "tuple" in str(field.type)}
-    known = [field.encode_name for field in msgspec.structs.fields(kind)]
+def query(items: Iterable[tuple[str, str]], kind: type[T]) -> T:
+    """A query string as a `kind`: each parameter once, but for those that are lists. Raises `Invalid`."""
+    types = _types(kind)
     given: dict[str, Any] = {}
-    for name, value in items:
-        if name not in known:
-            raise Invalid(None, f"a parameter that does not exist here; there are {', '.join(known)}")
-        if name in lists:
-            given.setdefault(name, []).append(value)
+    for name, text in items:
+        if name not in types:
+            raise Invalid(None, f"a parameter that does not exist here; there are {', '.join(types)}")
+        if types[name] is VarTupleType:
+            given.setdefault(name, []).append(text)
         elif name in given:
             raise Invalid(name, "given twice")
         else:
-            given[name] = value
+            given[name] = int(text) if types[name] is IntType and _WHOLE.fullmatch(text) else text
     try:
-        return msgspec.convert(given, kind, strict=False)
+        return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         problem = Invalid.of(error)
     raise problem
+
+
+@cache
+def _types(kind: type[Struct]) -> dict[str, type[Type]]:
+    """What kind of type each field has."""
+    return {field.encode_name: type(type_info(field.type)) for field in msgspec.structs.fields(kind)}
 
 
 def _require_json(request: Request[Any, Any, Any]) -> None:

@@ -22,20 +22,31 @@ DEFAULT_DIRECTORY: Final = Path(".oneprotect/dev")
 async def run(directory: Path, *, console: Console, as_json: bool) -> int:
     """Keep everything running, and show each attempt, until Ctrl-C. Returns the exit code."""
     stop = stop_on_signals()
-    async with stage(directory, nats_port=_port()) as running:
+    async with stage(directory, nats_port=_port(), with_api=True) as running:
         if not as_json:
             _welcome(console, running)
         async with follow(running.jetstream.connection, TENANT) as attempts:
             showing = asyncio.create_task(_show(attempts, console, as_json=as_json))
             stopping = asyncio.create_task(stop.wait())
-            ending = asyncio.create_task(running.consumer.wait())
+            ending = asyncio.create_task(_any_end(running))
             await asyncio.wait({stopping, ending, showing}, return_when=asyncio.FIRST_COMPLETED)
             for task in (showing, stopping, ending):
                 task.cancel()
         if not stop.is_set():
-            console.print("[red]The consumer has stopped; its last words are above.[/]")
+            console.print("[red]The consumer or the API has stopped; its last words are above.[/]")
             return 1
     return 0
+
+
+async def _any_end(running: Stage) -> None:
+    """Wait until a process of ours ends."""
+    processes = [running.consumer, *([running.api.process] if running.api else [])]
+    waiting = [asyncio.create_task(process.wait()) for process in processes]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _show(attempts: AsyncIterator[DeliveryAttempted], console: Console, *, as_json: bool) -> None:
@@ -44,6 +55,22 @@ async def _show(attempts: AsyncIterator[DeliveryAttempted], console: Console, *,
             console.out(msgspec.json.encode(event.data).decode(), highlight=False)
         else:
             console.print(attempt_line(event.data), highlight=False, soft_wrap=True)
+
+
+def _of_api(running: Stage) -> list[str]:
+    """Where the HTTP API is, and a request to try."""
+    if running.api is None:
+        return []
+    url = running.api.url
+    return [
+        f"The HTTP API is at [bold]{url}[/], its documentation at [bold]{url}/docs[/]. With this run's token:",
+        f"  export TOKEN={running.api.token.reveal()}",
+        (
+            f'  curl -H "authorization: Bearer $TOKEN" -H "content-type: application/json" '
+            f"{url}/v1/tenants/{TENANT}/deliveries \\\n"
+            """       -d '{"destination": "orders", "event_type": "invoice.paid", "payload": {"total": 42}}'"""
+        ),
+    ]
 
 
 def _port() -> int | None:
@@ -69,6 +96,7 @@ def _welcome(console: Console, running: Stage) -> None:
             "--event-type invoice.paid --data -"
         ),
         f"  oneprotect attempts --tenant {TENANT}",
+        *_of_api(running),
         "Attempts appear here as they are recorded. Ctrl-C stops everything.",
     ]
     for line in lines:

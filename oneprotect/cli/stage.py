@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
@@ -11,16 +12,23 @@ from typing import Final
 
 import msgspec
 
+from oneprotect.api.token_text import IssuedToken
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.receiver import ALWAYS_OK, Answers, Receiver
 from oneprotect.dev.sample import KEY, write_sample_secrets
 from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
 from oneprotect.wiring import JetStream, archive_of, open_jetstream
+from schemas.access import Role, TokenSpec
 
 TENANT: Final = "acme"
 NAMESPACE: Final = "oneprotect-dev"
 
+HOST: Final = "127.0.0.1"
+API_PORT: Final = 8080
+TOKEN_NAME: Final = "oneprotect dev"
+
+_START_TIMEOUT_S: Final = 30
 _STOP_TIMEOUT_S: Final = 30
 
 
@@ -57,11 +65,20 @@ class Stage(msgspec.Struct, frozen=True):
     receiver: Receiver
     settings: Settings
     consumer: asyncio.subprocess.Process
+    api: "ServedApi | None" = None
+
+
+class ServedApi(msgspec.Struct, frozen=True):
+    """The HTTP API: where it is, and a token that may do everything for the sample tenant."""
+
+    url: str
+    token: IssuedToken
+    process: asyncio.subprocess.Process
 
 
 @contextlib.asynccontextmanager
-async def stage(directory: Path, *, nats_port: int | None) -> AsyncGenerator[Stage]:
-    """A nats-server, the receiver, the sample tenant, and a consumer process, all on loopback."""
+async def stage(directory: Path, *, nats_port: int | None, with_api: bool = False) -> AsyncGenerator[Stage]:
+    """A nats-server, the receiver, the sample tenant, a consumer process and an API's, all on loopback."""
     async with EmbeddedNats(directory / "nats", port=nats_port) as server, Receiver() as receiver:
         environ = _environ(directory, server.url)
         settings = Settings.load(environ)
@@ -74,8 +91,10 @@ async def stage(directory: Path, *, nats_port: int | None) -> AsyncGenerator[Sta
                 archive=archive_of(settings),
             )
             await set_up_tenant(jetstream, receiver, directory / "secrets")
-            async with _consumer_process(environ) as consumer:
-                yield Stage(jetstream, receiver, settings, consumer)
+            async with contextlib.AsyncExitStack() as running:
+                consumer = await running.enter_async_context(_process(environ, "consumer"))
+                api = await running.enter_async_context(_api(environ, jetstream)) if with_api else None
+                yield Stage(jetstream, receiver, settings, consumer, api)
 
 
 async def set_up_tenant(jetstream: JetStream, receiver: Receiver, secrets_directory: Path) -> None:
@@ -115,10 +134,48 @@ def _environ(directory: Path, nats_url: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _consumer_process(environ: Mapping[str, str]) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A consumer as it is deployed: a process of its own, stopped by SIGTERM."""
+async def _api(environ: Mapping[str, str], jetstream: JetStream) -> AsyncGenerator[ServedApi]:
+    """The API, listening, with a token of its own; those of earlier runs are revoked."""
+    port = free_port(API_PORT)
+    for view in await jetstream.tokens.list(TENANT):
+        if view.name == TOKEN_NAME:
+            await jetstream.tokens.delete(view.id, by="dev")
+    spec = TokenSpec(tenant=TENANT, roles=tuple(Role), name=TOKEN_NAME)
+    _, token = await jetstream.tokens.create(spec, by="dev")
+    own = {name: value for name, value in environ.items() if name != "ONEPROTECT_OPS_PORT"}  # the consumer has it
+    own |= {"ONEPROTECT_API_HOST": HOST, "ONEPROTECT_API_PORT": str(port)}
+    async with _process(own, "api") as process:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while process.returncode is None and not await _listens(port):  # noqa: ASYNC110 - it sends no event
+                await asyncio.sleep(0.05)
+        yield ServedApi(f"http://{HOST}:{port}", token, process)
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(HOST, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def free_port(wanted: int) -> int:
+    """The port `wanted`, or any other one of loopback when something is there already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def _process(environ: Mapping[str, str], command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """A deployment as it is: a process of its own, stopped by SIGTERM."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "oneprotect", "consumer", env=dict(environ), start_new_session=True
+        sys.executable, "-m", "oneprotect", command, env=dict(environ), start_new_session=True
     )
     try:
         yield process

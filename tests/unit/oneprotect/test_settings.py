@@ -46,6 +46,7 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
     "ONEPROTECT_API_PORT": ("0", 0),
     "ONEPROTECT_API_BODY_TIMEOUT_S": ("2.5", 2.5),
+    "ONEPROTECT_API_AUTH_FAILURES": ("5", 5),
     "ONEPROTECT_API_TRUSTED_PROXIES": ("10.0.0.0/8", ("10.0.0.0/8",)),
     "ONEPROTECT_OPS_HOST": ("::1", "::1"),
     "ONEPROTECT_OPS_PORT": ("9090", 9090),

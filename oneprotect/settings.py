@@ -163,6 +163,25 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     connects: the audit trail and the bound on failed authentication go by it."""
 
 
+class OidcSettings(Struct, frozen=True, kw_only=True):
+    """Whose JWTs are taken beside tokens of our own. Off without an issuer."""
+
+    issuer: str | None = None
+    """The `iss` that tokens must have, exactly. Its `/.well-known/openid-configuration` says where its keys are."""
+    audience: str | None = None
+    """The `aud` that tokens must be for: a token for somebody else is none for us. Required with an issuer."""
+    jwks_url: str | None = None
+    """Where the issuer's keys are, for one that can't be asked."""
+    ca_file: Path | None = None
+    """Certificates (PEM) to trust beside the system's, for an issuer under a private authority."""
+    algorithms: tuple[str, ...] = ("RS256", "ES256")
+    """How tokens may be signed. Pinned, as a token must not choose; none that is symmetric can be named."""
+    tenant_claim: str = "tenant"
+    """The claim with the tenant, or `*` for all of them."""
+    roles_claim: str = "roles"
+    """The claim with the roles: a list, or words parted by blanks. Those that we don't know are left out."""
+
+
 class OpsSettings(Struct, frozen=True, kw_only=True):
     """Where a consumer answers `/healthz`, `/readyz` and `/metrics`; the API does so on its own port."""
 
@@ -201,6 +220,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     egress: EgressSettings = EgressSettings()
     delivery: DeliverySettings = DeliverySettings()
     api: ApiSettings = ApiSettings()
+    oidc: OidcSettings = OidcSettings()
     ops: OpsSettings = OpsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
     log: LogSettings = LogSettings()
@@ -232,6 +252,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             egress=EgressSettings(**fields["egress"]),
             delivery=DeliverySettings(**fields["delivery"]),
             api=ApiSettings(**fields["api"]),
+            oidc=OidcSettings(**fields["oidc"]),
             ops=OpsSettings(**fields["ops"]),
             telemetry=TelemetrySettings(**fields["telemetry"]),
             log=LogSettings(**fields["log"]),
@@ -241,6 +262,14 @@ class Settings(Struct, frozen=True, kw_only=True):
         if problems:
             raise SettingsError(problems)
         return settings
+
+    def require_audience(self) -> str:
+        """What JWTs must be for. Raises `SettingsError` when an issuer is trusted for whatever it issues."""
+        if self.oidc.audience is None:
+            raise SettingsError(
+                ["ONEPROTECT_OIDC_AUDIENCE: required with ONEPROTECT_OIDC_ISSUER; set it to what its tokens for us say"]
+            )
+        return self.oidc.audience
 
     def require_provider(self) -> SecretSettings:
         """Where secrets come from. Raises `SettingsError` when no provider is set."""
@@ -309,6 +338,13 @@ VARIABLES: Final = (
     Variable("ONEPROTECT_API_BODY_TIMEOUT_S", "api", "body_timeout_s", number(1, 300, unit="seconds")),
     Variable("ONEPROTECT_API_AUTH_FAILURES", "api", "auth_failures", whole(1, 1_000_000)),
     Variable("ONEPROTECT_API_TRUSTED_PROXIES", "api", "trusted_proxies", variables.CIDRS),
+    Variable("ONEPROTECT_OIDC_ISSUER", "oidc", "issuer", variables.WEB_URL),
+    Variable("ONEPROTECT_OIDC_AUDIENCE", "oidc", "audience", variables.WORD),
+    Variable("ONEPROTECT_OIDC_JWKS_URL", "oidc", "jwks_url", variables.WEB_URL),
+    Variable("ONEPROTECT_OIDC_CA_FILE", "oidc", "ca_file", variables.FILE),
+    Variable("ONEPROTECT_OIDC_ALGORITHMS", "oidc", "algorithms", variables.ALGORITHMS),
+    Variable("ONEPROTECT_OIDC_TENANT_CLAIM", "oidc", "tenant_claim", variables.WORD),
+    Variable("ONEPROTECT_OIDC_ROLES_CLAIM", "oidc", "roles_claim", variables.WORD),
     Variable("ONEPROTECT_OPS_HOST", "ops", "host", variables.HOST),
     Variable("ONEPROTECT_OPS_PORT", "ops", "port", whole(0, 65_535)),
     Variable("ONEPROTECT_METRICS_TENANTS_MAX", "telemetry", "metrics_tenants_max", whole(0, 10_000)),

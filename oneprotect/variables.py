@@ -32,6 +32,10 @@ _INBOX = re.compile(r"_INBOX[A-Za-z0-9_-]{0,90}", re.ASCII)
 _NATS_URL = re.compile(
     r"(nats|tls|ws|wss)://((?P<host>[A-Za-z0-9.-]+)|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(:(?P<port>[0-9]{1,5}))?"
 )
+_WEB_URL = re.compile(
+    r"(?:(?P<secure>https)|http)://(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~/-]*)?"
+)
+_LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
@@ -119,6 +123,11 @@ def _nats_url(text: str) -> str | None:
     return text if found["port"] is None or 1 <= int(found["port"]) <= 65_535 else None
 
 
+def _web_url(text: str) -> str | None:
+    found = _WEB_URL.fullmatch(text)
+    return text if found and len(text) <= 1024 and (found["secure"] or found["host"] in _LOOPBACK) else None
+
+
 _WAIT: Final = number(0, MAX_WAIT_S)
 
 _NATS_URLS: Final = listed(Rule("", _nats_url), "", least=1, most=16)
@@ -148,4 +157,17 @@ NATS_URL: Final = Rule(
     "and no user or password in them: "
     "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE or ONEPROTECT_NATS_NKEY_FILE",
     lambda text: text if _NATS_URLS.parse(text) else None,
+)
+WEB_URL: Final = Rule(
+    "an `https://` URL (`http://` on loopback) without user, query and fragment",
+    _web_url,
+)
+WORD: Final = Rule(
+    "1 to 256 printable ASCII characters without blanks",
+    lambda text: text if re.fullmatch(r"[!-~]{1,256}", text) else None,
+)
+ALGORITHMS: Final = listed(
+    one_of("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
+    "asymmetric JWT algorithms (RS, PS or ES with 256, 384 or 512; EdDSA) joined by commas, without blanks",
+    least=1,
 )

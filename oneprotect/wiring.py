@@ -62,6 +62,7 @@ from schemas.config import RetryPolicy
 
 if TYPE_CHECKING:  # Litestar is of no use to a consumer: 150 ms and 20 MB
     from oneprotect.api.front import Front
+    from oneprotect.api.oidc import JwtVerifier
     from oneprotect.api.parts import Parts
 
 VERSION: Final = version("oneprotect-delivery")
@@ -355,10 +356,11 @@ async def run_api(
     from oneprotect.api.server import serve
     from oneprotect.api.traced import Traced
 
+    jwts = _jwts(settings)
     telemetry = Telemetry(version=VERSION, role="api", instance=worker_id(), export=export, patience_s=API_PATIENCE_S)
     front = Front(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
     served = asyncio.Event()
-    opening = asyncio.create_task(_open_api(settings, front, telemetry, stop, served), name="api")
+    opening = asyncio.create_task(_open_api(settings, front, telemetry, jwts, stop, served), name="api")
     opening.add_done_callback(lambda _: stop.set())  # nothing is left to be served
     try:
         async with telemetry.running(), _ops_port(settings, telemetry):
@@ -384,7 +386,12 @@ async def run_api(
 
 
 async def _open_api(
-    settings: Settings, front: "Front", telemetry: Telemetry, stop: asyncio.Event, served: asyncio.Event
+    settings: Settings,
+    front: "Front",
+    telemetry: Telemetry,
+    jwts: "JwtVerifier | None",
+    stop: asyncio.Event,
+    served: asyncio.Event,
 ) -> None:
     """Connect, open the application, and keep true what it knows, until `stop` is set and everything is `served`."""
     from oneprotect.api.app import create_app
@@ -393,7 +400,7 @@ async def _open_api(
     try:
         async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
             jetstream.connection.require_version()
-            parts = api_parts(settings, jetstream, telemetry)
+            parts = api_parts(settings, jetstream, telemetry, jwts)
             await parts.addressees.start()
             streams = Streams(jetstream.connection)
             telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
@@ -417,7 +424,7 @@ async def _open_api(
     _log.info("api.stopped")
 
 
-def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) -> "Parts":
+def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry, jwts: "JwtVerifier | None") -> "Parts":
     """What the API works with."""
     from oneprotect.api.auth import Authenticator
     from oneprotect.api.bodies import ENVELOPE_BYTES
@@ -434,7 +441,7 @@ def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry) ->
         replayer=jetstream.replayer,
         replays=ReplayRunner(jetstream.replayer, jetstream.replays),
         tokens=tokens,
-        authenticator=Authenticator(tokens, failures=settings.api.auth_failures),
+        authenticator=Authenticator(tokens, failures=settings.api.auth_failures, jwts=jwts),
         counters=telemetry.counters,
         ops=OpsPages(telemetry.counters, telemetry.readiness),
         limits=BodyLimits(
@@ -493,6 +500,24 @@ def _to_lines_or_else(directory: Directory, fifo: Fifo, runtime: Runtime) -> Cal
             await runtime.receive(message)
 
     return receive
+
+
+def _jwts(settings: Settings) -> "JwtVerifier | None":
+    """What checks JWTs, if an issuer is trusted."""
+    from oneprotect.api.jwks import IssuerKeys
+    from oneprotect.api.oidc import JwtVerifier
+
+    oidc = settings.oidc
+    if oidc.issuer is None:
+        return None
+    return JwtVerifier(
+        IssuerKeys(oidc.issuer, jwks_url=oidc.jwks_url, ca_file=oidc.ca_file),
+        issuer=oidc.issuer,
+        audience=settings.require_audience(),
+        algorithms=oidc.algorithms,
+        tenant_claim=oidc.tenant_claim,
+        roles_claim=oidc.roles_claim,
+    )
 
 
 def _disable(configuration: Configuration) -> Disable:

@@ -2,14 +2,20 @@
 
 from typing import Final
 
+import structlog
+
+from oneprotect.api.jwks import KeysUnavailable
 from oneprotect.api.known_tokens import KnownTokens
+from oneprotect.api.oidc import JwtVerifier
 from oneprotect.api.principals import Principal
-from oneprotect.api.problems import Problem, unavailable
+from oneprotect.api.problems import RETRY_AFTER_S, Problem, unavailable
 from oneprotect.api.throttle import BURST, Throttle
 from oneprotect.api.token_text import PREFIX, id_of
 
 CHALLENGE: Final = 'Bearer realm="oneprotect"'
 INVALID: Final = f'{CHALLENGE}, error="invalid_token"'
+
+_log = structlog.get_logger(__name__)
 
 
 class Authenticator:
@@ -19,9 +25,10 @@ class Authenticator:
     else behind the same address can't lock them out, and a token can't be guessed however often one tries.
     """
 
-    def __init__(self, tokens: KnownTokens, *, failures: int = BURST) -> None:
-        """`failures`: how often an address may fail at once."""
+    def __init__(self, tokens: KnownTokens, *, failures: int = BURST, jwts: JwtVerifier | None = None) -> None:
+        """`failures`: how often an address may fail at once. `jwts`: for the second way in."""
         self._tokens = tokens
+        self._jwts = jwts
         self._throttle = Throttle(burst=failures)
 
     async def authenticate(self, authorization: str | None, address: str) -> Principal:
@@ -36,6 +43,8 @@ class Authenticator:
         if not self._tokens.is_ready:
             raise unavailable()
         token_id = id_of(token)
+        if token_id is None and self._jwts is not None and token.count(".") == 2:
+            return await self._of_jwt(self._jwts, token, address)
         if token_id is None:
             mistyped = token.startswith(PREFIX)
             detail = "This token is mistyped: its checksum does not fit." if mistyped else "This is no token of ours."
@@ -45,6 +54,18 @@ class Authenticator:
             principal = await self._tokens.look_up(token_id, token)
         if principal is None:
             raise self._refusal("This token is unknown, or was revoked.", address)
+        return principal
+
+    async def _of_jwt(self, jwts: JwtVerifier, token: str, address: str) -> Principal:
+        principal = jwts.known(token)
+        if principal is None and not self._throttle.wait_s(address):
+            try:
+                principal = await jwts.verify(token)
+            except KeysUnavailable:
+                _log.warning("oidc.no_keys")
+                raise _no_keys() from None
+        if principal is None:
+            raise self._refusal("This JWT is not taken here: check issuer, audience, expiry, tenant and key.", address)
         return principal
 
     def _refusal(self, detail: str, address: str) -> Problem:
@@ -57,6 +78,15 @@ class Authenticator:
                 headers={"retry-after": str(wait_s)},
             )
         return _unauthorized(detail, INVALID)
+
+
+def _no_keys() -> Problem:
+    return Problem(
+        503,
+        "issuer-unavailable",
+        "The keys of the JWT's issuer can't be had right now. Try again.",
+        headers={"retry-after": str(RETRY_AFTER_S)},
+    )
 
 
 def _unauthorized(detail: str, challenge: str) -> Problem:

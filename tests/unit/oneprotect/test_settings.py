@@ -46,6 +46,13 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
     "ONEPROTECT_API_PORT": ("0", 0),
     "ONEPROTECT_API_BODY_TIMEOUT_S": ("2.5", 2.5),
+    "ONEPROTECT_OIDC_ISSUER": ("https://login.example.com/realm", "https://login.example.com/realm"),
+    "ONEPROTECT_OIDC_AUDIENCE": ("oneprotect", "oneprotect"),
+    "ONEPROTECT_OIDC_JWKS_URL": ("http://127.0.0.1:9000/keys", "http://127.0.0.1:9000/keys"),
+    "ONEPROTECT_OIDC_CA_FILE": ("/etc/idp.pem", Path("/etc/idp.pem")),
+    "ONEPROTECT_OIDC_ALGORITHMS": ("ES256,EdDSA", ("ES256", "EdDSA")),
+    "ONEPROTECT_OIDC_TENANT_CLAIM": ("https://example.com/tenant", "https://example.com/tenant"),
+    "ONEPROTECT_OIDC_ROLES_CLAIM": ("groups", "groups"),
     "ONEPROTECT_API_AUTH_FAILURES": ("5", 5),
     "ONEPROTECT_API_TRUSTED_PROXIES": ("10.0.0.0/8", ("10.0.0.0/8",)),
     "ONEPROTECT_OPS_HOST": ("::1", "::1"),
@@ -65,6 +72,10 @@ BAD = [
     ("ONEPROTECT_NATS_URL", "nats://[1]:4222"),
     ("ONEPROTECT_NATS_URL", "nats://[::1]:4222:1"),
     ("ONEPROTECT_NATS_CREDS_FILE", ""),
+    ("ONEPROTECT_OIDC_ISSUER", "http://login.example.com"),
+    ("ONEPROTECT_OIDC_ISSUER", "https://user:canary@login.example.com"),
+    ("ONEPROTECT_OIDC_ALGORITHMS", "HS256"),
+    ("ONEPROTECT_OIDC_AUDIENCE", "two words"),
     ("ONEPROTECT_NATS_INBOX_PREFIX", ">"),
     ("ONEPROTECT_NATS_INBOX_PREFIX", "_INBOX.*"),
     ("ONEPROTECT_NATS_INBOX_PREFIX", "inbox"),
@@ -107,7 +118,11 @@ BAD = [
     ("ONEPROTECT_LOG_ATTEMPTS", "some"),
 ]
 
-CLOSED = [v for v in VARIABLES if not v.name.endswith(("_FILE", "_DIR", "_HOST", "_NAMESPACE", "_ALLOWED"))]
+CLOSED = [
+    v
+    for v in VARIABLES
+    if not v.name.endswith(("_FILE", "_DIR", "_HOST", "_NAMESPACE", "_ALLOWED", "_AUDIENCE", "_CLAIM"))
+]
 
 
 def load(environ: dict[str, str], *, resolves_secrets: bool = False) -> Settings:

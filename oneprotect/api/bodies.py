@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 from litestar import Request
 from msgspec import Struct
-from msgspec.inspect import IntType, Type, VarTupleType, type_info
+from msgspec.inspect import IntType, Metadata, Type, VarTupleType, type_info
 
 from oneprotect.api.problems import Problem
 from schemas.checked import Invalid
@@ -108,7 +108,12 @@ def query(items: Iterable[tuple[str, str]], kind: type[T]) -> T:
 @cache
 def _types(kind: type[Struct]) -> dict[str, type[Type]]:
     """What kind of type each field has."""
-    return {field.encode_name: type(type_info(field.type)) for field in msgspec.structs.fields(kind)}
+    return {field.encode_name: type(_bare(type_info(field.type))) for field in msgspec.structs.fields(kind)}
+
+
+def _bare(found: Type) -> Type:
+    """The type without what is said about it."""
+    return _bare(found.type) if isinstance(found, Metadata) else found
 
 
 def _require_json(request: Request[Any, Any, Any]) -> None:

@@ -28,18 +28,17 @@ class ChartError(Exception):
     """Helm refused; the text is what it said."""
 
 
-def render(binary: Path, *values: str | Values, options: Iterable[str] = ()) -> list[Manifest]:
+def render(binary: Path, *values: str | Values, release: str = RELEASE, options: Iterable[str] = ()) -> list[Manifest]:
     """The manifests for values: names of files under `ci/`, and mappings that win over them. Raises `ChartError`."""
-    return parse(_run(binary, "template", values, ["--namespace", NAMESPACE, *options]))
+    return parse(_run([binary, "template", release, CHART, "--namespace", NAMESPACE, *options], values))
 
 
 def lint(binary: Path, *values: str | Values) -> None:
     """Helm's own rules, warnings included. Raises `ChartError`."""
-    _run(binary, "lint", values, ["--strict"])
+    _run([binary, "lint", CHART, "--strict"], values)
 
 
-def _run(binary: Path, verb: str, values: Iterable[str | Values], options: Iterable[str]) -> str:
-    command: list[str | Path] = [binary, verb, *([RELEASE] if verb == "template" else []), CHART, *options]
+def _run(command: list[str | Path], values: Iterable[str | Values]) -> str:
     given = json.dumps(_merged(values))  # quotes every string: Helm reads a bare `y` as true
     done = subprocess.run([*command, "--values", "-"], input=given, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:

@@ -9,6 +9,7 @@ one silently.
 """
 
 import importlib
+import re
 import sys
 from collections.abc import Hashable, Iterable, Iterator
 from functools import cache
@@ -25,6 +26,9 @@ Manifest = dict[str, Any]
 
 _library: Any = importlib.import_module("kubernetes_validate")  # has no types
 _CRDS: Final = Path(__file__).parent / "crds"
+_NAME: Final = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_LABEL_VALUE: Final = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_LABEL_KEY: Final = re.compile(r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _METADATA: Final = {
     "type": "object",
     "additionalProperties": False,
@@ -67,6 +71,7 @@ def problems(manifests: Iterable[Manifest], versions: Iterable[str] = KUBERNETES
     """What is wrong with each manifest, with the field's path; nothing for those that are right."""
     versions = tuple(versions)
     for manifest in manifests:
+        yield from _metadata_problems(manifest)
         kind = f"{manifest.get('apiVersion')}/{manifest.get('kind')}"
         try:
             if kind in _schemas():
@@ -78,6 +83,16 @@ def problems(manifests: Iterable[Manifest], versions: Iterable[str] = KUBERNETES
             yield f"{identity(manifest)}: {error.json_path.removeprefix('$.')}: {error.message}"
         except _library.SchemaNotFoundError:
             yield f"{identity(manifest)}: {kind} is not known; add its schema to tools/crds"
+
+
+def _metadata_problems(manifest: Manifest) -> Iterator[str]:
+    """What the API server asks of names and labels, and no schema says."""
+    metadata = manifest.get("metadata", {})
+    if not _NAME.fullmatch(str(metadata.get("name", ""))):
+        yield f"{identity(manifest)}: metadata.name: must be a DNS name of at most 253 characters"
+    for key, value in metadata.get("labels", {}).items():
+        if not (_LABEL_KEY.fullmatch(key) and _LABEL_VALUE.fullmatch(str(value))):
+            yield f"{identity(manifest)}: metadata.labels.{key}: must be 63 characters at most, of letters, digits, -_."
 
 
 @cache

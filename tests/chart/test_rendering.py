@@ -66,6 +66,16 @@ def test_names_are_unique_and_labels_are_strings(rendered: Rendered, name: str) 
         assert manifest["metadata"]["labels"].keys() >= {"app.kubernetes.io/name", "app.kubernetes.io/managed-by"}
 
 
+def test_a_long_release_name_makes_no_name_too_long(binary: Path) -> None:
+    """Helm allows 53 characters; every name and label made of them is still one."""
+    manifests = render(binary, "full", release="r" * 53)
+
+    assert list(problems(manifests, ["1.36"])) == []
+    names = [m["metadata"]["name"] for m in of_kind(manifests, "Deployment", "Job", "Service", "ServiceAccount")]
+    assert max(map(len, names)) <= 63
+    assert {name.rpartition("-")[2] for name in names} == {"api", "apply", "consumer"}
+
+
 def test_what_looks_like_something_else_stays_a_string(rendered: Rendered) -> None:
     """`y`, `0042`, `on`, a date: as labels and annotations they are what was written; so are names `42` and `true`."""
     consumer = one(rendered["full"], "Deployment", "oneprotect-consumer")

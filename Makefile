@@ -35,12 +35,13 @@ test: $(READY) ## all tests, on a real nats-server
 test-delivery-retry: $(READY) ## the retry and replay tests only
 	$(BIN)/python -m pytest -m retry -v
 
-check: $(READY) ## format, lint, types, layers
+check: $(READY) ## format, lint, types, layers, and that a delivery takes no more calls than it did
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python -m bench.calls
 
 coverage: $(READY) ## branch coverage of what handles keys; anything below 100 % fails
 	$(BIN)/python -m pytest -q tests/unit/provider tests/unit/consumers tests/kubernetes tests/contract tests/property \

@@ -64,14 +64,14 @@ class Site:
         self._nats = psutil.Process(nats_pid)
         self._consumers: dict[str, Child] = {}
         self._directory = directory
-        self._environ = environ
+        self.environ = environ
         self._bare_setups = bare_setups
 
     @contextlib.asynccontextmanager
     async def product(self, contender: Contender, environ: Mapping[str, str]) -> AsyncGenerator[None]:
         """The product's consumer runs meanwhile, under the contender's name, with more in its environment."""
         log = self._directory / "product.log"
-        async with child("product", "oneprotect", "consumer", log=log, environ={**self._environ, **environ}) as running:
+        async with child("product", "oneprotect", "consumer", log=log, environ={**self.environ, **environ}) as running:
             self._consumers[contender.name] = running
             yield
 

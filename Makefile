@@ -9,7 +9,7 @@ CHART  := deploy/helm/oneprotect
 VALUES ?= $(CHART)/ci/minimal.yaml
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check coverage chaos fuzz bench test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
+.PHONY: help setup dev demo test check coverage chaos fuzz bench screenshots test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100
 
 fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (ten minutes)
 	$(BIN)/python -m pytest tests/fuzz tests/property --hypothesis-profile fuzz --timeout 1200
+
+screenshots: $(READY) ## take the pictures of the console anew, with Chromium
+	$(BIN)/python -m tests.e2e.screenshots docs/images
 
 bench: $(READY) ## deliveries/s and latency of one consumer, beside two bare loops in the same run
 	$(BIN)/python -m bench

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 
 from consumers import archive
-from consumers.newest import newest
+from consumers.newest import Found, Take, look, newest
 from consumers.progress import Progress
 from oneprotect.jetstream import read
 from oneprotect.jetstream.connection import Connection
@@ -137,17 +137,36 @@ async def newest_kept(
     connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
 ) -> list[KeptRecord]:
     """The newest `limit` that failed or were skipped and `chosen` takes, newest first, before a stream sequence."""
-
-    def take(record: read.Record) -> KeptRecord | None:
-        kept = Kept.read(tenant, record)
-        return KeptRecord(kept, record) if kept is not None and matches(kept, chosen) else None
-
     return await newest(
         connection,
         subjects.FAILED.name,
         subject(tenant, chosen),
-        take,
+        _taking(tenant, chosen),
         limit=limit,
         before=before,
         since=chosen.since,
     )
+
+
+async def page_of_kept(
+    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> Found[KeptRecord]:
+    """The same with bounded work: see `Found` for how to go on."""
+    return await look(
+        connection,
+        subjects.FAILED.name,
+        subject(tenant, chosen),
+        _taking(tenant, chosen),
+        limit=limit,
+        before=before,
+        since=chosen.since,
+        until=chosen.until,
+    )
+
+
+def _taking(tenant: str, chosen: ReplayFilter) -> Take[KeptRecord]:
+    def take(record: read.Record) -> KeptRecord | None:
+        kept = Kept.read(tenant, record)
+        return KeptRecord(kept, record) if kept is not None and matches(kept, chosen) else None
+
+    return take

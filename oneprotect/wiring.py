@@ -61,6 +61,7 @@ from schemas import subjects
 from schemas.config import RetryPolicy
 
 if TYPE_CHECKING:  # Litestar is of no use to a consumer: 150 ms and 20 MB
+    from oneprotect.api.app import Beside
     from oneprotect.api.front import Front
     from oneprotect.api.oidc import JwtVerifier
     from oneprotect.api.parts import Parts
@@ -407,7 +408,7 @@ async def _open_api(
             keeping = [
                 asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replays.run(), streams.run())
             ]
-            front.open(create_app(parts))
+            front.open(create_app(parts, api_console(jetstream, parts, stop)))
             _spare_the_collector()
             _log.info("api.started", version=VERSION)
             try:
@@ -422,6 +423,31 @@ async def _open_api(
         if not stop.is_set():
             raise
     _log.info("api.stopped")
+
+
+def api_console(jetstream: JetStream, parts: "Parts", stop: asyncio.Event) -> "Beside":
+    """The console; its live pages end when `stop` is set."""
+    from oneprotect.console.assets import Assets
+    from oneprotect.console.live import Followers
+    from oneprotect.console.parts import ConsoleParts
+    from oneprotect.console.rendering import Renderer
+    from oneprotect.console.routes import console
+    from oneprotect.console.sessions import Sessions
+
+    assets = Assets()
+    return console(
+        ConsoleParts(
+            api=parts,
+            sessions=Sessions(jetstream.token_bucket, parts.tokens),
+            renderer=Renderer(assets),
+            followers=Followers(),
+            destinations=jetstream.destinations,
+            health=jetstream.health,
+            activity=jetstream.activity,
+            stop=stop,
+        ),
+        assets,
+    )
 
 
 def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry, jwts: "JwtVerifier | None") -> "Parts":

@@ -1,13 +1,14 @@
 """The application: operations become routes, and whatever goes wrong becomes a problem document."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from litestar import Litestar, MediaType, Request, Response
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ControllerRouterHandler
+from msgspec import Struct
 
 from oneprotect.api import attempts, credentials, deliveries, destinations, operating, ping, replays
 from oneprotect.api.call import Call
@@ -32,11 +33,28 @@ _HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosni
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 
-def create_app(parts: Parts, others: Sequence[ControllerRouterHandler] = ()) -> Litestar:
-    """The application. `others`: what else is served beside the API, the console above all."""
+class Beside(Struct, frozen=True, kw_only=True):
+    """What is served beside the API: paths that begin with `prefix`, whose problems look as `answer` says."""
+
+    prefix: str
+    routes: Sequence[ControllerRouterHandler]
+    answer: Callable[[Request[Any, Any, Any], Problem], Response[bytes]]
+
+
+def create_app(parts: Parts, beside: Beside | None = None) -> Litestar:
+    """The application. `beside`: the console."""
+
+    def answer_to_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        if beside is not None and request.url.path.startswith(f"{beside.prefix}/"):
+            return beside.answer(request, problem_of(error))
+        return _answer_to_error(request, error)
+
     return Litestar(
-        route_handlers=[*(_route(operation, parts) for operation in OPERATIONS), *others],
-        exception_handlers={Exception: _answer_to_error},
+        route_handlers=[
+            *(_route(operation, parts) for operation in OPERATIONS),
+            *(beside.routes if beside else ()),
+        ],
+        exception_handlers={Exception: answer_to_error},
         openapi_config=None,
         logging_config=None,
         request_max_body_size=parts.limits.body_bytes,

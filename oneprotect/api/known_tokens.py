@@ -68,6 +68,11 @@ class KnownTokens:
         self._used[known.key] = datetime.now(UTC)
         return known.principal
 
+    def known(self, token_id: str) -> Principal | None:
+        """Who has the token of this id, if it is still good. For sessions: whoever opened one has shown the token."""
+        known = self._known.get(token_id)
+        return known.principal if known else None
+
     async def look_up(self, token_id: str, text: str) -> Principal | None:
         """The same for one that was made just now, so that it has not been announced yet. Raises `JetStreamError`."""
         for entry in await self._bucket.list(f"*.{token_id}"):

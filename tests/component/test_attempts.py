@@ -16,7 +16,10 @@ from tests.support.site import TENANT, Site
 OTHER = "globex"
 
 
-def _recorded(number: int, *, tenant: str, destination: str, code: Code) -> Publication:
+def recorded(
+    number: int, *, tenant: str, destination: str, code: Code, response_body: str | None = None
+) -> Publication:
+    """A result as a consumer records it, of the delivery `dlv_<number>`."""
     delivery = f"dlv_{number}"
     event = DeliveryAttempted(
         specversion="1.0",
@@ -34,6 +37,7 @@ def _recorded(number: int, *, tenant: str, destination: str, code: Code) -> Publ
             started_at=datetime.now(UTC),
             duration_ms=1,
             worker="test",
+            response_body=response_body,
         ),
     )
     return Publication(subjects.attempted(tenant, destination, delivery), encode(event), {})
@@ -42,7 +46,7 @@ def _recorded(number: int, *, tenant: str, destination: str, code: Code) -> Publ
 async def _record(site: Site, numbers: range, say: Callable[[int], tuple[str, str, Code]]) -> None:
     for number in numbers:
         tenant, destination, code = say(number)
-        await site.jetstream.publisher.publish(_recorded(number, tenant=tenant, destination=destination, code=code))
+        await site.jetstream.publisher.publish(recorded(number, tenant=tenant, destination=destination, code=code))
 
 
 def _mixed(number: int) -> tuple[str, str, Code]:

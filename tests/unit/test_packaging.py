@@ -2,6 +2,9 @@
 
 import importlib.metadata
 import re
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -46,3 +49,21 @@ def test_what_production_needs_is_locked_alike_for_development() -> None:
     ]
 
     assert pinned[0] < pinned[1]
+
+
+def test_the_wheel_ships_what_the_console_shows(tmp_path: Path) -> None:
+    """Templates and static files are installed beside the code that reads them; tests and benches are not."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = set(zipfile.ZipFile(wheel).namelist())
+
+    console = ROOT / "oneprotect" / "console"
+    needed = {str(path.relative_to(ROOT)) for kind in ("templates", "static") for path in (console / kind).iterdir()}
+    assert len(needed) > 15
+    assert needed <= shipped
+    assert {name.partition("/")[0] for name in shipped if not name.startswith("oneprotect_delivery")} == set(OURS)

@@ -1,0 +1,1 @@
+"""The console: server-rendered pages for people, beside the HTTP API (contract, section 8)."""

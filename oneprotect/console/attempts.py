@@ -1,0 +1,98 @@
+"""Attempts: listed with filters, and followed as they are recorded."""
+
+from collections.abc import AsyncGenerator
+from typing import Final
+
+from msgspec import Struct
+
+from consumers import attempts
+from consumers.attempts import Sought
+from consumers.newest import EXAMINED
+from oneprotect.api.paging import Cursor, decode_cursor, encode_cursor
+from oneprotect.api.telling import meant, told
+from oneprotect.console.live import Arrivals, listening, stream
+from oneprotect.console.visit import Place, Shown, Visit, redirect, time_of_input
+from schemas.codes import Code, Outcome
+from schemas.events import DeliveryAttempted
+from schemas.ids import DeliveryId, DestinationId
+
+GOING_ON: Final = 8 * EXAMINED
+"""How many a look may read when somebody asks to look further back: half a second's worth."""
+
+
+class Filters(Struct, frozen=True, kw_only=True):
+    """What the form says."""
+
+    destination: DestinationId | None = None
+    delivery: DeliveryId | None = None
+    outcome: Outcome | None = None
+    code: Code | None = None
+    since: str | None = None
+    until: str | None = None
+    cursor: Cursor | None = None
+    live: str | None = None
+
+    def sought(self, visit: Visit) -> Sought:
+        """The attempts that are meant. Raises `Invalid`."""
+        return Sought(
+            tenant=visit.tenant,
+            destination=self.destination,
+            outcomes=frozenset({self.outcome} if self.outcome else ()),
+            codes=meant({self.code} if self.code else (), public=visit.is_public),
+            since=time_of_input(self.since, "since"),
+            until=time_of_input(self.until, "until"),
+        )
+
+
+async def show(visit: Visit) -> Shown:
+    """A page of them."""
+    filters = visit.query(Filters)
+    if filters.delivery:
+        return redirect(f"{visit.base}/deliveries/{filters.delivery}")
+    found = await attempts.page(
+        visit.parts.api.connection,
+        filters.sought(visit),
+        before=decode_cursor(filters.cursor, Place).before if filters.cursor else None,
+        examine=GOING_ON if filters.cursor else EXAMINED,
+    )
+    return visit.page(
+        "attempts.html",
+        tenant=visit.tenant,
+        filters=filters,
+        attempts=[told(one.event.data, public=visit.is_public) for one in found.items],
+        next=encode_cursor(Place(found.cursor)) if found.cursor else None,
+        is_short=len(found.items) < attempts.PAGE,
+        reached_at=found.reached_at,
+        outcomes=list(Outcome),
+        codes=sorted({code.public if visit.is_public else code for code in Code}),
+        is_live=bool(filters.live) and not filters.cursor,
+    )
+
+
+def follow(visit: Visit) -> AsyncGenerator[bytes]:
+    """Those that fit, as they are recorded. Raises `Problem` or `Invalid` at once."""
+    sought = visit.query(Filters).sought(visit)
+    arrivals = Arrivals(sought.takes)
+    pattern = f"oneprotect.delivery.attempted.{visit.tenant}.{sought.destination or '*'}.*"
+    session = visit.session
+    counted = visit.parts.followers.one_more(session.id if session else "")
+    counted.__enter__()
+
+    def render(events: list[DeliveryAttempted], missed: int) -> bytes:
+        rows = [told(event.data, public=visit.is_public) for event in reversed(events)]
+        return visit.parts.renderer("attempt_rows.html", base=visit.base, attempts=rows, missed=missed)
+
+    async def events() -> AsyncGenerator[bytes]:
+        try:
+            async with listening(visit.parts.api.connection, pattern, arrivals):
+                async for event in stream(
+                    arrivals,
+                    render,
+                    goes_on=lambda: visit.parts.api.tokens.known(visit.principal.id.removeprefix("token:")) is not None,
+                    stop=visit.parts.stop,
+                ):
+                    yield event
+        finally:
+            counted.__exit__(None, None, None)
+
+    return events()

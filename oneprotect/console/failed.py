@@ -1,0 +1,75 @@
+"""Deliveries that were given up on or skipped, with filters."""
+
+import functools
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.kept import page_of_kept
+from consumers.later import look
+from oneprotect.api.paging import Cursor, decode_cursor, encode_cursor
+from oneprotect.api.telling import meant
+from oneprotect.console.visit import Place, Shown, Visit, time_of_input
+from schemas.codes import Code
+from schemas.config import ReplayFilter
+from schemas.ids import DeliveryId, DestinationId, EventType
+
+SHOWN: Final = 50
+
+
+class Filters(Struct, frozen=True, kw_only=True):
+    """What the form says."""
+
+    destination: DestinationId | None = None
+    code: Code | None = None
+    event_type: EventType | None = None
+    delivery: DeliveryId | None = None
+    since: str | None = None
+    until: str | None = None
+    cursor: Cursor | None = None
+
+    def chosen(self, visit: Visit) -> ReplayFilter:
+        """The kept deliveries that are meant. Raises `Invalid`."""
+        codes = meant({self.code} if self.code else (), public=visit.is_public)
+        return ReplayFilter(
+            destination=self.destination,
+            since=time_of_input(self.since, "since"),
+            until=time_of_input(self.until, "until"),
+            codes=tuple(sorted(code.value for code in codes)),
+            event_types=(self.event_type,) if self.event_type else (),
+            ids=(self.delivery,) if self.delivery else (),
+        )
+
+    @property
+    def pairs(self) -> dict[str, str]:
+        """The fields that are filled in, for an address."""
+        values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "cursor"}
+        return {name: str(value) for name, value in values.items() if value}
+
+
+async def show(visit: Visit) -> Shown:
+    """A page of them, each with whether a replay would take it."""
+    filters = visit.query(Filters)
+    found = await page_of_kept(
+        visit.parts.api.connection,
+        visit.tenant,
+        filters.chosen(visit),
+        limit=SHOWN,
+        before=decode_cursor(filters.cursor, Place).before if filters.cursor else None,
+    )
+    page = await look(visit.parts.api.connection, visit.tenant, [one.kept for one in found.items])
+    return visit.page(
+        "failed.html",
+        tenant=visit.tenant,
+        filters=filters,
+        kept=list(page.judged()),
+        next=encode_cursor(Place(found.cursor)) if found.cursor else None,
+        reached_at=found.reached_at,
+        codes=sorted({code.public if visit.is_public else code for code in Code}),
+        told_code=functools.partial(told_code, public=visit.is_public),
+    )
+
+
+def told_code(code: str, *, public: bool) -> str:
+    """A code as whoever looks may know it."""
+    return Code(code).public.value if public and code in set(Code) else code

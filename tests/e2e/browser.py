@@ -1,0 +1,54 @@
+"""A browser for the tests: Debian's Chromium, driven by Playwright."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import AsyncGenerator
+from typing import Literal
+
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+
+HOW = "no Chromium found: `apt-get install chromium`, or name one in ONEPROTECT_TEST_CHROMIUM"
+DESKTOP = (1280, 900)
+PHONE = (390, 844)
+
+Theme = Literal["light", "dark"]
+
+
+def chromium() -> str | None:
+    """Where it is."""
+    named = os.environ.get("ONEPROTECT_TEST_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@contextlib.asynccontextmanager
+async def launched(path: str) -> AsyncGenerator[Browser]:
+    """It, running, without a window."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+async def opened(
+    browser: Browser, url: str, *, theme: Theme = "light", size: tuple[int, int] = DESKTOP, scripts: bool = True
+) -> BrowserContext:
+    """A profile of its own. Paths of its pages begin at `url`."""
+    return await browser.new_context(
+        base_url=url,
+        color_scheme=theme,
+        viewport={"width": size[0], "height": size[1]},
+        java_script_enabled=scripts,
+        locale="en-GB",
+        timezone_id="UTC",
+    )
+
+
+async def sign_in(page: Page, token: str, *, to: str = "/console/integrations") -> None:
+    """As somebody would."""
+    await page.goto(f"/console/sign-in?next={to}")
+    await page.get_by_label("Token", exact=True).fill(token)
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url(f"**{to}")

@@ -36,6 +36,7 @@ SET_BY_THE_CHART: Final = frozenset(
         "NATS_NKEY_FILE",
         "NATS_REPLICAS",
         "NATS_URL",
+        "OIDC_CA_FILE",
         "OPS_HOST",
         "OPS_PORT",
         "SECRET_CACHE_TTL_S",

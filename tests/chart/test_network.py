@@ -114,13 +114,14 @@ def test_ports_are_the_settings(rendered: Rendered) -> None:
 
 @WITH_POLICIES
 def test_only_consumers_reach_receivers_and_the_api_server(rendered: Rendered, name: str) -> None:
-    """The API and `apply` reach names and NATS, and no address outside but NATS's own."""
+    """The API and `apply` reach names and NATS, the API the issuer of tokens, and no other address."""
     roles = ["api", "apply"] if name != "nack" else ["api"]
-    nats = {"192.0.2.10/32", "192.0.2.11/32", "169.254.20.10/32"}
+    told = {"192.0.2.10/32", "192.0.2.11/32", "169.254.20.10/32", "203.0.113.7/32"}
     for role in roles:
         blocks = {p["ipBlock"]["cidr"] for rule in rules(rendered[name], role) for p in rule["to"] if "ipBlock" in p}
 
-        assert blocks <= nats
+        assert blocks <= told
+        assert role == "api" or "203.0.113.7/32" not in blocks
 
     api_server = [r for r in rules(rendered[name], "consumer") if {"ipBlock": {"cidr": "10.0.0.1/32"}} in r["to"]]
     assert len(api_server) == 1

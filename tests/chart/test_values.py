@@ -46,6 +46,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"egress": {"ports": ["https"]}}, "/egress/ports/0"),
     ({"egress": {"proxy": "http://proxy:4750"}}, "/egress/proxy"),
     ({"egress": {"proxy": "proxy:4750"}}, "networkPolicy.proxy.namespace"),
+    ({"settings": {"ONEPROTECT_OIDC_ISSUER": "https://login.example.com"}}, "networkPolicy.issuer.namespace"),
     ({"nats": {"credentialsKind": "password"}}, "/nats/credentialsKind"),
     ({"egress": {"allowCidrs": ["10.0.0.0"]}}, "/egress/allowCidrs/0"),
     ({"settings": {"ONEPROTECT_LOG_LEVLE": "info"}}, "ONEPROTECT_LOG_LEVLE"),
@@ -160,6 +161,7 @@ def test_settings_are_those_of_the_program() -> None:
     assert not free & SET_BY_THE_CHART
     assert {variable.name for variable in VARIABLES} <= free | SET_BY_THE_CHART
     assert "ONEPROTECT_LOG_LEVEL" in free
+    assert [name for name in free if name.endswith(("_FILE", "_DIR"))] == [], "a file needs a volume: give it a value"
 
 
 def test_no_value_is_called_like_a_secrets_value() -> None:

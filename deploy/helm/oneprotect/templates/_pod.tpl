@@ -82,6 +82,7 @@ topologySpreadConstraints:
 {{- else if eq $role "api" -}}
 {{- $_ := set $env "ONEPROTECT_API_HOST" "0.0.0.0" -}}
 {{- $_ := set $env "ONEPROTECT_API_PORT" "8080" -}}
+{{- if $values.api.issuerCa.name }}{{ $_ := set $env "ONEPROTECT_OIDC_CA_FILE" "/etc/oneprotect/issuer-ca/ca.crt" }}{{ end -}}
 {{- end -}}
 env:
 {{- range $name, $value := mergeOverwrite (dict) $values.settings $values.telemetry $env }}
@@ -105,6 +106,8 @@ volumeMounts:
 - {name: egress-ca, mountPath: /etc/oneprotect/egress-ca, readOnly: true}
 {{- end }}
 - {name: api-server-token, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+{{- else if and (eq (index . 1) "api") $values.api.issuerCa.name }}
+- {name: issuer-ca, mountPath: /etc/oneprotect/issuer-ca, readOnly: true}
 {{- end }}
 {{- end -}}
 
@@ -144,6 +147,8 @@ volumes:
         items:
         - path: namespace
           fieldRef: {apiVersion: v1, fieldPath: metadata.namespace}
+{{- else if and (eq $role "api") $values.api.issuerCa.name }}
+{{ include "oneprotect.certificates" (dict "volume" "issuer-ca" "from" $values.api.issuerCa) }}
 {{- end }}
 {{- end -}}
 

@@ -1,0 +1,83 @@
+"""`oneprotect nats`: keys that show only their public half, users' entries, and files."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from oneprotect.jetstream.client import is_seed
+from tests.support.commandline import CommandLine
+
+PUBLIC = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"
+SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
+
+
+async def test_a_key_is_made_for_its_owner_alone(tmp_path: Path, command_line: CommandLine) -> None:
+    """The seed is in the file and nowhere else, and nobody else can read it; the public key is printed."""
+    path = tmp_path / "consumer.nk"
+
+    ran = await command_line.run({}, "nats", "key", "--output", str(path))
+    again = await command_line.run({}, "nats", "key", "--output", str(path), "--json")
+    other = await command_line.run({}, "nats", "key", "--output", str(tmp_path / "other.nk"), "--json")
+
+    assert ran.code == 0
+    assert len(ran.out.strip()) == 56
+    assert ran.out.startswith("U")
+    assert is_seed(path.read_bytes())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert path.read_text() not in ran.out + ran.err
+    assert again.code == 1
+    assert again.error["error"].startswith("--output: the file is there already")
+    assert other.json["public_key"] not in (ran.out.strip(), "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("producer", "--nkey", PUBLIC), "--tenant: say whose requests"),
+        (("api", "--nkey", PUBLIC, "--tenant", "acme"), "--tenant: only a producer has one"),
+        (("api", "--nkey", SEED), "--nkey: a user's public key is U and 55 characters more; never give the seed"),
+        (("producer", "--nkey", PUBLIC, "--tenant", "a.b"), "--tenant: "),
+    ],
+)
+async def test_a_user_that_makes_no_sense_is_refused(
+    command_line: CommandLine, arguments: tuple[str, ...], says: str
+) -> None:
+    """The mistake is named, and what was typed is not repeated: it may be the seed."""
+    ran = await command_line.run({}, "nats", "user", *arguments, "--json")
+
+    assert ran.code == 2
+    assert ran.error["error"].startswith(says)
+    assert SEED not in ran.out + ran.err
+
+
+async def test_a_producers_entry_holds_its_tenants_subjects_alone(command_line: CommandLine) -> None:
+    """For the server's list of users; with --json, for the chart's."""
+    ran = await command_line.run({}, "nats", "user", "producer", "--tenant", "acme", "--nkey", PUBLIC)
+    as_json = await command_line.run({}, "nats", "user", "producer", "--tenant", "acme", "--nkey", PUBLIC, "--json")
+
+    allowed = ["oneprotect.delivery.requested.acme.*", "oneprotect.delivery.overflow.acme.*"]
+    assert ran.code == 0
+    assert all(f'"{subject}"' in ran.out for subject in allowed)
+    assert "inbox prefix: _INBOX_producer_acme" in ran.err
+    assert as_json.json == {
+        "user": {
+            "nkey": PUBLIC,
+            "permissions": {"publish": {"allow": allowed}, "subscribe": {"allow": ["_INBOX_producer_acme.>"]}},
+        },
+        "inbox_prefix": "_INBOX_producer_acme",
+    }
+
+
+async def test_files_are_written_for_as_many_servers_as_asked(tmp_path: Path, command_line: CommandLine) -> None:
+    """The directory is made; what is in the way is told."""
+    ran = await command_line.run(
+        {}, "nats", "files", "--output", str(tmp_path / "a" / "b"), "--replicas", "1", "--json"
+    )
+    (tmp_path / "file").write_text("")
+    failed = await command_line.run({}, "nats", "files", "--output", str(tmp_path / "file"))
+
+    assert str(tmp_path / "a" / "b" / "permissions.conf") in ran.json["files"]
+    assert '"num_replicas": 1' in (tmp_path / "a" / "b" / "streams" / "ONEPROTECT_WORK.json").read_text()
+    assert failed.code == 1
+    assert "--output: can't be written to" in failed.err

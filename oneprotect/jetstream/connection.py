@@ -12,7 +12,15 @@ from nats.aio.client import Client
 
 from oneprotect.jetstream.client import Access, Callbacks, dial, hang_up, named
 from oneprotect.jetstream.denials import Denial, Denials
-from oneprotect.jetstream.errors import JetStreamError, NotFound, Refused, Unavailable, Unsupported
+from oneprotect.jetstream.errors import (
+    MESSAGE_TOO_LARGE,
+    JetStreamError,
+    NotFound,
+    Refused,
+    Unavailable,
+    Unsupported,
+    error_of,
+)
 
 MIN_SERVER_VERSION: Final = (2, 12)
 API_TIMEOUT_S: Final = 5.0
@@ -87,13 +95,17 @@ class Connection:
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Send without waiting for anything. Raises `Unavailable` when not even the buffer takes it."""
+        """Send without waiting for anything. Raises `Unavailable` (buffer full) or `Refused` (too large)."""
         try:
             await self._client.publish(subject, payload, reply, headers or None)
+        except nats.errors.MaxPayloadError:
+            reason = ""
         except nats.errors.Error as error:
             reason = type(error).__name__
         else:
             return
+        if not reason:
+            raise Refused(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
         raise Unavailable(f"NATS did not take a message: {reason}")
 
     async def subscribe(self, subject: str, callback: OnIncoming, *, group: str = "") -> Subscription:
@@ -162,9 +174,9 @@ def raise_for_error(error: _ApiError | None) -> None:
         return
     if error.code == 404:
         raise NotFound(error.description)
-    if error.code in (408, 500, 503) and not error.err_code:
-        raise Unavailable(error.description)
-    raise Refused(error.err_code, error.description)
+    if not error.err_code and error.code not in (408, 500, 503):
+        raise Refused(0, error.description)
+    raise error_of(error.err_code, error.description)
 
 
 @contextlib.asynccontextmanager

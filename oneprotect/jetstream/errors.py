@@ -1,7 +1,7 @@
 """What can go wrong between us and JetStream.
 
 JetStreamError
-├── Unavailable   no answer, no connection, or no leader: worth another try
+├── Unavailable   no answer, no connection, no leader or no room: worth another try
 ├── NotFound      the stream, consumer or message is not there
 ├── Refused       the server understood and said no, with its error code
 │   └── NotAllowed    this user lacks the permission: no try will help until somebody grants it
@@ -17,13 +17,18 @@ BATCH_HAS_DUPLICATE: Final = 10201
 WRONG_LAST_SEQUENCE: Final = 10071
 """Somebody else wrote first (optimistic concurrency)."""
 
+MESSAGE_TOO_LARGE: Final = 10054
+"""Larger than the stream takes, or than the server does at all."""
+TEMPORARY: Final = frozenset({10004, 10008, 10009, 10023, 10047})
+"""No leader just now, or no room on the disk or in the account's limits: the same request may be taken later."""
+
 
 class JetStreamError(Exception):
     """Something went wrong between us and JetStream; the text says what, and how to mend it where that is known."""
 
 
 class Unavailable(JetStreamError):
-    """No answer, no connection or no leader: worth another try."""
+    """No answer, no connection, no leader or no room: worth another try."""
 
 
 class NotFound(JetStreamError):
@@ -48,3 +53,12 @@ class NotAllowed(Refused):
     def __init__(self, text: str) -> None:
         super().__init__(0, text)
         self.args = (text,)
+
+
+def error_of(err_code: int, description: str) -> JetStreamError:
+    """What an error code of the server's means to whoever asked. 0: it gave none."""
+    if not err_code:
+        return Unavailable(description)
+    if err_code in TEMPORARY:
+        return Unavailable(f"{description} ({err_code})")
+    return Refused(err_code, description)

@@ -15,7 +15,7 @@ import msgspec
 
 from oneprotect.jetstream.connection import Connection, Incoming
 from oneprotect.jetstream.denials import Denial
-from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
+from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
 
 PUBLISH_TIMEOUT_S: Final = 5.0
 MAX_BATCH: Final = 1000
@@ -119,7 +119,7 @@ class Publisher:
                 reply=f"{self._inbox}.{token}",
                 headers=publication.headers,
             )
-        except Unavailable as error:
+        except (Unavailable, Refused) as error:
             if self._waiting.pop(token, None):
                 await self._fail(on_stored, error)
 
@@ -203,6 +203,4 @@ def _result(message: Incoming) -> Stored | JetStreamError:
     ack = _decode(message.data)
     if ack.error is None:
         return Stored(ack.stream, ack.seq, ack.duplicate)
-    if not ack.error.err_code:
-        return Unavailable(ack.error.description)
-    return Refused(ack.error.err_code, ack.error.description)
+    return error_of(ack.error.err_code, ack.error.description)

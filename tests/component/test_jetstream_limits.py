@@ -1,0 +1,92 @@
+"""A server that has no room left, and messages that are too large for it: what is told, and what is kept."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.connection import connect
+from oneprotect.jetstream.errors import MESSAGE_TOO_LARGE, JetStreamError, Refused, Unavailable
+from oneprotect.jetstream.publish import Publication, Publisher
+from schemas import subjects
+from schemas.codes import Outcome
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+ROOM = 4 * 1024**2
+
+
+class SmallServer(EmbeddedNats):
+    """A server whose disk is soon full."""
+
+    def _config(self, port: int) -> dict[str, Any]:
+        config = super()._config(port)
+        return config | {"jetstream": config["jetstream"] | {"max_file_store": ROOM}}
+
+
+async def _fill(site: Site) -> None:
+    """Publish until there is no room for anything more."""
+    publication = Publication(subjects.operational("test.filling", "acme", "x"), b"x" * 100_000, {})
+    with contextlib.suppress(JetStreamError):
+        for _ in range(2 * ROOM // 100_000):
+            await site.jetstream.publisher.publish(publication)
+
+
+async def test_a_full_server_is_told_as_an_outage(tmp_path: Path) -> None:
+    """What it refuses for want of room may be asked for again, and is stored once there is some."""
+    async with (
+        SmallServer(tmp_path / "nats") as server,
+        Site(tmp_path, server, archive_max_bytes=str(1024**2)) as site,
+    ):
+        await _fill(site)
+        with pytest.raises(Unavailable, match=r"insufficient (storage )?resources.*\(100(23|47)\)"):
+            await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
+        await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.EVENTS.name}")
+        await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
+        stored = await site.records(subjects.WORK)
+
+    assert len(stored) == 1
+
+
+@pytest.mark.timeout(60)
+async def test_a_result_that_finds_no_room_is_stored_later_and_nothing_is_sent_twice(tmp_path: Path) -> None:
+    """The disk fills up while a receiver answers: the result waits, and the delivery is not made again."""
+    async with (
+        SmallServer(tmp_path / "nats") as server,
+        Scripted() as receiver,
+        Site(tmp_path, server, archive_max_bytes=str(1024**2)) as site,
+    ):
+        receiver.hold = asyncio.Event()
+        await site.destination("orders", receiver.url)
+        async with site.consumer_process() as consumer:
+            delivery = await site.deliver("orders")
+            await until(lambda: len(receiver.seen) == 1, 20)
+            await _fill(site)
+            receiver.hold.set()
+            await until(lambda: consumer.says("publish.failed"), 20)
+            before = await site.results(delivery)
+            await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.EVENTS.name}")
+            await until(site.is_settled, 30)
+            after = await site.results(delivery)
+
+    assert before == []
+    assert [result.outcome for result in after] == [Outcome.DELIVERED]
+    assert len(receiver.seen) == 1
+
+
+@pytest.mark.parametrize("size", [980_000, 1_200_000])
+async def test_a_message_that_is_too_large_is_refused_at_once(nats_server: EmbeddedNats, size: int) -> None:
+    """By the stream, or by the server as a whole: no try will help, so none is made."""
+    async with connect(nats_server.url, name="test") as connection, Publisher(connection) as publisher:
+        config = {"name": "X", "subjects": ["x"], "max_msg_size": subjects.MAX_MESSAGE_BYTES - 10_000}
+        await connection.api("STREAM.CREATE.X", config)
+        with pytest.raises(Refused) as refused:
+            await publisher.publish(Publication("x", b"x" * size, {}))
+        stored = await publisher.publish(Publication("x", b"small", {}))
+
+    assert refused.value.err_code == MESSAGE_TOO_LARGE
+    assert stored.seq == 1

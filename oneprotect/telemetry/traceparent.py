@@ -22,11 +22,15 @@ _RANGE: Final = 2**32
 
 
 class Parent(Struct, frozen=True, gc=False):
-    """Where a span belongs: the trace, and the span above it (0: none). `sampled`: as whoever began it wants it."""
+    """Where a span belongs: the trace, and the span above it (0: none). `sampled`: as whoever began it wants it.
+
+    `is_local`: whether that span was made in this process.
+    """
 
     trace_id: int
     span_id: int
     sampled: bool
+    is_local: bool = False
 
     @classmethod
     def read(cls, header: str | None) -> "Parent | None":

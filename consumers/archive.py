@@ -52,11 +52,15 @@ class Packed(Publication, frozen=True, gc=False):
     """A copy that is a pack already, as nothing may wait behind it."""
 
 
-def copy(delivery: Delivery) -> Publication:
-    """What is to be kept of `delivery`, which has been taken; for a `Packing` publisher. As it came: that is free."""
+def copy(delivery: Delivery, attempt: int) -> Publication:
+    """What is to be kept of `delivery`, which has been taken at `attempt`; for a `Packing` publisher.
+
+    As it came, its state in its headers: that is free. What stands in a line has its state elsewhere, and gets it here.
+    """
     message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
     if message.stream == subjects.ORDERED.name:  # the next one begins when this one is acknowledged
-        return Packed(subject, _encode([Copy(message.data, message.headers)]), _HEADERS)
+        progress = msgspec.structs.replace(delivery.progress, attempt=attempt)
+        return Packed(subject, _encode([Copy(message.data, progress.onward(message.headers))]), _HEADERS)
     return Publication(subject, message.data, message.headers)
 
 

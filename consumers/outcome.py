@@ -74,7 +74,7 @@ def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> t
         case Outcome.FAILED | Outcome.SKIPPED:
             return (_kept(delivery, result),)
         case Outcome.DELIVERED if archived:
-            return (archive.copy(delivery),)
+            return (archive.copy(delivery, result.attempt),)
         case _:
             return ()
 

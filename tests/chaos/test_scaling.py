@@ -11,6 +11,8 @@ from tests.support.waiting import until
 
 RATE_PER_S = 200
 COUNT = 1200
+LEAST_SHARE = 0.5
+"""Of an even part: at this load a worker takes a turn as often as its requests stand in the server's line."""
 
 
 async def test_joining_and_leaving_under_load(site: Site, receiver: Scripted, figure: Callable[[str], None]) -> None:
@@ -41,10 +43,20 @@ async def test_joining_and_leaving_under_load(site: Site, receiver: Scripted, fi
 
     late_ms = sorted(1000 * (seen.at - published[seen.id]) for seen in receiver.seen if seen.id in published)
     by_worker = Counter(result.worker for result in results if result.delivery in published)
+    shared_by_four = Counter(result.worker for result in results if _number(result.delivery) < COUNT // 3)
     assert len(late_ms) == COUNT, "none lost, none twice"
     assert late_ms[-1] < 2000
     assert len(by_worker) == 5
+    assert len(shared_by_four) == 4
+    assert min(shared_by_four.values()) >= LEAST_SHARE * COUNT / 3 / 4, "each has its part of the work"
     figure(
         f"{COUNT} at {RATE_PER_S}/s: p50 {late_ms[COUNT // 2]:.1f} ms, p99 {late_ms[COUNT * 99 // 100]:.1f} ms, "
-        f"longest {late_ms[-1]:.0f} ms; shares {sorted(by_worker.values(), reverse=True)}"
+        f"longest {late_ms[-1]:.0f} ms; shares of the four {sorted(shared_by_four.values(), reverse=True)}, "
+        f"of all five {sorted(by_worker.values(), reverse=True)}"
     )
+
+
+def _number(delivery: str) -> int:
+    """Which of the measured ones it is; those of the warm-up have no number, and count as later."""
+    number = delivery.removeprefix("dlv_")
+    return int(number) if number.isdecimal() else COUNT

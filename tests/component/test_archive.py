@@ -102,16 +102,22 @@ async def test_of_what_was_sent_again_only_the_last_is_taken(site: Site, receive
 
 async def test_an_ordered_destination_is_not_slowed_down(site: Site, receiver: Scripted) -> None:
     """Where each delivery waits for the one before, a copy goes at once: no pack waits for more."""
-    await site.destination("orders", receiver.url, ordering="fifo")
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.1])
 
     async with site.consumer():
-        deliveries = [await site.deliver("orders") for _ in range(20)]
-        await until(lambda: len(receiver.seen) == 20, 30)
-        await until(site.is_settled, 20)
+        deliveries = [await site.deliver("orders") for _ in range(5)]
+        await until(lambda: _copies_of(site, 5), 30)
 
     packs = await site.records(subjects.DELIVERED)
-    assert [decode_request(one.data).id for packed in packs for one in unpacked(packed)] == deliveries
-    assert len(packs) == 20
+    copies = [one for packed in packs for one in unpacked(packed)]
+    assert [decode_request(one.data).id for one in copies] == deliveries
+    assert {one.headers[subjects.HEADER_ATTEMPT] for one in copies} == {"2"}
+    assert len(packs) == 5
+
+
+async def _copies_of(site: Site, count: int) -> bool:
+    return len(await _copies(site)) == count
 
 
 async def test_failed_and_delivered_are_two_replays(site: Site, receiver: Scripted) -> None:

@@ -1,0 +1,164 @@
+"""What an attempt leaves behind: complete, in order, and the same whenever it is settled again."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers import outcome
+from consumers.archive import Copy
+from consumers.progress import Progress
+from consumers.request import Delivery
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.events import AttemptResult, decode_result
+from tests.support.site import TENANT, document
+
+pytestmark = pytest.mark.retry
+
+NOW = datetime(2026, 11, 23, 20, tzinfo=UTC)
+FOLLOWS = {
+    Outcome.DELIVERED: "delivered",
+    Outcome.RETRY_SCHEDULED: "scheduled",
+    Outcome.FAILED: "failed",
+    Outcome.SKIPPED: "failed",
+}
+"""By outcome, the stream that gets what comes after the result."""
+
+
+class Taken:
+    """As much of a message as settling looks at."""
+
+    def __init__(self, headers: dict[str, str], deliveries: int) -> None:
+        self.stream = subjects.WORK.name
+        self.subject = subjects.requested(TENANT, "orders")
+        self.data = document("orders", delivery="dlv_1")
+        self.headers = headers
+        self.deliveries = deliveries
+
+
+progresses = st.builds(
+    lambda attempt, since, replay, secret_waits, deferrals, trace: Progress(
+        attempt=attempt,
+        first_attempt_at=NOW if since else None,
+        replay="rpl-1" if replay else None,
+        replay_from=attempt if replay else 1,
+        secret_waits=secret_waits,
+        deferrals=deferrals,
+        trace="00-" + "1" * 32 + "-" + "2" * 16 + "-01" if trace else None,
+    ),
+    st.integers(1, 40),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
+
+
+@st.composite
+def attempts(draw: st.DrawFn) -> tuple[Delivery, AttemptResult]:
+    """A delivery that is on its way, and how its attempt ended."""
+    progress = draw(progresses)
+    headers = progress.onward({"content-type": "application/cloudevents+json", "x-mine": "kept"})
+    message: Any = Taken(headers, draw(st.integers(1, 5)))
+    delivery = Delivery.read(message, max_payload_bytes=1000)
+    ended = draw(st.sampled_from(list(FOLLOWS)))
+    waits = timedelta(seconds=draw(st.integers(1, 86_400)))
+    result = AttemptResult(
+        delivery=delivery.id,
+        destination=delivery.destination,
+        event_type=delivery.event_type,
+        attempt=delivery.progress.attempt,
+        outcome=ended,
+        code=Code.HTTP_2XX
+        if ended is Outcome.DELIVERED
+        else draw(st.sampled_from(sorted(set(Code) - {Code.HTTP_2XX}))),
+        started_at=NOW,
+        duration_ms=1.5,
+        worker="w",
+        next_attempt_at=NOW + waits if ended is Outcome.RETRY_SCHEDULED else None,
+        replay=delivery.progress.replay,
+    )
+    return delivery, result
+
+
+def _kinds(publications: tuple[Publication, ...]) -> list[str]:
+    return [publication.subject.split(".")[2] for publication in publications]
+
+
+@given(attempt=attempts(), archived=st.booleans())
+def test_the_result_comes_first_and_then_what_follows_from_it(
+    attempt: tuple[Delivery, AttemptResult], archived: bool
+) -> None:
+    """Each outcome leaves its result, and after it a schedule, a kept delivery or a copy, whole; and nothing else."""
+    delivery, result = attempt
+
+    stored = outcome.settled(delivery, result, archived=archived)
+
+    follows = [] if result.outcome is Outcome.DELIVERED and not archived else [FOLLOWS[result.outcome]]
+    assert _kinds(stored) == ["attempted", *follows]
+    assert decode_result(stored[0].payload).data == result
+    assert all(one.payload == delivery.message.data for one in stored[1:]), "the body is never rewritten"
+    assert all(one.headers["x-mine"] == "kept" for one in stored[1:])
+
+
+@given(attempt=attempts(), archived=st.booleans())
+def test_settled_again_it_is_the_same_and_stored_once(attempt: tuple[Delivery, AttemptResult], archived: bool) -> None:
+    """A redelivery settled from the record leaves the same behind, by the same ids, and says that it sent nothing."""
+    delivery, result = attempt
+
+    first = outcome.settled(delivery, result, archived=archived)
+    again = outcome.suppressed(delivery, result, archived=archived)
+
+    assert again[1:] == first[1:]
+    told = decode_result(again[0].payload).data
+    assert told == msgspec.structs.replace(result, outcome=Outcome.SUPPRESSED)
+    assert again[0].headers[subjects.HEADER_MSG_ID] != first[0].headers[subjects.HEADER_MSG_ID]
+
+
+@given(attempt=attempts())
+def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[Delivery, AttemptResult]) -> None:
+    """The next attempt has the next number, or this one's if it waited for its secret; a kept one keeps its own."""
+    delivery, result = attempt
+
+    _, follows = outcome.settled(delivery, result, archived=True)
+
+    after = Progress.read(follows.headers)
+    if result.outcome is not Outcome.RETRY_SCHEDULED:
+        assert after.attempt == result.attempt
+    elif result.code.startswith("secret."):
+        assert (after.attempt, after.secret_waits) == (result.attempt, delivery.progress.secret_waits + 1)
+    else:
+        assert (after.attempt, after.secret_waits) == (result.attempt + 1, 0)
+    assert (after.replay, after.replay_from) == (delivery.progress.replay, delivery.progress.replay_from)
+    if result.outcome is not Outcome.DELIVERED:
+        assert after.first_attempt_at == (delivery.progress.first_attempt_at or result.started_at)
+
+
+@given(attempt=attempts())
+def test_ids_tell_attempts_apart(attempt: tuple[Delivery, AttemptResult]) -> None:
+    """No attempt, wait or rest of a delivery has the id of another: none is dropped for a duplicate."""
+    delivery, _ = attempt
+    progress = delivery.progress
+    others = [progress.after_attempt(), progress.after_secret_wait(), progress.after_deferral()]
+
+    ids = [one.msg_id(delivery.request_id) for one in (progress, *others)]
+
+    assert len(set(ids)) == 4
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=30), st.dictionaries(st.text(max_size=5), st.text(max_size=5))), max_size=5)
+)
+def test_a_pack_holds_what_was_put_in(copies: list[tuple[bytes, dict[str, str]]]) -> None:
+    """Any document and headers come out of a pack as they went in, and in their order."""
+    packed = msgspec.msgpack.encode([Copy(document_, headers) for document_, headers in copies])
+
+    found = msgspec.msgpack.decode(packed, type=list[Copy])
+
+    assert [(one.document, one.headers) for one in found] == copies

@@ -83,7 +83,7 @@ def test_an_empty_list_of_names_renders_nothing(
 def test_names_may_not_be_patterns_or_all(binary: Path) -> None:
     """A name is a name: neither `*` nor an empty one."""
     for bad in ("*", "", "Acme", "a/b"):
-        with pytest.raises(ChartError, match="/secrets/resourceNames/0"):
+        with pytest.raises(ChartError, match=r"secrets.resourceNames.0"):
             render(binary, "minimal", {"secrets": {"resourceNames": [bad]}})
 
 

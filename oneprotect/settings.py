@@ -209,7 +209,7 @@ class LogSettings(Struct, frozen=True, kw_only=True):
     """`json` is one object a line, for machines; `console` is for eyes."""
     attempts: Literal["failed", "all", "none"] = "failed"
     """Which attempts get a record of their own: those that did not deliver, all, or none. Each costs 40 microseconds,
-    so `all` takes a fifth of the throughput; every result is kept on NATS anyway."""
+    so `all` takes a third of the throughput; every result is kept on NATS anyway."""
 
 
 class Settings(Struct, frozen=True, kw_only=True):

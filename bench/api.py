@@ -1,0 +1,259 @@
+"""`python -m bench.api`: `POST …/deliveries` a second and its latency, beside a bare loop in the same run."""
+
+import argparse
+import asyncio
+import contextlib
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from statistics import median
+from typing import Final, Self
+
+import msgspec
+import psutil
+import uvloop
+from msgspec import Struct
+
+from bench import bare_api
+from bench.child import Child, child
+from bench.errors import BenchError
+from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
+from oneprotect.jetstream import topology
+from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.settings import Settings
+from oneprotect.wiring import JetStream, archive_of, open_jetstream
+from schemas import subjects
+from schemas.access import Role, TokenSpec
+
+CONNECTIONS: Final = 64
+PACE_PER_S: Final = 200
+WARM_UP_S: Final = 0.5
+START_TIMEOUT_S: Final = 20.0
+BARE: Final = subjects.Stream(
+    name="BARE_API",
+    subjects=("bare.api",),
+    description="The bare loop's.",
+    retention="workqueue",
+    duplicate_window_s=600,
+)
+
+
+class Measured(Struct, frozen=True):
+    """One contender: medians over the rounds, and latency at a steady pace."""
+
+    per_s: float
+    cpu_us: float
+    p50_ms: float
+    p99_ms: float
+    accepted: int
+
+
+class Contender:
+    """A server under measurement."""
+
+    def __init__(self, name: str, process: Child, port: int, head: str) -> None:
+        self.name = name
+        self.rounds: list[tuple[float, float]] = []
+        self.accepted = 0
+        self.latencies_ms: list[float] = []
+        self._process = process
+        self._port = port
+        self._head = head
+
+    async def wait_until_up(self) -> None:
+        """Wait until it takes a request. Raises `BenchError`."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, BenchError, asyncio.IncompleteReadError):
+                async with _Connection(self._port, self._head) as connection:
+                    await connection.post(f"{self.name}-up")
+                    self.accepted += 1
+                    return
+            await asyncio.sleep(0.1)
+        raise BenchError(f"the {self.name} does not answer{self._process.log_tail()}")
+
+    async def round(self, number: int, seconds: float) -> float:
+        """As many as it takes over all connections for so long. Returns how many a second."""
+        stop = time.perf_counter() + seconds
+        cpu_s, began = self._process.cpu_s(), time.perf_counter()
+        counts = await asyncio.gather(*(self._press(f"{number}-{one}", stop) for one in range(CONNECTIONS)))
+        took_s, count = time.perf_counter() - began, sum(counts)
+        self.accepted += count
+        self.rounds.append((count / took_s, (self._process.cpu_s() - cpu_s) / count * 1e6))
+        return count / took_s
+
+    async def _press(self, name: str, stop: float) -> int:
+        count = 0
+        async with _Connection(self._port, self._head) as connection:
+            while time.perf_counter() < stop:
+                await connection.post(f"{self.name}-{name}-{count}")
+                count += 1
+        return count
+
+    async def pace(self, seconds: float) -> None:
+        """One after the other at a steady pace, each timed from when it was due."""
+        lines = [asyncio.create_task(self._line(one, seconds)) for one in range(8)]
+        for line in lines:
+            self.latencies_ms += await line
+        self.accepted += len(self.latencies_ms)
+
+    async def _line(self, number: int, seconds: float) -> list[float]:
+        interval_s, took_ms = 8 / PACE_PER_S, list[float]()
+        async with _Connection(self._port, self._head) as connection:
+            began = time.perf_counter() + number * interval_s / 8
+            for count in range(int(seconds / interval_s)):
+                due = began + count * interval_s
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                await connection.post(f"{self.name}-paced-{number}-{count}")
+                took_ms.append((time.perf_counter() - due) * 1000)
+        return took_ms
+
+    def measured(self) -> Measured:
+        """What it comes to."""
+        latencies = sorted(self.latencies_ms)
+        return Measured(
+            per_s=median(per_s for per_s, _ in self.rounds),
+            cpu_us=median(cpu_us for _, cpu_us in self.rounds),
+            p50_ms=latencies[len(latencies) // 2],
+            p99_ms=latencies[int(len(latencies) * 0.99)],
+            accepted=self.accepted,
+        )
+
+
+class _Connection:
+    """A kept connection that speaks just enough HTTP to cost little."""
+
+    _BODY: Final = msgspec.json.encode(
+        {"event_type": "invoice.paid", "destination": "orders", "payload": {"invoice": 42, "text": "x" * 300}}
+    )
+
+    def __init__(self, port: int, head: str) -> None:
+        self._port = port
+        self._head = head
+
+    async def __aenter__(self) -> Self:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._writer.close()
+
+    async def post(self, key: str) -> None:
+        """One delivery. Raises `BenchError` for anything but a 202."""
+        head = f"{self._head}idempotency-key: {key}\r\ncontent-length: {len(self._BODY)}\r\n\r\n"
+        self._writer.write(head.encode() + self._BODY)
+        answer = await self._reader.readuntil(b"\r\n\r\n")
+        fields = answer.lower()
+        at = fields.index(b"content-length: ") + 16
+        body = await self._reader.readexactly(int(fields[at : fields.index(b"\r\n", at)]))
+        if not answer.startswith(b"HTTP/1.1 202"):
+            raise BenchError(f"refused: {answer[:40]!r} {body[:200]!r}")
+
+
+@contextlib.asynccontextmanager
+async def _site(directory: Path) -> AsyncGenerator[tuple[JetStream, list[Contender]]]:
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
+        ports = [_free_port(), _free_port()]
+        environ = {
+            "ONEPROTECT_NATS_URL": server.url,
+            "ONEPROTECT_API_PORT": str(ports[0]),
+            "ONEPROTECT_WORK_PER_DESTINATION": "1000000",
+            "ONEPROTECT_LOG_LEVEL": "warning",
+        }
+        settings = Settings.load(environ)
+        jetstream = await stack.enter_async_context(open_jetstream(settings, name="bench"))
+        token = await _set_up(jetstream, settings)
+        api = await stack.enter_async_context(
+            child("product", "oneprotect", "api", log=directory / "api.log", environ=environ)
+        )
+        bare = await stack.enter_async_context(child("bare loop", "bench.bare_api", log=directory / "bare.log"))
+        bare.tell(msgspec.json.encode(bare_api.Setup(server.url, ports[1], BARE.subjects[0])))
+        head = "POST /v1/tenants/acme/deliveries HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        contenders = [
+            Contender("product", api, ports[0], f"{head}authorization: Bearer {token}\r\n"),
+            Contender("bare loop", bare, ports[1], head),
+        ]
+        for contender in contenders:
+            await contender.wait_until_up()
+        yield jetstream, contenders
+
+
+async def _set_up(jetstream: JetStream, settings: Settings) -> str:
+    """Streams, a destination, and a producer's token."""
+    per_destination = settings.nats.work_per_destination
+    await topology.apply(
+        jetstream.connection,
+        replicas=1,
+        work_per_destination=per_destination,
+        ack_wait_s=settings.delivery.ack_wait_s,
+        archive=archive_of(settings),
+    )
+    config = topology.stream_config(
+        BARE, replicas=1, work_per_destination=per_destination, archive=archive_of(settings)
+    )
+    await jetstream.connection.api(f"STREAM.CREATE.{BARE.name}", config)
+    await jetstream.configuration.set_credential("acme", "key", {"secret_ref": "k8s://a/b/c"}, by="bench")
+    destination = {"url": "https://example.com/in", "credential": "key"}
+    await jetstream.configuration.set_destination("acme", "orders", destination, by="bench")
+    _, token = await jetstream.tokens.create(TokenSpec(tenant="acme", roles=(Role.PRODUCER,)), by="bench")
+    return token.reveal()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def _run(rounds: int, seconds: float) -> dict[str, Measured]:
+    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
+        async with _site(Path(directory)) as (jetstream, contenders):
+            for contender in contenders:
+                await contender.round(-1, WARM_UP_S)
+                contender.rounds.clear()
+            for number in range(rounds):
+                for contender in contenders:
+                    await contender.round(number, seconds)
+            for contender in contenders:
+                await contender.pace(seconds)
+            for stream, contender in zip((subjects.WORK.name, BARE.name), contenders, strict=True):
+                state = (await jetstream.connection.api(f"STREAM.INFO.{stream}"))["state"]
+                if state["messages"] != contender.accepted:
+                    raise BenchError(f"{contender.name}: {contender.accepted} accepted, {state['messages']} stored")
+            return {contender.name: contender.measured() for contender in contenders}
+
+
+def _table(found: dict[str, Measured]) -> str:
+    lines = [f"POST …/deliveries, {CONNECTIONS} connections, one API process; latency at {PACE_PER_S}/s", ""]
+    lines.append(f"{'':12}{'POST/s':>10}{'CPU us':>10}{'p50 ms':>10}{'p99 ms':>10}")
+    for name, one in found.items():
+        lines.append(f"{name:12}{one.per_s:10.0f}{one.cpu_us:10.0f}{one.p50_ms:10.1f}{one.p99_ms:10.1f}")
+    product, bare = found["product"], found["bare loop"]
+    lines += ["", "all that was accepted is stored, once", f"ratio: {product.per_s / bare.per_s:.2f}"]
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run the bench and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m bench.api", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a round (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args()
+    try:
+        found = uvloop.run(_run(arguments.rounds, arguments.seconds))
+    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, OSError) as error:
+        print(f"bench failed: {error}", file=sys.stderr)
+        return 1
+    print(_table(found))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.encode(found) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The bare loop of the API: the least that accepts a delivery over HTTP and stores it, with the product's libraries.
+
+uvicorn, one decode, one awaited publish by the NATS client's own JetStream. It asks nobody who they are, checks nothing
+but what its type says, and knows no destinations. It imports nothing of the product.
+"""
+
+import sys
+from typing import Any
+
+import msgspec
+import uvicorn
+import uvloop
+from msgspec import Raw, Struct
+from nats.aio.client import Client
+
+
+class Setup(Struct, frozen=True):
+    """Where to listen, and where to store."""
+
+    nats_url: str
+    port: int
+    subject: str
+
+
+class Asked(Struct):
+    """A delivery."""
+
+    event_type: str
+    destination: str
+    payload: Raw
+
+
+class Stored(Struct):
+    """What is stored of it."""
+
+    id: str
+    tenant: str
+    data: Asked
+
+
+async def _run() -> None:
+    setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
+    client = Client()
+    await client.connect(setup.nats_url, pending_size=16 * 1024 * 1024)
+    jetstream: Any = client.jetstream()
+    decode, encode = msgspec.json.Decoder(Asked).decode, msgspec.json.encode
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        body, headers = b"", dict(_scope["headers"])
+        while True:
+            event = await receive()
+            body += event["body"]
+            if not event["more_body"]:
+                break
+        delivery = headers[b"idempotency-key"].decode()
+        stored = encode(Stored(delivery, "acme", decode(body)))
+        await jetstream.publish(setup.subject, stored, headers={"Nats-Msg-Id": delivery})
+        answer = encode({"id": delivery})
+        fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
+        await send({"type": "http.response.start", "status": 202, "headers": fields})
+        await send({"type": "http.response.body", "body": answer})
+
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=setup.port, http="httptools", ws="none", lifespan="off", access_log=False,
+        log_level="warning", timeout_keep_alive=75,
+    )  # fmt: skip
+    await uvicorn.Server(config).serve()
+
+
+if __name__ == "__main__":
+    uvloop.run(_run())

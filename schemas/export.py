@@ -13,12 +13,14 @@ from schemas.json_schema import Json
 def write(directory: Path) -> list[Path]:
     """Write every document below `directory`, which is made if need be. Returns the paths. Raises `OSError`."""
     directory.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    for name, document in documents().items():
-        path = directory / f"{name}.json"
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        paths.append(path)
-    return paths
+    return [write_one(directory, name, document) for name, document in documents().items()]
+
+
+def write_one(directory: Path, name: str, document: Json) -> Path:
+    """Write one document into a directory that is there. Returns its path. Raises `OSError`."""
+    path = directory / f"{name}.json"
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return path
 
 
 def documents() -> dict[str, Json]:

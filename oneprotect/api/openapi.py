@@ -2,7 +2,6 @@
 
 import http
 from collections.abc import Iterable, Iterator
-from importlib.metadata import version
 from typing import Final, cast
 
 import msgspec
@@ -66,7 +65,6 @@ def document(operations: Iterable[Operation]) -> Json:
             "version": VERSION,
             "description": _ABOUT,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
-            "x-program-version": version("oneprotect-delivery"),
         },
         "servers": [{"url": "/"}],
         "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],

@@ -141,7 +141,7 @@ app.command(
     epilog=examples("oneprotect doctor", "kubectl exec deploy/CONSUMER -- oneprotect doctor --json"),
 )(doctor)
 app.command(
-    short_help="Write JSON Schema and AsyncAPI documents.",
+    short_help="Write JSON Schema, AsyncAPI and OpenAPI documents.",
     epilog=examples("oneprotect schemas --output schemas/"),
 )(schemas)
 app.add_typer(failed, name="failed", short_help="What was given up on, and why.")

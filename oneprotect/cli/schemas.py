@@ -17,7 +17,7 @@ def schemas(
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The directory; made if need be.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write JSON Schema of every event and configuration object, and an AsyncAPI document of the subjects."""
+    """Write JSON Schema of every event and configuration object, AsyncAPI of the subjects, and OpenAPI of the API."""
     from oneprotect.cli.output import write_json, write_line
 
     paths = [str(path) for path in _write(output)]
@@ -28,10 +28,12 @@ def schemas(
 
 
 def _write(output: Path) -> "Sequence[Path]":
+    from oneprotect.api.app import OPERATIONS
+    from oneprotect.api.openapi import document
     from schemas import export
 
     try:
-        return export.write(output)
+        return [*export.write(output), export.write_one(output, "openapi", document(OPERATIONS))]
     except OSError as error:
         problem = type(error).__name__
     raise Failure(f"--output: can't be written to ({problem}); choose another directory")

@@ -19,6 +19,7 @@ COMMANDS = [
     ("destination", "disable"), ("destination", "delete"),
     ("credential", "set"), ("credential", "get"), ("credential", "list"), ("credential", "delete"),
     ("secret", "check"), ("secret", "refresh"), ("credential", "check"), ("doctor",),
+    ("api",), ("token", "create"), ("token", "list"), ("token", "delete"),
     ("nats", "files"), ("nats", "key"), ("nats", "user"),
 ]  # fmt: skip
 PASTED = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -222,6 +223,6 @@ async def test_schemas_are_written(command_line: CommandLine, tmp_path: Path) ->
 
     written = {str(path): json.loads(path.read_bytes()) for path in (tmp_path / "new").iterdir()}
     assert ran.code == 0
-    assert str(tmp_path / "new" / "asyncapi.json") in written
+    assert {str(tmp_path / "new" / f"{name}.json") for name in ("asyncapi", "openapi")} <= set(written)
     assert set(ran.json["files"]) == set(written)
     assert (refused.code, refused.error["error"].partition(":")[0]) == (1, "--output")

@@ -19,6 +19,7 @@ import msgspec
 import uvloop
 
 from bench.errors import BenchError
+from consumers.archive import Copy
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream import read, topology
 from oneprotect.jetstream.connection import Connection, connect
@@ -34,6 +35,8 @@ IN_FLIGHT: Final = 1024
 TIMEOUT_S: Final = 120.0
 RATE_PER_S: Final = 500
 RATED: Final = 3000
+PACK: Final = 8
+"""Copies in a pack: what one worker delivers to a destination in a moment when it is busy with many."""
 
 
 class Bench:
@@ -61,6 +64,18 @@ class Bench:
             }
             body = document(destination, delivery=delivery, payload=b'{"amount": "%s"}' % (b"9" * 200))
             await self._put(Publication(subjects.failed(TENANT, destination, delivery), body, headers))
+        await self._all_stored()
+
+    async def archive(self, count: int, *, pack: int = PACK) -> None:
+        """Have `count` deliveries in the archive, in packs of one destination each, as a consumer packs them."""
+        for first in range(0, count, pack * DESTINATIONS):
+            for offset in range(DESTINATIONS):
+                numbers = range(first + offset, min(first + pack * DESTINATIONS, count), DESTINATIONS)
+                copies = [_copy(number) for number in numbers]
+                if copies:
+                    destination, _ = _names(first + offset)
+                    packed = msgspec.msgpack.encode(copies)
+                    await self._put(Publication(subjects.delivered(TENANT, destination), packed, {}))
         await self._all_stored()
 
     async def record(self, deliveries: int, attempts: int) -> None:
@@ -130,6 +145,12 @@ class Bench:
             raise BenchError(f"{self._refused} messages could not be stored")
 
 
+def _copy(number: int) -> Copy:
+    destination, delivery = _names(number)
+    body = document(destination, delivery=delivery, payload=b'{"amount": "%s"}' % (b"9" * 200))
+    return Copy(body, {"content-type": "application/cloudevents+json"})
+
+
 def _names(number: int) -> tuple[str, str]:
     return f"orders-{number % DESTINATIONS}", f"dlv_{number:026d}"
 
@@ -189,6 +210,31 @@ async def _run(kept: int, attempts: int) -> None:
             print(f"--rate {RATE_PER_S}: {rate_per_s:.1f}/s")
 
 
+async def _run_delivered(count: int) -> None:
+    """The same for what was delivered: one result on record for each, and no consumer."""
+    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
+        async with (
+            EmbeddedNats(Path(directory) / "nats") as server,
+            connect(server.url, name="bench") as connection,
+            Publisher(connection) as publisher,
+        ):
+            await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
+            bench = Bench(server.url, publisher)
+            await bench.record(count, count)
+            await bench.archive(count)
+
+            took_s, mb, shown = await bench.replay("--delivered", "--dry-run")
+            _expect(shown["replayable"] == count, f"it would replay {shown['replayable']} of {count}")
+            print(f"--delivered --dry-run: {took_s:.1f} s, {mb:.0f} MB")
+
+            took_s, mb, done = await bench.replay("--delivered")
+            _expect(done["replayed"] == count, f"{done['replayed']} of {count} replayed")
+            requested = await _requested(connection, done["replay"])
+            _expect(len(requested) == count, f"{len(requested)} requested of {count}")
+            running_s = _running_s(done)
+            print(f"replay of {count} delivered: {running_s:.1f} s: {count / running_s:.0f}/s, {mb:.0f} MB; each once")
+
+
 async def _requested(connection: Connection, replay: str) -> dict[str, datetime]:
     """What a replay has asked for, by `Nats-Msg-Id` and stream, and when."""
     requested: dict[str, datetime] = {}
@@ -223,9 +269,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.replay", description=__doc__)
     parser.add_argument("--kept", type=int, default=100_000)
     parser.add_argument("--attempts", type=int, default=200_000)
+    parser.add_argument("--only-delivered", action="store_true", help="only the replay of what was delivered")
     arguments = parser.parse_args()
     try:
-        uvloop.run(_run(arguments.kept, arguments.attempts))
+        if not arguments.only_delivered:
+            uvloop.run(_run(arguments.kept, arguments.attempts))
+        uvloop.run(_run_delivered(arguments.kept))
     except BenchError as error:
         print(f"bench failed: {error}", file=sys.stderr)
         return 1

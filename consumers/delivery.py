@@ -307,12 +307,12 @@ class DeliveryHandler:
     def _without_secret(self, delivery: Delivery, clock: "Clock", failed: type[SecretError]) -> AttemptResult:
         if not failed.retryable:
             return self._unsent(delivery, clock, Outcome.FAILED, failed.code)
-        first_at = delivery.progress.first_attempt_at or clock.started_at
+        progress, schedule_s = delivery.progress, self._policy.secret_retry_schedule_s
+        since_first = clock.started_at - (progress.first_attempt_at or clock.started_at)
+        # What was given up on long ago, and is replayed, has not waited for its secret all the while.
+        waited_s = min(since_first.total_seconds(), 2 * retry.planned_s(schedule_s, progress.secret_waits))
         wait_s = retry.secret_wait_s(
-            self._policy.secret_retry_schedule_s,
-            waits=delivery.progress.secret_waits,
-            waited_s=(clock.started_at - first_at).total_seconds(),
-            jitter=self._policy.retry.jitter,
+            schedule_s, waits=progress.secret_waits, waited_s=waited_s, jitter=self._policy.retry.jitter
         )
         ended = Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
         return self._unsent(delivery, clock, ended, failed.code, wait_s)

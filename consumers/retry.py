@@ -31,6 +31,12 @@ def next_wait_s(policy: RetryPolicy, *, tried: int, reply: Reply, spread: Spread
     return max(wait_s, min(reply.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
 
 
+def planned_s(schedule_s: tuple[float, ...], waits: int) -> float:
+    """Seconds that so many waits for a secret take, before jitter; the last step repeats."""
+    beyond = max(0, waits - len(schedule_s))
+    return sum(schedule_s[:waits]) + beyond * schedule_s[-1]
+
+
 def secret_wait_s(
     schedule_s: tuple[float, ...], *, waits: int, waited_s: float, jitter: float, spread: Spread = random.uniform
 ) -> float | None:

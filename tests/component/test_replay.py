@@ -16,7 +16,7 @@ from oneprotect.jetstream.publish import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.config import Replay, ReplayFilter, ReplayState
-from schemas.events import decode_request
+from schemas.events import AttemptResult, decode_request
 from tests.support.keeping import keep, record, requested, waiting
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
@@ -65,6 +65,32 @@ async def test_a_replayed_delivery_keeps_its_id_and_counts_its_attempts_on(site:
     ]
     assert [result.replay is None for result in results] == [True, True, False, False]
     assert len({seen.headers["webhook-id"] for seen in receiver.seen}) == 1
+
+
+async def test_a_replay_of_something_old_waits_for_its_secret_as_ever(site: Site, receiver: Scripted) -> None:
+    """What first failed days ago is not given up on at its first look for a secret that is missing."""
+    await site.jetstream.configuration.set_credential(
+        TENANT, "later", {"secret_ref": "k8s://webhooks/not-there-yet/signing"}, by="test"
+    )
+    await site.destination("orders", receiver.url, credential="later")
+    headers = {
+        subjects.HEADER_ATTEMPT: "9",
+        subjects.HEADER_REPLAY: "rpl-1",
+        subjects.HEADER_REPLAY_FROM: "9",
+        subjects.HEADER_FIRST_ATTEMPT_AT: (datetime.now(UTC) - timedelta(days=10)).isoformat(),
+    }
+
+    async with site.consumer():
+        await site.publish("orders", document("orders", delivery="dlv_old"), "dlv_old", **headers)
+        results = await until(lambda: _two_looks(site), 20)
+
+    assert {(result.attempt, result.outcome) for result in results} == {(9, Outcome.RETRY_SCHEDULED)}
+    assert {result.code for result in results} == {Code.SECRET_NOT_FOUND}
+
+
+async def _two_looks(site: Site) -> list[AttemptResult]:
+    results = await site.results("dlv_old")
+    return results if len(results) >= 2 else []
 
 
 async def test_only_what_is_still_failed_is_replayed(site: Site, receiver: Scripted) -> None:

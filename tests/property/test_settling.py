@@ -41,29 +41,25 @@ class Taken:
         self.deliveries = deliveries
 
 
-progresses = st.builds(
-    lambda attempt, since, replay, secret_waits, deferrals, trace: Progress(
+@st.composite
+def progresses(draw: st.DrawFn) -> Progress:
+    """Where a delivery may stand."""
+    attempt, is_replayed = draw(st.integers(1, 40)), draw(st.booleans())
+    return Progress(
         attempt=attempt,
-        first_attempt_at=NOW if since else None,
-        replay="rpl-1" if replay else None,
-        replay_from=attempt if replay else 1,
-        secret_waits=secret_waits,
-        deferrals=deferrals,
-        trace="00-" + "1" * 32 + "-" + "2" * 16 + "-01" if trace else None,
-    ),
-    st.integers(1, 40),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 3),
-    st.integers(0, 3),
-    st.booleans(),
-)
+        first_attempt_at=NOW if draw(st.booleans()) else None,
+        replay="rpl-1" if is_replayed else None,
+        replay_from=attempt if is_replayed else 1,
+        secret_waits=draw(st.integers(0, 3)),
+        deferrals=draw(st.integers(0, 3)),
+        trace="00-" + "1" * 32 + "-" + "2" * 16 + "-01" if draw(st.booleans()) else None,
+    )
 
 
 @st.composite
 def attempts(draw: st.DrawFn) -> tuple[Delivery, AttemptResult]:
     """A delivery that is on its way, and how its attempt ended."""
-    progress = draw(progresses)
+    progress = draw(progresses())
     headers = progress.onward({"content-type": "application/cloudevents+json", "x-mine": "kept"})
     message: Any = Taken(headers, draw(st.integers(1, 5)))
     delivery = Delivery.read(message, max_payload_bytes=1000)

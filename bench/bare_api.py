@@ -40,9 +40,9 @@ class Stored(Struct):
 
 async def _run() -> None:
     setup = msgspec.json.decode(sys.stdin.buffer.readline(), type=Setup)
-    client = Client()
+    client: Any = Client()  # its own signatures are only partly typed
     await client.connect(setup.nats_url, pending_size=16 * 1024 * 1024)
-    jetstream: Any = client.jetstream()
+    jetstream = client.jetstream()
     decode, encode = msgspec.json.Decoder(Asked).decode, msgspec.json.encode
 
     async def app(_scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 
@@ -59,7 +59,7 @@ def _places_in(body: Any, canary: str) -> list[Any]:
     """The body with the canary in place of each value, one after the other, and as a field's name."""
     if not isinstance(body, dict):
         return [canary]
-    fields: dict[str, Any] = dict(body.items())
+    fields = cast("dict[str, Any]", body)
     return [fields | {name: canary} for name in fields] + [fields | {canary: 1}, {"filter": {"ids": [canary]}}]
 
 

@@ -95,20 +95,25 @@ async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys
 
 
 async def test_what_overflows_is_fed_back_and_what_fails_is_kept(tmp_path: Path, keys: Keys) -> None:
-    """The consumer's user suffices for feeding, retrying, keeping, quarantining, limiting rates and disabling."""
+    """The consumer's user suffices for feeding, lines, retrying, keeping, quarantining, rates and telling."""
     async with _site(tmp_path, keys, work_per_destination="2") as (site, process), Scripted() as receiver:
         gone = Scripted([410])
         async with gone, Scripted([500]) as broken:
             await site.destination("orders", receiver.url, max_in_flight=1)
             await site.destination("slow", receiver.url, rate_per_s=20.0)
+            await site.destination("line", receiver.url, ordering="fifo")
+            await site.destination("told", receiver.url, event_types=["oneprotect.destination.*"])
             await site.destination("gone", gone.url)
             await site.destination("broken", broken.url, retry_schedule_s=[0.2])
             sent = [await site.deliver("orders") for _ in range(12)]
             sent += [await site.deliver("slow") for _ in range(3)]
+            in_line = [await site.deliver("line") for _ in range(6)]
+            sent += in_line
             await site.deliver("gone")
             await site.deliver("broken")
             await site.publish("orders", b"not JSON", "dlv_x")
             await until(lambda: set(receiver.ids()) >= set(sent), 30)
+            await until(lambda: any(b"oneprotect.destination.disabled" in seen.body for seen in receiver.seen), 30)
             await until(site.is_settled, 30)
             disabled = await site.jetstream.configuration.get_destination(TENANT, "gone")
         kept = await site.records(subjects.FAILED)
@@ -116,6 +121,7 @@ async def test_what_overflows_is_fed_back_and_what_fails_is_kept(tmp_path: Path,
         refusals = _refusals(_server(site))
 
     assert not disabled.enabled
+    assert [one for one in receiver.ids() if one in in_line] == in_line
     assert len(kept) == 2
     assert len(quarantined) == 1
     assert refusals == []

@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 
-from consumers.runtime import Handler, Limits, Runtime
+from consumers.runtime import Begin, Handled, Handler, Limits, Runtime
 from oneprotect.jetstream.publish import Publication
 from oneprotect.jetstream.pull import Message, Pull
 from schemas import subjects
@@ -16,15 +16,24 @@ from tests.support.waiting import until
 
 @contextlib.asynccontextmanager
 async def _running(
-    site: Site, handler: Handler, *, max_in_flight: int = 4, lane_limit: int = 4
+    site: Site,
+    handler: Handler,
+    *,
+    begin: Begin = lambda _message, _on_end: None,
+    max_in_flight: int = 4,
+    lane_limit: int = 4,
+    drain_timeout_s: float = 5,
 ) -> AsyncGenerator[Runtime]:
     jetstream = site.jetstream
     runtime = Runtime(
         publisher=jetstream.publisher,
         handler=handler,
+        begin=begin,
         lane_of=lambda message: message.subject,
         lane_limit=lambda _: lane_limit,
-        limits=Limits(max_in_flight=max_in_flight, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
+        limits=Limits(
+            max_in_flight=max_in_flight, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=drain_timeout_s
+        ),
     )
     runtime.add(
         Pull(
@@ -65,6 +74,58 @@ async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(sit
     assert calls.count(subjects.requested(TENANT, "good")) == 1
     assert kept.headers[subjects.HEADER_CODE] == Code.INTERNAL
     assert kept.headers[subjects.HEADER_REASON] == "failed 3 times, last with RuntimeError"
+
+
+async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Site) -> None:
+    """A crash at its beginning or at its end counts as one; what can't be begun so is handled by a call."""
+    begun: list[str] = []
+    called: list[str] = []
+
+    def begin(message: Message, on_end: Callable[[Handled], None]) -> Callable[[], None] | None:
+        kind = message.subject.rpartition(".")[2]
+        begun.append(kind)
+        if kind == "raising":
+            raise RuntimeError("details that must not be kept")
+        if kind == "called":
+            return None
+        loop = asyncio.get_running_loop()
+        loop.call_soon(on_end, RuntimeError("details") if kind == "failing" else ())
+        return lambda: None
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        called.append(message.subject.rpartition(".")[2])
+        return ()
+
+    for kind in ("good", "raising", "failing", "called"):
+        await site.deliver(kind)
+    async with _running(site, handler, begin=begin):
+        await until(site.is_settled, 15)
+
+    kept = await site.records(subjects.QUARANTINE)
+    assert {kind: begun.count(kind) for kind in set(begun)} == {"good": 1, "raising": 3, "failing": 3, "called": 1}
+    assert called == ["called"]
+    assert {record.headers[subjects.HEADER_REASON] for record in kept} == {"failed 3 times, last with RuntimeError"}
+    assert len(kept) == 2
+
+
+async def test_what_does_not_end_in_time_is_given_up_and_handed_back(site: Site) -> None:
+    """When the time to drain is over, what is still going on is broken off, and the next consumer has it at once."""
+    given_up: list[str] = []
+
+    def begin(message: Message, _on_end: Callable[[Handled], None]) -> Callable[[], None] | None:
+        return lambda: given_up.append(message.subject)
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        del message
+        return ()
+
+    await site.deliver("slow")
+    async with _running(site, handler, begin=begin, drain_timeout_s=0.1) as runtime:
+        await until(lambda: runtime.in_flight == 1)
+    async with _running(site, handler):
+        await until(site.is_settled, 5)
+
+    assert given_up == [subjects.requested(TENANT, "slow")]
 
 
 async def test_work_that_takes_longer_than_the_servers_patience_is_not_handed_out_twice(site: Site) -> None:

@@ -1,0 +1,85 @@
+"""Coroutines that nearly always end without waiting."""
+
+import asyncio
+
+import pytest
+
+from consumers.eager import run_now
+
+
+async def test_what_does_not_wait_is_over_at_once() -> None:
+    """No task is made for it."""
+    done: list[str] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def quick() -> None:
+        done.append("done")
+
+    run_now(quick(), tasks)
+
+    assert (done, tasks) == (["done"], set())
+
+
+async def test_what_waits_goes_on_in_a_task() -> None:
+    """It gets what it waits for, as often as it does, in a task that is kept until it is over."""
+    steps: list[str] = []
+    tasks: set[asyncio.Task[None]] = set()
+    gate: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def slow() -> None:
+        steps.append("begun")
+        steps.append(await gate)
+        await asyncio.sleep(0)
+        assert asyncio.current_task() in tasks
+        steps.append("done")
+
+    run_now(slow(), tasks)
+    assert (steps, len(tasks)) == (["begun"], 1)
+    gate.set_result("opened")
+    await asyncio.gather(*tasks)
+    await asyncio.sleep(0)
+
+    assert (steps, tasks) == (["begun", "opened", "done"], set())
+
+
+async def test_a_failure_comes_out_where_it_happens() -> None:
+    """Before any waiting it is raised to the caller, and after that it is the task's."""
+    tasks: set[asyncio.Task[None]] = set()
+    gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def failing() -> None:
+        raise LookupError
+
+    async def failed() -> None:
+        await gate
+
+    with pytest.raises(LookupError):
+        run_now(failing(), tasks)
+    run_now(failed(), tasks)
+    (task,) = tasks
+    gate.set_exception(KeyError())
+    with pytest.raises(KeyError):
+        await task
+
+    assert tasks <= {task}
+
+
+async def test_cancelling_reaches_the_coroutine() -> None:
+    """Who is cancelled while waiting can clean up."""
+    cleaned: list[bool] = []
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def waiting() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            cleaned.append(True)
+
+    run_now(waiting(), tasks)
+    (task,) = tasks
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert cleaned == [True]

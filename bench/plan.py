@@ -14,7 +14,7 @@ PAYLOAD: Final = b'{"invoice":"in_0000001","amount":129900,"currency":"EUR","lin
 """204 bytes; an event with it has some 490."""
 
 PACE_PER_S: Final = 200
-PACED_S: Final = 4.0
+PACED_S: Final = 3.0
 CALIBRATION_COUNT: Final = 1000
 """Deliveries ahead of the first round, from which its length is guessed."""
 WARM_UP_SHARE: Final = 0.1
@@ -25,7 +25,7 @@ class Options(Struct, frozen=True):
     """What the command line asks for."""
 
     rounds: int = 3
-    seconds: float = 2.0
+    seconds: float = 1.6
     https: bool = False
 
 

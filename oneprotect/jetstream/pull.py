@@ -7,6 +7,7 @@ nobody sends it again, so every reconnect asks anew, and a watchdog does when th
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final
@@ -144,7 +145,7 @@ class Pull:
             return False
         if not self.outstanding:
             return not self._refused
-        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        silent_s = time.monotonic() - self._heard_at
         return silent_s <= 3 * self._heartbeat_s and (not self._refused or silent_s > REFUSAL_S)
 
     @property
@@ -154,11 +155,11 @@ class Pull:
 
     async def top_up(self) -> None:
         """Ask for more if it is worth it, and the server has not just refused."""
-        if not self.is_low or asyncio.get_running_loop().time() < self._patient_until:
+        if not self.is_low or time.monotonic() < self._patient_until:
             return
         batch = min(self._room(), self._batch) - self.outstanding
         if self.outstanding == 0:
-            self._heard_at = asyncio.get_running_loop().time()
+            self._heard_at = time.monotonic()
         self.outstanding += batch
         request = {
             "batch": batch,
@@ -174,7 +175,7 @@ class Pull:
             self.outstanding -= batch  # the reconnect asks again
 
     async def _receive(self, incoming: Incoming) -> None:
-        self._heard_at = asyncio.get_running_loop().time()
+        self._heard_at = time.monotonic()
         if incoming.subject.startswith(self._inbox):
             await self._on_status(incoming)
             return
@@ -215,7 +216,7 @@ class Pull:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s / 2)
-            silent_s = asyncio.get_running_loop().time() - self._heard_at
+            silent_s = time.monotonic() - self._heard_at
             if self.outstanding and silent_s > 2.2 * self._heartbeat_s and self._connection.is_connected:
                 _log.warning("pull.silent", consumer=self._name, silent_s=round(silent_s, 1))
                 await self._restart()

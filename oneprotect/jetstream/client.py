@@ -28,6 +28,7 @@ MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 _STALE: Final = "stale connection"  # the library lowers what a server says
 _PLAIN: Final = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[!-~](?:[ -~]*[!-~])?)?\r\n)+")
 """Header lines that need no mending."""
+_START: Final = re.compile(r"H?PUB [!-~]+ [!-~]* [0-9]+(?: [0-9]+)?\r\n")
 _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
 _log = structlog.get_logger(__name__)
 
@@ -59,10 +60,10 @@ class UnusableCredentials(nats.errors.Error):
 
 
 class PersistentClient(Client):
-    """The library's client, which comes back from everything, and is quicker with headers.
+    """The library's client, which comes back from everything, and is quicker with what is plain.
 
-    It checks and copies headers one by one, which takes 8 % of a delivery. Headers that are plain, as all of ours are,
-    are put together and taken apart at once; what is not plain is left to it.
+    It checks and copies subjects and headers one by one, which takes a tenth of a delivery. Those that are plain, as
+    all of ours are, are put together and taken apart at once; everything else is left to it.
     """
 
     @staticmethod
@@ -76,19 +77,24 @@ class PersistentClient(Client):
                     found[name] = value.strip().decode("utf-8", "replace")
         return found
 
-    async def _send_publish(
-        self, subject: str, reply: str, payload: bytes, payload_size: int, headers: dict[str, Any] | None
+    async def publish(
+        self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]) if headers else ""
-        if not lines or not _PLAIN.fullmatch(lines):
-            await super()._send_publish(subject, reply, payload, payload_size, headers)
+        """Send without waiting; see the library's own."""
+        size, lines, block = len(payload), "", b""
+        if headers:
+            lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+            block = b"NATS/1.0\r\n%b\r\n" % lines.encode("utf-8", "surrogatepass")
+            start = f"HPUB {subject} {reply} {len(block)} {len(block) + size}\r\n"
+        else:
+            start = f"PUB {subject} {reply} {size}\r\n"
+        is_plain = _START.fullmatch(start) and (headers is None or _PLAIN.fullmatch(lines))
+        if not is_plain or self._status != Client.CONNECTED or size > self._max_payload:
+            await super().publish(subject, payload, reply, headers)
             return
-        block = b"NATS/1.0\r\n%b\r\n" % lines.encode()
-        size = len(block)
         self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += payload_size
-        start = f"HPUB {subject} {reply} {size} {size + payload_size}\r\n".encode()
-        await self._send_command(b"%b%b%b\r\n" % (start, block, payload))
+        self.stats["out_bytes"] += size
+        await self._send_command(b"%b%b%b\r\n" % (start.encode(), block, payload))
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 

@@ -1,4 +1,4 @@
-"""Headers of NATS messages, put together and taken apart as the client library does it."""
+"""Messages and headers, put together and taken apart as the client library does it."""
 
 import asyncio
 
@@ -17,7 +17,10 @@ VALUES = st.sampled_from(["1", "", " padded ", "a: b", "Zo\u00eb", "two\r\nlines
 )
 
 
-async def _sent(client: Client, headers: dict[str, str]) -> list[bytes] | str:
+SUBJECTS = st.sampled_from(["a.b", "", "a b", "a\r\nPUB x  1", "\u00e4", "a.>"]) | st.text(max_size=6)
+
+
+async def _sent(client: Client, subject: str, reply: str, headers: dict[str, str] | None) -> list[bytes] | str:
     """What would go over the wire, or why nothing would."""
     sent: list[bytes] = []
 
@@ -26,20 +29,26 @@ async def _sent(client: Client, headers: dict[str, str]) -> list[bytes] | str:
         sent.append(bytes(cmd))
 
     client._send_command = send  # type: ignore[method-assign]
+    client._status = Client.CONNECTED  # pyright: ignore[reportPrivateUsage]
+    client._max_payload = 1024  # pyright: ignore[reportPrivateUsage]
     try:
-        await client._send_publish("a.b", "inbox", b"body", 4, headers)  # pyright: ignore[reportPrivateUsage]
+        await client.publish(subject, b"body", reply, headers)
     except (Error, ValueError) as error:
         return type(error).__name__
     return sent
 
 
-@given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4))
-@example({"Nats-Msg-Id": "acme.orders.dlv_1", "content-type": "application/json"})
-def test_headers_are_written_as_the_library_writes_them(headers: dict[str, str]) -> None:
+@given(SUBJECTS, SUBJECTS, st.none() | st.dictionaries(NAMES, VALUES, max_size=4))
+@example("a.b", "", {"Nats-Msg-Id": "acme.orders.dlv_1", "content-type": "application/json"})
+@example("a.b", "_INBOX.x.1", None)
+def test_messages_are_written_as_the_library_writes_them(
+    subject: str, reply: str, headers: dict[str, str] | None
+) -> None:
     """Byte for byte the same, whatever is in them, and refused where it refuses them."""
 
     async def both() -> tuple[list[bytes] | str, list[bytes] | str]:
-        return await _sent(PersistentClient(), headers), await _sent(Client(), headers)
+        ours = await _sent(PersistentClient(), subject, reply, headers)
+        return ours, await _sent(Client(), subject, reply, headers)
 
     ours, theirs = asyncio.run(both())
 

@@ -16,7 +16,7 @@ from oneprotect.api.paging import Page, PageQuery, decode_cursor, encode_cursor
 from oneprotect.api.telling import meant
 from schemas.checked import Invalid
 from schemas.codes import Code
-from schemas.config import Replay, ReplayFilter, ReplayState
+from schemas.config import KeptOutcome, Replay, ReplayFilter, ReplayState
 from schemas.ids import DeliveryId, DestinationId, EventType
 
 LIST: Final = "/v1/tenants/{tenant}/replays"
@@ -34,11 +34,17 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     codes: Annotated[tuple[Code, ...], Meta(max_length=64)] = ()
     event_types: Annotated[tuple[EventType, ...], Meta(max_length=256)] = ()
     ids: Annotated[tuple[DeliveryId, ...], Meta(max_length=1000)] = ()
+    outcomes: Annotated[
+        tuple[KeptOutcome, ...],
+        Meta(max_length=3, description="How they ended: `failed`, `skipped`, both if none; or `delivered`, by itself."),
+    ] = ()
 
     def chosen(self, *, public: bool) -> ReplayFilter:
         """The filter, in one order whatever theirs, so that an unfinished replay is found again. Raises `Invalid`."""
         if self.since and self.until and self.since >= self.until:
             raise Invalid("filter.until", "expected a time after `since`")
+        if "delivered" in self.outcomes and len(set(self.outcomes)) > 1:
+            raise Invalid("filter.outcomes", "expected `delivered` by itself: these are kept elsewhere")
         return ReplayFilter(
             destination=self.destination,
             since=self.since and self.since.astimezone(UTC),
@@ -46,6 +52,7 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             codes=tuple(sorted(code.value for code in meant(self.codes, public=public))),
             event_types=tuple(sorted(set(self.event_types))),
             ids=tuple(sorted(set(self.ids))),
+            outcomes=tuple(sorted(set(self.outcomes))),
         )
 
 

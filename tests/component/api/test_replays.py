@@ -4,6 +4,7 @@ from typing import Any
 
 from schemas.access import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
+from tests.support.keeping import keep, pack
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -150,3 +151,20 @@ async def test_a_replay_goes_on_in_another_process(site: Site, receiver: Scripte
 
 async def _replayed(client: Client, place: str) -> bool:
     return bool((await client("GET", place)).json["replayed"])
+
+
+async def test_what_was_delivered_is_replayed_by_itself(api: Api) -> None:
+    """`outcomes: [delivered]` takes what is in the archive, and nothing else; mixed with others it is refused."""
+    await pack(api.site, 3)
+    await keep(api.site, 2)
+    admin = await api.client(Role.OPERATOR)
+
+    async def counted(*outcomes: str) -> Any:
+        reply = await admin("POST", REPLAYS, {"filter": {"outcomes": list(outcomes)}, "dry_run": True})
+        return reply.json["count"] if reply.status == 200 else (reply.status, str(reply.json))
+
+    assert (await counted(), await counted("failed"), await counted("skipped")) == (2, 2, 0)
+    assert await counted("delivered") == 3
+    status, problem = await counted("delivered", "failed")
+    assert status in (400, 422)
+    assert "by itself" in problem

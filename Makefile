@@ -60,7 +60,8 @@ fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs
 screenshots: $(READY) ## take the pictures of the console anew, with Chromium
 	$(BIN)/python -m tests.e2e.screenshots docs/images
 
-bench: $(READY) ## deliveries/s and latency of one consumer, beside two bare loops in the same run
+bench: $(READY) ## POSTs to the API, and deliveries/s and latency of one consumer, each beside bare loops in the same run
+	$(BIN)/python -m bench.api --rounds 2 --seconds 0.8
 	$(BIN)/python -m bench
 
 helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs

@@ -7,13 +7,13 @@ from typing import Any, Final
 from litestar import Litestar, MediaType, Request, Response
 from litestar.exceptions import MethodNotAllowedException
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import ControllerRouterHandler
+from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 from msgspec import Struct
 
 from oneprotect.api import attempts, credentials, deliveries, destinations, operating, ping, replays
 from oneprotect.api.call import Call
 from oneprotect.api.docs import about
-from oneprotect.api.operations import Operation
+from oneprotect.api.operations import Answer, Operation
 from oneprotect.api.parts import Parts
 from oneprotect.api.principals import Principal
 from oneprotect.api.problems import MEDIA_TYPE, Problem, problem_of
@@ -62,15 +62,9 @@ def create_app(parts: Parts, beside: Beside | None = None) -> Litestar:
 
 
 def _route(operation: Operation, parts: Parts) -> HTTPRouteHandler:
-    async def handle(request: Request[Any, Any, Any]) -> Response[bytes]:
+    async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
         principal = await _admit(request, operation, parts) if operation.roles else None
-        answer = await operation.handle(Call(request, parts, principal))
-        return Response(
-            answer.encoded(),
-            status_code=answer.status,
-            media_type=answer.media_type,
-            headers={**_HEADERS, **answer.headers},
-        )
+        return _sending(await operation.handle(Call(request, parts, principal)))
 
     path = _PARAMETER.sub(r"{\1:str}", operation.path)
     return HTTPRouteHandler(
@@ -80,6 +74,21 @@ def _route(operation: Operation, parts: Parts) -> HTTPRouteHandler:
         media_type=MediaType.JSON,
         status_code=200,  # what a framework has to be told; the answer says its own
     )(handle)
+
+
+def _sending(answer: Answer) -> ASGIApp:
+    """What sends `answer`: a tenth of what it takes the framework's own responses, which can do more."""
+    body = answer.encoded()
+    fields = {**_HEADERS, **answer.headers}
+    if answer.status != 204:
+        fields |= {"content-type": answer.media_type, "content-length": str(len(body))}
+    headers = [(name.encode(), value.encode()) for name, value in fields.items()]
+
+    async def send_it(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    return send_it
 
 
 async def _admit(request: Request[Any, Any, Any], operation: Operation, parts: Parts) -> Principal:

@@ -8,7 +8,7 @@ the next one, and what a pack then holds a second time is told by its attempt.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Set
 from typing import Final, Self
 
 import msgspec
@@ -78,8 +78,10 @@ class Packing:
     While there is none, copies are dropped, so that nothing waits for them.
     """
 
-    def __init__(self, publisher: Sends, *, find: Find) -> None:
+    def __init__(self, publisher: Sends, *, find: Find, alone: Set[str] = frozenset()) -> None:
+        """`alone`: `<tenant>.<destination>` of those whose next delivery waits for this one: no copy waits for more."""
         self.is_open = False
+        self._alone = alone
         self._publisher = publisher
         self._find = find
         self._packs: dict[str, _Pack] = {}
@@ -115,6 +117,9 @@ class Packing:
             pack = self._packs[publication.subject] = _Pack(publication.subject)
             self._begun.set()
         pack.add(publication, size, on_stored)
+        if self._alone and publication.subject.removeprefix(_COPIED) in self._alone:
+            del self._packs[publication.subject]
+            await pack.send(self._publisher)
 
     async def _flush_each_moment(self) -> None:
         while True:

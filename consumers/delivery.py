@@ -190,7 +190,8 @@ class DeliveryHandler:
         self._observe(delivery, result, clock)
         self._activity.noticed(delivery.tenant, result)
         message = delivery.message
-        if result.outcome is Outcome.RETRY_SCHEDULED and message.stream == subjects.ORDERED.name:
+        is_to_come_again = result.outcome is Outcome.RETRY_SCHEDULED and not delivery.is_ping
+        if is_to_come_again and message.stream == subjects.ORDERED.name:
             standing = Standing(delivery.progress.after(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, message, standing)
             return Again(outcome.recorded(delivery, result))

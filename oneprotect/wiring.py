@@ -206,7 +206,7 @@ async def _consume(
         resumption=Resumption(jetstream.connection, jetstream.publisher, jetstream.destinations),
         secret_namespace=settings.secret.namespace,
     )
-    packing = Packing(jetstream.publisher, find=_archive_finder(settings, jetstream))
+    packing = Packing(jetstream.publisher, find=_archive_finder(settings, jetstream), alone=directory.fifo)
     health = DestinationHealth(
         bucket=jetstream.health,
         publisher=jetstream.publisher,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from consumers.archive import MOMENT_S
 from consumers.health import HealthPolicy
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream.publish import Publication
@@ -332,3 +333,16 @@ async def test_a_destination_without_order_is_not_held_up_by_a_line(site: Site, 
 
     assert sorted(other.ids()) == sorted(deliveries)
     assert len(receiver.seen) == 1
+
+
+async def test_a_line_waits_for_no_pack(site: Site, receiver: Scripted) -> None:
+    """What was delivered is kept before the next one begins, and that is not put off to keep several at once."""
+    await site.destination("orders", receiver.url, ordering="fifo")
+
+    async with site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(100)]
+        await until(site.is_settled, 20)
+
+    took_s = receiver.seen[-1].at - receiver.seen[0].at
+    assert receiver.ids() == deliveries
+    assert took_s < 100 * MOMENT_S, "each would have waited for so long"

@@ -8,7 +8,8 @@ the next one, and what a pack then holds a second time is told by its attempt.
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Set
+from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final, Self
 
 import msgspec
@@ -78,7 +79,7 @@ class Packing:
     While there is none, copies are dropped, so that nothing waits for them.
     """
 
-    def __init__(self, publisher: Sends, *, find: Find, alone: Set[str] = frozenset()) -> None:
+    def __init__(self, publisher: Sends, *, find: Find, alone: AbstractSet[str] = frozenset()) -> None:
         """`alone`: `<tenant>.<destination>` of those whose next delivery waits for this one: no copy waits for more."""
         self.is_open = False
         self._alone = alone

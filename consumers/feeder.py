@@ -121,7 +121,8 @@ class Feeder:
             if feeding is None:
                 return
             self._feeding[key] = feeding
-        self.moved += await feeding.move(room)
+        count = await feeding.move(room)
+        self.moved += count  # only now: others are fed meanwhile
 
     async def _begin(self, tenant: str, destination: str) -> "_Feeding | None":
         """Take a destination over, unless another worker feeds it."""

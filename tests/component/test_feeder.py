@@ -1,0 +1,231 @@
+"""What the work stream refused comes back as its destination drains: in order, once, whoever feeds and whoever dies."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+
+from consumers.directory import Directory
+from consumers.feeder import Feeder
+from consumers.lease import TTL_S, Holder, Lease
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from tests.support.receiver import HANG, Scripted
+from tests.support.site import TENANT, Site, document
+from tests.support.waiting import until
+
+CAP = 10
+
+
+@pytest.fixture
+async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncGenerator[Site]:
+    """A site whose work stream takes ten messages of a destination."""
+    async with Site(tmp_path, nats_server, work_per_destination=str(CAP)) as opened:
+        yield opened
+
+
+def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> Feeder:
+    jetstream = site.jetstream
+    return Feeder(
+        jetstream.connection,
+        jetstream.publisher,
+        leases=jetstream.leases,
+        directory=Directory(jetstream.destinations, jetstream.credentials),
+        worker=worker,
+        is_closed=lambda _tenant, destination: destination in closed,
+        on_fifo=lambda _tenant, _destination: None,
+    )
+
+
+async def _overflow(site: Site, destination: str, count: int) -> list[str]:
+    """Fill the work stream, and then the overflow with `count`; what waits there, in order."""
+    deliveries = [await site.deliver(destination) for _ in range(CAP + count)]
+    return deliveries[CAP:]
+
+
+async def _take(site: Site, destination: str) -> list[str]:
+    """Take all that is due for a destination away, as a consumer would; what it was, in order."""
+    subject = subjects.requested(TENANT, destination)
+    due = [record for record in await site.records(subjects.WORK) if record.subject == subject]
+    await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.WORK.name}", {"filter": subject})
+    return [record.headers[subjects.HEADER_MSG_ID].rpartition(".")[2] for record in due]
+
+
+async def test_it_comes_back_in_its_order_and_no_more_than_there_is_room_for(site: Site) -> None:
+    """Each round fills the work stream up with the oldest; nothing is fed while it is full."""
+    waiting = await _overflow(site, "orders", 25)
+    feeder = _feeder(site, "one")
+    await feeder.feed()
+    fed_while_full = feeder.moved
+    came: list[str] = []
+    await _take(site, "orders")
+    for _ in range(3):
+        await feeder.feed()
+        came += await _take(site, "orders")
+
+    assert fed_while_full == 0
+    assert came == waiting
+    assert await site.waiting() == 0
+
+
+async def test_it_keeps_its_headers(site: Site) -> None:
+    """What is fed is the producer's message, byte for byte, with its own headers and none of the server's."""
+    for _ in range(CAP):
+        await site.deliver("orders")
+    sent = document("orders", delivery="dlv_x")
+    await site.publish("orders", sent, "dlv_x", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+    (before,) = await site.records(subjects.OVERFLOW)
+    await _take(site, "orders")
+    await _feeder(site, "one").feed()
+
+    (after,) = await site.records(subjects.WORK)
+    own = {name: value for name, value in before.headers.items() if name == "Nats-Msg-Id" or "Nats" not in name}
+    assert after.data == sent
+    assert {name: after.headers.get(name) for name in own} == own
+    assert {"traceparent", "content-type", "Nats-Msg-Id"} <= own.keys()
+
+
+async def test_any_worker_may_feed_and_none_twice(site: Site) -> None:
+    """Several feed at once, destinations shared among them as it comes: each message once, in the order of its own."""
+    names = [f"d{number}" for number in range(6)]
+    waiting = {name: await _overflow(site, name, 30) for name in names}
+    feeders = [_feeder(site, f"worker-{number}") for number in range(3)]
+    came: dict[str, list[str]] = {name: [] for name in names}
+    for name in names:
+        await _take(site, name)
+
+    async def drained() -> bool:
+        await asyncio.gather(*(feeder.feed() for feeder in feeders))
+        for name in names:
+            came[name] += await _take(site, name)
+        return await site.waiting() == 0
+
+    await until(drained, 20)
+
+    assert came == waiting
+    assert sum(feeder.moved for feeder in feeders) == 6 * 30
+
+
+async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site) -> None:
+    """It had moved some and not removed them; the next one waits until its lease runs out, and goes on from there."""
+    waiting = await _overflow(site, "orders", 15)
+    await _take(site, "orders")
+    dead = Lease(site.jetstream.leases, f"{TENANT}.orders", Holder(by="dead", run="1"))
+    assert await dead.take() is None
+    for record in (await site.records(subjects.OVERFLOW))[:4]:
+        headers = {subjects.HEADER_MSG_ID: record.headers[subjects.HEADER_MSG_ID]}
+        await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))
+    feeder = _feeder(site, "next")
+    await feeder.feed()
+    fed_too_early = feeder.moved
+    came: list[str] = []
+
+    async def drained() -> bool:
+        await feeder.feed()
+        if feeder.moved:
+            came.extend(await _take(site, "orders"))
+        return await site.waiting() == 0
+
+    await until(drained, TTL_S + 10)
+
+    assert fed_too_early == 0
+    assert came == waiting
+
+
+async def test_what_was_moved_is_known_when_jetstream_has_forgotten_its_id(site: Site) -> None:
+    """The duplicate window is over by the time that the next one takes over: what is due is looked at itself."""
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
+    waiting = await _overflow(site, "orders", 6)
+    await _take(site, "orders")
+    for record in (await site.records(subjects.OVERFLOW))[:4]:
+        headers = {subjects.HEADER_MSG_ID: record.headers[subjects.HEADER_MSG_ID]}
+        await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))
+    probe = Publication(subjects.requested(TENANT, "probe"), document("probe"), {subjects.HEADER_MSG_ID: "probe"})
+    await site.jetstream.publisher.publish(probe)
+    await until(lambda: _is_forgotten(site, probe), 5)
+    await _feeder(site, "next").feed()
+
+    assert await _take(site, "orders") == waiting
+
+
+async def _is_forgotten(site: Site, probe: Publication) -> bool:
+    return not (await site.jetstream.publisher.publish(probe)).duplicate
+
+
+async def test_nothing_is_left_at_the_server(site: Site, receiver: Scripted) -> None:
+    """Neither a consumer nor a lease: an overflow that is empty leaves no trace."""
+    for name in ("orders", "invoices"):
+        await site.destination(name, receiver.url)
+        await _overflow(site, name, 15)
+
+    async with site.consumer():
+        during = await site.jetstream.connection.api(f"CONSUMER.NAMES.{subjects.OVERFLOW.name}")
+        await until(site.is_settled, 20)
+        await until(lambda: _no_lease(site), 10)
+    after = await site.jetstream.connection.api(f"CONSUMER.NAMES.{subjects.OVERFLOW.name}")
+
+    assert not during["consumers"]
+    assert not after["consumers"]
+    assert len(receiver.seen) == 2 * (CAP + 15)
+
+
+async def _no_lease(site: Site) -> bool:
+    return not [entry for entry in await site.jetstream.leases.list() if entry.value]
+
+
+async def test_a_destination_that_is_closed_or_in_order_is_not_fed(site: Site, receiver: Scripted) -> None:
+    """One that rests is left alone, and one with a line has its overflow emptied by that: the others are fed."""
+    stirred: list[tuple[str, str]] = []
+    jetstream = site.jetstream
+    await site.destination("fifo", receiver.url, ordering="fifo")
+    for name in ("closed", "fifo", "open"):
+        await _overflow(site, name, 5)
+        await _take(site, name)
+    feeder = Feeder(
+        jetstream.connection,
+        jetstream.publisher,
+        leases=jetstream.leases,
+        directory=Directory(jetstream.destinations, jetstream.credentials),
+        worker="one",
+        is_closed=lambda _tenant, destination: destination == "closed",
+        on_fifo=lambda tenant, destination: stirred.append((tenant, destination)),
+    )
+    await feeder.feed()
+
+    assert [len(await _take(site, name)) for name in ("closed", "fifo", "open")] == [0, 0, 5]
+    assert stirred == [(TENANT, "fifo")]
+
+
+async def test_workers_killed_while_they_feed(site: Site, receiver: Scripted) -> None:
+    """One of two is killed in the middle of it: all that overflowed arrives, twice only what was in flight."""
+    await site.destination("orders", receiver.url, max_in_flight=4)
+    deliveries = [await site.deliver("orders") for _ in range(60)]
+    async with contextlib.AsyncExitStack() as running:
+        first = await running.enter_async_context(site.consumer_process())
+        await until(lambda: len(receiver.seen) >= 20, 30)
+        await running.enter_async_context(site.consumer_process())
+        first.kill()
+        await until(site.is_settled, 40)
+
+    assert set(receiver.ids()) == set(deliveries)
+    assert len(receiver.seen) <= 60 + 4
+
+
+async def test_a_flood_in_the_overflow_holds_up_no_other_overflow(site: Site) -> None:
+    """A destination whose receiver hangs keeps its overflow; another one's comes back meanwhile."""
+    async with Scripted([HANG]) as slow, Scripted() as quick:
+        await site.destination("slow", slow.url, timeout_s=30)
+        await site.destination("quick", quick.url)
+        await _overflow(site, "slow", 100)
+        async with site.consumer_process() as consumer:
+            await until(lambda: len(slow.seen) == 8, 20)
+            await _overflow(site, "quick", 30)
+            await until(lambda: len(quick.seen) == CAP + 30, 20)
+            left = len(await site.records(subjects.OVERFLOW))
+            consumer.kill()
+
+    assert left >= 90

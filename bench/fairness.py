@@ -1,7 +1,8 @@
 """`python -m bench.fairness`: does one tenant's backlog on a slow receiver cost the others anything?
 
-A flood waits for receivers that take seconds; meanwhile the other tenants get deliveries at a steady rate, and the time
-of each one from publish to receipt is measured. Everything runs on loopback and stops by itself.
+A flood waits for receivers that take seconds, all of them one tenant's; meanwhile others, each a tenant of its own, get
+deliveries at a steady rate, and the time of each one from publish to receipt is measured. Everything runs on loopback
+and stops by itself.
 """
 
 import argparse
@@ -18,11 +19,13 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from consumers.turns import SHARE
 from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.sample import write_sample_secrets
 from oneprotect.jetstream.publish import Publication, Stored
 from schemas import subjects
 from schemas.ids import new_delivery_id
-from tests.support.site import TENANT, Process, Site, document
+from tests.support.site import NAMESPACE, TENANT, Process, Site, document
 from tests.support.waiting import until
 
 IN_FLIGHT: Final = 512
@@ -110,10 +113,25 @@ async def _pace(site: Site, options: Options) -> dict[str, int]:
         delay_s = began + number / options.rate_per_s - time.monotonic()
         if delay_s > 0:
             await asyncio.sleep(delay_s)
-        destination, delivery = f"quick-{number % options.tenants}", new_delivery_id()
+        tenant, delivery = f"quick-{number % options.tenants}", new_delivery_id()
         published[delivery] = time.time_ns()
-        await site.deliver(destination, delivery=delivery)
+        await _deliver(site, tenant, delivery)
     return published
+
+
+async def _deliver(site: Site, tenant: str, delivery: str) -> None:
+    headers = {subjects.HEADER_MSG_ID: subjects.msg_id(tenant, "orders", delivery)}
+    data = document("orders", delivery=delivery, tenant=tenant)
+    await site.jetstream.publisher.publish(Publication(subjects.requested(tenant, "orders"), data, headers))
+
+
+async def _tenant(site: Site, tenant: str, url: str) -> None:
+    """A tenant with a destination and a secret."""
+    write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=tenant, names=[tenant])
+    configuration = site.jetstream.configuration
+    ref = f"k8s://{NAMESPACE}/{tenant}/signing"
+    await configuration.set_credential(tenant, "key", {"secret_ref": ref}, by="bench")
+    await configuration.set_destination(tenant, "orders", {"url": url, "credential": "key"}, by="bench")
 
 
 def _percentile(sorted_ms: list[float], share: float) -> float:
@@ -130,7 +148,7 @@ async def _run(options: Options) -> int:
             for number in range(options.flooders):
                 await site.destination(f"slow-{number}", f"http://127.0.0.1:{receiver.port}/slow", timeout_s=10)
             for number in range(options.tenants):
-                await site.destination(f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
+                await _tenant(site, f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
             return await _measure(site, receiver, options)
 
 
@@ -141,8 +159,8 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
     processes = [await Process.start(site.environ, "consumer") for _ in range(options.workers)]
     try:
         for number in range(options.tenants):  # warm up: connections, destinations
-            await site.deliver(f"quick-{number}")
-        await until(lambda: len(receiver.came_at) == options.tenants, 30)
+            await _deliver(site, f"quick-{number}", new_delivery_id())
+        await until(lambda: len(receiver.came_at) == options.tenants, 60)
         await asyncio.sleep(options.settle_s)
         slow_before, began = receiver.slow, time.monotonic()
         published = await _pace(site, options)
@@ -155,12 +173,15 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
             await process.wait()
     lost = published.keys() - receiver.came_at.keys()
     times_ms = sorted((receiver.came_at[d] - at) / 1e6 for d, at in published.items() if d not in lost)
-    slots = options.flooders * site.settings.delivery.destination_max_in_flight * options.workers
+    slots = options.workers * min(
+        options.flooders * site.settings.delivery.destination_max_in_flight,
+        site.settings.delivery.max_in_flight * SHARE // (SHARE + 1),
+    )
     got = receiver.slow - slow_before
     due = slots * took_s / options.slow_s
     print(
-        f"{options.tenants} destinations at {options.rate_per_s:g}/s, "
-        f"beside {options.flooders} with {options.flood} waiting, {options.workers} workers"
+        f"{options.tenants} tenants at {options.rate_per_s:g}/s, beside one with {options.flood} waiting "
+        f"for {options.flooders} destinations, {options.workers} workers"
     )
     print(f"  others: {len(times_ms)} delivered, {len(lost)} missing")
     print(
@@ -186,9 +207,9 @@ def main() -> int:
     """Run it. 0 when nobody was delayed, nothing is missing, and the flooders got their share."""
     parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__)
     parser.add_argument("--flood", type=int, default=300_000)
-    parser.add_argument("--flooders", type=int, default=1)
+    parser.add_argument("--flooders", type=int, default=1, help="destinations of the one tenant that floods")
     parser.add_argument("--slow-s", type=float, default=5.0)
-    parser.add_argument("--tenants", type=int, default=49)
+    parser.add_argument("--tenants", type=int, default=49, help="the others, with a destination each")
     parser.add_argument("--rate-per-s", type=float, default=200.0)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--workers", type=int, default=1)

@@ -233,7 +233,11 @@ def _table(found: dict[str, Measured]) -> str:
     for name, one in found.items():
         lines.append(f"{name:12}{one.per_s:10.0f}{one.cpu_us:10.0f}{one.p50_ms:10.1f}{one.p99_ms:10.1f}")
     product, bare = found["product"], found["bare loop"]
-    lines += ["", "all that was accepted is stored, once", f"POST, product / bare loop: {product.per_s / bare.per_s:.2f}"]
+    lines += [
+        "",
+        "all that was accepted is stored, once",
+        f"POST, product / bare loop: {product.per_s / bare.per_s:.2f}",
+    ]
     return "\n".join(lines)
 
 

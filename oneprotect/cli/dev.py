@@ -63,7 +63,8 @@ def _of_api(running: Stage) -> list[str]:
         return []
     url = running.api.url
     return [
-        f"The HTTP API is at [bold]{url}[/], its documentation at [bold]{url}/docs[/]. With this run's token:",
+        f"The console is at [bold]{url}/console/integrations[/]; this run's token, on the next lines, signs in.",
+        f"The HTTP API is at [bold]{url}[/], its documentation at [bold]{url}/docs[/]:",
         f"  export TOKEN={running.api.token.reveal()}",
         (
             f'  curl -H "authorization: Bearer $TOKEN" -H "content-type: application/json" '

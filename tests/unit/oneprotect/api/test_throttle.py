@@ -1,0 +1,50 @@
+"""How often an address may fail: so many at once, then seldom, and with bounded memory."""
+
+from oneprotect.api.throttle import MAX_ADDRESSES, Throttle
+
+
+class Clock:
+    """Stands still until it is told otherwise."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_burst_and_then_one_after_the_other() -> None:
+    """After the burst it has to wait, and what it waited for it may do."""
+    clock = Clock()
+    throttle = Throttle(burst=3, per_s=0.5, clock=clock)
+
+    for _ in range(3):
+        assert throttle.wait_s("192.0.2.1") == 0
+        throttle.note("192.0.2.1")
+    wait_s = throttle.wait_s("192.0.2.1")
+    assert wait_s == 2
+    clock.now += wait_s
+    assert throttle.wait_s("192.0.2.1") == 0
+    throttle.note("192.0.2.1")
+    assert throttle.wait_s("192.0.2.1") == 2
+
+
+def test_others_are_not_held_up() -> None:
+    """But all of an IPv6 /64 is one."""
+    throttle = Throttle(burst=1, per_s=0.5, clock=Clock())
+    throttle.note("192.0.2.1")
+    throttle.note("2001:db8::1")
+
+    assert throttle.wait_s("192.0.2.1") > 0
+    assert throttle.wait_s("192.0.2.2") == 0
+    assert throttle.wait_s("2001:db8::ffff") > 0
+    assert throttle.wait_s("2001:db8:0:1::1") == 0
+
+
+def test_memory_is_bounded() -> None:
+    """Of many addresses the latest are remembered."""
+    throttle = Throttle(burst=1, per_s=0.01, clock=Clock())
+    for number in range(MAX_ADDRESSES + 10):
+        throttle.note(f"client-{number}")
+
+    assert throttle.wait_s("client-0") == 0
+    assert throttle.wait_s(f"client-{MAX_ADDRESSES + 9}") > 0

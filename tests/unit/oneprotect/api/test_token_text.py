@@ -1,0 +1,48 @@
+"""What a token looks like, and what can be told of one without asking anybody."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from oneprotect.api.token_text import PREFIX, IssuedToken, digest, id_of
+from oneprotect.telemetry.scrubbing import scrub
+
+
+def test_a_token_tells_its_id_and_what_is_kept_of_it() -> None:
+    """And it is another one each time."""
+    first, second = IssuedToken(), IssuedToken()
+
+    assert id_of(first.reveal()) == first.id
+    assert digest(first.reveal()) == first.digest
+    assert first.reveal().startswith(PREFIX)
+    assert first.reveal() != second.reveal()
+
+
+@given(st.integers(min_value=0, max_value=75), st.characters(codec="ascii"))
+def test_any_slip_of_the_finger_is_noticed(place: int, letter: str) -> None:
+    """One changed character, wherever it is, makes it no token."""
+    text = IssuedToken().reveal()
+    changed = text[:place] + letter + text[place + 1 :]
+
+    assert id_of(changed) == (id_of(text) if changed == text else None)
+
+
+@given(st.text(max_size=100))
+def test_other_text_is_no_token(text: str) -> None:
+    """Whatever it is."""
+    assert id_of(text) is None
+    assert id_of(PREFIX + text) is None
+
+
+def test_it_can_not_get_out_by_mistake() -> None:
+    """Not printed, copied or pickled; and a log would mask it."""
+    token = IssuedToken()
+
+    assert token.reveal() not in f"{token!r} {token} {token!s}"
+    for leak in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError):
+            leak(token)
+    assert token.reveal()[20:] not in scrub(f"it was {token.reveal()} here")

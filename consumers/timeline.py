@@ -1,12 +1,12 @@
 """One delivery: where it stands, and how each of its attempts went.
 
-Nothing keeps a register of deliveries. A delivery is in the overflow, in the work stream or among the retries, or else
-its last attempt says how it ended; the time in its id, and the bucket that the id belongs to, say where to look. A
-request is stored in the next place before it leaves the one before, so looking in that order does not miss it.
+Nothing keeps a register of deliveries. A delivery is in the overflow, in the work stream, in a line or among the
+retries, or else its last attempt says how it ended; the time in its id, and the bucket that the id belongs to, say where
+to look. A request is stored in the next place before it leaves the one before, so looking in that order does not miss it.
 """
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
@@ -93,6 +93,7 @@ async def timelines(
     for state, stream, pattern in (
         (DeliveryState.OVERFLOW, subjects.OVERFLOW, subjects.overflow(tenant, of)),
         (DeliveryState.PENDING, subjects.WORK, subjects.requested(tenant, of)),
+        (DeliveryState.PENDING, subjects.ORDERED, subjects.ordered(tenant, of)),
         (DeliveryState.SCHEDULED, subjects.RETRIES, subjects.scheduled(tenant, of, delivery)),
         (DeliveryState.PENDING, subjects.RETRIES, subjects.due(tenant, of)),
     ):
@@ -191,6 +192,8 @@ def _told(
     last = next((result for result in reversed(attempts) if result.outcome is not Outcome.SUPPRESSED), None)
     if waiting is not None and last is not None and last.outcome in _ENDED and last.attempt >= waiting.attempt:
         waiting = None  # its result is stored, and the request will be gone in a moment
+    if waiting is not None and last is not None and _is_held(waiting, last):
+        waiting = msgspec.structs.replace(waiting, state=DeliveryState.SCHEDULED, at=last.next_attempt_at)
     state = waiting.state if waiting else _STATES[last.outcome] if last else DeliveryState.PENDING
     return Timeline(
         delivery=delivery,
@@ -202,6 +205,16 @@ def _told(
         code=last.code if last else None,
         next_attempt_at=waiting.at if waiting else last.next_attempt_at if last else None,
         is_complete=is_complete,
+    )
+
+
+def _is_held(waiting: _Waiting, last: AttemptResult) -> bool:
+    """Whether it is the head of a line (`ordering: fifo`), which stays where it is between its attempts."""
+    return (
+        waiting.state is DeliveryState.PENDING
+        and last.attempt >= waiting.attempt
+        and last.next_attempt_at is not None
+        and last.next_attempt_at > datetime.now(UTC)
     )
 
 

@@ -1,5 +1,6 @@
 """Deliveries that were given up on or skipped, with filters."""
 
+import asyncio
 import functools
 from typing import Final
 
@@ -15,6 +16,8 @@ from schemas.config import ReplayFilter
 from schemas.ids import DeliveryId, DestinationId, EventType
 
 SHOWN: Final = 50
+JUDGING_TIMEOUT_S: Final = 1.0
+"""What was attempted since is looked for among all that is on record since: for so long. A dry run looks to the end."""
 
 
 class Filters(Struct, frozen=True, kw_only=True):
@@ -57,12 +60,19 @@ async def show(visit: Visit) -> Shown:
         limit=SHOWN,
         before=decode_cursor(filters.cursor, Place).before if filters.cursor else None,
     )
-    page = await look(visit.parts.api.connection, visit.tenant, [one.kept for one in found.items])
+    kept = [one.kept for one in found.items]
+    is_judged = True
+    try:
+        async with asyncio.timeout(JUDGING_TIMEOUT_S):
+            kept = list((await look(visit.parts.api.connection, visit.tenant, kept)).judged())
+    except TimeoutError:
+        is_judged = False
     return visit.page(
         "failed.html",
         tenant=visit.tenant,
         filters=filters,
-        kept=list(page.judged()),
+        kept=kept,
+        is_judged=is_judged,
         next=encode_cursor(Place(found.cursor)) if found.cursor else None,
         reached_at=found.reached_at,
         codes=sorted({code.public if visit.is_public else code for code in Code}),

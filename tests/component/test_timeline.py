@@ -99,3 +99,23 @@ def test_an_id_of_ours_says_when_it_was_made() -> None:
     assert abs(made_at - datetime.now(UTC)) < timedelta(seconds=5)
     for other in ("order-7", "dlv_1", "dlv_" + "I" * 26, "dlv_" + "Z" * 26, "x" * 26):
         assert time_of(other) is None
+
+
+async def test_the_head_of_a_line_shows_when_its_next_attempt_is(site: Site) -> None:
+    """With `ordering: fifo` it stays first in its line meanwhile, and the next one waits behind it."""
+    async with Scripted([503]) as receiver:
+        await site.destination("orders", receiver.url, retry_schedule_s=(3600,), ordering="fifo")
+        async with site.consumer():
+            first, second = await site.deliver("orders"), await site.deliver("orders")
+            await until(lambda: receiver.seen, 10)
+
+            async def is_scheduled() -> bool:
+                return (await _timeline(site, first)).state is DeliveryState.SCHEDULED
+
+            await until(is_scheduled, 10)
+            found, behind = await _timeline(site, first), await _timeline(site, second)
+
+    assert found.next_attempt_at is not None
+    assert found.next_attempt_at > datetime.now(UTC) + timedelta(minutes=30)
+    assert behind.state is DeliveryState.PENDING
+    assert behind.attempts == []

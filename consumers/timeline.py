@@ -1,8 +1,8 @@
 """One delivery: where it stands, and how each of its attempts went.
 
 Nothing keeps a register of deliveries. A delivery is in the overflow, in the work stream, in a line or among the
-retries, or else its last attempt says how it ended; the time in its id, and the bucket that the id belongs to, say where
-to look. A request is stored in the next place before it leaves the one before, so looking in that order does not miss it.
+retries, or else its last attempt says how it ended; the time in its id, and the bucket that the id belongs to, say
+where to look. A request is stored in the next place before it leaves the one before, so looking in that order finds it.
 """
 
 from collections.abc import Iterable, Mapping

@@ -11,7 +11,7 @@ from consumers.newest import EXAMINED
 from oneprotect.api.paging import Cursor, decode_cursor, encode_cursor
 from oneprotect.api.telling import meant, told
 from oneprotect.console.live import Arrivals, listening, stream
-from oneprotect.console.visit import Place, Shown, Visit, redirect, time_of_input
+from oneprotect.console.visit import Place, Shown, Visit, redirect, times_of_input
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted
 from schemas.ids import DeliveryId, DestinationId
@@ -34,13 +34,14 @@ class Filters(Struct, frozen=True, kw_only=True):
 
     def sought(self, visit: Visit) -> Sought:
         """The attempts that are meant. Raises `Invalid`."""
+        since, until = times_of_input(self.since, self.until)
         return Sought(
             tenant=visit.tenant,
             destination=self.destination,
             outcomes=frozenset({self.outcome} if self.outcome else ()),
             codes=meant({self.code} if self.code else (), public=visit.is_public),
-            since=time_of_input(self.since, "since"),
-            until=time_of_input(self.until, "until"),
+            since=since,
+            until=until,
         )
 
 

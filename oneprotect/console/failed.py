@@ -10,7 +10,7 @@ from consumers.kept import page_of_kept
 from consumers.later import look
 from oneprotect.api.paging import Cursor, decode_cursor, encode_cursor
 from oneprotect.api.telling import meant
-from oneprotect.console.visit import Place, Shown, Visit, time_of_input
+from oneprotect.console.visit import Place, Shown, Visit, times_of_input
 from schemas.codes import Code
 from schemas.config import ReplayFilter
 from schemas.ids import DeliveryId, DestinationId, EventType
@@ -33,11 +33,12 @@ class Filters(Struct, frozen=True, kw_only=True):
 
     def chosen(self, visit: Visit) -> ReplayFilter:
         """The kept deliveries that are meant. Raises `Invalid`."""
+        since, until = times_of_input(self.since, self.until)
         codes = meant({self.code} if self.code else (), public=visit.is_public)
         return ReplayFilter(
             destination=self.destination,
-            since=time_of_input(self.since, "since"),
-            until=time_of_input(self.until, "until"),
+            since=since,
+            until=until,
             codes=tuple(sorted(code.value for code in codes)),
             event_types=(self.event_type,) if self.event_type else (),
             ids=(self.delivery,) if self.delivery else (),

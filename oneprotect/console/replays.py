@@ -4,17 +4,19 @@ import asyncio
 import functools
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from consumers.lease import Holder
 from consumers.preview import Preview
+from oneprotect.api import bodies
 from oneprotect.api.problems import Problem
 from oneprotect.console.failed import Filters, told_code
 from oneprotect.console.visit import FORM_TOKEN, Shown, Visit, redirect
 from oneprotect.console.words import DONE
 from schemas.checked import Invalid
 from schemas.codes import Code
-from schemas.config import Replay, ReplayFilter, ReplayState
+from schemas.config import KeptOutcome, Replay, ReplayFilter, ReplayState
 
 DRY_RUN_TIMEOUT_S: Final = 25.0
 MAX_RATE_PER_S: Final = 1_000_000
@@ -24,8 +26,13 @@ SHOWN: Final = 50
 class Plan(Filters, frozen=True, kw_only=True):
     """What the form says, and how fast to go."""
 
+    outcome: KeptOutcome | None = None
     rate: str | None = None
     dry_run: str | None = None
+
+    def chosen(self, visit: Visit) -> ReplayFilter:
+        """The kept deliveries that are meant: those that failed or were skipped, unless told otherwise."""
+        return msgspec.structs.replace(Filters.chosen(self, visit), outcomes=(self.outcome,) if self.outcome else ())
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -139,14 +146,7 @@ def _going(visit: Visit, replay: str, row: Replay, running: Holder | None) -> Go
     works = running is not None and running.replay == replay
     state = "waiting" if row.state is ReplayState.RUNNING and not works else row.state.value
     codes = tuple(sorted({told_code(code, public=visit.is_public) for code in row.filter.codes}))
-    chosen = ReplayFilter(
-        destination=row.filter.destination,
-        since=row.filter.since,
-        until=row.filter.until,
-        codes=codes,
-        event_types=row.filter.event_types,
-        ids=row.filter.ids,
-    )
+    chosen = msgspec.structs.replace(row.filter, codes=codes)
     return Going(id=replay, state=state, row=row, filter=chosen)
 
 
@@ -159,8 +159,6 @@ def _counts(visit: Visit, preview: Preview | None) -> list[tuple[str, str, int]]
 
 
 def _plan_of(fields: dict[str, str]) -> Plan:
-    from oneprotect.api import bodies
-
     return bodies.query(fields.items(), Plan)
 
 

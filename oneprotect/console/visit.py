@@ -178,6 +178,14 @@ def theme_of(request: Request[Any, Any, Any]) -> str:
     return chosen if chosen in ("dark", "light") else ""
 
 
+def times_of_input(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """What two such fields hold, the first one earlier. Raises `Invalid`."""
+    begin, end = time_of_input(since, "since"), time_of_input(until, "until")
+    if begin and end and begin >= end:
+        raise Invalid("until", "expected a time after `since`")
+    return begin, end
+
+
 def time_of_input(text: str | None, field: str) -> datetime | None:
     """What a field for a date and time holds, in UTC. Raises `Invalid`."""
     if not text:

@@ -264,6 +264,8 @@ BAD = (
     "/attempts?since=yesterday",
     "/attempts?nothing=known",
     "/attempts?delivery=" + "x" * 100,
+    "/attempts?since=2026-11-23T20:00&until=2026-11-23T19:00",
+    "/replays/new?outcome=lost",
     "/failed?cursor=" + "A" * 600,
     "/failed?event_type=..",
     "/failed?until=2026-13-45T99:99",

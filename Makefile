@@ -54,7 +54,7 @@ chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100
 	$(BIN)/python -m bench.fairness --workers 4 --settle-s 15
 	$(BIN)/python -m bench.replay
 
-fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (ten minutes)
+fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (a quarter of an hour)
 	$(BIN)/python -m pytest tests/fuzz tests/property --hypothesis-profile fuzz --timeout 1200
 
 screenshots: $(READY) ## take the pictures of the console anew, with Chromium

@@ -15,7 +15,7 @@ from tests.support.api import Api, running
 from tests.support.receiver import Scripted
 from tests.support.site import Site
 
-settings.register_profile("fuzz", max_examples=3_000, deadline=None)
+settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -15,6 +15,7 @@ from oneprotect.telemetry.counters import Counters
 from oneprotect.telemetry.ops import OpsPages
 
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
+EVENTS: Final = b"text/event-stream"
 OPERATING: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 Event = MutableMapping[str, Any]
@@ -39,18 +40,20 @@ class Front:
 
     async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        began, status = time.perf_counter(), 500
+        began, ended, status = time.perf_counter(), 0.0, 500
 
         async def sent(event: Event) -> None:
-            nonlocal status
+            nonlocal ended, status
             if event["type"] == "http.response.start":
                 status = event["status"]
+                if any(value.startswith(EVENTS) for _, value in event["headers"]):
+                    ended = time.perf_counter()  # its answer has no end of its own: that it has begun is what counts
             await send(event)
 
         try:
             await (self._app or self._not_yet)(scope, receive, sent)
         finally:
-            self._note(scope, status, time.perf_counter() - began)
+            self._note(scope, status, (ended or time.perf_counter()) - began)
 
     async def _not_yet(self, scope: Event, receive: Receive, send: Send) -> None:
         if scope["path"] in OPERATING:

@@ -71,7 +71,6 @@ def _of_api(running: Stage) -> list[str]:
             f"{url}/v1/tenants/{TENANT}/deliveries \\\n"
             """       -d '{"destination": "orders", "event_type": "invoice.paid", "payload": {"total": 42}}'"""
         ),
-        f"The console is at [bold]{url}/console/integrations[/]: sign in with the same token.",
     ]
 
 

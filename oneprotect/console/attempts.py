@@ -75,25 +75,24 @@ def follow(visit: Visit) -> AsyncGenerator[bytes]:
     sought = visit.query(Filters).sought(visit)
     arrivals = Arrivals(sought.takes)
     pattern = f"oneprotect.delivery.attempted.{visit.tenant}.{sought.destination or '*'}.*"
-    session = visit.session
-    counted = visit.parts.followers.one_more(session.id if session else "")
-    counted.__enter__()
+    session = visit.session.id if visit.session else ""
+    visit.parts.followers.require_room(session)
+    token_id = visit.principal.id.removeprefix("token:")
 
     def render(events: list[DeliveryAttempted], missed: int) -> bytes:
         rows = [told(event.data, public=visit.is_public) for event in reversed(events)]
         return visit.parts.renderer("attempt_rows.html", base=visit.base, attempts=rows, missed=missed)
 
     async def events() -> AsyncGenerator[bytes]:
-        try:
+        # Counted here and not before: what is never begun to be sent is never ended either.
+        with visit.parts.followers.one_more(session):
             async with listening(visit.parts.api.connection, pattern, arrivals):
                 async for event in stream(
                     arrivals,
                     render,
-                    goes_on=lambda: visit.parts.api.tokens.known(visit.principal.id.removeprefix("token:")) is not None,
+                    goes_on=lambda: visit.parts.api.tokens.known(token_id) is not None,
                     stop=visit.parts.stop,
                 ):
                     yield event
-        finally:
-            counted.__exit__(None, None, None)
 
     return events()

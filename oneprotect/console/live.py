@@ -30,11 +30,14 @@ class Followers:
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
-    @contextlib.contextmanager
-    def one_more(self, session: str) -> Generator[None]:
-        """Count one while it lasts. Raises `Problem` when there are too many."""
+    def require_room(self, session: str) -> None:
+        """Raise `Problem` when there are too many already."""
         if self._open[session] >= MOST_OF_ONE or self._open.total() >= MOST:
             raise Problem(429, "too-many-streams", "Too many pages follow live already; close some.")
+
+    @contextlib.contextmanager
+    def one_more(self, session: str) -> Generator[None]:
+        """Count one while it lasts."""
         self._open[session] += 1
         try:
             yield

@@ -15,6 +15,7 @@ import pytest
 
 from oneprotect.console.live import HELD, MOST_OF_ONE, Arrivals
 from oneprotect.console.routes import LIVE, PAGES
+from oneprotect.jetstream import read
 from schemas import subjects
 from schemas.access import ALL_TENANTS, Role
 from schemas.codes import Code, Outcome
@@ -85,6 +86,12 @@ async def test_signing_in_gives_a_cookie_that_is_no_token(api: Api) -> None:
     page = await visitor.get("/console/integrations")
     secure = (await visitor.sign_in(token, **{"x-forwarded-proto": "https"})).headers["set-cookie"]
 
+    (row, *_) = [
+        one
+        async for one in read.scan(api.site.jetstream.connection, "KV_oneprotect_tokens", ">")
+        if ".session-" in one.subject
+    ]
+    assert row.headers["Nats-TTL"] == "43200s"
     assert page.status == 200
     assert re.fullmatch(r"oneprotect_console=\S+; Path=/; HttpOnly; SameSite=Strict", plain)
     assert re.fullmatch(r"__Host-oneprotect_console=\S+; Secure; Path=/; HttpOnly; SameSite=Strict", secure)

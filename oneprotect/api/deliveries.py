@@ -12,7 +12,7 @@ from oneprotect.api.call import Call
 from oneprotect.api.operations import PRODUCERS, READERS, Answer, Operation, Says
 from oneprotect.api.problems import Problem, unavailable
 from oneprotect.api.telling import told
-from oneprotect.jetstream.publish import MAX_BATCH
+from oneprotect.jetstream.batches import MAX_BYTES, MAX_MESSAGES
 from oneprotect.jetstream.requests import Request, request_all
 from schemas import checked, subjects
 from schemas.checked import Invalid
@@ -164,8 +164,8 @@ async def _destinations(call: Call, asked: NewDelivery) -> list[str]:
     addressees = call.parts.addressees
     if isinstance(asked.destination, UnsetType):
         found = await addressees.subscribed(call.tenant, asked.event_type)
-        if len(found) > MAX_BATCH:
-            raise Invalid("event_type", f"more than {MAX_BATCH} destinations ask for it; name one after the other")
+        if len(found) > MAX_MESSAGES:
+            raise Invalid("event_type", f"more than {MAX_MESSAGES} destinations ask for it; name one after the other")
         return found
     if not await addressees.has(call.tenant, asked.destination):
         raise Invalid("destination", "the tenant has no destination of this name; create it first")
@@ -178,7 +178,7 @@ def _requests(call: Call, asked: NewDelivery, delivery: str, destinations: list[
     trace = call.header(subjects.HEADER_TRACE)
     if trace is not None and _TRACE_PARENT.fullmatch(trace):
         common[subjects.HEADER_TRACE] = trace
-    _check_size(call, asked.data(destinations[0]))
+    _check_size(call, asked.data(destinations[0]), len(destinations))
     now = datetime.now(UTC)
     return [
         Request(
@@ -201,7 +201,7 @@ def _requests(call: Call, asked: NewDelivery, delivery: str, destinations: list[
     ]
 
 
-def _check_size(call: Call, data: RequestedData) -> None:
+def _check_size(call: Call, data: RequestedData, count: int) -> None:
     """Raise `Problem` for a body that consumers would refuse, or `Invalid` for what is not base64."""
     try:
         size = len(data.body())
@@ -211,6 +211,8 @@ def _check_size(call: Call, data: RequestedData) -> None:
         raise Invalid("payload_base64", "not base64")
     if size > call.parts.max_payload_bytes:
         raise Problem(413, "too-large", f"The payload has more than {call.parts.max_payload_bytes} bytes.")
+    if size * count > MAX_BYTES // 2:  # half, for what stands around it, and base64
+        raise Problem(413, "too-large", f"For {count} destinations at once the payload is too large; name one by one.")
 
 
 EXAMPLE_ID: Final = "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"

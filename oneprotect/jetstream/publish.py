@@ -10,7 +10,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import msgspec
 
@@ -18,9 +18,10 @@ from oneprotect.jetstream.connection import Connection, Incoming
 from oneprotect.jetstream.denials import Denial
 from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
 
+if TYPE_CHECKING:
+    from oneprotect.jetstream.batches import Batches
+
 PUBLISH_TIMEOUT_S: Final = 5.0
-MAX_BATCH: Final = 1000
-"""What the server takes in one atomic batch."""
 _BATCH: Final = "Nats-Batch-"
 
 
@@ -88,6 +89,7 @@ class Publisher:
         """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
         self._waiting: dict[str, _Waiting] = {}
         self._telling: set[asyncio.Task[None]] = set()
+        self._batches: dict[str, Batches] = {}
         # All wait equally long, so the oldest is always the first to be overdue: no timer for each.
         self._deadlines: collections.deque[tuple[float, str]] = collections.deque()
 
@@ -140,7 +142,7 @@ class Publisher:
         return result
 
     async def publish_all(self, publications: Sequence[Publication]) -> Stored:
-        """Store all of them or none: one stream, 2 to `MAX_BATCH`. They get consecutive sequences, `seq` is the last.
+        """Store all of them or none: one stream, at most `MAX_MESSAGES`. They get consecutive sequences; the last's.
 
         An atomic batch (ADR-50): only its last message is acknowledged, and a server that does not get that far forgets
         the others. Raises `Refused` or `Unavailable`; one `Nats-Msg-Id` that is stored already refuses the whole batch.
@@ -152,9 +154,16 @@ class Publisher:
             )
             for number, one in enumerate(publications, 1)
         ]
+        last = msgspec.structs.replace(last, headers={**last.headers, f"{_BATCH}Commit": "1"})
         for one in first:
             await self._connection.publish(one.subject, one.payload, headers=one.headers)
-        return await self.publish(msgspec.structs.replace(last, headers={**last.headers, f"{_BATCH}Commit": "1"}))
+        return await self.publish(last)
+
+    def batches(self, stream: str) -> "Batches":
+        """For whoever wants batches stored in `stream`: those of several callers go together."""
+        from oneprotect.jetstream.batches import Batches  # it needs what is defined here
+
+        return self._batches.setdefault(stream, Batches(self))
 
     async def remove(self, stream: str, sequence: int) -> None:
         """Take a message out of a stream. Raises `Refused` when it is not there, or `Unavailable`."""

@@ -51,20 +51,21 @@ async def request_all(publisher: Publisher, requests: Sequence[Request]) -> list
     if len(requests) == 1:
         return [await _request(publisher, requests[0])]
     try:
-        stored = await publisher.publish_all([one.on(subjects.requested) for one in requests])
-        return _each(stored, len(requests))
+        return await publisher.batches(subjects.WORK.name).store([one.on(subjects.requested) for one in requests])
     except Refused as error:
         if error.err_code not in (SUBJECT_FULL, BATCH_HAS_DUPLICATE):
             raise
         is_repeated = error.err_code == BATCH_HAS_DUPLICATE
     if not is_repeated:
         try:
-            stored = await publisher.publish_all([one.on(subjects.overflow) for one in requests])
+            stored = await publisher.batches(subjects.OVERFLOW.name).store(
+                [one.on(subjects.overflow) for one in requests]
+            )
         except Refused as error:
             if error.err_code != BATCH_HAS_DUPLICATE:
                 raise
         else:
-            each = zip(requests, _each(stored, len(requests)), strict=True)
+            each = zip(requests, stored, strict=True)
             return await asyncio.gather(*(_moved(publisher, one, at) for one, at in each))
     # These were all accepted before: asking one by one only finds out what there is.
     return await asyncio.gather(*(_request(publisher, one) for one in requests))
@@ -83,10 +84,6 @@ async def _moved(publisher: Publisher, one: Request, at: Stored) -> Stored:
     with contextlib.suppress(JetStreamError):  # the feeder finds it there, and the work stream knows its id
         await publisher.remove(at.stream, at.seq)
     return Stored(stored.stream, stored.seq)
-
-
-def _each(last: Stored, count: int) -> list[Stored]:
-    return [Stored(last.stream, last.seq - count + number) for number in range(1, count + 1)]
 
 
 class Requesting:

@@ -1,0 +1,63 @@
+"""Atomic batches: many callers at once, and one who brings what is refused."""
+
+import asyncio
+from collections import Counter
+
+from oneprotect.jetstream.errors import BATCH_HAS_DUPLICATE, Refused, Unavailable
+from oneprotect.jetstream.publish import Publication
+from schemas import subjects
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+
+def _batch(name: str, size: int) -> list[Publication]:
+    return [
+        Publication(subjects.requested(TENANT, f"d{number}"), b"{}", {subjects.HEADER_MSG_ID: f"{name}.{number}"})
+        for number in range(size)
+    ]
+
+
+async def test_many_callers_at_once_are_all_served(site: Site) -> None:
+    """Hundreds of batches go in few, each caller is told where its own are, and nothing is stored twice."""
+    batches = site.jetstream.publisher.batches(subjects.WORK.name)
+
+    async with asyncio.timeout(60):
+        stored = await asyncio.gather(*(batches.store(_batch(str(number), 5)) for number in range(300)))
+
+    records = {record.sequence: record for record in await site.records(subjects.WORK)}
+    assert len(records) == 1500
+    for number, each in enumerate(stored):
+        ids = [records[one.seq].headers[subjects.HEADER_MSG_ID] for one in each]
+        assert ids == [f"{number}.{place}" for place in range(5)]
+
+
+async def test_one_that_is_refused_holds_up_no_other(site: Site) -> None:
+    """A batch with an id that is there already is refused as a whole, and those beside it are stored."""
+    batches = site.jetstream.publisher.batches(subjects.WORK.name)
+    await batches.store(_batch("first", 2))
+
+    asked = [batches.store(_batch(name, 3)) for name in ("second", "first", "third", "fourth")]
+    found = await asyncio.gather(*asked, return_exceptions=True)
+
+    refused = found[1]
+    assert isinstance(refused, Refused)
+    assert refused.err_code == BATCH_HAS_DUPLICATE
+    assert not any(isinstance(one, BaseException) for one in (found[0], found[2], found[3]))
+    names = Counter(
+        record.headers[subjects.HEADER_MSG_ID].partition(".")[0] for record in await site.records(subjects.WORK)
+    )
+    assert names == {"first": 2, "second": 3, "third": 3, "fourth": 3}
+
+
+async def test_without_a_server_every_caller_is_told(site: Site) -> None:
+    """None waits for ever."""
+    await site.server.kill()
+    batches = site.jetstream.publisher.batches(subjects.WORK.name)
+
+    async with asyncio.timeout(60):
+        found = await asyncio.gather(*(batches.store(_batch(str(n), 2)) for n in range(10)), return_exceptions=True)
+
+    assert all(isinstance(one, Unavailable) for one in found)
+    await site.server.restart()
+    await until(lambda: site.jetstream.connection.is_connected, 20)
+    assert len(await batches.store(_batch("afterwards", 2))) == 2

@@ -18,6 +18,7 @@ from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, Refused
 from oneprotect.jetstream.publish import Publication, Publisher
 from schemas import subjects
 from schemas.config import Destination
+from schemas.events import decode_request
 
 AT_ONCE: Final = 64
 """How many schedules are replaced at a time."""
@@ -38,7 +39,21 @@ class Hurry:
         pattern = subjects.scheduled(tenant, destination, delivery)
         records = await read.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
         hurried = [record for record in records if await fire(self._publisher, record)]
-        return tuple(subjects.destination_scheduled(record.subject) for record in hurried)
+        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in hurried)
+        return scheduled + await self._call_heads(tenant, delivery, destination)
+
+    async def _call_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
+        """Tell each line of which the delivery is the head that it need not wait. To which destinations those are."""
+        everyones = {"subjects_filter": subjects.ordered(tenant, destination)}
+        info = await self._connection.api(f"STREAM.INFO.{subjects.ORDERED.name}", everyones)
+        counts: dict[str, int] = info["state"].get("subjects") or {}
+        called: list[str] = []
+        for subject in counts:
+            first, _ = await read.batch(self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1)
+            if [_id_of(record) for record in first] == [delivery]:
+                called.append(subjects.tenant_and_destination(subject)[1])
+                await self._connection.publish(subjects.line(tenant, called[-1], "now"))
+        return tuple(called)
 
 
 class Resumption:
@@ -90,6 +105,13 @@ async def fire(publisher: Publisher, scheduled: read.Record) -> bool:
             raise
         return False
     return True
+
+
+def _id_of(record: read.Record) -> str | None:
+    try:
+        return decode_request(record.data).id
+    except ValueError:
+        return None
 
 
 def _credential_of(value: bytes | None) -> str | None:

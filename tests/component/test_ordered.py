@@ -8,6 +8,7 @@ import pytest
 
 from consumers.archive import MOMENT_S
 from consumers.health import HealthPolicy
+from consumers.resuming import Hurry
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream.publish import Publication
 from schemas import subjects
@@ -144,16 +145,21 @@ async def test_a_head_that_waits_for_its_secret_goes_on_the_moment_it_is_there(
 
 @pytest.mark.retry
 async def test_a_head_can_be_told_not_to_wait(site: Site, receiver: Scripted) -> None:
-    """One word over core NATS, and the attempt that was ten minutes off is made at once."""
-    receiver.script = [500, 200]
+    """`retry` of the head makes the attempt at once that was ten minutes off; of one behind it, it does nothing."""
+    receiver.script = [500]
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
+    hurry = Hurry(site.jetstream.connection, site.jetstream.publisher)
 
     async with site.consumer():
-        delivery = await site.deliver("orders")
+        delivery, behind = await site.deliver("orders"), await site.deliver("orders")
         await until(lambda: site.results(delivery), 10)
-        await site.jetstream.connection.publish(subjects.line(TENANT, "orders", "now"))
+        receiver.script = [200]
+        nothing = await hurry.retry(TENANT, behind)
+        called = await hurry.retry(TENANT, delivery)
         await until(site.is_settled, 10)
 
+    assert (nothing, called) == ((), ("orders",))
+    assert receiver.ids() == [delivery, delivery, behind]
     assert [r.attempt for r in await site.results(delivery)] == [1, 2]
 
 

@@ -52,6 +52,7 @@ chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100
 	$(BIN)/python -m bench.fairness
 	$(BIN)/python -m bench.fairness --flooders 20 --tenants 30
 	$(BIN)/python -m bench.fairness --workers 4 --settle-s 15
+	$(BIN)/python -m bench.fairness --flood 30000 --flooders 200
 	$(BIN)/python -m bench.replay
 
 fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (a quarter of an hour)

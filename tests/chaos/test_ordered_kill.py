@@ -35,22 +35,23 @@ async def test_workers_killed_again_and_again(
         contextlib.AsyncExitStack() as running,
     ):
         await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 30)
-        workers = [await running.enter_async_context(site.consumer_process()) for _ in range(3)]
 
-        async def produce() -> None:
-            for _ in range(COUNT):
+        async def produce(count: int) -> None:
+            for _ in range(count):
                 deliveries.append(await site.deliver("orders"))
 
-        producing = asyncio.create_task(produce())
-        overflowed = 0
+        await produce(COUNT // 2)
+        overflowed = len(await site.records(subjects.OVERFLOW))
+        workers = [await running.enter_async_context(site.consumer_process()) for _ in range(3)]
+        producing = asyncio.create_task(produce(COUNT // 2))
         for kill in range(6):
             await until(lambda kill=kill: len(receiver.accepted) >= 25 * (kill + 1), 60)  # type: ignore[misc]
-            overflowed = max(overflowed, len(await site.records(subjects.OVERFLOW)))
             workers[kill % 3].kill()
             workers[kill % 3] = await running.enter_async_context(site.consumer_process())
         await producing
         await until(site.is_settled, 60)
 
+    assert overflowed == COUNT // 2 - 20
     assert receiver.accepted == deliveries, "first successes in the order of publishing, none missing"
     extra = sum(Counter(receiver.ids()).values()) - COUNT
     figure(f"{COUNT} in order over 6 kills, {extra} requests more than deliveries (failures, and what was in flight)")

@@ -172,7 +172,6 @@ class Runtime:
                 task = asyncio.create_task(self._work(lane, message))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
-            self._line_up(lane)
 
     def _begins(self, lane: Lane, message: Message) -> bool:
         """Handle `message` without a task, if the handler can."""

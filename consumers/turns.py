@@ -86,22 +86,13 @@ class Turns:
 
     def line_up(self, lane: Lane, limit: int) -> None:
         """Bring line and counts up to date: something came or went in `lane`, of which `limit` may run at a time."""
-        waiting = len(lane.waiting)
-        free = limit - lane.running
-        startable = min(waiting, free)
-        if startable > 0:
-            if startable != lane.startable:
-                self._count(lane, startable)
+        startable = max(0, min(limit - lane.running, len(lane.waiting)))
+        if startable != lane.startable:
+            self._count(lane, startable)
+        if startable:
             if not lane.in_line:
-                lane.in_line = True
-                lane.tenant.lanes.append(lane)
-                if not lane.tenant.in_line:
-                    lane.tenant.in_line = True
-                    self._line.append(lane.tenant)
-            return
-        if lane.startable:
-            self._count(lane, 0)
-        if not waiting and not lane.running:
+                self._stand_in_line(lane)
+        elif not lane.running and not lane.waiting:
             self._forget(lane)
 
     def stand_aside(self, lane: Lane) -> None:
@@ -109,7 +100,7 @@ class Turns:
         self._count(lane, 0)
 
     def next(self) -> Lane | None:
-        """Who may start one now, or None. Then `start` it or not; either way `line_up` or `stand_aside` comes next."""
+        """Who may start one now, or None. Then `start` one of it, or let it `stand_aside`."""
         while self._line and self.running < self._slots:
             tenant = self._line.popleft()
             if not self._may_have_another(tenant):
@@ -125,10 +116,13 @@ class Turns:
         return None
 
     def start(self, lane: Lane) -> Message:
-        """One of `lane` runs from now on."""
+        """One of `lane` runs from now on; if more may, it stands in line again."""
         lane.running += 1
         lane.tenant.running += 1
         self.running += 1
+        self._count(lane, lane.startable - 1)
+        if lane.startable:
+            self._stand_in_line(lane)
         return lane.waiting.popleft()
 
     def end(self, lane: Lane) -> None:
@@ -147,6 +141,14 @@ class Turns:
     def _may_have_another(self, tenant: Tenant) -> bool:
         running = tenant.running
         return running < NEVER_IN_QUESTION or running < SHARE * (self._slots - self.running)
+
+    def _stand_in_line(self, lane: Lane) -> None:
+        lane.in_line = True
+        tenant = lane.tenant
+        tenant.lanes.append(lane)
+        if not tenant.in_line:
+            tenant.in_line = True
+            self._line.append(tenant)
 
     def _count(self, lane: Lane, startable: int) -> None:
         tenant, most = lane.tenant, self._counted

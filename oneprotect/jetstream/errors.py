@@ -14,6 +14,8 @@ SUBJECT_FULL: Final = 10077
 """This subject has its fill of messages (the work stream's bound per destination)."""
 BATCH_HAS_DUPLICATE: Final = 10201
 """A message of an atomic batch has the `Nats-Msg-Id` of one that is stored already."""
+BATCHES_OFF: Final = 10174
+"""The stream takes no atomic batches: an older version of this program has made it."""
 WRONG_LAST_SEQUENCE: Final = 10071
 """Somebody else wrote first (optimistic concurrency)."""
 

@@ -16,7 +16,7 @@ import msgspec
 
 from oneprotect.jetstream.connection import Connection, Incoming
 from oneprotect.jetstream.denials import Denial
-from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
+from oneprotect.jetstream.errors import BATCHES_OFF, SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
 
 if TYPE_CHECKING:
     from oneprotect.jetstream.batches import Batches
@@ -157,7 +157,12 @@ class Publisher:
         last = msgspec.structs.replace(last, headers={**last.headers, f"{_BATCH}Commit": "1"})
         for one in first:
             await self._connection.publish(one.subject, one.payload, headers=one.headers)
-        return await self.publish(last)
+        try:
+            return await self.publish(last)
+        except Refused as error:
+            if error.err_code != BATCHES_OFF:
+                raise
+        raise Unavailable("a stream takes no batches yet: run `oneprotect apply`")
 
     def batches(self, stream: str) -> "Batches":
         """For whoever wants batches stored in `stream`: those of several callers go together."""

@@ -3,6 +3,8 @@
 import asyncio
 from collections import Counter
 
+import pytest
+
 from oneprotect.jetstream.errors import BATCH_HAS_DUPLICATE, Refused, Unavailable
 from oneprotect.jetstream.publish import Publication
 from schemas import subjects
@@ -61,3 +63,15 @@ async def test_without_a_server_every_caller_is_told(site: Site) -> None:
     await site.server.restart()
     await until(lambda: site.jetstream.connection.is_connected, 20)
     assert len(await batches.store(_batch("afterwards", 2))) == 2
+
+
+async def test_a_stream_of_an_older_version_is_told_with_the_way_out(site: Site) -> None:
+    """Until `apply` has been run, nothing is stored."""
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", config | {"allow_atomic": False})
+
+    with pytest.raises(Unavailable, match="oneprotect apply"):
+        await site.jetstream.publisher.batches(subjects.WORK.name).store(_batch("early", 2))
+
+    await site.apply()
+    assert len(await site.jetstream.publisher.batches(subjects.WORK.name).store(_batch("early", 2))) == 2

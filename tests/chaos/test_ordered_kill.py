@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 
 from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.jetstream.errors import JetStreamError
 from schemas import subjects
 from schemas.codes import Outcome
+from schemas.ids import new_delivery_id
+from tests.support.cluster import cluster, leader_of
 from tests.support.dying import STEPS
 from tests.support.flaky import Flaky
 from tests.support.receiver import Scripted
@@ -72,6 +75,43 @@ async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str
 
     assert receiver.accepted == accepted
     figure(f"{len(accepted)} in order over 3 server kills")
+
+
+@pytest.mark.parametrize("stream", [subjects.WORK, subjects.ORDERED], ids=lambda stream: stream.name)
+async def test_a_leader_killed_in_mid_line(
+    tmp_path: Path, figure: Callable[[str], None], stream: subjects.Stream
+) -> None:
+    """Three servers, two consumers; twice a leader dies: what was accepted comes in order, though replicas may lag."""
+    accepted: list[str] = []
+    async with (
+        cluster(tmp_path / "nats") as nodes,
+        Flaky(fails=10) as receiver,
+        Site(tmp_path, nodes[0], nats_replicas="3", work_per_destination="20") as site,
+    ):
+        await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 30)
+        accepted += [await _deliver(site) for _ in range(50)]
+        async with site.consumer_process(), site.consumer_process():
+            for _ in range(2):
+                wanted = len(accepted) - 30
+                await until(lambda wanted=wanted: len(receiver.accepted) >= wanted, 60)  # type: ignore[misc]
+                leader = await until(lambda: leader_of(site.jetstream.connection, stream.name, nodes), 20)
+                assert leader is not None
+                await leader.kill()
+                async with asyncio.timeout(60):
+                    accepted += [await _deliver(site) for _ in range(50)]
+                await leader.start()
+            await until(lambda: set(receiver.accepted) >= set(accepted), 60)
+
+    assert receiver.accepted == accepted
+    figure(f"{len(accepted)} in order over 2 kills of the leader of {stream.name}")
+
+
+async def _deliver(site: Site) -> str:
+    """Ask until it is accepted, with the same id: what every producer does."""
+    delivery = new_delivery_id()
+    while True:
+        with contextlib.suppress(JetStreamError):
+            return await site.deliver("orders", delivery=delivery)
 
 
 @pytest.mark.parametrize("step", STEPS)

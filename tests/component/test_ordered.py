@@ -15,6 +15,7 @@ from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.config import ReplayFilter
 from schemas.events import CONTENT_TYPE
+from tests.component.conftest import RunHere
 from tests.support.flaky import Flaky
 from tests.support.receiver import Answer, Scripted
 from tests.support.site import TENANT, Site, document
@@ -352,3 +353,22 @@ async def test_a_line_waits_for_no_pack(site: Site, receiver: Scripted) -> None:
     took_s = receiver.seen[-1].at - receiver.seen[0].at
     assert receiver.ids() == deliveries
     assert took_s < 100 * MOMENT_S, "each would have waited for so long"
+
+
+async def test_the_setting_is_made_and_shown_by_the_command_line(receiver: Scripted, oneprotect: RunHere) -> None:
+    """`--ordering fifo` is kept, shown by get and list, and anything but the two words is refused without an echo."""
+    arguments = ("destination", "set", "orders", "--tenant", TENANT, "--url", receiver.url, "--credential", "key")
+
+    made = await oneprotect(*arguments, "--ordering", "fifo", "--json")
+    shown = await oneprotect("destination", "get", "orders", "--tenant", TENANT)
+    listed = await oneprotect("destination", "list", "--tenant", TENANT)
+    refused = await oneprotect(*arguments, "--ordering", "sometimes")
+    plain = await oneprotect(*arguments, "--json")
+
+    assert (made.code, made.json["ordering"]) == (0, "fifo")
+    assert "fifo" in shown.out
+    assert "fifo" in listed.out
+    assert refused.code == 2
+    assert "ordering" in refused.err
+    assert "sometimes" not in refused.err
+    assert plain.json["ordering"] == "any"

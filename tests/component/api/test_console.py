@@ -505,3 +505,22 @@ def test_a_slow_client_misses_the_oldest_and_is_told_how_many() -> None:
     assert (len(taken), missed) == (HELD, 5)
     assert taken[0].data.delivery == "dlv_5"
     assert arrivals.take() == ([], 0)
+
+
+async def test_a_page_says_so_when_nats_is_away(api: Api, site: Site) -> None:
+    """As a page, with when to try again; the session goes on afterwards."""
+    visitor = await _visitor(api, Role.VIEWER)
+    await site.server.stop()
+
+    away = await visitor.get(f"{BASE}/integrations")
+    await site.server.start()
+
+    assert away.status == 503
+    assert away.headers["retry-after"] == "2"
+    assert b"NATS does not answer" in away.body
+    _assert_safe(away)
+
+    async def is_back() -> bool:
+        return (await visitor.get(f"{BASE}/integrations")).status == 200
+
+    await until(is_back, 20)

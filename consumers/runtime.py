@@ -31,6 +31,8 @@ MAX_CRASHED: Final = 1000
 """So many messages at most are remembered as having crashed their handler."""
 KEPT_IN_HAND: Final = 4
 """So many times what may run of a lane is kept of it, when some is shared with other workers."""
+MAX_SETTLED: Final = 8_192
+"""So many messages are known again when the server hands them out once more after a crash of its own."""
 MAX_HELD: Final = 32_768
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 
@@ -60,7 +62,8 @@ class Runtime:
     time. Tenants with something to start take turns, and so do a tenant's lanes (`consumers.turns`): a long lane costs
     the others nothing, and neither do many. `may_start` is asked, with a lane and how many wait in it, before each
     start; a lane that may not stands aside until `lane_changed`.
-    `on_settled` is told of each message when all that its handler asked for is stored.
+    `on_settled` is told of each message when all that its handler asked for is stored. `is_announced`: whether its end
+    is worth a line in the log.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Runtime:
         limits: Limits,
         may_start: Callable[[str, int], bool] = lambda _lane, _waiting: True,
         on_settled: Callable[[Message], None] = lambda _message: None,
+        is_announced: bool = True,
     ) -> None:
         self._publisher = publisher
         self._handler = handler
@@ -87,6 +91,9 @@ class Runtime:
         self._begin = begin
         self._begun: dict[str, tuple[Message, Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_announced = is_announced
+        self._settled: dict[str, None] = {}
+        """What was settled last, the oldest first."""
         self._held: dict[str, Message] = {}
         self._held_bytes = 0
         self._crashes: collections.Counter[str] = collections.Counter()
@@ -145,6 +152,9 @@ class Runtime:
             return
         if message.identity in self._held:
             return  # handed out again while we were cut off from the server: the one at hand will settle it
+        if message.identity in self._settled:
+            # Our acknowledgement got lost with a server that may have forgotten, too, that it had handed this out.
+            message.deliveries = max(message.deliveries, 2)
         self._held[message.identity] = message
         self._held_bytes += len(message.data)
         lane = self._turns.lane(self._lane_of(message))
@@ -244,6 +254,12 @@ class Runtime:
         if self._draining and not self._held:
             self._empty.set()
 
+    def note_settled(self, message: Message) -> None:
+        """What it leaves behind is stored: should it come again, it is a redelivery, whatever the server says."""
+        self._settled[message.identity] = None
+        if len(self._settled) > MAX_SETTLED:
+            del self._settled[next(iter(self._settled))]
+
     async def keep_trying(self, again: Callable[[], Awaitable[None]], delay_s: float) -> None:
         """Call `again` after `delay_s`, in a task of its own."""
 
@@ -283,9 +299,13 @@ class Runtime:
             for message in given:
                 await self._hand_back(message)
 
+    def _announce(self, event: str, **counts: int) -> None:
+        if self._is_announced:
+            _log.info(event, **counts)
+
     async def _drain(self) -> None:
         self._draining = True
-        _log.info("drain.started", in_flight=self._turns.running, held=len(self._held))
+        self._announce("drain.started", in_flight=self._turns.running, held=len(self._held))
         for pull in self._pulls:
             await pull.stop()
         for lane in self._turns:
@@ -303,7 +323,7 @@ class Runtime:
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
-        _log.info("drain.finished", handed_back=len(begun) + len(unfinished))
+        self._announce("drain.finished", handed_back=len(begun) + len(unfinished))
 
 
 class _Settling:
@@ -331,6 +351,7 @@ class _Settling:
             await self._message.nak()
         else:
             await self._message.ack()
+            self._runtime.note_settled(self._message)
         self._runtime.let_go(self._message)
         self._runtime.on_settled(self._message)
 

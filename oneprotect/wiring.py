@@ -332,6 +332,7 @@ def _telling(settings: Settings, jetstream: JetStream) -> Runtime:
         handler=Telling(jetstream.destinations),
         lane_of=lambda message: message.subject,
         lane_limit=lambda _: 1,
+        is_announced=False,
         limits=Limits(
             max_in_flight=TELLING_AT_ONCE,
             ack_wait_s=settings.delivery.ack_wait_s,

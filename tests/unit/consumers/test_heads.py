@@ -1,0 +1,100 @@
+"""Where the head of a line stands: what the results on record say, and nothing else."""
+
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.heads import stand
+from consumers.progress import Progress
+from schemas.codes import Code, Outcome
+from schemas.events import AttemptResult
+
+BEGAN = datetime(2026, 11, 25, tzinfo=UTC)
+
+
+def _result(attempt: int, outcome: Outcome, code: Code = Code.HTTP_5XX, *, replay: str | None = None) -> AttemptResult:
+    at = BEGAN + timedelta(seconds=attempt)
+    return AttemptResult(
+        delivery="dlv_1",
+        destination="orders",
+        event_type="invoice.paid",
+        attempt=attempt,
+        outcome=outcome,
+        code=code,
+        started_at=at,
+        duration_ms=1,
+        worker="w",
+        next_attempt_at=at + timedelta(seconds=10) if outcome is Outcome.RETRY_SCHEDULED else None,
+        replay=replay,
+    )
+
+
+def _failed(attempt: int) -> AttemptResult:
+    return _result(attempt, Outcome.RETRY_SCHEDULED)
+
+
+def test_without_a_result_it_is_as_it_came() -> None:
+    """Its first attempt, or the one that a replay asked for, may begin at once."""
+    standing = stand(Progress(attempt=4, replay="rpl-1", replay_from=4), [])
+
+    assert (standing.progress.attempt, standing.due, standing.is_settled) == (4, None, False)
+
+
+def test_the_attempt_after_the_last_one_comes_when_that_one_said() -> None:
+    """The number, the time, and when the first attempt was made."""
+    standing = stand(Progress(), [_failed(1), _failed(2)])
+
+    assert standing.progress.attempt == 3
+    assert standing.due == BEGAN + timedelta(seconds=12)
+    assert standing.progress.first_attempt_at == BEGAN + timedelta(seconds=1)
+
+
+def test_waiting_for_a_secret_repeats_the_attempt() -> None:
+    """The number stays, and the waits are counted, until there is an answer of the receiver's."""
+    waits = [_result(2, Outcome.RETRY_SCHEDULED, Code.SECRET_NOT_FOUND)] * 2
+    waiting = stand(Progress(), [_failed(1), *waits]).progress
+    after = stand(Progress(), [_failed(1), *waits, _failed(2)]).progress
+
+    assert (waiting.attempt, waiting.secret_waits) == (2, 2)
+    assert (after.attempt, after.secret_waits) == (3, 0)
+
+
+def test_what_is_settled_stays_so() -> None:
+    """Delivered, given up on or skipped: whatever else is on record, it is that attempt's result that counts."""
+    for outcome in (Outcome.DELIVERED, Outcome.FAILED, Outcome.SKIPPED):
+        standing = stand(Progress(), [_failed(1), _result(2, outcome), _result(2, Outcome.SUPPRESSED)])
+
+        assert standing.is_settled
+        assert standing.progress.attempt == 2
+
+
+def test_other_lives_of_the_delivery_do_not_count() -> None:
+    """What was attempted before a replay asked for it, and by another replay, says nothing about this one."""
+    before = [_failed(1), _result(2, Outcome.FAILED), _result(3, Outcome.FAILED, replay="rpl-0")]
+    standing = stand(Progress(attempt=3, replay="rpl-1", replay_from=3), before)
+
+    assert (standing.progress.attempt, standing.is_settled) == (3, False)
+
+
+@given(st.lists(st.sampled_from(["failed", "secret", "suppressed"]), max_size=30))
+def test_attempts_count_failures_and_nothing_else(course: list[str]) -> None:
+    """Whatever the course: the next attempt is one more than there were answers, and its waits are since the last."""
+    results: list[AttemptResult] = []
+    attempt = 1
+    for step in course:
+        if step == "failed":
+            results.append(_failed(attempt))
+            attempt += 1
+        elif step == "secret":
+            results.append(_result(attempt, Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED))
+        elif results:
+            results.append(msgspec.structs.replace(results[-1], outcome=Outcome.SUPPRESSED))
+    standing = stand(Progress(), results)
+
+    since_last = [step for step in course if step != "suppressed"]
+    while "failed" in since_last:
+        since_last = since_last[since_last.index("failed") + 1 :]
+    assert standing.progress.attempt == 1 + course.count("failed")
+    assert standing.progress.secret_waits == len(since_last)

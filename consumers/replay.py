@@ -133,12 +133,12 @@ class Replayer:
         """Which of them runs right now."""
         return await find_holder(self._bucket, tenant)
 
-    async def cancel(self, tenant: str, replay: str, *, by: str) -> Replay:
+    async def cancel(self, tenant: str, replay: str, *, by: str, address: str | None = None) -> Replay:
         """Have it stop, within a second if it runs, and return how far it came.
 
         Raises `UnknownReplay` or `ReplayEnded`.
         """
-        await self._rows.cancel(tenant, replay, by=by)
+        await self._rows.cancel(tenant, replay, by=by, address=address)
         with contextlib.suppress(TimeoutError):  # a process that was killed has the lease a little longer
             async with asyncio.timeout(TTL_S + 1):
                 await self._until_idle(tenant, replay)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from consumers.replay_rows import ReplayRow
 from oneprotect.jetstream.operational import tell
 from oneprotect.jetstream.publish import Publisher
-from schemas.config import ReplayState
+from schemas.config import Replay, ReplayState
 from schemas.events import ReplayData, ReplayFinished, ReplayStarted
 
 SOURCE: Final = "/oneprotect/replay"
@@ -36,11 +36,18 @@ def _data(row: ReplayRow, by: str) -> ReplayData:
     return ReplayData(
         replay=row.id,
         by=by,
-        address=replay.address if by == replay.by else None,
+        address=_address(replay, by),
         replayed=replay.replayed,
         skipped=replay.skipped,
         state=replay.state.value,
     )
+
+
+def _address(replay: Replay, by: str) -> str | None:
+    """From where `by` has asked for it, or has cancelled it."""
+    if replay.cancelled_by is not None:
+        return replay.cancelled_from
+    return replay.address if by == replay.by else None
 
 
 def _envelope(tenant: str, event: str) -> dict[str, Any]:

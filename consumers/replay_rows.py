@@ -54,6 +54,7 @@ class ReplayRow(msgspec.Struct, frozen=True):
                 replay,
                 state=ReplayState.CANCELLED,
                 cancelled_by=self.replay.cancelled_by,
+                cancelled_from=self.replay.cancelled_from,
                 ended_at=self.replay.ended_at,
             )
         return ReplayRow(self.id, replay, self.revision)
@@ -87,14 +88,18 @@ class ReplayRows:
             row = (await self.get(tenant, row.id)).gone_on(row.replay)
         raise Unavailable("a replay's progress could not be stored: its row keeps changing")
 
-    async def cancel(self, tenant: str, replay: str, *, by: str) -> ReplayRow:
+    async def cancel(self, tenant: str, replay: str, *, by: str, address: str | None = None) -> ReplayRow:
         """Mark it as cancelled. Raises `UnknownReplay` or `ReplayEnded`."""
         for _ in range(MAX_TRIES):
             current = await self.get(tenant, replay)
             if current.replay.state is not ReplayState.RUNNING:
                 raise ReplayEnded(current.replay.state)
             cancelled = msgspec.structs.replace(
-                current.replay, state=ReplayState.CANCELLED, cancelled_by=by, ended_at=datetime.now(UTC)
+                current.replay,
+                state=ReplayState.CANCELLED,
+                cancelled_by=by,
+                cancelled_from=address,
+                ended_at=datetime.now(UTC),
             )
             stored = await self._write(tenant, ReplayRow(replay, cancelled, current.revision))
             if stored is not None:

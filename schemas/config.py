@@ -211,6 +211,7 @@ class Replay(Struct, frozen=True, kw_only=True):
     skipped: int = 0
     state: ReplayState = ReplayState.RUNNING
     cancelled_by: str | None = None
+    cancelled_from: Annotated[str, Meta(description="The address of who cancelled it, as far as known.")] | None = None
     ended_at: Annotated[datetime, Meta(description="When it was finished or cancelled.")] | None = None
     rate_per_s: Annotated[float, Meta(gt=0, description="Deliveries a second, at most.")] | None = None
     unattended: Annotated[

@@ -173,7 +173,7 @@ async def get_replay(call: Call) -> Answer:
 
 async def cancel_replay(call: Call) -> Answer:
     """Stop it."""
-    row = await call.parts.replayer.cancel(call.tenant, call.id, by=call.by)
+    row = await call.parts.replayer.cancel(call.tenant, call.id, by=call.by, address=call.address)
     return Answer(body=_view(call, call.id, row, None))
 
 

@@ -133,7 +133,7 @@ async def cancel(visit: Visit) -> Shown:
     await visit.form()
     if not visit.is_keeper:
         raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
-    await visit.parts.api.replayer.cancel(visit.tenant, visit.id, by=visit.principal.id)
+    await visit.parts.api.replayer.cancel(visit.tenant, visit.id, by=visit.principal.id, address=visit.address)
     return redirect(f"{visit.base}/replays/{visit.id}?done=cancelled")
 
 

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import msgspec
+
+from oneprotect.api.token_text import id_of
+from schemas import subjects
 from schemas.access import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
 from tests.support.keeping import keep, pack
@@ -128,6 +132,11 @@ async def test_a_replay_is_cancelled(api: Api, receiver: Scripted) -> None:
     assert same.json["id"] == begun.json["id"]
     assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
     assert cancelled.json["replayed"] < 5
+    told = [msgspec.json.decode(record.data) for record in await api.site.records(subjects.EVENTS)]
+    ended = [event["data"] for event in told if event["type"] == "oneprotect.replay.finished.v1"]
+    assert [(one["state"], one["by"], one["address"]) for one in ended] == [
+        ("cancelled", f"token:{id_of(operator.token or '')}", "127.0.0.1")
+    ]
     assert again.status == 409
 
 

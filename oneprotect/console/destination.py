@@ -8,7 +8,6 @@ from msgspec import Struct
 from consumers import attempts
 from consumers.attempts import Sought
 from oneprotect.api import ping
-from oneprotect.api.problems import Problem
 from oneprotect.api.telling import told
 from oneprotect.console.overview import one_destination
 from oneprotect.console.visit import Shown, Visit, redirect
@@ -30,7 +29,7 @@ async def show(visit: Visit) -> Shown:
 
 async def enable(visit: Visit) -> Shown:
     """Let deliveries go there."""
-    await _form(visit)
+    await visit.keepers_form()
     await visit.parts.api.configuration.enable_destination(
         visit.tenant, visit.id, by=visit.principal.id, address=visit.address
     )
@@ -39,7 +38,7 @@ async def enable(visit: Visit) -> Shown:
 
 async def disable(visit: Visit) -> Shown:
     """Let none go there."""
-    await _form(visit)
+    await visit.keepers_form()
     await visit.parts.api.configuration.disable_destination(
         visit.tenant, visit.id, by=visit.principal.id, address=visit.address
     )
@@ -48,16 +47,10 @@ async def disable(visit: Visit) -> Shown:
 
 async def test(visit: Visit) -> Shown:
     """Send a ping, and show how it went."""
-    await _form(visit)
+    await visit.keepers_form()
     answer = await ping.test_destination(visit.call)
     result = msgspec.convert(answer.body, ping.TestResult, from_attributes=True)
     return await _page(visit, ping=result)
-
-
-async def _form(visit: Visit) -> None:
-    await visit.form()
-    if not visit.is_keeper:
-        raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
 
 
 async def _page(visit: Visit, *, done: str | None = None, ping: "ping.TestResult | None" = None) -> Shown:

@@ -4,7 +4,6 @@ from typing import Final
 
 from consumers.asking import NobodyAnswers, check_credential
 from oneprotect.api.paging import Limit, PageQuery, page_of
-from oneprotect.api.problems import Problem
 from oneprotect.console.overview import overview
 from oneprotect.console.visit import Shown, Visit, redirect
 from oneprotect.console.words import DONE
@@ -46,9 +45,7 @@ async def choose(visit: Visit) -> Shown:
 
 async def check(visit: Visit) -> Shown:
     """Have a consumer read a credential's Secret now."""
-    await visit.form()
-    if not visit.is_keeper:
-        raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
+    await visit.keepers_form()
     await visit.parts.api.configuration.get_credential(visit.tenant, visit.id)
     try:
         state = await check_credential(visit.parts.api.connection, visit.tenant, visit.id)

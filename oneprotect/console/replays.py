@@ -103,9 +103,7 @@ async def plan(visit: Visit) -> Shown:
 
 async def start(visit: Visit) -> Shown:
     """Begin it, in the background."""
-    fields = await visit.form()
-    if not visit.is_keeper:
-        raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
+    fields = await visit.keepers_form()
     asked = _plan_of({name: value for name, value in fields.items() if name != FORM_TOKEN and value})
     replay, _ = await visit.parts.api.replays.begin(
         visit.tenant,
@@ -130,9 +128,7 @@ async def progress(visit: Visit) -> Shown:
 
 async def cancel(visit: Visit) -> Shown:
     """Stop it."""
-    await visit.form()
-    if not visit.is_keeper:
-        raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
+    await visit.keepers_form()
     await visit.parts.api.replayer.cancel(visit.tenant, visit.id, by=visit.principal.id, address=visit.address)
     return redirect(f"{visit.base}/replays/{visit.id}?done=cancelled")
 

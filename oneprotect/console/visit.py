@@ -112,6 +112,13 @@ class Visit:
             raise Problem(403, "forbidden", "This form is not from a page of this session. Open the page anew.")
         return fields
 
+    async def keepers_form(self) -> Mapping[str, str]:
+        """The same, when its sender may change something. Raises `Problem`."""
+        fields = await self.form()
+        if not self.is_keeper:
+            raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
+        return fields
+
     def page(
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: object
     ) -> "Shown":

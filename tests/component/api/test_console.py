@@ -524,3 +524,34 @@ async def test_a_page_says_so_when_nats_is_away(api: Api, site: Site) -> None:
         return (await visitor.get(f"{BASE}/integrations")).status == 200
 
     await until(is_back, 20)
+
+
+async def test_a_replay_is_planned_begun_and_cancelled(api: Api, site: Site, receiver: Scripted) -> None:
+    """The dry run counts, also what was delivered; the progress can be asked for; what is over can't be cancelled."""
+    async with Scripted([500]) as broken:
+        await site.destination("broken", broken.url, retry_schedule_s=())
+        await site.destination("orders", receiver.url)
+        async with site.consumer():
+            for name in ("broken", "broken", "orders"):
+                await site.deliver(name)
+            await until(site.is_settled, 10)
+    visitor = await _visitor(api, Role.OPERATOR)
+
+    plan = await visitor.get(f"{BASE}/replays/new?destination=broken&dry_run=1")
+    delivered = await visitor.get(f"{BASE}/replays/new?outcome=delivered&dry_run=1")
+    begun = await visitor.submit(f"{BASE}/replays", destination="broken", code="http.5xx", rate="0.01")
+    place = begun.headers["location"]
+    running = await visitor.get(f"{place}/progress")
+    cancelled = await visitor.submit(f"{place}/cancel")
+    over = await visitor.get(f"{place}/progress")
+    again = await visitor.submit(f"{place}/cancel")
+
+    assert b"2 would be replayed" in plan.body
+    assert b"1 would be replayed" in delivered.body
+    assert begun.status == cancelled.status == 303
+    assert b'data-over="no"' in running.body
+    assert b"Cancel the replay" in running.body
+    assert b'data-over="yes"' in over.body
+    assert b"Cancelled" in over.body
+    assert again.status == 409
+    assert place.rpartition("/")[2].encode() in (await visitor.get(f"{BASE}/replays")).body

@@ -61,7 +61,9 @@ class Addressees:
     async def has(self, tenant: str, name: str) -> bool:
         """Whether the tenant has a destination of this name, be it enabled or not."""
         heard = (await self._of(tenant)).get(name)
-        return heard is not None and heard.destination is not None
+        if heard is None:  # it may have been made this moment, and not have been announced yet
+            heard = _heard(await self._bucket.find(f"{tenant}.{name}"))
+        return heard.destination is not None
 
     async def subscribed(self, tenant: str, event_type: str) -> list[str]:
         """The names of the enabled ones that ask for events of this type, sorted."""

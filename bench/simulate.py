@@ -259,7 +259,7 @@ def _server_s(layout: Layout, costs: Costs) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run it and return the exit code: 0 when the layout keeps up with the load."""
-    parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m bench.simulate", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rate", type=float, default=1_000.0, help="deliveries a second (%(default)g)")
     parser.add_argument("--receiver-ms", type=float, default=50.0, help="median answer of receivers (%(default)g)")
     parser.add_argument("--new-connections", type=float, default=0.02, help="share that opens one (%(default)g)")

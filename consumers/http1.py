@@ -131,7 +131,7 @@ class Connection(asyncio.Protocol):
         self._retry_after: bytes | None = None
         self._fault: Code | None = None
         self._is_complete = self._is_graced = False
-        # A timer for each exchange would cost 3 % of a delivery: one that rings too early is set again when it does.
+        # One timer for all exchanges, set again when it rings too early: one for each would cost 0.9 µs.
         if self._armed_at > deadline:
             self._arm(deadline)
         if self._transport is None:

@@ -62,8 +62,8 @@ class UnusableCredentials(nats.errors.Error):
 class PersistentClient(Client):
     """The library's client, which comes back from everything, and is quicker with what is plain.
 
-    It checks and copies subjects and headers one by one, which takes a tenth of a delivery. Those that are plain, as
-    all of ours are, are put together and taken apart at once; everything else is left to it.
+    It checks and copies subjects and headers one by one, which takes a delivery 3 µs more, of 80. Those that are plain,
+    as all of ours are, are put together and taken apart at once; everything else is left to it.
     """
 
     @staticmethod

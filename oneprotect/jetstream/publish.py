@@ -114,7 +114,7 @@ class Publisher:
         self._counter += 1
         token = str(self._counter)
         self._waiting[token] = _Waiting(publication.subject, on_stored)
-        # Not the loop's own time: to ask for the running loop is a system call, and they add up to 3 % of a delivery.
+        # Not the loop's own time: to ask for the running loop is a system call.
         self._deadlines.append((time.monotonic() + self._timeout_s, token))
         try:
             await self._connection.publish(

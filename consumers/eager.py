@@ -1,4 +1,4 @@
-"""Running a coroutine that nearly always ends without waiting, and then needs no task: that saves a delivery 2 µs of 80."""
+"""Running a coroutine that nearly always ends without waiting, and then needs no task: 2 µs less for a delivery."""
 
 import asyncio
 import types

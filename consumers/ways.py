@@ -10,7 +10,7 @@ MAX_WAYS: Final = 4096
 
 
 class Ways:
-    """Remembers one way for each destination, for as long as the destination is the same. Saves a delivery 1.3 µs of 80."""
+    """Remembers one way for each destination, as long as that is the same: 1.3 µs less of 80 for a delivery."""
 
     __slots__ = ("_sender", "_user_agent", "_ways")
 

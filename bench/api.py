@@ -24,7 +24,7 @@ from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
 from oneprotect.jetstream import topology
 from oneprotect.jetstream.errors import JetStreamError
 from oneprotect.settings import Settings
-from oneprotect.wiring import JetStream, archive_of, open_jetstream
+from oneprotect.wiring.opening import JetStream, archive_of, open_jetstream
 from schemas import subjects
 from schemas.access import Role, TokenSpec
 

@@ -23,7 +23,7 @@ from bench.plan import PRODUCT
 from bench.site import START_TIMEOUT_S, Site, opened
 from oneprotect.settings import Settings
 from oneprotect.telemetry.logs import configure_logging
-from oneprotect.wiring import run_consumer
+from oneprotect.wiring.consumer import run_consumer
 
 MOST_CALLS: Final = 450
 """Above this, `make check` fails. Lower it when a change has saved some; raise it only with a reason."""

@@ -29,7 +29,7 @@ from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample import KEY, write_sample_secrets
 from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
-from oneprotect.wiring import JetStream, open_jetstream
+from oneprotect.wiring.opening import JetStream, open_jetstream
 from tests.kubernetes.certificates import Authority
 
 START_TIMEOUT_S: Final = 15.0

@@ -14,17 +14,18 @@ def api(*, as_json: AsJson = False) -> None:
     """
     import uvloop
 
-    from oneprotect import wiring
     from oneprotect.settings import Settings
     from oneprotect.telemetry.hardening import harden_process
     from oneprotect.telemetry.logs import configure_logging
+    from oneprotect.wiring.api import run_api
+    from oneprotect.wiring.process import read_export, stop_on_signals
 
     settings = Settings.load(os.environ)
-    export = wiring.read_export(os.environ)
+    export = read_export(os.environ)
     configure_logging(level=settings.log.level, format="json" if as_json else settings.log.format)
     harden_process()
 
     async def main() -> None:
-        await wiring.run_api(settings, stop=wiring.stop_on_signals(), export=export)
+        await run_api(settings, stop=stop_on_signals(), export=export)
 
     uvloop.run(main())

@@ -10,7 +10,7 @@ from oneprotect.cli.options import AsJson
 if TYPE_CHECKING:
     from oneprotect.jetstream.topology import Change
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
 
 
 def apply(
@@ -27,7 +27,7 @@ def apply(
     from oneprotect.cli.output import write_json
     from oneprotect.cli.session import connected
     from oneprotect.jetstream import topology
-    from oneprotect.wiring import archive_of
+    from oneprotect.wiring.opening import archive_of
 
     async def work(jetstream: "JetStream", settings: "Settings") -> "list[Change]":
         return await topology.apply(

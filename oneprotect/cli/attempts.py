@@ -11,7 +11,7 @@ from schemas.codes import Code, Outcome
 if TYPE_CHECKING:
     from consumers.attempts import Sought
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from schemas.events import DeliveryAttempted
 
 
@@ -100,7 +100,7 @@ async def _follow(
 
     from consumers.attempts import all_newest
     from consumers.history import follow
-    from oneprotect.wiring import stop_on_signals
+    from oneprotect.wiring.process import stop_on_signals
 
     stop = stop_on_signals()
     async with follow(jetstream.connection, wanted.tenant or "*", wanted.destination or "*") as coming:

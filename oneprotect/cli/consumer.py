@@ -52,13 +52,14 @@ def consumer(
 
     import uvloop
 
-    from oneprotect import wiring
+    from oneprotect.wiring.consumer import run_consumer
+    from oneprotect.wiring.process import read_export, stop_on_signals
 
-    export = wiring.read_export(os.environ)
+    export = read_export(os.environ)
     link = None if report_to is None else socket.socket(fileno=report_to)
 
     async def main() -> None:
-        await wiring.run_consumer(settings, stop=wiring.stop_on_signals(), export=export, link=link)
+        await run_consumer(settings, stop=stop_on_signals(), export=export, link=link)
 
     uvloop.run(main())
 

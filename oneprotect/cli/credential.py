@@ -11,7 +11,7 @@ from schemas.ids import Purpose
 if TYPE_CHECKING:
     from oneprotect.jetstream.connection import Connection
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from schemas.config import CredentialState, CredentialView, Rollover
 
 app = typer.Typer(

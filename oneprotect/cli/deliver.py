@@ -9,7 +9,7 @@ from oneprotect.cli.options import AsJson, Tenant
 
 if TYPE_CHECKING:
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from schemas.config import Destination
     from schemas.events import DeliveryRequested
 

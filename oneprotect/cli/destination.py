@@ -10,7 +10,7 @@ from oneprotect.cli.options import AsJson, Tenant, examples
 if TYPE_CHECKING:
     from oneprotect.cli.session import Work
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from schemas.config import DestinationView
 
 app = typer.Typer(

@@ -12,7 +12,7 @@ from rich.console import Console
 from consumers.history import follow
 from oneprotect.cli.showing import attempt_line
 from oneprotect.cli.stage import SAMPLES, TENANT, Stage, stage
-from oneprotect.wiring import stop_on_signals
+from oneprotect.wiring.process import stop_on_signals
 from schemas.events import DeliveryAttempted
 
 NATS_PORT: Final = 4222

@@ -88,7 +88,7 @@ async def _sources(settings: "Settings", opened: AsyncExitStack) -> "Sources":
 
 def _installation(settings: "Settings") -> "Installation":
     from oneprotect.doctor.installation import Installation
-    from oneprotect.wiring import archive_of
+    from oneprotect.wiring.opening import archive_of
 
     nats, secret, delivery = settings.nats, settings.secret, settings.delivery
     return Installation(

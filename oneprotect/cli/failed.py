@@ -9,7 +9,7 @@ from oneprotect.cli.replay import Codes, Deliveries, EventTypes, Outcomes, filte
 
 if TYPE_CHECKING:
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
 
 app = typer.Typer(
     help="Deliveries that were given up on or skipped. They are kept for thirty days, and can be replayed.",

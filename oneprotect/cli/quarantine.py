@@ -9,7 +9,7 @@ from schemas.codes import Code
 
 if TYPE_CHECKING:
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
 
 app = typer.Typer(
     help="Messages that could not be understood. They are kept as they came, for thirty days.",

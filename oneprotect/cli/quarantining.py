@@ -15,7 +15,7 @@ from oneprotect.cli.output import remark, write_fields, write_json, write_line, 
 from oneprotect.cli.session import who
 from oneprotect.jetstream.publish import Stored
 from oneprotect.settings import Settings
-from oneprotect.wiring import JetStream
+from oneprotect.wiring.opening import JetStream
 from schemas import subjects
 
 

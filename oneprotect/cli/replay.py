@@ -12,7 +12,7 @@ from schemas.codes import Code
 
 if TYPE_CHECKING:
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from schemas.config import KeptOutcome, ReplayFilter
 
 

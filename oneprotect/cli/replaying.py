@@ -20,7 +20,7 @@ from oneprotect.cli.output import console, remark, write_json, write_line, write
 from oneprotect.cli.previewing import ShownPreview
 from oneprotect.cli.session import who
 from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.wiring import stop_on_signals
+from oneprotect.wiring.process import stop_on_signals
 from schemas.config import Replay, ReplayFilter, ReplayState
 
 SHOWN_PER_S: Final = 10

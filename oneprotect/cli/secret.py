@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from oneprotect.configuration import Configuration
     from oneprotect.jetstream.connection import Connection, Incoming
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from provider.errors import SecretError
     from provider.value import SigningSecret
 
@@ -178,7 +178,7 @@ def _resolve(ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:
     from oneprotect.cli.session import load_settings, run
     from oneprotect.settings import Settings
     from oneprotect.telemetry.hardening import harden_process
-    from oneprotect.wiring import open_provider
+    from oneprotect.wiring.opening import open_provider
     from provider.errors import SecretError
     from provider.ref import SecretRef
     from schemas import checked

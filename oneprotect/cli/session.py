@@ -9,7 +9,7 @@ import uvloop
 
 from oneprotect.settings import Settings
 from oneprotect.telemetry.logs import configure_logging
-from oneprotect.wiring import JetStream, open_jetstream
+from oneprotect.wiring.opening import JetStream, open_jetstream
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from oneprotect.dev.receiver import ALWAYS_OK, Answers, Receiver
 from oneprotect.dev.sample import KEY, write_sample_secrets
 from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
-from oneprotect.wiring import JetStream, archive_of, open_jetstream
+from oneprotect.wiring.opening import JetStream, archive_of, open_jetstream
 from schemas.access import Role, TokenSpec
 
 TENANT: Final = "acme"

@@ -11,7 +11,7 @@ from schemas.access import Role
 if TYPE_CHECKING:
     from oneprotect.api.token_text import IssuedToken
     from oneprotect.settings import Settings
-    from oneprotect.wiring import JetStream
+    from oneprotect.wiring.opening import JetStream
     from schemas.access import TokenView
 
 app = typer.Typer(

@@ -10,7 +10,7 @@ import msgspec
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream.connection import Connection, Incoming
 from oneprotect.jetstream.publish import Publication
-from oneprotect.wiring import open_jetstream
+from oneprotect.wiring.opening import open_jetstream
 from schemas import subjects
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document

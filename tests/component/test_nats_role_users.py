@@ -15,7 +15,7 @@ from oneprotect.cli.stage import NAMESPACE, Stage, set_up_tenant
 from oneprotect.dev.receiver import Receiver
 from oneprotect.jetstream import topology
 from oneprotect.settings import Settings
-from oneprotect.wiring import open_jetstream
+from oneprotect.wiring.opening import open_jetstream
 from schemas import subjects
 from tests.support.api import running
 from tests.support.commandline import CommandLine, Ran

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from oneprotect.wiring import run_api
+from oneprotect.wiring.api import run_api
 from schemas.access import Role, TokenSpec
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until

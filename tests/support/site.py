@@ -18,7 +18,8 @@ from oneprotect.dev.sample import write_sample_secrets
 from oneprotect.jetstream import read, topology
 from oneprotect.jetstream.requests import request
 from oneprotect.settings import Settings
-from oneprotect.wiring import DEFAULT_HEALTH_POLICY, JetStream, archive_of, open_jetstream, run_consumer
+from oneprotect.wiring.consumer import DEFAULT_HEALTH_POLICY, run_consumer
+from oneprotect.wiring.opening import JetStream, archive_of, open_jetstream
 from schemas import subjects
 from schemas.events import (
     CONTENT_TYPE,

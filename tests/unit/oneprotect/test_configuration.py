@@ -8,7 +8,7 @@ import pytest
 
 from oneprotect.configuration import Configuration, Conflict, InUse, MissingCredential, Unknown
 from oneprotect.jetstream.bucket import Bucket, Entry
-from oneprotect.wiring import egress_policy
+from oneprotect.wiring.opening import egress_policy
 from schemas import subjects
 from schemas.checked import Invalid
 from schemas.codes import CredentialStatus

@@ -9,7 +9,7 @@ CHART  := deploy/helm/oneprotect
 VALUES ?= $(CHART)/ci/minimal.yaml
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check coverage chaos fuzz bench screenshots test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
+.PHONY: help setup dev demo test check coverage chaos fuzz bench bench-peers screenshots test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ bench: $(READY) ## POSTs to the API, and deliveries/s and latency of one consume
 	$(BIN)/python -m bench.api --rounds 2 --seconds 0.8
 	$(BIN)/python -m bench
 
+bench-peers: $(READY) ## the product beside FastStream, Celery, dramatiq and BullMQ: CPU per delivery (Redis and Node wanted)
+	$(BIN)/python -m bench.peers
+
 helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs
 	@$(MAKE) --silent setup >&2
 	@"$$($(BIN)/python -m tools.get_helm)" template oneprotect $(CHART) --namespace oneprotect --values $(VALUES)
@@ -92,6 +95,7 @@ nats: $(READY) ## refresh what deploy/nats has from the code: permissions, strea
 lock: $(READY) ## resolve requirements*.txt anew (hashed, no addresses)
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) pyproject.toml --extra dev --group test -c requirements.txt -o requirements-dev.txt
+	$(LOCK) bench/peers/requirements.in -o bench/peers/requirements.txt
 	$(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
 
 clean: ## remove what the other targets made

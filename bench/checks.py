@@ -1,6 +1,6 @@
 """Whether everything was delivered, signed, and recorded: a fast way to lose deliveries is no result."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bench.measure import Bench
 from bench.plan import AIOHTTP, BARE, PRODUCT
@@ -22,9 +22,11 @@ EMPTY = (
 )
 
 
-async def problems(site: Site, product: Bench, bares: Sequence[Bench], report: Report) -> list[str]:
-    """What is not as it should be, in sentences."""
-    published = {name for bench in (product, *bares) for name in bench.load.published_ns}
+async def problems(
+    site: Site, product: Bench, bares: Sequence[Bench], report: Report, others: Collection[str] = ()
+) -> list[str]:
+    """What is not as it should be, in sentences. `others` have been published, too, and are checked for receipt."""
+    published = {name for bench in (product, *bares) for name in bench.load.published_ns}.union(others)
     found = [*_received(published, report)]
     found += _recorded(set(product.load.published_ns), await _delivered_on_record(site))
     for bare in bares:

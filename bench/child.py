@@ -6,7 +6,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -32,8 +32,19 @@ class Child:
         self._usage = psutil.Process(process.pid)
 
     def cpu_s(self) -> float:
-        """Seconds of CPU time that it has used so far."""
-        return cpu_s(self._usage)
+        """Seconds of CPU time that it and the processes it has started have used so far."""
+        return sum(map(cpu_s, self._family()))
+
+    def memory_mb(self) -> float:
+        """Megabytes that it and the processes it has started hold in memory."""
+        return sum(process.memory_info().rss for process in self._family()) / 1e6
+
+    def _family(self) -> list[psutil.Process]:
+        return [self._usage, *self._usage.children(recursive=True)]
+
+    async def wait(self, deadline_s: float) -> int:
+        """Wait until it has ended by itself, and return its exit code. Raises `TimeoutError`."""
+        return await asyncio.wait_for(self._process.wait(), deadline_s)
 
     def tell(self, line: bytes) -> None:
         """Write a line to its stdin."""
@@ -73,20 +84,28 @@ class Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
+            if number == signal.SIGKILL:  # it leads a session of its own: whatever it has started goes with it
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._process.pid, number)
 
 
 @contextlib.asynccontextmanager
 async def child(
-    name: str, *arguments: str, log: Path, speaks: bool = False, environ: Mapping[str, str] | None = None
+    name: str,
+    *arguments: str,
+    log: Path,
+    speaks: bool = False,
+    environ: Mapping[str, str] | None = None,
+    program: Sequence[str] = (sys.executable, "-m"),
 ) -> AsyncGenerator[Child]:
-    """Start `python -m <arguments>` with `environ` and little else in its environment; killed on leaving.
+    """Start `python -m <arguments>`, or another `program`, with little but `environ` in its environment.
 
-    What it writes goes to `log`, except that it is listened to on stdout when it `speaks`.
+    It is killed on leaving. What it writes goes to `log`, except that it is listened to on stdout when it `speaks`.
     """
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
     with log.open("wb") as stderr:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *arguments),
+            *(*program, *arguments),
             cwd=_ROOT,
             env=inherited | dict(environ or {}),
             stdin=asyncio.subprocess.PIPE,

@@ -13,6 +13,7 @@ import psutil
 from msgspec import Struct
 
 from bench import bare, receiver
+from bench.bare import Target
 from bench.child import Child, child, cpu_s
 from bench.plan import (
     ADDRESSES,
@@ -68,10 +69,10 @@ class Site:
         self._bare_setups = bare_setups
 
     @contextlib.asynccontextmanager
-    async def product(self, contender: Contender, environ: Mapping[str, str]) -> AsyncGenerator[None]:
-        """The product's consumer runs meanwhile, under the contender's name, with more in its environment."""
-        log = self._directory / "product.log"
-        async with child("product", "oneprotect", "consumer", log=log, environ={**self.environ, **environ}) as running:
+    async def product(self, contender: Contender, environ: Mapping[str, str], *more: str) -> AsyncGenerator[None]:
+        """The product's consumer runs meanwhile, under the contender's name; with `more` arguments and environment."""
+        command, variables = ("oneprotect", "consumer", *more), {**self.environ, **environ}
+        async with child("product", *command, log=self._directory / "product.log", environ=variables) as running:
             self._consumers[contender.name] = running
             yield
 
@@ -84,13 +85,27 @@ class Site:
             running.tell(msgspec.json.encode(self._bare_setups[contender.name]))
             yield
 
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """URL and key of each destination, by `<tenant>.<destination>`: for those who have no secrets of their own."""
+        return self._bare_setups[BARE.name].targets
+
+    @property
+    def nats_url(self) -> str:
+        """Where the server is."""
+        return self.environ["ONEPROTECT_NATS_URL"]
+
+    def nats_cpu_s(self) -> float:
+        """Seconds of CPU time that the server has used so far."""
+        return cpu_s(self._nats)
+
     def consumer(self, contender: Contender) -> Child:
         """Its process."""
         return self._consumers[contender.name]
 
     def cpu_times(self, contender: Contender) -> CpuTimes:
         """CPU time of the processes that take part when `contender` delivers."""
-        return CpuTimes(self.consumer(contender).cpu_s(), cpu_s(self._nats), self.receiver.cpu_s())
+        return CpuTimes(self.consumer(contender).cpu_s(), self.nats_cpu_s(), self.receiver.cpu_s())
 
     async def pause(self, contender: Contender) -> None:
         """Hand out nothing of its work until `resume`."""

@@ -68,16 +68,16 @@ async def _measure(ways: Sequence[Way], rounds: int, seconds: float) -> list[Tol
     found: dict[str, list[Throughput]] = {way.name: [] for way in ways}
     spans: dict[str, list[float]] = {way.name: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
-        async with opened(Path(directory)) as site, _collector(Path(directory)) as collector:
-            url = f"http://127.0.0.1:{await collector.hear('port', START_TIMEOUT_S)}"
+        async with opened(Path(directory)) as site, collector(Path(directory)) as collecting:
+            url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
             rate = 0.0
             for number in range(1, rounds + 1):
                 for way in ways:
-                    one = await _round(site, way, url, rate, seconds)
+                    one = await restarted(site, way, url, rate, seconds)
                     rate = rate or one.per_s
                     found[way.name].append(one)
-                    collector.tell(b"report")
-                    came = int((await collector.hear("spans", START_TIMEOUT_S)).split()[0])
+                    collecting.tell(b"report")
+                    came = int((await collecting.hear("spans", START_TIMEOUT_S)).split()[0])
                     if way.ratio:
                         spans[way.name].append(came / (one.count / 0.9 * SPANS_EACH * way.ratio))
                     print(f"round {number}: {way.name}: {one.per_s:.0f}/s", file=sys.stderr, flush=True)
@@ -85,7 +85,8 @@ async def _measure(ways: Sequence[Way], rounds: int, seconds: float) -> list[Tol
     return [_told(way.name, found[way.name], first, spans[way.name]) for way in ways]
 
 
-async def _round(site: Site, way: Way, url: str, rate: float, seconds: float) -> Throughput:
+async def restarted(site: Site, way: Way, url: str, rate: float, seconds: float) -> Throughput:
+    """Start a consumer, give it more than it can do for about `seconds`, and stop it."""
     contender: Contender = msgspec.structs.replace(PRODUCT, name=way.name)
     async with site.product(contender, way.environ(url)):
         bench = Bench(site, contender)
@@ -108,7 +109,8 @@ def _told(name: str, rounds: list[Throughput], first: list[Throughput], spans: l
 
 
 @contextlib.asynccontextmanager
-async def _collector(directory: Path) -> AsyncGenerator[Child]:
+async def collector(directory: Path) -> AsyncGenerator[Child]:
+    """A collector runs meanwhile."""
     async with child("collector", "bench.collector", log=directory / "collector.log", speaks=True) as running:
         yield running
 

@@ -1,0 +1,123 @@
+"""`python -m bench.peers`: the product and the peers, the same deliveries, in turns, on the same machine and receiver.
+
+Each round gives every one of them as many deliveries as keep it busy for a while, more than it can do at once, to the
+same destinations with the same payload and 128 in flight; the receiver verifies each in full. The product runs with
+every check and 5 % of its traces exported. CPU time is that of the whole system: workers and broker.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psutil
+import uvloop
+
+from bench.checks import problems
+from bench.errors import BenchError
+from bench.measure import Bench
+from bench.peers.broker import Broker, Nats, redis, setup
+from bench.peers.install import install, missing
+from bench.peers.measure import PeerBench, Round
+from bench.peers.plan import PEERS, Peer
+from bench.peers.result import Result, compared, table
+from bench.plan import PAYLOAD, PRODUCT
+from bench.site import START_TIMEOUT_S, Site, opened
+from bench.telemetry import WAYS, collector
+from oneprotect.dev.nats_server import EmbeddedNatsError
+from oneprotect.jetstream.errors import JetStreamError
+
+TRACED: Final = WAYS[1]
+
+
+async def _run(peers: Sequence[Peer], rounds: int, seconds: float, left_out: dict[str, str]) -> Result:
+    task = asyncio.current_task()
+    if task is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="oneprotect-bench-")))
+        site = await stack.enter_async_context(opened(directory))
+        collecting = await stack.enter_async_context(collector(directory))
+        url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
+        (directory / "setup.json").write_bytes(setup(site, PAYLOAD))
+        nats = Nats(site)
+        await nats.create()
+        brokers: dict[str, Broker] = {"nats": nats}
+        if any(peer.broker == "redis" for peer in peers):
+            brokers["redis"] = await stack.enter_async_context(redis(directory))
+        benches = [PeerBench(site, peer, brokers[peer.broker], directory) for peer in peers]
+        return await _measured(site, url, benches, rounds, seconds, left_out)
+
+
+async def _measured(
+    site: Site, collector_url: str, peers: Sequence[PeerBench], rounds: int, seconds: float, left_out: dict[str, str]
+) -> Result:
+    product = Bench(site, PRODUCT)
+    for number in range(1, rounds + 1):
+        async with site.product(PRODUCT, TRACED.environ(collector_url)):
+            await product.start()
+            _say(number, "product", (await product.round(seconds)).per_s)
+            if code := await site.consumer(PRODUCT).stop():
+                raise BenchError(f"the consumer ended with {code}{site.consumer(PRODUCT).log_tail()}")
+        for peer in peers:
+            _say(number, peer.peer.name, (await peer.round(seconds)).per_s)
+    report = await site.report()
+    published = {name for peer in peers for name in peer.published}
+    if found := await problems(site, product, [], report, published):
+        raise BenchError("; ".join(found))
+    ours = [Round(one.per_s, one.consumer_us, one.nats_us, one.count) for one in product.rounds]
+    return compared(ours, {bench.peer.name: bench.rounds for bench in peers}, left_out, report.duplicates)
+
+
+def _say(number: int, name: str, per_s: float) -> None:
+    print(f"round {number}: {name}: {per_s:.0f}/s", file=sys.stderr, flush=True)
+
+
+def _installed(names: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
+    """The peers that can run, and why the others cannot. Raises `BenchError` if none can."""
+    asked = [peer for peer in PEERS if peer.name in names]
+    left_out = {peer.name: reason for peer in asked if (reason := missing(peer))}
+    for name, reason in left_out.items():
+        print(f"{name} is left out: {reason}", file=sys.stderr)
+    able = [peer for peer in asked if peer.name not in left_out]
+    for peer in able:
+        install(peer)
+    if not able:
+        raise BenchError("none of the peers can run here")
+    return able, left_out
+
+
+def main() -> int:
+    """Run it and return the exit code: 0 when everything was delivered, verified and recorded, by each of them."""
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round (%(default)s)")
+    parser.add_argument("--peers", nargs="+", metavar="NAME", choices=[peer.name for peer in PEERS], help="only these")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args()
+    if not (1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
+        parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
+    try:
+        peers, left_out = _installed(arguments.peers or [peer.name for peer in PEERS])
+        result = uvloop.run(_run(peers, arguments.rounds, arguments.seconds, left_out))
+    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, subprocess.SubprocessError) as error:
+        print(f"bench failed: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("bench stopped", file=sys.stderr)
+        return 1
+    print("\n".join(table(result)))
+    if arguments.json:
+        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

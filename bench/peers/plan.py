@@ -1,0 +1,86 @@
+"""Who the peers are, how each is started, and what each leaves to its user."""
+
+from typing import Final, Literal
+
+from msgspec import Struct
+
+WARM_UP_SHARE: Final = 0.25
+"""More than the product's: a peer is started for each round, and Node compiles what it finds hot."""
+
+LACKING: Final = (
+    "turns for each tenant (one slow receiver holds every slot)",
+    "a circuit breaker and a limit for each destination",
+    "secrets by reference, and their rollover (here: in the worker's memory from the start)",
+    "a guard against addresses inside of the network",
+    "retries when the receiver's `retry-after` asks for them",
+    "the second try of a delivery whose worker died held back when the first is on record",
+    "results without anything that is secret, attempt by attempt",
+    "replay by filter",
+)
+"""What none of them does."""
+
+
+class Peer(Struct, frozen=True):
+    """A peer. `module` has its worker, and adds a round's work; `worker` is the command that starts it."""
+
+    name: str
+    title: str
+    broker: Literal["nats", "redis"]
+    module: str
+    worker: tuple[str, ...]
+    how: str
+    """The way that its documentation recommends, in words."""
+    processes: str = "one process"
+    counted: tuple[str, ...] = ()
+    """Arguments of `redis-cli` whose answer has a line for each result on record, or their number."""
+    lacks: tuple[str, ...] = ()
+    """What it does not do, beyond that."""
+
+    @property
+    def runs_on_node(self) -> bool:
+        """Or else on Python."""
+        return self.module.endswith(".cjs")
+
+
+FASTSTREAM: Final = Peer(
+    name="faststream",
+    title="FastStream on JetStream",
+    broker="nats",
+    module="faststream_worker.py",
+    worker=("faststream", "run", "faststream_worker:app", "--log-level", "warning"),
+    how="pull subscriber, 128 workers, uvloop, one aiohttp session; acknowledged after the result is stored",
+    lacks=("retries after a while (it hands back at once, or never)",),
+)
+CELERY: Final = Peer(
+    name="celery",
+    title="Celery on Redis",
+    broker="redis",
+    module="celery_worker.py",
+    worker=(
+        *("celery", "--app", "celery_worker", "worker", "--pool", "prefork", "--concurrency", "4"),
+        *("--loglevel", "WARNING", "--without-gossip", "--without-mingle", "--without-heartbeat"),
+    ),
+    how="prefork (faster here than greenlets or threads), acks_late, prefetch of 128, urllib3 with kept connections",
+    processes="four processes with one delivery in flight each, and the one that feeds them",
+    counted=("-n", "1", "DBSIZE"),
+)
+DRAMATIQ: Final = Peer(
+    name="dramatiq",
+    title="dramatiq on Redis",
+    broker="redis",
+    module="dramatiq_worker.py",
+    worker=("dramatiq-gevent", "dramatiq_worker", "--processes", "1", "--threads", "128"),
+    how="gevent with 128 greenlets, urllib3 with kept connections; acknowledged after the result is in Redis",
+    processes="one worker process, and the one that watches it",
+    counted=("-n", "1", "DBSIZE"),
+)
+BULLMQ: Final = Peer(
+    name="bullmq",
+    title="BullMQ on Redis",
+    broker="redis",
+    module="bullmq_worker.cjs",
+    worker=("node", "bench/peers/workers/bullmq_worker.cjs"),
+    how="one worker with a concurrency of 128, undici with kept connections; what it returns is kept with the job",
+    counted=("ZCARD", "bull:deliveries:completed"),
+)
+PEERS: Final = (FASTSTREAM, CELERY, DRAMATIQ, BULLMQ)

@@ -19,6 +19,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
+from bench.command import write_json
 from consumers.turns import SHARE
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample import write_sample_secrets
@@ -45,6 +46,20 @@ class Options(msgspec.Struct, frozen=True):
     seconds: float
     workers: int
     settle_s: float
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What it came to: milliseconds from publish to receipt of the others', and what the flood got."""
+
+    options: Options
+    delivered: int
+    missing: int
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    longest_ms: float
+    attempts: int
+    attempts_due: float
 
 
 class Receiver:
@@ -138,7 +153,7 @@ def _percentile(sorted_ms: list[float], share: float) -> float:
     return sorted_ms[min(len(sorted_ms) - 1, int(len(sorted_ms) * share))]
 
 
-async def _run(options: Options) -> int:
+async def _run(options: Options, path: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="oneprotect-fairness-") as directory:
         async with (
             EmbeddedNats(Path(directory) / "nats") as server,
@@ -149,10 +164,10 @@ async def _run(options: Options) -> int:
                 await site.destination(f"slow-{number}", f"http://127.0.0.1:{receiver.port}/slow", timeout_s=10)
             for number in range(options.tenants):
                 await _tenant(site, f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
-            return await _measure(site, receiver, options)
+            return await _measure(site, receiver, options, path)
 
 
-async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
+async def _measure(site: Site, receiver: Receiver, options: Options, path: Path | None) -> int:
     began = time.monotonic()
     await _flood(site, options)
     print(f"flood of {options.flood} published in {time.monotonic() - began:.1f} s", file=sys.stderr)
@@ -189,6 +204,9 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> int:
         + ", ".join(f"p{s * 100:g} {_percentile(times_ms, s):.1f}" for s in (0.5, 0.95, 0.99, 1))
     )
     print(f"  flooders: {got} attempts; their limits allow {due:.0f}")
+    p50_ms, p95_ms, p99_ms, longest_ms = (_percentile(times_ms, share) for share in (0.5, 0.95, 0.99, 1))
+    measured = Measured(options, len(times_ms), len(lost), p50_ms, p95_ms, p99_ms, longest_ms, got, due)
+    write_json(path, measured)
     complaints = [
         *([f"{len(lost)} of the others' deliveries are missing"] if lost else []),
         *([f"p99 is over {WANTED_P99_MS:g} ms"] if _percentile(times_ms, 0.99) > WANTED_P99_MS else []),
@@ -216,8 +234,10 @@ def main() -> int:
     parser.add_argument(
         "--settle-s", type=float, default=0.0, help="let the flood spread first; workers share it every ten seconds"
     )
-    arguments = parser.parse_args()
-    return uvloop.run(_run(Options(**vars(arguments))))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = vars(parser.parse_args())
+    path = arguments.pop("json")
+    return uvloop.run(_run(Options(**arguments), path))
 
 
 if __name__ == "__main__":

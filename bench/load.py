@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -23,10 +24,10 @@ WINDOW: Final = 512
 class Load:
     """Publishes requests to a contender's work stream, and remembers them by the receiver's name for each."""
 
-    def __init__(self, publisher: Publisher, contender: Contender) -> None:
+    def __init__(self, publisher: Publisher, contender: Contender, addresses: Sequence[Address] = ADDRESSES) -> None:
         self._publisher = publisher
         self._contender = contender
-        self._addresses = itertools.cycle(ADDRESSES)
+        self._addresses = itertools.cycle(addresses)
         self._window = asyncio.Semaphore(WINDOW)
         self._refused: list[JetStreamError] = []
         self.published_ns: dict[str, int] = {}

@@ -1,14 +1,14 @@
 """The two measurements: how much when there is always more to do, and how soon when there is little."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from msgspec import Struct
 
 from bench.errors import BenchError
 from bench.load import Load
-from bench.plan import CALIBRATION_COUNT, PACE_PER_S, PACED_S, WARM_UP_SHARE, Contender
+from bench.plan import ADDRESSES, CALIBRATION_COUNT, PACE_PER_S, PACED_S, WARM_UP_SHARE, Address, Contender
 from bench.site import START_TIMEOUT_S, CpuTimes, Site
 
 BURST_TIMEOUT_S: Final = 30.0
@@ -39,10 +39,10 @@ class Latency(Struct, frozen=True):
 class Bench:
     """Measures one contender."""
 
-    def __init__(self, site: Site, contender: Contender) -> None:
+    def __init__(self, site: Site, contender: Contender, addresses: Sequence[Address] = ADDRESSES) -> None:
         self._site = site
         self.contender = contender
-        self.load = Load(site.jetstream.publisher, contender)
+        self.load = Load(site.jetstream.publisher, contender, addresses)
         self.rounds: list[Throughput] = []
         self._paced: list[str] = []
 
@@ -71,11 +71,10 @@ class Bench:
         self.rounds.append(await self.saturate(max(CALIBRATION_COUNT, int(rate * seconds / (1 - WARM_UP_SHARE)))))
         return self.rounds[-1]
 
-    async def pace(self) -> None:
+    async def pace(self, per_s: float = PACE_PER_S, seconds: float = PACED_S) -> None:
         """Request deliveries at an even pace; `latency` has the figures when the receiver has reported."""
-        count = int(PACE_PER_S * PACED_S)
-        await self._expect(count, 1)
-        self._paced = await self._within(PACED_S * 3, self.load.paced(PACE_PER_S, PACED_S), "been given its requests")
+        await self._expect(int(per_s * seconds), 1)
+        self._paced = await self._within(seconds * 3, self.load.paced(per_s, seconds), "been given its requests")
         await self._hear("warm")
         await self._hear("complete")
         await self._settled()

@@ -1,9 +1,9 @@
 """The receiver: a process that answers 200 as fast as Python can, and verifies every request in full all the same.
 
-It reads a `Setup` from its stdin, says `port <number>`, and then takes two commands: `expect <count> <warm-up>` has it
-say `warm <nanoseconds>` and `complete <nanoseconds>` when so many new deliveries have come, and `report <file>` has it
-write a `Report`. At the first request that it refuses it says `refused` and why. The verification is written from the
-specification and shares nothing with the sender.
+It reads a `Setup` from its stdin, says `port <number> ...`, and then takes two commands: `expect <count> <warm-up>` has
+it say `warm <nanoseconds>` and `complete <nanoseconds>` when so many new deliveries have come, and `report <file>` has
+it write a `Report`. At the first request that it refuses it says `refused` and why. The verification is written from
+the specification and shares nothing with the sender.
 """
 
 import asyncio
@@ -24,7 +24,19 @@ MAX_AGE_S: Final = 300
 
 _HOST: Final = "127.0.0.1"
 _OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+_CLOSING: Final = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _REFUSED: Final = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"
+
+
+class Manner(Struct, frozen=True):
+    """How a receiver behaves: on so many ports, answering after a while, with each connection closed after its answer.
+
+    It says all of its ports.
+    """
+
+    ports: int = 1
+    answer_after_s: float = 0.0
+    closes: bool = False
 
 
 class Setup(Struct, frozen=True):
@@ -36,6 +48,7 @@ class Setup(Struct, frozen=True):
     secrets: dict[str, str]
     body: bytes
     certificate: tuple[str, str] | None = None
+    manner: Manner = Manner()
 
 
 class Report(Struct):
@@ -46,6 +59,8 @@ class Report(Struct):
     unsigned: int = 0
     wrong: int = 0
     broken: int = 0
+    most_waiting: int = 0
+    """Requests that waited for their answers at the same time, when they have to."""
 
 
 class Receiver:
@@ -56,6 +71,8 @@ class Receiver:
             path.encode(): base64.b64decode(secret.removeprefix("whsec_")) for path, secret in setup.secrets.items()
         }
         self._body = setup.body
+        self.manner = setup.manner
+        self.waiting = 0
         self.report = Report()
         self._warm_at = self._complete_at = -1
 
@@ -72,7 +89,7 @@ class Receiver:
         if not self._is_right(path, headers, body, now_ns // 1_000_000_000):
             return self._refuse("wrong")
         self._record(f"{path.decode()} {headers[b'webhook-id'].decode()}", now_ns)
-        return _OK
+        return _CLOSING if self.manner.closes else _OK
 
     def _refuse(self, reason: Literal["unsigned", "wrong"]) -> bytes:
         if not self.report.unsigned + self.report.wrong:
@@ -145,9 +162,24 @@ class Exchange(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """It is whole: answer it."""
-        answer = self._receiver.receive(self._path, self._headers, self._body)
-        if self._transport is not None:
-            self._transport.write(answer)
+        receiver, answer = self._receiver, self._receiver.receive(self._path, self._headers, self._body)
+        if not receiver.manner.answer_after_s:
+            self._answer(answer)
+            return
+        receiver.waiting += 1
+        receiver.report.most_waiting = max(receiver.report.most_waiting, receiver.waiting)
+        asyncio.get_running_loop().call_later(receiver.manner.answer_after_s, self._answer_late, answer)
+
+    def _answer_late(self, answer: bytes) -> None:
+        self._receiver.waiting -= 1
+        self._answer(answer)
+
+    def _answer(self, answer: bytes) -> None:
+        if self._transport is None:
+            return
+        self._transport.write(answer)
+        if self._receiver.manner.closes:
+            self._transport.close()
 
 
 def _say(word: str, what: int | str) -> None:
@@ -163,8 +195,13 @@ async def _run() -> None:
     if setup.certificate:
         tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         tls.load_cert_chain(*setup.certificate)
-    server = await loop.create_server(lambda: Exchange(receiver), _HOST, 0, backlog=1024, ssl=tls)
-    _say("port", server.sockets[0].getsockname()[1])
+    ports: list[int] = []
+    servers: list[asyncio.AbstractServer] = []  # kept, as they listen for as long as they are
+    for _ in range(setup.manner.ports):
+        server = await loop.create_server(lambda: Exchange(receiver), _HOST, 0, backlog=1024, ssl=tls)
+        ports.append(server.sockets[0].getsockname()[1])
+        servers.append(server)
+    _say("port", " ".join(map(str, ports)))
     while line := (await lines.readline()).decode().strip():
         command, _, rest = line.partition(" ")
         if command == "expect":

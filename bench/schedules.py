@@ -15,7 +15,9 @@ from typing import Final
 
 import psutil
 import uvloop
+from msgspec import Struct
 
+from bench.command import write_json
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream import read, topology
 from oneprotect.jetstream.connection import Connection, connect
@@ -28,6 +30,20 @@ TENANT: Final = "acme"
 IN_FLIGHT: Final = 1024
 DESTINATIONS: Final = 1000
 DUE: Final = 1000
+
+
+class Measured(Struct, frozen=True):
+    """What it came to. `memory_mb` of the server: before, with them, restarted; `late_s`: least, median, most."""
+
+    count: int
+    per_s: float
+    failed: int
+    kept: int
+    memory_mb: tuple[float, float, float]
+    disk_mb: float
+    at_rest_percent: float
+    restart_s: float
+    late_s: tuple[float, float, float]
 
 
 class Schedules:
@@ -62,7 +78,7 @@ class Schedules:
         self._free = asyncio.Semaphore(IN_FLIGHT)
 
 
-async def _run(count: int) -> int:
+async def _run(count: int) -> Measured:
     with tempfile.TemporaryDirectory(prefix="oneprotect-schedules-") as directory:
         async with (
             EmbeddedNats(Path(directory)) as server,
@@ -75,7 +91,7 @@ async def _run(count: int) -> int:
 
 async def _measure(
     count: int, server: EmbeddedNats, connection: Connection, publisher: Publisher, directory: Path
-) -> int:
+) -> Measured:
     schedules = Schedules(publisher)
     base_mb = _rss_mb(server)
     now, began = datetime.now(UTC), time.monotonic()
@@ -85,11 +101,13 @@ async def _measure(
     took_s = time.monotonic() - began
     disk_mb = await asyncio.to_thread(_size_mb, directory)
     print(f"{count} schedules published in {took_s:.1f} s: {count / took_s:.0f}/s, {schedules.failed} failed")
-    print(f"server memory {base_mb:.0f} -> {_rss_mb(server):.0f} MB, disk {disk_mb:.0f} MB")
+    with_them_mb = _rss_mb(server)
+    print(f"server memory {base_mb:.0f} -> {with_them_mb:.0f} MB, disk {disk_mb:.0f} MB")
     process = psutil.Process(server.pid)
     process.cpu_percent()
     await asyncio.sleep(5)
-    print(f"server at rest: {process.cpu_percent():.1f} % of a core")
+    at_rest = process.cpu_percent()
+    print(f"server at rest: {at_rest:.1f} % of a core")
 
     at = datetime.now(UTC) + timedelta(seconds=10)
     for number in range(count, count + DUE):
@@ -98,13 +116,24 @@ async def _measure(
     began = time.monotonic()
     await server.kill()
     await server.restart()
-    print(f"restart after kill -9: {time.monotonic() - began:.1f} s")
+    restart_s = time.monotonic() - began
+    print(f"restart after kill -9: {restart_s:.1f} s")
     await until(lambda: connection.is_connected, 60)
     late = await until(lambda: _lateness(connection, at), 60)
     print(f"{DUE} due at one instant: first {late[0]:.2f} s, median {late[DUE // 2]:.2f} s, last {late[-1]:.2f} s late")
-    info = await connection.api(f"STREAM.INFO.{subjects.RETRIES.name}")
-    print(f"memory after the restart {_rss_mb(server):.0f} MB; {info['state']['messages']} messages in the stream")
-    return 1 if schedules.failed or info["state"]["messages"] != count + DUE else 0
+    kept = int((await connection.api(f"STREAM.INFO.{subjects.RETRIES.name}"))["state"]["messages"])
+    print(f"memory after the restart {_rss_mb(server):.0f} MB; {kept} messages in the stream")
+    return Measured(
+        count=count,
+        per_s=count / took_s,
+        failed=schedules.failed,
+        kept=kept,
+        memory_mb=(base_mb, with_them_mb, _rss_mb(server)),
+        disk_mb=disk_mb,
+        at_rest_percent=at_rest,
+        restart_s=restart_s,
+        late_s=(late[0], late[DUE // 2], late[-1]),
+    )
 
 
 async def _lateness(connection: Connection, at: datetime) -> list[float]:
@@ -126,7 +155,11 @@ def main() -> int:
     """Run it and return the exit code: 0 when no schedule is missing."""
     parser = argparse.ArgumentParser(prog="python -m bench.schedules", description=__doc__)
     parser.add_argument("--count", type=int, default=1_000_000)
-    return uvloop.run(_run(parser.parse_args().count))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args()
+    found = uvloop.run(_run(arguments.count))
+    write_json(arguments.json, found)
+    return 1 if found.failed or found.kept != found.count + DUE else 0
 
 
 if __name__ == "__main__":

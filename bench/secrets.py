@@ -6,6 +6,7 @@ The API server is the tests' double, over TLS on the loopback, in the same proce
 ms for an answer, as real ones do, so that GETs overlap.
 """
 
+import argparse
 import asyncio
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import uvloop
 from aiohttp import web
 from msgspec import Struct
 
+from bench.command import write_json
 from provider.cache import CachedSecretProvider
 from provider.kubernetes import KubernetesSecretProvider
 from provider.reads import MAX_CONCURRENT_READS
@@ -164,7 +166,11 @@ async def measure() -> list[Row]:
 
 def main() -> int:
     """Print the table; 1 if a bound that is a number of calls is not kept."""
+    parser = argparse.ArgumentParser(prog="python -m bench.secrets", description=__doc__)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args()
     rows = uvloop.run(measure())
+    write_json(arguments.json, rows)
     for row in rows:
         print(f"{row.what:40}{row.found:>12}   {row.wanted:10}{'BROKEN' if row.broken else ''}".rstrip())
     return int(any(row.broken for row in rows))

@@ -2,10 +2,12 @@
 
 import base64
 import contextlib
+import itertools
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -24,6 +26,7 @@ from bench.plan import (
     PAYLOAD,
     PRODUCT,
     TENANTS,
+    Address,
     Contender,
 )
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -153,20 +156,29 @@ async def site(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
 
 
 @contextlib.asynccontextmanager
-async def opened(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
-    """Set everything up, with no contender running. Raises as `site` does."""
+async def opened(
+    directory: Path,
+    *,
+    https: bool = False,
+    addresses: Sequence[Address] = ADDRESSES,
+    manner: receiver.Manner = receiver.Manner(),  # noqa: B008 - it is immutable
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> AsyncGenerator[Site]:
+    """Set everything up, with no contender running, and more `variables` for the product's. Raises as `site` does."""
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
         authority = Authority(directory / "authority") if https else None
-        environ = _environ(server.url, directory, authority)
+        environ = {**_environ(server.url, directory, authority), **variables}
         settings = Settings.load(environ, resolves_secrets=True)
         jetstream = await stack.enter_async_context(open_jetstream(settings, name="bench"))
         await _apply(jetstream, settings)
         secrets = _write_secrets(directory / "secrets")
-        receiving = await stack.enter_async_context(_receiver(secrets, directory, authority))
-        url = f"http{'s' if https else ''}://127.0.0.1:{await receiving.hear('port', START_TIMEOUT_S)}"
-        await _configure(jetstream, url)
-        bare_setups = {loop.name: _bare_setup(loop, server.url, url, secrets, authority) for loop in (BARE, AIOHTTP)}
+        receiving = await stack.enter_async_context(_receiver(secrets, directory, authority, addresses, manner))
+        ports = (await receiving.hear("port", START_TIMEOUT_S)).split()
+        start = f"http{'s' if https else ''}://127.0.0.1"
+        urls = {one: f"{start}:{port}{one.path}" for one, port in zip(addresses, itertools.cycle(ports), strict=False)}
+        await _configure(jetstream, urls)
+        bare_setups = {loop.name: _bare_setup(loop, server.url, urls, secrets, authority) for loop in (BARE, AIOHTTP)}
         yield Site(jetstream, server.pid, receiving, directory, environ=environ, bare_setups=bare_setups)
 
 
@@ -209,26 +221,37 @@ def _write_secrets(directory: Path) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _receiver(secrets: Mapping[str, str], directory: Path, authority: Authority | None) -> AsyncGenerator[Child]:
+async def _receiver(
+    secrets: Mapping[str, str],
+    directory: Path,
+    authority: Authority | None,
+    addresses: Sequence[Address],
+    manner: receiver.Manner,
+) -> AsyncGenerator[Child]:
     async with child("receiver", "bench.receiver", log=directory / "receiver.log", speaks=True) as running:
         certificate, key = authority.issue("127.0.0.1") if authority else (None, None)
         files = (str(certificate), str(key)) if authority else None
-        setup = receiver.Setup({address.path: secrets[address.tenant] for address in ADDRESSES}, PAYLOAD, files)
+        known = {address.path: secrets[address.tenant] for address in addresses}
+        setup = receiver.Setup(known, PAYLOAD, files, manner)
         running.tell(msgspec.json.encode(setup))
         yield running
 
 
-async def _configure(jetstream: JetStream, url: str) -> None:
+async def _configure(jetstream: JetStream, urls: Mapping[Address, str]) -> None:
     for tenant in TENANTS:
         credential = {"secret_ref": f"k8s://{_NAMESPACE}/{tenant}/{KEY}"}
         await jetstream.configuration.set_credential(tenant, _CREDENTIAL, credential, by="bench")
-    for address in ADDRESSES:
-        destination = {"url": url + address.path, "credential": _CREDENTIAL}
+    for address, url in urls.items():
+        destination = {"url": url, "credential": _CREDENTIAL}
         await jetstream.configuration.set_destination(address.tenant, address.destination, destination, by="bench")
 
 
 def _bare_setup(
-    contender: Contender, nats_url: str, url: str, secrets: Mapping[str, str], authority: Authority | None
+    contender: Contender,
+    nats_url: str,
+    urls: Mapping[Address, str],
+    secrets: Mapping[str, str],
+    authority: Authority | None,
 ) -> bare.Setup:
     return bare.Setup(
         nats_url=nats_url,
@@ -239,8 +262,8 @@ def _bare_setup(
         http=contender.http,
         ca_file=str(authority.ca_file) if authority else None,
         targets={
-            f"{address.tenant}.{address.destination}": bare.Target(url + address.path, _key(secrets[address.tenant]))
-            for address in ADDRESSES
+            f"{address.tenant}.{address.destination}": bare.Target(url, _key(secrets[address.tenant]))
+            for address, url in urls.items()
         },
     )
 

@@ -1,0 +1,51 @@
+"""What the commands that measure one thing have in common: arguments, a directory, errors, and the results as JSON."""
+
+import sys
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import psutil
+import uvloop
+
+from bench.errors import BenchError
+from oneprotect.dev.nats_server import EmbeddedNatsError
+from oneprotect.jetstream.errors import JetStreamError
+
+T = TypeVar("T")
+
+
+def run(
+    name: str,
+    description: str | None,
+    options: Callable[[ArgumentParser], None],
+    measure: Callable[[Namespace, Path], Awaitable[T]],
+    tell: Callable[[T], None],
+) -> int:
+    """Measure in a directory of its own, `tell` the result and write it where `--json` says; return the exit code."""
+    parser = ArgumentParser(prog=f"python -m {name}", description=description)
+    options(parser)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    arguments = parser.parse_args()
+
+    async def measured() -> T:
+        with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
+            return await measure(arguments, Path(directory))
+
+    try:
+        found = uvloop.run(measured())
+    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, OSError) as error:
+        print(f"bench failed: {error}", file=sys.stderr)
+        return 1
+    tell(found)
+    write_json(arguments.json, found)
+    return 0
+
+
+def write_json(path: Path | None, found: object) -> None:
+    """Write results where they are wanted, if they are."""
+    if path:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

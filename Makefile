@@ -9,7 +9,7 @@ CHART  := deploy/helm/oneprotect
 VALUES ?= $(CHART)/ci/minimal.yaml
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
-.PHONY: help setup dev demo test check coverage chaos fuzz bench bench-peers screenshots test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
+.PHONY: help setup dev demo test check coverage chaos fuzz bench bench-all bench-peers screenshots test-delivery-retry helm-template chart generate image-lint sbom nats lock clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-z-]*:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench: $(READY) ## POSTs to the API, and deliveries/s and latency of one consume
 
 bench-peers: $(READY) ## the product beside FastStream, Celery, dramatiq and BullMQ: CPU per delivery (Redis and Node wanted)
 	$(BIN)/python -m bench.peers
+
+bench-all: $(READY) ## every measurement of docs/performance.md, one after the other (ten minutes); figures go to bench/results
+	$(BIN)/python -m bench.all
 
 helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs
 	@$(MAKE) --silent setup >&2

@@ -128,7 +128,7 @@ class DeliveryHandler:
             return None
         clock = Clock()
         found = self._directory.known(delivery.tenant, delivery.destination)
-        if found is None or self._health.wait_s(delivery.tenant, delivery.destination) is not None:
+        if found is None or self._health.is_held(f"{delivery.tenant}.{delivery.destination}"):
             return None
         destination, credential = found
         if not destination.enabled or destination.ordering == "fifo":

@@ -169,6 +169,11 @@ class DestinationHealth:
         health = self._shelf.peek(lane)
         return health is not None and _is_on_trial(health)
 
+    def is_held(self, lane: str) -> bool:
+        """Whether the destination `<tenant>.<id>` has a rest, or is on trial: then not everyone may attempt it."""
+        health = self._shelf.peek(lane)
+        return health is not None and (_is_on_trial(health) or _is_after(health.open_until, self._clock()))
+
     async def may_try(self, lane: str) -> bool:
         """Whether an attempt on the destination `<tenant>.<id>`, which is on trial, may be made now, and by us.
 

@@ -1,10 +1,13 @@
 """What the commands that measure one thing have in common: arguments, a directory, errors, and the results as JSON."""
 
+import asyncio
+import signal
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from subprocess import SubprocessError
 from typing import TypeVar
 
 import msgspec
@@ -32,13 +35,19 @@ def run(
     arguments = parser.parse_args()
 
     async def measured() -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
             return await measure(arguments, Path(directory))
 
     try:
         found = uvloop.run(measured())
-    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, OSError) as error:
+    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, OSError, SubprocessError) as error:
         print(f"bench failed: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("bench stopped", file=sys.stderr)
         return 1
     tell(found)
     write_json(arguments.json, found)

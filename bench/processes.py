@@ -4,17 +4,16 @@ In turns, each started, given more than it can do, and stopped. With more proces
 won: nats-server, the receiver and the producer share them, too. So CPU time per delivery is shown beside.
 """
 
-import argparse
 import sys
-import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import msgspec
-import uvloop
 from msgspec import Struct
 
+from bench.command import run
 from bench.errors import BenchError
 from bench.measure import Bench, Throughput
 from bench.plan import PRODUCT
@@ -33,15 +32,15 @@ class Measured(Struct, frozen=True):
     nats_us: float
 
 
-async def _measure(numbers: Sequence[int], rounds: int, seconds: float) -> list[Measured]:
+async def _measure(arguments: Namespace, directory: Path) -> list[Measured]:
+    numbers: list[int] = arguments.processes
     found: dict[int, list[Throughput]] = {number: [] for number in numbers}
-    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
-        async with opened(Path(directory)) as site:
-            for _ in range(rounds):
-                for number in numbers:
-                    rate = found[numbers[0]][0].per_s if found[numbers[0]] else 0.0
-                    found[number].append(await _round(site, number, max(FIRST_COUNT, int(rate * seconds))))
-                    print(f"{number} processes: {found[number][-1].per_s:.0f}/s", file=sys.stderr, flush=True)
+    async with opened(directory) as site:
+        for _ in range(arguments.rounds):
+            for number in numbers:
+                rate = found[numbers[0]][0].per_s if found[numbers[0]] else 0.0
+                found[number].append(await _round(site, number, max(FIRST_COUNT, int(rate * arguments.seconds))))
+                print(f"{number} processes: {found[number][-1].per_s:.0f}/s", file=sys.stderr, flush=True)
     return [_measured(number, found[number], found[numbers[0]]) for number in numbers]
 
 
@@ -69,23 +68,18 @@ def _measured(processes: int, rounds: Sequence[Throughput], first: Sequence[Thro
 
 def main() -> int:
     """Run it and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.processes", description=__doc__)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="how many (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a round (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    arguments = parser.parse_args()
-    try:
-        found = uvloop.run(_measure(arguments.processes, arguments.rounds, arguments.seconds))
-    except BenchError as error:
-        print(f"bench failed: {error}", file=sys.stderr)
-        return 1
-    print(f"{'processes':>10}{'deliveries/s':>14}{'times':>8}{'CPU us':>8}{'nats us':>9}")
-    for one in found:
-        print(f"{one.processes:10}{one.per_s:14.0f}{one.times:8.2f}{one.consumer_us:8.0f}{one.nats_us:9.0f}")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-    return 0
+
+    def options(parser: ArgumentParser) -> None:
+        parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4], help="how many (default 1 2 4)")
+        parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
+        parser.add_argument("--seconds", type=float, default=2.0, help="length of a round (%(default)s)")
+
+    def told(found: list[Measured]) -> None:
+        print(f"{'processes':>10}{'deliveries/s':>14}{'times':>8}{'CPU us':>8}{'nats us':>9}")
+        for one in found:
+            print(f"{one.processes:10}{one.per_s:14.0f}{one.times:8.2f}{one.consumer_us:8.0f}{one.nats_us:9.0f}")
+
+    return run("bench.processes", __doc__, options, _measure, told)
 
 
 if __name__ == "__main__":

@@ -5,22 +5,16 @@ same destinations with the same payload and 128 in flight; the receiver verifies
 every check and 5 % of its traces exported. CPU time is that of the whole system: workers and broker.
 """
 
-import argparse
 import asyncio
 import contextlib
-import signal
-import subprocess
 import sys
-import tempfile
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import msgspec
-import psutil
-import uvloop
-
 from bench.checks import problems
+from bench.command import run
 from bench.errors import BenchError
 from bench.measure import Bench
 from bench.peers.broker import Broker, Nats, redis, setup
@@ -31,18 +25,13 @@ from bench.peers.result import Result, compared, table
 from bench.plan import PAYLOAD, PRODUCT
 from bench.site import START_TIMEOUT_S, Site, opened
 from bench.telemetry import WAYS, collector
-from oneprotect.dev.nats_server import EmbeddedNatsError
-from oneprotect.jetstream.errors import JetStreamError
 
 TRACED: Final = WAYS[1]
 
 
-async def _run(peers: Sequence[Peer], rounds: int, seconds: float, left_out: dict[str, str]) -> Result:
-    task = asyncio.current_task()
-    if task is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+async def _measure(arguments: Namespace, directory: Path) -> Result:
+    peers, left_out = await asyncio.to_thread(_installed, arguments.peers or [peer.name for peer in PEERS])
     async with contextlib.AsyncExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="oneprotect-bench-")))
         site = await stack.enter_async_context(opened(directory))
         collecting = await stack.enter_async_context(collector(directory))
         url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
@@ -53,7 +42,7 @@ async def _run(peers: Sequence[Peer], rounds: int, seconds: float, left_out: dic
         if any(peer.broker == "redis" for peer in peers):
             brokers["redis"] = await stack.enter_async_context(redis(directory))
         benches = [PeerBench(site, peer, brokers[peer.broker], directory) for peer in peers]
-        return await _measured(site, url, benches, rounds, seconds, left_out)
+        return await _measured(site, url, benches, arguments.rounds, arguments.seconds, left_out)
 
 
 async def _measured(
@@ -96,27 +85,16 @@ def _installed(names: Sequence[str]) -> tuple[list[Peer], dict[str, str]]:
 
 def main() -> int:
     """Run it and return the exit code: 0 when everything was delivered, verified and recorded, by each of them."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a round (%(default)s)")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", choices=[peer.name for peer in PEERS], help="only these")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    arguments = parser.parse_args()
-    if not (1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
-        parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
-    try:
-        peers, left_out = _installed(arguments.peers or [peer.name for peer in PEERS])
-        result = uvloop.run(_run(peers, arguments.rounds, arguments.seconds, left_out))
-    except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, subprocess.SubprocessError) as error:
-        print(f"bench failed: {error}", file=sys.stderr)
-        return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
-        print("bench stopped", file=sys.stderr)
-        return 1
-    print("\n".join(table(result)))
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n")
-    return 0
+
+    def options(parser: ArgumentParser) -> None:
+        parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
+        parser.add_argument("--seconds", type=float, default=3.0, help="length of a round (%(default)s)")
+        names = [peer.name for peer in PEERS]
+        parser.add_argument(
+            "--peers", nargs="+", metavar="NAME", choices=names, help=f"of {', '.join(names)} only these"
+        )
+
+    return run("bench.peers", __doc__, options, _measure, lambda result: print("\n".join(table(result))))
 
 
 if __name__ == "__main__":

@@ -90,6 +90,7 @@ async def test_the_next_delivery_is_signed_anew(site: Site, oneprotect: RunHere,
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await _deliver(site, receiver)
+        await until(lambda: _is_checked(site))  # which reads the Secret, too, and not before a delivery has
         write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["signing-key"])
         await _deliver(site, receiver)
         ran = await oneprotect(*REFRESH)
@@ -99,6 +100,10 @@ async def test_the_next_delivery_is_signed_anew(site: Site, oneprotect: RunHere,
     assert ran.code == 0
     assert versions[0] == versions[1]
     assert versions[1] != versions[2]
+
+
+async def _is_checked(site: Site) -> bool:
+    return all(one.checked_at for one in await site.jetstream.configuration.list_credentials(TENANT))
 
 
 async def _deliver(site: Site, receiver: Scripted) -> None:

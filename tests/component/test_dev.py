@@ -7,7 +7,7 @@ import json
 import signal
 import stat
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -221,15 +221,15 @@ class TestReceiver:
     @pytest.mark.parametrize(
         ("body", "headers", "reason"),
         [
-            ("{} ", signed("{}"), "No matching signature found"),
-            ("{}", signed("{}", secret="whsec_" + "B" * 32), "No matching signature found"),
-            ("{}", signed("{}") | {"webhook-id": "dlv_2"}, "No matching signature found"),
-            ("{}", signed("{}", at=datetime.now(UTC) - timedelta(minutes=6)), "Message timestamp too old"),
-            ("{}", signed("{}", at=datetime.now(UTC) + timedelta(minutes=20)), "Message timestamp too new"),
-            ("{}", {}, "Missing required headers"),
-            ("{}", signed("{}") | {"webhook-signature": "v1"}, "Malformed signature headers"),
-            ("{}", signed("{}") | {"webhook-signature": "v1,é"}, "Malformed signature headers"),
-            (b"\xff", signed("{}"), "Body is not UTF-8, which the verifier needs"),
+            ("{} ", lambda: signed("{}"), "No matching signature found"),
+            ("{}", lambda: signed("{}", secret="whsec_" + "B" * 32), "No matching signature found"),
+            ("{}", lambda: signed("{}") | {"webhook-id": "dlv_2"}, "No matching signature found"),
+            ("{}", lambda: signed("{}", at=datetime.now(UTC) - timedelta(minutes=6)), "Message timestamp too old"),
+            ("{}", lambda: signed("{}", at=datetime.now(UTC) + timedelta(minutes=20)), "Message timestamp too new"),
+            ("{}", dict[str, str], "Missing required headers"),
+            ("{}", lambda: signed("{}") | {"webhook-signature": "v1"}, "Malformed signature headers"),
+            ("{}", lambda: signed("{}") | {"webhook-signature": "v1,é"}, "Malformed signature headers"),
+            (b"\xff", lambda: signed("{}"), "Body is not UTF-8, which the verifier needs"),
         ],
     )
     async def test_refuses_what_is_not(
@@ -237,11 +237,11 @@ class TestReceiver:
         receiver: Receiver,
         http: aiohttp.ClientSession,
         body: str | bytes,
-        headers: dict[str, str],
+        headers: Callable[[], dict[str, str]],
         reason: str,
     ) -> None:
         """Another body, key, id or time, and headers that make no sense, are answered 401 with the reason on record."""
-        async with http.post(receiver.url("/orders"), data=body, headers=headers) as answer:
+        async with http.post(receiver.url("/orders"), data=body, headers=headers()) as answer:
             status = answer.status
 
         (receipt,) = receiver.received

@@ -29,8 +29,8 @@ dev: $(READY) ## run everything for a developer: nats-server, consumer, a receiv
 demo: $(READY) ## send 100 real deliveries through it; exits 0 only if each ended as it should
 	$(BIN)/oneprotect dev --demo
 
-test: $(READY) ## all tests, on a real nats-server
-	$(BIN)/python -m pytest
+test: $(READY) ## all tests but the longest, on a real nats-server
+	$(BIN)/python -m pytest -m "not long"
 
 test-delivery-retry: $(READY) ## the retry and replay tests only
 	$(BIN)/python -m pytest -m retry -v

@@ -77,6 +77,7 @@ async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str
     figure(f"{len(accepted)} in order over 3 server kills")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stream", [subjects.WORK, subjects.ORDERED], ids=lambda stream: stream.name)
 async def test_a_leader_killed_in_mid_line(
     tmp_path: Path, figure: Callable[[str], None], stream: subjects.Stream
@@ -115,7 +116,14 @@ async def _deliver(site: Site) -> str:
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("outcome", ["delivered at once", "tried again", "given up"])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        pytest.param("delivered at once", marks=pytest.mark.long),
+        "tried again",
+        pytest.param("given up", marks=pytest.mark.long),
+    ],
+)
 async def test_death_between_any_two_steps_of_a_head(
     site: Site, receiver: Scripted, figure: Callable[[str], None], step: str, outcome: str
 ) -> None:

@@ -90,7 +90,8 @@ async def test_the_next_delivery_is_signed_anew(site: Site, oneprotect: RunHere,
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await _deliver(site, receiver)
-        await until(lambda: _is_checked(site))  # which reads the Secret, too, and not before a delivery has
+        await until(lambda: _is_checked(site))  # then everybody reads the Secret anew
+        await _deliver(site, receiver)
         write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["signing-key"])
         await _deliver(site, receiver)
         ran = await oneprotect(*REFRESH)
@@ -98,8 +99,8 @@ async def test_the_next_delivery_is_signed_anew(site: Site, oneprotect: RunHere,
     versions = [result.secret_version for result in await site.results()]
 
     assert ran.code == 0
-    assert versions[0] == versions[1]
-    assert versions[1] != versions[2]
+    assert versions[1] == versions[2]
+    assert versions[2] != versions[3]
 
 
 async def _is_checked(site: Site) -> bool:

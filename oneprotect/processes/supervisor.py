@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,7 @@ from typing import Final
 import structlog
 
 from oneprotect.processes.merging import merged, remains
+from oneprotect.telemetry import catalogue
 from oneprotect.telemetry.counters import Snapshot
 from oneprotect.telemetry.link import Report, read_reports
 
@@ -45,7 +47,8 @@ class Supervisor:
         self._drain_timeout_s = drain_timeout_s
         self._reports: dict[int, Report] = {}
         self._past = Snapshot(values={}, latencies={})
-        self.restarts = 0
+        self._running = 0
+        self._starts = Counter[int]()
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Keep all of them running until `stop`, then end them. Returns whether all ended well."""
@@ -57,8 +60,14 @@ class Supervisor:
         return any(report.word == "ready" for report in self._reports.values())
 
     def snapshot(self) -> Snapshot:
-        """The figures of all, those that have ended included."""
-        return merged([self._past, *(report.snapshot for report in self._reports.values())])
+        """The figures of all, those that have ended included, and how many there are."""
+        reports = (report.snapshot for report in self._reports.values())
+        return merged([self._own(), self._past, *reports])
+
+    def _own(self) -> Snapshot:
+        again = self._starts.total() - len(self._starts)
+        own = {catalogue.RESTARTS: again, catalogue.SUPERVISED: self._running, catalogue.SUPERVISED_WANTED: self._count}
+        return Snapshot(values={(metric.name, ()): value for metric, value in own.items()}, latencies={})
 
     @property
     def _numbers(self) -> Iterator[int]:
@@ -70,10 +79,9 @@ class Supervisor:
             began = loop.time()
             code = await self._once(number, stop)
             if stop.is_set():
-                return code == 0
+                return code in (0, -signal.SIGTERM)  # the latter: it was only starting, and had nothing in hand
             if loop.time() - began > STEADY_S:
                 pause_s = FIRST_PAUSE_S
-            self.restarts += 1
             _log.error("process.ended", process=number, code=code, next_try_s=pause_s)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), pause_s)
@@ -92,6 +100,8 @@ class Supervisor:
                 stdin=asyncio.subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is ours to handle
             )
+        self._running += 1
+        self._starts[number] += 1
         _log.info("process.started", process=number, pid=process.pid)
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         reading = asyncio.create_task(read_reports(reader, lambda report: self._reports.__setitem__(number, report)))
@@ -103,6 +113,7 @@ class Supervisor:
             await asyncio.wait({reading}, timeout=1)
             return await ended
         finally:
+            self._running -= 1
             stopping.cancel()
             reading.cancel()
             writer.close()

@@ -68,6 +68,10 @@ TRACES: Final = _counter(
     "decision",
 )
 EXPORTS: Final = _counter("telemetry_exports", "Exports over OTLP, by signal and result.", "signal", "result")
+RESTARTS: Final = _counter(
+    "supervised_restarts",
+    "Under `consumer --processes`: consumers that had ended by themselves, and were started again.",
+)
 HTTP_REQUESTS: Final = _counter("http_requests", "Requests to the API.", "method", "route", "status")
 
 LATENCY: Final = _histogram(
@@ -113,6 +117,8 @@ SAMPLE_AGE: Final = _gauge("backlog_sample_age_seconds", "Since NATS was last as
 CONNECTED: Final = _gauge("nats_connected", "1 while NATS can be talked to.")
 READY: Final = _gauge("ready", "1 while `/readyz` says so.")
 LOOP_LAG: Final = _gauge("event_loop_lag_seconds", "How late the event loop ran a timer, at most, in the last seconds.")
+SUPERVISED: Final = _gauge("supervised_processes", "Under `consumer --processes`: consumers that run right now.")
+SUPERVISED_WANTED: Final = _gauge("supervised_processes_wanted", "How many of them there should be.")
 BUILD: Final = _gauge("build_info", "Always 1: what runs.", "version", "python", "role")
 CPU: Final = _counter("process_cpu_seconds", "CPU time that this process has used.")
 MEMORY: Final = _gauge("process_resident_memory_bytes", "Memory of this process.")

@@ -32,8 +32,9 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 
 OF_TARGETS = {"namespace", "pod", "job", "instance", "le"}
 """Labels that Prometheus adds to what it reads, and the one of buckets."""
-ELSEWHERE = {catalogue.HTTP_REQUESTS.name, catalogue.HTTP_DURATION.name, catalogue.STORAGE_LIMIT.name}
-"""Told by the API, or only where the account has a limit."""
+SUPERVISOR = {catalogue.RESTARTS.name, catalogue.SUPERVISED.name, catalogue.SUPERVISED_WANTED.name}
+ELSEWHERE = {catalogue.HTTP_REQUESTS.name, catalogue.HTTP_DURATION.name, catalogue.STORAGE_LIMIT.name, *SUPERVISOR}
+"""Told by the API, by a supervisor of consumers, or only where the account has a limit."""
 
 _LINE = re.compile(r"([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+|\+Inf)")
 _LABEL = re.compile(r'([a-z_]+)="((?:[^"\\]|\\.)*)"')

@@ -4,17 +4,24 @@ import asyncio
 import json
 import re
 import socket
+import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import aiohttp
 import psutil
 
 from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.processes.supervisor import Supervisor
+from oneprotect.telemetry import catalogue
 from schemas.codes import Outcome
+from tests.support.ops import Ops, free_port
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until
+
+RUNNING = (catalogue.SUPERVISED, catalogue.SUPERVISED_WANTED)
 
 
 def children(consumer: Process) -> list[psutil.Process]:
@@ -119,6 +126,51 @@ async def test_the_figures_of_all_are_shown_as_one(
         await until(is_ready, 10)
 
     assert after == 20
+
+
+async def test_consumers_that_are_started_again_are_counted(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """The supervisor tells how many run of how many, and how often one that was killed was started again."""
+    ops = Ops(free_port())
+
+    async def figures() -> list[float | None]:
+        return [await ops.value(one.name) for one in (*RUNNING, catalogue.RESTARTS)]
+
+    async def shown(*expected: float) -> bool:
+        return await figures() == [*expected]
+
+    async with (
+        Site(tmp_path, nats_server, ops_port=str(ops.port)) as site,
+        site.consumer_process("--processes", "2") as consumer,
+    ):
+        await until(lambda: shown(2, 2, 0), 30)
+        for times in (1, 2):
+            children(consumer)[0].kill()
+            await until(partial(shown, 2, 2, times), 30)
+        consumer.terminate()
+        code = await consumer.wait()
+
+    assert consumer.output.count(b"process.started") == 4
+    assert code == 0, consumer.output.decode()
+
+
+async def test_one_that_ends_at_once_is_started_again_and_does_not_count_as_running() -> None:
+    """A command that fails at its start is tried again and again; between two tries none is running."""
+    command, environ = [sys.executable, "-c", "raise SystemExit(3)"], dict[str, str]()
+    supervisor, stop = Supervisor(command, environ, count=1, drain_timeout_s=1), asyncio.Event()
+
+    def figures() -> list[float]:
+        values = supervisor.snapshot().values
+        return [values[one.name, ()] for one in (*RUNNING, catalogue.RESTARTS)]
+
+    before = figures()
+    running = asyncio.create_task(supervisor.run(stop))
+    await until(lambda: figures()[0] == 1)
+    await until(lambda: figures()[2] == 2, 20)
+    await until(lambda: figures() == [0, 1, 2], 20)
+    stop.set()
+
+    assert before == [0, 1, 0]
+    assert await running
 
 
 async def test_consumers_end_with_their_supervisor(site: Site) -> None:

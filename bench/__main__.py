@@ -35,7 +35,7 @@ async def _run(options: Options) -> Result:
 
 
 async def _measured(opened: Site, options: Options) -> Result:
-    product, *bares = benches = [Bench(opened, contender) for contender in CONTENDERS]
+    benches = [Bench(opened, contender) for contender in CONTENDERS]
     for bench in benches:
         await bench.start()
     _say("all are ready")
@@ -47,7 +47,7 @@ async def _measured(opened: Site, options: Options) -> Result:
         await bench.pace()
         _say(f"latency: {bench.contender.name}")
     report = await opened.report()
-    found = await problems(opened, product, bares, report)
+    found = await problems(opened, benches, report)
     if code := await opened.consumer(PRODUCT).stop():
         found.append(f"the consumer ended with {code}{opened.consumer(PRODUCT).log_tail()}")
     if found:

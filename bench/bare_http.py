@@ -23,7 +23,8 @@ class BareHttp:
         connection = free.pop() if free else await self._connect(host, port)
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
         status = await connection.exchange(b"%b%bcontent-length: %d\r\n\r\n%b" % (start, lines, len(body), body))
-        free.append(connection)
+        if connection.is_kept:
+            free.append(connection)
         return status
 
     async def _connect(self, host: str, port: int) -> "_Connection":
@@ -34,6 +35,7 @@ class BareHttp:
 
 class _Connection(asyncio.Protocol):
     def __init__(self) -> None:
+        self.is_kept = True
         self._parser = HttpResponseParser(self)
         self._loop = asyncio.get_running_loop()
 
@@ -53,6 +55,9 @@ class _Connection(asyncio.Protocol):
             self._answered.set_exception(exc or ConnectionError("closed"))
 
     def on_message_complete(self) -> None:
+        if not self._parser.should_keep_alive():
+            self.is_kept = False
+            self._transport.close()
         self._answered.set_result(self._parser.get_status_code())
 
 

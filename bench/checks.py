@@ -22,17 +22,17 @@ EMPTY = (
 )
 
 
-async def problems(
-    site: Site, product: Bench, bares: Sequence[Bench], report: Report, others: Collection[str] = ()
-) -> list[str]:
+async def problems(site: Site, benches: Sequence[Bench], report: Report, others: Collection[str] = ()) -> list[str]:
     """What is not as it should be, in sentences. `others` have been published, too, and are checked for receipt."""
-    published = {name for bench in (product, *bares) for name in bench.load.published_ns}.union(others)
+    published = {name for bench in benches for name in bench.load.published_ns}.union(others)
     found = [*_received(published, report)]
-    found += _recorded(set(product.load.published_ns), await _delivered_on_record(site))
-    for bare in bares:
-        results, expected = await site.messages(bare.contender.results.name), len(bare.load.published_ns)
+    for bench in benches:
+        if bench.contender is PRODUCT:
+            found += _recorded(set(bench.load.published_ns), await _delivered_on_record(site))
+            continue
+        results, expected = await site.messages(bench.contender.results.name), len(bench.load.published_ns)
         if results != expected:
-            found.append(f"{bare.contender.name} recorded {results} results of {expected}")
+            found.append(f"{bench.contender.name} recorded {results} results of {expected}")
     for stream in EMPTY:
         if left := await site.messages(stream.name):
             found.append(f"{left} messages are left in {stream.name}")

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Struct
 
 from bench import api, fairness, latency, processes, schedules, secrets, slow, telemetry
+from bench.beside import Beside
 from bench.errors import BenchError
-from bench.measure import Throughput
 from bench.peers import plan as peers_plan
 from bench.peers import result as peers_result
 from bench.result import Result
@@ -88,7 +88,7 @@ def _figures(page: Page) -> Iterator[str]:
         yield from page.section(f"Throughput, {scheme.upper()}", scheme, Result, partial(_speed, page, scheme))
     yield from page.section("Peers", "peers", peers_result.Result, partial(_peers, page))
     yield from page.section("Latency", "latency", list[latency.Measured], partial(_latency, page))
-    yield from page.section("Many destinations that close their connections", "destinations", Throughput, _few)
+    yield from page.section("Many destinations that close their connections", "destinations", Beside, _few)
     for name, title in (("slow", "In flight to a slow receiver"), ("slow-https", "The same over HTTPS")):
         yield from page.section(title, name, slow.Measured, _slow)
     yield from page.section("Beside a flood", "fairness", fairness.Measured, _flood)
@@ -158,27 +158,52 @@ def _peers(page: Page, result: peers_result.Result) -> Lines:
 
 
 def _latency(page: Page, found: list[latency.Measured]) -> Lines:
-    rows: list[Row] = [
-        (f"product, {one.asked_per_s:,.0f}/s", one.latency.p95_ms, f"{one.latency.p95_ms:.1f} ms") for one in found
+    figures = [
+        (name, one.asked_per_s, waits)
+        for one in found
+        for name, waits in (("product", one.product), ("bare loop", one.bare))
     ]
+    rows: list[Row] = [(f"{name}, {per_s:,.0f}/s", w.p95_ms, f"{w.p95_ms:.1f} ms") for name, per_s, w in figures]
     yield page.picture("latency", "From publish to receipt, p95", rows)
     yield ""
-    figures = ((one.asked_per_s, one.latency) for one in found)
     yield from _table(
-        ("deliveries/s", "p50 ms", "p95 ms", "p99 ms"),
-        ((f"{per_s:,.0f}", f"{w.p50_ms:.1f}", f"{w.p95_ms:.1f}", f"{w.p99_ms:.1f}") for per_s, w in figures),
+        ("deliveries/s", "", "p50 ms", "p95 ms", "p99 ms"),
+        (
+            (f"{per_s:,.0f}", name, f"{w.p50_ms:.1f}", f"{w.p95_ms:.1f}", f"{w.p99_ms:.1f}")
+            for name, per_s, w in figures
+        ),
     )
 
 
-def _few(one: Throughput) -> Lines:
-    yield f"{one.per_s:,.0f} deliveries/s over HTTPS, each with a connection and a handshake of its own."
-    yield f"CPU per delivery: consumer {one.consumer_us:,.0f} µs, nats-server {one.nats_us:.0f} µs,"
-    yield f"receiver {one.receiver_us:.0f} µs."
+def _few(found: Beside) -> Lines:
+    yield from _table(
+        ("", "deliveries/s", "CPU µs each", "nats-server µs", "receiver µs"),
+        (
+            (name, f"{one.per_s:,.0f}", *(f"{us:,.0f}" for us in (one.consumer_us, one.nats_us, one.receiver_us)))
+            for name, one in (("product", found.product), ("bare loop", found.bare))
+        ),
+    )
+    yield ""
+    yield "Each delivery has a connection and a handshake of its own."
+    yield f"`ratio: {found.ratio:.2f}`; by CPU time of the consumer {found.cpu_ratio:.2f}."
 
 
-def _slow(one: slow.Measured) -> Lines:
-    yield f"{one.count:,} deliveries, {one.at_once:,} of them in flight at the same time; all delivered."
-    yield f"Memory {one.base_mb:.0f} -> {one.most_mb:.0f} MB: {one.kb_each:.1f} KB each."
+def _slow(found: slow.Measured) -> Lines:
+    yield from _table(
+        ("", "in flight at a time", "memory, MB", "KB each", "CPU µs each"),
+        (
+            (
+                name,
+                f"{one.at_once:,}",
+                f"{one.base_mb:.0f} -> {one.most_mb:.0f}",
+                f"{one.kb_each:.1f}",
+                f"{one.consumer_us:.0f}",
+            )
+            for name, one in (("product", found.product), ("bare loop", found.bare))
+        ),
+    )
+    yield ""
+    yield f"{found.count:,} deliveries to each, all delivered. `ratio: {found.ratio:.2f}`: memory, bare loop / product."
 
 
 def _flood(one: fairness.Measured) -> Lines:

@@ -41,7 +41,7 @@ class Result(Struct, frozen=True):
 
 def measured(bench: Bench, report: Report) -> Measured:
     """What a contender's rounds come to."""
-    return Measured(_median(bench.rounds), tuple(bench.rounds), bench.latency(report.receipts))
+    return Measured(medians(bench.rounds), tuple(bench.rounds), bench.latency(report.receipts))
 
 
 def compared(options: Options, product: Measured, bare: Measured, aiohttp: Measured, *, duplicates: int) -> Result:
@@ -51,19 +51,21 @@ def compared(options: Options, product: Measured, bare: Measured, aiohttp: Measu
         product=product,
         bare=bare,
         aiohttp=aiohttp,
-        ratio=_ratio(product, bare),
-        ratio_aiohttp=_ratio(product, aiohttp),
+        ratio=ratio(product.rounds, bare.rounds),
+        ratio_aiohttp=ratio(product.rounds, aiohttp.rounds),
         cpu_ratio=bare.median.consumer_us / product.median.consumer_us,
         cpu_ratio_aiohttp=aiohttp.median.consumer_us / product.median.consumer_us,
         duplicates=duplicates,
     )
 
 
-def _ratio(product: Measured, bare: Measured) -> float:
-    return median(one.per_s / other.per_s for one, other in zip(product.rounds, bare.rounds, strict=True))
+def ratio(product: Sequence[Throughput], bare: Sequence[Throughput]) -> float:
+    """Of deliveries a second, within each round; the median."""
+    return median(one.per_s / other.per_s for one, other in zip(product, bare, strict=True))
 
 
-def _median(rounds: Sequence[Throughput]) -> Throughput:
+def medians(rounds: Sequence[Throughput]) -> Throughput:
+    """Field by field; the count is the sum."""
 
     def of(field: Callable[[Throughput], float]) -> float:
         return median(map(field, rounds))

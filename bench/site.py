@@ -88,6 +88,10 @@ class Site:
             running.tell(msgspec.json.encode(self._bare_setups[contender.name]))
             yield
 
+    def contender(self, contender: Contender) -> contextlib.AbstractAsyncContextManager[None]:
+        """The product's consumer or a bare loop, whichever it is, runs meanwhile."""
+        return self.product(contender, {}) if contender is PRODUCT else self.bare(contender)
+
     @property
     def targets(self) -> Mapping[str, Target]:
         """URL and key of each destination, by `<tenant>.<destination>`: for those who have no secrets of their own."""
@@ -162,13 +166,17 @@ async def opened(
     https: bool = False,
     addresses: Sequence[Address] = ADDRESSES,
     manner: receiver.Manner = receiver.Manner(),  # noqa: B008 - it is immutable
+    in_flight: int = IN_FLIGHT,
     variables: Mapping[str, str] = MappingProxyType({}),
 ) -> AsyncGenerator[Site]:
-    """Set everything up, with no contender running, and more `variables` for the product's. Raises as `site` does."""
+    """Set everything up, with no contender running, and more `variables` for the product's. Raises as `site` does.
+
+    `in_flight`: deliveries that each of the contenders may have at a time.
+    """
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
         authority = Authority(directory / "authority") if https else None
-        environ = {**_environ(server.url, directory, authority), **variables}
+        environ = {**_environ(server.url, directory, authority, in_flight), **variables}
         settings = Settings.load(environ, resolves_secrets=True)
         jetstream = await stack.enter_async_context(open_jetstream(settings, name="bench"))
         await _apply(jetstream, settings)
@@ -178,11 +186,13 @@ async def opened(
         start = f"http{'s' if https else ''}://127.0.0.1"
         urls = {one: f"{start}:{port}{one.path}" for one, port in zip(addresses, itertools.cycle(ports), strict=False)}
         await _configure(jetstream, urls)
-        bare_setups = {loop.name: _bare_setup(loop, server.url, urls, secrets, authority) for loop in (BARE, AIOHTTP)}
+        bare_setups = {
+            loop.name: _bare_setup(loop, server.url, urls, secrets, authority, in_flight) for loop in (BARE, AIOHTTP)
+        }
         yield Site(jetstream, server.pid, receiving, directory, environ=environ, bare_setups=bare_setups)
 
 
-def _environ(nats_url: str, directory: Path, authority: Authority | None) -> dict[str, str]:
+def _environ(nats_url: str, directory: Path, authority: Authority | None, in_flight: int) -> dict[str, str]:
     environ = {"ONEPROTECT_EGRESS_CA_FILE": str(authority.ca_file)} if authority else {}
     return environ | {
         "ONEPROTECT_NATS_URL": nats_url,
@@ -192,7 +202,7 @@ def _environ(nats_url: str, directory: Path, authority: Authority | None) -> dic
         "ONEPROTECT_EGRESS_ALLOW_CIDRS": "127.0.0.0/8",
         "ONEPROTECT_EGRESS_ALLOW_HTTP": "true",
         "ONEPROTECT_EGRESS_PORTS": "1024-65535",
-        "ONEPROTECT_MAX_IN_FLIGHT": str(IN_FLIGHT),
+        "ONEPROTECT_MAX_IN_FLIGHT": str(in_flight),
         "ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": str(DESTINATION_IN_FLIGHT),
         "ONEPROTECT_WORK_PER_DESTINATION": "100000",
     }
@@ -252,13 +262,14 @@ def _bare_setup(
     urls: Mapping[Address, str],
     secrets: Mapping[str, str],
     authority: Authority | None,
+    in_flight: int,
 ) -> bare.Setup:
     return bare.Setup(
         nats_url=nats_url,
         stream=contender.work.name,
         consumer=contender.consumer.name,
         results=contender.results.subjects[0].removesuffix(".*.*"),
-        in_flight=IN_FLIGHT,
+        in_flight=in_flight,
         http=contender.http,
         ca_file=str(authority.ca_file) if authority else None,
         targets={

@@ -1,4 +1,7 @@
-"""`python -m bench.slow`: thousands of deliveries in flight to receivers that take seconds, and the memory of each."""
+"""`python -m bench.slow`: thousands of deliveries in flight to receivers that take seconds, and the memory of each.
+
+The bare loop beside it has the same work, with a receiver and a server of its own.
+"""
 
 import asyncio
 import sys
@@ -8,55 +11,73 @@ from typing import Final
 
 from msgspec import Struct
 
+from bench.beside import say
 from bench.checks import problems
 from bench.command import run
 from bench.errors import BenchError
 from bench.measure import Bench
-from bench.plan import PRODUCT
+from bench.plan import BARE, PRODUCT, Contender
 from bench.receiver import Manner
 from bench.site import Site, opened
 
 WARM_UP: Final = 64
 _POLL_S: Final = 0.1
-_SLOTS: Final = {"ONEPROTECT_MAX_IN_FLIGHT": "16384", "ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": "1024"}
+_SLOTS: Final = 16_384
+_VARIABLES: Final = {"ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": "1024"}
 
 
-class Measured(Struct, frozen=True):
-    """`at_once`: how many the receiver held at the same time, all of which it verified."""
+class Held(Struct, frozen=True):
+    """What one of them took. `at_once`: how many the receiver held at the same time, all of which it verified."""
 
-    count: int
     at_once: int
     base_mb: float
     most_mb: float
     kb_each: float
+    consumer_us: float
+    """CPU time per delivery."""
+
+
+class Measured(Struct, frozen=True):
+    """`ratio`: memory of a delivery in flight, bare / product; 1 means as little as the bare loop takes."""
+
+    count: int
+    product: Held
+    bare: Held
+    ratio: float
 
 
 async def _measure(arguments: Namespace, directory: Path) -> Measured:
+    product, bare = [await _held(arguments, directory / one.name, one) for one in (PRODUCT, BARE)]
+    return Measured(arguments.count, product, bare, bare.kb_each / product.kb_each)
+
+
+async def _held(arguments: Namespace, directory: Path, contender: Contender) -> Held:
+    await asyncio.to_thread(directory.mkdir)
     manner = Manner(answer_after_s=arguments.answer_after_s)
     async with (
-        opened(directory, https=arguments.https, manner=manner, variables=_SLOTS) as site,
-        site.product(PRODUCT, {}),
+        opened(directory, https=arguments.https, manner=manner, in_flight=_SLOTS, variables=_VARIABLES) as site,
+        site.contender(contender),
     ):
-        bench = Bench(site, PRODUCT)
+        bench = Bench(site, contender)
         await bench.start()
         await bench.saturate(WARM_UP)
-        seen_mb = [site.consumer(PRODUCT).memory_mb()]
-        watching = asyncio.create_task(_watch(site, seen_mb))
+        seen_mb = [site.consumer(contender).memory_mb()]
+        watching = asyncio.create_task(_watch(site, contender, seen_mb))
         try:
-            await bench.saturate(arguments.count)
+            throughput = await bench.saturate(arguments.count)
         finally:
             watching.cancel()
         report = await site.report()
-        if wrong := await problems(site, bench, [], report):
+        if wrong := await problems(site, [bench], report):
             raise BenchError("; ".join(wrong))
-    at_once = report.most_waiting
-    base_mb, most_mb = seen_mb[0], max(seen_mb)
-    return Measured(arguments.count, at_once, base_mb, most_mb, (most_mb - base_mb) * 1000 / at_once)
+    base_mb, most_mb, at_once = seen_mb[0], max(seen_mb), report.most_waiting
+    say(f"{contender.name}: {at_once} in flight, {base_mb:.0f} -> {most_mb:.0f} MB")
+    return Held(at_once, base_mb, most_mb, (most_mb - base_mb) * 1000 / at_once, throughput.consumer_us)
 
 
-async def _watch(site: Site, seen_mb: list[float]) -> None:
+async def _watch(site: Site, contender: Contender, seen_mb: list[float]) -> None:
     while True:
-        seen_mb.append(site.consumer(PRODUCT).memory_mb())
+        seen_mb.append(site.consumer(contender).memory_mb())
         await asyncio.sleep(_POLL_S)
 
 
@@ -69,8 +90,13 @@ def main() -> int:
         parser.add_argument("--https", action="store_true", help="over TLS")
 
     def told(found: Measured) -> None:
-        print(f"{found.count} deliveries, at most {found.at_once} of them in flight at the same time; none is missing")
-        print(f"memory {found.base_mb:.0f} -> {found.most_mb:.0f} MB: {found.kb_each:.1f} KB each")
+        for name, one in (("product", found.product), ("bare", found.bare)):
+            print(
+                f"{name:8} {found.count} deliveries, at most {one.at_once} of them in flight; none is missing; "
+                f"memory {one.base_mb:.0f} -> {one.most_mb:.0f} MB: {one.kb_each:.1f} KB each; "
+                f"{one.consumer_us:.0f} us of CPU each"
+            )
+        print(f"ratio: {found.ratio:.2f}")
 
     return run("bench.slow", __doc__, options, _measure, told)
 

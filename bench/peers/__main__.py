@@ -59,7 +59,7 @@ async def _measured(
             _say(number, peer.peer.name, (await peer.round(seconds)).per_s)
     report = await site.report()
     published = {name for peer in peers for name in peer.published}
-    if found := await problems(site, product, [], report, published):
+    if found := await problems(site, [product], report, published):
         raise BenchError("; ".join(found))
     ours = [Round(one.per_s, one.consumer_us, one.nats_us, one.count) for one in product.rounds]
     return compared(ours, {bench.peer.name: bench.rounds for bench in peers}, left_out, report.duplicates)

@@ -19,7 +19,7 @@ PAGE = f"# Before\n\n{BEGIN}\n\nold\n\n{END}\n\n## After\n"
 def _results(directory: Path) -> Path:
     ran = {"latency": Ran("python -m bench.latency", datetime(2026, 1, 1, tzinfo=UTC), 0.5, 20.0)}
     (directory / "machine.json").write_bytes(msgspec.json.encode(Machine(2, "3.11.7", {"nats-py": "2.16.0"}, ran)))
-    found = [Measured(200.0, Latency(0.4, 0.75, 2.0))]
+    found = [Measured(200.0, Latency(0.4, 0.75, 2.0), Latency(0.3, 0.5, 1.5))]
     (directory / "latency.json").write_bytes(msgspec.json.encode(found))
     return directory
 
@@ -42,7 +42,7 @@ def test_figures_replace_what_is_between_the_marks_and_nothing_else(tmp_path: Pa
     assert text.endswith(END + "\n\n## After\n")
     assert "old" not in text
     assert "python -m bench.latency" in text
-    assert "| 200 | 0.4 | 0.8 | 2.0 |" in text
+    assert "| 200 | product | 0.4 | 0.8 | 2.0 |" in text
     assert "Peers" not in text
     assert "0.8 ms" in (docs / "images" / "bench-latency.svg").read_text()
 

@@ -44,7 +44,7 @@ async def fill(publisher: Publisher, count: int) -> float:
     """Have `count` results on record; returns how many seconds that took. Raises `BenchError`."""
     free, refused = asyncio.Semaphore(IN_FLIGHT), 0
 
-    async def on_stored(result: Stored | JetStreamError) -> None:
+    def on_stored(result: Stored | JetStreamError) -> None:
         nonlocal refused
         refused += isinstance(result, JetStreamError)
         free.release()
@@ -52,7 +52,7 @@ async def fill(publisher: Publisher, count: int) -> float:
     began = time.monotonic()
     for number in range(count):
         await free.acquire()
-        await publisher.send(_result(number), on_stored)
+        publisher.send(_result(number), on_stored)
     for _ in range(IN_FLIGHT):
         await free.acquire()
     if refused:

@@ -97,17 +97,19 @@ class Receiver:
 
 async def _flood(site: Site, options: Options) -> None:
     """Publish the backlog, pipelined: to the work stream first, and what that refuses to the overflow."""
-    free = asyncio.Semaphore(IN_FLIGHT)
+    free, refused = asyncio.Semaphore(IN_FLIGHT), set[asyncio.Task[None]]()
 
     async def one(destination: str, delivery: str, to: str) -> None:
-        async def done(result: object) -> None:
+        def done(result: object) -> None:
             free.release()
             if not isinstance(result, Stored):
-                await one(destination, delivery, subjects.overflow(TENANT, destination))
+                again = asyncio.create_task(one(destination, delivery, subjects.overflow(TENANT, destination)))
+                refused.add(again)
+                again.add_done_callback(refused.discard)
 
         await free.acquire()
         headers = {subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery)}
-        await site.jetstream.publisher.send(Publication(to, document(destination, delivery=delivery), headers), done)
+        site.jetstream.publisher.send(Publication(to, document(destination, delivery=delivery), headers), done)
 
     for number in range(options.flood):
         destination = f"slow-{number % options.flooders}"

@@ -59,10 +59,10 @@ class Load:
         publication = Publication(self._contender.requested(address), document(address, delivery), headers)
         name = f"{address.path} {delivery}"
         self.published_ns[name] = time.time_ns()
-        await self._publisher.send(publication, self._on_stored)
+        self._publisher.send(publication, self._on_stored)
         return name
 
-    async def _on_stored(self, result: Stored | JetStreamError) -> None:
+    def _on_stored(self, result: Stored | JetStreamError) -> None:
         if not isinstance(result, Stored):
             self._refused.append(result)
         self._window.release()

@@ -130,9 +130,9 @@ class Bench:
 
     async def _put(self, publication: Publication) -> None:
         await self._free.acquire()
-        await self._publisher.send(publication, self._on_stored)
+        self._publisher.send(publication, self._on_stored)
 
-    async def _on_stored(self, result: object) -> None:
+    def _on_stored(self, result: object) -> None:
         self._refused += not isinstance(result, Stored)
         self._free.release()
 

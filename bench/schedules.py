@@ -65,9 +65,9 @@ class Schedules:
         }
         await self._free.acquire()
         subject = subjects.scheduled(TENANT, destination, delivery)
-        await self._publisher.send(Publication(subject, document(destination, delivery=delivery), headers), self._done)
+        self._publisher.send(Publication(subject, document(destination, delivery=delivery), headers), self._done)
 
-    async def _done(self, result: object) -> None:
+    def _done(self, result: object) -> None:
         self._free.release()
         self.failed += not isinstance(result, Stored)
 

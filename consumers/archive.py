@@ -17,6 +17,7 @@ import structlog
 
 from consumers.request import Delivery
 from oneprotect.jetstream.errors import JetStreamError
+from oneprotect.jetstream.headers import read_headers
 from oneprotect.jetstream.publish import OnStored, Publication, Sends, Stored
 from oneprotect.jetstream.read import Record
 from schemas import subjects
@@ -42,14 +43,19 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A delivery as it was requested: the document, and the headers in which its state rides."""
 
     document: bytes
-    headers: dict[str, str]
+    headers: dict[str, str] | bytes
+    """Taken apart, or as they came: a block of header lines, which costs a delivery nothing."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Copy]).decode
 
 
-class Packed(Publication, frozen=True, gc=False):
+class Copied(Publication, frozen=True, gc=False):
+    """A copy of what was delivered."""
+
+
+class Packed(Copied, frozen=True, gc=False):
     """A copy that is a pack already, as nothing may wait behind it."""
 
 
@@ -62,14 +68,15 @@ def copy(delivery: Delivery, attempt: int) -> Publication:
     if message.stream == subjects.ORDERED.name:  # the next one begins when this one is acknowledged
         progress = msgspec.structs.replace(delivery.progress, attempt=attempt)
         return Packed(subject, _encode([Copy(message.data, progress.onward(message.headers))]), _HEADERS)
-    return Publication(subject, message.data, message.headers)
+    return Copied(subject, message.data, {}, message.header_block)
 
 
 def unpacked(pack: Record) -> Iterator[Record]:
     """The copies in `pack`, each as if it had been stored by itself; none if another version has packed it."""
     with contextlib.suppress(msgspec.DecodeError):
         for one in _decode(pack.data):
-            yield Record(pack.subject, pack.sequence, pack.stored_at, one.document, one.headers | _TAKEN)
+            headers = read_headers(one.headers) if isinstance(one.headers, bytes) else one.headers
+            yield Record(pack.subject, pack.sequence, pack.stored_at, one.document, headers | _TAKEN)
 
 
 class Packing:
@@ -98,29 +105,29 @@ class Packing:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once: of a copy when its pack is stored, or could not be."""
-        if not publication.subject.startswith(_COPIED):
-            await self._publisher.send(publication, on_stored)
+        if not isinstance(publication, Copied):
+            self._publisher.send(publication, on_stored)
             return
         if not self.is_open:
-            await on_stored(_DROPPED)
+            on_stored(_DROPPED)
             return
         if isinstance(publication, Packed):
-            await self._publisher.send(publication, on_stored)
+            self._publisher.send(publication, on_stored)
             return
-        size = _size(publication)
-        pack = self._packs.get(publication.subject)
-        if pack is not None and not pack.has_room_for(size):
-            await pack.send(self._publisher)
-            pack = None
+        subject = publication.subject
+        pack = self._packs.get(subject)
         if pack is None:
-            pack = self._packs[publication.subject] = _Pack(publication.subject)
+            pack = self._packs[subject] = _Pack(subject)
             self._begun.set()
-        pack.add(publication, size, on_stored)
-        if self._alone and publication.subject.removeprefix(_COPIED) in self._alone:
-            del self._packs[publication.subject]
-            await pack.send(self._publisher)
+        elif not pack.has_room_for(publication):
+            pack.send(self._publisher)
+            pack = self._packs[subject] = _Pack(subject)
+        pack.add(publication, on_stored)
+        if self._alone and subject.removeprefix(_COPIED) in self._alone:
+            del self._packs[subject]
+            pack.send(self._publisher)
 
     async def _flush_each_moment(self) -> None:
         while True:
@@ -129,7 +136,7 @@ class Packing:
             self._begun.clear()
             packs, self._packs = self._packs, {}
             for pack in packs.values():
-                await pack.send(self._publisher)
+                pack.send(self._publisher)
 
     async def _look_again(self) -> None:
         while True:
@@ -157,22 +164,18 @@ class _Pack:
         self._waiting: list[OnStored] = []
         self._bytes = 0
 
-    def has_room_for(self, size: int) -> bool:
+    def has_room_for(self, copy: Copied) -> bool:
+        size = len(copy.payload) + len(copy.block)
         return len(self._copies) < MAX_COPIES and self._bytes + size <= MAX_BYTES
 
-    def add(self, publication: Publication, size: int, on_stored: OnStored) -> None:
-        self._copies.append(Copy(publication.payload, publication.headers))
+    def add(self, copy: Copied, on_stored: OnStored) -> None:
+        self._copies.append(Copy(copy.payload, copy.block))
         self._waiting.append(on_stored)
-        self._bytes += size
+        self._bytes += len(copy.payload) + len(copy.block)
 
-    async def send(self, publisher: Sends) -> None:
-        await publisher.send(Publication(self.subject, _encode(self._copies), _HEADERS), self._on_stored)
+    def send(self, publisher: Sends) -> None:
+        publisher.send(Publication(self.subject, _encode(self._copies), _HEADERS), self._on_stored)
 
-    async def _on_stored(self, result: Stored | JetStreamError) -> None:
+    def _on_stored(self, result: Stored | JetStreamError) -> None:
         for on_stored in self._waiting:
-            await on_stored(result)
-
-
-def _size(publication: Publication) -> int:
-    headers = publication.headers
-    return len(publication.payload) + sum(map(len, headers)) + sum(map(len, headers.values()))
+            on_stored(result)

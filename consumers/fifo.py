@@ -52,16 +52,17 @@ class Fifo:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def receive(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         """Take in what has come for a destination with a line, from the work stream or as a retry that is due."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
         if message.stream == subjects.RETRIES.name:
-            await self._line_up(message, tenant, destination)
+            self._line_up(message, tenant, destination)
             return
         if self.stir(tenant, destination):
             return  # it is moved, and gone then
-        await self._around.connection.publish(subjects.line(tenant, destination, "more"))
-        await message.nak(HANDED_BACK_S)
+        with contextlib.suppress(JetStreamError):  # it is a hint
+            self._around.connection.post(subjects.line(tenant, destination, "more"))
+        message.nak(HANDED_BACK_S)
 
     def stir(self, tenant: str, destination: str) -> bool:
         """There is something to do for this line. Whether it is ours; if nobody's, we try to have it."""
@@ -99,23 +100,23 @@ class Fifo:
         for key in waiting - taken:
             self.stir(*key.split("."))
 
-    async def _line_up(self, message: Message, tenant: str, destination: str) -> None:
+    def _line_up(self, message: Message, tenant: str, destination: str) -> None:
         """A retry from before the destination wanted order: it goes to the end of the line when it is due."""
         try:
             progress = Progress.read(message.headers)
         except ValueError:
-            await self._around.submit(message)  # whoever gets it next says what is wrong with it
+            self._around.submit(message)  # whoever gets it next says what is wrong with it
             return
         headers = progress.onward(message.headers)
         headers[subjects.HEADER_MSG_ID] = f"{message.identity}.due"
         if progress.first_attempt_at is not None:
             headers[subjects.HEADER_SINCE] = progress.first_attempt_at.isoformat()
 
-        async def on_stored(result: Stored | JetStreamError) -> None:
+        def on_stored(result: Stored | JetStreamError) -> None:
             if isinstance(result, Stored):
-                await message.ack()
+                message.ack()
             # Else it is handed out again when the server's patience is over.
 
         line = subjects.ordered(tenant, destination)
-        await self._around.publisher.send(Publication(line, message.data, headers), on_stored)
+        self._around.publisher.send(Publication(line, message.data, headers), on_stored)
         self.stir(tenant, destination)

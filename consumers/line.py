@@ -9,7 +9,7 @@ next one can begin the moment it may; which one that is, the results on record s
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -56,7 +56,7 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     heads: Heads
     rest_s: Callable[[str, str], float | None]
     """For how long a destination is to be left alone, if it is."""
-    submit: Callable[[Message], Awaitable[None]]
+    submit: Callable[[Message], None]
     """Takes a head whose next attempt may begin."""
     worker: str
     ack_wait_s: float
@@ -125,7 +125,7 @@ class Line:
         """Let the next one have it: the head first, and then the lease."""
         self.is_ours = False
         if self._head is not None:
-            await self._head.nak()
+            self._head.nak()
         if self._lease.is_held:
             with contextlib.suppress(JetStreamError):
                 await self._lease.release()
@@ -174,15 +174,15 @@ class Line:
                 await asyncio.sleep(PAUSE_S)
                 self._more.set()
 
-    async def _take(self, message: Message) -> None:
+    def _take(self, message: Message) -> None:
         """The head comes, for the first time or again."""
         if not self.is_ours:
-            await message.nak()
+            message.nak()
             return
         self._head = message
         self._busy_at = self._now()
         self._stirred.set()
-        await self._pull.top_up()
+        self._pull.top_up()
 
     async def _advance(self) -> None:
         """Let each head go when its time has come."""
@@ -201,12 +201,12 @@ class Line:
             if wait_s > 0:
                 await self._pause(min(wait_s, LOOK_S, self._around.ack_wait_s / 3))
             else:
-                await self._submit(self._head, standing)
+                self._submit(self._head, standing)
 
     async def _pause(self, pause_s: float) -> None:
         """Hold the head for a while, or until it is stirred."""
         if self._head is not None:
-            await self._head.in_progress()
+            self._head.in_progress()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await self._stirred.wait()
@@ -218,15 +218,16 @@ class Line:
             return rest_s
         return max(rest_s, (standing.due - datetime.now(UTC)).total_seconds())
 
-    async def _submit(self, head: Message, standing: Standing | None) -> None:
+    def _submit(self, head: Message, standing: Standing | None) -> None:
         if standing is not None:
             since = head.headers.get(subjects.HEADER_SINCE) or head.stored_at.isoformat()
-            head.headers = standing.progress.onward(head.headers)
+            headers = standing.progress.onward(head.headers)
             if standing.is_settled:
-                head.headers[subjects.HEADER_SINCE] = since
+                headers[subjects.HEADER_SINCE] = since
+            head.headers = headers
         self._head = self._known = None
         self._submitted_at = self._now()
-        await self._around.submit(head)
+        self._around.submit(head)
 
     async def _stand(self, head: Message) -> Standing | None:
         """Where the head stands; None when it can't be understood. Raises `JetStreamError`."""

@@ -65,6 +65,11 @@ class Observation:
             self._tenant("").counts.update(dict.fromkeys(_TOLD_FROM_THE_START, 0))
         counters.watch(self._readings)
 
+    @property
+    def is_traced(self) -> bool:
+        """Whether it wants to hear of `settled`."""
+        return self._tracer is not None
+
     def attempted(self, delivery: Delivery, result: AttemptResult, clock: Clock) -> None:
         """See `consumers.delivery.AttemptObserver`."""
         outcome = result.outcome

@@ -9,6 +9,7 @@ from consumers.newest import newest
 from consumers.request import Delivery
 from oneprotect.jetstream import read
 from oneprotect.jetstream.connection import Connection
+from oneprotect.jetstream.headers import block_of
 from oneprotect.jetstream.operational import tell
 from oneprotect.jetstream.publish import Publication, Publisher, Stored
 from oneprotect.jetstream.pull import Message
@@ -61,15 +62,6 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
         return self.origin.removeprefix("oneprotect.delivery.").partition(".")[0]
 
 
-class _Again(msgspec.Struct):
-    """A message as it would come off its stream."""
-
-    subject: str
-    reply: str
-    data: bytes
-    headers: dict[str, str] | None
-
-
 class Quarantine:
     """The quarantine stream. Nothing is ever taken out of it: what is in it ends by age."""
 
@@ -111,8 +103,10 @@ class Quarantine:
         """It as a consumer would understand it now. Raises `ValueError`, with the reason, when that can't be."""
         if found.kind not in ("requested", "due"):
             raise ValueError("it did not come from a subject of requests")
-        reply = f"$JS.ACK.{subjects.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0"
-        message = Message(_Again(found.origin, reply, found.data, found.headers), self._connection)
+        reply = f"$JS.ACK.{subjects.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0".encode()
+        message = Message(
+            found.origin, subjects.lane_of(found.origin), reply, found.data, block_of(found.headers), self._connection
+        )
         return Delivery.read(message, max_payload_bytes=max_payload_bytes)
 
     async def release(self, found: Quarantined, *, by: str, delivery: Delivery | None) -> Stored:

@@ -8,19 +8,17 @@ never is.
 import asyncio
 import collections
 import contextlib
-import functools
 from collections.abc import Awaitable, Callable
 from typing import Final
 
 import msgspec
 import structlog
 
-from consumers.eager import run_now
 from consumers.quarantine import quarantined
 from consumers.settlement import Again, Settlement
 from consumers.turns import Lane, Turns
 from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.jetstream.publish import Sends, Stored
+from oneprotect.jetstream.publish import Publication, Sends, Stored
 from oneprotect.jetstream.pull import Message, Pull
 from schemas.codes import Code
 from schemas.subjects import ORDERED
@@ -32,7 +30,7 @@ MAX_CRASHED: Final = 1000
 KEPT_IN_HAND: Final = 4
 """So many times what may run of a lane is kept of it, when some is shared with other workers."""
 MAX_SETTLED: Final = 8_192
-"""So many messages are known again when the server hands them out once more after a crash of its own."""
+"""So many messages, at least, are known again when the server hands them out once more after a crash of its own."""
 MAX_HELD: Final = 32_768
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 
@@ -58,10 +56,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Runtime:
     """Runs `handler` over the messages that its pulls bring, until told to stop.
 
-    `lane_of` names the lane of a message, `<tenant>.<destination>`, and `lane_limit` how many of a lane may run at a
-    time. Tenants with something to start take turns, and so do a tenant's lanes (`consumers.turns`): a long lane costs
-    the others nothing, and neither do many. `may_start` is asked, with a lane and how many wait in it, before each
-    start; a lane that may not stands aside until `lane_changed`.
+    `lane_limit` says how many of a lane may run at a time, and `lane_changed` has it asked again. Tenants with
+    something to start take turns, and so do a tenant's lanes (`consumers.turns`): a long lane costs the others nothing,
+    and neither do many. `may_start` is asked, with a lane and how many wait in it, before each start; a lane that may
+    not stands aside until `lane_changed`.
     `on_settled` is told of each message when all that its handler asked for is stored. `is_announced`: whether its end
     is worth a line in the log.
     """
@@ -72,33 +70,33 @@ class Runtime:
         publisher: Sends,
         handler: Handler,
         begin: Begin = lambda _message, _on_end: None,
-        lane_of: Callable[[Message], str],
         lane_limit: Callable[[str], int],
         limits: Limits,
         may_start: Callable[[str, int], bool] = lambda _lane, _waiting: True,
-        on_settled: Callable[[Message], None] = lambda _message: None,
+        on_settled: Callable[[Message], None] | None = None,
         is_announced: bool = True,
     ) -> None:
-        self._publisher = publisher
+        self.publisher = publisher
         self._handler = handler
-        self._lane_of = lane_of
         self._lane_limit = lane_limit
         self._limits = limits
         self._may_start = may_start
-        self.on_settled = on_settled
+        self._on_settled = on_settled
         self._pulls: list[Pull] = []
-        self._turns = Turns(limits.max_in_flight)
+        self._turns = Turns(limits.max_in_flight, lane_limit)
         self._begin = begin
-        self._begun: dict[str, tuple[Message, Callable[[], None]]] = {}
+        self._begun: dict[str, tuple[_Work, Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_announced = is_announced
-        self._settled: dict[str, None] = {}
-        """What was settled last, the oldest first."""
+        self._settled: set[str] = set()
+        self._settled_before: set[str] = set()
         self._held: dict[str, Message] = {}
         self._held_bytes = 0
         self._crashes: collections.Counter[str] = collections.Counter()
         self._draining = False
         self._empty = asyncio.Event()
+        self.capacity: Final = 2 * limits.max_in_flight
+        """The most that `room` ever is: as much again in hand as can run."""
         self.crashes = 0
         """Handlers that failed in a way nobody foresaw."""
 
@@ -121,11 +119,6 @@ class Runtime:
         """Whether all pulls bring what there is."""
         return bool(self._pulls) and all(pull.is_working for pull in self._pulls)
 
-    @property
-    def capacity(self) -> int:
-        """The most that `room` ever is: as much again in hand as can run."""
-        return 2 * self._limits.max_in_flight
-
     def room(self) -> int:
         """How many more to ask for. What waits behind its lane's limit, or its tenant's share, is no work at hand."""
         if self._draining or len(self._held) >= MAX_HELD or self._held_bytes >= MAX_HELD_BYTES:
@@ -145,94 +138,98 @@ class Runtime:
             with contextlib.suppress(asyncio.CancelledError):
                 await marker
 
-    async def receive(self, message: Message) -> None:
+    def receive(self, message: Message) -> None:
         """Take a message in: it runs at once, or waits in its lane."""
+        identity = message.identity
         if self._draining:
-            await message.nak()
+            message.nak()
             return
-        if message.identity in self._held:
+        if identity in self._held:
             return  # handed out again while we were cut off from the server: the one at hand will settle it
-        if message.identity in self._settled:
+        if identity in self._settled or identity in self._settled_before:
             # Our acknowledgement got lost with a server that may have forgotten, too, that it had handed this out.
             message.deliveries = max(message.deliveries, 2)
-        self._held[message.identity] = message
+        self._held[identity] = message
         self._held_bytes += len(message.data)
-        lane = self._turns.lane(self._lane_of(message))
+        lane = self._turns.lane(message.lane)
         lane.waiting.append(message)
-        self._line_up(lane)
+        self._turns.line_up(lane)
         self._dispatch()
 
     def lane_changed(self, key: str) -> None:
         """The limit of a lane may be another one now."""
         lane = self._turns.find(key)
         if lane is not None:
-            self._line_up(lane)
+            self._turns.ask_limit(lane)
             self._dispatch()
-
-    def _line_up(self, lane: Lane) -> None:
-        self._turns.line_up(lane, self._lane_limit(lane.key))
 
     def _dispatch(self) -> None:
         while not self._draining and (lane := self._turns.next()) is not None:
             if not self._may_start(lane.key, len(lane.waiting)):
                 self._turns.stand_aside(lane)
                 continue
-            message = self._turns.start(lane)
-            if not self._begins(lane, message):
-                task = asyncio.create_task(self._work(lane, message))
+            work = _Work(self, lane, self._turns.start(lane))
+            if not self._begins(work):
+                task = asyncio.create_task(self._run(work))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
-    def _begins(self, lane: Lane, message: Message) -> bool:
-        """Handle `message` without a task, if the handler can."""
+    def _begins(self, work: "_Work") -> bool:
+        """Have the message handled without a task, if the handler can."""
         try:
-            give_up = self._begin(message, functools.partial(self._on_end, lane, message))
-        except Exception as error:  # noqa: BLE001 - the edge, as in `_work`
-            run_now(self._finish(lane, message, error), self._tasks)
+            give_up = self._begin(work.message, work.on_end)
+        except Exception as error:  # noqa: BLE001 - the edge, as in `_run`
+            self.finish(work, error)
             return True
-        if give_up is not None:
-            self._begun[message.identity] = (message, give_up)
-        return give_up is not None
+        if give_up is None:
+            return False
+        self._begun[work.message.identity] = (work, give_up)
+        return True
 
-    def _on_end(self, lane: Lane, message: Message, handled: Handled) -> None:
-        del self._begun[message.identity]
-        run_now(self._finish(lane, message, handled), self._tasks)
+    def ended(self, work: "_Work", handled: Handled) -> None:
+        """What was begun has ended so."""
+        del self._begun[work.message.identity]
+        self.finish(work, handled)
 
-    async def _work(self, lane: Lane, message: Message) -> None:
+    async def _run(self, work: "_Work") -> None:
         try:
-            handled: Handled = await self._handler(message)
+            handled: Handled = await self._handler(work.message)
         except asyncio.CancelledError:
-            await self._hand_back(message)
-            self._turns.end(lane)
+            self._hand_back(work.message)
+            self._turns.end(work.lane)
             raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever a handler did not foresee ends here
             handled = error
-        await self._finish(lane, message, handled)
+        self.finish(work, handled)
 
-    async def _finish(self, lane: Lane, message: Message, handled: Handled) -> None:
+    def finish(self, work: "_Work", handled: Handled) -> None:
+        """A handler has ended: store what it wants stored, and have the next one begin."""
+        turns, lane = self._turns, work.lane
         try:
             if isinstance(handled, Exception):
-                await self._on_crash(message, handled)
+                self._on_crash(work, handled)
             else:
-                await _Settling(self, self._publisher, message, handled).store_next()
+                work.settle(handled)
         finally:
-            self._turns.end(lane)
-            self._line_up(lane)
+            turns.end(lane)
+            turns.line_up(lane)
             self._dispatch()
+        room = self.capacity - turns.running - turns.at_hand
         for pull in self._pulls:
-            if pull.is_low:
-                await pull.top_up()
+            if room - pull.outstanding >= pull.worth_asking:
+                pull.top_up()
 
-    async def _on_crash(self, message: Message, error: Exception) -> None:
+    def _on_crash(self, work: "_Work", error: Exception) -> None:
         self.crashes += 1
+        message = work.message
         crashes = self._count_crash(message)
         # Its type alone: the text of a foreign exception may hold anything.
         _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, deliveries=crashes)
         if crashes < MAX_CRASHES:
-            await self._hand_back(message, delay_s=float(crashes))
+            self._hand_back(message, delay_s=float(crashes))
             return
         kept = quarantined(message, Code.INTERNAL, f"failed {crashes} times, last with {type(error).__name__}")
-        await _Settling(self, self._publisher, message, (kept,)).store_next()
+        work.settle((kept,))
 
     def _count_crash(self, message: Message) -> int:
         if message.stream != ORDERED.name:
@@ -243,29 +240,32 @@ class Runtime:
         self._crashes[message.identity] += 1
         return self._crashes[message.identity]
 
-    async def _hand_back(self, message: Message, *, delay_s: float = 0) -> None:
-        await message.nak(delay_s)
-        self.let_go(message)
+    def _hand_back(self, message: Message, *, delay_s: float = 0) -> None:
+        message.nak(delay_s)
+        self._let_go(message)
 
-    def let_go(self, message: Message) -> None:
-        """Forget a message: it is settled, or handed back."""
+    def settled(self, message: Message, *, is_done: bool) -> None:
+        """All that it leaves behind is stored. Should it come again when it `is_done`, then because a server forgot."""
+        if is_done:
+            self._settled.add(message.identity)
+            if len(self._settled) >= MAX_SETTLED:
+                self._settled_before, self._settled = self._settled, set()
+        self._let_go(message)
+        if self._on_settled is not None:
+            self._on_settled(message)
+
+    def _let_go(self, message: Message) -> None:
         if self._held.pop(message.identity, None) is not None:
             self._held_bytes -= len(message.data)
         if self._draining and not self._held:
             self._empty.set()
 
-    def note_settled(self, message: Message) -> None:
-        """What it leaves behind is stored: should it come again, it is a redelivery, whatever the server says."""
-        self._settled[message.identity] = None
-        if len(self._settled) > MAX_SETTLED:
-            del self._settled[next(iter(self._settled))]
-
-    async def keep_trying(self, again: Callable[[], Awaitable[None]], delay_s: float) -> None:
+    def keep_trying(self, again: Callable[[], None], delay_s: float) -> None:
         """Call `again` after `delay_s`, in a task of its own."""
 
         async def later() -> None:
             await asyncio.sleep(delay_s)
-            await again()
+            again()
 
         task = asyncio.create_task(later())
         self._tasks.add(task)
@@ -275,29 +275,29 @@ class Runtime:
         seen: set[str] = set()
         while True:
             await asyncio.sleep(self._limits.ack_wait_s / 3)
-            await self._share(seen)
+            self._share(seen)
             # What came since the last round has time until the next one.
             for identity in seen.intersection(self._held):
                 if (message := self._held.get(identity)) is not None:
-                    await message.in_progress()
+                    message.in_progress()
             seen = set(self._held)
 
-    async def _share(self, seen: set[str]) -> None:
+    def _share(self, seen: set[str]) -> None:
         """Hand back some of what has waited in a long lane: another worker may have room in the same lane.
 
         A worker that was there first has taken all that was due. Each message is handed back once at most, so with
         nobody else to take it that costs one more redelivery, and the count of redeliveries keeps its meaning.
         """
         for lane in self._turns:
-            spare = (len(lane.waiting) - KEPT_IN_HAND * self._lane_limit(lane.key)) // 2
+            spare = (len(lane.waiting) - KEPT_IN_HAND * lane.limit) // 2
             if spare <= 0:
                 continue
             given = [m for m in lane.waiting if m.deliveries == 1 and m.identity in seen][-spare:]
             gone = {message.identity for message in given}
             lane.waiting = collections.deque(m for m in lane.waiting if m.identity not in gone)
-            self._line_up(lane)
+            self._turns.line_up(lane)
             for message in given:
-                await self._hand_back(message)
+                self._hand_back(message)
 
     def _announce(self, event: str, **counts: int) -> None:
         if self._is_announced:
@@ -310,15 +310,15 @@ class Runtime:
             await pull.stop()
         for lane in self._turns:
             while lane.waiting:
-                await self._hand_back(lane.waiting.popleft())
-            self._line_up(lane)
+                self._hand_back(lane.waiting.popleft())
+            self._turns.line_up(lane)
         if self._held:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._empty.wait(), self._limits.drain_timeout_s)
         begun = list(self._begun.values())
-        for message, give_up in begun:
+        for work, give_up in begun:
             give_up()
-            await self._hand_back(message)
+            self._hand_back(work.message)
         unfinished = list(self._tasks)
         for task in unfinished:
             task.cancel()
@@ -326,41 +326,49 @@ class Runtime:
         self._announce("drain.finished", handed_back=len(begun) + len(unfinished))
 
 
-class _Settling:
-    """Stores a message's publications one by one, then acknowledges it or hands it back.
+class _Work:
+    """A message that runs, and then is settled: what it leaves behind is stored one by one, each step by the callback
+    of the one before, and then it is acknowledged, or handed back."""
 
-    Each step is the callback of the one before.
-    """
+    __slots__ = ("_delay_s", "_is_again", "_publications", "_runtime", "_stored", "lane", "message")
 
-    __slots__ = ("_again", "_delay_s", "_message", "_publications", "_publisher", "_runtime", "_stored")
-
-    def __init__(self, runtime: Runtime, publisher: Sends, message: Message, settlement: Settlement) -> None:
+    def __init__(self, runtime: Runtime, lane: Lane, message: Message) -> None:
         self._runtime = runtime
-        self._publisher = publisher
-        self._message = message
-        self._again = isinstance(settlement, Again)
-        self._publications = settlement.publications if isinstance(settlement, Again) else settlement
+        self.lane = lane
+        self.message = message
+        self._publications: tuple[Publication, ...] = ()
+        self._is_again = False
         self._stored = 0
         self._delay_s = 0.1
 
-    async def store_next(self) -> None:
-        if self._stored < len(self._publications):
-            await self._publisher.send(self._publications[self._stored], self._on_stored)
-            return
-        if self._again:
-            await self._message.nak()
-        else:
-            await self._message.ack()
-            self._runtime.note_settled(self._message)
-        self._runtime.let_go(self._message)
-        self._runtime.on_settled(self._message)
+    def on_end(self, handled: Handled) -> None:
+        """The handler that was begun has ended."""
+        self._runtime.ended(self, handled)
 
-    async def _on_stored(self, result: Stored | JetStreamError) -> None:
+    def settle(self, settlement: Settlement) -> None:
+        """Do as the handler says."""
+        if isinstance(settlement, Again):
+            self._is_again = True
+            settlement = settlement.publications
+        self._publications = settlement
+        self._store_next()
+
+    def _store_next(self) -> None:
+        if self._stored < len(self._publications):
+            self._runtime.publisher.send(self._publications[self._stored], self._on_stored)
+            return
+        if self._is_again:
+            self.message.nak()
+        else:
+            self.message.ack()
+        self._runtime.settled(self.message, is_done=not self._is_again)
+
+    def _on_stored(self, result: Stored | JetStreamError) -> None:
         if isinstance(result, Stored):
             self._stored += 1
-            await self.store_next()
+            self._store_next()
             return
         publication = self._publications[self._stored]
         _log.warning("publish.failed", subject=publication.subject, error=str(result), next_try_s=self._delay_s)
-        await self._runtime.keep_trying(self.store_next, self._delay_s)
+        self._runtime.keep_trying(self._store_next, self._delay_s)
         self._delay_s = min(self._delay_s * 2, 5.0)

@@ -10,7 +10,7 @@ quarter of the slots to the others, two a seventh, and nobody waits for a slow r
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from oneprotect.jetstream.pull import Message
@@ -39,11 +39,13 @@ class Tenant:
 class Lane:
     """What waits and runs for one destination."""
 
-    __slots__ = ("in_line", "key", "running", "startable", "tenant", "waiting")
+    __slots__ = ("in_line", "key", "limit", "running", "startable", "tenant", "waiting")
 
-    def __init__(self, key: str, tenant: Tenant) -> None:
+    def __init__(self, key: str, tenant: Tenant, limit: int) -> None:
         self.key = key
         self.tenant = tenant
+        self.limit = limit
+        """How many of it may run at a time."""
         self.waiting: collections.deque[Message] = collections.deque()
         self.running = 0
         self.startable = 0
@@ -53,8 +55,10 @@ class Lane:
 class Turns:
     """The lanes, each `<tenant>.<destination>`, and who comes next for one of `slots`."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, limit_of: Callable[[str], int]) -> None:
+        """`limit_of`: how many of a lane may run at a time. It is asked when a lane begins, and by `ask_limit`."""
         self._slots = slots
+        self._limit_of = limit_of
         self._counted = max(1, slots // 8)
         self._lanes: dict[str, Lane] = {}
         self._tenants: dict[str, Tenant] = {}
@@ -80,13 +84,20 @@ class Turns:
             tenant = self._tenants.get(name)
             if tenant is None:
                 tenant = self._tenants[name] = Tenant(name)
-            lane = self._lanes[key] = Lane(key, tenant)
+            lane = self._lanes[key] = Lane(key, tenant, self._limit_of(key))
             tenant.size += 1
         return lane
 
-    def line_up(self, lane: Lane, limit: int) -> None:
-        """Bring line and counts up to date: something came or went in `lane`, of which `limit` may run at a time."""
-        startable = max(0, min(limit - lane.running, len(lane.waiting)))
+    def ask_limit(self, lane: Lane) -> None:
+        """It may be another one now."""
+        lane.limit = self._limit_of(lane.key)
+        self.line_up(lane)
+
+    def line_up(self, lane: Lane) -> None:
+        """Bring line and counts up to date: something came or went in `lane`."""
+        startable, free = len(lane.waiting), lane.limit - lane.running
+        if startable > free:
+            startable = max(0, free)
         if startable != lane.startable:
             self._count(lane, startable)
         if startable:
@@ -156,7 +167,8 @@ class Turns:
         after = before + startable - lane.startable
         lane.startable = startable
         tenant.startable = after
-        self.at_hand += min(after, most) - min(before, most)
+        # Neither min() nor any other call: this is done three times for each delivery.
+        self.at_hand += (min(most, after)) - (min(most, before))
 
     def _forget(self, lane: Lane) -> None:
         if self._lanes.pop(lane.key, None) is not None:

@@ -67,7 +67,7 @@ class Window:
             self._end(place)
         else:
             self._in_flight += 1
-            await self._ask(place, asking, subjects.requested(asking.tenant, asking.destination))
+            self._ask(place, asking, subjects.requested(asking.tenant, asking.destination))
 
     async def drain(self) -> None:
         """Wait until it is known of every request whether it is stored. Raises `JetStreamError` when one is not."""
@@ -76,20 +76,20 @@ class Window:
         if self._error:
             raise self._error
 
-    async def _ask(self, place: Place[Step], asking: Asking, subject: str) -> None:
-        async def on_stored(result: Stored | JetStreamError) -> None:
+    def _ask(self, place: Place[Step], asking: Asking, subject: str) -> None:
+        def on_stored(result: Stored | JetStreamError) -> None:
             overflow = subjects.overflow(asking.tenant, asking.destination)
             if isinstance(result, Stored):
                 self._in_flight -= 1
                 self._end(place)
             elif isinstance(result, Refused) and result.err_code == SUBJECT_FULL and subject != overflow:
-                await self._ask(place, asking, overflow)
+                self._ask(place, asking, overflow)
             else:
                 self._in_flight -= 1
                 self._error = self._error or result
                 self._moved.set()
 
-        await self._publisher.send(Publication(subject, asking.document, asking.headers), on_stored)
+        self._publisher.send(Publication(subject, asking.document, asking.headers), on_stored)
 
     def _end(self, place: Place[Step]) -> None:
         for step in self._line.end(place):

@@ -233,6 +233,12 @@ def tenant_and_destination(subject: str) -> tuple[str, str]:
     return tenant, destination
 
 
+def lane_of(subject: str) -> str:
+    """What follows `oneprotect.delivery.<kind>`: `<tenant>.<destination>`. The subject itself if it is another one."""
+    tokens = subject.split(".", 3)
+    return tokens[3] if subject.startswith("oneprotect.delivery.") and len(tokens) == 4 else subject
+
+
 REFRESH: Final = "oneprotect.control.secrets.refresh"
 """Heard by every consumer: a `schemas.control.Refresh`. Each forgets the secrets meant, and answers."""
 

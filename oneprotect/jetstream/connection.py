@@ -8,9 +8,8 @@ from typing import Any, Final, Protocol
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.client import Client
 
-from oneprotect.jetstream.client import Access, Callbacks, dial, hang_up, named
+from oneprotect.jetstream.client import Access, Callbacks, PersistentClient, dial, hang_up, named
 from oneprotect.jetstream.denials import Denial, Denials
 from oneprotect.jetstream.errors import (
     MESSAGE_TOO_LARGE,
@@ -21,6 +20,7 @@ from oneprotect.jetstream.errors import (
     Unsupported,
     error_of,
 )
+from oneprotect.jetstream.intake import Listener
 
 MIN_SERVER_VERSION: Final = (2, 12)
 API_TIMEOUT_S: Final = 5.0
@@ -68,8 +68,9 @@ _decode_reply = msgspec.json.Decoder(_ApiReply).decode
 class Connection:
     """A connection that comes back by itself. `on_reconnect` callbacks run each time it has."""
 
-    def __init__(self, client: Client, *, inbox_prefix: str) -> None:
+    def __init__(self, client: PersistentClient, *, inbox_prefix: str) -> None:
         self._client = client
+        self.answer: Final = client.answer
         self.denials: Final = Denials(inbox_prefix)
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.reconnects = 0
@@ -95,9 +96,25 @@ class Connection:
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Send without waiting for anything. Raises `Unavailable` (buffer full) or `Refused` (too large)."""
+        """`post`, and wait while a lot is still to be written: for who sends without hearing what became of it."""
+        self.post(subject, payload, reply=reply, headers=headers)
+        await self._client.catch_up()
+
+    def post(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+        block: bytes = b"",
+    ) -> None:
+        """Send without waiting for anything. Raises `Unavailable` (buffer full) or `Refused` (too large).
+
+        `block`: headers as they came with another message, instead of `headers`.
+        """
         try:
-            await self._client.publish(subject, payload, reply, headers or None)
+            self._client.post(subject, payload, reply, headers or None, block)
         except nats.errors.MaxPayloadError:
             reason = ""
         except nats.errors.Error as error:
@@ -117,6 +134,14 @@ class Connection:
         subscription: Subscription = await client.subscribe(
             subject, queue=group, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
         )
+        return subscription
+
+    async def listen(self, subject: str, listener: Listener) -> Subscription:
+        """Call `listener`, a plain function, with the parts of each message: the quick way, for who hears much.
+
+        What it raises is logged.
+        """
+        subscription: Subscription = await self._client.listen(subject, listener)
         return subscription
 
     def new_inbox(self) -> str:

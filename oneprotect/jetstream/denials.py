@@ -38,7 +38,8 @@ class Denials:
     def __init__(self, inbox_prefix: str) -> None:
         self._inbox_prefix = inbox_prefix
         self._callbacks: list[Callable[[Denial], None]] = []
-        self._deafness: NotAllowed | None = None
+        self.deafness: NotAllowed | None = None
+        """Why no answer can be heard at all, if that is so."""
 
     def call(self, callback: Callable[[Denial], None]) -> None:
         """Call `callback` with each denial from now on."""
@@ -47,7 +48,7 @@ class Denials:
     def hear(self, denial: Denial) -> None:
         """The server has denied something."""
         if denial.verb == "subscription" and denial.subject.startswith(f"{self._inbox_prefix}.".lower()):
-            self._deafness = NotAllowed(
+            self.deafness = NotAllowed(
                 f"not allowed: this user lacks subscribe on {self._inbox_prefix}.>, so it hears no answers; "
                 "set ONEPROTECT_NATS_INBOX_PREFIX to the prefix that the user has"
             )
@@ -56,16 +57,12 @@ class Denials:
 
     def forget(self) -> None:
         """Permissions may be others on a new connection; what is refused there, we hear again."""
-        self._deafness = None
-
-    def standing(self) -> NotAllowed | None:
-        """Why no answer can be heard at all, if that is so."""
-        return self._deafness
+        self.deafness = None
 
     def refusal(self, denial: Denial, subject: str) -> NotAllowed | None:
         """What a denial means to somebody who published to `subject` and waits for an answer; None: nothing."""
-        if self._deafness is not None:
-            return self._deafness
+        if self.deafness is not None:
+            return self.deafness
         if denial != Denial("publish", subject.lower()):
             return None
         return NotAllowed(f"not allowed: this user lacks publish on {subject}; deploy/nats says what each role may do")
@@ -73,7 +70,7 @@ class Denials:
     @contextlib.asynccontextmanager
     async def unless(self, subject: str) -> AsyncGenerator[None]:
         """Run a block that publishes to `subject` and waits for an answer. Raises `NotAllowed` as soon as it is."""
-        refusal = self._deafness
+        refusal = self.deafness
         if refusal is not None:
             raise refusal
 

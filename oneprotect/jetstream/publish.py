@@ -7,14 +7,14 @@ acknowledgements, the last token of its subject says which message is meant, and
 import asyncio
 import collections
 import contextlib
-import time
+import itertools
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import msgspec
 
-from oneprotect.jetstream.connection import Connection, Incoming
+from oneprotect.jetstream.connection import Connection
 from oneprotect.jetstream.denials import Denial
 from oneprotect.jetstream.errors import BATCHES_OFF, SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
 
@@ -22,15 +22,21 @@ if TYPE_CHECKING:
     from oneprotect.jetstream.batches import Batches
 
 PUBLISH_TIMEOUT_S: Final = 5.0
+SWEEPS: Final = 8
+"""So often in that time it is looked who has waited too long."""
 _BATCH: Final = "Nats-Batch-"
 
 
 class Publication(msgspec.Struct, frozen=True, gc=False):
-    """A message to store: subject, payload, headers. With `Nats-Msg-Id` among them it may be sent again safely."""
+    """A message to store: subject, payload, headers. With `Nats-Msg-Id` among them it may be sent again safely.
+
+    `block`: headers as they came with another message, or as `headers.block_of` makes them; then `headers` is empty.
+    """
 
     subject: str
     payload: bytes
     headers: dict[str, str]
+    block: bytes = b""
 
 
 class Stored(msgspec.Struct, frozen=True, gc=False):
@@ -46,10 +52,9 @@ class _Error(msgspec.Struct, gc=False):
     description: str = ""
 
 
-class _PubAck(msgspec.Struct, gc=False):
+class _Answer(Stored, frozen=True, gc=False):
     stream: str = ""
     seq: int = 0
-    duplicate: bool = False
     error: _Error | None = None
 
 
@@ -58,23 +63,18 @@ def without_batch(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if not name.startswith(_BATCH)}
 
 
-OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
-
-
-class _Waiting(msgspec.Struct, frozen=True, gc=False):
-    subject: str
-    on_stored: OnStored
+OnStored = Callable[[Stored | JetStreamError], None]
 
 
 class Sends(Protocol):
     """Sends a message and says later what became of it, as `Publisher` does."""
 
-    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once."""
         ...
 
 
-_decode = msgspec.json.Decoder(_PubAck).decode
+_decode = msgspec.json.Decoder(_Answer).decode
 
 
 class Publisher:
@@ -84,17 +84,16 @@ class Publisher:
         self._connection = connection
         self._timeout_s = timeout_s
         self._inbox = connection.new_inbox()
-        self._counter = 0
+        self._token_at = len(self._inbox) + 1
+        self._sent = 0
         self.failures: collections.Counter[str] = collections.Counter()
         """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
-        self._waiting: dict[str, _Waiting] = {}
-        self._telling: set[asyncio.Task[None]] = set()
+        self._waiting: dict[int, tuple[str, OnStored]] = {}
+        """Who waits, by the number of what was sent, the oldest first; and on which subject that was."""
         self._batches: dict[str, Batches] = {}
-        # All wait equally long, so the oldest is always the first to be overdue: no timer for each.
-        self._deadlines: collections.deque[tuple[float, str]] = collections.deque()
 
     async def __aenter__(self) -> Self:
-        self._subscription = await self._connection.subscribe(self._inbox + ".*", self._on_ack)
+        self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)
         self._sweeper = asyncio.create_task(self._sweep(), name="publisher-sweep")
         self._connection.denials.call(self._on_denied)
         return self
@@ -106,36 +105,35 @@ class Publisher:
         with contextlib.suppress(Exception):  # closing: the connection may be gone already
             await self._subscription.unsubscribe()
 
-    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once: with what was stored, or with why it was not (or not known to be)."""
-        if deafness := self._connection.denials.standing():
-            await self._fail(on_stored, deafness)
+        connection = self._connection
+        if connection.denials.deafness is not None:
+            self._fail(on_stored, connection.denials.deafness)
             return
-        self._counter += 1
-        token = str(self._counter)
-        self._waiting[token] = _Waiting(publication.subject, on_stored)
-        # Not the loop's own time: to ask for the running loop is a system call.
-        self._deadlines.append((time.monotonic() + self._timeout_s, token))
+        self._sent = number = self._sent + 1
+        self._waiting[number] = (publication.subject, on_stored)
         try:
-            await self._connection.publish(
+            connection.post(
                 publication.subject,
                 publication.payload,
-                reply=f"{self._inbox}.{token}",
+                reply=f"{self._inbox}.{number}",
                 headers=publication.headers,
+                block=publication.block,
             )
         except (Unavailable, Refused) as error:
-            if self._waiting.pop(token, None):
-                await self._fail(on_stored, error)
+            if self._waiting.pop(number, None):
+                self._fail(on_stored, error)
 
     async def publish(self, publication: Publication) -> Stored:
         """Send and wait until it is stored. Raises `Refused`, `NotAllowed` among them, or `Unavailable`."""
         outcome: asyncio.Future[Stored | JetStreamError] = asyncio.get_running_loop().create_future()
 
-        async def on_stored(result: Stored | JetStreamError) -> None:
+        def on_stored(result: Stored | JetStreamError) -> None:
             if not outcome.done():
                 outcome.set_result(result)
 
-        await self.send(publication, on_stored)
+        self.send(publication, on_stored)
         result = await outcome
         if isinstance(result, JetStreamError):
             raise result
@@ -178,45 +176,43 @@ class Publisher:
         """`publish` for what is no event."""
         return await self.publish(Publication(subject, payload, dict(headers or {})))
 
-    async def _on_ack(self, message: Incoming) -> None:
-        waiting = self._waiting.pop(message.subject.rpartition(".")[2], None)
+    def _on_ack(self, subject: bytes, _reply: bytes, data: bytes, _block: bytes) -> None:
+        waiting = self._waiting.pop(int(subject[self._token_at :]), None)
         if waiting is None:
             return
-        result = _result(message)
-        if isinstance(result, Stored):
-            await waiting.on_stored(result)
+        result = _result(data)
+        if isinstance(result, JetStreamError):
+            self._fail(waiting[1], result)
         else:
-            await self._fail(waiting.on_stored, result)
+            waiting[1](result)
 
     def _on_denied(self, denial: Denial) -> None:
-        """Tell those who wait for it, in tasks of their own: what one of them does next may wait for the server."""
-        for token, waiting in tuple(self._waiting.items()):
-            if refusal := self._connection.denials.refusal(denial, waiting.subject):
-                del self._waiting[token]
-                telling = asyncio.create_task(self._fail(waiting.on_stored, refusal))
-                self._telling.add(telling)
-                telling.add_done_callback(self._telling.discard)
+        for number, (subject, on_stored) in tuple(self._waiting.items()):
+            if refusal := self._connection.denials.refusal(denial, subject):
+                del self._waiting[number]
+                self._fail(on_stored, refusal)
 
-    async def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
+    def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
         is_full = isinstance(error, Refused) and error.err_code == SUBJECT_FULL
         self.failures["subject_full" if is_full else "refused" if isinstance(error, Refused) else "unavailable"] += 1
-        await on_stored(error)
+        on_stored(error)
 
     async def _sweep(self) -> None:
+        """Give up on what has waited too long: what had been sent, by its number, when that time began."""
+        sent: collections.deque[int] = collections.deque([0] * SWEEPS, maxlen=SWEEPS)
         while True:
-            await asyncio.sleep(self._timeout_s / 8)
-            now = time.monotonic()
-            while self._deadlines and self._deadlines[0][0] < now:
-                waiting = self._waiting.pop(self._deadlines.popleft()[1], None)
-                if waiting is not None:
-                    error = Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s")
-                    await self._fail(waiting.on_stored, error)
+            await asyncio.sleep(self._timeout_s / SWEEPS)
+            overdue = sent[0]
+            sent.append(self._sent)
+            for number in list(itertools.takewhile(overdue.__ge__, self._waiting)):
+                _, on_stored = self._waiting.pop(number)
+                self._fail(on_stored, Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))
 
 
-def _result(message: Incoming) -> Stored | JetStreamError:
-    if not message.data:
+def _result(data: bytes) -> Stored | JetStreamError:
+    if not data:
         return Unavailable("no stream takes this subject, or JetStream has no leader: run `oneprotect apply`")
-    ack = _decode(message.data)
-    if ack.error is None:
-        return Stored(ack.stream, ack.seq, ack.duplicate)
-    return error_of(ack.error.err_code, ack.error.description)
+    answer = _decode(data)
+    if answer.error is None:
+        return answer
+    return error_of(answer.error.err_code, answer.error.description)

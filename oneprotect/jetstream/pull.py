@@ -8,21 +8,25 @@ nobody sends it again, so every reconnect asks anew, and a watchdog does when th
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 import structlog
 
-from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection, Incoming
+from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection
 from oneprotect.jetstream.denials import Denial
 from oneprotect.jetstream.errors import Unavailable
+from oneprotect.jetstream.headers import block_of, read_headers
+from schemas.subjects import lane_of
 
 EXPIRES_S: Final = 30.0
 HEARTBEAT_S: Final = 5.0
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MAX_SUBJECTS: Final = 16_384
+"""So many subjects are remembered at a time."""
 REFUSAL_S: Final = 0.5
 """A server that refuses a request does so at once: after so long, silence is consent."""
 
@@ -32,28 +36,56 @@ _log = structlog.get_logger(__name__)
 
 
 class Message:
-    """A message of a durable consumer, to be settled exactly once."""
+    """A message of a durable consumer, to be settled exactly once.
 
-    __slots__ = ("_connection", "_tokens", "data", "deliveries", "headers", "identity", "reply", "subject")
+    `lane`: what it has in common with others, as `lane_of` says of its subject.
+    """
 
-    def __init__(self, incoming: Incoming, connection: Connection) -> None:
-        self.subject = incoming.subject
-        self.data = incoming.data
-        self.headers = incoming.headers or {}
-        self.reply = incoming.reply
+    __slots__ = (
+        "_connection",
+        "_headers",
+        "_tokens",
+        "data",
+        "deliveries",
+        "header_block",
+        "identity",
+        "lane",
+        "reply",
+        "stream",
+        "subject",
+    )
+
+    def __init__(
+        self, subject: str, lane: str, reply: bytes, data: bytes, header_block: bytes, connection: Connection
+    ) -> None:
+        self.subject = subject
+        self.lane = lane
+        self.data = data
+        self.header_block = header_block
+        """Its headers as they came; empty without any."""
+        self.reply = reply
+        self._headers: dict[str, str] | None = None
         self._connection = connection
         # $JS.ACK[.domain.account].stream.consumer.deliveries.stream_seq.consumer_seq.nanoseconds.pending[.token]
-        tokens = incoming.reply.split(".")
+        tokens = reply.decode().split(".")
         self._tokens = tokens = tokens[2:] if len(tokens) < 11 else tokens[4:]
+        self.stream = tokens[0]
+        """The stream that holds it."""
         self.identity = f"{tokens[0]}.{tokens[3]}"
         """Names it uniquely, however often it is handed out."""
         self.deliveries = int(tokens[2])
         """How often the server has handed it out, this time included."""
 
     @property
-    def stream(self) -> str:
-        """The stream that holds it."""
-        return self._tokens[0]
+    def headers(self) -> dict[str, str]:
+        """Its headers, taken apart when they are first looked at."""
+        if self._headers is None:
+            self._headers = read_headers(self.header_block) if self.header_block else {}
+        return self._headers
+
+    @headers.setter
+    def headers(self, headers: dict[str, str]) -> None:
+        self._headers, self.header_block = headers, block_of(headers)
 
     @property
     def sequence(self) -> int:
@@ -70,23 +102,20 @@ class Message:
         """When the server stored it."""
         return datetime.fromtimestamp(self.stored_ns / _NANOSECONDS, UTC)
 
-    async def ack(self) -> None:
-        """Its outcome is stored: the server may let go of it."""
-        await self._settle(b"+ACK")
+    # Should one of these get lost, the server hands the message out again and the recorded result settles it.
 
-    async def nak(self, delay_s: float = 0) -> None:
+    def ack(self) -> None:
+        """Its outcome is stored: the server may let go of it."""
+        self._connection.answer(self.reply, b"+ACK")
+
+    def nak(self, delay_s: float = 0) -> None:
         """Hand it back, to be handed out again after `delay_s`."""
         delay = b' {"delay": %d}' % int(delay_s * _NANOSECONDS) if delay_s else b""
-        await self._settle(b"-NAK" + delay)
+        self._connection.answer(self.reply, b"-NAK" + delay)
 
-    async def in_progress(self) -> None:
+    def in_progress(self) -> None:
         """Still being worked on: the server's patience starts afresh."""
-        await self._settle(b"+WPI")
-
-    async def _settle(self, verdict: bytes) -> None:
-        # Should this get lost, the server hands the message out again and the recorded result settles it.
-        with contextlib.suppress(Unavailable):
-            await self._connection.publish(self.reply, verdict)
+        self._connection.answer(self.reply, b"+WPI")
 
 
 class Pull:
@@ -101,9 +130,10 @@ class Pull:
         *,
         stream: str,
         consumer: str,
-        on_message: Callable[[Message], Awaitable[None]],
+        on_message: Callable[[Message], None],
         room: Callable[[], int],
         capacity: int,
+        lane_of: Callable[[str], str] = lane_of,
         heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
         self._connection = connection
@@ -113,6 +143,11 @@ class Pull:
         self._on_message = on_message
         self._room = room
         self._batch = min(capacity, MAX_BATCH)
+        self.worth_asking: Final = (self._batch + 1) // 2
+        """It is worth a request to ask for so many."""
+        self._lane_of = lane_of
+        self._subjects: dict[bytes, tuple[str, str]] = {}
+        """Subjects that have come, as text, with their lanes."""
         self._heartbeat_s = heartbeat_s
         self._inbox = connection.new_inbox()
         self._generation = 0
@@ -123,11 +158,11 @@ class Pull:
 
     async def start(self) -> None:
         """Begin to pull."""
-        self._subscription = await self._connection.subscribe(self._inbox + ".*", self._receive)
+        self._subscription = await self._connection.listen(self._inbox + ".*", self._receive)
         self._connection.on_reconnect(self._restart)
         self._connection.denials.call(self._on_denied)
         self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog {self._name}")
-        await self.top_up()
+        self.top_up()
 
     async def stop(self) -> None:
         """Take no more. What is on its way still reaches `on_message` before this returns."""
@@ -148,16 +183,11 @@ class Pull:
         silent_s = time.monotonic() - self._heard_at
         return silent_s <= 3 * self._heartbeat_s and (not self._refused or silent_s > REFUSAL_S)
 
-    @property
-    def is_low(self) -> bool:
-        """Whether it is worth a request to ask for more: for at least half a batch."""
-        return (min(self._room(), self._batch) - self.outstanding) * 2 >= self._batch and not self._stopping
-
-    async def top_up(self) -> None:
+    def top_up(self) -> None:
         """Ask for more if it is worth it, and the server has not just refused."""
-        if not self.is_low or time.monotonic() < self._patient_until:
-            return
         batch = min(self._room(), self._batch) - self.outstanding
+        if batch < self.worth_asking or self._stopping or time.monotonic() < self._patient_until:
+            return
         if self.outstanding == 0:
             self._heard_at = time.monotonic()
         self.outstanding += batch
@@ -168,33 +198,42 @@ class Pull:
             "idle_heartbeat": int(self._heartbeat_s * _NANOSECONDS),
         }
         try:
-            await self._connection.publish(
+            self._connection.post(
                 self._subject, msgspec.json.encode(request), reply=f"{self._inbox}.{self._generation}"
             )
         except Unavailable:
             self.outstanding -= batch  # the reconnect asks again
 
-    async def _receive(self, incoming: Incoming) -> None:
+    def _receive(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
         self._heard_at = time.monotonic()
-        if incoming.subject.startswith(self._inbox):
-            await self._on_status(incoming)
+        if not reply:
+            self._on_status(subject, read_headers(block))
             return
         if self.outstanding > 0:
             self.outstanding -= 1
         self._refused = False
-        await self._on_message(Message(incoming, self._connection))
+        known = self._subjects.get(subject)
+        if known is None:
+            known = self._remember(subject)
+        self._on_message(Message(known[0], known[1], reply, data, block, self._connection))
 
-    async def _on_status(self, incoming: Incoming) -> None:
-        headers = incoming.headers or {}
+    def _remember(self, subject: bytes) -> tuple[str, str]:
+        if len(self._subjects) >= MAX_SUBJECTS:
+            self._subjects.clear()
+        text = subject.decode()
+        known = self._subjects[subject] = (text, self._lane_of(text))
+        return known
+
+    def _on_status(self, subject: bytes, headers: dict[str, str]) -> None:
         status = headers.get("Status", "503")
         if status == "100":
             self._refused = False
-        if status == "100" or incoming.subject.rpartition(".")[2] != str(self._generation):
+        if status == "100" or subject != f"{self._inbox}.{self._generation}".encode():
             return
         # The request is over. It names what it did not deliver, or else nothing is left of any.
         self.outstanding = max(0, self.outstanding - int(headers.get("Nats-Pending-Messages", self.outstanding)))
         if status in ("404", "408") or "Nats-Pending-Messages" in headers:
-            await self.top_up()
+            self.top_up()
         else:  # no such consumer, no leader, shutting down: the watchdog asks again in its own time
             self._refused = True
             self._patient_until = self._heard_at + self._heartbeat_s / 4
@@ -211,7 +250,7 @@ class Pull:
         self._generation += 1
         self._patient_until = 0.0
         self.outstanding = 0
-        await self.top_up()
+        self.top_up()
 
     async def _watch(self) -> None:
         while True:
@@ -221,7 +260,7 @@ class Pull:
                 _log.warning("pull.silent", consumer=self._name, silent_s=round(silent_s, 1))
                 await self._restart()
             else:
-                await self.top_up()
+                self.top_up()
 
 
 async def fetch(connection: Connection, *, stream: str, consumer: str, batch: int) -> list[Message]:
@@ -230,21 +269,22 @@ async def fetch(connection: Connection, *, stream: str, consumer: str, batch: in
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     inbox = connection.new_inbox()
 
-    async def receive(incoming: Incoming) -> None:
-        if incoming.subject == inbox:
-            status = (incoming.headers or {}).get("Status", "503")
+    def receive(subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
+        if not reply:
+            status = read_headers(block).get("Status", "503")
         else:
-            messages.append(Message(incoming, connection))
+            text = subject.decode()
+            messages.append(Message(text, lane_of(text), reply, data, block, connection))
             status = "" if len(messages) < batch else "404"
         if status and not ended.done():
             ended.set_result(status)
 
-    subscription = await connection.subscribe(inbox, receive)
+    subscription = await connection.listen(inbox, receive)
     try:
         request = msgspec.json.encode({"batch": batch, "no_wait": True})
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
-            await connection.publish(subject, request, reply=inbox)
+            connection.post(subject, request, reply=inbox)
             status = await ended
     except TimeoutError:
         status = "503"

@@ -92,14 +92,14 @@ class Requesting:
     def __init__(self, publisher: Sends) -> None:
         self._publisher = publisher
 
-    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send a request, and call `on_stored` once, with what became of it in the end."""
 
-        async def on_answer(result: Stored | JetStreamError) -> None:
+        def on_answer(result: Stored | JetStreamError) -> None:
             if not (isinstance(result, Refused) and result.err_code == SUBJECT_FULL):
-                await on_stored(result)
+                on_stored(result)
                 return
             overflow = subjects.overflow(*subjects.tenant_and_destination(publication.subject))
-            await self._publisher.send(Publication(overflow, publication.payload, publication.headers), on_stored)
+            self._publisher.send(Publication(overflow, publication.payload, publication.headers), on_stored)
 
-        await self._publisher.send(publication, on_answer)
+        self._publisher.send(publication, on_answer)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -136,7 +136,6 @@ async def _consume(
         publisher=packing,
         handler=handler,
         begin=handler.begin,
-        lane_of=_lane_of,
         lane_limit=lambda lane: (
             1 if health.is_on_trial(lane) else directory.lane_limit(lane, delivery.destination_max_in_flight)
         ),
@@ -146,7 +145,7 @@ async def _consume(
             drain_timeout_s=delivery.drain_timeout_s,
         ),
         may_start=rates.may_start,
-        on_settled=observation.settled,
+        on_settled=observation.settled if observation.is_traced else None,
     )
     fifo = Fifo(
         Surroundings(
@@ -213,7 +212,8 @@ def _pull(
     jetstream: JetStream,
     runtime: Runtime,
     consumer: subjects.Consumer,
-    on_message: Callable[[Message], Awaitable[None]],
+    on_message: Callable[[Message], None],
+    lane_of: Callable[[str], str] = subjects.lane_of,
 ) -> Pull:
     return Pull(
         jetstream.connection,
@@ -222,6 +222,7 @@ def _pull(
         on_message=on_message,
         room=runtime.room,
         capacity=runtime.capacity,
+        lane_of=lane_of,
     )
 
 
@@ -230,7 +231,6 @@ def _telling(settings: Settings, jetstream: JetStream) -> Runtime:
     runtime = Runtime(
         publisher=Requesting(jetstream.publisher),
         handler=Telling(jetstream.destinations),
-        lane_of=lambda message: message.subject,
         lane_limit=lambda _: 1,
         is_announced=False,
         limits=Limits(
@@ -239,7 +239,7 @@ def _telling(settings: Settings, jetstream: JetStream) -> Runtime:
             drain_timeout_s=settings.delivery.drain_timeout_s,
         ),
     )
-    runtime.add(_pull(jetstream, runtime, subjects.TELLING_CONSUMER, runtime.receive))
+    runtime.add(_pull(jetstream, runtime, subjects.TELLING_CONSUMER, runtime.receive, lane_of=str))
     return runtime
 
 
@@ -261,18 +261,15 @@ async def _drains(telemetry: Telemetry, stop: asyncio.Event) -> None:
     telemetry.readiness.drain()
 
 
-def _lane_of(message: Message) -> str:
-    return message.subject.split(".", 3)[3]
-
-
-def _to_lines_or_else(directory: Directory, fifo: Fifo, runtime: Runtime) -> Callable[[Message], Awaitable[None]]:
+def _to_lines_or_else(directory: Directory, fifo: Fifo, runtime: Runtime) -> Callable[[Message], None]:
     """Where a message goes that was pulled: only where there are lines is it asked whether it belongs in one."""
+    in_order = directory.fifo
 
-    async def receive(message: Message) -> None:
-        if directory.fifo and _lane_of(message) in directory.fifo:
-            await fifo.receive(message)
+    def receive(message: Message) -> None:
+        if in_order and message.lane in in_order:
+            fifo.receive(message)
         else:
-            await runtime.receive(message)
+            runtime.receive(message)
 
     return receive
 

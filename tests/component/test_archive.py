@@ -7,11 +7,12 @@ import msgspec
 import pytest
 
 from consumers import archive
-from consumers.archive import Copy, Packing, unpacked
+from consumers.archive import Copied, Copy, Packing, unpacked
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream import topology
 from oneprotect.jetstream.connection import connect
 from oneprotect.jetstream.errors import JetStreamError, Unavailable
+from oneprotect.jetstream.headers import block_of
 from oneprotect.jetstream.publish import OnStored, Publication, Stored
 from oneprotect.jetstream.read import Record
 from oneprotect.jetstream.topology import Archive
@@ -273,14 +274,14 @@ class _Stream:
         self.sent: list[Publication] = []
         self.waiting: list[OnStored] = []
 
-    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Take it."""
         self.sent.append(publication)
         self.waiting.append(on_stored)
 
 
-def _copy(number: int, size: int = 10) -> Publication:
-    return Publication(subjects.delivered(TENANT, "orders"), b"%d" % number + b"x" * size, {"a": "b"})
+def _copy(number: int, size: int = 10) -> Copied:
+    return Copied(subjects.delivered(TENANT, "orders"), b"%d" % number + b"x" * size, {}, block_of({"a": "b"}))
 
 
 def _numbers(pack: Publication) -> list[int]:
@@ -293,22 +294,22 @@ async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
     stream = _Stream()
     heard: dict[int, Stored | JetStreamError] = {}
 
-    async def send(packing: Packing, number: int, size: int = 10) -> None:
-        async def on_stored(result: Stored | JetStreamError) -> None:
+    def send(packing: Packing, number: int, size: int = 10) -> None:
+        def on_stored(result: Stored | JetStreamError) -> None:
             heard[number] = result
 
-        await packing.send(_copy(number, size), on_stored)
+        packing.send(_copy(number, size), on_stored)
 
     async with Packing(stream, find=_there_is_one) as packing:
         for number in range(archive.MAX_COPIES + 1):
-            await send(packing, number)
+            send(packing, number)
         assert [len(_numbers(one)) for one in stream.sent] == [archive.MAX_COPIES]
-        await send(packing, 1000, archive.MAX_BYTES)
-        await send(packing, 1001)
+        send(packing, 1000, archive.MAX_BYTES)
+        send(packing, 1001)
         await until(lambda: len(stream.sent) == 4)
         results: list[Stored | JetStreamError] = [Stored("S", 1), Unavailable("no answer"), Stored("S", 2)]
         for on_stored, result in zip(stream.waiting, results, strict=False):
-            await on_stored(result)
+            on_stored(result)
 
     assert [_numbers(one) for one in stream.sent[1:]] == [[archive.MAX_COPIES], [1000], [1001]]
     assert heard[0] == heard[archive.MAX_COPIES - 1] == Stored("S", 1)
@@ -323,11 +324,11 @@ async def test_without_an_archive_a_copy_is_dropped_at_once() -> None:
     async def there_is_none() -> bool:
         return False
 
-    async def on_stored(result: Stored | JetStreamError) -> None:
+    def on_stored(result: Stored | JetStreamError) -> None:
         heard.append(result)
 
     async with Packing(stream, find=there_is_none) as packing:
-        await packing.send(_copy(1), on_stored)
+        packing.send(_copy(1), on_stored)
 
     assert [type(result) for result in heard] == [Stored]
     assert stream.sent == []
@@ -339,7 +340,7 @@ async def test_what_is_no_copy_goes_at_once_and_as_it_is() -> None:
     publication = Publication(subjects.failed(TENANT, "orders", "dlv_1"), base64.b64encode(b"x"), {})
 
     async with Packing(stream, find=_there_is_one) as packing:
-        await packing.send(publication, _ignore)
+        packing.send(publication, _ignore)
 
     assert stream.sent == [publication]
 
@@ -348,5 +349,5 @@ async def _there_is_one() -> bool:
     return True
 
 
-async def _ignore(_: Stored | JetStreamError) -> None:
+def _ignore(_: Stored | JetStreamError) -> None:
     """Nobody wants to know."""

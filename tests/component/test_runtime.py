@@ -29,7 +29,6 @@ async def _running(
         publisher=jetstream.publisher,
         handler=handler,
         begin=begin,
-        lane_of=lambda message: message.subject,
         lane_limit=lambda _: lane_limit,
         limits=Limits(
             max_in_flight=max_in_flight, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=drain_timeout_s

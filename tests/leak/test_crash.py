@@ -57,7 +57,6 @@ async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
     runtime = Runtime(
         publisher=jetstream.publisher,
         handler=handler,
-        lane_of=lambda message: message.subject,
         lane_limit=lambda _: 4,
         limits=Limits(max_in_flight=4, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 23, tzinfo=UTC)
 REPLAY = "rpl-1"
 PAGE = 4
 MOST_LIVES, MOST_TURNS = 100, 500
-OnStored = Callable[[Stored | JetStreamError], Awaitable[None]]
+OnStored = Callable[[Stored | JetStreamError], None]
 
 fates = st.sampled_from(["stored", "stored", "stored", "full", "lost", "stored, unheard", "refused"])
 """What becomes of a request."""
@@ -51,10 +51,10 @@ class Server:
         self._fates = fates_
         self._is_dead = False
 
-    async def send(self, publication: Publication, on_stored: OnStored) -> None:
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Take a request, as far as it is meant to be taken."""
         if self._is_dead:
-            await on_stored(Unavailable("killed"))
+            on_stored(Unavailable("killed"))
             return
         fate = self._fates.pop() if self._fates else "stored"
         is_overflow = publication.subject.startswith("oneprotect.delivery.overflow.")
@@ -74,7 +74,7 @@ class Server:
         """Let one request's answer arrive."""
         if self.on_their_way:
             on_stored, answer = self.on_their_way.pop(index)
-            await on_stored(answer)
+            on_stored(answer)
 
     def _store(self, publication: Publication) -> None:
         self.stored[f"orders.{decode_request(publication.payload).id}"] += 1
@@ -83,7 +83,7 @@ class Server:
         """The process is gone: what is on its way is not heard of any more."""
         self._is_dead = True
         for on_stored, _ in self.on_their_way:
-            await on_stored(Unavailable("killed"))
+            on_stored(Unavailable("killed"))
         self.on_their_way.clear()
 
     def revive(self) -> None:

@@ -75,7 +75,7 @@ def arm(step: str, fuse: Fuse) -> None:
     """Put `fuse` at `step`."""
     sender: Any = HttpSender
     message: Any = Message
-    settling: Any = runtime._Settling  # pyright: ignore[reportPrivateUsage] - the gap is inside it
+    work: Any = runtime._Work  # pyright: ignore[reportPrivateUsage] - the gap is inside it
     match step:
         case "before_send":
             sender.send = fuse.before(sender.send)
@@ -84,9 +84,9 @@ def arm(step: str, fuse: Fuse) -> None:
             sender.send = fuse.after(sender.send)
             sender.begin = fuse.after_reply(sender.begin)
         case "after_result":
-            settling._on_stored = fuse.before(settling._on_stored)
+            work._on_stored = fuse.before_call(work._on_stored)
         case _:
-            message.ack = fuse.before(message.ack)
+            message.ack = fuse.before_call(message.ack)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ async def keep(
     deliveries = [delivery or new_delivery_id() for _ in range(count)]
     stored: list[object] = []
 
-    async def on_stored(result: object) -> None:
+    def on_stored(result: object) -> None:
         stored.append(result)
 
     for one in deliveries:
@@ -45,7 +45,7 @@ async def keep(
         }
         body = document(destination, delivery=one, tenant=tenant, payload=payload)
         publication = Publication(subjects.failed(tenant, destination, one), body, headers)
-        await site.jetstream.publisher.send(publication, on_stored)
+        site.jetstream.publisher.send(publication, on_stored)
     await until(lambda: len(stored) == count, 20)
     assert [type(result) for result in stored] == [Stored] * count
     return deliveries

@@ -28,14 +28,12 @@ NOW = datetime.now(UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
 
 
-class Incoming:
+def message(number: int) -> Message:
     """A request as the server hands it out, stored two seconds ago."""
-
-    def __init__(self, number: int) -> None:
-        stored_ns = int((NOW - timedelta(seconds=2)).timestamp() * 1e9)
-        self.subject, self.data = "oneprotect.delivery.requested.acme.orders", b""
-        self.headers: dict[str, str] | None = None
-        self.reply = f"$JS.ACK.ONEPROTECT_WORK.delivery.1.{number}.{number}.{stored_ns}.0"
+    stored_ns = int((NOW - timedelta(seconds=2)).timestamp() * 1e9)
+    reply = f"$JS.ACK.ONEPROTECT_WORK.delivery.1.{number}.{number}.{stored_ns}.0".encode()
+    nobody = cast("Connection", None)
+    return Message("oneprotect.delivery.requested.acme.orders", "acme.orders", reply, b"", b"", nobody)
 
 
 def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) -> Delivery:
@@ -48,7 +46,7 @@ def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) 
         content_type="application/json",
         body=b"{}",
         progress=Progress(trace=trace),
-        message=Message(Incoming(number), cast("Connection", None)),
+        message=message(number),
     )
 
 

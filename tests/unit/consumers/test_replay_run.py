@@ -39,7 +39,7 @@ class Endless:
 class Nobody:
     """Takes no request."""
 
-    async def send(self, publication: object, on_stored: object) -> None:
+    def send(self, publication: object, on_stored: object) -> None:
         """There is to be none."""
         raise AssertionError(publication, on_stored)
 

@@ -18,7 +18,7 @@ class Bench:
     """Turns with a limit for each lane, as the runtime uses them."""
 
     def __init__(self, slots: int, *, limit: int = 1_000_000, limits: dict[str, int] | None = None) -> None:
-        self.turns = Turns(slots)
+        self.turns = Turns(slots, self.limit)
         self.slots = slots
         self._limit = limit
         self._limits = limits or {}
@@ -58,7 +58,7 @@ class Bench:
         self._line_up(lane)
 
     def _line_up(self, lane: Lane) -> None:
-        self.turns.line_up(lane, self.limit(lane.key))
+        self.turns.line_up(lane)
 
 
 def test_a_tenant_with_many_destinations_gets_as_many_starts_as_one_with_one() -> None:
@@ -146,7 +146,7 @@ def test_a_lane_that_may_not_start_stands_aside_and_holds_up_nobody() -> None:
 
     assert bench.start_one() == "a.free"
     assert bench.start_one() is None
-    bench.turns.line_up(first, 10)
+    bench.turns.line_up(first)
     assert bench.start_one() == "a.rated"
 
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from consumers.eager import run_now
+from oneprotect.jetstream.eager import run_now
 
 
 async def test_what_does_not_wait_is_over_at_once() -> None:

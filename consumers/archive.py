@@ -121,10 +121,10 @@ class Packing:
         if pack is None:
             pack = self._packs[subject] = _Pack(subject)
             self._begun.set()
-        elif not pack.has_room_for(publication):
+        if not pack.takes(publication.payload, publication.block, on_stored):
             pack.send(self._publisher)
             pack = self._packs[subject] = _Pack(subject)
-        pack.add(publication, on_stored)
+            pack.takes(publication.payload, publication.block, on_stored)
         if self._alone and subject.removeprefix(_COPIED) in self._alone:
             del self._packs[subject]
             pack.send(self._publisher)
@@ -156,22 +156,24 @@ class Packing:
 class _Pack:
     """Copies for one destination, and who wants to know of each that it is stored."""
 
-    __slots__ = ("_bytes", "_copies", "_waiting", "subject")
+    __slots__ = ("_bytes", "_copies", "_count", "_waiting", "subject")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
-        self._copies: list[Copy] = []
+        self._copies: list[tuple[bytes, bytes]] = []
+        """Encoded like `Copy`, and made without a call."""
         self._waiting: list[OnStored] = []
-        self._bytes = 0
+        self._count = self._bytes = 0
 
-    def has_room_for(self, copy: Copied) -> bool:
-        size = len(copy.payload) + len(copy.block)
-        return len(self._copies) < MAX_COPIES and self._bytes + size <= MAX_BYTES
-
-    def add(self, copy: Copied, on_stored: OnStored) -> None:
-        self._copies.append(Copy(copy.payload, copy.block))
+    def takes(self, document: bytes, headers: bytes, on_stored: OnStored) -> bool:
+        """Take a copy, unless there is no room for it beside the others."""
+        size = self._bytes + len(document) + len(headers)
+        if self._count and (self._count == MAX_COPIES or size > MAX_BYTES):
+            return False
+        self._copies.append((document, headers))
         self._waiting.append(on_stored)
-        self._bytes += len(copy.payload) + len(copy.block)
+        self._count, self._bytes = self._count + 1, size
+        return True
 
     def send(self, publisher: Sends) -> None:
         publisher.send(Publication(self.subject, _encode(self._copies), _HEADERS), self._on_stored)

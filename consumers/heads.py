@@ -4,6 +4,7 @@ The results on record say it. What this very consumer has recorded last it need 
 that answers may lag behind.
 """
 
+import asyncio
 from datetime import datetime
 
 import msgspec
@@ -15,11 +16,15 @@ from schemas.events import AttemptResult
 
 
 class Standing(msgspec.Struct, frozen=True):
-    """The attempt that comes next, not before `due`; with `is_settled`, its result is on record already."""
+    """The attempt that comes next, not before `due`; with `is_settled`, its result is on record already.
+
+    `noted_at`: the loop's time at which this consumer noted it, if it did.
+    """
 
     progress: Progress
     due: datetime | None = None
     is_settled: bool = False
+    noted_at: float = 0.0
 
 
 def stand(progress: Progress, results: list[AttemptResult]) -> Standing:
@@ -43,7 +48,8 @@ class Heads:
 
     def note(self, tenant: str, destination: str, message: Message, standing: Standing) -> None:
         """The head `message` has been attempted, and is to be attempted again."""
-        self._noted[f"{tenant}.{destination}"] = message.identity, standing
+        noted = msgspec.structs.replace(standing, noted_at=asyncio.get_running_loop().time())
+        self._noted[f"{tenant}.{destination}"] = message.identity, noted
 
     def take(self, key: str, message: Message) -> Standing | None:
         """What was noted of `message`, the head of the line `<tenant>.<destination>`."""

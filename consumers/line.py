@@ -214,7 +214,10 @@ class Line:
 
     def _wait_s(self, standing: Standing | None) -> float:
         rest_s = self._around.rest_s(self._tenant, self._destination) or 0.0
-        if standing is None or standing.due is None or self._called_at > self._submitted_at:
+        if standing is None or standing.due is None:
+            return rest_s
+        # A call from before this attempt had ended was not about the wait that came of it.
+        if self._called_at > max(self._submitted_at, standing.noted_at):
             return rest_s
         return max(rest_s, (standing.due - datetime.now(UTC)).total_seconds())
 

@@ -25,6 +25,11 @@ def read_headers(block: bytes) -> dict[str, str]:
     return headers
 
 
+def has_status(block: bytes) -> bool:
+    """Whether it is the server itself that says something. A producer may well have a header of the name `Status`."""
+    return block.startswith(b"NATS/1.0 ")
+
+
 def read_lines(lines: bytes) -> dict[str, str]:
     """The headers of a block's lines. What is no header is passed over, as the client library does."""
     found: dict[str, str] = {}

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 import msgspec
 
-from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection, Incoming
+from oneprotect.jetstream.connection import API_TIMEOUT_S, Connection
 from oneprotect.jetstream.errors import NotFound, Unavailable
+from oneprotect.jetstream.headers import DESCRIPTION, STATUS, has_status, read_headers
 
 BATCH: Final = 256
 
@@ -32,7 +33,7 @@ async def last(connection: Connection, stream: str, subject: str) -> Record | No
         return None
     if status is not None:
         raise Unavailable(f"reading {stream} failed: {(answer.headers or {}).get('Description', status)}")
-    return _record(answer)
+    return _record(answer.data, answer.headers or {})
 
 
 async def scan(
@@ -86,31 +87,29 @@ async def newest_of_each(connection: Connection, stream: str, subjects: list[str
 async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -> tuple[list[Record], bool]:
     """One batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `Unavailable`."""
     records: list[Record] = []
-    ended: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
+    ended: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
-    async def receive(incoming: Incoming) -> None:
-        if "Status" in (incoming.headers or {}):
-            if not ended.done():
-                ended.set_result(incoming)
-        else:
-            records.append(_record(incoming))
+    def receive(_subject: bytes, _reply: bytes, data: bytes, block: bytes) -> None:
+        if not has_status(block):
+            records.append(_record(data, read_headers(block)))
+        elif not ended.done():
+            ended.set_result(read_headers(block))
 
     inbox = connection.new_inbox()
-    subscription = await connection.subscribe(inbox, receive)
+    subscription = await connection.listen(inbox, receive)
     try:
         subject = f"$JS.API.DIRECT.GET.{stream}"
         async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
-            await connection.publish(subject, msgspec.json.encode(request), reply=inbox)
-            end = await ended
+            connection.post(subject, msgspec.json.encode(request), reply=inbox)
+            headers = await ended
     except TimeoutError:
-        end = None
+        headers = None
     finally:
         with contextlib.suppress(Exception):  # the client library, when the connection is going
             await subscription.unsubscribe()
-    if end is None:
+    if headers is None:
         raise Unavailable(f"reading {stream} was not answered in {API_TIMEOUT_S:g} s")
-    headers = end.headers or {}
-    match headers.get("Status"):
+    match headers.get(STATUS):
         case "204":
             return records, int(headers.get("Nats-Num-Pending", "0")) > 0
         case "404":
@@ -118,15 +117,14 @@ async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -
         case "503":
             raise NotFound(f"there is no stream {stream}: run `oneprotect apply`")
         case status:
-            raise Unavailable(f"reading {stream} failed: {headers.get('Description', status)}")
+            raise Unavailable(f"reading {stream} failed: {headers.get(DESCRIPTION, status)}")
 
 
-def _record(incoming: Incoming) -> Record:
-    headers = incoming.headers or {}
+def _record(data: bytes, headers: dict[str, str]) -> Record:
     return Record(
         subject=headers["Nats-Subject"],
         sequence=int(headers["Nats-Sequence"]),
         stored_at=msgspec.convert(headers["Nats-Time-Stamp"], datetime),
-        data=incoming.data,
+        data=data,
         headers=headers,
     )

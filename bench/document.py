@@ -14,6 +14,8 @@ from bench.beside import Beside
 from bench.errors import BenchError
 from bench.peers import plan as peers_plan
 from bench.peers import result as peers_result
+from bench.peers.proof import COUNT
+from bench.peers.result import TITLES
 from bench.result import Result
 from bench.svg import Row, bars
 
@@ -134,7 +136,7 @@ def _peers(page: Page, result: peers_result.Result) -> Lines:
     yield page.picture("peers", "CPU time per delivery, workers and broker: less is better", rows)
     yield ""
     yield from _table(
-        ("", "deliveries/s", "workers µs", "broker µs", "in all", "of the product's"),
+        ("", "deliveries/s", "workers µs", "broker µs", "in all", "of the product's", "kept after kill -9"),
         (
             (
                 name,
@@ -143,18 +145,23 @@ def _peers(page: Page, result: peers_result.Result) -> Lines:
                 f"{one.broker_us:.0f}",
                 f"{one.system_us:,.0f}",
                 f"{one.times:.2f}",
+                f"{one.kept:,} of {COUNT:,}",
             )
             for name, one in them.items()
         ),
     )
     yield ""
-    yield f"`peers: {result.ratio:.2f}`. Everything was delivered, verified at the receiver and on record."
+    if result.ratio and result.best:
+        yield f"`peers: {result.ratio:.2f}`: {TITLES[result.best]}, the best of those that keep what they accept."
+    yield f"`peers-any: {result.ratio_any:.2f}`: {TITLES[result.best_any]}, the best of all."
+    yield "Everything was delivered, verified at the receiver and on record."
     yield ""
     yield from (f"- {peer.title}: {peer.how}; {peer.processes}." for peer in peers)
     yield from (f"- {name} is left out: {reason}." for name, reason in result.left_out.items())
     yield ""
-    yield f"None of the peers does: {'; '.join(peers_plan.LACKING)}."
-    yield from (f"Nor does {peer.title}: {'; '.join(peer.lacks)}." for peer in peers if peer.lacks)
+    yield f"What none of the peers does by itself: {'; '.join(peers_plan.LACKING)}."
+    yield ""
+    yield from (f"- Nor does {peer.title}: {'; '.join(peer.lacks)}." for peer in peers if peer.lacks)
 
 
 def _latency(page: Page, found: list[latency.Measured]) -> Lines:

@@ -3,13 +3,16 @@
 Each round gives every one of them as many deliveries as keep it busy for a while, more than it can do at once, to the
 same destinations with the same payload and 128 in flight; the receiver verifies each in full. The product runs with
 every check and 5 % of its traces exported. CPU time is that of the whole system: workers and broker.
+
+Before that each gives 1,000 deliveries to a broker of its kind, which is killed (-9) and started again: `peers:` is of
+the best of those that lose none, as the product loses none; `peers-any:` of the best of all.
 """
 
 import asyncio
 import contextlib
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,10 +20,11 @@ from bench.checks import problems
 from bench.command import run
 from bench.errors import BenchError
 from bench.measure import Bench
-from bench.peers.broker import Broker, Nats, redis, setup
+from bench.peers.broker import Broker, nats, redis, setup
 from bench.peers.install import install, missing
 from bench.peers.measure import PeerBench, Round
 from bench.peers.plan import PEERS, Peer
+from bench.peers.proof import COUNT, kept, kept_of_product
 from bench.peers.result import Result, compared, table
 from bench.plan import PAYLOAD, PRODUCT
 from bench.site import START_TIMEOUT_S, Site, opened
@@ -36,18 +40,34 @@ async def _measure(arguments: Namespace, directory: Path) -> Result:
         collecting = await stack.enter_async_context(collector(directory))
         url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
         (directory / "setup.json").write_bytes(setup(site, PAYLOAD))
-        nats = Nats(site)
-        await nats.create()
-        brokers: dict[str, Broker] = {"nats": nats}
-        if any(peer.broker == "redis" for peer in peers):
-            brokers["redis"] = await stack.enter_async_context(redis(directory))
+        proof = await _proof(site, peers, directory)
+        streams = nats(site)
+        await streams.create()
+        brokers: dict[str, Broker] = {"nats": streams}
+        for kind in {peer.broker for peer in peers} - brokers.keys():
+            one = redis(directory / kind.replace(" ", "-"), to_disk=kind == "redis")
+            brokers[kind] = await stack.enter_async_context(one)
         benches = [PeerBench(site, peer, brokers[peer.broker], directory) for peer in peers]
-        return await _measured(site, url, benches, arguments.rounds, arguments.seconds, left_out)
+        rounds = await _rounds(site, url, benches, arguments.rounds, arguments.seconds)
+        return compared(rounds, proof, left_out, (await site.report()).duplicates)
 
 
-async def _measured(
-    site: Site, collector_url: str, peers: Sequence[PeerBench], rounds: int, seconds: float, left_out: dict[str, str]
-) -> Result:
+async def _proof(site: Site, peers: Sequence[Peer], directory: Path) -> dict[str, int]:
+    """How many of 1,000 deliveries each still has once its broker was killed. Raises `BenchError` if ours are not."""
+    found = {PRODUCT.name: await kept_of_product(directory / "proof")}
+    for peer in peers:
+        found[peer.name] = await kept(peer, site, directory)
+    for name, count in found.items():
+        print(f"{name}: {count} of {COUNT} are there after kill -9 of the broker", file=sys.stderr, flush=True)
+    if found[PRODUCT.name] != COUNT:
+        raise BenchError(f"the product kept {found[PRODUCT.name]} of {COUNT} requests over kill -9 of its server")
+    return found
+
+
+async def _rounds(
+    site: Site, collector_url: str, peers: Sequence[PeerBench], rounds: int, seconds: float
+) -> Mapping[str, Sequence[Round]]:
+    """The rounds of each, the product's first. Raises `BenchError` unless everything was delivered and recorded."""
     product = Bench(site, PRODUCT)
     for number in range(1, rounds + 1):
         async with site.product(PRODUCT, TRACED.environ(collector_url)):
@@ -62,7 +82,7 @@ async def _measured(
     if found := await problems(site, [product], report, published):
         raise BenchError("; ".join(found))
     ours = [Round(one.per_s, one.consumer_us, one.nats_us, one.count) for one in product.rounds]
-    return compared(ours, {bench.peer.name: bench.rounds for bench in peers}, left_out, report.duplicates)
+    return {PRODUCT.name: ours} | {bench.peer.name: bench.rounds for bench in peers}
 
 
 def _say(number: int, name: str, per_s: float) -> None:

@@ -1,11 +1,11 @@
-"""What the peers' work waits in: a Redis of the run's own, or streams of their own in its nats-server."""
+"""What the peers' work waits in: Redis servers of the run's own, or streams of their own in a nats-server."""
 
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -14,9 +14,14 @@ from bench.errors import BenchError
 from bench.peers.install import REDIS
 from bench.peers.plan import Peer
 from bench.site import Site
+from oneprotect.jetstream.connection import Connection
 
 _START_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
+_TO_DISK: Final = {
+    True: ("--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+    False: ("--appendonly", "no", "--save", ""),
+}
 
 
 class Broker(Protocol):
@@ -32,24 +37,27 @@ class Broker(Protocol):
         """Throw away what is in it of the peers."""
         ...
 
+    async def waiting(self, peer: Peer) -> int:
+        """How many deliveries wait in it for a worker."""
+        ...
+
     async def recorded(self, peer: Peer) -> int:
         """How many results it holds."""
         ...
 
 
 class Nats:
-    """The server that the product has, too."""
+    """Streams for a peer, on disk as the product's are."""
 
     _STREAMS: Final = {"PEER_WORK": ("peer.requested.>", "workqueue"), "PEER_RESULTS": ("peer.attempted.>", "limits")}
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._api = site.jetstream.connection.api
-        self.url = site.nats_url
-        self.cpu_s = site.nats_cpu_s
+    def __init__(self, url: str, connection: Connection, cpu_s: Callable[[], float]) -> None:
+        self._api = connection.api
+        self.url = url
+        self.cpu_s = cpu_s
 
     async def create(self) -> None:
-        """The streams, on disk as the product's are."""
+        """Make the streams."""
         for name, (subject, retention) in self._STREAMS.items():
             config = {"name": name, "subjects": [subject], "retention": retention, "storage": "file"}
             await self._api(f"STREAM.CREATE.{name}", config)
@@ -59,22 +67,35 @@ class Nats:
         for name in self._STREAMS:
             await self._api(f"STREAM.PURGE.{name}", {})
 
+    async def waiting(self, peer: Peer) -> int:  # noqa: ARG002
+        """How many deliveries there are."""
+        return await self._messages("PEER_WORK")
+
     async def recorded(self, peer: Peer) -> int:  # noqa: ARG002
         """How many results there are."""
-        return await self._site.messages("PEER_RESULTS")
+        return await self._messages("PEER_RESULTS")
+
+    async def _messages(self, stream: str) -> int:
+        info: dict[str, Any] = await self._api(f"STREAM.INFO.{stream}")
+        return int(info["state"]["messages"])
 
 
 class Redis:
-    """A Redis that writes to disk as it goes, like JetStream, and syncs once a second."""
+    """A Redis, asked by `redis-cli`."""
 
     def __init__(self, running: Child, port: int) -> None:
         self._port = port
         self.url = f"redis://127.0.0.1:{port}"
         self.cpu_s = running.cpu_s
+        self.kill = running.kill
 
     async def empty(self) -> None:
         """Throw everything away."""
         await self.ask("FLUSHALL", "SYNC")
+
+    async def waiting(self, peer: Peer) -> int:
+        """How many deliveries there are."""
+        return int(await self.ask(*peer.waiting))
 
     async def recorded(self, peer: Peer) -> int:
         """How many results there are."""
@@ -83,7 +104,9 @@ class Redis:
     async def ask(self, *command: str) -> str:
         """The answer of `redis-cli`. Raises `BenchError`."""
         process = await asyncio.create_subprocess_exec(
-            *("redis-cli", "-p", str(self._port), *command), stdout=asyncio.subprocess.PIPE
+            *("redis-cli", "-p", str(self._port), *command),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
         )
         told, _ = await process.communicate()
         if process.returncode or told.startswith((b"ERR", b"LOADING")):
@@ -91,14 +114,24 @@ class Redis:
         return told.decode().strip()
 
 
+def nats(site: Site) -> Nats:
+    """The peers' streams in the server that the product has, too."""
+    return Nats(site.nats_url, site.jetstream.connection, site.nats_cpu_s)
+
+
 @contextlib.asynccontextmanager
-async def redis(directory: Path) -> AsyncGenerator[Redis]:
-    """Start one on the loopback, with its files in `directory`. Raises `BenchError`."""
+async def redis(directory: Path, *, to_disk: bool) -> AsyncGenerator[Redis]:
+    """Start one on the loopback, with its files in `directory`. Raises `BenchError`.
+
+    `to_disk`: it writes what it is given to a file before it says so, and syncs that once a second, as its
+    documentation recommends. JetStream writes before it says so, too, and syncs every two minutes.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = f"--port {port} --bind 127.0.0.1 --appendonly yes --appendfsync everysec --dir".split()
+    await asyncio.to_thread(directory.mkdir, parents=True, exist_ok=True)
+    where = ("--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory))
     log = directory / "redis.log"
-    async with child("redis", *settings, str(directory), "--save", "", log=log, program=(REDIS,)) as running:
+    async with child("redis", *where, *_TO_DISK[to_disk], log=log, program=(REDIS,)) as running:
         one = Redis(running, port)
         try:
             async with asyncio.timeout(_START_TIMEOUT_S):

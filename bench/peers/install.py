@@ -18,7 +18,7 @@ REDIS: Final = "redis-server"
 
 def missing(peer: Peer) -> str | None:
     """What this machine has not that a peer needs, and how to get it; None if it can run."""
-    if peer.broker == "redis" and not (shutil.which(REDIS) and shutil.which("redis-cli")):
+    if peer.broker != "nats" and not (shutil.which(REDIS) and shutil.which("redis-cli")):
         return "it needs redis-server and redis-cli: apt-get install redis-server"
     if peer.runs_on_node and not (shutil.which("node") and shutil.which("npm")):
         return "it needs node and npm: apt-get install nodejs npm"

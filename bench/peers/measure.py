@@ -66,7 +66,7 @@ class PeerBench:
     async def _saturate(self, name: str, count: int) -> Round:
         prefix, warm_up = f"{self.peer.name}-{name}", int(count * WARM_UP_SHARE)
         await self._broker.empty()
-        await self._produce(prefix, count)
+        await self.produce(prefix, count)
         names = (f"{ADDRESSES[number % len(ADDRESSES)].path} {prefix}-{number}" for number in range(count))
         self.published.update(names)
         self._site.receiver.tell(b"expect %d %d" % (count, warm_up))
@@ -88,7 +88,8 @@ class PeerBench:
         workers_us, broker_us = ((late - early) * 1e6 / measured for early, late in zip(before, after, strict=True))
         return Round(measured * 1e9 / (ended_ns - began_ns), workers_us, broker_us, measured)
 
-    async def _produce(self, prefix: str, count: int) -> None:
+    async def produce(self, prefix: str, count: int) -> None:
+        """Have its own producer add `count` deliveries. Raises `BenchError`."""
         program = "node" if self.peer.runs_on_node else str(BIN / "python")
         module = str(HERE / "workers" / self.peer.module)
         async with child(

@@ -2,6 +2,7 @@
 
 from typing import Final, Literal
 
+import msgspec
 from msgspec import Struct
 
 WARM_UP_SHARE: Final = 0.25
@@ -17,7 +18,8 @@ LACKING: Final = (
     "results without anything that is secret, attempt by attempt",
     "replay by filter",
 )
-"""What none of them does."""
+"""What none of them does by itself."""
+_IN_MEMORY: Final = "work, results and retries that wait beyond the memory of one server"
 
 
 class Peer(Struct, frozen=True):
@@ -25,16 +27,18 @@ class Peer(Struct, frozen=True):
 
     name: str
     title: str
-    broker: Literal["nats", "redis"]
+    broker: Literal["nats", "redis", "redis in memory"]
     module: str
     worker: tuple[str, ...]
     how: str
     """The way that its documentation recommends, in words."""
     processes: str = "one process"
+    waiting: tuple[str, ...] = ()
+    """Arguments of `redis-cli` whose answer is the number of deliveries that wait."""
     counted: tuple[str, ...] = ()
-    """Arguments of `redis-cli` whose answer has a line for each result on record, or their number."""
+    """The same for results on record."""
     lacks: tuple[str, ...] = ()
-    """What it does not do, beyond that."""
+    """What it does not do by itself, beyond that."""
 
     @property
     def runs_on_node(self) -> bool:
@@ -49,7 +53,7 @@ FASTSTREAM: Final = Peer(
     module="faststream_worker.py",
     worker=("faststream", "run", "faststream_worker:app", "--log-level", "warning"),
     how="pull subscriber, 128 workers, uvloop, one aiohttp session; acknowledged after the result is stored",
-    lacks=("retries after a while (it hands back at once, or never)",),
+    lacks=("a schedule of retries (what failed comes back at once, or after a delay that the handler has to choose)",),
 )
 CELERY: Final = Peer(
     name="celery",
@@ -62,7 +66,14 @@ CELERY: Final = Peer(
     ),
     how="prefork (faster here than greenlets or threads), acks_late, prefetch of 128, urllib3 with kept connections",
     processes="four processes with one delivery in flight each, and the one that feeds them",
+    waiting=("LLEN", "celery"),
     counted=("-n", "1", "DBSIZE"),
+    lacks=(
+        "more in flight than it has processes",
+        "a second try of what a process had in hand when it died (unless `task_reject_on_worker_lost` is set)",
+        "work of a dead worker back within an hour (Redis' `visibility_timeout`)",
+        _IN_MEMORY,
+    ),
 )
 DRAMATIQ: Final = Peer(
     name="dramatiq",
@@ -72,7 +83,9 @@ DRAMATIQ: Final = Peer(
     worker=("dramatiq-gevent", "dramatiq_worker", "--processes", "1", "--threads", "128"),
     how="gevent with 128 greenlets, urllib3 with kept connections; acknowledged after the result is in Redis",
     processes="one worker process, and the one that watches it",
+    waiting=("LLEN", "dramatiq:default"),
     counted=("-n", "1", "DBSIZE"),
+    lacks=(_IN_MEMORY,),
 )
 BULLMQ: Final = Peer(
     name="bullmq",
@@ -81,6 +94,19 @@ BULLMQ: Final = Peer(
     module="bullmq_worker.cjs",
     worker=("node", "bench/peers/workers/bullmq_worker.cjs"),
     how="one worker with a concurrency of 128, undici with kept connections; what it returns is kept with the job",
+    waiting=("LLEN", "bull:deliveries:wait"),
     counted=("ZCARD", "bull:deliveries:completed"),
+    lacks=(
+        "a further try of a delivery whose worker has died twice (it counts as failed: `maxStalledCount`)",
+        _IN_MEMORY,
+    ),
 )
-PEERS: Final = (FASTSTREAM, CELERY, DRAMATIQ, BULLMQ)
+BULLMQ_IN_MEMORY: Final = msgspec.structs.replace(
+    BULLMQ,
+    name="bullmq-memory",
+    title="BullMQ, nothing on disk",
+    broker="redis in memory",
+    how="the same, on a Redis with `appendonly no`",
+    lacks=("anything that is there after its Redis has died", *BULLMQ.lacks),
+)
+PEERS: Final = (FASTSTREAM, CELERY, DRAMATIQ, BULLMQ, BULLMQ_IN_MEMORY)

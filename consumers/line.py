@@ -81,7 +81,7 @@ class Line:
         self._made_at: str | None = None
         self._is_continuous = False
         """Whether the last head came from the same consumer: then one that comes for the first time is fresh."""
-        self._submitted_at = self._called_at = 0.0
+        self._submitted_at = self._called_at = self._resumed_at = 0.0
         self._busy_at = self._now()
         self._pull = Pull(
             around.connection,
@@ -132,7 +132,10 @@ class Line:
 
     async def _hear(self, incoming: Incoming) -> None:
         if incoming.subject.endswith(".now"):
-            self._called_at = self._now()
+            if incoming.data == subjects.SECRET_IS_THERE:
+                self._resumed_at = self._now()
+            else:
+                self._called_at = self._now()
             self._stirred.set()
         else:
             self._more.set()
@@ -216,8 +219,9 @@ class Line:
         rest_s = self._around.rest_s(self._tenant, self._destination) or 0.0
         if standing is None or standing.due is None:
             return rest_s
-        # A call from before this attempt had ended was not about the wait that came of it.
-        if self._called_at > max(self._submitted_at, standing.noted_at):
+        # A call from before the attempt had ended was not about the wait that came of it.
+        waits_since = max(self._submitted_at, standing.noted_at)
+        if self._called_at > waits_since or (standing.progress.secret_waits and self._resumed_at > waits_since):
             return rest_s
         return max(rest_s, (standing.due - datetime.now(UTC)).total_seconds())
 

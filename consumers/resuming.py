@@ -70,7 +70,7 @@ class Resumption:
         for entry in await self._destinations.list(f"{tenant}.*"):
             if _credential_of(entry.value) == credential:
                 destination = entry.key.partition(".")[2]
-                await self._connection.publish(subjects.line(tenant, destination, "now"))
+                await self._connection.publish(subjects.line(tenant, destination, "now"), subjects.SECRET_IS_THERE)
                 resumed += await self._resume_destination(tenant, destination)
         return resumed
 

@@ -247,8 +247,14 @@ CHECK: Final = "oneprotect.control.credentials.check"
 
 
 def line(tenant: str, destination: str, word: Literal["more", "now", "*"]) -> str:
-    """Heard by whoever has a destination's line: there is `more` to move into it, or its head need not wait (`now`)."""
+    """Heard by whoever has a destination's line: there is `more` to move into it, or its head need not wait (`now`).
+
+    With `SECRET_IS_THERE` as its payload, `now` is said to a head that waits for its secret, and to no other.
+    """
     return f"oneprotect.control.line.{tenant}.{destination}.{word}"
+
+
+SECRET_IS_THERE: Final = b"secret"
 
 
 def msg_id(tenant: str, destination: str, delivery: str) -> str:

@@ -112,14 +112,21 @@ class Turns:
 
     def next(self) -> Lane | None:
         """Who may start one now, or None. Then `start` one of it, or let it `stand_aside`."""
-        while self._line and self.running < self._slots:
-            tenant = self._line.popleft()
-            if not self._may_have_another(tenant):
+        line = self._line
+        while line and self.running < self._slots:
+            tenant = line.popleft()
+            running = tenant.running
+            if running >= NEVER_IN_QUESTION and running >= SHARE * (self._slots - self.running):
                 self._aside[tenant.name] = tenant
                 continue
-            lane = _next_of(tenant)
+            lane = None
+            while tenant.lanes and lane is None:
+                lane = tenant.lanes.popleft()
+                lane.in_line = False
+                if not lane.startable:  # it had something when it lined up, and has no more
+                    lane = None
             if tenant.lanes:
-                self._line.append(tenant)
+                line.append(tenant)
             else:
                 tenant.in_line = False
             if lane is not None:
@@ -149,10 +156,6 @@ class Turns:
             if self._aside:
                 self._line.append(self._aside.popitem(last=False)[1])
 
-    def _may_have_another(self, tenant: Tenant) -> bool:
-        running = tenant.running
-        return running < NEVER_IN_QUESTION or running < SHARE * (self._slots - self.running)
-
     def _stand_in_line(self, lane: Lane) -> None:
         lane.in_line = True
         tenant = lane.tenant
@@ -167,21 +170,10 @@ class Turns:
         after = before + startable - lane.startable
         lane.startable = startable
         tenant.startable = after
-        # Neither min() nor any other call: this is done three times for each delivery.
-        self.at_hand += (min(most, after)) - (min(most, before))
+        self.at_hand += (after if after < most else most) - (before if before < most else most)  # noqa: FURB136
 
     def _forget(self, lane: Lane) -> None:
         if self._lanes.pop(lane.key, None) is not None:
             lane.tenant.size -= 1
             if not lane.tenant.size:
                 del self._tenants[lane.tenant.name]
-
-
-def _next_of(tenant: Tenant) -> Lane | None:
-    """The lane whose turn it is; those that had something to start when they lined up, and no more, drop out."""
-    while tenant.lanes:
-        lane = tenant.lanes.popleft()
-        lane.in_line = False
-        if lane.startable:
-            return lane
-    return None

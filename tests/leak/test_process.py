@@ -2,6 +2,7 @@
 
 import signal
 
+from schemas import subjects
 from tests.leak import places
 from tests.leak.processes import bare
 from tests.support.leaks import Canary, Search
@@ -17,7 +18,12 @@ async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site
     async def sees(pid: int, what: str) -> bool:
         return await places.peek(pid) == what
 
+    async def is_at_work() -> bool:
+        consumer_info = f"CONSUMER.INFO.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}"
+        return bool((await site.jetstream.connection.api(consumer_info))["num_waiting"])
+
     try:
+        await until(is_at_work, 10)  # it hears signals by then
         await until(lambda: sees(other.pid, "open"), 10)
         await until(lambda: places.core_limit(consumer.pid) == ["0", "0"], 10)
         await until(lambda: sees(consumer.pid, "closed"), 10)

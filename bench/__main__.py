@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from bench.measure import Bench
 from bench.plan import CONTENDERS, PRODUCT, Options
 from bench.result import Result, compared, measured, table
 from bench.site import Site, site
+from bench.telemetry import TRACED, exporting
 from oneprotect.dev.nats_server import EmbeddedNatsError
 from oneprotect.jetstream.errors import JetStreamError
 
@@ -29,8 +31,12 @@ async def _run(options: Options) -> Result:
     task = asyncio.current_task()
     if task is not None:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
-        async with site(Path(directory), https=options.https) as opened:
+    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as name:
+        async with contextlib.AsyncExitStack() as stack:
+            directory, variables = Path(name), dict[str, str]()
+            if options.traced:
+                variables = {**await stack.enter_async_context(exporting(directory, TRACED))}
+            opened = await stack.enter_async_context(site(directory, https=options.https, variables=variables))
             return await _measured(opened, options)
 
 
@@ -65,12 +71,13 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=Options().rounds, help="rounds of each (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=Options().seconds, help="length of a round (%(default)s)")
     parser.add_argument("--https", action="store_true", help="over TLS 1.3, on kept connections")
+    parser.add_argument("--traced", action="store_true", help="the product exports 5 %% of its traces, and its metrics")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = parser.parse_args()
     if not (1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
         parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
     try:
-        result = uvloop.run(_run(Options(arguments.rounds, arguments.seconds, arguments.https)))
+        result = uvloop.run(_run(Options(arguments.rounds, arguments.seconds, arguments.https, arguments.traced)))
     except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error) as error:
         print(f"bench failed: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,7 @@ import signal
 import sys
 import tempfile
 from argparse import ArgumentParser, Namespace
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import TypeVar
@@ -26,9 +26,12 @@ def run(
     description: str | None,
     options: Callable[[ArgumentParser], None],
     measure: Callable[[Namespace, Path], Awaitable[T]],
-    tell: Callable[[T], None],
+    tell: Callable[[T], Sequence[str] | None],
 ) -> int:
-    """Measure in a directory of its own, `tell` the result and write it where `--json` says; return the exit code."""
+    """Measure in a directory of its own, `tell` the result and write it where `--json` says; return the exit code.
+
+    `tell` may return what is not as wanted: the figures are written all the same, and the exit code is 1.
+    """
     parser = ArgumentParser(prog=f"python -m {name}", description=description)
     options(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
@@ -49,9 +52,11 @@ def run(
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("bench stopped", file=sys.stderr)
         return 1
-    tell(found)
     write_json(arguments.json, found)
-    return 0
+    complaints = tell(found) or ()
+    for complaint in complaints:
+        print(f"not as wanted: {complaint}", file=sys.stderr)
+    return int(bool(complaints))
 
 
 def write_json(path: Path | None, found: object) -> None:

@@ -5,21 +5,21 @@ deliveries at a steady rate, and the time of each one from publish to receipt is
 and stops by itself.
 """
 
-import argparse
 import asyncio
 import contextlib
 import sys
-import tempfile
 import time
-from collections.abc import AsyncGenerator
+from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import uvloop
 from aiohttp import web
 
-from bench.command import write_json
+from bench.beside import say
+from bench.command import run
+from bench.errors import BenchError
 from consumers.turns import SHARE
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample import write_sample_secrets
@@ -155,91 +155,109 @@ def _percentile(sorted_ms: list[float], share: float) -> float:
     return sorted_ms[min(len(sorted_ms) - 1, int(len(sorted_ms) * share))]
 
 
-async def _run(options: Options, path: Path | None) -> int:
-    with tempfile.TemporaryDirectory(prefix="oneprotect-fairness-") as directory:
-        async with (
-            EmbeddedNats(Path(directory) / "nats") as server,
-            Receiver(options.slow_s).serve() as receiver,
-            Site(Path(directory), server, ack_wait_s="30", log_level="warning") as site,
-        ):
-            for number in range(options.flooders):
-                await site.destination(f"slow-{number}", f"http://127.0.0.1:{receiver.port}/slow", timeout_s=10)
-            for number in range(options.tenants):
-                await _tenant(site, f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
-            return await _measure(site, receiver, options, path)
+async def _run(options: Options, directory: Path) -> Measured:
+    async with (
+        EmbeddedNats(directory / "nats") as server,
+        Receiver(options.slow_s).serve() as receiver,
+        Site(directory, server, ack_wait_s="30", log_level="warning") as site,
+    ):
+        for number in range(options.flooders):
+            await site.destination(f"slow-{number}", f"http://127.0.0.1:{receiver.port}/slow", timeout_s=10)
+        for number in range(options.tenants):
+            await _tenant(site, f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
+        began = time.monotonic()
+        await _flood(site, options)
+        say(f"flood of {options.flood} published in {time.monotonic() - began:.1f} s")
+        async with _workers(site, options.workers):
+            return await _measure(site, receiver, options)
 
 
-async def _measure(site: Site, receiver: Receiver, options: Options, path: Path | None) -> int:
-    began = time.monotonic()
-    await _flood(site, options)
-    print(f"flood of {options.flood} published in {time.monotonic() - began:.1f} s", file=sys.stderr)
-    processes = [await Process.start(site.environ, "consumer") for _ in range(options.workers)]
+@contextlib.asynccontextmanager
+async def _workers(site: Site, count: int) -> AsyncGenerator[None]:
+    """So many consumers run meanwhile."""
+    processes = [await Process.start(site.environ, "consumer") for _ in range(count)]
     try:
-        for number in range(options.tenants):  # warm up: connections, destinations
-            await _deliver(site, f"quick-{number}", new_delivery_id())
-        await until(lambda: len(receiver.came_at) == options.tenants, 60)
-        await asyncio.sleep(options.settle_s)
-        slow_before, began = receiver.slow, time.monotonic()
-        published = await _pace(site, options)
-        with contextlib.suppress(AssertionError):  # what is missing then is told below
-            await until(lambda: published.keys() <= receiver.came_at.keys(), 10)
-        took_s = time.monotonic() - began
+        yield
     finally:
         for process in processes:
             process.kill()
             await process.wait()
-    lost = published.keys() - receiver.came_at.keys()
-    times_ms = sorted((receiver.came_at[d] - at) / 1e6 for d, at in published.items() if d not in lost)
-    slots = options.workers * min(
-        options.flooders * site.settings.delivery.destination_max_in_flight,
-        site.settings.delivery.max_in_flight * SHARE // (SHARE + 1),
-    )
-    got = receiver.slow - slow_before
-    due = slots * took_s / options.slow_s
-    print(
-        f"{options.tenants} tenants at {options.rate_per_s:g}/s, beside one with {options.flood} waiting "
-        f"for {options.flooders} destinations, {options.workers} workers"
-    )
-    print(f"  others: {len(times_ms)} delivered, {len(lost)} missing")
-    print(
-        "  publish to receipt, ms: "
-        + ", ".join(f"p{s * 100:g} {_percentile(times_ms, s):.1f}" for s in (0.5, 0.95, 0.99, 1))
-    )
-    print(f"  flooders: {got} attempts; their limits allow {due:.0f}")
+
+
+async def _measure(site: Site, receiver: Receiver, options: Options) -> Measured:
+    for number in range(options.tenants):  # warm up: connections, destinations
+        await _deliver(site, f"quick-{number}", new_delivery_id())
+    await until(lambda: len(receiver.came_at) == options.tenants, 60)
+    await asyncio.sleep(options.settle_s)
+    slow_before, began = receiver.slow, time.monotonic()
+    published = await _pace(site, options)
+    with contextlib.suppress(AssertionError):  # what is missing then is told
+        await until(lambda: published.keys() <= receiver.came_at.keys(), 10)
+    took_s, attempts = time.monotonic() - began, receiver.slow - slow_before
+    times_ms = sorted((receiver.came_at[d] - at) / 1e6 for d, at in published.items() if d in receiver.came_at)
+    if not times_ms:
+        raise BenchError("none of the others' deliveries came")
     p50_ms, p95_ms, p99_ms, longest_ms = (_percentile(times_ms, share) for share in (0.5, 0.95, 0.99, 1))
-    measured = Measured(options, len(times_ms), len(lost), p50_ms, p95_ms, p99_ms, longest_ms, got, due)
-    write_json(path, measured)
-    complaints = [
-        *([f"{len(lost)} of the others' deliveries are missing"] if lost else []),
-        *([f"p99 is over {WANTED_P99_MS:g} ms"] if _percentile(times_ms, 0.99) > WANTED_P99_MS else []),
-        *(
-            ["the flooders got less than their limits allow"]
-            if receiver.slow - slow_before < due * WANTED_SHARE
-            else []
-        ),
-    ]
-    for complaint in complaints:
-        print(f"  not as wanted: {complaint}")
-    return 1 if complaints else 0
+    return Measured(
+        options=options,
+        delivered=len(times_ms),
+        missing=len(published) - len(times_ms),
+        p50_ms=p50_ms,
+        p95_ms=p95_ms,
+        p99_ms=p99_ms,
+        longest_ms=longest_ms,
+        attempts=attempts,
+        attempts_due=_slots(site, options) * took_s / options.slow_s,
+    )
+
+
+def _slots(site: Site, options: Options) -> int:
+    """How many attempts the flooders may have in flight, by the limits of their destinations and of a tenant."""
+    limits = site.settings.delivery
+    share_of_tenant = limits.max_in_flight * SHARE // (SHARE + 1)
+    return options.workers * min(options.flooders * limits.destination_max_in_flight, share_of_tenant)
+
+
+def _tell(found: Measured) -> Sequence[str]:
+    """Print it; returns what is not as wanted."""
+    asked = found.options
+    print(
+        f"{asked.tenants} tenants at {asked.rate_per_s:g}/s, beside one with {asked.flood} waiting "
+        f"for {asked.flooders} destinations, {asked.workers} workers"
+    )
+    print(f"  others: {found.delivered} delivered, {found.missing} missing")
+    print(
+        f"  publish to receipt, ms: p50 {found.p50_ms:.1f}, p95 {found.p95_ms:.1f}, p99 {found.p99_ms:.1f}, "
+        f"longest {found.longest_ms:.1f}"
+    )
+    print(f"  flooders: {found.attempts} attempts; their limits allow {found.attempts_due:.0f}")
+    wrong = {
+        f"{found.missing} of the others' deliveries are missing": found.missing > 0,
+        f"p99 is over {WANTED_P99_MS:g} ms": found.p99_ms > WANTED_P99_MS,
+        "the flooders got less than their limits allow": found.attempts < found.attempts_due * WANTED_SHARE,
+    }
+    return [complaint for complaint, is_so in wrong.items() if is_so]
 
 
 def main() -> int:
     """Run it. 0 when nobody was delayed, nothing is missing, and the flooders got their share."""
-    parser = argparse.ArgumentParser(prog="python -m bench.fairness", description=__doc__)
-    parser.add_argument("--flood", type=int, default=300_000)
-    parser.add_argument("--flooders", type=int, default=1, help="destinations of the one tenant that floods")
-    parser.add_argument("--slow-s", type=float, default=5.0)
-    parser.add_argument("--tenants", type=int, default=49, help="the others, with a destination each")
-    parser.add_argument("--rate-per-s", type=float, default=200.0)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument(
-        "--settle-s", type=float, default=0.0, help="let the flood spread first; workers share it every ten seconds"
-    )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    arguments = vars(parser.parse_args())
-    path = arguments.pop("json")
-    return uvloop.run(_run(Options(**arguments), path))
+
+    def options(parser: ArgumentParser) -> None:
+        parser.add_argument("--flood", type=int, default=300_000, help="its deliveries (default %(default)s)")
+        parser.add_argument("--flooders", type=int, default=1, help="destinations of the one tenant that floods")
+        parser.add_argument("--slow-s", type=float, default=5.0, help="how slow its receivers are (%(default)s)")
+        parser.add_argument("--tenants", type=int, default=49, help="the others, with a destination each (%(default)s)")
+        parser.add_argument("--rate-per-s", type=float, default=200.0, help="of all the others (default %(default)s)")
+        parser.add_argument("--seconds", type=float, default=20.0, help="how long that is measured (%(default)s)")
+        parser.add_argument("--workers", type=int, default=1, help="consumers (default %(default)s)")
+        parser.add_argument(
+            "--settle-s", type=float, default=0.0, help="let the flood spread first; workers share it every ten seconds"
+        )
+
+    async def measure(arguments: Namespace, directory: Path) -> Measured:
+        return await _run(Options(**{name: getattr(arguments, name) for name in Options.__struct_fields__}), directory)
+
+    return run("bench.fairness", __doc__, options, measure, _tell)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Options(Struct, frozen=True):
     rounds: int = 3
     seconds: float = 1.6
     https: bool = False
+    traced: bool = False
 
 
 class Address(Struct, frozen=True):

@@ -83,6 +83,8 @@ def table(result: Result) -> Iterator[str]:
     """Lines for a terminal; the ratio stands alone on the last one."""
     scheme = "HTTPS" if result.options.https else "HTTP"
     yield f"{scheme}, {len(TENANTS)} tenants, {len(ADDRESSES)} destinations, {IN_FLIGHT} in flight, one process each;"
+    if result.options.traced:
+        yield "the product exports 5 % of its traces, and its metrics;"
     yield f"medians of {result.options.rounds} rounds; latency at {PACE_PER_S} deliveries/s"
     yield ""
     yield f"{'':12}{'':>14}{'CPU us per delivery':>30}{'ms to receipt':>24}"

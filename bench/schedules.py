@@ -4,20 +4,20 @@ Schedules are published as a consumer does, for times spread over three days; th
 lasts, across a restart of the server by kill -9. Everything runs on loopback and stops by itself.
 """
 
-import argparse
 import asyncio
 import sys
-import tempfile
 import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 import psutil
-import uvloop
 from msgspec import Struct
 
-from bench.command import write_json
+from bench.beside import say
+from bench.command import run
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream import read, topology
 from oneprotect.jetstream.connection import Connection, connect
@@ -78,15 +78,14 @@ class Schedules:
         self._free = asyncio.Semaphore(IN_FLIGHT)
 
 
-async def _run(count: int) -> Measured:
-    with tempfile.TemporaryDirectory(prefix="oneprotect-schedules-") as directory:
-        async with (
-            EmbeddedNats(Path(directory)) as server,
-            connect(server.url, name="bench") as connection,
-            Publisher(connection) as publisher,
-        ):
-            await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
-            return await _measure(count, server, connection, publisher, Path(directory))
+async def _run(arguments: Namespace, directory: Path) -> Measured:
+    async with (
+        EmbeddedNats(directory) as server,
+        connect(server.url, name="bench") as connection,
+        Publisher(connection) as publisher,
+    ):
+        await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
+        return await _measure(arguments.count, server, connection, publisher, directory)
 
 
 async def _measure(
@@ -100,14 +99,12 @@ async def _measure(
     await schedules.finish()
     took_s = time.monotonic() - began
     disk_mb = await asyncio.to_thread(_size_mb, directory)
-    print(f"{count} schedules published in {took_s:.1f} s: {count / took_s:.0f}/s, {schedules.failed} failed")
+    say(f"{count} schedules published in {took_s:.1f} s")
     with_them_mb = _rss_mb(server)
-    print(f"server memory {base_mb:.0f} -> {with_them_mb:.0f} MB, disk {disk_mb:.0f} MB")
     process = psutil.Process(server.pid)
     process.cpu_percent()
     await asyncio.sleep(5)
     at_rest = process.cpu_percent()
-    print(f"server at rest: {at_rest:.1f} % of a core")
 
     at = datetime.now(UTC) + timedelta(seconds=10)
     for number in range(count, count + DUE):
@@ -117,12 +114,10 @@ async def _measure(
     await server.kill()
     await server.restart()
     restart_s = time.monotonic() - began
-    print(f"restart after kill -9: {restart_s:.1f} s")
+    say(f"restarted after kill -9 in {restart_s:.1f} s")
     await until(lambda: connection.is_connected, 60)
     late = await until(lambda: _lateness(connection, at), 60)
-    print(f"{DUE} due at one instant: first {late[0]:.2f} s, median {late[DUE // 2]:.2f} s, last {late[-1]:.2f} s late")
     kept = int((await connection.api(f"STREAM.INFO.{subjects.RETRIES.name}"))["state"]["messages"])
-    print(f"memory after the restart {_rss_mb(server):.0f} MB; {kept} messages in the stream")
     return Measured(
         count=count,
         per_s=count / took_s,
@@ -151,15 +146,29 @@ def _rss_mb(server: EmbeddedNats) -> float:
     return psutil.Process(server.pid).memory_info().rss / 1e6
 
 
+def _tell(found: Measured) -> Sequence[str]:
+    """Print it; returns what is not as wanted."""
+    base_mb, with_them_mb, restarted_mb = found.memory_mb
+    print(f"{found.count} schedules published at {found.per_s:.0f}/s, {found.failed} failed")
+    print(f"server memory {base_mb:.0f} -> {with_them_mb:.0f} MB, disk {found.disk_mb:.0f} MB")
+    print(f"server at rest: {found.at_rest_percent:.1f} % of a core")
+    print(f"restart after kill -9: {found.restart_s:.1f} s, memory then {restarted_mb:.0f} MB")
+    first, median, last = found.late_s
+    print(f"{DUE} due at one instant: first {first:.2f} s, median {median:.2f} s, last {last:.2f} s late")
+    wrong = {
+        f"{found.failed} were not stored": found.failed > 0,
+        f"{found.kept} messages are in the stream, not {found.count + DUE}": found.kept != found.count + DUE,
+    }
+    return [complaint for complaint, is_so in wrong.items() if is_so]
+
+
 def main() -> int:
     """Run it and return the exit code: 0 when no schedule is missing."""
-    parser = argparse.ArgumentParser(prog="python -m bench.schedules", description=__doc__)
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    arguments = parser.parse_args()
-    found = uvloop.run(_run(arguments.count))
-    write_json(arguments.json, found)
-    return 1 if found.failed or found.kept != found.count + DUE else 0
+
+    def options(parser: ArgumentParser) -> None:
+        parser.add_argument("--count", type=int, default=1_000_000, help="retries that wait (default %(default)s)")
+
+    return run("bench.schedules", __doc__, options, _run, _tell)
 
 
 if __name__ == "__main__":

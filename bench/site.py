@@ -145,14 +145,16 @@ class Site:
 
 
 @contextlib.asynccontextmanager
-async def site(directory: Path, *, https: bool = False) -> AsyncGenerator[Site]:
-    """Set everything up, with all contenders running and nothing to do.
+async def site(
+    directory: Path, *, https: bool = False, variables: Mapping[str, str] = MappingProxyType({})
+) -> AsyncGenerator[Site]:
+    """Set everything up, with all contenders running and nothing to do, and more `variables` for the product's.
 
     Raises `BenchError`, `EmbeddedNatsError` or `JetStreamError`.
     """
     async with (
         opened(directory, https=https) as one,
-        one.product(PRODUCT, {}),
+        one.product(PRODUCT, variables),
         one.bare(BARE),
         one.bare(AIOHTTP),
     ):

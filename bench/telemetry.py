@@ -4,20 +4,20 @@ One consumer at a time, as it is deployed, with the same work, in turns: every r
 given more than it can do, and stopped. Counting and `/metrics` are always on; what is compared is the export.
 """
 
-import argparse
 import contextlib
 import sys
-import tempfile
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from argparse import ArgumentParser, Namespace
+from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 import msgspec
-import uvloop
 from msgspec import Struct
 
+from bench.beside import say
 from bench.child import Child, child
+from bench.command import run
 from bench.errors import BenchError
 from bench.measure import Bench, Throughput
 from bench.plan import PRODUCT, Contender
@@ -51,6 +51,10 @@ WAYS: Final = (
 )
 
 
+TRACED: Final = WAYS[1]
+"""As it would be deployed."""
+
+
 class Told(Struct, frozen=True):
     """What one way came to. `spans`: the share of those that should have come that did."""
 
@@ -64,23 +68,23 @@ class Told(Struct, frozen=True):
     spans: float | None
 
 
-async def _measure(ways: Sequence[Way], rounds: int, seconds: float) -> list[Told]:
+async def _measure(arguments: Namespace, directory: Path) -> list[Told]:
+    ways = WAYS[: arguments.ways]
     found: dict[str, list[Throughput]] = {way.name: [] for way in ways}
     spans: dict[str, list[float]] = {way.name: [] for way in ways}
-    with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
-        async with opened(Path(directory)) as site, collector(Path(directory)) as collecting:
-            url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
-            rate = 0.0
-            for number in range(1, rounds + 1):
-                for way in ways:
-                    one = await restarted(site, way, url, rate, seconds)
-                    rate = rate or one.per_s
-                    found[way.name].append(one)
-                    collecting.tell(b"report")
-                    came = int((await collecting.hear("spans", START_TIMEOUT_S)).split()[0])
-                    if way.ratio:
-                        spans[way.name].append(came / (one.count / 0.9 * SPANS_EACH * way.ratio))
-                    print(f"round {number}: {way.name}: {one.per_s:.0f}/s", file=sys.stderr, flush=True)
+    async with opened(directory) as site, collector(directory) as collecting:
+        url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
+        rate = 0.0
+        for number in range(1, arguments.rounds + 1):
+            for way in ways:
+                one = await restarted(site, way, url, rate, arguments.seconds)
+                rate = rate or one.per_s
+                found[way.name].append(one)
+                collecting.tell(b"report")
+                came = int((await collecting.hear("spans", START_TIMEOUT_S)).split()[0])
+                if way.ratio:
+                    spans[way.name].append(came / (one.count / 0.9 * SPANS_EACH * way.ratio))
+                say(f"round {number}: {way.name}: {one.per_s:.0f}/s")
     first = found[ways[0].name]
     return [_told(way.name, found[way.name], first, spans[way.name]) for way in ways]
 
@@ -115,28 +119,30 @@ async def collector(directory: Path) -> AsyncGenerator[Child]:
         yield running
 
 
-def main() -> int:
-    """Run it and return the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m bench.telemetry", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default %(default)s)")
-    parser.add_argument("--seconds", type=float, default=2.5, help="length of a round (%(default)s)")
-    parser.add_argument("--ways", type=int, default=len(WAYS), help="only the first so many ways (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
-    arguments = parser.parse_args()
-    if not (1 <= arguments.ways <= len(WAYS) and 1 <= arguments.rounds <= 20 and 0.5 <= arguments.seconds <= 10):
-        parser.error("from 1 to 20 rounds of 0.5 to 10 seconds each")
-    try:
-        told = uvloop.run(_measure(WAYS[: arguments.ways], arguments.rounds, arguments.seconds))
-    except BenchError as error:
-        print(f"bench failed: {error}", file=sys.stderr)
-        return 1
+@contextlib.asynccontextmanager
+async def exporting(directory: Path, way: Way) -> AsyncGenerator[Mapping[str, str]]:
+    """A collector runs meanwhile; yields the variables of a consumer that exports to it."""
+    async with collector(directory) as collecting:
+        yield way.environ(f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}")
+
+
+def _tell(found: list[Told]) -> None:
     print(f"{'':26}{'deliveries/s':>14}{'CPU us each':>14}{'throughput':>12}{'by CPU':>8}{'spans that came':>18}")
-    for way in told:
+    for way in found:
         came = "" if way.spans is None else f"{way.spans:.1%}"
         print(f"{way.name:26}{way.per_s:14.0f}{way.consumer_us:14.0f}{way.share:12.2f}{way.cpu_share:8.2f}{came:>18}")
-    if arguments.json:
-        arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(told), indent=2) + b"\n")
-    return 0
+
+
+def main() -> int:
+    """Run it and return the exit code."""
+
+    def options(parser: ArgumentParser) -> None:
+        parser.add_argument("--rounds", type=int, default=5, help="rounds of each (default %(default)s)")
+        parser.add_argument("--seconds", type=float, default=2.5, help="length of a round (%(default)s)")
+        ways = range(1, len(WAYS) + 1)
+        parser.add_argument("--ways", type=int, default=len(WAYS), choices=ways, help="only the first so many ways")
+
+    return run("bench.telemetry", __doc__, options, _measure, _tell)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from bench.checks import problems
 from bench.command import run
@@ -27,18 +26,15 @@ from bench.peers.plan import PEERS, Peer
 from bench.peers.proof import COUNT, kept, kept_of_product
 from bench.peers.result import Result, compared, table
 from bench.plan import PAYLOAD, PRODUCT
-from bench.site import START_TIMEOUT_S, Site, opened
-from bench.telemetry import WAYS, collector
-
-TRACED: Final = WAYS[1]
+from bench.site import Site, opened
+from bench.telemetry import TRACED, exporting
 
 
 async def _measure(arguments: Namespace, directory: Path) -> Result:
     peers, left_out = await asyncio.to_thread(_installed, arguments.peers or [peer.name for peer in PEERS])
     async with contextlib.AsyncExitStack() as stack:
         site = await stack.enter_async_context(opened(directory))
-        collecting = await stack.enter_async_context(collector(directory))
-        url = f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}"
+        variables = await stack.enter_async_context(exporting(directory, TRACED))
         (directory / "setup.json").write_bytes(setup(site, PAYLOAD))
         proof = await _proof(site, peers, directory)
         streams = nats(site)
@@ -48,7 +44,7 @@ async def _measure(arguments: Namespace, directory: Path) -> Result:
             one = redis(directory / kind.replace(" ", "-"), to_disk=kind == "redis")
             brokers[kind] = await stack.enter_async_context(one)
         benches = [PeerBench(site, peer, brokers[peer.broker], directory) for peer in peers]
-        rounds = await _rounds(site, url, benches, arguments.rounds, arguments.seconds)
+        rounds = await _rounds(site, variables, benches, arguments.rounds, arguments.seconds)
         return compared(rounds, proof, left_out, (await site.report()).duplicates)
 
 
@@ -65,12 +61,12 @@ async def _proof(site: Site, peers: Sequence[Peer], directory: Path) -> dict[str
 
 
 async def _rounds(
-    site: Site, collector_url: str, peers: Sequence[PeerBench], rounds: int, seconds: float
+    site: Site, variables: Mapping[str, str], peers: Sequence[PeerBench], rounds: int, seconds: float
 ) -> Mapping[str, Sequence[Round]]:
     """The rounds of each, the product's first. Raises `BenchError` unless everything was delivered and recorded."""
     product = Bench(site, PRODUCT)
     for number in range(1, rounds + 1):
-        async with site.product(PRODUCT, TRACED.environ(collector_url)):
+        async with site.product(PRODUCT, variables):
             await product.start()
             _say(number, "product", (await product.round(seconds)).per_s)
             if code := await site.consumer(PRODUCT).stop():

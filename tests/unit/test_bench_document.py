@@ -7,10 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.document import BEGIN, END, Machine, Ran, write_docs
+from bench.document import BEGIN, END, write_docs
 from bench.errors import BenchError
 from bench.latency import Measured
 from bench.measure import Latency
+from bench.page import Machine
+from bench.suite import Ran
 from bench.svg import bars
 
 PAGE = f"# Before\n\n{BEGIN}\n\nold\n\n{END}\n\n## After\n"
@@ -45,6 +47,39 @@ def test_figures_replace_what_is_between_the_marks_and_nothing_else(tmp_path: Pa
     assert "| 200 | product | 0.4 | 0.8 | 2.0 |" in text
     assert "Peers" not in text
     assert "0.8 ms" in (docs / "images" / "bench-latency.svg").read_text()
+
+
+def test_the_page_says_what_failed(tmp_path: Path) -> None:
+    """A measurement that failed is not left out: its figures, if there are any, stand below a warning."""
+    results, docs = _results(tmp_path), _docs(tmp_path, PAGE)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    ran = {
+        "latency": Ran("python -m bench.latency", at, 0.5, 20.0, 1),
+        "secrets": Ran("python -m bench.secrets", at, 0.5, 20.0, None),
+    }
+    (results / "machine.json").write_bytes(msgspec.json.encode(Machine(2, "3.11.7", {}, ran)))
+
+    write_docs(results, docs)
+
+    text = (docs / "performance.md").read_text()
+    assert "**`python -m bench.latency` ended with 1: these figures are not as they should be.**" in text
+    assert "| 200 | product | 0.4 | 0.8 | 2.0 |" in text
+    assert "**`python -m bench.secrets` was stopped: there are no figures.**" in text
+
+
+def test_goals_that_are_missed_are_marked(tmp_path: Path) -> None:
+    """The summary has what was wanted beside what was measured, and says where it falls short."""
+    results, docs = _results(tmp_path), _docs(tmp_path, PAGE)
+
+    write_docs(results, docs)
+    met = (docs / "performance.md").read_text()
+    slow = [Measured(200.0, Latency(4.0, 20.0, 30.0), Latency(0.3, 0.5, 1.5))]
+    (results / "latency.json").write_bytes(msgspec.json.encode(slow))
+    write_docs(results, docs)
+    missed = (docs / "performance.md").read_text()
+
+    assert "| publish to receipt, p95 at 200/s | 0.8 ms | < 15 ms |  |" in met
+    assert "| publish to receipt, p95 at 200/s | 20.0 ms | < 15 ms | **missed** |" in missed
 
 
 def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""What `python -m bench.all` measures, and how one of them is run."""
+
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import psutil
+from msgspec import Struct
+
+ROOT: Final = Path(__file__).parent.parent
+_STOP_S: Final = 20.0
+
+
+class Measurement(Struct, frozen=True):
+    """A command, whose results go to `<name>.json`. `takes_s`: on two cores that do nothing else."""
+
+    name: str
+    module: str
+    takes_s: int
+    arguments: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()
+    """Arguments with which it takes seconds, and shows no more than that it works."""
+
+    @property
+    def command(self) -> str:
+        """As one would type it."""
+        return " ".join(("python -m", self.module, *self.arguments))
+
+    @property
+    def limit_s(self) -> float:
+        """When it is stopped, for a machine that is much slower, and packages that have to be fetched first."""
+        return 60 + 3 * self.takes_s
+
+    def shortened(self) -> "Measurement":
+        """The same, in seconds."""
+        return Measurement(self.name, self.module, max(4, self.takes_s // 3), (*self.arguments, *self.short))
+
+
+_ROUND: Final = ("--rounds", "1", "--seconds", "1")
+_SHORT_FLOOD: Final = ("--seconds", "8", "--slow-s", "2")
+_FEW: Final = ("--flood", "20000", *_SHORT_FLOOD)
+MEASUREMENTS: Final = (
+    Measurement("http", "bench", 35, ("--traced",), _ROUND),
+    Measurement("https", "bench", 35, ("--traced", "--https"), _ROUND),
+    Measurement("peers", "bench.peers", 150, (), _ROUND),
+    Measurement("latency", "bench.latency", 38, (), ("--seconds", "1")),
+    Measurement("destinations", "bench.destinations", 40, (), ("--rounds", "1", "--each", "3")),
+    Measurement("slow", "bench.slow", 24, (), ("--count", "2000", "--answer-after-s", "2")),
+    Measurement("slow-https", "bench.slow", 30, ("--https",), ("--count", "2000", "--answer-after-s", "2")),
+    Measurement("fairness", "bench.fairness", 45, (), _FEW),
+    Measurement("fairness-20", "bench.fairness", 45, ("--flooders", "20", "--tenants", "30"), _FEW),
+    Measurement("fairness-4-workers", "bench.fairness", 60, ("--workers", "4", "--settle-s", "15"), _FEW),
+    Measurement("fairness-200", "bench.fairness", 30, ("--flood", "30000", "--flooders", "200"), _SHORT_FLOOD),
+    Measurement("schedules", "bench.schedules", 75, (), ("--count", "20000")),
+    Measurement("secrets", "bench.secrets", 4),
+    Measurement("api", "bench.api", 11, (), _ROUND),
+    Measurement("telemetry", "bench.telemetry", 35, ("--rounds", "3", "--ways", "3"), _ROUND),
+    Measurement("processes", "bench.processes", 28, (), _ROUND),
+)
+
+
+class Ran(Struct, frozen=True):
+    """A measurement that was run: how, when, how busy the machine was with other things just before, and how it ended.
+
+    `code` is its exit code, None when it was stopped. With another one than 0 its figures, if it wrote any, are not
+    what they should be.
+    """
+
+    command: str
+    at: datetime
+    load: float
+    took_s: float
+    code: int | None = 0
+
+
+def run(measurement: Measurement, results: Path, *, limit_s: float) -> Ran:
+    """Run it, with what it writes to our stdout and stderr. Results of a run before are gone, whatever happens."""
+    file = results / f"{measurement.name}.json"
+    file.unlink(missing_ok=True)
+    at, load, began = datetime.now(UTC), psutil.getloadavg()[0], time.monotonic()
+    command = (sys.executable, "-m", measurement.module, *measurement.arguments, "--json", str(file))
+    process = subprocess.Popen(command, cwd=ROOT)  # noqa: S603
+    code: int | None = None
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        print(f"{measurement.name} is stopped: it has not ended within {limit_s:.0f} s", file=sys.stderr)
+    finally:
+        _stop(process)
+    return Ran(measurement.command, at, load, time.monotonic() - began, code)
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End it if it still runs; whatever it has started ends with it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

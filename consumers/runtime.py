@@ -8,6 +8,7 @@ never is.
 import asyncio
 import collections
 import contextlib
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Final
 
@@ -177,19 +178,14 @@ class Runtime:
     def _begins(self, work: "_Work") -> bool:
         """Have the message handled without a task, if the handler can."""
         try:
-            give_up = self._begin(work.message, work.on_end)
+            give_up = self._begin(work.message, functools.partial(self._finish, work))
         except Exception as error:  # noqa: BLE001 - the edge, as in `_run`
-            self.finish(work, error)
+            self._finish(work, error)
             return True
         if give_up is None:
             return False
         self._begun[work.message.identity] = (work, give_up)
         return True
-
-    def ended(self, work: "_Work", handled: Handled) -> None:
-        """What was begun has ended so."""
-        del self._begun[work.message.identity]
-        self.finish(work, handled)
 
     async def _run(self, work: "_Work") -> None:
         try:
@@ -200,10 +196,11 @@ class Runtime:
             raise
         except Exception as error:  # noqa: BLE001 - the edge: whatever a handler did not foresee ends here
             handled = error
-        self.finish(work, handled)
+        self._finish(work, handled)
 
-    def finish(self, work: "_Work", handled: Handled) -> None:
+    def _finish(self, work: "_Work", handled: Handled) -> None:
         """A handler has ended: store what it wants stored, and have the next one begin."""
+        self._begun.pop(work.message.identity, None)
         turns, lane = self._turns, work.lane
         try:
             if isinstance(handled, Exception):
@@ -340,10 +337,6 @@ class _Work:
         self._is_again = False
         self._stored = 0
         self._delay_s = 0.1
-
-    def on_end(self, handled: Handled) -> None:
-        """The handler that was begun has ended."""
-        self._runtime.ended(self, handled)
 
     def settle(self, settlement: Settlement) -> None:
         """Do as the handler says."""

@@ -1,0 +1,55 @@
+"""The ratios that the bench tells, from rounds."""
+
+from bench import beside
+from bench.measure import Throughput
+from bench.peers.measure import Round
+from bench.peers.proof import COUNT
+from bench.peers.result import compared, table
+
+
+def peer(*system_us: float) -> list[Round]:
+    """Rounds that cost so much CPU in all."""
+    return [Round(1000.0, us - 10, 10, 5000) for us in system_us]
+
+
+def test_peers_are_compared_with_the_best_that_loses_nothing() -> None:
+    """A peer that is cheap as it keeps nothing is told beside, and is not what the product has to beat."""
+    rounds = {
+        "product": peer(50, 100),
+        "bullmq": peer(100, 200),
+        "bullmq-memory": peer(25, 50),
+        "celery": peer(500, 500),
+    }
+    kept = {"product": COUNT, "bullmq": COUNT, "bullmq-memory": 0, "celery": COUNT}
+
+    result = compared(rounds, kept, {}, 0)
+
+    assert (result.best, result.ratio) == ("bullmq", 2.0)
+    assert (result.best_any, result.ratio_any) == ("bullmq-memory", 0.5)
+    assert result.peers["celery"].times == 7.5
+    assert list(table(result))[-1] == "peers: 2.00"
+
+
+def test_without_a_peer_that_keeps_its_work_there_is_no_ratio() -> None:
+    """One delivery lost is enough."""
+    rounds = {"product": peer(50), "bullmq": peer(100)}
+
+    result = compared(rounds, {"product": COUNT, "bullmq": COUNT - 1}, {}, 0)
+
+    assert (result.best, result.ratio) == (None, None)
+    assert "peers:" not in " ".join(table(result))
+
+
+def test_ratios_are_taken_within_a_round() -> None:
+    """A machine that is slower in one round is slower for both."""
+
+    def rounds(*figures: tuple[float, float]) -> list[Throughput]:
+        return [Throughput(per_s, us, 20.0, 20.0, 100) for per_s, us in figures]
+
+    product = rounds((100, 80), (10, 800), (100, 80))
+    bare = rounds((200, 40), (20, 400), (200, 40))
+
+    found = beside.compared(product, bare)
+
+    assert (found.ratio, found.cpu_ratio) == (0.5, 0.5)
+    assert list(beside.table(found))[-1] == "ratio: 0.50"

@@ -12,7 +12,7 @@ from bench.plan import ADDRESSES, CALIBRATION_COUNT, PACE_PER_S, PACED_S, WARM_U
 from bench.site import START_TIMEOUT_S, CpuTimes, Site
 
 BURST_TIMEOUT_S: Final = 30.0
-SETTLE_TIMEOUT_S: Final = 10.0
+SETTLE_TIMEOUT_S: Final = 25.0
 _POLL_S: Final = 0.02
 
 T = TypeVar("T")

@@ -23,7 +23,7 @@ from bench.site import Site, opened
 WARM_UP: Final = 64
 _POLL_S: Final = 0.1
 _SLOTS: Final = 16_384
-_VARIABLES: Final = {"ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": "1024"}
+_VARIABLES: Final = {"ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": "1024", "ONEPROTECT_REQUEST_TIMEOUT_S": "30"}
 
 
 class Held(Struct, frozen=True):
@@ -86,7 +86,9 @@ def main() -> int:
 
     def options(parser: ArgumentParser) -> None:
         parser.add_argument("--count", type=int, default=10_000, help="deliveries (default %(default)s)")
-        parser.add_argument("--answer-after-s", type=float, default=5.0, help="how slow the receiver is (%(default)s)")
+        parser.add_argument(
+            "--answer-after-s", type=float, default=5.0, help="how slow the receiver is: up to 20 (%(default)s)"
+        )
         parser.add_argument("--https", action="store_true", help="over TLS")
 
     def told(found: Measured) -> None:

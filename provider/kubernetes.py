@@ -2,13 +2,15 @@
 
 kubernetes_asyncio brings kubeconfig and the API's paths. Left to itself it logs whole Secrets at DEBUG, turns a broken
 body into an empty Secret, has no timeout, takes proxies from the environment and follows redirects. So it sends through
-a session of ours and hands back the raw answer; nothing else in the program imports it, and this file only once it is
-needed, as it takes most of a second and 60 MB.
+a session of ours and hands back the raw answer; nothing else in the program imports it, and this file only what it
+needs of it: the whole takes a second and 57 MB, most of it for the 600 kinds of objects that we never read.
 """
 
 import asyncio
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast, final
@@ -18,6 +20,7 @@ import aiohttp
 from provider.answer import Answer, Fault, answer_of, fault_of
 from provider.breaker import Breaker
 from provider.cluster import SERVICE_ACCOUNT, Cluster
+from provider.deferral import defer
 from provider.errors import ProviderMisconfigured
 from provider.reads import Reads
 from provider.ref import SecretRef
@@ -132,9 +135,9 @@ class SecretsApi:
     @classmethod
     async def connect(cls, cluster: Cluster) -> "SecretsApi":
         """Make ready; nothing is sent yet."""
+        _import_library()
         from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
 
-        _silence()
         configuration = Configuration(host=cluster.url)
         configuration.tls_server_name = cluster.server_name
         client = ApiClient(configuration)
@@ -228,10 +231,10 @@ def _authorization(configuration: "Configuration") -> str | None:
 
 
 async def _load(path: Path, context: str | None) -> "Configuration":
+    _import_library()
     from kubernetes_asyncio.client import Configuration
     from kubernetes_asyncio.config import load_kube_config  # pyright: ignore[reportUnknownVariableType] - it has no types
 
-    _silence()
     configuration = Configuration()
     try:
         await load_kube_config(
@@ -253,6 +256,23 @@ def _forget_files() -> None:
     from kubernetes_asyncio.config import kube_config
 
     kube_config._cleanup_temp_files()  # pyright: ignore[reportPrivateUsage] - there is no public way
+
+
+def _import_library() -> None:
+    """Import what is used of the library here, and silence it.
+
+    Its packages import every kind of object and every API. So they are entered without that, and `client` is given the
+    names that we and the loader of kubeconfigs look for in it.
+    """
+    client = "kubernetes_asyncio.client"
+    defer("kubernetes_asyncio", client, f"{client}.api", f"{client}.models")
+    load, names = importlib.import_module, vars(sys.modules[client])
+    load(f"{client}.rest")  # before `api_client`, which looks for it in `client`
+    names["Configuration"] = load(f"{client}.configuration").Configuration
+    names["ApiClient"] = load(f"{client}.api_client").ApiClient
+    names["CoreV1Api"] = load(f"{client}.api.core_v1_api").CoreV1Api
+    load("kubernetes_asyncio.config")
+    _silence()
 
 
 def _silence() -> None:

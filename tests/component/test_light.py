@@ -1,8 +1,10 @@
 """A consumer is light: it imports what it uses, and what it uses not until then."""
 
+import asyncio
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import psutil
@@ -11,6 +13,10 @@ import pytest
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.jetstream.client import Access
 from oneprotect.jetstream.connection import connect
+from tests.kubernetes.apiserver import ApiServer
+from tests.kubernetes.kubeconfigs import kubeconfig, written
+from tests.kubernetes.manifests import manifest
+from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
 
@@ -27,6 +33,22 @@ HEAVY = {
 }
 MOST_MODULES = 560
 MOST_MEMORY_BYTES = 80_000_000
+MOST_MODULES_OF_KUBERNETES = 30
+
+READS_A_SECRET = """
+    import asyncio, sys
+    from provider.kubernetes import KubernetesSecretProvider
+    from provider.ref import SecretRef
+
+    async def main():
+        allowed = frozenset({"webhooks"})
+        provider = await KubernetesSecretProvider.from_kubeconfig(sys.argv[1], namespaces_allowed=allowed)
+        snapshot = await provider.read(SecretRef.parse("k8s://webhooks/signing-key/signing"))
+        await provider.aclose()
+        print(snapshot.tenant, *(name for name in sys.modules if name.startswith("kubernetes_asyncio.")))
+
+    asyncio.run(main())
+"""
 
 
 def test_a_consumers_parts_bring_no_heavy_library() -> None:
@@ -50,6 +72,51 @@ async def test_an_idle_consumer_takes_little_memory(site: Site) -> None:
         resident = psutil.Process(consumer.process.pid).memory_info().rss
 
     assert 10_000_000 < resident < MOST_MEMORY_BYTES
+
+
+async def test_reading_secrets_from_kubernetes_takes_little_more(site: Site, tmp_path: Path) -> None:
+    """A consumer with that provider has delivered, waits for more, and stays below 80 MB all the same."""
+    async with ApiServer.running(tmp_path / "api") as api, Scripted() as receiver:
+        environ = {"ONEPROTECT_SECRET_PROVIDER": "kubernetes", "KUBECONFIG": str(_kubeconfig(api, tmp_path))}
+        await site.destination("orders", receiver.url)
+        async with site.consumer_process(environ=environ) as consumer:
+            delivery = await site.deliver("orders")
+            await until(site.is_settled, 60)
+            resident = psutil.Process(consumer.process.pid).memory_info().rss
+
+    assert api.requests
+    assert receiver.ids() == [delivery]
+    assert 10_000_000 < resident < MOST_MEMORY_BYTES
+
+
+async def test_of_the_kubernetes_library_only_what_is_used_is_imported(tmp_path: Path) -> None:
+    """Reading a Secret takes none of its 600 kinds of objects, and of its 60 APIs one."""
+    async with ApiServer.running(tmp_path / "api") as api:
+        run = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            textwrap.dedent(READS_A_SECRET),
+            str(_kubeconfig(api, tmp_path)),
+            cwd=Path(__file__).parents[2],
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await run.communicate()
+
+    tenant, *imported = output.decode().split()
+    assert tenant == "acme"
+    assert len(imported) < MOST_MODULES_OF_KUBERNETES
+    assert [name for name in imported if name.startswith("kubernetes_asyncio.client.models.")] == []
+    assert [name for name in imported if name.startswith("kubernetes_asyncio.client.api.")] == [
+        "kubernetes_asyncio.client.api.core_v1_api"
+    ]
+
+
+def _kubeconfig(api: ApiServer, directory: Path) -> Path:
+    """One that leads to `api`, which has a Secret for the site's credential."""
+    api.put(manifest(name="signing-key"))
+    account = api.service_account(directory / "account")
+    user = {"token": (account / "token").read_text()}
+    return written(directory / "config", kubeconfig(api.url, (account / "ca.crt").read_bytes(), user))
 
 
 @pytest.mark.filterwarnings("ignore:.*ws_close.*:DeprecationWarning")  # how the client library calls aiohttp

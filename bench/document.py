@@ -43,15 +43,18 @@ def _figures(page: Page) -> Iterator[str]:
     yield from page.section("Peers", "peers", peers_result.Result, partial(sections.beside_peers, page))
     yield from page.section("Latency", "latency", list[latency.Measured], partial(sections.paces, page))
     yield from page.section(
-        "Many destinations that close their connections", "destinations", Beside, sections.many_destinations
+        "Many destinations that close their connections",
+        "destinations",
+        Beside,
+        partial(sections.many_destinations, page),
     )
     for name, title in (("slow", "In flight to a slow receiver"), ("slow-https", "The same over HTTPS")):
-        yield from page.section(title, name, slow.Measured, sections.in_flight)
+        yield from page.section(title, name, slow.Measured, partial(sections.in_flight, page, name))
     yield from sections.floods(page)
     yield from page.section("Retries that wait", "schedules", schedules.Measured, sections.waiting)
     yield from page.section("Secrets, cold and warm", "secrets", list[secrets.Row], sections.resolves)
-    yield from page.section("Publishing through the API", "api", dict[str, api.Measured], sections.posts)
-    yield from page.section("Telemetry", "telemetry", list[telemetry.Told], sections.exports)
+    yield from page.section("Publishing through the API", "api", dict[str, api.Measured], partial(sections.posts, page))
+    yield from page.section("Telemetry", "telemetry", list[telemetry.Told], partial(sections.exports, page))
     yield from page.section("Processes", "processes", list[processes.Measured], partial(sections.by_processes, page))
 
 

@@ -91,13 +91,17 @@ def paces(page: Page, found: list[latency.Measured]) -> Lines:
     )
 
 
-def many_destinations(found: Beside) -> Lines:
+def many_destinations(page: Page, found: Beside) -> Lines:
     """A handshake for each delivery."""
+    both = (("product", found.product), ("bare loop", found.bare))
+    rows: list[Row] = [(name, one.per_s, f"{one.per_s:,.0f}/s") for name, one in both]
+    yield page.picture("destinations", "Deliveries a second, a connection and handshake for each", rows)
+    yield ""
     yield from table(
         ("", "deliveries/s", "CPU µs each", "nats-server µs", "receiver µs"),
         (
             (name, f"{one.per_s:,.0f}", *(f"{us:,.0f}" for us in (one.consumer_us, one.nats_us, one.receiver_us)))
-            for name, one in (("product", found.product), ("bare loop", found.bare))
+            for name, one in both
         ),
     )
     yield ""
@@ -105,19 +109,23 @@ def many_destinations(found: Beside) -> Lines:
     yield f"`ratio: {found.ratio:.2f}`; by CPU time of the consumer {found.cpu_ratio:.2f}."
 
 
-def in_flight(found: slow.Measured) -> Lines:
+def in_flight(page: Page, name: str, found: slow.Measured) -> Lines:
     """Memory of what waits for its answer."""
+    both = (("product", found.product), ("bare loop", found.bare))
+    rows: list[Row] = [(who, one.kb_each, f"{one.kb_each:.1f} KB") for who, one in both]
+    yield page.picture(name, "Memory of a delivery in flight: less is better", rows)
+    yield ""
     yield from table(
         ("", "in flight at a time", "memory, MB", "KB each", "CPU µs each"),
         (
             (
-                name,
+                who,
                 f"{one.at_once:,}",
                 f"{one.base_mb:.0f} -> {one.most_mb:.0f}",
                 f"{one.kb_each:.1f}",
                 f"{one.consumer_us:.0f}",
             )
-            for name, one in (("product", found.product), ("bare loop", found.bare))
+            for who, one in both
         ),
     )
     yield ""
@@ -170,9 +178,12 @@ def resolves(rows: list[secrets.Row]) -> Lines:
     return table(("", "measured", "wanted"), ((row.what.strip(), row.found, row.wanted) for row in rows))
 
 
-def posts(found: dict[str, api.Measured]) -> Lines:
+def posts(page: Page, found: dict[str, api.Measured]) -> Lines:
     """The API beside its bare loop."""
-    return table(
+    rows: list[Row] = [(name, one.per_s, f"{one.per_s:,.0f}/s") for name, one in found.items()]
+    yield page.picture("api", "Deliveries published through the API, a second", rows)
+    yield ""
+    yield from table(
         ("", "POST/s", "CPU µs", "p50 ms", "p99 ms"),
         (
             (name, f"{one.per_s:,.0f}", f"{one.cpu_us:.0f}", f"{one.p50_ms:.1f}", f"{one.p99_ms:.1f}")
@@ -181,9 +192,12 @@ def posts(found: dict[str, api.Measured]) -> Lines:
     )
 
 
-def exports(found: list[telemetry.Told]) -> Lines:
+def exports(page: Page, found: list[telemetry.Told]) -> Lines:
     """What telemetry costs."""
-    return table(
+    rows: list[Row] = [(one.name, one.consumer_us, f"{one.consumer_us:.0f} µs") for one in found]
+    yield page.picture("telemetry", "CPU time of the consumer per delivery: less is better", rows)
+    yield ""
+    yield from table(
         ("", "deliveries/s", "CPU µs", "throughput", "by CPU"),
         (
             (one.name, f"{one.per_s:,.0f}", f"{one.consumer_us:.0f}", f"{one.share:.2f}", f"{one.cpu_share:.2f}")

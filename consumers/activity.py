@@ -7,6 +7,7 @@ killed takes at most a minute of its counts with it; the attempts on record are 
 """
 
 import asyncio
+import collections
 import contextlib
 import time
 from bisect import bisect_left
@@ -18,7 +19,7 @@ import structlog
 
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused, Unavailable
-from schemas.activity import HOURS, TIMES_MS, Activity, Hour
+from schemas.activity import TIMES_MS, Activity, Hour
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 
@@ -29,7 +30,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _Count:
-    """What one consumer saw of a destination in one hour."""
+    """What one consumer saw of a destination in the present hour."""
 
     __slots__ = ("delivered", "failed", "times")
 
@@ -48,23 +49,35 @@ class DestinationActivity:
     def __init__(self, bucket: Bucket, *, clock: Callable[[], float] = time.time) -> None:
         self._bucket = bucket
         self._clock = clock
-        self._counts: dict[tuple[str, int], _Count] = {}
+        self._counts: collections.defaultdict[str, _Count] = collections.defaultdict(_Count)
+        self._hour = 0
+        self._hour_began_s = self._hour_ends_s = 0.0
         self._untold: dict[str, list[Hour]] = {}
 
-    def noticed(self, tenant: str, result: AttemptResult) -> None:
-        """An attempt has ended. Cheap: every delivery comes through here."""
+    def noticed(self, lane: str, result: AttemptResult, now_s: float) -> None:
+        """An attempt on `<tenant>.<id>` ended at `now_s`, since 1970. Cheap: every delivery comes through here."""
         if result.outcome is Outcome.SKIPPED or result.code is Code.DESTINATION_NOT_FOUND:
             return
-        key = (f"{tenant}.{result.destination}", hour_of(self._clock()))
-        count = self._counts.get(key)
-        if count is None:
-            count = self._counts[key] = _Count()
+        if not self._hour_began_s <= now_s < self._hour_ends_s:
+            self._begin_hour(hour_of(now_s))
+        count = self._counts[lane]
         if result.outcome is Outcome.DELIVERED:
             count.delivered += 1
         else:
             count.failed += 1
         if result.http_status is not None:
             count.times[bisect_left(TIMES_MS, result.duration_ms)] += 1
+
+    def _begin_hour(self, hour: int) -> None:
+        self._set_aside()
+        self._hour = hour
+        self._hour_began_s, self._hour_ends_s = hour * 3600.0, (hour + 1) * 3600.0
+
+    def _set_aside(self) -> None:
+        """What was counted up to now waits to be told."""
+        counts, self._counts = self._counts, collections.defaultdict(_Count)
+        for lane, count in counts.items():
+            self._untold.setdefault(lane, []).append(count.hour(self._hour))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell what was counted, once a minute, until `stop` is set; `flush` when the last attempt has ended."""
@@ -76,16 +89,14 @@ class DestinationActivity:
 
     async def flush(self) -> None:
         """Put what was counted together with what is kept. What can't be stored now is, later."""
-        counts, self._counts = self._counts, {}
+        self._set_aside()
         news, self._untold = self._untold, {}
-        for (key, at), count in counts.items():
-            news.setdefault(key, []).append(count.hour(at))
         for key, hours in news.items():
             try:
                 await self._tell(key, tuple(hours))
             except JetStreamError as error:
                 _log.warning("activity.untold", key=key, error=str(error))
-                self._untold[key] = hours[-HOURS:]
+                self._untold[key] = _joined(hours + self._untold.get(key, []))
 
     async def _tell(self, key: str, hours: tuple[Hour, ...]) -> None:
         for _ in range(MAX_TRIES):
@@ -99,6 +110,11 @@ class DestinationActivity:
             else:
                 return
         raise Unavailable("its row keeps changing")
+
+
+def _joined(hours: list[Hour]) -> list[Hour]:
+    """One of each hour, and a day of them at most."""
+    return list(Activity().merged(tuple(hours), max(hour.at for hour in hours)).hours)
 
 
 def hour_of(time_s: float) -> int:

@@ -53,8 +53,8 @@ _log = structlog.get_logger(__name__)
 class SecretWatch(Protocol):
     """Wants to know how deliveries fared with their secrets."""
 
-    def noticed(self, tenant: str, credential: str, code: Code | None) -> None:
-        """A delivery resolved this credential's secret (None), or could not and why. Must be cheap."""
+    def noticed(self, credential: str, code: Code | None) -> None:
+        """A delivery resolved the secret of `<tenant>.<id>` (None), or could not and why. Must be cheap."""
         ...
 
 
@@ -104,13 +104,12 @@ class CredentialChecks:
         """How many credentials have each status, as far as this consumer knows."""
         return Counter(state.status for state in self._known.values())
 
-    def noticed(self, tenant: str, credential: str, code: Code | None) -> None:
+    def noticed(self, credential: str, code: Code | None) -> None:
         """See `SecretWatch`: what a delivery saw is news if the status says otherwise."""
-        key = f"{tenant}.{credential}"
-        state = self._known.get(key)
+        state = self._known.get(credential)
         seen = CredentialStatus.CONFIGURED if code is None else STATUS_OF.get(code)
         if state is None or seen is not state.status:
-            self._ask(key)
+            self._ask(credential)
 
     def _ask(self, key: str) -> None:
         self._due[key] = 0.0

@@ -12,6 +12,7 @@ import msgspec
 
 from consumers import captured, outcome, retry
 from consumers.activity import DestinationActivity
+from consumers.attempt import Attempt
 from consumers.credentials import SecretWatch
 from consumers.directory import Directory
 from consumers.heads import Heads, Standing
@@ -19,10 +20,10 @@ from consumers.health import DestinationHealth
 from consumers.history import History
 from consumers.quarantine import quarantined
 from consumers.request import Delivery
+from consumers.routes import Route, Routes, parsed_ref, same_headers
 from consumers.sender import Reply, Sender
 from consumers.settlement import Again, Settlement
 from consumers.signing import Signed, sign
-from consumers.ways import Ways, same_headers
 from oneprotect.jetstream.pull import Message
 from provider.base import SecretProvider
 from provider.errors import SecretError, SecretNotFound
@@ -30,7 +31,7 @@ from provider.ref import SecretRef
 from provider.value import SigningSecret
 from schemas import subjects
 from schemas.codes import Code, Outcome
-from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Credential, Destination, RetryPolicy
+from schemas.config import DEFAULT_RETRY_SCHEDULE_S, Destination, RetryPolicy
 from schemas.events import AttemptResult
 from schemas.ids import Purpose
 
@@ -55,7 +56,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class AttemptObserver(Protocol):
     """Wants to know how each attempt ended."""
 
-    def attempted(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> None:
+    def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
         """An attempt ended so, or was found on record (`suppressed`). Must be cheap."""
         ...
 
@@ -103,7 +104,7 @@ class DeliveryHandler:
         self._policy = policy
         self._worker = worker
         self._observer = observer
-        self._ways = Ways(sender, policy.user_agent)
+        self._routes = Routes(directory, policy.secret_namespace)
         self.deferrals = 0
         """Requests put off as their destination rests."""
         self.quarantines = 0
@@ -116,39 +117,24 @@ class DeliveryHandler:
         None if it isn't: nothing has been done then, and the request is to be handled by a call. Else returns how to
         give up, and `on_end` gets what must be stored, or what nobody foresaw.
         """
-        if (
-            message.deliveries > 1
-            or message.stream == subjects.ORDERED.name
-            or subjects.HEADER_SINCE in message.headers
-        ):
+        if message.deliveries > 1 or subjects.HEADER_SINCE in message.headers:
             return None
-        try:
-            delivery = Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
-        except ValueError:
+        now = time.monotonic()
+        route = self._routes.find(message, now)
+        if route is None or route.lane in self._health.troubled:
             return None
-        clock = Clock()
-        found = self._directory.known(delivery.tenant, delivery.destination)
-        if found is None or self._health.is_held(f"{delivery.tenant}.{delivery.destination}"):
+        most = self._policy.max_payload_bytes
+        delivery = Delivery.read_plain(message, route.tenant, route.name, max_payload_bytes=most) or self._read(message)
+        if delivery is None:
             return None
-        destination, credential = found
-        if not destination.enabled or destination.ordering == "fifo":
-            return None
-        secret = self._known_secret(delivery.tenant, credential)
-        way = self._ways.find(delivery, destination)
+        attempt = Attempt(delivery, now)
+        secret = self._provider.cached(route.secret_ref, tenant=route.tenant, purpose=route.purpose)
+        way = route.way(delivery, self._sender, self._policy.user_agent)
         if secret is None or way is None:
             return None
-        clock.resolved_s = clock.elapsed_s()
-        signed = sign(secret, delivery=delivery.id, body=delivery.body, now=clock.started_at)
-        attempt = Attempt(delivery, clock, destination, signed, secret.version)
-
-        def on_reply(reply: Reply) -> None:
-            try:
-                self._watch.noticed(delivery.tenant, destination.credential, None)
-                ended: Handled = self._ended(delivery, self._result(attempt, reply), clock)
-            except Exception as error:  # noqa: BLE001  for the runtime, which is the edge
-                ended = error
-            on_end(ended)
-
+        attempt.resolved_s = time.monotonic() - now
+        signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
+        destination = route.destination
         return self._sender.begin(
             way,
             lines=(
@@ -158,8 +144,32 @@ class DeliveryHandler:
             body=delivery.body,
             timeout_s=destination.timeout_s or self._policy.timeout_s,
             capture=destination.capture_response,
-            on_reply=on_reply,
+            on_reply=functools.partial(self._on_reply, attempt, route, signed, secret.version, on_end),
         )
+
+    def _read(self, message: Message) -> Delivery | None:
+        try:
+            return Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
+        except ValueError:
+            return None
+
+    def _on_reply(
+        self,
+        attempt: Attempt,
+        route: Route,
+        signed: Signed,
+        secret_version: str,
+        on_end: Callable[[Handled], None],
+        reply: Reply,
+    ) -> None:
+        try:
+            self._watch.noticed(route.credential_key, None)
+            ended: Handled = self._ended(
+                attempt, self._result(attempt, route.destination, signed, secret_version, reply)
+            )
+        except Exception as error:  # noqa: BLE001  for the runtime, which is the edge
+            ended = error
+        on_end(ended)
 
     async def __call__(self, message: Message) -> Settlement:
         """Handle one request. Raises only what nobody foresaw."""
@@ -173,29 +183,36 @@ class DeliveryHandler:
         ):
             recorded = await self._history.find(delivery)
             if recorded is not None:
-                self._observe(delivery, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED), Clock())
-                return outcome.suppressed(delivery, recorded, archived=self._is_archived())
+                attempt = Attempt(delivery, time.monotonic())
+                if self._observer is not None:
+                    suppressed = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
+                    self._observer.attempted(attempt, suppressed)
+                return outcome.suppressed(delivery, recorded, at=attempt.ended_at, archived=self._is_archived())
         rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
         if rest_s is None and self._health.is_on_trial(f"{delivery.tenant}.{delivery.destination}"):
             rest_s = None if await self._may_try(delivery) else TRIAL_PAUSE_S
         if rest_s is not None and not delivery.is_ping:
             return self._deferred(delivery, rest_s)
-        clock = Clock()
-        result = await self._attempt(delivery, clock)
+        attempt = Attempt(delivery, time.monotonic())
+        result = await self._make(attempt)
         if result is None:
             return Again()
-        return self._ended(delivery, result, clock)
+        return self._ended(attempt, result)
 
-    def _ended(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> Settlement:
-        self._observe(delivery, result, clock)
-        self._activity.noticed(delivery.tenant, result)
-        message = delivery.message
-        is_to_come_again = result.outcome is Outcome.RETRY_SCHEDULED and not delivery.is_ping
-        if is_to_come_again and message.stream == subjects.ORDERED.name:
+    def _ended(self, attempt: Attempt, result: AttemptResult) -> Settlement:
+        delivery, message = attempt.delivery, attempt.delivery.message
+        if self._observer is not None:
+            self._observer.attempted(attempt, result)
+        self._activity.noticed(f"{delivery.tenant}.{delivery.destination}", result, attempt.ended_s)
+        if (
+            result.outcome is Outcome.RETRY_SCHEDULED
+            and not delivery.is_ping
+            and message.stream == subjects.ORDERED.name
+        ):
             standing = Standing(delivery.progress.after(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, message, standing)
-            return Again(outcome.recorded(delivery, result))
-        return outcome.settled(delivery, result, archived=self._is_archived())
+            return Again(outcome.recorded(delivery, result, at=attempt.ended_at))
+        return outcome.settled(delivery, result, at=attempt.ended_at, archived=self._is_archived())
 
     async def _may_try(self, delivery: Delivery) -> bool:
         """Whether this is the attempt that tries a destination on trial. A line is tried by its head, of itself."""
@@ -210,48 +227,38 @@ class DeliveryHandler:
         spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
         return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
 
-    def _observe(self, delivery: Delivery, result: AttemptResult, clock: "Clock") -> None:
-        if self._observer is not None:
-            self._observer.attempted(delivery, result, clock)
-
-    async def _attempt(self, delivery: Delivery, clock: "Clock") -> AttemptResult | None:
+    async def _make(self, attempt: Attempt) -> AttemptResult | None:
         """Make it, and say how it ended. None when it must come in its destination's line and has not."""
+        delivery = attempt.delivery
         destination = await self._directory.destination(delivery.tenant, delivery.destination)
         if destination is None:
-            return self._unsent(delivery, clock, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
+            return self._unsent(attempt, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
         if destination.ordering == "fifo" and delivery.message.stream != subjects.ORDERED.name:
             return None
         if not destination.enabled:
-            return self._unsent(delivery, clock, Outcome.SKIPPED, Code.DESTINATION_DISABLED)
+            return self._unsent(attempt, Outcome.SKIPPED, Code.DESTINATION_DISABLED)
+        credential_key = f"{delivery.tenant}.{destination.credential}"
         try:
             secret = await self._secret(delivery.tenant, destination)
         except SecretError as error:
             failed = type(error)
         else:
-            self._watch.noticed(delivery.tenant, destination.credential, None)
-            return await self._send(delivery, clock, destination, secret)
-        self._watch.noticed(delivery.tenant, destination.credential, failed.code)
-        return self._without_secret(delivery, clock, failed)
+            self._watch.noticed(credential_key, None)
+            return await self._send(attempt, destination, secret)
+        self._watch.noticed(credential_key, failed.code)
+        return self._without_secret(attempt, failed)
 
     async def _secret(self, tenant: str, destination: Destination) -> SigningSecret:
         credential = await self._directory.credential(tenant, destination.credential)
         if credential is None:
             raise SecretNotFound
-        ref = _parsed(credential.secret_ref, self._policy.secret_namespace)
+        ref = parsed_ref(credential.secret_ref, self._policy.secret_namespace)
         return await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
 
-    def _known_secret(self, tenant: str, credential: Credential) -> SigningSecret | None:
-        try:
-            ref = _parsed(credential.secret_ref, self._policy.secret_namespace)
-        except SecretError:
-            return None
-        return self._provider.cached(ref, tenant=tenant, purpose=credential.purpose)
-
-    async def _send(
-        self, delivery: Delivery, clock: "Clock", destination: Destination, secret: SigningSecret
-    ) -> AttemptResult:
-        clock.resolved_s = clock.elapsed_s()
-        signed = sign(secret, delivery=delivery.id, body=delivery.body, now=clock.started_at)
+    async def _send(self, attempt: Attempt, destination: Destination, secret: SigningSecret) -> AttemptResult:
+        attempt.resolved_s = time.monotonic() - attempt.began_s
+        delivery = attempt.delivery
+        signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         reply = await self._sender.send(
             destination.url,
             headers=self._headers(delivery, destination, signed),
@@ -259,32 +266,41 @@ class DeliveryHandler:
             timeout_s=destination.timeout_s or self._policy.timeout_s,
             capture=destination.capture_response,
         )
-        return self._result(Attempt(delivery, clock, destination, signed, secret.version), reply)
+        return self._result(attempt, destination, signed, secret.version, reply)
 
-    def _result(self, attempt: "Attempt", reply: Reply) -> AttemptResult:
-        delivery, destination = attempt.delivery, attempt.destination
-        self._health.noticed(delivery.tenant, delivery.destination, destination.url, reply)
-        wait_s = None if reply.code is Code.HTTP_2XX else self._wait_s(delivery, destination, reply)
-        return AttemptResult(
+    def _result(
+        self, attempt: Attempt, destination: Destination, signed: Signed, secret_version: str, reply: Reply
+    ) -> AttemptResult:
+        attempt.end()
+        delivery, progress = attempt.delivery, attempt.delivery.progress
+        self._health.noticed(f"{delivery.tenant}.{delivery.destination}", destination.url, reply, attempt.ended_at)
+        is_taken = reply.code is Code.HTTP_2XX
+        wait_s = None if is_taken else self._wait_s(delivery, destination, reply)
+        result = AttemptResult(  # fifteen fields: for more, Python makes a dict of them, which takes 0.4 µs
             delivery=delivery.id,
             destination=delivery.destination,
             event_type=delivery.event_type,
-            attempt=delivery.progress.attempt,
-            outcome=_outcome_of(reply, wait_s),
+            attempt=progress.attempt,
+            outcome=Outcome.DELIVERED if is_taken else Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED,
             code=reply.code,
-            started_at=attempt.clock.started_at,
-            duration_ms=attempt.clock.elapsed_ms(),
+            started_at=attempt.started_at,
+            duration_ms=attempt.taken_ms,
             worker=self._worker,
             http_status=reply.http_status,
-            retry_after_s=reply.retry_after_s,
-            next_attempt_at=_after(wait_s),
             request_bytes=len(delivery.body),
             response_bytes=reply.response_bytes,
-            signed_with=attempt.signed.slots,
-            secret_version=attempt.secret_version,
-            replay=delivery.progress.replay,
+            signed_with=signed.slots,
+            secret_version=secret_version,
             url_host=_host(destination.url),
-            response_body=_shown(reply, destination, attempt.signed) if destination.capture_response else None,
+        )
+        if is_taken and progress.replay is None and not destination.capture_response:
+            return result
+        return msgspec.structs.replace(
+            result,
+            retry_after_s=reply.retry_after_s,
+            next_attempt_at=_after(attempt, wait_s),
+            replay=progress.replay,
+            response_body=_shown(reply, destination, signed) if destination.capture_response else None,
         )
 
     def _wait_s(self, delivery: Delivery, destination: Destination, reply: Reply) -> float | None:
@@ -305,22 +321,22 @@ class DeliveryHandler:
             headers[subjects.HEADER_TRACE] = delivery.progress.trace
         return headers
 
-    def _without_secret(self, delivery: Delivery, clock: "Clock", failed: type[SecretError]) -> AttemptResult:
+    def _without_secret(self, attempt: Attempt, failed: type[SecretError]) -> AttemptResult:
         if not failed.retryable:
-            return self._unsent(delivery, clock, Outcome.FAILED, failed.code)
-        progress, schedule_s = delivery.progress, self._policy.secret_retry_schedule_s
-        since_first = clock.started_at - (progress.first_attempt_at or clock.started_at)
+            return self._unsent(attempt, Outcome.FAILED, failed.code)
+        progress, schedule_s = attempt.delivery.progress, self._policy.secret_retry_schedule_s
+        since_first = attempt.started_at - (progress.first_attempt_at or attempt.started_at)
         # What was given up on long ago, and is replayed, has not waited for its secret all the while.
         waited_s = min(since_first.total_seconds(), 2 * retry.planned_s(schedule_s, progress.secret_waits))
         wait_s = retry.secret_wait_s(
             schedule_s, waits=progress.secret_waits, waited_s=waited_s, jitter=self._policy.retry.jitter
         )
         ended = Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
-        return self._unsent(delivery, clock, ended, failed.code, wait_s)
+        return self._unsent(attempt, ended, failed.code, wait_s)
 
-    def _unsent(
-        self, delivery: Delivery, clock: "Clock", ended: Outcome, code: Code, wait_s: float | None = None
-    ) -> AttemptResult:
+    def _unsent(self, attempt: Attempt, ended: Outcome, code: Code, wait_s: float | None = None) -> AttemptResult:
+        attempt.end()
+        delivery = attempt.delivery
         return AttemptResult(
             delivery=delivery.id,
             destination=delivery.destination,
@@ -328,52 +344,12 @@ class DeliveryHandler:
             attempt=delivery.progress.attempt,
             outcome=ended,
             code=code,
-            started_at=clock.started_at,
-            duration_ms=clock.elapsed_ms(),
+            started_at=attempt.started_at,
+            duration_ms=attempt.taken_ms,
             worker=self._worker,
-            next_attempt_at=_after(wait_s),
+            next_attempt_at=_after(attempt, wait_s),
             replay=delivery.progress.replay,
         )
-
-
-class Attempt:
-    """What a request was sent with."""
-
-    __slots__ = ("clock", "delivery", "destination", "secret_version", "signed")
-
-    def __init__(
-        self,
-        delivery: Delivery,
-        clock: "Clock",
-        destination: Destination,
-        signed: Signed,
-        secret_version: str,
-    ) -> None:
-        self.delivery = delivery
-        self.clock = clock
-        self.destination = destination
-        self.signed = signed
-        self.secret_version = secret_version
-
-
-class Clock:
-    """When an attempt began, and how long it has taken."""
-
-    __slots__ = ("_began", "resolved_s", "started_at")
-
-    def __init__(self) -> None:
-        self.started_at = datetime.now(UTC)
-        self._began = time.perf_counter()
-        self.resolved_s: float | None = None
-        """How long it took until the secret was there; None without one."""
-
-    def elapsed_s(self) -> float:
-        """Seconds since the attempt began."""
-        return time.perf_counter() - self._began
-
-    def elapsed_ms(self) -> float:
-        """The same in milliseconds, as results have it."""
-        return round(self.elapsed_s() * 1000, 3)
 
 
 def _shown(reply: Reply, destination: Destination, signed: Signed) -> str:
@@ -385,19 +361,8 @@ def _shown(reply: Reply, destination: Destination, signed: Signed) -> str:
     return captured.shown(reply.body, known=known)
 
 
-def _outcome_of(reply: Reply, wait_s: float | None) -> Outcome:
-    if reply.code is Code.HTTP_2XX:
-        return Outcome.DELIVERED
-    return Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
-
-
-def _after(wait_s: float | None) -> datetime | None:
-    return None if wait_s is None else datetime.now(UTC) + timedelta(seconds=wait_s)
-
-
-@functools.lru_cache(maxsize=4096)
-def _parsed(ref: str, namespace: str | None) -> SecretRef:
-    return SecretRef.parse(ref, central_namespace=namespace)
+def _after(attempt: Attempt, wait_s: float | None) -> datetime | None:
+    return None if wait_s is None else attempt.ended_at + timedelta(seconds=wait_s)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -23,12 +23,19 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Known(msgspec.Struct, Generic[T], frozen=True):
-    """What a key's value is (None: there is none), since which revision, and until when that is believed."""
+class Known(Generic[T]):
+    """What a key's value is (None: there is none), since which revision, and until when that is believed.
 
-    value: T | None
-    revision: int
-    until: float
+    When it is believed no longer, or something newer is known, `until` is 0: whoever keeps it need only look there.
+    """
+
+    __slots__ = ("revision", "until", "value")
+
+    def __init__(self, value: T | None, revision: int, until: float) -> None:
+        """`until`: by `time.monotonic`."""
+        self.value = value
+        self.revision = revision
+        self.until = until
 
 
 class Shelf(Generic[T]):
@@ -37,6 +44,8 @@ class Shelf(Generic[T]):
     def __init__(self, bucket: Bucket, kind: type[T]) -> None:
         self.on_take: Callable[[str, T | None, T | None], None] = _ignore
         """Called with key, old and new value whenever one has been read or has changed."""
+        self.on_forget: Callable[[str], None] = lambda _: None
+        """Called with each key that is no longer known."""
         self._bucket = bucket
         self._decode = msgspec.json.Decoder(kind).decode
         self._known: dict[str, Known[T]] = {}
@@ -48,7 +57,14 @@ class Shelf(Generic[T]):
 
     async def forget(self) -> None:
         """Believe nothing that was read before."""
-        self._known.clear()
+        self._forget()
+
+    def _forget(self) -> None:
+        forgotten, self._known = self._known, {}
+        for known in forgotten.values():
+            known.until = 0.0
+        for key in forgotten:
+            self.on_forget(key)
 
     def knows(self, key: str) -> bool:
         """Whether the key has been read, though it may have no value."""
@@ -97,13 +113,15 @@ class Shelf(Generic[T]):
             delay_s = min(delay_s * 2, 5.0)
 
     async def _take(self, entry: Entry) -> None:
-        known = self._known.get(entry.key)
-        if known is not None and entry.revision < known.revision and known.until > time.monotonic():
-            return  # a replica that lags behind what was announced
+        known, now = self._known.get(entry.key), time.monotonic()
+        if known is not None:
+            if entry.revision < known.revision and known.until > now:
+                return  # a replica that lags behind what was announced
+            known.until = 0.0
         if len(self._known) >= MAX_ENTRIES:
-            self._known.clear()
+            self._forget()
         value = self._value(entry)
-        self._known[entry.key] = Known(value, entry.revision, time.monotonic() + BELIEVED_S)
+        self._known[entry.key] = Known(value, entry.revision, now + BELIEVED_S)
         self.on_take(entry.key, known.value if known else None, value)
 
     def _value(self, entry: Entry) -> T | None:
@@ -129,6 +147,8 @@ class Directory:
         self._on_destination: Callable[[str], None] = lambda _: None
         self.fifo: set[str] = set()
         """`<tenant>.<id>` of each destination that is known to take its deliveries in order."""
+        self.rates: dict[str, float] = {}
+        """Attempts a second that a destination takes, by `<tenant>.<id>`, for those that are known to have a limit."""
         self._credentials = Shelf(credentials, Credential)
 
     async def start(self) -> None:
@@ -138,8 +158,9 @@ class Directory:
 
     async def forget(self) -> None:
         """After a reconnect: announcements may have been missed."""
-        await self._destinations.forget()
         self.fifo.clear()
+        self.rates.clear()
+        await self._destinations.forget()
         await self._credentials.forget()
 
     async def destination(self, tenant: str, name: str) -> Destination | None:
@@ -148,15 +169,13 @@ class Directory:
         known = self._destinations.fresh(key)
         return known.value if known is not None else await self._destinations.get(key)
 
-    def known(self, tenant: str, name: str) -> tuple[Destination, Credential] | None:
-        """A destination and its credential, if there are such and both are at hand."""
-        destination = self._destinations.fresh(f"{tenant}.{name}")
-        if destination is None or destination.value is None:
-            return None
-        credential = self._credentials.fresh(f"{tenant}.{destination.value.credential}")
-        if credential is None or credential.value is None:
-            return None
-        return destination.value, credential.value
+    def known_destination(self, key: str) -> Known[Destination] | None:
+        """What is known of the destination `<tenant>.<id>`, unless that is nothing or too old."""
+        return self._destinations.fresh(key)
+
+    def known_credential(self, key: str) -> Known[Credential] | None:
+        """The same of a credential."""
+        return self._credentials.fresh(key)
 
     async def credential(self, tenant: str, name: str) -> Credential | None:
         """The credential, or None."""
@@ -165,8 +184,8 @@ class Directory:
         return known.value if known is not None else await self._credentials.get(key)
 
     def on_destination(self, callback: Callable[[str], None]) -> None:
-        """Call `callback` with `<tenant>.<id>` of each destination that has been read or has changed."""
-        self._on_destination = callback
+        """Call `callback` with `<tenant>.<id>` of each destination that has been read, has changed or is forgotten."""
+        self._on_destination = self._destinations.on_forget = callback
 
     def on_credential(self, callback: Callable[[str, Credential | None, Credential | None], None]) -> None:
         """Call `callback` with `<tenant>.<id>`, old and new value of each credential that has been read or changed."""
@@ -177,12 +196,11 @@ class Directory:
             self.fifo.add(key)
         else:
             self.fifo.discard(key)
+        if new is not None and new.rate_per_s is not None:
+            self.rates[key] = new.rate_per_s
+        else:
+            self.rates.pop(key, None)
         self._on_destination(key)
-
-    def rate_per_s(self, lane: str) -> float | None:
-        """How many attempts a second the destination `<tenant>.<id>` takes, as far as is known; None for any number."""
-        destination = self._destinations.peek(lane)
-        return destination.rate_per_s if destination else None
 
     def lane_limit(self, lane: str, default: int) -> int:
         """How many deliveries to the destination `<tenant>.<id>` may be in flight: none before it has been read."""

@@ -7,6 +7,7 @@ a bucket with revisions, so that each change of it is told by one consumer.
 """
 
 import asyncio
+import collections
 import contextlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -134,12 +135,17 @@ class DestinationHealth:
     ) -> None:
         self._bucket = bucket
         self._shelf = Shelf(bucket, Health)
+        self._shelf.on_take = self._took
+        self._on_change: Callable[[str], None] = lambda _: None
+        self.troubled: set[str] = set()
+        """`<tenant>.<id>` of each destination that has been given a rest and has not succeeded since: not everyone may
+        attempt it at any time."""
         self._publisher = publisher
         self._disable = disable
         self._policy = policy
         self._worker = worker
         self._clock = clock
-        self._tallies: dict[str, Tally] = {}
+        self._tallies: collections.defaultdict[str, Tally] = collections.defaultdict(Tally)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell what was seen, once a second, until `stop` is set."""
@@ -154,7 +160,14 @@ class DestinationHealth:
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with `<tenant>.<id>` of each destination whose health has changed."""
-        self._shelf.on_take = lambda key, _old, _new: callback(key)
+        self._on_change = callback
+
+    def _took(self, key: str, _old: Health | None, new: Health | None) -> None:
+        if new is not None and (new.open_until is not None or _is_on_trial(new)):
+            self.troubled.add(key)
+        else:
+            self.troubled.discard(key)
+        self._on_change(key)
 
     def wait_s(self, tenant: str, destination: str) -> float | None:
         """For how many seconds more the destination is to be left alone, or None."""
@@ -168,11 +181,6 @@ class DestinationHealth:
         """Whether the destination `<tenant>.<id>` has had its rest and has not succeeded since: one at a time, then."""
         health = self._shelf.peek(lane)
         return health is not None and _is_on_trial(health)
-
-    def is_held(self, lane: str) -> bool:
-        """Whether the destination `<tenant>.<id>` has a rest, or is on trial: then not everyone may attempt it."""
-        health = self._shelf.peek(lane)
-        return health is not None and (_is_on_trial(health) or _is_after(health.open_until, self._clock()))
 
     async def may_try(self, lane: str) -> bool:
         """Whether an attempt on the destination `<tenant>.<id>`, which is on trial, may be made now, and by us.
@@ -210,20 +218,17 @@ class DestinationHealth:
                 trying += 1
         return resting, trying
 
-    def noticed(self, tenant: str, destination: str, url: str, reply: Reply) -> None:
-        """An attempt was made, and ended so. Cheap when it succeeded."""
-        key = f"{tenant}.{destination}"
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = Tally()
+    def noticed(self, lane: str, url: str, reply: Reply, now: datetime) -> None:
+        """An attempt on the destination `<tenant>.<id>` was made, and has just ended so. Cheap when it succeeded."""
+        tally = self._tallies[lane]
         if reply.code is Code.HTTP_2XX:
-            tally.succeed(self._clock())
+            tally.succeed(now)
         else:
-            tally.fail(self._clock(), reply, url)
+            tally.fail(now, reply, url)
 
     async def flush(self) -> None:
         """Put what was seen together with what is known, and act on it."""
-        tallies, self._tallies = self._tallies, {}
+        tallies, self._tallies = self._tallies, collections.defaultdict(Tally)
         for key, tally in tallies.items():
             if self._is_news(key, tally):
                 await self._tell(key, tally)

@@ -18,26 +18,28 @@ from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encod
 SOURCE = "/oneprotect/consumer"
 
 
-def settled(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+def settled(delivery: Delivery, result: AttemptResult, *, at: datetime, archived: bool) -> tuple[Publication, ...]:
     """What must be stored, in this order, before the request of `delivery` may be acknowledged.
 
-    `archived`: whether those that were delivered are kept, too.
+    `at`: when that was settled. `archived`: whether those that were delivered are kept, too.
     """
+    if result.outcome is Outcome.DELIVERED and not archived:  # nearly all; nothing follows
+        return (_recorded(delivery, result, at),)
     if delivery.is_ping and result.outcome is Outcome.RETRY_SCHEDULED:
         result = msgspec.structs.replace(result, outcome=Outcome.FAILED, next_attempt_at=None)
-    return (_recorded(delivery, result), *_followed(delivery, result, archived=archived))
+    return (_recorded(delivery, result, at), *_followed(delivery, result, archived=archived))
 
 
-def recorded(delivery: Delivery, result: AttemptResult) -> tuple[Publication, ...]:
+def recorded(delivery: Delivery, result: AttemptResult, *, at: datetime) -> tuple[Publication, ...]:
     """The result alone: for a delivery whose next attempt is made where it stands."""
-    return (_recorded(delivery, result),)
+    return (_recorded(delivery, result, at),)
 
 
-def suppressed(delivery: Delivery, known: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+def suppressed(delivery: Delivery, known: AttemptResult, *, at: datetime, archived: bool) -> tuple[Publication, ...]:
     """The same for a request that was handed out again although its result is on record: nothing was sent this time."""
     again = msgspec.structs.replace(known, outcome=Outcome.SUPPRESSED)
     return (
-        _recorded(delivery, again, distinct=f".s{delivery.message.deliveries}"),
+        _recorded(delivery, again, at, distinct=f".s{delivery.message.deliveries}"),
         *_followed(delivery, known, archived=archived),
     )
 
@@ -47,12 +49,12 @@ def deferred(delivery: Delivery, until: datetime) -> tuple[Publication, ...]:
     return (_schedule(delivery, delivery.progress.after_deferral(), until),)
 
 
-def _recorded(delivery: Delivery, result: AttemptResult, *, distinct: str = "") -> Publication:
+def _recorded(delivery: Delivery, result: AttemptResult, at: datetime, *, distinct: str = "") -> Publication:
     event = DeliveryAttempted(
         specversion="1.0",
         id=f"{delivery.id}.{result.attempt}{distinct}",
         source=SOURCE,
-        time=datetime.now(UTC),
+        time=at,
         tenant=delivery.tenant,
         data=result,
     )

@@ -1,13 +1,19 @@
 """A delivery request as it came off a stream, checked: the subject, the document and the headers agree."""
 
+import re
 from datetime import datetime
+from typing import Final, Literal
 
 import msgspec
+from msgspec import Raw
 
 from consumers.progress import Progress, time_with_offset
 from oneprotect.jetstream.pull import Message
 from schemas import subjects
-from schemas.events import PING, DeliveryRequested, decode_request
+from schemas.events import JSON, PING, DeliveryRequested, Source, Time, decode_request
+from schemas.ids import DELIVERY_ID_PATTERN, is_event_type
+
+_match_delivery_id: Final = re.compile(DELIVERY_ID_PATTERN).match
 
 
 class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -48,6 +54,41 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             message=message,
         )
 
+    @classmethod
+    def read_plain(
+        cls, message: Message, tenant: str, destination: str, *, max_payload_bytes: int
+    ) -> "Delivery | None":
+        """The same for a payload of JSON, as nearly all are, to a tenant and destination with well-formed names.
+
+        None for anything else, and for what breaks a rule: `read` says which. The rules are those of
+        `DeliveryRequested`, whose four regular expressions take a decoder 1.4 µs; here one is left, and takes 0.1.
+        """
+        try:
+            request = _decode_plain(message.data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return None
+        data = request.data
+        body = bytes(data.payload)
+        if (
+            request.tenant != tenant
+            or data.destination != destination
+            or _match_delivery_id(request.id) is None
+            or not is_event_type(data.event_type)
+            or len(body) > max_payload_bytes
+        ):
+            return None
+        return cls(
+            id=request.id,
+            tenant=tenant,
+            destination=destination,
+            event_type=data.event_type,
+            requested_at=request.time,
+            content_type=JSON,
+            body=body,
+            progress=Progress.read(message.headers),
+            message=message,
+        )
+
     @property
     def is_ping(self) -> bool:
         """Whether it only tries its destination out: then one attempt is all, whatever comes of it."""
@@ -63,6 +104,28 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def request_id(self) -> str:
         """The `Nats-Msg-Id` that a producer gives it."""
         return subjects.msg_id(self.tenant, self.destination, self.id)
+
+
+class _PlainData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    destination: str
+    event_type: str
+    payload: Raw
+
+
+class _Plain(msgspec.Struct, frozen=True, gc=False):
+    """`DeliveryRequested` without what `read_plain` checks by itself."""
+
+    id: str
+    source: Source
+    time: Time
+    tenant: str
+    specversion: Literal["1.0"]
+    type: Literal["oneprotect.delivery.requested.v1"]
+    data: _PlainData
+    datacontenttype: Literal["application/json"] = "application/json"
+
+
+_decode_plain: Final = msgspec.json.Decoder(_Plain).decode
 
 
 def _decoded(document: bytes) -> DeliveryRequested:

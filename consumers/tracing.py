@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.delivery import Clock
+from consumers.attempt import Attempt
 from consumers.request import Delivery
 from oneprotect.jetstream.pull import Message
 from oneprotect.telemetry import catalogue
@@ -74,13 +74,13 @@ class AttemptTracer:
         self.counts = {"sampled": 0, "unusual": 0, "dropped": 0}
         """Attempts by what was decided; those that nobody wanted traced are not counted."""
 
-    def attempted(self, delivery: Delivery, result: AttemptResult, clock: Clock) -> None:
+    def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
         """See `consumers.delivery.AttemptObserver`."""
-        trace = delivery.progress.trace
-        if self._sampling.samples(trace, delivery.request_id):
-            self._begin("sampled", delivery, result, clock)
+        delivery = attempt.delivery
+        if self._sampling.samples(delivery.progress.trace, delivery.request_id):
+            self._begin("sampled", attempt, result)
         elif result.outcome not in _WELL or result.duration_ms > self._slow_ms:
-            self._begin("unusual" if self._has_room() else "dropped", delivery, result, clock)
+            self._begin("unusual" if self._has_room() else "dropped", attempt, result)
 
     def _has_room(self) -> bool:
         second = int(self._clock())
@@ -89,21 +89,22 @@ class AttemptTracer:
         self._unusual += 1
         return self._unusual <= UNUSUAL_PER_S
 
-    def _begin(self, decision: str, delivery: Delivery, result: AttemptResult, clock: Clock) -> None:
+    def _begin(self, decision: str, attempt: Attempt, result: AttemptResult) -> None:
         if len(self._open) >= MAX_OPEN:
             decision = "dropped"
         self.counts[decision] += 1
         if decision == "dropped":
             return
-        began_ns = int(clock.started_at.timestamp() * _NANOSECONDS)
-        resolved_ns = None if clock.resolved_s is None else began_ns + int(clock.resolved_s * _NANOSECONDS)
+        delivery = attempt.delivery
+        began_ns = int(attempt.started_s * _NANOSECONDS)
+        resolved_ns = None if attempt.resolved_s is None else began_ns + int(attempt.resolved_s * _NANOSECONDS)
         self._open[delivery.message.identity] = _Open(
             delivery,
             result,
             Parent.read(delivery.progress.trace) or Parent.of_key(delivery.request_id),
             began_ns,
             resolved_ns,
-            began_ns + int(clock.elapsed_s() * _NANOSECONDS),
+            began_ns + int(attempt.taken_s * _NANOSECONDS),
         )
 
     def readings(self) -> Iterator[Reading]:

@@ -15,12 +15,14 @@ from schemas.codes import Code, CredentialStatus, Outcome
 from schemas.ids import CredentialId, DeliveryId, DestinationId, EventType, TenantId
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
+JSON: Final = "application/json"
 PING: Final = "oneprotect.ping"
 """The event type of a test: it is tried once, and never kept."""
 MAX_ENVELOPE_BYTES: Final = 64 * 1024
 """What the document around a payload may take, beside the payload itself."""
 
 Time = Annotated[datetime, Meta(tz=True)]
+Source = Annotated[str, Meta(min_length=1, max_length=1024)]
 BodyContentType = Annotated[
     str,
     Meta(
@@ -63,14 +65,14 @@ class RequestedData(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     @property
     def body_content_type(self) -> str:
         """The receiver's `content-type`."""
-        return self.content_type if isinstance(self.content_type, str) else "application/json"
+        return self.content_type if isinstance(self.content_type, str) else JSON
 
 
 class CloudEvent(Struct, frozen=True, kw_only=True):
     """The attributes that every event here has. `id` of a request is its delivery id."""
 
     id: str
-    source: Annotated[str, Meta(min_length=1, max_length=1024)]
+    source: Source
     time: Time
     tenant: TenantId
     specversion: Literal["1.0"]

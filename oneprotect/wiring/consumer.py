@@ -131,7 +131,7 @@ async def _consume(
         observer=observation,
         is_archived=lambda: packing.is_open,
     )
-    rates = RateLimits(jetstream.rates, rate_of=directory.rate_per_s)
+    rates = RateLimits(jetstream.rates, rate_of=directory.rates.get)
     runtime = Runtime(
         publisher=packing,
         handler=handler,

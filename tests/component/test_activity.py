@@ -13,6 +13,7 @@ from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
 NOW_S = 1_800_000_000.0
+LANE = f"{TENANT}.orders"
 
 
 def _result(outcome: Outcome, code: Code, *, status: int | None = None, duration_ms: float = 1) -> AttemptResult:
@@ -52,9 +53,9 @@ async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
     """Also when both tell at once; skipped deliveries are no attempts, and unanswered ones have no duration."""
     several = [DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S) for _ in range(2)]
     for one in several:
-        one.noticed(TENANT, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200, duration_ms=30))
-        one.noticed(TENANT, _result(Outcome.RETRY_SCHEDULED, Code.NET_TIMEOUT, duration_ms=15_000))
-        one.noticed(TENANT, _result(Outcome.SKIPPED, Code.DESTINATION_DISABLED))
+        one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200, duration_ms=30), NOW_S)
+        one.noticed(LANE, _result(Outcome.RETRY_SCHEDULED, Code.NET_TIMEOUT, duration_ms=15_000), NOW_S)
+        one.noticed(LANE, _result(Outcome.SKIPPED, Code.DESTINATION_DISABLED), NOW_S)
 
     for one in several:
         await one.flush()
@@ -67,12 +68,12 @@ async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
 async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
     """A row that can't be written now costs no counts."""
     one = DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S)
-    one.noticed(TENANT, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200))
+    one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
     await site.jetstream.connection.api("STREAM.DELETE.KV_oneprotect_activity")
 
     await one.flush()
     await site.apply()
-    one.noticed(TENANT, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200))
+    one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
     await one.flush()
 
     (hour,) = (await _kept(site)).hours

@@ -94,7 +94,7 @@ def test_the_result_comes_first_and_then_what_follows_from_it(
     """Each outcome leaves its result, and after it a schedule, a kept delivery or a copy, whole; and nothing else."""
     delivery, result = attempt
 
-    stored = outcome.settled(delivery, result, archived=archived)
+    stored = outcome.settled(delivery, result, at=NOW, archived=archived)
 
     follows = [] if result.outcome is Outcome.DELIVERED and not archived else [FOLLOWS[result.outcome]]
     assert _kinds(stored) == ["attempted", *follows]
@@ -108,8 +108,8 @@ def test_settled_again_it_is_the_same_and_stored_once(attempt: tuple[Delivery, A
     """A redelivery settled from the record leaves the same behind, by the same ids, and says that it sent nothing."""
     delivery, result = attempt
 
-    first = outcome.settled(delivery, result, archived=archived)
-    again = outcome.suppressed(delivery, result, archived=archived)
+    first = outcome.settled(delivery, result, at=NOW, archived=archived)
+    again = outcome.suppressed(delivery, result, at=NOW, archived=archived)
 
     assert again[1:] == first[1:]
     told = decode_result(again[0].payload).data
@@ -122,7 +122,7 @@ def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[Delivery, Atte
     """The next attempt has the next number, or this one's if it waited for its secret; a kept one keeps its own."""
     delivery, result = attempt
 
-    _, follows = outcome.settled(delivery, result, archived=True)
+    _, follows = outcome.settled(delivery, result, at=NOW, archived=True)
 
     after = Progress.read(follows.headers)
     if result.outcome is not Outcome.RETRY_SCHEDULED:

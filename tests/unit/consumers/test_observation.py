@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from consumers import observation
-from consumers.delivery import Clock
+from consumers.attempt import Attempt
 from consumers.observation import Logged, Observation
 from consumers.progress import Progress
 from consumers.request import Delivery
@@ -71,9 +71,10 @@ def ended(
     )
 
 
-def clock(resolved_s: float | None = 0.01) -> Clock:
-    made = Clock()
-    made.started_at, made.resolved_s = NOW, resolved_s
+def attempt(delivery: Delivery | None = None, *, resolved_s: float | None = 0.01) -> Attempt:
+    """One that began now."""
+    made = Attempt(delivery or request(), 0.0)
+    made.started_s, made.started_at, made.resolved_s = NOW.timestamp(), NOW, resolved_s
     return made
 
 
@@ -103,7 +104,7 @@ def test_attempts_and_deliveries_are_counted() -> None:
         ended(Outcome.FAILED, Code.NET_BLOCKED),
         ended(Outcome.SUPPRESSED),
     ):
-        told.observation.attempted(request(), result, clock())
+        told.observation.attempted(attempt(), result)
 
     assert told.value(catalogue.ATTEMPTS, outcome="delivered", code="http.2xx") == 1
     assert told.value(catalogue.ATTEMPTS, outcome="retry_scheduled", code="http.5xx") == 1
@@ -117,9 +118,9 @@ def test_attempts_and_deliveries_are_counted() -> None:
 def test_latencies() -> None:
     """Since the event, since the stream had it, and of the POST alone; a replay is no measure of the first."""
     told = Told()
-    told.observation.attempted(request(), ended(), clock())
-    told.observation.attempted(request(), ended(replay="rpl-1"), clock())
-    told.observation.attempted(request(), ended(Outcome.FAILED, Code.SECRET_MALFORMED), clock(None))
+    told.observation.attempted(attempt(), ended())
+    told.observation.attempted(attempt(), ended(replay="rpl-1"))
+    told.observation.attempted(attempt(resolved_s=None), ended(Outcome.FAILED, Code.SECRET_MALFORMED))
 
     assert told.latency(catalogue.LATENCY) == (1, 3.03)
     assert told.latency(catalogue.WAIT) == (3, 6.0)
@@ -132,7 +133,7 @@ def test_a_clock_that_is_ahead_spoils_nothing() -> None:
     """An event from the future was delivered at once: no latency is less than nothing."""
     told = Told()
     early = msgspec.structs.replace(request(), requested_at=NOW + timedelta(hours=1))
-    told.observation.attempted(early, ended(), clock())
+    told.observation.attempted(attempt(early), ended())
 
     assert told.latency(catalogue.LATENCY) == (1, 0.0)
 
@@ -142,7 +143,7 @@ def test_tenants_are_told_apart_up_to_a_bound() -> None:
     none, two = Told(), Told(tenants_max=2)
     for told in (none, two):
         for tenant in ("acme", "globex", "initech", "acme", "hooli"):
-            told.observation.attempted(request(tenant), ended(), clock())
+            told.observation.attempted(attempt(request(tenant)), ended())
 
     names = {value for _, labels in none.counters.snapshot().values for name, value in labels if name == "tenant"}
     assert names == set()
@@ -161,8 +162,8 @@ def test_which_attempts_get_a_record(logged: Logged, records: list[str]) -> None
     configure_logging(level="info", format="json", stream=out)
     told = Told(logged=logged)
 
-    told.observation.attempted(request(trace=TRACE + "00"), ended(), clock())
-    told.observation.attempted(request(trace=TRACE + "00"), ended(Outcome.FAILED, Code.HTTP_410), clock())
+    told.observation.attempted(attempt(request(trace=TRACE + "00")), ended())
+    told.observation.attempted(attempt(request(trace=TRACE + "00")), ended(Outcome.FAILED, Code.HTTP_410))
 
     lines = [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
     assert [line["outcome"] for line in lines] == records
@@ -197,7 +198,7 @@ def test_spans_are_made_when_all_is_stored() -> None:
     sampled, unsampled = request(number=1, trace=TRACE + "01"), request(number=2, trace=TRACE + "00")
 
     for delivery in (sampled, unsampled):
-        tracing.attempted(delivery, ended(), clock())
+        tracing.attempted(attempt(delivery), ended())
     before = list(spans.names)
     for delivery in (sampled, unsampled, sampled):
         tracing.settled(delivery.message)
@@ -221,7 +222,7 @@ def test_what_is_unusual_is_traced(result: AttemptResult, unusual: int) -> None:
     """An attempt that fails or takes long is traced though nobody sampled it."""
     tracing, _ = tracer(Spans())
 
-    tracing.attempted(request(), result, clock())
+    tracing.attempted(attempt(), result)
 
     assert tracing.counts["unusual"] == unusual
 
@@ -233,7 +234,7 @@ def test_an_outage_is_not_traced_whole() -> None:
     for second in (100.0, 101.0):
         now[0] = second
         for number in range(UNUSUAL_PER_S + 5):
-            tracing.attempted(request(number=number), ended(Outcome.FAILED, Code.HTTP_410), clock())
+            tracing.attempted(attempt(request(number=number)), ended(Outcome.FAILED, Code.HTTP_410))
 
     assert tracing.counts == {"sampled": 0, "unusual": 2 * UNUSUAL_PER_S, "dropped": 10}
 
@@ -244,7 +245,7 @@ def test_an_attempt_without_a_secret_has_no_post() -> None:
     tracing, _ = tracer(spans, ratio=1.0)
     delivery = request()
 
-    tracing.attempted(delivery, ended(Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED), clock(None))
+    tracing.attempted(attempt(delivery, resolved_s=None), ended(Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED))
     tracing.settled(delivery.message)
 
     assert spans.names == ["deliver", "pull", "resolve secret", "publish result"]

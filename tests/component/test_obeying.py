@@ -1,0 +1,156 @@
+"""What is changed while deliveries run: the very next one obeys, though all that it needs was at hand before."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from standardwebhooks import Webhook
+
+from oneprotect.dev.sample import write_sample_secrets
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.config import Health
+from tests.support.receiver import Scripted, Seen
+from tests.support.site import NAMESPACE, TENANT, Site
+from tests.support.waiting import until
+
+RESTING = Health(open_until=datetime.now(UTC) + timedelta(hours=1))
+TRIED_BY_ANOTHER = Health(
+    openings=1, consecutive_failures=1, trial_by="another", trial_until=datetime.now(UTC) + timedelta(hours=1)
+)
+
+
+@pytest.fixture
+async def running(site: Site, receiver: Scripted) -> AsyncGenerator[None]:
+    """A consumer that delivers to `others` without a stop, and that has delivered to `orders`."""
+    async with Scripted() as others:
+        await site.destination("orders", receiver.url)
+        await site.destination("others", others.url)
+        async with site.consumer():
+            for _ in range(3):
+                await _next(site, receiver)
+            delivering = asyncio.create_task(_deliver_on(site))
+            yield
+            delivering.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await delivering
+
+
+async def _deliver_on(site: Site) -> None:
+    while True:
+        await site.deliver("others")
+
+
+async def _next(site: Site, receiver: Scripted) -> Seen:
+    """The request of one more delivery."""
+    delivery = await site.deliver("orders")
+    (seen,) = await until(lambda: receiver.of(delivery), 10)
+    return seen
+
+
+async def _ended(site: Site, delivery: str) -> tuple[Outcome, Code]:
+    """How the first attempt of a delivery ended."""
+    result, *_ = await until(lambda: site.results(delivery), 10)
+    return result.outcome, result.code
+
+
+@pytest.mark.usefixtures("running")
+async def test_where_it_goes_and_what_goes_along(site: Site, receiver: Scripted) -> None:
+    """URL, headers and whether the answer is kept are those of the destination as it is now."""
+    before = await _next(site, receiver)
+    await site.destination("orders", receiver.url + "/new", headers={"x-team": "new"}, capture_response=True)
+    after = await _next(site, receiver)
+
+    (told,) = await until(lambda: site.results(after.id), 10)
+    assert (before.path, before.headers.get("x-team")) == ("/in", None)
+    assert (after.path, after.headers.get("x-team")) == ("/in/new", "new")
+    assert told.response_body is not None
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("changed", ["destination", "credential"])
+async def test_what_it_is_signed_with(site: Site, receiver: Scripted, changed: str) -> None:
+    """Another credential at the destination, or another Secret behind the credential, signs what comes next."""
+    other = write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["other"])
+    credential = {"secret_ref": f"k8s://{NAMESPACE}/other/signing"}
+    before = await _next(site, receiver)
+    if changed == "destination":
+        await site.jetstream.configuration.set_credential(TENANT, "other", credential, by="test")
+        await site.destination("orders", receiver.url, credential="other")
+    else:
+        await site.jetstream.configuration.set_credential(TENANT, "key", credential, by="test")
+    after = await _next(site, receiver)
+
+    Webhook(site.secret).verify(before.body, before.headers)
+    Webhook(other["other"]).verify(after.body, after.headers)
+
+
+@pytest.mark.usefixtures("running")
+async def test_that_nothing_goes_any_more(site: Site, receiver: Scripted) -> None:
+    """To a destination that is disabled, or gone."""
+    await _next(site, receiver)
+    count = len(receiver.seen)
+    await site.jetstream.configuration.disable_destination(TENANT, "orders", by="test", reason="test")
+    skipped = await _ended(site, await site.deliver("orders"))
+    await site.jetstream.configuration.delete_destination(TENANT, "orders", by="test")
+    failed = await _ended(site, await site.deliver("orders"))
+
+    assert skipped == (Outcome.SKIPPED, Code.DESTINATION_DISABLED)
+    assert failed == (Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
+    assert len(receiver.seen) == count
+
+
+@pytest.mark.usefixtures("running")
+async def test_that_the_credential_is_gone(site: Site, receiver: Scripted) -> None:
+    """Then nothing is signed, and the delivery waits for its secret."""
+    await _next(site, receiver)
+    count = len(receiver.seen)
+    await site.jetstream.credentials.delete(f"{TENANT}.key")
+    ended = await _ended(site, await site.deliver("orders"))
+
+    assert ended == (Outcome.RETRY_SCHEDULED, Code.SECRET_NOT_FOUND)
+    assert len(receiver.seen) == count
+
+
+@pytest.mark.usefixtures("running")
+async def test_that_it_goes_in_order(site: Site, receiver: Scripted) -> None:
+    """They stand in a line from then on, and the next one is sent when the one before is settled."""
+    await _next(site, receiver)
+    receiver.hold = asyncio.Event()
+    await site.destination("orders", receiver.url, ordering="fifo")
+    deliveries = [await site.deliver("orders") for _ in range(3)]
+    await until(lambda: _are_in_line(site, 3), 10)
+    await until(lambda: receiver.of(deliveries[0]), 10)
+    sent = [delivery for delivery in receiver.ids() if delivery in deliveries]
+    receiver.hold.set()
+    await until(lambda: receiver.of(deliveries[2]), 10)
+
+    assert sent == deliveries[:1]
+    assert [delivery for delivery in receiver.ids() if delivery in deliveries] == deliveries
+
+
+async def _are_in_line(site: Site, count: int) -> bool:
+    return len(await site.records(subjects.ORDERED)) == count
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("health", [RESTING, TRIED_BY_ANOTHER])
+async def test_that_it_is_to_be_left_alone(site: Site, receiver: Scripted, health: Health) -> None:
+    """While it has a rest, or another consumer tries whether it is back, nothing is sent; and then the next one is."""
+    await _next(site, receiver)
+    count, key = len(receiver.seen), f"{TENANT}.orders"
+    await site.jetstream.health.put(key, msgspec.json.encode(health))
+    await site.deliver("orders")
+    await until(lambda: _is_put_off(site), 10)
+    seen_meanwhile = len(receiver.seen)
+    await site.jetstream.health.put(key, msgspec.json.encode(Health()))
+    await _next(site, receiver)
+
+    assert seen_meanwhile == count
+
+
+async def _is_put_off(site: Site) -> bool:
+    return any(subjects.HEADER_DEFERRALS in record.headers for record in await site.records(subjects.RETRIES))

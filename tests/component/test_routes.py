@@ -1,0 +1,177 @@
+"""What is kept of a destination for its deliveries: exactly as long as it holds."""
+
+import time
+
+import msgspec
+import pytest
+
+from consumers import directory as directories
+from consumers import routes
+from consumers.directory import BELIEVED_S, Directory
+from consumers.routes import Route, Routes
+from oneprotect.jetstream.connection import Incoming
+from oneprotect.jetstream.pull import Message
+from schemas import subjects
+from tests.support.site import NAMESPACE, TENANT, Site
+from tests.support.waiting import until
+
+URL = "https://receiver.acme.com/in"
+
+
+class Came:
+    """A message as the client hands it over."""
+
+    data, header_block = b"", b""
+    headers: dict[str, str] | None = None
+
+    def __init__(self, subject: str, stream: str) -> None:
+        self.subject = subject
+        self.reply = f"$JS.ACK.{stream}.delivery.1.1.1.0.0"
+
+
+def came(site: Site, name: str = "orders", *, subject: str | None = None, stream: str = subjects.WORK.name) -> Message:
+    """A request, as it comes off a stream."""
+    incoming: Incoming = Came(subject or subjects.requested(TENANT, name), stream)
+    return Message(incoming, site.jetstream.connection)
+
+
+class Known:
+    """A directory of the site's buckets, and the routes that it gives."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.directory = Directory(site.jetstream.destinations, site.jetstream.credentials)
+        self.routes = Routes(self.directory, NAMESPACE)
+
+    async def read(self, *names: str) -> None:
+        """Have destinations at hand, and their credential."""
+        for name in names or ("orders",):
+            await self.directory.destination(TENANT, name)
+        await self.directory.credential(TENANT, "key")
+
+    def find(self, name: str = "orders", *, after_s: float = 0) -> Route | None:
+        """What a request to a destination finds so much later."""
+        return self.routes.find(came(self.site, name), time.monotonic() + after_s)
+
+
+@pytest.fixture
+async def known(site: Site) -> Known:
+    """One that hears of changes and has `orders` at hand."""
+    await site.destination("orders", URL)
+    found = Known(site)
+    await found.directory.start()
+    await found.read()
+    return found
+
+
+async def test_a_route_is_kept_as_long_as_what_it_is_made_of_is_believed(known: Known) -> None:
+    """The same one is found again, until a minute is over; then it is made anew of what is read anew."""
+    first, again, late = known.find(), known.find(after_s=BELIEVED_S - 5), known.find(after_s=BELIEVED_S + 1)
+
+    assert first is not None
+    assert again is first
+    assert late is not first
+
+
+@pytest.mark.parametrize("what", ["destination", "credential"])
+async def test_a_change_of_either_ends_it(site: Site, known: Known, what: str) -> None:
+    """What is announced of the destination or of its credential counts at once."""
+    before = known.find()
+    assert before is not None
+    if what == "destination":
+        await site.destination("orders", URL + "/new", timeout_s=3)
+    else:
+        ref = {"secret_ref": f"k8s://{NAMESPACE}/other/signing"}
+        await site.jetstream.configuration.set_credential(TENANT, "key", ref, by="test")
+    await until(lambda: known.find() not in (None, before))
+
+    after, is_destination = known.find(), what == "destination"
+    assert after is not None
+    assert (after.destination.timeout_s, str(after.secret_ref)) == (
+        3 if is_destination else None,
+        f"k8s://{NAMESPACE}/{'signing-key' if is_destination else 'other'}/signing",
+    )
+
+
+async def test_after_a_reconnect_nothing_is_left_of_it(known: Known) -> None:
+    """An announcement may have been missed: there is no route before all has been read again."""
+    before = known.find()
+    await known.directory.forget()
+    forgotten = known.find()
+    await known.directory.destination(TENANT, "orders")
+    half = known.find()
+    await known.read()
+
+    assert before is not None
+    assert (forgotten, half) == (None, None)
+    assert known.find() is not None
+
+
+async def test_lanes_hear_of_what_is_forgotten(known: Known) -> None:
+    """How many may be in flight, and how many a second, is to be asked again; what was in order may not be any more."""
+    await known.site.destination("slow", URL, rate_per_s=2, ordering="fifo")
+    await known.read("slow")
+    asked: list[str] = []
+    known.directory.on_destination(asked.append)
+    rates, fifo = dict(known.directory.rates), set(known.directory.fifo)
+    await known.directory.forget()
+
+    slow = f"{TENANT}.slow"
+    assert rates == {slow: 2}
+    assert fifo == {slow}
+    assert set(asked) == {f"{TENANT}.orders", slow}
+    assert not known.directory.rates
+    assert not known.directory.fifo
+    assert known.directory.lane_limit(slow, 16) == 0
+
+
+async def test_too_many_destinations_end_it(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When memory is bounded by forgetting, routes are forgotten along with what they are made of."""
+    before = known.find()
+    monkeypatch.setattr(directories, "MAX_ENTRIES", 1)
+    await known.site.destination("more", URL)
+    await known.read("more")
+    after = [known.find(name) is not None for name in ("orders", "more")]
+
+    assert before is not None
+    assert after == [False, True]
+
+
+async def test_so_many_routes_are_kept(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound they are made anew."""
+    await known.site.destination("more", URL)
+    await known.read("more")
+    first = known.find()
+    monkeypatch.setattr(routes, "MAX_ROUTES", 1)
+    more = known.find("more")
+
+    assert known.find("more") is more
+    assert known.find() not in (None, first)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"enabled": False}, {"ordering": "fifo"}, {"credential": "bad"}, {"credential": "none"}]
+)
+async def test_there_is_none_where_more_is_to_be_done(site: Site, known: Known, fields: dict[str, object]) -> None:
+    """A disabled destination, one with a line, and one whose credential can't be used take the long way."""
+    document = {"url": URL, "credential": "key"} | fields
+    bad = msgspec.json.encode({"secret_ref": "not a ref"})
+    await site.jetstream.credentials.put(f"{TENANT}.bad", bad)
+    await site.jetstream.destinations.put(f"{TENANT}.other", msgspec.json.encode(document))
+    await known.read("other")
+    await known.directory.credential(TENANT, "bad")
+    await known.directory.credential(TENANT, "none")
+
+    assert known.find("other") is None
+
+
+async def test_there_is_none_for_what_is_no_request(site: Site, known: Known) -> None:
+    """What stands in a line, an ill-formed subject or name, and a destination that nobody has read."""
+    await site.jetstream.destinations.put(f"{TENANT}.Orders", msgspec.json.encode({"url": URL, "credential": "key"}))
+    await known.directory.destination(TENANT, "Orders")
+    ordered = came(site, subject=subjects.ordered(TENANT, "orders"), stream=subjects.ORDERED.name)
+    deep = came(site, subject=subjects.requested(TENANT, "orders") + ".more")
+
+    found = [known.routes.find(message, time.monotonic()) for message in (ordered, deep)]
+    assert [*found, known.find("Orders"), known.find("unread")] == [None] * 4
+    assert known.routes.find(came(site, subject=subjects.due(TENANT, "orders")), time.monotonic()) is not None

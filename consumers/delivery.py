@@ -39,6 +39,7 @@ TRIAL_PAUSE_S: Final = 2.0
 """How long what is due waits while another attempt tries whether its destination is back."""
 MIN_SPREAD_S: Final = 1.0
 """Over how much time, at least, the work of a rested destination comes back."""
+_SINCE: Final = subjects.HEADER_SINCE.encode()
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
 
 
@@ -117,11 +118,11 @@ class DeliveryHandler:
         None if it isn't: nothing has been done then, and the request is to be handled by a call. Else returns how to
         give up, and `on_end` gets what must be stored, or what nobody foresaw.
         """
-        if message.deliveries > 1 or subjects.HEADER_SINCE in message.headers:
+        if message.deliveries > 1 or message.stream == subjects.ORDERED.name or _SINCE in message.header_block:
             return None
         now = time.monotonic()
-        route = self._routes.find(message, now)
-        if route is None or route.lane in self._health.troubled:
+        route = self._routes.find(message.lane, now)
+        if route is None or message.lane in self._health.troubled:
             return None
         most = self._policy.max_payload_bytes
         delivery = Delivery.read_plain(message, route.tenant, route.name, max_payload_bytes=most) or self._read(message)
@@ -203,7 +204,7 @@ class DeliveryHandler:
         delivery, message = attempt.delivery, attempt.delivery.message
         if self._observer is not None:
             self._observer.attempted(attempt, result)
-        self._activity.noticed(f"{delivery.tenant}.{delivery.destination}", result, attempt.ended_s)
+        self._activity.noticed(message.lane, result, attempt.ended_s)
         if (
             result.outcome is Outcome.RETRY_SCHEDULED
             and not delivery.is_ping
@@ -273,7 +274,7 @@ class DeliveryHandler:
     ) -> AttemptResult:
         attempt.end()
         delivery, progress = attempt.delivery, attempt.delivery.progress
-        self._health.noticed(f"{delivery.tenant}.{delivery.destination}", destination.url, reply, attempt.ended_at)
+        self._health.noticed(delivery.message.lane, destination.url, reply, attempt.ended_at)
         is_taken = reply.code is Code.HTTP_2XX
         wait_s = None if is_taken else self._wait_s(delivery, destination, reply)
         result = AttemptResult(  # fifteen fields: for more, Python makes a dict of them, which takes 0.4 µs

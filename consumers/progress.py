@@ -24,12 +24,6 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @classmethod
     def read(cls, headers: dict[str, str]) -> "Progress":
         """Read what travels with a request. Raises `ValueError` naming the header."""
-        for name in headers:
-            if name.startswith("Oneprotect-"):
-                break
-        else:  # a fresh one, as nearly all are
-            trace = headers.get(subjects.HEADER_TRACE)
-            return _FRESH if trace is None else cls(trace=trace)
         replay = headers.get(subjects.HEADER_REPLAY)
         if replay is not None and not is_name(replay):
             raise ValueError(f"{subjects.HEADER_REPLAY} is not a replay's id")
@@ -97,7 +91,8 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return f"{request_id}.{attempt}{waits}" + (f".d{self.deferrals}" if self.deferrals else "")
 
 
-_FRESH: Final = Progress()
+FRESH: Final = Progress()
+"""Where a delivery stands that has no header about that, as nearly none has."""
 
 
 def _whole(headers: dict[str, str], name: str, least: int) -> int:

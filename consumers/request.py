@@ -7,12 +7,14 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw
 
-from consumers.progress import Progress, time_with_offset
+from consumers.progress import FRESH, Progress, time_with_offset
 from oneprotect.jetstream.pull import Message
 from schemas import subjects
 from schemas.events import JSON, PING, DeliveryRequested, Source, Time, decode_request
 from schemas.ids import DELIVERY_ID_PATTERN, is_event_type
 
+_STATE: Final = b"Oneprotect-"
+_TRACE: Final = subjects.HEADER_TRACE.encode()
 _match_delivery_id: Final = re.compile(DELIVERY_ID_PATTERN).match
 
 
@@ -58,11 +60,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def read_plain(
         cls, message: Message, tenant: str, destination: str, *, max_payload_bytes: int
     ) -> "Delivery | None":
-        """The same for a payload of JSON, as nearly all are, to a tenant and destination with well-formed names.
+        """The same for what comes for the first time and is JSON; the names of tenant and destination are well-formed.
 
         None for anything else, and for what breaks a rule: `read` says which. The rules are those of
         `DeliveryRequested`, whose four regular expressions take a decoder 1.4 µs; here one is left, and takes 0.1.
         """
+        block = message.header_block
+        if _STATE in block:
+            return None
         try:
             request = _decode_plain(message.data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -85,7 +90,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             requested_at=request.time,
             content_type=JSON,
             body=body,
-            progress=Progress.read(message.headers),
+            progress=Progress(trace=message.headers.get(subjects.HEADER_TRACE)) if _TRACE in block else FRESH,
             message=message,
         )
 

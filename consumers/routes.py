@@ -6,10 +6,8 @@ from typing import Final
 from consumers.directory import Directory, Known
 from consumers.request import Delivery
 from consumers.sender import Sender, Way
-from oneprotect.jetstream.pull import Message
 from provider.errors import SecretError
 from provider.ref import SecretRef
-from schemas import subjects
 from schemas.config import Credential, Destination
 from schemas.ids import Purpose, is_name
 
@@ -35,19 +33,17 @@ class Route:
 
     def __init__(
         self,
-        tenant: str,
-        name: str,
+        lane: str,
         destination: Destination,
         secret_ref: SecretRef,
         purpose: Purpose,
         known_destination: Known[Destination],
         known_credential: Known[Credential],
     ) -> None:
-        self.tenant = tenant
-        self.name = name
-        self.lane = f"{tenant}.{name}"
+        self.lane = lane
+        self.tenant, _, self.name = lane.partition(".")
         self.destination = destination
-        self.credential_key = f"{tenant}.{destination.credential}"
+        self.credential_key = f"{self.tenant}.{destination.credential}"
         self.secret_ref = secret_ref
         self.purpose = purpose
         self.known_destination = known_destination
@@ -67,7 +63,7 @@ class Route:
 
 
 class Routes:
-    """Remembers a route for each subject that requests come by. They hold nothing that the directory would not say."""
+    """Remembers a route for each destination, `<tenant>.<id>`, none of which says what the directory would not."""
 
     __slots__ = ("_directory", "_routes", "_secret_namespace")
 
@@ -76,40 +72,35 @@ class Routes:
         self._secret_namespace = secret_namespace
         self._routes: dict[str, Route] = {}
 
-    def find(self, message: Message, now: float) -> Route | None:
-        """The route of a request; None if it has none, or there is more to it than is at hand.
+    def find(self, lane: str, now: float) -> Route | None:
+        """The route to the destination `lane`; None if it has none, or there is more to it than is at hand.
 
         `now`: by `time.monotonic`.
         """
-        route = self._routes.get(message.subject)
+        route = self._routes.get(lane)
         if route is not None and now < route.known_destination.until and now < route.known_credential.until:
             return route
-        self._routes.pop(message.subject, None)
-        route = self._look_up(message)
+        self._routes.pop(lane, None)
+        route = self._look_up(lane)
         if route is not None:
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
-            self._routes[message.subject] = route
+            self._routes[lane] = route
         return route
 
-    def _look_up(self, message: Message) -> Route | None:
-        try:
-            tenant, name = subjects.tenant_and_destination(message.subject)
-        except ValueError:
-            return None
-        if message.stream == subjects.ORDERED.name or not (is_name(tenant) and is_name(name)):
-            return None
-        known = self._directory.known_destination(f"{tenant}.{name}")
+    def _look_up(self, lane: str) -> Route | None:
+        known = self._directory.known_destination(lane)
         if known is None or known.value is None or not known.value.enabled or known.value.ordering == "fifo":
             return None
+        tenant, _, name = lane.partition(".")
         signing = self._directory.known_credential(f"{tenant}.{known.value.credential}")
-        if signing is None or signing.value is None:
+        if signing is None or signing.value is None or not (is_name(tenant) and is_name(name)):
             return None
         try:
             secret_ref = parsed_ref(signing.value.secret_ref, self._secret_namespace)
         except SecretError:
             return None
-        return Route(tenant, name, known.value, secret_ref, signing.value.purpose, known, signing)
+        return Route(lane, known.value, secret_ref, signing.value.purpose, known, signing)
 
 
 def same_headers(delivery: Delivery, user_agent: str) -> dict[str, str]:

@@ -9,30 +9,10 @@ from consumers import directory as directories
 from consumers import routes
 from consumers.directory import BELIEVED_S, Directory
 from consumers.routes import Route, Routes
-from oneprotect.jetstream.connection import Incoming
-from oneprotect.jetstream.pull import Message
-from schemas import subjects
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
 URL = "https://receiver.acme.com/in"
-
-
-class Came:
-    """A message as the client hands it over."""
-
-    data, header_block = b"", b""
-    headers: dict[str, str] | None = None
-
-    def __init__(self, subject: str, stream: str) -> None:
-        self.subject = subject
-        self.reply = f"$JS.ACK.{stream}.delivery.1.1.1.0.0"
-
-
-def came(site: Site, name: str = "orders", *, subject: str | None = None, stream: str = subjects.WORK.name) -> Message:
-    """A request, as it comes off a stream."""
-    incoming: Incoming = Came(subject or subjects.requested(TENANT, name), stream)
-    return Message(incoming, site.jetstream.connection)
 
 
 class Known:
@@ -51,7 +31,7 @@ class Known:
 
     def find(self, name: str = "orders", *, after_s: float = 0) -> Route | None:
         """What a request to a destination finds so much later."""
-        return self.routes.find(came(self.site, name), time.monotonic() + after_s)
+        return self.routes.find(f"{TENANT}.{name}", time.monotonic() + after_s)
 
 
 @pytest.fixture
@@ -165,13 +145,12 @@ async def test_there_is_none_where_more_is_to_be_done(site: Site, known: Known, 
     assert known.find("other") is None
 
 
-async def test_there_is_none_for_what_is_no_request(site: Site, known: Known) -> None:
-    """What stands in a line, an ill-formed subject or name, and a destination that nobody has read."""
-    await site.jetstream.destinations.put(f"{TENANT}.Orders", msgspec.json.encode({"url": URL, "credential": "key"}))
-    await known.directory.destination(TENANT, "Orders")
-    ordered = came(site, subject=subjects.ordered(TENANT, "orders"), stream=subjects.ORDERED.name)
-    deep = came(site, subject=subjects.requested(TENANT, "orders") + ".more")
+async def test_there_is_none_to_an_ill_formed_name(site: Site, known: Known) -> None:
+    """Nor to more than a name, or to a destination that nobody has read."""
+    for name in ("Orders", "orders.more"):
+        await site.jetstream.destinations.put(
+            f"{TENANT}.{name}", msgspec.json.encode({"url": URL, "credential": "key"})
+        )
+        await known.directory.destination(TENANT, name)
 
-    found = [known.routes.find(message, time.monotonic()) for message in (ordered, deep)]
-    assert [*found, known.find("Orders"), known.find("unread")] == [None] * 4
-    assert known.routes.find(came(site, subject=subjects.due(TENANT, "orders")), time.monotonic()) is not None
+    assert [known.find(name) for name in ("Orders", "orders.more", "unread", "")] == [None] * 4

@@ -12,7 +12,9 @@ from consumers import outcome
 from consumers.archive import Copy
 from consumers.progress import Progress
 from consumers.request import Delivery
+from oneprotect.jetstream.headers import block_of, read_headers
 from oneprotect.jetstream.publish import Publication
+from oneprotect.jetstream.pull import Message
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_result
@@ -30,15 +32,17 @@ FOLLOWS = {
 """By outcome, the stream that gets what comes after the result."""
 
 
-class Taken:
-    """As much of a message as settling looks at."""
+def taken(headers: dict[str, str], deliveries: int) -> Message:
+    """A request off the stream of work."""
+    subject, reply = subjects.requested(TENANT, "orders"), f"$JS.ACK.{subjects.WORK.name}.delivery.{deliveries}.1.1.0.0"
+    nobody: Any = None
+    document_ = document("orders", delivery="dlv_1")
+    return Message(subject, subjects.lane_of(subject), reply.encode(), document_, block_of(headers), nobody)
 
-    def __init__(self, headers: dict[str, str], deliveries: int) -> None:
-        self.stream = subjects.WORK.name
-        self.subject = subjects.requested(TENANT, "orders")
-        self.data = document("orders", delivery="dlv_1")
-        self.headers = headers
-        self.deliveries = deliveries
+
+def headers_of(publication: Publication) -> dict[str, str]:
+    """Its headers, however they are given."""
+    return publication.headers or read_headers(publication.block)
 
 
 @st.composite
@@ -61,8 +65,7 @@ def attempts(draw: st.DrawFn) -> tuple[Delivery, AttemptResult]:
     """A delivery that is on its way, and how its attempt ended."""
     progress = draw(progresses())
     headers = progress.onward({"content-type": "application/cloudevents+json", "x-mine": "kept"})
-    message: Any = Taken(headers, draw(st.integers(1, 5)))
-    delivery = Delivery.read(message, max_payload_bytes=1000)
+    delivery = Delivery.read(taken(headers, draw(st.integers(1, 5))), max_payload_bytes=1000)
     ended = draw(st.sampled_from(list(FOLLOWS)))
     waits = timedelta(seconds=draw(st.integers(1, 86_400)))
     result = AttemptResult(
@@ -100,7 +103,7 @@ def test_the_result_comes_first_and_then_what_follows_from_it(
     assert _kinds(stored) == ["attempted", *follows]
     assert decode_result(stored[0].payload).data == result
     assert all(one.payload == delivery.message.data for one in stored[1:]), "the body is never rewritten"
-    assert all(one.headers["x-mine"] == "kept" for one in stored[1:])
+    assert all(headers_of(one)["x-mine"] == "kept" for one in stored[1:])
 
 
 @given(attempt=attempts(), archived=st.booleans())
@@ -114,7 +117,7 @@ def test_settled_again_it_is_the_same_and_stored_once(attempt: tuple[Delivery, A
     assert again[1:] == first[1:]
     told = decode_result(again[0].payload).data
     assert told == msgspec.structs.replace(result, outcome=Outcome.SUPPRESSED)
-    assert again[0].headers[subjects.HEADER_MSG_ID] != first[0].headers[subjects.HEADER_MSG_ID]
+    assert headers_of(again[0])[subjects.HEADER_MSG_ID] != headers_of(first[0])[subjects.HEADER_MSG_ID]
 
 
 @given(attempt=attempts())
@@ -124,7 +127,7 @@ def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[Delivery, Atte
 
     _, follows = outcome.settled(delivery, result, at=NOW, archived=True)
 
-    after = Progress.read(follows.headers)
+    after = Progress.read(headers_of(follows))
     if result.outcome is not Outcome.RETRY_SCHEDULED:
         assert after.attempt == result.attempt
     elif result.code.startswith("secret."):

@@ -15,7 +15,7 @@ from tests.support.site import TENANT, document
 
 MAX_BYTES = 1000
 LONG = "a" * 128
-VALUES = (
+VALUES: tuple[Any, ...] = (
     "", "a", "A-_9", "a.b", "a..b", "a b", "a\n", "ä", "\ud800", LONG[:64], LONG[:65], LONG, LONG + "b", LONG * 8,
     LONG * 8 + "b", "1.0", "0.3", TENANT, "orders", "application/json", "text/plain; a=b", "AA==", "!",
     "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.123+02:00", "2026-01-01T00:00:00", None, True, 1, 1.5, {}, [], [1],
@@ -64,18 +64,11 @@ def test_it_is_no_laxer() -> None:
     """Whatever is read the quick way is read the same by the rules; and so is all that is JSON and keeps them."""
     messages: list[Any] = [Came(data, {"content-type": "application/cloudevents+json"}) for data in _documents()]
 
-    read = [(_read_plain(message), _read(message)) for message in messages]
+    read = [(message.data, _read_plain(message), _read(message)) for message in messages]
 
-    assert all(quickly in (None, by_the_rules) for quickly, by_the_rules in read)
-    assert {
-        message.data for message, (quickly, by_the_rules) in zip(messages, read, strict=True) if quickly != by_the_rules
-    } == {data for data in _documents() if b'"content_type"' in data and _is_understood(data)}
-    assert sum(quickly is not None for quickly, _ in read) > 30
-
-
-def _is_understood(data: bytes) -> bool:
-    message: Any = Came(data, {})
-    return _read(message) is not None
+    assert all(quickly in (None, by_the_rules) for _, quickly, by_the_rules in read)
+    assert all(quickly == by_the_rules or b'"content_type"' in data for data, quickly, by_the_rules in read)
+    assert sum(quickly is not None for _, quickly, _ in read) > 30
 
 
 @pytest.mark.parametrize(

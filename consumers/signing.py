@@ -10,11 +10,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider.value import SigningSecret, Slot
+from provider.value import SLOTS, SigningSecret, Slot
 
 ID_HEADER: Final = "webhook-id"
 TIMESTAMP_HEADER: Final = "webhook-timestamp"
 SIGNATURE_HEADER: Final = "webhook-signature"
+
+_CURRENT = SLOTS[:1]
 
 
 class Signed(Struct, frozen=True, gc=False):
@@ -35,15 +37,17 @@ def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) ->
     """
     if "." in delivery:
         raise ValueError("a delivery id has no full stop in it")
-    timestamp = str(int(now.timestamp()))
-    signatures = secret.sign(signed_bytes(delivery, timestamp, body), now)
-    return Signed(
-        timestamp,
-        " ".join([f"{scheme},{b2a_base64(value, newline=False).decode()}" for _, scheme, value in signatures]),
-        tuple([signature.slot for signature in signatures]),
-    )
+    timestamp = f"{int(now.timestamp())}"
+    message = signed_bytes(delivery, timestamp, body)
+    key, *others = secret.keys(now)  # nearly always one, for which neither a list nor a join is needed
+    signature = f"{key.scheme},{b2a_base64(key.sign(message), newline=False).decode()}"
+    if not others:
+        return Signed(timestamp, signature, _CURRENT)
+    for other in others:
+        signature += f" {other.scheme},{b2a_base64(other.sign(message), newline=False).decode()}"
+    return Signed(timestamp, signature, SLOTS)
 
 
 def signed_bytes(delivery: str, timestamp: str, body: bytes) -> bytes:
     """The bytes that a signature is made of: `{id}.{timestamp}.{body}`."""
-    return b"%b.%b.%b" % (delivery.encode(errors="surrogateescape"), timestamp.encode(errors="surrogateescape"), body)
+    return f"{delivery}.{timestamp}.".encode(errors="surrogateescape") + body

@@ -28,6 +28,8 @@ REFUSAL_TTL_S: Final = 5.0
 MAX_REFUSALS: Final = 1000
 REFRESH_AFTER: Final = 0.8
 """The part of its time as fresh after which a Secret that is in use is read anew."""
+USE_EVERY_S: Final = 1.0
+"""How exactly is known which Secret was used last: telling it each time would cost every delivery."""
 
 _Outcome = Snapshot | type[SecretError]
 
@@ -112,16 +114,17 @@ class CachedSecretProvider:
 
     def cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
         """The secret, if it is fresh in memory and may be had; else None, and `resolve` says why. Never waits."""
-        place, now = (ref.namespace, ref.name), self._clock()
-        entry = self._known.get(place)
+        now, entry = self._clock(), self._known.get(ref.place)
         if entry is None or now >= entry.fresh_until:
             return None
         found = entry.snapshot.find(ref.key, tenant=tenant, purpose=purpose)
         if not isinstance(found, SigningSecret):
             return None
         self.hits += 1
-        self._known.touch(place)
-        if now >= entry.refresh_at and place not in self._flights:
+        if now - entry.used_at >= USE_EVERY_S:
+            entry.used_at = now
+            self._known.touch(ref.place)
+        if now >= entry.refresh_at and ref.place not in self._flights:
             self.refreshes += 1
             self._start(ref)
         return found
@@ -162,7 +165,7 @@ class CachedSecretProvider:
 
     def _remembered(self, ref: SecretRef, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError] | None:
         """What can be said without a read when no fresh secret is there: a young refusal, or that one just failed."""
-        place, now = (ref.namespace, ref.name), self._clock()
+        place, now = ref.place, self._clock()
         refusal, until = self._refusals.get(place, (None, 0.0))
         if now < until:
             return refusal
@@ -175,7 +178,7 @@ class CachedSecretProvider:
 
     def _stale(self, ref: SecretRef, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError]:
         """The secret of an old snapshot that is not too old. What it would refuse is not known for sure any more."""
-        place = (ref.namespace, ref.name)
+        place = ref.place
         entry = self._known.get(place)
         if entry is None:
             return SecretUnavailable
@@ -193,11 +196,11 @@ class CachedSecretProvider:
         if self._closed:
             return SecretUnavailable
         self.misses += 1
-        flight = self._flights.get((ref.namespace, ref.name)) or self._start(ref)
+        flight = self._flights.get(ref.place) or self._start(ref)
         return await asyncio.shield(flight)
 
     def _start(self, ref: SecretRef) -> asyncio.Future[_Outcome]:
-        place, loop = (ref.namespace, ref.name), asyncio.get_running_loop()
+        place, loop = ref.place, asyncio.get_running_loop()
         flight = self._flights[place] = loop.create_future()
         read = loop.create_task(_outcome_of(self._inner, ref))
         self._reads.add(read)

@@ -21,7 +21,7 @@ class SecretRef:
     There is no ref outside the grammar, so its parts are safe in a URL path and in a file's path.
     """
 
-    __slots__ = ("key", "name", "namespace")
+    __slots__ = ("key", "name", "namespace", "place")
 
     def __init__(self, *, namespace: str, name: str, key: str) -> None:
         """Raises `SecretRefInvalid` when a part, or the whole, does not follow the grammar."""
@@ -31,6 +31,8 @@ class SecretRef:
         self.namespace: Final = namespace
         self.name: Final = name
         self.key: Final = key
+        self.place: Final = (namespace, name)
+        """Which Secret, whatever the key in it."""
 
     @classmethod
     def parse(cls, text: str, *, central_namespace: str | None = None) -> "SecretRef":
@@ -59,7 +61,7 @@ class SecretRef:
         return isinstance(other, SecretRef) and str(self) == str(other)
 
     def __hash__(self) -> int:
-        return hash((self.namespace, self.name, self.key))
+        return hash((self.place, self.key))
 
 
 def _is_ref(namespace: str, name: str, key: str) -> bool:

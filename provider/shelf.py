@@ -1,7 +1,7 @@
 """Where a cache keeps what it knows: a bounded number of snapshots, of which every tenant has a fair share."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Final, final
 
@@ -15,7 +15,16 @@ Place = tuple[str, str]
 class Entry:
     """A snapshot and the moments, by the cache's clock, until which it may be used, and for what."""
 
-    __slots__ = ("ask_again_at", "began_at", "fresh_until", "refresh_at", "refuses_until", "snapshot", "stale_until")
+    __slots__ = (
+        "ask_again_at",
+        "began_at",
+        "fresh_until",
+        "refresh_at",
+        "refuses_until",
+        "snapshot",
+        "stale_until",
+        "used_at",
+    )
 
     def __init__(
         self, snapshot: Snapshot, *, began_at: float, fresh_s: float, stale_s: float, refuses_s: float, refresh_s: float
@@ -30,6 +39,8 @@ class Entry:
         """From then on, who uses it has it read anew in the background."""
         self.ask_again_at = 0.0
         """After a read that failed: until then the provider is left in peace."""
+        self.used_at = began_at
+        """When its place in the order of use was last told."""
 
 
 @final
@@ -40,22 +51,20 @@ class Shelf:
     that, it is the other's turn.
     """
 
-    __slots__ = ("_capacity", "_entries", "_owned")
+    __slots__ = ("_capacity", "_entries", "_owned", "get")
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
         self._entries: OrderedDict[Place, Entry] = OrderedDict()
         self._owned: dict[str | None, int] = {}
+        self.get: Final[Callable[[Place], Entry | None]] = self._entries.get
+        """The entry, if there is one. Looking is no use. Not a method of ours, as every delivery asks."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
-
-    def get(self, place: Place) -> Entry | None:
-        """The entry, if there is one. Looking is no use."""
-        return self._entries.get(place)
 
     def touch(self, place: Place) -> None:
         """The entry there is in use."""

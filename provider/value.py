@@ -19,6 +19,7 @@ MAX_OVERLAP: Final = timedelta(days=30)
 Slot = Literal["current", "previous"]
 Scheme = Literal["v1", "v1a"]
 """HMAC-SHA256 and Ed25519, as Standard Webhooks names them."""
+SLOTS: Final[tuple[Slot, Slot]] = ("current", "previous")
 
 _PREFIX = b"whsec_"
 _MARKS = (_PREFIX, b"whsk_", b"whpk_")
@@ -73,7 +74,8 @@ class SigningKey(Key):
 
     def sign(self, message: bytes) -> bytes:
         """The 32 bytes of HMAC-SHA256 of `message`. Raises `TypeError` for anything but bytes."""
-        require_bytes(message)
+        if type(message) is not bytes:  # costs no call, as all else that is refused here does
+            require_bytes(message)
         inner = self.__inner.copy()
         inner.update(message)
         outer = self.__outer.copy()
@@ -126,7 +128,7 @@ class Rollover(Struct, frozen=True):
 class SigningSecret(Sealed):
     """The key of one ref, with the previous one while a rollover lasts, and the version that both came in."""
 
-    __slots__ = ("__current", "__previous", "previous_expires_at", "rollover_misconfigured", "version")
+    __slots__ = ("__both", "__current", "previous_expires_at", "rollover_misconfigured", "version")
 
     def __init__(
         self,
@@ -138,8 +140,8 @@ class SigningSecret(Sealed):
         rollover_misconfigured: bool = False,
     ) -> None:
         """The keys may be of different schemes, as they are while a receiver moves from one to the other."""
-        self.__current = current
-        self.__previous = previous
+        self.__current = (current,)
+        self.__both = None if previous is None else (current, previous)
         self.version: Final = version
         """`uid/resourceVersion` of the Secret."""
         self.previous_expires_at: Final = previous_expires_at
@@ -149,23 +151,25 @@ class SigningSecret(Sealed):
     def previous_is_valid(self, now: datetime) -> bool:
         """Whether the previous key signs at `now`: `now < previous_expires_at <= now + 30 days`."""
         expires_at = self.previous_expires_at
-        return self.__previous is not None and expires_at is not None and now < expires_at <= now + MAX_OVERLAP
+        return self.__both is not None and expires_at is not None and now < expires_at <= now + MAX_OVERLAP
 
     def rollover(self, now: datetime) -> Rollover:
         """How things stand with the previous key at `now`. One that ends too far off is misconfigured until then."""
-        expires_at = self.previous_expires_at if self.__previous is not None else None
+        expires_at = self.previous_expires_at if self.__both is not None else None
         is_too_far = expires_at is not None and expires_at > now + MAX_OVERLAP
         return Rollover(self.previous_is_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
+
+    def keys(self, now: datetime) -> tuple[Key, ...]:
+        """The keys that are valid at `now`, as `SLOTS` names them. Raises `TypeError` when it has no time zone."""
+        if now.tzinfo is None:  # or it would only be noticed during a rollover
+            raise TypeError("a time to sign at must have a time zone")
+        both = self.__both
+        return both if both is not None and self.previous_is_valid(now) else self.__current
 
     def sign(self, message: bytes, now: datetime) -> list[Signature]:
         """Sign with every key that is valid at `now`, the current one first.
 
         Raises `TypeError` when `message` is not bytes, or `now` has no time zone.
         """
-        if now.tzinfo is None:  # or it would only be noticed during a rollover
-            raise TypeError("a time to sign at must have a time zone")
-        current, previous = self.__current, self.__previous
-        signatures = [Signature("current", current.scheme, current.sign(message))]
-        if previous is not None and self.previous_is_valid(now):
-            signatures.append(Signature("previous", previous.scheme, previous.sign(message)))
-        return signatures
+        keys = self.keys(now)
+        return [Signature(slot, key.scheme, key.sign(message)) for slot, key in zip(SLOTS, keys, strict=False)]

@@ -359,11 +359,12 @@ async def test_unknown_secrets_push_out_no_known_ones() -> None:
 
 
 async def test_the_least_used_secret_makes_room() -> None:
-    """Memory is bounded by the number of Secrets."""
+    """Memory is bounded by the number of Secrets. Which was used last is known to the second."""
     desk = Desk(max_entries=2)
 
     for name in ("a", "b", "a", "c"):
         await desk.resolve(name)
+        desk.clock.now_s += 1
     reads = desk.reader.reads
     await desk.resolve("a")
     await desk.resolve("c")

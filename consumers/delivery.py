@@ -19,9 +19,10 @@ from consumers.heads import Heads, Standing
 from consumers.health import DestinationHealth
 from consumers.history import History
 from consumers.quarantine import quarantined
+from consumers.reply import Reply
 from consumers.request import Delivery
 from consumers.routes import Route, Routes, parsed_ref, same_headers
-from consumers.sender import Reply, Sender
+from consumers.sender import Sender
 from consumers.settlement import Again, Settlement
 from consumers.signing import Signed, sign
 from oneprotect.jetstream.pull import Message

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from consumers.directory import Shelf
-from consumers.sender import Reply
+from consumers.reply import Reply
 from oneprotect.jetstream.bucket import Bucket
 from oneprotect.jetstream.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
 from oneprotect.jetstream.operational import tell

@@ -7,6 +7,8 @@ believed to have:
 - What arrives while nothing was asked belongs to no request: the connection is closed. Only a connection's first bytes
   may come early, since there is just one request that they can be about.
 - Head and body are bounded, and one timer holds the deadline of the exchange, or of being idle.
+- An answer that is byte for byte the last one of this connection means the same: parsing it again would cost as much as
+  all else here. Receivers that date their answers repeat them for a second.
 """
 
 import asyncio
@@ -18,8 +20,8 @@ from typing import Final, Protocol, cast, final
 
 import structlog
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from msgspec import Struct
 
+from consumers.reply import Reply, reply_of
 from schemas.codes import Code
 
 CAPTURED_BYTES: Final = 3 * 1024
@@ -29,6 +31,8 @@ MAX_HEAD_BYTES: Final = 64 * 1024
 """Of all heads of one answer: the informational ones (1xx) and the one that counts."""
 MAX_HEADERS: Final = 128
 MAX_LINE_BYTES: Final = 8190
+MAX_REMEMBERED_BYTES: Final = 1024
+"""Of a longer answer the bytes are not kept."""
 BODY_GRACE_S: Final = 2.0
 """How long a body may go on after its status, within the deadline: it only decides whether the connection is kept."""
 TRUSTED_S: Final = 1.0
@@ -40,18 +44,8 @@ Place = tuple[str, str, int, str]
 _log = structlog.get_logger(__name__)
 
 
-class Answer(Struct, frozen=True, gc=False):
-    """What a receiver said. `size` counts the body that was read; `beginning` of it is kept only if asked for."""
-
-    status: int
-    retry_after: bytes | None
-    size: int
-    beginning: bytes
-
-
-Ending = Answer | Code
-"""How an exchange ended: with an answer, or why there is none."""
-OnEnd = Callable[[Ending], None]
+OnReply = Callable[[Reply], None]
+"""Told once how an exchange ended: with an answer, or why there is none."""
 
 
 class Keeper(Protocol):
@@ -89,8 +83,10 @@ class Connection(asyncio.Protocol):
         "_is_graced",
         "_is_reusable",
         "_keeper",
+        "_last",
+        "_last_reply",
         "_loop",
-        "_on_end",
+        "_on_reply",
         "_parser",
         "_reason_size",
         "_request",
@@ -118,19 +114,19 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._armed_at = inf
         self._idle_since = 0.0
-        self._on_end: OnEnd | None = None
+        self._on_reply: OnReply | None = None
         self._request = b""
-
-    def begin(self, request: bytes, deadline: float, on_end: OnEnd, *, capture: bool = False) -> None:
-        """Send `request` as soon as there is a connection, and call `on_end` once, at the loop's `deadline` at last."""
-        self._on_end = on_end
-        self._deadline = deadline
-        self._capture = capture
-        self._status = self._head_size = self._headers = self._reason_size = self._seen = self._size = 0
-        self._beginning = b""
         self._retry_after: bytes | None = None
         self._fault: Code | None = None
-        self._is_complete = self._is_graced = False
+        self._last = b""
+        """The last answer, if it came in one piece, ended cleanly, and means the same at any time."""
+
+    def begin(self, request: bytes, deadline: float, on_reply: OnReply, *, capture: bool = False) -> None:
+        """Send `request` once there is a connection, and call `on_reply` once, at the loop's `deadline` at last."""
+        self._on_reply = on_reply
+        self._deadline = deadline
+        self._capture = capture
+        self._status = self._seen = 0
         # One timer for all exchanges, set again when it rings too early: one for each would cost 0.9 µs.
         if self._armed_at > deadline:
             self._arm(deadline)
@@ -160,7 +156,7 @@ class Connection(asyncio.Protocol):
 
     def drop(self) -> None:
         """Close at once, and call nobody."""
-        self._on_end = None
+        self._on_reply = None
         self.abort()
 
     # What the event loop calls
@@ -168,7 +164,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the request that was begun."""
         self._transport = cast("asyncio.Transport", transport)
-        if self._on_end is None:
+        if self._on_reply is None:
             self._transport.abort()
             return
         self._transport.write(self._request)
@@ -176,18 +172,28 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on in the answer."""
-        if self._on_end is None:
+        if self._on_reply is None:
             self.abort()
             return
+        is_first = not self._seen
+        if is_first:
+            if data == self._last and not self._capture:
+                self._end(self._last_reply, is_free=True)
+                return
+            self._start_reading()
+        self._seen += len(data)
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
             self._on_broken(error.__context__)
             return
-        if self._is_complete:
-            self._end(is_free=self._is_reusable)
-        else:
-            self._on_part(len(data))
+        if not self._is_complete:
+            self._on_part()
+            return
+        reply = self._reply()
+        if is_first and self._is_reusable:
+            self._remember(data, reply)
+        self._end(reply, is_free=self._is_reusable)
 
     def eof_received(self) -> None:
         """Nothing more will come: what has come is the answer, if it is one. The transport closes itself."""
@@ -237,7 +243,6 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status >= 200:
             self._status = status
-            self._is_reusable = self._parser.should_keep_alive()
         elif status < 100 or status == 101:
             self._refuse(Code.NET_RESET)
 
@@ -251,11 +256,30 @@ class Connection(asyncio.Protocol):
         """The answer is whole, or only an informational one."""
         if self._status:
             self._is_complete = True
+            self._is_reusable = self._parser.should_keep_alive()  # now that trailers have had their say as well
         else:
             self._headers = self._reason_size = 0
             self._retry_after = None
 
     # How it goes on
+
+    def _start_reading(self) -> None:
+        self._head_size = self._headers = self._reason_size = self._size = 0
+        self._beginning = b""
+        self._retry_after = None
+        self._fault = None
+        self._is_complete = self._is_graced = False
+
+    def _reply(self) -> Reply:
+        return reply_of(self._status, self._retry_after, self._size, self._beginning)
+
+    def _remember(self, data: bytes, reply: Reply) -> None:
+        """Keep an answer that was all of what came, so that the parser is where it was before: at a message's start.
+
+        Not one that says when to come back, as that may be a date, nor one whose body was asked for.
+        """
+        if len(data) <= MAX_REMEMBERED_BYTES and self._retry_after is None and not self._capture:
+            self._last, self._last_reply = data, reply
 
     def _refuse(self, code: Code) -> None:
         self._fault = code
@@ -268,14 +292,13 @@ class Connection(asyncio.Protocol):
             self._fault = Code.INTERNAL
         self._break_off(self._fault or Code.NET_RESET)
 
-    def _on_part(self, size: int) -> None:
+    def _on_part(self) -> None:
         """There is more to come."""
-        self._seen += size
         if not self._status:
             if self._seen > MAX_HEAD_BYTES:
                 self._break_off(Code.NET_RESPONSE_TOO_LARGE)
         elif self._seen > MAX_BODY_BYTES + MAX_HEAD_BYTES or self._size > MAX_BODY_BYTES:
-            self._end(is_free=False)
+            self._end(self._reply(), is_free=False)
         elif not self._is_graced:
             self._is_graced = True
             self._deadline = min(self._deadline, self._loop.time() + BODY_GRACE_S)
@@ -284,29 +307,29 @@ class Connection(asyncio.Protocol):
 
     def _break_off(self, code: Code) -> None:
         """End with what there is: the answer if its head is whole, or else this code."""
-        if self._on_end is None:
+        if self._on_reply is None:
             return
         if self._status:
-            self._end(is_free=False)
+            self._end(self._reply(), is_free=False)
             return
-        on_end, self._on_end = self._on_end, None
+        on_reply, self._on_reply = self._on_reply, None
         self.abort()
-        on_end(code)
+        on_reply(Reply(code))
 
-    def _end(self, *, is_free: bool) -> None:
-        """End with the answer. A receiver that answers before it has the whole request can't have another one."""
-        on_end, transport = self._on_end, self._transport
-        if on_end is None or transport is None:
+    def _end(self, reply: Reply, *, is_free: bool) -> None:
+        """End with an answer. A receiver that answers before it has the whole request can't have another one."""
+        on_reply, transport = self._on_reply, self._transport
+        if on_reply is None or transport is None:
             return
-        self._on_end = None
-        if is_free and not transport.get_write_buffer_size() and not transport.is_closing():
+        self._on_reply = None
+        if is_free and not transport.get_write_buffer_size():
             self._idle_since = self._loop.time()
             if self._armed_at > self._idle_since + self._keeper.keep_alive_s:
                 self._arm(self._idle_since + self._keeper.keep_alive_s)
             self._keeper.keep(self)
         else:
             transport.abort()
-        on_end(Answer(self._status, self._retry_after, self._size, self._beginning))
+        on_reply(reply)
 
     def _arm(self, when: float) -> None:
         if self._timer is not None:
@@ -316,10 +339,10 @@ class Connection(asyncio.Protocol):
 
     def _on_time(self) -> None:
         self._armed_at = inf
-        due = self._idle_since + self._keeper.keep_alive_s if self._on_end is None else self._deadline
+        due = self._idle_since + self._keeper.keep_alive_s if self._on_reply is None else self._deadline
         if due > self._loop.time():
             self._arm(due)
-        elif self._on_end is None:
+        elif self._on_reply is None:
             self.abort()
         else:
             self._break_off(Code.NET_TIMEOUT)

@@ -1,5 +1,6 @@
 """Connections between exchanges. The one that was used last is used first, and the oldest go when room is short."""
 
+from collections import defaultdict
 from typing import Final
 
 from consumers.http1 import Connection, Place
@@ -16,7 +17,7 @@ class Pool:
     def __init__(self, *, max_idle: int = MAX_IDLE, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.keep_alive_s = keep_alive_s
         self._max_idle = max_idle
-        self._idle: dict[Place, list[Connection]] = {}
+        self._idle: defaultdict[Place, list[Connection]] = defaultdict(list)
         self._order: dict[Connection, None] = {}
         """The free ones, the one that has been so for longest first."""
         self._open: set[Connection] = set()
@@ -39,7 +40,7 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         """See `Keeper.keep`."""
-        self._idle.setdefault(connection.place, []).append(connection)
+        self._idle[connection.place].append(connection)
         self._order[connection] = None
         if len(self._order) > self._max_idle or self._is_closed:
             oldest = next(iter(self._order))

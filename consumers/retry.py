@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from consumers.sender import Reply
+from consumers.reply import Reply
 from schemas.codes import Code
 from schemas.config import RetryPolicy
 

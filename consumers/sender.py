@@ -10,10 +10,8 @@ connection that is not done with its answer is closed. For the same reason a req
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -21,31 +19,16 @@ from msgspec import Struct
 from consumers.connecting import Connector
 from consumers.egress import AddrInfo, EgressBlocked, EgressPolicy, Target
 from consumers.failure import SendingFailed
-from consumers.http1 import Answer, Connection, Ending, Place
+from consumers.http1 import Connection, Place
 from consumers.pool import KEEP_ALIVE_S, MAX_IDLE, Pool
 from consumers.reaching import Proxy
+from consumers.reply import Reply
 from consumers.resolving import AddressBook, GuardedResolver, Resolver
 from schemas.codes import Code
 
-MAX_RETRY_AFTER_S: Final = 86_400.0
-
-_SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
 
 _log = structlog.get_logger(__name__)
-
-
-class Reply(Struct, frozen=True, gc=False):
-    """How a POST ended. `http_status` is there whenever the receiver sent one; `response_bytes` counts the body read.
-
-    `body` is its beginning, at most `CAPTURED_BYTES`, and empty unless asked for.
-    """
-
-    code: Code
-    http_status: int | None = None
-    retry_after_s: float | None = None
-    response_bytes: int = 0
-    body: bytes = b""
 
 
 class Way(Struct, frozen=True):
@@ -125,7 +108,7 @@ class HttpSender:
                 exchange.begin(connection)
             else:
                 await self._through_another(target, exchange)
-            return _reply(await exchange.ended)
+            return await exchange.ended
         except Exception as error:  # noqa: BLE001  the edge: none may leave this file, as its text may quote anything
             return Reply(_code_of(error))
         finally:
@@ -151,7 +134,7 @@ class HttpSender:
         if connection is None:
             return None
         request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
-        connection.begin(request, now + timeout_s, lambda ending: on_reply(_reply(ending)), capture=capture)
+        connection.begin(request, now + timeout_s, on_reply, capture=capture)
         return connection.drop
 
     def _at_hand(self, target: Target, now: float) -> Connection | None:
@@ -198,7 +181,7 @@ class _Exchange:
     def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, *, capture: bool) -> None:
         self.deadline = deadline
         self.request = b""
-        self.ended: asyncio.Future[Ending] = loop.create_future()
+        self.ended: asyncio.Future[Reply] = loop.create_future()
         self._capture = capture
         self._connection: Connection | None = None
 
@@ -212,10 +195,10 @@ class _Exchange:
         if self._connection is not None:
             self._connection.drop()
 
-    def _end(self, ending: Ending) -> None:
+    def _end(self, reply: Reply) -> None:
         self._connection = None
         if not self.ended.done():
-            self.ended.set_result(ending)
+            self.ended.set_result(reply)
 
 
 def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
@@ -227,20 +210,6 @@ def _lines(headers: Mapping[str, str]) -> bytes:
     if lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
         raise SendingFailed(Code.INTERNAL)
     return lines
-
-
-def _reply(ending: Ending) -> Reply:
-    if not isinstance(ending, Answer):
-        return Reply(ending)
-    status = ending.status
-    retry_after = None if status < 300 or ending.retry_after is None else ending.retry_after.decode("latin-1").strip()
-    return Reply(
-        Code.of_http_status(status),
-        status,
-        None if retry_after is None else retry_after_s(retry_after, datetime.now(UTC)),
-        ending.size,
-        ending.beginning,
-    )
 
 
 def _code_of(error: Exception) -> Code:
@@ -256,19 +225,3 @@ def _code_of(error: Exception) -> Code:
     if code is Code.INTERNAL:
         _log.error("sending failed", error=type(error).__qualname__)
     return code
-
-
-def retry_after_s(value: str, now: datetime) -> float | None:
-    """Read a `Retry-After` header: seconds, or an HTTP date (RFC 9110, section 10.2.3). Garbage is None.
-
-    At least 0 and at most a day.
-    """
-    if _SECONDS.fullmatch(value):
-        return min(float(value), MAX_RETRY_AFTER_S)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER_S)

@@ -17,8 +17,9 @@ import pytest_asyncio
 
 from consumers.egress import AddrInfo, EgressPolicy
 from consumers.http1 import BODY_GRACE_S, CAPTURED_BYTES, MAX_BODY_BYTES
+from consumers.reply import Reply
 from consumers.resolving import GuardedResolver, Resolver
-from consumers.sender import HttpSender, Reply
+from consumers.sender import HttpSender
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, Receiver, Script, answering, receiving

@@ -13,8 +13,9 @@ import pytest_asyncio
 
 from consumers.egress import AddrInfo, EgressPolicy
 from consumers.reaching import HEAD_START_S, Proxy
+from consumers.reply import Reply
 from consumers.resolving import FAILED_S, GuardedResolver
-from consumers.sender import HttpSender, Reply
+from consumers.sender import HttpSender
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, receiving

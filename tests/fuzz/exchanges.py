@@ -7,7 +7,8 @@ from typing import Self
 import uvloop
 
 from consumers.egress import EgressPolicy
-from consumers.sender import HttpSender, Reply
+from consumers.reply import Reply
+from consumers.sender import HttpSender
 from tests.support.bytewise import Exchange, receiving
 
 TIMEOUT_S = 0.25

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.health import HealthPolicy, Tally, merge
-from consumers.sender import Reply
+from consumers.reply import Reply
 from schemas.codes import Code
 from schemas.config import Health
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.reply import Reply
 from consumers.retry import MAX_RETRY_AFTER_S, SECRET_PATIENCE_S, next_wait_s, secret_wait_s
-from consumers.sender import Reply
 from schemas.codes import Code
 from schemas.config import RetryPolicy
 

@@ -12,6 +12,7 @@ import hmac
 import ssl
 import sys
 import time
+from email.utils import formatdate
 from pathlib import Path
 from typing import Final, Literal, cast
 
@@ -23,9 +24,6 @@ from msgspec import Struct
 MAX_AGE_S: Final = 300
 
 _HOST: Final = "127.0.0.1"
-_OK: Final = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
-_CLOSING: Final = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_REFUSED: Final = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"
 
 
 class Manner(Struct, frozen=True):
@@ -63,6 +61,27 @@ class Report(Struct):
     """Requests that waited for their answers at the same time, when they have to."""
 
 
+class Answers(Struct, frozen=True):
+    """What there is to answer in one second: dated and signed with a server's name, as real servers do."""
+
+    made_at_s: int
+    taken: bytes
+    taken_and_closed: bytes
+    refused: bytes
+
+
+def answers_at(now_s: int) -> Answers:
+    """The answers of this second."""
+    usual = b"date: %b\r\nserver: bench\r\n" % formatdate(now_s, usegmt=True).encode()
+    taken = b"HTTP/1.1 200 OK\r\n%bcontent-length: 0\r\n" % usual
+    return Answers(
+        now_s,
+        taken + b"\r\n",
+        taken + b"connection: close\r\n\r\n",
+        b"HTTP/1.1 401 Unauthorized\r\n%bcontent-length: 0\r\n\r\n" % usual,
+    )
+
+
 class Receiver:
     """Verifies and counts."""
 
@@ -75,6 +94,7 @@ class Receiver:
         self.waiting = 0
         self.report = Report()
         self._warm_at = self._complete_at = -1
+        self._answers = answers_at(0)
 
     def expect(self, count: int, warm_up: int) -> None:
         """Say so when `warm_up` and `count` more deliveries have come."""
@@ -84,12 +104,15 @@ class Receiver:
     def receive(self, path: bytes, headers: dict[bytes, bytes], body: bytes) -> bytes:
         """Take a request and return the answer."""
         now_ns = time.time_ns()
+        now_s = now_ns // 1_000_000_000
+        if self._answers.made_at_s != now_s:
+            self._answers = answers_at(now_s)
         if b"webhook-signature" not in headers:
             return self._refuse("unsigned")
-        if not self._is_right(path, headers, body, now_ns // 1_000_000_000):
+        if not self._is_right(path, headers, body, now_s):
             return self._refuse("wrong")
         self._record(f"{path.decode()} {headers[b'webhook-id'].decode()}", now_ns)
-        return _CLOSING if self.manner.closes else _OK
+        return self._answers.taken_and_closed if self.manner.closes else self._answers.taken
 
     def _refuse(self, reason: Literal["unsigned", "wrong"]) -> bytes:
         if not self.report.unsigned + self.report.wrong:
@@ -98,7 +121,7 @@ class Receiver:
             self.report.unsigned += 1
         else:
             self.report.wrong += 1
-        return _REFUSED
+        return self._answers.refused
 
     def _is_right(self, path: bytes, headers: dict[bytes, bytes], body: bytes, now_s: int) -> bool:
         key, timestamp = self._keys.get(path), headers.get(b"webhook-timestamp", b"")

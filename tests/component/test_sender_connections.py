@@ -18,7 +18,7 @@ from consumers.resolving import FAILED_S, GuardedResolver
 from consumers.sender import HttpSender
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
-from tests.support.bytewise import OK, Exchange, receiving
+from tests.support.bytewise import OK, Exchange, answering, receiving
 from tests.support.waiting import until
 
 LOOPBACK = EgressPolicy(allow_cidrs=["127.0.0.0/8"], allow_http=True, ports=((1024, 65535),))
@@ -153,6 +153,17 @@ async def test_an_answer_before_the_whole_request_is_the_answer() -> None:
         closed.set()
 
     assert replies == [Reply(Code.HTTP_4XX, 413)] * 2
+
+
+async def test_a_trailer_may_say_that_it_was_the_last_answer() -> None:
+    """What stands behind the body may end the connection as well: the next delivery has one of its own."""
+    last = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nconnection: close\r\n\r\n"
+
+    async with receiving(answering(last)) as receiver, opened() as sender:
+        replies = [await post(sender, f"http://127.0.0.1:{receiver.port}/") for _ in range(3)]
+
+    assert replies == [Reply(Code.HTTP_2XX, 200)] * 3
+    assert receiver.connections == 3
 
 
 # Which address is tried

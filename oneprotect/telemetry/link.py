@@ -61,12 +61,13 @@ async def reporting(
         writer.write(len(data).to_bytes(_HEAD_BYTES, "big") + data)
 
     async def tell() -> None:
-        while True:
+        while not writer.is_closing():
             send()
             await asyncio.sleep(EVERY_S)
 
     async def listen() -> None:
-        await reader.read()
+        with contextlib.suppress(OSError):  # killed with a report unread, it leaves a reset and no end of the stream
+            await reader.read()
         stop.set()
 
     tasks = [asyncio.create_task(tell(), name="report"), asyncio.create_task(listen(), name="supervised")]
@@ -77,8 +78,9 @@ async def reporting(
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         with contextlib.suppress(OSError):
-            send()
-            await writer.drain()
+            if not writer.is_closing():
+                send()
+                await writer.drain()
             writer.close()
 
 

@@ -4,6 +4,7 @@ All of it follows from the result, so a redelivered message whose result is on r
 """
 
 from datetime import UTC, datetime
+from typing import Final
 
 import msgspec
 
@@ -16,6 +17,8 @@ from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encode
 
 SOURCE = "/oneprotect/consumer"
+_BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{subjects.HEADER_MSG_ID}: "
+_AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
 
 def settled(delivery: Delivery, result: AttemptResult, *, at: datetime, archived: bool) -> tuple[Publication, ...]:
@@ -23,9 +26,7 @@ def settled(delivery: Delivery, result: AttemptResult, *, at: datetime, archived
 
     `at`: when that was settled. `archived`: whether those that were delivered are kept, too.
     """
-    if result.outcome is Outcome.DELIVERED and not archived:  # nearly all; nothing follows
-        return (_recorded(delivery, result, at),)
-    if delivery.is_ping and result.outcome is Outcome.RETRY_SCHEDULED:
+    if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ping:
         result = msgspec.structs.replace(result, outcome=Outcome.FAILED, next_attempt_at=None)
     return (_recorded(delivery, result, at), *_followed(delivery, result, archived=archived))
 
@@ -58,26 +59,29 @@ def _recorded(delivery: Delivery, result: AttemptResult, at: datetime, *, distin
         tenant=delivery.tenant,
         data=result,
     )
+    progress, subject = delivery.progress, subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
+    msg_id = progress.msg_id(delivery.request_id) + distinct
+    if progress.trace is None:  # then nothing in them is anybody's own words: they need no looking through
+        return Publication(subject, encode(event), {}, f"{_BEFORE_MSG_ID}{msg_id}{_AFTER_MSG_ID}".encode())
     headers = {
-        subjects.HEADER_MSG_ID: delivery.progress.msg_id(delivery.request_id) + distinct,
+        subjects.HEADER_MSG_ID: msg_id,
         "content-type": CONTENT_TYPE,
+        subjects.HEADER_TRACE: progress.trace,
     }
-    if delivery.progress.trace:
-        headers[subjects.HEADER_TRACE] = delivery.progress.trace
-    return Publication(subjects.attempted(delivery.tenant, delivery.destination, delivery.id), encode(event), headers)
+    return Publication(subject, encode(event), headers)
 
 
 def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     if delivery.is_ping:
         return ()
     match result.outcome:
+        case Outcome.DELIVERED:
+            return (archive.copy(delivery, result.attempt),) if archived else ()
         case Outcome.RETRY_SCHEDULED:
             return (_scheduled(delivery, result),)
         case Outcome.FAILED | Outcome.SKIPPED:
             return (_kept(delivery, result),)
-        case Outcome.DELIVERED if archived:
-            return (archive.copy(delivery, result.attempt),)
-        case _:
+        case Outcome.SUPPRESSED:
             return ()
 
 

@@ -1,0 +1,51 @@
+"""A receiver that neither we nor aiohttp have written: Node's HTTP server, as a process for as long as it is needed."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import playwright
+from msgspec import Struct
+
+SCRIPT: Final = Path(__file__).with_name("node_receiver.js")
+_START_TIMEOUT_S: Final = 30.0
+
+
+class NodeReceiver(Struct, frozen=True):
+    """The ports that it listens on, and the paths that it knows."""
+
+    plain: int
+    secured: int
+    brief: int
+    """A plain one that closes its connections half a second after an answer."""
+    paths: list[str]
+
+
+def node() -> str:
+    """The Node that comes with Playwright. Raises `FileNotFoundError` with how to mend it."""
+    path = os.environ.get("PLAYWRIGHT_NODEJS_PATH") or str(Path(playwright.__file__).parent / "driver" / "node")
+    if not os.access(path, os.X_OK):
+        raise FileNotFoundError(
+            "no Node at where playwright keeps its own: run `make setup` again, or set PLAYWRIGHT_NODEJS_PATH"
+        )
+    return path
+
+
+@asynccontextmanager
+async def node_receiver(certificate: Path, key: Path) -> AsyncGenerator[NodeReceiver]:
+    """Run it on loopback, on free ports. It ends with this, or when this process ends."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(node(), SCRIPT, certificate, key, stdin=pipe, stdout=pipe)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            receiver = msgspec.json.decode(await process.stdout.readline(), type=NodeReceiver)
+        yield receiver
+    finally:
+        process.stdin.close()
+        await process.wait()

@@ -112,7 +112,7 @@ class PersistentClient(Client):
                 start = f"PUB {subject} {reply} {size}"
                 is_plain = start.count(" ") == 3
             if is_plain and subject and start.isascii() and start.isprintable():
-                self._put(b"%b\r\n%b%b\r\n" % (start.encode(), head, payload), size)
+                self._put(b"%b\r\n%b%b\r\n" % (start.encode(), head, payload))
                 return
         if headers is None and block:
             headers = read_headers(block)
@@ -121,14 +121,12 @@ class PersistentClient(Client):
     def answer(self, reply: bytes, word: bytes) -> None:
         """Publish `word` where a server asked for it, in `reply`: that is plain. Lost if it can't be sent."""
         if self._status == Client.CONNECTED:
-            self._put(b"PUB %b  %d\r\n%b\r\n" % (reply, len(word), word), len(word))
+            self._put(b"PUB %b  %d\r\n%b\r\n" % (reply, len(word), word))
         else:
             with contextlib.suppress(nats.errors.Error):
                 self.post(reply.decode(), word, "", None)
 
-    def _put(self, command: bytes, size: int) -> None:
-        self.stats["out_msgs"] += 1
-        self.stats["out_bytes"] += size
+    def _put(self, command: bytes) -> None:
         pending = self._pending
         if not pending and self._flush_queue is not None:  # the first of this round: have all of them written after it
             with contextlib.suppress(asyncio.QueueFull):  # then that is going to happen anyway

@@ -67,7 +67,9 @@ Name = tuple[str, int]
 """A host name, and the port that its addresses are wanted with."""
 
 
-class _Known(Struct, frozen=True):
+class Known(Struct, frozen=True):
+    """A name's addresses, or why there are none, and until when of the loop's time that is taken for granted."""
+
     answer: tuple[AddrInfo, ...] | Code
     until: float
 
@@ -78,18 +80,20 @@ class AddressBook:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._loop = asyncio.get_running_loop()
-        self._known: OrderedDict[Name, _Known] = OrderedDict()
+        self._known: OrderedDict[Name, Known] = OrderedDict()
         self._asking: dict[Name, asyncio.Task[tuple[AddrInfo, ...] | Code]] = {}
 
-    def known(self, name: Name, now: float) -> tuple[AddrInfo, ...] | Code | None:
-        """The addresses, or why there are none, if that was found out lately."""
+    def known(self, name: Name, now: float) -> Known | None:
+        """What was found out about a name, if that was lately."""
         known = self._known.get(name)
-        return known.answer if known is not None and known.until > now else None
+        return known if known is not None and known.until > now else None
 
     async def find(self, name: Name) -> tuple[AddrInfo, ...]:
         """The addresses of a name. Raises `SendingFailed`."""
-        answer = self.known(name, self._loop.time())
-        if answer is None:
+        known = self.known(name, self._loop.time())
+        if known is not None:
+            answer = known.answer
+        else:
             asking = self._asking.get(name)
             if asking is None:
                 asking = self._asking[name] = asyncio.create_task(self._ask(name))
@@ -110,7 +114,7 @@ class AddressBook:
     async def _ask(self, name: Name) -> tuple[AddrInfo, ...] | Code:
         answer = await self._answer(name)
         kept_s = FAILED_S if isinstance(answer, Code) else KNOWN_S
-        self._known[name] = _Known(answer, self._loop.time() + kept_s)
+        self._known[name] = Known(answer, self._loop.time() + kept_s)
         self._known.move_to_end(name)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)

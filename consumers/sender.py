@@ -10,6 +10,7 @@ connection that is not done with its answer is closed. For the same reason a req
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -31,13 +32,15 @@ _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7
 _log = structlog.get_logger(__name__)
 
 
-class Way(Struct, frozen=True):
+class Way(Struct):
     """Where deliveries to a destination go, and how their requests begin: the same for each of them."""
 
     target: Target
     head: bytes
-    place: Place | None
-    """For a target that is an address."""
+    places: tuple[Place, ...] = ()
+    """Those of the addresses that the target is known to have."""
+    until: float = 0.0
+    """When, in the loop's time, they have to be looked up again: never for a target that is an address."""
 
 
 class Sender(Protocol):
@@ -121,33 +124,43 @@ class HttpSender:
             head = target.head + _lines(headers)
         except (EgressBlocked, SendingFailed):
             return None
-        address = target.address
-        place = None if address is None else (target.scheme, target.host, target.port, str(address[4][0]))
-        return Way(target, head, place)
+        if target.address is not None:
+            return Way(target, head, (_place(target, target.address),), inf)
+        return Way(target, head)
 
     def begin(
         self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
     ) -> Callable[[], None] | None:
         """See `Sender.begin`."""
         now = self._loop.time()
-        connection = self._at_hand(way.target, now) if way.place is None else self._pool.take(way.place, now)
-        if connection is None:
-            return None
-        request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
-        connection.begin(request, now + timeout_s, on_reply, capture=capture)
-        return connection.drop
+        if now >= way.until:
+            self._look_up(way, now)
+        for place in way.places:
+            connection = self._pool.take(place, now)
+            if connection is not None:
+                request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
+                connection.begin(request, now + timeout_s, on_reply, capture=capture)
+                return connection.drop
+        return None
+
+    def _look_up(self, way: Way, now: float) -> None:
+        target = way.target
+        known = self._addresses.known((target.host, target.port), now)
+        if known is None or isinstance(known.answer, Code):
+            way.places, way.until = (), 0.0
+        else:
+            way.places, way.until = tuple([_place(target, address) for address in known.answer]), known.until
 
     def _at_hand(self, target: Target, now: float) -> Connection | None:
         """A free connection to an address that `target` is known to have."""
         if target.address is not None:
             return self._free(target, (target.address,), now)
-        addresses = self._addresses.known((target.host, target.port), now)
-        return None if addresses is None or isinstance(addresses, Code) else self._free(target, addresses, now)
+        known = self._addresses.known((target.host, target.port), now)
+        return None if known is None or isinstance(known.answer, Code) else self._free(target, known.answer, now)
 
     def _free(self, target: Target, addresses: Sequence[AddrInfo], now: float) -> Connection | None:
         for address in addresses:
-            place = (target.scheme, target.host, target.port, str(address[4][0]))
-            if (connection := self._pool.take(place, now)) is not None:
+            if (connection := self._pool.take(_place(target, address), now)) is not None:
                 return connection
         return None
 
@@ -199,6 +212,10 @@ class _Exchange:
         self._connection = None
         if not self.ended.done():
             self.ended.set_result(reply)
+
+
+def _place(target: Target, address: AddrInfo) -> Place:
+    return target.scheme, target.host, target.port, str(address[4][0])
 
 
 def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:

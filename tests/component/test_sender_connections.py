@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from consumers import resolving
 from consumers.egress import AddrInfo, EgressPolicy
 from consumers.reaching import HEAD_START_S, Proxy
 from consumers.reply import Reply
 from consumers.resolving import FAILED_S, GuardedResolver
-from consumers.sender import HttpSender
+from consumers.sender import HttpSender, Way
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, answering, receiving
@@ -218,6 +219,44 @@ async def test_a_name_is_asked_for_once_for_all_who_wait() -> None:
         await post(sender, url)
 
     assert names.asked == 1
+
+
+async def test_a_prepared_way_goes_where_its_name_leads_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes free connections while its name's addresses are known, and none to an address that the name has left."""
+    monkeypatch.setattr(resolving, "KNOWN_S", 2.0)
+    names = Names("127.0.0.1")
+
+    async with (
+        receiving() as receiver,
+        receiving(host="127.0.0.2", port=receiver.port) as other,
+        opened(names) as sender,
+    ):
+        url = f"http://{NAME}:{receiver.port}/"
+        way = sender.way(url, {"x": "y"})
+        assert way is not None
+        unknown = begun(sender, way)
+        await post(sender, url)
+        known = begun(sender, way)
+        assert known is not None
+        reply = await known
+        names.addresses = ("127.0.0.2",)
+        await until(lambda: way.until < asyncio.get_running_loop().time())
+        left = begun(sender, way)
+        await post(sender, url)
+        moved = begun(sender, way)
+        assert moved is not None
+        await moved
+
+    assert (unknown, left) == (None, None)
+    assert reply.code is Code.HTTP_2XX
+    assert [len(one.exchanges) for one in (receiver, other)] == [2, 2]
+
+
+def begun(sender: HttpSender, way: Way) -> asyncio.Future[Reply] | None:
+    """A delivery on a connection that is free, if there is one."""
+    ended: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    give_up = sender.begin(way, lines="", body=b"{}", timeout_s=5, capture=False, on_reply=ended.set_result)
+    return None if give_up is None else ended
 
 
 async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> None:

@@ -80,6 +80,18 @@ async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
     assert hour.delivered == 2
 
 
+async def test_each_attempt_counts_in_the_hour_in_which_it_ended(site: Site) -> None:
+    """Whenever that is told, and also when the clock is set back."""
+    one = DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S)
+    for at in (NOW_S - 3600, NOW_S - 3600, NOW_S, NOW_S - 3600):
+        one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), at)
+
+    await one.flush()
+
+    hours = (await _kept(site)).hours
+    assert [(hour.at, hour.delivered) for hour in hours] == [(hour_of(NOW_S) - 1, 3), (hour_of(NOW_S), 1)]
+
+
 def test_a_row_holds_a_day_and_no_more() -> None:
     """What is older is dropped as something newer comes; a day without attempts is a day of empty hours."""
     old = Activity((Hour(100, 1), Hour(101, 2), Hour(123, 3)))

@@ -152,9 +152,7 @@ class Runtime:
             message.deliveries = max(message.deliveries, 2)
         self._held[identity] = message
         self._held_bytes += len(message.data)
-        lane = self._turns.lane(message.lane)
-        lane.waiting.append(message)
-        self._turns.line_up(lane)
+        self._turns.arrive(message.lane, message)
         self._dispatch()
 
     def lane_changed(self, key: str) -> None:
@@ -201,15 +199,14 @@ class Runtime:
     def _finish(self, work: "_Work", handled: Handled) -> None:
         """A handler has ended: store what it wants stored, and have the next one begin."""
         self._begun.pop(work.message.identity, None)
-        turns, lane = self._turns, work.lane
+        turns = self._turns
         try:
             if isinstance(handled, Exception):
                 self._on_crash(work, handled)
             else:
                 work.settle(handled)
         finally:
-            turns.end(lane)
-            turns.line_up(lane)
+            turns.end(work.lane)
             self._dispatch()
         room = self.capacity - turns.running - turns.at_hand
         for pull in self._pulls:
@@ -239,7 +236,7 @@ class Runtime:
 
     def _hand_back(self, message: Message, *, delay_s: float = 0) -> None:
         message.nak(delay_s)
-        self._let_go(message)
+        self._forget(message)
 
     def settled(self, message: Message, *, is_done: bool) -> None:
         """All that it leaves behind is stored. Should it come again when it `is_done`, then because a server forgot."""
@@ -247,11 +244,11 @@ class Runtime:
             self._settled.add(message.identity)
             if len(self._settled) >= MAX_SETTLED:
                 self._settled_before, self._settled = self._settled, set()
-        self._let_go(message)
+        self._forget(message)
         if self._on_settled is not None:
             self._on_settled(message)
 
-    def _let_go(self, message: Message) -> None:
+    def _forget(self, message: Message) -> None:
         if self._held.pop(message.identity, None) is not None:
             self._held_bytes -= len(message.data)
         if self._draining and not self._held:

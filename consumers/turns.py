@@ -93,6 +93,12 @@ class Turns:
         lane.limit = self._limit_of(lane.key)
         self.line_up(lane)
 
+    def arrive(self, key: str, message: Message) -> None:
+        """Something to do has come for a lane."""
+        lane = self._lanes.get(key) or self.lane(key)
+        lane.waiting.append(message)
+        self.line_up(lane)
+
     def line_up(self, lane: Lane) -> None:
         """Bring line and counts up to date: something came or went in `lane`."""
         startable, free = len(lane.waiting), lane.limit - lane.running
@@ -144,7 +150,7 @@ class Turns:
         return lane.waiting.popleft()
 
     def end(self, lane: Lane) -> None:
-        """One of `lane` has ended; `line_up` it afterwards."""
+        """One of `lane` has ended."""
         tenant = lane.tenant
         lane.running -= 1
         tenant.running -= 1
@@ -155,6 +161,7 @@ class Turns:
                 self._line.append(tenant)
             if self._aside:
                 self._line.append(self._aside.popitem(last=False)[1])
+        self.line_up(lane)
 
     def _stand_in_line(self, lane: Lane) -> None:
         lane.in_line = True

@@ -32,9 +32,7 @@ class Bench:
     def arrive(self, key: str, count: int = 1) -> None:
         """Something to do comes in."""
         for _ in range(count):
-            lane = self.turns.lane(key)
-            lane.waiting.append(MESSAGE)
-            self._line_up(lane)
+            self.turns.arrive(key, MESSAGE)
 
     def start_one(self) -> str | None:
         """Start whose turn it is."""
@@ -55,10 +53,6 @@ class Bench:
         """What runs at `place` ends."""
         lane = self.running.pop(place)
         self.turns.end(lane)
-        self._line_up(lane)
-
-    def _line_up(self, lane: Lane) -> None:
-        self.turns.line_up(lane)
 
 
 def test_a_tenant_with_many_destinations_gets_as_many_starts_as_one_with_one() -> None:

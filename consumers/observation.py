@@ -10,7 +10,6 @@ import structlog
 from consumers.attempt import Attempt
 from consumers.request import Delivery
 from consumers.tracing import AttemptTracer
-from oneprotect.jetstream.pull import Message
 from oneprotect.telemetry import catalogue
 from oneprotect.telemetry.counters import Counters, Histogram, Labels, Reading
 from oneprotect.telemetry.traceparent import Parent
@@ -68,11 +67,6 @@ class Observation:
             self._all.counts.update(dict.fromkeys(_TOLD_FROM_THE_START, 0))
         counters.watch(self._readings)
 
-    @property
-    def is_traced(self) -> bool:
-        """Whether it wants to hear of `settled`."""
-        return self._tracer is not None
-
     def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
         """See `consumers.delivery.AttemptObserver`."""
         outcome, delivery = result.outcome, attempt.delivery
@@ -87,11 +81,6 @@ class Observation:
             self._log(delivery, result)
         if self._tracer is not None:
             self._tracer.attempted(attempt, result)
-
-    def settled(self, message: Message) -> None:
-        """All that an attempt asked for is stored."""
-        if self._tracer is not None:
-            self._tracer.settled(message)
 
     def _time(self, attempt: Attempt, result: AttemptResult, tenant: _Tenant) -> None:
         """How long it took: three times what `Histogram.observe` does, by hand, as this is done for every delivery."""

@@ -77,7 +77,8 @@ class AttemptTracer:
     def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
         """See `consumers.delivery.AttemptObserver`."""
         delivery = attempt.delivery
-        if self._sampling.samples(delivery.progress.trace, delivery.request_id):
+        # The request's id, put together here: this is done for every delivery.
+        if self._sampling.samples(delivery.progress.trace, f"{delivery.message.lane}.{delivery.id}"):
             self._begin("sampled", attempt, result)
         elif result.outcome not in _WELL or result.duration_ms > self._slow_ms:
             self._begin("unusual" if self._has_room() else "dropped", attempt, result)

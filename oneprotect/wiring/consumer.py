@@ -115,7 +115,13 @@ async def _consume(
         worker=worker,
     )
     activity = DestinationActivity(jetstream.activity)
-    observation = _observation(settings, telemetry)
+    tracer = _tracer(settings, telemetry)
+    observation = Observation(
+        telemetry.counters,
+        tenants_max=settings.telemetry.metrics_tenants_max,
+        logged=settings.log.attempts,
+        tracer=tracer,
+    )
     history, heads = RecordedAttempts(jetstream.connection), Heads()
     handler = DeliveryHandler(
         directory=directory,
@@ -145,7 +151,7 @@ async def _consume(
             drain_timeout_s=delivery.drain_timeout_s,
         ),
         may_start=rates.may_start,
-        on_settled=observation.settled if observation.is_traced else None,
+        on_settled=tracer.settled if tracer else None,
     )
     fifo = Fifo(
         Surroundings(
@@ -243,17 +249,12 @@ def _telling(settings: Settings, jetstream: JetStream) -> Runtime:
     return runtime
 
 
-def _observation(settings: Settings, telemetry: Telemetry) -> Observation:
-    tracer = None
-    if telemetry.spans is not None:
-        tracer = AttemptTracer(telemetry.spans, telemetry.sampling, slow_s=settings.telemetry.trace_slow_s)
-        telemetry.counters.watch(tracer.readings)
-    return Observation(
-        telemetry.counters,
-        tenants_max=settings.telemetry.metrics_tenants_max,
-        logged=settings.log.attempts,
-        tracer=tracer,
-    )
+def _tracer(settings: Settings, telemetry: Telemetry) -> AttemptTracer | None:
+    if telemetry.spans is None:
+        return None
+    tracer = AttemptTracer(telemetry.spans, telemetry.sampling, slow_s=settings.telemetry.trace_slow_s)
+    telemetry.counters.watch(tracer.readings)
+    return tracer
 
 
 async def _drains(telemetry: Telemetry, stop: asyncio.Event) -> None:

@@ -79,7 +79,6 @@ class Runtime:
     ) -> None:
         self.publisher = publisher
         self._handler = handler
-        self._lane_limit = lane_limit
         self._limits = limits
         self._may_start = may_start
         self._on_settled = on_settled

@@ -45,7 +45,7 @@ check: $(READY) ## format, lint, types, layers, and that a delivery takes no mor
 
 coverage: $(READY) ## branch coverage of what handles keys; anything below 100 % fails
 	$(BIN)/python -m pytest -q tests/unit/provider tests/unit/consumers tests/kubernetes tests/contract tests/property \
-		--cov=provider --cov=consumers.signing --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
+		--cov=provider --cov=consumers.signatures.signer --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
 chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100,000; prints and keeps figures (half an hour)
 	$(BIN)/python -m pytest tests/chaos --times 5 --figures chaos.txt
@@ -80,7 +80,7 @@ chart: $(READY) ## lint the chart, render it in each way under ci/, and check wh
 	$(BIN)/python -m tools.manifests deploy/secrets/*.yaml
 
 generate: $(READY) ## bring everything up to date that is made from the program: chart, NATS, schemas, settings
-	$(BIN)/python -m oneprotect.settings_reference > docs/settings.md
+	$(BIN)/python -m tools.settings_reference > docs/settings.md
 	$(BIN)/oneprotect schemas --output schemas
 	$(BIN)/oneprotect nats files --output deploy/nats
 	$(BIN)/python -m tools.chart_files

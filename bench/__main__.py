@@ -21,8 +21,8 @@ from bench.plan import CONTENDERS, PRODUCT, Options
 from bench.result import Result, compared, measured, table
 from bench.site import Site, site
 from bench.telemetry import TRACED, exporting
+from messaging.client.errors import JetStreamError
 from oneprotect.dev.nats_server import EmbeddedNatsError
-from oneprotect.jetstream.errors import JetStreamError
 
 _BEGAN: Final = time.monotonic()
 

@@ -20,13 +20,13 @@ from msgspec import Struct
 from bench import bare_api
 from bench.child import Child, child
 from bench.errors import BenchError
+from messaging.admin import topology
+from messaging.client.errors import JetStreamError
+from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
-from oneprotect.jetstream import topology
-from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.settings import Settings
-from oneprotect.wiring.opening import JetStream, archive_of, open_jetstream
+from oneprotect.settings.settings import Settings
 from schemas import subjects
-from schemas.access import Role, TokenSpec
+from schemas.roles import Role, TokenSpec
 
 CONNECTIONS: Final = 64
 PACE_PER_S: Final = 200

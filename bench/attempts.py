@@ -20,14 +20,14 @@ import psutil
 import uvloop
 
 from bench.errors import BenchError
-from consumers import attempts
-from consumers.attempts import Recorded, Sought
-from consumers.newest import Found
+from consumers.attempts import search as attempts
+from consumers.attempts.search import Recorded, Sought
+from messaging.admin import topology
+from messaging.client.connection import Connection, connect
+from messaging.client.errors import JetStreamError
+from messaging.publisher import Publication, Publisher, Stored
+from messaging.reverse_reader import Found
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import topology
-from oneprotect.jetstream.connection import Connection, connect
-from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.jetstream.publish import Publication, Publisher, Stored
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, encode

@@ -21,9 +21,9 @@ from bench.load import Load
 from bench.measure import BURST_TIMEOUT_S
 from bench.plan import PRODUCT
 from bench.site import START_TIMEOUT_S, Site, opened
-from oneprotect.settings import Settings
-from oneprotect.telemetry.logs import configure_logging
-from oneprotect.wiring.consumer import run_consumer
+from oneprotect.bootstrap.consumer import run_consumer
+from oneprotect.settings.settings import Settings
+from telemetry.log_config import configure_logging
 
 MOST_CALLS: Final = 280
 """Above this, `make check` fails. Lower it when a change has saved some; raise it only with a reason."""

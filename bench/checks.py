@@ -6,7 +6,7 @@ from bench.measure import Bench
 from bench.plan import AIOHTTP, BARE, PRODUCT
 from bench.receiver import Report
 from bench.site import Site
-from oneprotect.jetstream import read
+from messaging import direct_get as read
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import decode_result

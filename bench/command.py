@@ -15,8 +15,8 @@ import psutil
 import uvloop
 
 from bench.errors import BenchError
+from messaging.client.errors import JetStreamError
 from oneprotect.dev.nats_server import EmbeddedNatsError
-from oneprotect.jetstream.errors import JetStreamError
 
 T = TypeVar("T")
 

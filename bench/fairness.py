@@ -20,10 +20,10 @@ from aiohttp import web
 from bench.beside import say
 from bench.command import run
 from bench.errors import BenchError
-from consumers.turns import SHARE
+from consumers.worker.fair_scheduler import SHARE
+from messaging.publisher import Publication, Stored
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.dev.sample import write_sample_secrets
-from oneprotect.jetstream.publish import Publication, Stored
+from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.ids import new_delivery_id
 from tests.support.site import NAMESPACE, TENANT, Process, Site, document

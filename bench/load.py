@@ -11,8 +11,8 @@ import msgspec
 
 from bench.errors import BenchError
 from bench.plan import ADDRESSES, PAYLOAD, Address, Contender
-from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.jetstream.publish import Publication, Publisher, Stored
+from messaging.client.errors import JetStreamError
+from messaging.publisher import Publication, Publisher, Stored
 from schemas import subjects
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
 from schemas.ids import new_delivery_id

@@ -19,11 +19,12 @@ import msgspec
 import uvloop
 
 from bench.errors import BenchError
-from consumers.archive import Copy
+from consumers.retention.archive import Copy
+from messaging import direct_get as read
+from messaging.admin import topology
+from messaging.client.connection import Connection, connect
+from messaging.publisher import Publication, Publisher, Stored
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import read, topology
-from oneprotect.jetstream.connection import Connection, connect
-from oneprotect.jetstream.publish import Publication, Publisher, Stored
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, encode

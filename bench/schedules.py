@@ -18,10 +18,11 @@ from msgspec import Struct
 
 from bench.beside import say
 from bench.command import run
+from messaging import direct_get as read
+from messaging.admin import topology
+from messaging.client.connection import Connection, connect
+from messaging.publisher import Publication, Publisher, Stored
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import read, topology
-from oneprotect.jetstream.connection import Connection, connect
-from oneprotect.jetstream.publish import Publication, Publisher, Stored
 from schemas import subjects
 from tests.support.site import document
 from tests.support.waiting import until

@@ -22,10 +22,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from bench.command import write_json
-from provider.cache import CachedSecretProvider
-from provider.kubernetes import KubernetesSecretProvider
-from provider.reads import MAX_CONCURRENT_READS
-from provider.ref import SecretRef
+from provider.cache.provider import CachedSecretProvider
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.reader import MAX_CONCURRENT_READS
+from provider.secret_ref import SecretRef
 from schemas.ids import Purpose
 from tests.kubernetes.apiserver import Answer, ApiServer
 from tests.kubernetes.manifests import manifest

@@ -29,11 +29,11 @@ from bench.plan import (
     Address,
     Contender,
 )
+from messaging.admin import topology
+from oneprotect.bootstrap.resources import JetStream, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.dev.sample import KEY, write_sample_secrets
-from oneprotect.jetstream import topology
-from oneprotect.settings import Settings
-from oneprotect.wiring.opening import JetStream, open_jetstream
+from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
+from oneprotect.settings.settings import Settings
 from tests.kubernetes.certificates import Authority
 
 START_TIMEOUT_S: Final = 15.0

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Final, final
 
 from provider.errors import SecretDenied, SecretError, SecretNotFound, SecretUnavailable
-from provider.manifest import MAX_BYTES, read_manifest
-from provider.ref import SecretRef
+from provider.secret_manifest import MAX_BYTES, read_manifest
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from provider.snapshot import Snapshot
-from provider.value import SigningSecret
 from schemas.ids import Purpose
 
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final, final
 
 from provider.errors import SecretError, SecretMalformed, SecretMismatch, SecretNotFound
-from provider.sealed import Sealed
-from provider.value import SigningSecret
+from provider.opaque import Sealed
+from provider.signing_keys import SigningSecret
 from schemas.ids import Purpose
 
 

@@ -8,7 +8,8 @@ from typing import Any, Final, cast, get_args
 import msgspec
 from msgspec import Struct
 
-from schemas import config, events, subjects
+from schemas import configuration as config
+from schemas import events, subjects
 from schemas.events import CloudEvent
 
 Json = dict[str, Any]

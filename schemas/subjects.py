@@ -208,7 +208,7 @@ def failed(tenant: str, destination: str, delivery: str) -> str:
 
 
 def delivered(tenant: str, destination: str) -> str:
-    """Where deliveries that were taken are kept: in packs, see `consumers.archive`."""
+    """Where deliveries that were taken are kept: in packs, see `consumers.retention.archive`."""
     return f"oneprotect.delivery.delivered.{tenant}.{destination}"
 
 
@@ -240,10 +240,10 @@ def lane_of(subject: str) -> str:
 
 
 REFRESH: Final = "oneprotect.control.secrets.refresh"
-"""Heard by every consumer: a `schemas.control.Refresh`. Each forgets the secrets meant, and answers."""
+"""Heard by every consumer: a `schemas.control_messages.Refresh`. Each forgets the secrets meant, and answers."""
 
 CHECK: Final = "oneprotect.control.credentials.check"
-"""Heard by one consumer: a `schemas.control.Check`. It checks the credential now and answers with its state."""
+"""Heard by one consumer: a `schemas.control_messages.Check`. It checks the credential now and answers with its state."""
 
 
 def line(tenant: str, destination: str, word: Literal["more", "now", "*"]) -> str:

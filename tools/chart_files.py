@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import yaml
 
-from consumers.addresses import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
-from oneprotect.jetstream import nack
-from oneprotect.settings import VARIABLES, Settings
+from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
+from messaging.admin import nack
+from oneprotect.settings.settings import VARIABLES, Settings
 from tools.get_helm import ROOT
 from tools.values_reference import reference
 

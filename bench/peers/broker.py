@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.peers.install import REDIS
 from bench.peers.plan import Peer
 from bench.site import Site
-from oneprotect.jetstream.connection import Connection
+from messaging.client.connection import Connection
 
 _START_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02

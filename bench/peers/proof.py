@@ -9,10 +9,10 @@ from bench.peers.measure import PeerBench
 from bench.peers.plan import Peer
 from bench.plan import PRODUCT
 from bench.site import Site
+from messaging.admin import topology
+from messaging.client.connection import connect
+from messaging.publisher import Publisher
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import topology
-from oneprotect.jetstream.connection import connect
-from oneprotect.jetstream.publish import Publisher
 from tests.support.waiting import until
 
 COUNT: Final = 1000

@@ -10,13 +10,15 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Send
 from msgspec import Struct
 
-from oneprotect.api import attempts, credentials, deliveries, destinations, operating, ping, replays
-from oneprotect.api.call import Call
-from oneprotect.api.docs import about
-from oneprotect.api.operations import Answer, Operation
-from oneprotect.api.parts import Parts
-from oneprotect.api.principals import Principal
-from oneprotect.api.problems import MEDIA_TYPE, Problem, problem_of
+from oneprotect.api.auth.principal import Principal
+from oneprotect.api.docs.pages import about
+from oneprotect.api.operations.dependencies import Parts
+from oneprotect.api.operations.operation import Answer, Operation
+from oneprotect.api.operations.request import Call
+from oneprotect.api.resources import attempts, credentials, deliveries, destinations, replays
+from oneprotect.api.resources import probes as operating
+from oneprotect.api.resources import test_deliveries as ping
+from oneprotect.api.web.problems import MEDIA_TYPE, Problem, problem_of
 
 _OFFERED: Final = (
     *deliveries.OPERATIONS,

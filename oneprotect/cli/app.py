@@ -7,26 +7,26 @@ from typing import Annotated, Final
 
 import typer
 
-from oneprotect.cli.api import api
-from oneprotect.cli.apply import apply
-from oneprotect.cli.attempts import attempts
-from oneprotect.cli.consumer import consumer
-from oneprotect.cli.credential import app as credential
-from oneprotect.cli.deliver import deliver
-from oneprotect.cli.destination import app as destination
-from oneprotect.cli.development import dev
-from oneprotect.cli.doctor import doctor
-from oneprotect.cli.failed import app as failed
-from oneprotect.cli.failure import DONE, USAGE, described, show
-from oneprotect.cli.nats import app as nats
-from oneprotect.cli.options import examples
-from oneprotect.cli.quarantine import app as quarantine
-from oneprotect.cli.replay import replay
-from oneprotect.cli.retry import retry
-from oneprotect.cli.schemas import schemas
-from oneprotect.cli.secret import app as secret
-from oneprotect.cli.token import app as token
-from oneprotect.cli.verify import verify
+from oneprotect.cli.commands.api import api
+from oneprotect.cli.commands.apply import apply
+from oneprotect.cli.commands.attempts import attempts
+from oneprotect.cli.commands.consumer import consumer
+from oneprotect.cli.commands.credential import app as credential
+from oneprotect.cli.commands.deliver import deliver
+from oneprotect.cli.commands.destination import app as destination
+from oneprotect.cli.commands.dev import dev
+from oneprotect.cli.commands.doctor import doctor
+from oneprotect.cli.commands.failed import app as failed
+from oneprotect.cli.commands.nats import app as nats
+from oneprotect.cli.commands.quarantine import app as quarantine
+from oneprotect.cli.commands.replay import replay
+from oneprotect.cli.commands.retry import retry
+from oneprotect.cli.commands.schemas import schemas
+from oneprotect.cli.commands.secret import app as secret
+from oneprotect.cli.commands.token import app as token
+from oneprotect.cli.commands.verify import verify
+from oneprotect.cli.support.errors import DONE, USAGE, described, show
+from oneprotect.cli.support.options import examples
 
 app = typer.Typer(
     name="oneprotect",
@@ -71,7 +71,7 @@ def _debug(error: BaseException) -> None:
     if os.environ.get("ONEPROTECT_LOG_LEVEL", "").lower() == "debug":
         import structlog
 
-        from oneprotect.telemetry.logs import configure_logging
+        from telemetry.log_config import configure_logging
 
         configure_logging(level="debug", format="console")
         structlog.get_logger(__name__).debug("cli.failed", exc_info=error)

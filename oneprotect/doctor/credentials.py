@@ -11,14 +11,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from oneprotect.doctor.check import Check, Group
-from oneprotect.doctor.mending import SENTENCES, Cause, commands
-from oneprotect.doctor.registered import Registered
-from provider.cache import SnapshotReader
+from oneprotect.doctor.registered_credentials import Registered
+from oneprotect.doctor.remedies import SENTENCES, Cause, commands
+from oneprotect.doctor.result import Check, Group
+from provider.cache.provider import SnapshotReader
 from provider.errors import SecretError
-from provider.ref import SecretRef
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from provider.snapshot import Snapshot
-from provider.value import SigningSecret
 from schemas.codes import Code, CredentialStatus
 from schemas.ids import Purpose
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from oneprotect.doctor.check import Check, Group
+from messaging.client.client import is_seed
 from oneprotect.doctor.installation import Installation
-from oneprotect.jetstream.client import is_seed
+from oneprotect.doctor.result import Check, Group
 
 MAX_CREDS_BYTES: Final = 64 * 1024
 MAX_MANIFESTS: Final = 1000

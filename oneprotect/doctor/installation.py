@@ -5,9 +5,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from oneprotect.doctor.check import Check, Group
-from oneprotect.jetstream.topology import DEFAULT_ARCHIVE, Archive
-from oneprotect.telemetry.otel_environment import Collector
+from messaging.admin.topology import DEFAULT_ARCHIVE, Archive
+from oneprotect.doctor.result import Check, Group
+from telemetry.otlp.settings import Collector
 
 _GROUP = Group("settings")
 

@@ -1,10 +1,10 @@
 """Streams, consumers and buckets: whether they are what this version needs."""
 
-from oneprotect.doctor.check import Check, Group
+from messaging.admin import topology
+from messaging.admin.topology import Change
+from messaging.client.connection import Connection
 from oneprotect.doctor.installation import Installation
-from oneprotect.jetstream import topology
-from oneprotect.jetstream.connection import Connection
-from oneprotect.jetstream.topology import Change
+from oneprotect.doctor.result import Check, Group
 
 _GROUP = Group("streams")
 

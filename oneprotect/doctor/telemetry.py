@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from typing import Final
 
-from oneprotect.doctor.check import Check, Group
 from oneprotect.doctor.installation import Installation
-from oneprotect.telemetry.otel_environment import Collector
+from oneprotect.doctor.result import Check, Group
+from telemetry.otlp.settings import Collector
 
 CONNECT_S: Final = 3.0
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound

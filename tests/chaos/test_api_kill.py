@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
 
-from oneprotect.cli.stage import free_port
+from oneprotect.cli.local.stack import free_port
 from schemas import subjects
-from schemas.access import Role, TokenSpec
 from schemas.events import decode_request
+from schemas.roles import Role, TokenSpec
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
 

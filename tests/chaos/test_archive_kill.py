@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from consumers.archive import unpacked
+from consumers.retention.archive import unpacked
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import decode_request

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from messaging.client.errors import JetStreamError
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.errors import JetStreamError
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
-from oneprotect.jetstream.errors import JetStreamError
+from messaging.client.errors import JetStreamError
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from oneprotect.jetstream import nack
+from messaging.admin import nack
 from tests.chart.conftest import Rendered
 from tests.chart.searching import of_kind
 from tools.chart_files import CHART, files

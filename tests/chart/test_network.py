@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from consumers.addresses import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
-from consumers.egress import EgressPolicy
+from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
+from consumers.egress.policy import EgressPolicy
 from tests.chart.conftest import Rendered
 from tests.chart.searching import environment, of_kind, one
 from tools.chart import ChartError, render

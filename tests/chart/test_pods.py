@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from oneprotect.jetstream.roles import ROLES, inbox_prefix
-from oneprotect.settings import VARIABLES, Settings
+from messaging.admin.permissions import ROLES, inbox_prefix
+from oneprotect.settings.settings import VARIABLES, Settings
 from tests.chart.conftest import Rendered
 from tests.chart.searching import WORKLOADS, environment, of_kind, pod_of
 from tools.chart import VALUES

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from oneprotect.settings import Settings
+from oneprotect.settings.settings import Settings
 from provider.local import LocalSecretProvider
-from provider.ref import SecretRef
+from provider.secret_ref import SecretRef
 from schemas.ids import Purpose
 from tests.chart.conftest import Rendered
 from tests.chart.searching import of_kind, one, pod_of

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.activity import DestinationActivity, hour_of, read_activity
-from schemas.activity import TIMES_MS, Activity, Hour, percentile_ms, success_rate
+from consumers.destinations.hourly_stats import DestinationActivity, hour_of, read_activity
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
+from schemas.hourly_stats import TIMES_MS, Activity, Hour, percentile_ms, success_rate
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until

@@ -6,19 +6,19 @@ import base64
 import msgspec
 import pytest
 
-from consumers import archive
-from consumers.archive import Copied, Copy, Packing, unpacked
+from consumers.retention import archive
+from consumers.retention.archive import Copied, Copy, Packing, unpacked
+from messaging.admin import topology
+from messaging.admin.topology import Archive
+from messaging.client.connection import connect
+from messaging.client.errors import JetStreamError, Unavailable
+from messaging.client.headers import block_of
+from messaging.direct_get import Record
+from messaging.publisher import OnStored, Publication, Stored
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import topology
-from oneprotect.jetstream.connection import connect
-from oneprotect.jetstream.errors import JetStreamError, Unavailable
-from oneprotect.jetstream.headers import block_of
-from oneprotect.jetstream.publish import OnStored, Publication, Stored
-from oneprotect.jetstream.read import Record
-from oneprotect.jetstream.topology import Archive
 from schemas import subjects
 from schemas.codes import Outcome
-from schemas.config import Replay, ReplayFilter, ReplayState
+from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.events import decode_request
 from tests.component.conftest import RunHere
 from tests.support.keeping import keep, pack

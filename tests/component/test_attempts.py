@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumers import attempts
-from consumers.attempts import Sought
-from oneprotect.jetstream.publish import Publication
+from consumers.attempts import search as attempts
+from consumers.attempts.search import Sought
+from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, encode

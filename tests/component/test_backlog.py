@@ -2,9 +2,9 @@
 
 import asyncio
 
-from consumers.backlog import Backlog
-from oneprotect.telemetry import catalogue
+from consumers.observability.stream_metrics import Backlog
 from schemas import subjects
+from telemetry.metrics import definitions as catalogue
 from tests.support.site import Site
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import msgspec
 
+from messaging.client.connection import Connection, Incoming
+from messaging.publisher import Publication
+from oneprotect.bootstrap.resources import open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.connection import Connection, Incoming
-from oneprotect.jetstream.publish import Publication
-from oneprotect.wiring.opening import open_jetstream
 from schemas import subjects
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from oneprotect.jetstream import read
+from messaging import direct_get as read
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import Scripted

@@ -5,8 +5,8 @@ from collections import Counter
 
 import pytest
 
-from oneprotect.jetstream.errors import BATCH_HAS_DUPLICATE, Refused, Unavailable
-from oneprotect.jetstream.publish import Publication
+from messaging.client.errors import BATCH_HAS_DUPLICATE, Refused, Unavailable
+from messaging.publisher import Publication
 from schemas import subjects
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until

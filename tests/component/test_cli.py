@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from oneprotect.jetstream.publish import Publication
+from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, encode

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from oneprotect.jetstream.client import is_seed
+from messaging.client.client import is_seed
 from tests.support.commandline import CommandLine
 
 PUBLIC = "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4"

@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from messaging.client.connection import Incoming
 from oneprotect.cli.app import run
-from oneprotect.dev.sample import write_sample_secrets
-from oneprotect.jetstream.connection import Incoming
+from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.codes import CredentialStatus
-from schemas.control import Refresh
+from schemas.control_messages import Refresh
 from tests.support.commandline import Ran
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import Scripted

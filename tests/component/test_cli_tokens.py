@@ -1,6 +1,6 @@
 """`oneprotect token`: made, shown once, listed and revoked."""
 
-from oneprotect.api.token_text import id_of
+from oneprotect.api.auth.token_format import id_of
 from schemas import subjects
 from tests.component.conftest import RunHere
 from tests.support.site import Site

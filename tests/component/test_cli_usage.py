@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oneprotect.cli.app import run
-from oneprotect.cli.failure import described, show
+from oneprotect.cli.support.errors import described, show
 from tests.support.commandline import CommandLine
 from tests.support.site import Process
 

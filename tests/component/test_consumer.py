@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
+from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.pull import fetch
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import HANG, Scripted

@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from oneprotect.dev.sample import write_sample_secrets
-from oneprotect.jetstream.connection import Incoming
+from messaging.client.connection import Incoming
+from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.codes import CredentialStatus, Outcome
-from schemas.config import CredentialState
-from schemas.control import Check, Refresh, Refreshed
+from schemas.configuration import CredentialState
+from schemas.control_messages import Check, Refresh, Refreshed
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until

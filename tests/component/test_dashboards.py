@@ -12,18 +12,19 @@ import pytest_asyncio
 import yaml
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.telemetry import catalogue, metrics_reference
-from oneprotect.telemetry.catalogue import CATALOGUE, Metric
-from oneprotect.telemetry.dashboard import dashboard
 from schemas import subjects
 from schemas.codes import Outcome
-from schemas.config import ReplayFilter
+from schemas.configuration import ReplayFilter
+from telemetry.metrics import definitions as catalogue
+from telemetry.metrics.definitions import CATALOGUE, Metric
 from tests.support.collector import Collector
 from tests.support.ops import Ops, free_port
 from tests.support.promql import Asked, Selector, read
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
+from tools import metrics_reference
+from tools.grafana_dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "oneprotect.json"
@@ -200,7 +201,7 @@ def test_the_dashboard_is_fresh() -> None:
         for y in range(panel["gridPos"]["y"], panel["gridPos"]["y"] + panel["gridPos"]["h"])
     ]
 
-    assert found == dashboard(), "python -m oneprotect.telemetry.dashboard > deploy/grafana/oneprotect.json"
+    assert found == dashboard(), "python -m tools.grafana_dashboard > deploy/grafana/oneprotect.json"
     assert len(taken) == len(set(taken))
     assert max(x for x, _ in taken) < 24
     ids = [panel["id"] for panel in found["panels"]]
@@ -212,4 +213,4 @@ def test_the_table_is_fresh() -> None:
     """The table of metrics is what the catalogue gives."""
     page = OPERATIONS.read_text(encoding="utf-8")
 
-    assert page == metrics_reference.refreshed(page), "python -m oneprotect.telemetry.metrics_reference"
+    assert page == metrics_reference.refreshed(page), "python -m tools.metrics_reference"

@@ -21,9 +21,9 @@ from standardwebhooks import Webhook
 
 from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
 from oneprotect.dev.receiver import Answers, Receipt, Receiver
-from oneprotect.dev.sample import KEY, write_sample_secrets
+from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
 from provider.local import LocalSecretProvider
-from provider.ref import SecretRef
+from provider.secret_ref import SecretRef
 from schemas.ids import Purpose
 from tests.support.waiting import until
 

@@ -11,25 +11,26 @@ from typing import Any
 import msgspec
 import pytest
 
-from consumers.backlog import Backlog
+from consumers.observability.stream_metrics import Backlog
+from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.doctor.check import Check, Status
+from oneprotect.doctor.backlog import check_work
 from oneprotect.doctor.credentials import check_credentials
-from oneprotect.doctor.examination import OF_NATS, Sources, examine
 from oneprotect.doctor.installation import Installation
-from oneprotect.doctor.mending import Cause
-from oneprotect.doctor.registered import list_registered
-from oneprotect.doctor.work import check_work
-from oneprotect.jetstream.pull import fetch
-from oneprotect.telemetry import catalogue
-from oneprotect.telemetry.otel_environment import collectors
-from provider.cache import SnapshotReader
+from oneprotect.doctor.registered_credentials import list_registered
+from oneprotect.doctor.remedies import Cause
+from oneprotect.doctor.result import Check, Status
+from oneprotect.doctor.runner import OF_NATS, Sources, examine
+from provider.cache.provider import SnapshotReader
 from provider.errors import SecretDenied
 from provider.local import LocalSecretProvider
-from provider.ref import SecretRef
+from provider.secret_ref import SecretRef
 from provider.snapshot import Snapshot
-from schemas import control, subjects
+from schemas import control_messages as control
+from schemas import subjects
 from schemas.codes import CredentialStatus
+from telemetry.metrics import definitions as catalogue
+from telemetry.otlp.settings import collectors
 from tests.support.collector import Collector
 from tests.support.leaks import Canary, Search
 from tests.support.ops import Ops, free_port

@@ -7,18 +7,18 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from oneprotect.doctor.check import Check, Status
 from oneprotect.doctor.credentials import check_credentials
-from oneprotect.doctor.examination import Sources, examine
 from oneprotect.doctor.installation import Installation
-from oneprotect.doctor.mending import Cause
-from oneprotect.doctor.permissions import TOO_MUCH, check_permissions
-from oneprotect.doctor.registered import Registered
-from provider.access import AccessReviews
-from provider.cluster import Cluster
-from provider.kubernetes import KubernetesSecretProvider
-from provider.ref import SecretRef
-from schemas.config import Credential
+from oneprotect.doctor.rbac import TOO_MUCH, check_permissions
+from oneprotect.doctor.registered_credentials import Registered
+from oneprotect.doctor.remedies import Cause
+from oneprotect.doctor.result import Check, Status
+from oneprotect.doctor.runner import Sources, examine
+from provider.kubernetes.access_review import AccessReviews
+from provider.kubernetes.api_server import Cluster
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.secret_ref import SecretRef
+from schemas.configuration import Credential
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.manifests import KEY, manifest
 from tests.support.leaks import Canary, Search

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 
 from schemas import subjects
-from schemas.access import Role
+from schemas.roles import Role
 from tests.support.api import running
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer

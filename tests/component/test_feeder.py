@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from consumers.directory import Directory
-from consumers.feeder import Feeder
-from consumers.lease import TTL_S, Holder, Lease
+from consumers.destinations.directory import Directory
+from consumers.queues.overflow_feeder import Feeder
+from messaging.lease import TTL_S, Holder, Lease
+from messaging.publisher import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.publish import Publication
 from schemas import subjects
 from tests.support.receiver import HANG, Scripted
 from tests.support.site import TENANT, Site, document

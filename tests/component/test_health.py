@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import msgspec
 
-from consumers.health import HealthPolicy
+from consumers.destinations.health import HealthPolicy
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import Answer, Scripted

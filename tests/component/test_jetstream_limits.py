@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from messaging.client.connection import connect
+from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, Refused, Unavailable
+from messaging.publisher import Publication, Publisher
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.connection import connect
-from oneprotect.jetstream.errors import MESSAGE_TOO_LARGE, JetStreamError, Refused, Unavailable
-from oneprotect.jetstream.publish import Publication, Publisher
 from schemas import subjects
 from schemas.codes import Outcome
 from tests.support.receiver import Scripted

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from consumers.lease import TTL_S, Holder, Lease, LeaseLost, find_holder
-from oneprotect.jetstream.bucket import Bucket
+from messaging.kv import Bucket
+from messaging.lease import TTL_S, Holder, Lease, LeaseLost, find_holder
 from schemas import subjects
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until

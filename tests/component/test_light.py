@@ -10,9 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from messaging.client.client import Access
+from messaging.client.connection import connect
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.client import Access
-from oneprotect.jetstream.connection import connect
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import manifest
@@ -37,8 +37,8 @@ MOST_MODULES_OF_KUBERNETES = 30
 
 READS_A_SECRET = """
     import asyncio, sys
-    from provider.kubernetes import KubernetesSecretProvider
-    from provider.ref import SecretRef
+    from provider.kubernetes.provider import KubernetesSecretProvider
+    from provider.secret_ref import SecretRef
 
     async def main():
         allowed = frozenset({"webhooks"})
@@ -54,7 +54,7 @@ READS_A_SECRET = """
 def test_a_consumers_parts_bring_no_heavy_library() -> None:
     """Importing all that a consumer is made of loads no library that only others use, and few modules in all."""
     code = (
-        "import sys, uvloop, oneprotect.wiring.consumer;"
+        "import sys, uvloop, oneprotect.bootstrap.consumer;"
         "print(len(sys.modules), *{m.partition('.')[0] for m in sys.modules})"
     )
 

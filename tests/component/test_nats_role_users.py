@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from oneprotect.cli.demo import Demo
-from oneprotect.cli.stage import NAMESPACE, Stage, set_up_tenant
+from messaging.admin import topology
+from oneprotect.bootstrap.resources import open_jetstream
+from oneprotect.cli.local.demo import Demo
+from oneprotect.cli.local.stack import NAMESPACE, Stage, set_up_tenant
 from oneprotect.dev.receiver import Receiver
-from oneprotect.jetstream import topology
-from oneprotect.settings import Settings
-from oneprotect.wiring.opening import open_jetstream
+from oneprotect.settings.settings import Settings
 from schemas import subjects
 from tests.support.api import running
 from tests.support.commandline import CommandLine, Ran

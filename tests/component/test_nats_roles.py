@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from oneprotect.jetstream import read
-from oneprotect.jetstream.connection import Connection, Incoming, connect
-from oneprotect.jetstream.denials import Denial
-from oneprotect.jetstream.errors import NotAllowed
-from oneprotect.jetstream.publish import Publication, Publisher
-from oneprotect.jetstream.pull import fetch
+from messaging import direct_get as read
+from messaging.client.connection import Connection, Incoming, connect
+from messaging.client.errors import NotAllowed
+from messaging.client.permission_violations import Denial
+from messaging.publisher import Publication, Publisher
+from messaging.pull_consumer import fetch
 from schemas import subjects
 from tests.support.secured import Keys, ShippedServer
 

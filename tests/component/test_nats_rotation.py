@@ -3,7 +3,7 @@
 import signal
 from pathlib import Path
 
-from oneprotect.jetstream.keys import write_key
+from messaging.admin.nkeys import write_key
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import Site

@@ -9,10 +9,10 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook
 
-from oneprotect.dev.sample import write_sample_secrets
+from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.codes import Code, Outcome
-from schemas.config import Health
+from schemas.configuration import Health
 from tests.support.receiver import Scripted, Seen
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from consumers.archive import MOMENT_S
-from consumers.health import HealthPolicy
-from consumers.resuming import Hurry
+from consumers.destinations.health import HealthPolicy
+from consumers.retention.archive import MOMENT_S
+from consumers.retries.reschedule import Hurry
+from messaging.publisher import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.publish import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
-from schemas.config import ReplayFilter
+from schemas.configuration import ReplayFilter
 from schemas.events import CONTENT_TYPE
 from tests.component.conftest import RunHere
 from tests.support.flaky import Flaky

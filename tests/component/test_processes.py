@@ -13,9 +13,9 @@ import aiohttp
 import psutil
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.processes.supervisor import Supervisor
-from oneprotect.telemetry import catalogue
+from oneprotect.supervisor.supervisor import Supervisor
 from schemas.codes import Outcome
+from telemetry.metrics import definitions as catalogue
 from tests.support.ops import Ops, free_port
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from oneprotect.jetstream.publish import Publication
+from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Code
 from tests.support.commandline import Ran

@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from consumers.kept import Kept
-from consumers.later import Later
-from consumers.replay_rows import ReplayEnded, UnknownReplay
-from oneprotect.jetstream.publish import Publication
+from consumers.replay.store import ReplayEnded, UnknownReplay
+from consumers.replay.superseded import Later
+from consumers.retention.retained import Kept
+from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
-from schemas.config import Replay, ReplayFilter, ReplayState
+from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.events import AttemptResult, decode_request
 from tests.support.keeping import keep, record, requested, waiting
 from tests.support.receiver import Scripted

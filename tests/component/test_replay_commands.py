@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from schemas.config import ReplayFilter, ReplayState
+from schemas.configuration import ReplayFilter, ReplayState
 from tests.support.commandline import Ran
 from tests.support.keeping import keep, requested
 from tests.support.site import TENANT, Process, Site

@@ -5,10 +5,10 @@ import time
 import msgspec
 import pytest
 
-from consumers import directory as directories
-from consumers import routes
-from consumers.directory import BELIEVED_S, Directory
-from consumers.routes import Route, Routes
+from consumers.delivery import route_cache as routes
+from consumers.delivery.route_cache import Route, Routes
+from consumers.destinations import directory as directories
+from consumers.destinations.directory import BELIEVED_S, Directory
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from consumers.runtime import Begin, Handled, Handler, Limits, Runtime
-from oneprotect.jetstream.publish import Publication
-from oneprotect.jetstream.pull import Message, Pull
+from consumers.worker.worker import Begin, Handled, Handler, Limits, Runtime
+from messaging.publisher import Publication
+from messaging.pull_consumer import Message, Pull
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import Scripted

@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from consumers.egress import AddrInfo, EgressPolicy
-from consumers.http1 import BODY_GRACE_S, CAPTURED_BYTES, MAX_BODY_BYTES
-from consumers.reply import Reply
-from consumers.resolving import GuardedResolver, Resolver
-from consumers.sender import HttpSender
+from consumers.egress.policy import AddrInfo, EgressPolicy
+from consumers.http_client.client import HttpSender
+from consumers.http_client.connection import BODY_GRACE_S, CAPTURED_BYTES, MAX_BODY_BYTES
+from consumers.http_client.resolver import GuardedResolver, Resolver
+from consumers.http_client.response import Reply
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, Receiver, Script, answering, receiving

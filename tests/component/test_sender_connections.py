@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from consumers import resolving
-from consumers.egress import AddrInfo, EgressPolicy
-from consumers.reaching import HEAD_START_S, Proxy
-from consumers.reply import Reply
-from consumers.resolving import FAILED_S, GuardedResolver
-from consumers.sender import HttpSender, Way
+from consumers.egress.policy import AddrInfo, EgressPolicy
+from consumers.http_client import resolver as resolving
+from consumers.http_client.client import HttpSender, Way
+from consumers.http_client.dialer import HEAD_START_S, Proxy
+from consumers.http_client.resolver import FAILED_S, GuardedResolver
+from consumers.http_client.response import Reply
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, answering, receiving

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from oneprotect.jetstream.operational import tell
-from oneprotect.jetstream.publish import Publication
+from messaging.audit_events import tell
+from messaging.publisher import Publication
 from schemas import events, subjects
 from schemas.codes import Code, CredentialStatus
 from schemas.events import decode_request

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from consumers.timeline import DeliveryState, Timeline, timelines
+from consumers.attempts.timeline import DeliveryState, Timeline, timelines
 from schemas.codes import Code, Outcome
 from schemas.ids import time_of
 from tests.support.receiver import Scripted

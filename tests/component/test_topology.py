@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
+from messaging.admin import topology
+from messaging.client.connection import Connection, connect
+from messaging.client.errors import Unavailable, Unsupported
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import topology
-from oneprotect.jetstream.connection import Connection, connect
-from oneprotect.jetstream.errors import Unavailable, Unsupported
 from schemas import subjects
 from tests.support.site import Site
 

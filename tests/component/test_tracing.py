@@ -7,7 +7,7 @@ from pathlib import Path
 import aiohttp
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas.access import Role, TokenSpec
+from schemas.roles import Role, TokenSpec
 from tests.support.collector import Collector, Span
 from tests.support.ops import free_port
 from tests.support.receiver import Scripted

@@ -8,7 +8,7 @@ import pytest
 from jsonschema import Draft202012Validator, FormatChecker
 
 from schemas.codes import Code, CredentialStatus, Outcome
-from schemas.config import Credential, Destination
+from schemas.configuration import Credential, Destination
 from schemas.events import (
     AttemptResult,
     CloudEvent,

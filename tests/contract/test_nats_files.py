@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from messaging.admin import nack
+from messaging.admin.manifests import documents
+from messaging.admin.permissions import ROLES
+from messaging.client.connection import connect
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream import nack
-from oneprotect.jetstream.connection import connect
-from oneprotect.jetstream.deployment import documents
-from oneprotect.jetstream.roles import ROLES
 from schemas import subjects
 
 CHECKED_IN = Path(__file__).parents[2] / "deploy" / "nats"

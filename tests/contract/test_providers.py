@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from provider.cache import CachedSecretProvider
-from provider.ed25519 import Ed25519SigningKey
+from provider.cache.provider import CachedSecretProvider
+from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import (
     SecretDenied,
     SecretError,
@@ -25,11 +25,11 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
-from provider.kubernetes import KubernetesSecretProvider
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.retry import Retrying
 from provider.local import LocalSecretProvider
-from provider.ref import SecretRef
-from provider.retrying import Retrying
-from provider.value import Rollover, SigningKey, SigningSecret
+from provider.secret_ref import SecretRef
+from provider.signing_keys import Rollover, SigningKey, SigningSecret
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
 from tests.kubernetes.clusters import CLUSTERS, opened_cluster

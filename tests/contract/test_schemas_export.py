@@ -9,7 +9,7 @@ import pytest
 
 import schemas
 from oneprotect.api.app import OPERATIONS
-from oneprotect.api.openapi import document
+from oneprotect.api.docs.openapi import document
 from schemas import subjects
 from schemas.asyncapi import CHANNELS
 from schemas.export import documents, write

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from consumers.activity import hour_of
+from consumers.destinations.hourly_stats import hour_of
 from schemas import subjects
-from schemas.access import Role
-from schemas.activity import TIMES_MS, Activity, Hour
 from schemas.codes import CredentialStatus
+from schemas.hourly_stats import TIMES_MS, Activity, Hour
+from schemas.roles import Role
 from tests.kubernetes.manifests import EXPIRES_AT, OTHER_KEY, PURPOSE_LABEL, TENANT_LABEL, manifest, write
 from tests.support.api import Api, running
 from tests.support.receiver import Scripted

@@ -9,8 +9,8 @@ from typing import Final
 from playwright.async_api import Browser
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas.access import Role
-from schemas.config import ReplayFilter
+from schemas.configuration import ReplayFilter
+from schemas.roles import Role
 from tests.e2e.browser import DESKTOP, HOW, PHONE, Theme, chromium, launched, opened, sign_in
 from tests.e2e.scene import Scene, scene
 from tests.support.site import TENANT, Site

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, expect
 
-from schemas.access import Role
-from schemas.config import ReplayFilter
+from schemas.configuration import ReplayFilter
+from schemas.roles import Role
 from tests.e2e.browser import PHONE, Theme, opened, sign_in
 from tests.e2e.scene import Scene
 from tests.support.site import TENANT

@@ -6,9 +6,9 @@ from typing import Self
 
 import uvloop
 
-from consumers.egress import EgressPolicy
-from consumers.reply import Reply
-from consumers.sender import HttpSender
+from consumers.egress.policy import EgressPolicy
+from consumers.http_client.client import HttpSender
+from consumers.http_client.response import Reply
 from tests.support.bytewise import Exchange, receiving
 
 TIMEOUT_S = 0.25

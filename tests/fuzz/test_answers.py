@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from consumers.reply import Reply
+from consumers.http_client.response import Reply
 from schemas.codes import Code
 from tests.fuzz.corpus import CASES, Case
 from tests.fuzz.exchanges import TIMEOUT_S, Exchanges

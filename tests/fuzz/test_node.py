@@ -11,9 +11,9 @@ from typing import Final
 import aiohttp
 import pytest
 
-from consumers.egress import EgressPolicy
-from consumers.reply import Reply
-from consumers.sender import HttpSender
+from consumers.egress.policy import EgressPolicy
+from consumers.http_client.client import HttpSender
+from consumers.http_client.response import Reply
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support import node

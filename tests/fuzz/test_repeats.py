@@ -13,10 +13,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from consumers import http1
-from consumers.http1 import Connection, Place
-from consumers.pool import Pool
-from consumers.reply import Reply
+from consumers.http_client import connection as http1
+from consumers.http_client.connection import Connection, Place
+from consumers.http_client.pool import Pool
+from consumers.http_client.response import Reply
 from tests.fuzz.corpus import CASES, CHUNKED, CONTINUE, OK
 from tests.fuzz.test_answers import CUTS, FUZZ, answers, mutants, segments
 

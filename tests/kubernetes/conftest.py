@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from provider.breaker import Breaker
-from provider.kubernetes import KubernetesSecretProvider
-from provider.retrying import Retrying
+from provider.kubernetes.circuit_breaker import Breaker
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.retry import Retrying
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.manifests import manifest
 from tests.kubernetes.resolving import ALLOWED, Clock, Pauses

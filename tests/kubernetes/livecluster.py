@@ -13,7 +13,7 @@ from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.config import load_kube_config  # pyright: ignore[reportUnknownVariableType] - it has no types
 from msgspec import Struct
 
-from provider.trust import client_tls
+from provider.kubernetes.tls import client_tls
 from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import Manifest
 from tests.support.waiting import until

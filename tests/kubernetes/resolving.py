@@ -2,10 +2,10 @@
 
 import pytest
 
-from provider.base import SecretProvider
 from provider.errors import SecretError
-from provider.ref import SecretRef
-from provider.value import SigningSecret
+from provider.provider import SecretProvider
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import KEY

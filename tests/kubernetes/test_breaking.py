@@ -8,12 +8,12 @@ import pytest
 import pytest_asyncio
 from aiohttp import web
 
-from provider.breaker import Breaker, BreakerState, Verdict
 from provider.errors import SecretDenied, SecretNotFound, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider
-from provider.ref import SecretRef
-from provider.retrying import Retrying
-from provider.value import SigningSecret
+from provider.kubernetes.circuit_breaker import Breaker, BreakerState, Verdict
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.retry import Retrying
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import Answer, ApiServer
 from tests.kubernetes.faults import with_status

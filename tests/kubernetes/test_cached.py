@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from provider.breaker import BreakerState
-from provider.cache import CachedSecretProvider
+from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretDenied, SecretError, SecretNotFound, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider
-from provider.value import SigningSecret
+from provider.kubernetes.circuit_breaker import BreakerState
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.signing_keys import SigningSecret
 from schemas.codes import Code
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import ApiServer

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from provider.cluster import TOKEN_MAX_AGE_S, Cluster, TokenFile
 from provider.errors import ProviderMisconfigured, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider
-from provider.trust import Trust
+from provider.kubernetes.api_server import TOKEN_MAX_AGE_S, Cluster, TokenFile
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.tls import Trust
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.certificates import Authority
 from tests.kubernetes.faults import saying

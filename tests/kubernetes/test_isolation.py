@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from provider.errors import SecretNotFound, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider
+from provider.kubernetes.provider import KubernetesSecretProvider
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
 from tests.kubernetes.faults import cut_body, cut_json, saying
@@ -93,7 +93,7 @@ async def test_the_librarys_own_logging_stays_silent_whatever_is_configured(
 SCRIPT = """
     import asyncio, json, sys, pathlib, ssl
     import aiohttp
-    from provider.kubernetes import KubernetesSecretProvider
+    from provider.kubernetes.provider import KubernetesSecretProvider
     from tests.kubernetes.resolving import resolve
 
     async def others(url, ca_file, **options):

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from provider.answer import Answer as Got
-from provider.cluster import Cluster
 from provider.errors import (
     SecretDenied,
     SecretError,
@@ -18,11 +16,13 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
-from provider.kubernetes import KubernetesSecretProvider, SecretsApi
-from provider.manifest import MAX_BYTES
-from provider.ref import SecretRef
-from provider.retrying import Retrying
-from provider.value import SigningSecret
+from provider.kubernetes.api_server import Cluster
+from provider.kubernetes.provider import KubernetesSecretProvider, SecretsApi
+from provider.kubernetes.response import Answer as Got
+from provider.kubernetes.retry import Retrying
+from provider.secret_manifest import MAX_BYTES
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import USER, Answer, ApiServer
 from tests.kubernetes.canary import shows

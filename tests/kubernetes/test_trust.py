@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from provider.answer import Answer, Fault
-from provider.breaker import BreakerState
-from provider.cluster import Cluster, TokenFile
 from provider.errors import ProviderMisconfigured, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider, SecretsApi
-from provider.trust import LOOK_EVERY_S, Trust
-from provider.value import SigningSecret
+from provider.kubernetes.api_server import Cluster, TokenFile
+from provider.kubernetes.circuit_breaker import BreakerState
+from provider.kubernetes.provider import KubernetesSecretProvider, SecretsApi
+from provider.kubernetes.response import Answer, Fault
+from provider.kubernetes.tls import LOOK_EVERY_S, Trust
+from provider.signing_keys import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.certificates import Authority

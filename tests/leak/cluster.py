@@ -11,12 +11,12 @@ from pathlib import Path
 
 from aiohttp import web
 
-from provider.base import SecretProvider
 from provider.errors import SecretError
-from provider.kubernetes import KubernetesSecretProvider
-from provider.ref import SecretRef
-from provider.retrying import Retrying
-from provider.value import SigningSecret
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.retry import Retrying
+from provider.provider import SecretProvider
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.kubeconfigs import kubeconfig, written

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
-from provider.manifest import MAX_BYTES
+from provider.secret_manifest import MAX_BYTES
 from tests.kubernetes import faults as plain
 from tests.kubernetes.apiserver import Answer, ApiServer
 from tests.kubernetes.manifests import Manifest

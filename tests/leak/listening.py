@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn
 import pytest
 import structlog
 
-from oneprotect.telemetry.logs import CHATTY
+from telemetry.log_config import CHATTY
 from tests.leak.sinks import Sinks
 
 LOGGERS: Final = ("root", *sorted(CHATTY))

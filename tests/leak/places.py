@@ -9,8 +9,8 @@ from typing import Final
 
 import aiohttp
 
+from messaging.client.connection import Incoming
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.connection import Incoming
 from tests.leak.sinks import Sinks
 from tests.support.site import Site
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import aiohttp
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas.access import ALL_TENANTS, Role
+from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import ROUTES, Access, place
 from tests.leak import places
 from tests.leak.scene import MARKER, Scene

@@ -7,8 +7,8 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from oneprotect.settings import VARIABLES
-from schemas.checked import Invalid
+from oneprotect.settings.settings import VARIABLES
+from schemas.validation import Invalid
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster, places
 from tests.leak.commands import Run, ran
@@ -121,8 +121,8 @@ async def test_checking_a_secret_in_kubernetes_shows_neither_it_nor_the_token(
 
 async def test_verifying_shows_neither_the_secret_nor_the_signature(site: Site, sinks: Sinks, tmp_path: Path) -> None:
     """A good or a malformed secret, a request that is signed with it, or with its text by mistake, or not at all."""
-    from consumers.signing import sign
-    from provider.value import SigningKey, SigningSecret
+    from consumers.signatures.signer import sign
+    from provider.signing_keys import SigningKey, SigningSecret
     from schemas.events import now
 
     canary = Canary.secret()

@@ -6,8 +6,8 @@ from urllib.parse import urlencode
 
 import aiohttp
 
-from oneprotect.console.routes import LIVE, PAGES
-from schemas.access import Role
+from oneprotect.console.app import LIVE, PAGES
+from schemas.roles import Role
 from tests.leak.listening import Listener
 from tests.leak.scene import MARKER, Scene
 from tests.leak.sinks import Sinks

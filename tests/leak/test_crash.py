@@ -5,10 +5,10 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import NoReturn
 
-from consumers.runtime import Handler, Limits, Runtime
-from oneprotect.jetstream.errors import JetStreamError
-from oneprotect.jetstream.publish import Publication
-from oneprotect.jetstream.pull import Message, Pull
+from consumers.worker.worker import Handler, Limits, Runtime
+from messaging.client.errors import JetStreamError
+from messaging.publisher import Publication
+from messaging.pull_consumer import Message, Pull
 from schemas import subjects
 from tests.leak import places
 from tests.leak.listening import Listener

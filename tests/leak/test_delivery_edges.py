@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from oneprotect.jetstream.connection import Incoming
+from messaging.client.connection import Incoming
 from tests.leak.commands import Run, ran
 from tests.leak.listening import Listener
 from tests.leak.secured import secured

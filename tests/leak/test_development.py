@@ -9,9 +9,9 @@ from pathlib import Path
 import aiohttp
 import msgspec
 
-from consumers.signing import sign
+from consumers.signatures.signer import sign
 from oneprotect.dev.receiver import Receiver
-from provider.value import SigningKey, SigningSecret
+from provider.signing_keys import SigningKey, SigningSecret
 from tests.leak import places
 from tests.leak.listening import Listener
 from tests.leak.sinks import Sinks

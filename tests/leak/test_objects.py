@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consumers import signing
-from provider.answer import Answer
-from provider.cache import CachedSecretProvider
-from provider.ed25519 import Ed25519SigningKey
+from consumers.signatures import signer as signing
+from provider.cache.provider import CachedSecretProvider
+from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
-from provider.kubernetes import KubernetesSecretProvider
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.response import Answer
 from provider.local import LocalSecretProvider
-from provider.value import SigningKey, SigningSecret
+from provider.signing_keys import SigningKey, SigningSecret
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster
 from tests.leak.malformed import MALFORMED, USABLE, Malformed, made_of

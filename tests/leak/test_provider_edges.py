@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from provider.cluster import TokenFile
 from provider.errors import SecretRefInvalid
-from provider.ref import SecretRef
+from provider.kubernetes.api_server import TokenFile
+from provider.secret_ref import SecretRef
 from tests.leak import cluster, places
 from tests.leak.sinks import Sinks
 from tests.leak.tracebacks import frames

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from provider.base import SecretProvider
-from provider.cache import CachedSecretProvider
+from provider.cache.provider import CachedSecretProvider
 from provider.errors import ProviderMisconfigured, SecretUnavailable
-from provider.kubernetes import KubernetesSecretProvider
+from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.local import LocalSecretProvider
-from provider.ref import SecretRef
+from provider.provider import SecretProvider
+from provider.secret_ref import SecretRef
 from provider.snapshot import Snapshot
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster

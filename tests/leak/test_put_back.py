@@ -17,7 +17,7 @@ import structlog
 from rich.console import Console
 
 from provider.errors import SecretUnavailable
-from provider.kubernetes import SecretsApi
+from provider.kubernetes.provider import SecretsApi
 from tests.leak import cluster
 from tests.leak.cluster import Cluster
 from tests.leak.listening import Listener
@@ -42,7 +42,7 @@ def _core(api: SecretsApi) -> Any:
 
 
 async def _connected(running: Cluster) -> tuple[SecretsApi, dict[str, str]]:
-    from provider.cluster import Cluster as Place
+    from provider.kubernetes.api_server import Cluster as Place
 
     place = await Place.in_cluster(directory=running.account, environ=running.server.environ)
     token = await place.credentials.authorization(fresh=True)

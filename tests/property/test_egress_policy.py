@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from consumers.egress import EgressBlocked, EgressPolicy, Rule
+from consumers.egress.policy import EgressBlocked, EgressPolicy, Rule
 
 DENIED_V4 = [
     (int(IPv4Address(first)), int(IPv4Address(last)))

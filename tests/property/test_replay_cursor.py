@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.kept import Kept, KeptRecord
-from consumers.later import Later, Page
-from consumers.ordered import InOrder, Place
-from consumers.pace import CATCH_UP_S, Pace
-from consumers.replay_run import ReplayRun
-from oneprotect.jetstream.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
-from oneprotect.jetstream.publish import Publication, Stored
-from oneprotect.jetstream.read import Record
+from consumers.replay.ordered_part import InOrder, Place
+from consumers.replay.pacer import CATCH_UP_S, Pace
+from consumers.replay.run import ReplayRun
+from consumers.replay.superseded import Later, Page
+from consumers.retention.retained import Kept, KeptRecord
+from messaging.client.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
+from messaging.direct_get import Record
+from messaging.publisher import Publication, Stored
 from schemas import subjects
-from schemas.config import Replay, ReplayFilter
+from schemas.configuration import Replay, ReplayFilter
 from schemas.events import decode_request
 from tests.support.site import TENANT, document
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.kept import Kept, matches, stream, subject
+from consumers.retention.retained import Kept, matches, stream, subject
 from schemas import subjects
-from schemas.config import ReplayFilter
+from schemas.configuration import ReplayFilter
 
 pytestmark = pytest.mark.retry
 

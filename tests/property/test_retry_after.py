@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.reply import MAX_RETRY_AFTER_S, retry_after_s
+from consumers.http_client.response import MAX_RETRY_AFTER_S, retry_after_s
 
 
 @given(

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.reply import Reply
-from consumers.retry import FINAL_CODES, MAX_RETRY_AFTER_S, next_wait_s
+from consumers.http_client.response import Reply
+from consumers.retries.policy import FINAL_CODES, MAX_RETRY_AFTER_S, next_wait_s
 from schemas.codes import Code
-from schemas.config import RetryPolicy
+from schemas.configuration import RetryPolicy
 
 pytestmark = pytest.mark.retry
 

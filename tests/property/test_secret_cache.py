@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from provider.cache import CachedSecretProvider
+from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretDenied, SecretError, SecretMismatch, SecretNotFound, SecretUnavailable
-from provider.manifest import read_manifest
-from provider.ref import SecretRef
+from provider.secret_manifest import read_manifest
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from provider.snapshot import Snapshot
-from provider.value import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
 

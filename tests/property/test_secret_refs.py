@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from provider.errors import SecretRefInvalid
-from provider.ref import MAX_LENGTH, SecretRef
+from provider.secret_ref import MAX_LENGTH, SecretRef
 
 ALPHABET = string.ascii_lowercase + string.digits
 

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.shelf import Entry, Place, Shelf
+from provider.cache.store import Entry, Place, Shelf
 from provider.snapshot import Snapshot
 
 CAPACITY = 6

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers import outcome
-from consumers.archive import Copy
-from consumers.progress import Progress
-from consumers.request import Delivery
-from oneprotect.jetstream.headers import block_of, read_headers
-from oneprotect.jetstream.publish import Publication
-from oneprotect.jetstream.pull import Message
+from consumers.delivery import effects as outcome
+from consumers.model.request import Delivery
+from consumers.model.retry_state import Progress
+from consumers.retention.archive import Copy
+from messaging.client.headers import block_of, read_headers
+from messaging.publisher import Publication
+from messaging.pull_consumer import Message
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_result

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from standardwebhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 
-from consumers.signing import sign
-from consumers.verifying import Part, verify
-from provider.ed25519 import Ed25519SigningKey
-from provider.value import SigningKey, SigningSecret
+from consumers.signatures.signer import sign
+from consumers.signatures.verifier import Part, verify
+from provider.ed25519_key import Ed25519SigningKey
+from provider.signing_keys import SigningKey, SigningSecret
 
 KEYS = st.binary(min_size=24, max_size=64)
 SEEDS = st.binary(min_size=32, max_size=32)

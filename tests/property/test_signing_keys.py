@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from provider.errors import SecretMalformed
-from provider.manifest import read_manifest
+from provider.secret_manifest import read_manifest
+from provider.signing_keys import SigningKey
 from provider.snapshot import Snapshot
-from provider.value import SigningKey
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import ED25519_KEY, EXPIRES_AT, KEY, OTHER_KEY, encoded, manifest
 from tests.kubernetes.resolving import REF

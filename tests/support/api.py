@@ -8,8 +8,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from oneprotect.wiring.api import run_api
-from schemas.access import Role, TokenSpec
+from oneprotect.bootstrap.api import run_api
+from schemas.roles import Role, TokenSpec
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 

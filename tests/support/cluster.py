@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from messaging.client.connection import Connection
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.connection import Connection
 
 
 class Named(Protocol):

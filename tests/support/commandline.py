@@ -68,7 +68,7 @@ class CommandLine:
 
 def _serve() -> None:
     """Take orders, one JSON document a line, and answer each with an exit code."""
-    for module in ("app", "deliver", "replaying", "session"):  # here, and not once for each run
+    for module in ("app", "commands.deliver", "views.replay", "support.context"):  # here, and not once for each run
         importlib.import_module(f"oneprotect.cli.{module}")
     for line in iter(sys.stdin.buffer.readline, b""):
         order = json.loads(line)

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from consumers import runtime
-from consumers.sender import HttpSender
+from consumers.http_client.client import HttpSender
+from consumers.worker import worker as runtime
+from messaging.pull_consumer import Message
 from oneprotect.__main__ import main
-from oneprotect.jetstream.pull import Message
 
 STEPS = ("before_send", "after_send", "after_result", "before_ack")
 

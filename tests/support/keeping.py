@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from consumers.archive import Copy
-from oneprotect.jetstream import read
-from oneprotect.jetstream.publish import Publication, Stored
+from consumers.retention.archive import Copy
+from messaging import direct_get as read
+from messaging.publisher import Publication, Stored
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, encode

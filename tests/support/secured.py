@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from messaging.admin.manifests import user_entry
+from messaging.admin.nkeys import write_key
+from messaging.admin.permissions import ROLES, Role, producer
+from messaging.client.client import Access
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.jetstream.client import Access
-from oneprotect.jetstream.deployment import user_entry
-from oneprotect.jetstream.keys import write_key
-from oneprotect.jetstream.roles import ROLES, Role, producer
 from tests.kubernetes.certificates import Authority
 
 SHIPPED: Final = Path(__file__).parents[2] / "deploy" / "nats"

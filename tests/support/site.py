@@ -12,14 +12,15 @@ from typing import Any, Self
 
 import msgspec
 
-from consumers.health import HealthPolicy
+from consumers.destinations.health import HealthPolicy
+from messaging import direct_get as read
+from messaging.admin import topology
+from messaging.delivery_requests import request
+from oneprotect.bootstrap.consumer import DEFAULT_HEALTH_POLICY, run_consumer
+from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.dev.sample import write_sample_secrets
-from oneprotect.jetstream import read, topology
-from oneprotect.jetstream.requests import request
-from oneprotect.settings import Settings
-from oneprotect.wiring.consumer import DEFAULT_HEALTH_POLICY, run_consumer
-from oneprotect.wiring.opening import JetStream, archive_of, open_jetstream
+from oneprotect.dev.sample_secrets import write_sample_secrets
+from oneprotect.settings.settings import Settings
 from schemas import subjects
 from schemas.events import (
     CONTENT_TYPE,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OURS = ("schemas", "provider", "consumers", "oneprotect")
+OURS = ("schemas", "provider", "messaging", "telemetry", "consumers", "oneprotect")
 
 
 def _top_level_names(distribution: importlib.metadata.Distribution) -> set[str]:

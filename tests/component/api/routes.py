@@ -6,9 +6,9 @@ import msgspec
 from litestar.handlers import HTTPRouteHandler
 
 from oneprotect.api.app import OPERATIONS, create_app
-from oneprotect.api.bodies import Limits
-from oneprotect.api.operations import Operation
-from schemas.access import Role
+from oneprotect.api.operations.operation import Operation
+from oneprotect.api.web.request_body import Limits
+from schemas.roles import Role
 
 OURS: Final = "acme"
 THEIRS: Final = "globex"

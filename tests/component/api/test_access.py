@@ -5,9 +5,9 @@ import asyncio
 import msgspec
 import pytest
 
-from oneprotect.api.token_text import id_of
+from oneprotect.api.auth.token_format import id_of
 from schemas import subjects
-from schemas.access import ALL_TENANTS, Role
+from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import OURS, ROUTES, THEIRS, place, routes_of_app
 from tests.support.api import Api, Client, Reply
 from tests.support.waiting import until

@@ -9,10 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import msgspec
 import pytest
 
-from oneprotect.api import protocol
-from oneprotect.api.operations import Operation
+from oneprotect.api.operations.operation import Operation
+from oneprotect.api.web import protocol
 from schemas import subjects
-from schemas.access import ALL_TENANTS, Role
+from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import OURS, ROUTES, operation_of, place
 from tests.support.api import Api, Client, Reply, running
 from tests.support.site import Site

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from schemas.access import ALL_TENANTS, Role
 from schemas.codes import Code, Outcome
+from schemas.roles import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site

@@ -13,13 +13,13 @@ import aiohttp
 import msgspec
 import pytest
 
-from oneprotect.console.live import HELD, MOST_OF_ONE, Arrivals
-from oneprotect.console.routes import LIVE, PAGES
-from oneprotect.jetstream import read
+from messaging import direct_get as read
+from oneprotect.console.app import LIVE, PAGES
+from oneprotect.console.web.event_stream import HELD, MOST_OF_ONE, Arrivals
 from schemas import subjects
-from schemas.access import ALL_TENANTS, Role
 from schemas.codes import Code, Outcome
 from schemas.events import ConfigChanged
+from schemas.roles import ALL_TENANTS, Role
 from tests.component.test_attempts import recorded
 from tests.support.api import Api, Client, Reply, running
 from tests.support.receiver import Scripted

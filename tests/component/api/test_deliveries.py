@@ -9,8 +9,8 @@ import pytest
 
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
-from schemas.access import Role
 from schemas.events import decode_request
+from schemas.roles import Role
 from tests.support.api import Api, Client, running
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site

@@ -8,7 +8,7 @@ import aiohttp
 import msgspec
 
 from schemas import subjects
-from schemas.access import Role
+from schemas.roles import Role
 from tests.support.api import Api, running
 from tests.support.ops import free_port
 from tests.support.receiver import Scripted

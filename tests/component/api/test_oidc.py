@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from schemas.access import Role
+from schemas.roles import Role
 from tests.support.api import Api, running
 from tests.support.site import TENANT, Site
 

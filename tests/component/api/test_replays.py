@@ -4,9 +4,9 @@ from typing import Any
 
 import msgspec
 
-from oneprotect.api.token_text import id_of
+from oneprotect.api.auth.token_format import id_of
 from schemas import subjects
-from schemas.access import ALL_TENANTS, Role
+from schemas.roles import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
 from tests.support.keeping import keep, pack
 from tests.support.receiver import Scripted

@@ -3,7 +3,7 @@
 import asyncio
 import sys
 
-from schemas.access import ALL_TENANTS, Role
+from schemas.roles import ALL_TENANTS, Role
 from tests.support.api import Api, running
 from tests.support.site import TENANT, Site
 

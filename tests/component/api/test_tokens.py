@@ -1,7 +1,7 @@
 """Tokens: made, used, seen and revoked."""
 
-from oneprotect.api.token_text import PREFIX, id_of
-from schemas.access import Role
+from oneprotect.api.auth.token_format import PREFIX, id_of
+from schemas.roles import Role
 from tests.support.api import Api, Client, running
 from tests.support.site import TENANT
 from tests.support.waiting import until

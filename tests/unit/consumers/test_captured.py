@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import pytest
 
-from consumers.captured import SHOWN_CHARACTERS, parts_of_header, parts_of_url, shown
+from consumers.delivery.response_redaction import SHOWN_CHARACTERS, parts_of_header, parts_of_url, shown
 
 SIGNATURE = "K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H+pI4="
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A="

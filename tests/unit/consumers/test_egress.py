@@ -7,16 +7,9 @@ from collections.abc import Sequence
 import pytest
 from yarl import URL
 
-from consumers.addresses import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED, IPv4Range, IPv6Range
-from consumers.egress import (
-    AddrInfo,
-    ConnectionBlocked,
-    EgressBlocked,
-    EgressPolicy,
-    Rule,
-    parse_ports,
-)
-from consumers.resolving import GuardedResolver
+from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED, IPv4Range, IPv6Range
+from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressBlocked, EgressPolicy, Rule, parse_ports
+from consumers.http_client.resolver import GuardedResolver
 
 HOSTILE_ADDRESSES = (
     "0.0.0.0",  # noqa: S104  an address, nothing is bound to it

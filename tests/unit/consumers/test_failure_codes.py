@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from consumers.failure import SendingFailed, connecting_code
+from consumers.http_client.errors import SendingFailed, connecting_code
 from schemas.codes import Code
 
 

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.heads import stand
-from consumers.progress import Progress
+from consumers.delivery.head_state import stand
+from consumers.model.retry_state import Progress
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 

@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.health import HealthPolicy, Tally, merge
-from consumers.reply import Reply
+from consumers.destinations.health import HealthPolicy, Tally, merge
+from consumers.http_client.response import Reply
 from schemas.codes import Code
-from schemas.config import Health
+from schemas.configuration import Health
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = HealthPolicy(failures=3, failing_for=timedelta(seconds=10), rest=timedelta(seconds=5))

@@ -7,22 +7,22 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from consumers import observation
-from consumers.attempt import Attempt
-from consumers.observation import Logged, Observation
-from consumers.progress import Progress
-from consumers.request import Delivery
-from consumers.tracing import UNUSUAL_PER_S, AttemptTracer
-from oneprotect.jetstream.connection import Connection
-from oneprotect.jetstream.pull import Message
-from oneprotect.telemetry import catalogue
-from oneprotect.telemetry.catalogue import Metric
-from oneprotect.telemetry.counters import Counters
-from oneprotect.telemetry.logs import configure_logging
-from oneprotect.telemetry.otel_environment import Export
-from oneprotect.telemetry.traceparent import Parent, Sampling
+from consumers.model.attempt import Attempt
+from consumers.model.request import Delivery
+from consumers.model.retry_state import Progress
+from consumers.observability import attempt_metrics as observation
+from consumers.observability.attempt_metrics import Logged, Observation
+from consumers.observability.attempt_tracing import UNUSUAL_PER_S, AttemptTracer
+from messaging.client.connection import Connection
+from messaging.pull_consumer import Message
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
+from telemetry.log_config import configure_logging
+from telemetry.metrics import definitions as catalogue
+from telemetry.metrics.definitions import Metric
+from telemetry.metrics.registry import Counters
+from telemetry.otlp.settings import Export
+from telemetry.otlp.trace_context import Parent, Sampling
 
 NOW = datetime.now(UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
@@ -179,7 +179,7 @@ class Spans:
         self.names: list[str] = []
 
     def add(self, name: str, parent: Parent, **_: Any) -> Parent:
-        """See `consumers.tracing.Spans`."""
+        """See `consumers.observability.attempt_tracing.Spans`."""
         self.names.append(name)
         return parent
 

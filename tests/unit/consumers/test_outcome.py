@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from consumers import outcome
-from consumers.attempt import Attempt
-from consumers.request import Delivery
-from oneprotect.jetstream.headers import block_of
-from oneprotect.jetstream.pull import Message
+from consumers.delivery import effects as outcome
+from consumers.model.attempt import Attempt
+from consumers.model.request import Delivery
+from messaging.client.headers import block_of
+from messaging.pull_consumer import Message
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult

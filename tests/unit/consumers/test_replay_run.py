@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.kept import KeptRecord
-from consumers.later import Later, Page
-from consumers.pace import Pace
-from consumers.replay_run import ReplayRun, again
+from consumers.replay.pacer import Pace
+from consumers.replay.run import ReplayRun, again
+from consumers.replay.superseded import Later, Page
+from consumers.retention.retained import KeptRecord
 from schemas import subjects
-from schemas.config import Replay, ReplayFilter
+from schemas.configuration import Replay, ReplayFilter
 
 pytestmark = pytest.mark.retry
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from consumers.request import Delivery
-from oneprotect.jetstream.pull import Message
+from consumers.model.request import Delivery
+from messaging.pull_consumer import Message
 from schemas import subjects
 from tests.support.site import TENANT, document
 

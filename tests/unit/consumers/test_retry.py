@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.reply import Reply
-from consumers.retry import MAX_RETRY_AFTER_S, SECRET_PATIENCE_S, next_wait_s, secret_wait_s
+from consumers.http_client.response import Reply
+from consumers.retries.policy import MAX_RETRY_AFTER_S, SECRET_PATIENCE_S, next_wait_s, secret_wait_s
 from schemas.codes import Code
-from schemas.config import RetryPolicy
+from schemas.configuration import RetryPolicy
 
 POLICY: Final = RetryPolicy(schedule_s=(5, 300, 1800), jitter=0.2)
 FAILED: Final = Reply(code=Code.HTTP_5XX, http_status=500)

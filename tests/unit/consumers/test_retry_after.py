@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.reply import retry_after_s
+from consumers.http_client.response import retry_after_s
 
 NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC)
 

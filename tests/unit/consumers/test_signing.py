@@ -8,9 +8,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
-from consumers.signing import Signed, sign
-from provider.ed25519 import Ed25519SigningKey
-from provider.value import SigningKey, SigningSecret
+from consumers.signatures.signer import Signed, sign
+from provider.ed25519_key import Ed25519SigningKey
+from provider.signing_keys import SigningKey, SigningSecret
 from tests.kubernetes.manifests import ED25519_KEY
 
 DELIVERY = "msg_p5jXN8AQM9LWM0D4loKWxJek"

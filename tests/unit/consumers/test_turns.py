@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.turns import NEVER_IN_QUESTION, SHARE, Lane, Turns
-from oneprotect.jetstream.pull import Message
+from consumers.worker.fair_scheduler import NEVER_IN_QUESTION, SHARE, Lane, Turns
+from messaging.pull_consumer import Message
 
 MESSAGE = cast("Message", object())
 """Nothing of a message is looked at here."""

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumers.signing import sign
-from consumers.verifying import Cause, Check, Part, Verification, verify
-from provider.ed25519 import Ed25519SigningKey
-from provider.value import SigningKey, SigningSecret
+from consumers.signatures.signer import sign
+from consumers.signatures.verifier import Cause, Check, Part, Verification, verify
+from provider.ed25519_key import Ed25519SigningKey
+from provider.signing_keys import SigningKey, SigningSecret
 from tests.kubernetes.manifests import ED25519_KEY, ED25519_PUBLIC_KEY
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)

@@ -6,14 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from oneprotect.configuration import Configuration, Conflict, InUse, MissingCredential, Unknown
-from oneprotect.jetstream.bucket import Bucket, Entry
-from oneprotect.wiring.opening import egress_policy
+from messaging.kv import Bucket, Entry
+from oneprotect.bootstrap.resources import egress_policy
+from oneprotect.configuration.service import Configuration, Conflict, InUse, MissingCredential, Unknown
 from schemas import subjects
-from schemas.checked import Invalid
 from schemas.codes import CredentialStatus
-from schemas.config import Credential, CredentialState, Destination, Rollover
+from schemas.configuration import Credential, CredentialState, Destination, Rollover
 from schemas.events import ConfigChanged
+from schemas.validation import Invalid
 from tests.support.site import NAMESPACE, TENANT, Site
 
 REF = f"k8s://{NAMESPACE}/signing-key/signing"

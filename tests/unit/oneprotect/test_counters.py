@@ -2,10 +2,10 @@
 
 import pytest
 
-from oneprotect.telemetry import catalogue
-from oneprotect.telemetry.catalogue import CATALOGUE, SEND, SHORT_S
-from oneprotect.telemetry.counters import Counters
-from oneprotect.telemetry.exposition import render
+from telemetry.metrics import definitions as catalogue
+from telemetry.metrics.definitions import CATALOGUE, SEND, SHORT_S
+from telemetry.metrics.prometheus_text import render
+from telemetry.metrics.registry import Counters
 
 DELIVERED = (("outcome", "delivered"),)
 FAILED = (("outcome", "failed"),)

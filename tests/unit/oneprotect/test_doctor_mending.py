@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from oneprotect.doctor.mending import SENTENCES, Cause, commands
+from oneprotect.doctor.remedies import SENTENCES, Cause, commands
 from schemas.codes import CredentialStatus
 from schemas.ids import Purpose
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from oneprotect.dev.sample import write_sample_secrets
-from oneprotect.doctor.check import Check, Status
+from oneprotect.dev.sample_secrets import write_sample_secrets
 from oneprotect.doctor.files import check_files
 from oneprotect.doctor.installation import Installation, check_settings, misunderstood
-from oneprotect.settings import Settings, SettingsError
+from oneprotect.doctor.result import Check, Status
+from oneprotect.settings.settings import Settings, SettingsError
 from tests.kubernetes.certificates import Authority
 
 CREDS = "-----BEGIN NATS USER JWT-----\nx\n------END NATS USER JWT------\n-----BEGIN USER NKEY SEED-----\nSUAX\n"

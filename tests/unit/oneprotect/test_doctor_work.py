@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from oneprotect.doctor.work import overdue
-from oneprotect.jetstream.read import Record
+from messaging.direct_get import Record
+from oneprotect.doctor.backlog import overdue
 from schemas import subjects
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from oneprotect.jetstream.eager import run_now
+from messaging.client.eager_task import run_now
 
 
 async def test_what_does_not_wait_is_over_at_once() -> None:

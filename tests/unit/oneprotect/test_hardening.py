@@ -5,7 +5,7 @@ import sys
 
 _SCRIPT = """
 import ctypes, resource
-from oneprotect.telemetry.hardening import harden_process
+from oneprotect.bootstrap.process_hardening import harden_process
 before = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 print(before, harden_process(), ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE))
 """

@@ -5,8 +5,8 @@ import socket
 
 import pytest
 
-from oneprotect.telemetry.counters import Counters
-from oneprotect.telemetry.link import Report, reporting
+from telemetry.metrics.child_reports import Report, reporting
+from telemetry.metrics.registry import Counters
 
 
 @pytest.mark.parametrize("is_read", [True, False])

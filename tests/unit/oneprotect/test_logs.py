@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import structlog
 
-from oneprotect.telemetry.logs import CHATTY, Format, Level, configure_logging
+from telemetry.log_config import CHATTY, Format, Level, configure_logging
 
 Configure = Callable[..., io.StringIO]
 

@@ -1,9 +1,9 @@
 """Figures of several processes made into one."""
 
-from oneprotect.processes.merging import merged, remains
-from oneprotect.telemetry import catalogue
-from oneprotect.telemetry.counters import Counters, Reading, Snapshot
-from oneprotect.telemetry.link import Report
+from oneprotect.supervisor.metrics_merge import merged, remains
+from telemetry.metrics import definitions as catalogue
+from telemetry.metrics.child_reports import Report
+from telemetry.metrics.registry import Counters, Reading, Snapshot
 
 
 def told(*readings: Reading, observed_s: float | None = None) -> Snapshot:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.errors import Error
 
-from oneprotect.jetstream.client import PersistentClient
-from oneprotect.jetstream.headers import block_of, read_headers, read_lines
+from messaging.client.client import PersistentClient
+from messaging.client.headers import block_of, read_headers, read_lines
 
 NAMES = st.sampled_from(["Nats-Msg-Id", "content-type", "x", " x ", "a:b", "", "a b", "\u00e4", "x\r\ny"]) | st.text(
     max_size=8

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from oneprotect.jetstream.intake import MAX_LINE_BYTES, Intake
+from messaging.client.parser import MAX_LINE_BYTES, Intake
 
 TOKENS = st.text("abc.-_$", min_size=1, max_size=8).map(str.encode)
 PAYLOADS = st.sampled_from([b"", b"{}", b"MSG a 1 2\r\nxx\r\n", b"\r\n", b"PING\r\n"]) | st.binary(max_size=40)

@@ -1,6 +1,6 @@
 """Readiness that does not flap."""
 
-from oneprotect.telemetry.readiness import PATIENCE_S, Readiness
+from telemetry.readiness import PATIENCE_S, Readiness
 
 
 class Times:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from oneprotect.telemetry.otel_environment import Export, OtelError
-from oneprotect.telemetry.traceparent import Parent, Sampling
+from telemetry.otlp.settings import Export, OtelError
+from telemetry.otlp.trace_context import Parent, Sampling
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

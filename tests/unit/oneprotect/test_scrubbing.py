@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneprotect.telemetry.scrubbing import MASK, plain, scrub
 from schemas.ids import new_delivery_id, new_replay_id
+from telemetry.redaction import MASK, plain, scrub
 
 
 def key_of(seed: int, size: int) -> bytes:

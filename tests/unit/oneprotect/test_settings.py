@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneprotect.settings import VARIABLES, Settings, SettingsError, Variable
-from oneprotect.settings_reference import reference
+from oneprotect.settings.settings import VARIABLES, Settings, SettingsError, Variable
+from tools.settings_reference import reference
 
 NOT_A_CLUSTER = Path("/nonexistent/token")
 
@@ -317,9 +317,7 @@ def test_reference_is_fresh() -> None:
     page = reference()
     rows = [line for line in page.splitlines() if line.startswith("| `ONEPROTECT_")]
 
-    assert Path("docs/settings.md").read_text() == page, (
-        "run: python -m oneprotect.settings_reference > docs/settings.md"
-    )
+    assert Path("docs/settings.md").read_text() == page, "run: python -m tools.settings_reference > docs/settings.md"
     assert [row.split("`")[1] for row in rows] == [variable.name for variable in VARIABLES]
     assert all(len(row.split("|")[4].strip()) > 20 for row in rows)
 

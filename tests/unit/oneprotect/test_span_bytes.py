@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from oneprotect.telemetry.span_bytes import request_bytes, request_start, span_bytes
-from oneprotect.telemetry.traceparent import Kind, Parent
+from telemetry.otlp.span_encoder import request_bytes, request_start, span_bytes
+from telemetry.otlp.trace_context import Kind, Parent
 
 IDS = st.integers(min_value=1, max_value=2**64 - 1)
 TIMES = st.integers(min_value=0, max_value=2**63 - 1)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from provider.access import MAX_ANSWER_BYTES, AccessReviews
-from provider.cluster import Cluster
+from provider.kubernetes.access_review import MAX_ANSWER_BYTES, AccessReviews
+from provider.kubernetes.api_server import Cluster
 from tests.kubernetes.apiserver import Answer, ApiServer
 from tests.kubernetes.faults import hanging_up, internal_error, saying, stalled, too_many_requests
 from tests.kubernetes.manifests import manifest

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from provider.breaker import LONGEST_PAUSE_S, THRESHOLD, Breaker, BreakerState, Ticket, Verdict
+from provider.kubernetes.circuit_breaker import LONGEST_PAUSE_S, THRESHOLD, Breaker, BreakerState, Ticket, Verdict
 from tests.kubernetes.resolving import Clock
 
 

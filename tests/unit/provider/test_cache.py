@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from provider.cache import MAX_REFUSALS, CachedSecretProvider
+from provider.cache.provider import MAX_REFUSALS, CachedSecretProvider
 from provider.errors import (
     SecretDenied,
     SecretError,
@@ -17,10 +17,10 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
-from provider.manifest import read_manifest
-from provider.ref import SecretRef
+from provider.secret_manifest import read_manifest
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from provider.snapshot import Snapshot
-from provider.value import SigningSecret
 from schemas.codes import Code
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import KEY, PURPOSE_LABEL, TENANT_LABEL, encoded, manifest

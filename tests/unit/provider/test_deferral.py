@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provider.deferral import defer
+from provider.kubernetes.lazy_packages import defer
 
 PACKAGE = "deferred_for_a_test"
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.ed25519 import Ed25519SigningKey
+from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import ED25519_KEY, ED25519_PUBLIC_KEY, KEY
@@ -98,8 +98,8 @@ def test_without_such_a_key_the_library_is_not_imported() -> None:
     script = (
         "import sys\n"
         "from tests.kubernetes.manifests import ED25519_KEY, KEY, encoded, manifest\n"
-        "from provider.manifest import read_manifest\n"
-        "from provider.ref import SecretRef\n"
+        "from provider.secret_manifest import read_manifest\n"
+        "from provider.secret_ref import SecretRef\n"
         "ref = SecretRef.parse('k8s://webhooks/acme-signing/signing')\n"
         "for key in (KEY, ED25519_KEY):\n"
         "    read_manifest(encoded(manifest(data={'signing': key})), ref)\n"

@@ -17,9 +17,9 @@ from provider.errors import (
     SecretUnavailable,
 )
 from provider.local import LocalSecretProvider
-from provider.manifest import MAX_BYTES
-from provider.ref import SecretRef
-from provider.value import SigningSecret
+from provider.secret_manifest import MAX_BYTES
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import KEY, encoded, manifest, write

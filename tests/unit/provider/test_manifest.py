@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from provider import manifest as manifest_module
+from provider import secret_manifest as manifest_module
 from provider.errors import (
     SecretError,
     SecretMalformed,
@@ -13,10 +13,10 @@ from provider.errors import (
     SecretNotFound,
     SecretUnavailable,
 )
-from provider.manifest import MAX_KEYS, read_manifest
-from provider.ref import SecretRef
+from provider.secret_manifest import MAX_KEYS, read_manifest
+from provider.secret_ref import SecretRef
+from provider.signing_keys import SigningKey, SigningSecret
 from provider.snapshot import Snapshot
-from provider.value import SigningKey, SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import (
     ED25519_KEY,

@@ -4,12 +4,12 @@ from collections import deque
 
 import pytest
 
-from provider.answer import Answer, Fault
-from provider.breaker import Breaker, BreakerState
 from provider.errors import SecretDenied, SecretUnavailable
-from provider.reads import Reads
-from provider.ref import SecretRef
-from provider.retrying import Retrying
+from provider.kubernetes.circuit_breaker import Breaker, BreakerState
+from provider.kubernetes.reader import Reads
+from provider.kubernetes.response import Answer, Fault
+from provider.kubernetes.retry import Retrying
+from provider.secret_ref import SecretRef
 from provider.snapshot import Snapshot
 from tests.kubernetes.manifests import encoded, manifest
 from tests.kubernetes.resolving import REF, Clock, Pauses

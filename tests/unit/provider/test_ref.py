@@ -3,7 +3,7 @@
 import pytest
 
 from provider.errors import SecretRefForbidden, SecretRefInvalid
-from provider.ref import SecretRef
+from provider.secret_ref import SecretRef
 
 LONGEST_NAME = "a" * 253
 

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 from standardwebhooks import Webhook
 
-from provider.ed25519 import Ed25519SigningKey
+from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
+from provider.signing_keys import MAX_OVERLAP, Key, Rollover, Signature, SigningKey, SigningSecret
 from provider.snapshot import Snapshot
-from provider.value import MAX_OVERLAP, Key, Rollover, Signature, SigningKey, SigningSecret
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import ED25519_KEY, KEY, OTHER_KEY
 

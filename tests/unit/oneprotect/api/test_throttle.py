@@ -1,6 +1,6 @@
 """How often an address may fail: so many at once, then seldom, and with bounded memory."""
 
-from oneprotect.api.throttle import MAX_ADDRESSES, Throttle
+from oneprotect.api.auth.failure_throttle import MAX_ADDRESSES, Throttle
 
 
 class Clock:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneprotect.api.token_text import PREFIX, IssuedToken, digest, id_of
-from oneprotect.telemetry.scrubbing import scrub
+from oneprotect.api.auth.token_format import PREFIX, IssuedToken, digest, id_of
+from telemetry.redaction import scrub
 
 
 def test_a_token_tells_its_id_and_what_is_kept_of_it() -> None:

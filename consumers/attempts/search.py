@@ -1,0 +1,108 @@
+"""Attempts on record: by destination, outcome, code and time, newest first, a page at a time."""
+
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from messaging import direct_get as read
+from messaging import reverse_reader as newest
+from messaging.client.connection import Connection
+from messaging.reverse_reader import Found
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.events import DeliveryAttempted, decode_result
+from schemas.ids import bucket_of
+
+PAGE: Final = 50
+
+
+class Sought(msgspec.Struct, frozen=True, kw_only=True):
+    """Which attempts to show. Every given condition must hold; the times are those at which they were stored."""
+
+    tenant: str | None = None
+    destination: str | None = None
+    delivery: str | None = None
+    outcomes: frozenset[Outcome] = frozenset()
+    codes: frozenset[Code] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def subject(self) -> str:
+        """The subjects that can hold them."""
+        bucket = bucket_of(self.delivery) if self.delivery else "*"
+        return f"oneprotect.delivery.attempted.{self.tenant or '*'}.{self.destination or '*'}.{bucket}"
+
+    def takes(self, event: DeliveryAttempted) -> bool:
+        """Whether `event`, which came from one of those subjects in that time, is one of them."""
+        result = event.data
+        return (
+            (self.delivery is None or result.delivery == self.delivery)
+            and (not self.outcomes or result.outcome in self.outcomes)
+            and (not self.codes or result.code in self.codes)
+        )
+
+
+class Recorded(msgspec.Struct, frozen=True, gc=False):
+    """An attempt's result, and its place in the stream."""
+
+    event: DeliveryAttempted
+    sequence: int
+
+
+async def page(
+    connection: Connection,
+    sought: Sought,
+    *,
+    limit: int = PAGE,
+    before: int | None = None,
+    examine: int = newest.EXAMINED,
+) -> Found[Recorded]:
+    """The newest that fit, of those before stream sequence `before`; see `Found` for how to go on.
+
+    However many are on record and however few fit, about `examine` of them are read. Raises `JetStreamError`.
+    """
+    return await newest.look(
+        connection,
+        subjects.ATTEMPTS.name,
+        sought.subject,
+        _taking(sought),
+        limit=limit,
+        before=before,
+        since=sought.since,
+        until=sought.until,
+        examine=examine,
+    )
+
+
+async def all_newest(connection: Connection, sought: Sought, *, limit: int) -> list[Recorded]:
+    """The newest `limit` that fit, however long it takes, newest first. Raises `JetStreamError`."""
+    return await newest.newest(
+        connection,
+        subjects.ATTEMPTS.name,
+        sought.subject,
+        _taking(sought),
+        limit=limit,
+        since=sought.since,
+        until=sought.until,
+    )
+
+
+def _taking(sought: Sought) -> newest.Take[Recorded]:
+    takes = sought.takes
+    # A code or an id stands in the document as it is, so most of what does not fit need not be decoded.
+    marks = [f'"{code.value}"'.encode() for code in sought.codes] or (
+        [f'"{sought.delivery}"'.encode()] if sought.delivery else []
+    )
+
+    def take(record: read.Record) -> Recorded | None:
+        if marks and not any(mark in record.data for mark in marks):
+            return None
+        try:
+            event = decode_result(record.data)
+        except msgspec.DecodeError:  # recorded by another version of this program
+            return None
+        return Recorded(event, record.sequence) if takes(event) else None
+
+    return take

@@ -1,0 +1,259 @@
+"""Credentials, checked by those who can: a consumer resolves the Secret, says how it is, and lets what waited go on.
+
+A credential is checked when it changes, when somebody asks, when a delivery saw something else than its status says,
+and every few minutes. The status is kept in a bucket with its revision, so of several consumers that find the same
+change, one tells it.
+"""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+import msgspec
+import structlog
+
+from consumers.destinations.directory import Directory
+from consumers.retries.reschedule import Resumption
+from messaging.audit_events import tell
+from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
+from messaging.kv import Bucket, Entry
+from messaging.publisher import Publisher
+from provider.cache.provider import CachedSecretProvider
+from provider.errors import SecretError, SecretRefInvalid
+from provider.secret_ref import SecretRef
+from schemas.codes import Code, CredentialStatus
+from schemas.configuration import Credential, CredentialState, Rollover
+from schemas.events import CredentialStatusChanged, CredentialStatusData
+
+SOURCE: Final = "/oneprotect/consumer"
+INTERVAL_S: Final = 300.0
+"""How old the word on a credential that works may become."""
+INTERVAL_BROKEN_S: Final = 15.0
+"""The same for one that doesn't: somebody is probably mending it right now."""
+ROUND_S: Final = 5.0
+
+STATUS_OF: Final = {
+    Code.SECRET_REF_INVALID: CredentialStatus.MALFORMED,
+    Code.SECRET_REF_FORBIDDEN: CredentialStatus.MISMATCH,
+    Code.SECRET_MISMATCH: CredentialStatus.MISMATCH,
+    Code.SECRET_NOT_FOUND: CredentialStatus.MISSING,
+    Code.SECRET_MALFORMED: CredentialStatus.MALFORMED,
+    Code.SECRET_DENIED: CredentialStatus.DENIED,
+    Code.SECRET_UNAVAILABLE: CredentialStatus.UNAVAILABLE,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class SecretWatch(Protocol):
+    """Wants to know how deliveries fared with their secrets."""
+
+    def noticed(self, credential: str, code: Code | None) -> None:
+        """A delivery resolved the secret of `<tenant>.<id>` (None), or could not and why. Must be cheap."""
+        ...
+
+
+class CredentialChecks:
+    """Checks credentials and keeps their status. `provider_name` is what the status says of where secrets come from."""
+
+    def __init__(
+        self,
+        *,
+        directory: Directory,
+        credentials: Bucket,
+        statuses: Bucket,
+        provider: CachedSecretProvider,
+        provider_name: str,
+        publisher: Publisher,
+        resumption: Resumption,
+        secret_namespace: str | None,
+        spread: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._directory = directory
+        self._credentials = credentials
+        self._statuses = statuses
+        self._provider = provider
+        self._provider_name = provider_name
+        self._publisher = publisher
+        self._resumption = resumption
+        self._secret_namespace = secret_namespace
+        self._spread = spread
+        self._known: dict[str, CredentialState] = {}
+        self._due: dict[str, float] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Check what is due, until `stop` is set."""
+        await self._statuses.on_change(self._learn)
+        self._directory.on_credential(self._changed)
+        while not stop.is_set():
+            try:
+                await self._round()
+            except JetStreamError as error:
+                _log.warning("credentials.unchecked", error=str(error))
+            self._wake.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_first(stop, self._wake), ROUND_S)
+
+    def count(self) -> Counter[CredentialStatus]:
+        """How many credentials have each status, as far as this consumer knows."""
+        return Counter(state.status for state in self._known.values())
+
+    def noticed(self, credential: str, code: Code | None) -> None:
+        """See `SecretWatch`: what a delivery saw is news if the status says otherwise."""
+        state = self._known.get(credential)
+        seen = CredentialStatus.CONFIGURED if code is None else STATUS_OF.get(code)
+        if state is None or seen is not state.status:
+            self._ask(credential)
+
+    def _ask(self, key: str) -> None:
+        self._due[key] = 0.0
+        self._wake.set()
+
+    def _changed(self, key: str, old: Credential | None, new: Credential | None) -> None:
+        for credential in (old, new):
+            self._evict(credential)
+        if new is None:
+            self._known.pop(key, None)
+            self._due.pop(key, None)
+        elif old != new:
+            self._ask(key)
+
+    async def forget(self, tenant: str | None, credential: str | None) -> int:
+        """Evict the Secrets of one credential, or of all of a tenant's. Returns how many Secrets that were."""
+        entries = await self._credentials.list(f"{tenant or '*'}.{credential or '*'}")
+        found = [_decoded(entry) for entry in entries]
+        return sum(self._evict(one) for one in found)
+
+    def _evict(self, credential: Credential | None) -> bool:
+        if credential is None:
+            return False
+        with contextlib.suppress(SecretRefInvalid):
+            ref = SecretRef.parse(credential.secret_ref, central_namespace=self._secret_namespace)
+            self._provider.evict(ref.namespace, ref.name)
+            return True
+        return False
+
+    async def check(self, tenant: str, credential: str, *, fresh: bool = False) -> CredentialState | None:
+        """Resolve the credential's Secret, keep what was found, and return it; None without such a credential."""
+        key = f"{tenant}.{credential}"
+        found = await self._directory.credential(tenant, credential)
+        if found is None:
+            return None
+        if fresh:
+            self._evict(found)
+        state = await self._examine(tenant, found)
+        await self._keep(key, state)
+        return state
+
+    async def _examine(self, tenant: str, credential: Credential) -> CredentialState:
+        now = datetime.now(UTC)
+        try:
+            ref = SecretRef.parse(credential.secret_ref, central_namespace=self._secret_namespace)
+            secret = await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
+        except SecretError as error:
+            status = STATUS_OF[error.code]
+            return CredentialState(status=status, provider=self._provider_name, checked_at=now)
+        rollover = secret.rollover(now)
+        return CredentialState(
+            status=CredentialStatus.CONFIGURED,
+            provider=self._provider_name,
+            checked_at=now,
+            version=secret.version,
+            rollover=Rollover(
+                active=rollover.active, expires_at=rollover.expires_at, misconfigured=rollover.misconfigured
+            ),
+        )
+
+    async def _keep(self, key: str, state: CredentialState) -> None:
+        entry = await self._statuses.find(key)
+        before = _state(entry.value)
+        if _is_same(before, state) and not self._is_old(before):
+            self._known[key] = before
+            return
+        try:
+            revision = await self._statuses.put(key, msgspec.json.encode(state), revision=entry.revision)
+        except Refused as error:
+            if error.err_code != WRONG_LAST_SEQUENCE:
+                raise
+            return  # another consumer has just said what it found
+        self._known[key] = state
+        if before.status is not state.status:
+            await self._tell(key, before.status, state.status, revision)
+
+    async def _tell(self, key: str, before: CredentialStatus, after: CredentialStatus, revision: int) -> None:
+        tenant, _, credential = key.partition(".")
+        _log.info("credential.status", tenant=tenant, credential=credential, status=after.value, before=before.value)
+        event = CredentialStatusChanged(
+            specversion="1.0",
+            id=f"{key}.{revision}",
+            source=SOURCE,
+            time=datetime.now(UTC),
+            tenant=tenant,
+            data=CredentialStatusData(credential=credential, status=after, previous_status=before),
+        )
+        await tell(self._publisher, "credential.status_changed", credential, event)
+        if after is CredentialStatus.CONFIGURED:
+            resumed = await self._resumption.resume(tenant, credential)
+            _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
+
+    async def _round(self) -> None:
+        """Check every credential whose time has come."""
+        for entry in await self._credentials.list():
+            self._due.setdefault(entry.key, 0.0)
+        now = time.monotonic()
+        for key in [key for key, at in self._due.items() if at <= now]:
+            tenant, _, credential = key.partition(".")
+            state = await self.check(tenant, credential)
+            if state is None:
+                self._due.pop(key, None)
+                self._known.pop(key, None)
+            else:
+                self._due[key] = time.monotonic() + self._interval_s(state) * self._spread(0.8, 1.2)
+
+    async def _learn(self, entry: Entry) -> None:
+        """What another consumer has found counts as if this one had."""
+        state, before = _state(entry.value), self._known.get(entry.key, CredentialState())
+        self._known[entry.key] = state
+        if state.status is CredentialStatus.CONFIGURED and before.status is not state.status:
+            # What waited for it goes on now, perhaps here, where the refusal may still be remembered.
+            self._evict(await self._directory.credential(*entry.key.split(".")))
+        if state.checked_at is not None:
+            self._due[entry.key] = time.monotonic() + self._interval_s(state) * self._spread(1.0, 1.2)
+
+    def _interval_s(self, state: CredentialState) -> float:
+        return INTERVAL_S if state.status is CredentialStatus.CONFIGURED else INTERVAL_BROKEN_S
+
+    def _is_old(self, state: CredentialState) -> bool:
+        age_s = (datetime.now(UTC) - state.checked_at).total_seconds() if state.checked_at else float("inf")
+        return age_s >= 0.5 * self._interval_s(state)
+
+
+def _is_same(one: CredentialState, other: CredentialState) -> bool:
+    return msgspec.structs.replace(one, checked_at=None) == msgspec.structs.replace(other, checked_at=None)
+
+
+def _state(value: bytes | None) -> CredentialState:
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(value or b"{}", type=CredentialState)
+    return CredentialState()
+
+
+def _decoded(entry: Entry) -> Credential | None:
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(entry.value or b"", type=Credential)
+    return None
+
+
+async def _first(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()

@@ -1,0 +1,60 @@
+"""What operators ask of running consumers, over core NATS: forget secrets (all consumers), check a credential (one)."""
+
+import msgspec
+import structlog
+
+from consumers.credentials.checker import CredentialChecks
+from messaging.client.connection import Connection, Incoming
+from messaging.client.errors import JetStreamError
+from provider.cache.provider import CachedSecretProvider
+from schemas import subjects
+from schemas.control_messages import Check, Refresh, Refreshed
+
+_GROUP = "consumers"
+_log = structlog.get_logger(__name__)
+
+
+class Control:
+    """Hears and answers. What can't be understood is logged and not answered."""
+
+    def __init__(
+        self, connection: Connection, checks: CredentialChecks, provider: CachedSecretProvider, worker: str
+    ) -> None:
+        self._connection = connection
+        self._checks = checks
+        self._provider = provider
+        self._worker = worker
+
+    async def start(self) -> None:
+        """Hear from now on."""
+        await self._connection.subscribe(subjects.REFRESH, self._refresh)
+        await self._connection.subscribe(subjects.CHECK, self._check, group=_GROUP)
+
+    async def _refresh(self, incoming: Incoming) -> None:
+        try:
+            asked = msgspec.json.decode(incoming.data, type=Refresh)
+            forgotten = await self._forget(asked)
+        except (msgspec.DecodeError, JetStreamError) as error:
+            _log.warning("control.failed", subject=incoming.subject, error=type(error).__name__)
+            return
+        _log.info("secrets.refreshed", tenant=asked.tenant, credential=asked.credential, forgotten=forgotten)
+        await self._answer(incoming, Refreshed(worker=self._worker, forgotten=forgotten))
+
+    async def _forget(self, asked: Refresh) -> int | None:
+        if asked.tenant is None:
+            self._provider.evict_all()
+            return None
+        return await self._checks.forget(asked.tenant, asked.credential)
+
+    async def _check(self, incoming: Incoming) -> None:
+        try:
+            asked = msgspec.json.decode(incoming.data, type=Check)
+            state = await self._checks.check(asked.tenant, asked.credential, fresh=True)
+        except (msgspec.DecodeError, JetStreamError) as error:
+            _log.warning("control.failed", subject=incoming.subject, error=type(error).__name__)
+            return
+        await self._answer(incoming, state)
+
+    async def _answer(self, incoming: Incoming, answer: object) -> None:
+        if incoming.reply:
+            await self._connection.publish(incoming.reply, msgspec.json.encode(answer))

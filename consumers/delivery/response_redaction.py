@@ -1,0 +1,94 @@
+"""A receiver's response as operators may see it: its beginning, without anything that we sent as a credential.
+
+A receiver that is being mended echoes whatever it got, in whatever form, and may know the secret itself. So the text is
+first decoded as far as anybody would read it; then the values that we know are masked, whole or in pieces; then what
+looks like a secret, which includes text in lines, groups or numbers. Rather too much than too little.
+"""
+
+import html
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+from urllib.parse import unquote, urlsplit
+
+from telemetry.redaction import MASK, scrub
+
+SHOWN_CHARACTERS: Final = 1024
+
+_DEEPEST: Final = 3
+_PIECE: Final = 8
+"""So many characters in a row of a value that we know are masked."""
+_SHORTEST: Final = 4
+"""A value shorter than this is no secret, and would mask half the text."""
+_ESCAPES: Final = re.compile(r"""\\(?:u(?P<u>[0-9A-Fa-f]{4})|x(?P<x>[0-9A-Fa-f]{2})|(?P<plain>[/\\"'nrt]))""")
+_CONTROL: Final = {"n": "\n", "r": "\n", "t": "\t"}
+_GROUPED: Final = re.compile(r"(?:[0-9A-Fa-f]{2}[ :,\-]\s?){11,}[0-9A-Fa-f]{2}|(?:[0-9]{1,3},\s?){11,}[0-9]{1,3}")
+_IN_LINES: Final = re.compile(r"[A-Za-z0-9+/=_-]{4,}(?:\s*\n\s*[A-Za-z0-9+/=_-]{4,})+")
+_MIXED: Final = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))
+
+
+def shown(body: bytes, *, known: Iterable[str]) -> str:
+    """The beginning of `body` with `known` values, and what looks like a secret, masked."""
+    text = _mask_known(_decoded(body.decode(errors="replace")), {value for value in known if len(value) >= _SHORTEST})
+    text = _IN_LINES.sub(_masked_if_mixed, _GROUPED.sub(MASK, text))
+    return scrub(text)[:SHOWN_CHARACTERS]
+
+
+def parts_of_url(url: str) -> Iterator[str]:
+    """What a URL may hold as a credential: user, long parts of the path, and what is in the query."""
+    parts = urlsplit(url)
+    for part in (parts.username, parts.password, parts.path, parts.query, parts.fragment):
+        yield part or ""
+        yield unquote(part or "")
+    yield from (unquote(part) for part in parts.path.split("/") if len(part) >= _PIECE)
+    for pair in parts.query.split("&"):
+        yield unquote(pair.partition("=")[2].replace("+", " "))
+
+
+def parts_of_header(value: str) -> Iterator[str]:
+    """A header's value and its words, such as what stands behind `Bearer`."""
+    yield value
+    yield from (word for word in value.split() if len(word) >= _PIECE)
+
+
+def _decoded(text: str) -> str:
+    for _ in range(_DEEPEST):
+        once = unquote(html.unescape(_ESCAPES.sub(_unescaped, text)), errors="replace")
+        if once == text:
+            break
+        text = once
+    return text
+
+
+def _unescaped(found: re.Match[str]) -> str:
+    code = found["u"] or found["x"]
+    return chr(int(code, 16)) if code else _CONTROL.get(found["plain"], found["plain"])
+
+
+def _mask_known(text: str, known: set[str]) -> str:
+    """Mask each value where it stands whole, and each piece of one that is long enough to be no accident."""
+    hidden = bytearray(len(text))
+    for value in known:
+        size = min(len(value), _PIECE)
+        for start in range(len(value) - size + 1):
+            piece = value[start : start + size]
+            at = text.find(piece)
+            while at >= 0:
+                hidden[at : at + size] = b"\1" * size
+                at = text.find(piece, at + 1)
+    return "".join(_with_masks(text, hidden))
+
+
+def _with_masks(text: str, hidden: bytearray) -> Iterator[str]:
+    for is_hidden, run in _runs(hidden):
+        yield MASK if is_hidden else text[run]
+
+
+def _runs(hidden: bytearray) -> Iterator[tuple[int, slice]]:
+    for found in re.finditer(rb"\x00+|\x01+", hidden):
+        yield hidden[found.start()], slice(*found.span())
+
+
+def _masked_if_mixed(found: re.Match[str]) -> str:
+    joined = re.sub(r"\s", "", found[0])
+    return MASK if len(joined) >= 32 and all(kind.search(joined) for kind in _MIXED) else found[0]

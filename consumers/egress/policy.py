@@ -1,0 +1,290 @@
+"""The egress guard: where deliveries may go. One policy, enforced three times.
+
+1. `EgressPolicy.check_url`, when a destination is written and again before each attempt;
+2. `EgressPolicy.guard_answers`, on every answer of the name service: one denied address refuses the name;
+3. `EgressPolicy.guard_address`, on the address that is about to be connected to. It holds for addresses written in a
+   URL, which no resolver ever sees, and for a name that means one thing when checked and another when used.
+
+What is checked is what is connected to: the sender takes scheme, host, port and path from the `Target` that came of the
+check, and nobody parses the URL a second time.
+
+Whatever cannot be understood is blocked. An error's text names the rule and repeats nothing of the URL: its path and
+query often are credentials of their own, and people put passwords in front of hosts.
+"""
+
+import re
+import socket
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Final
+
+from msgspec import Struct
+
+from consumers.egress.blocked_ranges import NAT64, IPAddress, denied_range, unmapped
+
+MAX_URL_LENGTH: Final = 2048
+MAX_HOST_LENGTH: Final = 253
+TARGETS_KEPT: Final = 4096
+
+INTERNAL_DOMAINS: Final = (
+    "example",
+    "home.arpa",
+    "internal",
+    "invalid",
+    "local",
+    "localhost",
+    "onion",
+    "svc",
+    "test",
+)
+"""Domains that lead inside a network, a cluster (`cluster.local`) or nowhere: RFC 6761, 6762, 7686, 8375, 9476."""
+
+PortRange = tuple[int, int]
+"""The first and the last port of a range, both in it."""
+AddrInfo = tuple[int, int, int, str, tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes]]
+"""What `socket.getaddrinfo` answers with: family, type, protocol, canonical name, socket address."""
+
+_DEFAULT_PORTS: Final = {"https": 443, "http": 80}
+_UNFIT = re.compile(r"[\x00-\x20\x7f\\]")
+_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>[^#]*)(?P<fragment>#.*)?")
+_AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::(?P<port>[0-9]{1,5}))?")
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
+_PORTS = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
+
+
+class Rule(StrEnum):
+    """What a blocked destination has broken; the value is the sentence for whoever wrote it."""
+
+    ADDRESS = "its address is in a blocked range"
+    CHARACTERS = "a URL is ASCII, with neither blanks, control characters nor backslashes"
+    FORM = "it is no absolute URL with a host"
+    FRAGMENT = "a URL to deliver to has no fragment"
+    HOST = "its host is neither a plainly written address nor a host name"
+    INTERNAL_NAME = "its host name is one for internal use"
+    LENGTH = f"a URL has at most {MAX_URL_LENGTH} characters"
+    PORT = "its port is not one of the allowed ports"
+    RESOLVED = "its host name has an address in a blocked range"
+    SCHEME = "its scheme is not allowed"
+    USER_INFO = "a URL carries no user name or password"
+
+
+class EgressBlocked(ValueError):
+    """A delivery must not go there. Its text names the rule, and nothing of where it would have gone."""
+
+    def __init__(self, rule: Rule, detail: str = "") -> None:
+        super().__init__(f"blocked destination: {rule.value}" + (f" ({detail})" if detail else ""))
+        self.rule = rule
+
+
+class ConnectionBlocked(EgressBlocked, OSError):
+    """The same, found on the way to a connection: there an `OSError` is how a connection fails."""
+
+
+class Target(Struct, frozen=True):
+    """A URL that passed, normalised, and what to make of it. `host` may be reported."""
+
+    scheme: str
+    host: str
+    port: int
+    url: str
+    head: bytes
+    """How a request to it begins: request line, `host`, and that its answer is to come as it is."""
+    address: AddrInfo | None
+    """Where to connect to if `host` is an address; a name has to be resolved."""
+
+    def __repr__(self) -> str:
+        return f"Target({self.scheme}://{self.host}:{self.port})"
+
+
+class EgressPolicy:
+    """Which URLs and addresses deliveries may go to. Immutable.
+
+    `allow_cidrs`: exceptions to the denied ranges. `ports`: single ones, and ranges as (first, last). `localhost` as a
+    host name is allowed only while an exception holds a loopback address. An exception for `64:ff9b::/96`, for clusters
+    with DNS64, still has the IPv4 address inside checked. Raises `ValueError` for what is no network or no port.
+    """
+
+    __slots__ = ("_check", "_exceptions", "_ports", "_schemes")
+
+    def __init__(
+        self,
+        *,
+        allow_cidrs: Iterable[str | IPv4Network | IPv6Network] = (),
+        allow_http: bool = False,
+        ports: Iterable[int | PortRange] = (443,),
+    ) -> None:
+        self._exceptions = tuple(ip_network(cidr) for cidr in allow_cidrs)
+        self._ports = tuple(_port_range(*((port, port) if isinstance(port, int) else port)) for port in ports)
+        self._schemes = frozenset(_DEFAULT_PORTS) if allow_http else frozenset({"https"})
+        self._check = lru_cache(maxsize=TARGETS_KEPT)(self._checked)
+
+    def check_url(self, url: str) -> Target:
+        """Return where `url` leads, from memory if it was asked lately. Raises `EgressBlocked`."""
+        return self._check(url)
+
+    def allows(self, address: str | IPAddress) -> bool:
+        """Whether a connection may go to `address`. What is no address, or has a scope id, is denied."""
+        return self._denial(address) is None
+
+    def guard_address(self, addr_info: AddrInfo) -> None:
+        """Raise `ConnectionBlocked` unless a connection may go to `addr_info`."""
+        if self._denies_socket_address(addr_info[4]):
+            raise ConnectionBlocked(Rule.ADDRESS)
+
+    def guard_socket(self, addr_info: AddrInfo) -> socket.socket:
+        """Make the socket for a connection to `addr_info`, whose address is final. Raises `ConnectionBlocked`."""
+        self.guard_address(addr_info)
+        return socket.socket(*addr_info[:3])
+
+    def guard_answers(self, host: str, answers: Sequence[AddrInfo]) -> list[AddrInfo]:
+        """Return the answers for a host name if all of them are allowed. Raises `ConnectionBlocked`.
+
+        The machine's own name is the exception: `localhost` is often both 127.0.0.1 and ::1 where only one is allowed.
+        """
+        allowed = [answer for answer in answers if not self._denies_socket_address(answer[4])]
+        if len(allowed) < len(answers) and not (host == "localhost" and allowed):
+            raise ConnectionBlocked(Rule.RESOLVED)
+        return allowed
+
+    def _checked(self, text: str) -> Target:
+        scheme, authority, rest = _split(text)
+        if scheme not in self._schemes:
+            raise EgressBlocked(Rule.SCHEME)
+        host, port = _host_and_port(authority, _DEFAULT_PORTS[scheme])
+        if isinstance(host, str):
+            self._check_name(host)
+        elif denial := self._denial(host):
+            raise EgressBlocked(Rule.ADDRESS, denial)
+        if not any(first <= port <= last for first, last in self._ports):
+            raise EgressBlocked(Rule.PORT)
+        return _target(scheme, host, port, rest)
+
+    def _check_name(self, name: str) -> None:
+        if name == "localhost" and (self.allows("127.0.0.1") or self.allows("::1")):
+            return
+        if "." not in name or any(f".{name}".endswith(f".{domain}") for domain in INTERNAL_DOMAINS):
+            raise EgressBlocked(Rule.INTERNAL_NAME)
+
+    def _denies_socket_address(self, address: tuple[str | int | bytes, ...]) -> bool:
+        host = address[0]
+        scoped = len(address) == 4 and bool(address[3])
+        return scoped or not isinstance(host, str) or not self.allows(host)
+
+    def _denial(self, address: str | IPAddress) -> str | None:
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return "no address"
+        if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
+            return "with a scope id"
+        parsed = unmapped(parsed)
+        denied = denied_range(parsed)
+        if denied is None:
+            return None
+        if not any(parsed in network for network in self._exceptions):
+            return str(denied)
+        return self._denial(IPv4Address(int(parsed) & 0xFFFFFFFF)) if parsed in NAT64 else None
+
+
+def parse_ports(text: str) -> tuple[PortRange, ...]:
+    """Parse a setting such as `443,8443,1024-65535`. Raises `ValueError`, also for none at all."""
+    found = [_PORTS.fullmatch(part.strip()) for part in text.split(",")]
+    return tuple(_port_range(int(port["first"]), int(port["last"] or port["first"])) for port in map(_required, found))
+
+
+def _required(found: re.Match[str] | None) -> re.Match[str]:
+    if found is None:
+        raise ValueError("ports are written like 443,8443,1024-65535")
+    return found
+
+
+def _port_range(first: int, last: int) -> PortRange:
+    if not 1 <= first <= last <= 65535:
+        raise ValueError("ports are from 1 to 65535, and a range goes from its lower to its higher one")
+    return first, last
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """Scheme in lower case, authority, and all that follows it."""
+    if len(text) > MAX_URL_LENGTH:
+        raise EgressBlocked(Rule.LENGTH)
+    if _UNFIT.search(text):
+        raise EgressBlocked(Rule.CHARACTERS)
+    found = _URL.fullmatch(text)
+    if not found or not found["authority"]:
+        raise EgressBlocked(Rule.FORM)
+    if "@" in found["authority"]:
+        raise EgressBlocked(Rule.USER_INFO)
+    if found["fragment"] is not None:
+        raise EgressBlocked(Rule.FRAGMENT)
+    if not found["rest"].isascii():
+        raise EgressBlocked(Rule.CHARACTERS)
+    return found["scheme"].lower(), found["authority"], found["rest"]
+
+
+def _host_and_port(authority: str, default_port: int) -> tuple[str | IPAddress, int]:
+    found = _AUTHORITY.fullmatch(authority)
+    if not found:
+        raise EgressBlocked(Rule.HOST)
+    host = _ipv6(found["host"][1:-1]) if found["host"].startswith("[") else _name_or_ipv4(found["host"])
+    return host, int(found["port"]) if found["port"] else default_port
+
+
+def _ipv6(text: str) -> IPAddress:
+    try:
+        return unmapped(IPv6Address(text))
+    except ValueError:
+        pass
+    raise EgressBlocked(Rule.HOST)
+
+
+def _name_or_ipv4(text: str) -> str | IPv4Address:
+    """The host name in ASCII, lower case and without a last dot, or the IPv4 address if it is written in four decimals.
+
+    A host that ends in a number is an address to whoever connects, in any of its historical forms (WHATWG URL, section
+    3.5); all but the plain one, and digits that are not ASCII's, are only ever written to get past a check.
+    """
+    name = text.lower() if text.isascii() else _idna(text)
+    try:
+        if _NUMBER.fullmatch(name) and text.isascii():
+            return IPv4Address(name)
+    except ValueError:
+        pass
+    name, dotted = name.removesuffix("."), name
+    if _NUMBER.fullmatch(name) or not _NAME.fullmatch(dotted) or len(name) > MAX_HOST_LENGTH:
+        raise EgressBlocked(Rule.HOST)
+    return name
+
+
+def _idna(text: str) -> str:
+    """The name in ASCII (UTS 46, IDNA 2008). A character that would vanish on the way is refused: it only deceives."""
+    import idna
+
+    try:
+        if all(idna.uts46_remap(character, std3_rules=False) for character in text):
+            return idna.encode(text, uts46=True).decode("ascii")
+    except UnicodeError:
+        pass
+    raise EgressBlocked(Rule.HOST)
+
+
+def _target(scheme: str, host: str | IPAddress, port: int, rest: str) -> Target:
+    """Put the parts together."""
+    written = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
+    authority = written if port == _DEFAULT_PORTS[scheme] else f"{written}:{port}"
+    path = rest if rest.startswith("/") else f"/{rest}"
+    url = f"{scheme}://{authority}{path}"
+    if len(url) > MAX_URL_LENGTH:
+        raise EgressBlocked(Rule.LENGTH)
+    head = f"POST {path} HTTP/1.1\r\nhost: {authority}\r\naccept-encoding: identity\r\n".encode("ascii")
+    return Target(scheme, str(host), port, url, head, None if isinstance(host, str) else _addr_info(host, port))
+
+
+def _addr_info(address: IPAddress, port: int) -> AddrInfo:
+    if isinstance(address, IPv4Address):
+        return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port))
+    return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (str(address), port, 0, 0))

@@ -1,0 +1,244 @@
+"""The way out: one POST to one destination, whose every ending is a value.
+
+The status line decides. Once it has come, nothing that happens to the body changes the outcome, because a receiver that
+has answered must not get the same POST again: the body is read as far as it helps to use the connection again, and a
+connection that is not done with its answer is closed. For the same reason a request is never sent twice from here.
+
+`http1` reads and writes, `pool` keeps connections, `connecting` opens them and `resolving` finds out where to.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+from msgspec import Struct
+
+from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, Target
+from consumers.http_client.connection import Connection, Place
+from consumers.http_client.connector import Connector
+from consumers.http_client.dialer import Proxy
+from consumers.http_client.errors import SendingFailed
+from consumers.http_client.pool import KEEP_ALIVE_S, MAX_IDLE, Pool
+from consumers.http_client.resolver import AddressBook, GuardedResolver, Resolver
+from consumers.http_client.response import Reply
+from schemas.codes import Code
+
+_HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
+
+_log = structlog.get_logger(__name__)
+
+
+class Way(Struct):
+    """Where deliveries to a destination go, and how their requests begin: the same for each of them."""
+
+    target: Target
+    head: bytes
+    places: tuple[Place, ...] = ()
+    """Those of the addresses that the target is known to have."""
+    until: float = 0.0
+    """When, in the loop's time, they have to be looked up again: never for a target that is an address."""
+
+
+class Sender(Protocol):
+    """Sends a body to a URL. Expected failures are replies; only cancellation is raised."""
+
+    async def send(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
+    ) -> Reply:
+        """POST `body` as it is, with `headers`. Resolving, connecting, writing and reading share the `timeout_s`."""
+        ...
+
+    def way(self, url: str, headers: Mapping[str, str]) -> Way | None:
+        """What can be prepared of deliveries to `url` with these headers; None if none may be sent."""
+        ...
+
+    def begin(
+        self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
+    ) -> Callable[[], None] | None:
+        """`send` without a coroutine, on a connection that is free; None, and nothing is done, if there is none.
+
+        `lines`: further headers, each with its line end. `on_reply` is called once, unless what is returned is.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        ...
+
+
+class HttpSender:
+    """Sends over HTTP/1.1 to where the policy allows. Build it inside a running event loop.
+
+    `ca_file`: certificates to trust beside the system's. `max_idle`: connections kept for later, each for
+    `keep_alive_s`; how many are in use is up to the caller. `resolver`: another source of addresses; the policy still
+    checks each one before connecting. `proxy`: all connections go through it, to addresses checked here.
+    """
+
+    __slots__ = ("_addresses", "_connector", "_is_closed", "_loop", "_policy", "_pool")
+
+    def __init__(
+        self,
+        policy: EgressPolicy,
+        *,
+        ca_file: Path | None = None,
+        max_idle: int = MAX_IDLE,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        resolver: Resolver | None = None,
+        proxy: Proxy | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._policy = policy
+        self._pool = Pool(max_idle=max_idle, keep_alive_s=keep_alive_s)
+        self._addresses = AddressBook(resolver or GuardedResolver(policy))
+        self._connector = Connector(policy, self._pool, ca_file=ca_file, proxy=proxy)
+        self._is_closed = False
+
+    async def send(
+        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
+    ) -> Reply:
+        """See `Sender.send`. No redirect is followed, no cookie kept, no body decompressed."""
+        now = self._loop.time()
+        exchange = _Exchange(self._loop, now + timeout_s, capture=capture)
+        try:
+            target = self._policy.check_url(url)
+            exchange.request = _request(target, headers, body)
+            connection = self._at_hand(target, now)
+            if connection is not None:
+                exchange.begin(connection)
+            else:
+                await self._through_another(target, exchange)
+            return await exchange.ended
+        except Exception as error:  # noqa: BLE001  the edge: none may leave this file, as its text may quote anything
+            return Reply(_code_of(error))
+        finally:
+            exchange.let_go()
+
+    def way(self, url: str, headers: Mapping[str, str]) -> Way | None:
+        """See `Sender.way`."""
+        try:
+            target = self._policy.check_url(url)
+            head = target.head + _lines(headers)
+        except (EgressBlocked, SendingFailed):
+            return None
+        if target.address is not None:
+            return Way(target, head, (_place(target, target.address),), inf)
+        return Way(target, head)
+
+    def begin(
+        self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
+    ) -> Callable[[], None] | None:
+        """See `Sender.begin`."""
+        now = self._loop.time()
+        if now >= way.until:
+            self._look_up(way, now)
+        for place in way.places:
+            connection = self._pool.take(place, now)
+            if connection is not None:
+                request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
+                connection.begin(request, now + timeout_s, on_reply, capture=capture)
+                return connection.drop
+        return None
+
+    def _look_up(self, way: Way, now: float) -> None:
+        target = way.target
+        known = self._addresses.known((target.host, target.port), now)
+        if known is None or isinstance(known.answer, Code):
+            way.places, way.until = (), 0.0
+        else:
+            way.places, way.until = tuple([_place(target, address) for address in known.answer]), known.until
+
+    def _at_hand(self, target: Target, now: float) -> Connection | None:
+        """A free connection to an address that `target` is known to have."""
+        if target.address is not None:
+            return self._free(target, (target.address,), now)
+        known = self._addresses.known((target.host, target.port), now)
+        return None if known is None or isinstance(known.answer, Code) else self._free(target, known.answer, now)
+
+    def _free(self, target: Target, addresses: Sequence[AddrInfo], now: float) -> Connection | None:
+        for address in addresses:
+            if (connection := self._pool.take(_place(target, address), now)) is not None:
+                return connection
+        return None
+
+    async def _through_another(self, target: Target, exchange: "_Exchange") -> None:
+        """Begin on a new connection, or on one that has become free while the name was resolved."""
+        if self._is_closed:
+            raise SendingFailed(Code.INTERNAL)
+        async with asyncio.timeout_at(exchange.deadline):
+            addresses: Sequence[AddrInfo] = (
+                await self._addresses.find((target.host, target.port)) if target.address is None else (target.address,)
+            )
+            connection = self._free(target, addresses, self._loop.time())
+            if connection is not None:
+                exchange.begin(connection)
+            else:
+                await self._connector.open(target, addresses, exchange.begin)
+
+    async def aclose(self) -> None:
+        """Close all connections. What is still being sent ends as `net.reset`."""
+        self._is_closed = True
+        self._pool.close()
+        await self._addresses.close()
+        await asyncio.sleep(0)
+
+
+class _Exchange:
+    """One request on its way."""
+
+    __slots__ = ("_capture", "_connection", "deadline", "ended", "request")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, *, capture: bool) -> None:
+        self.deadline = deadline
+        self.request = b""
+        self.ended: asyncio.Future[Reply] = loop.create_future()
+        self._capture = capture
+        self._connection: Connection | None = None
+
+    def begin(self, connection: Connection) -> None:
+        """Send the request on `connection`."""
+        self._connection = connection
+        connection.begin(self.request, self.deadline, self._end, capture=self._capture)
+
+    def let_go(self) -> None:
+        """Whatever has become of it, nobody waits for its end any more."""
+        if self._connection is not None:
+            self._connection.drop()
+
+    def _end(self, reply: Reply) -> None:
+        self._connection = None
+        if not self.ended.done():
+            self.ended.set_result(reply)
+
+
+def _place(target: Target, address: AddrInfo) -> Place:
+    return target.scheme, target.host, target.port, str(address[4][0])
+
+
+def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+    return b"%b%bcontent-length: %d\r\n\r\n%b" % (target.head, _lines(headers), len(body), body)
+
+
+def _lines(headers: Mapping[str, str]) -> bytes:
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
+    if lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
+        raise SendingFailed(Code.INTERNAL)
+    return lines
+
+
+def _code_of(error: Exception) -> Code:
+    match error:
+        case EgressBlocked():
+            return Code.NET_BLOCKED
+        case TimeoutError():
+            return Code.NET_TIMEOUT
+        case SendingFailed():
+            code = error.code
+        case _:
+            code = Code.INTERNAL
+    if code is Code.INTERNAL:
+        _log.error("sending failed", error=type(error).__qualname__)
+    return code

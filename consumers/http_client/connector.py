@@ -1,0 +1,76 @@
+"""From addresses to a connection: TCP to the first of them that answers, then TLS.
+
+The address is what the egress policy has checked, and is checked once more by whatever makes the socket. The name is
+what the certificate has to be for, and what is asked for in the handshake.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from consumers.egress.policy import AddrInfo, EgressPolicy, Target
+from consumers.http_client.connection import Connection
+from consumers.http_client.dialer import Proxy, first_of, in_turns, straight, through
+from consumers.http_client.errors import SendingFailed, connecting_code
+from consumers.http_client.pool import Pool
+from schemas.codes import Code
+
+_ATTEMPTS_HAVE_THEIR_OWN_DEADLINE_S: Final = 3600.0
+
+
+class Connector:
+    """Opens connections for `pool`. Build it inside a running event loop."""
+
+    def __init__(self, policy: EgressPolicy, pool: Pool, *, ca_file: Path | None, proxy: Proxy | None) -> None:
+        self._policy = policy
+        self._pool = pool
+        self._reach = straight(policy) if proxy is None else through(proxy, policy)
+        self._tls = _tls_context(ca_file)
+
+    async def open(self, target: Target, addresses: Sequence[AddrInfo], begin: Callable[[Connection], None]) -> None:
+        """Connect to one of `addresses`, with an exchange begun on it. Raises `SendingFailed` or `EgressBlocked`."""
+        for address in addresses:
+            self._policy.guard_address(address)
+        sock, address = await first_of(self._reach, in_turns(addresses))
+        connection = Connection((target.scheme, target.host, target.port, str(address[4][0])), sock, self._pool)
+        begin(connection)
+        self._pool.add(connection)
+        try:
+            await self._attach(connection, target, sock)
+        except BaseException:
+            sock.close()
+            connection.drop()
+            self._pool.forget(connection)
+            raise
+
+    async def _attach(self, connection: Connection, target: Target, sock: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        if target.scheme == "http":
+            await loop.create_connection(lambda: connection, sock=sock)
+            return
+        try:
+            await loop.create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=self._tls,
+                server_hostname=target.host,
+                ssl_handshake_timeout=_ATTEMPTS_HAVE_THEIR_OWN_DEADLINE_S,
+            )
+        except OSError as error:  # those of `ssl` among them
+            code = connecting_code(error, otherwise=Code.NET_TLS)
+        else:
+            return
+        raise SendingFailed(code)
+
+
+def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Verification is on and stays on."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if ca_file is not None:
+        context.load_verify_locations(cafile=ca_file)
+    return context

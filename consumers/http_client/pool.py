@@ -1,0 +1,69 @@
+"""Connections between exchanges. The one that was used last is used first, and the oldest go when room is short."""
+
+from collections import defaultdict
+from typing import Final
+
+from consumers.http_client.connection import Connection, Place
+
+MAX_IDLE: Final = 1024
+KEEP_ALIVE_S: Final = 60.0
+
+
+class Pool:
+    """Keeps connections that are free. They go when they are taken, after a minute, or when the receiver hangs up."""
+
+    __slots__ = ("_idle", "_is_closed", "_max_idle", "_open", "_order", "keep_alive_s")
+
+    def __init__(self, *, max_idle: int = MAX_IDLE, keep_alive_s: float = KEEP_ALIVE_S) -> None:
+        self.keep_alive_s = keep_alive_s
+        self._max_idle = max_idle
+        self._idle: defaultdict[Place, list[Connection]] = defaultdict(list)
+        self._order: dict[Connection, None] = {}
+        """The free ones, the one that has been so for longest first."""
+        self._open: set[Connection] = set()
+        self._is_closed = False
+
+    def add(self, connection: Connection) -> None:
+        """There is a new connection, in use."""
+        self._open.add(connection)
+
+    def take(self, place: Place, now: float) -> Connection | None:
+        """A connection to `place` that is still good, if there is one; it is the caller's until it is kept again."""
+        idle = self._idle.get(place)
+        while idle:
+            connection = idle.pop()
+            del self._order[connection]
+            if connection.is_fit(now):
+                return connection
+            connection.abort()
+        return None
+
+    def keep(self, connection: Connection) -> None:
+        """See `Keeper.keep`."""
+        self._idle[connection.place].append(connection)
+        self._order[connection] = None
+        if len(self._order) > self._max_idle or self._is_closed:
+            oldest = next(iter(self._order))
+            self._withdraw(oldest)
+            oldest.abort()
+
+    def forget(self, connection: Connection) -> None:
+        """See `Keeper.forget`."""
+        self._open.discard(connection)
+        self._withdraw(connection)
+
+    def close(self) -> None:
+        """Close all of them, those in use as well."""
+        self._is_closed = True
+        for connection in list(self._open):
+            connection.abort()
+
+    def _withdraw(self, connection: Connection) -> None:
+        idle = self._idle.get(connection.place)
+        if idle is None:
+            return
+        if connection in self._order:
+            del self._order[connection]
+            idle.remove(connection)
+        if not idle:
+            del self._idle[connection.place]

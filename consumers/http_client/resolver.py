@@ -1,0 +1,129 @@
+"""From host names to addresses that deliveries may go to, with a short memory."""
+
+import asyncio
+import socket
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Final, Protocol
+
+from msgspec import Struct
+
+from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressPolicy
+from consumers.http_client.errors import SendingFailed
+from schemas.codes import Code
+
+DNS_THREADS: Final = 32
+KNOWN_S: Final = 10.0
+"""How long a name's addresses are taken for granted."""
+FAILED_S: Final = 1.0
+"""How long a name that could not be resolved, or may not be, is not asked for again."""
+MAX_KNOWN: Final = 4096
+
+
+class Resolver(Protocol):
+    """A source of addresses. Whoever connects checks each of them again."""
+
+    async def resolve(self, host: str, port: int) -> Sequence[AddrInfo]:
+        """All addresses of `host`, the preferred ones first. Raises `ConnectionBlocked` or `OSError`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of what it uses."""
+        ...
+
+
+class GuardedResolver:
+    """Resolves host names, and refuses one as a whole if any of its addresses is denied.
+
+    A name is asked for as fully qualified, with a dot at its end, so that a cluster's search domains never complete it.
+    It has threads of its own: the loop's few would let the names of one dead name server hold up everybody's.
+    """
+
+    def __init__(
+        self, policy: EgressPolicy, *, getaddrinfo: Callable[..., Sequence[AddrInfo]] = socket.getaddrinfo
+    ) -> None:
+        self._policy = policy
+        self._getaddrinfo = getaddrinfo
+        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="resolver")
+
+    async def resolve(self, host: str, port: int) -> list[AddrInfo]:
+        """Return all addresses of `host`. Raises `ConnectionBlocked`, or an `OSError` if the name has none."""
+        name = host if host == "localhost" else f"{host}."
+        flags = socket.AI_ADDRCONFIG
+        ask = partial(self._getaddrinfo, name, port, socket.AF_UNSPEC, socket.SOCK_STREAM, flags=flags)
+        answers = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        if not answers:
+            raise socket.gaierror(socket.EAI_NONAME)
+        return self._policy.guard_answers(host, answers)
+
+    async def close(self) -> None:
+        """Let the threads end. One that waits for a name server is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+Name = tuple[str, int]
+"""A host name, and the port that its addresses are wanted with."""
+
+
+class Known(Struct, frozen=True):
+    """A name's addresses, or why there are none, and until when of the loop's time that is taken for granted."""
+
+    answer: tuple[AddrInfo, ...] | Code
+    until: float
+
+
+class AddressBook:
+    """Remembers what `resolver` said. A name is asked for once at a time, however many wait for it."""
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._loop = asyncio.get_running_loop()
+        self._known: OrderedDict[Name, Known] = OrderedDict()
+        self._asking: dict[Name, asyncio.Task[tuple[AddrInfo, ...] | Code]] = {}
+
+    def known(self, name: Name, now: float) -> Known | None:
+        """What was found out about a name, if that was lately."""
+        known = self._known.get(name)
+        return known if known is not None and known.until > now else None
+
+    async def find(self, name: Name) -> tuple[AddrInfo, ...]:
+        """The addresses of a name. Raises `SendingFailed`."""
+        known = self.known(name, self._loop.time())
+        if known is not None:
+            answer = known.answer
+        else:
+            asking = self._asking.get(name)
+            if asking is None:
+                asking = self._asking[name] = asyncio.create_task(self._ask(name))
+                asking.add_done_callback(lambda _: self._asking.pop(name, None))
+            answer = await asyncio.shield(asking)
+        if isinstance(answer, Code):
+            raise SendingFailed(answer)
+        return answer
+
+    async def close(self) -> None:
+        """Stop asking."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        await self._resolver.close()
+
+    async def _ask(self, name: Name) -> tuple[AddrInfo, ...] | Code:
+        answer = await self._answer(name)
+        kept_s = FAILED_S if isinstance(answer, Code) else KNOWN_S
+        self._known[name] = Known(answer, self._loop.time() + kept_s)
+        self._known.move_to_end(name)
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
+        return answer
+
+    async def _answer(self, name: Name) -> tuple[AddrInfo, ...] | Code:
+        try:
+            return tuple(await self._resolver.resolve(*name))
+        except ConnectionBlocked:
+            return Code.NET_BLOCKED
+        except (OSError, UnicodeError):
+            return Code.NET_DNS

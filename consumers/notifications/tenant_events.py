@@ -1,0 +1,175 @@
+"""Tells tenants what happens to their destinations, credentials and replays: as deliveries, to whoever of them asked.
+
+An operational event becomes one request for each destination of its tenant that names the event among its
+`event_types` (`schemas.subscriptions`: no wildcard from outside reaches them). From there it is a delivery like any
+other: signed, retried, kept. Its id is made from the event, so that two consumers, or one that crashed half-way,
+ask for the same one, which counts once.
+
+No event about a destination is delivered to that destination: what its failure causes would be told to it, fail, and so
+on without end.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from messaging.client.errors import JetStreamError
+from messaging.kv import Bucket, Entry
+from messaging.publisher import Publication
+from messaging.pull_consumer import Message
+from schemas import subjects
+from schemas.codes import Code, CredentialStatus
+from schemas.configuration import Destination
+from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
+from schemas.subscriptions import asks_for
+
+SOURCE: Final = "/oneprotect/events"
+PAUSE_S: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+Data = dict[str, Any]
+Shown = Callable[[Data], Data | None]
+
+
+class Happened(msgspec.Struct, frozen=True, kw_only=True):
+    """An operational event of any kind."""
+
+    id: str
+    source: str
+    type: str
+    time: datetime
+    tenant: str
+    data: Data
+
+    @property
+    def event_type(self) -> str:
+        """What destinations ask for it by: its type without the version."""
+        return self.type.removesuffix(".v1")
+
+    @property
+    def delivery(self) -> str:
+        """The id of the delivery that tells it."""
+        named = f"{self.type}\n{self.tenant}\n{self.id}"
+        return "evt_" + hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
+class Telling:
+    """Turns an operational event into the requests that tell it. A handler for a `Runtime`."""
+
+    def __init__(self, destinations: Bucket) -> None:
+        self._destinations = destinations
+
+    async def __call__(self, message: Message) -> tuple[Publication, ...]:
+        """The requests, if anybody is to be told."""
+        try:
+            happened = msgspec.json.decode(message.data, type=Happened)
+        except msgspec.DecodeError:  # told by another version of this program
+            return ()
+        show = _SHOWN.get(happened.event_type)
+        shown = show(happened.data) if show is not None else None
+        if shown is None:
+            return ()
+        about = happened.data.get("destination")
+        return tuple(
+            _request(happened, name, shown)
+            for name, destination in await self._of(happened.tenant)
+            if name != about and destination.enabled and asks_for(destination.event_types, happened.event_type)
+        )
+
+    async def _of(self, tenant: str) -> list[tuple[str, Destination]]:
+        entries = await self._listed(f"{tenant}.*")
+        known = ((entry.key.partition(".")[2], _destination(entry)) for entry in entries)
+        return [(name, destination) for name, destination in known if destination is not None]
+
+    async def _listed(self, pattern: str) -> list[Entry]:
+        """Waits for JetStream as long as it takes: an event is not told less for having come at a bad time."""
+        while True:
+            try:
+                return await self._destinations.list(pattern)
+            except JetStreamError as error:
+                _log.warning("telling.waits", error=str(error), next_try_s=PAUSE_S)
+            await asyncio.sleep(PAUSE_S)
+
+
+def _destination(entry: Entry) -> Destination | None:
+    try:
+        return msgspec.json.decode(entry.value or b"", type=Destination)
+    except msgspec.DecodeError:
+        return None
+
+
+def _request(happened: Happened, destination: str, shown: Data) -> Publication:
+    event = {
+        "specversion": "1.0",
+        "id": happened.id,
+        "source": happened.source,
+        "type": happened.type,
+        "time": happened.time,
+        "datacontenttype": "application/json",
+        "tenant": happened.tenant,
+        "data": shown,
+    }
+    request = DeliveryRequested(
+        specversion="1.0",
+        id=happened.delivery,
+        source=SOURCE,
+        type="oneprotect.delivery.requested.v1",
+        time=happened.time,
+        tenant=happened.tenant,
+        data=RequestedData(
+            destination=destination,
+            event_type=happened.event_type,
+            payload=msgspec.Raw(msgspec.json.encode(event)),
+            content_type=CONTENT_TYPE,
+        ),
+    )
+    headers = {
+        subjects.HEADER_MSG_ID: subjects.msg_id(happened.tenant, destination, happened.delivery),
+        "content-type": CONTENT_TYPE,
+    }
+    return Publication(subjects.requested(happened.tenant, destination), encode(request), headers)
+
+
+def _all(data: Data) -> Data:
+    return data
+
+
+def _failing(data: Data) -> Data | None:
+    try:
+        return data | {"last_code": Code(data["last_code"]).public}
+    except (KeyError, ValueError):
+        return None
+
+
+def _credential(data: Data) -> Data | None:
+    """What a tenant may know of it: nothing, when the difference is one that it must not see."""
+    try:
+        before = CredentialStatus(data["previous_status"]).public
+        after = CredentialStatus(data["status"]).public
+    except (KeyError, ValueError):
+        return None
+    return None if before is after else data | {"status": after, "previous_status": before}
+
+
+def _without_who(data: Data) -> Data:
+    """An operator's name is nothing that a tenant needs."""
+    return {name: value for name, value in data.items() if name != "by"}
+
+
+_SHOWN: Final[dict[str, Shown]] = {
+    "oneprotect.destination.disabled": _all,
+    "oneprotect.destination.failing": _failing,
+    "oneprotect.destination.recovered": _all,
+    "oneprotect.credential.status_changed": _credential,
+    "oneprotect.replay.started": _without_who,
+    "oneprotect.replay.finished": _without_who,
+    "oneprotect.quarantine.released": _all,
+    "oneprotect.config.changed": _all,
+}
+"""Each event that is told, and what of it. One that is not here is told to nobody."""

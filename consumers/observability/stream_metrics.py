@@ -1,0 +1,151 @@
+"""The backlog, asked of NATS every few seconds: streams, consumers, schedules, storage, replays.
+
+Every consumer asks, since a handful of questions every ten seconds costs the server nothing and no leader has to be
+found for it. All of them tell the same figures, so whoever reads takes the maximum, never the sum.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncGenerator, Iterator
+from datetime import datetime
+from typing import Annotated, Any, Final, cast
+
+import msgspec
+import structlog
+from msgspec import Meta
+
+from consumers.replay.store import ReplayRows
+from messaging import direct_get as read
+from messaging.client.connection import Connection
+from messaging.client.errors import JetStreamError, NotFound
+from messaging.kv import Bucket
+from schemas import subjects
+from schemas.configuration import ReplayState
+from telemetry.metrics import definitions as catalogue
+from telemetry.metrics.definitions import Metric
+from telemetry.metrics.registry import Labels, Reading
+
+INTERVAL_S: Final = 10.0
+SELDOM: Final = 6
+"""Every so many rounds what takes a longer answer is asked for, too."""
+TOLD_S: Final = 150.0
+"""Older than this, a figure is not told any more: a gap says more than a number that was true once."""
+OVERDUE_S: Final = 60.0
+SCHEDULES_READ: Final = 64
+
+_AT: Final = "@at "
+_Time = Annotated[datetime, Meta(tz=True)]
+_log = structlog.get_logger(__name__)
+
+
+class Backlog:
+    """Asks, and keeps the last answers as readings."""
+
+    def __init__(self, connection: Connection, replays: Bucket, *, interval_s: float = INTERVAL_S) -> None:
+        self._connection = connection
+        self._replays = ReplayRows(replays)
+        self._interval_s = interval_s
+        self._known: dict[tuple[str, Labels], tuple[Metric, float, float]] = {}
+        self._asked_at: float | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Ask until `stop` is set."""
+        often, seldom = (self._streams, self._consumers), (self._account, self._overdue, self._count_replays)
+        for number in itertools.count():
+            for part in often if number % SELDOM else (*often, *seldom):
+                try:
+                    await part()
+                except JetStreamError as error:
+                    _log.debug("backlog.unknown", what=part.__name__.strip("_"), error=str(error))
+                except Exception as error:  # noqa: BLE001 - figures are no reason to stop delivering
+                    _log.warning("backlog.unreadable", what=part.__name__.strip("_"), error=type(error).__name__)
+            if stop.is_set():
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), self._interval_s)
+
+    def __call__(self) -> Iterator[Reading]:
+        """A source for `Counters.watch`."""
+        now = time.monotonic()
+        if self._asked_at is not None:
+            yield catalogue.SAMPLE_AGE, (), now - self._asked_at
+        for (_, labels), (metric, value, at) in self._known.items():
+            if now - at < TOLD_S:
+                yield metric, labels, value
+
+    def _tell(self, metric: Metric, value: float, labels: Labels = ()) -> None:
+        self._known[metric.name, labels] = (metric, value, time.monotonic())
+
+    async def _streams(self) -> None:
+        for stream in subjects.STREAMS:
+            try:
+                info = await self._connection.api(f"STREAM.INFO.{stream.name}")
+            except NotFound:  # the archive is there only if it is wanted
+                continue
+            state, labels = info["state"], (("stream", stream.name),)
+            self._tell(catalogue.STREAM_MESSAGES, state["messages"], labels)
+            self._tell(catalogue.STREAM_BYTES, state["bytes"], labels)
+            self._tell(catalogue.STREAM_SUBJECTS, state.get("num_subjects", 0), labels)
+            self._tell(catalogue.STREAM_OLDEST, oldest_s(info), labels)
+        self._asked_at = time.monotonic()
+
+    async def _consumers(self) -> None:
+        for consumer in subjects.CONSUMERS:
+            info = await self._connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+            labels = (("stream", consumer.stream),)
+            self._tell(catalogue.PENDING, info["num_pending"], labels)
+            self._tell(catalogue.ACK_PENDING, info["num_ack_pending"], labels)
+            self._tell(catalogue.WAITING, info["num_waiting"], labels)
+            if consumer is subjects.DUE_CONSUMER:
+                due = info["num_pending"] + info["num_ack_pending"]
+                stream = self._known.get((catalogue.STREAM_MESSAGES.name, labels))
+                if stream is not None:  # the server may not have said so yet
+                    self._tell(catalogue.SCHEDULED, max(0, stream[1] - due))
+
+    async def _account(self) -> None:
+        info = await self._connection.api("INFO")
+        self._tell(catalogue.STORAGE, info["storage"])
+        if (limit := info["limits"]["max_storage"]) > 0:
+            self._tell(catalogue.STORAGE_LIMIT, limit)
+
+    async def _overdue(self) -> None:
+        """The oldest schedules: that is where those stay that the server has forgotten."""
+        pattern = subjects.scheduled("*", "*", "*")
+        scan = cast(
+            "AsyncGenerator[read.Record, Any]",
+            read.scan(self._connection, subjects.RETRIES.name, pattern, batch=SCHEDULES_READ),
+        )
+        info = await self._connection.api(f"STREAM.INFO.{subjects.RETRIES.name}")
+        now, late, seen = msgspec.convert(info["ts"], _Time), 0, 0  # the clock that fires them
+        async with contextlib.aclosing(scan) as records:
+            async for record in records:
+                late += _is_overdue(record.headers, now)
+                seen += 1
+                if seen == SCHEDULES_READ:
+                    break
+        self._tell(catalogue.OVERDUE, late)
+
+    async def _count_replays(self) -> None:
+        rows = [row.replay for row in await self._replays.list("*")]
+        running = [row for row in rows if row.state is ReplayState.RUNNING]
+        self._tell(catalogue.REPLAYS, len(running))
+        self._tell(catalogue.REPLAY_ASKED, sum(row.replayed for row in running))
+        self._tell(catalogue.REPLAY_LEFT, sum(max(0, row.until_sequence - row.cursor) for row in running))
+
+
+def oldest_s(info: dict[str, Any]) -> float:
+    """Age of the oldest message, by the server's clock, from a `STREAM.INFO`; 0 when the stream is empty."""
+    if not info["state"]["messages"]:
+        return 0.0
+    first, now = (msgspec.convert(text, _Time) for text in (info["state"]["first_ts"], info["ts"]))
+    return max(0.0, (now - first).total_seconds())
+
+
+def _is_overdue(headers: dict[str, str], now: datetime) -> bool:
+    try:
+        at = msgspec.convert(headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT), _Time)
+    except msgspec.ValidationError:
+        return False
+    return (now - at).total_seconds() > OVERDUE_S

@@ -1,0 +1,169 @@
+"""One run of a replay: walks over what is kept, asks for it again, and moves the cursor.
+
+Killed anywhere, the next run loses nothing and asks for nothing twice: the cursor stands before the first step that
+is not known to be done, and of what comes behind it the streams tell what has been asked for (`consumers.replay.superseded`).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from consumers.model.retry_state import Progress
+from consumers.replay.pacer import Pace
+from consumers.replay.superseded import Later, Page
+from consumers.replay.window import SIZE, Asking, Step, Window
+from consumers.retention.retained import Kept, KeptRecord
+from messaging.client.errors import JetStreamError
+from messaging.publisher import Sends
+from schemas import subjects
+from schemas.configuration import Replay
+
+T = TypeVar("T")
+
+
+class Source(Protocol):
+    """What is kept, as far as the replay takes it."""
+
+    def pages(self, *, after: int, until: int) -> AsyncIterator[Page]:
+        """What stands behind stream sequence `after`, up to and with `until`, and what came after it."""
+        ...
+
+    def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+        """All of `page` once more, whole, in order."""
+        ...
+
+
+class ReplayRun:
+    """Does what `replay` (its id) still has to do. `row` is how far it has come, at any time.
+
+    `is_allowed` is asked before each request: while it says no, nothing is asked for.
+    """
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        publisher: Sends,
+        replay: str,
+        row: Replay,
+        pace: Pace,
+        is_allowed: Callable[[], bool] = lambda: True,
+        on_step: Callable[[Replay], None] = lambda _: None,
+        at_once: int = SIZE,
+    ) -> None:
+        self._source = source
+        self._window = Window(publisher, self._on_done, size=at_once)
+        self._replay = replay
+        self.row = row
+        self._pace = pace
+        self._is_allowed = is_allowed
+        self._on_step = on_step
+        self._stop = asyncio.Event()
+        self._counted = [0, 0]
+        """Of the record in which the cursor will stand next: left alone, replayed."""
+
+    def stop(self) -> None:
+        """Ask for nothing more."""
+        self._stop.set()
+
+    async def go(self) -> bool:
+        """Ask for everything, until it is all stored or `stop` was called; False is for the latter.
+
+        Raises `JetStreamError`. However it ends, cancelled too, nothing is on its way any more.
+        """
+        try:
+            await self._walk()
+            await self._window.drain()
+        except BaseException:
+            await uninterrupted(self._settle())
+            raise
+        return not self._stop.is_set()
+
+    async def _walk(self) -> None:
+        pages = self._source.pages(after=self.row.cursor, until=self.row.until_sequence)
+        while (page := await self._unless_stopped(anext(pages, None))) and not self._stop.is_set():
+            if all(page.later.supersedes(kept) for kept in page.kept):
+                for kept in page.kept:
+                    await self._pass_over(kept, page.later)
+            else:
+                await self._walk_page(page)
+            await self._window.drain()  # the look for the next page must see all that was asked for
+
+    async def _unless_stopped(self, looking: Awaitable[Page | None]) -> Page | None:
+        """The page, or None when there is none or `stop` is called meanwhile: a look may take long."""
+        task, stopping = asyncio.ensure_future(looking), asyncio.ensure_future(self._stop.wait())
+        try:
+            await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            return await task if task.done() else None
+        finally:
+            stopping.cancel()
+            task.cancel()
+
+    async def _walk_page(self, page: Page) -> None:
+        async for found in self._source.records(page):
+            if page.later.supersedes(found.kept):
+                await self._pass_over(found.kept, page.later)
+            else:
+                await self._may_ask()
+                if self._stop.is_set():
+                    return
+                await self._ask(found, page.later)
+
+    async def _pass_over(self, kept: Kept, later: Later) -> None:
+        await self._window.begin(Step(kept.sequence, replayed=later.is_own(kept), ends=kept.ends), None)
+
+    async def _ask(self, found: KeptRecord, later: Later) -> None:
+        step = Step(found.kept.sequence, replayed=True, ends=found.kept.ends)
+        await self._window.begin(step, self._asking(found))
+        # Should the same have been kept twice, it is asked for once.
+        later.note(found.kept.key, found.kept.attempt + 1, self._replay)
+
+    async def _may_ask(self) -> None:
+        await self._pace.keep(self._stop)
+        while not self._is_allowed() and not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 0.02)
+
+    async def _settle(self) -> None:
+        with contextlib.suppress(JetStreamError):
+            await self._window.drain()
+
+    def _on_done(self, step: Step) -> None:
+        self._counted[step.replayed] += 1
+        if not step.ends:  # it is looked at again after an interruption, and counted then
+            return
+        left_alone, replayed = self._counted
+        self._counted = [0, 0]
+        self.row = msgspec.structs.replace(
+            self.row,
+            cursor=step.sequence,
+            replayed=self.row.replayed + replayed,
+            skipped=self.row.skipped + left_alone,
+        )
+        self._on_step(self.row)
+
+    def _asking(self, found: KeptRecord) -> Asking:
+        kept, record = found.kept, found.record
+        progress = again(record.headers, self._replay)
+        headers = progress.onward(record.headers)
+        headers[subjects.HEADER_MSG_ID] = progress.msg_id(subjects.msg_id(kept.tenant, kept.destination, kept.id))
+        return Asking(kept.tenant, kept.destination, record.data, headers)
+
+
+async def uninterrupted(doing: Coroutine[object, object, T]) -> T:
+    """Its result, when it is over: who is cancelled meanwhile is so only then."""
+    task = asyncio.ensure_future(doing)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
+
+
+def again(headers: dict[str, str], replay: str) -> Progress:
+    """Where a kept delivery stands when `replay` asks for it: its next attempt, with its waits and schedule afresh."""
+    progress = Progress.read(headers).after_attempt()
+    return msgspec.structs.replace(progress, replay=replay, replay_from=progress.attempt)

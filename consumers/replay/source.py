@@ -1,0 +1,42 @@
+"""What is kept of one tenant, as far as one filter takes it: in pages, each with what came after it."""
+
+from collections.abc import AsyncIterator
+
+from consumers.replay import superseded as later
+from consumers.replay.superseded import LOOKED_FOR, Page
+from consumers.retention import retained as kept
+from consumers.retention.retained import Kept, KeptRecord
+from messaging.client.connection import Connection
+from schemas.configuration import ReplayFilter
+
+
+class Shelf:
+    """The kept deliveries that `chosen` takes, oldest first. `replay`: who looks, to know its own requests again."""
+
+    def __init__(self, connection: Connection, tenant: str, chosen: ReplayFilter, *, replay: str | None = None) -> None:
+        self._connection = connection
+        self._tenant = tenant
+        self._chosen = chosen
+        self._replay = replay
+
+    async def pages(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[Page]:
+        """What stands behind stream sequence `after`, up to and with `until`. Raises `JetStreamError`."""
+        wanted: list[Kept] = []
+        async for found in self.scan(after=after, until=until):
+            wanted.append(found.kept)
+            if len(wanted) >= LOOKED_FOR and found.kept.ends:
+                yield await self._look(wanted)
+                wanted = []
+        if wanted:
+            yield await self._look(wanted)
+
+    def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+        """All of `page` once more, whole, in order."""
+        return self.scan(after=page.kept[0].sequence - 1, until=page.kept[-1].sequence)
+
+    def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[KeptRecord]:
+        """What stands behind `after`, without a look at what came later."""
+        return kept.scan(self._connection, self._tenant, self._chosen, after=after, until=until)
+
+    async def _look(self, wanted: list[Kept]) -> Page:
+        return await later.look(self._connection, self._tenant, wanted, self._replay)

@@ -1,0 +1,101 @@
+"""Requests on their way to the server, many at a time, accounted for one after the other.
+
+A request is stored in whatever order the server pleases; what it was asked for counts as done only when everything
+before it is done, too. So whoever keeps a cursor can move it to each step that is told, and never passes over one.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from consumers.replay.ordered_part import InOrder, Place
+from messaging.client.errors import SUBJECT_FULL, JetStreamError, Refused
+from messaging.publisher import Publication, Sends, Stored
+from schemas import subjects
+
+SIZE: Final = 256
+
+
+class Step(msgspec.Struct, frozen=True, gc=False):
+    """A kept delivery that is done with: requested again, or left alone.
+
+    `ends`: nothing else that is kept under its stream sequence belongs to the replay, so the cursor may stand there.
+    """
+
+    sequence: int
+    replayed: bool
+    ends: bool = True
+
+
+class Asking(msgspec.Struct, frozen=True, gc=False):
+    """A delivery to ask for: where to, the document, and headers with `Nats-Msg-Id` among them."""
+
+    tenant: str
+    destination: str
+    document: bytes
+    headers: dict[str, str]
+
+
+class Window:
+    """Steps that have begun: at most `size`. `on_done` is called with each one, in order, when it is done.
+
+    The first request that can't be stored ends it: no step from there on is done, as the cursor must not pass it.
+    """
+
+    def __init__(self, publisher: Sends, on_done: Callable[[Step], None], *, size: int = SIZE) -> None:
+        self._publisher = publisher
+        self._on_done = on_done
+        self._size = size
+        self._line: InOrder[Step] = InOrder()
+        self._in_flight = 0
+        self._moved = asyncio.Event()
+        self._error: JetStreamError | None = None
+
+    async def begin(self, step: Step, asking: Asking | None) -> None:
+        """Begin `step` as soon as there is room; with nothing to ask for, it is done when those before it are.
+
+        Raises `JetStreamError` when a request before it could not be stored.
+        """
+        while len(self._line) >= self._size and not self._error:
+            await self._next_move()
+        if self._error:
+            raise self._error
+        place = self._line.begin(step)
+        if asking is None:
+            self._end(place)
+        else:
+            self._in_flight += 1
+            self._ask(place, asking, subjects.requested(asking.tenant, asking.destination))
+
+    async def drain(self) -> None:
+        """Wait until it is known of every request whether it is stored. Raises `JetStreamError` when one is not."""
+        while self._in_flight:
+            await self._next_move()
+        if self._error:
+            raise self._error
+
+    def _ask(self, place: Place[Step], asking: Asking, subject: str) -> None:
+        def on_stored(result: Stored | JetStreamError) -> None:
+            overflow = subjects.overflow(asking.tenant, asking.destination)
+            if isinstance(result, Stored):
+                self._in_flight -= 1
+                self._end(place)
+            elif isinstance(result, Refused) and result.err_code == SUBJECT_FULL and subject != overflow:
+                self._ask(place, asking, overflow)
+            else:
+                self._in_flight -= 1
+                self._error = self._error or result
+                self._moved.set()
+
+        self._publisher.send(Publication(subject, asking.document, asking.headers), on_stored)
+
+    def _end(self, place: Place[Step]) -> None:
+        for step in self._line.end(place):
+            self._on_done(step)
+        self._moved.set()
+
+    async def _next_move(self) -> None:
+        self._moved.clear()
+        await self._moved.wait()

@@ -1,0 +1,188 @@
+"""The archive: deliveries that were taken, whole, so that they can be replayed when a receiver has lost them.
+
+What failed is kept by a message each, and seldom. What was delivered is nearly everything, so here a message is a pack:
+what one worker delivered to one destination within a moment. A delivery's request is acknowledged when its pack is
+stored and not before, so the archive misses nothing; a worker that dies in between has the same result settled again by
+the next one, and what a pack then holds a second time is told by its attempt.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Set as AbstractSet
+from typing import Final, Self
+
+import msgspec
+import structlog
+
+from consumers.model.request import Delivery
+from messaging.client.errors import JetStreamError
+from messaging.client.headers import read_headers
+from messaging.direct_get import Record
+from messaging.publisher import OnStored, Publication, Sends, Stored
+from schemas import subjects
+from schemas.codes import Code, Outcome
+
+MOMENT_S: Final = 0.025
+"""How long a pack waits for more: the longest that an acknowledgement is held back by it."""
+LOOK_S: Final = 10.0
+MAX_COPIES: Final = 64
+MAX_BYTES: Final = 128 * 1024
+"""The most that several copies in a pack have together: one alone may be as large as a request."""
+_HEADERS: Final = {"content-type": "application/msgpack"}
+
+_TAKEN: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
+Find = Callable[[], Awaitable[bool]]
+
+_log = structlog.get_logger(__name__)
+_DROPPED: Final = Stored(subjects.DELIVERED.name, 0)
+_COPIED: Final = "oneprotect.delivery.delivered."
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A delivery as it was requested: the document, and the headers in which its state rides."""
+
+    document: bytes
+    headers: dict[str, str] | bytes
+    """Taken apart, or as they came: a block of header lines, which costs a delivery nothing."""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Copy]).decode
+
+
+class Copied(Publication, frozen=True, gc=False):
+    """A copy of what was delivered."""
+
+
+class Packed(Copied, frozen=True, gc=False):
+    """A copy that is a pack already, as nothing may wait behind it."""
+
+
+def copy(delivery: Delivery, attempt: int) -> Publication:
+    """What is to be kept of `delivery`, which has been taken at `attempt`; for a `Packing` publisher.
+
+    As it came, its state in its headers: that is free. What stands in a line has its state elsewhere, and gets it here.
+    """
+    message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
+    if message.stream == subjects.ORDERED.name:  # the next one begins when this one is acknowledged
+        progress = msgspec.structs.replace(delivery.progress, attempt=attempt)
+        return Packed(subject, _encode([Copy(message.data, progress.onward(message.headers))]), _HEADERS)
+    return Copied(subject, message.data, {}, message.header_block)
+
+
+def unpacked(pack: Record) -> Iterator[Record]:
+    """The copies in `pack`, each as if it had been stored by itself; none if another version has packed it."""
+    with contextlib.suppress(msgspec.DecodeError):
+        for one in _decode(pack.data):
+            headers = read_headers(one.headers) if isinstance(one.headers, bytes) else one.headers
+            yield Record(pack.subject, pack.sequence, pack.stored_at, one.document, headers | _TAKEN)
+
+
+class Packing:
+    """A publisher that stores copies in packs, and anything else as it is. Use as an asynchronous context manager.
+
+    `find` tells whether there is an archive, and is asked again and again: it may be made, or taken away, at any time.
+    While there is none, copies are dropped, so that nothing waits for them.
+    """
+
+    def __init__(self, publisher: Sends, *, find: Find, alone: AbstractSet[str] = frozenset()) -> None:
+        """`alone`: `<tenant>.<destination>` of those whose next delivery waits for this one: no copy waits for more."""
+        self.is_open = False
+        self._alone = alone
+        self._publisher = publisher
+        self._find = find
+        self._packs: dict[str, _Pack] = {}
+        self._begun = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        await self._look()
+        self._tasks = [asyncio.create_task(self._flush_each_moment()), asyncio.create_task(self._look_again())]
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send, and call `on_stored` once: of a copy when its pack is stored, or could not be."""
+        if not isinstance(publication, Copied):
+            self._publisher.send(publication, on_stored)
+            return
+        if not self.is_open:
+            on_stored(_DROPPED)
+            return
+        if isinstance(publication, Packed):
+            self._publisher.send(publication, on_stored)
+            return
+        subject = publication.subject
+        pack = self._packs.get(subject)
+        if pack is None:
+            pack = self._packs[subject] = _Pack(subject)
+            self._begun.set()
+        if not pack.takes(publication.payload, publication.block, on_stored):
+            pack.send(self._publisher)
+            pack = self._packs[subject] = _Pack(subject)
+            pack.takes(publication.payload, publication.block, on_stored)
+        if self._alone and subject.removeprefix(_COPIED) in self._alone:
+            del self._packs[subject]
+            pack.send(self._publisher)
+
+    async def _flush_each_moment(self) -> None:
+        while True:
+            await self._begun.wait()
+            await asyncio.sleep(MOMENT_S)
+            self._begun.clear()
+            self._flush()
+
+    def _flush(self) -> None:
+        packs, self._packs = self._packs, {}
+        for pack in packs.values():
+            pack.send(self._publisher)
+
+    async def _look_again(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            is_open = await self._find()
+        except JetStreamError:  # not to be known now: then it is as it was
+            return
+        if is_open != self.is_open:
+            _log.info("archive.found" if is_open else "archive.gone", stream=subjects.DELIVERED.name)
+        self.is_open = is_open
+
+
+class _Pack:
+    """Copies for one destination, and who wants to know of each that it is stored."""
+
+    __slots__ = ("_bytes", "_copies", "_count", "_waiting", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self._copies: list[tuple[bytes, bytes]] = []
+        """Encoded like `Copy`, and made without a call."""
+        self._waiting: list[OnStored] = []
+        self._count = self._bytes = 0
+
+    def takes(self, document: bytes, headers: bytes, on_stored: OnStored) -> bool:
+        """Take a copy, unless there is no room for it beside the others."""
+        size = self._bytes + len(document) + len(headers)
+        if self._count and (self._count == MAX_COPIES or size > MAX_BYTES):
+            return False
+        self._copies.append((document, headers))
+        self._waiting.append(on_stored)
+        self._count, self._bytes = self._count + 1, size
+        return True
+
+    def send(self, publisher: Sends) -> None:
+        payload = _encode(self._copies)
+        self._copies.clear()  # while it is in the processor's caches: kept for a moment more, it took 2 % to let go of
+        publisher.send(Publication(self.subject, payload, _HEADERS), self._on_stored)
+
+    def _on_stored(self, result: Stored | JetStreamError) -> None:
+        for on_stored in self._waiting:
+            on_stored(result)

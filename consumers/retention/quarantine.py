@@ -1,0 +1,142 @@
+"""Quarantined messages: read as they were kept, tried again, and published again to where they had come from."""
+
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from consumers.model.request import Delivery
+from messaging import direct_get as read
+from messaging.audit_events import tell
+from messaging.client.connection import Connection
+from messaging.client.headers import block_of
+from messaging.delivery_requests import request
+from messaging.publisher import Publication, Publisher, Stored
+from messaging.pull_consumer import Message
+from messaging.reverse_reader import newest
+from schemas import subjects
+from schemas.events import QuarantineReleased, QuarantineReleasedData
+
+SOURCE: Final = "/oneprotect/quarantine"
+
+_OURS: Final = (subjects.HEADER_ORIGIN, subjects.HEADER_CODE, subjects.HEADER_REASON)
+"""What the quarantine added to the headers."""
+_ROOT: Final = "oneprotect.delivery.quarantined."
+
+
+class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+    """A quarantined message. `headers` are those that it had come with, as far as they were kept."""
+
+    sequence: int
+    kept_at: datetime
+    tenant: str
+    origin: str
+    code: str
+    reason: str
+    data: bytes
+    headers: dict[str, str]
+
+    @classmethod
+    def of(cls, record: read.Record) -> "Quarantined":
+        """What `record` of the quarantine stream holds."""
+        origin = record.headers.get(subjects.HEADER_ORIGIN, "")
+        tokens = record.subject.removeprefix(_ROOT).split(".")
+        return cls(
+            sequence=record.sequence,
+            kept_at=record.stored_at,
+            tenant=tokens[1] if len(tokens) > 1 else "",
+            origin=origin,
+            code=record.headers.get(subjects.HEADER_CODE, ""),
+            reason=record.headers.get(subjects.HEADER_REASON, ""),
+            data=record.data,
+            headers={
+                name: value
+                for name, value in record.headers.items()
+                if name not in _OURS and not name.startswith("Nats-")
+            },
+        )
+
+    @property
+    def kind(self) -> str:
+        """Of the subject that it came from: `requested` or `due`, if it was a request."""
+        return self.origin.removeprefix("oneprotect.delivery.").partition(".")[0]
+
+
+class Quarantine:
+    """The quarantine stream. Nothing is ever taken out of it: what is in it ends by age."""
+
+    def __init__(self, connection: Connection, publisher: Publisher) -> None:
+        self._connection = connection
+        self._publisher = publisher
+
+    async def newest(
+        self,
+        *,
+        tenant: str | None = None,
+        code: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        limit: int,
+        before: int | None = None,
+    ) -> list[Quarantined]:
+        """The newest `limit` for which every given condition holds, newest first, before sequence `before`."""
+
+        def take(record: read.Record) -> Quarantined | None:
+            found = Quarantined.of(record)
+            fits = (code is None or found.code == code) and (until is None or found.kept_at < until)
+            return found if fits else None
+
+        pattern = f"{_ROOT}*.{tenant}.>" if tenant else f"{_ROOT}>"
+        return await newest(
+            self._connection, subjects.QUARANTINE.name, pattern, take, limit=limit, before=before, since=since
+        )
+
+    async def get(self, sequence: int) -> Quarantined | None:
+        """The one at this place of the stream, or None."""
+        async for record in read.scan(
+            self._connection, subjects.QUARANTINE.name, f"{_ROOT}>", first_sequence=sequence, batch=1
+        ):
+            return Quarantined.of(record) if record.sequence == sequence else None
+        return None
+
+    def understood(self, found: Quarantined, *, max_payload_bytes: int) -> Delivery:
+        """It as a consumer would understand it now. Raises `ValueError`, with the reason, when that can't be."""
+        if found.kind not in ("requested", "due"):
+            raise ValueError("it did not come from a subject of requests")
+        reply = f"$JS.ACK.{subjects.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0".encode()
+        message = Message(
+            found.origin, subjects.lane_of(found.origin), reply, found.data, block_of(found.headers), self._connection
+        )
+        return Delivery.read(message, max_payload_bytes=max_payload_bytes)
+
+    async def release(self, found: Quarantined, *, by: str, delivery: Delivery | None) -> Stored:
+        """Publish its bytes and headers again, to where it came from, or to the overflow if that is full.
+
+        Done again within ten minutes, it is stored once. `delivery` is what `understood` has made of it, if it could.
+        """
+        headers = found.headers | {subjects.HEADER_MSG_ID: f"{subjects.QUARANTINE.name}.{found.sequence}"}
+        if found.kind == "requested":
+            tenant, destination = subjects.tenant_and_destination(found.origin)
+            stored = await request(self._publisher, tenant, destination, found.data, headers)
+        else:
+            stored = await self._publisher.publish(Publication(found.origin, found.data, headers))
+        await self._tell(found, by, delivery)
+        return stored
+
+    async def _tell(self, found: Quarantined, by: str, delivery: Delivery | None) -> None:
+        now = datetime.now(UTC)
+        event = QuarantineReleased(
+            specversion="1.0",
+            id=f"{found.sequence}.{now.timestamp():.6f}",
+            source=SOURCE,
+            time=now,
+            tenant=found.tenant,
+            data=QuarantineReleasedData(
+                sequence=found.sequence,
+                subject=found.origin,
+                by=by,
+                understood=delivery is not None,
+                delivery=delivery.id if delivery else None,
+            ),
+        )
+        await tell(self._publisher, "quarantine.released", str(found.sequence), event)

@@ -1,0 +1,172 @@
+"""Kept deliveries, those that failed or were skipped and those that were delivered: which of them a filter takes."""
+
+import sys
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from consumers.model.retry_state import Progress
+from consumers.retention import archive
+from messaging import direct_get as read
+from messaging.client.connection import Connection
+from messaging.reverse_reader import Found, Take, look, newest
+from schemas import subjects
+from schemas.configuration import ReplayFilter
+from schemas.events import decode_request
+from schemas.ids import bucket_of
+
+BATCH: Final = 1024
+PACKS: Final = 64
+"""Packs of delivered ones that are read at a time: some 8 MB at most, but for very large payloads."""
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A kept delivery without its payload, so that a hundred thousand of them fit into memory.
+
+    `attempt` is the last that was made, `sequence` its place in the stream. `superseded`: a later attempt has been
+    made or asked for since, so it is left alone. `ends`: no other that was looked for follows under this sequence.
+    """
+
+    id: str
+    tenant: str
+    destination: str
+    event_type: str
+    code: str
+    outcome: str
+    attempt: int
+    sequence: int
+    stored_at: datetime
+    superseded: bool = False
+    ends: bool = True
+
+    @classmethod
+    def read(cls, tenant: str, record: read.Record) -> "Kept | None":
+        """What `record` holds; None when another version of this program has kept it."""
+        try:
+            asked = decode_request(record.data)
+            attempt = Progress.read(record.headers).attempt
+        except ValueError:
+            return None
+        # Few names for many deliveries: interned, each is in memory once.
+        return cls(
+            id=asked.id,
+            tenant=tenant,
+            destination=sys.intern(asked.data.destination),
+            event_type=sys.intern(asked.data.event_type),
+            code=sys.intern(record.headers.get(subjects.HEADER_CODE, "")),
+            outcome=sys.intern(record.headers.get(subjects.HEADER_OUTCOME, "")),
+            attempt=attempt,
+            sequence=record.sequence,
+            stored_at=record.stored_at,
+        )
+
+    @property
+    def key(self) -> str:
+        """Names the delivery among all of its tenant: the same id goes to several destinations."""
+        return f"{self.destination}.{self.id}"
+
+
+class KeptRecord(msgspec.Struct, frozen=True, gc=False):
+    """A kept delivery, and all that is stored of it."""
+
+    kept: Kept
+    record: read.Record
+
+
+def stream(chosen: ReplayFilter) -> subjects.Stream:
+    """The stream that holds what `chosen` takes."""
+    return subjects.DELIVERED if chosen.takes_delivered else subjects.FAILED
+
+
+def subject(tenant: str, chosen: ReplayFilter) -> str:
+    """The subjects that hold what `chosen` takes, and other things besides."""
+    if chosen.takes_delivered:
+        return f"oneprotect.delivery.delivered.{tenant}.{chosen.destination or '*'}"
+    buckets = {bucket_of(delivery) for delivery in chosen.ids}
+    bucket = buckets.pop() if len(buckets) == 1 else "*"
+    return f"oneprotect.delivery.failed.{tenant}.{chosen.destination or '*'}.{bucket}"
+
+
+def matches(kept: Kept, chosen: ReplayFilter) -> bool:
+    """Whether every condition of `chosen` holds for `kept`."""
+    return (
+        (chosen.destination is None or kept.destination == chosen.destination)
+        and (chosen.since is None or kept.stored_at >= chosen.since)
+        and (chosen.until is None or kept.stored_at < chosen.until)
+        and (not chosen.codes or kept.code in chosen.codes)
+        and (not chosen.event_types or kept.event_type in chosen.event_types)
+        and (not chosen.ids or kept.id in chosen.ids)
+        and (not chosen.outcomes or kept.outcome in chosen.outcomes)
+    )
+
+
+async def scan(
+    connection: Connection, tenant: str, chosen: ReplayFilter, *, after: int = 0, until: int | None = None
+) -> AsyncIterator[KeptRecord]:
+    """What `chosen` takes, oldest first: behind stream sequence `after`, up to and with `until`."""
+    records = read.scan(
+        connection,
+        stream(chosen).name,
+        subject(tenant, chosen),
+        first_sequence=after + 1,
+        since=None if after else chosen.since,
+        batch=PACKS if chosen.takes_delivered else BATCH,
+    )
+    async for record in records:
+        if until is not None and record.sequence > until:
+            return
+        for found in _taken(tenant, chosen, record):
+            yield found
+
+
+def _taken(tenant: str, chosen: ReplayFilter, record: read.Record) -> Iterable[KeptRecord]:
+    """What `chosen` takes of what is stored in one message."""
+    taken: list[KeptRecord] = []
+    for one in archive.unpacked(record) if chosen.takes_delivered else (record,):
+        kept = Kept.read(tenant, one)
+        if kept is not None and matches(kept, chosen):
+            taken.append(KeptRecord(kept, one))
+    for found in taken[:-1]:
+        yield KeptRecord(msgspec.structs.replace(found.kept, ends=False), found.record)
+    yield from taken[-1:]
+
+
+async def newest_kept(
+    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> list[KeptRecord]:
+    """The newest `limit` that failed or were skipped and `chosen` takes, newest first, before a stream sequence."""
+    return await newest(
+        connection,
+        subjects.FAILED.name,
+        subject(tenant, chosen),
+        _taking(tenant, chosen),
+        limit=limit,
+        before=before,
+        since=chosen.since,
+    )
+
+
+async def page_of_kept(
+    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> Found[KeptRecord]:
+    """The same with bounded work: see `Found` for how to go on."""
+    return await look(
+        connection,
+        subjects.FAILED.name,
+        subject(tenant, chosen),
+        _taking(tenant, chosen),
+        limit=limit,
+        before=before,
+        since=chosen.since,
+        until=chosen.until,
+    )
+
+
+def _taking(tenant: str, chosen: ReplayFilter) -> Take[KeptRecord]:
+    def take(record: read.Record) -> KeptRecord | None:
+        kept = Kept.read(tenant, record)
+        return KeptRecord(kept, record) if kept is not None and matches(kept, chosen) else None
+
+    return take

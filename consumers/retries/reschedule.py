@@ -1,0 +1,121 @@
+"""Deliveries that wait for a secret go on at once when it is there.
+
+They are schedules in the server, so going on is a newer schedule for "now" on the same subject. It is stored only if
+the one that was seen is still the last: a delivery that has been fired in between is not fired twice. The head of a
+line is no schedule: whoever has the line is told.
+"""
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from messaging import direct_get as read
+from messaging.client.connection import Connection
+from messaging.client.errors import WRONG_LAST_SEQUENCE, Refused
+from messaging.kv import EXPECTED_REVISION, Bucket
+from messaging.publisher import Publication, Publisher
+from schemas import subjects
+from schemas.configuration import Destination
+from schemas.events import decode_request
+
+AT_ONCE: Final = 64
+"""How many schedules are replaced at a time."""
+
+
+class Hurry:
+    """Makes a pending retry due at once: `oneprotect retry`. What is in flight, or settled, is left alone."""
+
+    def __init__(self, connection: Connection, publisher: Publisher) -> None:
+        self._connection = connection
+        self._publisher = publisher
+
+    async def retry(self, tenant: str, delivery: str, *, destination: str = "*") -> tuple[str, ...]:
+        """Replace what is scheduled of `delivery` by "now", and return to which destinations it goes.
+
+        The attempt keeps its number, so the schedule goes on from it as if its time had come. Raises `JetStreamError`.
+        """
+        pattern = subjects.scheduled(tenant, destination, delivery)
+        records = await read.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
+        hurried = [record for record in records if await fire(self._publisher, record)]
+        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in hurried)
+        return scheduled + await self._call_heads(tenant, delivery, destination)
+
+    async def _call_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
+        """Tell each line of which the delivery is the head that it need not wait. To which destinations those are."""
+        everyones = {"subjects_filter": subjects.ordered(tenant, destination)}
+        info = await self._connection.api(f"STREAM.INFO.{subjects.ORDERED.name}", everyones)
+        counts: dict[str, int] = info["state"].get("subjects") or {}
+        called: list[str] = []
+        for subject in counts:
+            first, _ = await read.batch(self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1)
+            if [_id_of(record) for record in first] == [delivery]:
+                called.append(subjects.tenant_and_destination(subject)[1])
+                await self._connection.publish(subjects.line(tenant, called[-1], "now"))
+        return tuple(called)
+
+
+class Resumption:
+    """Fires the waiting schedules of a credential's destinations."""
+
+    def __init__(self, connection: Connection, publisher: Publisher, destinations: Bucket) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._destinations = destinations
+
+    async def resume(self, tenant: str, credential: str) -> int:
+        """Let what waits for this credential's secret go on. Returns how many deliveries that was."""
+        resumed = 0
+        for entry in await self._destinations.list(f"{tenant}.*"):
+            if _credential_of(entry.value) == credential:
+                destination = entry.key.partition(".")[2]
+                await self._connection.publish(subjects.line(tenant, destination, "now"), subjects.SECRET_IS_THERE)
+                resumed += await self._resume_destination(tenant, destination)
+        return resumed
+
+    async def _resume_destination(self, tenant: str, destination: str) -> int:
+        resumed = 0
+        waiting: list[read.Record] = []
+        async for record in read.scan(
+            self._connection, subjects.RETRIES.name, subjects.scheduled(tenant, destination, "*")
+        ):
+            if subjects.HEADER_SECRET_WAITS in record.headers:
+                waiting.append(record)
+            if len(waiting) == AT_ONCE:
+                resumed += await self._fire(waiting)
+                waiting.clear()
+        return resumed + await self._fire(waiting)
+
+    async def _fire(self, waiting: list[read.Record]) -> int:
+        return sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
+
+
+async def fire(publisher: Publisher, scheduled: read.Record) -> bool:
+    """Replace a schedule by one for now. False when it has fired, or was replaced, in between."""
+    headers = {name: value for name, value in scheduled.headers.items() if not name.startswith("Nats-")} | {
+        subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
+        subjects.HEADER_SCHEDULE_TARGET: scheduled.headers[subjects.HEADER_SCHEDULE_TARGET],
+        EXPECTED_REVISION: str(scheduled.sequence),
+    }
+    try:
+        await publisher.publish(Publication(scheduled.subject, scheduled.data, headers))
+    except Refused as error:
+        if error.err_code != WRONG_LAST_SEQUENCE:
+            raise
+        return False
+    return True
+
+
+def _id_of(record: read.Record) -> str | None:
+    try:
+        return decode_request(record.data).id
+    except ValueError:
+        return None
+
+
+def _credential_of(value: bytes | None) -> str | None:
+    try:
+        return msgspec.json.decode(value or b"", type=Destination).credential
+    except msgspec.DecodeError:
+        return None

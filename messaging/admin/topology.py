@@ -1,0 +1,191 @@
+"""Streams, consumers and buckets at the server, made to be what `schemas.subjects` says. Idempotent.
+
+A bucket is a stream with a naming rule, so all of them are compared and written in one way.
+"""
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from messaging.client.connection import Connection
+from messaging.client.errors import NotFound
+from schemas import subjects
+
+_NANOSECONDS: Final = 1_000_000_000
+_DAY_S: Final = 86_400
+_MAX_ACK_PENDING: Final = 100_000
+_MAX_WAITING: Final = 2_048
+
+Config = dict[str, Any]
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What `apply` did or, with `check`, would do to one object. `fields`: old and new value by name."""
+
+    kind: Literal["stream", "bucket", "consumer"]
+    name: str
+    action: Literal["create", "update", "none"]
+    fields: dict[str, tuple[Any, Any]] = {}
+    note: str = ""
+
+
+class Archive(msgspec.Struct, frozen=True, kw_only=True):
+    """How long, and at most how much of, the deliveries that were taken are kept."""
+
+    days: int = 30
+    """0: none are."""
+    max_bytes: int = 2 * 1024**3
+
+
+DEFAULT_ARCHIVE: Final = Archive()
+
+
+async def apply(
+    connection: Connection,
+    *,
+    replicas: int,
+    work_per_destination: int,
+    ack_wait_s: float,
+    archive: Archive = DEFAULT_ARCHIVE,
+    check: bool = False,
+) -> list[Change]:
+    """Create or update everything; with `check` only compare. Raises `JetStreamError`, `Unsupported` above all."""
+    connection.require_version()
+    changes: list[Change] = []
+    for stream in subjects.STREAMS:
+        if stream.archived and not archive.days:
+            changes.append(await _left(connection, stream))
+            continue
+        wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, archive=archive)
+        changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
+    for bucket in subjects.BUCKETS:
+        wanted = bucket_config(bucket, replicas=replicas)
+        changes.append(await _apply_stream(connection, "bucket", bucket.name, wanted, check=check))
+    for consumer in subjects.ALL_CONSUMERS:
+        changes.append(await _apply_consumer(connection, consumer, ack_wait_s=ack_wait_s, check=check))
+    return changes
+
+
+def stream_config(
+    stream: subjects.Stream, *, replicas: int, work_per_destination: int, archive: Archive = DEFAULT_ARCHIVE
+) -> Config:
+    """A stream as the server is asked for it."""
+    config: Config = {
+        "name": stream.name,
+        "description": stream.description,
+        "subjects": list(stream.subjects),
+        "retention": stream.retention,
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_age": int(stream.max_age_s * _NANOSECONDS),
+        "duplicate_window": int(stream.duplicate_window_s * _NANOSECONDS),
+        "discard": "new" if stream.capped_per_subject else "old",
+        "max_msg_size": stream.max_message_bytes,
+        "allow_direct": True,
+    }
+    if stream.capped_per_subject:
+        config |= {"discard_new_per_subject": True, "max_msgs_per_subject": work_per_destination}
+    if stream.archived:
+        config |= {
+            "max_age": archive.days * _DAY_S * _NANOSECONDS,
+            "max_bytes": archive.max_bytes,
+            "compression": "s2",
+        }
+    if stream.batches:
+        config["allow_atomic"] = True
+    if stream.max_consumers:
+        config["max_consumers"] = stream.max_consumers
+    if stream.schedules:
+        config |= {"allow_msg_schedules": True, "allow_msg_ttl": True}
+    return config
+
+
+def bucket_config(bucket: subjects.Bucket, *, replicas: int) -> Config:
+    """A bucket as the server is asked for it: the stream that any key-value client expects (ADR-8)."""
+    config: Config = {
+        "name": f"KV_{bucket.name}",
+        "description": bucket.description,
+        "subjects": [f"$KV.{bucket.name}.>"],
+        "retention": "limits",
+        "storage": "file",
+        "num_replicas": replicas,
+        "max_msgs_per_subject": 1,
+        "discard": "new",
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+        "allow_msg_ttl": True,
+    }
+    if bucket.announced:
+        config["republish"] = {"src": f"$KV.{bucket.name}.>", "dest": subjects.announced(bucket.name) + ".>"}
+    return config
+
+
+def consumer_config(consumer: subjects.Consumer, *, ack_wait_s: float) -> Config:
+    """A durable consumer as the server is asked for it."""
+    begins = {"deliver_policy": "new"} if consumer.from_now else {}
+    return begins | {
+        "durable_name": consumer.name,
+        "filter_subject": consumer.filter_subject,
+        "ack_policy": "explicit",
+        "ack_wait": int(ack_wait_s * _NANOSECONDS),
+        "max_deliver": -1,
+        "max_ack_pending": _MAX_ACK_PENDING,
+        "max_waiting": _MAX_WAITING,
+    }
+
+
+async def _apply_stream(
+    connection: Connection, kind: Literal["stream", "bucket"], name: str, wanted: Config, *, check: bool
+) -> Change:
+    try:
+        current = (await connection.api(f"STREAM.INFO.{wanted['name']}"))["config"]
+    except NotFound:
+        if not check:
+            await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
+        return Change(kind, name, "create")
+    fields = _differences(current, wanted)
+    if not fields:
+        return Change(kind, name, "none")
+    if not check:
+        await connection.api(f"STREAM.UPDATE.{wanted['name']}", current | wanted)
+    return Change(kind, name, "update", fields)
+
+
+async def _left(connection: Connection, stream: subjects.Stream) -> Change:
+    """A stream that the settings do without: it is not made, and what is in one that is there is nobody's to delete."""
+    try:
+        state = (await connection.api(f"STREAM.INFO.{stream.name}"))["state"]
+    except NotFound:
+        return Change("stream", stream.name, "none", note="not made: ONEPROTECT_ARCHIVE_DAYS is 0")
+    note = (
+        f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added, and its {state['messages']} messages are left until they age"
+    )
+    return Change("stream", stream.name, "none", note=note)
+
+
+async def _apply_consumer(
+    connection: Connection, consumer: subjects.Consumer, *, ack_wait_s: float, check: bool
+) -> Change:
+    wanted = consumer_config(consumer, ack_wait_s=ack_wait_s)
+    name = f"{consumer.stream}/{consumer.name}"
+    create = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}"
+    try:
+        current = (await connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}"))["config"]
+    except NotFound:
+        if not check:
+            await connection.api(create, {"stream_name": consumer.stream, "config": wanted})
+        return Change("consumer", name, "create")
+    fields = _differences(current, wanted)
+    if not fields:
+        return Change("consumer", name, "none")
+    if not check:
+        await connection.api(create, {"stream_name": consumer.stream, "config": current | wanted})
+    return Change("consumer", name, "update", fields)
+
+
+def _differences(current: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
+    # The server leaves out what is false, zero or empty.
+    return {
+        key: (current.get(key), value) for key, value in wanted.items() if (current.get(key) or None) != (value or None)
+    }

@@ -1,0 +1,11 @@
+"""Operational events: facts about the installation, kept for thirty days, told once."""
+
+from messaging.publisher import Publication, Publisher, Stored
+from schemas import subjects
+from schemas.events import CONTENT_TYPE, CloudEvent, encode
+
+
+async def tell(publisher: Publisher, kind: str, name: str, event: CloudEvent) -> Stored:
+    """Publish `event` on `oneprotect.event.<kind>.<tenant>.<name>`; the same id within two minutes counts once."""
+    headers = {subjects.HEADER_MSG_ID: f"{kind}.{event.tenant}.{event.id}", "content-type": CONTENT_TYPE}
+    return await publisher.publish(Publication(subjects.operational(kind, event.tenant, name), encode(event), headers))

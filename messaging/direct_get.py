@@ -1,0 +1,130 @@
+"""Reading a stream without a consumer: batched direct gets (ADR-31), which leave nothing behind at the server."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Final
+
+import msgspec
+
+from messaging.client.connection import API_TIMEOUT_S, Connection
+from messaging.client.errors import NotFound, Unavailable
+from messaging.client.headers import DESCRIPTION, STATUS, has_status, read_headers
+
+BATCH: Final = 256
+
+
+class Record(msgspec.Struct, frozen=True, gc=False):
+    """A stored message."""
+
+    subject: str
+    sequence: int
+    stored_at: datetime
+    data: bytes
+    headers: dict[str, str]
+
+
+async def last(connection: Connection, stream: str, subject: str) -> Record | None:
+    """The newest message on `subject`, or None."""
+    answer = await connection.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+    status = (answer.headers or {}).get("Status")
+    if status == "404":
+        return None
+    if status is not None:
+        raise Unavailable(f"reading {stream} failed: {(answer.headers or {}).get('Description', status)}")
+    return _record(answer.data, answer.headers or {})
+
+
+async def scan(
+    connection: Connection,
+    stream: str,
+    subject: str,
+    *,
+    first_sequence: int = 1,
+    since: datetime | None = None,
+    batch: int = BATCH,
+) -> AsyncIterator[Record]:
+    """Every message on `subject` (wildcards allowed), oldest first, from a sequence or a time on.
+
+    `batch` are asked for at a time: more is quicker, and the memory is the caller's (the server stops at 64 MB).
+    """
+    start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
+    while True:
+        records, more = await _batch(connection, stream, {"next_by_subj": subject, "batch": batch, **start})
+        for record in records:
+            yield record
+        if not more or not records:
+            return
+        start = {"seq": records[-1].sequence + 1}
+
+
+async def batch(
+    connection: Connection, stream: str, subject: str, *, first_sequence: int, size: int
+) -> tuple[list[Record], bool]:
+    """At most `size` messages on `subject`, oldest first, from a sequence on; and whether there are more."""
+    return await _batch(connection, stream, {"next_by_subj": subject, "batch": size, "seq": first_sequence})
+
+
+async def sequence_at(connection: Connection, stream: str, time: datetime) -> int | None:
+    """The sequence of the first message that was stored at `time` or later; None when none was."""
+    records, _ = await _batch(connection, stream, {"next_by_subj": ">", "batch": 1, "start_time": time})
+    return records[0].sequence if records else None
+
+
+async def newest_of_each(connection: Connection, stream: str, subjects: list[str]) -> list[Record]:
+    """The newest message on each subject that matches: what a key-value bucket holds."""
+    records: list[Record] = []
+    up_to: dict[str, Any] = {}
+    while True:
+        start = {"seq": records[-1].sequence + 1} if records else {}
+        batch, more = await _batch(connection, stream, {"multi_last": subjects, "batch": BATCH, **start, **up_to})
+        records += batch
+        if not more or not batch:
+            return records
+
+
+async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -> tuple[list[Record], bool]:
+    """One batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `Unavailable`."""
+    records: list[Record] = []
+    ended: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
+
+    def receive(_subject: bytes, _reply: bytes, data: bytes, block: bytes) -> None:
+        if not has_status(block):
+            records.append(_record(data, read_headers(block)))
+        elif not ended.done():
+            ended.set_result(read_headers(block))
+
+    inbox = connection.new_inbox()
+    subscription = await connection.listen(inbox, receive)
+    try:
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
+            connection.post(subject, msgspec.json.encode(request), reply=inbox)
+            headers = await ended
+    except TimeoutError:
+        headers = None
+    finally:
+        with contextlib.suppress(Exception):  # the client library, when the connection is going
+            await subscription.unsubscribe()
+    if headers is None:
+        raise Unavailable(f"reading {stream} was not answered in {API_TIMEOUT_S:g} s")
+    match headers.get(STATUS):
+        case "204":
+            return records, int(headers.get("Nats-Num-Pending", "0")) > 0
+        case "404":
+            return [], False
+        case "503":
+            raise NotFound(f"there is no stream {stream}: run `oneprotect apply`")
+        case status:
+            raise Unavailable(f"reading {stream} failed: {headers.get(DESCRIPTION, status)}")
+
+
+def _record(data: bytes, headers: dict[str, str]) -> Record:
+    return Record(
+        subject=headers["Nats-Subject"],
+        sequence=int(headers["Nats-Sequence"]),
+        stored_at=msgspec.convert(headers["Nats-Time-Stamp"], datetime),
+        data=data,
+        headers=headers,
+    )

@@ -1,0 +1,218 @@
+"""Publishing with acknowledgement: thousands in flight, one subscription, and no coroutine waiting for any of them.
+
+The client library's own `publish` makes a task and a future for each message. Here one inbox receives all
+acknowledgements, the last token of its subject says which message is meant, and a callback goes on from there.
+"""
+
+import asyncio
+import collections
+import contextlib
+import itertools
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol, Self
+
+import msgspec
+
+from messaging.client.connection import Connection
+from messaging.client.errors import BATCHES_OFF, SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
+from messaging.client.permission_violations import Denial
+
+if TYPE_CHECKING:
+    from messaging.atomic_batch import Batches
+
+PUBLISH_TIMEOUT_S: Final = 5.0
+SWEEPS: Final = 8
+"""So often in that time it is looked who has waited too long."""
+_BATCH: Final = "Nats-Batch-"
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False):
+    """A message to store: subject, payload, headers. With `Nats-Msg-Id` among them it may be sent again safely.
+
+    `block`: headers as they came with another message, or as `headers.block_of` makes them; then `headers` is empty.
+    """
+
+    subject: str
+    payload: bytes
+    headers: dict[str, str]
+    block: bytes = b""
+
+
+class Stored(msgspec.Struct, frozen=True, gc=False):
+    """JetStream's word that a message is stored; `duplicate` when it had been already."""
+
+    stream: str
+    seq: int
+    duplicate: bool = False
+
+
+class _Error(msgspec.Struct, gc=False):
+    err_code: int = 0
+    description: str = ""
+
+
+class _Answer(Stored, frozen=True, gc=False):
+    stream: str = ""
+    seq: int = 0
+    error: _Error | None = None
+
+
+def without_batch(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers of a stored message, fit for publishing it again: those of the batch that it came in stay with it."""
+    return {name: value for name, value in headers.items() if not name.startswith(_BATCH)}
+
+
+OnStored = Callable[[Stored | JetStreamError], None]
+
+
+class Sends(Protocol):
+    """Sends a message and says later what became of it, as `Publisher` does."""
+
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send, and call `on_stored` once."""
+        ...
+
+
+_decode = msgspec.json.Decoder(_Answer).decode
+
+
+class Publisher:
+    """Publishes and hears of each message whether it was stored. Use as an asynchronous context manager."""
+
+    def __init__(self, connection: Connection, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._inbox = connection.new_inbox()
+        self._token_at = len(self._inbox) + 1
+        self._sent = 0
+        self.failures: collections.Counter[str] = collections.Counter()
+        """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
+        self._waiting: dict[int, tuple[str, OnStored]] = {}
+        """Who waits, by the number of what was sent, the oldest first; and on which subject that was."""
+        self._batches: dict[str, Batches] = {}
+
+    async def __aenter__(self) -> Self:
+        self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)
+        self._sweeper = asyncio.create_task(self._sweep(), name="publisher-sweep")
+        self._connection.denials.call(self._on_denied)
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self._sweeper.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._sweeper
+        with contextlib.suppress(Exception):  # closing: the connection may be gone already
+            await self._subscription.unsubscribe()
+
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Send, and call `on_stored` once: with what was stored, or with why it was not (or not known to be)."""
+        connection = self._connection
+        if connection.denials.deafness is not None:
+            self._fail(on_stored, connection.denials.deafness)
+            return
+        self._sent = number = self._sent + 1
+        self._waiting[number] = (publication.subject, on_stored)
+        try:
+            connection.post(
+                publication.subject,
+                publication.payload,
+                reply=f"{self._inbox}.{number}",
+                headers=publication.headers,
+                block=publication.block,
+            )
+        except (Unavailable, Refused) as error:
+            if self._waiting.pop(number, None):
+                self._fail(on_stored, error)
+
+    async def publish(self, publication: Publication) -> Stored:
+        """Send and wait until it is stored. Raises `Refused`, `NotAllowed` among them, or `Unavailable`."""
+        outcome: asyncio.Future[Stored | JetStreamError] = asyncio.get_running_loop().create_future()
+
+        def on_stored(result: Stored | JetStreamError) -> None:
+            if not outcome.done():
+                outcome.set_result(result)
+
+        self.send(publication, on_stored)
+        result = await outcome
+        if isinstance(result, JetStreamError):
+            raise result
+        return result
+
+    async def publish_all(self, publications: Sequence[Publication]) -> Stored:
+        """Store all of them or none: one stream, at most `MAX_MESSAGES`. They get consecutive sequences; the last's.
+
+        An atomic batch (ADR-50): only its last message is acknowledged, and a server that does not get that far forgets
+        the others. Raises `Refused` or `Unavailable`; one `Nats-Msg-Id` that is stored already refuses the whole batch.
+        """
+        batch = uuid.uuid4().hex
+        *first, last = [
+            msgspec.structs.replace(
+                one, headers={**one.headers, f"{_BATCH}Id": batch, f"{_BATCH}Sequence": str(number)}
+            )
+            for number, one in enumerate(publications, 1)
+        ]
+        last = msgspec.structs.replace(last, headers={**last.headers, f"{_BATCH}Commit": "1"})
+        for one in first:
+            await self._connection.publish(one.subject, one.payload, headers=one.headers)
+        try:
+            return await self.publish(last)
+        except Refused as error:
+            if error.err_code != BATCHES_OFF:
+                raise
+        raise Unavailable("a stream takes no batches yet: run `oneprotect apply`")
+
+    def batches(self, stream: str) -> "Batches":
+        """For whoever wants batches stored in `stream`: those of several callers go together."""
+        from messaging.atomic_batch import Batches  # it needs what is defined here
+
+        return self._batches.setdefault(stream, Batches(self))
+
+    async def remove(self, stream: str, sequence: int) -> None:
+        """Take a message out of a stream. Raises `Refused` when it is not there, or `Unavailable`."""
+        await self._connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+
+    async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Stored:
+        """`publish` for what is no event."""
+        return await self.publish(Publication(subject, payload, dict(headers or {})))
+
+    def _on_ack(self, subject: bytes, _reply: bytes, data: bytes, _block: bytes) -> None:
+        waiting = self._waiting.pop(int(subject[self._token_at :]), None)
+        if waiting is None:
+            return
+        result = _result(data)
+        if isinstance(result, JetStreamError):
+            self._fail(waiting[1], result)
+        else:
+            waiting[1](result)
+
+    def _on_denied(self, denial: Denial) -> None:
+        for number, (subject, on_stored) in tuple(self._waiting.items()):
+            if refusal := self._connection.denials.refusal(denial, subject):
+                del self._waiting[number]
+                self._fail(on_stored, refusal)
+
+    def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
+        is_full = isinstance(error, Refused) and error.err_code == SUBJECT_FULL
+        self.failures["subject_full" if is_full else "refused" if isinstance(error, Refused) else "unavailable"] += 1
+        on_stored(error)
+
+    async def _sweep(self) -> None:
+        """Give up on what has waited too long: what had been sent, by its number, when that time began."""
+        sent: collections.deque[int] = collections.deque([0] * SWEEPS, maxlen=SWEEPS)
+        while True:
+            await asyncio.sleep(self._timeout_s / SWEEPS)
+            overdue = sent[0]
+            sent.append(self._sent)
+            for number in list(itertools.takewhile(overdue.__ge__, self._waiting)):
+                _, on_stored = self._waiting.pop(number)
+                self._fail(on_stored, Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))
+
+
+def _result(data: bytes) -> Stored | JetStreamError:
+    if not data:
+        return Unavailable("no stream takes this subject, or JetStream has no leader: run `oneprotect apply`")
+    answer = _decode(data)
+    if answer.error is None:
+        return answer
+    return error_of(answer.error.err_code, answer.error.description)

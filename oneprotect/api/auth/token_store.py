@@ -1,0 +1,126 @@
+"""Tokens as they are kept, created and revoked: for the command line, and for whoever else manages them."""
+
+import uuid
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+import structlog
+
+from messaging.audit_events import tell
+from messaging.kv import Bucket
+from messaging.publisher import Publisher
+from oneprotect.api.auth.token_format import IssuedToken
+from schemas import validation as checked
+from schemas.events import ConfigChanged, ConfigChangedData
+from schemas.roles import ALL_TENANTS, Token, TokenSpec, TokenView
+
+SOURCE: Final = "/oneprotect/tokens"
+USED: Final = "used"
+
+_ALL: Final = "_all"
+"""No tenant is called so."""
+_log = structlog.get_logger(__name__)
+
+
+class UnknownToken(Exception):
+    """There is no such token."""
+
+    def __init__(self) -> None:
+        super().__init__("there is no token of this id; see `oneprotect token list`")
+
+
+class TokenStore:
+    """The bucket of tokens. Any method raises `JetStreamError` when NATS can't be asked."""
+
+    def __init__(self, bucket: Bucket, publisher: Publisher) -> None:
+        self._bucket = bucket
+        self._publisher = publisher
+
+    async def create(self, spec: TokenSpec, *, by: str) -> tuple[TokenView, IssuedToken]:
+        """Make a token. Its text is in the answer and nowhere else. Raises `Invalid`."""
+        spec = checked.round_trip(spec)
+        issued = IssuedToken()
+        token = Token(
+            tenant=spec.tenant,
+            roles=tuple(sorted(set(spec.roles))),
+            digest=issued.digest,
+            created_at=datetime.now(UTC),
+            created_by=by,
+            name=spec.name,
+        )
+        await self._bucket.put(_key(token.tenant, issued.id), msgspec.json.encode(token), revision=0)
+        await self._tell(token.tenant, issued.id, "create", by)
+        return _view(issued.id, token, None), issued
+
+    async def list(self, tenant: str | None = None) -> list[TokenView]:
+        """The tenant's tokens (`*`: those for all tenants), or everybody's, the oldest first."""
+        pattern = "*" if tenant is None else _key_part(tenant)
+        found = {entry.key: entry.value or b"" for entry in await self._bucket.list(f"{pattern}.>")}
+        views = [
+            _view(key.rpartition(".")[2], token, _time(found.get(f"{key}.{USED}")))
+            for key, value in found.items()
+            if (token := decoded(key, value)) is not None
+        ]
+        return sorted(views, key=lambda view: view.created_at)
+
+    async def delete(self, token_id: str, *, by: str) -> TokenView:
+        """Revoke a token: within a second no API process takes it any more. Raises `UnknownToken` or `Invalid`."""
+        for entry in await self._bucket.list(f"*.{checked.name(token_id, 'id')}"):
+            token = decoded(entry.key, entry.value or b"")
+            if token is not None:
+                await self._bucket.delete(entry.key)
+                await self._bucket.delete(f"{entry.key}.{USED}")
+                await self._tell(token.tenant, token_id, "delete", by)
+                return _view(token_id, token, None)
+        raise UnknownToken
+
+    async def _tell(self, tenant: str, token_id: str, action: str, by: str) -> None:
+        event = ConfigChanged(
+            specversion="1.0",
+            id=str(uuid.uuid4()),
+            source=SOURCE,
+            time=datetime.now(UTC),
+            tenant=_key_part(tenant),
+            data=msgspec.convert({"kind": "token", "name": token_id, "action": action, "by": by}, ConfigChangedData),
+        )
+        await tell(self._publisher, "config.changed", f"token.{token_id}", event)
+
+
+def decoded(key: str, value: bytes) -> Token | None:
+    """The token that a key holds; None for when one was last used, and for what can't be understood."""
+    if key.count(".") != 1:
+        return None
+    try:
+        return msgspec.json.decode(value, type=Token)
+    except msgspec.DecodeError:
+        pass
+    _log.error("token.undecodable", key=key)
+    return None
+
+
+def _key(tenant: str, token_id: str) -> str:
+    return f"{_key_part(tenant)}.{token_id}"
+
+
+def _key_part(tenant: str) -> str:
+    return _ALL if tenant == ALL_TENANTS else checked.name(tenant, "tenant")
+
+
+def _time(value: bytes | None) -> datetime | None:
+    try:
+        return None if value is None else msgspec.json.decode(value, type=datetime)
+    except msgspec.DecodeError:
+        return None
+
+
+def _view(token_id: str, token: Token, last_used_at: datetime | None) -> TokenView:
+    return TokenView(
+        id=token_id,
+        tenant=token.tenant,
+        roles=token.roles,
+        name=token.name,
+        created_at=token.created_at,
+        created_by=token.created_by,
+        last_used_at=last_used_at,
+    )

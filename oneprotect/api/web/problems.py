@@ -1,0 +1,141 @@
+"""Every error as a problem document (RFC 9457). Nothing of what was asked for is repeated, and no exception's text."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Final
+
+import msgspec
+import structlog
+from litestar.exceptions import HTTPException
+from msgspec import UNSET, UnsetType
+
+from consumers.replay.store import ReplayEnded, UnknownReplay
+from messaging.client.errors import JetStreamError
+from oneprotect.configuration.service import Changed, Conflict, InUse, MissingCredential, Unknown
+from schemas.validation import Invalid
+
+MEDIA_TYPE: Final = "application/problem+json"
+RETRY_AFTER_S: Final = 2
+
+_REFUSALS: Final[Mapping[type[Exception], tuple[int, str, str]]] = {
+    Unknown: (404, "not-found", "The tenant has nothing of this name."),
+    UnknownReplay: (404, "not-found", "The tenant has no replay of this id."),
+    Changed: (412, "precondition-failed", "It is not as `If-Match` or `If-None-Match` says; read it anew."),
+    Conflict: (409, "conflict", "Somebody else changes the same right now; read it anew, and try again."),
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class BrokenRule(msgspec.Struct, frozen=True):
+    """What is wrong with the input, and where: a field of the body, a parameter, or (None) the whole."""
+
+    field: str | None
+    rule: str
+
+
+class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong (RFC 9457). `type` is for programs, and stays as it is."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | UnsetType = UNSET
+    errors: tuple[BrokenRule, ...] | UnsetType = UNSET
+
+
+class Problem(Exception):
+    """Raised anywhere on the way of a request: the answer is this problem."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        errors: tuple[BrokenRule, ...] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(kind)
+        self.status: Final = status
+        self.kind: Final = kind
+        self.detail: Final = detail
+        self.errors: Final = errors
+        self.headers: Final = dict(headers or {})
+
+    def document(self) -> ProblemDocument:
+        """As it is sent."""
+        return ProblemDocument(
+            type=f"urn:oneprotect:problem:{self.kind}",
+            title=HTTPStatus(self.status).phrase,
+            status=self.status,
+            detail=self.detail or UNSET,
+            errors=self.errors or UNSET,
+        )
+
+    def encode(self) -> bytes:
+        """The same as JSON."""
+        return msgspec.json.encode(self.document())
+
+
+def problem_of(error: Exception) -> Problem:
+    """What an exception means to whoever asked."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, Invalid):
+        return broken_rule(error.field, error.rule)
+    if isinstance(error, HTTPException):
+        return _of_framework(error)
+    if isinstance(error, JetStreamError):
+        _log.warning("api.nats_failed", error=str(error))
+        return unavailable()
+    return _of_refusal(error) or _unexpected(error)
+
+
+def _of_refusal(error: Exception) -> Problem | None:
+    """What can't be done as things are."""
+    for kind, (status, name, detail) in _REFUSALS.items():
+        if isinstance(error, kind):
+            return Problem(status, name, detail)
+    if isinstance(error, MissingCredential):
+        return broken_rule("credential", "the tenant has no credential of this name; create it first")
+    if isinstance(error, InUse):
+        return Problem(409, "in-use", f"Destinations still use this credential: {', '.join(error.destinations)}.")
+    if isinstance(error, ReplayEnded):
+        return Problem(409, "replay-ended", f"This replay is {error.state} already.")
+    return None
+
+
+def _unexpected(error: Exception) -> Problem:
+    _log.error("api.failed", exc_info=error)
+    return Problem(500, "internal", "This should not have happened; the log says more.")
+
+
+def broken_rule(field: str | None, rule: str) -> Problem:
+    """The input breaks a rule."""
+    where = f"`{field}`: " if field else ""
+    return Problem(422, "invalid", f"{where}{rule}", errors=(BrokenRule(field, rule),))
+
+
+def unavailable() -> Problem:
+    """NATS can't be asked."""
+    return Problem(
+        503,
+        "unavailable",
+        "NATS does not answer right now; nothing that was not acknowledged is lost track of. Try again.",
+        headers={"retry-after": str(RETRY_AFTER_S)},
+    )
+
+
+_FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("bad-request", "The request can't be understood."),
+    404: ("not-found", "There is nothing here; see /openapi.json."),
+    405: ("method-not-allowed", "This can't be done here; `Allow` says what can."),
+    413: ("too-large", "The body is too large."),
+}
+
+
+def _of_framework(error: HTTPException) -> Problem:
+    kind, detail = _FRAMEWORK.get(error.status_code, ("bad-request", "The request can't be understood."))
+    status = error.status_code if error.status_code in _FRAMEWORK else 400
+    return Problem(status, kind, detail)

@@ -1,0 +1,176 @@
+"""The HTTP API and the console, put together.
+
+Litestar is imported from here on, and nowhere that a consumer comes by: it would cost one 150 ms and 20 MB.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from messaging.client.errors import Unavailable
+from oneprotect.api.app import Beside, create_app
+from oneprotect.api.auth.authenticator import Authenticator
+from oneprotect.api.auth.jwks import IssuerKeys
+from oneprotect.api.auth.jwt import JwtVerifier
+from oneprotect.api.auth.token_cache import KnownTokens
+from oneprotect.api.operations.dependencies import Parts
+from oneprotect.api.operations.destination_cache import Addressees
+from oneprotect.api.operations.replay_runner import ReplayRunner
+from oneprotect.api.resources.probes import Streams
+from oneprotect.api.web.gateway import Front
+from oneprotect.api.web.request_body import ENVELOPE_BYTES
+from oneprotect.api.web.request_body import Limits as BodyLimits
+from oneprotect.api.web.server import serve
+from oneprotect.api.web.tracing_middleware import Traced
+from oneprotect.bootstrap.process import VERSION, ops_port, spare_the_collector, worker_id
+from oneprotect.bootstrap.resources import JetStream, open_jetstream
+from oneprotect.console.app import console
+from oneprotect.console.web.dependencies import ConsoleParts
+from oneprotect.console.web.event_stream import Followers
+from oneprotect.console.web.sessions import Sessions
+from oneprotect.console.web.static_files import Assets
+from oneprotect.console.web.templating import Renderer
+from oneprotect.settings.settings import Settings, SettingsError
+from telemetry.ops_server import OpsPages
+from telemetry.otlp.settings import Export
+from telemetry.telemetry import NOTHING, Telemetry
+
+API_PATIENCE_S: Final = 5.0
+"""How long the API may be without NATS before it says that it is not ready: nothing that it does works without."""
+
+_log = structlog.get_logger(__name__)
+
+
+async def run_api(
+    settings: Settings,
+    *,
+    stop: asyncio.Event,
+    on_listening: Callable[[str], None] = lambda _: None,
+    export: Export = NOTHING,
+) -> None:
+    """Serve the HTTP API until `stop` is set, then finish what is under way. `on_listening` is told the URL.
+
+    It listens before NATS is there, and says then that it is not ready. Raises `SettingsError` when the port is taken.
+    """
+    jwts = _jwts(settings)
+    telemetry = Telemetry(version=VERSION, role="api", instance=worker_id(), export=export, patience_s=API_PATIENCE_S)
+    front = Front(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
+    served = asyncio.Event()
+    opening = asyncio.create_task(_open_api(settings, front, telemetry, jwts, stop, served), name="api")
+    opening.add_done_callback(lambda _: stop.set())  # nothing is left to be served
+    try:
+        async with telemetry.running(), ops_port(settings, telemetry):
+            app = front if telemetry.spans is None else Traced(front, telemetry.spans, telemetry.sampling)
+            await serve(
+                app,
+                host=settings.api.host,
+                port=settings.api.port,
+                trusted_proxies=settings.api.trusted_proxies,
+                stop=stop,
+                on_listening=on_listening,
+            )
+    except OSError as error:
+        problem = f"ONEPROTECT_API_PORT: can't be had at ONEPROTECT_API_HOST ({error.strerror}); set another one"
+    else:
+        problem = ""
+    finally:
+        stop.set()
+        served.set()
+        await opening
+    if problem:
+        raise SettingsError([problem])
+
+
+async def _open_api(
+    settings: Settings,
+    front: Front,
+    telemetry: Telemetry,
+    jwts: JwtVerifier | None,
+    stop: asyncio.Event,
+    served: asyncio.Event,
+) -> None:
+    """Connect, open the application, and keep true what it knows, until `stop` is set and everything is `served`."""
+    try:
+        async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
+            jetstream.connection.require_version()
+            parts = api_parts(settings, jetstream, telemetry, jwts)
+            await parts.addressees.start()
+            streams = Streams(jetstream.connection)
+            telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
+            keeping = [
+                asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replays.run(), streams.run())
+            ]
+            front.open(create_app(parts, api_console(jetstream, parts, stop)))
+            spare_the_collector()
+            _log.info("api.started", version=VERSION)
+            try:
+                await stop.wait()
+                telemetry.readiness.drain()
+                await served.wait()
+            finally:
+                for task in keeping:
+                    task.cancel()
+                await asyncio.wait(keeping)
+    except Unavailable:
+        if not stop.is_set():
+            raise
+    _log.info("api.stopped")
+
+
+def api_console(jetstream: JetStream, parts: Parts, stop: asyncio.Event) -> Beside:
+    """The console; its live pages end when `stop` is set."""
+    assets = Assets()
+    return console(
+        ConsoleParts(
+            api=parts,
+            sessions=Sessions(jetstream.token_bucket, parts.tokens),
+            renderer=Renderer(assets),
+            followers=Followers(),
+            destinations=jetstream.destinations,
+            health=jetstream.health,
+            activity=jetstream.activity,
+            stop=stop,
+        ),
+        assets,
+    )
+
+
+def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry, jwts: JwtVerifier | None) -> Parts:
+    """What the API works with."""
+    tokens = KnownTokens(jetstream.token_bucket, jetstream.connection)
+    delivery = settings.delivery
+    return Parts(
+        connection=jetstream.connection,
+        publisher=jetstream.publisher,
+        configuration=jetstream.configuration,
+        addressees=Addressees(jetstream.destinations, jetstream.connection),
+        replayer=jetstream.replayer,
+        replays=ReplayRunner(jetstream.replayer, jetstream.replays),
+        tokens=tokens,
+        authenticator=Authenticator(tokens, failures=settings.api.auth_failures, jwts=jwts),
+        counters=telemetry.counters,
+        ops=OpsPages(telemetry.counters, telemetry.readiness),
+        limits=BodyLimits(
+            body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES,
+            body_timeout_s=settings.api.body_timeout_s,
+        ),
+        max_payload_bytes=delivery.max_payload_bytes,
+        request_timeout_s=delivery.request_timeout_s,
+    )
+
+
+def _jwts(settings: Settings) -> JwtVerifier | None:
+    """What checks JWTs, if an issuer is trusted."""
+    oidc = settings.oidc
+    if oidc.issuer is None:
+        return None
+    return JwtVerifier(
+        IssuerKeys(oidc.issuer, jwks_url=oidc.jwks_url, ca_file=oidc.ca_file),
+        issuer=oidc.issuer,
+        audience=settings.require_audience(),
+        algorithms=oidc.algorithms,
+        tenant_claim=oidc.tenant_claim,
+        roles_claim=oidc.roles_claim,
+    )

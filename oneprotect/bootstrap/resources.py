@@ -1,0 +1,90 @@
+"""What every process opens: NATS and all that is kept there, the egress policy, the provider of secrets."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from consumers.egress.policy import EgressPolicy
+from consumers.replay.service import Replayer
+from messaging.admin.topology import Archive
+from messaging.client.client import Access
+from messaging.client.connection import Connection, connect
+from messaging.kv import Bucket
+from messaging.publisher import Publisher
+from oneprotect.api.auth.token_store import TokenStore
+from oneprotect.bootstrap.secret_providers import open_reader
+from oneprotect.configuration.service import Configuration
+from oneprotect.settings.settings import Settings
+from provider.cache.provider import CachedSecretProvider
+from schemas import subjects
+
+
+class JetStream:
+    """An open connection, and what publishes and keeps configuration on it."""
+
+    def __init__(
+        self, connection: Connection, publisher: Publisher, egress: EgressPolicy, secret_namespace: str | None
+    ) -> None:
+        self.connection = connection
+        self.publisher = publisher
+        self.destinations = Bucket(connection, publisher, subjects.DESTINATIONS)
+        self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
+        self.statuses = Bucket(connection, publisher, subjects.CREDENTIAL_STATUS)
+        self.rates = Bucket(connection, publisher, subjects.RATES)
+        self.leases = Bucket(connection, publisher, subjects.LEASES)
+        self.health = Bucket(connection, publisher, subjects.HEALTH)
+        self.token_bucket = Bucket(connection, publisher, subjects.TOKENS)
+        self.tokens = TokenStore(self.token_bucket, publisher)
+        self.replays = Bucket(connection, publisher, subjects.REPLAYS)
+        self.replayer = Replayer(connection, publisher, self.replays)
+        self.activity = Bucket(connection, publisher, subjects.ACTIVITY)
+        self.configuration = Configuration(
+            self.destinations,
+            self.credentials,
+            publisher,
+            egress,
+            statuses=self.statuses,
+            secret_namespace=secret_namespace,
+        )
+
+
+@contextlib.asynccontextmanager
+async def open_jetstream(
+    settings: Settings, *, name: str, keep_trying_until: asyncio.Event | None = None
+) -> AsyncGenerator[JetStream]:
+    """Connect as the settings say. Raises `Unavailable`; see `connect` for services that rather wait."""
+    async with (
+        connect(nats_access(settings), name=name, keep_trying_until=keep_trying_until) as connection,
+        Publisher(connection) as publisher,
+    ):
+        yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
+
+
+def nats_access(settings: Settings) -> Access:
+    """How the server is reached, and as whom."""
+    nats = settings.nats
+    return Access(
+        url=nats.url,
+        creds_file=nats.creds_file,
+        nkey_file=nats.nkey_file,
+        ca_file=nats.ca_file,
+        inbox_prefix=nats.inbox_prefix,
+    )
+
+
+def egress_policy(settings: Settings) -> EgressPolicy:
+    """Which URLs and addresses may be called."""
+    egress = settings.egress
+    return EgressPolicy(allow_cidrs=egress.allow_cidrs, allow_http=egress.allow_http, ports=egress.ports)
+
+
+def archive_of(settings: Settings) -> Archive:
+    """How long, and at most how much of, deliveries that were taken are kept."""
+    return Archive(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
+
+
+async def open_provider(settings: Settings) -> CachedSecretProvider:
+    """The provider that the settings name, behind the cache. There is no other one to fall back to."""
+    secret = settings.require_provider()
+    reader = await open_reader(secret.provider, namespaces=secret.namespaces, local_dir=secret.local_dir)
+    return CachedSecretProvider(reader, ttl_s=secret.cache_ttl_s, max_stale_s=secret.max_stale_s)

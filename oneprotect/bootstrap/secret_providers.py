@@ -1,0 +1,55 @@
+"""Where secrets come from, opened as the settings say. Here, and nowhere else, a provider is picked."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from provider.cache.provider import SnapshotReader
+from provider.errors import ProviderMisconfigured
+
+if TYPE_CHECKING:
+    from provider.kubernetes.access_review import AccessReviews
+
+ProviderName = Literal["kubernetes", "local"]
+
+
+def is_pod(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process runs in a cluster, with a service account."""
+    return "KUBERNETES_SERVICE_HOST" in environ
+
+
+async def open_reader(
+    provider: ProviderName | None,
+    *,
+    namespaces: frozenset[str],
+    local_dir: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> SnapshotReader:
+    """The provider of this name, without a cache. `local` needs `local_dir`. Raises `ProviderMisconfigured`.
+
+    There is no default and nothing to fall back to. Outside of a cluster, `kubernetes` is what the kubeconfig says.
+    """
+    if provider is None:
+        raise ProviderMisconfigured("No provider of secrets is named.")
+    if provider == "local":
+        from provider.local import LocalSecretProvider
+
+        if local_dir is None:
+            raise ProviderMisconfigured("The local provider needs a directory.")
+        return LocalSecretProvider(local_dir, namespaces_allowed=namespaces)
+
+    from provider.kubernetes.provider import KubernetesSecretProvider
+
+    if is_pod(environ):
+        return await KubernetesSecretProvider.in_cluster(namespaces_allowed=namespaces)
+    kubeconfig = Path(environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+    return await KubernetesSecretProvider.from_kubeconfig(kubeconfig, namespaces_allowed=namespaces)
+
+
+async def open_reviews() -> "AccessReviews":
+    """Asks what this pod's service account may do. Raises `ProviderMisconfigured` outside of a pod."""
+    from provider.kubernetes.access_review import AccessReviews
+    from provider.kubernetes.api_server import SERVICE_ACCOUNT, Cluster
+
+    return AccessReviews(await Cluster.in_cluster(directory=SERVICE_ACCOUNT, environ=os.environ))

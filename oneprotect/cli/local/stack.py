@@ -1,0 +1,189 @@
+"""The whole product on one machine: a nats-server, a consumer process, a receiver, and a sample tenant."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from messaging.admin import topology
+from oneprotect.api.auth.token_format import IssuedToken
+from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.receiver import ALWAYS_OK, Answers, Receiver
+from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
+from oneprotect.settings.settings import Settings
+from schemas.roles import Role, TokenSpec
+
+TENANT: Final = "acme"
+NAMESPACE: Final = "oneprotect-dev"
+
+HOST: Final = "127.0.0.1"
+API_PORT: Final = 8080
+TOKEN_NAME: Final = "oneprotect dev"
+
+_START_TIMEOUT_S: Final = 30
+_STOP_TIMEOUT_S: Final = 30
+
+
+class Sample(msgspec.Struct, frozen=True, kw_only=True):
+    """A destination of the sample tenant: what it shows, and how its receiver answers."""
+
+    name: str
+    shows: str
+    answers: Answers = ALWAYS_OK
+    has_secret: bool = True
+    retry_schedule_s: tuple[float, ...] | None = None
+
+    @property
+    def path(self) -> str:
+        """Where the receiver listens for it."""
+        return f"/{TENANT}/{self.name}"
+
+
+ORDERS: Final = Sample(name="orders", shows="works")
+FLAKY: Final = Sample(
+    name="flaky",
+    shows="503 twice, then works",
+    answers=Answers(failures=2, status=503),
+    retry_schedule_s=(0.3, 0.3, 1, 5),
+)
+UNSIGNED: Final = Sample(name="no-secret", shows="no Secret: nothing sent", has_secret=False)
+SAMPLES: Final = (ORDERS, FLAKY, UNSIGNED)
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """What `dev` has set up."""
+
+    jetstream: JetStream
+    receiver: Receiver
+    settings: Settings
+    consumer: asyncio.subprocess.Process
+    api: "ServedApi | None" = None
+
+
+class ServedApi(msgspec.Struct, frozen=True):
+    """The HTTP API: where it is, and a token that may do everything for the sample tenant."""
+
+    url: str
+    token: IssuedToken
+    process: asyncio.subprocess.Process
+
+
+@contextlib.asynccontextmanager
+async def stage(directory: Path, *, nats_port: int | None, with_api: bool = False) -> AsyncGenerator[Stage]:
+    """A nats-server, the receiver, the sample tenant, a consumer process and an API's, all on loopback."""
+    async with EmbeddedNats(directory / "nats", port=nats_port) as server, Receiver() as receiver:
+        environ = _environ(directory, server.url)
+        settings = Settings.load(environ)
+        async with open_jetstream(settings, name="oneprotect-dev") as jetstream:
+            await topology.apply(
+                jetstream.connection,
+                replicas=settings.nats.replicas,
+                work_per_destination=settings.nats.work_per_destination,
+                ack_wait_s=settings.delivery.ack_wait_s,
+                archive=archive_of(settings),
+            )
+            await set_up_tenant(jetstream, receiver, directory / "secrets")
+            async with contextlib.AsyncExitStack() as running:
+                consumer = await running.enter_async_context(_process(environ, "consumer"))
+                api = await running.enter_async_context(_api(environ, jetstream)) if with_api else None
+                yield Stage(jetstream, receiver, settings, consumer, api)
+
+
+async def set_up_tenant(jetstream: JetStream, receiver: Receiver, secrets_directory: Path) -> None:
+    """The sample tenant: its Secrets, a credential and a destination for each sample, and their receivers."""
+    signed = [sample.name for sample in SAMPLES if sample.has_secret]
+    secrets = write_sample_secrets(secrets_directory, namespace=NAMESPACE, tenant=TENANT, names=signed)
+    for sample in SAMPLES:
+        if sample.has_secret:
+            receiver.route(sample.path, secrets[sample.name], sample.answers)
+        await jetstream.configuration.set_credential(
+            TENANT, sample.name, {"secret_ref": f"k8s://{NAMESPACE}/{sample.name}/{KEY}"}, by="dev"
+        )
+        destination: dict[str, object] = {
+            "url": receiver.url(sample.path),
+            "credential": sample.name,
+            "description": sample.shows,
+        }
+        if sample.retry_schedule_s:
+            destination["retry_schedule_s"] = sample.retry_schedule_s
+        await jetstream.configuration.set_destination(TENANT, sample.name, destination, by="dev")
+
+
+def _environ(directory: Path, nats_url: str) -> dict[str, str]:
+    """What a developer has set, and over it what makes this one self-contained."""
+    return {
+        "ONEPROTECT_LOG_LEVEL": "warning",
+        "ONEPROTECT_LOG_FORMAT": "console",
+        **os.environ,
+        "ONEPROTECT_NATS_URL": nats_url,
+        "ONEPROTECT_SECRET_PROVIDER": "local",
+        "ONEPROTECT_LOCAL_SECRETS_DIR": str((directory / "secrets").resolve()),
+        "ONEPROTECT_SECRET_NAMESPACE": NAMESPACE,
+        "ONEPROTECT_EGRESS_ALLOW_CIDRS": "127.0.0.0/8",
+        "ONEPROTECT_EGRESS_ALLOW_HTTP": "true",
+        "ONEPROTECT_EGRESS_PORTS": "443,1024-65535",
+    }
+
+
+@contextlib.asynccontextmanager
+async def _api(environ: Mapping[str, str], jetstream: JetStream) -> AsyncGenerator[ServedApi]:
+    """The API, listening, with a token of its own; those of earlier runs are revoked."""
+    port = free_port(API_PORT)
+    for view in await jetstream.tokens.list(TENANT):
+        if view.name == TOKEN_NAME:
+            await jetstream.tokens.delete(view.id, by="dev")
+    spec = TokenSpec(tenant=TENANT, roles=tuple(Role), name=TOKEN_NAME)
+    _, token = await jetstream.tokens.create(spec, by="dev")
+    own = {name: value for name, value in environ.items() if name != "ONEPROTECT_OPS_PORT"}  # the consumer has it
+    own |= {"ONEPROTECT_API_HOST": HOST, "ONEPROTECT_API_PORT": str(port)}
+    async with _process(own, "api") as process:
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while process.returncode is None and not await _listens(port):  # noqa: ASYNC110 - it sends no event
+                await asyncio.sleep(0.05)
+        yield ServedApi(f"http://{HOST}:{port}", token, process)
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(HOST, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def free_port(wanted: int) -> int:
+    """The port `wanted`, or any other one of loopback when something is there already."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted))
+        except OSError:
+            probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.asynccontextmanager
+async def _process(environ: Mapping[str, str], command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """A deployment as it is: a process of its own, stopped by SIGTERM."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "oneprotect", command, env=dict(environ), start_new_session=True
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_TIMEOUT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,93 @@
+"""Attempts by the hour as bars: numbers for a template to draw, and the same in words."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from msgspec import Struct
+
+from schemas.hourly_stats import Hour, percentile_ms, success_rate
+
+STEP: Final = 20
+BAR: Final = 16
+HEIGHT: Final = 100
+_LEAST: Final = 3
+
+
+class Bar(Struct, frozen=True):
+    """One hour: where its bars are, from the top, and what it says."""
+
+    x: int
+    delivered_y: float
+    delivered_height: float
+    failed_y: float
+    failed_height: float
+    hour: str
+    delivered: int
+    failed: int
+    p95_ms: float | None
+
+
+class Chart(Struct, frozen=True):
+    """A day. `most`: attempts in the busiest hour."""
+
+    bars: tuple[Bar, ...]
+    width: int
+    height: int
+    most: int
+    words: str
+
+
+class Day(Struct, frozen=True):
+    """How a day went."""
+
+    attempts: int
+    delivered: int
+    success_rate: float | None
+    p95_ms: float | None
+    chart: Chart
+
+
+def day_of(hours: Sequence[Hour]) -> Day:
+    """What hours, one after another, say together."""
+    total = Hour(0)
+    for hour in hours:
+        total += hour
+    attempts = total.delivered + total.failed
+    return Day(attempts, total.delivered, success_rate(total), percentile_ms(total, 0.95), _chart(hours, total))
+
+
+def _chart(hours: Sequence[Hour], total: Hour) -> Chart:
+    most = max((hour.delivered + hour.failed for hour in hours), default=0)
+    bars = tuple(_bar(number, hour, most) for number, hour in enumerate(hours))
+    return Chart(bars, len(bars) * STEP, HEIGHT, most, _words(bars, total))
+
+
+def _bar(number: int, hour: Hour, most: int) -> Bar:
+    delivered, failed = (_height(count, most) for count in (hour.delivered, hour.failed))
+    delivered = min(delivered, HEIGHT - failed)
+    return Bar(
+        x=number * STEP + (STEP - BAR) // 2,
+        delivered_y=HEIGHT - delivered,
+        delivered_height=delivered,
+        failed_y=HEIGHT - delivered - failed,
+        failed_height=failed,
+        hour=f"{datetime.fromtimestamp(hour.at * 3600, UTC):%H:%M}",
+        delivered=hour.delivered,
+        failed=hour.failed,
+        p95_ms=percentile_ms(hour, 0.95),
+    )
+
+
+def _height(count: int, most: int) -> float:
+    """In proportion, but so that one of thousands can be seen."""
+    return max(_LEAST, round(count / most * HEIGHT, 1)) if count else 0
+
+
+def _words(bars: Sequence[Bar], total: Hour) -> str:
+    attempts = total.delivered + total.failed
+    if not attempts:
+        return "No attempts in the last 24 hours."
+    text = f"{attempts} attempts in the last 24 hours, {total.delivered} of them delivered."
+    worst = max(bars, key=lambda bar: bar.failed)
+    return text + (f" Most failures: {worst.failed} in the hour from {worst.hour} UTC." if worst.failed else "")

@@ -1,0 +1,94 @@
+"""What a process tells its supervisor, once a second and when it ends, over a socket that it was born with.
+
+When the other end is closed the supervisor is gone, and with it whoever would be told to stop: so the process stops.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Callable
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from telemetry.metrics.registry import Labels, Latency, Snapshot
+
+EVERY_S: Final = 1.0
+MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
+
+_HEAD_BYTES: Final = 4
+
+
+class Report(Struct, frozen=True):
+    """How a process is (a word of `Readiness`), and what it has counted."""
+
+    word: str
+    values: tuple[tuple[str, Labels, float], ...] = ()
+    latencies: tuple[tuple[str, Labels, Latency], ...] = ()
+
+    @classmethod
+    def of(cls, word: str, snapshot: Snapshot) -> "Report":
+        """A report on a snapshot."""
+        values = tuple((name, labels, float(value)) for (name, labels), value in snapshot.values.items())
+        return cls(word, values, tuple((name, labels, one) for (name, labels), one in snapshot.latencies.items()))
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The snapshot that it is on."""
+        return Snapshot(
+            values={(name, labels): value for name, labels, value in self.values},
+            latencies={(name, labels): latency for name, labels, latency in self.latencies},
+        )
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Report).decode
+
+
+@contextlib.asynccontextmanager
+async def reporting(
+    link: socket.socket | None, report: Callable[[], Report], stop: asyncio.Event
+) -> AsyncGenerator[None]:
+    """Report meanwhile, if there is a `link`, and set `stop` when nobody listens any more."""
+    if link is None:
+        yield
+        return
+    reader, writer = await asyncio.open_unix_connection(sock=link)
+
+    def send() -> None:
+        data = _encode(report())
+        writer.write(len(data).to_bytes(_HEAD_BYTES, "big") + data)
+
+    async def tell() -> None:
+        while not writer.is_closing():
+            send()
+            await asyncio.sleep(EVERY_S)
+
+    async def listen() -> None:
+        with contextlib.suppress(OSError):  # killed with a report unread, it leaves a reset and no end of the stream
+            await reader.read()
+        stop.set()
+
+    tasks = [asyncio.create_task(tell(), name="report"), asyncio.create_task(listen(), name="supervised")]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(OSError):
+            if not writer.is_closing():
+                send()
+                await writer.drain()
+            writer.close()
+
+
+async def read_reports(reader: asyncio.StreamReader, on_report: Callable[[Report], None]) -> None:
+    """Pass on each report of a process until it ends. Raises `ValueError` for what is none."""
+    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+        while True:
+            size = int.from_bytes(await reader.readexactly(_HEAD_BYTES), "big")
+            if size > MAX_REPORT_BYTES:
+                raise ValueError("a report is too large")
+            on_report(_decode(await reader.readexactly(size)))

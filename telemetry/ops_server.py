@@ -1,0 +1,107 @@
+"""The operations port: `/healthz`, `/readyz` and `/metrics` over plain HTTP, with no tenant data in health.
+
+It is served on the event loop that does the work, so an answer to `/healthz` says that this loop turns; what else the
+process needs has no say in it.
+"""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
+from typing import Any, Final, Protocol
+
+from telemetry.metrics.prometheus_text import CONTENT_TYPE, render
+from telemetry.metrics.registry import Snapshot
+from telemetry.readiness import Readiness
+
+STOP_S: Final = 2
+
+_TEXT: Final = "text/plain; charset=utf-8"
+_Answer = tuple[int, str, bytes]
+_Event = MutableMapping[str, Any]
+
+
+class Figures(Protocol):
+    """What is shown at `/metrics`."""
+
+    def snapshot(self) -> Snapshot:
+        """As it is at this moment."""
+        ...
+
+
+class OpsPages:
+    """The pages, as an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+
+    def __init__(self, figures: Figures, readiness: Readiness) -> None:
+        self._figures = figures
+        self._readiness = readiness
+
+    async def __call__(
+        self, scope: _Event, _receive: Callable[[], Awaitable[_Event]], send: Callable[[_Event], Awaitable[None]]
+    ) -> None:
+        """Answer one request."""
+        status, content_type, body = self.answer(scope["method"], scope["path"])
+        headers = [
+            (b"content-type", content_type.encode()),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+    def answer(self, method: str, path: str) -> _Answer:
+        """Status, content type and body."""
+        if method not in ("GET", "HEAD"):
+            return 405, _TEXT, b"only GET and HEAD\n"
+        match path:
+            case "/healthz":
+                return 200, _TEXT, b"alive\n"
+            case "/readyz":
+                word = self._readiness.word
+                return 200 if word in ("ready", "draining") else 503, _TEXT, word.encode() + b"\n"
+            case "/metrics":
+                return 200, CONTENT_TYPE, render(self._figures.snapshot())
+            case _:
+                return 404, _TEXT, b"there are /healthz, /readyz and /metrics\n"
+
+
+@contextlib.asynccontextmanager
+async def serving(pages: OpsPages, *, host: str, port: int) -> AsyncGenerator[int]:
+    """Serve on `host` and `port` (0: a free one), which is given. Raises `OSError` when it can't be had."""
+    import uvicorn  # 50 ms and 6 MB, for those who have set a port
+
+    class Server(uvicorn.Server):
+        """One that leaves signals to the process."""
+
+        @contextlib.contextmanager
+        def capture_signals(self) -> Generator[None]:
+            yield
+
+    config = uvicorn.Config(
+        pages,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=32,
+        timeout_graceful_shutdown=STOP_S,
+    )
+    listening = _listening(host, port)
+    server = Server(config)
+    running = asyncio.create_task(server.serve(sockets=[listening]), name="ops")
+    try:
+        yield int(listening.getsockname()[1])
+    finally:
+        server.should_exit = True
+        await running
+        listening.close()
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=64)

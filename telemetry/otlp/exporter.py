@@ -1,0 +1,159 @@
+"""Export over OTLP/HTTP by the OpenTelemetry SDK: spans in batches from a thread, metrics from snapshots.
+
+Imported only when `OTEL_*` ask for it: it takes 0.2 seconds and 20 MB. The exporters read endpoint, headers,
+certificates and limits from their own variables. What they would log of a failure may quote the endpoint, with
+whatever token is in it, so they are silenced, and failures are counted instead.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol, cast
+
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import export as sdk
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from telemetry.metrics import definitions as catalogue
+from telemetry.metrics.definitions import CATALOGUE, Metric
+from telemetry.metrics.registry import Labels, Latency, Reading, Snapshot
+from telemetry.otlp.span_encoder import request_bytes, request_start
+from telemetry.otlp.spans import EncodedSpan, Spans
+
+LAST_S: Final = 3.0
+"""What the last export may take: whoever stops must not wait for a collector that is away."""
+
+_CUMULATIVE: Final = sdk.AggregationTemporality.CUMULATIVE
+
+
+class Otlp:
+    """The exporters of one process."""
+
+    def __init__(self, *, service: str, version: str, instance: str, traces: bool, metrics: bool) -> None:
+        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
+        resource = Resource.create({"service.version": version, "service.instance.id": instance})
+        if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):  # nobody has set it
+            resource = resource.merge(Resource({"service.name": service}))
+        signals = [name for name, wanted in (("traces", traces), ("metrics", metrics)) if wanted]
+        self._results = collections.Counter({(signal, result): 0 for signal in signals for result in ("ok", "failed")})
+        self._resource = resource
+        self._scope = InstrumentationScope("oneprotect", version)
+        start = request_start(resource.attributes, "oneprotect", version)
+        self._spans = _SpanExporter(start, self._results) if traces else None
+        self._processor = BatchSpanProcessor(self._spans) if self._spans else None
+        self._metrics: _MetricExporter | None = OTLPMetricExporter() if metrics else None
+        self._began_ns = time.time_ns()
+        self.spans = Spans(self._processor.on_end) if self._processor else None
+        """Where to put spans; None when traces are not exported."""
+
+    def readings(self) -> Iterator[Reading]:
+        """How exports went: a source for `Counters.watch`."""
+        for (signal, result), count in list(self._results.items()):
+            yield catalogue.EXPORTS, (("signal", signal), ("result", result)), count
+
+    async def export(self, snapshot: Snapshot) -> None:
+        """Send a snapshot of all metrics, in a thread."""
+        if self._metrics is None:
+            return
+        data = _metrics_data(snapshot, self._resource, self._scope, self._began_ns)
+        result = await asyncio.to_thread(self._metrics.export, data)
+        self._results["metrics", "ok" if result is sdk.MetricExportResult.SUCCESS else "failed"] += 1
+
+    async def aclose(self, snapshot: Snapshot) -> None:
+        """Send what is left, for a few seconds at most."""
+        closing = asyncio.gather(self.export(snapshot), self._close_spans())
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(closing), LAST_S)
+        for exporter in (self._spans, self._metrics):
+            if exporter is not None:
+                exporter.shutdown()  # ends the waits of a retry, so the threads come back
+        await closing
+
+    async def _close_spans(self) -> None:
+        if self._processor is not None:
+            closing: _Shutdown = self._processor
+            await asyncio.to_thread(closing.shutdown)
+
+
+class _MetricExporter(Protocol):
+    """The SDK's, of which the types say less."""
+
+    def export(self, metrics_data: sdk.MetricsData) -> sdk.MetricExportResult: ...
+    def shutdown(self) -> None: ...
+
+
+class _Shutdown(Protocol):
+    """Anything that is closed by it."""
+
+    def shutdown(self) -> None: ...
+
+
+class _SpanExporter(OTLPSpanExporter):
+    """The SDK's exporter, for spans that are written already. Counts how its exports went."""
+
+    def __init__(self, start: tuple[bytes, bytes], results: collections.Counter[tuple[str, str]]) -> None:
+        super().__init__()
+        self._start = start
+        self._results = results
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        body = request_bytes(self._start, [span.body for span in spans if isinstance(span, EncodedSpan)])
+        is_taken = self._client.export(body).success
+        self._results["traces", "ok" if is_taken else "failed"] += 1
+        return SpanExportResult.SUCCESS if is_taken else SpanExportResult.FAILURE
+
+
+def _metrics_data(
+    snapshot: Snapshot, resource: Resource, scope: InstrumentationScope, began_ns: int
+) -> sdk.MetricsData:
+    """The snapshot as OTLP has it: cumulative, in the catalogue's order."""
+    now_ns = time.time_ns()
+    points: dict[str, list[Any]] = {}
+    for (name, labels), value in snapshot.values.items():
+        start_ns = began_ns if CATALOGUE[name].kind == "counter" else now_ns
+        points.setdefault(name, []).append(sdk.NumberDataPoint(dict(labels), start_ns, now_ns, float(value)))
+    for (name, labels), latency in snapshot.latencies.items():
+        points.setdefault(name, []).append(_distribution(CATALOGUE[name], labels, latency, began_ns, now_ns))
+    metrics = [_metric(metric, points[name]) for name, metric in CATALOGUE.items() if name in points]
+    return sdk.MetricsData([sdk.ResourceMetrics(resource, [sdk.ScopeMetrics(scope, metrics, "")], "")])
+
+
+def _distribution(
+    metric: Metric, labels: Labels, latency: Latency, began_ns: int, now_ns: int
+) -> sdk.HistogramDataPoint:
+    # Neither the least nor the most is kept. Both are optional by the data model, if not by the SDK's type.
+    unknown = cast("float", None)
+    return sdk.HistogramDataPoint(
+        attributes=dict(labels),
+        start_time_unix_nano=began_ns,
+        time_unix_nano=now_ns,
+        count=latency.count,
+        sum=latency.sum_s,
+        bucket_counts=latency.buckets,
+        explicit_bounds=metric.bounds_s,
+        min=unknown,
+        max=unknown,
+    )
+
+
+def _metric(metric: Metric, points: list[Any]) -> sdk.Metric:
+    data: sdk.Sum | sdk.Gauge | sdk.Histogram
+    if metric.kind == "counter":
+        data = sdk.Sum(points, _CUMULATIVE, is_monotonic=True)
+    elif metric.kind == "gauge":
+        data = sdk.Gauge(points)
+    else:
+        data = sdk.Histogram(points, _CUMULATIVE)
+    return sdk.Metric(metric.name, metric.help, _unit(metric.name), data)
+
+
+def _unit(name: str) -> str:
+    words = name.removesuffix("_total").split("_")
+    return {"seconds": "s", "bytes": "By"}.get(words[-1], "1")

@@ -1,0 +1,425 @@
+"""The Grafana dashboard, `deploy/grafana/oneprotect.json`, made from the catalogue, so that it names what there is.
+
+`python -m tools.grafana_dashboard > deploy/grafana/oneprotect.json` refreshes it; a test fails when it is stale.
+Every consumer tells the same backlog, so those figures are maxima; what each counts for itself is summed.
+"""
+
+import sys
+from collections.abc import Iterator
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+
+from telemetry.metrics import definitions as c
+from telemetry.metrics.definitions import Metric
+
+Json = dict[str, Any]
+
+_OF: Final = 'namespace=~"$namespace"'
+_SOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_WIDTH: Final = 24
+_HEIGHT: Final = 8
+
+
+class Panel(Struct, frozen=True):
+    """A panel: what it shows, in which unit, and why one would look. `queries`: (legend, PromQL)."""
+
+    title: str
+    why: str
+    queries: tuple[tuple[str, str], ...]
+    unit: str = "short"
+    kind: str = "timeseries"
+    width: int = 8
+    warn_at: float | None = None
+
+
+def _rate(metric: Metric, *by: str, where: str = "") -> str:
+    return f"sum{_by(by)} (rate({_select(metric.name, where)}[$__rate_interval]))"
+
+
+def _top(metric: Metric, *by: str, where: str = "") -> str:
+    return f"max{_by(by)} ({_select(metric.name, where)})"
+
+
+def _sum(metric: Metric, *by: str, where: str = "") -> str:
+    return f"sum{_by(by)} ({_select(metric.name, where)})"
+
+
+def _quantile(share: float, metric: Metric, *, where: str = "") -> str:
+    buckets = _select(metric.name + "_bucket", where)
+    return f"histogram_quantile({share}, sum by (le) (rate({buckets}[$__rate_interval])))"
+
+
+def _select(name: str, where: str) -> str:
+    return f"{name}{{{','.join(filter(None, (_OF, where)))}}}"
+
+
+def _by(labels: tuple[str, ...]) -> str:
+    return f" by ({', '.join(labels)})" if labels else ""
+
+
+def _quantiles(metric: Metric, *, where: str = "") -> tuple[tuple[str, str], ...]:
+    return tuple((f"p{share * 100:g}", _quantile(share, metric, where=where)) for share in (0.5, 0.95, 0.99))
+
+
+def _stream(name: str) -> str:
+    return f'stream="ONEPROTECT_{name}"'
+
+
+_WELL: Final = 'outcome="delivered"'
+ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
+    (
+        "Deliveries",
+        (
+            Panel(
+                "Delivered", "What goes out.", (("delivered/s", _rate(c.DELIVERIES, where=_WELL)),), "ops", "stat", 4
+            ),
+            Panel(
+                "Failed for good",
+                "Kept, replayable.",
+                (("failed/s", _rate(c.DELIVERIES, where='outcome="failed"')),),
+                "ops",
+                "stat",
+                4,
+                0.01,
+            ),
+            Panel(
+                "In flight",
+                "Of all that may be.",
+                (("share", f"{_sum(c.IN_FLIGHT)} / {_sum(c.IN_FLIGHT_LIMIT)}"),),
+                "percentunit",
+                "stat",
+                4,
+                0.9,
+            ),
+            Panel(
+                "Lag",
+                "Due, and with no worker yet.",
+                (("{{stream}}", _top(c.PENDING, "stream")),),
+                "short",
+                "stat",
+                4,
+                1000,
+            ),
+            Panel(
+                "Overflow",
+                "Behind a destination's fill.",
+                (("waiting", _top(c.STREAM_MESSAGES, where=_stream("OVERFLOW"))),),
+                "short",
+                "stat",
+                4,
+                1,
+            ),
+            Panel(
+                "Broken credentials",
+                "Deliveries wait for these, or fail.",
+                (
+                    (
+                        "broken",
+                        "sum (max by (status) (" + _select(c.CREDENTIALS.name, 'status!~"configured|unchecked"') + "))",
+                    ),
+                ),
+                "short",
+                "stat",
+                4,
+                1,
+            ),
+            Panel(
+                "Deliveries by how they ended",
+                "The outcome for the producer.",
+                (("{{outcome}}", _rate(c.DELIVERIES, "outcome")),),
+                "ops",
+                width=12,
+            ),
+            Panel(
+                "Attempts that did not deliver",
+                "Why: the code.",
+                (("{{outcome}} {{code}}", _rate(c.ATTEMPTS, "outcome", "code", where='outcome!="delivered"')),),
+                "ops",
+                width=12,
+            ),
+        ),
+    ),
+    (
+        "Latency",
+        (
+            Panel(
+                "From event to delivery",
+                "What producers and receivers see, retries included.",
+                _quantiles(c.LATENCY),
+                "s",
+            ),
+            Panel(
+                "Wait for an attempt",
+                "From stored to begun: too few workers, or a destination's own limit.",
+                _quantiles(c.WAIT),
+                "s",
+            ),
+            Panel("POST", "How long receivers take.", _quantiles(c.SEND), "s"),
+        ),
+    ),
+    (
+        "Backlog and fairness",
+        (
+            Panel(
+                "Messages in the streams",
+                "Work, overflow and retries are what is still to do.",
+                (("{{stream}}", _top(c.STREAM_MESSAGES, "stream")),),
+            ),
+            Panel(
+                "Oldest message",
+                "Of work: how long the one longest due has been.",
+                (("{{stream}}", _top(c.STREAM_OLDEST, "stream", where='stream=~"ONEPROTECT_(WORK|OVERFLOW)"')),),
+                "s",
+            ),
+            Panel(
+                "Destinations with work",
+                "Few of them with much: a flood, which costs the others nothing.",
+                (("{{stream}}", _top(c.STREAM_SUBJECTS, "stream", where='stream=~"ONEPROTECT_(WORK|OVERFLOW)"')),),
+            ),
+            Panel(
+                "With workers, and lag",
+                "In hand, and not handed out yet.",
+                (
+                    ("in hand, {{stream}}", _top(c.ACK_PENDING, "stream")),
+                    ("lag, {{stream}}", _top(c.PENDING, "stream")),
+                    ("asked for, {{stream}}", _top(c.WAITING, "stream")),
+                ),
+            ),
+            Panel(
+                "Scheduled retries",
+                "Overdue ones are the server's fault.",
+                (("waiting", _top(c.SCHEDULED)), ("overdue", _top(c.OVERDUE))),
+            ),
+            Panel(
+                "Overflow in and out",
+                "What was refused, and what came back.",
+                (("refused/s", _rate(c.PUBLISH_FAILURES, where='reason="subject_full"')), ("fed back/s", _rate(c.FED))),
+                "ops",
+            ),
+            Panel(
+                "Replays",
+                "What they have asked for, and what is before them.",
+                (
+                    ("running", _top(c.REPLAYS)),
+                    ("asked for", _top(c.REPLAY_ASKED)),
+                    ("before them", _top(c.REPLAY_LEFT)),
+                    ("{{outcome}}/s", _rate(c.REPLAYED, "outcome")),
+                ),
+                width=12,
+            ),
+            Panel(
+                "Storage",
+                "Disk that JetStream takes, and may take.",
+                (
+                    ("used", _top(c.STORAGE)),
+                    ("limit", _top(c.STORAGE_LIMIT)),
+                    ("{{stream}}", _top(c.STREAM_BYTES, "stream")),
+                ),
+                "bytes",
+                width=12,
+            ),
+        ),
+    ),
+    (
+        "Secrets",
+        (
+            Panel(
+                "Cache",
+                "Misses wait for a read; stale ones are given while the provider is silent.",
+                (
+                    ("hits/s", _rate(c.CACHE_HITS)),
+                    ("misses/s", _rate(c.CACHE_MISSES)),
+                    ("read ahead/s", _rate(c.CACHE_REFRESHES)),
+                    ("stale/s", _rate(c.CACHE_STALE)),
+                ),
+                "ops",
+            ),
+            Panel("Reads that failed", "By the reason.", (("{{code}}", _rate(c.READ_FAILURES, "code")),), "ops"),
+            Panel(
+                "Age of what is in memory",
+                "Beyond ONEPROTECT_SECRET_MAX_STALE_S nothing signs.",
+                (("oldest", _top(c.CACHE_OLDEST)), ("Secrets", _sum(c.CACHE_ENTRIES))),
+                "s",
+            ),
+            Panel("Credentials", "By status.", (("{{status}}", _top(c.CREDENTIALS, "status")),), width=24),
+        ),
+    ),
+    (
+        "Health of destinations",
+        (
+            Panel(
+                "Resting and on trial",
+                "Those that only fail are left alone for a while.",
+                (("{{state}}", _top(c.DESTINATIONS, "state")),),
+            ),
+            Panel(
+                "Put off",
+                "Requests that were not tried, as their destination rests.",
+                (("put off/s", _rate(c.DEFERRALS)),),
+                "ops",
+            ),
+            Panel(
+                "Blocked, suppressed, quarantined",
+                "The egress guard; redeliveries with nothing sent; what was not understood.",
+                (
+                    ("blocked/s", _rate(c.BLOCKED)),
+                    ("suppressed/s", _rate(c.SUPPRESSED)),
+                    ("quarantined/s", _rate(c.QUARANTINED)),
+                ),
+                "ops",
+            ),
+        ),
+    ),
+    (
+        "Runtime",
+        (
+            Panel(
+                "Processes",
+                "What runs.",
+                (
+                    ("{{role}} {{version}}", f"count by (role, version) ({_select(c.BUILD.name, '')})"),
+                    ("ready", _sum(c.READY)),
+                    ("connected to NATS", _sum(c.CONNECTED)),
+                    ("supervised", _sum(c.SUPERVISED)),
+                ),
+            ),
+            Panel("CPU", "Seconds of CPU each second.", (("{{pod}}", _rate(c.CPU, "pod")),)),
+            Panel("Memory", "Resident.", (("{{pod}}", _top(c.MEMORY, "pod")),), "bytes"),
+            Panel("Event loop", "How late timers run.", (("{{pod}}", _top(c.LOOP_LAG, "pod")),), "s"),
+            Panel(
+                "Open files",
+                "Of those that may be.",
+                (("{{pod}}", f"{_top(c.FILES, 'pod')} / {_top(c.FILES_LIMIT, 'pod')}"),),
+                "percentunit",
+            ),
+            Panel(
+                "NATS and crashes",
+                "What went wrong underneath.",
+                (
+                    ("{{reason}} not stored/s", _rate(c.PUBLISH_FAILURES, "reason", where='reason!="subject_full"')),
+                    ("reconnects/s", _rate(c.RECONNECTS)),
+                    ("crashes/s", _rate(c.CRASHES)),
+                    ("processes started again/s", _rate(c.RESTARTS)),
+                ),
+                "ops",
+            ),
+            Panel("Held", "Messages that processes have in hand.", (("{{pod}}", _top(c.HELD, "pod")),)),
+            Panel(
+                "Telemetry",
+                "Traces chosen, and exports.",
+                (
+                    ("{{decision}}/s", _rate(c.TRACES, "decision")),
+                    ("{{signal}} {{result}}/s", _rate(c.EXPORTS, "signal", "result")),
+                ),
+                "ops",
+            ),
+            Panel(
+                "API",
+                "Requests by status, and how long they take.",
+                (
+                    ("{{status}}/s", _rate(c.HTTP_REQUESTS, "status")),
+                    ("p95, seconds", _quantile(0.95, c.HTTP_DURATION)),
+                ),
+                "ops",
+            ),
+        ),
+    ),
+)
+
+
+def dashboard() -> Json:
+    """The dashboard as Grafana imports it."""
+    return {
+        "uid": "oneprotect-delivery",
+        "title": "OneProtect Delivery",
+        "description": "Deliveries, latency, backlog, secrets, destinations and processes. See docs/operations.md.",
+        "tags": ["oneprotect"],
+        "timezone": "utc",
+        "schemaVersion": 39,
+        "version": 1,
+        "editable": True,
+        "graphTooltip": 1,
+        "refresh": "30s",
+        "time": {"from": "now-3h", "to": "now"},
+        "templating": {"list": list(_variables())},
+        "annotations": {"list": []},
+        "links": [],
+        "panels": list(_panels()),
+    }
+
+
+def _variables() -> Iterator[Json]:
+    yield {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "hide": 0}
+    yield {
+        "name": "namespace",
+        "label": "Namespace",
+        "type": "query",
+        "datasource": _SOURCE,
+        "query": {"query": f"label_values({c.BUILD.name}, namespace)", "refId": "namespaces"},
+        "definition": f"label_values({c.BUILD.name}, namespace)",
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+        "sort": 1,
+        "hide": 0,
+    }
+
+
+def _panels() -> Iterator[Json]:
+    number, y = 0, 0
+    for title, panels in ROWS:
+        number += 1
+        yield {
+            "id": number,
+            "type": "row",
+            "title": title,
+            "collapsed": False,
+            "gridPos": _at(0, y, _WIDTH, 1),
+            "panels": [],
+        }
+        x, y, tallest = 0, y + 1, 0
+        for panel in panels:
+            height = 4 if panel.kind == "stat" else _HEIGHT
+            if x + panel.width > _WIDTH:
+                x, y, tallest = 0, y + tallest, 0
+            number += 1
+            yield _panel(panel, number, _at(x, y, panel.width, height))
+            x, tallest = x + panel.width, max(tallest, height)
+        y += tallest
+
+
+def _at(x: int, y: int, width: int, height: int) -> Json:
+    return {"x": x, "y": y, "w": width, "h": height}
+
+
+def _panel(panel: Panel, number: int, place: Json) -> Json:
+    steps: list[Json] = [{"color": "green", "value": None}]
+    if panel.warn_at is not None:
+        steps.append({"color": "orange", "value": panel.warn_at})
+    return {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.why,
+        "datasource": _SOURCE,
+        "gridPos": place,
+        "fieldConfig": {
+            "defaults": {"unit": panel.unit, "min": 0, "thresholds": {"mode": "absolute", "steps": steps}},
+            "overrides": [],
+        },
+        "options": {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
+        if panel.kind == "timeseries"
+        else {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "value", "graphMode": "area"},
+        "targets": [
+            {"refId": chr(ord("A") + place), "expr": query, "legendFormat": legend, "datasource": _SOURCE}
+            for place, (legend, query) in enumerate(panel.queries)
+        ],
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(dashboard()), indent=2) + b"\n")

@@ -20,13 +20,13 @@ import psutil
 import uvloop
 
 from bench.errors import BenchError
-from consumers.attempts import search as attempts
-from consumers.attempts.search import Recorded, Sought
+from consumers.attempts import search
+from consumers.attempts.search import AttemptFilter, RecordedAttempt
 from messaging.admin import topology
-from messaging.client.connection import Connection, connect
+from messaging.client.connection import NatsConnection, connect
 from messaging.client.errors import JetStreamError
-from messaging.publisher import Publication, Publisher, Stored
-from messaging.reverse_reader import Found
+from messaging.publisher import JetStreamPublisher, Publication, PublishAck
+from messaging.reverse_reader import PageResult
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from schemas.codes import Code, Outcome
@@ -40,11 +40,11 @@ IN_FLIGHT: Final = 2048
 ROUNDS: Final = 30
 
 
-async def fill(publisher: Publisher, count: int) -> float:
+async def fill(publisher: JetStreamPublisher, count: int) -> float:
     """Have `count` results on record; returns how many seconds that took. Raises `BenchError`."""
     free, refused = asyncio.Semaphore(IN_FLIGHT), 0
 
-    def on_stored(result: Stored | JetStreamError) -> None:
+    def on_stored(result: PublishAck | JetStreamError) -> None:
         nonlocal refused
         refused += isinstance(result, JetStreamError)
         free.release()
@@ -87,10 +87,10 @@ def _result(number: int) -> Publication:
     return Publication(subjects.attempted(tenant, destination, delivery), encode(event), {})
 
 
-async def measure(name: str, read: Callable[[], Awaitable[Found[Recorded]]], *, expect: int | None) -> None:
+async def measure(name: str, read: Callable[[], Awaitable[PageResult[RecordedAttempt]]], *, expect: int | None) -> None:
     """Print how long `read` takes. Raises `BenchError` when it finds another number than expected."""
     times_ms: list[float] = []
-    found: Found[Recorded] | None = None
+    found: PageResult[RecordedAttempt] | None = None
     for _ in range(ROUNDS):
         began = time.perf_counter()
         found = await read()
@@ -102,34 +102,34 @@ async def measure(name: str, read: Callable[[], Awaitable[Found[Recorded]]], *, 
     print(f"{name}: {count} found, p50 {statistics.median(times_ms):.1f} ms, longest {times_ms[-1]:.1f} ms")
 
 
-async def pages(connection: Connection, count: int, began: datetime, ended: datetime) -> None:
+async def pages(connection: NatsConnection, count: int, began: datetime, ended: datetime) -> None:
     """Measure one page after another."""
-    acme = Sought(tenant=TENANT)
-    one = Sought(tenant=TENANT, destination="destination-0500")
-    rare = Sought(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
+    acme = AttemptFilter(tenant=TENANT)
+    one = AttemptFilter(tenant=TENANT, destination="destination-0500")
+    rare = AttemptFilter(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
     middle = began + (ended - began) / 2
-    between = Sought(tenant=TENANT, since=middle, until=middle + timedelta(seconds=1))
-    failed = Sought(tenant=TENANT, outcomes=frozenset({Outcome.FAILED}))
-    await measure("first page of a tenant", lambda: attempts.page(connection, acme), expect=50)
-    await measure("a page in the middle", lambda: attempts.page(connection, acme, before=count // 2), expect=50)
-    await measure("the last page", lambda: attempts.page(connection, acme, before=40), expect=36)
-    await measure("one destination of a thousand", lambda: attempts.page(connection, one), expect=50)
-    await measure("a second in the middle, by time", lambda: attempts.page(connection, between), expect=50)
-    await measure("one outcome, one in twenty", lambda: attempts.page(connection, failed), expect=50)
-    await measure("a code that is one in 100,000: one look", lambda: attempts.page(connection, rare), expect=None)
+    between = AttemptFilter(tenant=TENANT, since=middle, until=middle + timedelta(seconds=1))
+    failed = AttemptFilter(tenant=TENANT, outcomes=frozenset({Outcome.FAILED}))
+    await measure("first page of a tenant", lambda: search.page(connection, acme), expect=50)
+    await measure("a page in the middle", lambda: search.page(connection, acme, before=count // 2), expect=50)
+    await measure("the last page", lambda: search.page(connection, acme, before=40), expect=36)
+    await measure("one destination of a thousand", lambda: search.page(connection, one), expect=50)
+    await measure("a second in the middle, by time", lambda: search.page(connection, between), expect=50)
+    await measure("one outcome, one in twenty", lambda: search.page(connection, failed), expect=50)
+    await measure("a code that is one in 100,000: one look", lambda: search.page(connection, rare), expect=None)
     await measure(
         "a destination that has none",
-        lambda: attempts.page(connection, Sought(tenant=TENANT, destination="none")),
+        lambda: search.page(connection, AttemptFilter(tenant=TENANT, destination="none")),
         expect=0,
     )
     await _all_rare(connection, rare, count)
 
 
-async def _all_rare(connection: Connection, rare: Sought, count: int) -> None:
+async def _all_rare(connection: NatsConnection, rare: AttemptFilter, count: int) -> None:
     """Go on until there are no more, as somebody would who has to know."""
     before, looks, found, began = None, 0, 0, time.perf_counter()
     while True:
-        part = await attempts.page(connection, rare, before=before)
+        part = await search.page(connection, rare, before=before)
         looks, found, before = looks + 1, found + len(part.items), part.cursor
         if before is None:
             break
@@ -143,7 +143,7 @@ async def _run(count: int) -> None:
         async with (
             EmbeddedNats(Path(directory)) as server,
             connect(server.url, name="bench") as connection,
-            Publisher(connection) as publisher,
+            JetStreamPublisher(connection) as publisher,
         ):
             await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
             began = datetime.now(UTC)

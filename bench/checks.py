@@ -6,7 +6,7 @@ from bench.measure import Bench
 from bench.plan import AIOHTTP, BARE, PRODUCT
 from bench.receiver import Report
 from bench.site import Site
-from messaging import direct_get as read
+from messaging import direct_get
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import decode_result
@@ -59,7 +59,7 @@ def _recorded(published: set[str], recorded: list[str]) -> Iterable[str]:
 async def _delivered_on_record(site: Site) -> list[str]:
     """`<path> <delivery id>` of each result that says so."""
     recorded: list[str] = []
-    async for record in read.scan(site.jetstream.connection, PRODUCT.results.name, PRODUCT.results.subjects[0]):
+    async for record in direct_get.scan(site.jetstream.connection, PRODUCT.results.name, PRODUCT.results.subjects[0]):
         event = decode_result(record.data)
         if event.data.outcome is Outcome.DELIVERED:
             recorded.append(f"/{event.tenant}/{event.data.destination} {event.data.delivery}")

@@ -20,8 +20,8 @@ from aiohttp import web
 from bench.beside import say
 from bench.command import run
 from bench.errors import BenchError
-from consumers.worker.fair_scheduler import SHARE
-from messaging.publisher import Publication, Stored
+from consumers.worker.fair_scheduler import MAX_SHARE_OF_FREE_SLOTS
+from messaging.publisher import Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
@@ -102,7 +102,7 @@ async def _flood(site: Site, options: Options) -> None:
     async def one(destination: str, delivery: str, to: str) -> None:
         def done(result: object) -> None:
             free.release()
-            if not isinstance(result, Stored):
+            if not isinstance(result, PublishAck):
                 again = asyncio.create_task(one(destination, delivery, subjects.overflow(TENANT, destination)))
                 refused.add(again)
                 again.add_done_callback(refused.discard)
@@ -214,7 +214,7 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> Measured
 def _slots(site: Site, options: Options) -> int:
     """How many attempts the flooders may have in flight, by the limits of their destinations and of a tenant."""
     limits = site.settings.delivery
-    share_of_tenant = limits.max_in_flight * SHARE // (SHARE + 1)
+    share_of_tenant = limits.max_in_flight * MAX_SHARE_OF_FREE_SLOTS // (MAX_SHARE_OF_FREE_SLOTS + 1)
     return options.workers * min(options.flooders * limits.destination_max_in_flight, share_of_tenant)
 
 

@@ -12,7 +12,7 @@ import msgspec
 from bench.errors import BenchError
 from bench.plan import ADDRESSES, PAYLOAD, Address, Contender
 from messaging.client.errors import JetStreamError
-from messaging.publisher import Publication, Publisher, Stored
+from messaging.publisher import JetStreamPublisher, Publication, PublishAck
 from schemas import subjects
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
 from schemas.ids import new_delivery_id
@@ -24,7 +24,9 @@ WINDOW: Final = 512
 class Load:
     """Publishes requests to a contender's work stream, and remembers them by the receiver's name for each."""
 
-    def __init__(self, publisher: Publisher, contender: Contender, addresses: Sequence[Address] = ADDRESSES) -> None:
+    def __init__(
+        self, publisher: JetStreamPublisher, contender: Contender, addresses: Sequence[Address] = ADDRESSES
+    ) -> None:
         self._publisher = publisher
         self._contender = contender
         self._addresses = itertools.cycle(addresses)
@@ -62,8 +64,8 @@ class Load:
         self._publisher.send(publication, self._on_stored)
         return name
 
-    def _on_stored(self, result: Stored | JetStreamError) -> None:
-        if not isinstance(result, Stored):
+    def _on_stored(self, result: PublishAck | JetStreamError) -> None:
+        if not isinstance(result, PublishAck):
             self._refused.append(result)
         self._window.release()
 

@@ -49,9 +49,9 @@ class Contender(Struct, frozen=True):
     """Who is measured: where its work comes from, and where its results go."""
 
     name: str
-    work: subjects.Stream
-    consumer: subjects.Consumer
-    results: subjects.Stream
+    work: subjects.StreamConfig
+    consumer: subjects.ConsumerConfig
+    results: subjects.StreamConfig
     http: Literal["aiohttp", "own"] = "own"
 
     def requested(self, address: Address) -> str:
@@ -66,7 +66,7 @@ def _bare(name: str, stream: str, subject: str, http: Literal["aiohttp", "own"])
     work, results = f"{stream}_WORK", f"{stream}_ATTEMPTS"
     return Contender(
         name,
-        subjects.Stream(
+        subjects.StreamConfig(
             name=work,
             subjects=(f"{subject}.requested.*.*",),
             description="A bare loop's own.",
@@ -74,8 +74,8 @@ def _bare(name: str, stream: str, subject: str, http: Literal["aiohttp", "own"])
             duplicate_window_s=600,
             capped_per_subject=True,
         ),
-        subjects.Consumer(stream=work, name="delivery", filter_subject=f"{subject}.requested.*.*"),
-        subjects.Stream(
+        subjects.ConsumerConfig(stream=work, name="delivery", filter_subject=f"{subject}.requested.*.*"),
+        subjects.StreamConfig(
             name=results,
             subjects=(f"{subject}.attempted.*.*",),
             description="A bare loop's own.",

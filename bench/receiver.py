@@ -2,7 +2,7 @@
 
 It reads a `Setup` from its stdin, says `port <number> ...`, and then takes two commands: `expect <count> <warm-up>` has
 it say `warm <nanoseconds>` and `complete <nanoseconds>` when so many new deliveries have come, and `report <file>` has
-it write a `Report`. At the first request that it refuses it says `refused` and why. The verification is written from
+it write a `ChildReport`. At the first request that it refuses it says `refused` and why. The verification is written from
 the specification and shares nothing with the sender.
 """
 

@@ -19,11 +19,11 @@ import msgspec
 import uvloop
 
 from bench.errors import BenchError
-from consumers.retention.archive import Copy
-from messaging import direct_get as read
+from consumers.retention.archive import ArchivedDelivery
+from messaging import direct_get
 from messaging.admin import topology
-from messaging.client.connection import Connection, connect
-from messaging.publisher import Publication, Publisher, Stored
+from messaging.client.connection import NatsConnection, connect
+from messaging.publisher import JetStreamPublisher, Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from schemas.codes import Code, Outcome
@@ -43,7 +43,7 @@ PACK: Final = 8
 class Bench:
     """A nats-server with kept deliveries, and the command that replays them."""
 
-    def __init__(self, url: str, publisher: Publisher) -> None:
+    def __init__(self, url: str, publisher: JetStreamPublisher) -> None:
         self._environ = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ} | {
             "ONEPROTECT_NATS_URL": url
         }
@@ -134,7 +134,7 @@ class Bench:
         self._publisher.send(publication, self._on_stored)
 
     def _on_stored(self, result: object) -> None:
-        self._refused += not isinstance(result, Stored)
+        self._refused += not isinstance(result, PublishAck)
         self._free.release()
 
     async def _all_stored(self) -> None:
@@ -146,10 +146,10 @@ class Bench:
             raise BenchError(f"{self._refused} messages could not be stored")
 
 
-def _copy(number: int) -> Copy:
+def _copy(number: int) -> ArchivedDelivery:
     destination, delivery = _names(number)
     body = document(destination, delivery=delivery, payload=b'{"amount": "%s"}' % (b"9" * 200))
-    return Copy(body, {"content-type": "application/cloudevents+json"})
+    return ArchivedDelivery(body, {"content-type": "application/cloudevents+json"})
 
 
 def _names(number: int) -> tuple[str, str]:
@@ -176,7 +176,7 @@ async def _run(kept: int, attempts: int) -> None:
         async with (
             EmbeddedNats(Path(directory) / "nats") as server,
             connect(server.url, name="bench") as connection,
-            Publisher(connection) as publisher,
+            JetStreamPublisher(connection) as publisher,
         ):
             await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
             bench = Bench(server.url, publisher)
@@ -217,7 +217,7 @@ async def _run_delivered(count: int) -> None:
         async with (
             EmbeddedNats(Path(directory) / "nats") as server,
             connect(server.url, name="bench") as connection,
-            Publisher(connection) as publisher,
+            JetStreamPublisher(connection) as publisher,
         ):
             await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
             bench = Bench(server.url, publisher)
@@ -236,11 +236,11 @@ async def _run_delivered(count: int) -> None:
             print(f"replay of {count} delivered: {running_s:.1f} s: {count / running_s:.0f}/s, {mb:.0f} MB; each once")
 
 
-async def _requested(connection: Connection, replay: str) -> dict[str, datetime]:
+async def _requested(connection: NatsConnection, replay: str) -> dict[str, datetime]:
     """What a replay has asked for, by `Nats-Msg-Id` and stream, and when."""
     requested: dict[str, datetime] = {}
     for stream in (subjects.WORK, subjects.OVERFLOW):
-        async for record in read.scan(connection, stream.name, ">", batch=1024):
+        async for record in direct_get.scan(connection, stream.name, ">", batch=1024):
             if record.headers.get(subjects.HEADER_REPLAY) == replay:
                 name = record.headers[subjects.HEADER_MSG_ID]
                 _expect(name not in requested, f"{name} was requested twice")

@@ -18,10 +18,10 @@ from msgspec import Struct
 
 from bench.beside import say
 from bench.command import run
-from messaging import direct_get as read
+from messaging import direct_get
 from messaging.admin import topology
-from messaging.client.connection import Connection, connect
-from messaging.publisher import Publication, Publisher, Stored
+from messaging.client.connection import NatsConnection, connect
+from messaging.publisher import JetStreamPublisher, Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from tests.support.site import document
@@ -50,7 +50,7 @@ class Measured(Struct, frozen=True):
 class Schedules:
     """Publishes schedules, pipelined."""
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: JetStreamPublisher) -> None:
         self._publisher = publisher
         self._free = asyncio.Semaphore(IN_FLIGHT)
         self.failed = 0
@@ -70,7 +70,7 @@ class Schedules:
 
     def _done(self, result: object) -> None:
         self._free.release()
-        self.failed += not isinstance(result, Stored)
+        self.failed += not isinstance(result, PublishAck)
 
     async def finish(self) -> None:
         """Wait for the last acknowledgement."""
@@ -83,14 +83,14 @@ async def _run(arguments: Namespace, directory: Path) -> Measured:
     async with (
         EmbeddedNats(directory) as server,
         connect(server.url, name="bench") as connection,
-        Publisher(connection) as publisher,
+        JetStreamPublisher(connection) as publisher,
     ):
         await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
         return await _measure(arguments.count, server, connection, publisher, directory)
 
 
 async def _measure(
-    count: int, server: EmbeddedNats, connection: Connection, publisher: Publisher, directory: Path
+    count: int, server: EmbeddedNats, connection: NatsConnection, publisher: JetStreamPublisher, directory: Path
 ) -> Measured:
     schedules = Schedules(publisher)
     base_mb = _rss_mb(server)
@@ -132,9 +132,9 @@ async def _measure(
     )
 
 
-async def _lateness(connection: Connection, at: datetime) -> list[float]:
+async def _lateness(connection: NatsConnection, at: datetime) -> list[float]:
     """Seconds between the time that was asked for and the firing of each, once all have fired."""
-    fired = read.scan(connection, subjects.RETRIES.name, "oneprotect.delivery.due.*.*")
+    fired = direct_get.scan(connection, subjects.RETRIES.name, "oneprotect.delivery.due.*.*")
     late = sorted([(record.stored_at - at).total_seconds() async for record in fired])
     return late if len(late) == DUE else []
 

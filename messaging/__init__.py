@@ -5,6 +5,6 @@ acknowledgements by callback; `pull` keeps a consumer's messages flowing; `read`
 `bucket` is a key-value bucket; `topology` creates it all, `nack` says it for Kubernetes, `roles` who may do what.
 """
 
-from messaging.client import import_nats as lean
+from messaging.client import import_nats
 
-lean.import_client_library()
+import_nats.import_client_library()

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 import msgspec
 
-from messaging.client.errors import JetStreamError, Refused
-from messaging.publisher import Publication, Stored
+from messaging.client.errors import JetStreamError, RejectedByServer
+from messaging.publisher import Publication, PublishAck
 
 MAX_MESSAGES: Final = 1000
 """What the server takes in one batch."""
@@ -25,16 +25,16 @@ AT_ONCE: Final = 2
 class StoresAll(Protocol):
     """Stores a batch."""
 
-    async def publish_all(self, publications: Sequence[Publication]) -> Stored:
+    async def publish_all(self, publications: Sequence[Publication]) -> PublishAck:
         """Store all of them or none, at consecutive places of which the last is returned."""
         ...
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _BatchRequest(msgspec.Struct, frozen=True):
     """What one caller wants stored."""
 
     publications: Sequence[Publication]
-    outcome: "asyncio.Future[list[Stored]]"
+    outcome: "asyncio.Future[list[PublishAck]]"
 
     @property
     def size(self) -> int:
@@ -42,17 +42,17 @@ class _Asked(msgspec.Struct, frozen=True):
         return sum(len(one.payload) for one in self.publications)
 
 
-class Batches:
+class AtomicBatcher:
     """Batches for one stream."""
 
     def __init__(self, publisher: StoresAll) -> None:
         self._publisher = publisher
-        self._waiting: collections.deque[_Asked] = collections.deque()
+        self._waiting: collections.deque[_BatchRequest] = collections.deque()
         self._working: set[asyncio.Task[None]] = set()
 
-    async def store(self, publications: Sequence[Publication]) -> list[Stored]:
-        """Store all or none; where each one is. Raises `Refused` or `Unavailable`."""
-        asked = _Asked(publications, asyncio.get_running_loop().create_future())
+    async def store(self, publications: Sequence[Publication]) -> list[PublishAck]:
+        """Store all or none; where each one is. Raises `RejectedByServer` or `ServerUnavailable`."""
+        asked = _BatchRequest(publications, asyncio.get_running_loop().create_future())
         self._waiting.append(asked)
         if len(self._working) < AT_ONCE:
             task = asyncio.create_task(self._work(), name="batches")
@@ -64,7 +64,7 @@ class Batches:
         while self._waiting:
             await self._store(self._next())
 
-    def _next(self) -> list[_Asked]:
+    def _next(self) -> list[_BatchRequest]:
         """Those that wait, in their order, as far as one batch holds them."""
         taken, count, size = [self._waiting.popleft()], len(self._waiting), 0
         count, size = len(taken[0].publications), taken[0].size
@@ -76,12 +76,12 @@ class Batches:
             taken.append(self._waiting.popleft())
         return taken
 
-    async def _store(self, group: Sequence[_Asked]) -> None:
+    async def _store(self, group: Sequence[_BatchRequest]) -> None:
         everything = [one for asked in group for one in asked.publications]
         try:
             last = await self._publisher.publish_all(everything)
         except JetStreamError as error:
-            if isinstance(error, Refused) and len(group) > 1:
+            if isinstance(error, RejectedByServer) and len(group) > 1:
                 for asked in group:
                     await self._store([asked])
                 return
@@ -91,7 +91,7 @@ class Batches:
             return
         sequence = last.seq - len(everything)
         for asked in group:
-            stored = [Stored(last.stream, sequence + number) for number in range(1, len(asked.publications) + 1)]
+            stored = [PublishAck(last.stream, sequence + number) for number in range(1, len(asked.publications) + 1)]
             sequence += len(asked.publications)
             if not asked.outcome.done():
                 asked.outcome.set_result(stored)

@@ -1,11 +1,11 @@
 """Operational events: facts about the installation, kept for thirty days, told once."""
 
-from messaging.publisher import Publication, Publisher, Stored
+from messaging.publisher import JetStreamPublisher, Publication, PublishAck
 from schemas import subjects
 from schemas.events import CONTENT_TYPE, CloudEvent, encode
 
 
-async def tell(publisher: Publisher, kind: str, name: str, event: CloudEvent) -> Stored:
+async def publish_audit_event(publisher: JetStreamPublisher, kind: str, name: str, event: CloudEvent) -> PublishAck:
     """Publish `event` on `oneprotect.event.<kind>.<tenant>.<name>`; the same id within two minutes counts once."""
     headers = {subjects.HEADER_MSG_ID: f"{kind}.{event.tenant}.{event.id}", "content-type": CONTENT_TYPE}
     return await publisher.publish(Publication(subjects.operational(kind, event.tenant, name), encode(event), headers))

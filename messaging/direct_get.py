@@ -8,14 +8,14 @@ from typing import Any, Final
 
 import msgspec
 
-from messaging.client.connection import API_TIMEOUT_S, Connection
-from messaging.client.errors import NotFound, Unavailable
+from messaging.client.connection import API_TIMEOUT_S, NatsConnection
+from messaging.client.errors import NotFound, ServerUnavailable
 from messaging.client.headers import DESCRIPTION, STATUS, has_status, read_headers
 
 BATCH: Final = 256
 
 
-class Record(msgspec.Struct, frozen=True, gc=False):
+class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     """A stored message."""
 
     subject: str
@@ -25,26 +25,26 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
 
 
-async def last(connection: Connection, stream: str, subject: str) -> Record | None:
+async def last(connection: NatsConnection, stream: str, subject: str) -> StoredMessage | None:
     """The newest message on `subject`, or None."""
     answer = await connection.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
     status = (answer.headers or {}).get("Status")
     if status == "404":
         return None
     if status is not None:
-        raise Unavailable(f"reading {stream} failed: {(answer.headers or {}).get('Description', status)}")
+        raise ServerUnavailable(f"reading {stream} failed: {(answer.headers or {}).get('Description', status)}")
     return _record(answer.data, answer.headers or {})
 
 
 async def scan(
-    connection: Connection,
+    connection: NatsConnection,
     stream: str,
     subject: str,
     *,
     first_sequence: int = 1,
     since: datetime | None = None,
     batch: int = BATCH,
-) -> AsyncIterator[Record]:
+) -> AsyncIterator[StoredMessage]:
     """Every message on `subject` (wildcards allowed), oldest first, from a sequence or a time on.
 
     `batch` are asked for at a time: more is quicker, and the memory is the caller's (the server stops at 64 MB).
@@ -60,21 +60,21 @@ async def scan(
 
 
 async def batch(
-    connection: Connection, stream: str, subject: str, *, first_sequence: int, size: int
-) -> tuple[list[Record], bool]:
+    connection: NatsConnection, stream: str, subject: str, *, first_sequence: int, size: int
+) -> tuple[list[StoredMessage], bool]:
     """At most `size` messages on `subject`, oldest first, from a sequence on; and whether there are more."""
     return await _batch(connection, stream, {"next_by_subj": subject, "batch": size, "seq": first_sequence})
 
 
-async def sequence_at(connection: Connection, stream: str, time: datetime) -> int | None:
+async def sequence_at(connection: NatsConnection, stream: str, time: datetime) -> int | None:
     """The sequence of the first message that was stored at `time` or later; None when none was."""
     records, _ = await _batch(connection, stream, {"next_by_subj": ">", "batch": 1, "start_time": time})
     return records[0].sequence if records else None
 
 
-async def newest_of_each(connection: Connection, stream: str, subjects: list[str]) -> list[Record]:
+async def newest_of_each(connection: NatsConnection, stream: str, subjects: list[str]) -> list[StoredMessage]:
     """The newest message on each subject that matches: what a key-value bucket holds."""
-    records: list[Record] = []
+    records: list[StoredMessage] = []
     up_to: dict[str, Any] = {}
     while True:
         start = {"seq": records[-1].sequence + 1} if records else {}
@@ -84,9 +84,9 @@ async def newest_of_each(connection: Connection, stream: str, subjects: list[str
             return records
 
 
-async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -> tuple[list[Record], bool]:
-    """One batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `Unavailable`."""
-    records: list[Record] = []
+async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any]) -> tuple[list[StoredMessage], bool]:
+    """One batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `ServerUnavailable`."""
+    records: list[StoredMessage] = []
     ended: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
     def receive(_subject: bytes, _reply: bytes, data: bytes, block: bytes) -> None:
@@ -108,7 +108,7 @@ async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -
         with contextlib.suppress(Exception):  # the client library, when the connection is going
             await subscription.unsubscribe()
     if headers is None:
-        raise Unavailable(f"reading {stream} was not answered in {API_TIMEOUT_S:g} s")
+        raise ServerUnavailable(f"reading {stream} was not answered in {API_TIMEOUT_S:g} s")
     match headers.get(STATUS):
         case "204":
             return records, int(headers.get("Nats-Num-Pending", "0")) > 0
@@ -117,11 +117,11 @@ async def _batch(connection: Connection, stream: str, request: dict[str, Any]) -
         case "503":
             raise NotFound(f"there is no stream {stream}: run `oneprotect apply`")
         case status:
-            raise Unavailable(f"reading {stream} failed: {headers.get(DESCRIPTION, status)}")
+            raise ServerUnavailable(f"reading {stream} failed: {headers.get(DESCRIPTION, status)}")
 
 
-def _record(data: bytes, headers: dict[str, str]) -> Record:
-    return Record(
+def _record(data: bytes, headers: dict[str, str]) -> StoredMessage:
+    return StoredMessage(
         subject=headers["Nats-Subject"],
         sequence=int(headers["Nats-Sequence"]),
         stored_at=msgspec.convert(headers["Nats-Time-Stamp"], datetime),

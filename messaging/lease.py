@@ -10,15 +10,15 @@ from typing import Final
 
 import msgspec
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
-from messaging.kv import Bucket, Entry
+from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
+from messaging.kv import KvBucket, KvEntry
 
 TTL_S: Final = 4
 _MARGIN_S: Final = 2.0
 """So much sooner a holder stops trusting its lease: what it sent last has arrived before the next one looks."""
 
 
-class Holder(msgspec.Struct, frozen=True, kw_only=True):
+class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):
     """Who has a lease: on whose behalf, which run of it, and of a replay, which one."""
 
     by: str
@@ -36,7 +36,7 @@ class LeaseLost(JetStreamError):
 class Lease:
     """The lease `key` of a bucket, for `holder`."""
 
-    def __init__(self, bucket: Bucket, key: str, holder: Holder) -> None:
+    def __init__(self, bucket: KvBucket, key: str, holder: LeaseHolder) -> None:
         self._bucket = bucket
         self._key = key
         self._holder = msgspec.json.encode(holder)
@@ -48,7 +48,7 @@ class Lease:
         """Whether nobody else can have it yet."""
         return asyncio.get_running_loop().time() < self._held_until
 
-    async def take(self) -> Holder | None:
+    async def take(self) -> LeaseHolder | None:
         """Take it if it is free: None when it is ours now, or else who has it. Raises `JetStreamError`."""
         while True:
             entry = await self._bucket.find(self._key)
@@ -56,7 +56,7 @@ class Lease:
                 return _holder(entry)
             try:
                 await self._write(entry.revision)
-            except Refused as error:
+            except RejectedByServer as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
             else:
@@ -66,7 +66,7 @@ class Lease:
         """Keep it. Raises `LeaseLost`, or `JetStreamError` when it can't be known: then try again."""
         try:
             await self._write(self.revision)
-        except Refused:
+        except RejectedByServer:
             pass
         else:
             return
@@ -82,7 +82,7 @@ class Lease:
         self._held_until = 0.0
         try:
             await self._bucket.put(self._key, b"", revision=self.revision, ttl_s=1)
-        except Refused:
+        except RejectedByServer:
             return
 
     async def _write(self, revision: int) -> None:
@@ -92,15 +92,15 @@ class Lease:
         self._held_until = held_until
 
 
-async def find_holder(bucket: Bucket, key: str) -> Holder | None:
+async def find_holder(bucket: KvBucket, key: str) -> LeaseHolder | None:
     """Who has the lease `key`. Raises `JetStreamError`."""
     entry = await bucket.find(key)
     return _holder(entry) if entry.value else None
 
 
-def _holder(entry: Entry) -> Holder:
+def _holder(entry: KvEntry) -> LeaseHolder:
     """Who has the lease that `entry` is."""
     try:
-        return msgspec.json.decode(entry.value or b"", type=Holder)
+        return msgspec.json.decode(entry.value or b"", type=LeaseHolder)
     except msgspec.DecodeError:
-        return Holder(replay="of another version", by="somebody", run="")
+        return LeaseHolder(replay="of another version", by="somebody", run="")

@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Final, Protocol, Self
 
 import msgspec
 
-from messaging.client.connection import Connection
-from messaging.client.errors import BATCHES_OFF, SUBJECT_FULL, JetStreamError, Refused, Unavailable, error_of
-from messaging.client.permission_violations import Denial
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import (
+    BATCHES_OFF,
+    SUBJECT_FULL,
+    JetStreamError,
+    RejectedByServer,
+    ServerUnavailable,
+    error_of,
+)
+from messaging.client.permission_violations import PermissionViolation
 
 if TYPE_CHECKING:
-    from messaging.atomic_batch import Batches
+    from messaging.atomic_batch import AtomicBatcher
 
 PUBLISH_TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 8
@@ -39,7 +46,7 @@ class Publication(msgspec.Struct, frozen=True, gc=False):
     block: bytes = b""
 
 
-class Stored(msgspec.Struct, frozen=True, gc=False):
+class PublishAck(msgspec.Struct, frozen=True, gc=False):
     """JetStream's word that a message is stored; `duplicate` when it had been already."""
 
     stream: str
@@ -47,15 +54,15 @@ class Stored(msgspec.Struct, frozen=True, gc=False):
     duplicate: bool = False
 
 
-class _Error(msgspec.Struct, gc=False):
+class _AckError(msgspec.Struct, gc=False):
     err_code: int = 0
     description: str = ""
 
 
-class _Answer(Stored, frozen=True, gc=False):
+class _AckReply(PublishAck, frozen=True, gc=False):
     stream: str = ""
     seq: int = 0
-    error: _Error | None = None
+    error: _AckError | None = None
 
 
 def without_batch(headers: Mapping[str, str]) -> dict[str, str]:
@@ -63,24 +70,24 @@ def without_batch(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in headers.items() if not name.startswith(_BATCH)}
 
 
-OnStored = Callable[[Stored | JetStreamError], None]
+OnStored = Callable[[PublishAck | JetStreamError], None]
 
 
-class Sends(Protocol):
-    """Sends a message and says later what became of it, as `Publisher` does."""
+class MessagePublisher(Protocol):
+    """Sends a message and says later what became of it, as `JetStreamPublisher` does."""
 
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once."""
         ...
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = msgspec.json.Decoder(_AckReply).decode
 
 
-class Publisher:
+class JetStreamPublisher:
     """Publishes and hears of each message whether it was stored. Use as an asynchronous context manager."""
 
-    def __init__(self, connection: Connection, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
+    def __init__(self, connection: NatsConnection, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
         self._inbox = connection.new_inbox()
@@ -90,7 +97,7 @@ class Publisher:
         """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
         self._waiting: dict[int, tuple[str, OnStored]] = {}
         """Who waits, by the number of what was sent, the oldest first; and on which subject that was."""
-        self._batches: dict[str, Batches] = {}
+        self._batches: dict[str, AtomicBatcher] = {}
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)
@@ -108,8 +115,8 @@ class Publisher:
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once: with what was stored, or with why it was not (or not known to be)."""
         connection = self._connection
-        if connection.denials.deafness is not None:
-            self._fail(on_stored, connection.denials.deafness)
+        if connection.denials.ack_subscription_error is not None:
+            self._fail(on_stored, connection.denials.ack_subscription_error)
             return
         self._sent = number = self._sent + 1
         self._waiting[number] = (publication.subject, on_stored)
@@ -121,15 +128,15 @@ class Publisher:
                 headers=publication.headers,
                 block=publication.block,
             )
-        except (Unavailable, Refused) as error:
+        except (ServerUnavailable, RejectedByServer) as error:
             if self._waiting.pop(number, None):
                 self._fail(on_stored, error)
 
-    async def publish(self, publication: Publication) -> Stored:
-        """Send and wait until it is stored. Raises `Refused`, `NotAllowed` among them, or `Unavailable`."""
-        outcome: asyncio.Future[Stored | JetStreamError] = asyncio.get_running_loop().create_future()
+    async def publish(self, publication: Publication) -> PublishAck:
+        """Send and wait until it is stored. Raises `RejectedByServer`, `NotAllowed` among them, or `ServerUnavailable`."""
+        outcome: asyncio.Future[PublishAck | JetStreamError] = asyncio.get_running_loop().create_future()
 
-        def on_stored(result: Stored | JetStreamError) -> None:
+        def on_stored(result: PublishAck | JetStreamError) -> None:
             if not outcome.done():
                 outcome.set_result(result)
 
@@ -139,11 +146,11 @@ class Publisher:
             raise result
         return result
 
-    async def publish_all(self, publications: Sequence[Publication]) -> Stored:
+    async def publish_all(self, publications: Sequence[Publication]) -> PublishAck:
         """Store all of them or none: one stream, at most `MAX_MESSAGES`. They get consecutive sequences; the last's.
 
         An atomic batch (ADR-50): only its last message is acknowledged, and a server that does not get that far forgets
-        the others. Raises `Refused` or `Unavailable`; one `Nats-Msg-Id` that is stored already refuses the whole batch.
+        the others. Raises `RejectedByServer` or `ServerUnavailable`; one `Nats-Msg-Id` that is stored already refuses the whole batch.
         """
         batch = uuid.uuid4().hex
         *first, last = [
@@ -157,22 +164,22 @@ class Publisher:
             await self._connection.publish(one.subject, one.payload, headers=one.headers)
         try:
             return await self.publish(last)
-        except Refused as error:
+        except RejectedByServer as error:
             if error.err_code != BATCHES_OFF:
                 raise
-        raise Unavailable("a stream takes no batches yet: run `oneprotect apply`")
+        raise ServerUnavailable("a stream takes no batches yet: run `oneprotect apply`")
 
-    def batches(self, stream: str) -> "Batches":
+    def batches(self, stream: str) -> "AtomicBatcher":
         """For whoever wants batches stored in `stream`: those of several callers go together."""
-        from messaging.atomic_batch import Batches  # it needs what is defined here
+        from messaging.atomic_batch import AtomicBatcher  # it needs what is defined here
 
-        return self._batches.setdefault(stream, Batches(self))
+        return self._batches.setdefault(stream, AtomicBatcher(self))
 
     async def remove(self, stream: str, sequence: int) -> None:
-        """Take a message out of a stream. Raises `Refused` when it is not there, or `Unavailable`."""
+        """Take a message out of a stream. Raises `RejectedByServer` when it is not there, or `ServerUnavailable`."""
         await self._connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
 
-    async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> Stored:
+    async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> PublishAck:
         """`publish` for what is no event."""
         return await self.publish(Publication(subject, payload, dict(headers or {})))
 
@@ -186,15 +193,17 @@ class Publisher:
         else:
             waiting[1](result)
 
-    def _on_denied(self, denial: Denial) -> None:
+    def _on_denied(self, denial: PermissionViolation) -> None:
         for number, (subject, on_stored) in tuple(self._waiting.items()):
             if refusal := self._connection.denials.refusal(denial, subject):
                 del self._waiting[number]
                 self._fail(on_stored, refusal)
 
     def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
-        is_full = isinstance(error, Refused) and error.err_code == SUBJECT_FULL
-        self.failures["subject_full" if is_full else "refused" if isinstance(error, Refused) else "unavailable"] += 1
+        is_full = isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL
+        self.failures[
+            "subject_full" if is_full else "refused" if isinstance(error, RejectedByServer) else "unavailable"
+        ] += 1
         on_stored(error)
 
     async def _sweep(self) -> None:
@@ -206,12 +215,12 @@ class Publisher:
             sent.append(self._sent)
             for number in list(itertools.takewhile(overdue.__ge__, self._waiting)):
                 _, on_stored = self._waiting.pop(number)
-                self._fail(on_stored, Unavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))
+                self._fail(on_stored, ServerUnavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))
 
 
-def _result(data: bytes) -> Stored | JetStreamError:
+def _result(data: bytes) -> PublishAck | JetStreamError:
     if not data:
-        return Unavailable("no stream takes this subject, or JetStream has no leader: run `oneprotect apply`")
+        return ServerUnavailable("no stream takes this subject, or JetStream has no leader: run `oneprotect apply`")
     answer = _decode(data)
     if answer.error is None:
         return answer

@@ -15,10 +15,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from messaging.client.connection import API_TIMEOUT_S, Connection
-from messaging.client.errors import Unavailable
+from messaging.client.connection import API_TIMEOUT_S, NatsConnection
+from messaging.client.errors import ServerUnavailable
 from messaging.client.headers import block_of, read_headers
-from messaging.client.permission_violations import Denial
+from messaging.client.permission_violations import PermissionViolation
 from schemas.subjects import lane_of
 
 EXPIRES_S: Final = 30.0
@@ -56,7 +56,7 @@ class Message:
     )
 
     def __init__(
-        self, subject: str, lane: str, reply: bytes, data: bytes, header_block: bytes, connection: Connection
+        self, subject: str, lane: str, reply: bytes, data: bytes, header_block: bytes, connection: NatsConnection
     ) -> None:
         self.subject = subject
         self.lane = lane
@@ -118,15 +118,15 @@ class Message:
         self._connection.answer(self.reply, b"+WPI")
 
 
-class Pull:
+class PullConsumer:
     """Keeps a durable consumer's messages coming to `on_message`, never more than `room()` allows.
 
-    `room` tells how many more could be taken now, `capacity` what it is at most; call `top_up` whenever it has grown.
+    `room` tells how many more could be taken now, `capacity` what it is at most; call `request_more` whenever it has grown.
     """
 
     def __init__(
         self,
-        connection: Connection,
+        connection: NatsConnection,
         *,
         stream: str,
         consumer: str,
@@ -162,7 +162,7 @@ class Pull:
         self._connection.on_reconnect(self._restart)
         self._connection.denials.call(self._on_denied)
         self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog {self._name}")
-        self.top_up()
+        self.request_more()
 
     async def stop(self) -> None:
         """Take no more. What is on its way still reaches `on_message` before this returns."""
@@ -183,7 +183,7 @@ class Pull:
         silent_s = time.monotonic() - self._heard_at
         return silent_s <= 3 * self._heartbeat_s and (not self._refused or silent_s > REFUSAL_S)
 
-    def top_up(self) -> None:
+    def request_more(self) -> None:
         """Ask for more if it is worth it, and the server has not just refused."""
         batch = min(self._room(), self._batch) - self.outstanding
         if batch < self.worth_asking or self._stopping or time.monotonic() < self._patient_until:
@@ -201,7 +201,7 @@ class Pull:
             self._connection.post(
                 self._subject, msgspec.json.encode(request), reply=f"{self._inbox}.{self._generation}"
             )
-        except Unavailable:
+        except ServerUnavailable:
             self.outstanding -= batch  # the reconnect asks again
 
     def _receive(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
@@ -233,14 +233,14 @@ class Pull:
         # The request is over. It names what it did not deliver, or else nothing is left of any.
         self.outstanding = max(0, self.outstanding - int(headers.get("Nats-Pending-Messages", self.outstanding)))
         if status in ("404", "408") or "Nats-Pending-Messages" in headers:
-            self.top_up()
+            self.request_more()
         else:  # no such consumer, no leader, shutting down: the watchdog asks again in its own time
             self._refused = True
             self._patient_until = self._heard_at + self._heartbeat_s / 4
             reason = _HINT if status == "503" else headers.get("Description", "").strip()
             _log.warning("pull.refused", consumer=self._name, status=status, reason=reason)
 
-    def _on_denied(self, denial: Denial) -> None:
+    def _on_denied(self, denial: PermissionViolation) -> None:
         """Nothing comes: the watchdog asks again in its own time, for whenever the permission is there."""
         if refusal := self._connection.denials.refusal(denial, self._subject):
             self._refused = True
@@ -250,7 +250,7 @@ class Pull:
         self._generation += 1
         self._patient_until = 0.0
         self.outstanding = 0
-        self.top_up()
+        self.request_more()
 
     async def _watch(self) -> None:
         while True:
@@ -260,11 +260,11 @@ class Pull:
                 _log.warning("pull.silent", consumer=self._name, silent_s=round(silent_s, 1))
                 await self._restart()
             else:
-                self.top_up()
+                self.request_more()
 
 
-async def fetch(connection: Connection, *, stream: str, consumer: str, batch: int) -> list[Message]:
-    """At most `batch` messages that are there right now. Raises `NotAllowed`, or `Unavailable` without the consumer."""
+async def fetch(connection: NatsConnection, *, stream: str, consumer: str, batch: int) -> list[Message]:
+    """At most `batch` messages that are there right now. Raises `NotAllowed`, or `ServerUnavailable` without the consumer."""
     messages: list[Message] = []
     ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     inbox = connection.new_inbox()
@@ -292,5 +292,5 @@ async def fetch(connection: Connection, *, stream: str, consumer: str, batch: in
         with contextlib.suppress(Exception):  # the client library, when the connection is going
             await subscription.unsubscribe()
     if status == "503" and not messages:
-        raise Unavailable(f"{stream}/{consumer} gave no answer")
+        raise ServerUnavailable(f"{stream}/{consumer} gave no answer")
     return messages

@@ -11,8 +11,8 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from messaging import direct_get as read
-from messaging.client.connection import Connection
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
 
 EXAMINED: Final = 4096
 """Messages that one look reads, about: they take some 60 ms."""
@@ -22,10 +22,10 @@ _WIDEN_AT_MOST: Final = 64
 
 T = TypeVar("T")
 
-Take = Callable[[read.Record], T | None]
+Take = Callable[[direct_get.StoredMessage], T | None]
 
 
-class Found(msgspec.Struct, Generic[T], frozen=True):
+class PageResult(msgspec.Struct, Generic[T], frozen=True):
     """What a look has found, newest first.
 
     `cursor`: go on before this sequence; None when there is nothing more. A look that has read enough ends although it
@@ -37,8 +37,8 @@ class Found(msgspec.Struct, Generic[T], frozen=True):
     reached_at: datetime | None = None
 
 
-async def look(
-    connection: Connection,
+async def read_page_backwards(
+    connection: NatsConnection,
     stream: str,
     subject: str,
     take: Take[T],
@@ -48,7 +48,7 @@ async def look(
     since: datetime | None = None,
     until: datetime | None = None,
     examine: int = EXAMINED,
-) -> Found[T]:
+) -> PageResult[T]:
     """What `take` makes of the newest messages, without those for which it says None: at most `limit`.
 
     `before`: only messages with a lower sequence. `since` and `until`: only those stored from then on, and before then.
@@ -58,15 +58,15 @@ async def look(
     floor, end = int(state["first_seq"]), int(state["last_seq"]) + 1
     end = min(end, before or end)
     if since is not None:
-        floor = max(floor, await read.sequence_at(connection, stream, since) or end)
+        floor = max(floor, await direct_get.sequence_at(connection, stream, since) or end)
     if until is not None:
-        end = min(end, await read.sequence_at(connection, stream, until) or end)
-    looking = _Look(connection, stream, subject, take, limit, examine)
+        end = min(end, await direct_get.sequence_at(connection, stream, until) or end)
+    looking = _ReverseReader(connection, stream, subject, take, limit, examine)
     return await looking.back(floor, end)
 
 
-async def newest(
-    connection: Connection,
+async def read_last(
+    connection: NatsConnection,
     stream: str,
     subject: str,
     take: Take[T],
@@ -79,7 +79,7 @@ async def newest(
     """The same with as many looks as it takes: newest first, fewer than `limit` only when there are no more."""
     found: list[T] = []
     while True:
-        part = await look(
+        part = await read_page_backwards(
             connection,
             stream,
             subject,
@@ -96,11 +96,11 @@ async def newest(
             return found
 
 
-class _Look(Generic[T]):
+class _ReverseReader(Generic[T]):
     """One look back through a stream."""
 
     def __init__(
-        self, connection: Connection, stream: str, subject: str, take: Take[T], limit: int, examine: int
+        self, connection: NatsConnection, stream: str, subject: str, take: Take[T], limit: int, examine: int
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -112,7 +112,7 @@ class _Look(Generic[T]):
         self._items: list[T] = []
         self._reached_at: datetime | None = None
 
-    async def back(self, floor: int, end: int) -> Found[T]:
+    async def back(self, floor: int, end: int) -> PageResult[T]:
         """From before `end` back to `floor`, until there is enough."""
         span = min(2 * self._limit, self._batch)
         while end > floor and len(self._items) < self._limit and self._left > 0:
@@ -124,16 +124,18 @@ class _Look(Generic[T]):
                 span = self._next_span(span, len(records))
             else:
                 span = _narrowed(records, end)
-        return Found(self._items, end if end > floor else None, self._reached_at)
+        return PageResult(self._items, end if end > floor else None, self._reached_at)
 
-    async def _window(self, start: int, end: int) -> tuple[list[read.Record], bool]:
+    async def _window(self, start: int, end: int) -> tuple[list[direct_get.StoredMessage], bool]:
         """What is stored from `start` to before `end`, and whether that is all of it."""
         size = min(self._batch, end - start)
-        records, more = await read.batch(self._connection, self._stream, self._subject, first_sequence=start, size=size)
+        records, more = await direct_get.batch(
+            self._connection, self._stream, self._subject, first_sequence=start, size=size
+        )
         inside = [record for record in records if record.sequence < end]
         return inside, not (more and records) or len(inside) < len(records) or size == end - start
 
-    def _add(self, records: list[read.Record]) -> int | None:
+    def _add(self, records: list[direct_get.StoredMessage]) -> int | None:
         """Keep what fits, up to the limit. The sequence of the last one when that filled it."""
         for record in reversed(records):
             self._reached_at = record.stored_at
@@ -153,7 +155,7 @@ class _Look(Generic[T]):
         return max(1, min(span * _WIDEN_AT_MOST, span * wanted * 3 // (4 * max(seen, 1))))
 
 
-def _narrowed(records: list[read.Record], end: int) -> int:
+def _narrowed(records: list[direct_get.StoredMessage], end: int) -> int:
     """A window before `end` that holds less, if the messages are as dense there as where these came from."""
     covered = records[-1].sequence - records[0].sequence + 1
     return max(1, min(covered // 2, (end - records[0].sequence) // 4))

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from provider.errors import SecretMalformed
-from provider.signing_keys import Key, Scheme, require_bytes
+from provider.signing_keys import Scheme, SigningKey, require_bytes
 from provider.strict_base64 import strict_base64
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ HALF_BYTES: Final = 32
 
 
 @final
-class Ed25519SigningKey(Key):
-    """A private key that can sign, under the same rules as `SigningKey`. OpenSSL keeps it; this only knows how to ask.
+class Ed25519SigningKey(SigningKey):
+    """A private key that can sign, under the same rules as `HmacKey`. OpenSSL keeps it; this only knows how to ask.
 
     The library is imported with the first such key, since most installations have none.
     """

@@ -16,7 +16,7 @@ from provider.errors import SecretDenied, SecretError, SecretNotFound, SecretUna
 from provider.secret_manifest import MAX_BYTES, read_manifest
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 
 _ABSENT: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG})
@@ -37,18 +37,18 @@ class LocalSecretProvider:
         """See `SecretProvider.resolve`."""
         return (await self.read(ref)).select(ref.key, tenant=tenant, purpose=purpose)
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
         ref.require_namespace(self._namespaces_allowed)
         found = await asyncio.to_thread(self._find, ref)
-        if isinstance(found, Snapshot):
+        if isinstance(found, SecretSnapshot):
             return found
         raise found
 
     async def aclose(self) -> None:
         """Nothing to let go of."""
 
-    def _find(self, ref: SecretRef) -> Snapshot | type[SecretError]:
+    def _find(self, ref: SecretRef) -> SecretSnapshot | type[SecretError]:
         """Where the file system's exceptions, which name paths, end."""
         try:
             with _opened(self._directory, f"{ref.namespace}/{ref.name}.json") as file:

@@ -3,7 +3,7 @@
 from typing import NoReturn
 
 
-class Sealed:
+class Opaque:
     """Cannot be printed, copied, pickled or encoded. Subclasses name their slots, or `vars` would show what is held."""
 
     __slots__ = ()

@@ -22,8 +22,8 @@ from provider.errors import (
     SecretUnavailable,
 )
 from provider.secret_ref import RESERVED_SUFFIXES, SecretRef
-from provider.signing_keys import Key, SigningKey, SigningSecret
-from provider.snapshot import Snapshot
+from provider.signing_keys import HmacKey, SigningKey, SigningSecret
+from provider.snapshot import SecretSnapshot
 
 MAX_BYTES: Final = 1_500_000
 """A Secret holds at most 1 MiB of data; base64 and metadata come on top."""
@@ -34,28 +34,28 @@ _Time = Annotated[datetime, Meta(tz=True)]
 _Data = Mapping[str, bytes | None]
 
 
-class _Labels(Struct, frozen=True):
+class _SecretLabels(Struct, frozen=True):
     tenant: str | None = field(default=None, name="oneprotect.io/tenant")
     purpose: str | None = field(default=None, name="oneprotect.io/purpose")
 
 
-class _Annotations(Struct, frozen=True):
+class _SecretAnnotations(Struct, frozen=True):
     previous_expires_at: str | None = field(default=None, name="oneprotect.io/previous-expires-at")
 
 
-class _Metadata(Struct, frozen=True, rename="camel"):
+class _SecretMetadata(Struct, frozen=True, rename="camel"):
     name: str = ""
     namespace: str = ""
     uid: _Version = ""
     resource_version: _Version = ""
-    labels: _Labels | None = None
-    annotations: _Annotations | None = None
+    labels: _SecretLabels | None = None
+    annotations: _SecretAnnotations | None = None
     deletion_timestamp: str | None = None
 
 
-class _Manifest(Struct, frozen=True, rename="camel"):
+class _SecretManifest(Struct, frozen=True, rename="camel"):
     kind: str
-    metadata: _Metadata
+    metadata: _SecretMetadata
     api_version: str = ""
     type: str = "Opaque"
     data: dict[str, bytes | None] | None = None
@@ -68,12 +68,12 @@ class _Manifest(Struct, frozen=True, rename="camel"):
         return []
 
 
-_decoder = msgspec.json.Decoder(_Manifest)
+_decoder = msgspec.json.Decoder(_SecretManifest)
 
 
 def read_manifest(
     body: bytes, ref: SecretRef, *, uid: str = "", resource_version: str = ""
-) -> Snapshot | type[SecretError]:
+) -> SecretSnapshot | type[SecretError]:
     """Decode the Secret that `ref` names, check it, and parse its keys; or give the error to raise.
 
     `uid` and `resource_version` stand in where the manifest has none, as in one written by hand.
@@ -84,27 +84,27 @@ def read_manifest(
     refusal = _refusal(manifest, ref)
     if refusal is not None:
         return refusal
-    metadata, labels = manifest.metadata, manifest.metadata.labels or _Labels()
+    metadata, labels = manifest.metadata, manifest.metadata.labels or _SecretLabels()
     uid, resource_version = metadata.uid or uid, metadata.resource_version or resource_version
     if not uid or not resource_version:
         return SecretUnavailable
     version = f"{uid}/{resource_version}"
-    return Snapshot(
+    return SecretSnapshot(
         tenant=labels.tenant,
         purpose=labels.purpose,
         version=version,
-        secrets=_secrets(manifest.data or {}, version, _expiry(metadata.annotations or _Annotations())),
+        secrets=_secrets(manifest.data or {}, version, _expiry(metadata.annotations or _SecretAnnotations())),
     )
 
 
-def _decoded(body: bytes) -> _Manifest | None:
+def _decoded(body: bytes) -> _SecretManifest | None:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 
-def _refusal(manifest: _Manifest, ref: SecretRef) -> type[SecretError] | None:
+def _refusal(manifest: _SecretManifest, ref: SecretRef) -> type[SecretError] | None:
     metadata = manifest.metadata
     if (manifest.api_version, manifest.kind) != ("v1", "Secret"):
         return SecretMismatch
@@ -120,7 +120,7 @@ def _refusal(manifest: _Manifest, ref: SecretRef) -> type[SecretError] | None:
     return None
 
 
-def _expiry(annotations: _Annotations) -> datetime | None:
+def _expiry(annotations: _SecretAnnotations) -> datetime | None:
     """When the previous keys end, from RFC 3339 with an offset; None when it says nothing that can be relied on."""
     try:
         return msgspec.convert(annotations.previous_expires_at, _Time)
@@ -142,10 +142,10 @@ def _secret(data: _Data, key: str, version: str, expires_at: datetime | None) ->
     return SigningSecret(current=current, version=version, rollover_misconfigured=f"{key}.previous" in data)
 
 
-def _key(material: bytes | None) -> Key | None:
+def _key(material: bytes | None) -> SigningKey | None:
     """The key, whose prefix says which scheme it is for."""
     text = material or b""
     try:
-        return Ed25519SigningKey(text) if text.startswith(ED25519_PREFIX) else SigningKey(text)
+        return Ed25519SigningKey(text) if text.startswith(ED25519_PREFIX) else HmacKey(text)
     except SecretMalformed:
         return None

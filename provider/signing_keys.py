@@ -9,7 +9,7 @@ from typing import ClassVar, Final, Literal, NamedTuple, NoReturn, final
 from msgspec import Struct
 
 from provider.errors import SecretMalformed
-from provider.opaque import Sealed
+from provider.opaque import Opaque
 from provider.strict_base64 import strict_base64
 
 MIN_KEY_BYTES: Final = 24
@@ -29,7 +29,7 @@ _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
-class Key(Sealed, ABC):
+class SigningKey(Opaque, ABC):
     """A key of any scheme: it can sign, is nobody's equal, and has no hash."""
 
     __slots__ = ()
@@ -40,7 +40,7 @@ class Key(Sealed, ABC):
     def sign(self, message: bytes) -> bytes:
         """The signature of `message`, each time the same. Raises `TypeError` for anything but bytes."""
 
-    def signs_like(self, other: "Key") -> bool:
+    def signs_like(self, other: "SigningKey") -> bool:
         """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
         return self.sign(b"") == other.sign(b"")
 
@@ -52,7 +52,7 @@ class Key(Sealed, ABC):
 
 
 @final
-class SigningKey(Key):
+class HmacKey(SigningKey):
     """An HMAC-SHA256 key that can sign and cannot be shown, compared by value, hashed, copied, pickled or encoded.
 
     It keeps the two hash states of RFC 2104 after their key blocks and not the key, which also makes signing cheaper.
@@ -105,7 +105,7 @@ def _raw(material: bytes) -> bytes | None:
     return None if is_padded_text or any(mark in material for mark in _MARKS) else material
 
 
-class Signature(NamedTuple):
+class KeySignature(NamedTuple):
     """What one key made of a message."""
 
     slot: Slot
@@ -113,7 +113,7 @@ class Signature(NamedTuple):
     value: bytes
 
 
-class Rollover(Struct, frozen=True):
+class KeyRollover(Struct, frozen=True):
     """How things stand with the previous key at one moment."""
 
     active: bool
@@ -125,7 +125,7 @@ class Rollover(Struct, frozen=True):
 
 
 @final
-class SigningSecret(Sealed):
+class SigningSecret(Opaque):
     """The key of one ref, with the previous one while a rollover lasts, and the version that both came in."""
 
     __slots__ = ("__both", "__current", "previous_expires_at", "rollover_misconfigured", "version")
@@ -133,9 +133,9 @@ class SigningSecret(Sealed):
     def __init__(
         self,
         *,
-        current: Key,
+        current: SigningKey,
         version: str,
-        previous: Key | None = None,
+        previous: SigningKey | None = None,
         previous_expires_at: datetime | None = None,
         rollover_misconfigured: bool = False,
     ) -> None:
@@ -153,23 +153,23 @@ class SigningSecret(Sealed):
         expires_at = self.previous_expires_at
         return self.__both is not None and expires_at is not None and now < expires_at <= now + MAX_OVERLAP
 
-    def rollover(self, now: datetime) -> Rollover:
+    def rollover(self, now: datetime) -> KeyRollover:
         """How things stand with the previous key at `now`. One that ends too far off is misconfigured until then."""
         expires_at = self.previous_expires_at if self.__both is not None else None
         is_too_far = expires_at is not None and expires_at > now + MAX_OVERLAP
-        return Rollover(self.previous_is_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
+        return KeyRollover(self.previous_is_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
 
-    def keys(self, now: datetime) -> tuple[Key, ...]:
+    def keys(self, now: datetime) -> tuple[SigningKey, ...]:
         """The keys that are valid at `now`, as `SLOTS` names them. Raises `TypeError` when it has no time zone."""
         if now.tzinfo is None:  # or it would only be noticed during a rollover
             raise TypeError("a time to sign at must have a time zone")
         both = self.__both
         return both if both is not None and self.previous_is_valid(now) else self.__current
 
-    def sign(self, message: bytes, now: datetime) -> list[Signature]:
+    def sign(self, message: bytes, now: datetime) -> list[KeySignature]:
         """Sign with every key that is valid at `now`, the current one first.
 
         Raises `TypeError` when `message` is not bytes, or `now` has no time zone.
         """
         keys = self.keys(now)
-        return [Signature(slot, key.scheme, key.sign(message)) for slot, key in zip(SLOTS, keys, strict=False)]
+        return [KeySignature(slot, key.scheme, key.sign(message)) for slot, key in zip(SLOTS, keys, strict=False)]

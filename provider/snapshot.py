@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from typing import Final, final
 
 from provider.errors import SecretError, SecretMalformed, SecretMismatch, SecretNotFound
-from provider.opaque import Sealed
+from provider.opaque import Opaque
 from provider.signing_keys import SigningSecret
 from schemas.ids import Purpose
 
 
 @final
-class Snapshot(Sealed):
+class SecretSnapshot(Opaque):
     """What one read of a Secret gave. Whoever asks must be the owner, each time: keeping it grants nothing."""
 
     __slots__ = ("_purpose", "_secrets", "tenant", "version")

@@ -20,7 +20,7 @@ _PARAMETERS: Final[Json] = {
 }
 
 
-class Channel(Struct, frozen=True, kw_only=True):
+class AsyncApiChannel(Struct, frozen=True, kw_only=True):
     """A subject, what this program does there, and the event on it."""
 
     name: str
@@ -34,9 +34,9 @@ def _bucketed(subject: str) -> str:
     return subject.rpartition(".")[0] + ".{bucket}"
 
 
-def _operational(event: type[CloudEvent]) -> Channel:
+def _operational(event: type[CloudEvent]) -> AsyncApiChannel:
     kind = event_name(event).removesuffix(".v1")
-    return Channel(
+    return AsyncApiChannel(
         name=kind,
         action="send",
         address=subjects.operational(kind, _TENANT, "{name}"),
@@ -46,35 +46,35 @@ def _operational(event: type[CloudEvent]) -> Channel:
 
 
 CHANNELS: Final = (
-    Channel(
+    AsyncApiChannel(
         name="delivery.requested",
         action="receive",
         address=subjects.requested(_TENANT, _DESTINATION),
         summary="Producers ask for deliveries here, with `Nats-Msg-Id` set to `<tenant>.<destination>.<id>`.",
         event=DeliveryRequested,
     ),
-    Channel(
+    AsyncApiChannel(
         name="delivery.overflow",
         action="receive",
         address=subjects.overflow(_TENANT, _DESTINATION),
         summary="Where the same message goes, headers and all, when the first subject refuses it with error 10077.",
         event=DeliveryRequested,
     ),
-    Channel(
+    AsyncApiChannel(
         name="delivery.ordered",
         action="send",
         address=subjects.ordered(_TENANT, _DESTINATION),
         summary="The line of a destination with `ordering: fifo`. Consumers move requests here; nobody else publishes.",
         event=DeliveryRequested,
     ),
-    Channel(
+    AsyncApiChannel(
         name="delivery.attempted",
         action="send",
         address=_bucketed(subjects.attempted(_TENANT, _DESTINATION, "")),
         summary="One redacted result per attempt, kept for 30 days.",
         event=DeliveryAttempted,
     ),
-    Channel(
+    AsyncApiChannel(
         name="delivery.failed",
         action="send",
         address=_bucketed(subjects.failed(_TENANT, _DESTINATION, "")),
@@ -106,7 +106,7 @@ def document() -> Json:
     }
 
 
-def _channel(channel: Channel) -> Json:
+def _channel(channel: AsyncApiChannel) -> Json:
     name = event_name(channel.event)
     return {
         "address": channel.address,
@@ -120,7 +120,7 @@ def _channel(channel: Channel) -> Json:
     }
 
 
-def _operation(channel: Channel) -> Json:
+def _operation(channel: AsyncApiChannel) -> Json:
     reference = f"#/channels/{channel.name}"
     return {
         "action": channel.action,

@@ -8,8 +8,7 @@ from typing import Any, Final, cast, get_args
 import msgspec
 from msgspec import Struct
 
-from schemas import configuration as config
-from schemas import events, subjects
+from schemas import configuration, events, subjects
 from schemas.events import CloudEvent
 
 Json = dict[str, Any]
@@ -45,7 +44,7 @@ def _defined_in(module: types.ModuleType) -> Iterator[type[Struct]]:
 
 
 EVENTS: Final = tuple(kind for kind in _defined_in(events) if issubclass(kind, CloudEvent) and kind is not CloudEvent)
-CONFIGURATION: Final = tuple(_defined_in(config))
+CONFIGURATION: Final = tuple(_defined_in(configuration))
 
 
 def document(kind: type[Struct], name: str) -> Json:

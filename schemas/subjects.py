@@ -29,7 +29,7 @@ HEADER_SCHEDULE: Final = "Nats-Schedule"
 HEADER_SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 
 
-class Stream(Struct, frozen=True, kw_only=True):
+class StreamConfig(Struct, frozen=True, kw_only=True):
     """A stream as this version needs it. Storage is always on file; replicas come from the settings."""
 
     name: str
@@ -50,7 +50,7 @@ class Stream(Struct, frozen=True, kw_only=True):
     )
 
 
-class Consumer(Struct, frozen=True, kw_only=True):
+class ConsumerConfig(Struct, frozen=True, kw_only=True):
     """A durable pull consumer that all workers share."""
 
     stream: str
@@ -59,7 +59,7 @@ class Consumer(Struct, frozen=True, kw_only=True):
     from_now: Annotated[bool, Meta(description="It begins with what is stored after it was made.")] = False
 
 
-class Bucket(Struct, frozen=True, kw_only=True):
+class BucketConfig(Struct, frozen=True, kw_only=True):
     """A key-value bucket with keys `<tenant>.<id>`."""
 
     name: str
@@ -73,7 +73,7 @@ _KEPT_S = 30 * _DAY_S
 MAX_MESSAGE_BYTES: Final = 960 * 1024
 """What a producer may publish, headers and all: below the server's usual 1 MiB by what we add on the way."""
 
-WORK: Final = Stream(
+WORK: Final = StreamConfig(
     name="ONEPROTECT_WORK",
     subjects=("oneprotect.delivery.requested.*.*",),
     description="Deliveries due now; bounded per destination.",
@@ -83,7 +83,7 @@ WORK: Final = Stream(
     max_message_bytes=MAX_MESSAGE_BYTES,
     batches=True,
 )
-OVERFLOW: Final = Stream(
+OVERFLOW: Final = StreamConfig(
     name="ONEPROTECT_OVERFLOW",
     subjects=("oneprotect.delivery.overflow.*.*",),
     description="What the work stream refused; fed back as its destination drains.",
@@ -92,7 +92,7 @@ OVERFLOW: Final = Stream(
     max_message_bytes=MAX_MESSAGE_BYTES,
     batches=True,
 )
-ORDERED: Final = Stream(
+ORDERED: Final = StreamConfig(
     name="ONEPROTECT_ORDERED",
     subjects=("oneprotect.delivery.ordered.*.*",),
     description="The lines of destinations that take their deliveries in order.",
@@ -100,7 +100,7 @@ ORDERED: Final = Stream(
     duplicate_window_s=600,
     max_consumers=10_000,
 )
-RETRIES: Final = Stream(
+RETRIES: Final = StreamConfig(
     name="ONEPROTECT_RETRIES",
     subjects=("oneprotect.delivery.scheduled.*.*.*", "oneprotect.delivery.due.*.*"),
     description="Attempts that wait for their time, and where they fire.",
@@ -108,34 +108,34 @@ RETRIES: Final = Stream(
     duplicate_window_s=600,
     schedules=True,
 )
-ATTEMPTS: Final = Stream(
+ATTEMPTS: Final = StreamConfig(
     name="ONEPROTECT_ATTEMPTS",
     subjects=("oneprotect.delivery.attempted.*.*.*",),
     description="One redacted result per attempt.",
     max_age_s=_KEPT_S,
     duplicate_window_s=600,
 )
-FAILED: Final = Stream(
+FAILED: Final = StreamConfig(
     name="ONEPROTECT_FAILED",
     subjects=("oneprotect.delivery.failed.*.*.*",),
     description="Deliveries given up on or skipped, whole, replayable.",
     max_age_s=_KEPT_S,
     duplicate_window_s=600,
 )
-DELIVERED: Final = Stream(
+DELIVERED: Final = StreamConfig(
     name="ONEPROTECT_DELIVERED",
     subjects=("oneprotect.delivery.delivered.*.*",),
     description="Deliveries that were taken, whole, replayable; several to a message.",
     archived=True,
 )
-QUARANTINE: Final = Stream(
+QUARANTINE: Final = StreamConfig(
     name="ONEPROTECT_QUARANTINE",
     subjects=("oneprotect.delivery.quarantined.>",),
     description="What could not be understood, as it came.",
     max_age_s=_KEPT_S,
     duplicate_window_s=600,
 )
-EVENTS: Final = Stream(
+EVENTS: Final = StreamConfig(
     name="ONEPROTECT_EVENTS",
     subjects=("oneprotect.event.>",),
     description="Operational events and the audit trail.",
@@ -143,27 +143,31 @@ EVENTS: Final = Stream(
 )
 STREAMS: Final = (WORK, OVERFLOW, ORDERED, RETRIES, ATTEMPTS, FAILED, DELIVERED, QUARANTINE, EVENTS)
 
-WORK_CONSUMER: Final = Consumer(stream=WORK.name, name="delivery", filter_subject="oneprotect.delivery.requested.*.*")
-DUE_CONSUMER: Final = Consumer(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
+WORK_CONSUMER: Final = ConsumerConfig(
+    stream=WORK.name, name="delivery", filter_subject="oneprotect.delivery.requested.*.*"
+)
+DUE_CONSUMER: Final = ConsumerConfig(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
 CONSUMERS: Final = (WORK_CONSUMER, DUE_CONSUMER)
 """Those that bring deliveries."""
-TELLING_CONSUMER: Final = Consumer(
+TELLING_CONSUMER: Final = ConsumerConfig(
     stream=EVENTS.name, name="telling", filter_subject="oneprotect.event.>", from_now=True
 )
 """The one that brings operational events, to be told to tenants that asked for them."""
 ALL_CONSUMERS: Final = (*CONSUMERS, TELLING_CONSUMER)
 
-DESTINATIONS: Final = Bucket(name="oneprotect_destinations", description="Destinations.", announced=True)
-CREDENTIALS: Final = Bucket(name="oneprotect_credentials", description="Credentials: refs, no values.", announced=True)
-CREDENTIAL_STATUS: Final = Bucket(
+DESTINATIONS: Final = BucketConfig(name="oneprotect_destinations", description="Destinations.", announced=True)
+CREDENTIALS: Final = BucketConfig(
+    name="oneprotect_credentials", description="Credentials: refs, no values.", announced=True
+)
+CREDENTIAL_STATUS: Final = BucketConfig(
     name="oneprotect_credential_status", description="What consumers found.", announced=True
 )
-HEALTH: Final = Bucket(name="oneprotect_health", description="How destinations answer.", announced=True)
-ACTIVITY: Final = Bucket(name="oneprotect_activity", description="How attempts went, hour by hour.")
-RATES: Final = Bucket(name="oneprotect_rates", description="Until when destinations' rates are spoken for.")
-LEASES: Final = Bucket(name="oneprotect_leases", description="Which consumer moves what waits for a destination.")
-TOKENS: Final = Bucket(name="oneprotect_tokens", description="API tokens: hashes, no tokens.", announced=True)
-REPLAYS: Final = Bucket(name="oneprotect_replays", description="Replays and their progress.")
+HEALTH: Final = BucketConfig(name="oneprotect_health", description="How destinations answer.", announced=True)
+ACTIVITY: Final = BucketConfig(name="oneprotect_activity", description="How attempts went, hour by hour.")
+RATES: Final = BucketConfig(name="oneprotect_rates", description="Until when destinations' rates are spoken for.")
+LEASES: Final = BucketConfig(name="oneprotect_leases", description="Which consumer moves what waits for a destination.")
+TOKENS: Final = BucketConfig(name="oneprotect_tokens", description="API tokens: hashes, no tokens.", announced=True)
+REPLAYS: Final = BucketConfig(name="oneprotect_replays", description="Replays and their progress.")
 BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, LEASES, TOKENS, REPLAYS)
 
 
@@ -240,7 +244,7 @@ def lane_of(subject: str) -> str:
 
 
 REFRESH: Final = "oneprotect.control.secrets.refresh"
-"""Heard by every consumer: a `schemas.control_messages.Refresh`. Each forgets the secrets meant, and answers."""
+"""Heard by every consumer: a `schemas.control_messages.RefreshSecrets`. Each forgets the secrets meant, and answers."""
 
 CHECK: Final = "oneprotect.control.credentials.check"
 """Heard by one consumer: a `schemas.control_messages.Check`. It checks the credential now and answers with its state."""

@@ -29,7 +29,7 @@ _OWN_RULE = re.compile(r"`(?P<field>\w+)` (?P<rule>.*)")
 """How `schemas.configuration` says what types don't."""
 
 
-class Invalid(ValueError):
+class ValidationError(ValueError):
     """Input breaks a rule. `field` is where, for example `event_types[0]`, or None when it is about the whole."""
 
     def __init__(self, field: str | None, rule: str) -> None:
@@ -38,7 +38,7 @@ class Invalid(ValueError):
         self.rule: Final = rule
 
     @classmethod
-    def of(cls, error: msgspec.ValidationError) -> "Invalid":
+    def of(cls, error: msgspec.ValidationError) -> "ValidationError":
         """What `error` says. Raise it outside the `except` block, so that nothing else stays attached."""
         text = str(error)
         if found := _MISSING.fullmatch(text):
@@ -51,37 +51,39 @@ class Invalid(ValueError):
 
 
 def convert(fields: Mapping[str, object], kind: type[T]) -> T:
-    """The fields as a `kind`. Raises `Invalid`."""
+    """The fields as a `kind`. Raises `ValidationError`."""
     known = kind.__struct_fields__
     if not fields.keys() <= set(known):
-        raise Invalid(None, f"a field that can't be set here; there are {', '.join(f'`{name}`' for name in known)}")
+        raise ValidationError(
+            None, f"a field that can't be set here; there are {', '.join(f'`{name}`' for name in known)}"
+        )
     try:
         return msgspec.convert(dict(fields), kind)
     except msgspec.ValidationError as error:
-        problem = Invalid.of(error)
+        problem = ValidationError.of(error)
     raise problem
 
 
 def round_trip(value: T) -> T:
-    """`value` as it is after a journey as JSON, every rule checked: building a struct checks few. Raises `Invalid`."""
+    """`value` as it is after a journey as JSON, every rule checked: building a struct checks few. Raises `ValidationError`."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
     except msgspec.ValidationError as error:
-        problem = Invalid.of(error)
+        problem = ValidationError.of(error)
     raise problem
 
 
 def name(text: str, field: str) -> str:
-    """`text` if it may name a tenant, a destination or a credential. Raises `Invalid`."""
+    """`text` if it may name a tenant, a destination or a credential. Raises `ValidationError`."""
     if not is_name(text):
-        raise Invalid(field, f"expected {NAME_IN_WORDS}")
+        raise ValidationError(field, f"expected {NAME_IN_WORDS}")
     return text
 
 
 def delivery_id(text: str, field: str) -> str:
-    """`text` if it may be a delivery id. Raises `Invalid`."""
+    """`text` if it may be a delivery id. Raises `ValidationError`."""
     if not is_delivery_id(text):
-        raise Invalid(field, f"expected {_IN_WORDS[DELIVERY_ID_PATTERN]}")
+        raise ValidationError(field, f"expected {_IN_WORDS[DELIVERY_ID_PATTERN]}")
     return text
 
 

@@ -47,16 +47,16 @@ def configure_logging(*, level: Level, format: Format, stream: TextIO | None = N
             lambda _logger, _method, record: finish(record, _describe),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=lambda *names: _Output(out, *names),
+        logger_factory=lambda *names: _LogOutput(out, *names),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(handlers=[_Foreign(_Output(out), finish)], level=number, force=True)
+    logging.basicConfig(handlers=[_LibraryLogHandler(_LogOutput(out), finish)], level=number, force=True)
     logging.captureWarnings(capture=True)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(number, logging.WARNING))
 
 
-class _Output:
+class _LogOutput:
     """Where structlog writes: a stream, and the name that the logger was asked for with."""
 
     __slots__ = ("_stream", "name")
@@ -72,10 +72,10 @@ class _Output:
     debug = info = warning = error = critical = exception = msg
 
 
-class _Foreign(logging.Handler):
+class _LibraryLogHandler(logging.Handler):
     """Records of libraries that use the standard library's logging."""
 
-    def __init__(self, output: _Output, finish: "_Finish") -> None:
+    def __init__(self, output: _LogOutput, finish: "_Finish") -> None:
         super().__init__()
         self._output = output
         self._finish = finish
@@ -139,7 +139,7 @@ def _console(*, colours: bool) -> Callable[[_Record], str]:
     return render
 
 
-def _add_logger_name(logger: _Output, _method: str, record: _Record) -> _Record:
+def _add_logger_name(logger: _LogOutput, _method: str, record: _Record) -> _Record:
     if logger.name:
         record["logger"] = logger.name
     return record

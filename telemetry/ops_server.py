@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Muta
 from typing import Any, Final, Protocol
 
 from telemetry.metrics.prometheus_text import CONTENT_TYPE, render
-from telemetry.metrics.registry import Snapshot
-from telemetry.readiness import Readiness
+from telemetry.metrics.registry import MetricSnapshot
+from telemetry.readiness import ReadinessState
 
 STOP_S: Final = 2
 
@@ -21,10 +21,10 @@ _Answer = tuple[int, str, bytes]
 _Event = MutableMapping[str, Any]
 
 
-class Figures(Protocol):
+class MetricSource(Protocol):
     """What is shown at `/metrics`."""
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> MetricSnapshot:
         """As it is at this moment."""
         ...
 
@@ -32,7 +32,7 @@ class Figures(Protocol):
 class OpsPages:
     """The pages, as an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
 
-    def __init__(self, figures: Figures, readiness: Readiness) -> None:
+    def __init__(self, figures: MetricSource, readiness: ReadinessState) -> None:
         self._figures = figures
         self._readiness = readiness
 

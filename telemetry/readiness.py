@@ -11,7 +11,7 @@ from typing import Final
 PATIENCE_S: Final = 30.0
 
 
-class Readiness:
+class ReadinessState:
     """Before the work has once been possible, nothing is ready.
 
     What drains stays ready: it still does its work, and losing it is no news to whoever asked it to stop.

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.child_reports import Report
+from telemetry.metrics import definitions
+from telemetry.metrics.child_reports import ChildReport
 from telemetry.metrics.process_metrics import process_readings
-from telemetry.metrics.registry import Counters, Reading
+from telemetry.metrics.registry import MetricRegistry, MetricSample
 from telemetry.ops_server import OpsPages, serving
-from telemetry.otlp.settings import Export
-from telemetry.otlp.trace_context import Sampling
-from telemetry.readiness import PATIENCE_S, Readiness
+from telemetry.otlp.settings import ExportSettings
+from telemetry.otlp.trace_context import TraceSampler
+from telemetry.readiness import PATIENCE_S, ReadinessState
 
 if TYPE_CHECKING:  # the SDK: only when something is exported
-    from telemetry.otlp.exporter import Otlp
-    from telemetry.otlp.spans import Spans
+    from telemetry.otlp.exporter import OtlpExporter
+    from telemetry.otlp.spans import SpanFactory
 
 LOOK_S: Final = 1.0
-NOTHING: Final = Export()
+NOTHING: Final = ExportSettings()
 
 _log = structlog.get_logger(__name__)
 
@@ -33,19 +33,25 @@ class Telemetry:
     """
 
     def __init__(
-        self, *, version: str, role: str, instance: str, export: Export = NOTHING, patience_s: float = PATIENCE_S
+        self,
+        *,
+        version: str,
+        role: str,
+        instance: str,
+        export: ExportSettings = NOTHING,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.instance = instance
-        self.counters = Counters()
-        self.sampling = Sampling(export)
-        self.spans: Spans | None = None
+        self.counters = MetricRegistry()
+        self.sampling = TraceSampler(export)
+        self.spans: SpanFactory | None = None
         """Where spans go, if they are exported."""
-        self._otlp: Otlp | None = None
+        self._otlp: OtlpExporter | None = None
         self._every_s = export.metrics_every_s
         if export.traces or export.metrics:
-            from telemetry.otlp import exporter as otlp
+            from telemetry.otlp import exporter
 
-            self._otlp = otlp.Otlp(
+            self._otlp = exporter.OtlpExporter(
                 service=f"oneprotect-{role}",
                 version=version,
                 instance=self.instance,
@@ -54,7 +60,7 @@ class Telemetry:
             )
             self.spans = self._otlp.spans
             self.counters.watch(self._otlp.readings)
-        self.readiness = Readiness(patience_s=patience_s)
+        self.readiness = ReadinessState(patience_s=patience_s)
         self._lag_s = 0.0
         self.counters.watch(process_readings(version=version, role=role))
         self.counters.watch(self._readings)
@@ -72,9 +78,9 @@ class Telemetry:
             if self._otlp is not None:
                 await self._otlp.aclose(self.counters.snapshot())
 
-    def report(self) -> Report:
+    def report(self) -> ChildReport:
         """How this process is, for its supervisor."""
-        return Report.of(self.readiness.word, self.counters.snapshot())
+        return ChildReport.of(self.readiness.word, self.counters.snapshot())
 
     @contextlib.asynccontextmanager
     async def listening(self, *, host: str, port: int | None) -> AsyncGenerator[None]:
@@ -104,6 +110,6 @@ class Telemetry:
             self._lag_s = max(loop.time() - due, self._lag_s * 0.9, 0.0)
             self.readiness.look()
 
-    def _readings(self) -> Iterator[Reading]:
-        yield catalogue.LOOP_LAG, (), self._lag_s
-        yield catalogue.READY, (), self.readiness.look()
+    def _readings(self) -> Iterator[MetricSample]:
+        yield definitions.LOOP_LAG, (), self._lag_s
+        yield definitions.READY, (), self.readiness.look()

@@ -11,8 +11,8 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from telemetry.metrics import definitions as c
-from telemetry.metrics.definitions import Metric
+from telemetry.metrics import definitions
+from telemetry.metrics.definitions import MetricDefinition
 
 Json = dict[str, Any]
 
@@ -34,19 +34,19 @@ class Panel(Struct, frozen=True):
     warn_at: float | None = None
 
 
-def _rate(metric: Metric, *by: str, where: str = "") -> str:
+def _rate(metric: MetricDefinition, *by: str, where: str = "") -> str:
     return f"sum{_by(by)} (rate({_select(metric.name, where)}[$__rate_interval]))"
 
 
-def _top(metric: Metric, *by: str, where: str = "") -> str:
+def _top(metric: MetricDefinition, *by: str, where: str = "") -> str:
     return f"max{_by(by)} ({_select(metric.name, where)})"
 
 
-def _sum(metric: Metric, *by: str, where: str = "") -> str:
+def _sum(metric: MetricDefinition, *by: str, where: str = "") -> str:
     return f"sum{_by(by)} ({_select(metric.name, where)})"
 
 
-def _quantile(share: float, metric: Metric, *, where: str = "") -> str:
+def _quantile(share: float, metric: MetricDefinition, *, where: str = "") -> str:
     buckets = _select(metric.name + "_bucket", where)
     return f"histogram_quantile({share}, sum by (le) (rate({buckets}[$__rate_interval])))"
 
@@ -59,7 +59,7 @@ def _by(labels: tuple[str, ...]) -> str:
     return f" by ({', '.join(labels)})" if labels else ""
 
 
-def _quantiles(metric: Metric, *, where: str = "") -> tuple[tuple[str, str], ...]:
+def _quantiles(metric: MetricDefinition, *, where: str = "") -> tuple[tuple[str, str], ...]:
     return tuple((f"p{share * 100:g}", _quantile(share, metric, where=where)) for share in (0.5, 0.95, 0.99))
 
 
@@ -73,12 +73,17 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         "Deliveries",
         (
             Panel(
-                "Delivered", "What goes out.", (("delivered/s", _rate(c.DELIVERIES, where=_WELL)),), "ops", "stat", 4
+                "Delivered",
+                "What goes out.",
+                (("delivered/s", _rate(definitions.DELIVERIES, where=_WELL)),),
+                "ops",
+                "stat",
+                4,
             ),
             Panel(
                 "Failed for good",
                 "Kept, replayable.",
-                (("failed/s", _rate(c.DELIVERIES, where='outcome="failed"')),),
+                (("failed/s", _rate(definitions.DELIVERIES, where='outcome="failed"')),),
                 "ops",
                 "stat",
                 4,
@@ -87,7 +92,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "In flight",
                 "Of all that may be.",
-                (("share", f"{_sum(c.IN_FLIGHT)} / {_sum(c.IN_FLIGHT_LIMIT)}"),),
+                (("share", f"{_sum(definitions.IN_FLIGHT)} / {_sum(definitions.IN_FLIGHT_LIMIT)}"),),
                 "percentunit",
                 "stat",
                 4,
@@ -96,7 +101,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "Lag",
                 "Due, and with no worker yet.",
-                (("{{stream}}", _top(c.PENDING, "stream")),),
+                (("{{stream}}", _top(definitions.PENDING, "stream")),),
                 "short",
                 "stat",
                 4,
@@ -105,7 +110,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "Overflow",
                 "Behind a destination's fill.",
-                (("waiting", _top(c.STREAM_MESSAGES, where=_stream("OVERFLOW"))),),
+                (("waiting", _top(definitions.STREAM_MESSAGES, where=_stream("OVERFLOW"))),),
                 "short",
                 "stat",
                 4,
@@ -117,7 +122,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 (
                     (
                         "broken",
-                        "sum (max by (status) (" + _select(c.CREDENTIALS.name, 'status!~"configured|unchecked"') + "))",
+                        "sum (max by (status) ("
+                        + _select(definitions.CREDENTIALS.name, 'status!~"configured|unchecked"')
+                        + "))",
                     ),
                 ),
                 "short",
@@ -128,14 +135,19 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "Deliveries by how they ended",
                 "The outcome for the producer.",
-                (("{{outcome}}", _rate(c.DELIVERIES, "outcome")),),
+                (("{{outcome}}", _rate(definitions.DELIVERIES, "outcome")),),
                 "ops",
                 width=12,
             ),
             Panel(
                 "Attempts that did not deliver",
                 "Why: the code.",
-                (("{{outcome}} {{code}}", _rate(c.ATTEMPTS, "outcome", "code", where='outcome!="delivered"')),),
+                (
+                    (
+                        "{{outcome}} {{code}}",
+                        _rate(definitions.ATTEMPTS, "outcome", "code", where='outcome!="delivered"'),
+                    ),
+                ),
                 "ops",
                 width=12,
             ),
@@ -147,16 +159,16 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "From event to delivery",
                 "What producers and receivers see, retries included.",
-                _quantiles(c.LATENCY),
+                _quantiles(definitions.LATENCY),
                 "s",
             ),
             Panel(
                 "Wait for an attempt",
                 "From stored to begun: too few workers, or a destination's own limit.",
-                _quantiles(c.WAIT),
+                _quantiles(definitions.WAIT),
                 "s",
             ),
-            Panel("POST", "How long receivers take.", _quantiles(c.SEND), "s"),
+            Panel("POST", "How long receivers take.", _quantiles(definitions.SEND), "s"),
         ),
     ),
     (
@@ -165,47 +177,60 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "Messages in the streams",
                 "Work, overflow and retries are what is still to do.",
-                (("{{stream}}", _top(c.STREAM_MESSAGES, "stream")),),
+                (("{{stream}}", _top(definitions.STREAM_MESSAGES, "stream")),),
             ),
             Panel(
                 "Oldest message",
                 "Of work: how long the one longest due has been.",
-                (("{{stream}}", _top(c.STREAM_OLDEST, "stream", where='stream=~"ONEPROTECT_(WORK|OVERFLOW)"')),),
+                (
+                    (
+                        "{{stream}}",
+                        _top(definitions.STREAM_OLDEST, "stream", where='stream=~"ONEPROTECT_(WORK|OVERFLOW)"'),
+                    ),
+                ),
                 "s",
             ),
             Panel(
                 "Destinations with work",
                 "Few of them with much: a flood, which costs the others nothing.",
-                (("{{stream}}", _top(c.STREAM_SUBJECTS, "stream", where='stream=~"ONEPROTECT_(WORK|OVERFLOW)"')),),
+                (
+                    (
+                        "{{stream}}",
+                        _top(definitions.STREAM_SUBJECTS, "stream", where='stream=~"ONEPROTECT_(WORK|OVERFLOW)"'),
+                    ),
+                ),
             ),
             Panel(
                 "With workers, and lag",
                 "In hand, and not handed out yet.",
                 (
-                    ("in hand, {{stream}}", _top(c.ACK_PENDING, "stream")),
-                    ("lag, {{stream}}", _top(c.PENDING, "stream")),
-                    ("asked for, {{stream}}", _top(c.WAITING, "stream")),
+                    ("in hand, {{stream}}", _top(definitions.ACK_PENDING, "stream")),
+                    ("lag, {{stream}}", _top(definitions.PENDING, "stream")),
+                    ("asked for, {{stream}}", _top(definitions.WAITING, "stream")),
                 ),
             ),
             Panel(
                 "Scheduled retries",
                 "Overdue ones are the server's fault.",
-                (("waiting", _top(c.SCHEDULED)), ("overdue", _top(c.OVERDUE))),
+                (("waiting", _top(definitions.SCHEDULED)), ("overdue", _top(definitions.OVERDUE))),
             ),
             Panel(
                 "Overflow in and out",
                 "What was refused, and what came back.",
-                (("refused/s", _rate(c.PUBLISH_FAILURES, where='reason="subject_full"')), ("fed back/s", _rate(c.FED))),
+                (
+                    ("refused/s", _rate(definitions.PUBLISH_FAILURES, where='reason="subject_full"')),
+                    ("fed back/s", _rate(definitions.FED)),
+                ),
                 "ops",
             ),
             Panel(
                 "Replays",
                 "What they have asked for, and what is before them.",
                 (
-                    ("running", _top(c.REPLAYS)),
-                    ("asked for", _top(c.REPLAY_ASKED)),
-                    ("before them", _top(c.REPLAY_LEFT)),
-                    ("{{outcome}}/s", _rate(c.REPLAYED, "outcome")),
+                    ("running", _top(definitions.REPLAYS)),
+                    ("asked for", _top(definitions.REPLAY_ASKED)),
+                    ("before them", _top(definitions.REPLAY_LEFT)),
+                    ("{{outcome}}/s", _rate(definitions.REPLAYED, "outcome")),
                 ),
                 width=12,
             ),
@@ -213,9 +238,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "Storage",
                 "Disk that JetStream takes, and may take.",
                 (
-                    ("used", _top(c.STORAGE)),
-                    ("limit", _top(c.STORAGE_LIMIT)),
-                    ("{{stream}}", _top(c.STREAM_BYTES, "stream")),
+                    ("used", _top(definitions.STORAGE)),
+                    ("limit", _top(definitions.STORAGE_LIMIT)),
+                    ("{{stream}}", _top(definitions.STREAM_BYTES, "stream")),
                 ),
                 "bytes",
                 width=12,
@@ -229,21 +254,23 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "Cache",
                 "Misses wait for a read; stale ones are given while the provider is silent.",
                 (
-                    ("hits/s", _rate(c.CACHE_HITS)),
-                    ("misses/s", _rate(c.CACHE_MISSES)),
-                    ("read ahead/s", _rate(c.CACHE_REFRESHES)),
-                    ("stale/s", _rate(c.CACHE_STALE)),
+                    ("hits/s", _rate(definitions.CACHE_HITS)),
+                    ("misses/s", _rate(definitions.CACHE_MISSES)),
+                    ("read ahead/s", _rate(definitions.CACHE_REFRESHES)),
+                    ("stale/s", _rate(definitions.CACHE_STALE)),
                 ),
                 "ops",
             ),
-            Panel("Reads that failed", "By the reason.", (("{{code}}", _rate(c.READ_FAILURES, "code")),), "ops"),
+            Panel(
+                "Reads that failed", "By the reason.", (("{{code}}", _rate(definitions.READ_FAILURES, "code")),), "ops"
+            ),
             Panel(
                 "Age of what is in memory",
                 "Beyond ONEPROTECT_SECRET_MAX_STALE_S nothing signs.",
-                (("oldest", _top(c.CACHE_OLDEST)), ("Secrets", _sum(c.CACHE_ENTRIES))),
+                (("oldest", _top(definitions.CACHE_OLDEST)), ("Secrets", _sum(definitions.CACHE_ENTRIES))),
                 "s",
             ),
-            Panel("Credentials", "By status.", (("{{status}}", _top(c.CREDENTIALS, "status")),), width=24),
+            Panel("Credentials", "By status.", (("{{status}}", _top(definitions.CREDENTIALS, "status")),), width=24),
         ),
     ),
     (
@@ -252,21 +279,21 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             Panel(
                 "Resting and on trial",
                 "Those that only fail are left alone for a while.",
-                (("{{state}}", _top(c.DESTINATIONS, "state")),),
+                (("{{state}}", _top(definitions.DESTINATIONS, "state")),),
             ),
             Panel(
                 "Put off",
                 "Requests that were not tried, as their destination rests.",
-                (("put off/s", _rate(c.DEFERRALS)),),
+                (("put off/s", _rate(definitions.DEFERRALS)),),
                 "ops",
             ),
             Panel(
                 "Blocked, suppressed, quarantined",
                 "The egress guard; redeliveries with nothing sent; what was not understood.",
                 (
-                    ("blocked/s", _rate(c.BLOCKED)),
-                    ("suppressed/s", _rate(c.SUPPRESSED)),
-                    ("quarantined/s", _rate(c.QUARANTINED)),
+                    ("blocked/s", _rate(definitions.BLOCKED)),
+                    ("suppressed/s", _rate(definitions.SUPPRESSED)),
+                    ("quarantined/s", _rate(definitions.QUARANTINED)),
                 ),
                 "ops",
             ),
@@ -279,39 +306,42 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "Processes",
                 "What runs.",
                 (
-                    ("{{role}} {{version}}", f"count by (role, version) ({_select(c.BUILD.name, '')})"),
-                    ("ready", _sum(c.READY)),
-                    ("connected to NATS", _sum(c.CONNECTED)),
-                    ("supervised", _sum(c.SUPERVISED)),
+                    ("{{role}} {{version}}", f"count by (role, version) ({_select(definitions.BUILD.name, '')})"),
+                    ("ready", _sum(definitions.READY)),
+                    ("connected to NATS", _sum(definitions.CONNECTED)),
+                    ("supervised", _sum(definitions.SUPERVISED)),
                 ),
             ),
-            Panel("CPU", "Seconds of CPU each second.", (("{{pod}}", _rate(c.CPU, "pod")),)),
-            Panel("Memory", "Resident.", (("{{pod}}", _top(c.MEMORY, "pod")),), "bytes"),
-            Panel("Event loop", "How late timers run.", (("{{pod}}", _top(c.LOOP_LAG, "pod")),), "s"),
+            Panel("CPU", "Seconds of CPU each second.", (("{{pod}}", _rate(definitions.CPU, "pod")),)),
+            Panel("Memory", "Resident.", (("{{pod}}", _top(definitions.MEMORY, "pod")),), "bytes"),
+            Panel("Event loop", "How late timers run.", (("{{pod}}", _top(definitions.LOOP_LAG, "pod")),), "s"),
             Panel(
                 "Open files",
                 "Of those that may be.",
-                (("{{pod}}", f"{_top(c.FILES, 'pod')} / {_top(c.FILES_LIMIT, 'pod')}"),),
+                (("{{pod}}", f"{_top(definitions.FILES, 'pod')} / {_top(definitions.FILES_LIMIT, 'pod')}"),),
                 "percentunit",
             ),
             Panel(
                 "NATS and crashes",
                 "What went wrong underneath.",
                 (
-                    ("{{reason}} not stored/s", _rate(c.PUBLISH_FAILURES, "reason", where='reason!="subject_full"')),
-                    ("reconnects/s", _rate(c.RECONNECTS)),
-                    ("crashes/s", _rate(c.CRASHES)),
-                    ("processes started again/s", _rate(c.RESTARTS)),
+                    (
+                        "{{reason}} not stored/s",
+                        _rate(definitions.PUBLISH_FAILURES, "reason", where='reason!="subject_full"'),
+                    ),
+                    ("reconnects/s", _rate(definitions.RECONNECTS)),
+                    ("crashes/s", _rate(definitions.CRASHES)),
+                    ("processes started again/s", _rate(definitions.RESTARTS)),
                 ),
                 "ops",
             ),
-            Panel("Held", "Messages that processes have in hand.", (("{{pod}}", _top(c.HELD, "pod")),)),
+            Panel("Held", "Messages that processes have in hand.", (("{{pod}}", _top(definitions.HELD, "pod")),)),
             Panel(
                 "Telemetry",
                 "Traces chosen, and exports.",
                 (
-                    ("{{decision}}/s", _rate(c.TRACES, "decision")),
-                    ("{{signal}} {{result}}/s", _rate(c.EXPORTS, "signal", "result")),
+                    ("{{decision}}/s", _rate(definitions.TRACES, "decision")),
+                    ("{{signal}} {{result}}/s", _rate(definitions.EXPORTS, "signal", "result")),
                 ),
                 "ops",
             ),
@@ -319,8 +349,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "API",
                 "Requests by status, and how long they take.",
                 (
-                    ("{{status}}/s", _rate(c.HTTP_REQUESTS, "status")),
-                    ("p95, seconds", _quantile(0.95, c.HTTP_DURATION)),
+                    ("{{status}}/s", _rate(definitions.HTTP_REQUESTS, "status")),
+                    ("p95, seconds", _quantile(0.95, definitions.HTTP_DURATION)),
                 ),
                 "ops",
             ),
@@ -357,8 +387,8 @@ def _variables() -> Iterator[Json]:
         "label": "Namespace",
         "type": "query",
         "datasource": _SOURCE,
-        "query": {"query": f"label_values({c.BUILD.name}, namespace)", "refId": "namespaces"},
-        "definition": f"label_values({c.BUILD.name}, namespace)",
+        "query": {"query": f"label_values({definitions.BUILD.name}, namespace)", "refId": "namespaces"},
+        "definition": f"label_values({definitions.BUILD.name}, namespace)",
         "refresh": 2,
         "multi": True,
         "includeAll": True,

@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.peers.install import REDIS
 from bench.peers.plan import Peer
 from bench.site import Site
-from messaging.client.connection import Connection
+from messaging.client.connection import NatsConnection
 
 _START_TIMEOUT_S: Final = 10.0
 _POLL_S: Final = 0.02
@@ -51,7 +51,7 @@ class Nats:
 
     _STREAMS: Final = {"PEER_WORK": ("peer.requested.>", "workqueue"), "PEER_RESULTS": ("peer.attempted.>", "limits")}
 
-    def __init__(self, url: str, connection: Connection, cpu_s: Callable[[], float]) -> None:
+    def __init__(self, url: str, connection: NatsConnection, cpu_s: Callable[[], float]) -> None:
         self._api = connection.api
         self.url = url
         self.cpu_s = cpu_s

@@ -11,7 +11,7 @@ from bench.plan import PRODUCT
 from bench.site import Site
 from messaging.admin import topology
 from messaging.client.connection import connect
-from messaging.publisher import Publisher
+from messaging.publisher import JetStreamPublisher
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.support.waiting import until
 
@@ -24,7 +24,7 @@ async def kept_of_product(directory: Path) -> int:
     async with (
         EmbeddedNats(directory) as server,
         connect(server.url, name="bench") as connection,
-        Publisher(connection) as publisher,
+        JetStreamPublisher(connection) as publisher,
     ):
         await topology.apply(connection, replicas=1, work_per_destination=COUNT, ack_wait_s=30)
         await Load(publisher, PRODUCT).burst(COUNT)

@@ -7,29 +7,29 @@ from typing import Protocol
 
 import msgspec
 
-from consumers.model.request import Delivery
-from messaging import direct_get as read
-from messaging.client.connection import Connection, Incoming
+from consumers.model.request import DeliveryAttemptRequest
+from messaging import direct_get
+from messaging.client.connection import IncomingMessage, NatsConnection
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_result
 
 
-class History(Protocol):
+class AttemptLog(Protocol):
     """Knows the results on record."""
 
-    async def find(self, delivery: Delivery) -> AttemptResult | None:
+    async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
         """The recorded result of this very attempt, or None. Raises `JetStreamError` when that can't be known."""
         ...
 
 
-class RecordedAttempts:
+class StreamAttemptLog:
     """The attempts stream, read without a consumer."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
 
-    async def find(self, delivery: Delivery) -> AttemptResult | None:
+    async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
         """Look through what was recorded since the request was stored, on the delivery's own subject."""
         progress = delivery.progress
         found = None
@@ -41,14 +41,14 @@ class RecordedAttempts:
                 found = result  # the last one counts: an attempt that waited for its secret has several
         return found
 
-    async def results(self, delivery: Delivery) -> list[AttemptResult]:
+    async def results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
         """All results of the delivery since the request was stored, in their order. Raises `JetStreamError`."""
         return [result async for result in self._results(delivery)]
 
-    async def _results(self, delivery: Delivery) -> AsyncIterator[AttemptResult]:
+    async def _results(self, delivery: DeliveryAttemptRequest) -> AsyncIterator[AttemptResult]:
         subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
         since = delivery.since or delivery.message.stored_at
-        async for record in read.scan(self._connection, subjects.ATTEMPTS.name, subject, since=since):
+        async for record in direct_get.scan(self._connection, subjects.ATTEMPTS.name, subject, since=since):
             try:
                 result = decode_result(record.data).data
             except msgspec.DecodeError:
@@ -59,12 +59,12 @@ class RecordedAttempts:
 
 @contextlib.asynccontextmanager
 async def follow(
-    connection: Connection, tenant: str = "*", destination: str = "*"
+    connection: NatsConnection, tenant: str = "*", destination: str = "*"
 ) -> AsyncGenerator[AsyncIterator[DeliveryAttempted]]:
     """Results as they are recorded, from the moment of entering on."""
     arrived: asyncio.Queue[DeliveryAttempted] = asyncio.Queue()
 
-    async def receive(incoming: Incoming) -> None:
+    async def receive(incoming: IncomingMessage) -> None:
         with contextlib.suppress(msgspec.DecodeError):
             arrived.put_nowait(decode_result(incoming.data))
 

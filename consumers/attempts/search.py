@@ -5,10 +5,9 @@ from typing import Final
 
 import msgspec
 
-from messaging import direct_get as read
-from messaging import reverse_reader as newest
-from messaging.client.connection import Connection
-from messaging.reverse_reader import Found
+from messaging import direct_get, reverse_reader
+from messaging.client.connection import NatsConnection
+from messaging.reverse_reader import PageResult
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted, decode_result
@@ -17,7 +16,7 @@ from schemas.ids import bucket_of
 PAGE: Final = 50
 
 
-class Sought(msgspec.Struct, frozen=True, kw_only=True):
+class AttemptFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which attempts to show. Every given condition must hold; the times are those at which they were stored."""
 
     tenant: str | None = None
@@ -34,7 +33,7 @@ class Sought(msgspec.Struct, frozen=True, kw_only=True):
         bucket = bucket_of(self.delivery) if self.delivery else "*"
         return f"oneprotect.delivery.attempted.{self.tenant or '*'}.{self.destination or '*'}.{bucket}"
 
-    def takes(self, event: DeliveryAttempted) -> bool:
+    def matches(self, event: DeliveryAttempted) -> bool:
         """Whether `event`, which came from one of those subjects in that time, is one of them."""
         result = event.data
         return (
@@ -44,7 +43,7 @@ class Sought(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-class Recorded(msgspec.Struct, frozen=True, gc=False):
+class RecordedAttempt(msgspec.Struct, frozen=True, gc=False):
     """An attempt's result, and its place in the stream."""
 
     event: DeliveryAttempted
@@ -52,18 +51,18 @@ class Recorded(msgspec.Struct, frozen=True, gc=False):
 
 
 async def page(
-    connection: Connection,
-    sought: Sought,
+    connection: NatsConnection,
+    sought: AttemptFilter,
     *,
     limit: int = PAGE,
     before: int | None = None,
-    examine: int = newest.EXAMINED,
-) -> Found[Recorded]:
-    """The newest that fit, of those before stream sequence `before`; see `Found` for how to go on.
+    examine: int = reverse_reader.EXAMINED,
+) -> PageResult[RecordedAttempt]:
+    """The newest that fit, of those before stream sequence `before`; see `PageResult` for how to go on.
 
     However many are on record and however few fit, about `examine` of them are read. Raises `JetStreamError`.
     """
-    return await newest.look(
+    return await reverse_reader.read_page_backwards(
         connection,
         subjects.ATTEMPTS.name,
         sought.subject,
@@ -76,9 +75,9 @@ async def page(
     )
 
 
-async def all_newest(connection: Connection, sought: Sought, *, limit: int) -> list[Recorded]:
+async def all_newest(connection: NatsConnection, sought: AttemptFilter, *, limit: int) -> list[RecordedAttempt]:
     """The newest `limit` that fit, however long it takes, newest first. Raises `JetStreamError`."""
-    return await newest.newest(
+    return await reverse_reader.read_last(
         connection,
         subjects.ATTEMPTS.name,
         sought.subject,
@@ -89,20 +88,20 @@ async def all_newest(connection: Connection, sought: Sought, *, limit: int) -> l
     )
 
 
-def _taking(sought: Sought) -> newest.Take[Recorded]:
-    takes = sought.takes
+def _taking(sought: AttemptFilter) -> reverse_reader.Take[RecordedAttempt]:
+    takes = sought.matches
     # A code or an id stands in the document as it is, so most of what does not fit need not be decoded.
     marks = [f'"{code.value}"'.encode() for code in sought.codes] or (
         [f'"{sought.delivery}"'.encode()] if sought.delivery else []
     )
 
-    def take(record: read.Record) -> Recorded | None:
+    def take(record: direct_get.StoredMessage) -> RecordedAttempt | None:
         if marks and not any(mark in record.data for mark in marks):
             return None
         try:
             event = decode_result(record.data)
         except msgspec.DecodeError:  # recorded by another version of this program
             return None
-        return Recorded(event, record.sequence) if takes(event) else None
+        return RecordedAttempt(event, record.sequence) if takes(event) else None
 
     return take

@@ -12,10 +12,9 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.retry_state import Progress
-from messaging import direct_get as read
-from messaging import reverse_reader as newest
-from messaging.client.connection import Connection
+from consumers.model.retry_state import RetryState
+from messaging import direct_get, reverse_reader
+from messaging.client.connection import NatsConnection
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_request, decode_result
@@ -51,7 +50,7 @@ _STATES: Final = {
 }
 
 
-class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+class DeliveryTimeline(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery to one destination. `attempts`: oldest first.
 
     `is_complete`: whether everything was looked at that could hold an attempt of it. For a delivery of long ago to a
@@ -69,7 +68,7 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     is_complete: bool = True
 
 
-class _Waiting(msgspec.Struct, frozen=True):
+class _WaitingRequest(msgspec.Struct, frozen=True):
     """A request that stands somewhere."""
 
     state: DeliveryState
@@ -80,8 +79,8 @@ class _Waiting(msgspec.Struct, frozen=True):
 
 
 async def timelines(
-    connection: Connection, tenant: str, delivery: str, destination: str | None = None
-) -> list[Timeline]:
+    connection: NatsConnection, tenant: str, delivery: str, destination: str | None = None
+) -> list[DeliveryTimeline]:
     """The delivery, for each destination that it goes to (or for the one), by destination; none if it is unknown.
 
     Raises `JetStreamError`.
@@ -89,7 +88,7 @@ async def timelines(
     of = destination or "*"
     made_at = time_of(delivery)
     since = made_at and made_at - _SKEW
-    waiting: dict[str, _Waiting] = {}
+    waiting: dict[str, _WaitingRequest] = {}
     for state, stream, pattern in (
         (DeliveryState.OVERFLOW, subjects.OVERFLOW, subjects.overflow(tenant, of)),
         (DeliveryState.PENDING, subjects.WORK, subjects.requested(tenant, of)),
@@ -97,15 +96,15 @@ async def timelines(
         (DeliveryState.SCHEDULED, subjects.RETRIES, subjects.scheduled(tenant, of, delivery)),
         (DeliveryState.PENDING, subjects.RETRIES, subjects.due(tenant, of)),
     ):
-        forward = _Forward(connection, stream.name, pattern, delivery)
+        forward = _ForwardScan(connection, stream.name, pattern, delivery)
         await forward.look(None if stream is subjects.RETRIES else since)
         waiting |= {found.destination: found for found in _requests(forward, delivery, state)}
     pattern = f"oneprotect.delivery.attempted.{tenant}.{of}.{bucket_of(delivery)}"
-    forward = _Forward(connection, subjects.ATTEMPTS.name, pattern, delivery)
+    forward = _ForwardScan(connection, subjects.ATTEMPTS.name, pattern, delivery)
     results = await _attempts(forward, delivery, since)
     found = sorted({result.destination for result in results} | waiting.keys())
     return [
-        _told(
+        _build_timeline(
             tenant,
             delivery,
             waiting.get(name),
@@ -117,26 +116,26 @@ async def timelines(
     ]
 
 
-class _Forward:
+class _ForwardScan:
     """Reads on from a time, and keeps what has to do with one delivery."""
 
-    def __init__(self, connection: Connection, stream: str, subject: str, delivery: str) -> None:
+    def __init__(self, connection: NatsConnection, stream: str, subject: str, delivery: str) -> None:
         self.has_ended = False
         """Whether it has come to the end of the stream."""
         self.reached_at: datetime | None = None
         self._scanned = (connection, stream, subject)
         self._mark = f'"{delivery}"'.encode()
-        self._kept: dict[int, read.Record] = {}
+        self._kept: dict[int, direct_get.StoredMessage] = {}
 
     @property
-    def records(self) -> Iterable[read.Record]:
+    def records(self) -> Iterable[direct_get.StoredMessage]:
         """What it has kept, oldest first."""
         return self._kept.values()
 
     async def look(self, since: datetime | None) -> None:
         """Read about `newest.EXAMINED` messages that were stored at `since` or later."""
-        left = newest.EXAMINED
-        async for record in read.scan(*self._scanned, since=since, batch=_BATCH):
+        left = reverse_reader.EXAMINED
+        async for record in direct_get.scan(*self._scanned, since=since, batch=_BATCH):
             self.reached_at = record.stored_at
             if self._mark in record.data:
                 self._kept[record.sequence] = record
@@ -146,18 +145,18 @@ class _Forward:
         self.has_ended = True
 
 
-def _requests(forward: _Forward, delivery: str, state: DeliveryState) -> Iterable[_Waiting]:
+def _requests(forward: _ForwardScan, delivery: str, state: DeliveryState) -> Iterable[_WaitingRequest]:
     for record in forward.records:
         try:
-            request, progress = decode_request(record.data), Progress.read(record.headers)
+            request, progress = decode_request(record.data), RetryState.from_headers(record.headers)
         except ValueError:
             continue
         if request.id == delivery:
             at = _scheduled_at(record.headers) if state is DeliveryState.SCHEDULED else None
-            yield _Waiting(state, request.data.destination, request.data.event_type, progress.attempt, at)
+            yield _WaitingRequest(state, request.data.destination, request.data.event_type, progress.attempt, at)
 
 
-async def _attempts(forward: _Forward, delivery: str, since: datetime | None) -> list[AttemptResult]:
+async def _attempts(forward: _ForwardScan, delivery: str, since: datetime | None) -> list[AttemptResult]:
     """Its attempts, oldest first: those soon after it was asked for, and those around when each next one was due."""
     await forward.look(since)
     results = list(_results(forward, delivery))
@@ -170,7 +169,7 @@ async def _attempts(forward: _Forward, delivery: str, since: datetime | None) ->
     return results
 
 
-def _results(forward: _Forward, delivery: str) -> Iterable[AttemptResult]:
+def _results(forward: _ForwardScan, delivery: str) -> Iterable[AttemptResult]:
     for record in forward.records:
         try:
             result = decode_result(record.data).data
@@ -180,22 +179,22 @@ def _results(forward: _Forward, delivery: str) -> Iterable[AttemptResult]:
             yield result
 
 
-def _told(
+def _build_timeline(
     tenant: str,
     delivery: str,
-    waiting: _Waiting | None,
+    waiting: _WaitingRequest | None,
     attempts: list[AttemptResult],
     destination: str,
     *,
     is_complete: bool,
-) -> Timeline:
+) -> DeliveryTimeline:
     last = next((result for result in reversed(attempts) if result.outcome is not Outcome.SUPPRESSED), None)
     if waiting is not None and last is not None and last.outcome in _ENDED and last.attempt >= waiting.attempt:
         waiting = None  # its result is stored, and the request will be gone in a moment
     if waiting is not None and last is not None and _is_held(waiting, last):
         waiting = msgspec.structs.replace(waiting, state=DeliveryState.SCHEDULED, at=last.next_attempt_at)
     state = waiting.state if waiting else _STATES[last.outcome] if last else DeliveryState.PENDING
-    return Timeline(
+    return DeliveryTimeline(
         delivery=delivery,
         tenant=tenant,
         destination=destination,
@@ -208,7 +207,7 @@ def _told(
     )
 
 
-def _is_held(waiting: _Waiting, last: AttemptResult) -> bool:
+def _is_held(waiting: _WaitingRequest, last: AttemptResult) -> bool:
     """Whether it is the head of a line (`ordering: fifo`), which stays where it is between its attempts."""
     return (
         waiting.state is DeliveryState.PENDING

@@ -17,12 +17,12 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from consumers.destinations.directory import Directory
-from consumers.retries.reschedule import Resumption
-from messaging.audit_events import tell
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
-from messaging.kv import Bucket, Entry
-from messaging.publisher import Publisher
+from consumers.destinations.directory import ConfigurationDirectory
+from consumers.retries.reschedule import WaitingDeliveryResumer
+from messaging.audit_events import publish_audit_event
+from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
+from messaging.kv import KvBucket, KvEntry
+from messaging.publisher import JetStreamPublisher
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretError, SecretRefInvalid
 from provider.secret_ref import SecretRef
@@ -50,27 +50,27 @@ STATUS_OF: Final = {
 _log = structlog.get_logger(__name__)
 
 
-class SecretWatch(Protocol):
+class SecretObserver(Protocol):
     """Wants to know how deliveries fared with their secrets."""
 
-    def noticed(self, credential: str, code: Code | None) -> None:
+    def on_secret_result(self, credential: str, code: Code | None) -> None:
         """A delivery resolved the secret of `<tenant>.<id>` (None), or could not and why. Must be cheap."""
         ...
 
 
-class CredentialChecks:
+class CredentialChecker:
     """Checks credentials and keeps their status. `provider_name` is what the status says of where secrets come from."""
 
     def __init__(
         self,
         *,
-        directory: Directory,
-        credentials: Bucket,
-        statuses: Bucket,
+        directory: ConfigurationDirectory,
+        credentials: KvBucket,
+        statuses: KvBucket,
         provider: CachedSecretProvider,
         provider_name: str,
-        publisher: Publisher,
-        resumption: Resumption,
+        publisher: JetStreamPublisher,
+        resumption: WaitingDeliveryResumer,
         secret_namespace: str | None,
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -104,8 +104,8 @@ class CredentialChecks:
         """How many credentials have each status, as far as this consumer knows."""
         return Counter(state.status for state in self._known.values())
 
-    def noticed(self, credential: str, code: Code | None) -> None:
-        """See `SecretWatch`: what a delivery saw is news if the status says otherwise."""
+    def on_secret_result(self, credential: str, code: Code | None) -> None:
+        """See `SecretObserver`: what a delivery saw is news if the status says otherwise."""
         state = self._known.get(credential)
         seen = CredentialStatus.CONFIGURED if code is None else STATUS_OF.get(code)
         if state is None or seen is not state.status:
@@ -178,7 +178,7 @@ class CredentialChecks:
             return
         try:
             revision = await self._statuses.put(key, msgspec.json.encode(state), revision=entry.revision)
-        except Refused as error:
+        except RejectedByServer as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
             return  # another consumer has just said what it found
@@ -197,7 +197,7 @@ class CredentialChecks:
             tenant=tenant,
             data=CredentialStatusData(credential=credential, status=after, previous_status=before),
         )
-        await tell(self._publisher, "credential.status_changed", credential, event)
+        await publish_audit_event(self._publisher, "credential.status_changed", credential, event)
         if after is CredentialStatus.CONFIGURED:
             resumed = await self._resumption.resume(tenant, credential)
             _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
@@ -216,7 +216,7 @@ class CredentialChecks:
             else:
                 self._due[key] = time.monotonic() + self._interval_s(state) * self._spread(0.8, 1.2)
 
-    async def _learn(self, entry: Entry) -> None:
+    async def _learn(self, entry: KvEntry) -> None:
         """What another consumer has found counts as if this one had."""
         state, before = _state(entry.value), self._known.get(entry.key, CredentialState())
         self._known[entry.key] = state
@@ -244,7 +244,7 @@ def _state(value: bytes | None) -> CredentialState:
     return CredentialState()
 
 
-def _decoded(entry: Entry) -> Credential | None:
+def _decoded(entry: KvEntry) -> Credential | None:
     with contextlib.suppress(msgspec.DecodeError):
         return msgspec.json.decode(entry.value or b"", type=Credential)
     return None

@@ -4,28 +4,28 @@ from typing import Final
 
 import msgspec
 
-from messaging.client.connection import Connection
-from messaging.client.errors import Unavailable
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import ServerUnavailable
 from schemas import subjects
 from schemas.configuration import CredentialState
-from schemas.control_messages import Check
+from schemas.control_messages import CheckCredential
 
 CHECK_TIMEOUT_S: Final = 15.0
 """What a consumer may take: its read of the Secret, tried again where that can help, and writing down what it found."""
 
 
-class NobodyAnswers(Exception):
+class NoConsumerReplied(Exception):
     """No consumer did what was asked; the text says why."""
 
 
-async def check_credential(connection: Connection, tenant: str, credential: str) -> CredentialState:
-    """What one consumer finds when it reads a credential's Secret now. Raises `NobodyAnswers`."""
-    asked = msgspec.json.encode(Check(tenant=tenant, credential=credential))
+async def check_credential(connection: NatsConnection, tenant: str, credential: str) -> CredentialState:
+    """What one consumer finds when it reads a credential's Secret now. Raises `NoConsumerReplied`."""
+    asked = msgspec.json.encode(CheckCredential(tenant=tenant, credential=credential))
     try:
         answer = await connection.ask(subjects.CHECK, asked, timeout_s=CHECK_TIMEOUT_S)
         return msgspec.json.decode(answer.data, type=CredentialState)
-    except Unavailable:
+    except ServerUnavailable:
         problem = "no consumer answered, and only consumers can read Secrets; start one with `oneprotect consumer`"
     except msgspec.DecodeError:
         problem = "a consumer does not know this credential, or is of another version; try again"
-    raise NobodyAnswers(problem)
+    raise NoConsumerReplied(problem)

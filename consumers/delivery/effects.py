@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.request import Delivery
-from consumers.model.retry_state import Progress
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.model.retry_state import RetryState
 from consumers.retention import archive
 from messaging.publisher import Publication
 from schemas import subjects
@@ -21,7 +21,9 @@ _BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{subjects.HEADER_MSG_ID}: "
 _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
 
-def settled(delivery: Delivery, result: AttemptResult, *, at: datetime, archived: bool) -> tuple[Publication, ...]:
+def after_attempt(
+    delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime, archived: bool
+) -> tuple[Publication, ...]:
     """What must be stored, in this order, before the request of `delivery` may be acknowledged.
 
     `at`: when that was settled. `archived`: whether those that were delivered are kept, too.
@@ -31,12 +33,14 @@ def settled(delivery: Delivery, result: AttemptResult, *, at: datetime, archived
     return (_recorded(delivery, result, at), *_followed(delivery, result, archived=archived))
 
 
-def recorded(delivery: Delivery, result: AttemptResult, *, at: datetime) -> tuple[Publication, ...]:
+def result_only(delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime) -> tuple[Publication, ...]:
     """The result alone: for a delivery whose next attempt is made where it stands."""
     return (_recorded(delivery, result, at),)
 
 
-def suppressed(delivery: Delivery, known: AttemptResult, *, at: datetime, archived: bool) -> tuple[Publication, ...]:
+def for_duplicate(
+    delivery: DeliveryAttemptRequest, known: AttemptResult, *, at: datetime, archived: bool
+) -> tuple[Publication, ...]:
     """The same for a request that was handed out again although its result is on record: nothing was sent this time."""
     again = msgspec.structs.replace(known, outcome=Outcome.SUPPRESSED)
     return (
@@ -45,12 +49,14 @@ def suppressed(delivery: Delivery, known: AttemptResult, *, at: datetime, archiv
     )
 
 
-def deferred(delivery: Delivery, until: datetime) -> tuple[Publication, ...]:
+def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> tuple[Publication, ...]:
     """The same for a request whose destination is given a rest: no attempt was made, so there is no result."""
     return (_schedule(delivery, delivery.progress.after_deferral(), until),)
 
 
-def _recorded(delivery: Delivery, result: AttemptResult, at: datetime, *, distinct: str = "") -> Publication:
+def _recorded(
+    delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, distinct: str = ""
+) -> Publication:
     event = DeliveryAttempted(
         specversion="1.0",
         id=f"{delivery.id}.{result.attempt}{distinct}",
@@ -71,7 +77,7 @@ def _recorded(delivery: Delivery, result: AttemptResult, at: datetime, *, distin
     return Publication(subject, encode(event), headers)
 
 
-def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+def _followed(delivery: DeliveryAttemptRequest, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     if delivery.is_ping:
         return ()
     match result.outcome:
@@ -85,14 +91,14 @@ def _followed(delivery: Delivery, result: AttemptResult, *, archived: bool) -> t
             return ()
 
 
-def _scheduled(delivery: Delivery, result: AttemptResult) -> Publication:
+def _scheduled(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:
     if result.next_attempt_at is None:
         raise ValueError("a scheduled retry has no time")
-    return _schedule(delivery, delivery.progress.after(result), result.next_attempt_at)
+    return _schedule(delivery, delivery.progress.after_result(result), result.next_attempt_at)
 
 
-def _schedule(delivery: Delivery, progress: Progress, at: datetime) -> Publication:
-    headers = progress.onward(delivery.message.headers) | {
+def _schedule(delivery: DeliveryAttemptRequest, progress: RetryState, at: datetime) -> Publication:
+    headers = progress.forward_headers(delivery.message.headers) | {
         subjects.HEADER_MSG_ID: progress.msg_id(delivery.request_id),
         subjects.HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         subjects.HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
@@ -101,8 +107,8 @@ def _schedule(delivery: Delivery, progress: Progress, at: datetime) -> Publicati
     return Publication(subject, delivery.message.data, headers)
 
 
-def _kept(delivery: Delivery, result: AttemptResult) -> Publication:
-    headers = _begun(delivery, result).onward(delivery.message.headers) | {
+def _kept(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:
+    headers = _begun(delivery, result).forward_headers(delivery.message.headers) | {
         subjects.HEADER_MSG_ID: delivery.progress.msg_id(delivery.request_id),
         subjects.HEADER_OUTCOME: result.outcome.value,
         subjects.HEADER_CODE: result.code.value,
@@ -111,7 +117,7 @@ def _kept(delivery: Delivery, result: AttemptResult) -> Publication:
     return Publication(subject, delivery.message.data, headers)
 
 
-def _begun(delivery: Delivery, result: AttemptResult) -> Progress:
+def _begun(delivery: DeliveryAttemptRequest, result: AttemptResult) -> RetryState:
     """Where the delivery stands, with the time of its first attempt filled in."""
     first_at = delivery.progress.first_attempt_at or result.started_at
     return msgspec.structs.replace(delivery.progress, first_attempt_at=first_at)

@@ -10,23 +10,21 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from consumers.attempts.log import History
-from consumers.credentials.checker import SecretWatch
-from consumers.delivery import effects as outcome
-from consumers.delivery import response_redaction as captured
-from consumers.delivery.head_state import Heads, Standing
-from consumers.delivery.route_cache import Route, Routes, parsed_ref, same_headers
-from consumers.destinations.directory import Directory
+from consumers.attempts.log import AttemptLog
+from consumers.credentials.checker import SecretObserver
+from consumers.delivery import effects, response_redaction
+from consumers.delivery.head_state import HeadState, HeadStateCache
+from consumers.delivery.route_cache import DeliveryRoute, RouteCache, common_headers, parsed_ref
+from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth
-from consumers.destinations.hourly_stats import DestinationActivity
-from consumers.http_client.client import Sender
-from consumers.http_client.response import Reply
-from consumers.model.attempt import Attempt
-from consumers.model.request import Delivery
+from consumers.destinations.hourly_stats import HourlyStatsRecorder
+from consumers.http_client.client import WebhookSender
+from consumers.http_client.response import WebhookResponse
+from consumers.model.attempt import DeliveryAttempt
+from consumers.model.request import DeliveryAttemptRequest
 from consumers.retries import policy as retry
-from consumers.signatures.signer import Signed, sign
-from consumers.worker.disposition import Again, Settlement
-from consumers.worker.quarantine_part import quarantined
+from consumers.signatures.signer import SignedHeaders, sign
+from consumers.worker.disposition import Disposition, Requeue, quarantine_publication
 from messaging.pull_consumer import Message
 from provider.errors import SecretError, SecretNotFound
 from provider.provider import SecretProvider
@@ -38,9 +36,9 @@ from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, Destination, RetryPo
 from schemas.events import AttemptResult
 from schemas.ids import Purpose
 
-TRIAL_PAUSE_S: Final = 2.0
+HALF_OPEN_RETRY_S: Final = 2.0
 """How long what is due waits while another attempt tries whether its destination is back."""
-MIN_SPREAD_S: Final = 1.0
+MIN_DEFERRAL_JITTER_S: Final = 1.0
 """Over how much time, at least, the work of a rested destination comes back."""
 _SINCE: Final = subjects.HEADER_SINCE.encode()
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
@@ -60,12 +58,12 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 class AttemptObserver(Protocol):
     """Wants to know how each attempt ended."""
 
-    def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
+    def on_attempt(self, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         """An attempt ended so, or was found on record (`suppressed`). Must be cheap."""
         ...
 
 
-class Secrets(SecretProvider, Protocol):
+class CachingSecretProvider(SecretProvider, Protocol):
     """A provider with a memory."""
 
     def cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
@@ -73,7 +71,7 @@ class Secrets(SecretProvider, Protocol):
         ...
 
 
-Handled = Settlement | Exception
+HandlerResult = Disposition | Exception
 """What must be stored before a request may be acknowledged, or what nobody foresaw."""
 
 
@@ -83,14 +81,14 @@ class DeliveryHandler:
     def __init__(
         self,
         *,
-        directory: Directory,
-        provider: Secrets,
-        sender: Sender,
-        history: History,
-        watch: SecretWatch,
+        directory: ConfigurationDirectory,
+        provider: CachingSecretProvider,
+        sender: WebhookSender,
+        history: AttemptLog,
+        watch: SecretObserver,
         health: DestinationHealth,
-        activity: DestinationActivity,
-        heads: Heads,
+        activity: HourlyStatsRecorder,
+        heads: HeadStateCache,
         policy: DeliveryPolicy,
         worker: str,
         observer: AttemptObserver | None = None,
@@ -108,14 +106,14 @@ class DeliveryHandler:
         self._policy = policy
         self._worker = worker
         self._observer = observer
-        self._routes = Routes(directory, policy.secret_namespace)
+        self._routes = RouteCache(directory, policy.secret_namespace)
         self.deferrals = 0
         """Requests put off as their destination rests."""
         self.quarantines = 0
         """Requests that could not be understood."""
         self._is_archived = is_archived
 
-    def begin(self, message: Message, on_end: Callable[[Handled], None]) -> Callable[[], None] | None:
+    def try_start(self, message: Message, on_end: Callable[[HandlerResult], None]) -> Callable[[], None] | None:
         """Handle a request without a coroutine, if all that it needs is in memory, as it nearly always is.
 
         None if it isn't: nothing has been done then, and the request is to be handled by a call. Else returns how to
@@ -125,21 +123,23 @@ class DeliveryHandler:
             return None
         now = time.monotonic()
         route = self._routes.find(message.lane, now)
-        if route is None or message.lane in self._health.troubled:
+        if route is None or message.lane in self._health.not_closed:
             return None
         most = self._policy.max_payload_bytes
-        delivery = Delivery.read_plain(message, route.tenant, route.name, max_payload_bytes=most) or self._read(message)
+        delivery = DeliveryAttemptRequest.from_plain_message(
+            message, route.tenant, route.name, max_payload_bytes=most
+        ) or self._read(message)
         if delivery is None:
             return None
-        attempt = Attempt(delivery, now)
+        attempt = DeliveryAttempt(delivery, now)
         secret = self._provider.cached(route.secret_ref, tenant=route.tenant, purpose=route.purpose)
-        way = route.way(delivery, self._sender, self._policy.user_agent)
+        way = route.prepared_request(delivery, self._sender, self._policy.user_agent)
         if secret is None or way is None:
             return None
         attempt.resolved_s = time.monotonic() - now
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         destination = route.destination
-        return self._sender.begin(
+        return self._sender.start(
             way,
             lines=(
                 f"webhook-id: {delivery.id}\r\nwebhook-timestamp: {signed.timestamp}\r\n"
@@ -151,87 +151,87 @@ class DeliveryHandler:
             on_reply=functools.partial(self._on_reply, attempt, route, signed, secret.version, on_end),
         )
 
-    def _read(self, message: Message) -> Delivery | None:
+    def _read(self, message: Message) -> DeliveryAttemptRequest | None:
         try:
-            return Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
+            return DeliveryAttemptRequest.from_message(message, max_payload_bytes=self._policy.max_payload_bytes)
         except ValueError:
             return None
 
     def _on_reply(
         self,
-        attempt: Attempt,
-        route: Route,
-        signed: Signed,
+        attempt: DeliveryAttempt,
+        route: DeliveryRoute,
+        signed: SignedHeaders,
         secret_version: str,
-        on_end: Callable[[Handled], None],
-        reply: Reply,
+        on_end: Callable[[HandlerResult], None],
+        reply: WebhookResponse,
     ) -> None:
         try:
-            self._watch.noticed(route.credential_key, None)
-            ended: Handled = self._ended(
+            self._watch.on_secret_result(route.credential_key, None)
+            ended: HandlerResult = self._ended(
                 attempt, self._result(attempt, route.destination, signed, secret_version, reply)
             )
         except Exception as error:  # noqa: BLE001  for the runtime, which is the edge
             ended = error
         on_end(ended)
 
-    async def __call__(self, message: Message) -> Settlement:
+    async def __call__(self, message: Message) -> Disposition:
         """Handle one request. Raises only what nobody foresaw."""
         try:
-            delivery = Delivery.read(message, max_payload_bytes=self._policy.max_payload_bytes)
+            delivery = DeliveryAttemptRequest.from_message(message, max_payload_bytes=self._policy.max_payload_bytes)
         except ValueError as error:
             self.quarantines += 1
-            return (quarantined(message, Code.EVENT_INVALID, str(error)),)
+            return (quarantine_publication(message, Code.EVENT_INVALID, str(error)),)
         if (message.deliveries > 1 and message.stream != subjects.ORDERED.name) or (
             subjects.HEADER_SINCE in message.headers  # its line has found that it is settled
         ):
             recorded = await self._history.find(delivery)
             if recorded is not None:
-                attempt = Attempt(delivery, time.monotonic())
+                attempt = DeliveryAttempt(delivery, time.monotonic())
                 if self._observer is not None:
                     suppressed = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
-                    self._observer.attempted(attempt, suppressed)
-                return outcome.suppressed(delivery, recorded, at=attempt.ended_at, archived=self._is_archived())
-        rest_s = self._health.wait_s(delivery.tenant, delivery.destination)
-        if rest_s is None and self._health.is_on_trial(f"{delivery.tenant}.{delivery.destination}"):
-            rest_s = None if await self._may_try(delivery) else TRIAL_PAUSE_S
+                    self._observer.on_attempt(attempt, suppressed)
+                return effects.for_duplicate(delivery, recorded, at=attempt.ended_at, archived=self._is_archived())
+        rest_s = self._health.open_for_s(delivery.tenant, delivery.destination)
+        if rest_s is None and self._health.is_half_open(f"{delivery.tenant}.{delivery.destination}"):
+            rest_s = None if await self._may_try(delivery) else HALF_OPEN_RETRY_S
         if rest_s is not None and not delivery.is_ping:
             return self._deferred(delivery, rest_s)
-        attempt = Attempt(delivery, time.monotonic())
+        attempt = DeliveryAttempt(delivery, time.monotonic())
         result = await self._make(attempt)
         if result is None:
-            return Again()
+            return Requeue()
         return self._ended(attempt, result)
 
-    def _ended(self, attempt: Attempt, result: AttemptResult) -> Settlement:
+    def _ended(self, attempt: DeliveryAttempt, result: AttemptResult) -> Disposition:
         delivery, message = attempt.delivery, attempt.delivery.message
         if self._observer is not None:
-            self._observer.attempted(attempt, result)
-        self._activity.noticed(message.lane, result, attempt.ended_s)
+            self._observer.on_attempt(attempt, result)
+        self._activity.record_attempt(message.lane, result, attempt.ended_s)
         if (
             result.outcome is Outcome.RETRY_SCHEDULED
             and not delivery.is_ping
             and message.stream == subjects.ORDERED.name
         ):
-            standing = Standing(delivery.progress.after(result), result.next_attempt_at)
+            standing = HeadState(delivery.progress.after_result(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, message, standing)
-            return Again(outcome.recorded(delivery, result, at=attempt.ended_at))
-        return outcome.settled(delivery, result, at=attempt.ended_at, archived=self._is_archived())
+            return Requeue(effects.result_only(delivery, result, at=attempt.ended_at))
+        return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._is_archived())
 
-    async def _may_try(self, delivery: Delivery) -> bool:
+    async def _may_try(self, delivery: DeliveryAttemptRequest) -> bool:
         """Whether this is the attempt that tries a destination on trial. A line is tried by its head, of itself."""
         if delivery.is_ping or delivery.message.stream == subjects.ORDERED.name:
             return True
-        return await self._health.may_try(f"{delivery.tenant}.{delivery.destination}")
+        return await self._health.acquire_half_open_probe(f"{delivery.tenant}.{delivery.destination}")
 
-    def _deferred(self, delivery: Delivery, rest_s: float) -> Settlement:
+    def _deferred(self, delivery: DeliveryAttemptRequest, rest_s: float) -> Disposition:
         if delivery.message.stream == subjects.ORDERED.name:
-            return Again()  # the head of a line waits where it is
+            return Requeue()  # the head of a line waits where it is
         self.deferrals += 1
-        spread_s = random.uniform(0, max(MIN_SPREAD_S, rest_s / 2))  # noqa: S311 - not for security
-        return outcome.deferred(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
+        spread_s = random.uniform(0, max(MIN_DEFERRAL_JITTER_S, rest_s / 2))  # noqa: S311 - not for security
+        return effects.deferral(delivery, datetime.now(UTC) + timedelta(seconds=rest_s + spread_s))
 
-    async def _make(self, attempt: Attempt) -> AttemptResult | None:
+    async def _make(self, attempt: DeliveryAttempt) -> AttemptResult | None:
         """Make it, and say how it ended. None when it must come in its destination's line and has not."""
         delivery = attempt.delivery
         destination = await self._directory.destination(delivery.tenant, delivery.destination)
@@ -247,9 +247,9 @@ class DeliveryHandler:
         except SecretError as error:
             failed = type(error)
         else:
-            self._watch.noticed(credential_key, None)
+            self._watch.on_secret_result(credential_key, None)
             return await self._send(attempt, destination, secret)
-        self._watch.noticed(credential_key, failed.code)
+        self._watch.on_secret_result(credential_key, failed.code)
         return self._without_secret(attempt, failed)
 
     async def _secret(self, tenant: str, destination: Destination) -> SigningSecret:
@@ -259,8 +259,8 @@ class DeliveryHandler:
         ref = parsed_ref(credential.secret_ref, self._policy.secret_namespace)
         return await self._provider.resolve(ref, tenant=tenant, purpose=credential.purpose)
 
-    async def _send(self, attempt: Attempt, destination: Destination, secret: SigningSecret) -> AttemptResult:
-        attempt.resolved_s = time.monotonic() - attempt.began_s
+    async def _send(self, attempt: DeliveryAttempt, destination: Destination, secret: SigningSecret) -> AttemptResult:
+        attempt.resolved_s = time.monotonic() - attempt.started_monotonic_s
         delivery = attempt.delivery
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         reply = await self._sender.send(
@@ -273,11 +273,16 @@ class DeliveryHandler:
         return self._result(attempt, destination, signed, secret.version, reply)
 
     def _result(
-        self, attempt: Attempt, destination: Destination, signed: Signed, secret_version: str, reply: Reply
+        self,
+        attempt: DeliveryAttempt,
+        destination: Destination,
+        signed: SignedHeaders,
+        secret_version: str,
+        reply: WebhookResponse,
     ) -> AttemptResult:
         attempt.end()
         delivery, progress = attempt.delivery, attempt.delivery.progress
-        self._health.noticed(delivery.message.lane, destination.url, reply, attempt.ended_at)
+        self._health.record_reply(delivery.message.lane, destination.url, reply, attempt.ended_at)
         is_taken = reply.code is Code.HTTP_2XX
         wait_s = None if is_taken else self._wait_s(delivery, destination, reply)
         result = AttemptResult(  # fifteen fields: for more, Python makes a dict of them, which takes 0.4 µs
@@ -288,7 +293,7 @@ class DeliveryHandler:
             outcome=Outcome.DELIVERED if is_taken else Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED,
             code=reply.code,
             started_at=attempt.started_at,
-            duration_ms=attempt.taken_ms,
+            duration_ms=attempt.duration_ms,
             worker=self._worker,
             http_status=reply.http_status,
             request_bytes=len(delivery.body),
@@ -307,16 +312,20 @@ class DeliveryHandler:
             response_body=_shown(reply, destination, signed) if destination.capture_response else None,
         )
 
-    def _wait_s(self, delivery: Delivery, destination: Destination, reply: Reply) -> float | None:
+    def _wait_s(
+        self, delivery: DeliveryAttemptRequest, destination: Destination, reply: WebhookResponse
+    ) -> float | None:
         policy = self._policy.retry
         if destination.retry_schedule_s is not None:
             policy = msgspec.structs.replace(policy, schedule_s=destination.retry_schedule_s)
-        return retry.next_wait_s(policy, tried=delivery.progress.tried, reply=reply)
+        return retry.next_wait_s(policy, tried=delivery.progress.attempts_in_schedule, reply=reply)
 
-    def _headers(self, delivery: Delivery, destination: Destination, signed: Signed) -> dict[str, str]:
+    def _headers(
+        self, delivery: DeliveryAttemptRequest, destination: Destination, signed: SignedHeaders
+    ) -> dict[str, str]:
         headers = {
             **destination.headers,
-            **same_headers(delivery, self._policy.user_agent),
+            **common_headers(delivery, self._policy.user_agent),
             "webhook-id": delivery.id,
             "webhook-timestamp": signed.timestamp,
             "webhook-signature": signed.signature,
@@ -325,20 +334,22 @@ class DeliveryHandler:
             headers[subjects.HEADER_TRACE] = delivery.progress.trace
         return headers
 
-    def _without_secret(self, attempt: Attempt, failed: type[SecretError]) -> AttemptResult:
+    def _without_secret(self, attempt: DeliveryAttempt, failed: type[SecretError]) -> AttemptResult:
         if not failed.retryable:
             return self._unsent(attempt, Outcome.FAILED, failed.code)
         progress, schedule_s = attempt.delivery.progress, self._policy.secret_retry_schedule_s
         since_first = attempt.started_at - (progress.first_attempt_at or attempt.started_at)
         # What was given up on long ago, and is replayed, has not waited for its secret all the while.
-        waited_s = min(since_first.total_seconds(), 2 * retry.planned_s(schedule_s, progress.secret_waits))
+        waited_s = min(since_first.total_seconds(), 2 * retry.total_wait_s(schedule_s, progress.secret_waits))
         wait_s = retry.secret_wait_s(
             schedule_s, waits=progress.secret_waits, waited_s=waited_s, jitter=self._policy.retry.jitter
         )
         ended = Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
         return self._unsent(attempt, ended, failed.code, wait_s)
 
-    def _unsent(self, attempt: Attempt, ended: Outcome, code: Code, wait_s: float | None = None) -> AttemptResult:
+    def _unsent(
+        self, attempt: DeliveryAttempt, ended: Outcome, code: Code, wait_s: float | None = None
+    ) -> AttemptResult:
         attempt.end()
         delivery = attempt.delivery
         return AttemptResult(
@@ -349,23 +360,23 @@ class DeliveryHandler:
             outcome=ended,
             code=code,
             started_at=attempt.started_at,
-            duration_ms=attempt.taken_ms,
+            duration_ms=attempt.duration_ms,
             worker=self._worker,
             next_attempt_at=_after(attempt, wait_s),
             replay=delivery.progress.replay,
         )
 
 
-def _shown(reply: Reply, destination: Destination, signed: Signed) -> str:
+def _shown(reply: WebhookResponse, destination: Destination, signed: SignedHeaders) -> str:
     """What was answered, without what we sent as credentials."""
     known = [signature.partition(",")[2] for signature in signed.signature.split()]
-    known += captured.parts_of_url(destination.url)
+    known += response_redaction.credential_candidates_in_url(destination.url)
     for value in destination.headers.values():
-        known += captured.parts_of_header(value)
-    return captured.shown(reply.body, known=known)
+        known += response_redaction.credential_candidates_in_header(value)
+    return response_redaction.redact_response(reply.body, known=known)
 
 
-def _after(attempt: Attempt, wait_s: float | None) -> datetime | None:
+def _after(attempt: DeliveryAttempt, wait_s: float | None) -> datetime | None:
     return None if wait_s is None else attempt.ended_at + timedelta(seconds=wait_s)
 
 

@@ -27,14 +27,14 @@ _IN_LINES: Final = re.compile(r"[A-Za-z0-9+/=_-]{4,}(?:\s*\n\s*[A-Za-z0-9+/=_-]{
 _MIXED: Final = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))
 
 
-def shown(body: bytes, *, known: Iterable[str]) -> str:
+def redact_response(body: bytes, *, known: Iterable[str]) -> str:
     """The beginning of `body` with `known` values, and what looks like a secret, masked."""
     text = _mask_known(_decoded(body.decode(errors="replace")), {value for value in known if len(value) >= _SHORTEST})
     text = _IN_LINES.sub(_masked_if_mixed, _GROUPED.sub(MASK, text))
     return scrub(text)[:SHOWN_CHARACTERS]
 
 
-def parts_of_url(url: str) -> Iterator[str]:
+def credential_candidates_in_url(url: str) -> Iterator[str]:
     """What a URL may hold as a credential: user, long parts of the path, and what is in the query."""
     parts = urlsplit(url)
     for part in (parts.username, parts.password, parts.path, parts.query, parts.fragment):
@@ -45,7 +45,7 @@ def parts_of_url(url: str) -> Iterator[str]:
         yield unquote(pair.partition("=")[2].replace("+", " "))
 
 
-def parts_of_header(value: str) -> Iterator[str]:
+def credential_candidates_in_header(value: str) -> Iterator[str]:
     """A header's value and its words, such as what stands behind `Bearer`."""
     yield value
     yield from (word for word in value.split() if len(word) >= _PIECE)

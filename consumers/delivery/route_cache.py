@@ -3,9 +3,9 @@
 import functools
 from typing import Final
 
-from consumers.destinations.directory import Directory, Known
-from consumers.http_client.client import Sender, Way
-from consumers.model.request import Delivery
+from consumers.destinations.directory import CachedValue, ConfigurationDirectory
+from consumers.http_client.client import PreparedRequest, WebhookSender
+from consumers.model.request import DeliveryAttemptRequest
 from provider.errors import SecretError
 from provider.secret_ref import SecretRef
 from schemas.configuration import Credential, Destination
@@ -14,7 +14,7 @@ from schemas.ids import Purpose, is_name
 MAX_ROUTES: Final = 8192
 
 
-class Route:
+class DeliveryRoute:
     """A destination that takes deliveries, in any order, and what they are signed with."""
 
     __slots__ = (
@@ -37,8 +37,8 @@ class Route:
         destination: Destination,
         secret_ref: SecretRef,
         purpose: Purpose,
-        known_destination: Known[Destination],
-        known_credential: Known[Credential],
+        known_destination: CachedValue[Destination],
+        known_credential: CachedValue[Credential],
     ) -> None:
         self.lane = lane
         self.tenant, _, self.name = lane.partition(".")
@@ -48,31 +48,33 @@ class Route:
         self.purpose = purpose
         self.known_destination = known_destination
         self.known_credential = known_credential
-        self._way: Way | None = None
+        self._way: PreparedRequest | None = None
         self._way_content_type = ""
 
-    def way(self, delivery: Delivery, sender: Sender, user_agent: str) -> Way | None:
+    def prepared_request(
+        self, delivery: DeliveryAttemptRequest, sender: WebhookSender, user_agent: str
+    ) -> PreparedRequest | None:
         """How the request of `delivery` begins; None if it may go nowhere, or carries a header of its own."""
         if self.destination.forward_trace and delivery.progress.trace:
             return None
         if self._way is None or delivery.content_type != self._way_content_type:
-            headers = {**self.destination.headers, **same_headers(delivery, user_agent)}
-            self._way = sender.way(self.destination.url, headers)
+            headers = {**self.destination.headers, **common_headers(delivery, user_agent)}
+            self._way = sender.prepare(self.destination.url, headers)
             self._way_content_type = delivery.content_type
         return self._way
 
 
-class Routes:
+class RouteCache:
     """Remembers a route for each destination, `<tenant>.<id>`, none of which says what the directory would not."""
 
     __slots__ = ("_directory", "_routes", "_secret_namespace")
 
-    def __init__(self, directory: Directory, secret_namespace: str | None) -> None:
+    def __init__(self, directory: ConfigurationDirectory, secret_namespace: str | None) -> None:
         self._directory = directory
         self._secret_namespace = secret_namespace
-        self._routes: dict[str, Route] = {}
+        self._routes: dict[str, DeliveryRoute] = {}
 
-    def find(self, lane: str, now: float) -> Route | None:
+    def find(self, lane: str, now: float) -> DeliveryRoute | None:
         """The route to the destination `lane`; None if it has none, or there is more to it than is at hand.
 
         `now`: by `time.monotonic`.
@@ -88,7 +90,7 @@ class Routes:
             self._routes[lane] = route
         return route
 
-    def _look_up(self, lane: str) -> Route | None:
+    def _look_up(self, lane: str) -> DeliveryRoute | None:
         known = self._directory.known_destination(lane)
         if known is None or known.value is None or not known.value.enabled or known.value.ordering == "fifo":
             return None
@@ -100,10 +102,10 @@ class Routes:
             secret_ref = parsed_ref(signing.value.secret_ref, self._secret_namespace)
         except SecretError:
             return None
-        return Route(lane, known.value, secret_ref, signing.value.purpose, known, signing)
+        return DeliveryRoute(lane, known.value, secret_ref, signing.value.purpose, known, signing)
 
 
-def same_headers(delivery: Delivery, user_agent: str) -> dict[str, str]:
+def common_headers(delivery: DeliveryAttemptRequest, user_agent: str) -> dict[str, str]:
     """The headers that are the same for all deliveries of a kind."""
     return {"content-type": delivery.content_type, "user-agent": user_agent}
 

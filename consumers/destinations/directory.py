@@ -13,17 +13,17 @@ import msgspec
 import structlog
 
 from messaging.client.errors import JetStreamError
-from messaging.kv import Bucket, Entry
+from messaging.kv import KvBucket, KvEntry
 from schemas.configuration import Credential, Destination
 
-BELIEVED_S: Final = 60.0
+MAX_AGE_S: Final = 60.0
 MAX_ENTRIES: Final = 50_000
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 
 
-class Known(Generic[T]):
+class CachedValue(Generic[T]):
     """What a key's value is (None: there is none), since which revision, and until when that is believed.
 
     When it is believed no longer, or something newer is known, `until` is 0: whoever keeps it need only look there.
@@ -38,17 +38,17 @@ class Known(Generic[T]):
         self.until = until
 
 
-class Shelf(Generic[T]):
+class KvCache(Generic[T]):
     """One bucket's values of type `T`, cached. A value that can't be understood counts as absent, and is logged."""
 
-    def __init__(self, bucket: Bucket, kind: type[T]) -> None:
+    def __init__(self, bucket: KvBucket, kind: type[T]) -> None:
         self.on_take: Callable[[str, T | None, T | None], None] = _ignore
         """Called with key, old and new value whenever one has been read or has changed."""
         self.on_forget: Callable[[str], None] = lambda _: None
         """Called with each key that is no longer known."""
         self._bucket = bucket
         self._decode = msgspec.json.Decoder(kind).decode
-        self._known: dict[str, Known[T]] = {}
+        self._known: dict[str, CachedValue[T]] = {}
         self._reading: dict[str, asyncio.Task[T | None]] = {}
 
     async def start(self) -> None:
@@ -79,14 +79,14 @@ class Shelf(Generic[T]):
         """All values at hand, whatever their age."""
         return (known.value for known in self._known.values() if known.value is not None)
 
-    def fresh(self, key: str) -> Known[T] | None:
+    def get_if_fresh(self, key: str) -> CachedValue[T] | None:
         """What is known of the key, unless that is nothing or too old: spares the hot path a coroutine."""
         known = self._known.get(key)
         return known if known is not None and known.until > time.monotonic() else None
 
     async def get(self, key: str) -> T | None:
         """The value, or None when there is none. Waits for JetStream as long as it takes."""
-        known = self.fresh(key)
+        known = self.get_if_fresh(key)
         if known is not None:
             return known.value
         return await asyncio.shield(self.begin_reading(key))
@@ -107,12 +107,12 @@ class Shelf(Generic[T]):
             except JetStreamError as error:
                 _log.warning("config.unreadable", error=str(error), next_try_s=delay_s)
             else:
-                await self._take(entry or Entry(key, None, 0))
+                await self._take(entry or KvEntry(key, None, 0))
                 return self.peek(key)
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 5.0)
 
-    async def _take(self, entry: Entry) -> None:
+    async def _take(self, entry: KvEntry) -> None:
         known, now = self._known.get(entry.key), time.monotonic()
         if known is not None:
             if entry.revision < known.revision and known.until > now:
@@ -121,10 +121,10 @@ class Shelf(Generic[T]):
         if len(self._known) >= MAX_ENTRIES:
             self._forget()
         value = self._value(entry)
-        self._known[entry.key] = Known(value, entry.revision, now + BELIEVED_S)
+        self._known[entry.key] = CachedValue(value, entry.revision, now + MAX_AGE_S)
         self.on_take(entry.key, known.value if known else None, value)
 
-    def _value(self, entry: Entry) -> T | None:
+    def _value(self, entry: KvEntry) -> T | None:
         if entry.value is None:
             return None
         try:
@@ -138,18 +138,18 @@ def _ignore(_key: str, _old: object, _new: object) -> None:
     """Nobody wants to know."""
 
 
-class Directory:
+class ConfigurationDirectory:
     """Looks up destinations and credentials by tenant and id."""
 
-    def __init__(self, destinations: Bucket, credentials: Bucket) -> None:
-        self._destinations = Shelf(destinations, Destination)
+    def __init__(self, destinations: KvBucket, credentials: KvBucket) -> None:
+        self._destinations = KvCache(destinations, Destination)
         self._destinations.on_take = self._took
         self._on_destination: Callable[[str], None] = lambda _: None
-        self.fifo: set[str] = set()
+        self.ordered_destinations: set[str] = set()
         """`<tenant>.<id>` of each destination that is known to take its deliveries in order."""
         self.rates: dict[str, float] = {}
         """Attempts a second that a destination takes, by `<tenant>.<id>`, for those that are known to have a limit."""
-        self._credentials = Shelf(credentials, Credential)
+        self._credentials = KvCache(credentials, Credential)
 
     async def start(self) -> None:
         """Hear of changes from now on."""
@@ -158,7 +158,7 @@ class Directory:
 
     async def forget(self) -> None:
         """After a reconnect: announcements may have been missed."""
-        self.fifo.clear()
+        self.ordered_destinations.clear()
         self.rates.clear()
         await self._destinations.forget()
         await self._credentials.forget()
@@ -166,21 +166,21 @@ class Directory:
     async def destination(self, tenant: str, name: str) -> Destination | None:
         """The destination, or None."""
         key = f"{tenant}.{name}"
-        known = self._destinations.fresh(key)
+        known = self._destinations.get_if_fresh(key)
         return known.value if known is not None else await self._destinations.get(key)
 
-    def known_destination(self, key: str) -> Known[Destination] | None:
+    def known_destination(self, key: str) -> CachedValue[Destination] | None:
         """What is known of the destination `<tenant>.<id>`, unless that is nothing or too old."""
-        return self._destinations.fresh(key)
+        return self._destinations.get_if_fresh(key)
 
-    def known_credential(self, key: str) -> Known[Credential] | None:
+    def known_credential(self, key: str) -> CachedValue[Credential] | None:
         """The same of a credential."""
-        return self._credentials.fresh(key)
+        return self._credentials.get_if_fresh(key)
 
     async def credential(self, tenant: str, name: str) -> Credential | None:
         """The credential, or None."""
         key = f"{tenant}.{name}"
-        known = self._credentials.fresh(key)
+        known = self._credentials.get_if_fresh(key)
         return known.value if known is not None else await self._credentials.get(key)
 
     def on_destination(self, callback: Callable[[str], None]) -> None:
@@ -193,9 +193,9 @@ class Directory:
 
     def _took(self, key: str, _old: Destination | None, new: Destination | None) -> None:
         if new is not None and new.ordering == "fifo":
-            self.fifo.add(key)
+            self.ordered_destinations.add(key)
         else:
-            self.fifo.discard(key)
+            self.ordered_destinations.discard(key)
         if new is not None and new.rate_per_s is not None:
             self.rates[key] = new.rate_per_s
         else:

@@ -16,12 +16,12 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from consumers.destinations.directory import Shelf
-from consumers.http_client.response import Reply
-from messaging.audit_events import tell
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
-from messaging.kv import Bucket
-from messaging.publisher import Publisher
+from consumers.destinations.directory import KvCache
+from consumers.http_client.response import WebhookResponse
+from messaging.audit_events import publish_audit_event
+from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
+from messaging.kv import KvBucket
+from messaging.publisher import JetStreamPublisher
 from schemas.codes import Code
 from schemas.configuration import Health
 from schemas.events import DestinationFailing, DestinationFailingData, DestinationRecovered, DestinationRecoveredData
@@ -32,7 +32,7 @@ SUCCESS_TOLD_EVERY: Final = timedelta(minutes=1)
 THROTTLE_S: Final = 10.0
 """How long a 429 without Retry-After is heeded."""
 MAX_THROTTLE_S: Final = 86_400.0
-TRIAL: Final = timedelta(seconds=45)
+HALF_OPEN_LEASE: Final = timedelta(seconds=45)
 """How long a trial is one consumer's, should it die meanwhile: longer than any attempt, and the telling of it."""
 
 _log = structlog.get_logger(__name__)
@@ -52,13 +52,13 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
     disable_after: timedelta = timedelta(days=5)
 
 
-class Disable(Protocol):
+class DisableDestination(Protocol):
     """Disables a destination, if it still has this URL."""
 
     async def __call__(self, tenant: str, destination: str, *, url: str, reason: str) -> None: ...
 
 
-class Tally:
+class HealthDelta:
     """What one consumer saw of a destination since it last told."""
 
     __slots__ = ("code", "failures", "first_failure_at", "last_failure_at", "last_success_at", "throttled_until", "url")
@@ -79,7 +79,7 @@ class Tally:
         self.first_failure_at = None
         self.last_success_at = now
 
-    def fail(self, now: datetime, reply: Reply, url: str) -> None:
+    def fail(self, now: datetime, reply: WebhookResponse, url: str) -> None:
         """An attempt failed."""
         self.failures += 1
         self.first_failure_at = self.first_failure_at or now
@@ -91,7 +91,7 @@ class Tally:
             self.throttled_until = now + timedelta(seconds=wait_s)
 
 
-def merge(health: Health, tally: Tally, policy: HealthPolicy, now: datetime) -> Health:
+def apply_health_delta(health: Health, tally: HealthDelta, policy: HealthPolicy, now: datetime) -> Health:
     """What is known together with what was seen. Pure."""
     if tally.last_success_at is not None:
         health = Health(last_success_at=tally.last_success_at, last_failure_at=health.last_failure_at)
@@ -126,18 +126,18 @@ class DestinationHealth:
     def __init__(
         self,
         *,
-        bucket: Bucket,
-        publisher: Publisher,
-        disable: Disable,
+        bucket: KvBucket,
+        publisher: JetStreamPublisher,
+        disable: DisableDestination,
         policy: HealthPolicy,
         worker: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._bucket = bucket
-        self._shelf = Shelf(bucket, Health)
+        self._shelf = KvCache(bucket, Health)
         self._shelf.on_take = self._took
         self._on_change: Callable[[str], None] = lambda _: None
-        self.troubled: set[str] = set()
+        self.not_closed: set[str] = set()
         """`<tenant>.<id>` of each destination that has been given a rest and has not succeeded since: not everyone may
         attempt it at any time."""
         self._publisher = publisher
@@ -145,7 +145,7 @@ class DestinationHealth:
         self._policy = policy
         self._worker = worker
         self._clock = clock
-        self._tallies: collections.defaultdict[str, Tally] = collections.defaultdict(Tally)
+        self._tallies: collections.defaultdict[str, HealthDelta] = collections.defaultdict(HealthDelta)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell what was seen, once a second, until `stop` is set."""
@@ -164,12 +164,12 @@ class DestinationHealth:
 
     def _took(self, key: str, _old: Health | None, new: Health | None) -> None:
         if new is not None and (new.open_until is not None or _is_on_trial(new)):
-            self.troubled.add(key)
+            self.not_closed.add(key)
         else:
-            self.troubled.discard(key)
+            self.not_closed.discard(key)
         self._on_change(key)
 
-    def wait_s(self, tenant: str, destination: str) -> float | None:
+    def open_for_s(self, tenant: str, destination: str) -> float | None:
         """For how many seconds more the destination is to be left alone, or None."""
         health = self._shelf.peek(f"{tenant}.{destination}")
         if health is None or health.open_until is None:
@@ -177,12 +177,12 @@ class DestinationHealth:
         left_s = (health.open_until - self._clock()).total_seconds()
         return left_s if left_s > 0 else None
 
-    def is_on_trial(self, lane: str) -> bool:
+    def is_half_open(self, lane: str) -> bool:
         """Whether the destination `<tenant>.<id>` has had its rest and has not succeeded since: one at a time, then."""
         health = self._shelf.peek(lane)
         return health is not None and _is_on_trial(health)
 
-    async def may_try(self, lane: str) -> bool:
+    async def acquire_half_open_probe(self, lane: str) -> bool:
         """Whether an attempt on the destination `<tenant>.<id>`, which is on trial, may be made now, and by us.
 
         The trial is taken in the bucket: of all consumers one has it, and makes one attempt at a time as long as they
@@ -201,7 +201,7 @@ class DestinationHealth:
                 health.trial_by != self._worker and _is_after(health.trial_until, now)
             ):
                 return False
-            taken = msgspec.structs.replace(health, trial_by=self._worker, trial_until=now + TRIAL)
+            taken = msgspec.structs.replace(health, trial_by=self._worker, trial_until=now + HALF_OPEN_LEASE)
             await self._bucket.put(lane, msgspec.json.encode(taken), revision=entry.revision)
         except JetStreamError:  # somebody else was quicker, or it can't be known
             return False
@@ -218,7 +218,7 @@ class DestinationHealth:
                 trying += 1
         return resting, trying
 
-    def noticed(self, lane: str, url: str, reply: Reply, now: datetime) -> None:
+    def record_reply(self, lane: str, url: str, reply: WebhookResponse, now: datetime) -> None:
         """An attempt on the destination `<tenant>.<id>` was made, and has just ended so. Cheap when it succeeded."""
         tally = self._tallies[lane]
         if reply.code is Code.HTTP_2XX:
@@ -228,12 +228,12 @@ class DestinationHealth:
 
     async def flush(self) -> None:
         """Put what was seen together with what is known, and act on it."""
-        tallies, self._tallies = self._tallies, collections.defaultdict(Tally)
+        tallies, self._tallies = self._tallies, collections.defaultdict(HealthDelta)
         for key, tally in tallies.items():
             if self._is_news(key, tally):
                 await self._tell(key, tally)
 
-    def _is_news(self, key: str, tally: Tally) -> bool:
+    def _is_news(self, key: str, tally: HealthDelta) -> bool:
         if tally.failures or tally.throttled_until:
             return True
         known = self._shelf.peek(key) or Health()
@@ -241,17 +241,17 @@ class DestinationHealth:
             return True
         return self._clock() - known.last_success_at >= SUCCESS_TOLD_EVERY
 
-    async def _tell(self, key: str, tally: Tally) -> None:
+    async def _tell(self, key: str, tally: HealthDelta) -> None:
         while True:
             entry = await self._bucket.find(key)
             before = _health(entry.value)
             now = self._clock()
-            after = merge(before, tally, self._policy, now)
+            after = apply_health_delta(before, tally, self._policy, now)
             warnings = self._warnings(after, now)
             after = msgspec.structs.replace(after, warnings=max(after.warnings, warnings))
             try:
                 await self._bucket.put(key, msgspec.json.encode(after), revision=entry.revision)
-            except Refused as error:
+            except RejectedByServer as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
                 continue  # another consumer told something in between: put both together
@@ -261,7 +261,7 @@ class DestinationHealth:
     def _warnings(self, health: Health, now: datetime) -> int:
         return 0 if health.failing_since is None else (now - health.failing_since) // self._policy.warn_every
 
-    async def _act(self, key: str, tally: Tally, before: Health, after: Health, now: datetime) -> None:
+    async def _act(self, key: str, tally: HealthDelta, before: Health, after: Health, now: datetime) -> None:
         tenant, _, destination = key.partition(".")
         if after.openings > before.openings:
             _log.warning("destination.resting", tenant=tenant, destination=destination, until=str(after.open_until))
@@ -294,7 +294,7 @@ class DestinationHealth:
             tenant=tenant,
             data=data,
         )
-        await tell(self._publisher, "destination.failing", destination, event)
+        await publish_audit_event(self._publisher, "destination.failing", destination, event)
 
     async def _recover(self, tenant: str, destination: str) -> None:
         now = self._clock()
@@ -306,7 +306,7 @@ class DestinationHealth:
             tenant=tenant,
             data=DestinationRecoveredData(destination=destination),
         )
-        await tell(self._publisher, "destination.recovered", destination, event)
+        await publish_audit_event(self._publisher, "destination.recovered", destination, event)
 
 
 def _is_on_trial(health: Health) -> bool:

@@ -17,11 +17,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused, Unavailable
-from messaging.kv import Bucket
+from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer, ServerUnavailable
+from messaging.kv import KvBucket
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
-from schemas.hourly_stats import TIMES_MS, Activity, Hour
+from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats
 
 TOLD_EVERY_S: Final = 60.0
 MAX_TRIES: Final = 10
@@ -29,7 +29,7 @@ MAX_TRIES: Final = 10
 _log = structlog.get_logger(__name__)
 
 
-class _Count:
+class _HourCount:
     """What one consumer saw of a destination in the present hour."""
 
     __slots__ = ("delivered", "failed", "times")
@@ -39,22 +39,22 @@ class _Count:
         self.failed = 0
         self.times = [0] * (len(TIMES_MS) + 1)
 
-    def hour(self, at: int) -> Hour:
-        return Hour(at, self.delivered, self.failed, tuple(self.times))
+    def hour(self, at: int) -> HourCounts:
+        return HourCounts(at, self.delivered, self.failed, tuple(self.times))
 
 
-class DestinationActivity:
+class HourlyStatsRecorder:
     """Hears how attempts end."""
 
-    def __init__(self, bucket: Bucket, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, bucket: KvBucket, *, clock: Callable[[], float] = time.time) -> None:
         self._bucket = bucket
         self._clock = clock
-        self._counts: collections.defaultdict[str, _Count] = collections.defaultdict(_Count)
+        self._counts: collections.defaultdict[str, _HourCount] = collections.defaultdict(_HourCount)
         self._hour = 0
         self._hour_began_s = self._hour_ends_s = 0.0
-        self._untold: dict[str, list[Hour]] = {}
+        self._untold: dict[str, list[HourCounts]] = {}
 
-    def noticed(self, lane: str, result: AttemptResult, now_s: float) -> None:
+    def record_attempt(self, lane: str, result: AttemptResult, now_s: float) -> None:
         """An attempt on `<tenant>.<id>` ended at `now_s`, since 1970. Cheap: every delivery comes through here."""
         if result.outcome is Outcome.SKIPPED or result.code is Code.DESTINATION_NOT_FOUND:
             return
@@ -75,7 +75,7 @@ class DestinationActivity:
 
     def _set_aside(self) -> None:
         """What was counted up to now waits to be told."""
-        counts, self._counts = self._counts, collections.defaultdict(_Count)
+        counts, self._counts = self._counts, collections.defaultdict(_HourCount)
         for lane, count in counts.items():
             self._untold.setdefault(lane, []).append(count.hour(self._hour))
 
@@ -98,23 +98,23 @@ class DestinationActivity:
                 _log.warning("activity.untold", key=key, error=str(error))
                 self._untold[key] = _joined(hours + self._untold.get(key, []))
 
-    async def _tell(self, key: str, hours: tuple[Hour, ...]) -> None:
+    async def _tell(self, key: str, hours: tuple[HourCounts, ...]) -> None:
         for _ in range(MAX_TRIES):
             entry = await self._bucket.find(key)
             after = read_activity(entry.value).merged(hours, hour_of(self._clock()))
             try:
                 await self._bucket.put(key, msgspec.json.encode(after), revision=entry.revision)
-            except Refused as error:
+            except RejectedByServer as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
             else:
                 return
-        raise Unavailable("its row keeps changing")
+        raise ServerUnavailable("its row keeps changing")
 
 
-def _joined(hours: list[Hour]) -> list[Hour]:
+def _joined(hours: list[HourCounts]) -> list[HourCounts]:
     """One of each hour, and a day of them at most."""
-    return list(Activity().merged(tuple(hours), max(hour.at for hour in hours)).hours)
+    return list(HourlyStats().merged(tuple(hours), max(hour.at for hour in hours)).hours)
 
 
 def hour_of(time_s: float) -> int:
@@ -122,8 +122,8 @@ def hour_of(time_s: float) -> int:
     return int(time_s // 3600)
 
 
-def read_activity(value: bytes | None) -> Activity:
+def read_activity(value: bytes | None) -> HourlyStats:
     """What a row of the bucket says; nothing when another version of this program wrote it."""
     with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(value or b"{}", type=Activity)
-    return Activity()
+        return msgspec.json.decode(value or b"{}", type=HourlyStats)
+    return HourlyStats()

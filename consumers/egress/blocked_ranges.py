@@ -96,6 +96,6 @@ def denied_range(address: IPAddress) -> IPv4Range | IPv6Range | None:
     return next((range_ for range_ in IPV6_DENIED if address in range_.network), None)
 
 
-def unmapped(address: IPAddress) -> IPAddress:
+def strip_ipv4_mapping(address: IPAddress) -> IPAddress:
     """`::ffff:a.b.c.d` as the IPv4 address that a connection to it would go to; any other address as it is."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

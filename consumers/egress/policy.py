@@ -5,7 +5,7 @@
 3. `EgressPolicy.guard_address`, on the address that is about to be connected to. It holds for addresses written in a
    URL, which no resolver ever sees, and for a name that means one thing when checked and another when used.
 
-What is checked is what is connected to: the sender takes scheme, host, port and path from the `Target` that came of the
+What is checked is what is connected to: the sender takes scheme, host, port and path from the `ValidatedUrl` that came of the
 check, and nobody parses the URL a second time.
 
 Whatever cannot be understood is blocked. An error's text names the rule and repeats nothing of the URL: its path and
@@ -22,7 +22,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.egress.blocked_ranges import NAT64, IPAddress, denied_range, unmapped
+from consumers.egress.blocked_ranges import NAT64, IPAddress, denied_range, strip_ipv4_mapping
 
 MAX_URL_LENGTH: Final = 2048
 MAX_HOST_LENGTH: Final = 253
@@ -56,7 +56,7 @@ _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
 _PORTS = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
 
 
-class Rule(StrEnum):
+class EgressRule(StrEnum):
     """What a blocked destination has broken; the value is the sentence for whoever wrote it."""
 
     ADDRESS = "its address is in a blocked range"
@@ -75,7 +75,7 @@ class Rule(StrEnum):
 class EgressBlocked(ValueError):
     """A delivery must not go there. Its text names the rule, and nothing of where it would have gone."""
 
-    def __init__(self, rule: Rule, detail: str = "") -> None:
+    def __init__(self, rule: EgressRule, detail: str = "") -> None:
         super().__init__(f"blocked destination: {rule.value}" + (f" ({detail})" if detail else ""))
         self.rule = rule
 
@@ -84,7 +84,7 @@ class ConnectionBlocked(EgressBlocked, OSError):
     """The same, found on the way to a connection: there an `OSError` is how a connection fails."""
 
 
-class Target(Struct, frozen=True):
+class ValidatedUrl(Struct, frozen=True):
     """A URL that passed, normalised, and what to make of it. `host` may be reported."""
 
     scheme: str
@@ -122,7 +122,7 @@ class EgressPolicy:
         self._schemes = frozenset(_DEFAULT_PORTS) if allow_http else frozenset({"https"})
         self._check = lru_cache(maxsize=TARGETS_KEPT)(self._checked)
 
-    def check_url(self, url: str) -> Target:
+    def check_url(self, url: str) -> ValidatedUrl:
         """Return where `url` leads, from memory if it was asked lately. Raises `EgressBlocked`."""
         return self._check(url)
 
@@ -133,7 +133,7 @@ class EgressPolicy:
     def guard_address(self, addr_info: AddrInfo) -> None:
         """Raise `ConnectionBlocked` unless a connection may go to `addr_info`."""
         if self._denies_socket_address(addr_info[4]):
-            raise ConnectionBlocked(Rule.ADDRESS)
+            raise ConnectionBlocked(EgressRule.ADDRESS)
 
     def guard_socket(self, addr_info: AddrInfo) -> socket.socket:
         """Make the socket for a connection to `addr_info`, whose address is final. Raises `ConnectionBlocked`."""
@@ -147,27 +147,27 @@ class EgressPolicy:
         """
         allowed = [answer for answer in answers if not self._denies_socket_address(answer[4])]
         if len(allowed) < len(answers) and not (host == "localhost" and allowed):
-            raise ConnectionBlocked(Rule.RESOLVED)
+            raise ConnectionBlocked(EgressRule.RESOLVED)
         return allowed
 
-    def _checked(self, text: str) -> Target:
+    def _checked(self, text: str) -> ValidatedUrl:
         scheme, authority, rest = _split(text)
         if scheme not in self._schemes:
-            raise EgressBlocked(Rule.SCHEME)
+            raise EgressBlocked(EgressRule.SCHEME)
         host, port = _host_and_port(authority, _DEFAULT_PORTS[scheme])
         if isinstance(host, str):
             self._check_name(host)
         elif denial := self._denial(host):
-            raise EgressBlocked(Rule.ADDRESS, denial)
+            raise EgressBlocked(EgressRule.ADDRESS, denial)
         if not any(first <= port <= last for first, last in self._ports):
-            raise EgressBlocked(Rule.PORT)
+            raise EgressBlocked(EgressRule.PORT)
         return _target(scheme, host, port, rest)
 
     def _check_name(self, name: str) -> None:
         if name == "localhost" and (self.allows("127.0.0.1") or self.allows("::1")):
             return
         if "." not in name or any(f".{name}".endswith(f".{domain}") for domain in INTERNAL_DOMAINS):
-            raise EgressBlocked(Rule.INTERNAL_NAME)
+            raise EgressBlocked(EgressRule.INTERNAL_NAME)
 
     def _denies_socket_address(self, address: tuple[str | int | bytes, ...]) -> bool:
         host = address[0]
@@ -181,7 +181,7 @@ class EgressPolicy:
             return "no address"
         if isinstance(parsed, IPv6Address) and parsed.scope_id is not None:
             return "with a scope id"
-        parsed = unmapped(parsed)
+        parsed = strip_ipv4_mapping(parsed)
         denied = denied_range(parsed)
         if denied is None:
             return None
@@ -211,35 +211,35 @@ def _port_range(first: int, last: int) -> PortRange:
 def _split(text: str) -> tuple[str, str, str]:
     """Scheme in lower case, authority, and all that follows it."""
     if len(text) > MAX_URL_LENGTH:
-        raise EgressBlocked(Rule.LENGTH)
+        raise EgressBlocked(EgressRule.LENGTH)
     if _UNFIT.search(text):
-        raise EgressBlocked(Rule.CHARACTERS)
+        raise EgressBlocked(EgressRule.CHARACTERS)
     found = _URL.fullmatch(text)
     if not found or not found["authority"]:
-        raise EgressBlocked(Rule.FORM)
+        raise EgressBlocked(EgressRule.FORM)
     if "@" in found["authority"]:
-        raise EgressBlocked(Rule.USER_INFO)
+        raise EgressBlocked(EgressRule.USER_INFO)
     if found["fragment"] is not None:
-        raise EgressBlocked(Rule.FRAGMENT)
+        raise EgressBlocked(EgressRule.FRAGMENT)
     if not found["rest"].isascii():
-        raise EgressBlocked(Rule.CHARACTERS)
+        raise EgressBlocked(EgressRule.CHARACTERS)
     return found["scheme"].lower(), found["authority"], found["rest"]
 
 
 def _host_and_port(authority: str, default_port: int) -> tuple[str | IPAddress, int]:
     found = _AUTHORITY.fullmatch(authority)
     if not found:
-        raise EgressBlocked(Rule.HOST)
+        raise EgressBlocked(EgressRule.HOST)
     host = _ipv6(found["host"][1:-1]) if found["host"].startswith("[") else _name_or_ipv4(found["host"])
     return host, int(found["port"]) if found["port"] else default_port
 
 
 def _ipv6(text: str) -> IPAddress:
     try:
-        return unmapped(IPv6Address(text))
+        return strip_ipv4_mapping(IPv6Address(text))
     except ValueError:
         pass
-    raise EgressBlocked(Rule.HOST)
+    raise EgressBlocked(EgressRule.HOST)
 
 
 def _name_or_ipv4(text: str) -> str | IPv4Address:
@@ -256,7 +256,7 @@ def _name_or_ipv4(text: str) -> str | IPv4Address:
         pass
     name, dotted = name.removesuffix("."), name
     if _NUMBER.fullmatch(name) or not _NAME.fullmatch(dotted) or len(name) > MAX_HOST_LENGTH:
-        raise EgressBlocked(Rule.HOST)
+        raise EgressBlocked(EgressRule.HOST)
     return name
 
 
@@ -269,19 +269,19 @@ def _idna(text: str) -> str:
             return idna.encode(text, uts46=True).decode("ascii")
     except UnicodeError:
         pass
-    raise EgressBlocked(Rule.HOST)
+    raise EgressBlocked(EgressRule.HOST)
 
 
-def _target(scheme: str, host: str | IPAddress, port: int, rest: str) -> Target:
+def _target(scheme: str, host: str | IPAddress, port: int, rest: str) -> ValidatedUrl:
     """Put the parts together."""
     written = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
     authority = written if port == _DEFAULT_PORTS[scheme] else f"{written}:{port}"
     path = rest if rest.startswith("/") else f"/{rest}"
     url = f"{scheme}://{authority}{path}"
     if len(url) > MAX_URL_LENGTH:
-        raise EgressBlocked(Rule.LENGTH)
+        raise EgressBlocked(EgressRule.LENGTH)
     head = f"POST {path} HTTP/1.1\r\nhost: {authority}\r\naccept-encoding: identity\r\n".encode("ascii")
-    return Target(scheme, str(host), port, url, head, None if isinstance(host, str) else _addr_info(host, port))
+    return ValidatedUrl(scheme, str(host), port, url, head, None if isinstance(host, str) else _addr_info(host, port))
 
 
 def _addr_info(address: IPAddress, port: int) -> AddrInfo:

@@ -17,14 +17,14 @@ from typing import Protocol
 import structlog
 from msgspec import Struct
 
-from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, Target
-from consumers.http_client.connection import Connection, Place
-from consumers.http_client.connector import Connector
-from consumers.http_client.dialer import Proxy
-from consumers.http_client.errors import SendingFailed
-from consumers.http_client.pool import KEEP_ALIVE_S, MAX_IDLE, Pool
-from consumers.http_client.resolver import AddressBook, GuardedResolver, Resolver
-from consumers.http_client.response import Reply
+from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, ValidatedUrl
+from consumers.http_client.connection import ConnectionKey, HttpConnection
+from consumers.http_client.connector import HttpConnector
+from consumers.http_client.dialer import HttpProxy
+from consumers.http_client.errors import SendError
+from consumers.http_client.pool import KEEP_ALIVE_S, MAX_IDLE, ConnectionPool
+from consumers.http_client.resolver import DnsCache, NameResolver, PolicyCheckedResolver
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
@@ -32,32 +32,39 @@ _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7
 _log = structlog.get_logger(__name__)
 
 
-class Way(Struct):
+class PreparedRequest(Struct):
     """Where deliveries to a destination go, and how their requests begin: the same for each of them."""
 
-    target: Target
+    target: ValidatedUrl
     head: bytes
-    places: tuple[Place, ...] = ()
+    places: tuple[ConnectionKey, ...] = ()
     """Those of the addresses that the target is known to have."""
     until: float = 0.0
     """When, in the loop's time, they have to be looked up again: never for a target that is an address."""
 
 
-class Sender(Protocol):
+class WebhookSender(Protocol):
     """Sends a body to a URL. Expected failures are replies; only cancellation is raised."""
 
     async def send(
         self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
-    ) -> Reply:
+    ) -> WebhookResponse:
         """POST `body` as it is, with `headers`. Resolving, connecting, writing and reading share the `timeout_s`."""
         ...
 
-    def way(self, url: str, headers: Mapping[str, str]) -> Way | None:
+    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest | None:
         """What can be prepared of deliveries to `url` with these headers; None if none may be sent."""
         ...
 
-    def begin(
-        self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
+    def start(
+        self,
+        way: PreparedRequest,
+        *,
+        lines: str,
+        body: bytes,
+        timeout_s: float,
+        capture: bool,
+        on_reply: Callable[[WebhookResponse], None],
     ) -> Callable[[], None] | None:
         """`send` without a coroutine, on a connection that is free; None, and nothing is done, if there is none.
 
@@ -70,7 +77,7 @@ class Sender(Protocol):
         ...
 
 
-class HttpSender:
+class HttpWebhookSender:
     """Sends over HTTP/1.1 to where the policy allows. Build it inside a running event loop.
 
     `ca_file`: certificates to trust beside the system's. `max_idle`: connections kept for later, each for
@@ -87,51 +94,58 @@ class HttpSender:
         ca_file: Path | None = None,
         max_idle: int = MAX_IDLE,
         keep_alive_s: float = KEEP_ALIVE_S,
-        resolver: Resolver | None = None,
-        proxy: Proxy | None = None,
+        resolver: NameResolver | None = None,
+        proxy: HttpProxy | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._policy = policy
-        self._pool = Pool(max_idle=max_idle, keep_alive_s=keep_alive_s)
-        self._addresses = AddressBook(resolver or GuardedResolver(policy))
-        self._connector = Connector(policy, self._pool, ca_file=ca_file, proxy=proxy)
+        self._pool = ConnectionPool(max_idle=max_idle, keep_alive_s=keep_alive_s)
+        self._addresses = DnsCache(resolver or PolicyCheckedResolver(policy))
+        self._connector = HttpConnector(policy, self._pool, ca_file=ca_file, proxy=proxy)
         self._is_closed = False
 
     async def send(
         self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
-    ) -> Reply:
-        """See `Sender.send`. No redirect is followed, no cookie kept, no body decompressed."""
+    ) -> WebhookResponse:
+        """See `WebhookSender.send`. No redirect is followed, no cookie kept, no body decompressed."""
         now = self._loop.time()
-        exchange = _Exchange(self._loop, now + timeout_s, capture=capture)
+        exchange = _HttpExchange(self._loop, now + timeout_s, capture=capture)
         try:
             target = self._policy.check_url(url)
             exchange.request = _request(target, headers, body)
-            connection = self._at_hand(target, now)
+            connection = self._idle_connection(target, now)
             if connection is not None:
                 exchange.begin(connection)
             else:
-                await self._through_another(target, exchange)
+                await self._send_on_new_connection(target, exchange)
             return await exchange.ended
         except Exception as error:  # noqa: BLE001  the edge: none may leave this file, as its text may quote anything
-            return Reply(_code_of(error))
+            return WebhookResponse(_code_of(error))
         finally:
-            exchange.let_go()
+            exchange.release()
 
-    def way(self, url: str, headers: Mapping[str, str]) -> Way | None:
-        """See `Sender.way`."""
+    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest | None:
+        """See `WebhookSender.way`."""
         try:
             target = self._policy.check_url(url)
             head = target.head + _lines(headers)
-        except (EgressBlocked, SendingFailed):
+        except (EgressBlocked, SendError):
             return None
         if target.address is not None:
-            return Way(target, head, (_place(target, target.address),), inf)
-        return Way(target, head)
+            return PreparedRequest(target, head, (_place(target, target.address),), inf)
+        return PreparedRequest(target, head)
 
-    def begin(
-        self, way: Way, *, lines: str, body: bytes, timeout_s: float, capture: bool, on_reply: Callable[[Reply], None]
+    def start(
+        self,
+        way: PreparedRequest,
+        *,
+        lines: str,
+        body: bytes,
+        timeout_s: float,
+        capture: bool,
+        on_reply: Callable[[WebhookResponse], None],
     ) -> Callable[[], None] | None:
-        """See `Sender.begin`."""
+        """See `WebhookSender.begin`."""
         now = self._loop.time()
         if now >= way.until:
             self._look_up(way, now)
@@ -139,11 +153,11 @@ class HttpSender:
             connection = self._pool.take(place, now)
             if connection is not None:
                 request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
-                connection.begin(request, now + timeout_s, on_reply, capture=capture)
+                connection.send_request(request, now + timeout_s, on_reply, capture=capture)
                 return connection.drop
         return None
 
-    def _look_up(self, way: Way, now: float) -> None:
+    def _look_up(self, way: PreparedRequest, now: float) -> None:
         target = way.target
         known = self._addresses.known((target.host, target.port), now)
         if known is None or isinstance(known.answer, Code):
@@ -151,23 +165,23 @@ class HttpSender:
         else:
             way.places, way.until = tuple([_place(target, address) for address in known.answer]), known.until
 
-    def _at_hand(self, target: Target, now: float) -> Connection | None:
+    def _idle_connection(self, target: ValidatedUrl, now: float) -> HttpConnection | None:
         """A free connection to an address that `target` is known to have."""
         if target.address is not None:
             return self._free(target, (target.address,), now)
         known = self._addresses.known((target.host, target.port), now)
         return None if known is None or isinstance(known.answer, Code) else self._free(target, known.answer, now)
 
-    def _free(self, target: Target, addresses: Sequence[AddrInfo], now: float) -> Connection | None:
+    def _free(self, target: ValidatedUrl, addresses: Sequence[AddrInfo], now: float) -> HttpConnection | None:
         for address in addresses:
             if (connection := self._pool.take(_place(target, address), now)) is not None:
                 return connection
         return None
 
-    async def _through_another(self, target: Target, exchange: "_Exchange") -> None:
+    async def _send_on_new_connection(self, target: ValidatedUrl, exchange: "_HttpExchange") -> None:
         """Begin on a new connection, or on one that has become free while the name was resolved."""
         if self._is_closed:
-            raise SendingFailed(Code.INTERNAL)
+            raise SendError(Code.INTERNAL)
         async with asyncio.timeout_at(exchange.deadline):
             addresses: Sequence[AddrInfo] = (
                 await self._addresses.find((target.host, target.port)) if target.address is None else (target.address,)
@@ -186,7 +200,7 @@ class HttpSender:
         await asyncio.sleep(0)
 
 
-class _Exchange:
+class _HttpExchange:
     """One request on its way."""
 
     __slots__ = ("_capture", "_connection", "deadline", "ended", "request")
@@ -194,38 +208,38 @@ class _Exchange:
     def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, *, capture: bool) -> None:
         self.deadline = deadline
         self.request = b""
-        self.ended: asyncio.Future[Reply] = loop.create_future()
+        self.ended: asyncio.Future[WebhookResponse] = loop.create_future()
         self._capture = capture
-        self._connection: Connection | None = None
+        self._connection: HttpConnection | None = None
 
-    def begin(self, connection: Connection) -> None:
+    def begin(self, connection: HttpConnection) -> None:
         """Send the request on `connection`."""
         self._connection = connection
-        connection.begin(self.request, self.deadline, self._end, capture=self._capture)
+        connection.send_request(self.request, self.deadline, self._end, capture=self._capture)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Whatever has become of it, nobody waits for its end any more."""
         if self._connection is not None:
             self._connection.drop()
 
-    def _end(self, reply: Reply) -> None:
+    def _end(self, reply: WebhookResponse) -> None:
         self._connection = None
         if not self.ended.done():
             self.ended.set_result(reply)
 
 
-def _place(target: Target, address: AddrInfo) -> Place:
+def _place(target: ValidatedUrl, address: AddrInfo) -> ConnectionKey:
     return target.scheme, target.host, target.port, str(address[4][0])
 
 
-def _request(target: Target, headers: Mapping[str, str], body: bytes) -> bytes:
+def _request(target: ValidatedUrl, headers: Mapping[str, str], body: bytes) -> bytes:
     return b"%b%bcontent-length: %d\r\n\r\n%b" % (target.head, _lines(headers), len(body), body)
 
 
 def _lines(headers: Mapping[str, str]) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
     if lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
-        raise SendingFailed(Code.INTERNAL)
+        raise SendError(Code.INTERNAL)
     return lines
 
 
@@ -235,7 +249,7 @@ def _code_of(error: Exception) -> Code:
             return Code.NET_BLOCKED
         case TimeoutError():
             return Code.NET_TIMEOUT
-        case SendingFailed():
+        case SendError():
             code = error.code
         case _:
             code = Code.INTERNAL

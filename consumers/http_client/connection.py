@@ -21,7 +21,7 @@ from typing import Final, Protocol, cast, final
 import structlog
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from consumers.http_client.response import Reply, reply_of
+from consumers.http_client.response import WebhookResponse, response_from_head
 from schemas.codes import Code
 
 CAPTURED_BYTES: Final = 3 * 1024
@@ -33,41 +33,41 @@ MAX_HEADERS: Final = 128
 MAX_LINE_BYTES: Final = 8190
 MAX_REMEMBERED_BYTES: Final = 1024
 """Of a longer answer the bytes are not kept."""
-BODY_GRACE_S: Final = 2.0
+BODY_DRAIN_TIMEOUT_S: Final = 2.0
 """How long a body may go on after its status, within the deadline: it only decides whether the connection is kept."""
-TRUSTED_S: Final = 1.0
+IDLE_PROBE_AFTER_S: Final = 1.0
 """After so long without use, the socket is asked whether the receiver has hung up. Before that the loop will know."""
 
-Place = tuple[str, str, int, str]
+ConnectionKey = tuple[str, str, int, str]
 """What may share a connection: scheme, host, port, and the address that it goes to."""
 
 _log = structlog.get_logger(__name__)
 
 
-OnReply = Callable[[Reply], None]
+OnReply = Callable[[WebhookResponse], None]
 """Told once how an exchange ended: with an answer, or why there is none."""
 
 
-class Keeper(Protocol):
+class ConnectionOwner(Protocol):
     """Where connections are between exchanges. None is kept for longer than `keep_alive_s`."""
 
     keep_alive_s: float
 
-    def keep(self, connection: "Connection") -> None:
+    def keep(self, connection: "HttpConnection") -> None:
         """It is free for another exchange."""
         ...
 
-    def forget(self, connection: "Connection") -> None:
+    def forget(self, connection: "HttpConnection") -> None:
         """It is closed."""
         ...
 
 
-class _Refusal(Exception):
+class _ParsingRefused(Exception):
     """Ends the parsing; why has been noted."""
 
 
 @final
-class Connection(asyncio.Protocol):
+class HttpConnection(asyncio.Protocol):
     """A connection to `place`, with one exchange at a time. `begin` the first one before it is made."""
 
     __slots__ = (
@@ -100,7 +100,7 @@ class Connection(asyncio.Protocol):
         "place",
     )
 
-    def __init__(self, place: Place, sock: socket.socket, keeper: Keeper) -> None:
+    def __init__(self, place: ConnectionKey, sock: socket.socket, keeper: ConnectionOwner) -> None:
         self.place = place
         self._socket = sock
         self._keeper = keeper
@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._last = b""
         """The last answer, if it came in one piece, ended cleanly, and means the same at any time."""
 
-    def begin(self, request: bytes, deadline: float, on_reply: OnReply, *, capture: bool = False) -> None:
+    def send_request(self, request: bytes, deadline: float, on_reply: OnReply, *, capture: bool = False) -> None:
         """Send `request` once there is a connection, and call `on_reply` once, at the loop's `deadline` at last."""
         self._on_reply = on_reply
         self._deadline = deadline
@@ -135,11 +135,11 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.write(request)
 
-    def is_fit(self, now: float) -> bool:
+    def is_reusable(self, now: float) -> bool:
         """Whether nothing says that the receiver has hung up, or has something to say that nobody asked for."""
         if self._transport is None or self._transport.is_closing():
             return False
-        if now - self._idle_since < TRUSTED_S:
+        if now - self._idle_since < IDLE_PROBE_AFTER_S:
             return True
         try:
             self._socket.recv(1, socket.MSG_PEEK)
@@ -218,7 +218,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """Another answer than the one that was asked for is none of ours."""
         if self._is_complete:
-            raise _Refusal
+            raise _ParsingRefused
 
     def on_status(self, reason: bytes) -> None:
         """Bound the status line."""
@@ -270,10 +270,10 @@ class Connection(asyncio.Protocol):
         self._fault = None
         self._is_complete = self._is_graced = False
 
-    def _reply(self) -> Reply:
-        return reply_of(self._status, self._retry_after, self._size, self._beginning)
+    def _reply(self) -> WebhookResponse:
+        return response_from_head(self._status, self._retry_after, self._size, self._beginning)
 
-    def _remember(self, data: bytes, reply: Reply) -> None:
+    def _remember(self, data: bytes, reply: WebhookResponse) -> None:
         """Keep an answer that was all of what came, so that the parser is where it was before: at a message's start.
 
         Not one that says when to come back, as that may be a date, nor one whose body was asked for.
@@ -283,11 +283,11 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, code: Code) -> None:
         self._fault = code
-        raise _Refusal
+        raise _ParsingRefused
 
     def _on_broken(self, context: BaseException | None) -> None:
         """What came is no HTTP, or more than was asked for, or more than is taken."""
-        if context is not None and not isinstance(context, _Refusal):
+        if context is not None and not isinstance(context, _ParsingRefused):
             _log.error("reading an answer failed", error=type(context).__qualname__)
             self._fault = Code.INTERNAL
         self._break_off(self._fault or Code.NET_RESET)
@@ -301,7 +301,7 @@ class Connection(asyncio.Protocol):
             self._end(self._reply(), is_free=False)
         elif not self._is_graced:
             self._is_graced = True
-            self._deadline = min(self._deadline, self._loop.time() + BODY_GRACE_S)
+            self._deadline = min(self._deadline, self._loop.time() + BODY_DRAIN_TIMEOUT_S)
             if self._armed_at > self._deadline:
                 self._arm(self._deadline)
 
@@ -314,9 +314,9 @@ class Connection(asyncio.Protocol):
             return
         on_reply, self._on_reply = self._on_reply, None
         self.abort()
-        on_reply(Reply(code))
+        on_reply(WebhookResponse(code))
 
-    def _end(self, reply: Reply, *, is_free: bool) -> None:
+    def _end(self, reply: WebhookResponse, *, is_free: bool) -> None:
         """End with an answer. A receiver that answers before it has the whole request can't have another one."""
         on_reply, transport = self._on_reply, self._transport
         if on_reply is None or transport is None:

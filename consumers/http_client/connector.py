@@ -11,31 +11,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from consumers.egress.policy import AddrInfo, EgressPolicy, Target
-from consumers.http_client.connection import Connection
-from consumers.http_client.dialer import Proxy, first_of, in_turns, straight, through
-from consumers.http_client.errors import SendingFailed, connecting_code
-from consumers.http_client.pool import Pool
+from consumers.egress.policy import AddrInfo, EgressPolicy, ValidatedUrl
+from consumers.http_client.connection import HttpConnection
+from consumers.http_client.dialer import (
+    HttpProxy,
+    connect_happy_eyeballs,
+    direct_dialer,
+    interleave_families,
+    proxy_dialer,
+)
+from consumers.http_client.errors import SendError, connect_error_code
+from consumers.http_client.pool import ConnectionPool
 from schemas.codes import Code
 
 _ATTEMPTS_HAVE_THEIR_OWN_DEADLINE_S: Final = 3600.0
 
 
-class Connector:
+class HttpConnector:
     """Opens connections for `pool`. Build it inside a running event loop."""
 
-    def __init__(self, policy: EgressPolicy, pool: Pool, *, ca_file: Path | None, proxy: Proxy | None) -> None:
+    def __init__(
+        self, policy: EgressPolicy, pool: ConnectionPool, *, ca_file: Path | None, proxy: HttpProxy | None
+    ) -> None:
         self._policy = policy
         self._pool = pool
-        self._reach = straight(policy) if proxy is None else through(proxy, policy)
+        self._reach = direct_dialer(policy) if proxy is None else proxy_dialer(proxy, policy)
         self._tls = _tls_context(ca_file)
 
-    async def open(self, target: Target, addresses: Sequence[AddrInfo], begin: Callable[[Connection], None]) -> None:
-        """Connect to one of `addresses`, with an exchange begun on it. Raises `SendingFailed` or `EgressBlocked`."""
+    async def open(
+        self, target: ValidatedUrl, addresses: Sequence[AddrInfo], begin: Callable[[HttpConnection], None]
+    ) -> None:
+        """Connect to one of `addresses`, with an exchange begun on it. Raises `SendError` or `EgressBlocked`."""
         for address in addresses:
             self._policy.guard_address(address)
-        sock, address = await first_of(self._reach, in_turns(addresses))
-        connection = Connection((target.scheme, target.host, target.port, str(address[4][0])), sock, self._pool)
+        sock, address = await connect_happy_eyeballs(self._reach, interleave_families(addresses))
+        connection = HttpConnection((target.scheme, target.host, target.port, str(address[4][0])), sock, self._pool)
         begin(connection)
         self._pool.add(connection)
         try:
@@ -46,7 +56,7 @@ class Connector:
             self._pool.forget(connection)
             raise
 
-    async def _attach(self, connection: Connection, target: Target, sock: socket.socket) -> None:
+    async def _attach(self, connection: HttpConnection, target: ValidatedUrl, sock: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         if target.scheme == "http":
             await loop.create_connection(lambda: connection, sock=sock)
@@ -60,10 +70,10 @@ class Connector:
                 ssl_handshake_timeout=_ATTEMPTS_HAVE_THEIR_OWN_DEADLINE_S,
             )
         except OSError as error:  # those of `ssl` among them
-            code = connecting_code(error, otherwise=Code.NET_TLS)
+            code = connect_error_code(error, otherwise=Code.NET_TLS)
         else:
             return
-        raise SendingFailed(code)
+        raise SendError(code)
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:

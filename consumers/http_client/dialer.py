@@ -10,7 +10,7 @@ import structlog
 from msgspec import Struct
 
 from consumers.egress.policy import AddrInfo, EgressPolicy
-from consumers.http_client.errors import SendingFailed, connecting_code
+from consumers.http_client.errors import SendError, connect_error_code
 from schemas.codes import Code
 
 HEAD_START_S: Final = 0.25
@@ -20,18 +20,18 @@ MAX_PROXY_HEAD_BYTES: Final = 8192
 
 _log = structlog.get_logger(__name__)
 
-Reach = Callable[[AddrInfo], Awaitable[socket.socket]]
-"""Connects to an address. Raises `SendingFailed` or `ConnectionBlocked`."""
+Dial = Callable[[AddrInfo], Awaitable[socket.socket]]
+"""Connects to an address. Raises `SendError` or `ConnectionBlocked`."""
 
 
-class Proxy(Struct, frozen=True):
+class HttpProxy(Struct, frozen=True):
     """Where the operator's proxy listens. Its own addresses are not held against the egress policy."""
 
     host: str
     port: int
 
 
-def straight(policy: EgressPolicy) -> Reach:
+def direct_dialer(policy: EgressPolicy) -> Dial:
     """The way without a proxy."""
 
     async def reach(address: AddrInfo) -> socket.socket:
@@ -40,7 +40,7 @@ def straight(policy: EgressPolicy) -> Reach:
     return reach
 
 
-def through(proxy: Proxy, policy: EgressPolicy) -> Reach:
+def proxy_dialer(proxy: HttpProxy, policy: EgressPolicy) -> Dial:
     """The way through `proxy`: by CONNECT to the address that was checked here, so that it resolves nothing anew."""
     loop = asyncio.get_running_loop()
 
@@ -52,8 +52,8 @@ def through(proxy: Proxy, policy: EgressPolicy) -> Reach:
             at = []
         if not at:
             _log.warning("egress.proxy_unknown")
-            raise SendingFailed(Code.NET_REFUSED)
-        sock, _ = await first_of(lambda one: _connected(socket.socket(*one[:3]), one), at[:MAX_ADDRESSES])
+            raise SendError(Code.NET_REFUSED)
+        sock, _ = await connect_happy_eyeballs(lambda one: _connected(socket.socket(*one[:3]), one), at[:MAX_ADDRESSES])
         try:
             await _open_tunnel(sock, address)
         except BaseException:
@@ -64,7 +64,7 @@ def through(proxy: Proxy, policy: EgressPolicy) -> Reach:
     return reach
 
 
-async def first_of(reach: Reach, addresses: Sequence[AddrInfo]) -> tuple[socket.socket, AddrInfo]:
+async def connect_happy_eyeballs(reach: Dial, addresses: Sequence[AddrInfo]) -> tuple[socket.socket, AddrInfo]:
     """The first socket to be connected, and where to: each address has a head start before the next one.
 
     If none can be reached, raises what the first one to fail did.
@@ -92,7 +92,7 @@ async def first_of(reach: Reach, addresses: Sequence[AddrInfo]) -> tuple[socket.
         await _close(running)
 
 
-def in_turns(addresses: Sequence[AddrInfo]) -> list[AddrInfo]:
+def interleave_families(addresses: Sequence[AddrInfo]) -> list[AddrInfo]:
     """The preferred family first, and then both in turns, so that one that leads nowhere costs one head start."""
     first = [address for address in addresses if address[0] == addresses[0][0]]
     others = [address for address in addresses if address[0] != addresses[0][0]]
@@ -113,13 +113,13 @@ async def _connected(sock: socket.socket, address: AddrInfo) -> socket.socket:
         await asyncio.get_running_loop().sock_connect(sock, address[4])
     except OSError as error:
         sock.close()
-        code = connecting_code(error, otherwise=Code.NET_REFUSED)
+        code = connect_error_code(error, otherwise=Code.NET_REFUSED)
     except BaseException:
         sock.close()
         raise
     else:
         return sock
-    raise SendingFailed(code)
+    raise SendError(code)
 
 
 async def _open_tunnel(sock: socket.socket, address: AddrInfo) -> None:
@@ -139,4 +139,4 @@ async def _open_tunnel(sock: socket.socket, address: AddrInfo) -> None:
     if answer.startswith((b"HTTP/1.1 2", b"HTTP/1.0 2")) and answer.find(b"\r\n\r\n") == len(answer) - 4:
         return
     _log.warning("egress.proxy_refused", status=answer[9:12].decode("ascii", "replace"))
-    raise SendingFailed(Code.NET_REFUSED)
+    raise SendError(Code.NET_REFUSED)

@@ -8,7 +8,7 @@ from schemas.codes import Code
 _LOCAL_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 
 
-class SendingFailed(Exception):
+class SendError(Exception):
     """There is no answer to be had. Raise it outside an `except` block, so that nothing foreign stays attached."""
 
     def __init__(self, code: Code) -> None:
@@ -16,7 +16,7 @@ class SendingFailed(Exception):
         self.code = code
 
 
-def connecting_code(error: Exception, *, otherwise: Code) -> Code:
+def connect_error_code(error: Exception, *, otherwise: Code) -> Code:
     """Why there is no connection: `otherwise` unless it took too long, or this machine is out of something."""
     if isinstance(error, TimeoutError):
         return Code.NET_TIMEOUT

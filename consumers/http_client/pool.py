@@ -3,13 +3,13 @@
 from collections import defaultdict
 from typing import Final
 
-from consumers.http_client.connection import Connection, Place
+from consumers.http_client.connection import ConnectionKey, HttpConnection
 
 MAX_IDLE: Final = 1024
 KEEP_ALIVE_S: Final = 60.0
 
 
-class Pool:
+class ConnectionPool:
     """Keeps connections that are free. They go when they are taken, after a minute, or when the receiver hangs up."""
 
     __slots__ = ("_idle", "_is_closed", "_max_idle", "_open", "_order", "keep_alive_s")
@@ -17,29 +17,29 @@ class Pool:
     def __init__(self, *, max_idle: int = MAX_IDLE, keep_alive_s: float = KEEP_ALIVE_S) -> None:
         self.keep_alive_s = keep_alive_s
         self._max_idle = max_idle
-        self._idle: defaultdict[Place, list[Connection]] = defaultdict(list)
-        self._order: dict[Connection, None] = {}
+        self._idle: defaultdict[ConnectionKey, list[HttpConnection]] = defaultdict(list)
+        self._order: dict[HttpConnection, None] = {}
         """The free ones, the one that has been so for longest first."""
-        self._open: set[Connection] = set()
+        self._open: set[HttpConnection] = set()
         self._is_closed = False
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: HttpConnection) -> None:
         """There is a new connection, in use."""
         self._open.add(connection)
 
-    def take(self, place: Place, now: float) -> Connection | None:
+    def take(self, place: ConnectionKey, now: float) -> HttpConnection | None:
         """A connection to `place` that is still good, if there is one; it is the caller's until it is kept again."""
         idle = self._idle.get(place)
         while idle:
             connection = idle.pop()
             del self._order[connection]
-            if connection.is_fit(now):
+            if connection.is_reusable(now):
                 return connection
             connection.abort()
         return None
 
-    def keep(self, connection: Connection) -> None:
-        """See `Keeper.keep`."""
+    def keep(self, connection: HttpConnection) -> None:
+        """See `ConnectionOwner.keep`."""
         self._idle[connection.place].append(connection)
         self._order[connection] = None
         if len(self._order) > self._max_idle or self._is_closed:
@@ -47,8 +47,8 @@ class Pool:
             self._withdraw(oldest)
             oldest.abort()
 
-    def forget(self, connection: Connection) -> None:
-        """See `Keeper.forget`."""
+    def forget(self, connection: HttpConnection) -> None:
+        """See `ConnectionOwner.forget`."""
         self._open.discard(connection)
         self._withdraw(connection)
 
@@ -58,7 +58,7 @@ class Pool:
         for connection in list(self._open):
             connection.abort()
 
-    def _withdraw(self, connection: Connection) -> None:
+    def _withdraw(self, connection: HttpConnection) -> None:
         idle = self._idle.get(connection.place)
         if idle is None:
             return

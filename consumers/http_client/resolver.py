@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressPolicy
-from consumers.http_client.errors import SendingFailed
+from consumers.http_client.errors import SendError
 from schemas.codes import Code
 
 DNS_THREADS: Final = 32
@@ -22,7 +22,7 @@ FAILED_S: Final = 1.0
 MAX_KNOWN: Final = 4096
 
 
-class Resolver(Protocol):
+class NameResolver(Protocol):
     """A source of addresses. Whoever connects checks each of them again."""
 
     async def resolve(self, host: str, port: int) -> Sequence[AddrInfo]:
@@ -34,7 +34,7 @@ class Resolver(Protocol):
         ...
 
 
-class GuardedResolver:
+class PolicyCheckedResolver:
     """Resolves host names, and refuses one as a whole if any of its addresses is denied.
 
     A name is asked for as fully qualified, with a dot at its end, so that a cluster's search domains never complete it.
@@ -67,29 +67,29 @@ Name = tuple[str, int]
 """A host name, and the port that its addresses are wanted with."""
 
 
-class Known(Struct, frozen=True):
+class ResolvedName(Struct, frozen=True):
     """A name's addresses, or why there are none, and until when of the loop's time that is taken for granted."""
 
     answer: tuple[AddrInfo, ...] | Code
     until: float
 
 
-class AddressBook:
+class DnsCache:
     """Remembers what `resolver` said. A name is asked for once at a time, however many wait for it."""
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: NameResolver) -> None:
         self._resolver = resolver
         self._loop = asyncio.get_running_loop()
-        self._known: OrderedDict[Name, Known] = OrderedDict()
+        self._known: OrderedDict[Name, ResolvedName] = OrderedDict()
         self._asking: dict[Name, asyncio.Task[tuple[AddrInfo, ...] | Code]] = {}
 
-    def known(self, name: Name, now: float) -> Known | None:
+    def known(self, name: Name, now: float) -> ResolvedName | None:
         """What was found out about a name, if that was lately."""
         known = self._known.get(name)
         return known if known is not None and known.until > now else None
 
     async def find(self, name: Name) -> tuple[AddrInfo, ...]:
-        """The addresses of a name. Raises `SendingFailed`."""
+        """The addresses of a name. Raises `SendError`."""
         known = self.known(name, self._loop.time())
         if known is not None:
             answer = known.answer
@@ -100,7 +100,7 @@ class AddressBook:
                 asking.add_done_callback(lambda _: self._asking.pop(name, None))
             answer = await asyncio.shield(asking)
         if isinstance(answer, Code):
-            raise SendingFailed(answer)
+            raise SendError(answer)
         return answer
 
     async def close(self) -> None:
@@ -114,7 +114,7 @@ class AddressBook:
     async def _ask(self, name: Name) -> tuple[AddrInfo, ...] | Code:
         answer = await self._answer(name)
         kept_s = FAILED_S if isinstance(answer, Code) else KNOWN_S
-        self._known[name] = Known(answer, self._loop.time() + kept_s)
+        self._known[name] = ResolvedName(answer, self._loop.time() + kept_s)
         self._known.move_to_end(name)
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)

@@ -14,7 +14,7 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 _SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
 
 
-class Reply(Struct, frozen=True, gc=False):
+class WebhookResponse(Struct, frozen=True, gc=False):
     """How a POST ended. `http_status` is there whenever the receiver sent one; `response_bytes` counts the body read.
 
     `body` is its beginning, at most `http1.CAPTURED_BYTES`, and empty unless asked for.
@@ -27,12 +27,12 @@ class Reply(Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
-def reply_of(status: int, retry_after: bytes | None, size: int, body: bytes) -> Reply:
+def response_from_head(status: int, retry_after: bytes | None, size: int, body: bytes) -> WebhookResponse:
     """The reply that an answer is: its status, its `Retry-After`, its body's size and what is kept of that."""
     wait_s = None
     if retry_after is not None and status >= 300:
         wait_s = retry_after_s(retry_after.decode("latin-1").strip(), datetime.now(UTC))
-    return Reply(Code.of_http_status(status), status, wait_s, size, body)
+    return WebhookResponse(Code.of_http_status(status), status, wait_s, size, body)
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:

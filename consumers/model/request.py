@@ -7,7 +7,7 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw
 
-from consumers.model.retry_state import FRESH, Progress, time_with_offset
+from consumers.model.retry_state import INITIAL_RETRY_STATE, RetryState, parse_aware_datetime
 from messaging.pull_consumer import Message
 from schemas import subjects
 from schemas.events import JSON, PING, DeliveryRequested, Source, Time, decode_request
@@ -18,7 +18,7 @@ _TRACE: Final = subjects.HEADER_TRACE.encode()
 _match_delivery_id: Final = re.compile(DELIVERY_ID_PATTERN).match
 
 
-class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One payload to one destination, and where it stands."""
 
     id: str
@@ -29,11 +29,11 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """By the producer's clock."""
     content_type: str
     body: bytes
-    progress: Progress
+    progress: RetryState
     message: Message
 
     @classmethod
-    def read(cls, message: Message, *, max_payload_bytes: int) -> "Delivery":
+    def from_message(cls, message: Message, *, max_payload_bytes: int) -> "DeliveryAttemptRequest":
         """Understand `message`. Raises `ValueError`, whose text names the field and the rule and none of the input."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
         request = _decoded(message.data)
@@ -52,14 +52,14 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             requested_at=request.time,
             content_type=request.data.body_content_type,
             body=body,
-            progress=Progress.read(message.headers),
+            progress=RetryState.from_headers(message.headers),
             message=message,
         )
 
     @classmethod
-    def read_plain(
+    def from_plain_message(
         cls, message: Message, tenant: str, destination: str, *, max_payload_bytes: int
-    ) -> "Delivery | None":
+    ) -> "DeliveryAttemptRequest | None":
         """The same for what comes for the first time and is JSON; the names of tenant and destination are well-formed.
 
         None for anything else, and for what breaks a rule: `read` says which. The rules are those of
@@ -90,7 +90,9 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             requested_at=request.time,
             content_type=JSON,
             body=body,
-            progress=Progress(trace=message.headers.get(subjects.HEADER_TRACE)) if _TRACE in block else FRESH,
+            progress=RetryState(trace=message.headers.get(subjects.HEADER_TRACE))
+            if _TRACE in block
+            else INITIAL_RETRY_STATE,
             message=message,
         )
 
@@ -103,7 +105,7 @@ class Delivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def since(self) -> datetime | None:
         """Since when results may be on record, if that is longer than since its message was stored."""
         since = self.message.headers.get(subjects.HEADER_SINCE)
-        return time_with_offset(since, subjects.HEADER_SINCE) if since else None
+        return parse_aware_datetime(since, subjects.HEADER_SINCE) if since else None
 
     @property
     def request_id(self) -> str:
@@ -117,8 +119,8 @@ class _PlainData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
     payload: Raw
 
 
-class _Plain(msgspec.Struct, frozen=True, gc=False):
-    """`DeliveryRequested` without what `read_plain` checks by itself."""
+class _PlainRequest(msgspec.Struct, frozen=True, gc=False):
+    """`DeliveryRequested` without what `from_plain_message` checks by itself."""
 
     id: str
     source: Source
@@ -130,7 +132,7 @@ class _Plain(msgspec.Struct, frozen=True, gc=False):
     datacontenttype: Literal["application/json"] = "application/json"
 
 
-_decode_plain: Final = msgspec.json.Decoder(_Plain).decode
+_decode_plain: Final = msgspec.json.Decoder(_PlainRequest).decode
 
 
 def _decoded(document: bytes) -> DeliveryRequested:

@@ -10,7 +10,7 @@ from schemas.events import AttemptResult
 from schemas.ids import is_name
 
 
-class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The state of one delivery between attempts."""
 
     attempt: int = 1
@@ -22,7 +22,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     trace: str | None = None
 
     @classmethod
-    def read(cls, headers: dict[str, str]) -> "Progress":
+    def from_headers(cls, headers: dict[str, str]) -> "RetryState":
         """Read what travels with a request. Raises `ValueError` naming the header."""
         replay = headers.get(subjects.HEADER_REPLAY)
         if replay is not None and not is_name(replay):
@@ -30,41 +30,41 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         since = headers.get(subjects.HEADER_FIRST_ATTEMPT_AT)
         progress = cls(
             attempt=_whole(headers, subjects.HEADER_ATTEMPT, 1),
-            first_attempt_at=time_with_offset(since, subjects.HEADER_FIRST_ATTEMPT_AT) if since else None,
+            first_attempt_at=parse_aware_datetime(since, subjects.HEADER_FIRST_ATTEMPT_AT) if since else None,
             replay=replay,
             replay_from=_whole(headers, subjects.HEADER_REPLAY_FROM, 1),
             secret_waits=_whole(headers, subjects.HEADER_SECRET_WAITS, 0),
             deferrals=_whole(headers, subjects.HEADER_DEFERRALS, 0),
             trace=headers.get(subjects.HEADER_TRACE),
         )
-        if progress.tried < 1:
+        if progress.attempts_in_schedule < 1:
             raise ValueError(f"{subjects.HEADER_REPLAY_FROM} is more than {subjects.HEADER_ATTEMPT}")
         return progress
 
     @property
-    def tried(self) -> int:
+    def attempts_in_schedule(self) -> int:
         """Attempts so far by the schedule in force, this one included: a replay starts its schedule afresh."""
         return self.attempt - self.replay_from + 1
 
-    def after_attempt(self) -> "Progress":
+    def after_attempt(self) -> "RetryState":
         """The state in which the next attempt begins."""
         return msgspec.structs.replace(self, attempt=self.attempt + 1, secret_waits=0, deferrals=0)
 
-    def after_secret_wait(self) -> "Progress":
+    def after_secret_wait(self) -> "RetryState":
         """The state in which the same attempt begins once more."""
         return msgspec.structs.replace(self, secret_waits=self.secret_waits + 1)
 
-    def after(self, result: AttemptResult) -> "Progress":
+    def after_result(self, result: AttemptResult) -> "RetryState":
         """The state in which the attempt begins that `result` has announced."""
         first_at = self.first_attempt_at or result.started_at
         begun = msgspec.structs.replace(self, attempt=result.attempt, first_attempt_at=first_at)
         return begun.after_secret_wait() if result.code.startswith("secret.") else begun.after_attempt()
 
-    def after_deferral(self) -> "Progress":
+    def after_deferral(self) -> "RetryState":
         """The state in which the same attempt begins after its destination's rest."""
         return msgspec.structs.replace(self, deferrals=self.deferrals + 1)
 
-    def onward(self, headers: dict[str, str]) -> dict[str, str]:
+    def forward_headers(self, headers: dict[str, str]) -> dict[str, str]:
         """The headers that a body travels on with: the producer's own, and this state in place of the one before."""
         kept = {name: value for name, value in headers.items() if not name.startswith(("Oneprotect-", "Nats-"))}
         return kept | self._headers()
@@ -91,7 +91,7 @@ class Progress(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return f"{request_id}.{attempt}{waits}" + (f".d{self.deferrals}" if self.deferrals else "")
 
 
-FRESH: Final = Progress()
+INITIAL_RETRY_STATE: Final = RetryState()
 """Where a delivery stands that has no header about that, as nearly none has."""
 
 
@@ -102,7 +102,7 @@ def _whole(headers: dict[str, str], name: str, least: int) -> int:
     return int(text)
 
 
-def time_with_offset(text: str, name: str) -> datetime:
+def parse_aware_datetime(text: str, name: str) -> datetime:
     """The time that the header `name` says. Raises `ValueError`."""
     try:
         time = datetime.fromisoformat(text)

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from messaging.client.errors import JetStreamError
-from messaging.kv import Bucket, Entry
+from messaging.kv import KvBucket, KvEntry
 from messaging.publisher import Publication
 from messaging.pull_consumer import Message
 from schemas import subjects
@@ -37,7 +37,7 @@ Data = dict[str, Any]
 Shown = Callable[[Data], Data | None]
 
 
-class Happened(msgspec.Struct, frozen=True, kw_only=True):
+class OperationalEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An operational event of any kind."""
 
     id: str
@@ -59,16 +59,16 @@ class Happened(msgspec.Struct, frozen=True, kw_only=True):
         return "evt_" + hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
-class Telling:
-    """Turns an operational event into the requests that tell it. A handler for a `Runtime`."""
+class TenantEventPublisher:
+    """Turns an operational event into the requests that tell it. A handler for a `Worker`."""
 
-    def __init__(self, destinations: Bucket) -> None:
+    def __init__(self, destinations: KvBucket) -> None:
         self._destinations = destinations
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
         """The requests, if anybody is to be told."""
         try:
-            happened = msgspec.json.decode(message.data, type=Happened)
+            happened = msgspec.json.decode(message.data, type=OperationalEvent)
         except msgspec.DecodeError:  # told by another version of this program
             return ()
         show = _SHOWN.get(happened.event_type)
@@ -87,7 +87,7 @@ class Telling:
         known = ((entry.key.partition(".")[2], _destination(entry)) for entry in entries)
         return [(name, destination) for name, destination in known if destination is not None]
 
-    async def _listed(self, pattern: str) -> list[Entry]:
+    async def _listed(self, pattern: str) -> list[KvEntry]:
         """Waits for JetStream as long as it takes: an event is not told less for having come at a bad time."""
         while True:
             try:
@@ -97,14 +97,14 @@ class Telling:
             await asyncio.sleep(PAUSE_S)
 
 
-def _destination(entry: Entry) -> Destination | None:
+def _destination(entry: KvEntry) -> Destination | None:
     try:
         return msgspec.json.decode(entry.value or b"", type=Destination)
     except msgspec.DecodeError:
         return None
 
 
-def _request(happened: Happened, destination: str, shown: Data) -> Publication:
+def _request(happened: OperationalEvent, destination: str, shown: Data) -> Publication:
     event = {
         "specversion": "1.0",
         "id": happened.id,

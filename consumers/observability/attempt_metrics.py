@@ -7,14 +7,14 @@ from typing import Final, Literal
 
 import structlog
 
-from consumers.model.attempt import Attempt
-from consumers.model.request import Delivery
+from consumers.model.attempt import DeliveryAttempt
+from consumers.model.request import DeliveryAttemptRequest
 from consumers.observability.attempt_tracing import AttemptTracer
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.registry import Counters, Histogram, Labels, Reading
-from telemetry.otlp.trace_context import Parent
+from telemetry.metrics import definitions
+from telemetry.metrics.registry import Labels, LatencyHistogram, MetricRegistry, MetricSample
+from telemetry.otlp.trace_context import TraceContext
 
 OTHER: Final = "other"
 Logged = Literal["failed", "all", "none"]
@@ -34,32 +34,32 @@ _TOLD_FROM_THE_START: Final = (
 _log = structlog.get_logger(__name__)
 
 
-class _Tenant:
+class _TenantMetrics:
     """The figures of one tenant, or of all."""
 
     __slots__ = ("counts", "latency", "wait")
 
-    def __init__(self, counters: Counters, labels: Labels) -> None:
+    def __init__(self, counters: MetricRegistry, labels: Labels) -> None:
         self.counts: collections.Counter[tuple[str, str]] = collections.Counter()
-        self.latency: Histogram = counters.histogram(catalogue.LATENCY, labels)
-        self.wait: Histogram = counters.histogram(catalogue.WAIT, labels)
+        self.latency: LatencyHistogram = counters.histogram(definitions.LATENCY, labels)
+        self.wait: LatencyHistogram = counters.histogram(definitions.WAIT, labels)
 
 
-class Observation:
+class AttemptMetrics:
     """Hears of every attempt. `tenants_max`: so many tenants are told apart, and the rest is `other`."""
 
     def __init__(
-        self, counters: Counters, *, tenants_max: int, logged: Logged, tracer: AttemptTracer | None = None
+        self, counters: MetricRegistry, *, tenants_max: int, logged: Logged, tracer: AttemptTracer | None = None
     ) -> None:
         self._counters = counters
         self._tenants_max = tenants_max
         self._logs_failures = logged != "none"
         self._logs_all = logged == "all"
         self._tracer = tracer
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: dict[str, _TenantMetrics] = {}
         self._replayed: dict[str, int] = {}
         self._sends = {
-            outcome: counters.histogram(catalogue.SEND, (("outcome", outcome.value),))
+            outcome: counters.histogram(definitions.SEND, (("outcome", outcome.value),))
             for outcome in (Outcome.DELIVERED, Outcome.RETRY_SCHEDULED, Outcome.FAILED)
         }
         self._all = None if tenants_max else self._tenant("")
@@ -67,7 +67,7 @@ class Observation:
             self._all.counts.update(dict.fromkeys(_TOLD_FROM_THE_START, 0))
         counters.watch(self._readings)
 
-    def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
+    def on_attempt(self, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         """See `consumers.delivery.handler.AttemptObserver`."""
         outcome, delivery = result.outcome, attempt.delivery
         tenant = self._all or self._tenants.get(delivery.tenant) or self._tenant(delivery.tenant)
@@ -80,10 +80,10 @@ class Observation:
         elif self._logs_failures:
             self._log(delivery, result)
         if self._tracer is not None:
-            self._tracer.attempted(attempt, result)
+            self._tracer.on_attempt(attempt, result)
 
-    def _time(self, attempt: Attempt, result: AttemptResult, tenant: _Tenant) -> None:
-        """How long it took: three times what `Histogram.observe` does, by hand, as this is done for every delivery."""
+    def _time(self, attempt: DeliveryAttempt, result: AttemptResult, tenant: _TenantMetrics) -> None:
+        """How long it took: three times what `LatencyHistogram.observe` does, by hand, as this is done for every delivery."""
         delivery, taken_s = attempt.delivery, result.duration_ms / 1000
         waited_s = attempt.started_s - delivery.message.stored_ns / _NANOSECONDS
         if waited_s < 0:  # the server's clock is another one
@@ -104,7 +104,7 @@ class Observation:
             latency.buckets[bisect_left(latency.bounds_s, since_s)] += 1
             latency.sum_s += since_s
 
-    def _tenant(self, name: str) -> _Tenant:
+    def _tenant(self, name: str) -> _TenantMetrics:
         """The figures to count with, made when they are first needed."""
         if not self._tenants_max:
             name = ""
@@ -113,11 +113,11 @@ class Observation:
         found = self._tenants.get(name)
         if found is None:
             labels = (("tenant", name),) if name else ()
-            found = self._tenants[name] = _Tenant(self._counters, labels)
+            found = self._tenants[name] = _TenantMetrics(self._counters, labels)
         return found
 
-    def _log(self, delivery: Delivery, result: AttemptResult) -> None:
-        parent = Parent.read(delivery.progress.trace)
+    def _log(self, delivery: DeliveryAttemptRequest, result: AttemptResult) -> None:
+        parent = TraceContext.read(delivery.progress.trace)
         _log.info(
             "attempt",
             tenant=delivery.tenant,
@@ -141,20 +141,20 @@ class Observation:
             trace_id=None if parent is None else f"{parent.trace_id:032x}",
         )
 
-    def _readings(self) -> Iterator[Reading]:
+    def _readings(self) -> Iterator[MetricSample]:
         blocked = suppressed = 0
         for name, tenant in self._tenants.items():
             of_tenant: Labels = (("tenant", name),) if name else ()
             ended = {outcome.value: 0 for outcome in _ENDED}
             for (outcome, code), count in tenant.counts.items():
-                yield catalogue.ATTEMPTS, (("outcome", outcome), ("code", code), *of_tenant), count
+                yield definitions.ATTEMPTS, (("outcome", outcome), ("code", code), *of_tenant), count
                 blocked += count if code == Code.NET_BLOCKED else 0
                 suppressed += count if outcome == Outcome.SUPPRESSED else 0
                 if outcome in ended:
                     ended[outcome] += count
             for outcome, count in ended.items():
-                yield catalogue.DELIVERIES, (("outcome", outcome), *of_tenant), count
-        yield catalogue.BLOCKED, (), blocked
-        yield catalogue.SUPPRESSED, (), suppressed
+                yield definitions.DELIVERIES, (("outcome", outcome), *of_tenant), count
+        yield definitions.BLOCKED, (), blocked
+        yield definitions.SUPPRESSED, (), suppressed
         for outcome, count in self._replayed.items():
-            yield catalogue.REPLAYED, (("outcome", outcome),), count
+            yield definitions.REPLAYED, (("outcome", outcome),), count

@@ -11,14 +11,14 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.model.attempt import Attempt
-from consumers.model.request import Delivery
+from consumers.model.attempt import DeliveryAttempt
+from consumers.model.request import DeliveryAttemptRequest
 from messaging.pull_consumer import Message
 from schemas.codes import Outcome
 from schemas.events import AttemptResult
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.registry import Reading
-from telemetry.otlp.trace_context import Attributes, Kind, Parent, Sampling
+from telemetry.metrics import definitions
+from telemetry.metrics.registry import MetricSample
+from telemetry.otlp.trace_context import Attributes, Kind, TraceContext, TraceSampler
 
 UNUSUAL_PER_S: Final = 10
 """Failed or slow attempts that are traced without having been sampled."""
@@ -29,30 +29,30 @@ _NANOSECONDS: Final = 1_000_000_000
 _WELL: Final = (Outcome.DELIVERED, Outcome.SUPPRESSED)
 
 
-class Spans(Protocol):
+class SpanSink(Protocol):
     """Where finished spans go; `telemetry.otlp.spans.Spans` exports them."""
 
     def add(
         self,
         name: str,
-        parent: Parent,
+        parent: TraceContext,
         *,
         kind: Kind = "internal",
         start_ns: int,
         end_ns: int,
         attributes: Attributes,
         error: str | None = None,
-    ) -> Parent:
+    ) -> TraceContext:
         """A span below `parent`; returns it as the parent of others. `error`: the code of what went wrong."""
         ...
 
 
-class _Open(msgspec.Struct, frozen=True, gc=False):
+class _OpenSpan(msgspec.Struct, frozen=True, gc=False):
     """An attempt that is traced, until its result is stored."""
 
-    delivery: Delivery
+    delivery: DeliveryAttemptRequest
     result: AttemptResult
-    parent: Parent
+    parent: TraceContext
     began_ns: int
     resolved_ns: int | None
     ended_ns: int
@@ -62,19 +62,19 @@ class AttemptTracer:
     """Hears of every attempt, and makes spans of some. `slow_s`: what counts as slow."""
 
     def __init__(
-        self, spans: Spans, sampling: Sampling, *, slow_s: float, clock: Callable[[], float] = time.monotonic
+        self, spans: SpanSink, sampling: TraceSampler, *, slow_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._spans = spans
         self._sampling = sampling
         self._slow_ms = slow_s * 1000
         self._clock = clock
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, _OpenSpan] = {}
         self._second = 0
         self._unusual = 0
         self.counts = {"sampled": 0, "unusual": 0, "dropped": 0}
         """Attempts by what was decided; those that nobody wanted traced are not counted."""
 
-    def attempted(self, attempt: Attempt, result: AttemptResult) -> None:
+    def on_attempt(self, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         """See `consumers.delivery.handler.AttemptObserver`."""
         delivery = attempt.delivery
         # The request's id, put together here: this is done for every delivery.
@@ -90,7 +90,7 @@ class AttemptTracer:
         self._unusual += 1
         return self._unusual <= UNUSUAL_PER_S
 
-    def _begin(self, decision: str, attempt: Attempt, result: AttemptResult) -> None:
+    def _begin(self, decision: str, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         if len(self._open) >= MAX_OPEN:
             decision = "dropped"
         self.counts[decision] += 1
@@ -99,26 +99,26 @@ class AttemptTracer:
         delivery = attempt.delivery
         began_ns = int(attempt.started_s * _NANOSECONDS)
         resolved_ns = None if attempt.resolved_s is None else began_ns + int(attempt.resolved_s * _NANOSECONDS)
-        self._open[delivery.message.identity] = _Open(
+        self._open[delivery.message.identity] = _OpenSpan(
             delivery,
             result,
-            Parent.read(delivery.progress.trace) or Parent.of_key(delivery.request_id),
+            TraceContext.read(delivery.progress.trace) or TraceContext.of_key(delivery.request_id),
             began_ns,
             resolved_ns,
             began_ns + int(attempt.taken_s * _NANOSECONDS),
         )
 
-    def readings(self) -> Iterator[Reading]:
-        """A source for `Counters.watch`."""
+    def readings(self) -> Iterator[MetricSample]:
+        """A source for `MetricRegistry.watch`."""
         for decision, count in self.counts.items():
-            yield catalogue.TRACES, (("decision", decision),), count
+            yield definitions.TRACES, (("decision", decision),), count
 
     def settled(self, message: Message) -> None:
         """All that an attempt asked for is stored: its trace is complete."""
         if self._open and (attempt := self._open.pop(message.identity, None)) is not None:
             self._tell(attempt, time.time_ns())
 
-    def _tell(self, attempt: _Open, stored_ns: int) -> None:
+    def _tell(self, attempt: _OpenSpan, stored_ns: int) -> None:
         result, stored_at_ns = attempt.result, attempt.delivery.message.stored_ns
         error = None if result.outcome in _WELL else result.code.value
         above = self._spans.add(
@@ -138,7 +138,7 @@ class AttemptTracer:
             "publish result", above, kind="producer", start_ns=attempt.ended_ns, end_ns=stored_ns, attributes=_PUBLISH
         )
 
-    def _work(self, attempt: _Open, above: Parent) -> None:
+    def _work(self, attempt: _OpenSpan, above: TraceContext) -> None:
         """The secret, and the POST if it came to that."""
         result, resolved_ns = attempt.result, attempt.resolved_ns
         if resolved_ns is not None:
@@ -168,7 +168,7 @@ class AttemptTracer:
 _PUBLISH: Final = {"messaging.operation.type": "send"}
 
 
-def _about(delivery: Delivery, result: AttemptResult) -> Attributes:
+def _about(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Attributes:
     about: dict[str, str | int] = {
         "messaging.system": "nats",
         "messaging.operation.type": "process",

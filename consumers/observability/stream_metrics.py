@@ -16,16 +16,16 @@ import msgspec
 import structlog
 from msgspec import Meta
 
-from consumers.replay.store import ReplayRows
-from messaging import direct_get as read
-from messaging.client.connection import Connection
+from consumers.replay.store import ReplayStore
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, NotFound
-from messaging.kv import Bucket
+from messaging.kv import KvBucket
 from schemas import subjects
 from schemas.configuration import ReplayState
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.definitions import Metric
-from telemetry.metrics.registry import Labels, Reading
+from telemetry.metrics import definitions
+from telemetry.metrics.definitions import MetricDefinition
+from telemetry.metrics.registry import Labels, MetricSample
 
 INTERVAL_S: Final = 10.0
 SELDOM: Final = 6
@@ -40,14 +40,14 @@ _Time = Annotated[datetime, Meta(tz=True)]
 _log = structlog.get_logger(__name__)
 
 
-class Backlog:
+class StreamMetrics:
     """Asks, and keeps the last answers as readings."""
 
-    def __init__(self, connection: Connection, replays: Bucket, *, interval_s: float = INTERVAL_S) -> None:
+    def __init__(self, connection: NatsConnection, replays: KvBucket, *, interval_s: float = INTERVAL_S) -> None:
         self._connection = connection
-        self._replays = ReplayRows(replays)
+        self._replays = ReplayStore(replays)
         self._interval_s = interval_s
-        self._known: dict[tuple[str, Labels], tuple[Metric, float, float]] = {}
+        self._known: dict[tuple[str, Labels], tuple[MetricDefinition, float, float]] = {}
         self._asked_at: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -66,16 +66,16 @@ class Backlog:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), self._interval_s)
 
-    def __call__(self) -> Iterator[Reading]:
-        """A source for `Counters.watch`."""
+    def __call__(self) -> Iterator[MetricSample]:
+        """A source for `MetricRegistry.watch`."""
         now = time.monotonic()
         if self._asked_at is not None:
-            yield catalogue.SAMPLE_AGE, (), now - self._asked_at
+            yield definitions.SAMPLE_AGE, (), now - self._asked_at
         for (_, labels), (metric, value, at) in self._known.items():
             if now - at < TOLD_S:
                 yield metric, labels, value
 
-    def _tell(self, metric: Metric, value: float, labels: Labels = ()) -> None:
+    def _tell(self, metric: MetricDefinition, value: float, labels: Labels = ()) -> None:
         self._known[metric.name, labels] = (metric, value, time.monotonic())
 
     async def _streams(self) -> None:
@@ -85,37 +85,37 @@ class Backlog:
             except NotFound:  # the archive is there only if it is wanted
                 continue
             state, labels = info["state"], (("stream", stream.name),)
-            self._tell(catalogue.STREAM_MESSAGES, state["messages"], labels)
-            self._tell(catalogue.STREAM_BYTES, state["bytes"], labels)
-            self._tell(catalogue.STREAM_SUBJECTS, state.get("num_subjects", 0), labels)
-            self._tell(catalogue.STREAM_OLDEST, oldest_s(info), labels)
+            self._tell(definitions.STREAM_MESSAGES, state["messages"], labels)
+            self._tell(definitions.STREAM_BYTES, state["bytes"], labels)
+            self._tell(definitions.STREAM_SUBJECTS, state.get("num_subjects", 0), labels)
+            self._tell(definitions.STREAM_OLDEST, oldest_s(info), labels)
         self._asked_at = time.monotonic()
 
     async def _consumers(self) -> None:
         for consumer in subjects.CONSUMERS:
             info = await self._connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
             labels = (("stream", consumer.stream),)
-            self._tell(catalogue.PENDING, info["num_pending"], labels)
-            self._tell(catalogue.ACK_PENDING, info["num_ack_pending"], labels)
-            self._tell(catalogue.WAITING, info["num_waiting"], labels)
+            self._tell(definitions.PENDING, info["num_pending"], labels)
+            self._tell(definitions.ACK_PENDING, info["num_ack_pending"], labels)
+            self._tell(definitions.WAITING, info["num_waiting"], labels)
             if consumer is subjects.DUE_CONSUMER:
                 due = info["num_pending"] + info["num_ack_pending"]
-                stream = self._known.get((catalogue.STREAM_MESSAGES.name, labels))
+                stream = self._known.get((definitions.STREAM_MESSAGES.name, labels))
                 if stream is not None:  # the server may not have said so yet
-                    self._tell(catalogue.SCHEDULED, max(0, stream[1] - due))
+                    self._tell(definitions.SCHEDULED, max(0, stream[1] - due))
 
     async def _account(self) -> None:
         info = await self._connection.api("INFO")
-        self._tell(catalogue.STORAGE, info["storage"])
+        self._tell(definitions.STORAGE, info["storage"])
         if (limit := info["limits"]["max_storage"]) > 0:
-            self._tell(catalogue.STORAGE_LIMIT, limit)
+            self._tell(definitions.STORAGE_LIMIT, limit)
 
     async def _overdue(self) -> None:
         """The oldest schedules: that is where those stay that the server has forgotten."""
         pattern = subjects.scheduled("*", "*", "*")
         scan = cast(
-            "AsyncGenerator[read.Record, Any]",
-            read.scan(self._connection, subjects.RETRIES.name, pattern, batch=SCHEDULES_READ),
+            "AsyncGenerator[direct_get.StoredMessage, Any]",
+            direct_get.scan(self._connection, subjects.RETRIES.name, pattern, batch=SCHEDULES_READ),
         )
         info = await self._connection.api(f"STREAM.INFO.{subjects.RETRIES.name}")
         now, late, seen = msgspec.convert(info["ts"], _Time), 0, 0  # the clock that fires them
@@ -125,14 +125,14 @@ class Backlog:
                 seen += 1
                 if seen == SCHEDULES_READ:
                     break
-        self._tell(catalogue.OVERDUE, late)
+        self._tell(definitions.OVERDUE, late)
 
     async def _count_replays(self) -> None:
         rows = [row.replay for row in await self._replays.list("*")]
         running = [row for row in rows if row.state is ReplayState.RUNNING]
-        self._tell(catalogue.REPLAYS, len(running))
-        self._tell(catalogue.REPLAY_ASKED, sum(row.replayed for row in running))
-        self._tell(catalogue.REPLAY_LEFT, sum(max(0, row.until_sequence - row.cursor) for row in running))
+        self._tell(definitions.REPLAYS, len(running))
+        self._tell(definitions.REPLAY_ASKED, sum(row.replayed for row in running))
+        self._tell(definitions.REPLAY_LEFT, sum(max(0, row.until_sequence - row.cursor) for row in running))
 
 
 def oldest_s(info: dict[str, Any]) -> float:

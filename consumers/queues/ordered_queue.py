@@ -16,17 +16,17 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from consumers.attempts.log import RecordedAttempts
-from consumers.delivery.head_state import Heads, Standing, stand
-from consumers.destinations.directory import Directory
-from consumers.model.request import Delivery
-from consumers.queues.ordered_transfer import Mover
-from messaging.client.connection import Connection, Incoming, Subscription
+from consumers.attempts.log import StreamAttemptLog
+from consumers.delivery.head_state import HeadState, HeadStateCache, head_state_from_results
+from consumers.destinations.directory import ConfigurationDirectory
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.queues.ordered_transfer import OrderedTransfer
+from messaging.client.connection import IncomingMessage, NatsConnection, Subscription
 from messaging.client.errors import JetStreamError
-from messaging.kv import Bucket
-from messaging.lease import Holder, Lease, LeaseLost
-from messaging.publisher import Publisher
-from messaging.pull_consumer import Message, Pull
+from messaging.kv import KvBucket
+from messaging.lease import Lease, LeaseHolder, LeaseLost
+from messaging.publisher import JetStreamPublisher
+from messaging.pull_consumer import Message, PullConsumer
 from schemas import subjects
 
 RENEW_S: Final = 1.0
@@ -45,15 +45,15 @@ _EVERYTHING: Final = 1 << 31
 _log = structlog.get_logger(__name__)
 
 
-class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
+class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """What all lines of a consumer share."""
 
-    connection: Connection
-    publisher: Publisher
-    leases: Bucket
-    directory: Directory
-    history: RecordedAttempts
-    heads: Heads
+    connection: NatsConnection
+    publisher: JetStreamPublisher
+    leases: KvBucket
+    directory: ConfigurationDirectory
+    history: StreamAttemptLog
+    heads: HeadStateCache
     rest_s: Callable[[str, str], float | None]
     """For how long a destination is to be left alone, if it is."""
     submit: Callable[[Message], None]
@@ -62,28 +62,28 @@ class Surroundings(msgspec.Struct, frozen=True, kw_only=True):
     ack_wait_s: float
 
 
-class Line:
+class OrderedQueue:
     """The line of one destination, from taking its lease until there is nothing more to do."""
 
-    def __init__(self, around: Surroundings, tenant: str, destination: str) -> None:
+    def __init__(self, around: OrderedQueueDependencies, tenant: str, destination: str) -> None:
         self._around = around
         self._tenant = tenant
         self._destination = destination
         self._key = f"{tenant}.{destination}"
         self._name = f"line_{tenant}_{destination}"
-        self._lease = Lease(around.leases, self._key, Holder(by=around.worker, run=secrets.token_hex(8)))
-        self._mover = Mover(around.connection, around.publisher, self._lease, tenant, destination)
+        self._lease = Lease(around.leases, self._key, LeaseHolder(by=around.worker, run=secrets.token_hex(8)))
+        self._mover = OrderedTransfer(around.connection, around.publisher, self._lease, tenant, destination)
         self._more = asyncio.Event()
         self._stirred = asyncio.Event()
         """Something has happened to the head: it has come, or need not wait."""
         self._head: Message | None = None
-        self._known: tuple[str, Standing | None] | None = None
+        self._known: tuple[str, HeadState | None] | None = None
         self._made_at: str | None = None
         self._is_continuous = False
         """Whether the last head came from the same consumer: then one that comes for the first time is fresh."""
         self._submitted_at = self._called_at = self._resumed_at = 0.0
         self._busy_at = self._now()
-        self._pull = Pull(
+        self._pull = PullConsumer(
             around.connection,
             stream=subjects.ORDERED.name,
             consumer=self._name,
@@ -93,7 +93,7 @@ class Line:
         )
         self.is_ours = False
 
-    def more(self) -> None:
+    def notify(self) -> None:
         """There is something to move."""
         self._more.set()
 
@@ -130,7 +130,7 @@ class Line:
             with contextlib.suppress(JetStreamError):
                 await self._lease.release()
 
-    async def _hear(self, incoming: Incoming) -> None:
+    async def _hear(self, incoming: IncomingMessage) -> None:
         if incoming.subject.endswith(".now"):
             if incoming.data == subjects.SECRET_IS_THERE:
                 self._resumed_at = self._now()
@@ -185,7 +185,7 @@ class Line:
         self._head = message
         self._busy_at = self._now()
         self._stirred.set()
-        self._pull.top_up()
+        self._pull.request_more()
 
     async def _advance(self) -> None:
         """Let each head go when its time has come."""
@@ -215,7 +215,7 @@ class Line:
                 await self._stirred.wait()
         self._stirred.set()
 
-    def _wait_s(self, standing: Standing | None) -> float:
+    def _wait_s(self, standing: HeadState | None) -> float:
         rest_s = self._around.rest_s(self._tenant, self._destination) or 0.0
         if standing is None or standing.due is None:
             return rest_s
@@ -225,10 +225,10 @@ class Line:
             return rest_s
         return max(rest_s, (standing.due - datetime.now(UTC)).total_seconds())
 
-    def _submit(self, head: Message, standing: Standing | None) -> None:
+    def _submit(self, head: Message, standing: HeadState | None) -> None:
         if standing is not None:
             since = head.headers.get(subjects.HEADER_SINCE) or head.stored_at.isoformat()
-            headers = standing.progress.onward(head.headers)
+            headers = standing.progress.forward_headers(head.headers)
             if standing.is_settled:
                 headers[subjects.HEADER_SINCE] = since
             head.headers = headers
@@ -236,7 +236,7 @@ class Line:
         self._submitted_at = self._now()
         self._around.submit(head)
 
-    async def _stand(self, head: Message) -> Standing | None:
+    async def _stand(self, head: Message) -> HeadState | None:
         """Where the head stands; None when it can't be understood. Raises `JetStreamError`."""
         noted = self._around.heads.take(self._key, head)
         if noted is None and self._known is not None and self._known[0] == head.identity:
@@ -247,15 +247,15 @@ class Line:
         self._is_continuous = True
         return noted
 
-    async def _look_up(self, head: Message) -> Standing | None:
+    async def _look_up(self, head: Message) -> HeadState | None:
         try:
-            delivery = Delivery.read(head, max_payload_bytes=_EVERYTHING)
+            delivery = DeliveryAttemptRequest.from_message(head, max_payload_bytes=_EVERYTHING)
             since = delivery.since
         except ValueError:
             return None  # the handler says what is wrong with it
         if head.deliveries == 1 and since is None and self._is_continuous:
-            return Standing(delivery.progress)
-        return stand(delivery.progress, await self._around.history.results(delivery))
+            return HeadState(delivery.progress)
+        return head_state_from_results(delivery.progress, await self._around.history.results(delivery))
 
     async def _find_consumer(self) -> None:
         """Make the line's consumer if it is not there."""

@@ -12,10 +12,10 @@ from typing import Final
 
 import structlog
 
-from consumers.model.retry_state import Progress
-from consumers.queues.ordered_queue import Line, Surroundings
+from consumers.model.retry_state import RetryState
+from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
 from messaging.client.errors import JetStreamError
-from messaging.publisher import Publication, Stored
+from messaging.publisher import Publication, PublishAck
 from messaging.pull_consumer import Message
 from schemas import subjects
 
@@ -27,12 +27,12 @@ OTHERS_S: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
-class Fifo:
+class OrderedQueues:
     """The lines that this consumer has, and whatever comes for any line."""
 
-    def __init__(self, around: Surroundings) -> None:
+    def __init__(self, around: OrderedQueueDependencies) -> None:
         self._around = around
-        self._lines: dict[str, Line] = {}
+        self._lines: dict[str, OrderedQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._others: dict[str, float] = {}
 
@@ -58,25 +58,25 @@ class Fifo:
         if message.stream == subjects.RETRIES.name:
             self._line_up(message, tenant, destination)
             return
-        if self.stir(tenant, destination):
+        if self.wake(tenant, destination):
             return  # it is moved, and gone then
         with contextlib.suppress(JetStreamError):  # it is a hint
             self._around.connection.post(subjects.line(tenant, destination, "more"))
         message.nak(HANDED_BACK_S)
 
-    def stir(self, tenant: str, destination: str) -> bool:
+    def wake(self, tenant: str, destination: str) -> bool:
         """There is something to do for this line. Whether it is ours; if nobody's, we try to have it."""
         key = f"{tenant}.{destination}"
         line = self._lines.get(key)
         if line is not None:
-            line.more()
+            line.notify()
             return line.is_ours
         if self._others.get(key, 0.0) < asyncio.get_running_loop().time():
-            self._lines[key] = line = Line(self._around, tenant, destination)
+            self._lines[key] = line = OrderedQueue(self._around, tenant, destination)
             self._tasks[key] = asyncio.create_task(self._run(key, line), name=f"line {key}")
         return False
 
-    async def _run(self, key: str, line: Line) -> None:
+    async def _run(self, key: str, line: OrderedQueue) -> None:
         was_ours = False
         try:
             was_ours = await line.run()
@@ -98,25 +98,25 @@ class Fifo:
             return
         taken = {entry.key for entry in await self._around.leases.list() if entry.value}
         for key in waiting - taken:
-            self.stir(*key.split("."))
+            self.wake(*key.split("."))
 
     def _line_up(self, message: Message, tenant: str, destination: str) -> None:
         """A retry from before the destination wanted order: it goes to the end of the line when it is due."""
         try:
-            progress = Progress.read(message.headers)
+            progress = RetryState.from_headers(message.headers)
         except ValueError:
             self._around.submit(message)  # whoever gets it next says what is wrong with it
             return
-        headers = progress.onward(message.headers)
+        headers = progress.forward_headers(message.headers)
         headers[subjects.HEADER_MSG_ID] = f"{message.identity}.due"
         if progress.first_attempt_at is not None:
             headers[subjects.HEADER_SINCE] = progress.first_attempt_at.isoformat()
 
-        def on_stored(result: Stored | JetStreamError) -> None:
-            if isinstance(result, Stored):
+        def on_stored(result: PublishAck | JetStreamError) -> None:
+            if isinstance(result, PublishAck):
                 message.ack()
             # Else it is handed out again when the server's patience is over.
 
         line = subjects.ordered(tenant, destination)
         self._around.publisher.send(Publication(line, message.data, headers), on_stored)
-        self.stir(tenant, destination)
+        self.wake(tenant, destination)

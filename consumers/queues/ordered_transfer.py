@@ -12,11 +12,11 @@ from typing import Final
 
 import msgspec
 
-from messaging import direct_get as read
-from messaging.client.connection import Connection
-from messaging.direct_get import Record
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
+from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
-from messaging.publisher import Publication, Publisher
+from messaging.publisher import JetStreamPublisher, Publication
 from schemas import subjects
 
 BATCH: Final = 256
@@ -25,7 +25,7 @@ DOUBTFUL: Final = 1024
 """So many of what a mover moves first may have been moved, or sent, by whoever had the destination before."""
 
 
-class _Seen(msgspec.Struct, frozen=True):
+class _SubjectState(msgspec.Struct, frozen=True):
     """A subject as the stream's leader sees it: how many messages, the stream's last sequence, and when that was."""
 
     count: int
@@ -33,18 +33,18 @@ class _Seen(msgspec.Struct, frozen=True):
     at: datetime
 
 
-class Mover:
+class OrderedTransfer:
     """Moves one destination's messages. Whoever calls it has the destination's lease."""
 
     def __init__(
-        self, connection: Connection, publisher: Publisher, lease: Lease, tenant: str, destination: str
+        self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, tenant: str, destination: str
     ) -> None:
         self._connection = connection
         self._publisher = publisher
         self._lease = lease
         self._line = subjects.ordered(tenant, destination)
-        self._work = _Source(connection, subjects.WORK, subjects.requested(tenant, destination))
-        self._overflow = _Source(connection, subjects.OVERFLOW, subjects.overflow(tenant, destination))
+        self._work = _SourceStream(connection, subjects.WORK, subjects.requested(tenant, destination))
+        self._overflow = _SourceStream(connection, subjects.OVERFLOW, subjects.overflow(tenant, destination))
         self._moved = 0
 
     async def move(self) -> bool:
@@ -72,7 +72,7 @@ class Mover:
             await self._overflow.clear()
         return self._work.has_more or self._overflow.has_more or len(taken) < self._work.size + self._overflow.size
 
-    async def _move_one(self, source: "_Source", record: Record) -> None:
+    async def _move_one(self, source: "_SourceStream", record: StoredMessage) -> None:
         if record.sequence > source.moved:
             if not self._lease.is_held:
                 raise LeaseLost
@@ -80,7 +80,7 @@ class Mover:
             source.moved = record.sequence
             self._moved += 1
 
-    def _headers(self, source: "_Source", record: Record) -> dict[str, str]:
+    def _headers(self, source: "_SourceStream", record: StoredMessage) -> dict[str, str]:
         headers = {name: value for name, value in record.headers.items() if not name.startswith("Nats-")}
         headers[subjects.HEADER_MSG_ID] = record.headers.get(
             subjects.HEADER_MSG_ID, f"{source.stream.name}.{record.sequence}"
@@ -90,14 +90,14 @@ class Mover:
         return headers
 
 
-class _Source:
+class _SourceStream:
     """A stream to move from: what was read of it last, and up to where it has been moved."""
 
-    def __init__(self, connection: Connection, stream: subjects.Stream, subject: str) -> None:
+    def __init__(self, connection: NatsConnection, stream: subjects.StreamConfig, subject: str) -> None:
         self._connection = connection
         self.stream = stream
         self._subject = subject
-        self.records: list[Record] = []
+        self.records: list[StoredMessage] = []
         self.has_more = False
         self.moved = 0
         self._cleared = 0
@@ -107,18 +107,20 @@ class _Source:
         """How many were read."""
         return len(self.records)
 
-    async def look(self) -> _Seen:
+    async def look(self) -> _SubjectState:
         """What the leader sees now."""
         info = await self._connection.api(f"STREAM.INFO.{self.stream.name}", {"subjects_filter": self._subject})
         counts: dict[str, int] = info["state"].get("subjects") or {}
-        return _Seen(counts.get(self._subject, 0), info["state"]["last_seq"], msgspec.convert(info["ts"], datetime))
+        return _SubjectState(
+            counts.get(self._subject, 0), info["state"]["last_seq"], msgspec.convert(info["ts"], datetime)
+        )
 
-    async def read(self, seen: _Seen) -> bool:
+    async def read(self, seen: _SubjectState) -> bool:
         """Read the oldest of what was `seen`. False when not all of that was there to be read: then nothing counts."""
         self.records, self.has_more = [], False
         if not seen.count:
             return True
-        records, self.has_more = await read.batch(
+        records, self.has_more = await direct_get.batch(
             self._connection, self.stream.name, self._subject, first_sequence=1, size=BATCH
         )
         self.records = [record for record in records if record.sequence <= seen.last]

@@ -15,14 +15,14 @@ from typing import Final
 import msgspec
 import structlog
 
-from consumers.destinations.directory import Directory
-from messaging import direct_get as read
-from messaging.client.connection import Connection
-from messaging.client.errors import SUBJECT_FULL, JetStreamError, Refused
-from messaging.direct_get import Record
-from messaging.kv import Bucket
-from messaging.lease import Holder, Lease, LeaseLost
-from messaging.publisher import Publication, Publisher, without_batch
+from consumers.destinations.directory import ConfigurationDirectory
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
+from messaging.direct_get import StoredMessage
+from messaging.kv import KvBucket
+from messaging.lease import Lease, LeaseHolder, LeaseLost
+from messaging.publisher import JetStreamPublisher, Publication, without_batch
 from schemas import subjects
 
 INTERVAL_S: Final = 1.0
@@ -33,23 +33,23 @@ AT_A_TIME: Final = 8
 _log = structlog.get_logger(__name__)
 
 
-class _Counts(msgspec.Struct, frozen=True):
+class _SubjectCounts(msgspec.Struct, frozen=True):
     """Messages by subject, and how many of one subject the stream takes (-1: any number)."""
 
     subjects: dict[str, int]
     cap: int
 
 
-class Feeder:
+class OverflowFeeder:
     """Moves messages from the overflow to the work stream while that takes them."""
 
     def __init__(
         self,
-        connection: Connection,
-        publisher: Publisher,
+        connection: NatsConnection,
+        publisher: JetStreamPublisher,
         *,
-        leases: Bucket,
-        directory: Directory,
+        leases: KvBucket,
+        directory: ConfigurationDirectory,
         worker: str,
         is_closed: Callable[[str, str], bool],
         on_fifo: Callable[[str, str], object],
@@ -67,7 +67,7 @@ class Feeder:
         self._is_closed = is_closed
         self._on_fifo = on_fifo
         self._interval_s = interval_s
-        self._feeding: dict[str, _Feeding] = {}
+        self._feeding: dict[str, _DestinationFeed] = {}
         self._at_a_time = asyncio.Semaphore(AT_A_TIME)
         self.moved = 0
         """Messages brought back so far."""
@@ -92,11 +92,11 @@ class Feeder:
             due = await self._counts(subjects.WORK, subjects.requested("*", "*"))
             await asyncio.gather(*(self._feed_one(key, due) for key in waiting))
 
-    async def _counts(self, stream: subjects.Stream, pattern: str) -> "_Counts":
+    async def _counts(self, stream: subjects.StreamConfig, pattern: str) -> "_SubjectCounts":
         info = await self._connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": pattern})
-        return _Counts(info["state"].get("subjects") or {}, int(info["config"]["max_msgs_per_subject"]))
+        return _SubjectCounts(info["state"].get("subjects") or {}, int(info["config"]["max_msgs_per_subject"]))
 
-    async def _feed_one(self, key: str, due: _Counts) -> None:
+    async def _feed_one(self, key: str, due: _SubjectCounts) -> None:
         tenant, destination = key.split(".")
         room = due.cap - due.subjects.get(subjects.requested(tenant, destination), 0)
         if room <= 0 or self._is_closed(tenant, destination):
@@ -124,13 +124,13 @@ class Feeder:
         count = await feeding.move(room)
         self.moved += count  # only now: others are fed meanwhile
 
-    async def _begin(self, tenant: str, destination: str) -> "_Feeding | None":
+    async def _begin(self, tenant: str, destination: str) -> "_DestinationFeed | None":
         """Take a destination over, unless another worker feeds it."""
-        holder = Holder(by=self._worker, run=secrets.token_hex(8))
+        holder = LeaseHolder(by=self._worker, run=secrets.token_hex(8))
         lease = Lease(self._leases, f"{tenant}.{destination}", holder)
         if await lease.take() is not None:
             return None
-        feeding = _Feeding(self._connection, self._publisher, lease, tenant, destination)
+        feeding = _DestinationFeed(self._connection, self._publisher, lease, tenant, destination)
         await feeding.find_moved()
         return feeding
 
@@ -140,11 +140,11 @@ class Feeder:
                 await self._feeding.pop(key).release()
 
 
-class _Feeding:
+class _DestinationFeed:
     """One destination's overflow, as long as this worker feeds it."""
 
     def __init__(
-        self, connection: Connection, publisher: Publisher, lease: Lease, tenant: str, destination: str
+        self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, tenant: str, destination: str
     ) -> None:
         self._connection = connection
         self._publisher = publisher
@@ -155,7 +155,7 @@ class _Feeding:
 
     async def find_moved(self) -> None:
         """Learn what is due already: another worker may have moved it, and died before it could remove it here."""
-        async for record in read.scan(self._connection, subjects.WORK.name, self._to):
+        async for record in direct_get.scan(self._connection, subjects.WORK.name, self._to):
             self._moved_before.add(record.headers.get(subjects.HEADER_MSG_ID, ""))
 
     async def move(self, room: int) -> int:
@@ -163,7 +163,7 @@ class _Feeding:
         count = 0
         while count < room:
             await self._lease.renew()
-            records, has_more = await read.batch(
+            records, has_more = await direct_get.batch(
                 self._connection, subjects.OVERFLOW.name, self._from, first_sequence=1, size=min(room - count, BATCH)
             )
             moved = await self._move_batch(records)
@@ -177,7 +177,7 @@ class _Feeding:
         if self._lease.is_held:
             await self._lease.release()
 
-    async def _move_batch(self, records: list[Record]) -> int:
+    async def _move_batch(self, records: list[StoredMessage]) -> int:
         """How many of `records` were moved: the first one that is refused ends it, as none must overtake it."""
         moved = 0
         try:
@@ -191,7 +191,7 @@ class _Feeding:
                 await self._connection.api(f"STREAM.PURGE.{subjects.OVERFLOW.name}", request)
         return moved
 
-    async def _move_one(self, record: Record) -> bool:
+    async def _move_one(self, record: StoredMessage) -> bool:
         if not self._lease.is_held:
             raise LeaseLost
         headers = {name: value for name, value in without_batch(record.headers).items() if name not in _ADDED}
@@ -199,7 +199,7 @@ class _Feeding:
             return True
         try:
             await self._publisher.publish(Publication(self._to, record.data, headers))
-        except Refused as error:
+        except RejectedByServer as error:
             if error.err_code != SUBJECT_FULL:
                 raise
             return False  # another publisher was quicker

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Final
 
-from consumers.replay.superseded import Page
-from consumers.retention.retained import Kept
+from consumers.replay.superseded import SupersededPage
+from consumers.retention.retained import RetainedDelivery
 
 SAMPLES: Final = 10
 
 
-class Preview:
+class DryRunSummary:
     """Counts what it is shown."""
 
     def __init__(self) -> None:
@@ -18,14 +18,14 @@ class Preview:
         """How many would be replayed, by destination and code."""
         self.superseded = 0
         """How many would be left alone: attempted again since, or waiting for that."""
-        self.samples: list[Kept] = []
+        self.samples: list[RetainedDelivery] = []
 
     @property
     def total(self) -> int:
         """How many would be replayed."""
         return self.counts.total()
 
-    async def count(self, pages: AsyncIterator[Page]) -> None:
+    async def count(self, pages: AsyncIterator[SupersededPage]) -> None:
         """Count everything in `pages`."""
         async for page in pages:
             for kept in page.judged():

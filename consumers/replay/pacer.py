@@ -7,7 +7,7 @@ CATCH_UP_S: Final = 0.25
 """Who is late by more than this does not make up for it: after a pause there is no burst."""
 
 
-class Pace:
+class Pacer:
     """Tells when the next one may go. Without a rate that is at once."""
 
     __slots__ = ("_interval_s", "_next_at")

@@ -11,27 +11,28 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from consumers.model.retry_state import Progress
-from consumers.replay.pacer import Pace
-from consumers.replay.superseded import Later, Page
-from consumers.replay.window import SIZE, Asking, Step, Window
-from consumers.retention.retained import Kept, KeptRecord
+from consumers.model.retry_state import RetryState
+from consumers.replay.pacer import Pacer
+from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.replay.window import SIZE, PublishWindow, ReplayStep
+from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import JetStreamError
-from messaging.publisher import Sends
+from messaging.delivery_requests import DeliveryRequest
+from messaging.publisher import MessagePublisher
 from schemas import subjects
 from schemas.configuration import Replay
 
 T = TypeVar("T")
 
 
-class Source(Protocol):
+class DeliverySource(Protocol):
     """What is kept, as far as the replay takes it."""
 
-    def pages(self, *, after: int, until: int) -> AsyncIterator[Page]:
+    def pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """What stands behind stream sequence `after`, up to and with `until`, and what came after it."""
         ...
 
-    def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+    def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """All of `page` once more, whole, in order."""
         ...
 
@@ -45,17 +46,17 @@ class ReplayRun:
     def __init__(
         self,
         *,
-        source: Source,
-        publisher: Sends,
+        source: DeliverySource,
+        publisher: MessagePublisher,
         replay: str,
         row: Replay,
-        pace: Pace,
+        pace: Pacer,
         is_allowed: Callable[[], bool] = lambda: True,
         on_step: Callable[[Replay], None] = lambda _: None,
         at_once: int = SIZE,
     ) -> None:
         self._source = source
-        self._window = Window(publisher, self._on_done, size=at_once)
+        self._window = PublishWindow(publisher, self._on_done, size=at_once)
         self._replay = replay
         self.row = row
         self._pace = pace
@@ -78,7 +79,7 @@ class ReplayRun:
             await self._walk()
             await self._window.drain()
         except BaseException:
-            await uninterrupted(self._settle())
+            await shield_until_done(self._settle())
             raise
         return not self._stop.is_set()
 
@@ -92,7 +93,7 @@ class ReplayRun:
                 await self._walk_page(page)
             await self._window.drain()  # the look for the next page must see all that was asked for
 
-    async def _unless_stopped(self, looking: Awaitable[Page | None]) -> Page | None:
+    async def _unless_stopped(self, looking: Awaitable[SupersededPage | None]) -> SupersededPage | None:
         """The page, or None when there is none or `stop` is called meanwhile: a look may take long."""
         task, stopping = asyncio.ensure_future(looking), asyncio.ensure_future(self._stop.wait())
         try:
@@ -102,7 +103,7 @@ class ReplayRun:
             stopping.cancel()
             task.cancel()
 
-    async def _walk_page(self, page: Page) -> None:
+    async def _walk_page(self, page: SupersededPage) -> None:
         async for found in self._source.records(page):
             if page.later.supersedes(found.kept):
                 await self._pass_over(found.kept, page.later)
@@ -112,11 +113,13 @@ class ReplayRun:
                     return
                 await self._ask(found, page.later)
 
-    async def _pass_over(self, kept: Kept, later: Later) -> None:
-        await self._window.begin(Step(kept.sequence, replayed=later.is_own(kept), ends=kept.ends), None)
+    async def _pass_over(self, kept: RetainedDelivery, later: SupersededIndex) -> None:
+        await self._window.begin(
+            ReplayStep(kept.sequence, replayed=later.is_own(kept), ends=kept.is_last_in_batch), None
+        )
 
-    async def _ask(self, found: KeptRecord, later: Later) -> None:
-        step = Step(found.kept.sequence, replayed=True, ends=found.kept.ends)
+    async def _ask(self, found: RetainedRecord, later: SupersededIndex) -> None:
+        step = ReplayStep(found.kept.sequence, replayed=True, ends=found.kept.is_last_in_batch)
         await self._window.begin(step, self._asking(found))
         # Should the same have been kept twice, it is asked for once.
         later.note(found.kept.key, found.kept.attempt + 1, self._replay)
@@ -131,7 +134,7 @@ class ReplayRun:
         with contextlib.suppress(JetStreamError):
             await self._window.drain()
 
-    def _on_done(self, step: Step) -> None:
+    def _on_done(self, step: ReplayStep) -> None:
         self._counted[step.replayed] += 1
         if not step.ends:  # it is looked at again after an interruption, and counted then
             return
@@ -145,15 +148,15 @@ class ReplayRun:
         )
         self._on_step(self.row)
 
-    def _asking(self, found: KeptRecord) -> Asking:
+    def _asking(self, found: RetainedRecord) -> DeliveryRequest:
         kept, record = found.kept, found.record
-        progress = again(record.headers, self._replay)
-        headers = progress.onward(record.headers)
+        progress = replayed_state(record.headers, self._replay)
+        headers = progress.forward_headers(record.headers)
         headers[subjects.HEADER_MSG_ID] = progress.msg_id(subjects.msg_id(kept.tenant, kept.destination, kept.id))
-        return Asking(kept.tenant, kept.destination, record.data, headers)
+        return DeliveryRequest(kept.tenant, kept.destination, record.data, headers)
 
 
-async def uninterrupted(doing: Coroutine[object, object, T]) -> T:
+async def shield_until_done(doing: Coroutine[object, object, T]) -> T:
     """Its result, when it is over: who is cancelled meanwhile is so only then."""
     task = asyncio.ensure_future(doing)
     try:
@@ -163,7 +166,7 @@ async def uninterrupted(doing: Coroutine[object, object, T]) -> T:
         raise
 
 
-def again(headers: dict[str, str], replay: str) -> Progress:
+def replayed_state(headers: dict[str, str], replay: str) -> RetryState:
     """Where a kept delivery stands when `replay` asks for it: its next attempt, with its waits and schedule afresh."""
-    progress = Progress.read(headers).after_attempt()
+    progress = RetryState.from_headers(headers).after_attempt()
     return msgspec.structs.replace(progress, replay=replay, replay_from=progress.attempt)

@@ -22,17 +22,17 @@ from typing import Final
 import structlog
 
 from consumers.replay.audit import ReplayAudit
-from consumers.replay.session import Orders, Turn, ignore
-from consumers.replay.source import Shelf
-from consumers.replay.store import ReplayEnded, ReplayRow, ReplayRows, UnknownReplay
-from consumers.replay.superseded import Page
-from consumers.retention import retained as kept
-from consumers.retention.retained import Kept
-from messaging.client.connection import Connection
-from messaging.client.errors import JetStreamError, Unavailable
-from messaging.kv import Bucket
-from messaging.lease import TTL_S, Holder, LeaseLost, find_holder
-from messaging.publisher import Publisher
+from consumers.replay.session import ReplayOptions, ReplaySession, ignore
+from consumers.replay.source import RetainedDeliverySource
+from consumers.replay.store import ReplayEnded, ReplayRow, ReplayStore, UnknownReplay
+from consumers.replay.superseded import SupersededPage
+from consumers.retention import retained
+from consumers.retention.retained import RetainedDelivery
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import JetStreamError, ServerUnavailable
+from messaging.kv import KvBucket
+from messaging.lease import TTL_S, LeaseHolder, LeaseLost, find_holder
+from messaging.publisher import JetStreamPublisher
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.ids import new_replay_id
 
@@ -43,20 +43,20 @@ _PAUSE_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Replayer:
+class ReplayService:
     """Finds kept deliveries and requests them again. Any method raises `JetStreamError` when NATS can't be asked."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, replays: Bucket) -> None:
+    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, replays: KvBucket) -> None:
         self._connection = connection
         self._publisher = publisher
         self._bucket = replays
-        self._rows = ReplayRows(replays)
+        self._rows = ReplayStore(replays)
 
-    def pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[Page]:
+    def pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[SupersededPage]:
         """What a replay with this filter would find, oldest first, in pages that are looked up together."""
-        return Shelf(self._connection, tenant, chosen).pages()
+        return RetainedDeliverySource(self._connection, tenant, chosen).pages()
 
-    async def kept(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[Kept]:
+    async def kept(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[RetainedDelivery]:
         """The same one by one."""
         async for page in self.pages(tenant, chosen):
             for one in page.judged():
@@ -64,7 +64,9 @@ class Replayer:
 
     async def count(self, tenant: str, row: Replay) -> int:
         """How many kept deliveries `row` has before it, those included that it will leave alone."""
-        found = Shelf(self._connection, tenant, row.filter).scan(after=row.cursor, until=row.until_sequence)
+        found = RetainedDeliverySource(self._connection, tenant, row.filter).scan(
+            after=row.cursor, until=row.until_sequence
+        )
         count = 0
         async for _ in found:
             count += 1
@@ -75,7 +77,7 @@ class Replayer:
         for row in await self._rows.list(tenant):
             if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
                 return row.id, row.replay
-        info = await self._connection.api(f"STREAM.INFO.{kept.stream(chosen).name}")
+        info = await self._connection.api(f"STREAM.INFO.{retained.stream(chosen).name}")
         until = int(info["state"]["last_seq"])
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 
@@ -95,7 +97,7 @@ class Replayer:
         by: str | None = None,
         rate_per_s: float | None = None,
         on_step: Callable[[Replay], None] = ignore,
-        on_wait: Callable[[Holder], None] = ignore,
+        on_wait: Callable[[LeaseHolder], None] = ignore,
     ) -> Replay:
         """Request everything that `row` still has to do, and return it as it is then: finished, or cancelled.
 
@@ -103,7 +105,7 @@ class Replayer:
         When this is cancelled, or fails, the progress is kept.
         """
         stored = await self._stored(tenant, replay, row)
-        orders = Orders(
+        orders = ReplayOptions(
             tenant=tenant,
             replay=replay,
             by=by or row.by,
@@ -111,12 +113,12 @@ class Replayer:
             on_step=on_step,
             on_wait=on_wait,
         )
-        turn = Turn(self._connection, self._publisher, self._bucket, orders, stored)
-        patience = _Patience()
+        turn = ReplaySession(self._connection, self._publisher, self._bucket, orders, stored)
+        patience = _StallDetector()
         while turn.row.replay.state is ReplayState.RUNNING:
             try:
                 await turn.take()
-            except (LeaseLost, Unavailable) as error:
+            except (LeaseLost, ServerUnavailable) as error:
                 _log.warning("replay.interrupted", tenant=tenant, replay=replay, error=str(error))
                 await patience.wait(error, turn.row.replay.cursor)
         return turn.row.replay
@@ -129,7 +131,7 @@ class Replayer:
         """The tenant's replays by id, the oldest first."""
         return {row.id: row.replay for row in await self._rows.list(tenant)}
 
-    async def running(self, tenant: str) -> Holder | None:
+    async def running(self, tenant: str) -> LeaseHolder | None:
         """Which of them runs right now."""
         return await find_holder(self._bucket, tenant)
 
@@ -161,7 +163,7 @@ class Replayer:
         return await self._rows.save(tenant, ReplayRow(replay, row))
 
 
-class _Patience:
+class _StallDetector:
     """Ends when nothing has moved for a while."""
 
     def __init__(self) -> None:

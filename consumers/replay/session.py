@@ -11,15 +11,15 @@ import msgspec
 import structlog
 
 from consumers.replay.audit import ReplayAudit
-from consumers.replay.pacer import Pace
-from consumers.replay.run import ReplayRun, uninterrupted
-from consumers.replay.source import Shelf
-from consumers.replay.store import ReplayError, ReplayRow, ReplayRows
-from messaging.client.connection import Connection
+from consumers.replay.pacer import Pacer
+from consumers.replay.run import ReplayRun, shield_until_done
+from consumers.replay.source import RetainedDeliverySource
+from consumers.replay.store import ReplayError, ReplayRow, ReplayStore
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
-from messaging.kv import Bucket
-from messaging.lease import Holder, Lease, LeaseLost
-from messaging.publisher import Publisher
+from messaging.kv import KvBucket
+from messaging.lease import Lease, LeaseHolder, LeaseLost
+from messaging.publisher import JetStreamPublisher
 from schemas.configuration import Replay, ReplayState
 
 TICK_S: Final = 0.5
@@ -34,7 +34,7 @@ def ignore(_: object) -> None:
     """Nobody wants to know."""
 
 
-class Orders(msgspec.Struct, frozen=True, kw_only=True):
+class ReplayOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Which replay to run, for whom, and how."""
 
     tenant: str
@@ -43,23 +43,30 @@ class Orders(msgspec.Struct, frozen=True, kw_only=True):
     rate_per_s: float | None = None
     on_step: Callable[[Replay], None] = ignore
     """Called with each step that is done."""
-    on_wait: Callable[[Holder], None] = ignore
+    on_wait: Callable[[LeaseHolder], None] = ignore
     """Called with the tenant's replay that has to end first."""
 
 
-class Turn:
+class ReplaySession:
     """Takes the lease, runs the replay, and gives the lease back. To be taken again when that was interrupted."""
 
     def __init__(
-        self, connection: Connection, publisher: Publisher, bucket: Bucket, orders: Orders, row: ReplayRow
+        self,
+        connection: NatsConnection,
+        publisher: JetStreamPublisher,
+        bucket: KvBucket,
+        orders: ReplayOptions,
+        row: ReplayRow,
     ) -> None:
         self._connection = connection
         self._publisher = publisher
-        self._rows = ReplayRows(bucket)
+        self._rows = ReplayStore(bucket)
         self._audit = ReplayAudit(publisher)
         self._orders = orders
-        self._pace = Pace(orders.rate_per_s)
-        self._lease = Lease(bucket, orders.tenant, Holder(replay=orders.replay, by=orders.by, run=secrets.token_hex(8)))
+        self._pace = Pacer(orders.rate_per_s)
+        self._lease = Lease(
+            bucket, orders.tenant, LeaseHolder(replay=orders.replay, by=orders.by, run=secrets.token_hex(8))
+        )
 
         self.row = row
         """As it was stored last."""
@@ -76,7 +83,7 @@ class Turn:
             return
         await self._audit.started(orders.tenant, row, by=orders.by, turn=self._lease.revision)
         run = ReplayRun(
-            source=Shelf(self._connection, orders.tenant, row.replay.filter, replay=row.id),
+            source=RetainedDeliverySource(self._connection, orders.tenant, row.replay.filter, replay=row.id),
             publisher=self._publisher,
             replay=row.id,
             row=row.replay,
@@ -89,14 +96,14 @@ class Turn:
             has_finished = await run.go()
         except BaseException:
             with contextlib.suppress(JetStreamError):
-                await uninterrupted(self._end(run, keeping, has_finished=False))
+                await shield_until_done(self._end(run, keeping, has_finished=False))
             raise
-        await uninterrupted(self._end(run, keeping, has_finished=has_finished))
+        await shield_until_done(self._end(run, keeping, has_finished=has_finished))
         await self._audit.ended(orders.tenant, self.row, by=orders.by)
 
     async def _wait(self) -> None:
         """Wait until it is this replay's turn, or until it has ended without it."""
-        seen: Holder | None = None
+        seen: LeaseHolder | None = None
         while await self._is_running():
             holder = await self._lease.take()
             if holder is None:
@@ -140,4 +147,4 @@ class Turn:
         await self._lease.release()
 
     async def _save(self, replay: Replay) -> None:
-        self.row = await self._rows.save(self._orders.tenant, self.row.gone_on(replay))
+        self.row = await self._rows.save(self._orders.tenant, self.row.with_progress(replay))

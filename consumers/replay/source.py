@@ -2,41 +2,43 @@
 
 from collections.abc import AsyncIterator
 
-from consumers.replay import superseded as later
-from consumers.replay.superseded import LOOKED_FOR, Page
-from consumers.retention import retained as kept
-from consumers.retention.retained import Kept, KeptRecord
-from messaging.client.connection import Connection
+from consumers.replay import superseded
+from consumers.replay.superseded import PAGE_SIZE, SupersededPage
+from consumers.retention import retained
+from consumers.retention.retained import RetainedDelivery, RetainedRecord
+from messaging.client.connection import NatsConnection
 from schemas.configuration import ReplayFilter
 
 
-class Shelf:
+class RetainedDeliverySource:
     """The kept deliveries that `chosen` takes, oldest first. `replay`: who looks, to know its own requests again."""
 
-    def __init__(self, connection: Connection, tenant: str, chosen: ReplayFilter, *, replay: str | None = None) -> None:
+    def __init__(
+        self, connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, replay: str | None = None
+    ) -> None:
         self._connection = connection
         self._tenant = tenant
         self._chosen = chosen
         self._replay = replay
 
-    async def pages(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[Page]:
+    async def pages(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[SupersededPage]:
         """What stands behind stream sequence `after`, up to and with `until`. Raises `JetStreamError`."""
-        wanted: list[Kept] = []
+        wanted: list[RetainedDelivery] = []
         async for found in self.scan(after=after, until=until):
             wanted.append(found.kept)
-            if len(wanted) >= LOOKED_FOR and found.kept.ends:
+            if len(wanted) >= PAGE_SIZE and found.kept.is_last_in_batch:
                 yield await self._look(wanted)
                 wanted = []
         if wanted:
             yield await self._look(wanted)
 
-    def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+    def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """All of `page` once more, whole, in order."""
         return self.scan(after=page.kept[0].sequence - 1, until=page.kept[-1].sequence)
 
-    def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[KeptRecord]:
+    def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[RetainedRecord]:
         """What stands behind `after`, without a look at what came later."""
-        return kept.scan(self._connection, self._tenant, self._chosen, after=after, until=until)
+        return retained.scan(self._connection, self._tenant, self._chosen, after=after, until=until)
 
-    async def _look(self, wanted: list[Kept]) -> Page:
-        return await later.look(self._connection, self._tenant, wanted, self._replay)
+    async def _look(self, wanted: list[RetainedDelivery]) -> SupersededPage:
+        return await superseded.find_superseded(self._connection, self._tenant, wanted, self._replay)

@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, Refused, Unavailable
-from messaging.kv import Bucket, Entry
+from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer, ServerUnavailable
+from messaging.kv import KvBucket, KvEntry
 from schemas.configuration import Replay, ReplayState
 
 MAX_TRIES: Final = 20
@@ -47,7 +47,7 @@ class ReplayRow(msgspec.Struct, frozen=True):
     replay: Replay
     revision: int = 0
 
-    def gone_on(self, replay: Replay) -> "ReplayRow":
+    def with_progress(self, replay: Replay) -> "ReplayRow":
         """What to store instead of this, now that it has come as far as `replay`: cancelled if this is."""
         if self.replay.state is ReplayState.CANCELLED:
             replay = msgspec.structs.replace(
@@ -60,10 +60,10 @@ class ReplayRow(msgspec.Struct, frozen=True):
         return ReplayRow(self.id, replay, self.revision)
 
 
-class ReplayRows:
+class ReplayStore:
     """The rows of all tenants. Any method raises `JetStreamError` when NATS can't be asked."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: KvBucket) -> None:
         self._bucket = bucket
 
     async def get(self, tenant: str, replay: str) -> ReplayRow:
@@ -85,8 +85,8 @@ class ReplayRows:
             stored = await self._write(tenant, row)
             if stored is not None:
                 return stored
-            row = (await self.get(tenant, row.id)).gone_on(row.replay)
-        raise Unavailable("a replay's progress could not be stored: its row keeps changing")
+            row = (await self.get(tenant, row.id)).with_progress(row.replay)
+        raise ServerUnavailable("a replay's progress could not be stored: its row keeps changing")
 
     async def cancel(self, tenant: str, replay: str, *, by: str, address: str | None = None) -> ReplayRow:
         """Mark it as cancelled. Raises `UnknownReplay` or `ReplayEnded`."""
@@ -104,7 +104,7 @@ class ReplayRows:
             stored = await self._write(tenant, ReplayRow(replay, cancelled, current.revision))
             if stored is not None:
                 return stored
-        raise Unavailable("the replay could not be cancelled: its row keeps changing")
+        raise ServerUnavailable("the replay could not be cancelled: its row keeps changing")
 
     async def _write(self, tenant: str, row: ReplayRow) -> ReplayRow | None:
         """The row as it is stored now; None, after a moment, when it was another one meanwhile."""
@@ -112,7 +112,7 @@ class ReplayRows:
             revision = await self._bucket.put(
                 f"{tenant}.{row.id}", msgspec.json.encode(row.replay), revision=row.revision
             )
-        except Refused as error:
+        except RejectedByServer as error:
             if error.err_code != WRONG_LAST_SEQUENCE:
                 raise
         else:
@@ -121,7 +121,7 @@ class ReplayRows:
         return None
 
 
-def _row(entry: Entry) -> ReplayRow | None:
+def _row(entry: KvEntry) -> ReplayRow | None:
     try:
         replay = msgspec.json.decode(entry.value or b"", type=Replay)
     except msgspec.DecodeError:  # stored by another version of this program

@@ -7,7 +7,7 @@ A message is stored in the next place before it leaves the one before, so lookin
 Two replays that overlap, or one that was killed between a request and its cursor, therefore ask for nothing twice, and
 that does not hang on how long the server remembers a `Nats-Msg-Id`.
 
-Memory is bounded by what is looked for (`LOOKED_FOR`) and not by what is on record: of the attempts, however many
+Memory is bounded by what is looked for (`PAGE_SIZE`) and not by what is on record: of the attempts, however many
 millions, one number for each delivery that is looked for is held.
 """
 
@@ -17,13 +17,13 @@ from typing import Final
 
 import msgspec
 
-from consumers.retention.retained import BATCH, Kept
-from messaging import direct_get as read
-from messaging.client.connection import Connection
+from consumers.retention.retained import BATCH, RetainedDelivery
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
 from schemas import subjects
 from schemas.events import decode_request, decode_result
 
-LOOKED_FOR: Final = 131_072
+PAGE_SIZE: Final = 131_072
 """Kept deliveries that are looked for at a time: about 60 MB."""
 
 _FEW_SUBJECTS: Final = 8
@@ -31,12 +31,12 @@ _SKEW: Final = timedelta(seconds=10)
 """Two streams may be led by two servers, whose clocks differ a little."""
 
 
-class Later:
+class SupersededIndex:
     """The highest attempt of each delivery that was made or asked for, as far as it is later than the kept one."""
 
     __slots__ = ("_attempts", "_own", "_replay")
 
-    def __init__(self, wanted: Iterable[Kept], replay: str | None = None) -> None:
+    def __init__(self, wanted: Iterable[RetainedDelivery], replay: str | None = None) -> None:
         """`replay`: whose own requests `is_own` tells from the others."""
         self._attempts = dict.fromkeys((kept.key for kept in wanted), 0)
         self._own: set[str] = set()
@@ -52,22 +52,22 @@ class Later:
         if replay is not None and replay == self._replay:
             self._own.add(key)
 
-    def supersedes(self, kept: Kept) -> bool:
+    def supersedes(self, kept: RetainedDelivery) -> bool:
         """Whether there is an attempt later than the one after which `kept` was kept."""
         return self._attempts.get(kept.key, 0) > kept.attempt
 
-    def is_own(self, kept: Kept) -> bool:
+    def is_own(self, kept: RetainedDelivery) -> bool:
         """Whether it was this very replay that asked for a later one."""
         return kept.key in self._own
 
 
-class Page(msgspec.Struct, frozen=True):
+class SupersededPage(msgspec.Struct, frozen=True):
     """Kept deliveries that follow one another in the stream, and what came after them."""
 
-    kept: Sequence[Kept]
-    later: Later
+    kept: Sequence[RetainedDelivery]
+    later: SupersededIndex
 
-    def judged(self) -> Iterable[Kept]:
+    def judged(self) -> Iterable[RetainedDelivery]:
         """The same, each with `superseded` as it is."""
         return (
             msgspec.structs.replace(kept, superseded=True) if self.later.supersedes(kept) else kept
@@ -75,34 +75,36 @@ class Page(msgspec.Struct, frozen=True):
         )
 
 
-async def look(connection: Connection, tenant: str, wanted: Sequence[Kept], replay: str | None = None) -> Page:
+async def find_superseded(
+    connection: NatsConnection, tenant: str, wanted: Sequence[RetainedDelivery], replay: str | None = None
+) -> SupersededPage:
     """Find out what came after `wanted`, all of one tenant. Raises `JetStreamError`."""
-    later = Later(wanted, replay)
+    later = SupersededIndex(wanted, replay)
     if not wanted:
-        return Page(wanted, later)
+        return SupersededPage(wanted, later)
     since = min(kept.stored_at for kept in wanted) - _SKEW
     destinations = {kept.destination for kept in wanted}
     # The order matters: see above.
     for stream, kind in ((subjects.OVERFLOW, "overflow"), (subjects.WORK, "requested")):
         for destination in destinations if len(destinations) <= _FEW_SUBJECTS else ("*",):
             pattern = f"oneprotect.delivery.{kind}.{tenant}.{destination}"
-            async for record in read.scan(connection, stream.name, pattern, since=since, batch=BATCH):
+            async for record in direct_get.scan(connection, stream.name, pattern, since=since, batch=BATCH):
                 _note_request(later, record)
     # Both kinds in one go, as a delivery may change between them while we look.
     waiting = f"oneprotect.delivery.*.{tenant}.>"
-    async for record in read.scan(connection, subjects.RETRIES.name, waiting, since=since, batch=BATCH):
+    async for record in direct_get.scan(connection, subjects.RETRIES.name, waiting, since=since, batch=BATCH):
         _note_request(later, record)
-    async for record in read.scan(
+    async for record in direct_get.scan(
         connection, subjects.ORDERED.name, subjects.ordered(tenant, "*"), since=since, batch=BATCH
     ):
         _note_request(later, record)
     for pattern in _attempted(tenant, wanted):
-        async for record in read.scan(connection, subjects.ATTEMPTS.name, pattern, since=since, batch=BATCH):
+        async for record in direct_get.scan(connection, subjects.ATTEMPTS.name, pattern, since=since, batch=BATCH):
             _note_result(later, record)
-    return Page(wanted, later)
+    return SupersededPage(wanted, later)
 
 
-def _attempted(tenant: str, wanted: Sequence[Kept]) -> Iterable[str]:
+def _attempted(tenant: str, wanted: Sequence[RetainedDelivery]) -> Iterable[str]:
     exact: set[str] = set()
     for kept in wanted:
         exact.add(subjects.attempted(tenant, kept.destination, kept.id))
@@ -111,7 +113,7 @@ def _attempted(tenant: str, wanted: Sequence[Kept]) -> Iterable[str]:
     return exact
 
 
-def _note_request(later: Later, record: read.Record) -> None:
+def _note_request(later: SupersededIndex, record: direct_get.StoredMessage) -> None:
     attempt = record.headers.get(subjects.HEADER_ATTEMPT, "1")
     if attempt in ("1", ""):  # as it came from its producer: that supersedes nothing, and nearly all are so
         return
@@ -122,7 +124,7 @@ def _note_request(later: Later, record: read.Record) -> None:
         return
 
 
-def _note_result(later: Later, record: read.Record) -> None:
+def _note_result(later: SupersededIndex, record: direct_get.StoredMessage) -> None:
     try:
         result = decode_result(record.data).data
     except msgspec.DecodeError:

@@ -15,11 +15,11 @@ from typing import Final, Self
 import msgspec
 import structlog
 
-from consumers.model.request import Delivery
+from consumers.model.request import DeliveryAttemptRequest
 from messaging.client.errors import JetStreamError
 from messaging.client.headers import read_headers
-from messaging.direct_get import Record
-from messaging.publisher import OnStored, Publication, Sends, Stored
+from messaging.direct_get import StoredMessage
+from messaging.publisher import MessagePublisher, OnStored, Publication, PublishAck
 from schemas import subjects
 from schemas.codes import Code, Outcome
 
@@ -35,11 +35,11 @@ _TAKEN: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEAD
 Find = Callable[[], Awaitable[bool]]
 
 _log = structlog.get_logger(__name__)
-_DROPPED: Final = Stored(subjects.DELIVERED.name, 0)
+_DROPPED: Final = PublishAck(subjects.DELIVERED.name, 0)
 _COPIED: Final = "oneprotect.delivery.delivered."
 
 
-class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class ArchivedDelivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A delivery as it was requested: the document, and the headers in which its state rides."""
 
     document: bytes
@@ -48,51 +48,53 @@ class Copy(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[Copy]).decode
+_decode = msgspec.msgpack.Decoder(list[ArchivedDelivery]).decode
 
 
-class Copied(Publication, frozen=True, gc=False):
+class ArchivePublication(Publication, frozen=True, gc=False):
     """A copy of what was delivered."""
 
 
-class Packed(Copied, frozen=True, gc=False):
+class ArchiveBatchPublication(ArchivePublication, frozen=True, gc=False):
     """A copy that is a pack already, as nothing may wait behind it."""
 
 
-def copy(delivery: Delivery, attempt: int) -> Publication:
-    """What is to be kept of `delivery`, which has been taken at `attempt`; for a `Packing` publisher.
+def copy(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
+    """What is to be kept of `delivery`, which has been taken at `attempt`; for a `ArchiveBatcher` publisher.
 
     As it came, its state in its headers: that is free. What stands in a line has its state elsewhere, and gets it here.
     """
     message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
     if message.stream == subjects.ORDERED.name:  # the next one begins when this one is acknowledged
         progress = msgspec.structs.replace(delivery.progress, attempt=attempt)
-        return Packed(subject, _encode([Copy(message.data, progress.onward(message.headers))]), _HEADERS)
-    return Copied(subject, message.data, {}, message.header_block)
+        return ArchiveBatchPublication(
+            subject, _encode([ArchivedDelivery(message.data, progress.forward_headers(message.headers))]), _HEADERS
+        )
+    return ArchivePublication(subject, message.data, {}, message.header_block)
 
 
-def unpacked(pack: Record) -> Iterator[Record]:
+def read_archive_batch(pack: StoredMessage) -> Iterator[StoredMessage]:
     """The copies in `pack`, each as if it had been stored by itself; none if another version has packed it."""
     with contextlib.suppress(msgspec.DecodeError):
         for one in _decode(pack.data):
             headers = read_headers(one.headers) if isinstance(one.headers, bytes) else one.headers
-            yield Record(pack.subject, pack.sequence, pack.stored_at, one.document, headers | _TAKEN)
+            yield StoredMessage(pack.subject, pack.sequence, pack.stored_at, one.document, headers | _TAKEN)
 
 
-class Packing:
+class ArchiveBatcher:
     """A publisher that stores copies in packs, and anything else as it is. Use as an asynchronous context manager.
 
     `find` tells whether there is an archive, and is asked again and again: it may be made, or taken away, at any time.
     While there is none, copies are dropped, so that nothing waits for them.
     """
 
-    def __init__(self, publisher: Sends, *, find: Find, alone: AbstractSet[str] = frozenset()) -> None:
+    def __init__(self, publisher: MessagePublisher, *, find: Find, alone: AbstractSet[str] = frozenset()) -> None:
         """`alone`: `<tenant>.<destination>` of those whose next delivery waits for this one: no copy waits for more."""
         self.is_open = False
         self._alone = alone
         self._publisher = publisher
         self._find = find
-        self._packs: dict[str, _Pack] = {}
+        self._packs: dict[str, _ArchiveBatch] = {}
         self._begun = asyncio.Event()
 
     async def __aenter__(self) -> Self:
@@ -107,23 +109,23 @@ class Packing:
 
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send, and call `on_stored` once: of a copy when its pack is stored, or could not be."""
-        if not isinstance(publication, Copied):
+        if not isinstance(publication, ArchivePublication):
             self._publisher.send(publication, on_stored)
             return
         if not self.is_open:
             on_stored(_DROPPED)
             return
-        if isinstance(publication, Packed):
+        if isinstance(publication, ArchiveBatchPublication):
             self._publisher.send(publication, on_stored)
             return
         subject = publication.subject
         pack = self._packs.get(subject)
         if pack is None:
-            pack = self._packs[subject] = _Pack(subject)
+            pack = self._packs[subject] = _ArchiveBatch(subject)
             self._begun.set()
         if not pack.takes(publication.payload, publication.block, on_stored):
             pack.send(self._publisher)
-            pack = self._packs[subject] = _Pack(subject)
+            pack = self._packs[subject] = _ArchiveBatch(subject)
             pack.takes(publication.payload, publication.block, on_stored)
         if self._alone and subject.removeprefix(_COPIED) in self._alone:
             del self._packs[subject]
@@ -156,7 +158,7 @@ class Packing:
         self.is_open = is_open
 
 
-class _Pack:
+class _ArchiveBatch:
     """Copies for one destination, and who wants to know of each that it is stored."""
 
     __slots__ = ("_bytes", "_copies", "_count", "_waiting", "subject")
@@ -164,7 +166,7 @@ class _Pack:
     def __init__(self, subject: str) -> None:
         self.subject = subject
         self._copies: list[tuple[bytes, bytes]] = []
-        """Encoded like `Copy`, and made without a call."""
+        """Encoded like `ArchivedDelivery`, and made without a call."""
         self._waiting: list[OnStored] = []
         self._count = self._bytes = 0
 
@@ -178,11 +180,11 @@ class _Pack:
         self._count, self._bytes = self._count + 1, size
         return True
 
-    def send(self, publisher: Sends) -> None:
+    def send(self, publisher: MessagePublisher) -> None:
         payload = _encode(self._copies)
         self._copies.clear()  # while it is in the processor's caches: kept for a moment more, it took 2 % to let go of
         publisher.send(Publication(self.subject, payload, _HEADERS), self._on_stored)
 
-    def _on_stored(self, result: Stored | JetStreamError) -> None:
+    def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         for on_stored in self._waiting:
             on_stored(result)

@@ -5,15 +5,15 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.request import Delivery
-from messaging import direct_get as read
-from messaging.audit_events import tell
-from messaging.client.connection import Connection
+from consumers.model.request import DeliveryAttemptRequest
+from messaging import direct_get
+from messaging.audit_events import publish_audit_event
+from messaging.client.connection import NatsConnection
 from messaging.client.headers import block_of
-from messaging.delivery_requests import request
-from messaging.publisher import Publication, Publisher, Stored
+from messaging.delivery_requests import publish_request
+from messaging.publisher import JetStreamPublisher, Publication, PublishAck
 from messaging.pull_consumer import Message
-from messaging.reverse_reader import newest
+from messaging.reverse_reader import read_last
 from schemas import subjects
 from schemas.events import QuarantineReleased, QuarantineReleasedData
 
@@ -24,7 +24,7 @@ _OURS: Final = (subjects.HEADER_ORIGIN, subjects.HEADER_CODE, subjects.HEADER_RE
 _ROOT: Final = "oneprotect.delivery.quarantined."
 
 
-class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
+class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A quarantined message. `headers` are those that it had come with, as far as they were kept."""
 
     sequence: int
@@ -37,7 +37,7 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
 
     @classmethod
-    def of(cls, record: read.Record) -> "Quarantined":
+    def of(cls, record: direct_get.StoredMessage) -> "QuarantinedMessage":
         """What `record` of the quarantine stream holds."""
         origin = record.headers.get(subjects.HEADER_ORIGIN, "")
         tokens = record.subject.removeprefix(_ROOT).split(".")
@@ -62,10 +62,10 @@ class Quarantined(msgspec.Struct, frozen=True, kw_only=True):
         return self.origin.removeprefix("oneprotect.delivery.").partition(".")[0]
 
 
-class Quarantine:
+class QuarantineStore:
     """The quarantine stream. Nothing is ever taken out of it: what is in it ends by age."""
 
-    def __init__(self, connection: Connection, publisher: Publisher) -> None:
+    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher) -> None:
         self._connection = connection
         self._publisher = publisher
 
@@ -78,28 +78,28 @@ class Quarantine:
         until: datetime | None = None,
         limit: int,
         before: int | None = None,
-    ) -> list[Quarantined]:
+    ) -> list[QuarantinedMessage]:
         """The newest `limit` for which every given condition holds, newest first, before sequence `before`."""
 
-        def take(record: read.Record) -> Quarantined | None:
-            found = Quarantined.of(record)
+        def take(record: direct_get.StoredMessage) -> QuarantinedMessage | None:
+            found = QuarantinedMessage.of(record)
             fits = (code is None or found.code == code) and (until is None or found.kept_at < until)
             return found if fits else None
 
         pattern = f"{_ROOT}*.{tenant}.>" if tenant else f"{_ROOT}>"
-        return await newest(
+        return await read_last(
             self._connection, subjects.QUARANTINE.name, pattern, take, limit=limit, before=before, since=since
         )
 
-    async def get(self, sequence: int) -> Quarantined | None:
+    async def get(self, sequence: int) -> QuarantinedMessage | None:
         """The one at this place of the stream, or None."""
-        async for record in read.scan(
+        async for record in direct_get.scan(
             self._connection, subjects.QUARANTINE.name, f"{_ROOT}>", first_sequence=sequence, batch=1
         ):
-            return Quarantined.of(record) if record.sequence == sequence else None
+            return QuarantinedMessage.of(record) if record.sequence == sequence else None
         return None
 
-    def understood(self, found: Quarantined, *, max_payload_bytes: int) -> Delivery:
+    def understood(self, found: QuarantinedMessage, *, max_payload_bytes: int) -> DeliveryAttemptRequest:
         """It as a consumer would understand it now. Raises `ValueError`, with the reason, when that can't be."""
         if found.kind not in ("requested", "due"):
             raise ValueError("it did not come from a subject of requests")
@@ -107,9 +107,11 @@ class Quarantine:
         message = Message(
             found.origin, subjects.lane_of(found.origin), reply, found.data, block_of(found.headers), self._connection
         )
-        return Delivery.read(message, max_payload_bytes=max_payload_bytes)
+        return DeliveryAttemptRequest.from_message(message, max_payload_bytes=max_payload_bytes)
 
-    async def release(self, found: Quarantined, *, by: str, delivery: Delivery | None) -> Stored:
+    async def release(
+        self, found: QuarantinedMessage, *, by: str, delivery: DeliveryAttemptRequest | None
+    ) -> PublishAck:
         """Publish its bytes and headers again, to where it came from, or to the overflow if that is full.
 
         Done again within ten minutes, it is stored once. `delivery` is what `understood` has made of it, if it could.
@@ -117,13 +119,13 @@ class Quarantine:
         headers = found.headers | {subjects.HEADER_MSG_ID: f"{subjects.QUARANTINE.name}.{found.sequence}"}
         if found.kind == "requested":
             tenant, destination = subjects.tenant_and_destination(found.origin)
-            stored = await request(self._publisher, tenant, destination, found.data, headers)
+            stored = await publish_request(self._publisher, tenant, destination, found.data, headers)
         else:
             stored = await self._publisher.publish(Publication(found.origin, found.data, headers))
         await self._tell(found, by, delivery)
         return stored
 
-    async def _tell(self, found: Quarantined, by: str, delivery: Delivery | None) -> None:
+    async def _tell(self, found: QuarantinedMessage, by: str, delivery: DeliveryAttemptRequest | None) -> None:
         now = datetime.now(UTC)
         event = QuarantineReleased(
             specversion="1.0",
@@ -139,4 +141,4 @@ class Quarantine:
                 delivery=delivery.id if delivery else None,
             ),
         )
-        await tell(self._publisher, "quarantine.released", str(found.sequence), event)
+        await publish_audit_event(self._publisher, "quarantine.released", str(found.sequence), event)

@@ -7,11 +7,11 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.retry_state import Progress
+from consumers.model.retry_state import RetryState
 from consumers.retention import archive
-from messaging import direct_get as read
-from messaging.client.connection import Connection
-from messaging.reverse_reader import Found, Take, look, newest
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
+from messaging.reverse_reader import PageResult, Take, read_last, read_page_backwards
 from schemas import subjects
 from schemas.configuration import ReplayFilter
 from schemas.events import decode_request
@@ -22,7 +22,7 @@ PACKS: Final = 64
 """Packs of delivered ones that are read at a time: some 8 MB at most, but for very large payloads."""
 
 
-class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class RetainedDelivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A kept delivery without its payload, so that a hundred thousand of them fit into memory.
 
     `attempt` is the last that was made, `sequence` its place in the stream. `superseded`: a later attempt has been
@@ -39,14 +39,14 @@ class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     sequence: int
     stored_at: datetime
     superseded: bool = False
-    ends: bool = True
+    is_last_in_batch: bool = True
 
     @classmethod
-    def read(cls, tenant: str, record: read.Record) -> "Kept | None":
+    def read(cls, tenant: str, record: direct_get.StoredMessage) -> "RetainedDelivery | None":
         """What `record` holds; None when another version of this program has kept it."""
         try:
             asked = decode_request(record.data)
-            attempt = Progress.read(record.headers).attempt
+            attempt = RetryState.from_headers(record.headers).attempt
         except ValueError:
             return None
         # Few names for many deliveries: interned, each is in memory once.
@@ -68,14 +68,14 @@ class Kept(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return f"{self.destination}.{self.id}"
 
 
-class KeptRecord(msgspec.Struct, frozen=True, gc=False):
+class RetainedRecord(msgspec.Struct, frozen=True, gc=False):
     """A kept delivery, and all that is stored of it."""
 
-    kept: Kept
-    record: read.Record
+    kept: RetainedDelivery
+    record: direct_get.StoredMessage
 
 
-def stream(chosen: ReplayFilter) -> subjects.Stream:
+def stream(chosen: ReplayFilter) -> subjects.StreamConfig:
     """The stream that holds what `chosen` takes."""
     return subjects.DELIVERED if chosen.takes_delivered else subjects.FAILED
 
@@ -89,7 +89,7 @@ def subject(tenant: str, chosen: ReplayFilter) -> str:
     return f"oneprotect.delivery.failed.{tenant}.{chosen.destination or '*'}.{bucket}"
 
 
-def matches(kept: Kept, chosen: ReplayFilter) -> bool:
+def matches(kept: RetainedDelivery, chosen: ReplayFilter) -> bool:
     """Whether every condition of `chosen` holds for `kept`."""
     return (
         (chosen.destination is None or kept.destination == chosen.destination)
@@ -103,10 +103,10 @@ def matches(kept: Kept, chosen: ReplayFilter) -> bool:
 
 
 async def scan(
-    connection: Connection, tenant: str, chosen: ReplayFilter, *, after: int = 0, until: int | None = None
-) -> AsyncIterator[KeptRecord]:
+    connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, after: int = 0, until: int | None = None
+) -> AsyncIterator[RetainedRecord]:
     """What `chosen` takes, oldest first: behind stream sequence `after`, up to and with `until`."""
-    records = read.scan(
+    records = direct_get.scan(
         connection,
         stream(chosen).name,
         subject(tenant, chosen),
@@ -121,23 +121,23 @@ async def scan(
             yield found
 
 
-def _taken(tenant: str, chosen: ReplayFilter, record: read.Record) -> Iterable[KeptRecord]:
+def _taken(tenant: str, chosen: ReplayFilter, record: direct_get.StoredMessage) -> Iterable[RetainedRecord]:
     """What `chosen` takes of what is stored in one message."""
-    taken: list[KeptRecord] = []
-    for one in archive.unpacked(record) if chosen.takes_delivered else (record,):
-        kept = Kept.read(tenant, one)
+    taken: list[RetainedRecord] = []
+    for one in archive.read_archive_batch(record) if chosen.takes_delivered else (record,):
+        kept = RetainedDelivery.read(tenant, one)
         if kept is not None and matches(kept, chosen):
-            taken.append(KeptRecord(kept, one))
+            taken.append(RetainedRecord(kept, one))
     for found in taken[:-1]:
-        yield KeptRecord(msgspec.structs.replace(found.kept, ends=False), found.record)
+        yield RetainedRecord(msgspec.structs.replace(found.kept, ends=False), found.record)
     yield from taken[-1:]
 
 
 async def newest_kept(
-    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
-) -> list[KeptRecord]:
+    connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> list[RetainedRecord]:
     """The newest `limit` that failed or were skipped and `chosen` takes, newest first, before a stream sequence."""
-    return await newest(
+    return await read_last(
         connection,
         subjects.FAILED.name,
         subject(tenant, chosen),
@@ -149,10 +149,10 @@ async def newest_kept(
 
 
 async def page_of_kept(
-    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
-) -> Found[KeptRecord]:
-    """The same with bounded work: see `Found` for how to go on."""
-    return await look(
+    connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> PageResult[RetainedRecord]:
+    """The same with bounded work: see `PageResult` for how to go on."""
+    return await read_page_backwards(
         connection,
         subjects.FAILED.name,
         subject(tenant, chosen),
@@ -164,9 +164,9 @@ async def page_of_kept(
     )
 
 
-def _taking(tenant: str, chosen: ReplayFilter) -> Take[KeptRecord]:
-    def take(record: read.Record) -> KeptRecord | None:
-        kept = Kept.read(tenant, record)
-        return KeptRecord(kept, record) if kept is not None and matches(kept, chosen) else None
+def _taking(tenant: str, chosen: ReplayFilter) -> Take[RetainedRecord]:
+    def take(record: direct_get.StoredMessage) -> RetainedRecord | None:
+        kept = RetainedDelivery.read(tenant, record)
+        return RetainedRecord(kept, record) if kept is not None and matches(kept, chosen) else None
 
     return take

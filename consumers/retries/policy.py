@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Final
 
-from consumers.http_client.response import Reply
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from schemas.configuration import RetryPolicy
 
@@ -12,13 +12,15 @@ MAX_RETRY_AFTER_S: Final = 86_400.0
 FINAL_CODES: Final = frozenset({Code.HTTP_410, Code.NET_BLOCKED})
 """The receiver is gone for good, or must not be called at all: another attempt would end the same way."""
 
-SECRET_PATIENCE_S: Final = 3 * 86_400.0
+MAX_SECRET_WAIT_S: Final = 3 * 86_400.0
 """How long a delivery waits for its secret before it is given up on."""
 
 Spread = Callable[[float, float], float]
 
 
-def next_wait_s(policy: RetryPolicy, *, tried: int, reply: Reply, spread: Spread = random.uniform) -> float | None:
+def next_wait_s(
+    policy: RetryPolicy, *, tried: int, reply: WebhookResponse, spread: Spread = random.uniform
+) -> float | None:
     """Seconds until the next attempt after `tried` ones, or None to give up.
 
     Never earlier than a receiver's Retry-After asks, as long as that is at most a day.
@@ -31,7 +33,7 @@ def next_wait_s(policy: RetryPolicy, *, tried: int, reply: Reply, spread: Spread
     return max(wait_s, min(reply.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
 
 
-def planned_s(schedule_s: tuple[float, ...], waits: int) -> float:
+def total_wait_s(schedule_s: tuple[float, ...], waits: int) -> float:
     """Seconds that so many waits for a secret take, before jitter; the last step repeats."""
     beyond = max(0, waits - len(schedule_s))
     return sum(schedule_s[:waits]) + beyond * schedule_s[-1]
@@ -44,6 +46,6 @@ def secret_wait_s(
 
     The last step repeats. These waits use up none of the receiver's attempts.
     """
-    if waited_s >= SECRET_PATIENCE_S:
+    if waited_s >= MAX_SECRET_WAIT_S:
         return None
     return schedule_s[min(waits, len(schedule_s) - 1)] * spread(1 - jitter, 1 + jitter)

@@ -11,11 +11,11 @@ from typing import Final
 
 import msgspec
 
-from messaging import direct_get as read
-from messaging.client.connection import Connection
-from messaging.client.errors import WRONG_LAST_SEQUENCE, Refused
-from messaging.kv import EXPECTED_REVISION, Bucket
-from messaging.publisher import Publication, Publisher
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
+from messaging.kv import EXPECTED_REVISION, KvBucket
+from messaging.publisher import JetStreamPublisher, Publication
 from schemas import subjects
 from schemas.configuration import Destination
 from schemas.events import decode_request
@@ -24,10 +24,10 @@ AT_ONCE: Final = 64
 """How many schedules are replaced at a time."""
 
 
-class Hurry:
+class RetryNow:
     """Makes a pending retry due at once: `oneprotect retry`. What is in flight, or settled, is left alone."""
 
-    def __init__(self, connection: Connection, publisher: Publisher) -> None:
+    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher) -> None:
         self._connection = connection
         self._publisher = publisher
 
@@ -37,8 +37,8 @@ class Hurry:
         The attempt keeps its number, so the schedule goes on from it as if its time had come. Raises `JetStreamError`.
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
-        records = await read.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
-        hurried = [record for record in records if await fire(self._publisher, record)]
+        records = await direct_get.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
+        hurried = [record for record in records if await reschedule_now(self._publisher, record)]
         scheduled = tuple(subjects.destination_scheduled(record.subject) for record in hurried)
         return scheduled + await self._call_heads(tenant, delivery, destination)
 
@@ -49,17 +49,19 @@ class Hurry:
         counts: dict[str, int] = info["state"].get("subjects") or {}
         called: list[str] = []
         for subject in counts:
-            first, _ = await read.batch(self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1)
+            first, _ = await direct_get.batch(
+                self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1
+            )
             if [_id_of(record) for record in first] == [delivery]:
                 called.append(subjects.tenant_and_destination(subject)[1])
                 await self._connection.publish(subjects.line(tenant, called[-1], "now"))
         return tuple(called)
 
 
-class Resumption:
+class WaitingDeliveryResumer:
     """Fires the waiting schedules of a credential's destinations."""
 
-    def __init__(self, connection: Connection, publisher: Publisher, destinations: Bucket) -> None:
+    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, destinations: KvBucket) -> None:
         self._connection = connection
         self._publisher = publisher
         self._destinations = destinations
@@ -76,8 +78,8 @@ class Resumption:
 
     async def _resume_destination(self, tenant: str, destination: str) -> int:
         resumed = 0
-        waiting: list[read.Record] = []
-        async for record in read.scan(
+        waiting: list[direct_get.StoredMessage] = []
+        async for record in direct_get.scan(
             self._connection, subjects.RETRIES.name, subjects.scheduled(tenant, destination, "*")
         ):
             if subjects.HEADER_SECRET_WAITS in record.headers:
@@ -87,11 +89,11 @@ class Resumption:
                 waiting.clear()
         return resumed + await self._fire(waiting)
 
-    async def _fire(self, waiting: list[read.Record]) -> int:
-        return sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
+    async def _fire(self, waiting: list[direct_get.StoredMessage]) -> int:
+        return sum(await asyncio.gather(*(reschedule_now(self._publisher, record) for record in waiting)))
 
 
-async def fire(publisher: Publisher, scheduled: read.Record) -> bool:
+async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:
     """Replace a schedule by one for now. False when it has fired, or was replaced, in between."""
     headers = {name: value for name, value in scheduled.headers.items() if not name.startswith("Nats-")} | {
         subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
@@ -100,14 +102,14 @@ async def fire(publisher: Publisher, scheduled: read.Record) -> bool:
     }
     try:
         await publisher.publish(Publication(scheduled.subject, scheduled.data, headers))
-    except Refused as error:
+    except RejectedByServer as error:
         if error.err_code != WRONG_LAST_SEQUENCE:
             raise
         return False
     return True
 
 
-def _id_of(record: read.Record) -> str | None:
+def _id_of(record: direct_get.StoredMessage) -> str | None:
     try:
         return decode_request(record.data).id
     except ValueError:

@@ -17,14 +17,14 @@ Matcher = Callable[[bytes], bool]
 """Says of a message whether the key that it stands for made one of the signatures."""
 
 
-class Signatures(Struct, frozen=True):
+class SignatureHeader(Struct, frozen=True):
     """What a header holds, scheme by scheme."""
 
     v1: tuple[bytes, ...]
     v1a: tuple[bytes, ...]
 
     @classmethod
-    def of(cls, header: str) -> "Signatures":
+    def of(cls, header: str) -> "SignatureHeader":
         """Other schemes, and what is no signature of its scheme, are passed over, as the specification asks."""
         return cls(_of_scheme(header, "v1"), _of_scheme(header, "v1a"))
 

@@ -19,7 +19,7 @@ SIGNATURE_HEADER: Final = "webhook-signature"
 _CURRENT = SLOTS[:1]
 
 
-class Signed(Struct, frozen=True, gc=False):
+class SignedHeaders(Struct, frozen=True, gc=False):
     """What goes into the headers beside the delivery id, and what the attempt's result says of it."""
 
     timestamp: str
@@ -30,7 +30,7 @@ class Signed(Struct, frozen=True, gc=False):
     """Which keys signed, in the same order."""
 
 
-def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) -> Signed:
+def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) -> SignedHeaders:
     """Sign `body` for an attempt that is made at `now`, an aware time. Send exactly these bytes.
 
     Raises `ValueError` for a delivery id with a full stop in it: what is signed could then be read in two ways.
@@ -42,10 +42,10 @@ def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) ->
     key, *others = secret.keys(now)  # nearly always one, for which neither a list nor a join is needed
     signature = f"{key.scheme},{b2a_base64(key.sign(message), newline=False).decode()}"
     if not others:
-        return Signed(timestamp, signature, _CURRENT)
+        return SignedHeaders(timestamp, signature, _CURRENT)
     for other in others:
         signature += f" {other.scheme},{b2a_base64(other.sign(message), newline=False).decode()}"
-    return Signed(timestamp, signature, SLOTS)
+    return SignedHeaders(timestamp, signature, SLOTS)
 
 
 def signed_bytes(delivery: str, timestamp: str, body: bytes) -> bytes:

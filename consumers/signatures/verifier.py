@@ -14,10 +14,10 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.signatures.header import PUBLIC_KEY_BYTES, SIZES, Matcher, Signatures, strict_base64
+from consumers.signatures.header import PUBLIC_KEY_BYTES, SIZES, Matcher, SignatureHeader, strict_base64
 from consumers.signatures.signer import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, signed_bytes
 from provider.errors import SecretMalformed
-from provider.signing_keys import MAX_KEY_BYTES, MIN_KEY_BYTES, Scheme, SigningKey
+from provider.signing_keys import MAX_KEY_BYTES, MIN_KEY_BYTES, HmacKey, Scheme
 
 TOLERANCE_S: Final = 300
 PREFIX: Final = "whsec_"
@@ -25,10 +25,10 @@ PUBLIC_PREFIX: Final = "whpk_"
 PRIVATE_PREFIX: Final = "whsk_"
 
 
-_NO_SIGNATURES: Final = Signatures((), ())
+_NO_SIGNATURES: Final = SignatureHeader((), ())
 
 
-class Part(StrEnum):
+class VerifiedPart(StrEnum):
     """What was looked at, in the order of the checks."""
 
     SECRET = "secret"
@@ -37,7 +37,7 @@ class Part(StrEnum):
     SIGNATURE = SIGNATURE_HEADER
 
 
-class Cause(StrEnum):
+class MismatchCause(StrEnum):
     """What explains a signature that differs; the value is the sentence for the receiver."""
 
     BODY_COMPACT = "the body was parsed and written anew: as compact JSON it has this signature"
@@ -55,27 +55,27 @@ class Cause(StrEnum):
     KEY_BLANKS = "there are blanks or line ends around the secret: without them it made this signature"
 
 
-class Check(Struct, frozen=True):
+class VerificationStep(Struct, frozen=True):
     """One part of the request, whether it is as it has to be, and a sentence about it."""
 
-    part: Part
+    part: VerifiedPart
     ok: bool
     text: str
 
 
-class Verification(Struct, frozen=True):
+class VerificationResult(Struct, frozen=True):
     """What became of the checks. `cause` explains a signature that differs, where a usual one does."""
 
-    checks: tuple[Check, ...]
-    cause: Cause | None = None
+    checks: tuple[VerificationStep, ...]
+    cause: MismatchCause | None = None
 
     @property
     def valid(self) -> bool:
         """Whether a receiver has to accept the request. One unusable secret beside a good one is no obstacle."""
-        return all(check.ok for check in self.checks if check.part is not Part.SECRET)
+        return all(check.ok for check in self.checks if check.part is not VerifiedPart.SECRET)
 
 
-def verify(secrets: Sequence[str], *, headers: Mapping[str, str], body: bytes, now: datetime) -> Verification:
+def verify(secrets: Sequence[str], *, headers: Mapping[str, str], body: bytes, now: datetime) -> VerificationResult:
     """Check a request against the secrets that its receiver knows, current and previous in any order.
 
     A secret is `whsec_` and base64, or raw text, for `v1`; or the public key `whpk_` and base64 for `v1a`.
@@ -84,16 +84,18 @@ def verify(secrets: Sequence[str], *, headers: Mapping[str, str], body: bytes, n
     received = {name.lower(): value.strip() for name, value in headers.items()}
     delivery, timestamp = received.get(ID_HEADER, ""), received.get(TIMESTAMP_HEADER, "")
     header = received.get(SIGNATURE_HEADER, "")
-    signatures, schemes = Signatures.of(header), _schemes(secrets)
+    signatures, schemes = SignatureHeader.of(header), _schemes(secrets)
     checks = [*map(_check_secret, secrets), _check_id(delivery), _check_timestamp(timestamp, now)]
     if not any(signatures.of_scheme(scheme) for scheme in schemes):
-        return Verification((*checks, _no_signature(header, schemes)))
+        return VerificationResult((*checks, _no_signature(header, schemes)))
     message = signed_bytes(delivery, timestamp, body)
     if any(matches(message) for secret in secrets if (matches := _matcher(secret, signatures)) is not None):
-        return Verification((*checks, Check(Part.SIGNATURE, ok=True, text="made of this body, with this secret")))
+        return VerificationResult(
+            (*checks, VerificationStep(VerifiedPart.SIGNATURE, ok=True, text="made of this body, with this secret"))
+        )
     cause = next(_causes(secrets, delivery, timestamp, body, signatures), None)
     text = cause.value if cause else "made with another secret, or of another body, id or timestamp"
-    return Verification((*checks, Check(Part.SIGNATURE, ok=False, text=text)), cause)
+    return VerificationResult((*checks, VerificationStep(VerifiedPart.SIGNATURE, ok=False, text=text)), cause)
 
 
 def _schemes(secrets: Sequence[str]) -> list[Scheme]:
@@ -103,9 +105,9 @@ def _schemes(secrets: Sequence[str]) -> list[Scheme]:
     return [*schemes, "v1a"] if any(public) else schemes
 
 
-def _check_secret(secret: str) -> Check:
+def _check_secret(secret: str) -> VerificationStep:
     if _matcher(secret, _NO_SIGNATURES) is not None:
-        return Check(Part.SECRET, ok=True, text="usable as a key")
+        return VerificationStep(VerifiedPart.SECRET, ok=True, text="usable as a key")
     if secret != secret.strip():
         text = "there are blanks or line ends around it"
     elif secret.startswith(PRIVATE_PREFIX):
@@ -116,26 +118,28 @@ def _check_secret(secret: str) -> Check:
         text = f"what follows {PREFIX} is not base64"
     else:
         text = f"no HMAC key: those are {PREFIX} and base64, or raw, of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
-    return Check(Part.SECRET, ok=False, text=text)
+    return VerificationStep(VerifiedPart.SECRET, ok=False, text=text)
 
 
-def _check_id(delivery: str) -> Check:
+def _check_id(delivery: str) -> VerificationStep:
     if not delivery:
-        return Check(Part.ID, ok=False, text="this header is missing")
+        return VerificationStep(VerifiedPart.ID, ok=False, text="this header is missing")
     if "." in delivery:
-        return Check(Part.ID, ok=False, text="it has a full stop in it, so what is signed could be read in two ways")
-    return Check(Part.ID, ok=True, text="present")
+        return VerificationStep(
+            VerifiedPart.ID, ok=False, text="it has a full stop in it, so what is signed could be read in two ways"
+        )
+    return VerificationStep(VerifiedPart.ID, ok=True, text="present")
 
 
-def _check_timestamp(timestamp: str, now: datetime) -> Check:
+def _check_timestamp(timestamp: str, now: datetime) -> VerificationStep:
     if not timestamp:
-        return Check(Part.TIMESTAMP, ok=False, text="this header is missing")
+        return VerificationStep(VerifiedPart.TIMESTAMP, ok=False, text="this header is missing")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
-        return Check(Part.TIMESTAMP, ok=False, text="it is not a number of seconds since 1970")
+        return VerificationStep(VerifiedPart.TIMESTAMP, ok=False, text="it is not a number of seconds since 1970")
     age_s = int(now.timestamp()) - int(timestamp)
     side = "old" if age_s >= 0 else "ahead of the clock here"
     text = f"{_moment(int(timestamp))}, {abs(age_s)} s {side}; at most {TOLERANCE_S} s are allowed to either side"
-    return Check(Part.TIMESTAMP, ok=abs(age_s) <= TOLERANCE_S, text=text)
+    return VerificationStep(VerifiedPart.TIMESTAMP, ok=abs(age_s) <= TOLERANCE_S, text=text)
 
 
 def _moment(timestamp: int) -> str:
@@ -145,18 +149,20 @@ def _moment(timestamp: int) -> str:
         return "beyond the year 9999"
 
 
-def _no_signature(header: str, schemes: Sequence[Scheme]) -> Check:
+def _no_signature(header: str, schemes: Sequence[Scheme]) -> VerificationStep:
     wanted = " and no ".join(f"`{scheme},` signature of {SIZES[scheme]} bytes in base64" for scheme in schemes)
-    return Check(Part.SIGNATURE, ok=False, text=f"it holds no {wanted}" if header else "this header is missing")
+    return VerificationStep(
+        VerifiedPart.SIGNATURE, ok=False, text=f"it holds no {wanted}" if header else "this header is missing"
+    )
 
 
-def _matcher(secret: str, signatures: Signatures) -> Matcher | None:
+def _matcher(secret: str, signatures: SignatureHeader) -> Matcher | None:
     """What the provider makes of the secret, or the receiver of a public key; None if neither can use it."""
     if secret.startswith(PUBLIC_PREFIX):
         key = strict_base64(secret.removeprefix(PUBLIC_PREFIX))
         return signatures.by_public_key(key) if key is not None and len(key) == PUBLIC_KEY_BYTES else None
     try:
-        return signatures.by_signing(SigningKey(secret.encode(errors="surrogateescape")).sign)
+        return signatures.by_signing(HmacKey(secret.encode(errors="surrogateescape")).sign)
     except SecretMalformed:
         return None
 
@@ -169,21 +175,21 @@ def _decoded(secret: str) -> bytes | None:
 
 
 def _causes(
-    secrets: Sequence[str], delivery: str, timestamp: str, body: bytes, signatures: Signatures
-) -> Iterator[Cause]:
+    secrets: Sequence[str], delivery: str, timestamp: str, body: bytes, signatures: SignatureHeader
+) -> Iterator[MismatchCause]:
     """Everything that explains the signatures: one change to the key, or to the body, or one to each."""
     keys = [variant for secret in secrets for variant in _key_variants(secret, signatures)]
-    bodies: list[tuple[Cause | None, bytes]] = [(None, body), *_body_variants(body)]
+    bodies: list[tuple[MismatchCause | None, bytes]] = [(None, body), *_body_variants(body)]
     for (key_cause, matches), (body_cause, variant) in product(keys, bodies):
         cause = key_cause or body_cause
         if cause and matches(signed_bytes(delivery, timestamp, variant)):
             yield cause
 
 
-def _key_variants(secret: str, signatures: Signatures) -> Iterator[tuple[Cause | None, Matcher]]:
+def _key_variants(secret: str, signatures: SignatureHeader) -> Iterator[tuple[MismatchCause | None, Matcher]]:
     text = secret.strip()
     bare = text.removeprefix(PREFIX)
-    blanks = None if text == secret else Cause.KEY_BLANKS
+    blanks = None if text == secret else MismatchCause.KEY_BLANKS
     if text.startswith(PUBLIC_PREFIX):
         if (matches := _matcher(text, signatures)) is not None:
             yield blanks, matches
@@ -191,24 +197,24 @@ def _key_variants(secret: str, signatures: Signatures) -> Iterator[tuple[Cause |
     if (key := _decoded(text)) is not None:
         yield blanks, signatures.by_secret(key)
     if text != bare:
-        yield Cause.KEY_NOT_DECODED, signatures.by_secret(bare.encode(errors="surrogateescape"))
-        yield Cause.KEY_WITH_PREFIX, signatures.by_secret(text.encode(errors="surrogateescape"))
+        yield MismatchCause.KEY_NOT_DECODED, signatures.by_secret(bare.encode(errors="surrogateescape"))
+        yield MismatchCause.KEY_WITH_PREFIX, signatures.by_secret(text.encode(errors="surrogateescape"))
     elif (decoded := strict_base64(bare)) is not None:
-        yield Cause.KEY_DECODED, signatures.by_secret(decoded)
+        yield MismatchCause.KEY_DECODED, signatures.by_secret(decoded)
 
 
-def _body_variants(body: bytes) -> Iterator[tuple[Cause, bytes]]:
-    yield Cause.BODY_LINE_FEED_ADDED, body.removesuffix(b"\n").removesuffix(b"\r")
-    yield Cause.BODY_LINE_FEED_ADDED, body.removesuffix(b"\n")
-    yield Cause.BODY_LINE_FEED_LOST, body + b"\n"
-    yield Cause.BODY_LINE_FEED_LOST, body + b"\r\n"
-    yield Cause.BODY_LINE_ENDS, body.replace(b"\r\n", b"\n")
-    yield Cause.BODY_LINE_ENDS, body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-    yield Cause.BODY_BYTE_ORDER_MARK, body.removeprefix(b"\xef\xbb\xbf")
+def _body_variants(body: bytes) -> Iterator[tuple[MismatchCause, bytes]]:
+    yield MismatchCause.BODY_LINE_FEED_ADDED, body.removesuffix(b"\n").removesuffix(b"\r")
+    yield MismatchCause.BODY_LINE_FEED_ADDED, body.removesuffix(b"\n")
+    yield MismatchCause.BODY_LINE_FEED_LOST, body + b"\n"
+    yield MismatchCause.BODY_LINE_FEED_LOST, body + b"\r\n"
+    yield MismatchCause.BODY_LINE_ENDS, body.replace(b"\r\n", b"\n")
+    yield MismatchCause.BODY_LINE_ENDS, body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+    yield MismatchCause.BODY_BYTE_ORDER_MARK, body.removeprefix(b"\xef\xbb\xbf")
     yield from _rewritten(body)
 
 
-def _rewritten(body: bytes) -> list[tuple[Cause, bytes]]:
+def _rewritten(body: bytes) -> list[tuple[MismatchCause, bytes]]:
     """The body as the usual JSON libraries write it, with and without a line feed; nothing if it is no JSON."""
     try:
         return [(cause, form + end) for cause, form in _json_forms(json.loads(body)) for end in (b"", b"\n")]
@@ -216,13 +222,13 @@ def _rewritten(body: bytes) -> list[tuple[Cause, bytes]]:
         return []
 
 
-def _json_forms(document: object) -> Iterator[tuple[Cause, bytes]]:
-    forms: tuple[tuple[Cause, tuple[str, str], int | str | None], ...] = (
-        (Cause.BODY_COMPACT, (",", ":"), None),
-        (Cause.BODY_SPACED, (", ", ": "), None),
-        (Cause.BODY_INDENTED, (",", ": "), 2),
-        (Cause.BODY_INDENTED, (",", ": "), 4),
-        (Cause.BODY_INDENTED, (",", ": "), "\t"),
+def _json_forms(document: object) -> Iterator[tuple[MismatchCause, bytes]]:
+    forms: tuple[tuple[MismatchCause, tuple[str, str], int | str | None], ...] = (
+        (MismatchCause.BODY_COMPACT, (",", ":"), None),
+        (MismatchCause.BODY_SPACED, (", ", ": "), None),
+        (MismatchCause.BODY_INDENTED, (",", ": "), 2),
+        (MismatchCause.BODY_INDENTED, (",", ": "), 4),
+        (MismatchCause.BODY_INDENTED, (",", ": "), "\t"),
     )
     for (cause, separators, indent), ascii_only, sort_keys in product(forms, (False, True), (False, True)):
         text = json.dumps(document, ensure_ascii=ascii_only, sort_keys=sort_keys, separators=separators, indent=indent)

@@ -3,13 +3,28 @@
 import msgspec
 
 from messaging.publisher import Publication
+from messaging.pull_consumer import Message
+from schemas import subjects
+from schemas.codes import Code
 
 
-class Again(msgspec.Struct, frozen=True):
+class Requeue(msgspec.Struct, frozen=True):
     """Store these, and hand the message back: it is to come again, at once."""
 
     publications: tuple[Publication, ...] = ()
 
 
-Settlement = tuple[Publication, ...] | Again
+Disposition = tuple[Publication, ...] | Requeue
 """What must be stored, in this order, before the message is acknowledged, or handed back."""
+
+
+def quarantine_publication(message: Message, code: Code, reason: str) -> Publication:
+    """The publication that keeps `message`, bytes untouched. `reason` names the field and the rule, not the value."""
+    # All of its headers but the server's own: a schedule or an id of another stream would not mean the same here.
+    headers = {name: value for name, value in message.headers.items() if not name.startswith("Nats-")} | {
+        subjects.HEADER_MSG_ID: f"{message.stream}.{message.sequence}",
+        subjects.HEADER_ORIGIN: message.subject,
+        subjects.HEADER_CODE: code.value,
+        subjects.HEADER_REASON: reason,
+    }
+    return Publication(subjects.quarantined(message.subject), message.data, headers)

@@ -5,7 +5,7 @@ long that is nobody knows beforehand. A tenant with a thousand destinations ther
 single destination, as long as both have something to start. Every step costs the same, however many there are.
 
 Turns alone would let a tenant whose receivers are slow fill all slots, one turn after the other. So a tenant that has
-many in flight starts no more of them than in proportion to the slots that are left (`SHARE`): one such tenant leaves a
+many in flight starts no more of them than in proportion to the slots that are left (`MAX_SHARE_OF_FREE_SLOTS`): one such tenant leaves a
 quarter of the slots to the others, two a seventh, and nobody waits for a slow receiver of somebody else's.
 """
 
@@ -15,20 +15,20 @@ from typing import Final
 
 from messaging.pull_consumer import Message
 
-SHARE: Final = 3
+MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may have so many times the slots in flight that are left free."""
-NEVER_IN_QUESTION: Final = 8
+MIN_SLOTS_PER_TENANT: Final = 8
 """And as many as this, while there is a free slot at all."""
 
 
-class Tenant:
+class TenantQueue:
     """A tenant's lanes with something to start, in the order of their turns."""
 
     __slots__ = ("in_line", "lanes", "name", "running", "size", "startable")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.lanes: collections.deque[Lane] = collections.deque()
+        self.lanes: collections.deque[DestinationLane] = collections.deque()
         self.size = 0
         """Lanes in all, with those that have nothing to start."""
         self.running = 0
@@ -36,12 +36,12 @@ class Tenant:
         self.in_line = False
 
 
-class Lane:
+class DestinationLane:
     """What waits and runs for one destination."""
 
     __slots__ = ("in_line", "key", "limit", "running", "startable", "tenant", "waiting")
 
-    def __init__(self, key: str, tenant: Tenant, limit: int) -> None:
+    def __init__(self, key: str, tenant: TenantQueue, limit: int) -> None:
         self.key = key
         self.tenant = tenant
         self.limit = limit
@@ -52,54 +52,54 @@ class Lane:
         self.in_line = False
 
 
-class Turns:
+class FairScheduler:
     """The lanes, each `<tenant>.<destination>`, and who comes next for one of `slots`."""
 
     def __init__(self, slots: int, limit_of: Callable[[str], int]) -> None:
-        """`limit_of`: how many of a lane may run at a time. It is asked when a lane begins, and by `ask_limit`."""
+        """`limit_of`: how many of a lane may run at a time. It is asked when a lane begins, and by `refresh_limit`."""
         self._slots = slots
         self._limit_of = limit_of
         self._counted = max(1, slots // 8)
-        self._lanes: dict[str, Lane] = {}
-        self._tenants: dict[str, Tenant] = {}
-        self._line: collections.deque[Tenant] = collections.deque()
-        self._aside: collections.OrderedDict[str, Tenant] = collections.OrderedDict()
+        self._lanes: dict[str, DestinationLane] = {}
+        self._tenants: dict[str, TenantQueue] = {}
+        self._line: collections.deque[TenantQueue] = collections.deque()
+        self._aside: collections.OrderedDict[str, TenantQueue] = collections.OrderedDict()
         self.running = 0
-        self.at_hand = 0
+        self.runnable = 0
         """How many could be started, but of each tenant no more than an eighth of the slots: what a tenant has beyond
         that must not keep us from seeing the others' work."""
 
-    def __iter__(self) -> Iterator[Lane]:
+    def __iter__(self) -> Iterator[DestinationLane]:
         return iter(list(self._lanes.values()))
 
-    def find(self, key: str) -> Lane | None:
+    def find(self, key: str) -> DestinationLane | None:
         """The lane, if anything waits or runs in it."""
         return self._lanes.get(key)
 
-    def lane(self, key: str) -> Lane:
+    def lane(self, key: str) -> DestinationLane:
         """The lane, a new one if need be."""
         lane = self._lanes.get(key)
         if lane is None:
             name = key.partition(".")[0]
             tenant = self._tenants.get(name)
             if tenant is None:
-                tenant = self._tenants[name] = Tenant(name)
-            lane = self._lanes[key] = Lane(key, tenant, self._limit_of(key))
+                tenant = self._tenants[name] = TenantQueue(name)
+            lane = self._lanes[key] = DestinationLane(key, tenant, self._limit_of(key))
             tenant.size += 1
         return lane
 
-    def ask_limit(self, lane: Lane) -> None:
+    def refresh_limit(self, lane: DestinationLane) -> None:
         """It may be another one now."""
         lane.limit = self._limit_of(lane.key)
-        self.line_up(lane)
+        self.refresh(lane)
 
-    def arrive(self, key: str, message: Message) -> None:
+    def enqueue(self, key: str, message: Message) -> None:
         """Something to do has come for a lane."""
         lane = self._lanes.get(key) or self.lane(key)
         lane.waiting.append(message)
-        self.line_up(lane)
+        self.refresh(lane)
 
-    def line_up(self, lane: Lane) -> None:
+    def refresh(self, lane: DestinationLane) -> None:
         """Bring line and counts up to date: something came or went in `lane`."""
         startable, free = len(lane.waiting), lane.limit - lane.running
         if startable > free:
@@ -112,17 +112,17 @@ class Turns:
         elif not lane.running and not lane.waiting:
             self._forget(lane)
 
-    def stand_aside(self, lane: Lane) -> None:
-        """Nothing of `lane` may start for now; `line_up` brings it back."""
+    def suspend(self, lane: DestinationLane) -> None:
+        """Nothing of `lane` may start for now; `refresh` brings it back."""
         self._count(lane, 0)
 
-    def next(self) -> Lane | None:
-        """Who may start one now, or None. Then `start` one of it, or let it `stand_aside`."""
+    def next(self) -> DestinationLane | None:
+        """Who may start one now, or None. Then `start` one of it, or let it `suspend`."""
         line = self._line
         while line and self.running < self._slots:
             tenant = line.popleft()
             running = tenant.running
-            if running >= NEVER_IN_QUESTION and running >= SHARE * (self._slots - self.running):
+            if running >= MIN_SLOTS_PER_TENANT and running >= MAX_SHARE_OF_FREE_SLOTS * (self._slots - self.running):
                 self._aside[tenant.name] = tenant
                 continue
             lane = None
@@ -139,7 +139,7 @@ class Turns:
                 return lane
         return None
 
-    def start(self, lane: Lane) -> Message:
+    def start(self, lane: DestinationLane) -> Message:
         """One of `lane` runs from now on; if more may, it stands in line again."""
         lane.running += 1
         lane.tenant.running += 1
@@ -149,7 +149,7 @@ class Turns:
             self._stand_in_line(lane)
         return lane.waiting.popleft()
 
-    def end(self, lane: Lane) -> None:
+    def end(self, lane: DestinationLane) -> None:
         """One of `lane` has ended."""
         tenant = lane.tenant
         lane.running -= 1
@@ -161,9 +161,9 @@ class Turns:
                 self._line.append(tenant)
             if self._aside:
                 self._line.append(self._aside.popitem(last=False)[1])
-        self.line_up(lane)
+        self.refresh(lane)
 
-    def _stand_in_line(self, lane: Lane) -> None:
+    def _stand_in_line(self, lane: DestinationLane) -> None:
         lane.in_line = True
         tenant = lane.tenant
         tenant.lanes.append(lane)
@@ -171,15 +171,15 @@ class Turns:
             tenant.in_line = True
             self._line.append(tenant)
 
-    def _count(self, lane: Lane, startable: int) -> None:
+    def _count(self, lane: DestinationLane, startable: int) -> None:
         tenant, most = lane.tenant, self._counted
         before = tenant.startable
         after = before + startable - lane.startable
         lane.startable = startable
         tenant.startable = after
-        self.at_hand += (after if after < most else most) - (before if before < most else most)  # noqa: FURB136
+        self.runnable += (after if after < most else most) - (before if before < most else most)  # noqa: FURB136
 
-    def _forget(self, lane: Lane) -> None:
+    def _forget(self, lane: DestinationLane) -> None:
         if self._lanes.pop(lane.key, None) is not None:
             lane.tenant.size -= 1
             if not lane.tenant.size:

@@ -14,8 +14,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, Refused
-from messaging.kv import Bucket
+from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
+from messaging.kv import KvBucket
 
 SLICE_S: Final = 0.25
 """How much of a rate one consumer takes at a time."""
@@ -26,26 +26,26 @@ RETRY_S: Final = 0.5
 _log = structlog.get_logger(__name__)
 
 
-class Slice(msgspec.Struct):
+class RateGrant(msgspec.Struct):
     """Starts that are left, and until when."""
 
     starts: int
     until: float
 
 
-class SpokenFor(msgspec.Struct, frozen=True):
+class RateReservation(msgspec.Struct, frozen=True):
     """The row: unix seconds until which the rate is taken."""
 
     until: float = 0.0
 
 
-class RateLimits:
+class RateLimiter:
     """Decides whether an attempt may start now. `rate_of` gives a lane's rate in attempts/s, or None for no limit."""
 
-    def __init__(self, bucket: Bucket, *, rate_of: Callable[[str], float | None]) -> None:
+    def __init__(self, bucket: KvBucket, *, rate_of: Callable[[str], float | None]) -> None:
         self._bucket = bucket
         self._rate_of = rate_of
-        self._slices: dict[str, Slice] = {}
+        self._slices: dict[str, RateGrant] = {}
         self._taking: dict[str, asyncio.Task[None]] = {}
         self._on_grant: Callable[[str], None] = lambda _: None
 
@@ -53,7 +53,7 @@ class RateLimits:
         """Call `callback` with a lane that may start again."""
         self._on_grant = callback
 
-    def may_start(self, lane: str, waiting: int) -> bool:
+    def try_acquire(self, lane: str, waiting: int) -> bool:
         """Whether one of the `waiting` may start. If not, `on_grant` tells when to ask again."""
         rate_per_s = self._rate_of(lane)
         if rate_per_s is None:
@@ -88,24 +88,24 @@ class RateLimits:
             await asyncio.sleep(RETRY_S)  # without the row nobody knows what is free: nothing starts
             return
         await asyncio.sleep(max(0.0, begins - time.time()))
-        self._slices[lane] = Slice(starts, time.monotonic() + UNUSED_S)
+        self._slices[lane] = RateGrant(starts, time.monotonic() + UNUSED_S)
 
     async def _reserve(self, lane: str, length_s: float) -> float:
         """Move the row on by `length_s`, and return when that slice begins, in unix seconds."""
         while True:
             entry = await self._bucket.find(lane)
             begins = max(time.time(), _spoken_for(entry.value).until)
-            row = msgspec.json.encode(SpokenFor(begins + length_s))
+            row = msgspec.json.encode(RateReservation(begins + length_s))
             try:
                 await self._bucket.put(lane, row, revision=entry.revision)
-            except Refused as error:
+            except RejectedByServer as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
                 continue  # another consumer took that slice
             return begins
 
 
-def _spoken_for(value: bytes | None) -> SpokenFor:
+def _spoken_for(value: bytes | None) -> RateReservation:
     with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(value or b"{}", type=SpokenFor)
-    return SpokenFor()
+        return msgspec.json.decode(value or b"{}", type=RateReservation)
+    return RateReservation()

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any, Final, cast
 
 from messaging.admin import nack
-from messaging.admin.permissions import ROLES, Role
+from messaging.admin.permissions import ROLES, NatsRole
 from messaging.admin.topology import bucket_config, consumer_config, stream_config
 from schemas import subjects
 
@@ -39,17 +39,17 @@ def documents(*, replicas: int, work_per_destination: int, ack_wait_s: float) ->
     return made
 
 
-def user_entry(role: Role, nkey: str) -> str:
+def user_entry(role: NatsRole, nkey: str) -> str:
     """The role's entry for the list of users in a server's configuration, on several lines."""
     return f"{{\n  nkey: {nkey}\n  permissions {{\n{_indented(_rules(role), 4)}\n  }}\n}}\n"
 
 
-def _permissions(role: Role) -> str:
+def _permissions(role: NatsRole) -> str:
     name = f"ONEPROTECT_{role.name.upper()}_PERMISSIONS"
     return f"\n# {role.name}: {role.does}\n{name} {{\n{_indented(_rules(role), 2)}\n}}\n"
 
 
-def _rules(role: Role) -> str:
+def _rules(role: NatsRole) -> str:
     sections = (("publish", role.publish), ("subscribe", role.subscribe))
     return "\n".join(
         f"{verb} {{ allow: [\n" + "\n".join(f"  {json.dumps(one)}" for one in allowed) + "\n] }"
@@ -122,7 +122,7 @@ def _values(replicas: int) -> dict[str, Any]:
     }
 
 
-def _allowed(role: Role) -> dict[str, Any]:
+def _allowed(role: NatsRole) -> dict[str, Any]:
     return {"publish": {"allow": list(role.publish)}, "subscribe": {"allow": list(role.subscribe)}}
 
 

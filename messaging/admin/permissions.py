@@ -9,10 +9,10 @@ from typing import Final
 import msgspec
 
 from schemas import subjects
-from schemas.subjects import Bucket, Consumer, Stream
+from schemas.subjects import BucketConfig, ConsumerConfig, StreamConfig
 
 
-class Role(msgspec.Struct, frozen=True, kw_only=True):
+class NatsRole(msgspec.Struct, frozen=True, kw_only=True):
     """A user's permissions: what it may publish to and subscribe to. Anything else is refused."""
 
     name: str
@@ -31,34 +31,34 @@ def inbox_prefix(role: str) -> str:
     return f"_INBOX_{role}"
 
 
-def _known(*streams: Stream) -> tuple[str, ...]:
+def _known(*streams: StreamConfig) -> tuple[str, ...]:
     """How streams are configured, and how much they hold: no content."""
     return tuple(f"$JS.API.STREAM.INFO.{stream.name}" for stream in streams)
 
 
-def _read(*streams: Stream) -> tuple[str, ...]:
+def _read(*streams: StreamConfig) -> tuple[str, ...]:
     names = [stream.name for stream in streams]
     return tuple(f"$JS.API.DIRECT.GET.{name}{below}" for name in names for below in ("", ".>"))
 
 
-def _looked_up(*buckets: Bucket) -> tuple[str, ...]:
+def _looked_up(*buckets: BucketConfig) -> tuple[str, ...]:
     return tuple(f"$JS.API.DIRECT.GET.KV_{bucket.name}{below}" for bucket in buckets for below in ("", ".>"))
 
 
-def _written(*buckets: Bucket) -> tuple[str, ...]:
+def _written(*buckets: BucketConfig) -> tuple[str, ...]:
     return tuple(f"$KV.{bucket.name}.>" for bucket in buckets)
 
 
-def _published(*streams: Stream) -> tuple[str, ...]:
+def _published(*streams: StreamConfig) -> tuple[str, ...]:
     return tuple(subject for stream in streams for subject in stream.subjects)
 
 
-def _consumed(consumer: Consumer) -> tuple[str, ...]:
+def _consumed(consumer: ConsumerConfig) -> tuple[str, ...]:
     name = f"{consumer.stream}.{consumer.name}"
     return (f"$JS.API.CONSUMER.INFO.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{name}", f"$JS.ACK.{name}.>")
 
 
-def _stood_in_line(stream: Stream) -> tuple[str, ...]:
+def _stood_in_line(stream: StreamConfig) -> tuple[str, ...]:
     """A consumer for each destination that has a line, made on demand."""
     return (
         *(f"$JS.API.CONSUMER.CREATE.{stream.name}.*.{subject}" for subject in stream.subjects),
@@ -68,7 +68,7 @@ def _stood_in_line(stream: Stream) -> tuple[str, ...]:
     )
 
 
-def _moved(*streams: Stream) -> tuple[str, ...]:
+def _moved(*streams: StreamConfig) -> tuple[str, ...]:
     """What stands here is read, and removed when it stands somewhere else."""
     return (*_read(*streams), *(f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams))
 
@@ -101,7 +101,7 @@ _SEEN: Final = (
     subjects.ACTIVITY,
 )
 
-API: Final = Role(
+API: Final = NatsRole(
     name="api",
     does="takes requests, keeps configuration, shows what happened, replays; can't take work or record a result",
     publish=(
@@ -118,7 +118,7 @@ API: Final = Role(
     subscribe=(f"{inbox_prefix('api')}.>", *_ANNOUNCED, *subjects.ATTEMPTS.subjects),
 )
 
-CONSUMER: Final = Role(
+CONSUMER: Final = NatsRole(
     name="consumer",
     does="takes work and records what came of it; of the configuration it can only disable a destination",
     publish=(
@@ -155,7 +155,7 @@ CONSUMER: Final = Role(
     subscribe=(f"{inbox_prefix('consumer')}.>", *_ANNOUNCED, *_CONTROL),
 )
 
-OPERATOR: Final = Role(
+OPERATOR: Final = NatsRole(
     name="operator",
     does="the command line: all that the API may, and creating streams, and releasing from quarantine",
     publish=tuple(
@@ -175,10 +175,10 @@ OPERATOR: Final = Role(
 ROLES: Final = (API, CONSUMER, OPERATOR)
 
 
-def producer(tenant: str) -> Role:
+def producer(tenant: str) -> NatsRole:
     """A producer that publishes over NATS: its own tenant's requests, and nothing else. `tenant` is valid."""
     name = f"producer_{tenant}"
-    return Role(
+    return NatsRole(
         name=name,
         does=f"asks for deliveries of the tenant {tenant}",
         publish=(subjects.requested(tenant, "*"), subjects.overflow(tenant, "*")),

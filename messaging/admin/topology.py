@@ -7,7 +7,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from messaging.client.connection import Connection
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
 from schemas import subjects
 
@@ -19,7 +19,7 @@ _MAX_WAITING: Final = 2_048
 Config = dict[str, Any]
 
 
-class Change(msgspec.Struct, frozen=True):
+class TopologyChange(msgspec.Struct, frozen=True):
     """What `apply` did or, with `check`, would do to one object. `fields`: old and new value by name."""
 
     kind: Literal["stream", "bucket", "consumer"]
@@ -29,7 +29,7 @@ class Change(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class Archive(msgspec.Struct, frozen=True, kw_only=True):
+class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How long, and at most how much of, the deliveries that were taken are kept."""
 
     days: int = 30
@@ -37,21 +37,21 @@ class Archive(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int = 2 * 1024**3
 
 
-DEFAULT_ARCHIVE: Final = Archive()
+DEFAULT_ARCHIVE: Final = ArchiveLimits()
 
 
 async def apply(
-    connection: Connection,
+    connection: NatsConnection,
     *,
     replicas: int,
     work_per_destination: int,
     ack_wait_s: float,
-    archive: Archive = DEFAULT_ARCHIVE,
+    archive: ArchiveLimits = DEFAULT_ARCHIVE,
     check: bool = False,
-) -> list[Change]:
-    """Create or update everything; with `check` only compare. Raises `JetStreamError`, `Unsupported` above all."""
+) -> list[TopologyChange]:
+    """Create or update everything; with `check` only compare. Raises `JetStreamError`, `ServerTooOld` above all."""
     connection.require_version()
-    changes: list[Change] = []
+    changes: list[TopologyChange] = []
     for stream in subjects.STREAMS:
         if stream.archived and not archive.days:
             changes.append(await _left(connection, stream))
@@ -67,7 +67,7 @@ async def apply(
 
 
 def stream_config(
-    stream: subjects.Stream, *, replicas: int, work_per_destination: int, archive: Archive = DEFAULT_ARCHIVE
+    stream: subjects.StreamConfig, *, replicas: int, work_per_destination: int, archive: ArchiveLimits = DEFAULT_ARCHIVE
 ) -> Config:
     """A stream as the server is asked for it."""
     config: Config = {
@@ -100,7 +100,7 @@ def stream_config(
     return config
 
 
-def bucket_config(bucket: subjects.Bucket, *, replicas: int) -> Config:
+def bucket_config(bucket: subjects.BucketConfig, *, replicas: int) -> Config:
     """A bucket as the server is asked for it: the stream that any key-value client expects (ADR-8)."""
     config: Config = {
         "name": f"KV_{bucket.name}",
@@ -121,7 +121,7 @@ def bucket_config(bucket: subjects.Bucket, *, replicas: int) -> Config:
     return config
 
 
-def consumer_config(consumer: subjects.Consumer, *, ack_wait_s: float) -> Config:
+def consumer_config(consumer: subjects.ConsumerConfig, *, ack_wait_s: float) -> Config:
     """A durable consumer as the server is asked for it."""
     begins = {"deliver_policy": "new"} if consumer.from_now else {}
     return begins | {
@@ -136,37 +136,37 @@ def consumer_config(consumer: subjects.Consumer, *, ack_wait_s: float) -> Config
 
 
 async def _apply_stream(
-    connection: Connection, kind: Literal["stream", "bucket"], name: str, wanted: Config, *, check: bool
-) -> Change:
+    connection: NatsConnection, kind: Literal["stream", "bucket"], name: str, wanted: Config, *, check: bool
+) -> TopologyChange:
     try:
         current = (await connection.api(f"STREAM.INFO.{wanted['name']}"))["config"]
     except NotFound:
         if not check:
             await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
-        return Change(kind, name, "create")
+        return TopologyChange(kind, name, "create")
     fields = _differences(current, wanted)
     if not fields:
-        return Change(kind, name, "none")
+        return TopologyChange(kind, name, "none")
     if not check:
         await connection.api(f"STREAM.UPDATE.{wanted['name']}", current | wanted)
-    return Change(kind, name, "update", fields)
+    return TopologyChange(kind, name, "update", fields)
 
 
-async def _left(connection: Connection, stream: subjects.Stream) -> Change:
+async def _left(connection: NatsConnection, stream: subjects.StreamConfig) -> TopologyChange:
     """A stream that the settings do without: it is not made, and what is in one that is there is nobody's to delete."""
     try:
         state = (await connection.api(f"STREAM.INFO.{stream.name}"))["state"]
     except NotFound:
-        return Change("stream", stream.name, "none", note="not made: ONEPROTECT_ARCHIVE_DAYS is 0")
+        return TopologyChange("stream", stream.name, "none", note="not made: ONEPROTECT_ARCHIVE_DAYS is 0")
     note = (
         f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added, and its {state['messages']} messages are left until they age"
     )
-    return Change("stream", stream.name, "none", note=note)
+    return TopologyChange("stream", stream.name, "none", note=note)
 
 
 async def _apply_consumer(
-    connection: Connection, consumer: subjects.Consumer, *, ack_wait_s: float, check: bool
-) -> Change:
+    connection: NatsConnection, consumer: subjects.ConsumerConfig, *, ack_wait_s: float, check: bool
+) -> TopologyChange:
     wanted = consumer_config(consumer, ack_wait_s=ack_wait_s)
     name = f"{consumer.stream}/{consumer.name}"
     create = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}"
@@ -175,13 +175,13 @@ async def _apply_consumer(
     except NotFound:
         if not check:
             await connection.api(create, {"stream_name": consumer.stream, "config": wanted})
-        return Change("consumer", name, "create")
+        return TopologyChange("consumer", name, "create")
     fields = _differences(current, wanted)
     if not fields:
-        return Change("consumer", name, "none")
+        return TopologyChange("consumer", name, "none")
     if not check:
         await connection.api(create, {"stream_name": consumer.stream, "config": current | wanted})
-    return Change("consumer", name, "update", fields)
+    return TopologyChange("consumer", name, "update", fields)
 
 
 def _differences(current: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:

@@ -19,11 +19,11 @@ import structlog
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
-from messaging.client.eager_task import run_now
-from messaging.client.errors import Unavailable
-from messaging.client.headers import plain_block_of, read_headers, read_lines
+from messaging.client.eager_task import run_eagerly
+from messaging.client.errors import ServerUnavailable
+from messaging.client.headers import encode_headers_unchecked, read_headers, read_lines
 from messaging.client.import_nats import allow_websockets
-from messaging.client.parser import Intake, Listener
+from messaging.client.parser import FastParser, Listener
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -34,7 +34,7 @@ _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
 _log = structlog.get_logger(__name__)
 
 
-class Access(msgspec.Struct, frozen=True, kw_only=True):
+class ServerAccess(msgspec.Struct, frozen=True, kw_only=True):
     """How a server is reached, and as whom. At most one of `creds_file` and `nkey_file`."""
 
     url: str
@@ -48,7 +48,7 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
     """Where this user may hear answers."""
 
 
-class Callbacks(msgspec.Struct, frozen=True, kw_only=True):
+class ClientCallbacks(msgspec.Struct, frozen=True, kw_only=True):
     """What is told of a connection: an error of the server's or of the library's, and coming and going."""
 
     on_error: Callable[[Exception], Awaitable[None]]
@@ -71,7 +71,7 @@ class PersistentClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self._listeners: dict[bytes, Listener] = {}
-        self._ps = Intake(self, self._listeners)
+        self._ps = FastParser(self, self._listeners)
         self._late: set[asyncio.Task[None]] = set()
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
@@ -103,7 +103,7 @@ class PersistentClient(Client):
 
         `block`: headers as they came with another message, instead of `headers`.
         """
-        size, head = len(payload), block if headers is None else plain_block_of(headers)
+        size, head = len(payload), block if headers is None else encode_headers_unchecked(headers)
         if head is not None and size <= self._max_payload and self._status == Client.CONNECTED:
             if head:
                 start = f"HPUB {subject} {reply} {len(head)} {len(head) + size}"
@@ -116,7 +116,7 @@ class PersistentClient(Client):
                 return
         if headers is None and block:
             headers = read_headers(block)
-        run_now(super().publish(subject, payload, reply, None if headers is None else dict(headers)), self._late)
+        run_eagerly(super().publish(subject, payload, reply, None if headers is None else dict(headers)), self._late)
 
     def answer(self, reply: bytes, word: bytes) -> None:
         """Publish `word` where a server asked for it, in `reply`: that is plain. Lost if it can't be sent."""
@@ -166,10 +166,10 @@ async def _unheard(_: object) -> None:
     """Nothing comes this way: there is a listener."""
 
 
-async def dial(
-    access: Access, *, name: str, callbacks: Callbacks, keep_trying_until: asyncio.Event | None
+async def open_client(
+    access: ServerAccess, *, name: str, callbacks: ClientCallbacks, keep_trying_until: asyncio.Event | None
 ) -> PersistentClient:
-    """Connect. Raises `Unavailable` at once, or, with `keep_trying_until`, when that is set and there is no server."""
+    """Connect. Raises `ServerUnavailable` at once, or, with `keep_trying_until`, when that is set and there is no server."""
     delay_s = 0.1
     options = _options(access, name, callbacks)
     if access.url.startswith("ws"):
@@ -182,12 +182,12 @@ async def dial(
             await client.connect(access.url.split(","), allow_reconnect=False, max_reconnect_attempts=1, **options)
         except (TimeoutError, OSError, nats.errors.Error) as error:
             reason = named(error)
-            await hang_up(client)  # the library leaves a refused connection open
+            await close_client(client)  # the library leaves a refused connection open
         else:
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             return client
         if keep_trying_until is None or keep_trying_until.is_set():
-            raise Unavailable(
+            raise ServerUnavailable(
                 f"NATS can't be reached at {access.url} ({reason}). Is it running? See ONEPROTECT_NATS_URL."
             )
         _log.warning("nats.unreachable", url=access.url, reason=reason, next_try_s=delay_s)
@@ -196,14 +196,14 @@ async def dial(
         delay_s = min(delay_s * 2, 5.0)
 
 
-async def hang_up(client: Client) -> None:
+async def close_client(client: Client) -> None:
     """Close, and don't wait long for it: after a TLS handshake that failed, the library would wait for ever."""
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.close()
 
 
-def _options(access: Access, name: str, callbacks: Callbacks) -> dict[str, Any]:
+def _options(access: ServerAccess, name: str, callbacks: ClientCallbacks) -> dict[str, Any]:
     return {
         "name": name,
         "user_credentials": str(access.creds_file) if access.creds_file else None,
@@ -219,7 +219,7 @@ def _options(access: Access, name: str, callbacks: Callbacks) -> dict[str, Any]:
     }
 
 
-def _require_credentials(access: Access) -> None:
+def _require_credentials(access: ServerAccess) -> None:
     """Raise `UnusableCredentials` unless the file looks like one: else the library raises whatever it stumbles over."""
     if access.creds_file is not None:
         text = _content(access.creds_file, "ONEPROTECT_NATS_CREDS_FILE")

@@ -9,18 +9,18 @@ import msgspec
 import nats.errors
 import structlog
 
-from messaging.client.client import Access, Callbacks, PersistentClient, dial, hang_up, named
+from messaging.client.client import ClientCallbacks, PersistentClient, ServerAccess, close_client, named, open_client
 from messaging.client.errors import (
     MESSAGE_TOO_LARGE,
     JetStreamError,
     NotFound,
-    Refused,
-    Unavailable,
-    Unsupported,
+    RejectedByServer,
+    ServerTooOld,
+    ServerUnavailable,
     error_of,
 )
 from messaging.client.parser import Listener
-from messaging.client.permission_violations import Denial, Denials
+from messaging.client.permission_violations import PermissionViolation, PermissionViolations
 
 MIN_SERVER_VERSION: Final = (2, 12)
 API_TIMEOUT_S: Final = 5.0
@@ -28,7 +28,7 @@ API_TIMEOUT_S: Final = 5.0
 _log = structlog.get_logger(__name__)
 
 
-class Incoming(Protocol):
+class IncomingMessage(Protocol):
     """A message as it arrives: `headers` is None when it has none."""
 
     subject: str
@@ -49,7 +49,7 @@ class Subscription(Protocol):
         ...
 
 
-OnIncoming = Callable[[Incoming], Awaitable[None]]
+OnIncoming = Callable[[IncomingMessage], Awaitable[None]]
 
 
 class _ApiError(msgspec.Struct):
@@ -65,13 +65,13 @@ class _ApiReply(msgspec.Struct):
 _decode_reply = msgspec.json.Decoder(_ApiReply).decode
 
 
-class Connection:
+class NatsConnection:
     """A connection that comes back by itself. `on_reconnect` callbacks run each time it has."""
 
     def __init__(self, client: PersistentClient, *, inbox_prefix: str) -> None:
         self._client = client
         self.answer: Final = client.answer
-        self.denials: Final = Denials(inbox_prefix)
+        self.denials: Final = PermissionViolations(inbox_prefix)
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.reconnects = 0
         """How often it has come back."""
@@ -109,7 +109,7 @@ class Connection:
         headers: dict[str, str] | None = None,
         block: bytes = b"",
     ) -> None:
-        """Send without waiting for anything. Raises `Unavailable` (buffer full) or `Refused` (too large).
+        """Send without waiting for anything. Raises `ServerUnavailable` (buffer full) or `RejectedByServer` (too large).
 
         `block`: headers as they came with another message, instead of `headers`.
         """
@@ -122,8 +122,8 @@ class Connection:
         else:
             return
         if not reason:
-            raise Refused(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
-        raise Unavailable(f"NATS did not take a message: {reason}")
+            raise RejectedByServer(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
+        raise ServerUnavailable(f"NATS did not take a message: {reason}")
 
     async def subscribe(self, subject: str, callback: OnIncoming, *, group: str = "") -> Subscription:
         """Call `callback` for each message; of a `group`, one member gets it.
@@ -155,21 +155,21 @@ class Connection:
             await self._client.flush(timeout=int(API_TIMEOUT_S))
             await self._client.flush(timeout=int(API_TIMEOUT_S))
 
-    async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> Incoming:
-        """Send a request and return its answer. Raises `NotAllowed` or `Unavailable`."""
+    async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> IncomingMessage:
+        """Send a request and return its answer. Raises `NotAllowed` or `ServerUnavailable`."""
         try:
             async with self.denials.unless(subject):
                 return await self._client.request(subject, payload, timeout=timeout_s)
         except nats.errors.NoRespondersError:
-            problem: JetStreamError = Unavailable(
+            problem: JetStreamError = ServerUnavailable(
                 f"nobody answers on {subject}: is JetStream enabled, and `apply` run?"
             )
         except (nats.errors.Error, TimeoutError) as error:
-            problem = Unavailable(f"no answer from NATS ({type(error).__name__})")
+            problem = ServerUnavailable(f"no answer from NATS ({type(error).__name__})")
         raise problem
 
     async def api(self, name: str, request: object = None) -> dict[str, Any]:
-        """Ask the JetStream API, for example `STREAM.INFO.X`. Raises `NotFound`, `Refused` or `Unavailable`."""
+        """Ask the JetStream API, for example `STREAM.INFO.X`. Raises `NotFound`, `RejectedByServer` or `ServerUnavailable`."""
         payload = b"" if request is None else msgspec.json.encode(request)
         answer = await self.ask(f"$JS.API.{name}", payload)
         raise_for_error(_decode_reply(answer.data).error)
@@ -177,11 +177,11 @@ class Connection:
         return decoded
 
     def require_version(self) -> None:
-        """Raise `Unsupported` unless the server can carry our retry schedules."""
+        """Raise `ServerTooOld` unless the server can carry our retry schedules."""
         version = self._client.connected_server_version
         if (version.major, version.minor) < MIN_SERVER_VERSION:
             needed = ".".join(map(str, MIN_SERVER_VERSION))
-            raise Unsupported(
+            raise ServerTooOld(
                 f"nats-server {version.major}.{version.minor}.{version.patch} is too old: {needed} or newer is needed, "
                 "because retries are message schedules of the server. Upgrade the server."
             )
@@ -190,7 +190,7 @@ class Connection:
         """Send what is buffered and close."""
         if self._client.is_connected:
             await self.flush()
-        await hang_up(self._client)
+        await close_client(self._client)
 
 
 def raise_for_error(error: _ApiError | None) -> None:
@@ -200,26 +200,26 @@ def raise_for_error(error: _ApiError | None) -> None:
     if error.code == 404:
         raise NotFound(error.description)
     if not error.err_code and error.code not in (408, 500, 503):
-        raise Refused(0, error.description)
+        raise RejectedByServer(0, error.description)
     raise error_of(error.err_code, error.description)
 
 
 @contextlib.asynccontextmanager
 async def connect(
-    access: Access | str, *, name: str, keep_trying_until: asyncio.Event | None = None
-) -> AsyncGenerator[Connection]:
-    """Connect, and close on leaving. Raises `Unavailable` at once when there is no server.
+    access: ServerAccess | str, *, name: str, keep_trying_until: asyncio.Event | None = None
+) -> AsyncGenerator[NatsConnection]:
+    """Connect, and close on leaving. Raises `ServerUnavailable` at once when there is no server.
 
     A service passes `keep_trying_until`: then it is tried with backoff, and said so, until there is one or that is set.
     """
-    access = Access(url=access) if isinstance(access, str) else access
-    connection: Connection | None = None
+    access = ServerAccess(url=access) if isinstance(access, str) else access
+    connection: NatsConnection | None = None
 
     async def on_error(error: Exception) -> None:
         if connection is None:  # before that, `dial` says it once, and better
             return
         _log.warning("nats.error", error=named(error))
-        if denial := Denial.of(str(error)):
+        if denial := PermissionViolation.of(str(error)):
             connection.denials.hear(denial)
 
     async def on_disconnected() -> None:
@@ -230,9 +230,9 @@ async def connect(
         if connection is not None:
             await connection.reconnected()
 
-    callbacks = Callbacks(on_error=on_error, on_disconnected=on_disconnected, on_reconnected=on_reconnected)
-    client = await dial(access, name=name, callbacks=callbacks, keep_trying_until=keep_trying_until)
-    opened = connection = Connection(client, inbox_prefix=access.inbox_prefix)
+    callbacks = ClientCallbacks(on_error=on_error, on_disconnected=on_disconnected, on_reconnected=on_reconnected)
+    client = await open_client(access, name=name, callbacks=callbacks, keep_trying_until=keep_trying_until)
+    opened = connection = NatsConnection(client, inbox_prefix=access.inbox_prefix)
     try:
         yield opened
     finally:

@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 
 
-def run_now(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
+def run_eagerly(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
     """Run `coroutine` up to where it waits; the rest becomes a task, which is kept in `tasks` until it is done.
 
     What it raises before it waits is raised here. Before that, there is no current task for it to ask for.

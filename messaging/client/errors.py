@@ -29,7 +29,7 @@ class JetStreamError(Exception):
     """Something went wrong between us and JetStream; the text says what, and how to mend it where that is known."""
 
 
-class Unavailable(JetStreamError):
+class ServerUnavailable(JetStreamError):
     """No answer, no connection, no leader or no room: worth another try."""
 
 
@@ -37,11 +37,11 @@ class NotFound(JetStreamError):
     """The stream, consumer or message is not there."""
 
 
-class Unsupported(JetStreamError):
+class ServerTooOld(JetStreamError):
     """The server is too old for this program."""
 
 
-class Refused(JetStreamError):
+class RejectedByServer(JetStreamError):
     """The server said no. `err_code` is its number for the reason."""
 
     def __init__(self, err_code: int, description: str) -> None:
@@ -49,7 +49,7 @@ class Refused(JetStreamError):
         self.err_code = err_code
 
 
-class NotAllowed(Refused):
+class NotAllowed(RejectedByServer):
     """This user lacks the permission. `err_code` is 0: it is the server that says so, and not JetStream."""
 
     def __init__(self, text: str) -> None:
@@ -60,7 +60,7 @@ class NotAllowed(Refused):
 def error_of(err_code: int, description: str) -> JetStreamError:
     """What an error code of the server's means to whoever asked. 0: it gave none."""
     if not err_code:
-        return Unavailable(description)
+        return ServerUnavailable(description)
     if err_code in TEMPORARY:
-        return Unavailable(f"{description} ({err_code})")
-    return Refused(err_code, description)
+        return ServerUnavailable(f"{description} ({err_code})")
+    return RejectedByServer(err_code, description)

@@ -15,7 +15,7 @@ _PLAIN: Final = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[!-~](?:[ -~]*[!
 
 
 def read_headers(block: bytes) -> dict[str, str]:
-    """The headers of a block as it came; `Status` and `Description` are what its first line says beside the version."""
+    """The headers of a block as it came; `CheckStatus` and `Description` are what its first line says beside the version."""
     first, _, lines = block.partition(b"\r\n")
     headers = read_lines(lines)
     status, _, description = first[len("NATS/1.0") :].strip().partition(b" ")
@@ -26,7 +26,7 @@ def read_headers(block: bytes) -> dict[str, str]:
 
 
 def has_status(block: bytes) -> bool:
-    """Whether it is the server itself that says something. A producer may well have a header of the name `Status`."""
+    """Whether it is the server itself that says something. A producer may well have a header of the name `CheckStatus`."""
     return block.startswith(b"NATS/1.0 ")
 
 
@@ -48,7 +48,7 @@ def block_of(headers: Mapping[str, str]) -> bytes:
     return b"NATS/1.0\r\n%b\r\n" % lines.encode("utf-8", "surrogatepass")
 
 
-def plain_block_of(headers: Mapping[str, str]) -> bytes | None:
+def encode_headers_unchecked(headers: Mapping[str, str]) -> bytes | None:
     """The same of headers from anywhere; None unless all of them, and there are some, are plain."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     return b"NATS/1.0\r\n%b\r\n" % lines.encode() if _PLAIN.fullmatch(lines) else None

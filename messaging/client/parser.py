@@ -18,7 +18,7 @@ Listener = Callable[[bytes, bytes, bytes, bytes], None]
 """Takes subject, where to answer, payload and block of headers of a message; the second and the last may be empty."""
 
 
-class Intake(Parser):
+class FastParser(Parser):
     """A parser for `client`. Messages of the subscriptions in `listeners`, by number, go straight there."""
 
     def __init__(self, client: Any, listeners: dict[bytes, Listener]) -> None:  # noqa: ANN401 - it is partly typed

@@ -19,36 +19,36 @@ _DENIED: Final = re.compile(
 )
 
 
-class Denial(msgspec.Struct, frozen=True):
+class PermissionViolation(msgspec.Struct, frozen=True):
     """What a server said this user may not do. `subject` is in lower case, as the client library tells it."""
 
     verb: Literal["publish", "subscription"]
     subject: str
 
     @classmethod
-    def of(cls, error: str) -> "Denial | None":
+    def of(cls, error: str) -> "PermissionViolation | None":
         """What an error of the server's denies, or None when it is about something else."""
         found = _DENIED.search(error.lower())
         return found and cls("publish" if found["verb"] == "publish" else "subscription", found["subject"])
 
 
-class Denials:
+class PermissionViolations:
     """Brings what is denied to those whom it concerns."""
 
     def __init__(self, inbox_prefix: str) -> None:
         self._inbox_prefix = inbox_prefix
-        self._callbacks: list[Callable[[Denial], None]] = []
-        self.deafness: NotAllowed | None = None
+        self._callbacks: list[Callable[[PermissionViolation], None]] = []
+        self.ack_subscription_error: NotAllowed | None = None
         """Why no answer can be heard at all, if that is so."""
 
-    def call(self, callback: Callable[[Denial], None]) -> None:
+    def call(self, callback: Callable[[PermissionViolation], None]) -> None:
         """Call `callback` with each denial from now on."""
         self._callbacks.append(callback)
 
-    def hear(self, denial: Denial) -> None:
+    def hear(self, denial: PermissionViolation) -> None:
         """The server has denied something."""
         if denial.verb == "subscription" and denial.subject.startswith(f"{self._inbox_prefix}.".lower()):
-            self.deafness = NotAllowed(
+            self.ack_subscription_error = NotAllowed(
                 f"not allowed: this user lacks subscribe on {self._inbox_prefix}.>, so it hears no answers; "
                 "set ONEPROTECT_NATS_INBOX_PREFIX to the prefix that the user has"
             )
@@ -57,24 +57,24 @@ class Denials:
 
     def forget(self) -> None:
         """Permissions may be others on a new connection; what is refused there, we hear again."""
-        self.deafness = None
+        self.ack_subscription_error = None
 
-    def refusal(self, denial: Denial, subject: str) -> NotAllowed | None:
+    def refusal(self, denial: PermissionViolation, subject: str) -> NotAllowed | None:
         """What a denial means to somebody who published to `subject` and waits for an answer; None: nothing."""
-        if self.deafness is not None:
-            return self.deafness
-        if denial != Denial("publish", subject.lower()):
+        if self.ack_subscription_error is not None:
+            return self.ack_subscription_error
+        if denial != PermissionViolation("publish", subject.lower()):
             return None
         return NotAllowed(f"not allowed: this user lacks publish on {subject}; deploy/nats says what each role may do")
 
     @contextlib.asynccontextmanager
     async def unless(self, subject: str) -> AsyncGenerator[None]:
         """Run a block that publishes to `subject` and waits for an answer. Raises `NotAllowed` as soon as it is."""
-        refusal = self.deafness
+        refusal = self.ack_subscription_error
         if refusal is not None:
             raise refusal
 
-        def hear(denial: Denial) -> None:
+        def hear(denial: PermissionViolation) -> None:
             nonlocal refusal
             refusal = refusal or self.refusal(denial, subject)
             if refusal is not None:

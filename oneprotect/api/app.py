@@ -11,31 +11,29 @@ from litestar.types import ASGIApp, ControllerRouterHandler, Receive, Scope, Sen
 from msgspec import Struct
 
 from oneprotect.api.auth.principal import Principal
-from oneprotect.api.docs.pages import about
-from oneprotect.api.operations.dependencies import Parts
-from oneprotect.api.operations.operation import Answer, Operation
-from oneprotect.api.operations.request import Call
-from oneprotect.api.resources import attempts, credentials, deliveries, destinations, replays
-from oneprotect.api.resources import probes as operating
-from oneprotect.api.resources import test_deliveries as ping
+from oneprotect.api.docs.pages import docs_operations
+from oneprotect.api.operations.dependencies import ApiDependencies
+from oneprotect.api.operations.operation import ApiOperation, ApiResponse
+from oneprotect.api.operations.request import ApiRequest
+from oneprotect.api.resources import attempts, credentials, deliveries, destinations, probes, replays, test_deliveries
 from oneprotect.api.web.problems import MEDIA_TYPE, Problem, problem_of
 
 _OFFERED: Final = (
     *deliveries.OPERATIONS,
     *attempts.OPERATIONS,
     *destinations.OPERATIONS,
-    *ping.OPERATIONS,
+    *test_deliveries.OPERATIONS,
     *credentials.OPERATIONS,
     *replays.OPERATIONS,
-    *operating.OPERATIONS,
+    *probes.OPERATIONS,
 )
-OPERATIONS: Final[tuple[Operation, ...]] = (*_OFFERED, *about(_OFFERED))
+OPERATIONS: Final[tuple[ApiOperation, ...]] = (*_OFFERED, *docs_operations(_OFFERED))
 
 _HEADERS: Final = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
 
 
-class Beside(Struct, frozen=True, kw_only=True):
+class ExtraRoutes(Struct, frozen=True, kw_only=True):
     """What is served beside the API: paths that begin with `prefix`, whose problems look as `answer` says."""
 
     prefix: str
@@ -43,7 +41,7 @@ class Beside(Struct, frozen=True, kw_only=True):
     answer: Callable[[Request[Any, Any, Any], Problem], Response[bytes]]
 
 
-def create_app(parts: Parts, beside: Beside | None = None) -> Litestar:
+def create_app(parts: ApiDependencies, beside: ExtraRoutes | None = None) -> Litestar:
     """The application. `beside`: the console."""
 
     def answer_to_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
@@ -63,10 +61,10 @@ def create_app(parts: Parts, beside: Beside | None = None) -> Litestar:
     )
 
 
-def _route(operation: Operation, parts: Parts) -> HTTPRouteHandler:
+def _route(operation: ApiOperation, parts: ApiDependencies) -> HTTPRouteHandler:
     async def handle(request: Request[Any, Any, Any]) -> ASGIApp:
         principal = await _admit(request, operation, parts) if operation.roles else None
-        return _sending(await operation.handle(Call(request, parts, principal)))
+        return _sending(await operation.handle(ApiRequest(request, parts, principal)))
 
     path = _PARAMETER.sub(r"{\1:str}", operation.path)
     return HTTPRouteHandler(
@@ -78,7 +76,7 @@ def _route(operation: Operation, parts: Parts) -> HTTPRouteHandler:
     )(handle)
 
 
-def _sending(answer: Answer) -> ASGIApp:
+def _sending(answer: ApiResponse) -> ASGIApp:
     """What sends `answer`: a tenth of what it takes the framework's own responses, which can do more."""
     body = answer.encoded()
     fields = {**_HEADERS, **answer.headers}
@@ -93,7 +91,7 @@ def _sending(answer: Answer) -> ASGIApp:
     return send_it
 
 
-async def _admit(request: Request[Any, Any, Any], operation: Operation, parts: Parts) -> Principal:
+async def _admit(request: Request[Any, Any, Any], operation: ApiOperation, parts: ApiDependencies) -> Principal:
     """Who asks, if they may: the tenant first, so that nothing is told of what other tenants have."""
     address = request.client.host if request.client else "unknown"
     principal = await parts.authenticator.authenticate(request.headers.get("authorization"), address)
@@ -113,7 +111,7 @@ def _answer_to_error(request: Request[Any, Any, Any], error: Exception) -> Respo
     return Response(problem.encode(), status_code=problem.status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def _allowed(path: str, operations: Iterable[Operation]) -> list[str]:
+def _allowed(path: str, operations: Iterable[ApiOperation]) -> list[str]:
     """The methods that a path takes."""
     return sorted(
         {

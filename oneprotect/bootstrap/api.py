@@ -9,32 +9,31 @@ from typing import Final
 
 import structlog
 
-from messaging.client.errors import Unavailable
-from oneprotect.api.app import Beside, create_app
+from messaging.client.errors import ServerUnavailable
+from oneprotect.api.app import ExtraRoutes, create_app
 from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.jwks import IssuerKeys
 from oneprotect.api.auth.jwt import JwtVerifier
-from oneprotect.api.auth.token_cache import KnownTokens
-from oneprotect.api.operations.dependencies import Parts
-from oneprotect.api.operations.destination_cache import Addressees
+from oneprotect.api.auth.token_cache import TokenCache
+from oneprotect.api.operations.dependencies import ApiDependencies
+from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
-from oneprotect.api.resources.probes import Streams
-from oneprotect.api.web.gateway import Front
-from oneprotect.api.web.request_body import ENVELOPE_BYTES
-from oneprotect.api.web.request_body import Limits as BodyLimits
+from oneprotect.api.resources.probes import StreamAvailability
+from oneprotect.api.web.gateway import StartupGateway
+from oneprotect.api.web.request_body import ENVELOPE_BYTES, BodyLimits
 from oneprotect.api.web.server import serve
-from oneprotect.api.web.tracing_middleware import Traced
-from oneprotect.bootstrap.process import VERSION, ops_port, spare_the_collector, worker_id
+from oneprotect.api.web.tracing_middleware import TracingMiddleware
+from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, open_jetstream
 from oneprotect.console.app import console
 from oneprotect.console.web.dependencies import ConsoleParts
-from oneprotect.console.web.event_stream import Followers
-from oneprotect.console.web.sessions import Sessions
-from oneprotect.console.web.static_files import Assets
-from oneprotect.console.web.templating import Renderer
+from oneprotect.console.web.event_stream import EventStreamLimiter
+from oneprotect.console.web.sessions import SessionStore
+from oneprotect.console.web.static_files import StaticFiles
+from oneprotect.console.web.templating import TemplateRenderer
 from oneprotect.settings.settings import Settings, SettingsError
 from telemetry.ops_server import OpsPages
-from telemetry.otlp.settings import Export
+from telemetry.otlp.settings import ExportSettings
 from telemetry.telemetry import NOTHING, Telemetry
 
 API_PATIENCE_S: Final = 5.0
@@ -48,7 +47,7 @@ async def run_api(
     *,
     stop: asyncio.Event,
     on_listening: Callable[[str], None] = lambda _: None,
-    export: Export = NOTHING,
+    export: ExportSettings = NOTHING,
 ) -> None:
     """Serve the HTTP API until `stop` is set, then finish what is under way. `on_listening` is told the URL.
 
@@ -56,13 +55,13 @@ async def run_api(
     """
     jwts = _jwts(settings)
     telemetry = Telemetry(version=VERSION, role="api", instance=worker_id(), export=export, patience_s=API_PATIENCE_S)
-    front = Front(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
+    front = StartupGateway(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
     served = asyncio.Event()
     opening = asyncio.create_task(_open_api(settings, front, telemetry, jwts, stop, served), name="api")
     opening.add_done_callback(lambda _: stop.set())  # nothing is left to be served
     try:
         async with telemetry.running(), ops_port(settings, telemetry):
-            app = front if telemetry.spans is None else Traced(front, telemetry.spans, telemetry.sampling)
+            app = front if telemetry.spans is None else TracingMiddleware(front, telemetry.spans, telemetry.sampling)
             await serve(
                 app,
                 host=settings.api.host,
@@ -85,7 +84,7 @@ async def run_api(
 
 async def _open_api(
     settings: Settings,
-    front: Front,
+    front: StartupGateway,
     telemetry: Telemetry,
     jwts: JwtVerifier | None,
     stop: asyncio.Event,
@@ -97,13 +96,13 @@ async def _open_api(
             jetstream.connection.require_version()
             parts = api_parts(settings, jetstream, telemetry, jwts)
             await parts.addressees.start()
-            streams = Streams(jetstream.connection)
+            streams = StreamAvailability(jetstream.connection)
             telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
             keeping = [
                 asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replays.run(), streams.run())
             ]
             front.open(create_app(parts, api_console(jetstream, parts, stop)))
-            spare_the_collector()
+            freeze_gc()
             _log.info("api.started", version=VERSION)
             try:
                 await stop.wait()
@@ -113,21 +112,21 @@ async def _open_api(
                 for task in keeping:
                     task.cancel()
                 await asyncio.wait(keeping)
-    except Unavailable:
+    except ServerUnavailable:
         if not stop.is_set():
             raise
     _log.info("api.stopped")
 
 
-def api_console(jetstream: JetStream, parts: Parts, stop: asyncio.Event) -> Beside:
+def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event) -> ExtraRoutes:
     """The console; its live pages end when `stop` is set."""
-    assets = Assets()
+    assets = StaticFiles()
     return console(
         ConsoleParts(
             api=parts,
-            sessions=Sessions(jetstream.token_bucket, parts.tokens),
-            renderer=Renderer(assets),
-            followers=Followers(),
+            sessions=SessionStore(jetstream.token_bucket, parts.tokens),
+            renderer=TemplateRenderer(assets),
+            followers=EventStreamLimiter(),
             destinations=jetstream.destinations,
             health=jetstream.health,
             activity=jetstream.activity,
@@ -137,15 +136,17 @@ def api_console(jetstream: JetStream, parts: Parts, stop: asyncio.Event) -> Besi
     )
 
 
-def api_parts(settings: Settings, jetstream: JetStream, telemetry: Telemetry, jwts: JwtVerifier | None) -> Parts:
+def api_parts(
+    settings: Settings, jetstream: JetStream, telemetry: Telemetry, jwts: JwtVerifier | None
+) -> ApiDependencies:
     """What the API works with."""
-    tokens = KnownTokens(jetstream.token_bucket, jetstream.connection)
+    tokens = TokenCache(jetstream.token_bucket, jetstream.connection)
     delivery = settings.delivery
-    return Parts(
+    return ApiDependencies(
         connection=jetstream.connection,
         publisher=jetstream.publisher,
         configuration=jetstream.configuration,
-        addressees=Addressees(jetstream.destinations, jetstream.connection),
+        addressees=DestinationCache(jetstream.destinations, jetstream.connection),
         replayer=jetstream.replayer,
         replays=ReplayRunner(jetstream.replayer, jetstream.replays),
         tokens=tokens,

@@ -12,16 +12,16 @@ from importlib.metadata import version
 from typing import Final
 
 from oneprotect.settings.settings import Settings, SettingsError
-from telemetry.otlp.settings import Export, OtelError
+from telemetry.otlp.settings import ExportSettings, OtelError
 from telemetry.telemetry import Telemetry
 
 VERSION: Final = version("oneprotect-delivery")
 
 
-def read_export(environ: Mapping[str, str]) -> Export:
+def read_export(environ: Mapping[str, str]) -> ExportSettings:
     """What `OTEL_*` ask for. Raises `SettingsError`."""
     try:
-        return Export.read(environ)
+        return ExportSettings.read(environ)
     except OtelError as error:
         problem = str(error)
     raise SettingsError([problem])
@@ -42,7 +42,7 @@ async def ops_port(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[N
     raise SettingsError([problem])
 
 
-def spare_the_collector() -> None:
+def freeze_gc() -> None:
     """What was made at the start stays: no collection looks at it again, and those that remain come less often.
 
     Deliveries make few cycles: this saves a delivery 5 % of its instructions.

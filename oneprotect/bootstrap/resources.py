@@ -5,15 +5,15 @@ import contextlib
 from collections.abc import AsyncGenerator
 
 from consumers.egress.policy import EgressPolicy
-from consumers.replay.service import Replayer
-from messaging.admin.topology import Archive
-from messaging.client.client import Access
-from messaging.client.connection import Connection, connect
-from messaging.kv import Bucket
-from messaging.publisher import Publisher
+from consumers.replay.service import ReplayService
+from messaging.admin.topology import ArchiveLimits
+from messaging.client.client import ServerAccess
+from messaging.client.connection import NatsConnection, connect
+from messaging.kv import KvBucket
+from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.token_store import TokenStore
 from oneprotect.bootstrap.secret_providers import open_reader
-from oneprotect.configuration.service import Configuration
+from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
 from provider.cache.provider import CachedSecretProvider
 from schemas import subjects
@@ -23,22 +23,26 @@ class JetStream:
     """An open connection, and what publishes and keeps configuration on it."""
 
     def __init__(
-        self, connection: Connection, publisher: Publisher, egress: EgressPolicy, secret_namespace: str | None
+        self,
+        connection: NatsConnection,
+        publisher: JetStreamPublisher,
+        egress: EgressPolicy,
+        secret_namespace: str | None,
     ) -> None:
         self.connection = connection
         self.publisher = publisher
-        self.destinations = Bucket(connection, publisher, subjects.DESTINATIONS)
-        self.credentials = Bucket(connection, publisher, subjects.CREDENTIALS)
-        self.statuses = Bucket(connection, publisher, subjects.CREDENTIAL_STATUS)
-        self.rates = Bucket(connection, publisher, subjects.RATES)
-        self.leases = Bucket(connection, publisher, subjects.LEASES)
-        self.health = Bucket(connection, publisher, subjects.HEALTH)
-        self.token_bucket = Bucket(connection, publisher, subjects.TOKENS)
+        self.destinations = KvBucket(connection, publisher, subjects.DESTINATIONS)
+        self.credentials = KvBucket(connection, publisher, subjects.CREDENTIALS)
+        self.statuses = KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS)
+        self.rates = KvBucket(connection, publisher, subjects.RATES)
+        self.leases = KvBucket(connection, publisher, subjects.LEASES)
+        self.health = KvBucket(connection, publisher, subjects.HEALTH)
+        self.token_bucket = KvBucket(connection, publisher, subjects.TOKENS)
         self.tokens = TokenStore(self.token_bucket, publisher)
-        self.replays = Bucket(connection, publisher, subjects.REPLAYS)
-        self.replayer = Replayer(connection, publisher, self.replays)
-        self.activity = Bucket(connection, publisher, subjects.ACTIVITY)
-        self.configuration = Configuration(
+        self.replays = KvBucket(connection, publisher, subjects.REPLAYS)
+        self.replayer = ReplayService(connection, publisher, self.replays)
+        self.activity = KvBucket(connection, publisher, subjects.ACTIVITY)
+        self.configuration = ConfigurationService(
             self.destinations,
             self.credentials,
             publisher,
@@ -52,18 +56,18 @@ class JetStream:
 async def open_jetstream(
     settings: Settings, *, name: str, keep_trying_until: asyncio.Event | None = None
 ) -> AsyncGenerator[JetStream]:
-    """Connect as the settings say. Raises `Unavailable`; see `connect` for services that rather wait."""
+    """Connect as the settings say. Raises `ServerUnavailable`; see `connect` for services that rather wait."""
     async with (
         connect(nats_access(settings), name=name, keep_trying_until=keep_trying_until) as connection,
-        Publisher(connection) as publisher,
+        JetStreamPublisher(connection) as publisher,
     ):
         yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
 
 
-def nats_access(settings: Settings) -> Access:
+def nats_access(settings: Settings) -> ServerAccess:
     """How the server is reached, and as whom."""
     nats = settings.nats
-    return Access(
+    return ServerAccess(
         url=nats.url,
         creds_file=nats.creds_file,
         nkey_file=nats.nkey_file,
@@ -78,9 +82,9 @@ def egress_policy(settings: Settings) -> EgressPolicy:
     return EgressPolicy(allow_cidrs=egress.allow_cidrs, allow_http=egress.allow_http, ports=egress.ports)
 
 
-def archive_of(settings: Settings) -> Archive:
+def archive_of(settings: Settings) -> ArchiveLimits:
     """How long, and at most how much of, deliveries that were taken are kept."""
-    return Archive(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
+    return ArchiveLimits(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
 
 
 async def open_provider(settings: Settings) -> CachedSecretProvider:

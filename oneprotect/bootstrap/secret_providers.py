@@ -50,6 +50,6 @@ async def open_reader(
 async def open_reviews() -> "AccessReviews":
     """Asks what this pod's service account may do. Raises `ProviderMisconfigured` outside of a pod."""
     from provider.kubernetes.access_review import AccessReviews
-    from provider.kubernetes.api_server import SERVICE_ACCOUNT, Cluster
+    from provider.kubernetes.api_server import SERVICE_ACCOUNT, ApiServerConfig
 
-    return AccessReviews(await Cluster.in_cluster(directory=SERVICE_ACCOUNT, environ=os.environ))
+    return AccessReviews(await ApiServerConfig.in_cluster(directory=SERVICE_ACCOUNT, environ=os.environ))

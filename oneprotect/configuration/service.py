@@ -1,6 +1,6 @@
 """Destinations and credentials as they are written: the one way in, for the command line and the HTTP API alike.
 
-Everything is checked before it is stored, and what breaks a rule raises `schemas.validation.Invalid`. Each change is told
+Everything is checked before it is stored, and what breaks a rule raises `schemas.validation.ValidationError`. Each change is told
 on the events stream: who changed what, and not to what.
 
 ConfigurationError
@@ -19,14 +19,14 @@ from typing import Final, Literal, TypeVar
 import msgspec
 import structlog
 
-from consumers.egress.policy import EgressBlocked, EgressPolicy, Rule
-from messaging.audit_events import tell
-from messaging.client.errors import WRONG_LAST_SEQUENCE, Refused
-from messaging.kv import Bucket, Entry
-from messaging.publisher import Publisher
+from consumers.egress.policy import EgressBlocked, EgressPolicy, EgressRule
+from messaging.audit_events import publish_audit_event
+from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
+from messaging.kv import KvBucket, KvEntry
+from messaging.publisher import JetStreamPublisher
 from provider.errors import SecretRefInvalid
 from provider.secret_ref import SecretRef
-from schemas import validation as checked
+from schemas import validation
 from schemas.configuration import (
     Credential,
     CredentialState,
@@ -43,7 +43,7 @@ from schemas.events import (
     DestinationRecovered,
     DestinationRecoveredData,
 )
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 SOURCE: Final = "/oneprotect/configuration"
 MAX_TRIES: Final = 5
@@ -62,10 +62,10 @@ def always(_: int) -> bool:
 
 
 _MENDING: Final = {
-    Rule.ADDRESS: "an operator can except it with ONEPROTECT_EGRESS_ALLOW_CIDRS",
-    Rule.INTERNAL_NAME: "give it a name that the whole internet knows",
-    Rule.SCHEME: "use https, or http where an operator allows it with ONEPROTECT_EGRESS_ALLOW_HTTP",
-    Rule.PORT: "an operator can add it to ONEPROTECT_EGRESS_PORTS",
+    EgressRule.ADDRESS: "an operator can except it with ONEPROTECT_EGRESS_ALLOW_CIDRS",
+    EgressRule.INTERNAL_NAME: "give it a name that the whole internet knows",
+    EgressRule.SCHEME: "use https, or http where an operator allows it with ONEPROTECT_EGRESS_ALLOW_HTTP",
+    EgressRule.PORT: "an operator can add it to ONEPROTECT_EGRESS_PORTS",
 }
 _STATE_FIELDS: Final = set(Destination.__struct_fields__) - set(DestinationSpec.__struct_fields__)
 
@@ -76,7 +76,7 @@ class ConfigurationError(Exception):
     """A change or a read that was not done; the text says why and how to mend it."""
 
 
-class Unknown(ConfigurationError):
+class NotFoundError(ConfigurationError):
     """There is no such destination or credential."""
 
     def __init__(self, kind: Kind) -> None:
@@ -90,7 +90,7 @@ class MissingCredential(ConfigurationError):
         super().__init__("the tenant has no credential of this name; create it first, with `oneprotect credential set`")
 
 
-class InUse(ConfigurationError):
+class InUseError(ConfigurationError):
     """The credential still signs for `destinations`."""
 
     def __init__(self, destinations: tuple[str, ...]) -> None:
@@ -99,36 +99,36 @@ class InUse(ConfigurationError):
         self.destinations: Final = destinations
 
 
-class Changed(ConfigurationError):
+class PreconditionFailedError(ConfigurationError):
     """It is not, or no longer, what whoever asks for a change has seen."""
 
     def __init__(self) -> None:
         super().__init__("it has changed since you have seen it; look at it again")
 
 
-class Conflict(ConfigurationError):
+class WriteConflictError(ConfigurationError):
     """Others kept writing the same in between."""
 
     def __init__(self) -> None:
         super().__init__("somebody else changes the same right now; look at it, and try again")
 
 
-class Configuration:
+class ConfigurationService:
     """Writes and reads what tenants configure. Any method raises `JetStreamError` when NATS can't be asked.
 
-    `by` says who asks for a change, and `address` from where. With `only_if` a change raises `Changed` unless that says
+    `by` says who asks for a change, and `address` from where. With `precondition` a change raises `PreconditionFailedError` unless that says
     yes to the revision of what is there. A change whose audit event could not be stored raises, too, although it is
     done: make it again. `statuses` is the bucket with what consumers found about credentials.
     """
 
     def __init__(
         self,
-        destinations: Bucket,
-        credentials: Bucket,
-        publisher: Publisher,
+        destinations: KvBucket,
+        credentials: KvBucket,
+        publisher: JetStreamPublisher,
         egress: EgressPolicy,
         *,
-        statuses: Bucket | None = None,
+        statuses: KvBucket | None = None,
         secret_namespace: str | None = None,
     ) -> None:
         self._destinations = destinations
@@ -150,10 +150,10 @@ class Configuration:
     ) -> DestinationView:
         """Create or replace a destination from the fields of `DestinationSpec`; it stays enabled or disabled.
 
-        Raises `Invalid`, `MissingCredential` or `Conflict`.
+        Raises `ValidationError`, `MissingCredential` or `WriteConflictError`.
         """
         key = _key(tenant, name)
-        spec = checked.convert(fields, DestinationSpec)
+        spec = validation.convert(fields, DestinationSpec)
         self._check_url(spec.url)
         if await self._credentials.get(f"{tenant}.{spec.credential}") is None:
             raise MissingCredential
@@ -168,15 +168,15 @@ class Configuration:
         return _destination_view(tenant, name, destination, revision)
 
     async def get_destination(self, tenant: str, name: str) -> DestinationView:
-        """The destination. Raises `Invalid` or `Unknown`."""
+        """The destination. Raises `ValidationError` or `NotFoundError`."""
         entry = await self._destinations.find(_key(tenant, name))
         destination = _stored(entry, Destination)
         if destination is None:
-            raise Unknown("destination")
+            raise NotFoundError("destination")
         return _destination_view(tenant, name, destination, entry.revision)
 
     async def list_destinations(self, tenant: str) -> list[DestinationView]:
-        """The tenant's destinations by id, without any that this version can't read. Raises `Invalid`."""
+        """The tenant's destinations by id, without any that this version can't read. Raises `ValidationError`."""
         stored = [(entry, _stored(entry, Destination)) for entry in await self._destinations.list(_all_of(tenant))]
         return [
             _destination_view(tenant, _id(entry), found, entry.revision) for entry, found in stored if found is not None
@@ -185,7 +185,7 @@ class Configuration:
     async def enable_destination(
         self, tenant: str, name: str, *, by: str, address: str | None = None, only_if: OnlyIf = always
     ) -> DestinationView:
-        """Let deliveries go there. Raises `Invalid`, `Unknown` or `Conflict`."""
+        """Let deliveries go there. Raises `ValidationError`, `NotFoundError` or `WriteConflictError`."""
         state = {"enabled": True, "disabled_reason": None, "disabled_at": None}
         view = await self._switch(tenant, name, state, "enable", by, address, only_if)
         event = DestinationRecovered(
@@ -196,7 +196,7 @@ class Configuration:
             tenant=tenant,
             data=DestinationRecoveredData(destination=name),
         )
-        await tell(self._publisher, "destination.recovered", name, event)
+        await publish_audit_event(self._publisher, "destination.recovered", name, event)
         return view
 
     async def disable_destination(
@@ -210,9 +210,9 @@ class Configuration:
         address: str | None = None,
         only_if: OnlyIf = always,
     ) -> DestinationView:
-        """Let no deliveries go there: they are kept, and can be replayed. Raises `Invalid`, `Unknown` or `Conflict`.
+        """Let no deliveries go there: they are kept, and can be replayed. Raises `ValidationError`, `NotFoundError` or `WriteConflictError`.
 
-        With `only_url`, raises `Conflict` when it has another URL by now, or is disabled already.
+        With `only_url`, raises `WriteConflictError` when it has another URL by now, or is disabled already.
         """
         state = {
             "enabled": False,
@@ -228,13 +228,13 @@ class Configuration:
             tenant=tenant,
             data=DestinationDisabledData(destination=name, reason=view.disabled_reason or ""),
         )
-        await tell(self._publisher, "destination.disabled", name, event)
+        await publish_audit_event(self._publisher, "destination.disabled", name, event)
         return view
 
     async def delete_destination(
         self, tenant: str, name: str, *, by: str, address: str | None = None, only_if: OnlyIf = always
     ) -> None:
-        """Forget a destination; what is still on its way there fails. Raises `Invalid` or `Unknown`."""
+        """Forget a destination; what is still on its way there fails. Raises `ValidationError` or `NotFoundError`."""
         await self._delete(self._destinations, "destination", _key(tenant, name), only_if)
         await self._tell("destination", tenant, name, "delete", by, address)
 
@@ -252,12 +252,12 @@ class Configuration:
         address: str | None = None,
         only_if: OnlyIf = always,
     ) -> CredentialView:
-        """Create or replace a credential from the fields of `Credential`. Raises `Invalid` or `Conflict`."""
+        """Create or replace a credential from the fields of `Credential`. Raises `ValidationError` or `WriteConflictError`."""
         key = _key(tenant, name)
-        asked = checked.convert(fields, Credential)
+        asked = validation.convert(fields, Credential)
         credential = msgspec.structs.replace(asked, secret_ref=self._canonical(asked.secret_ref))
         if only_if is not always and not only_if(_revision(await self._credentials.find(key))):
-            raise Changed  # also below: but what is known of the one that stays must stay, too
+            raise PreconditionFailedError  # also below: but what is known of the one that stays must stay, too
         if self._statuses is not None:  # first, so that nothing about the old ref is taken for the new one's
             await self._statuses.delete(key)
         _, revision = await self._change(self._credentials, key, lambda _: credential, only_if)
@@ -265,17 +265,17 @@ class Configuration:
         return _credential_view(tenant, name, credential, None, revision)
 
     async def get_credential(self, tenant: str, name: str) -> CredentialView:
-        """The credential, without its ref. Raises `Invalid` or `Unknown`."""
+        """The credential, without its ref. Raises `ValidationError` or `NotFoundError`."""
         key = _key(tenant, name)
         entry = await self._credentials.find(key)
         credential = _stored(entry, Credential)
         if credential is None:
-            raise Unknown("credential")
+            raise NotFoundError("credential")
         state = None if self._statuses is None else _stored(await self._statuses.get(key), CredentialState)
         return _credential_view(tenant, name, credential, state, entry.revision)
 
     async def list_credentials(self, tenant: str) -> list[CredentialView]:
-        """The tenant's credentials by id, without any that this version can't read. Raises `Invalid`."""
+        """The tenant's credentials by id, without any that this version can't read. Raises `ValidationError`."""
         stored = [(entry, _stored(entry, Credential)) for entry in await self._credentials.list(_all_of(tenant))]
         checked = [] if self._statuses is None else await self._statuses.list(_all_of(tenant))
         states = {entry.key: _stored(entry, CredentialState) for entry in checked}
@@ -288,13 +288,13 @@ class Configuration:
     async def delete_credential(
         self, tenant: str, name: str, *, by: str, address: str | None = None, only_if: OnlyIf = always
     ) -> None:
-        """Forget a credential that no destination uses any more. Raises `Invalid`, `Unknown` or `InUse`."""
+        """Forget a credential that no destination uses any more. Raises `ValidationError`, `NotFoundError` or `InUseError`."""
         key = _key(tenant, name)
         if await self._credentials.get(key) is None:
-            raise Unknown("credential")
+            raise NotFoundError("credential")
         users = [entry for entry in await self._destinations.list(_all_of(tenant)) if _credential_of(entry) == name]
         if users:
-            raise InUse(tuple(_id(entry) for entry in users))
+            raise InUseError(tuple(_id(entry) for entry in users))
         await self._delete(self._credentials, "credential", key, only_if)
         if self._statuses is not None:
             await self._statuses.delete(key)
@@ -317,9 +317,9 @@ class Configuration:
         def change(stored: bytes | None) -> Destination:
             destination = stored and _decoded(key, stored, Destination)
             if not destination:
-                raise Unknown("destination")
+                raise NotFoundError("destination")
             if only_url is not None and (destination.url != only_url or not destination.enabled):
-                raise Conflict
+                raise WriteConflictError
             return msgspec.structs.replace(destination, **state)
 
         destination, revision = await self._change(self._destinations, key, change, only_if)
@@ -327,38 +327,38 @@ class Configuration:
         return _destination_view(tenant, name, destination, revision)
 
     async def _change(
-        self, bucket: Bucket, key: str, change: Callable[[bytes | None], T], only_if: OnlyIf
+        self, bucket: KvBucket, key: str, change: Callable[[bytes | None], T], only_if: OnlyIf
     ) -> tuple[T, int]:
         """Read, change and write; all of it once more when somebody else wrote in between.
 
-        Returns what is stored then, and its revision. Raises `Changed` or `Conflict`.
+        Returns what is stored then, and its revision. Raises `PreconditionFailedError` or `WriteConflictError`.
         """
         for _ in range(MAX_TRIES):
             entry = await bucket.find(key)
             if not only_if(_revision(entry)):
-                raise Changed
+                raise PreconditionFailedError
             value = change(entry.value)
             try:
                 return value, await bucket.put(key, msgspec.json.encode(value), revision=entry.revision)
-            except Refused as error:
+            except RejectedByServer as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
-        raise Conflict
+        raise WriteConflictError
 
-    async def _delete(self, bucket: Bucket, kind: Kind, key: str, only_if: OnlyIf) -> None:
-        """Delete what is there, as it was judged. Raises `Unknown`, `Changed` or `Conflict`."""
+    async def _delete(self, bucket: KvBucket, kind: Kind, key: str, only_if: OnlyIf) -> None:
+        """Delete what is there, as it was judged. Raises `NotFoundError`, `PreconditionFailedError` or `WriteConflictError`."""
         for _ in range(MAX_TRIES):
             entry = await bucket.find(key)
             if entry.value is None:
-                raise Unknown(kind)
+                raise NotFoundError(kind)
             if not only_if(entry.revision):
-                raise Changed
+                raise PreconditionFailedError
             try:
                 return await bucket.delete(key, revision=entry.revision)
-            except Refused as error:
+            except RejectedByServer as error:
                 if error.err_code != WRONG_LAST_SEQUENCE:
                     raise
-        raise Conflict
+        raise WriteConflictError
 
     async def _tell(self, kind: Kind, tenant: str, name: str, action: Action, by: str, address: str | None) -> None:
         event = ConfigChanged(
@@ -369,7 +369,7 @@ class Configuration:
             tenant=tenant,
             data=ConfigChangedData(kind=kind, name=name, action=action, by=by, address=address),
         )
-        await tell(self._publisher, "config.changed", f"{kind}.{name}", event)
+        await publish_audit_event(self._publisher, "config.changed", f"{kind}.{name}", event)
 
     def _check_url(self, url: str) -> None:
         try:
@@ -379,7 +379,7 @@ class Configuration:
         else:
             return
         mending = _MENDING.get(blocked.rule)
-        raise Invalid("url", f"{blocked}; {mending}" if mending else str(blocked))
+        raise ValidationError("url", f"{blocked}; {mending}" if mending else str(blocked))
 
     def _canonical(self, ref: str) -> str:
         try:
@@ -387,27 +387,29 @@ class Configuration:
         except SecretRefInvalid:
             pass
         forms = "`k8s://NAMESPACE/SECRET/KEY`" + (" or `k8s://SECRET/KEY`" if self._secret_namespace else "")
-        raise Invalid("secret_ref", f"expected {forms}, the name of a key in a Secret and not the secret itself")
+        raise ValidationError(
+            "secret_ref", f"expected {forms}, the name of a key in a Secret and not the secret itself"
+        )
 
 
 def _key(tenant: str, name: str) -> str:
-    return f"{checked.name(tenant, 'tenant')}.{checked.name(name, 'id')}"
+    return f"{validation.name(tenant, 'tenant')}.{validation.name(name, 'id')}"
 
 
 def _all_of(tenant: str) -> str:
-    return f"{checked.name(tenant, 'tenant')}.*"
+    return f"{validation.name(tenant, 'tenant')}.*"
 
 
-def _revision(entry: Entry) -> int:
+def _revision(entry: KvEntry) -> int:
     """What a change has to match: 0 for what is not, or no longer, there."""
     return 0 if entry.value is None else entry.revision
 
 
-def _id(entry: Entry) -> str:
+def _id(entry: KvEntry) -> str:
     return entry.key.partition(".")[2]
 
 
-def _stored(entry: Entry | None, kind: type[T]) -> T | None:
+def _stored(entry: KvEntry | None, kind: type[T]) -> T | None:
     return None if entry is None or entry.value is None else _decoded(entry.key, entry.value, kind)
 
 
@@ -421,14 +423,14 @@ def _decoded(key: str, value: bytes, kind: type[T]) -> T | None:
     return None
 
 
-class _Signed(msgspec.Struct):
+class _SignedBody(msgspec.Struct):
     credential: str = ""
 
 
-def _credential_of(entry: Entry) -> str:
+def _credential_of(entry: KvEntry) -> str:
     """The credential of a stored destination, also of one that can't be understood otherwise."""
     try:
-        return msgspec.json.decode(entry.value or b"{}", type=_Signed).credential
+        return msgspec.json.decode(entry.value or b"{}", type=_SignedBody).credential
     except msgspec.DecodeError:
         return ""
 

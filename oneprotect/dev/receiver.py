@@ -22,7 +22,7 @@ _HOST: Final = "127.0.0.1"
 _VERIFIED: Final = ""
 
 
-class Answers(Struct, frozen=True, kw_only=True):
+class ScriptedAnswers(Struct, frozen=True, kw_only=True):
     """How a path answers verified requests: `status` to the first `failures` of each webhook-id, then 200."""
 
     failures: Annotated[int, Meta(ge=0)] = 0
@@ -30,10 +30,10 @@ class Answers(Struct, frozen=True, kw_only=True):
     retry_after_s: int | None = None
 
 
-ALWAYS_OK: Final = Answers()
+ALWAYS_OK: Final = ScriptedAnswers()
 
 
-class Receipt(Struct, frozen=True, kw_only=True):
+class ReceivedRequest(Struct, frozen=True, kw_only=True):
     """One request as it was received and answered. Nothing of the secret, the signature or the body is in it."""
 
     path: str
@@ -47,12 +47,12 @@ class Receipt(Struct, frozen=True, kw_only=True):
     received_at: datetime
 
 
-class _Route:
+class _ReceiverPath:
     """A path's verifier, and its answers."""
 
     __slots__ = ("answers", "attempts", "verifier")
 
-    def __init__(self, verifier: Webhook, answers: Answers) -> None:
+    def __init__(self, verifier: Webhook, answers: ScriptedAnswers) -> None:
         self.verifier = verifier
         self.answers = answers
         self.attempts: Counter[str] = Counter()
@@ -79,21 +79,21 @@ class _Route:
         return self.answers.status, {} if wait_s is None else {"retry-after": str(wait_s)}
 
 
-class Receiver:
+class DevReceiver:
     """Receives POST requests of up to 1 MiB on the paths it was given. Use as an asynchronous context manager.
 
     `received` is every receipt so far (the last `KEPT_RECEIPTS`), oldest first; `on_receipt` is called with each.
     """
 
-    def __init__(self, *, port: int = 0, on_receipt: Callable[[Receipt], None] | None = None) -> None:
-        self.received: deque[Receipt] = deque(maxlen=KEPT_RECEIPTS)
+    def __init__(self, *, port: int = 0, on_receipt: Callable[[ReceivedRequest], None] | None = None) -> None:
+        self.received: deque[ReceivedRequest] = deque(maxlen=KEPT_RECEIPTS)
         self._port = port
         self._on_receipt = on_receipt
-        self._routes: dict[str, _Route] = {}
-        self._followers: set[asyncio.Queue[Receipt]] = set()
+        self._routes: dict[str, _ReceiverPath] = {}
+        self._followers: set[asyncio.Queue[ReceivedRequest]] = set()
         self._runner: web.AppRunner | None = None
 
-    def route(self, path: str, secret: str, answers: Answers = ALWAYS_OK) -> None:
+    def route(self, path: str, secret: str, answers: ScriptedAnswers = ALWAYS_OK) -> None:
         """Take requests on `path` signed with `secret` (`whsec_` and base64). Replaces what the path was before.
 
         Raises `ValueError`, which does not repeat the secret.
@@ -101,21 +101,21 @@ class Receiver:
         verifier = _verifier(secret)
         if verifier is None:
             raise ValueError("a receiver's secret is `whsec_` and base64")
-        self._routes[path] = _Route(verifier, answers)
+        self._routes[path] = _ReceiverPath(verifier, answers)
 
     def url(self, path: str) -> str:
         """`http://127.0.0.1:<port><path>`."""
         return f"http://{_HOST}:{self._port}{path}"
 
-    def follow(self) -> AsyncIterator[Receipt]:
+    def follow(self) -> AsyncIterator[ReceivedRequest]:
         """Every receipt: those of before this call first, then each new one as it comes; never ends by itself."""
-        queue: asyncio.Queue[Receipt] = asyncio.Queue()
+        queue: asyncio.Queue[ReceivedRequest] = asyncio.Queue()
         for receipt in self.received:
             queue.put_nowait(receipt)
         self._followers.add(queue)
         return self._drain(queue)
 
-    async def _drain(self, queue: asyncio.Queue[Receipt]) -> AsyncIterator[Receipt]:
+    async def _drain(self, queue: asyncio.Queue[ReceivedRequest]) -> AsyncIterator[ReceivedRequest]:
         try:
             while True:
                 yield await queue.get()
@@ -128,7 +128,7 @@ class Receiver:
         webhook_id = request.headers.get("webhook-id", "")
         reason, attempt, status, headers = self._judge(path, webhook_id, body, request.headers)
         self._record(
-            Receipt(
+            ReceivedRequest(
                 path=path,
                 webhook_id=webhook_id,
                 timestamp=_whole_number(request.headers.get("webhook-timestamp", "")),
@@ -154,7 +154,7 @@ class Receiver:
         reason = route.verify(body, headers)
         return reason, attempt, *route.answer(reason, attempt)
 
-    def _record(self, receipt: Receipt) -> None:
+    def _record(self, receipt: ReceivedRequest) -> None:
         self.received.append(receipt)
         for queue in self._followers:
             queue.put_nowait(receipt)

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any, Final, cast
 
-from messaging import direct_get as read
-from messaging.client.connection import Connection
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
 from oneprotect.doctor.nats_server import read_time, server_time
-from oneprotect.doctor.result import Check, Group
+from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import subjects
 
 LOOKS: Final = 3
@@ -23,13 +23,13 @@ SCHEDULES_READ: Final = 256
 STILL_S: Final = 2.5
 """Longer than two rounds of the feeders, each of which brings something back where there is room."""
 
-_GROUP = Group("work")
+_GROUP = CheckGroup("work")
 _AT: Final = "@at "
 _NO_STREAM: Final = "oneprotect apply"
 Info = dict[str, Any]
 
 
-async def check_work(connection: Connection, *, old_s: float = OLD_S) -> list[Check]:
+async def check_work(connection: NatsConnection, *, old_s: float = OLD_S) -> list[CheckResult]:
     """Everything about the work. `old_s`: how long due work may wait. Raises `JetStreamError`."""
     checks = await asyncio.gather(*(_consumer(connection, consumer) for consumer in subjects.CONSUMERS))
     return [
@@ -41,7 +41,7 @@ async def check_work(connection: Connection, *, old_s: float = OLD_S) -> list[Ch
     ]
 
 
-async def _consumer(connection: Connection, consumer: subjects.Consumer) -> Check:
+async def _consumer(connection: NatsConnection, consumer: subjects.ConsumerConfig) -> CheckResult:
     name = f"consumer {consumer.stream}/{consumer.name}"
     looks_left = LOOKS
     while True:
@@ -55,7 +55,7 @@ async def _consumer(connection: Connection, consumer: subjects.Consumer) -> Chec
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def _taken(name: str, info: Info) -> Check:
+def _taken(name: str, info: Info) -> CheckResult:
     """Whether somebody takes what there is: `num_waiting` counts requests for more."""
     waiting, in_hand, pending = (int(info[field]) for field in ("num_waiting", "num_ack_pending", "num_pending"))
     if waiting:
@@ -74,7 +74,7 @@ def _taken(name: str, info: Info) -> Check:
     )
 
 
-async def _due(connection: Connection, old_s: float) -> Check:
+async def _due(connection: NatsConnection, old_s: float) -> CheckResult:
     info = await _stream(connection, subjects.WORK)
     if info is None:
         return _GROUP.unknown("due work", "its stream is missing", _NO_STREAM)
@@ -91,7 +91,7 @@ async def _due(connection: Connection, old_s: float) -> Check:
     )
 
 
-async def _overflow(connection: Connection) -> Check:
+async def _overflow(connection: NatsConnection) -> CheckResult:
     info = await _stream(connection, subjects.OVERFLOW)
     if info is None:
         return _GROUP.unknown("overflow", "its stream is missing", _NO_STREAM)
@@ -115,7 +115,7 @@ async def _overflow(connection: Connection) -> Check:
     )
 
 
-async def _stuck(connection: Connection, before: Info) -> str | None:
+async def _stuck(connection: NatsConnection, before: Info) -> str | None:
     """A destination with work in the overflow, and room for it, when none has been brought back for some rounds."""
     await asyncio.sleep(STILL_S)
     overflow = await _by_subject(connection, subjects.OVERFLOW)
@@ -131,11 +131,11 @@ async def _stuck(connection: Connection, before: Info) -> str | None:
     return None
 
 
-async def _by_subject(connection: Connection, stream: subjects.Stream) -> Info:
+async def _by_subject(connection: NatsConnection, stream: subjects.StreamConfig) -> Info:
     return await connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": stream.subjects[0]})
 
 
-async def _lines(connection: Connection) -> Check:
+async def _lines(connection: NatsConnection) -> CheckResult:
     """Destinations that take their deliveries in order: what fails holds up its line, so a long one is no fault."""
     info = await _stream(connection, subjects.ORDERED)
     if info is None:
@@ -147,7 +147,7 @@ async def _lines(connection: Connection) -> Check:
     return _GROUP.ok("lines", f"{count} wait for their turn; the longest line: {longest}")
 
 
-async def _schedules(connection: Connection) -> Check:
+async def _schedules(connection: NatsConnection) -> CheckResult:
     """Attempts that wait for their time. The oldest schedules are looked at, as that is where a stuck one stays."""
     info = await _stream(connection, subjects.RETRIES)
     time = None if info is None else server_time(info)
@@ -164,16 +164,16 @@ async def _schedules(connection: Connection) -> Check:
     return _GROUP.ok("schedules", f"{info['state']['messages']} wait for their time, none overdue")
 
 
-def overdue(records: list[read.Record], now: datetime) -> int:
+def overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
     """How many of these schedules should have been fired a minute before `now`, or earlier."""
     times = (read_time(record.headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT)) for record in records)
     return sum((now - time).total_seconds() > OVERDUE_S for time in times if time is not None)
 
 
-async def _oldest_schedules(connection: Connection) -> list[read.Record]:
+async def _oldest_schedules(connection: NatsConnection) -> list[direct_get.StoredMessage]:
     pattern = subjects.scheduled("*", "*", "*")
-    records: list[read.Record] = []
-    scan = cast("AsyncGenerator[read.Record, Any]", read.scan(connection, subjects.RETRIES.name, pattern))
+    records: list[direct_get.StoredMessage] = []
+    scan = cast("AsyncGenerator[direct_get.StoredMessage, Any]", direct_get.scan(connection, subjects.RETRIES.name, pattern))
     async with contextlib.aclosing(scan) as oldest:
         async for record in oldest:
             records.append(record)
@@ -182,7 +182,7 @@ async def _oldest_schedules(connection: Connection) -> list[read.Record]:
     return records
 
 
-async def _stream(connection: Connection, stream: subjects.Stream) -> Info | None:
+async def _stream(connection: NatsConnection, stream: subjects.StreamConfig) -> Info | None:
     try:
         return await connection.api(f"STREAM.INFO.{stream.name}")
     except NotFound:
@@ -195,7 +195,7 @@ def _age_s(info: Info) -> float:
     return max(0.0, (time - first_at).total_seconds()) if first_at and time else 0.0
 
 
-async def _busiest(connection: Connection, stream: subjects.Stream) -> str:
+async def _busiest(connection: NatsConnection, stream: subjects.StreamConfig) -> str:
     """The destination with most messages in the stream, as `tenant/destination`."""
     info = await _by_subject(connection, stream)
     counts: dict[str, int] = info["state"].get("subjects") or {}

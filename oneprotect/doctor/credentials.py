@@ -11,14 +11,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from oneprotect.doctor.registered_credentials import Registered
-from oneprotect.doctor.remedies import SENTENCES, Cause, commands
-from oneprotect.doctor.result import Check, Group
+from oneprotect.doctor.registered_credentials import RegisteredCredential
+from oneprotect.doctor.remedies import SENTENCES, SecretProblem, remedy_commands
+from oneprotect.doctor.result import CheckGroup, CheckResult
 from provider.cache.provider import SnapshotReader
 from provider.errors import SecretError
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from schemas.codes import Code, CredentialStatus
 from schemas.ids import Purpose
 
@@ -28,31 +28,31 @@ MAX_CONCURRENT_READS: Final = 8
 LOOK_S: Final = 10.0
 """For all of them. Of those that are not read by then, the consumers' word is told."""
 
-_GROUP = Group("credentials")
-_UNSEEN: Final = frozenset({Cause.DENIED, Cause.UNAVAILABLE})
+_GROUP = CheckGroup("credentials")
+_UNSEEN: Final = frozenset({SecretProblem.DENIED, SecretProblem.UNAVAILABLE})
 """These say something about who looks, and nothing about the Secret."""
 _OF_READ: Final = {
-    Code.SECRET_REF_INVALID: Cause.REF_INVALID,
-    Code.SECRET_REF_FORBIDDEN: Cause.FORBIDDEN,
-    Code.SECRET_MISMATCH: Cause.OTHER_TYPE,
-    Code.SECRET_NOT_FOUND: Cause.NO_SECRET,
-    Code.SECRET_MALFORMED: Cause.MALFORMED_SECRET,
-    Code.SECRET_DENIED: Cause.DENIED,
-    Code.SECRET_UNAVAILABLE: Cause.UNAVAILABLE,
+    Code.SECRET_REF_INVALID: SecretProblem.REF_INVALID,
+    Code.SECRET_REF_FORBIDDEN: SecretProblem.FORBIDDEN,
+    Code.SECRET_MISMATCH: SecretProblem.OTHER_TYPE,
+    Code.SECRET_NOT_FOUND: SecretProblem.NO_SECRET,
+    Code.SECRET_MALFORMED: SecretProblem.MALFORMED_SECRET,
+    Code.SECRET_DENIED: SecretProblem.DENIED,
+    Code.SECRET_UNAVAILABLE: SecretProblem.UNAVAILABLE,
 }
 """What an error means that comes before the Secret's labels and keys are looked at."""
 
 
-class Seen(Struct, frozen=True):
+class CredentialFinding(Struct, frozen=True):
     """What this process found: why a credential can't sign, or None when it can; and whether its rollover is amiss."""
 
-    cause: Cause | None
+    cause: SecretProblem | None
     rollover_misconfigured: bool = False
 
 
 async def check_credentials(
-    registered: list[Registered], reader: SnapshotReader | None, *, is_local: bool
-) -> list[Check]:
+    registered: list[RegisteredCredential], reader: SnapshotReader | None, *, is_local: bool
+) -> list[CheckResult]:
     """One check for each credential that needs somebody, and one for all the others. `reader`: where to look."""
     ordered = sorted(registered, key=lambda one: one.state.status is CredentialStatus.CONFIGURED)
     seen = await _look(reader, ordered[:MAX_READ]) if reader is not None else {}
@@ -64,12 +64,12 @@ async def check_credentials(
     return checks
 
 
-async def _look(reader: SnapshotReader, registered: list[Registered]) -> dict[str, Seen]:
+async def _look(reader: SnapshotReader, registered: list[RegisteredCredential]) -> dict[str, CredentialFinding]:
     """What can be found out in time, by the credential's name."""
     deadline, turns = asyncio.get_running_loop().time() + LOOK_S, asyncio.Semaphore(MAX_CONCURRENT_READS)
-    seen: dict[str, Seen] = {}
+    seen: dict[str, CredentialFinding] = {}
 
-    async def look(one: Registered) -> None:
+    async def look(one: RegisteredCredential) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(deadline), turns:
                 seen[one.name] = await examine_secret(reader, one)
@@ -78,33 +78,35 @@ async def _look(reader: SnapshotReader, registered: list[Registered]) -> dict[st
     return seen
 
 
-async def examine_secret(reader: SnapshotReader, one: Registered) -> Seen:
+async def examine_secret(reader: SnapshotReader, one: RegisteredCredential) -> CredentialFinding:
     """Read the credential's Secret, and say what is amiss with it."""
     if one.ref is None or one.credential is None:
-        return Seen(Cause.REF_INVALID)
+        return CredentialFinding(SecretProblem.REF_INVALID)
     try:
         snapshot = await reader.read(one.ref)
     except SecretError as error:
-        return Seen(_OF_READ[error.code])
+        return CredentialFinding(_OF_READ[error.code])
     return _seen(snapshot, one.ref, one.tenant, one.credential.purpose)
 
 
-def _seen(snapshot: Snapshot, ref: SecretRef, tenant: str, purpose: Purpose) -> Seen:
+def _seen(snapshot: SecretSnapshot, ref: SecretRef, tenant: str, purpose: Purpose) -> CredentialFinding:
     found = snapshot.find(ref.key, tenant=tenant, purpose=purpose)
     if isinstance(found, SigningSecret):
-        return Seen(None, found.rollover(datetime.now(UTC)).misconfigured)
+        return CredentialFinding(None, found.rollover(datetime.now(UTC)).misconfigured)
     if found.code is Code.SECRET_MISMATCH:
-        return Seen(_mislabelled(snapshot, tenant))
-    return Seen(Cause.NO_KEY if found.code is Code.SECRET_NOT_FOUND else Cause.MALFORMED_KEY)
+        return CredentialFinding(_mislabelled(snapshot, tenant))
+    return CredentialFinding(
+        SecretProblem.NO_KEY if found.code is Code.SECRET_NOT_FOUND else SecretProblem.MALFORMED_KEY
+    )
 
 
-def _mislabelled(snapshot: Snapshot, tenant: str) -> Cause:
+def _mislabelled(snapshot: SecretSnapshot, tenant: str) -> SecretProblem:
     if snapshot.tenant is None:
-        return Cause.UNLABELLED
-    return Cause.OTHER_PURPOSE if snapshot.tenant == tenant else Cause.OTHER_TENANT
+        return SecretProblem.UNLABELLED
+    return SecretProblem.OTHER_PURPOSE if snapshot.tenant == tenant else SecretProblem.OTHER_TENANT
 
 
-def _judge(one: Registered, seen: Seen | None, *, is_local: bool) -> Check | None:
+def _judge(one: RegisteredCredential, seen: CredentialFinding | None, *, is_local: bool) -> CheckResult | None:
     """What to say of it; None when all is well."""
     status = one.state.status
     if one.credential is None:
@@ -127,7 +129,7 @@ def _judge(one: Registered, seen: Seen | None, *, is_local: bool) -> Check | Non
     return _rollover(one) if seen.rollover_misconfigured else None
 
 
-def _by_status(one: Registered, seen: Seen | None, *, is_local: bool) -> Check | None:
+def _by_status(one: RegisteredCredential, seen: CredentialFinding | None, *, is_local: bool) -> CheckResult | None:
     """By the consumers' word alone, as nothing can be seen from here."""
     status = one.state.status
     if status is CredentialStatus.CONFIGURED:
@@ -144,23 +146,23 @@ def _by_status(one: Registered, seen: Seen | None, *, is_local: bool) -> Check |
 
 
 _LIKELY: Final = {
-    CredentialStatus.MISSING: Cause.NO_SECRET,
-    CredentialStatus.MISMATCH: Cause.UNLABELLED,
-    CredentialStatus.MALFORMED: Cause.MALFORMED_KEY,
-    CredentialStatus.DENIED: Cause.DENIED,
-    CredentialStatus.UNAVAILABLE: Cause.UNAVAILABLE,
+    CredentialStatus.MISSING: SecretProblem.NO_SECRET,
+    CredentialStatus.MISMATCH: SecretProblem.UNLABELLED,
+    CredentialStatus.MALFORMED: SecretProblem.MALFORMED_KEY,
+    CredentialStatus.DENIED: SecretProblem.DENIED,
+    CredentialStatus.UNAVAILABLE: SecretProblem.UNAVAILABLE,
 }
 """The commonest cause of each status."""
 
 
-def _broken(one: Registered, cause: Cause, *, is_local: bool) -> Check:
+def _broken(one: RegisteredCredential, cause: SecretProblem, *, is_local: bool) -> CheckResult:
     finding = cause.value
     if one.state.status is CredentialStatus.CONFIGURED:
         finding += f"; consumers {_said(one)}, and go on with what they remember for a while"
     return _GROUP.failed(one.name, finding, _commands(one, cause, is_local=is_local))
 
 
-def _rollover(one: Registered) -> Check:
+def _rollover(one: RegisteredCredential) -> CheckResult:
     return _GROUP.warning(
         one.name,
         "it signs, but with its current key alone: there is a previous key that can't be relied on",
@@ -170,15 +172,15 @@ def _rollover(one: Registered) -> Check:
     )
 
 
-def _said(one: Registered) -> str:
+def _said(one: RegisteredCredential) -> str:
     if one.state.checked_at is None:
         return "have not looked at it yet"
     return f"said {one.state.status.value} at {one.state.checked_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _commands(one: Registered, cause: Cause, *, is_local: bool) -> str:
+def _commands(one: RegisteredCredential, cause: SecretProblem, *, is_local: bool) -> str:
     purpose = one.credential.purpose if one.credential else Purpose.WEBHOOK_SIGNING
-    return commands(cause, is_local=is_local, tenant=one.tenant, credential=one.id, purpose=purpose)
+    return remedy_commands(cause, is_local=is_local, tenant=one.tenant, credential=one.id, purpose=purpose)
 
 
 def _lines(status: CredentialStatus, mending: str) -> str:

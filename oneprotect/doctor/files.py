@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Final
 
 from messaging.client.client import is_seed
-from oneprotect.doctor.installation import Installation
-from oneprotect.doctor.result import Check, Group
+from oneprotect.doctor.installation import InstallationSettings
+from oneprotect.doctor.result import CheckGroup, CheckResult
 
 MAX_CREDS_BYTES: Final = 64 * 1024
 MAX_MANIFESTS: Final = 1000
 """Looked at in each namespace of a local directory."""
 
-_GROUP = Group("files")
+_GROUP = CheckGroup("files")
 _CREDS_MARKS: Final = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
 _GROUP_AND_OTHERS: Final = (3, 0)
 """How far their permission bits are shifted."""
 
 
-def check_files(installation: Installation) -> list[Check]:
+def check_files(installation: InstallationSettings) -> list[CheckResult]:
     """Every file and directory that is named."""
-    checks: list[Check] = []
+    checks: list[CheckResult] = []
     if installation.nats_creds_file is not None:
         checks.append(_creds("ONEPROTECT_NATS_CREDS_FILE", installation.nats_creds_file))
     if installation.nats_nkey_file is not None:
@@ -39,7 +39,7 @@ def check_files(installation: Installation) -> list[Check]:
     return checks
 
 
-def _creds(variable: str, path: Path) -> Check:
+def _creds(variable: str, path: Path) -> CheckResult:
     return _closed(
         variable,
         path,
@@ -49,7 +49,7 @@ def _creds(variable: str, path: Path) -> Check:
     )
 
 
-def _seed(variable: str, path: Path) -> Check:
+def _seed(variable: str, path: Path) -> CheckResult:
     return _closed(
         variable,
         path,
@@ -59,7 +59,7 @@ def _seed(variable: str, path: Path) -> Check:
     )
 
 
-def _closed(variable: str, path: Path, is_right: Callable[[bytes], bool], finding: str, mending: str) -> Check:
+def _closed(variable: str, path: Path, is_right: Callable[[bytes], bool], finding: str, mending: str) -> CheckResult:
     """Whether a file of credentials is what it should be, and nobody else's to read."""
     try:
         with path.open("rb") as file:
@@ -80,7 +80,7 @@ def _has_marks(content: bytes) -> bool:
     return all(mark in content for mark in _CREDS_MARKS)
 
 
-def _authorities(variable: str, path: Path) -> Check:
+def _authorities(variable: str, path: Path) -> CheckResult:
     try:
         with path.open("rb"):
             pass
@@ -98,7 +98,7 @@ def _authorities(variable: str, path: Path) -> Check:
     return _GROUP.ok(variable, f"certificates in it: {count}")
 
 
-def _manifests(variable: str, directory: Path, namespaces: Iterable[str]) -> Check:
+def _manifests(variable: str, directory: Path, namespaces: Iterable[str]) -> CheckResult:
     try:
         next(directory.iterdir(), None)
         found, exposed = _look_through(directory, namespaces)
@@ -141,7 +141,7 @@ def _is_exposed(path: Path, folders: Iterable[Path]) -> bool:
     )
 
 
-def _unreadable(variable: str, error: OSError, *, kind: str = "file") -> Check:
+def _unreadable(variable: str, error: OSError, *, kind: str = "file") -> CheckResult:
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return _GROUP.failed(variable, f"there is no such {kind}", "set it to one that is there, or unset it")

@@ -5,14 +5,14 @@ from typing import Literal
 
 from msgspec import Struct
 
-from messaging.admin.topology import DEFAULT_ARCHIVE, Archive
-from oneprotect.doctor.result import Check, Group
-from telemetry.otlp.settings import Collector
+from messaging.admin.topology import DEFAULT_ARCHIVE, ArchiveLimits
+from oneprotect.doctor.result import CheckGroup, CheckResult
+from telemetry.otlp.settings import CollectorEndpoint
 
-_GROUP = Group("settings")
+_GROUP = CheckGroup("settings")
 
 
-class Installation(Struct, frozen=True, kw_only=True):
+class InstallationSettings(Struct, frozen=True, kw_only=True):
     """The settings that matter here. Durations in seconds."""
 
     variables_set: int
@@ -24,7 +24,7 @@ class Installation(Struct, frozen=True, kw_only=True):
     nats_ca_file: Path | None = None
     replicas: int = 1
     work_per_destination: int = 1000
-    archive: Archive = DEFAULT_ARCHIVE
+    archive: ArchiveLimits = DEFAULT_ARCHIVE
     ack_wait_s: float = 30.0
     request_timeout_s: float = 15.0
     drain_timeout_s: float = 25.0
@@ -36,10 +36,10 @@ class Installation(Struct, frozen=True, kw_only=True):
     local_dir: Path | None = None
     ops_host: str = "127.0.0.1"
     ops_port: int | None = None
-    collectors: tuple[Collector, ...] = ()
+    collectors: tuple[CollectorEndpoint, ...] = ()
 
 
-def misunderstood(problems: tuple[str, ...]) -> list[Check]:
+def invalid_settings(problems: tuple[str, ...]) -> list[CheckResult]:
     """What to say of settings that can't be used: each problem begins with a variable's name and says how to mend it.
 
     Then there is nothing that the rest could look at.
@@ -47,13 +47,13 @@ def misunderstood(problems: tuple[str, ...]) -> list[Check]:
     return [_misunderstood(problem) for problem in problems]
 
 
-def _misunderstood(problem: str) -> Check:
+def _misunderstood(problem: str) -> CheckResult:
     variable, _, rest = problem.partition(": ")
     finding, _, mending = rest.partition("; ")
     return _GROUP.failed(variable, finding, mending.removeprefix("or ") or "see docs/settings.md")
 
 
-def check_settings(installation: Installation) -> list[Check]:
+def check_settings(installation: InstallationSettings) -> list[CheckResult]:
     """Settings that each make sense, and together do not."""
     checks = [_variables(installation), _drain(installation)]
     if installation.provider is None:
@@ -69,12 +69,12 @@ def check_settings(installation: Installation) -> list[Check]:
     return checks
 
 
-def _variables(installation: Installation) -> Check:
+def _variables(installation: InstallationSettings) -> CheckResult:
     count = installation.variables_set
     return _GROUP.ok("variables", f"{count} set, and understood" if count else "none set: the defaults hold")
 
 
-def _drain(installation: Installation) -> Check:
+def _drain(installation: InstallationSettings) -> CheckResult:
     drain_s, request_s = installation.drain_timeout_s, installation.request_timeout_s
     if drain_s > request_s:
         return _GROUP.ok("drain timeout", "a consumer that stops can finish what it is sending")
@@ -86,7 +86,7 @@ def _drain(installation: Installation) -> Check:
     )
 
 
-def _namespaces(installation: Installation) -> Check:
+def _namespaces(installation: InstallationSettings) -> CheckResult:
     if installation.namespaces:
         return _GROUP.ok("secret namespaces", f"{len(installation.namespaces)} may be named by refs")
     return _GROUP.failed(

@@ -9,10 +9,10 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
-from messaging.client.connection import MIN_SERVER_VERSION, Connection
-from messaging.client.errors import JetStreamError, NotFound, Refused, Unavailable, Unsupported
-from oneprotect.doctor.installation import Installation
-from oneprotect.doctor.result import Check, Group
+from messaging.client.connection import MIN_SERVER_VERSION, NatsConnection
+from messaging.client.errors import JetStreamError, NotFound, RejectedByServer, ServerTooOld, ServerUnavailable
+from oneprotect.doctor.installation import InstallationSettings
+from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import subjects
 
 SLOW_S: Final = 0.25
@@ -24,12 +24,12 @@ SKEW_FAILED_S: Final = 60.0
 NEARLY_FULL: Final = 0.8
 FULL: Final = 0.95
 
-_GROUP = Group("nats")
+_GROUP = CheckGroup("nats")
 _TIME: Final = Annotated[datetime, Meta(tz=True)]
 _NEEDED = ".".join(map(str, MIN_SERVER_VERSION))
 
 
-def unreachable(installation: Installation, error: Unavailable) -> Check:
+def unreachable(installation: InstallationSettings, error: ServerUnavailable) -> CheckResult:
     """The server can't be reached."""
     lines = ["see that it runs, and that this host may reach it: nats --server URL rtt"]
     if installation.nats_creds_file is None and installation.nats_nkey_file is None:
@@ -39,30 +39,30 @@ def unreachable(installation: Installation, error: Unavailable) -> Check:
     return _GROUP.failed("reachable", str(error), "\n".join(lines))
 
 
-def check_version(connection: Connection) -> Check:
+def check_version(connection: NatsConnection) -> CheckResult:
     """Whether the server can carry our retry schedules."""
     try:
         connection.require_version()
-    except Unsupported as error:
+    except ServerTooOld as error:
         return _GROUP.failed("version", str(error), f"upgrade nats-server to {_NEEDED} or newer")
     return _GROUP.ok("version", f"{_NEEDED} or newer, as is needed")
 
 
-async def check_jetstream(connection: Connection) -> Check:
+async def check_jetstream(connection: NatsConnection) -> CheckResult:
     """Whether this account may use JetStream. Raises `JetStreamError` for what is none of these."""
     finding, mending = "", ""
     try:
         await connection.api("INFO")
-    except Unavailable as error:
+    except ServerUnavailable as error:
         finding = f"JetStream does not answer: {error}"
         mending = "enable it in the server's configuration: jetstream { store_dir: /data }"
-    except Refused as error:
+    except RejectedByServer as error:
         finding = f"this account may not use JetStream: {error}"
         mending = "enable it for the account of these credentials: nsc edit account ACCOUNT --js-enable 1"
     return _GROUP.failed("jetstream", finding, mending) if finding else _GROUP.ok("jetstream", "enabled")
 
 
-async def check_storage(connection: Connection) -> Check:
+async def check_storage(connection: NatsConnection) -> CheckResult:
     """Whether there is room: disk, and streams and consumers, as far as this account has limits. Raises as `api`."""
     info = await connection.api("INFO")
     limits = info["limits"]
@@ -92,7 +92,7 @@ async def check_storage(connection: Connection) -> Check:
     )
 
 
-async def check_round_trip(connection: Connection) -> Check:
+async def check_round_trip(connection: NatsConnection) -> CheckResult:
     """How long the server takes to answer, at best."""
     best_s = math.inf
     for _ in range(ROUND_TRIPS):
@@ -111,7 +111,7 @@ async def check_round_trip(connection: Connection) -> Check:
     )
 
 
-async def check_clock(connection: Connection, now: Callable[[], datetime]) -> Check:
+async def check_clock(connection: NatsConnection, now: Callable[[], datetime]) -> CheckResult:
     """Whether this host's clock agrees with the server's, as the answer to a question tells its time."""
     asked_at = now()
     answer = await _any_stream(connection)
@@ -132,7 +132,7 @@ async def check_clock(connection: Connection, now: Callable[[], datetime]) -> Ch
     )
 
 
-async def _any_stream(connection: Connection) -> dict[str, Any] | None:
+async def _any_stream(connection: NatsConnection) -> dict[str, Any] | None:
     for stream in subjects.STREAMS:
         try:
             return await connection.api(f"STREAM.INFO.{stream.name}")
@@ -155,16 +155,16 @@ def read_time(text: object) -> datetime | None:
     return time.astimezone(UTC)
 
 
-def unanswered(group: str, error: JetStreamError | TimeoutError) -> Check:
+def unanswered(group: str, error: JetStreamError | TimeoutError) -> CheckResult:
     """A question that should have been answered, and was not."""
     why = str(error) or "no answer in time"
-    return Group(group).unknown(
+    return CheckGroup(group).unknown(
         "examined",
         f"NATS could not be asked: {why}",
         "try again; if it stays like this, see what this user may publish and subscribe to",
     )
 
 
-def skipped(group: str, why: str) -> Check:
+def skipped(group: str, why: str) -> CheckResult:
     """Nothing that could be asked."""
-    return Group(group).unknown("examined", why)
+    return CheckGroup(group).unknown("examined", why)

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Iterable
 from typing import Final, Protocol
 
-from oneprotect.doctor.registered_credentials import Registered
+from oneprotect.doctor.registered_credentials import RegisteredCredential
 from oneprotect.doctor.remedies import GRANT, ROLE
-from oneprotect.doctor.result import Check, Group
+from oneprotect.doctor.result import CheckGroup, CheckResult
 from provider.kubernetes.access_review import Verb
 from provider.secret_ref import SecretRef
 
@@ -17,11 +17,11 @@ UNNAMED: Final = "oneprotect-doctor-asks-about-no-such-secret"
 TOO_MUCH: Final[tuple[Verb, ...]] = ("list", "watch", "create", "update", "patch", "delete", "deletecollection")
 EVERYWHERE: Final = ""
 
-_GROUP = Group("permissions")
+_GROUP = CheckGroup("permissions")
 _SHOWN: Final = 10
 
 
-class Reviews(Protocol):
+class AccessReviewer(Protocol):
     """Answers what we may do. See `provider.kubernetes.access_review.AccessReviews`."""
 
     async def may(self, verb: Verb, *, namespace: str, name: str = "") -> bool | None:
@@ -30,13 +30,13 @@ class Reviews(Protocol):
 
 
 async def check_permissions(
-    reviews: Reviews, namespaces: Iterable[str], registered: list[Registered] | None
-) -> list[Check]:
+    reviews: AccessReviewer, namespaces: Iterable[str], registered: list[RegisteredCredential] | None
+) -> list[CheckResult]:
     """What is too little, and what is too much. `registered` is None when the credentials could not be read."""
     return [await _too_little(reviews, registered), await _too_much(reviews, sorted(namespaces))]
 
 
-async def _too_little(reviews: Reviews, registered: list[Registered] | None) -> Check:
+async def _too_little(reviews: AccessReviewer, registered: list[RegisteredCredential] | None) -> CheckResult:
     name = "may get the Secrets of credentials"
     if registered is None:
         return _GROUP.unknown(name, "the credentials could not be read")
@@ -57,7 +57,7 @@ async def _too_little(reviews: Reviews, registered: list[Registered] | None) -> 
     return _GROUP.ok(name, f"it may get all {len(asked)}{left_out}" if asked else "no credential names one")
 
 
-async def _too_much(reviews: Reviews, namespaces: list[str]) -> Check:
+async def _too_much(reviews: AccessReviewer, namespaces: list[str]) -> CheckResult:
     name = "may do nothing else with Secrets"
     in_its_own: list[tuple[str, str, Verb, str]] = [
         (verb, namespace, verb, "") for namespace in namespaces for verb in TOO_MUCH
@@ -86,7 +86,7 @@ async def _too_much(reviews: Reviews, namespaces: list[str]) -> Check:
     )
 
 
-def not_in_a_cluster() -> Check:
+def not_in_a_cluster() -> CheckResult:
     """This process has no service account, and what its user may do says nothing about the consumers."""
     return _GROUP.unknown(
         "service account",
@@ -95,7 +95,7 @@ def not_in_a_cluster() -> Check:
     )
 
 
-def _unanswered(name: str) -> Check:
+def _unanswered(name: str) -> CheckResult:
     return _GROUP.unknown(
         name,
         "the API server could not be asked",

@@ -5,16 +5,16 @@ import contextlib
 import msgspec
 from msgspec import Struct
 
-from messaging.client.connection import Connection
-from messaging.kv import Bucket
-from messaging.publisher import Publisher
+from messaging.client.connection import NatsConnection
+from messaging.kv import KvBucket
+from messaging.publisher import JetStreamPublisher
 from provider.errors import SecretRefInvalid
 from provider.secret_ref import SecretRef
 from schemas import subjects
 from schemas.configuration import Credential, CredentialState
 
 
-class Registered(Struct, frozen=True, kw_only=True):
+class RegisteredCredential(Struct, frozen=True, kw_only=True):
     """A credential. `credential` is None when this version can't read what is stored, and `ref` when it is none."""
 
     tenant: str
@@ -32,18 +32,18 @@ class Registered(Struct, frozen=True, kw_only=True):
         return f"Registered({self.name!r})"
 
 
-async def list_registered(connection: Connection, central_namespace: str | None) -> list[Registered]:
+async def list_registered(connection: NatsConnection, central_namespace: str | None) -> list[RegisteredCredential]:
     """All of them, by tenant and id. Raises `JetStreamError`."""
-    async with Publisher(connection) as publisher:
-        stored = await Bucket(connection, publisher, subjects.CREDENTIALS).list()
-        said = await Bucket(connection, publisher, subjects.CREDENTIAL_STATUS).list()
+    async with JetStreamPublisher(connection) as publisher:
+        stored = await KvBucket(connection, publisher, subjects.CREDENTIALS).list()
+        said = await KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS).list()
     states = {entry.key: entry.value or b"" for entry in said}
     return [
         _registered(entry.key, entry.value or b"", states.get(entry.key, b""), central_namespace) for entry in stored
     ]
 
 
-def _registered(key: str, stored: bytes, state: bytes, central_namespace: str | None) -> Registered:
+def _registered(key: str, stored: bytes, state: bytes, central_namespace: str | None) -> RegisteredCredential:
     tenant, _, name = key.partition(".")
     credential, ref, found = None, None, CredentialState()
     with contextlib.suppress(msgspec.DecodeError):
@@ -53,4 +53,4 @@ def _registered(key: str, stored: bytes, state: bytes, central_namespace: str | 
     if credential is not None:
         with contextlib.suppress(SecretRefInvalid):
             ref = SecretRef.parse(credential.secret_ref, central_namespace=central_namespace)
-    return Registered(tenant=tenant, id=name, credential=credential, ref=ref, state=found)
+    return RegisteredCredential(tenant=tenant, id=name, credential=credential, ref=ref, state=found)

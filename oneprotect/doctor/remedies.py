@@ -32,7 +32,7 @@ SENTENCES: Final = {
 }
 
 
-class Cause(Enum):
+class SecretProblem(Enum):
     """Why a Secret can't sign, as one read of it shows."""
 
     REF_INVALID = "what is stored as its ref is none"
@@ -79,33 +79,33 @@ _PATCH: Final = _NEW_KEY + (
 """Neither shows the key, or leaves it in a shell's history. Its receiver needs it, too."""
 
 _KUBERNETES: Final = {
-    Cause.REF_INVALID: _SET,
-    Cause.FORBIDDEN: (
+    SecretProblem.REF_INVALID: _SET,
+    SecretProblem.FORBIDDEN: (
         "name the right namespace: " + _SET + "\n"
         "or add it, where consumers run: ONEPROTECT_SECRET_NAMESPACES_ALLOWED=NAMESPACE"
     ),
-    Cause.NO_SECRET: (
+    SecretProblem.NO_SECRET: (
         "see whether it is in another namespace: kubectl get secrets --all-namespaces "
         "--selector oneprotect.io/tenant={tenant}\n"
         "or create it: " + _CREATE
     ),
-    Cause.NO_KEY: (
+    SecretProblem.NO_KEY: (
         "see its keys: kubectl describe secret SECRET --namespace NAMESPACE\n"
         "name the right one: " + _SET + "\n"
         "or add it: " + _PATCH
     ),
-    Cause.OTHER_TYPE: ("a type can't be changed; create a Secret for this purpose alone: " + _CREATE),
-    Cause.UNLABELLED: _LABEL,
-    Cause.OTHER_TENANT: (
+    SecretProblem.OTHER_TYPE: ("a type can't be changed; create a Secret for this purpose alone: " + _CREATE),
+    SecretProblem.UNLABELLED: _LABEL,
+    SecretProblem.OTHER_TENANT: (
         "if it is the other tenant's, name another Secret: "
         + _SET
         + "\nif it is {tenant}'s: "
         + _LABEL
         + " --overwrite"
     ),
-    Cause.OTHER_PURPOSE: _LABEL + " --overwrite",
-    Cause.MALFORMED_SECRET: "keep one Secret for each purpose, with few keys in it",
-    Cause.MALFORMED_KEY: (
+    SecretProblem.OTHER_PURPOSE: _LABEL + " --overwrite",
+    SecretProblem.MALFORMED_SECRET: "keep one Secret for each purpose, with few keys in it",
+    SecretProblem.MALFORMED_KEY: (
         "most often, 1: a line end behind it, as `echo` leaves one. Take it off a key that is text: "
         "kubectl get secret SECRET --namespace NAMESPACE --output json | "
         'jq \'.data["KEY"] |= (@base64d | rtrimstr("\\n") | @base64)\' | '
@@ -115,34 +115,34 @@ _KUBERNETES: Final = {
         "make a new key: " + _PATCH + "\n"
         "if an operator fills the Secret from a store, mend it in the store, there too with `printf %s`"
     ),
-    Cause.DENIED: GRANT,
-    Cause.UNAVAILABLE: "see whether the API server answers: kubectl get --raw /readyz",
+    SecretProblem.DENIED: GRANT,
+    SecretProblem.UNAVAILABLE: "see whether the API server answers: kubectl get --raw /readyz",
 }
 
 _LOCAL: Final = _KUBERNETES | {
-    Cause.NO_SECRET: (
+    SecretProblem.NO_SECRET: (
         'write a Secret manifest (JSON) to "$ONEPROTECT_LOCAL_SECRETS_DIR/NAMESPACE/SECRET.json", with the labels '
         "oneprotect.io/tenant: {tenant} and oneprotect.io/purpose: {purpose}"
     ),
-    Cause.NO_KEY: "add it to the manifest's `data`, in base64, or name the right one: " + _SET,
-    Cause.OTHER_TYPE: "set the manifest's `apiVersion` to v1, `kind` to Secret, `type` to Opaque, and the ref's names",
-    Cause.UNLABELLED: "set its metadata.labels: oneprotect.io/tenant: {tenant}, oneprotect.io/purpose: {purpose}",
-    Cause.OTHER_TENANT: (
+    SecretProblem.NO_KEY: "add it to the manifest's `data`, in base64, or name the right one: " + _SET,
+    SecretProblem.OTHER_TYPE: "set the manifest's `apiVersion` to v1, `kind` to Secret, `type` to Opaque, and the ref's names",
+    SecretProblem.UNLABELLED: "set its metadata.labels: oneprotect.io/tenant: {tenant}, oneprotect.io/purpose: {purpose}",
+    SecretProblem.OTHER_TENANT: (
         "if it is the other tenant's, name another Secret: " + _SET + "\n"
         "if it is {tenant}'s, set its metadata.labels: oneprotect.io/tenant: {tenant}"
     ),
-    Cause.OTHER_PURPOSE: "set its metadata.labels: oneprotect.io/purpose: {purpose}",
-    Cause.MALFORMED_SECRET: "write its keys into `data`, in base64; `stringData` is not read",
-    Cause.MALFORMED_KEY: (
+    SecretProblem.OTHER_PURPOSE: "set its metadata.labels: oneprotect.io/purpose: {purpose}",
+    SecretProblem.MALFORMED_SECRET: "write its keys into `data`, in base64; `stringData` is not read",
+    SecretProblem.MALFORMED_KEY: (
         "most often, 1: a line end behind it, as `echo` leaves one; 2: fewer than 24 or more than 64 bytes; 3: whsec_ "
         "with what is not plain base64 behind it; 4: encoded in base64 twice, or not at all\n"
         "make what belongs into `data`: " + _NEW_KEY + " | base64 -w0"
     ),
-    Cause.DENIED: 'let this user read it: ls -lR "$ONEPROTECT_LOCAL_SECRETS_DIR"',
-    Cause.UNAVAILABLE: "see that the manifest is JSON: jq type FILE",
+    SecretProblem.DENIED: 'let this user read it: ls -lR "$ONEPROTECT_LOCAL_SECRETS_DIR"',
+    SecretProblem.UNAVAILABLE: "see that the manifest is JSON: jq type FILE",
 }
 
 
-def commands(cause: Cause, *, is_local: bool, tenant: str, credential: str, purpose: Purpose) -> str:
+def remedy_commands(cause: SecretProblem, *, is_local: bool, tenant: str, credential: str, purpose: Purpose) -> str:
     """What to do about it, with the exact commands."""
     return (_LOCAL if is_local else _KUBERNETES)[cause].format(tenant=tenant, id=credential, purpose=purpose.value)

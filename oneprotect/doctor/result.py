@@ -6,7 +6,7 @@ from typing import Final
 from msgspec import Struct
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How it is."""
 
     OK = "ok"
@@ -15,34 +15,34 @@ class Status(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Check(Struct, frozen=True):
+class CheckResult(Struct, frozen=True):
     """One thing that was looked at. `mending` is one or more lines: what to do, most of all the command."""
 
     group: str
     name: str
-    status: Status
+    status: CheckStatus
     finding: str
     mending: str | None = None
 
 
-class Group:
+class CheckGroup:
     """Checks on the same thing."""
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
 
-    def ok(self, name: str, finding: str) -> Check:
+    def ok(self, name: str, finding: str) -> CheckResult:
         """All is well."""
-        return Check(self.name, name, Status.OK, finding)
+        return CheckResult(self.name, name, CheckStatus.OK, finding)
 
-    def warning(self, name: str, finding: str, mending: str) -> Check:
+    def warning(self, name: str, finding: str, mending: str) -> CheckResult:
         """It works, and should not stay like this."""
-        return Check(self.name, name, Status.WARNING, finding, mending)
+        return CheckResult(self.name, name, CheckStatus.WARNING, finding, mending)
 
-    def failed(self, name: str, finding: str, mending: str) -> Check:
+    def failed(self, name: str, finding: str, mending: str) -> CheckResult:
         """Deliveries suffer from it."""
-        return Check(self.name, name, Status.FAILED, finding, mending)
+        return CheckResult(self.name, name, CheckStatus.FAILED, finding, mending)
 
-    def unknown(self, name: str, finding: str, mending: str | None = None) -> Check:
+    def unknown(self, name: str, finding: str, mending: str | None = None) -> CheckResult:
         """It could not be looked at."""
-        return Check(self.name, name, Status.UNKNOWN, finding, mending)
+        return CheckResult(self.name, name, CheckStatus.UNKNOWN, finding, mending)

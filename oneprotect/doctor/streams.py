@@ -1,15 +1,15 @@
 """Streams, consumers and buckets: whether they are what this version needs."""
 
 from messaging.admin import topology
-from messaging.admin.topology import Change
-from messaging.client.connection import Connection
-from oneprotect.doctor.installation import Installation
-from oneprotect.doctor.result import Check, Group
+from messaging.admin.topology import TopologyChange
+from messaging.client.connection import NatsConnection
+from oneprotect.doctor.installation import InstallationSettings
+from oneprotect.doctor.result import CheckGroup, CheckResult
 
-_GROUP = Group("streams")
+_GROUP = CheckGroup("streams")
 
 
-async def check_streams(connection: Connection, installation: Installation) -> list[Check]:
+async def check_streams(connection: NatsConnection, installation: InstallationSettings) -> list[CheckResult]:
     """What `apply --check` would say. Raises `JetStreamError`."""
     changes = await topology.apply(
         connection,
@@ -23,7 +23,7 @@ async def check_streams(connection: Connection, installation: Installation) -> l
     return differ or [_GROUP.ok("streams, buckets and consumers", f"all {len(changes)} are as this version needs them")]
 
 
-def _differing(change: Change) -> Check:
+def _differing(change: TopologyChange) -> CheckResult:
     name = f"{change.kind} {change.name}"
     if change.action == "create":
         return _GROUP.failed(name, "it is missing", "oneprotect apply")

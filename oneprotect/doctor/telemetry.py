@@ -4,21 +4,21 @@ import asyncio
 import contextlib
 from typing import Final
 
-from oneprotect.doctor.installation import Installation
-from oneprotect.doctor.result import Check, Group
-from telemetry.otlp.settings import Collector
+from oneprotect.doctor.installation import InstallationSettings
+from oneprotect.doctor.result import CheckGroup, CheckResult
+from telemetry.otlp.settings import CollectorEndpoint
 
 CONNECT_S: Final = 3.0
 _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not bound
-_GROUP = Group("telemetry")
+_GROUP = CheckGroup("telemetry")
 
 
-async def check_telemetry(installation: Installation) -> list[Check]:
+async def check_telemetry(installation: InstallationSettings) -> list[CheckResult]:
     """The port, and each collector that is named."""
     return [await _port(installation), *[await _collector(one) for one in installation.collectors]]
 
 
-async def _port(installation: Installation) -> Check:
+async def _port(installation: InstallationSettings) -> CheckResult:
     port = installation.ops_port
     if not port and installation.provider == "kubernetes":
         return _GROUP.warning(
@@ -44,7 +44,7 @@ async def _port(installation: Installation) -> Check:
             )
 
 
-async def _collector(collector: Collector) -> Check:
+async def _collector(collector: CollectorEndpoint) -> CheckResult:
     name = f"collector of {collector.signal}"
     if collector.host is None:
         return _GROUP.failed(name, f"{collector.variable} holds no URL", "set it like http://collector:4318")

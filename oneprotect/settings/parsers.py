@@ -15,7 +15,7 @@ MAX_WAITS: Final = 32
 MAX_WAIT_S: Final = 259_200.0
 
 
-class Rule(Struct, frozen=True):
+class ValueParser(Struct, frozen=True):
     """A kind of value: in words, after "expected", and as a function that gives None for anything else."""
 
     says: str
@@ -39,35 +39,35 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
-def whole(least: int, most: int) -> Rule:
+def whole(least: int, most: int) -> ValueParser:
     """A whole number, the bounds in it."""
 
     def parse(text: str) -> int | None:
         return value if _WHOLE.fullmatch(text) and least <= (value := int(text)) <= most else None
 
-    return Rule(f"a whole number from {least} to {most}", parse)
+    return ValueParser(f"a whole number from {least} to {most}", parse)
 
 
-def number(least: float, most: float, *, unit: str = "") -> Rule:
+def number(least: float, most: float, *, unit: str = "") -> ValueParser:
     """A decimal number, the bounds in it."""
 
     def parse(text: str) -> float | None:
         return value if _NUMBER.fullmatch(text) and least <= (value := float(text)) <= most else None
 
-    return Rule(f"a number{unit and ' of ' + unit} from {least:g} to {most:g}", parse)
+    return ValueParser(f"a number{unit and ' of ' + unit} from {least:g} to {most:g}", parse)
 
 
-def one_of(*words: str, ignore_case: bool = False) -> Rule:
+def one_of(*words: str, ignore_case: bool = False) -> ValueParser:
     """One of some words. With `ignore_case` it may be in capitals; the value never is."""
 
     def parse(text: str) -> str | None:
         word = text.lower() if ignore_case and text.isascii() else text
         return word if word in words else None
 
-    return Rule(", ".join(f"`{word}`" for word in words[:-1]) + f" or `{words[-1]}`", parse)
+    return ValueParser(", ".join(f"`{word}`" for word in words[:-1]) + f" or `{words[-1]}`", parse)
 
 
-def listed(rule: Rule, says: str, *, least: int = 0, most: int = 1024) -> Rule:
+def listed(rule: ValueParser, says: str, *, least: int = 0, most: int = 1024) -> ValueParser:
     """Values joined by commas, without blanks, as a tuple. Without a minimum the text may be empty."""
 
     def parse(text: str) -> tuple[Any, ...] | None:
@@ -75,7 +75,7 @@ def listed(rule: Rule, says: str, *, least: int = 0, most: int = 1024) -> Rule:
         values = tuple(rule.parse(part) for part in parts)
         return values if least <= len(values) <= most and None not in values else None
 
-    return Rule(says, parse)
+    return ValueParser(says, parse)
 
 
 def _path(text: str) -> Path | None:
@@ -130,39 +130,40 @@ def _web_url(text: str) -> str | None:
 
 _WAIT: Final = number(0, MAX_WAIT_S)
 
-_NATS_URLS: Final = listed(Rule("", _nats_url), "", least=1, most=16)
+_NATS_URLS: Final = listed(ValueParser("", _nats_url), "", least=1, most=16)
 
-FLAG: Final = Rule("`true` or `false` (or `1` or `0`)", _FLAGS.get)
-FILE: Final = Rule("a path", _path)
-HOST_PORT: Final = Rule("a host and a port, like `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port)
-HOST: Final = Rule("an address or a host name", _host)
-NAMESPACE: Final = Rule("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)
+FLAG: Final = ValueParser("`true` or `false` (or `1` or `0`)", _FLAGS.get)
+FILE: Final = ValueParser("a path", _path)
+HOST_PORT: Final = ValueParser("a host and a port, like `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port)
+HOST: Final = ValueParser("an address or a host name", _host)
+NAMESPACE: Final = ValueParser("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)
 NAMESPACES: Final = listed(NAMESPACE, "namespaces (DNS labels) joined by commas, without blanks")
 CIDRS: Final = listed(
-    Rule("", _cidr), "networks like `10.1.0.0/16` joined by commas, without blanks and without bits beside the prefix"
+    ValueParser("", _cidr),
+    "networks like `10.1.0.0/16` joined by commas, without blanks and without bits beside the prefix",
 )
-PORTS: Final = listed(Rule("", _port_range), "ports or ranges like `443,8000-8999`, without blanks", least=1)
+PORTS: Final = listed(ValueParser("", _port_range), "ports or ranges like `443,8000-8999`, without blanks", least=1)
 WAITS: Final = listed(
-    Rule("", lambda text: _WAIT.parse(text) or None),
+    ValueParser("", lambda text: _WAIT.parse(text) or None),
     f"1 to {MAX_WAITS} waits in seconds, each more than 0 and at most {MAX_WAIT_S:g}, joined by commas, without blanks",
     least=1,
     most=MAX_WAITS,
 )
-INBOX: Final = Rule(
+INBOX: Final = ValueParser(
     "`_INBOX`, and maybe letters, digits, `-` and `_` after it, like `_INBOX_consumer`",
     lambda text: text if _INBOX.fullmatch(text) else None,
 )
-NATS_URL: Final = Rule(
+NATS_URL: Final = ValueParser(
     "`nats://`, `tls://`, `ws://` or `wss://` with a host and maybe a port, several joined by commas, "
     "and no user or password in them: "
     "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE or ONEPROTECT_NATS_NKEY_FILE",
     lambda text: text if _NATS_URLS.parse(text) else None,
 )
-WEB_URL: Final = Rule(
+WEB_URL: Final = ValueParser(
     "an `https://` URL (`http://` on loopback) without user, query and fragment",
     _web_url,
 )
-WORD: Final = Rule(
+WORD: Final = ValueParser(
     "1 to 256 printable ASCII characters without blanks",
     lambda text: text if re.fullmatch(r"[!-~]{1,256}", text) else None,
 )

@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
-from oneprotect.settings import parsers as variables
-from oneprotect.settings.parsers import Rule, number, one_of, whole
+from oneprotect.settings import parsers
+from oneprotect.settings.parsers import ValueParser, number, one_of, whole
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, MAX_TIMEOUT_S
 
 PREFIX: Final = "ONEPROTECT_"
@@ -289,74 +289,74 @@ class Settings(Struct, frozen=True, kw_only=True):
             yield _NO_LOCAL_DIR
 
 
-class Variable(Struct, frozen=True):
+class SettingVariable(Struct, frozen=True):
     """An environment variable, and the field that it fills."""
 
     name: str
     group: str
     field: str
-    rule: Rule
+    rule: ValueParser
 
 
 VARIABLES: Final = (
-    Variable("ONEPROTECT_NATS_URL", "nats", "url", variables.NATS_URL),
-    Variable("ONEPROTECT_NATS_CREDS_FILE", "nats", "creds_file", variables.FILE),
-    Variable("ONEPROTECT_NATS_NKEY_FILE", "nats", "nkey_file", variables.FILE),
-    Variable("ONEPROTECT_NATS_INBOX_PREFIX", "nats", "inbox_prefix", variables.INBOX),
-    Variable("ONEPROTECT_NATS_CA_FILE", "nats", "ca_file", variables.FILE),
-    Variable("ONEPROTECT_NATS_REPLICAS", "nats", "replicas", whole(1, 5)),
-    Variable("ONEPROTECT_WORK_PER_DESTINATION", "nats", "work_per_destination", whole(1, 1_000_000)),
-    Variable("ONEPROTECT_ARCHIVE_DAYS", "nats", "archive_days", whole(0, 3650)),
-    Variable("ONEPROTECT_ARCHIVE_MAX_BYTES", "nats", "archive_max_bytes", whole(1024**2, 2**60)),
-    Variable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),
-    Variable("ONEPROTECT_SECRET_NAMESPACE", "secret", "namespace", variables.NAMESPACE),
-    Variable("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "secret", "namespaces_allowed", variables.NAMESPACES),
-    Variable("ONEPROTECT_SECRET_CACHE_TTL_S", "secret", "cache_ttl_s", number(0, 3600, unit="seconds")),
-    Variable("ONEPROTECT_SECRET_MAX_STALE_S", "secret", "max_stale_s", number(0, 86_400, unit="seconds")),
-    Variable("ONEPROTECT_LOCAL_SECRETS_DIR", "secret", "local_dir", variables.FILE),
-    Variable("ONEPROTECT_SECRET_RETRY_SCHEDULE_S", "secret", "retry_schedule_s", variables.WAITS),
-    Variable("ONEPROTECT_EGRESS_ALLOW_CIDRS", "egress", "allow_cidrs", variables.CIDRS),
-    Variable("ONEPROTECT_EGRESS_ALLOW_HTTP", "egress", "allow_http", variables.FLAG),
-    Variable("ONEPROTECT_EGRESS_PORTS", "egress", "ports", variables.PORTS),
-    Variable("ONEPROTECT_EGRESS_CA_FILE", "egress", "ca_file", variables.FILE),
-    Variable("ONEPROTECT_EGRESS_PROXY", "egress", "proxy", variables.HOST_PORT),
-    Variable(
+    SettingVariable("ONEPROTECT_NATS_URL", "nats", "url", parsers.NATS_URL),
+    SettingVariable("ONEPROTECT_NATS_CREDS_FILE", "nats", "creds_file", parsers.FILE),
+    SettingVariable("ONEPROTECT_NATS_NKEY_FILE", "nats", "nkey_file", parsers.FILE),
+    SettingVariable("ONEPROTECT_NATS_INBOX_PREFIX", "nats", "inbox_prefix", parsers.INBOX),
+    SettingVariable("ONEPROTECT_NATS_CA_FILE", "nats", "ca_file", parsers.FILE),
+    SettingVariable("ONEPROTECT_NATS_REPLICAS", "nats", "replicas", whole(1, 5)),
+    SettingVariable("ONEPROTECT_WORK_PER_DESTINATION", "nats", "work_per_destination", whole(1, 1_000_000)),
+    SettingVariable("ONEPROTECT_ARCHIVE_DAYS", "nats", "archive_days", whole(0, 3650)),
+    SettingVariable("ONEPROTECT_ARCHIVE_MAX_BYTES", "nats", "archive_max_bytes", whole(1024**2, 2**60)),
+    SettingVariable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),
+    SettingVariable("ONEPROTECT_SECRET_NAMESPACE", "secret", "namespace", parsers.NAMESPACE),
+    SettingVariable("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "secret", "namespaces_allowed", parsers.NAMESPACES),
+    SettingVariable("ONEPROTECT_SECRET_CACHE_TTL_S", "secret", "cache_ttl_s", number(0, 3600, unit="seconds")),
+    SettingVariable("ONEPROTECT_SECRET_MAX_STALE_S", "secret", "max_stale_s", number(0, 86_400, unit="seconds")),
+    SettingVariable("ONEPROTECT_LOCAL_SECRETS_DIR", "secret", "local_dir", parsers.FILE),
+    SettingVariable("ONEPROTECT_SECRET_RETRY_SCHEDULE_S", "secret", "retry_schedule_s", parsers.WAITS),
+    SettingVariable("ONEPROTECT_EGRESS_ALLOW_CIDRS", "egress", "allow_cidrs", parsers.CIDRS),
+    SettingVariable("ONEPROTECT_EGRESS_ALLOW_HTTP", "egress", "allow_http", parsers.FLAG),
+    SettingVariable("ONEPROTECT_EGRESS_PORTS", "egress", "ports", parsers.PORTS),
+    SettingVariable("ONEPROTECT_EGRESS_CA_FILE", "egress", "ca_file", parsers.FILE),
+    SettingVariable("ONEPROTECT_EGRESS_PROXY", "egress", "proxy", parsers.HOST_PORT),
+    SettingVariable(
         "ONEPROTECT_REQUEST_TIMEOUT_S", "delivery", "request_timeout_s", number(0.1, MAX_TIMEOUT_S, unit="seconds")
     ),
-    Variable("ONEPROTECT_MAX_IN_FLIGHT", "delivery", "max_in_flight", whole(1, 16_384)),
-    Variable("ONEPROTECT_DESTINATION_MAX_IN_FLIGHT", "delivery", "destination_max_in_flight", whole(1, 1024)),
-    Variable("ONEPROTECT_RETRY_SCHEDULE_S", "delivery", "retry_schedule_s", variables.WAITS),
-    Variable("ONEPROTECT_RETRY_JITTER", "delivery", "retry_jitter", number(0, 0.9)),
-    Variable(
+    SettingVariable("ONEPROTECT_MAX_IN_FLIGHT", "delivery", "max_in_flight", whole(1, 16_384)),
+    SettingVariable("ONEPROTECT_DESTINATION_MAX_IN_FLIGHT", "delivery", "destination_max_in_flight", whole(1, 1024)),
+    SettingVariable("ONEPROTECT_RETRY_SCHEDULE_S", "delivery", "retry_schedule_s", parsers.WAITS),
+    SettingVariable("ONEPROTECT_RETRY_JITTER", "delivery", "retry_jitter", number(0, 0.9)),
+    SettingVariable(
         "ONEPROTECT_RETRY_AFTER_TIMEOUT_S", "delivery", "retry_after_timeout_s", number(0, 86_400, unit="seconds")
     ),
-    Variable("ONEPROTECT_MAX_PAYLOAD_BYTES", "delivery", "max_payload_bytes", whole(1, MAX_PAYLOAD_LIMIT_BYTES)),
-    Variable("ONEPROTECT_ACK_WAIT_S", "delivery", "ack_wait_s", number(1, 600, unit="seconds")),
-    Variable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),
-    Variable("ONEPROTECT_API_HOST", "api", "host", variables.HOST),
-    Variable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),
-    Variable("ONEPROTECT_API_BODY_TIMEOUT_S", "api", "body_timeout_s", number(1, 300, unit="seconds")),
-    Variable("ONEPROTECT_API_AUTH_FAILURES", "api", "auth_failures", whole(1, 1_000_000)),
-    Variable("ONEPROTECT_API_TRUSTED_PROXIES", "api", "trusted_proxies", variables.CIDRS),
-    Variable("ONEPROTECT_OIDC_ISSUER", "oidc", "issuer", variables.WEB_URL),
-    Variable("ONEPROTECT_OIDC_AUDIENCE", "oidc", "audience", variables.WORD),
-    Variable("ONEPROTECT_OIDC_JWKS_URL", "oidc", "jwks_url", variables.WEB_URL),
-    Variable("ONEPROTECT_OIDC_CA_FILE", "oidc", "ca_file", variables.FILE),
-    Variable("ONEPROTECT_OIDC_ALGORITHMS", "oidc", "algorithms", variables.ALGORITHMS),
-    Variable("ONEPROTECT_OIDC_TENANT_CLAIM", "oidc", "tenant_claim", variables.WORD),
-    Variable("ONEPROTECT_OIDC_ROLES_CLAIM", "oidc", "roles_claim", variables.WORD),
-    Variable("ONEPROTECT_OPS_HOST", "ops", "host", variables.HOST),
-    Variable("ONEPROTECT_OPS_PORT", "ops", "port", whole(0, 65_535)),
-    Variable("ONEPROTECT_METRICS_TENANTS_MAX", "telemetry", "metrics_tenants_max", whole(0, 10_000)),
-    Variable("ONEPROTECT_TRACE_SLOW_S", "telemetry", "trace_slow_s", number(0, 600, unit="seconds")),
-    Variable(
+    SettingVariable("ONEPROTECT_MAX_PAYLOAD_BYTES", "delivery", "max_payload_bytes", whole(1, MAX_PAYLOAD_LIMIT_BYTES)),
+    SettingVariable("ONEPROTECT_ACK_WAIT_S", "delivery", "ack_wait_s", number(1, 600, unit="seconds")),
+    SettingVariable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),
+    SettingVariable("ONEPROTECT_API_HOST", "api", "host", parsers.HOST),
+    SettingVariable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),
+    SettingVariable("ONEPROTECT_API_BODY_TIMEOUT_S", "api", "body_timeout_s", number(1, 300, unit="seconds")),
+    SettingVariable("ONEPROTECT_API_AUTH_FAILURES", "api", "auth_failures", whole(1, 1_000_000)),
+    SettingVariable("ONEPROTECT_API_TRUSTED_PROXIES", "api", "trusted_proxies", parsers.CIDRS),
+    SettingVariable("ONEPROTECT_OIDC_ISSUER", "oidc", "issuer", parsers.WEB_URL),
+    SettingVariable("ONEPROTECT_OIDC_AUDIENCE", "oidc", "audience", parsers.WORD),
+    SettingVariable("ONEPROTECT_OIDC_JWKS_URL", "oidc", "jwks_url", parsers.WEB_URL),
+    SettingVariable("ONEPROTECT_OIDC_CA_FILE", "oidc", "ca_file", parsers.FILE),
+    SettingVariable("ONEPROTECT_OIDC_ALGORITHMS", "oidc", "algorithms", parsers.ALGORITHMS),
+    SettingVariable("ONEPROTECT_OIDC_TENANT_CLAIM", "oidc", "tenant_claim", parsers.WORD),
+    SettingVariable("ONEPROTECT_OIDC_ROLES_CLAIM", "oidc", "roles_claim", parsers.WORD),
+    SettingVariable("ONEPROTECT_OPS_HOST", "ops", "host", parsers.HOST),
+    SettingVariable("ONEPROTECT_OPS_PORT", "ops", "port", whole(0, 65_535)),
+    SettingVariable("ONEPROTECT_METRICS_TENANTS_MAX", "telemetry", "metrics_tenants_max", whole(0, 10_000)),
+    SettingVariable("ONEPROTECT_TRACE_SLOW_S", "telemetry", "trace_slow_s", number(0, 600, unit="seconds")),
+    SettingVariable(
         "ONEPROTECT_LOG_LEVEL",
         "log",
         "level",
         one_of("debug", "info", "warning", "error", "critical", ignore_case=True),
     ),
-    Variable("ONEPROTECT_LOG_FORMAT", "log", "format", one_of("json", "console")),
-    Variable("ONEPROTECT_LOG_ATTEMPTS", "log", "attempts", one_of("failed", "all", "none")),
+    SettingVariable("ONEPROTECT_LOG_FORMAT", "log", "format", one_of("json", "console")),
+    SettingVariable("ONEPROTECT_LOG_ATTEMPTS", "log", "attempts", one_of("failed", "all", "none")),
 )
 _NAMES: Final = frozenset(variable.name for variable in VARIABLES)
 
@@ -373,6 +373,6 @@ def _unknown(name: str) -> str:
     return f"{shown}: not a setting; " + (f"did you mean {near[0]}?" if near else "unset it")
 
 
-def _bad(variable: Variable, text: str) -> str:
+def _bad(variable: SettingVariable, text: str) -> str:
     hint = _SERVICE_LINK_HINT if text.startswith(("tcp://", "udp://")) else "or unset it for the default"
     return f"{variable.name}: expected {variable.rule.says}; {hint}"

@@ -18,10 +18,10 @@ from typing import Final
 
 import structlog
 
-from oneprotect.supervisor.metrics_merge import merged, remains
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.child_reports import Report, read_reports
-from telemetry.metrics.registry import Snapshot
+from oneprotect.supervisor.metrics_merge import final_counters, merged
+from telemetry.metrics import definitions
+from telemetry.metrics.child_reports import ChildReport, read_reports
+from telemetry.metrics.registry import MetricSnapshot
 
 FIRST_PAUSE_S: Final = 0.5
 LONGEST_PAUSE_S: Final = 30.0
@@ -45,8 +45,8 @@ class Supervisor:
         self._environ = environ
         self._count = count
         self._drain_timeout_s = drain_timeout_s
-        self._reports: dict[int, Report] = {}
-        self._past = Snapshot(values={}, latencies={})
+        self._reports: dict[int, ChildReport] = {}
+        self._past = MetricSnapshot(values={}, latencies={})
         self._running = 0
         self._starts = Counter[int]()
 
@@ -59,15 +59,19 @@ class Supervisor:
         """Whether one of them can do its work."""
         return any(report.word == "ready" for report in self._reports.values())
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> MetricSnapshot:
         """The figures of all, those that have ended included, and how many there are."""
         reports = (report.snapshot for report in self._reports.values())
         return merged([self._own(), self._past, *reports])
 
-    def _own(self) -> Snapshot:
+    def _own(self) -> MetricSnapshot:
         again = self._starts.total() - len(self._starts)
-        own = {catalogue.RESTARTS: again, catalogue.SUPERVISED: self._running, catalogue.SUPERVISED_WANTED: self._count}
-        return Snapshot(values={(metric.name, ()): value for metric, value in own.items()}, latencies={})
+        own = {
+            definitions.RESTARTS: again,
+            definitions.SUPERVISED: self._running,
+            definitions.SUPERVISED_WANTED: self._count,
+        }
+        return MetricSnapshot(values={(metric.name, ()): value for metric, value in own.items()}, latencies={})
 
     @property
     def _numbers(self) -> Iterator[int]:
@@ -120,7 +124,7 @@ class Supervisor:
             if process.returncode is None:
                 process.kill()
             if (report := self._reports.pop(number, None)) is not None:
-                self._past = merged([self._past, remains(report.snapshot)])
+                self._past = merged([self._past, final_counters(report.snapshot)])
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         with contextlib.suppress(ProcessLookupError):

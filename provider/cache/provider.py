@@ -16,11 +16,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, Protocol, final
 
-from provider.cache.store import Entry, Place, Shelf
+from provider.cache.store import CacheEntry, Place, SnapshotStore
 from provider.errors import SecretError, SecretUnavailable
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from schemas.codes import Code
 from schemas.ids import Purpose
 
@@ -31,13 +31,13 @@ REFRESH_AFTER: Final = 0.8
 USE_EVERY_S: Final = 1.0
 """How exactly is known which Secret was used last: telling it each time would cost every delivery."""
 
-_Outcome = Snapshot | type[SecretError]
+_Outcome = SecretSnapshot | type[SecretError]
 
 
 class SnapshotReader(Protocol):
     """What a cache needs of the provider behind it."""
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
         ...
 
@@ -84,7 +84,7 @@ class CachedSecretProvider:
         self._max_stale_s = max_stale_s
         self._clock = clock
         self._spread = spread
-        self._known = Shelf(max_entries)
+        self._known = SnapshotStore(max_entries)
         self._refusals: OrderedDict[Place, tuple[type[SecretError], float]] = OrderedDict()
         self._flights: dict[Place, asyncio.Future[_Outcome]] = {}
         self._reads: set[asyncio.Task[_Outcome]] = set()
@@ -105,7 +105,11 @@ class CachedSecretProvider:
         found = self.cached(ref, tenant=tenant, purpose=purpose) or self._remembered(ref, tenant, purpose)
         if found is None:
             outcome = await self._read(ref)
-            found = outcome.find(ref.key, tenant=tenant, purpose=purpose) if isinstance(outcome, Snapshot) else outcome
+            found = (
+                outcome.find(ref.key, tenant=tenant, purpose=purpose)
+                if isinstance(outcome, SecretSnapshot)
+                else outcome
+            )
         if found is SecretUnavailable:
             found = self._stale(ref, tenant, purpose)
         if isinstance(found, SigningSecret):
@@ -213,7 +217,7 @@ class CachedSecretProvider:
         """Keep what a read brought, unless it was overtaken, and give it to all who wait."""
         self._reads.discard(read)
         outcome = SecretUnavailable if read.cancelled() or read.exception() is not None else read.result()
-        if not isinstance(outcome, Snapshot):
+        if not isinstance(outcome, SecretSnapshot):
             self.failures[outcome.code] += 1
         if self._flights.get(place) is flight:
             del self._flights[place]
@@ -222,7 +226,7 @@ class CachedSecretProvider:
 
     def _keep(self, place: Place, outcome: _Outcome, began_at: float) -> None:
         now, soon_s = self._clock(), REFUSAL_TTL_S * self._spread(0.8, 1.2)
-        if isinstance(outcome, Snapshot):
+        if isinstance(outcome, SecretSnapshot):
             self._refusals.pop(place, None)
             self._known.put(place, self._entry(outcome, began_at, soon_s), now=now)
         elif outcome is not SecretUnavailable:
@@ -234,9 +238,9 @@ class CachedSecretProvider:
             entry.ask_again_at = now + soon_s
             entry.refresh_at = max(entry.refresh_at, entry.ask_again_at)
 
-    def _entry(self, snapshot: Snapshot, began_at: float, soon_s: float) -> Entry:
+    def _entry(self, snapshot: SecretSnapshot, began_at: float, soon_s: float) -> CacheEntry:
         fresh_s = self._ttl_s * self._spread(0.8, 1.0)
-        return Entry(
+        return CacheEntry(
             snapshot,
             began_at=began_at,
             fresh_s=fresh_s,

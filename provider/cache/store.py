@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Final, final
 
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 
 Place = tuple[str, str]
 """Namespace and name of a Secret."""
 
 
 @final
-class Entry:
+class CacheEntry:
     """A snapshot and the moments, by the cache's clock, until which it may be used, and for what."""
 
     __slots__ = (
@@ -27,7 +27,14 @@ class Entry:
     )
 
     def __init__(
-        self, snapshot: Snapshot, *, began_at: float, fresh_s: float, stale_s: float, refuses_s: float, refresh_s: float
+        self,
+        snapshot: SecretSnapshot,
+        *,
+        began_at: float,
+        fresh_s: float,
+        stale_s: float,
+        refuses_s: float,
+        refresh_s: float,
     ) -> None:
         """All times count from `began_at`, when the read began: an answer is as old as its question."""
         self.snapshot: Final = snapshot
@@ -44,7 +51,7 @@ class Entry:
 
 
 @final
-class Shelf:
+class SnapshotStore:
     """Entries in the order of their use. The tenant with the most of them makes room, with its least used one.
 
     So no tenant is pushed below its share, which is the capacity divided by the tenants: while another has more than
@@ -55,22 +62,22 @@ class Shelf:
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._entries: OrderedDict[Place, Entry] = OrderedDict()
+        self._entries: OrderedDict[Place, CacheEntry] = OrderedDict()
         self._owned: dict[str | None, int] = {}
-        self.get: Final[Callable[[Place], Entry | None]] = self._entries.get
+        self.get: Final[Callable[[Place], CacheEntry | None]] = self._entries.get
         """The entry, if there is one. Looking is no use. Not a method of ours, as every delivery asks."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[CacheEntry]:
         return iter(self._entries.values())
 
     def touch(self, place: Place) -> None:
         """The entry there is in use."""
         self._entries.move_to_end(place)
 
-    def put(self, place: Place, entry: Entry, *, now: float) -> None:
+    def put(self, place: Place, entry: CacheEntry, *, now: float) -> None:
         """Keep an entry in place of an older one, and make room for it."""
         self.discard(place)
         self._entries[place] = entry

@@ -12,7 +12,7 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from provider.kubernetes.api_server import Cluster
+from provider.kubernetes.api_server import ApiServerConfig
 
 TIMEOUT_S: Final = 5.0
 CONNECT_TIMEOUT_S: Final = 1.0
@@ -24,13 +24,13 @@ Verb = Literal["get", "list", "watch", "create", "update", "patch", "delete", "d
 _PATH = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
-class _Status(Struct, frozen=True):
+class _ReviewStatus(Struct, frozen=True):
     allowed: bool
 
 
-class _Review(Struct, frozen=True):
+class _AccessReview(Struct, frozen=True):
     kind: Literal["SelfSubjectAccessReview"]
-    status: _Status
+    status: _ReviewStatus
 
 
 @final
@@ -39,7 +39,7 @@ class AccessReviews:
 
     __slots__ = ("_cluster", "_http", "_timeout_s", "_turns")
 
-    def __init__(self, cluster: Cluster, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, cluster: ApiServerConfig, *, timeout_s: float = TIMEOUT_S) -> None:
         """`timeout_s` bounds a question once it is its turn, both tries of it."""
         self._cluster = cluster
         self._timeout_s = timeout_s
@@ -104,6 +104,6 @@ async def _bounded(stream: aiohttp.StreamReader) -> bytes:
 
 def _allowed(body: bytes) -> bool | None:
     try:
-        return msgspec.json.decode(body, type=_Review).status.allowed
+        return msgspec.json.decode(body, type=_AccessReview).status.allowed
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None

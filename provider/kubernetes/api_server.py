@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, Protocol, final
 
 from provider.errors import ProviderMisconfigured
-from provider.kubernetes.tls import Trust
-from provider.opaque import Sealed
+from provider.kubernetes.tls import CaBundle
+from provider.opaque import Opaque
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_MAX_AGE_S: Final = 60.0
@@ -18,7 +18,7 @@ _MAX_TOKEN_BYTES = 64 * 1024
 _TOKEN = re.compile(rb"[!-~]+")
 
 
-class Credentials(Protocol):
+class ApiServerCredentials(Protocol):
     """Who we are to the API server."""
 
     async def authorization(self, *, fresh: bool) -> str | None:
@@ -27,7 +27,7 @@ class Credentials(Protocol):
 
 
 @final
-class TokenFile(Sealed):
+class TokenFile(Opaque):
     """A bearer token that something else, such as the kubelet, keeps renewing in a file."""
 
     __slots__ = ("_clock", "_header", "_path", "_read_at")
@@ -56,12 +56,14 @@ class TokenFile(Sealed):
 
 
 @final
-class Cluster:
+class ApiServerConfig:
     """One API server: `https://host:port`, whom to take for it, and our credentials there."""
 
     __slots__ = ("credentials", "server_name", "trust", "url")
 
-    def __init__(self, *, url: str, trust: Trust, credentials: Credentials, server_name: str | None = None) -> None:
+    def __init__(
+        self, *, url: str, trust: CaBundle, credentials: ApiServerCredentials, server_name: str | None = None
+    ) -> None:
         """Raises `ProviderMisconfigured` unless the connection would be encrypted."""
         if not url.startswith("https://"):
             raise ProviderMisconfigured("The API server's address must begin with https://.")
@@ -71,7 +73,7 @@ class Cluster:
         self.server_name: Final = server_name
 
     @classmethod
-    async def in_cluster(cls, *, directory: Path, environ: Mapping[str, str]) -> "Cluster":
+    async def in_cluster(cls, *, directory: Path, environ: Mapping[str, str]) -> "ApiServerConfig":
         """The cluster this pod runs in, with its service account. Raises `ProviderMisconfigured`."""
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
         if not host or not port:
@@ -82,13 +84,13 @@ class Cluster:
         if not await _works(credentials):
             raise ProviderMisconfigured("The service account's token file is missing, empty or unreadable.")
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        return cls(url=url, trust=Trust(ca_file=directory / "ca.crt"), credentials=credentials)
+        return cls(url=url, trust=CaBundle(ca_file=directory / "ca.crt"), credentials=credentials)
 
     def __repr__(self) -> str:
         return "Cluster(...)"
 
 
-async def _works(credentials: Credentials) -> bool:
+async def _works(credentials: ApiServerCredentials) -> bool:
     try:
         await credentials.authorization(fresh=True)
     except (OSError, ValueError):

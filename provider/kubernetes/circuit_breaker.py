@@ -25,7 +25,7 @@ class BreakerState(StrEnum):
     HALF_OPEN = "half_open"
 
 
-class Verdict(StrEnum):
+class CallOutcome(StrEnum):
     """What a call said about the provider."""
 
     ALIVE = "alive"
@@ -35,7 +35,7 @@ class Verdict(StrEnum):
 
 
 @final
-class Breaker:
+class CircuitBreaker:
     """Opens after `THRESHOLD` failures in a row; each pause is twice the one before, until a call succeeds."""
 
     __slots__ = ("_clock", "_failures", "_open_until", "_pause_s", "_probe_is_out", "_round", "_spread", "opened")
@@ -77,13 +77,13 @@ class Breaker:
         self._probe_is_out = self.state is BreakerState.HALF_OPEN
         return self._round
 
-    def settle(self, ticket: Ticket, verdict: Verdict) -> None:
+    def settle(self, ticket: Ticket, verdict: CallOutcome) -> None:
         """Say how a call went. A success counts whenever it comes; the rest only if nothing has changed since."""
-        if verdict is Verdict.ALIVE:
+        if verdict is CallOutcome.ALIVE:
             self._close()
         elif ticket == self._round:
             self._probe_is_out = False
-            if verdict is Verdict.FAILED:
+            if verdict is CallOutcome.FAILED:
                 self._count_failure()
 
     def _count_failure(self) -> None:

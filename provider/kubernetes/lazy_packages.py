@@ -8,7 +8,7 @@ import importlib.util
 import sys
 
 
-def defer(*names: str) -> None:
+def register_lazy_packages(*names: str) -> None:
     """Have these packages, each after its parent, without running them. Those that are imported stay as they are."""
     for name in names:
         if name not in sys.modules:

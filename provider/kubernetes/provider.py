@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Final, Protocol, cast, final
 import aiohttp
 
 from provider.errors import ProviderMisconfigured
-from provider.kubernetes.api_server import SERVICE_ACCOUNT, Cluster
-from provider.kubernetes.circuit_breaker import Breaker
-from provider.kubernetes.lazy_packages import defer
-from provider.kubernetes.reader import Reads
-from provider.kubernetes.response import Answer, Fault, answer_of, fault_of
-from provider.kubernetes.retry import ORDINARY, Retrying
+from provider.kubernetes.api_server import SERVICE_ACCOUNT, ApiServerConfig
+from provider.kubernetes.circuit_breaker import CircuitBreaker
+from provider.kubernetes.lazy_packages import register_lazy_packages
+from provider.kubernetes.reader import SecretReader
+from provider.kubernetes.response import ApiServerResponse, ResponseFault, answer_of, fault_of
+from provider.kubernetes.retry import ORDINARY, ReadRetryPolicy
 from provider.kubernetes.session import SecretSession
-from provider.kubernetes.tls import Trust
-from provider.opaque import Sealed
+from provider.kubernetes.tls import CaBundle
+from provider.opaque import Opaque
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 
 if TYPE_CHECKING:
@@ -51,15 +51,15 @@ class KubernetesSecretProvider:
         namespaces_allowed: frozenset[str],
         source: "SecretsApi",
         timeout_s: float = TIMEOUT_S,
-        retrying: Retrying = ORDINARY,
-        breaker: Breaker | None = None,
+        retrying: ReadRetryPolicy = ORDINARY,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         """`timeout_s` bounds a whole read: waiting for its turn, every try, the pauses between them and the body."""
         self._namespaces_allowed = namespaces_allowed
         self._source = source
-        self.breaker: Final = breaker or Breaker()
+        self.breaker: Final = breaker or CircuitBreaker()
         """Open while the API server can't be reached: then every read is `SecretUnavailable` at once."""
-        self._reads = Reads(source, timeout_s=timeout_s, retrying=retrying, breaker=self.breaker)
+        self._reads = SecretReader(source, timeout_s=timeout_s, retrying=retrying, breaker=self.breaker)
 
     @classmethod
     async def in_cluster(
@@ -69,11 +69,11 @@ class KubernetesSecretProvider:
         directory: Path = SERVICE_ACCOUNT,
         environ: Mapping[str, str] = os.environ,
         timeout_s: float = TIMEOUT_S,
-        retrying: Retrying = ORDINARY,
-        breaker: Breaker | None = None,
+        retrying: ReadRetryPolicy = ORDINARY,
+        breaker: CircuitBreaker | None = None,
     ) -> "KubernetesSecretProvider":
         """The provider of a pod, by its service account. Raises `ProviderMisconfigured`."""
-        source = await SecretsApi.connect(await Cluster.in_cluster(directory=directory, environ=environ))
+        source = await SecretsApi.connect(await ApiServerConfig.in_cluster(directory=directory, environ=environ))
         return cls(
             namespaces_allowed=namespaces_allowed,
             source=source,
@@ -94,11 +94,11 @@ class KubernetesSecretProvider:
         """See `SecretProvider.resolve`."""
         return (await self.read(ref)).select(ref.key, tenant=tenant, purpose=purpose)
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
         ref.require_namespace(self._namespaces_allowed)
         found = await self._reads.find(ref)
-        if isinstance(found, Snapshot):
+        if isinstance(found, SecretSnapshot):
             return found
         raise found
 
@@ -127,13 +127,13 @@ class SecretsApi:
 
     __slots__ = ("_api", "_cluster", "_session")
 
-    def __init__(self, *, cluster: Cluster, api: _CoreV1, session: SecretSession) -> None:
+    def __init__(self, *, cluster: ApiServerConfig, api: _CoreV1, session: SecretSession) -> None:
         self._cluster = cluster
         self._api = api
         self._session = session
 
     @classmethod
-    async def connect(cls, cluster: Cluster) -> "SecretsApi":
+    async def connect(cls, cluster: ApiServerConfig) -> "SecretsApi":
         """Make ready; nothing is sent yet."""
         _import_library()
         from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
@@ -147,12 +147,12 @@ class SecretsApi:
         await theirs.close()
         return cls(cluster=cluster, api=cast("_CoreV1", CoreV1Api(client)), session=ours)
 
-    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> Answer | Fault:
+    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> ApiServerResponse | ResponseFault:
         """One GET, sent once. Never raises; a fault says nothing of what was raised by others."""
         try:
             authorization = await self._cluster.credentials.authorization(fresh=fresh_credentials)
         except Exception:  # noqa: BLE001 - a file or a plugin, with whatever it may raise
-            return Fault.NOT_SENT
+            return ResponseFault.NOT_SENT
         trust = self._cluster.trust
         trust.look()
         trusted = trust.context
@@ -165,16 +165,16 @@ class SecretsApi:
         if fault is None:
             del authorization
             raise asyncio.CancelledError  # anew, as the one that was raised keeps frames with a token and half a Secret
-        if fault is Fault.UNTRUSTED:
+        if fault is ResponseFault.UNTRUSTED:
             trust.look_now()
-            return fault if trust.context is trusted else Fault.OUTDATED
+            return fault if trust.context is trusted else ResponseFault.OUTDATED
         return fault
 
     async def aclose(self) -> None:
         """Close the session."""
         await self._session.close()
 
-    async def _sent(self, ref: SecretRef, authorization: str | None) -> Answer:
+    async def _sent(self, ref: SecretRef, authorization: str | None) -> ApiServerResponse:
         response = await self._api.read_namespaced_secret(
             ref.name,
             ref.namespace,
@@ -187,7 +187,7 @@ class SecretsApi:
 
 
 @final
-class _Kubeconfig(Sealed):
+class _KubeconfigCredentials(Opaque):
     """The credentials of a kubeconfig; its loader may run a plugin to get them."""
 
     __slots__ = ("_context", "_header", "_path")
@@ -205,22 +205,22 @@ class _Kubeconfig(Sealed):
         return self._header
 
 
-async def _cluster_of(path: Path, context: str | None) -> Cluster:
+async def _cluster_of(path: Path, context: str | None) -> ApiServerConfig:
     configuration = await _load(path, context)
     try:
         if not configuration.verify_ssl:
             raise ProviderMisconfigured("The kubeconfig says insecure-skip-tls-verify, which is refused.")
-        trust = Trust(
+        trust = CaBundle(
             ca_file=configuration.ssl_ca_cert,
             certificate_file=configuration.cert_file,
             key_file=configuration.key_file,
         )
     finally:
         _forget_files()
-    return Cluster(
+    return ApiServerConfig(
         url=str(configuration.host),
         trust=trust,
-        credentials=_Kubeconfig(path, context, _authorization(configuration)),
+        credentials=_KubeconfigCredentials(path, context, _authorization(configuration)),
         server_name=configuration.tls_server_name,
     )
 
@@ -265,7 +265,7 @@ def _import_library() -> None:
     names that we and the loader of kubeconfigs look for in it.
     """
     client = "kubernetes_asyncio.client"
-    defer("kubernetes_asyncio", client, f"{client}.api", f"{client}.models")
+    register_lazy_packages("kubernetes_asyncio", client, f"{client}.api", f"{client}.models")
     load, names = importlib.import_module, vars(sys.modules[client])
     load(f"{client}.rest")  # before `api_client`, which looks for it in `client`
     names["Configuration"] = load(f"{client}.configuration").Configuration

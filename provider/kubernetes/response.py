@@ -5,13 +5,13 @@ from typing import Final, final
 
 import aiohttp
 
-from provider.opaque import Sealed
+from provider.opaque import Opaque
 from provider.secret_manifest import MAX_BYTES
 
 _CHUNK_BYTES = 64 * 1024
 
 
-class Fault(Enum):
+class ResponseFault(Enum):
     """Why there is no answer."""
 
     NOT_SENT = "not sent"
@@ -25,7 +25,7 @@ class Fault(Enum):
 
 
 @final
-class Answer(Sealed):
+class ApiServerResponse(Opaque):
     """A status, and a body which may be a Secret."""
 
     __slots__ = ("body", "retry_after_s", "status")
@@ -42,7 +42,7 @@ class Answer(Sealed):
         return self.status == 429 or self.status >= 500
 
 
-async def answer_of(response: aiohttp.ClientResponse) -> Answer:
+async def answer_of(response: aiohttp.ClientResponse) -> ApiServerResponse:
     """Read the response. A body that is too long to be a Secret is none. Raises whatever broke off."""
     body = bytearray()
     async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
@@ -51,16 +51,16 @@ async def answer_of(response: aiohttp.ClientResponse) -> Answer:
             response.close()
             body.clear()
             break
-    return Answer(response.status, bytes(body), _seconds(response.headers.get("Retry-After", "")))
+    return ApiServerResponse(response.status, bytes(body), _seconds(response.headers.get("Retry-After", "")))
 
 
-def fault_of(error: Exception) -> Fault:
+def fault_of(error: Exception) -> ResponseFault:
     """Translate what was raised. It may hold a token, an address or a body, so only its type counts."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        return Fault.UNTRUSTED
+        return ResponseFault.UNTRUSTED
     if isinstance(error, aiohttp.ClientError | OSError):
-        return Fault.UNREACHABLE
-    return Fault.NOT_SENT
+        return ResponseFault.UNREACHABLE
+    return ResponseFault.NOT_SENT
 
 
 def _seconds(text: str) -> float | None:

@@ -6,7 +6,7 @@ from typing import final
 
 import aiohttp
 
-from provider.kubernetes.tls import Trust
+from provider.kubernetes.tls import CaBundle
 
 _ONE_SECRET = re.compile(r"https://[^?#]+/api/v1/namespaces/[a-z0-9-]+/secrets/[a-z0-9.-]+")
 
@@ -17,7 +17,7 @@ class SecretSession:
 
     __slots__ = ("_http", "_trust")
 
-    def __init__(self, trust: Trust) -> None:
+    def __init__(self, trust: CaBundle) -> None:
         self._trust = trust
         self._http = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -12,7 +12,7 @@ LOOK_EVERY_S: Final = 60.0
 
 
 @final
-class Trust:
+class CaBundle:
     """A TLS context that verifies the server by the CAs in a file, and a new one once the file has changed.
 
     A connection belongs to the context that it was opened with, so none is reused under a new one; what is under way

@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from telemetry.metrics.registry import Labels, Latency, Snapshot
+from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSnapshot
 
 EVERY_S: Final = 1.0
 MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
@@ -20,35 +20,35 @@ MAX_REPORT_BYTES: Final = 16 * 1024 * 1024
 _HEAD_BYTES: Final = 4
 
 
-class Report(Struct, frozen=True):
-    """How a process is (a word of `Readiness`), and what it has counted."""
+class ChildReport(Struct, frozen=True):
+    """How a process is (a word of `ReadinessState`), and what it has counted."""
 
     word: str
     values: tuple[tuple[str, Labels, float], ...] = ()
-    latencies: tuple[tuple[str, Labels, Latency], ...] = ()
+    latencies: tuple[tuple[str, Labels, LatencySnapshot], ...] = ()
 
     @classmethod
-    def of(cls, word: str, snapshot: Snapshot) -> "Report":
+    def of(cls, word: str, snapshot: MetricSnapshot) -> "ChildReport":
         """A report on a snapshot."""
         values = tuple((name, labels, float(value)) for (name, labels), value in snapshot.values.items())
         return cls(word, values, tuple((name, labels, one) for (name, labels), one in snapshot.latencies.items()))
 
     @property
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> MetricSnapshot:
         """The snapshot that it is on."""
-        return Snapshot(
+        return MetricSnapshot(
             values={(name, labels): value for name, labels, value in self.values},
             latencies={(name, labels): latency for name, labels, latency in self.latencies},
         )
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Report).decode
+_decode = msgspec.msgpack.Decoder(ChildReport).decode
 
 
 @contextlib.asynccontextmanager
-async def reporting(
-    link: socket.socket | None, report: Callable[[], Report], stop: asyncio.Event
+async def report_to_supervisor(
+    link: socket.socket | None, report: Callable[[], ChildReport], stop: asyncio.Event
 ) -> AsyncGenerator[None]:
     """Report meanwhile, if there is a `link`, and set `stop` when nobody listens any more."""
     if link is None:
@@ -84,7 +84,7 @@ async def reporting(
             writer.close()
 
 
-async def read_reports(reader: asyncio.StreamReader, on_report: Callable[[Report], None]) -> None:
+async def read_reports(reader: asyncio.StreamReader, on_report: Callable[[ChildReport], None]) -> None:
     """Pass on each report of a process until it ends. Raises `ValueError` for what is none."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:

@@ -16,7 +16,7 @@ LONG_S: Final = (*SHORT_S, 120.0, 600.0, 3600.0, 21_600.0, 86_400.0)
 Kind = Literal["counter", "gauge", "histogram"]
 
 
-class Metric(Struct, frozen=True):
+class MetricDefinition(Struct, frozen=True):
     """One metric. Counters end in `_total`; everything else in its unit, where it has one."""
 
     name: str
@@ -26,16 +26,16 @@ class Metric(Struct, frozen=True):
     bounds_s: tuple[float, ...] = ()
 
 
-def _counter(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"oneprotect_{name}_total", "counter", text, labels)
+def _counter(name: str, text: str, *labels: str) -> MetricDefinition:
+    return MetricDefinition(f"oneprotect_{name}_total", "counter", text, labels)
 
 
-def _gauge(name: str, text: str, *labels: str) -> Metric:
-    return Metric(f"oneprotect_{name}", "gauge", text, labels)
+def _gauge(name: str, text: str, *labels: str) -> MetricDefinition:
+    return MetricDefinition(f"oneprotect_{name}", "gauge", text, labels)
 
 
-def _histogram(name: str, text: str, *labels: str, bounds_s: tuple[float, ...]) -> Metric:
-    return Metric(f"oneprotect_{name}_seconds", "histogram", text, labels, bounds_s)
+def _histogram(name: str, text: str, *labels: str, bounds_s: tuple[float, ...]) -> MetricDefinition:
+    return MetricDefinition(f"oneprotect_{name}_seconds", "histogram", text, labels, bounds_s)
 
 
 ATTEMPTS: Final = _counter("attempts", "Attempts that ended, by how and why.", "outcome", "code", "tenant")
@@ -126,5 +126,5 @@ FILES: Final = _gauge("process_open_files", "Open files and sockets.")
 FILES_LIMIT: Final = _gauge("process_open_files_limit", "The most that may be open.")
 STARTED: Final = _gauge("process_start_time_seconds", "When this process started, in seconds since 1970.")
 
-CATALOGUE: Final = {metric.name: metric for metric in list(globals().values()) if isinstance(metric, Metric)}
+CATALOGUE: Final = {metric.name: metric for metric in list(globals().values()) if isinstance(metric, MetricDefinition)}
 """All of them, by name, in the order in which they are shown."""

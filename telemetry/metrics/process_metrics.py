@@ -8,26 +8,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.registry import Reading
+from telemetry.metrics import definitions
+from telemetry.metrics.registry import MetricSample
 
 _STARTED_AT: Final = time.time()
 _STATM: Final = Path("/proc/self/statm")
 _FDS: Final = Path("/proc/self/fd")
 
 
-def process_readings(*, version: str, role: str) -> Callable[[], Iterator[Reading]]:
-    """A source of readings for `Counters.watch`. `role`: `consumer` or `api`."""
+def process_readings(*, version: str, role: str) -> Callable[[], Iterator[MetricSample]]:
+    """A source of readings for `MetricRegistry.watch`. `role`: `consumer` or `api`."""
     labels = (("version", version), ("python", platform.python_version()), ("role", role))
 
-    def read() -> Iterator[Reading]:
+    def read() -> Iterator[MetricSample]:
         times = os.times()
-        yield catalogue.BUILD, labels, 1
-        yield catalogue.CPU, (), times.user + times.system
-        yield catalogue.STARTED, (), _STARTED_AT
-        yield catalogue.FILES_LIMIT, (), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        yield definitions.BUILD, labels, 1
+        yield definitions.CPU, (), times.user + times.system
+        yield definitions.STARTED, (), _STARTED_AT
+        yield definitions.FILES_LIMIT, (), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if _STATM.exists():  # Linux
-            yield catalogue.MEMORY, (), int(_STATM.read_text().split()[1]) * resource.getpagesize()
-            yield catalogue.FILES, (), len(os.listdir(_FDS))  # noqa: PTH208 - of thousands, no object each
+            yield definitions.MEMORY, (), int(_STATM.read_text().split()[1]) * resource.getpagesize()
+            yield definitions.FILES, (), len(os.listdir(_FDS))  # noqa: PTH208 - of thousands, no object each
 
     return read

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from telemetry.metrics.definitions import CATALOGUE, Metric
-from telemetry.metrics.registry import Labels, Latency, Snapshot
+from telemetry.metrics.definitions import CATALOGUE, MetricDefinition
+from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSnapshot
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
-def render(snapshot: Snapshot) -> bytes:
+def render(snapshot: MetricSnapshot) -> bytes:
     """The body of an answer to `GET /metrics`: metrics in the catalogue's order, their series sorted."""
     lines: dict[str, list[str]] = {}
     for (name, labels), value in sorted(snapshot.values.items()):
@@ -26,11 +26,11 @@ def render(snapshot: Snapshot) -> bytes:
     return ("\n".join(text) + "\n").encode()
 
 
-def _head(metric: Metric) -> tuple[str, str]:
+def _head(metric: MetricDefinition) -> tuple[str, str]:
     return f"# HELP {metric.name} {metric.help}", f"# TYPE {metric.name} {metric.kind}"
 
 
-def _histogram(metric: Metric, labels: Labels, latency: Latency) -> Iterator[str]:
+def _histogram(metric: MetricDefinition, labels: Labels, latency: LatencySnapshot) -> Iterator[str]:
     bounds = (*map(_number, metric.bounds_s), "+Inf")
     for bound, count in zip(bounds, accumulate(latency.buckets), strict=True):
         yield f"{metric.name}_bucket{_braced((*labels, ('le', bound)))} {count}"

@@ -10,17 +10,17 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from telemetry.metrics.definitions import Metric
+from telemetry.metrics.definitions import MetricDefinition
 
 Labels = tuple[tuple[str, str], ...]
 """Labels as (name, value) pairs."""
 Series = tuple[str, Labels]
 """A metric's name, and its labels."""
-Reading = tuple[Metric, Labels, float]
+MetricSample = tuple[MetricDefinition, Labels, float]
 """The value of a series at this moment."""
 
 
-class Latency(Struct, frozen=True):
+class LatencySnapshot(Struct, frozen=True):
     """How long something took, over all times it was observed."""
 
     buckets: Annotated[tuple[int, ...], Meta(description="Observations per bucket, not cumulated; the last is open.")]
@@ -32,14 +32,14 @@ class Latency(Struct, frozen=True):
         return sum(self.buckets)
 
 
-class Snapshot(Struct, frozen=True):
+class MetricSnapshot(Struct, frozen=True):
     """Everything that was counted or could be read, as it was at one moment."""
 
     values: dict[Series, float]
-    latencies: dict[Series, Latency]
+    latencies: dict[Series, LatencySnapshot]
 
 
-class Histogram:
+class LatencyHistogram:
     """Counts by how long something took."""
 
     __slots__ = ("bounds_s", "buckets", "sum_s")
@@ -54,49 +54,49 @@ class Histogram:
         self.buckets[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
 
-    def read(self) -> Latency:
+    def read(self) -> LatencySnapshot:
         """What came together so far."""
-        return Latency(buckets=tuple(self.buckets), sum_s=self.sum_s)
+        return LatencySnapshot(buckets=tuple(self.buckets), sum_s=self.sum_s)
 
 
-class Counters:
+class MetricRegistry:
     """Counts events and observes latencies of metrics in the catalogue."""
 
     __slots__ = ("_counts", "_histograms", "_sources")
 
     def __init__(self) -> None:
         self._counts: dict[Series, float] = {}
-        self._histograms: dict[Series, Histogram] = {}
-        self._sources: list[Callable[[], Iterable[Reading]]] = []
+        self._histograms: dict[Series, LatencyHistogram] = {}
+        self._sources: list[Callable[[], Iterable[MetricSample]]] = []
 
-    def add(self, metric: Metric, labels: Labels = (), amount: float = 1) -> None:
+    def add(self, metric: MetricDefinition, labels: Labels = (), amount: float = 1) -> None:
         """Count `amount` events."""
         series = (metric.name, labels)
         self._counts[series] = self._counts.get(series, 0) + amount
 
-    def histogram(self, metric: Metric, labels: Labels = ()) -> Histogram:
+    def histogram(self, metric: MetricDefinition, labels: Labels = ()) -> LatencyHistogram:
         """The histogram of a series, for who observes often."""
         series = (metric.name, labels)
         histogram = self._histograms.get(series)
         if histogram is None:
-            histogram = self._histograms[series] = Histogram(metric.bounds_s)
+            histogram = self._histograms[series] = LatencyHistogram(metric.bounds_s)
         return histogram
 
-    def observe(self, metric: Metric, seconds: float, labels: Labels = ()) -> None:
+    def observe(self, metric: MetricDefinition, seconds: float, labels: Labels = ()) -> None:
         """Record that something took `seconds`."""
         self.histogram(metric, labels).observe(seconds)
 
-    def watch(self, source: Callable[[], Iterable[Reading]]) -> None:
+    def watch(self, source: Callable[[], Iterable[MetricSample]]) -> None:
         """Ask `source` for its readings at each snapshot."""
         self._sources.append(source)
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> MetricSnapshot:
         """Everything so far, and what the sources say now."""
         values = dict(self._counts)
         for source in self._sources:
             for metric, labels, value in source():
                 values[metric.name, labels] = value
-        return Snapshot(
+        return MetricSnapshot(
             values=values,
             latencies={series: histogram.read() for series, histogram in self._histograms.items()},
         )

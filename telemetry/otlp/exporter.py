@@ -21,11 +21,11 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.definitions import CATALOGUE, Metric
-from telemetry.metrics.registry import Labels, Latency, Reading, Snapshot
+from telemetry.metrics import definitions
+from telemetry.metrics.definitions import CATALOGUE, MetricDefinition
+from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSample, MetricSnapshot
 from telemetry.otlp.span_encoder import request_bytes, request_start
-from telemetry.otlp.spans import EncodedSpan, Spans
+from telemetry.otlp.spans import EncodedSpan, SpanFactory
 
 LAST_S: Final = 3.0
 """What the last export may take: whoever stops must not wait for a collector that is away."""
@@ -33,7 +33,7 @@ LAST_S: Final = 3.0
 _CUMULATIVE: Final = sdk.AggregationTemporality.CUMULATIVE
 
 
-class Otlp:
+class OtlpExporter:
     """The exporters of one process."""
 
     def __init__(self, *, service: str, version: str, instance: str, traces: bool, metrics: bool) -> None:
@@ -50,15 +50,15 @@ class Otlp:
         self._processor = BatchSpanProcessor(self._spans) if self._spans else None
         self._metrics: _MetricExporter | None = OTLPMetricExporter() if metrics else None
         self._began_ns = time.time_ns()
-        self.spans = Spans(self._processor.on_end) if self._processor else None
+        self.spans = SpanFactory(self._processor.on_end) if self._processor else None
         """Where to put spans; None when traces are not exported."""
 
-    def readings(self) -> Iterator[Reading]:
-        """How exports went: a source for `Counters.watch`."""
+    def readings(self) -> Iterator[MetricSample]:
+        """How exports went: a source for `MetricRegistry.watch`."""
         for (signal, result), count in list(self._results.items()):
-            yield catalogue.EXPORTS, (("signal", signal), ("result", result)), count
+            yield definitions.EXPORTS, (("signal", signal), ("result", result)), count
 
-    async def export(self, snapshot: Snapshot) -> None:
+    async def export(self, snapshot: MetricSnapshot) -> None:
         """Send a snapshot of all metrics, in a thread."""
         if self._metrics is None:
             return
@@ -66,7 +66,7 @@ class Otlp:
         result = await asyncio.to_thread(self._metrics.export, data)
         self._results["metrics", "ok" if result is sdk.MetricExportResult.SUCCESS else "failed"] += 1
 
-    async def aclose(self, snapshot: Snapshot) -> None:
+    async def aclose(self, snapshot: MetricSnapshot) -> None:
         """Send what is left, for a few seconds at most."""
         closing = asyncio.gather(self.export(snapshot), self._close_spans())
         with contextlib.suppress(TimeoutError):
@@ -78,7 +78,7 @@ class Otlp:
 
     async def _close_spans(self) -> None:
         if self._processor is not None:
-            closing: _Shutdown = self._processor
+            closing: _HasShutdown = self._processor
             await asyncio.to_thread(closing.shutdown)
 
 
@@ -89,7 +89,7 @@ class _MetricExporter(Protocol):
     def shutdown(self) -> None: ...
 
 
-class _Shutdown(Protocol):
+class _HasShutdown(Protocol):
     """Anything that is closed by it."""
 
     def shutdown(self) -> None: ...
@@ -111,7 +111,7 @@ class _SpanExporter(OTLPSpanExporter):
 
 
 def _metrics_data(
-    snapshot: Snapshot, resource: Resource, scope: InstrumentationScope, began_ns: int
+    snapshot: MetricSnapshot, resource: Resource, scope: InstrumentationScope, began_ns: int
 ) -> sdk.MetricsData:
     """The snapshot as OTLP has it: cumulative, in the catalogue's order."""
     now_ns = time.time_ns()
@@ -126,7 +126,7 @@ def _metrics_data(
 
 
 def _distribution(
-    metric: Metric, labels: Labels, latency: Latency, began_ns: int, now_ns: int
+    metric: MetricDefinition, labels: Labels, latency: LatencySnapshot, began_ns: int, now_ns: int
 ) -> sdk.HistogramDataPoint:
     # Neither the least nor the most is kept. Both are optional by the data model, if not by the SDK's type.
     unknown = cast("float", None)
@@ -143,7 +143,7 @@ def _distribution(
     )
 
 
-def _metric(metric: Metric, points: list[Any]) -> sdk.Metric:
+def _metric(metric: MetricDefinition, points: list[Any]) -> sdk.Metric:
     data: sdk.Sum | sdk.Gauge | sdk.Histogram
     if metric.kind == "counter":
         data = sdk.Sum(points, _CUMULATIVE, is_monotonic=True)

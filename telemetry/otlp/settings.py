@@ -34,7 +34,7 @@ class OtelError(ValueError):
     """A variable says what can't be done. Its text names the variable, and what it may hold."""
 
 
-class Collector(Struct, frozen=True):
+class CollectorEndpoint(Struct, frozen=True):
     """Where a signal goes, as `variable` says it; `host` is None when that holds no URL."""
 
     signal: Literal["traces", "metrics"]
@@ -43,9 +43,9 @@ class Collector(Struct, frozen=True):
     port: int
 
 
-def collectors(environ: Mapping[str, str]) -> tuple[Collector, ...]:
-    """Where signals go, of those that are exported. Raises `OtelError` as `Export.read` does."""
-    export = Export.read(environ)
+def read_endpoints(environ: Mapping[str, str]) -> tuple[CollectorEndpoint, ...]:
+    """Where signals go, of those that are exported. Raises `OtelError` as `ExportSettings.read` does."""
+    export = ExportSettings.read(environ)
     wanted: list[Literal["traces", "metrics"]] = []
     if export.traces:
         wanted.append("traces")
@@ -54,18 +54,18 @@ def collectors(environ: Mapping[str, str]) -> tuple[Collector, ...]:
     return tuple(_collector(environ, signal) for signal in wanted)
 
 
-def _collector(environ: Mapping[str, str], signal: Literal["traces", "metrics"]) -> Collector:
+def _collector(environ: Mapping[str, str], signal: Literal["traces", "metrics"]) -> CollectorEndpoint:
     own, common = f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
     variable = own if environ.get(own) else common
     try:
         parts = urlsplit(environ.get(variable) or "http://localhost:4318")
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
     except (ValueError, KeyError):
-        return Collector(signal, variable, None, 0)
-    return Collector(signal, variable, parts.hostname, port)
+        return CollectorEndpoint(signal, variable, None, 0)
+    return CollectorEndpoint(signal, variable, parts.hostname, port)
 
 
-class Export(Struct, frozen=True):
+class ExportSettings(Struct, frozen=True):
     """What is exported over OTLP, and how traces are chosen."""
 
     traces: bool = False
@@ -76,7 +76,7 @@ class Export(Struct, frozen=True):
     metrics_every_s: float = 60.0
 
     @classmethod
-    def read(cls, environ: Mapping[str, str]) -> "Export":
+    def read(cls, environ: Mapping[str, str]) -> "ExportSettings":
         """What `OTEL_*` say. Nothing is exported unless they name an endpoint or an exporter. Raises `OtelError`."""
         if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return cls()

@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from telemetry.otlp.trace_context import Attributes, Kind, Parent
+from telemetry.otlp.trace_context import Attributes, Kind, TraceContext
 
 _KINDS: Final = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
 _UNIQUE: Final = frozenset({"messaging.message.id"})
@@ -25,7 +25,7 @@ Value = str | int | float | bool
 
 def span_bytes(
     name: str,
-    parent: Parent,
+    parent: TraceContext,
     span_id: int,
     *,
     kind: Kind,

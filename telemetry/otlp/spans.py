@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from telemetry.otlp.span_encoder import span_bytes
-from telemetry.otlp.trace_context import Attributes, Kind, Parent
+from telemetry.otlp.trace_context import Attributes, Kind, TraceContext
 
 _SAMPLED: Final = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
 """All that the SDK's batch processor asks of a span is whether it is sampled."""
@@ -26,7 +26,7 @@ class EncodedSpan(ReadableSpan):
         self.body: Final = body
 
 
-class Spans:
+class SpanFactory:
     """Makes spans, and gives each to `on_end`."""
 
     __slots__ = ("_on_end",)
@@ -41,7 +41,7 @@ class Spans:
     def add(
         self,
         name: str,
-        parent: Parent,
+        parent: TraceContext,
         *,
         kind: Kind = "internal",
         start_ns: int,
@@ -49,7 +49,7 @@ class Spans:
         attributes: Attributes,
         error: str | None = None,
         span_id: int | None = None,
-    ) -> Parent:
+    ) -> TraceContext:
         """A span below `parent`, from and to unix nanoseconds; returns it as the parent of others.
 
         `error`: the code of what went wrong, if anything did.
@@ -66,4 +66,4 @@ class Spans:
             error=error,
         )
         self._on_end(EncodedSpan(body))
-        return Parent(parent.trace_id, span_id, sampled=True, is_local=True)
+        return TraceContext(parent.trace_id, span_id, sampled=True, is_local=True)

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from telemetry.otlp.settings import Export
+from telemetry.otlp.settings import ExportSettings
 
 HEADER: Final = "traceparent"
 
@@ -21,7 +21,7 @@ _ODD: Final = frozenset("13579bdf")
 _RANGE: Final = 2**32
 
 
-class Parent(Struct, frozen=True, gc=False):
+class TraceContext(Struct, frozen=True, gc=False):
     """Where a span belongs: the trace, and the span above it (0: none). `sampled`: as whoever began it wants it.
 
     `is_local`: whether that span was made in this process.
@@ -33,7 +33,7 @@ class Parent(Struct, frozen=True, gc=False):
     is_local: bool = False
 
     @classmethod
-    def read(cls, header: str | None) -> "Parent | None":
+    def read(cls, header: str | None) -> "TraceContext | None":
         """What `header` says; None when it is absent, or nothing that the specification allows."""
         found = _FORM.fullmatch(header) if header else None
         if found is None:
@@ -42,7 +42,7 @@ class Parent(Struct, frozen=True, gc=False):
         return cls(trace_id, span_id, found[3][1] in _ODD) if trace_id and span_id else None
 
     @classmethod
-    def of_key(cls, key: str) -> "Parent":
+    def of_key(cls, key: str) -> "TraceContext":
         """A trace of its own for what came without one: the same for all attempts of a delivery, on every worker."""
         digest = hashlib.sha256(key.encode()).digest()
         return cls(int.from_bytes(digest[:16], "big") or 1, 0, sampled=True)
@@ -52,7 +52,7 @@ class Parent(Struct, frozen=True, gc=False):
         return f"00-{self.trace_id:032x}-{span_id:016x}-{self.sampled:02x}"
 
 
-class Sampling:
+class TraceSampler:
     """Decides which deliveries are traced from the start. Cheap: 0.3 microseconds where the answer is no.
 
     The caller's flag is honoured by the `parentbased_` samplers. Without a flag a hash of the delivery decides, so that
@@ -61,7 +61,7 @@ class Sampling:
 
     __slots__ = ("_below", "_by_parent", "is_off")
 
-    def __init__(self, export: Export) -> None:
+    def __init__(self, export: ExportSettings) -> None:
         ratio = {"always_on": 1.0, "always_off": 0.0}.get(export.sampler.removeprefix("parentbased_"), export.ratio)
         self._below = int(ratio * _RANGE)
         self._by_parent = export.sampler.startswith("parentbased_")

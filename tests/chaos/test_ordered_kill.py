@@ -80,7 +80,7 @@ async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str
 @pytest.mark.long
 @pytest.mark.parametrize("stream", [subjects.WORK, subjects.ORDERED], ids=lambda stream: stream.name)
 async def test_a_leader_killed_in_mid_line(
-    tmp_path: Path, figure: Callable[[str], None], stream: subjects.Stream
+    tmp_path: Path, figure: Callable[[str], None], stream: subjects.StreamConfig
 ) -> None:
     """Three servers, two consumers; twice a leader dies: what was accepted comes in order, though replicas may lag."""
     accepted: list[str] = []

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.destinations.hourly_stats import DestinationActivity, hour_of, read_activity
+from consumers.destinations.hourly_stats import HourlyStatsRecorder, hour_of, read_activity
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
-from schemas.hourly_stats import TIMES_MS, Activity, Hour, percentile_ms, success_rate
+from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats, percentile_ms, success_rate
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -31,7 +31,7 @@ def _result(outcome: Outcome, code: Code, *, status: int | None = None, duration
     )
 
 
-async def _kept(site: Site) -> Activity:
+async def _kept(site: Site) -> HourlyStats:
     entry = await site.jetstream.activity.get(f"{TENANT}.orders")
     return read_activity(entry.value if entry else None)
 
@@ -51,11 +51,11 @@ async def test_a_consumer_keeps_how_attempts_went(site: Site) -> None:
 
 async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
     """Also when both tell at once; skipped deliveries are no attempts, and unanswered ones have no duration."""
-    several = [DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S) for _ in range(2)]
+    several = [HourlyStatsRecorder(site.jetstream.activity, clock=lambda: NOW_S) for _ in range(2)]
     for one in several:
-        one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200, duration_ms=30), NOW_S)
-        one.noticed(LANE, _result(Outcome.RETRY_SCHEDULED, Code.NET_TIMEOUT, duration_ms=15_000), NOW_S)
-        one.noticed(LANE, _result(Outcome.SKIPPED, Code.DESTINATION_DISABLED), NOW_S)
+        one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200, duration_ms=30), NOW_S)
+        one.record_attempt(LANE, _result(Outcome.RETRY_SCHEDULED, Code.NET_TIMEOUT, duration_ms=15_000), NOW_S)
+        one.record_attempt(LANE, _result(Outcome.SKIPPED, Code.DESTINATION_DISABLED), NOW_S)
 
     for one in several:
         await one.flush()
@@ -67,13 +67,13 @@ async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
 
 async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
     """A row that can't be written now costs no counts."""
-    one = DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S)
-    one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
+    one = HourlyStatsRecorder(site.jetstream.activity, clock=lambda: NOW_S)
+    one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
     await site.jetstream.connection.api("STREAM.DELETE.KV_oneprotect_activity")
 
     await one.flush()
     await site.apply()
-    one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
+    one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
     await one.flush()
 
     (hour,) = (await _kept(site)).hours
@@ -82,9 +82,9 @@ async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
 
 async def test_each_attempt_counts_in_the_hour_in_which_it_ended(site: Site) -> None:
     """Whenever that is told, and also when the clock is set back."""
-    one = DestinationActivity(site.jetstream.activity, clock=lambda: NOW_S)
+    one = HourlyStatsRecorder(site.jetstream.activity, clock=lambda: NOW_S)
     for at in (NOW_S - 3600, NOW_S - 3600, NOW_S, NOW_S - 3600):
-        one.noticed(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), at)
+        one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), at)
 
     await one.flush()
 
@@ -94,23 +94,23 @@ async def test_each_attempt_counts_in_the_hour_in_which_it_ended(site: Site) -> 
 
 def test_a_row_holds_a_day_and_no_more() -> None:
     """What is older is dropped as something newer comes; a day without attempts is a day of empty hours."""
-    old = Activity((Hour(100, 1), Hour(101, 2), Hour(123, 3)))
+    old = HourlyStats((HourCounts(100, 1), HourCounts(101, 2), HourCounts(123, 3)))
 
-    new = old.merged((Hour(124, 4), Hour(123, 1)), now=125)
+    new = old.merged((HourCounts(124, 4), HourCounts(123, 1)), now=125)
 
     assert [(hour.at, hour.delivered) for hour in new.hours] == [(123, 4), (124, 4)]
     assert [hour.at for hour in new.last_day(125)] == list(range(102, 126))
     assert sum(hour.delivered for hour in new.last_day(125)) == 8
-    assert Activity().last_day(30)[-1] == Hour(30)
+    assert HourlyStats().last_day(30)[-1] == HourCounts(30)
 
 
 def test_a_rate_and_a_percentile_come_from_counts() -> None:
     """The share that was delivered; a duration within its class; nothing from nothing."""
-    hour = Hour(1, delivered=95, failed=5, times=(90, 0, 0, 10, *[0] * (len(TIMES_MS) - 3)))
+    hour = HourCounts(1, delivered=95, failed=5, times=(90, 0, 0, 10, *[0] * (len(TIMES_MS) - 3)))
 
     assert success_rate(hour) == 0.95
     assert percentile_ms(hour, 0.5) == pytest.approx(5 * 50 / 90)
     assert percentile_ms(hour, 0.95) == pytest.approx(20 + 30 / 2)
-    assert percentile_ms(Hour(1, times=(*[0] * len(TIMES_MS), 1)), 0.95) == pytest.approx(10_000 + 0.95 * 20_000)
-    assert success_rate(Hour(1)) is None
-    assert percentile_ms(Hour(1), 0.95) is None
+    assert percentile_ms(HourCounts(1, times=(*[0] * len(TIMES_MS), 1)), 0.95) == pytest.approx(10_000 + 0.95 * 20_000)
+    assert success_rate(HourCounts(1)) is None
+    assert percentile_ms(HourCounts(1), 0.95) is None

@@ -7,14 +7,14 @@ import msgspec
 import pytest
 
 from consumers.retention import archive
-from consumers.retention.archive import Copied, Copy, Packing, unpacked
+from consumers.retention.archive import ArchiveBatcher, ArchivedDelivery, ArchivePublication, read_archive_batch
 from messaging.admin import topology
-from messaging.admin.topology import Archive
+from messaging.admin.topology import ArchiveLimits
 from messaging.client.connection import connect
-from messaging.client.errors import JetStreamError, Unavailable
+from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.client.headers import block_of
-from messaging.direct_get import Record
-from messaging.publisher import OnStored, Publication, Stored
+from messaging.direct_get import StoredMessage
+from messaging.publisher import OnStored, Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from schemas.codes import Outcome
@@ -36,8 +36,8 @@ async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
     return await site.jetstream.replayer.run(TENANT, replay, row)
 
 
-async def _copies(site: Site) -> list[Record]:
-    return [one for packed in await site.records(subjects.DELIVERED) for one in unpacked(packed)]
+async def _copies(site: Site) -> list[StoredMessage]:
+    return [one for packed in await site.records(subjects.DELIVERED) for one in read_archive_batch(packed)]
 
 
 async def test_what_was_delivered_is_kept_as_it_was_requested(site: Site, receiver: Scripted) -> None:
@@ -111,7 +111,7 @@ async def test_an_ordered_destination_is_not_slowed_down(site: Site, receiver: S
         await until(lambda: _copies_of(site, 5), 30)
 
     packs = await site.records(subjects.DELIVERED)
-    copies = [one for packed in packs for one in unpacked(packed)]
+    copies = [one for packed in packs for one in read_archive_batch(packed)]
     assert [decode_request(one.data).id for one in copies] == deliveries
     assert {one.headers[subjects.HEADER_ATTEMPT] for one in copies} == {"2"}
     assert len(packs) == 5
@@ -231,16 +231,16 @@ async def test_a_missing_stream_holds_nothing_up(site: Site, receiver: Scripted)
 async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNats) -> None:
     """It is made with its age and size, updated when they change, and left with what it holds when it is turned off."""
 
-    async def change(archive: Archive) -> topology.Change:
+    async def change(archive: ArchiveLimits) -> topology.TopologyChange:
         changes = await topology.apply(connection, replicas=1, work_per_destination=10, ack_wait_s=30, archive=archive)
         return next(change for change in changes if change.name == subjects.DELIVERED.name)
 
     async with connect(nats_server.url, name="test") as connection:
-        off = await change(Archive(days=0))
-        made = await change(Archive(days=7, max_bytes=2**24))
+        off = await change(ArchiveLimits(days=0))
+        made = await change(ArchiveLimits(days=7, max_bytes=2**24))
         config = (await connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}"))["config"]
-        longer = await change(Archive(days=8, max_bytes=2**24))
-        left = await change(Archive(days=0))
+        longer = await change(ArchiveLimits(days=8, max_bytes=2**24))
+        left = await change(ArchiveLimits(days=0))
         after = (await connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}"))["config"]
 
     assert (off.action, made.action, longer.action, left.action) == ("none", "create", "update", "none")
@@ -280,57 +280,63 @@ class _Stream:
         self.waiting.append(on_stored)
 
 
-def _copy(number: int, size: int = 10) -> Copied:
-    return Copied(subjects.delivered(TENANT, "orders"), b"%d" % number + b"x" * size, {}, block_of({"a": "b"}))
+def _copy(number: int, size: int = 10) -> ArchivePublication:
+    return ArchivePublication(
+        subjects.delivered(TENANT, "orders"), b"%d" % number + b"x" * size, {}, block_of({"a": "b"})
+    )
 
 
 def _numbers(pack: Publication) -> list[int]:
-    copies = msgspec.msgpack.decode(pack.payload, type=list[Copy])
+    copies = msgspec.msgpack.decode(pack.payload, type=list[ArchivedDelivery])
     return [int(one.document.rstrip(b"x")) for one in copies]
 
 
 async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
     """Copies go by at most so many and so many bytes, a large one alone; each hears what became of its pack."""
     stream = _Stream()
-    heard: dict[int, Stored | JetStreamError] = {}
+    heard: dict[int, PublishAck | JetStreamError] = {}
 
-    def send(packing: Packing, number: int, size: int = 10) -> None:
-        def on_stored(result: Stored | JetStreamError) -> None:
+    def send(packing: ArchiveBatcher, number: int, size: int = 10) -> None:
+        def on_stored(result: PublishAck | JetStreamError) -> None:
             heard[number] = result
 
         packing.send(_copy(number, size), on_stored)
 
-    async with Packing(stream, find=_there_is_one) as packing:
+    async with ArchiveBatcher(stream, find=_there_is_one) as packing:
         for number in range(archive.MAX_COPIES + 1):
             send(packing, number)
         assert [len(_numbers(one)) for one in stream.sent] == [archive.MAX_COPIES]
         send(packing, 1000, archive.MAX_BYTES)
         send(packing, 1001)
         await until(lambda: len(stream.sent) == 4)
-        results: list[Stored | JetStreamError] = [Stored("S", 1), Unavailable("no answer"), Stored("S", 2)]
+        results: list[PublishAck | JetStreamError] = [
+            PublishAck("S", 1),
+            ServerUnavailable("no answer"),
+            PublishAck("S", 2),
+        ]
         for on_stored, result in zip(stream.waiting, results, strict=False):
             on_stored(result)
 
     assert [_numbers(one) for one in stream.sent[1:]] == [[archive.MAX_COPIES], [1000], [1001]]
-    assert heard[0] == heard[archive.MAX_COPIES - 1] == Stored("S", 1)
-    assert isinstance(heard[archive.MAX_COPIES], Unavailable)
+    assert heard[0] == heard[archive.MAX_COPIES - 1] == PublishAck("S", 1)
+    assert isinstance(heard[archive.MAX_COPIES], ServerUnavailable)
     assert 1001 not in heard
 
 
 async def test_without_an_archive_a_copy_is_dropped_at_once() -> None:
     """A copy that nobody takes holds nothing up."""
-    stream, heard = _Stream(), list[Stored | JetStreamError]()
+    stream, heard = _Stream(), list[PublishAck | JetStreamError]()
 
     async def there_is_none() -> bool:
         return False
 
-    def on_stored(result: Stored | JetStreamError) -> None:
+    def on_stored(result: PublishAck | JetStreamError) -> None:
         heard.append(result)
 
-    async with Packing(stream, find=there_is_none) as packing:
+    async with ArchiveBatcher(stream, find=there_is_none) as packing:
         packing.send(_copy(1), on_stored)
 
-    assert [type(result) for result in heard] == [Stored]
+    assert [type(result) for result in heard] == [PublishAck]
     assert stream.sent == []
 
 
@@ -339,7 +345,7 @@ async def test_what_is_no_copy_goes_at_once_and_as_it_is() -> None:
     stream = _Stream()
     publication = Publication(subjects.failed(TENANT, "orders", "dlv_1"), base64.b64encode(b"x"), {})
 
-    async with Packing(stream, find=_there_is_one) as packing:
+    async with ArchiveBatcher(stream, find=_there_is_one) as packing:
         packing.send(publication, _ignore)
 
     assert stream.sent == [publication]
@@ -349,5 +355,5 @@ async def _there_is_one() -> bool:
     return True
 
 
-def _ignore(_: Stored | JetStreamError) -> None:
+def _ignore(_: PublishAck | JetStreamError) -> None:
     """Nobody wants to know."""

@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from consumers.attempts import search as attempts
-from consumers.attempts.search import Sought
+from consumers.attempts import search
+from consumers.attempts.search import AttemptFilter
 from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
@@ -59,24 +59,24 @@ def _mixed(number: int) -> tuple[str, str, Code]:
 @pytest.mark.parametrize(
     "sought",
     [
-        Sought(tenant=TENANT),
-        Sought(tenant=TENANT, destination="rare"),
-        Sought(tenant=TENANT, destination="none"),
-        Sought(tenant=TENANT, codes=frozenset({Code.HTTP_410})),
-        Sought(tenant=TENANT, outcomes=frozenset({Outcome.FAILED})),
-        Sought(tenant=TENANT, delivery="dlv_1712"),
-        Sought(),
+        AttemptFilter(tenant=TENANT),
+        AttemptFilter(tenant=TENANT, destination="rare"),
+        AttemptFilter(tenant=TENANT, destination="none"),
+        AttemptFilter(tenant=TENANT, codes=frozenset({Code.HTTP_410})),
+        AttemptFilter(tenant=TENANT, outcomes=frozenset({Outcome.FAILED})),
+        AttemptFilter(tenant=TENANT, delivery="dlv_1712"),
+        AttemptFilter(),
     ],
     ids=["tenant", "rare destination", "no destination", "rare code", "outcome", "delivery", "all"],
 )
-async def test_pages_hold_every_attempt_that_fits_once_and_the_newest_first(site: Site, sought: Sought) -> None:
+async def test_pages_hold_every_attempt_that_fits_once_and_the_newest_first(site: Site, sought: AttemptFilter) -> None:
     """Whatever the filter and however thinly it is spread, page after page, and no page reads more than it may."""
     await _record(site, range(2000), _mixed)
 
     found: list[int] = []
     before, pages = None, 0
     while True:
-        page = await attempts.page(site.jetstream.connection, sought, limit=40, before=before, examine=300)
+        page = await search.page(site.jetstream.connection, sought, limit=40, before=before, examine=300)
         assert len(page.items) <= 40
         found += [int(one.event.data.delivery.removeprefix("dlv_")) for one in page.items]
         before, pages = page.cursor, pages + 1
@@ -88,7 +88,7 @@ async def test_pages_hold_every_attempt_that_fits_once_and_the_newest_first(site
     assert pages <= 2000 / 150 + len(expected) / 40 + 1
 
 
-def _fits(sought: Sought, number: int) -> bool:
+def _fits(sought: AttemptFilter, number: int) -> bool:
     tenant, destination, code = _mixed(number)
     return (
         sought.tenant in (None, tenant)
@@ -102,9 +102,9 @@ def _fits(sought: Sought, number: int) -> bool:
 async def test_a_look_for_what_is_rare_ends_with_a_cursor(site: Site) -> None:
     """After the work that it may do it says how far it came, and where to go on."""
     await _record(site, range(2000), _mixed)
-    sought = Sought(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
+    sought = AttemptFilter(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
 
-    page = await attempts.page(site.jetstream.connection, sought, examine=600)
+    page = await search.page(site.jetstream.connection, sought, examine=600)
 
     assert page.items == []
     assert page.cursor is not None
@@ -120,20 +120,20 @@ async def test_times_are_those_at_which_attempts_were_stored(site: Site) -> None
     until = datetime.now(UTC)
     await _record(site, range(200, 300), _mixed)
 
-    async def numbers(sought: Sought) -> set[int]:
-        page = await attempts.page(site.jetstream.connection, sought, limit=500)
+    async def numbers(sought: AttemptFilter) -> set[int]:
+        page = await search.page(site.jetstream.connection, sought, limit=500)
         assert page.cursor is None
         return {int(one.event.data.delivery.removeprefix("dlv_")) for one in page.items}
 
-    assert await numbers(Sought(since=since, until=until)) == set(range(100, 200))
-    assert await numbers(Sought(since=since)) == set(range(100, 300))
-    assert await numbers(Sought(until=since)) == set(range(100))
-    assert await numbers(Sought(since=until + timedelta(hours=1))) == set()
-    assert await numbers(Sought(until=since - timedelta(hours=1))) == set()
+    assert await numbers(AttemptFilter(since=since, until=until)) == set(range(100, 200))
+    assert await numbers(AttemptFilter(since=since)) == set(range(100, 300))
+    assert await numbers(AttemptFilter(until=since)) == set(range(100))
+    assert await numbers(AttemptFilter(since=until + timedelta(hours=1))) == set()
+    assert await numbers(AttemptFilter(until=since - timedelta(hours=1))) == set()
 
 
 async def test_an_empty_stream_has_an_empty_page(site: Site) -> None:
     """There is nothing, and nothing to go on with."""
-    page = await attempts.page(site.jetstream.connection, Sought(tenant=TENANT))
+    page = await search.page(site.jetstream.connection, AttemptFilter(tenant=TENANT))
 
     assert (page.items, page.cursor) == ([], None)

@@ -2,9 +2,9 @@
 
 import asyncio
 
-from consumers.observability.stream_metrics import Backlog
+from consumers.observability.stream_metrics import StreamMetrics
 from schemas import subjects
-from telemetry.metrics import definitions as catalogue
+from telemetry.metrics import definitions
 from tests.support.site import Site
 
 
@@ -13,12 +13,12 @@ async def test_a_stream_that_does_not_answer_leaves_the_other_figures(site: Site
     jetstream = site.jetstream
     await jetstream.connection.api(f"STREAM.DELETE.{subjects.OVERFLOW.name}")
     await site.deliver("orders")
-    backlog = Backlog(jetstream.connection, jetstream.replays)
+    backlog = StreamMetrics(jetstream.connection, jetstream.replays)
     stop = asyncio.Event()
     stop.set()
 
     await backlog.run(stop)
 
     told = {(metric.name, labels): value for metric, labels, value in backlog()}
-    assert told[catalogue.PENDING.name, (("stream", subjects.WORK.name),)] == 1
-    assert told[catalogue.SCHEDULED.name, ()] == 0
+    assert told[definitions.PENDING.name, (("stream", subjects.WORK.name),)] == 1
+    assert told[definitions.SCHEDULED.name, ()] == 0

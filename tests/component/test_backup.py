@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from messaging.client.connection import Connection, Incoming
+from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.publisher import Publication
 from oneprotect.bootstrap.resources import open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -27,12 +27,12 @@ class Snapshot(msgspec.Struct):
     chunks: list[bytes]
 
 
-async def snapshot(connection: Connection, stream: str) -> Snapshot:
+async def snapshot(connection: NatsConnection, stream: str) -> Snapshot:
     """Take one."""
     chunks: list[bytes] = []
     ended, inbox = asyncio.Event(), connection.new_inbox()
 
-    async def take(incoming: Incoming) -> None:
+    async def take(incoming: IncomingMessage) -> None:
         if incoming.data:
             chunks.append(incoming.data)
         else:
@@ -48,7 +48,7 @@ async def snapshot(connection: Connection, stream: str) -> Snapshot:
     return Snapshot(info, chunks)
 
 
-async def restore(connection: Connection, stream: str, taken: Snapshot) -> None:
+async def restore(connection: NatsConnection, stream: str, taken: Snapshot) -> None:
     """Put one back where there is no such stream."""
     asked = {"config": taken.info["config"], "state": taken.info["state"]}
     answer = await connection.api(f"STREAM.RESTORE.{stream}", asked)

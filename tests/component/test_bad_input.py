@@ -6,7 +6,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from messaging import direct_get as read
+from messaging import direct_get
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import Scripted
@@ -174,4 +174,7 @@ async def test_a_message_larger_than_the_stream_takes_is_refused_at_the_door(sit
     with pytest.raises(Exception, match="message size exceeds maximum allowed"):
         await site.publish("orders", huge, "dlv_1")
 
-    assert await read.last(site.jetstream.connection, subjects.WORK.name, subjects.requested(TENANT, "orders")) is None
+    assert (
+        await direct_get.last(site.jetstream.connection, subjects.WORK.name, subjects.requested(TENANT, "orders"))
+        is None
+    )

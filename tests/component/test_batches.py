@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from messaging.client.errors import BATCH_HAS_DUPLICATE, Refused, Unavailable
+from messaging.client.errors import BATCH_HAS_DUPLICATE, RejectedByServer, ServerUnavailable
 from messaging.publisher import Publication
 from schemas import subjects
 from tests.support.site import TENANT, Site
@@ -42,7 +42,7 @@ async def test_one_that_is_refused_holds_up_no_other(site: Site) -> None:
     found = await asyncio.gather(*asked, return_exceptions=True)
 
     refused = found[1]
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RejectedByServer)
     assert refused.err_code == BATCH_HAS_DUPLICATE
     assert not any(isinstance(one, BaseException) for one in (found[0], found[2], found[3]))
     names = Counter(
@@ -59,7 +59,7 @@ async def test_without_a_server_every_caller_is_told(site: Site) -> None:
     async with asyncio.timeout(60):
         found = await asyncio.gather(*(batches.store(_batch(str(n), 2)) for n in range(10)), return_exceptions=True)
 
-    assert all(isinstance(one, Unavailable) for one in found)
+    assert all(isinstance(one, ServerUnavailable) for one in found)
     await site.server.restart()
     await until(lambda: site.jetstream.connection.is_connected, 20)
     assert len(await batches.store(_batch("afterwards", 2))) == 2
@@ -70,7 +70,7 @@ async def test_a_stream_of_an_older_version_is_told_with_the_way_out(site: Site)
     config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", config | {"allow_atomic": False})
 
-    with pytest.raises(Unavailable, match="oneprotect apply"):
+    with pytest.raises(ServerUnavailable, match="oneprotect apply"):
         await site.jetstream.publisher.batches(subjects.WORK.name).store(_batch("early", 2))
 
     await site.apply()

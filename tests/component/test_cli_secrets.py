@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from messaging.client.connection import Incoming
+from messaging.client.connection import IncomingMessage
 from oneprotect.cli.app import run
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.codes import CredentialStatus
-from schemas.control_messages import Refresh
+from schemas.control_messages import RefreshSecrets
 from tests.support.commandline import Ran
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import Scripted
@@ -51,12 +51,12 @@ async def _are_running(site: Site, count: int) -> bool:
 
 
 @contextlib.asynccontextmanager
-async def _hearing(site: Site, *answers: bytes) -> AsyncGenerator[list[Refresh]]:
+async def _hearing(site: Site, *answers: bytes) -> AsyncGenerator[list[RefreshSecrets]]:
     """What consumers are asked to forget, by one that answers so."""
-    heard: list[Refresh] = []
+    heard: list[RefreshSecrets] = []
 
-    async def hear(incoming: Incoming) -> None:
-        heard.append(msgspec.json.decode(incoming.data, type=Refresh))
+    async def hear(incoming: IncomingMessage) -> None:
+        heard.append(msgspec.json.decode(incoming.data, type=RefreshSecrets))
         for answer in answers:
             await site.jetstream.connection.publish(incoming.reply, answer)
 
@@ -116,12 +116,12 @@ async def _deliver(site: Site, receiver: Scripted) -> None:
 @pytest.mark.parametrize(
     ("options", "refresh"),
     [
-        (("--all",), Refresh()),
-        (("--tenant", TENANT, "--credential", "key"), Refresh(tenant=TENANT, credential="key")),
+        (("--all",), RefreshSecrets()),
+        (("--tenant", TENANT, "--credential", "key"), RefreshSecrets(tenant=TENANT, credential="key")),
     ],
 )
 async def test_consumers_are_asked_for_what_was_typed(
-    site: Site, oneprotect: RunHere, options: tuple[str, ...], refresh: Refresh
+    site: Site, oneprotect: RunHere, options: tuple[str, ...], refresh: RefreshSecrets
 ) -> None:
     """One question goes to all of them; an answer that can't be understood is not taken for one."""
     async with _hearing(site, b"garbage", b'{"worker": "w-1", "forgotten": 2}', b"{}") as asked:
@@ -139,7 +139,7 @@ async def test_where_nobody_answers(site: Site, oneprotect: RunHere) -> None:
     assert (ran.code, ran.out) == (1, "")
     assert ran.error["error"].startswith("no consumer answered")
     assert "oneprotect consumer" in ran.error["error"]
-    assert asked == [Refresh(tenant=TENANT)]
+    assert asked == [RefreshSecrets(tenant=TENANT)]
 
 
 async def test_without_consumers_it_is_said_at_once(oneprotect: RunHere) -> None:

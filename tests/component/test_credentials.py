@@ -9,12 +9,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from messaging.client.connection import Incoming
+from messaging.client.connection import IncomingMessage
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.codes import CredentialStatus, Outcome
 from schemas.configuration import CredentialState
-from schemas.control_messages import Check, Refresh, Refreshed
+from schemas.control_messages import CheckCredential, RefreshReply, RefreshSecrets
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
@@ -118,7 +118,7 @@ async def _scheduled(site: Site, count: int) -> bool:
 
 
 async def _check(site: Site) -> CredentialState:
-    asked = msgspec.json.encode(Check(tenant=TENANT, credential="key"))
+    asked = msgspec.json.encode(CheckCredential(tenant=TENANT, credential="key"))
     answer = await site.jetstream.connection.ask(subjects.CHECK, asked)
     return msgspec.json.decode(answer.data, type=CredentialState)
 
@@ -143,7 +143,7 @@ async def test_a_refresh_reaches_every_consumer_and_the_next_delivery_signs_anew
         await site.deliver("orders")
         await until(lambda: len(receiver.seen) == 1)
         write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["signing-key"])
-        workers = await _refresh(site, Refresh(tenant=TENANT, credential="key"), answers=2)
+        workers = await _refresh(site, RefreshSecrets(tenant=TENANT, credential="key"), answers=2)
         versions = {(await _delivered_version(site, receiver)) for _ in range(6)}
 
     first = (await site.results())[0].secret_version
@@ -152,12 +152,12 @@ async def test_a_refresh_reaches_every_consumer_and_the_next_delivery_signs_anew
     assert len(versions) == 1
 
 
-async def _refresh(site: Site, asked: Refresh, *, answers: int) -> set[str]:
+async def _refresh(site: Site, asked: RefreshSecrets, *, answers: int) -> set[str]:
     workers: set[str] = set()
     inbox = site.jetstream.connection.new_inbox()
 
-    async def receive(incoming: Incoming) -> None:
-        workers.add(msgspec.json.decode(incoming.data, type=Refreshed).worker)
+    async def receive(incoming: IncomingMessage) -> None:
+        workers.add(msgspec.json.decode(incoming.data, type=RefreshReply).worker)
 
     await site.jetstream.connection.subscribe(inbox, receive)
     await site.jetstream.connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)

@@ -15,8 +15,8 @@ from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.configuration import ReplayFilter
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.definitions import CATALOGUE, Metric
+from telemetry.metrics import definitions
+from telemetry.metrics.definitions import CATALOGUE, MetricDefinition
 from tests.support.collector import Collector
 from tests.support.ops import Ops, free_port
 from tests.support.promql import Asked, Selector, read
@@ -33,8 +33,13 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 
 OF_TARGETS = {"namespace", "pod", "job", "instance", "le"}
 """Labels that Prometheus adds to what it reads, and the one of buckets."""
-SUPERVISOR = {catalogue.RESTARTS.name, catalogue.SUPERVISED.name, catalogue.SUPERVISED_WANTED.name}
-ELSEWHERE = {catalogue.HTTP_REQUESTS.name, catalogue.HTTP_DURATION.name, catalogue.STORAGE_LIMIT.name, *SUPERVISOR}
+SUPERVISOR = {definitions.RESTARTS.name, definitions.SUPERVISED.name, definitions.SUPERVISED_WANTED.name}
+ELSEWHERE = {
+    definitions.HTTP_REQUESTS.name,
+    definitions.HTTP_DURATION.name,
+    definitions.STORAGE_LIMIT.name,
+    *SUPERVISOR,
+}
 """Told by the API, by a supervisor of consumers, or only where the account has a limit."""
 
 _LINE = re.compile(r"([a-z_]+)(?:\{(.*)\})? ([0-9.e+-]+|\+Inf)")
@@ -73,8 +78,8 @@ async def told(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Serie
             await _replay(site)
             await until(partial(_has_failed_twice, site, deliveries[1]), 40)
             await until(lambda: collector.spans and collector.metrics, 40)
-            await until(partial(_tells, ops, catalogue.REPLAYED.name), 40)
-            await until(partial(_tells, ops, catalogue.OVERDUE.name), 40)
+            await until(partial(_tells, ops, definitions.REPLAYED.name), 40)
+            await until(partial(_tells, ops, definitions.OVERDUE.name), 40)
             yield await _series(ops)
         finally:
             consumer.terminate()
@@ -141,7 +146,7 @@ def _problems(asked: Asked, told: Series) -> Iterator[str]:
         yield f"grouped by {sorted(extra)}, which nothing here has"
 
 
-def _mismatches(selector: Selector, metric: Metric, told: Series) -> Iterator[str]:
+def _mismatches(selector: Selector, metric: MetricDefinition, told: Series) -> Iterator[str]:
     if strange := {label for label, _, _ in selector.matchers} - {*metric.labels, *OF_TARGETS}:
         yield f"{selector.metric} has no label {sorted(strange)}"
     if metric.name in ELSEWHERE:

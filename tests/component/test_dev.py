@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from standardwebhooks import Webhook
 
 from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
-from oneprotect.dev.receiver import Answers, Receipt, Receiver
+from oneprotect.dev.receiver import DevReceiver, ReceivedRequest, ScriptedAnswers
 from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
 from provider.local import LocalSecretProvider
 from provider.secret_ref import SecretRef
@@ -185,9 +185,9 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest_asyncio.fixture
-async def receiver() -> AsyncIterator[Receiver]:
+async def receiver() -> AsyncIterator[DevReceiver]:
     """A receiver with one path that verifies `SECRET`."""
-    async with Receiver() as running:
+    async with DevReceiver() as running:
         running.route("/orders", SECRET)
         yield running
 
@@ -204,7 +204,7 @@ def signed(body: str, *, webhook_id: str = "dlv_1", secret: str = SECRET, at: da
 class TestReceiver:
     """The verifying receiver."""
 
-    async def test_accepts_what_is_signed(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+    async def test_accepts_what_is_signed(self, receiver: DevReceiver, http: aiohttp.ClientSession) -> None:
         """A request with the right signature is answered 200 and recorded as verified."""
         before = int(datetime.now(UTC).timestamp())
 
@@ -234,7 +234,7 @@ class TestReceiver:
     )
     async def test_refuses_what_is_not(
         self,
-        receiver: Receiver,
+        receiver: DevReceiver,
         http: aiohttp.ClientSession,
         body: str | bytes,
         headers: Callable[[], dict[str, str]],
@@ -248,9 +248,9 @@ class TestReceiver:
         assert status == receipt.status == 401
         assert (receipt.verified, receipt.reason) == (False, reason)
 
-    async def test_fails_as_programmed(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+    async def test_fails_as_programmed(self, receiver: DevReceiver, http: aiohttp.ClientSession) -> None:
         """The first attempts of each webhook-id get the given status and Retry-After, and the next one 200."""
-        receiver.route("/flaky", SECRET, Answers(failures=2, status=503, retry_after_s=7))
+        receiver.route("/flaky", SECRET, ScriptedAnswers(failures=2, status=503, retry_after_s=7))
         answers: list[tuple[str, int, str | None]] = []
 
         for webhook_id in ["a", "b", "a", "a", "b", "b", "a"]:
@@ -263,7 +263,7 @@ class TestReceiver:
         assert [answer[1:] for answer in answers if answer[0] == "b"] == [failure, failure, success]
         assert [receipt.attempt for receipt in receiver.received if receipt.webhook_id == "a"] == [1, 2, 3, 4]
 
-    async def test_unknown_paths(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+    async def test_unknown_paths(self, receiver: DevReceiver, http: aiohttp.ClientSession) -> None:
         """A path that was not programmed is answered 404 and recorded; other methods than POST are refused."""
         async with http.post(receiver.url("/other"), data="{}", headers=signed("{}")) as answer:
             unknown = answer.status
@@ -275,8 +275,8 @@ class TestReceiver:
 
     async def test_tells_as_it_happens(self, http: aiohttp.ClientSession) -> None:
         """Followers get what came before them and what comes after; the callback gets everything."""
-        told: list[Receipt] = []
-        async with Receiver(on_receipt=told.append) as receiver:
+        told: list[ReceivedRequest] = []
+        async with DevReceiver(on_receipt=told.append) as receiver:
             receiver.route("/orders", SECRET)
             async with http.post(receiver.url("/orders"), data="1", headers=signed("1", webhook_id="first")):
                 pass
@@ -293,11 +293,11 @@ class TestReceiver:
     async def test_bad_secrets(self, secret: str) -> None:
         """What is no `whsec_` secret is refused, and not repeated."""
         with pytest.raises(ValueError, match=r"^a receiver's secret is `whsec_` and base64$") as caught:
-            Receiver().route("/orders", secret)
+            DevReceiver().route("/orders", secret)
 
         assert caught.value.__context__ is None
 
-    async def test_shows_no_secret(self, receiver: Receiver, http: aiohttp.ClientSession) -> None:
+    async def test_shows_no_secret(self, receiver: DevReceiver, http: aiohttp.ClientSession) -> None:
         """Neither a receipt nor the receiver shows the secret, the signature or the body."""
         headers = signed('{"body": 1}')
         async with http.post(receiver.url("/orders"), data='{"body": 1}', headers=headers):
@@ -313,7 +313,7 @@ class TestSampleSecrets:
     """The sample tenant's Secret manifests."""
 
     async def test_sign_what_the_receiver_verifies(
-        self, tmp_path: Path, receiver: Receiver, http: aiohttp.ClientSession
+        self, tmp_path: Path, receiver: DevReceiver, http: aiohttp.ClientSession
     ) -> None:
         """The local provider resolves them, and the receiver verifies what they sign."""
         secrets = write_sample_secrets(tmp_path, namespace="dev", tenant="acme", names=["orders"])

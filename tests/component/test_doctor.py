@@ -11,26 +11,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from consumers.observability.stream_metrics import Backlog
+from consumers.observability.stream_metrics import StreamMetrics
 from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.doctor.backlog import check_work
 from oneprotect.doctor.credentials import check_credentials
-from oneprotect.doctor.installation import Installation
+from oneprotect.doctor.installation import InstallationSettings
 from oneprotect.doctor.registered_credentials import list_registered
-from oneprotect.doctor.remedies import Cause
-from oneprotect.doctor.result import Check, Status
-from oneprotect.doctor.runner import OF_NATS, Sources, examine
+from oneprotect.doctor.remedies import SecretProblem
+from oneprotect.doctor.result import CheckResult, CheckStatus
+from oneprotect.doctor.runner import OF_NATS, SecretSources, examine
 from provider.cache.provider import SnapshotReader
 from provider.errors import SecretDenied
 from provider.local import LocalSecretProvider
 from provider.secret_ref import SecretRef
-from provider.snapshot import Snapshot
-from schemas import control_messages as control
-from schemas import subjects
+from provider.snapshot import SecretSnapshot
+from schemas import control_messages, subjects
 from schemas.codes import CredentialStatus
-from telemetry.metrics import definitions as catalogue
-from telemetry.otlp.settings import collectors
+from telemetry.metrics import definitions
+from telemetry.otlp.settings import read_endpoints
 from tests.support.collector import Collector
 from tests.support.leaks import Canary, Search
 from tests.support.ops import Ops, free_port
@@ -39,9 +38,9 @@ from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
 
-def _installation(site: Site, **changes: Any) -> Installation:
+def _installation(site: Site, **changes: Any) -> InstallationSettings:
     settings = site.settings
-    given = Installation(
+    given = InstallationSettings(
         variables_set=len(site.environ),
         nats_url=settings.nats.url,
         work_per_destination=settings.nats.work_per_destination,
@@ -58,14 +57,14 @@ def _reader(site: Site) -> LocalSecretProvider:
     return LocalSecretProvider(site.directory / "secrets", namespaces_allowed=frozenset({NAMESPACE}))
 
 
-async def _examine(site: Site, *, reader: SnapshotReader | None = None, **changes: Any) -> list[Check]:
+async def _examine(site: Site, *, reader: SnapshotReader | None = None, **changes: Any) -> list[CheckResult]:
     """Examine, and require that neither the secret nor its place is told."""
-    checks = await examine(_installation(site, **changes), Sources(reader=reader or _reader(site)))
+    checks = await examine(_installation(site, **changes), SecretSources(reader=reader or _reader(site)))
     _require_discretion(site, checks)
     return checks
 
 
-async def _examine_credentials(site: Site) -> list[Check]:
+async def _examine_credentials(site: Site) -> list[CheckResult]:
     """As `_examine`, and only the credentials."""
     registered = await list_registered(site.jetstream.connection, NAMESPACE)
     checks = await check_credentials(registered, _reader(site), is_local=True)
@@ -73,7 +72,7 @@ async def _examine_credentials(site: Site) -> list[Check]:
     return checks
 
 
-def _require_discretion(site: Site, checks: list[Check]) -> None:
+def _require_discretion(site: Site, checks: list[CheckResult]) -> None:
     told = msgspec.json.encode(checks)
     assert Search(Canary("secret", site.secret)).find(told) == []
     assert b"signing-key" not in told
@@ -81,13 +80,13 @@ def _require_discretion(site: Site, checks: list[Check]) -> None:
     assert str(site.directory).encode() not in told
 
 
-def _of(checks: list[Check], group: str, name: str = "") -> Check:
+def _of(checks: list[CheckResult], group: str, name: str = "") -> CheckResult:
     (found,) = (check for check in checks if check.group == group and check.name.startswith(name))
     return found
 
 
-def _not_ok(checks: list[Check]) -> list[tuple[str, str, Status]]:
-    return [(check.group, check.name, check.status) for check in checks if check.status is not Status.OK]
+def _not_ok(checks: list[CheckResult]) -> list[tuple[str, str, CheckStatus]]:
+    return [(check.group, check.name, check.status) for check in checks if check.status is not CheckStatus.OK]
 
 
 async def _is_configured(site: Site, credential: str = "key") -> bool:
@@ -132,11 +131,11 @@ async def test_without_nats_the_rest_is_examined(site: Site, nats_server: Embedd
     checks = await _examine(site)
 
     assert _not_ok(checks) == [
-        ("nats", "reachable", Status.FAILED),
-        *((group, "examined", Status.UNKNOWN) for group in OF_NATS),
+        ("nats", "reachable", CheckStatus.FAILED),
+        *((group, "examined", CheckStatus.UNKNOWN) for group in OF_NATS),
     ]
     assert "nats --server" in (_of(checks, "nats").mending or "")
-    assert _of(checks, "files").status is Status.OK
+    assert _of(checks, "files").status is CheckStatus.OK
 
 
 class _WithoutJetStream(EmbeddedNats):
@@ -149,13 +148,13 @@ class _WithoutJetStream(EmbeddedNats):
 async def test_a_server_without_jetstream(tmp_path: Path) -> None:
     """A server that only passes messages on is told as such, and what needs JetStream is not even asked."""
     async with _WithoutJetStream(tmp_path / "nats") as server:
-        checks = await examine(Installation(variables_set=0, nats_url=server.url), Sources())
+        checks = await examine(InstallationSettings(variables_set=0, nats_url=server.url), SecretSources())
 
     jetstream = _of(checks, "nats", "jetstream")
-    assert jetstream.status is Status.FAILED
+    assert jetstream.status is CheckStatus.FAILED
     assert jetstream.finding.startswith("JetStream does not answer")
     assert "store_dir" in (jetstream.mending or "")
-    assert {check.group for check in checks if check.status is Status.UNKNOWN} == {"settings", *OF_NATS}
+    assert {check.group for check in checks if check.status is CheckStatus.UNKNOWN} == {"settings", *OF_NATS}
 
 
 @contextlib.asynccontextmanager
@@ -181,10 +180,10 @@ async def _old_server() -> AsyncGenerator[str]:
 async def test_an_old_server_is_not_asked_further() -> None:
     """A server that can't carry retry schedules is named with its version, and nothing is asked of it."""
     async with _old_server() as url:
-        checks = await examine(Installation(variables_set=0, nats_url=url), Sources())
+        checks = await examine(InstallationSettings(variables_set=0, nats_url=url), SecretSources())
 
     version = _of(checks, "nats", "version")
-    assert version.status is Status.FAILED
+    assert version.status is CheckStatus.FAILED
     assert "2.11.4 is too old" in version.finding
     assert "2.12" in (version.mending or "")
     assert {check.finding for check in checks if check.group in OF_NATS} == {"the server is too old"}
@@ -201,42 +200,44 @@ async def test_streams_are_compared(site: Site) -> None:
     mended = await _examine(site)
 
     assert {(check.name, check.status, check.mending) for check in checks} == {
-        (name, Status.FAILED, "oneprotect apply")
+        (name, CheckStatus.FAILED, "oneprotect apply")
         for name in ("stream ONEPROTECT_WORK", "stream ONEPROTECT_QUARANTINE", "consumer ONEPROTECT_WORK/delivery")
     }
     assert "max_msgs_per_subject: 1000 → 7" in _of(checks, "streams", "stream ONEPROTECT_WORK").finding
-    assert _of(mended, "streams").status is Status.OK
+    assert _of(mended, "streams").status is CheckStatus.OK
 
 
 async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
     """On an empty server everything is missing, and nothing crashes for it."""
-    checks = await examine(Installation(variables_set=0, nats_url=nats_server.url), Sources())
+    checks = await examine(InstallationSettings(variables_set=0, nats_url=nats_server.url), SecretSources())
 
     missing = [check for check in checks if check.group == "streams"]
     assert len(missing) == len(subjects.STREAMS) + len(subjects.BUCKETS) + len(subjects.ALL_CONSUMERS)
     assert {check.mending for check in missing} == {"oneprotect apply"}
-    assert _of(checks, "nats", "clock").status is Status.UNKNOWN
-    assert {check.status for check in checks if check.group in ("work", "credentials")} == {Status.UNKNOWN}
+    assert _of(checks, "nats", "clock").status is CheckStatus.UNKNOWN
+    assert {check.status for check in checks if check.group in ("work", "credentials")} == {CheckStatus.UNKNOWN}
 
 
 @pytest.mark.parametrize(
     ("ahead_s", "status", "told"),
     [
-        (0, Status.OK, "agree"),
-        (20, Status.WARNING, "20.0 s ahead of the server's"),
-        (-20, Status.WARNING, "20.0 s behind the server's"),
-        (-90, Status.FAILED, "90.0 s behind the server's; receivers refuse"),
+        (0, CheckStatus.OK, "agree"),
+        (20, CheckStatus.WARNING, "20.0 s ahead of the server's"),
+        (-20, CheckStatus.WARNING, "20.0 s behind the server's"),
+        (-90, CheckStatus.FAILED, "90.0 s behind the server's; receivers refuse"),
     ],
 )
-async def test_a_clock_that_is_wrong(site: Site, ahead_s: float, status: Status, told: str) -> None:
+async def test_a_clock_that_is_wrong(site: Site, ahead_s: float, status: CheckStatus, told: str) -> None:
     """This host's clock is held against the server's: a little is fine, more is told, with who is ahead."""
     wrong = timedelta(seconds=ahead_s)
-    checks = await examine(_installation(site), Sources(reader=_reader(site)), now=lambda: datetime.now(UTC) + wrong)
+    checks = await examine(
+        _installation(site), SecretSources(reader=_reader(site)), now=lambda: datetime.now(UTC) + wrong
+    )
 
     clock = _of(checks, "nats", "clock")
     assert clock.status is status
     assert told in clock.finding
-    assert _of(checks, "work", "schedules").status is Status.OK
+    assert _of(checks, "work", "schedules").status is CheckStatus.OK
 
 
 async def test_nobody_takes_the_work(site: Site) -> None:
@@ -247,11 +248,11 @@ async def test_nobody_takes_the_work(site: Site) -> None:
     async with site.consumer():
         during = await _examine(site)
 
-    assert _of(before, "work", "consumer ONEPROTECT_WORK").status is Status.FAILED
+    assert _of(before, "work", "consumer ONEPROTECT_WORK").status is CheckStatus.FAILED
     assert "1 wait" in _of(before, "work", "consumer ONEPROTECT_WORK").finding
     assert "oneprotect consumer" in (_of(before, "work", "consumer ONEPROTECT_RETRIES").mending or "")
-    assert _of(during, "work", "consumer ONEPROTECT_WORK").status is Status.OK
-    assert _of(during, "work", "consumer ONEPROTECT_RETRIES").status is Status.OK
+    assert _of(during, "work", "consumer ONEPROTECT_WORK").status is CheckStatus.OK
+    assert _of(during, "work", "consumer ONEPROTECT_RETRIES").status is CheckStatus.OK
 
 
 async def test_work_in_the_hands_of_the_dead(site: Site) -> None:
@@ -261,7 +262,7 @@ async def test_work_in_the_hands_of_the_dead(site: Site) -> None:
     await fetch(site.jetstream.connection, stream="ONEPROTECT_WORK", consumer="delivery", batch=1)
     check = _of(await _examine(site), "work", "consumer ONEPROTECT_WORK")
 
-    assert check.status is Status.WARNING
+    assert check.status is CheckStatus.WARNING
     assert "1 in hand, or are gone" in check.finding
 
 
@@ -274,9 +275,9 @@ async def test_what_waits_for_long(site: Site) -> None:
     young = _of(await check_work(site.jetstream.connection), "work", "due work")
     old = _of(await check_work(site.jetstream.connection, old_s=0), "work", "due work")
 
-    assert young.status is Status.OK
+    assert young.status is CheckStatus.OK
     assert "3 on their way" in young.finding
-    assert old.status is Status.WARNING
+    assert old.status is CheckStatus.WARNING
     assert old.finding.startswith("3 wait, the oldest for ")
     assert old.finding.endswith(" s; most for acme/invoices (2)")
 
@@ -290,7 +291,7 @@ async def test_overflow_names_the_destination(tmp_path: Path, nats_server: Embed
                 await site.deliver(name)
         check = _of(await _examine(site), "work", "overflow")
 
-    assert check.status is Status.WARNING
+    assert check.status is CheckStatus.WARNING
     assert check.finding == "4 wait behind a destination's fill of due work; most for acme/orders (3)"
 
 
@@ -303,7 +304,7 @@ async def test_an_overflow_that_stands_still(tmp_path: Path, nats_server: Embedd
         await site.jetstream.connection.api("STREAM.PURGE.ONEPROTECT_WORK", {})
         check = _of(await _examine(site), "work", "overflow")
 
-    assert check.status is Status.WARNING
+    assert check.status is CheckStatus.WARNING
     assert check.finding == "3 wait, and none comes back though there is room: acme/orders"
 
 
@@ -323,14 +324,18 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
         nearly = _of(await _examine(site), "nats", "room")
         await _fill(site, 9_600_000)
         full = _of(await _examine(site), "nats", "room")
-        backlog, stop = Backlog(site.jetstream.connection, site.jetstream.replays), asyncio.Event()
+        backlog, stop = StreamMetrics(site.jetstream.connection, site.jetstream.replays), asyncio.Event()
         stop.set()
         await backlog.run(stop)
         readings = list(backlog())
         told = {metric.name: value for metric, labels, value in readings if not labels}
-        streams = {dict(labels)["stream"] for metric, labels, _ in readings if metric is catalogue.STREAM_BYTES}
+        streams = {dict(labels)["stream"] for metric, labels, _ in readings if metric is definitions.STREAM_BYTES}
 
-    assert [check.status for check in (before, nearly, full)] == [Status.OK, Status.WARNING, Status.FAILED]
+    assert [check.status for check in (before, nearly, full)] == [
+        CheckStatus.OK,
+        CheckStatus.WARNING,
+        CheckStatus.FAILED,
+    ]
     assert nearly.finding.startswith("storage are at 8")
     assert "docs/operations.md" in (full.mending or "")
     assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
@@ -348,16 +353,16 @@ async def test_whether_telemetry_is_heard(site: Site) -> None:
     """The operations port is asked, and collectors are tried; what is not there is said, by the variable's name."""
     async with Collector() as collector:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-        heard = await _examine(site, collectors=collectors(environ))
-    unheard = await _examine(site, collectors=collectors(environ), ops_port=free_port(), ops_host="0.0.0.0")  # noqa: S104
-    unreadable = await _examine(site, collectors=collectors({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "nowhere"}))
+        heard = await _examine(site, collectors=read_endpoints(environ))
+    unheard = await _examine(site, collectors=read_endpoints(environ), ops_port=free_port(), ops_host="0.0.0.0")  # noqa: S104
+    unreadable = await _examine(site, collectors=read_endpoints({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "nowhere"}))
 
-    assert _of(heard, "telemetry", "collector of traces").status is Status.OK
-    assert _of(heard, "telemetry", "collector of metrics").status is Status.OK
-    assert _of(unheard, "telemetry", "collector of traces").status is Status.WARNING
+    assert _of(heard, "telemetry", "collector of traces").status is CheckStatus.OK
+    assert _of(heard, "telemetry", "collector of metrics").status is CheckStatus.OK
+    assert _of(unheard, "telemetry", "collector of traces").status is CheckStatus.WARNING
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in _of(unheard, "telemetry", "collector of traces").finding
-    assert _of(unheard, "telemetry", "operations port").status is Status.UNKNOWN
-    assert _of(unreadable, "telemetry", "collector of traces").status is Status.FAILED
+    assert _of(unheard, "telemetry", "operations port").status is CheckStatus.UNKNOWN
+    assert _of(unreadable, "telemetry", "collector of traces").status is CheckStatus.FAILED
 
 
 async def test_the_operations_port_answers(tmp_path: Path, nats_server: EmbeddedNats) -> None:
@@ -368,8 +373,8 @@ async def test_the_operations_port_answers(tmp_path: Path, nats_server: Embedded
         there = _of(await _examine(site, ops_port=port), "telemetry", "operations port")
         none = _of(await _examine(site, provider="kubernetes"), "telemetry", "operations port")
 
-    assert (there.status, there.finding) == (Status.OK, "it answers: ready")
-    assert none.status is Status.WARNING
+    assert (there.status, there.finding) == (CheckStatus.OK, "it answers: ready")
+    assert none.status is CheckStatus.WARNING
 
 
 def _label(**labels: str | None) -> Callable[[dict[str, Any]], None]:
@@ -406,22 +411,26 @@ def _in_plain(manifest: dict[str, Any]) -> None:
     manifest["stringData"] = {"signing": base64.b64decode(manifest["data"].pop("signing")).decode()}
 
 
-BROKEN: list[tuple[Callable[[dict[str, Any]], None], Cause, str]] = [
-    (_label(tenant=None, purpose=None), Cause.UNLABELLED, "oneprotect.io/tenant: acme, oneprotect.io/purpose: webhook"),
-    (_label(tenant="globex"), Cause.OTHER_TENANT, "if it is acme's, set its metadata.labels"),
-    (_label(purpose="other"), Cause.OTHER_PURPOSE, "oneprotect.io/purpose: webhook-signing"),
-    (_rename_key, Cause.NO_KEY, "oneprotect credential set key --tenant acme"),
-    (_key(lambda key: key + b"\n"), Cause.MALFORMED_KEY, "1: a line end behind it, as `echo` leaves one"),
-    (_key(lambda key: key[:20]), Cause.MALFORMED_KEY, "2: fewer than 24 or more than 64 bytes"),
-    (_as_tls, Cause.OTHER_TYPE, "`type` to Opaque"),
-    (_in_plain, Cause.MALFORMED_SECRET, "`stringData` is not read"),
+BROKEN: list[tuple[Callable[[dict[str, Any]], None], SecretProblem, str]] = [
+    (
+        _label(tenant=None, purpose=None),
+        SecretProblem.UNLABELLED,
+        "oneprotect.io/tenant: acme, oneprotect.io/purpose: webhook",
+    ),
+    (_label(tenant="globex"), SecretProblem.OTHER_TENANT, "if it is acme's, set its metadata.labels"),
+    (_label(purpose="other"), SecretProblem.OTHER_PURPOSE, "oneprotect.io/purpose: webhook-signing"),
+    (_rename_key, SecretProblem.NO_KEY, "oneprotect credential set key --tenant acme"),
+    (_key(lambda key: key + b"\n"), SecretProblem.MALFORMED_KEY, "1: a line end behind it, as `echo` leaves one"),
+    (_key(lambda key: key[:20]), SecretProblem.MALFORMED_KEY, "2: fewer than 24 or more than 64 bytes"),
+    (_as_tls, SecretProblem.OTHER_TYPE, "`type` to Opaque"),
+    (_in_plain, SecretProblem.MALFORMED_SECRET, "`stringData` is not read"),
 ]
 """What is done to the Secret, why it can't sign then, and how to mend it."""
 
 
 @pytest.mark.parametrize(("change", "cause", "mending"), BROKEN, ids=[cause.name for _, cause, _ in BROKEN])
 async def test_a_secret_that_can_not_sign(
-    site: Site, change: Callable[[dict[str, Any]], None], cause: Cause, mending: str
+    site: Site, change: Callable[[dict[str, Any]], None], cause: SecretProblem, mending: str
 ) -> None:
     """Each way in which a Secret is unusable is told apart from the others, by the credential, with how to mend it."""
     well = await _examine_credentials(site)
@@ -429,7 +438,7 @@ async def test_a_secret_that_can_not_sign(
     check = _of(await _examine_credentials(site), "credentials")
 
     assert _of(well, "credentials").finding.startswith("its Secret can sign")
-    assert (check.name, check.status, check.finding) == ("acme/key", Status.FAILED, cause.value)
+    assert (check.name, check.status, check.finding) == ("acme/key", CheckStatus.FAILED, cause.value)
     assert mending in (check.mending or "")
 
 
@@ -440,8 +449,8 @@ async def test_a_secret_that_is_not_there(site: Site) -> None:
     await site.jetstream.credentials.put(f"{TENANT}.odd", b"not a credential")
     checks = await _examine(site)
 
-    assert _of(checks, "credentials", "acme/gone").finding == Cause.NO_SECRET.value
-    assert _of(checks, "credentials", "acme/far").finding == Cause.FORBIDDEN.value
+    assert _of(checks, "credentials", "acme/gone").finding == SecretProblem.NO_SECRET.value
+    assert _of(checks, "credentials", "acme/far").finding == SecretProblem.FORBIDDEN.value
     assert "ONEPROTECT_SECRET_NAMESPACES_ALLOWED" in (_of(checks, "credentials", "acme/far").mending or "")
     assert _of(checks, "credentials", "acme/odd").finding == "this version can't read what is stored of it"
 
@@ -460,7 +469,7 @@ async def test_what_was_mended_since(site: Site) -> None:
     _manifest(site).write_bytes(manifest)
     check = _of(await _examine(site), "credentials")
 
-    assert check.status is Status.WARNING
+    assert check.status is CheckStatus.WARNING
     assert check.finding.startswith("its Secret can sign, but consumers said missing at 20")
     assert check.mending == "let one look again: oneprotect credential check key --tenant acme"
 
@@ -472,7 +481,7 @@ async def test_what_broke_since(site: Site) -> None:
         _manifest(site).unlink()
         check = _of(await _examine(site), "credentials")
 
-    assert check.status is Status.FAILED
+    assert check.status is CheckStatus.FAILED
     assert check.finding.startswith("there is no such Secret; consumers said configured at 20")
 
 
@@ -483,7 +492,7 @@ async def _has_status(site: Site, status: CredentialStatus) -> bool:
 class _Blind:
     """A place from which no Secret can be read."""
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         del ref
         raise SecretDenied
 
@@ -496,19 +505,19 @@ async def test_where_secrets_can_not_be_read_the_consumers_word_is_told(
     site: Site, reader: SnapshotReader | None
 ) -> None:
     """A host that may not read Secrets says what consumers found, and the commonest way to mend that."""
-    sources = Sources(reader=reader)
+    sources = SecretSources(reader=reader)
     async with site.consumer():
         await until(lambda: _is_configured(site))
         well = await examine(_installation(site), sources)
         _rewrite(site, _label(tenant="globex"))
         await site.jetstream.connection.ask(
-            subjects.CHECK, msgspec.json.encode(control.Check(tenant=TENANT, credential="key"))
+            subjects.CHECK, msgspec.json.encode(control_messages.CheckCredential(tenant=TENANT, credential="key"))
         )
         checks = await examine(_installation(site, provider="kubernetes"), sources)
 
     check = _of(checks, "credentials")
     assert _of(well, "credentials").finding == "1 of 1 can sign"
-    assert check.status is Status.FAILED
+    assert check.status is CheckStatus.FAILED
     assert check.finding.startswith("consumers said mismatch at 20")
     assert "kubectl label secret SECRET --namespace NAMESPACE oneprotect.io/tenant=acme" in (check.mending or "")
     _require_discretion(site, checks)
@@ -516,9 +525,9 @@ async def test_where_secrets_can_not_be_read_the_consumers_word_is_told(
 
 async def test_a_credential_that_nobody_looked_at(site: Site) -> None:
     """Without a consumer's word, and no way to read the Secret, nothing is known."""
-    checks = await examine(_installation(site), Sources())
+    checks = await examine(_installation(site), SecretSources())
 
-    assert _of(checks, "credentials").status is Status.UNKNOWN
+    assert _of(checks, "credentials").status is CheckStatus.UNKNOWN
     assert "oneprotect consumer" in (_of(checks, "credentials").mending or "")
 
 
@@ -533,9 +542,9 @@ async def test_a_previous_key_that_can_not_be_relied_on(site: Site) -> None:
     async with site.consumer():
         await until(lambda: _is_configured(site))
         here = await _examine(site)
-        elsewhere = await examine(_installation(site), Sources())
+        elsewhere = await examine(_installation(site), SecretSources())
 
     for checks in (here, elsewhere):
-        assert _of(checks, "credentials").status is Status.WARNING
+        assert _of(checks, "credentials").status is CheckStatus.WARNING
         assert "oneprotect.io/previous-expires-at=" in (_of(checks, "credentials").mending or "")
         assert Search(old).find(msgspec.json.encode(checks)) == []

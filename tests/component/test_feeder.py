@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from consumers.destinations.directory import Directory
-from consumers.queues.overflow_feeder import Feeder
-from messaging.lease import TTL_S, Holder, Lease
+from consumers.destinations.directory import ConfigurationDirectory
+from consumers.queues.overflow_feeder import OverflowFeeder
+from messaging.lease import TTL_S, Lease, LeaseHolder
 from messaging.publisher import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
@@ -27,13 +27,13 @@ async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncGenerator[Site
         yield opened
 
 
-def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> Feeder:
+def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> OverflowFeeder:
     jetstream = site.jetstream
-    return Feeder(
+    return OverflowFeeder(
         jetstream.connection,
         jetstream.publisher,
         leases=jetstream.leases,
-        directory=Directory(jetstream.destinations, jetstream.credentials),
+        directory=ConfigurationDirectory(jetstream.destinations, jetstream.credentials),
         worker=worker,
         is_closed=lambda _tenant, destination: destination in closed,
         on_fifo=lambda _tenant, _destination: None,
@@ -113,7 +113,7 @@ async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site
     """It had moved some and not removed them; the next one waits until its lease runs out, and goes on from there."""
     waiting = await _overflow(site, "orders", 15)
     await _take(site, "orders")
-    dead = Lease(site.jetstream.leases, f"{TENANT}.orders", Holder(by="dead", run="1"))
+    dead = Lease(site.jetstream.leases, f"{TENANT}.orders", LeaseHolder(by="dead", run="1"))
     assert await dead.take() is None
     for record in (await site.records(subjects.OVERFLOW))[:4]:
         headers = {subjects.HEADER_MSG_ID: record.headers[subjects.HEADER_MSG_ID]}
@@ -185,11 +185,11 @@ async def test_a_destination_that_is_closed_or_in_order_is_not_fed(site: Site, r
     for name in ("closed", "fifo", "open"):
         await _overflow(site, name, 5)
         await _take(site, name)
-    feeder = Feeder(
+    feeder = OverflowFeeder(
         jetstream.connection,
         jetstream.publisher,
         leases=jetstream.leases,
-        directory=Directory(jetstream.destinations, jetstream.credentials),
+        directory=ConfigurationDirectory(jetstream.destinations, jetstream.credentials),
         worker="one",
         is_closed=lambda _tenant, destination: destination == "closed",
         on_fifo=lambda tenant, destination: stirred.append((tenant, destination)),

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from messaging.client.connection import connect
-from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, Refused, Unavailable
-from messaging.publisher import Publication, Publisher
+from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedByServer, ServerUnavailable
+from messaging.publisher import JetStreamPublisher, Publication
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from schemas.codes import Outcome
@@ -43,7 +43,7 @@ async def test_a_full_server_is_told_as_an_outage(tmp_path: Path) -> None:
         Site(tmp_path, server, archive_max_bytes=str(1024**2)) as site,
     ):
         await _fill(site)
-        with pytest.raises(Unavailable, match=r"insufficient (storage )?resources.*\(100(23|47)\)"):
+        with pytest.raises(ServerUnavailable, match=r"insufficient (storage )?resources.*\(100(23|47)\)"):
             await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
         await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.EVENTS.name}")
         await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
@@ -81,10 +81,10 @@ async def test_a_result_that_finds_no_room_is_stored_later_and_nothing_is_sent_t
 @pytest.mark.parametrize("size", [980_000, 1_200_000])
 async def test_a_message_that_is_too_large_is_refused_at_once(nats_server: EmbeddedNats, size: int) -> None:
     """By the stream, or by the server as a whole: no try will help, so none is made."""
-    async with connect(nats_server.url, name="test") as connection, Publisher(connection) as publisher:
+    async with connect(nats_server.url, name="test") as connection, JetStreamPublisher(connection) as publisher:
         config = {"name": "X", "subjects": ["x"], "max_msg_size": subjects.MAX_MESSAGE_BYTES - 10_000}
         await connection.api("STREAM.CREATE.X", config)
-        with pytest.raises(Refused) as refused:
+        with pytest.raises(RejectedByServer) as refused:
             await publisher.publish(Publication("x", b"x" * size, {}))
         stored = await publisher.publish(Publication("x", b"small", {}))
 

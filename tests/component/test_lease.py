@@ -4,27 +4,27 @@ import asyncio
 
 import pytest
 
-from messaging.kv import Bucket
-from messaging.lease import TTL_S, Holder, Lease, LeaseLost, find_holder
+from messaging.kv import KvBucket
+from messaging.lease import TTL_S, Lease, LeaseHolder, LeaseLost, find_holder
 from schemas import subjects
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.retry
 
-ANN = Holder(replay="rpl-1", by="ann", run="1")
-BOB = Holder(replay="rpl-2", by="bob", run="2")
+ANN = LeaseHolder(replay="rpl-1", by="ann", run="1")
+BOB = LeaseHolder(replay="rpl-2", by="bob", run="2")
 
 
 @pytest.fixture
-def bucket(site: Site) -> Bucket:
+def bucket(site: Site) -> KvBucket:
     """The bucket that leases are in."""
-    return Bucket(site.jetstream.connection, site.jetstream.publisher, subjects.REPLAYS)
+    return KvBucket(site.jetstream.connection, site.jetstream.publisher, subjects.REPLAYS)
 
 
-async def test_one_at_a_time(bucket: Bucket) -> None:
+async def test_one_at_a_time(bucket: KvBucket) -> None:
     """Of many that want it at once one has it; given back, the next one has it without a wait."""
-    leases = [Lease(bucket, TENANT, Holder(replay="rpl-1", by="ann", run=str(number))) for number in range(8)]
+    leases = [Lease(bucket, TENANT, LeaseHolder(replay="rpl-1", by="ann", run=str(number))) for number in range(8)]
 
     holders = await asyncio.gather(*(lease.take() for lease in leases))
     (first,) = (lease for lease in leases if lease.is_held)
@@ -36,14 +36,14 @@ async def test_one_at_a_time(bucket: Bucket) -> None:
     assert (again, leases[3].is_held, first.is_held) == (None, True, False)
 
 
-async def test_another_tenant_has_its_own(bucket: Bucket) -> None:
+async def test_another_tenant_has_its_own(bucket: KvBucket) -> None:
     """What one tenant does holds up nobody else."""
     assert await Lease(bucket, TENANT, ANN).take() is None
     assert await Lease(bucket, "globex", BOB).take() is None
     assert await find_holder(bucket, TENANT) == ANN
 
 
-async def test_who_has_died_is_not_waited_for_long(bucket: Bucket) -> None:
+async def test_who_has_died_is_not_waited_for_long(bucket: KvBucket) -> None:
     """A lease that nobody renews is free after a few seconds, and one that is renewed is not."""
     loop = asyncio.get_running_loop()
     dead, alive = Lease(bucket, TENANT, ANN), Lease(bucket, "globex", ANN)
@@ -65,7 +65,7 @@ async def test_who_has_died_is_not_waited_for_long(bucket: Bucket) -> None:
     assert (alive.is_held, await find_holder(bucket, "globex")) == (True, ANN)
 
 
-async def test_nobody_gives_back_what_is_another_ones(bucket: Bucket) -> None:
+async def test_nobody_gives_back_what_is_another_ones(bucket: KvBucket) -> None:
     """A holder that was replaced changes nothing any more."""
     ann, bob = Lease(bucket, TENANT, ANN), Lease(bucket, TENANT, BOB)
     await ann.take()
@@ -79,7 +79,7 @@ async def test_nobody_gives_back_what_is_another_ones(bucket: Bucket) -> None:
     assert bob.is_held
 
 
-async def test_an_answer_that_got_lost_loses_no_lease(bucket: Bucket) -> None:
+async def test_an_answer_that_got_lost_loses_no_lease(bucket: KvBucket) -> None:
     """A renewal that the server has and its holder does not know of is recognised as the holder's own."""
     ann = Lease(bucket, TENANT, ANN)
     await ann.take()

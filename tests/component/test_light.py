@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from messaging.client.client import Access
+from messaging.client.client import ServerAccess
 from messaging.client.connection import connect
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.kubernetes.apiserver import ApiServer
@@ -131,6 +131,6 @@ async def test_websockets_to_nats_still_work(tmp_path: Path) -> None:
             path.write_text(f"{path.read_text()}\nwebsocket {{ listen: {at}, no_tls: true }}\n")
             return path
 
-    access = Access(url=f"ws://{at}")
+    access = ServerAccess(url=f"ws://{at}")
     async with WithWebSockets(tmp_path), connect(access, name="test") as connection:
         assert connection.is_connected

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from messaging.admin import topology
 from oneprotect.bootstrap.resources import open_jetstream
-from oneprotect.cli.local.demo import Demo
-from oneprotect.cli.local.stack import NAMESPACE, Stage, set_up_tenant
-from oneprotect.dev.receiver import Receiver
+from oneprotect.cli.local.demo import DemoRun
+from oneprotect.cli.local.stack import NAMESPACE, DevStack, set_up_tenant
+from oneprotect.dev.receiver import DevReceiver
 from oneprotect.settings.settings import Settings
 from schemas import subjects
 from tests.support.api import running
@@ -62,7 +62,7 @@ def _refusals(server: ShippedServer) -> list[str]:
 async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys) -> None:
     """Streams by the operator, requests and configuration by the API, deliveries by the consumer: none refused."""
     out = io.StringIO()
-    async with ShippedServer(tmp_path / "nats", keys) as server, Receiver() as receiver:
+    async with ShippedServer(tmp_path / "nats", keys) as server, DevReceiver() as receiver:
         common = {
             "ONEPROTECT_SECRET_PROVIDER": "local",
             "ONEPROTECT_LOCAL_SECRETS_DIR": str(tmp_path / "secrets"),
@@ -80,8 +80,8 @@ async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys
             async with open_jetstream(settings, name="api") as jetstream:
                 await set_up_tenant(jetstream, receiver, tmp_path / "secrets")
                 await until(lambda: process.says("consumer.started"), 20)
-                stage = Stage(jetstream, receiver, settings, process.process)
-                code = await Demo(stage, Console(file=out, width=120), as_json=False).run()
+                stage = DevStack(jetstream, receiver, settings, process.process)
+                code = await DemoRun(stage, Console(file=out, width=120), as_json=False).run()
             process.terminate()
             assert await process.wait() == 0
         finally:
@@ -220,7 +220,7 @@ async def test_every_command_works_for_the_operator(tmp_path: Path, keys: Keys, 
     assert refusals == []
 
 
-async def _has(site: Site, stream: subjects.Stream) -> bool:
+async def _has(site: Site, stream: subjects.StreamConfig) -> bool:
     return bool(await site.records(stream))
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from messaging import direct_get as read
-from messaging.client.connection import Connection, Incoming, connect
+from messaging import direct_get
+from messaging.client.connection import IncomingMessage, NatsConnection, connect
 from messaging.client.errors import NotAllowed
-from messaging.client.permission_violations import Denial
-from messaging.publisher import Publication, Publisher
+from messaging.client.permission_violations import PermissionViolation
+from messaging.publisher import JetStreamPublisher, Publication
 from messaging.pull_consumer import fetch
 from schemas import subjects
 from tests.support.secured import Keys, ShippedServer
@@ -152,19 +152,21 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 
 
 @contextlib.asynccontextmanager
-async def _as(keys: Keys, server: ShippedServer, role: str) -> AsyncGenerator[tuple[Connection, list[Denial]]]:
+async def _as(
+    keys: Keys, server: ShippedServer, role: str
+) -> AsyncGenerator[tuple[NatsConnection, list[PermissionViolation]]]:
     """A connection with this role, and what it is denied."""
-    denied: list[Denial] = []
+    denied: list[PermissionViolation] = []
     async with connect(keys.access(role, server.url), name=role) as connection:
         connection.denials.call(denied.append)
         yield connection, denied
 
 
-async def _ignore(_: Incoming) -> None:
+async def _ignore(_: IncomingMessage) -> None:
     """Nobody asks what comes."""
 
 
-def _subjects(denied: Iterable[Denial], verb: str) -> set[str]:
+def _subjects(denied: Iterable[PermissionViolation], verb: str) -> set[str]:
     return {denial.subject for denial in denied if denial.verb == verb}
 
 
@@ -217,7 +219,7 @@ async def test_a_producer_publishes_for_its_own_tenant_alone(kind: str, keys: Ke
             stream = subjects.WORK if kind == "requested" else subjects.OVERFLOW
             config = {"name": stream.name, "subjects": list(stream.subjects)}
             await connection.api(f"STREAM.CREATE.{stream.name}", config)
-        async with _as(keys, server, "producer_acme") as (connection, _), Publisher(connection) as publisher:
+        async with _as(keys, server, "producer_acme") as (connection, _), JetStreamPublisher(connection) as publisher:
             stored = await publisher.publish(Publication(f"oneprotect.delivery.{kind}.acme.orders", b"{}", {}))
             began = time.monotonic()
             with pytest.raises(NotAllowed, match=rf"lacks publish on oneprotect\.delivery\.{kind}\.globex\.orders"):
@@ -243,10 +245,10 @@ async def test_nobody_comes_in_without_a_key_of_the_installation(keys: Keys, tmp
                     pass
 
 
-def _asks(connection: Connection) -> Iterator[Awaitable[object]]:
+def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
     yield connection.api(f"STREAM.INFO.{subjects.WORK.name}")
-    yield read.last(connection, subjects.WORK.name, "oneprotect.delivery.requested.acme.orders")
-    yield read.newest_of_each(connection, "KV_oneprotect_destinations", ["$KV.oneprotect_destinations.>"])
+    yield direct_get.last(connection, subjects.WORK.name, "oneprotect.delivery.requested.acme.orders")
+    yield direct_get.newest_of_each(connection, "KV_oneprotect_destinations", ["$KV.oneprotect_destinations.>"])
     yield fetch(connection, stream=subjects.WORK.name, consumer="delivery", batch=1)
 
 
@@ -263,7 +265,11 @@ async def test_an_inbox_that_is_anothers_is_told_as_such(keys: Keys, tmp_path: P
     """With the wrong prefix no answer can be heard: that is what is said, of asking and of publishing."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         access = keys.access("producer_acme", server.url, inbox_prefix="_INBOX_producer_globex")
-        async with asyncio.timeout(4), connect(access, name="wrong") as connection, Publisher(connection) as publisher:
+        async with (
+            asyncio.timeout(4),
+            connect(access, name="wrong") as connection,
+            JetStreamPublisher(connection) as publisher,
+        ):
             publication = Publication("oneprotect.delivery.requested.acme.orders", b"{}", {})
             for attempt in (connection.api("INFO"), publisher.publish(publication), publisher.publish(publication)):
                 with pytest.raises(NotAllowed, match="set ONEPROTECT_NATS_INBOX_PREFIX"):

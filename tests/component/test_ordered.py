@@ -8,7 +8,7 @@ import pytest
 
 from consumers.destinations.health import HealthPolicy
 from consumers.retention.archive import MOMENT_S
-from consumers.retries.reschedule import Hurry
+from consumers.retries.reschedule import RetryNow
 from messaging.publisher import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
@@ -149,7 +149,7 @@ async def test_a_head_can_be_told_not_to_wait(site: Site, receiver: Scripted) ->
     """`retry` of the head makes the attempt at once that was ten minutes off; of one behind it, it does nothing."""
     receiver.script = [500]
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
-    hurry = Hurry(site.jetstream.connection, site.jetstream.publisher)
+    hurry = RetryNow(site.jetstream.connection, site.jetstream.publisher)
 
     async with site.consumer():
         delivery, behind = await site.deliver("orders"), await site.deliver("orders")

@@ -15,13 +15,13 @@ import psutil
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.supervisor.supervisor import Supervisor
 from schemas.codes import Outcome
-from telemetry.metrics import definitions as catalogue
+from telemetry.metrics import definitions
 from tests.support.ops import Ops, free_port
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until
 
-RUNNING = (catalogue.SUPERVISED, catalogue.SUPERVISED_WANTED)
+RUNNING = (definitions.SUPERVISED, definitions.SUPERVISED_WANTED)
 
 
 def children(consumer: Process) -> list[psutil.Process]:
@@ -133,7 +133,7 @@ async def test_consumers_that_are_started_again_are_counted(tmp_path: Path, nats
     ops = Ops(free_port())
 
     async def figures() -> list[float | None]:
-        return [await ops.value(one.name) for one in (*RUNNING, catalogue.RESTARTS)]
+        return [await ops.value(one.name) for one in (*RUNNING, definitions.RESTARTS)]
 
     async def shown(*expected: float) -> bool:
         return await figures() == [*expected]
@@ -160,7 +160,7 @@ async def test_one_that_ends_at_once_is_started_again_and_does_not_count_as_runn
 
     def figures() -> list[float]:
         values = supervisor.snapshot().values
-        return [values[one.name, ()] for one in (*RUNNING, catalogue.RESTARTS)]
+        return [values[one.name, ()] for one in (*RUNNING, definitions.RESTARTS)]
 
     before = figures()
     running = asyncio.create_task(supervisor.run(stop))

@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from consumers.replay.store import ReplayEnded, UnknownReplay
-from consumers.replay.superseded import Later
-from consumers.retention.retained import Kept
+from consumers.replay.superseded import SupersededIndex
+from consumers.retention.retained import RetainedDelivery
 from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
@@ -393,11 +393,11 @@ async def test_a_replay_outlives_its_server(site: Site) -> None:
 
 def test_the_look_at_what_came_later_is_bounded_by_what_is_looked_for() -> None:
     """A hundred thousand attempts of other deliveries take no memory."""
-    wanted = Kept(
+    wanted = RetainedDelivery(
         id="dlv_1", tenant=TENANT, destination="orders", event_type="a", code="http.5xx", outcome="failed", attempt=8,
         sequence=1, stored_at=datetime.now(UTC),
     )  # fmt: skip
-    later = Later([wanted], "rpl-1")
+    later = SupersededIndex([wanted], "rpl-1")
     later.note(wanted.key, 9, "rpl-1")
     tracemalloc.start()
 

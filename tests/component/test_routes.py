@@ -5,10 +5,10 @@ import time
 import msgspec
 import pytest
 
-from consumers.delivery import route_cache as routes
-from consumers.delivery.route_cache import Route, Routes
-from consumers.destinations import directory as directories
-from consumers.destinations.directory import BELIEVED_S, Directory
+from consumers.delivery import route_cache
+from consumers.delivery.route_cache import DeliveryRoute, RouteCache
+from consumers.destinations import directory
+from consumers.destinations.directory import MAX_AGE_S, ConfigurationDirectory
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
@@ -20,8 +20,8 @@ class Known:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.directory = Directory(site.jetstream.destinations, site.jetstream.credentials)
-        self.routes = Routes(self.directory, NAMESPACE)
+        self.directory = ConfigurationDirectory(site.jetstream.destinations, site.jetstream.credentials)
+        self.routes = RouteCache(self.directory, NAMESPACE)
 
     async def read(self, *names: str) -> None:
         """Have destinations at hand, and their credential."""
@@ -29,7 +29,7 @@ class Known:
             await self.directory.destination(TENANT, name)
         await self.directory.credential(TENANT, "key")
 
-    def find(self, name: str = "orders", *, after_s: float = 0) -> Route | None:
+    def find(self, name: str = "orders", *, after_s: float = 0) -> DeliveryRoute | None:
         """What a request to a destination finds so much later."""
         return self.routes.find(f"{TENANT}.{name}", time.monotonic() + after_s)
 
@@ -46,7 +46,7 @@ async def known(site: Site) -> Known:
 
 async def test_a_route_is_kept_as_long_as_what_it_is_made_of_is_believed(known: Known) -> None:
     """The same one is found again, until a minute is over; then it is made anew of what is read anew."""
-    first, again, late = known.find(), known.find(after_s=BELIEVED_S - 5), known.find(after_s=BELIEVED_S + 1)
+    first, again, late = known.find(), known.find(after_s=MAX_AGE_S - 5), known.find(after_s=MAX_AGE_S + 1)
 
     assert first is not None
     assert again is first
@@ -93,7 +93,7 @@ async def test_lanes_hear_of_what_is_forgotten(known: Known) -> None:
     await known.read("slow")
     asked: list[str] = []
     known.directory.on_destination(asked.append)
-    rates, fifo = dict(known.directory.rates), set(known.directory.fifo)
+    rates, fifo = dict(known.directory.rates), set(known.directory.ordered_destinations)
     await known.directory.forget()
 
     slow = f"{TENANT}.slow"
@@ -101,14 +101,14 @@ async def test_lanes_hear_of_what_is_forgotten(known: Known) -> None:
     assert fifo == {slow}
     assert set(asked) == {f"{TENANT}.orders", slow}
     assert not known.directory.rates
-    assert not known.directory.fifo
+    assert not known.directory.ordered_destinations
     assert known.directory.lane_limit(slow, 16) == 0
 
 
 async def test_too_many_destinations_end_it(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
     """When memory is bounded by forgetting, routes are forgotten along with what they are made of."""
     before = known.find()
-    monkeypatch.setattr(directories, "MAX_ENTRIES", 1)
+    monkeypatch.setattr(directory, "MAX_ENTRIES", 1)
     await known.site.destination("more", URL)
     await known.read("more")
     after = [known.find(name) is not None for name in ("orders", "more")]
@@ -122,7 +122,7 @@ async def test_so_many_routes_are_kept(known: Known, monkeypatch: pytest.MonkeyP
     await known.site.destination("more", URL)
     await known.read("more")
     first = known.find()
-    monkeypatch.setattr(routes, "MAX_ROUTES", 1)
+    monkeypatch.setattr(route_cache, "MAX_ROUTES", 1)
     more = known.find("more")
 
     assert known.find("more") is more

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from consumers.worker.worker import Begin, Handled, Handler, Limits, Runtime
+from consumers.worker.worker import Begin, Handler, HandlerResult, Worker, WorkerLimits
 from messaging.publisher import Publication
-from messaging.pull_consumer import Message, Pull
+from messaging.pull_consumer import Message, PullConsumer
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import Scripted
@@ -23,24 +23,24 @@ async def _running(
     max_in_flight: int = 4,
     lane_limit: int = 4,
     drain_timeout_s: float = 5,
-) -> AsyncGenerator[Runtime]:
+) -> AsyncGenerator[Worker]:
     jetstream = site.jetstream
-    runtime = Runtime(
+    runtime = Worker(
         publisher=jetstream.publisher,
         handler=handler,
         begin=begin,
         lane_limit=lambda _: lane_limit,
-        limits=Limits(
+        limits=WorkerLimits(
             max_in_flight=max_in_flight, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=drain_timeout_s
         ),
     )
-    runtime.add(
-        Pull(
+    runtime.add_source(
+        PullConsumer(
             jetstream.connection,
             stream=subjects.WORK.name,
             consumer=subjects.WORK_CONSUMER.name,
-            on_message=runtime.receive,
-            room=runtime.room,
+            on_message=runtime.accept,
+            room=runtime.free_capacity,
             capacity=runtime.capacity,
         )
     )
@@ -80,7 +80,7 @@ async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Sit
     begun: list[str] = []
     called: list[str] = []
 
-    def begin(message: Message, on_end: Callable[[Handled], None]) -> Callable[[], None] | None:
+    def begin(message: Message, on_end: Callable[[HandlerResult], None]) -> Callable[[], None] | None:
         kind = message.subject.rpartition(".")[2]
         begun.append(kind)
         if kind == "raising":
@@ -111,7 +111,7 @@ async def test_what_does_not_end_in_time_is_given_up_and_handed_back(site: Site)
     """When the time to drain is over, what is still going on is broken off, and the next consumer has it at once."""
     given_up: list[str] = []
 
-    def begin(message: Message, _on_end: Callable[[Handled], None]) -> Callable[[], None] | None:
+    def begin(message: Message, _on_end: Callable[[HandlerResult], None]) -> Callable[[], None] | None:
         return lambda: given_up.append(message.subject)
 
     async def handler(message: Message) -> tuple[Publication, ...]:
@@ -186,7 +186,7 @@ async def test_lanes_take_turns(site: Site) -> None:
     await site.deliver("few")
     async with _running(site, handler, max_in_flight=8, lane_limit=8) as runtime:
         # What is held has been handed to tasks, and the loop may not have come to those yet.
-        await until(lambda: runtime.held == 15 and len(order) == 8, 10)
+        await until(lambda: runtime.unsettled == 15 and len(order) == 8, 10)
         assert order == ["many"] * 8
         release.set()
         await until(site.is_settled, 10)
@@ -235,11 +235,11 @@ async def test_a_worker_that_joins_gets_its_share_of_what_waits(site: Site) -> N
     for _ in range(40):
         await site.deliver("orders")
     async with _running(site, handler, lane_limit=2) as first:
-        await until(lambda: first.held == 40)
+        await until(lambda: first.unsettled == 40)
         async with _running(site, handler, lane_limit=2) as second:
             # The second may have what the first has handed back a moment before the first lets go of it.
-            await until(lambda: second.in_flight == 2 and first.held < 40, 2 * site.settings.delivery.ack_wait_s)
-            shared = first.held
+            await until(lambda: second.in_flight == 2 and first.unsettled < 40, 2 * site.settings.delivery.ack_wait_s)
+            shared = first.unsettled
             release.set()
             await until(site.is_settled, 10)
 

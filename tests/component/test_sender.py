@@ -16,10 +16,10 @@ import pytest
 import pytest_asyncio
 
 from consumers.egress.policy import AddrInfo, EgressPolicy
-from consumers.http_client.client import HttpSender
-from consumers.http_client.connection import BODY_GRACE_S, CAPTURED_BYTES, MAX_BODY_BYTES
-from consumers.http_client.resolver import GuardedResolver, Resolver
-from consumers.http_client.response import Reply
+from consumers.http_client.client import HttpWebhookSender
+from consumers.http_client.connection import BODY_DRAIN_TIMEOUT_S, CAPTURED_BYTES, MAX_BODY_BYTES
+from consumers.http_client.resolver import NameResolver, PolicyCheckedResolver
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, Receiver, Script, answering, receiving
@@ -33,7 +33,7 @@ EMPTY_OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 
 
 @pytest_asyncio.fixture
-async def sender() -> AsyncIterator[HttpSender]:
+async def sender() -> AsyncIterator[HttpWebhookSender]:
     """A sender that may send to loopback, over plain HTTP."""
     async with opened(LOOPBACK) as sender:
         yield sender
@@ -47,10 +47,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @asynccontextmanager
 async def opened(
-    policy: EgressPolicy, *, ca_file: Path | None = None, resolver: Resolver | None = None
-) -> AsyncGenerator[HttpSender]:
+    policy: EgressPolicy, *, ca_file: Path | None = None, resolver: NameResolver | None = None
+) -> AsyncGenerator[HttpWebhookSender]:
     """A sender for as long as it is needed."""
-    sender = HttpSender(policy, ca_file=ca_file, resolver=resolver)
+    sender = HttpWebhookSender(policy, ca_file=ca_file, resolver=resolver)
     try:
         yield sender
     finally:
@@ -58,15 +58,15 @@ async def opened(
 
 
 async def post(
-    sender: HttpSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0, capture: bool = False
-) -> Reply:
+    sender: HttpWebhookSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0, capture: bool = False
+) -> WebhookResponse:
     """Send an ordinary delivery."""
     return await sender.send(url, headers=HEADERS, body=body, timeout_s=timeout_s, capture=capture)
 
 
 async def answer_to(
-    sender: HttpSender, script: Script, *, timeout_s: float = 5.0, capture: bool = False
-) -> tuple[Reply, Receiver]:
+    sender: HttpWebhookSender, script: Script, *, timeout_s: float = 5.0, capture: bool = False
+) -> tuple[WebhookResponse, Receiver]:
     """Send one delivery to a receiver with this script."""
     async with receiving(script) as receiver:
         reply = await post(sender, f"http://127.0.0.1:{receiver.port}/in", timeout_s=timeout_s, capture=capture)
@@ -112,7 +112,7 @@ class Careless:
 # What is sent
 
 
-async def test_the_request_is_the_callers_and_nothing_else(sender: HttpSender) -> None:
+async def test_the_request_is_the_callers_and_nothing_else(sender: HttpWebhookSender) -> None:
     """POST, path and query as written, the body's bytes, the caller's headers, and what HTTP itself needs."""
     body = b'{"total":  42, "n": "Zo\xc3\xab"}'
 
@@ -129,7 +129,7 @@ async def test_the_request_is_the_callers_and_nothing_else(sender: HttpSender) -
     }
 
 
-async def test_an_empty_body_is_sent_as_such(sender: HttpSender) -> None:
+async def test_an_empty_body_is_sent_as_such(sender: HttpWebhookSender) -> None:
     """Nothing is a body, too."""
     async with receiving() as receiver:
         reply = await post(sender, f"http://127.0.0.1:{receiver.port}/", body=b"")
@@ -141,7 +141,7 @@ async def test_an_empty_body_is_sent_as_such(sender: HttpSender) -> None:
 async def test_cookies_are_not_kept() -> None:
     """A receiver's cookie does not come back to it."""
     with_cookie = b"HTTP/1.1 200 OK\r\nset-cookie: a=b; path=/\r\ncontent-length: 0\r\n\r\n"
-    resolver = GuardedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
+    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
 
     async with receiving(answering(with_cookie)) as receiver, opened(LOOPBACK, resolver=resolver) as sender:
         for _ in range(2):
@@ -175,28 +175,28 @@ async def test_proxies_and_passwords_of_the_environment_are_ignored(
 @pytest.mark.parametrize(
     ("answer", "reply"),
     [
-        (OK, Reply(Code.HTTP_2XX, 200, None, 2)),
-        (b"HTTP/1.1 204 No Content\r\n\r\n", Reply(Code.HTTP_2XX, 204)),
-        (b"HTTP/1.1 202\r\ncontent-length: 0\r\n\r\n", Reply(Code.HTTP_2XX, 202)),
-        (b"HTTP/1.1 304 Not Modified\r\n\r\n", Reply(Code.HTTP_3XX, 304)),
-        (b"HTTP/1.1 400 x\r\ncontent-length: 1\r\n\r\nx", Reply(Code.HTTP_4XX, 400, None, 1)),
-        (b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", Reply(Code.HTTP_410, 410)),
-        (b"HTTP/1.1 429 x\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n", Reply(Code.HTTP_429, 429, 7.0)),
+        (OK, WebhookResponse(Code.HTTP_2XX, 200, None, 2)),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", WebhookResponse(Code.HTTP_2XX, 204)),
+        (b"HTTP/1.1 202\r\ncontent-length: 0\r\n\r\n", WebhookResponse(Code.HTTP_2XX, 202)),
+        (b"HTTP/1.1 304 Not Modified\r\n\r\n", WebhookResponse(Code.HTTP_3XX, 304)),
+        (b"HTTP/1.1 400 x\r\ncontent-length: 1\r\n\r\nx", WebhookResponse(Code.HTTP_4XX, 400, None, 1)),
+        (b"HTTP/1.1 410 Gone\r\ncontent-length: 0\r\n\r\n", WebhookResponse(Code.HTTP_410, 410)),
+        (b"HTTP/1.1 429 x\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n", WebhookResponse(Code.HTTP_429, 429, 7.0)),
         (
             b"HTTP/1.1 429 x\r\nRetry-After: Sun, 06 Nov 1994 08:49:37 GMT\r\ncontent-length: 0\r\n\r\n",
-            Reply(Code.HTTP_429, 429, 0.0),
+            WebhookResponse(Code.HTTP_429, 429, 0.0),
         ),
-        (b"HTTP/1.1 503 x\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n", Reply(Code.HTTP_5XX, 503)),
-        (b"HTTP/1.1 500 x\r\ncontent-length: 0\r\n\r\n", Reply(Code.HTTP_5XX, 500)),
-        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, Reply(Code.HTTP_2XX, 200, None, 2)),
-        (b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + OK, Reply(Code.HTTP_2XX, 200, None, 2)),
+        (b"HTTP/1.1 503 x\r\nretry-after: soon\r\ncontent-length: 0\r\n\r\n", WebhookResponse(Code.HTTP_5XX, 503)),
+        (b"HTTP/1.1 500 x\r\ncontent-length: 0\r\n\r\n", WebhookResponse(Code.HTTP_5XX, 500)),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + OK, WebhookResponse(Code.HTTP_2XX, 200, None, 2)),
+        (b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + OK, WebhookResponse(Code.HTTP_2XX, 200, None, 2)),
         (
             b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nt: 1\r\n\r\n",
-            Reply(Code.HTTP_2XX, 200, None, 5),
+            WebhookResponse(Code.HTTP_2XX, 200, None, 5),
         ),
     ],
 )
-async def test_the_status_makes_the_code(sender: HttpSender, answer: bytes, reply: Reply) -> None:
+async def test_the_status_makes_the_code(sender: HttpWebhookSender, answer: bytes, reply: WebhookResponse) -> None:
     """Every answer is a value with its status, its code, its `Retry-After` and its size; the connection is kept."""
     async with receiving(answering(answer)) as receiver:
         replies = [await post(sender, f"http://127.0.0.1:{receiver.port}/") for _ in range(2)]
@@ -205,28 +205,28 @@ async def test_the_status_makes_the_code(sender: HttpSender, answer: bytes, repl
     assert receiver.connections == 1
 
 
-async def test_segments_do_not_matter(sender: HttpSender) -> None:
+async def test_segments_do_not_matter(sender: HttpWebhookSender) -> None:
     """An answer that comes byte by byte is the same answer."""
     answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\nok"
 
     reply, _ = await answer_to(sender, answering(*(bytes([byte]) for byte in answer)), capture=True)
 
-    assert reply == Reply(Code.HTTP_2XX, 201, None, 2, b"ok")
+    assert reply == WebhookResponse(Code.HTTP_2XX, 201, None, 2, b"ok")
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_a_redirect_is_not_followed(sender: HttpSender, status: int) -> None:
+async def test_a_redirect_is_not_followed(sender: HttpWebhookSender, status: int) -> None:
     """A redirect is an answer; where it points to gets nothing."""
     async with receiving() as elsewhere:
         location = f"location: http://127.0.0.1:{elsewhere.port}/in".encode()
         redirect = b"HTTP/1.1 %d Moved\r\n%b\r\ncontent-length: 0\r\n\r\n" % (status, location)
         reply, receiver = await answer_to(sender, answering(redirect))
 
-    assert reply == Reply(Code.HTTP_3XX, status)
+    assert reply == WebhookResponse(Code.HTTP_3XX, status)
     assert (len(receiver.exchanges), elsewhere.connections) == (1, 0)
 
 
-async def test_the_beginning_of_a_body_is_captured_when_asked_for(sender: HttpSender) -> None:
+async def test_the_beginning_of_a_body_is_captured_when_asked_for(sender: HttpWebhookSender) -> None:
     """Some of it, and nothing unless asked; compressed bodies stay compressed."""
     body = gzip.compress(bytes(10_000_000))
     answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body
@@ -234,8 +234,8 @@ async def test_the_beginning_of_a_body_is_captured_when_asked_for(sender: HttpSe
     captured, _ = await answer_to(sender, answering(answer), capture=True)
     ordinary, _ = await answer_to(sender, answering(answer))
 
-    assert captured == Reply(Code.HTTP_2XX, 200, None, len(body), body[:CAPTURED_BYTES])
-    assert ordinary == Reply(Code.HTTP_2XX, 200, None, len(body))
+    assert captured == WebhookResponse(Code.HTTP_2XX, 200, None, len(body), body[:CAPTURED_BYTES])
+    assert ordinary == WebhookResponse(Code.HTTP_2XX, 200, None, len(body))
 
 
 # A body decides nothing
@@ -283,7 +283,7 @@ async def chunks_without_end(exchange: Exchange) -> None:
         answering(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"),
     ],
 )
-async def test_a_receiver_that_said_200_has_said_it(sender: HttpSender, script: Script) -> None:
+async def test_a_receiver_that_said_200_has_said_it(sender: HttpWebhookSender, script: Script) -> None:
     """A body that is broken off, endless, malformed or surplus changes nothing but the connection, which is closed."""
     async with receiving(script) as receiver:
         reply = await post(sender, f"http://127.0.0.1:{receiver.port}/", timeout_s=1)
@@ -301,7 +301,7 @@ async def dripping_body(exchange: Exchange) -> None:
     await exchange.drip(b"x")
 
 
-async def test_a_dripping_body_ends_at_the_deadline(sender: HttpSender) -> None:
+async def test_a_dripping_body_ends_at_the_deadline(sender: HttpWebhookSender) -> None:
     """A status that came in time counts, and what came of the body by then is captured."""
     began = time.monotonic()
 
@@ -310,10 +310,10 @@ async def test_a_dripping_body_ends_at_the_deadline(sender: HttpSender) -> None:
     took_s = time.monotonic() - began
     assert (reply.code, reply.http_status) == (Code.HTTP_2XX, 200)
     assert reply.body == b"x" * reply.response_bytes
-    assert 0.9 < took_s < BODY_GRACE_S
+    assert 0.9 < took_s < BODY_DRAIN_TIMEOUT_S
 
 
-async def test_a_dripping_body_does_not_use_up_a_long_deadline(sender: HttpSender) -> None:
+async def test_a_dripping_body_does_not_use_up_a_long_deadline(sender: HttpWebhookSender) -> None:
     """Two seconds after the status a body has had its chance, so that it cannot hold a slot for as long as it likes."""
     began = time.monotonic()
 
@@ -321,7 +321,7 @@ async def test_a_dripping_body_does_not_use_up_a_long_deadline(sender: HttpSende
 
     took_s = time.monotonic() - began
     assert (reply.code, reply.http_status) == (Code.HTTP_2XX, 200)
-    assert BODY_GRACE_S - 0.1 < took_s < BODY_GRACE_S + 2
+    assert BODY_DRAIN_TIMEOUT_S - 0.1 < took_s < BODY_DRAIN_TIMEOUT_S + 2
 
 
 # No answer
@@ -371,11 +371,11 @@ async def half_closing_within_the_head(exchange: Exchange) -> None:
         answering(b"\x15\x03\x03\x00\x02\x02\x28"),
     ],
 )
-async def test_a_connection_that_ends_without_a_head_was_reset(sender: HttpSender, script: Script) -> None:
+async def test_a_connection_that_ends_without_a_head_was_reset(sender: HttpWebhookSender, script: Script) -> None:
     """Reset, closed or malformed before there was a status: the receiver may or may not have taken the delivery."""
     reply, receiver = await answer_to(sender, script)
 
-    assert reply == Reply(Code.NET_RESET)
+    assert reply == WebhookResponse(Code.NET_RESET)
     assert len(receiver.exchanges) == 1, "and it is not sent again"
 
 
@@ -395,11 +395,11 @@ async def head_without_end(exchange: Exchange) -> None:
         answering(b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 1000 + b"\r\n"),
     ],
 )
-async def test_a_huge_head_is_not_read(sender: HttpSender, script: Script) -> None:
+async def test_a_huge_head_is_not_read(sender: HttpWebhookSender, script: Script) -> None:
     """Lines of more than 8 KiB, or headers without end, are too large."""
     reply, _ = await answer_to(sender, script)
 
-    assert reply == Reply(Code.NET_RESPONSE_TOO_LARGE)
+    assert reply == WebhookResponse(Code.NET_RESPONSE_TOO_LARGE)
 
 
 async def mute(exchange: Exchange) -> None:
@@ -419,7 +419,7 @@ async def never_final(exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("script", [mute, dripping_head, never_final])
-async def test_no_status_by_the_deadline_is_a_timeout(sender: HttpSender, script: Script) -> None:
+async def test_no_status_by_the_deadline_is_a_timeout(sender: HttpWebhookSender, script: Script) -> None:
     """Silence, a head that drips, and answers that are never final end at the deadline, and with the connection."""
     began = time.monotonic()
 
@@ -428,30 +428,30 @@ async def test_no_status_by_the_deadline_is_a_timeout(sender: HttpSender, script
         took_s = time.monotonic() - began
         await until(lambda: receiver.closed == 1)
 
-    assert reply == Reply(Code.NET_TIMEOUT)
+    assert reply == WebhookResponse(Code.NET_TIMEOUT)
     assert 0.4 < took_s < 3
 
 
-async def test_a_receiver_that_does_not_read_is_a_timeout(sender: HttpSender) -> None:
+async def test_a_receiver_that_does_not_read_is_a_timeout(sender: HttpWebhookSender) -> None:
     """The deadline holds while the request is being written, too."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
         reply = await post(sender, url, body=bytes(1_000_000), timeout_s=0.3)
 
-    assert reply == Reply(Code.NET_TIMEOUT)
+    assert reply == WebhookResponse(Code.NET_TIMEOUT)
 
 
-async def test_a_port_where_nobody_listens_refuses(sender: HttpSender) -> None:
+async def test_a_port_where_nobody_listens_refuses(sender: HttpWebhookSender) -> None:
     """A refused connection is told apart from a broken one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         reply = await post(sender, f"http://127.0.0.1:{free.getsockname()[1]}/")
 
-    assert reply == Reply(Code.NET_REFUSED)
+    assert reply == WebhookResponse(Code.NET_REFUSED)
 
 
-async def test_a_cancelled_attempt_is_cancelled(sender: HttpSender) -> None:
+async def test_a_cancelled_attempt_is_cancelled(sender: HttpWebhookSender) -> None:
     """Cancellation is no outcome: it passes through, and the connection is closed."""
     async with receiving(mute) as receiver:
         sending = asyncio.create_task(post(sender, f"http://127.0.0.1:{receiver.port}/", timeout_s=30))
@@ -464,7 +464,7 @@ async def test_a_cancelled_attempt_is_cancelled(sender: HttpSender) -> None:
     assert sending.cancelled()
 
 
-async def test_a_cancelled_reading_of_a_body_is_cancelled(sender: HttpSender) -> None:
+async def test_a_cancelled_reading_of_a_body_is_cancelled(sender: HttpWebhookSender) -> None:
     """The same holds once the status has come."""
     async with receiving(dripping_body) as receiver:
         sending = asyncio.create_task(post(sender, f"http://127.0.0.1:{receiver.port}/", timeout_s=30))
@@ -477,21 +477,21 @@ async def test_a_cancelled_reading_of_a_body_is_cancelled(sender: HttpSender) ->
     assert sending.cancelled()
 
 
-async def test_a_header_that_cannot_be_sent_is_a_fault_of_ours(sender: HttpSender) -> None:
+async def test_a_header_that_cannot_be_sent_is_a_fault_of_ours(sender: HttpWebhookSender) -> None:
     """A line feed in a header's value sends nothing, raises nothing and shows nothing."""
     async with receiving() as receiver:
         reply = await sender.send(
             f"http://127.0.0.1:{receiver.port}/", headers={"x": "a\r\nb: c"}, body=b"", timeout_s=5
         )
 
-    assert reply == Reply(Code.INTERNAL)
+    assert reply == WebhookResponse(Code.INTERNAL)
     assert receiver.exchanges == []
 
 
 # Connections
 
 
-async def test_a_connection_is_used_again(sender: HttpSender) -> None:
+async def test_a_connection_is_used_again(sender: HttpWebhookSender) -> None:
     """One after the other, deliveries share a connection; at the same time, each has its own."""
     async with receiving() as receiver:
         url = f"http://127.0.0.1:{receiver.port}/"
@@ -505,7 +505,7 @@ async def test_a_connection_is_used_again(sender: HttpSender) -> None:
     assert len(receiver.exchanges) == 8
 
 
-async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(sender: HttpSender) -> None:
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(sender: HttpWebhookSender) -> None:
     """What comes on an idle connection belongs to no request: the next one goes to a new connection, once."""
 
     async def failing_twice(exchange: Exchange) -> None:
@@ -527,7 +527,7 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(sen
     assert (receiver.connections, len(receiver.exchanges)) == (2, 2)
 
 
-async def test_a_connection_that_was_closed_while_idle_is_not_used(sender: HttpSender) -> None:
+async def test_a_connection_that_was_closed_while_idle_is_not_used(sender: HttpWebhookSender) -> None:
     """A receiver that closes after each answer gets a new connection each time, and no attempt fails for it."""
     async with receiving(answering(EMPTY_OK, close=True)) as receiver:
         url = f"http://127.0.0.1:{receiver.port}/"
@@ -544,7 +544,7 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(sender: HttpS
     ("greeting", "code"), [(b"220 ready\r\n", Code.NET_RESET), (b"HTTP/1.1 503 Busy\r\n\r\n", Code.HTTP_5XX)]
 )
 async def test_a_receiver_that_speaks_first_is_connected_to_once(
-    sender: HttpSender, greeting: bytes, code: Code
+    sender: HttpWebhookSender, greeting: bytes, code: Code
 ) -> None:
     """What a new connection begins with is taken for the answer, such as it is; there is no trying again and again."""
     connections = 0
@@ -583,14 +583,14 @@ async def test_a_receiver_that_speaks_first_is_connected_to_once(
         "no url",
     ],
 )
-async def test_a_blocked_url_connects_to_nothing(sender: HttpSender, url: str) -> None:
+async def test_a_blocked_url_connects_to_nothing(sender: HttpWebhookSender, url: str) -> None:
     """No spelling of loopback reaches a receiver that listens there, while the plain one does where it is allowed."""
     async with receiving() as receiver, opened(EgressPolicy(allow_http=True, ports=ANY_PORT)) as strict:
         blocked = await post(strict, url.format(port=receiver.port))
         connections = receiver.connections
         allowed = await post(sender, f"http://127.0.0.1:{receiver.port}/")
 
-    assert blocked == Reply(Code.NET_BLOCKED)
+    assert blocked == WebhookResponse(Code.NET_BLOCKED)
     assert connections == 0
     assert allowed.code is Code.HTTP_2XX
 
@@ -599,7 +599,7 @@ async def test_a_name_is_delivered_to_under_its_own_name() -> None:
     """The connection goes to the address, the `host` header says the name."""
     async with (
         receiving() as receiver,
-        opened(LOOPBACK, resolver=GuardedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))) as sender,
+        opened(LOOPBACK, resolver=PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))) as sender,
     ):
         reply = await post(sender, f"http://{NAME}:{receiver.port}/")
 
@@ -613,13 +613,13 @@ async def test_a_name_with_one_blocked_address_is_blocked() -> None:
 
     async with receiving(host="127.0.0.2") as receiver:
         url = f"http://{NAME}:{receiver.port}/"
-        async with opened(policy, resolver=GuardedResolver(policy, getaddrinfo=Names("127.0.0.2"))) as sender:
+        async with opened(policy, resolver=PolicyCheckedResolver(policy, getaddrinfo=Names("127.0.0.2"))) as sender:
             alone = await post(sender, url)
         names = Names("127.0.0.2", "127.0.0.1")
-        async with opened(policy, resolver=GuardedResolver(policy, getaddrinfo=names)) as sender:
+        async with opened(policy, resolver=PolicyCheckedResolver(policy, getaddrinfo=names)) as sender:
             mixed = await post(sender, url)
 
-    assert (alone.code, mixed) == (Code.HTTP_2XX, Reply(Code.NET_BLOCKED))
+    assert (alone.code, mixed) == (Code.HTTP_2XX, WebhookResponse(Code.NET_BLOCKED))
     assert receiver.connections == 1
 
 
@@ -636,7 +636,7 @@ async def test_a_name_that_is_bound_anew_is_blocked_at_the_socket() -> None:
         first = await post(sender, f"http://{NAME}:{allowed.port}/")
         second = await post(sender, f"http://{NAME}:{inside.port}/")
 
-    assert (first.code, second) == (Code.HTTP_2XX, Reply(Code.NET_BLOCKED))
+    assert (first.code, second) == (Code.HTTP_2XX, WebhookResponse(Code.NET_BLOCKED))
     assert resolver.left == [], "both were asked for"
     assert inside.connections == 0
 
@@ -653,35 +653,35 @@ async def test_all_of_several_addresses_blocked_at_the_socket_is_blocked() -> No
     async with receiving() as receiver, opened(policy, resolver=Two("127.0.0.1", "127.0.0.2")) as sender:
         reply = await post(sender, f"http://{NAME}:{receiver.port}/")
 
-    assert reply == Reply(Code.NET_BLOCKED)
+    assert reply == WebhookResponse(Code.NET_BLOCKED)
     assert receiver.connections == 0
 
 
 async def test_a_name_that_does_not_exist_is_a_failure_of_the_name_service() -> None:
     """No such name is told apart from a blocked one."""
-    async with opened(LOOPBACK, resolver=GuardedResolver(LOOPBACK, getaddrinfo=Names())) as sender:
+    async with opened(LOOPBACK, resolver=PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names())) as sender:
         reply = await post(sender, f"http://{NAME}:8080/")
 
-    assert reply == Reply(Code.NET_DNS)
+    assert reply == WebhookResponse(Code.NET_DNS)
 
 
 async def test_the_deadline_holds_for_the_name_service() -> None:
     """A name server that does not answer is a timeout, and holds up nobody else."""
     gate = threading.Event()
-    resolver = GuardedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1", gate=gate))
+    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1", gate=gate))
 
     async with receiving() as receiver, opened(LOOPBACK, resolver=resolver) as sender:
         slow = await post(sender, f"http://{NAME}:{receiver.port}/", timeout_s=0.2)
         quick = await post(sender, f"http://127.0.0.1:{receiver.port}/")
         gate.set()
 
-    assert (slow, quick.code) == (Reply(Code.NET_TIMEOUT), Code.HTTP_2XX)
+    assert (slow, quick.code) == (WebhookResponse(Code.NET_TIMEOUT), Code.HTTP_2XX)
 
 
 # TLS
 
 
-async def to_tls(sender: HttpSender, context: ssl.SSLContext | None, host: str = "127.0.0.1") -> Reply:
+async def to_tls(sender: HttpWebhookSender, context: ssl.SSLContext | None, host: str = "127.0.0.1") -> WebhookResponse:
     """Send one delivery over TLS to a receiver with this context."""
     async with receiving(tls=context) as receiver:
         return await post(sender, f"https://{host}:{receiver.port}/")
@@ -689,7 +689,7 @@ async def to_tls(sender: HttpSender, context: ssl.SSLContext | None, host: str =
 
 async def test_a_certificate_of_a_given_authority_is_trusted(authority: Authority) -> None:
     """With its authority's file a receiver is trusted, by address and by name."""
-    resolver = GuardedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
+    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
 
     async with opened(LOOPBACK, ca_file=authority.ca_file, resolver=resolver) as sender:
         by_address = await to_tls(sender, authority.server_context())
@@ -714,22 +714,24 @@ async def test_over_tls_connections_are_kept_and_bodies_decide_nothing(authority
 
 async def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
     """A receiver has to prove that it is the one that was asked for."""
-    resolver = GuardedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
+    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
 
     async with opened(LOOPBACK, ca_file=authority.ca_file, resolver=resolver) as sender:
         reply = await to_tls(sender, authority.server_context("other.example.com"), NAME)
 
-    assert reply == Reply(Code.NET_TLS)
+    assert reply == WebhookResponse(Code.NET_TLS)
 
 
-async def test_a_certificate_of_an_unknown_authority_is_refused(authority: Authority, sender: HttpSender) -> None:
+async def test_a_certificate_of_an_unknown_authority_is_refused(
+    authority: Authority, sender: HttpWebhookSender
+) -> None:
     """Without its authority's file a receiver is not trusted, and there is no switch for it."""
     reply = await to_tls(sender, authority.server_context())
 
-    assert reply == Reply(Code.NET_TLS)
+    assert reply == WebhookResponse(Code.NET_TLS)
 
 
-async def to_socket(sender: HttpSender, serve: Callable[[socket.socket], None]) -> Reply:
+async def to_socket(sender: HttpWebhookSender, serve: Callable[[socket.socket], None]) -> WebhookResponse:
     """Send one delivery over TLS to a receiver that has its connection served by a thread."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         serving = asyncio.create_task(asyncio.to_thread(lambda: serve(server.accept()[0])))
@@ -738,7 +740,7 @@ async def to_socket(sender: HttpSender, serve: Callable[[socket.socket], None]) 
     return reply
 
 
-async def test_a_plain_receiver_on_a_tls_port_is_refused(sender: HttpSender) -> None:
+async def test_a_plain_receiver_on_a_tls_port_is_refused(sender: HttpWebhookSender) -> None:
     """No request is sent to a receiver that answers in the clear."""
 
     def answer_in_the_clear(connection: socket.socket) -> None:
@@ -746,17 +748,17 @@ async def test_a_plain_receiver_on_a_tls_port_is_refused(sender: HttpSender) -> 
             connection.recv(65536)
             connection.sendall(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
 
-    assert await to_socket(sender, answer_in_the_clear) == Reply(Code.NET_TLS)
+    assert await to_socket(sender, answer_in_the_clear) == WebhookResponse(Code.NET_TLS)
 
 
-async def test_a_receiver_that_hangs_up_in_the_handshake_is_refused(sender: HttpSender) -> None:
+async def test_a_receiver_that_hangs_up_in_the_handshake_is_refused(sender: HttpWebhookSender) -> None:
     """Nothing of the request was sent, so it is told apart from a connection that was reset."""
 
     def hang_up(connection: socket.socket) -> None:
         with connection:
             connection.recv(65536)
 
-    assert await to_socket(sender, hang_up) == Reply(Code.NET_TLS)
+    assert await to_socket(sender, hang_up) == WebhookResponse(Code.NET_TLS)
 
 
 async def test_an_old_tls_is_refused(authority: Authority) -> None:
@@ -771,7 +773,7 @@ async def test_an_old_tls_is_refused(authority: Authority) -> None:
     async with opened(LOOPBACK, ca_file=authority.ca_file) as sender:
         refused, accepted = await to_tls(sender, old), await to_tls(sender, new)
 
-    assert (refused, accepted.code) == (Reply(Code.NET_TLS), Code.HTTP_2XX)
+    assert (refused, accepted.code) == (WebhookResponse(Code.NET_TLS), Code.HTTP_2XX)
 
 
 async def test_a_receiver_that_wants_a_client_certificate_is_refused(authority: Authority) -> None:
@@ -791,14 +793,17 @@ async def test_a_receiver_that_wants_a_client_certificate_is_refused(authority: 
     async with opened(LOOPBACK, ca_file=authority.ca_file) as sender:
         reply = await to_socket(sender, insist)
 
-    assert reply == Reply(Code.NET_TLS)
+    assert reply == WebhookResponse(Code.NET_TLS)
 
 
 # What is told
 
 
 async def test_nothing_of_the_request_is_logged_or_told(
-    sender: HttpSender, authority: Authority, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+    sender: HttpWebhookSender,
+    authority: Authority,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """However an attempt fails, no log at any level and no reply has the path, the query, a header or the body."""
     canary = "c4n4ry"
@@ -807,7 +812,7 @@ async def test_nothing_of_the_request_is_logged_or_told(
     headers: Mapping[str, str] = HEADERS | {"webhook-signature": f"v1,{canary}"}
     scripts = (mute, before_the_head, within_the_head, half_closing, head_without_end, after_the_head, dripping_body)
     unfit = (answering(b"hello\r\n\r\n"), answering(b"HTTP/1.1 204 x\r\n\r\njunk"), answering(OK))
-    replies: list[Reply] = []
+    replies: list[WebhookResponse] = []
 
     for script in (*scripts, *unfit):
         for tls in (None, authority.server_context()) if script is mute else (None,):

@@ -13,10 +13,10 @@ import pytest_asyncio
 
 from consumers.egress.policy import AddrInfo, EgressPolicy
 from consumers.http_client import resolver as resolving
-from consumers.http_client.client import HttpSender, Way
-from consumers.http_client.dialer import HEAD_START_S, Proxy
-from consumers.http_client.resolver import FAILED_S, GuardedResolver
-from consumers.http_client.response import Reply
+from consumers.http_client.client import HttpWebhookSender, PreparedRequest
+from consumers.http_client.dialer import HEAD_START_S, HttpProxy
+from consumers.http_client.resolver import FAILED_S, PolicyCheckedResolver
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, answering, receiving
@@ -50,13 +50,13 @@ async def opened(
     names: Names | None = None,
     *,
     ca_file: Path | None = None,
-    proxy: Proxy | None = None,
+    proxy: HttpProxy | None = None,
     max_idle: int = 100,
     keep_alive_s: float = 60,
-) -> AsyncGenerator[HttpSender]:
+) -> AsyncGenerator[HttpWebhookSender]:
     """A sender for as long as it is needed."""
-    resolver = GuardedResolver(LOOPBACK, getaddrinfo=names or Names("127.0.0.1"))
-    sender = HttpSender(
+    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=names or Names("127.0.0.1"))
+    sender = HttpWebhookSender(
         LOOPBACK, ca_file=ca_file, resolver=resolver, proxy=proxy, max_idle=max_idle, keep_alive_s=keep_alive_s
     )
     try:
@@ -65,7 +65,7 @@ async def opened(
         await sender.aclose()
 
 
-async def post(sender: HttpSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0) -> Reply:
+async def post(sender: HttpWebhookSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0) -> WebhookResponse:
     """Send an ordinary delivery."""
     return await sender.send(url, headers={"x": "y"}, body=body, timeout_s=timeout_s)
 
@@ -153,7 +153,7 @@ async def test_an_answer_before_the_whole_request_is_the_answer() -> None:
         replies = [await post(sender, url, body=bytes(20_000_000)) for _ in range(2)]
         closed.set()
 
-    assert replies == [Reply(Code.HTTP_4XX, 413)] * 2
+    assert replies == [WebhookResponse(Code.HTTP_4XX, 413)] * 2
 
 
 async def test_a_trailer_may_say_that_it_was_the_last_answer() -> None:
@@ -163,7 +163,7 @@ async def test_a_trailer_may_say_that_it_was_the_last_answer() -> None:
     async with receiving(answering(last)) as receiver, opened() as sender:
         replies = [await post(sender, f"http://127.0.0.1:{receiver.port}/") for _ in range(3)]
 
-    assert replies == [Reply(Code.HTTP_2XX, 200)] * 3
+    assert replies == [WebhookResponse(Code.HTTP_2XX, 200)] * 3
     assert receiver.connections == 3
 
 
@@ -203,7 +203,7 @@ async def test_a_name_with_dead_addresses_alone_is_refused() -> None:
         async with opened(Names("127.0.0.1", "127.0.0.2", "127.0.0.3")) as sender:
             reply = await post(sender, f"http://{NAME}:{free.getsockname()[1]}/")
 
-    assert reply == Reply(Code.NET_REFUSED)
+    assert reply == WebhookResponse(Code.NET_REFUSED)
 
 
 # What is remembered
@@ -232,7 +232,7 @@ async def test_a_prepared_way_goes_where_its_name_leads_now(monkeypatch: pytest.
         opened(names) as sender,
     ):
         url = f"http://{NAME}:{receiver.port}/"
-        way = sender.way(url, {"x": "y"})
+        way = sender.prepare(url, {"x": "y"})
         assert way is not None
         unknown = begun(sender, way)
         await post(sender, url)
@@ -252,10 +252,10 @@ async def test_a_prepared_way_goes_where_its_name_leads_now(monkeypatch: pytest.
     assert [len(one.exchanges) for one in (receiver, other)] == [2, 2]
 
 
-def begun(sender: HttpSender, way: Way) -> asyncio.Future[Reply] | None:
+def begun(sender: HttpWebhookSender, way: PreparedRequest) -> asyncio.Future[WebhookResponse] | None:
     """A delivery on a connection that is free, if there is one."""
-    ended: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-    give_up = sender.begin(way, lines="", body=b"{}", timeout_s=5, capture=False, on_reply=ended.set_result)
+    ended: asyncio.Future[WebhookResponse] = asyncio.get_running_loop().create_future()
+    give_up = sender.start(way, lines="", body=b"{}", timeout_s=5, capture=False, on_reply=ended.set_result)
     return None if give_up is None else ended
 
 
@@ -273,7 +273,7 @@ async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> Non
 
         await until(is_found, deadline_s=FAILED_S + 5)
 
-    assert failed == [Reply(Code.NET_DNS)] * 3
+    assert failed == [WebhookResponse(Code.NET_DNS)] * 3
     assert asked == 1
 
 
@@ -330,16 +330,16 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest_asyncio.fixture
-async def tunnels() -> AsyncIterator[tuple[Tunnels, Proxy]]:
+async def tunnels() -> AsyncIterator[tuple[Tunnels, HttpProxy]]:
     """A proxy, and where it listens."""
     tunnels = Tunnels()
     async with await asyncio.start_server(tunnels.accept, "127.0.0.1", 0) as server:
-        yield tunnels, Proxy("localhost", server.sockets[0].getsockname()[1])
+        yield tunnels, HttpProxy("localhost", server.sockets[0].getsockname()[1])
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
 async def test_with_a_proxy_everything_goes_through_tunnels(
-    tunnels: tuple[Tunnels, Proxy], authority: Authority, *, encrypted: bool
+    tunnels: tuple[Tunnels, HttpProxy], authority: Authority, *, encrypted: bool
 ) -> None:
     """The proxy is told an address that was checked here; the receiver is held to its name; connections are kept."""
     context: ssl.SSLContext | None = authority.server_context(NAME) if encrypted else None
@@ -355,14 +355,14 @@ async def test_with_a_proxy_everything_goes_through_tunnels(
     assert seen.heads == [b"CONNECT %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (at, at)]
 
 
-async def test_a_proxy_is_no_way_around_the_policy(tunnels: tuple[Tunnels, Proxy]) -> None:
+async def test_a_proxy_is_no_way_around_the_policy(tunnels: tuple[Tunnels, HttpProxy]) -> None:
     """Names with blocked addresses, and blocked addresses, never reach the proxy."""
     seen, proxy = tunnels
 
     async with opened(Names("10.0.0.1"), proxy=proxy) as sender:
         replies = [await post(sender, f"http://{host}:8080/") for host in (NAME, "10.0.0.1")]
 
-    assert replies == [Reply(Code.NET_BLOCKED)] * 2
+    assert replies == [WebhookResponse(Code.NET_BLOCKED)] * 2
     assert seen.heads == []
 
 
@@ -370,7 +370,7 @@ async def test_a_proxy_is_no_way_around_the_policy(tunnels: tuple[Tunnels, Proxy
     "refusal",
     [b"HTTP/1.1 403 Forbidden\r\n\r\n", b"HTTP/1.1 407 x\r\n\r\n", b"hello", b"HTTP/1.1 200 x\r\n\r\nmore", b"\r\n"],
 )
-async def test_a_proxy_that_refuses_is_a_refusal(tunnels: tuple[Tunnels, Proxy], refusal: bytes) -> None:
+async def test_a_proxy_that_refuses_is_a_refusal(tunnels: tuple[Tunnels, HttpProxy], refusal: bytes) -> None:
     """Nothing was sent to the receiver, and there is no way around the proxy."""
     seen, proxy = tunnels
     seen.refusal = refusal
@@ -378,7 +378,7 @@ async def test_a_proxy_that_refuses_is_a_refusal(tunnels: tuple[Tunnels, Proxy],
     async with receiving() as receiver, opened(proxy=proxy) as sender:
         reply = await post(sender, f"http://127.0.0.1:{receiver.port}/")
 
-    assert reply == Reply(Code.NET_REFUSED)
+    assert reply == WebhookResponse(Code.NET_REFUSED)
     assert receiver.connections == 0
 
 
@@ -386,8 +386,8 @@ async def test_a_proxy_that_is_not_there_is_a_refusal() -> None:
     """A sender whose proxy is down sends nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        proxy = Proxy("127.0.0.1", free.getsockname()[1])
+        proxy = HttpProxy("127.0.0.1", free.getsockname()[1])
         async with receiving() as receiver, opened(proxy=proxy) as sender:
             reply = await post(sender, f"http://127.0.0.1:{receiver.port}/")
 
-    assert (reply, receiver.connections) == (Reply(Code.NET_REFUSED), 0)
+    assert (reply, receiver.connections) == (WebhookResponse(Code.NET_REFUSED), 0)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from messaging.audit_events import tell
+from messaging.audit_events import publish_audit_event
 from messaging.publisher import Publication
 from schemas import events, subjects
 from schemas.codes import Code, CredentialStatus
@@ -25,13 +25,13 @@ def _envelope(event: str, tenant: str = TENANT) -> dict[str, Any]:
 async def _recovered(site: Site, destination: str, event: str, *, tenant: str = TENANT) -> None:
     data = events.DestinationRecoveredData(destination=destination)
     told = events.DestinationRecovered(data=data, **_envelope(event, tenant))
-    await tell(site.jetstream.publisher, "destination.recovered", destination, told)
+    await publish_audit_event(site.jetstream.publisher, "destination.recovered", destination, told)
 
 
 async def _credential(site: Site, event: str, before: CredentialStatus, after: CredentialStatus) -> None:
     data = events.CredentialStatusData(credential="key", status=after, previous_status=before)
     told = events.CredentialStatusChanged(data=data, **_envelope(event))
-    await tell(site.jetstream.publisher, "credential.status_changed", "key", told)
+    await publish_audit_event(site.jetstream.publisher, "credential.status_changed", "key", told)
 
 
 async def _is_told(site: Site) -> bool:
@@ -136,13 +136,13 @@ async def test_what_a_tenant_may_not_know_is_not_told(site: Site, receiver: Scri
     async with site.consumer():
         await _credential(site, "c1", CredentialStatus.CONFIGURED, CredentialStatus.MISSING)
         await _credential(site, "c2", CredentialStatus.MISSING, CredentialStatus.DENIED)
-        await tell(
+        await publish_audit_event(
             site.jetstream.publisher,
             "destination.failing",
             "orders",
             events.DestinationFailing(data=failing, **_envelope("f1")),
         )
-        await tell(
+        await publish_audit_event(
             site.jetstream.publisher, "replay.started", "rpl-1", events.ReplayStarted(data=replay, **_envelope("r1"))
         )
         await until(lambda: len(receiver.seen) >= 3, 20)

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from consumers.attempts.timeline import DeliveryState, Timeline, timelines
+from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, timelines
 from schemas.codes import Code, Outcome
 from schemas.ids import time_of
 from tests.support.receiver import Scripted
@@ -11,7 +11,7 @@ from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
 
-async def _timeline(site: Site, delivery: str, destination: str | None = None) -> Timeline:
+async def _timeline(site: Site, delivery: str, destination: str | None = None) -> DeliveryTimeline:
     (found,) = await timelines(site.jetstream.connection, TENANT, delivery, destination)
     return found
 

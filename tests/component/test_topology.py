@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from messaging.admin import topology
-from messaging.client.connection import Connection, connect
-from messaging.client.errors import Unavailable, Unsupported
+from messaging.client.connection import NatsConnection, connect
+from messaging.client.errors import ServerTooOld, ServerUnavailable
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from tests.support.site import Site
 
 
-async def _apply(connection: Connection, *, cap: int = 1000, check: bool = False) -> list[topology.Change]:
+async def _apply(connection: NatsConnection, *, cap: int = 1000, check: bool = False) -> list[topology.TopologyChange]:
     return await topology.apply(connection, replicas=1, work_per_destination=cap, ack_wait_s=30, check=check)
 
 
@@ -43,7 +43,7 @@ async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -
         updated = await _apply(connection, cap=5)
         after = await _apply(connection, cap=5, check=True)
 
-    expected = topology.Change("stream", subjects.WORK.name, "update", {"max_msgs_per_subject": (1000, 5)})
+    expected = topology.TopologyChange("stream", subjects.WORK.name, "update", {"max_msgs_per_subject": (1000, 5)})
     assert [change for change in compared if change.action != "none"] == [expected]
     assert [change for change in updated if change.action != "none"] == [expected]
     assert {change.action for change in after} == {"none"}
@@ -84,7 +84,7 @@ async def test_an_old_server_is_refused_with_the_reason(version: str, is_refused
         if not is_refused:
             connection.require_version()
             return
-        with pytest.raises(Unsupported, match=rf"{version} is too old: 2\.12 or newer is needed, because retries"):
+        with pytest.raises(ServerTooOld, match=rf"{version} is too old: 2\.12 or newer is needed, because retries"):
             await _apply(connection)
 
 
@@ -92,6 +92,6 @@ async def test_no_server_is_said_at_once(nats_server: EmbeddedNats) -> None:
     """A person at a terminal does not wait: the error names the address and the setting."""
     await nats_server.kill()
 
-    with pytest.raises(Unavailable, match="ONEPROTECT_NATS_URL"):
+    with pytest.raises(ServerUnavailable, match="ONEPROTECT_NATS_URL"):
         async with connect(nats_server.url, name="test"):
             pass

@@ -26,10 +26,10 @@ from provider.errors import (
     SecretUnavailable,
 )
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import Retrying
+from provider.kubernetes.retry import ReadRetryPolicy
 from provider.local import LocalSecretProvider
 from provider.secret_ref import SecretRef
-from provider.signing_keys import Rollover, SigningKey, SigningSecret
+from provider.signing_keys import HmacKey, KeyRollover, SigningSecret
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
 from tests.kubernetes.clusters import CLUSTERS, opened_cluster
@@ -183,7 +183,7 @@ async def pod_world(directory: Path) -> AsyncGenerator[World]:
             namespaces_allowed=ALLOWED,
             directory=account,
             environ=server.environ,
-            retrying=Retrying(sleep=Pauses()),
+            retrying=ReadRetryPolicy(sleep=Pauses()),
         )
         yield Pod(server, provider)
 
@@ -204,7 +204,7 @@ async def test_the_owners_secret_signs(world: World) -> None:
 
     secret = await resolve(world.provider, world.ref())
 
-    assert secret.sign(b"message", NOW) == [("current", "v1", SigningKey(KEY).sign(b"message"))]
+    assert secret.sign(b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
     assert secret.version == version
 
 
@@ -217,23 +217,23 @@ async def test_the_second_scheme_signs(world: World) -> None:
 
     assert secret.sign(b"message", NOW) == [
         ("current", "v1a", Ed25519SigningKey(ED25519_KEY).sign(b"message")),
-        ("previous", "v1", SigningKey(KEY).sign(b"message")),
+        ("previous", "v1", HmacKey(KEY).sign(b"message")),
     ]
 
 
 @pytest.mark.parametrize(
     ("annotations", "slots", "rollover"),
     [
-        ({EXPIRES_AT: LATER.isoformat()}, ["current", "previous"], Rollover(True, LATER, False)),
-        ({EXPIRES_AT: EARLIER.isoformat()}, ["current"], Rollover(False, EARLIER, False)),
-        ({EXPIRES_AT: TOO_LATE.isoformat()}, ["current"], Rollover(False, TOO_LATE, True)),
-        ({EXPIRES_AT: "tomorrow"}, ["current"], Rollover(False, None, True)),
-        ({}, ["current"], Rollover(False, None, True)),
+        ({EXPIRES_AT: LATER.isoformat()}, ["current", "previous"], KeyRollover(True, LATER, False)),
+        ({EXPIRES_AT: EARLIER.isoformat()}, ["current"], KeyRollover(False, EARLIER, False)),
+        ({EXPIRES_AT: TOO_LATE.isoformat()}, ["current"], KeyRollover(False, TOO_LATE, True)),
+        ({EXPIRES_AT: "tomorrow"}, ["current"], KeyRollover(False, None, True)),
+        ({}, ["current"], KeyRollover(False, None, True)),
     ],
     ids=["later", "earlier", "too late", "unclear", "none"],
 )
 async def test_a_rollover_signs_with_both_keys_until_it_ends(
-    world: World, annotations: dict[str, str], slots: list[str], rollover: Rollover
+    world: World, annotations: dict[str, str], slots: list[str], rollover: KeyRollover
 ) -> None:
     """And with the current one alone whenever its end is past, too far off, or unclear."""
     await world.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY}, annotations=annotations))

@@ -10,7 +10,7 @@ import msgspec
 from consumers.destinations.hourly_stats import hour_of
 from schemas import subjects
 from schemas.codes import CredentialStatus
-from schemas.hourly_stats import TIMES_MS, Activity, Hour
+from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats
 from schemas.roles import Role
 from tests.kubernetes.manifests import EXPIRES_AT, OTHER_KEY, PURPOSE_LABEL, TENANT_LABEL, manifest, write
 from tests.support.api import Api, running
@@ -81,7 +81,7 @@ class Scene:
             ("crm", 0.3, 90),
         ):
             hours = tuple(_hour(now - 23 + number, number, share, busiest) for number in range(24))
-            row = msgspec.json.encode(Activity(hours))
+            row = msgspec.json.encode(HourlyStats(hours))
             await self.site.jetstream.activity.put(f"{TENANT}.{name}", row)
 
     async def _all_kept(self) -> bool:
@@ -96,14 +96,14 @@ class Scene:
         }
 
 
-def _hour(at: int, number: int, share: float, busiest: int) -> Hour:
+def _hour(at: int, number: int, share: float, busiest: int) -> HourCounts:
     count = int(busiest * (0.35 + 0.6 * math.sin(number / 24 * math.pi) ** 2 + 0.05 * (number * 7 % 5)))
     failed = int(count * share * (number % 6 in (2, 3)) * 3)
     times = [0] * (len(TIMES_MS) + 1)
     for place, part in ((2, 0.3), (3, 0.5), (4, 0.17)):
         times[place] = int(count * part)
     times[5] = count - sum(times)
-    return Hour(at, count - failed, failed, tuple(times))
+    return HourCounts(at, count - failed, failed, tuple(times))
 
 
 @contextlib.asynccontextmanager

@@ -7,8 +7,8 @@ from typing import Self
 import uvloop
 
 from consumers.egress.policy import EgressPolicy
-from consumers.http_client.client import HttpSender
-from consumers.http_client.response import Reply
+from consumers.http_client.client import HttpWebhookSender
+from consumers.http_client.response import WebhookResponse
 from tests.support.bytewise import Exchange, receiving
 
 TIMEOUT_S = 0.25
@@ -38,14 +38,14 @@ class Exchanges:
         self._runner.run(self._receiving.__aexit__(None, None, None))
         self._runner.close()
 
-    def of(self, segments: Sequence[bytes], ending: str = "close") -> tuple[Reply, Reply, float]:
+    def of(self, segments: Sequence[bytes], ending: str = "close") -> tuple[WebhookResponse, WebhookResponse, float]:
         """The reply to an answer in these segments, the reply to the request after it, and how long the first took."""
         return self._runner.run(self._two(segments, ending))
 
     async def _open(self) -> None:
-        self._sender = HttpSender(POLICY)
+        self._sender = HttpWebhookSender(POLICY)
 
-    async def _two(self, segments: Sequence[bytes], ending: str) -> tuple[Reply, Reply, float]:
+    async def _two(self, segments: Sequence[bytes], ending: str) -> tuple[WebhookResponse, WebhookResponse, float]:
         self._segments, self._ending, self.requests = segments, ending, 0
         self._said.clear()
         began = self._loop.time()
@@ -57,7 +57,7 @@ class Exchanges:
             await asyncio.sleep(0)
         return first, await self._post("next"), took_s
 
-    async def _post(self, path: str) -> Reply:
+    async def _post(self, path: str) -> WebhookResponse:
         url = f"http://127.0.0.1:{self._receiver.port}/{path}"
         return await self._sender.send(url, headers={}, body=b"{}", timeout_s=TIMEOUT_S, capture=True)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from consumers.http_client.response import Reply
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from tests.fuzz.corpus import CASES, Case
 from tests.fuzz.exchanges import TIMEOUT_S, Exchanges
@@ -90,7 +90,7 @@ def exchanges() -> Iterator[Exchanges]:
         yield opened
 
 
-def check(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> Reply:
+def check(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> WebhookResponse:
     """What holds for every answer: one request, a verdict of the right kind in time, and no harm to the next one."""
     reply, following, took_s = exchanges.of(segments(answer, cuts), ending)
 
@@ -98,11 +98,11 @@ def check(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> R
     assert took_s < TIMEOUT_S + LATE_S
     if reply.http_status is None:
         assert reply.code in NO_ANSWER
-        assert reply == Reply(reply.code)
+        assert reply == WebhookResponse(reply.code)
     else:
         assert reply.code is Code.of_http_status(reply.http_status)
         assert b" %d" % reply.http_status in answer
-    assert following == Reply(Code.HTTP_2XX, 299, None, 4, b"next"), "and gets its own answer"
+    assert following == WebhookResponse(Code.HTTP_2XX, 299, None, 4, b"next"), "and gets its own answer"
     return reply
 
 

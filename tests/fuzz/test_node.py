@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 
 from consumers.egress.policy import EgressPolicy
-from consumers.http_client.client import HttpSender
-from consumers.http_client.response import Reply
+from consumers.http_client.client import HttpWebhookSender
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support import node
@@ -51,10 +51,10 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @asynccontextmanager
-async def opened(authority: Authority) -> AsyncGenerator[tuple[NodeReceiver, HttpSender]]:
+async def opened(authority: Authority) -> AsyncGenerator[tuple[NodeReceiver, HttpWebhookSender]]:
     """Node, and a sender."""
     async with node_receiver(*authority.issue("127.0.0.1")) as receiver:
-        sender = HttpSender(POLICY, ca_file=authority.ca_file)
+        sender = HttpWebhookSender(POLICY, ca_file=authority.ca_file)
         try:
             yield receiver, sender
         finally:
@@ -71,7 +71,7 @@ async def seen_by(receiver: NodeReceiver) -> dict[str, int]:
         return seen
 
 
-async def post(sender: HttpSender, base: str, path: str) -> Reply:
+async def post(sender: HttpWebhookSender, base: str, path: str) -> WebhookResponse:
     """Send a delivery to where it behaves in this way."""
     body = LARGE if path in WITH_LARGE_BODIES else b"{}"
     timeout_s = QUIET_S if path == "/silent" else TIMEOUT_S
@@ -84,7 +84,7 @@ async def test_node_is_read_as_another_client_reads_it(authority: Authority, *, 
     tls = ssl.create_default_context(cafile=str(authority.ca_file)) if encrypted else None
     async with opened(authority) as (receiver, sender):
         base = f"https://127.0.0.1:{receiver.secured}" if encrypted else f"http://127.0.0.1:{receiver.plain}"
-        ours, others = dict[str, list[Reply]](), dict[str, int | None]()
+        ours, others = dict[str, list[WebhookResponse]](), dict[str, int | None]()
         for path in receiver.paths:
             ours[path] = [await post(sender, base, path) for _ in range(2)]
             assert (await post(sender, base, "/plain")).http_status == 200, path
@@ -117,24 +117,24 @@ async def test_what_node_says_beside_the_status_is_understood(authority: Authori
         ]
 
     assert replies == [
-        Reply(Code.HTTP_429, 429, 7.0, 4),
-        Reply(Code.HTTP_5XX, 503, 86_400.0),
-        Reply(Code.HTTP_2XX, 200, None, 4),
-        Reply(Code.HTTP_2XX, 200),
-        Reply(Code.HTTP_2XX, 200, None, 11),
+        WebhookResponse(Code.HTTP_429, 429, 7.0, 4),
+        WebhookResponse(Code.HTTP_5XX, 503, 86_400.0),
+        WebhookResponse(Code.HTTP_2XX, 200, None, 4),
+        WebhookResponse(Code.HTTP_2XX, 200),
+        WebhookResponse(Code.HTTP_2XX, 200, None, 11),
     ]
 
 
 async def test_a_receiver_that_hangs_up_on_idle_connections_loses_nothing(authority: Authority) -> None:
     """Node closes a connection a while after its last answer; deliveries after that, and around it, all arrive once."""
     async with opened(authority) as (receiver, sender):
-        replies: list[Reply] = []
+        replies: list[WebhookResponse] = []
         for pause_s in (0.0, 0.0, 1.3, 0.0, 1.3):
             await asyncio.sleep(pause_s)
             replies.append(await post(sender, f"http://127.0.0.1:{receiver.brief}", "/plain"))
         seen = await seen_by(receiver)
 
-    assert replies == [Reply(Code.HTTP_2XX, 200, None, 5)] * 5
+    assert replies == [WebhookResponse(Code.HTTP_2XX, 200, None, 5)] * 5
     assert seen == {"/plain": 5}
 
 

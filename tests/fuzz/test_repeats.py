@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from consumers.http_client import connection as http1
-from consumers.http_client.connection import Connection, Place
-from consumers.http_client.pool import Pool
-from consumers.http_client.response import Reply
+from consumers.http_client.connection import ConnectionKey, HttpConnection
+from consumers.http_client.pool import ConnectionPool
+from consumers.http_client.response import WebhookResponse
 from tests.fuzz.corpus import CASES, CHUNKED, CONTINUE, OK
 from tests.fuzz.test_answers import CUTS, FUZZ, answers, mutants, segments
 
-PLACE: Place = ("http", "receiver", 80, "127.0.0.1")
+PLACE: ConnectionKey = ("http", "receiver", 80, "127.0.0.1")
 EMPTY = OK + b"content-length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 x\r\ncontent-length: 4\r\n\r\nbusy"
 LATER = b"HTTP/1.1 429 x\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n"
@@ -59,13 +59,13 @@ class Receiver:
     def __exit__(self, *_: object) -> None:
         self._runner.close()
 
-    def say(self, conversation: Sequence[Said]) -> tuple[list[Reply], int]:
+    def say(self, conversation: Sequence[Said]) -> tuple[list[WebhookResponse], int]:
         """The replies, and how many connections it took."""
         return self._runner.run(self._say(conversation))
 
-    async def _say(self, conversation: Sequence[Said]) -> tuple[list[Reply], int]:
-        pool, ends = Pool(), dict[Connection, socket.socket]()
-        replies: list[Reply] = []
+    async def _say(self, conversation: Sequence[Said]) -> tuple[list[WebhookResponse], int]:
+        pool, ends = ConnectionPool(), dict[HttpConnection, socket.socket]()
+        replies: list[WebhookResponse] = []
         with ExitStack() as sockets:
             for said in conversation:
                 connection = pool.take(PLACE, self._loop.time())
@@ -73,7 +73,7 @@ class Receiver:
                     ours, theirs = socket.socketpair()
                     sockets.enter_context(theirs)
                     ours.setblocking(False)
-                    connection = Connection(PLACE, ours, pool)
+                    connection = HttpConnection(PLACE, ours, pool)
                     ends[connection] = theirs
                     replies.append(await self._exchange(connection, theirs, said, ours))
                     pool.add(connection)
@@ -84,10 +84,10 @@ class Receiver:
         return replies, len(ends)
 
     async def _exchange(
-        self, connection: Connection, end: socket.socket, said: Said, sock: socket.socket | None = None
-    ) -> Reply:
+        self, connection: HttpConnection, end: socket.socket, said: Said, sock: socket.socket | None = None
+    ) -> WebhookResponse:
         ended = self._loop.create_future()
-        connection.begin(b"?", self._loop.time() + 60, ended.set_result, capture=said.capture)
+        connection.send_request(b"?", self._loop.time() + 60, ended.set_result, capture=said.capture)
         if sock is not None:
             await self._loop.create_connection(lambda: connection, sock=sock)
         assert end.recv(2) == b"?"
@@ -99,7 +99,7 @@ class Receiver:
             await _turns()
         if not ended.done():
             end.shutdown(socket.SHUT_WR)
-        reply: Reply = await asyncio.wait_for(ended, 10)
+        reply: WebhookResponse = await asyncio.wait_for(ended, 10)
         await _turns()
         return reply
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from provider.kubernetes.circuit_breaker import Breaker
+from provider.kubernetes.circuit_breaker import CircuitBreaker
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import Retrying
+from provider.kubernetes.retry import ReadRetryPolicy
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.manifests import manifest
 from tests.kubernetes.resolving import ALLOWED, Clock, Pauses
@@ -43,8 +43,8 @@ async def provider(
         namespaces_allowed=ALLOWED,
         directory=server.service_account(tmp_path / "account"),
         environ=server.environ,
-        retrying=Retrying(sleep=pauses, spread=max),
-        breaker=Breaker(clock=breaker_clock, spread=max),
+        retrying=ReadRetryPolicy(sleep=pauses, spread=max),
+        breaker=CircuitBreaker(clock=breaker_clock, spread=max),
     )
     yield opened
     await opened.aclose()

@@ -1,4 +1,4 @@
-"""What an API server's answers look like: compact JSON with a line feed, and `Status` objects, field for field."""
+"""What an API server's answers look like: compact JSON with a line feed, and `CheckStatus` objects, field for field."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ def failure(
 
 
 def status(code: int, reason: str, message: str, details: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The `Status` object of a refusal."""
+    """The `CheckStatus` object of a refusal."""
     return {
         "kind": "Status",
         "apiVersion": "v1",

@@ -9,9 +9,9 @@ import pytest_asyncio
 from aiohttp import web
 
 from provider.errors import SecretDenied, SecretNotFound, SecretUnavailable
-from provider.kubernetes.circuit_breaker import Breaker, BreakerState, Verdict
+from provider.kubernetes.circuit_breaker import BreakerState, CallOutcome, CircuitBreaker
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import Retrying
+from provider.kubernetes.retry import ReadRetryPolicy
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
 from tests.kubernetes import faults
@@ -34,8 +34,8 @@ async def provider(
         directory=server.service_account(tmp_path / "account"),
         environ=server.environ,
         timeout_s=0.5,
-        retrying=Retrying(sleep=pauses, spread=max),
-        breaker=Breaker(clock=breaker_clock, spread=max),
+        retrying=ReadRetryPolicy(sleep=pauses, spread=max),
+        breaker=CircuitBreaker(clock=breaker_clock, spread=max),
     )
     yield opened
     await opened.aclose()
@@ -76,7 +76,7 @@ async def test_while_it_is_open_nobody_waits(server: ApiServer, provider: Kubern
     for _ in range(5):
         ticket = provider.breaker.admit()
         assert ticket is not None
-        provider.breaker.settle(ticket, Verdict.FAILED)
+        provider.breaker.settle(ticket, CallOutcome.FAILED)
 
     began_s = asyncio.get_running_loop().time()
     await asyncio.gather(*(refused(provider, SecretUnavailable) for _ in range(100)))

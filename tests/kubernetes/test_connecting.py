@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from provider.errors import ProviderMisconfigured, SecretUnavailable
-from provider.kubernetes.api_server import TOKEN_MAX_AGE_S, Cluster, TokenFile
+from provider.kubernetes.api_server import TOKEN_MAX_AGE_S, ApiServerConfig, TokenFile
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.tls import Trust
+from provider.kubernetes.tls import CaBundle
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.certificates import Authority
 from tests.kubernetes.faults import saying
@@ -79,7 +79,7 @@ async def test_a_server_with_anothers_certificate_gets_no_token(tmp_path: Path) 
 
 def test_a_context_verifies_whoever_it_talks_to(tmp_path: Path) -> None:
     """Certificate and host name, over TLS 1.2 at least, and by rules that the CAs of older clusters can meet."""
-    context = Trust(ca_file=Authority(tmp_path).ca_file).context
+    context = CaBundle(ca_file=Authority(tmp_path).ca_file).context
 
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
@@ -89,9 +89,9 @@ def test_a_context_verifies_whoever_it_talks_to(tmp_path: Path) -> None:
 def test_the_address_is_encrypted(tmp_path: Path) -> None:
     """Plain HTTP is refused."""
     with pytest.raises(ProviderMisconfigured, match="https"):
-        Cluster(
+        ApiServerConfig(
             url="http://127.0.0.1",
-            trust=Trust(ca_file=Authority(tmp_path).ca_file),
+            trust=CaBundle(ca_file=Authority(tmp_path).ca_file),
             credentials=TokenFile(tmp_path / "token"),
         )
 
@@ -100,7 +100,7 @@ async def test_a_pod_with_an_ipv6_service_address_gets_a_url(server: ApiServer, 
     """The address is bracketed."""
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
 
-    cluster = await Cluster.in_cluster(directory=server.service_account(tmp_path / "account"), environ=environ)
+    cluster = await ApiServerConfig.in_cluster(directory=server.service_account(tmp_path / "account"), environ=environ)
 
     assert cluster.url == "https://[fd00::1]:443"
     assert repr(cluster) == "Cluster(...)"

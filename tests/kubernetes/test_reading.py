@@ -16,10 +16,10 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
-from provider.kubernetes.api_server import Cluster
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.provider import KubernetesSecretProvider, SecretsApi
-from provider.kubernetes.response import Answer as Got
-from provider.kubernetes.retry import Retrying
+from provider.kubernetes.response import ApiServerResponse as Got
+from provider.kubernetes.retry import ReadRetryPolicy
 from provider.secret_manifest import MAX_BYTES
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
@@ -224,7 +224,7 @@ async def test_a_pause_that_does_not_fit_is_not_begun(server: ApiServer, tmp_pat
 
 async def test_a_pause_takes_its_time(server: ApiServer, tmp_path: Path) -> None:
     """By the clock on the wall, as in production."""
-    provider = await opened(server, tmp_path, timeout_s=5, retrying=Retrying(spread=max))
+    provider = await opened(server, tmp_path, timeout_s=5, retrying=ReadRetryPolicy(spread=max))
     server.next_answers.append(faults.internal_error())
     loop = asyncio.get_running_loop()
 
@@ -280,7 +280,7 @@ async def test_a_server_that_is_not_there_is_tried_again(
         namespaces_allowed=ALLOWED,
         directory=server.service_account(tmp_path / "account"),
         environ=environ,
-        retrying=Retrying(sleep=pauses, spread=max),
+        retrying=ReadRetryPolicy(sleep=pauses, spread=max),
     )
 
     await refused(nobody, SecretUnavailable)
@@ -362,7 +362,7 @@ async def test_waiting_for_a_turn_counts(server: ApiServer, tmp_path: Path) -> N
 
 
 async def opened(
-    server: ApiServer, directory: Path, *, timeout_s: float, retrying: Retrying | None = None
+    server: ApiServer, directory: Path, *, timeout_s: float, retrying: ReadRetryPolicy | None = None
 ) -> KubernetesSecretProvider:
     """A provider with its own clock and time limit."""
     return await KubernetesSecretProvider.in_cluster(
@@ -370,7 +370,7 @@ async def opened(
         directory=server.service_account(directory / "account"),
         environ=server.environ,
         timeout_s=timeout_s,
-        retrying=retrying or Retrying(),
+        retrying=retrying or ReadRetryPolicy(),
     )
 
 
@@ -430,7 +430,9 @@ async def test_nothing_but_one_secret_can_be_asked_for(
     server: ApiServer, tmp_path: Path, call: Callable[[Any], Awaitable[object]]
 ) -> None:
     """Not even by a mistake of ours: whatever else goes no further than our session."""
-    cluster = await Cluster.in_cluster(directory=server.service_account(tmp_path / "account"), environ=server.environ)
+    cluster = await ApiServerConfig.in_cluster(
+        directory=server.service_account(tmp_path / "account"), environ=server.environ
+    )
     api = await SecretsApi.connect(cluster)
 
     with pytest.raises((ValueError, TypeError)):
@@ -457,5 +459,5 @@ def test_an_answer_shows_nothing_of_its_body() -> None:
     """It may be a Secret."""
     answer = Got(200, KEY)
 
-    assert repr(answer) == "Answer(...)"
+    assert repr(answer) == "ApiServerResponse(...)"
     assert not shows(str(answer), KEY)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from provider.errors import ProviderMisconfigured, SecretUnavailable
-from provider.kubernetes.api_server import Cluster, TokenFile
+from provider.kubernetes.api_server import ApiServerConfig, TokenFile
 from provider.kubernetes.circuit_breaker import BreakerState
 from provider.kubernetes.provider import KubernetesSecretProvider, SecretsApi
-from provider.kubernetes.response import Answer, Fault
-from provider.kubernetes.tls import LOOK_EVERY_S, Trust
+from provider.kubernetes.response import ApiServerResponse, ResponseFault
+from provider.kubernetes.tls import LOOK_EVERY_S, CaBundle
 from provider.signing_keys import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import ApiServer
@@ -126,7 +126,7 @@ def test_a_changed_file_is_noticed_within_a_minute(tmp_path: Path, successor: Au
     """Without any failure, and without a look at it each time."""
     clock, file = Clock(), tmp_path / "ca.crt"
     file.write_bytes(Authority(tmp_path / "first").ca_file.read_bytes())
-    trust = Trust(ca_file=file, clock=clock)
+    trust = CaBundle(ca_file=file, clock=clock)
     first = trust.context
     file.write_bytes(successor.ca_file.read_bytes())
 
@@ -149,24 +149,24 @@ async def test_a_ca_that_was_taken_away_stops_counting_without_any_failure(
 ) -> None:
     """A minute later, though the connection that it vouched for is still open."""
     clock, account = Clock(), server.service_account(tmp_path / "account")
-    trust = Trust(ca_file=account / "ca.crt", clock=clock)
-    cluster = Cluster(url=server.url, trust=trust, credentials=TokenFile(account / "token"))
+    trust = CaBundle(ca_file=account / "ca.crt", clock=clock)
+    cluster = ApiServerConfig(url=server.url, trust=trust, credentials=TokenFile(account / "token"))
     api = await SecretsApi.connect(cluster)
     (account / "ca.crt").write_bytes(successor.ca_file.read_bytes())
 
-    outcomes: list[Answer | Fault] = []
+    outcomes: list[ApiServerResponse | ResponseFault] = []
     for elapsed_s in (0, LOOK_EVERY_S - 1, 1):
         clock.now_s += elapsed_s
         outcomes.append(await api.get(REF, fresh_credentials=False))
 
-    assert [isinstance(outcome, Answer) for outcome in outcomes] == [True, True, False]
-    assert outcomes[-1] is Fault.UNTRUSTED
+    assert [isinstance(outcome, ApiServerResponse) for outcome in outcomes] == [True, True, False]
+    assert outcomes[-1] is ResponseFault.UNTRUSTED
     await api.aclose()
 
 
 def test_without_a_file_the_systems_cas_count() -> None:
     """There is nothing to look at again."""
-    trust = Trust(ca_file=None)
+    trust = CaBundle(ca_file=None)
     context = trust.context
 
     trust.look_now()
@@ -177,4 +177,4 @@ def test_without_a_file_the_systems_cas_count() -> None:
 def test_a_file_of_no_use_at_the_start_is_refused(tmp_path: Path) -> None:
     """There is nothing to go on with."""
     with pytest.raises(ProviderMisconfigured, match="CA is missing"):
-        Trust(ca_file=tmp_path / "none")
+        CaBundle(ca_file=tmp_path / "none")

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from provider.errors import SecretError
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import Retrying
+from provider.kubernetes.retry import ReadRetryPolicy
 from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
@@ -58,7 +58,7 @@ class Cluster:
             directory=self.account,
             environ=self.server.environ,
             timeout_s=timeout_s,
-            retrying=Retrying(spread=lambda low, _: low),
+            retrying=ReadRetryPolicy(spread=lambda low, _: low),
         )
 
     def send_without_end(self) -> None:

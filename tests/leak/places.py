@@ -9,7 +9,7 @@ from typing import Final
 
 import aiohttp
 
-from messaging.client.connection import Incoming
+from messaging.client.connection import IncomingMessage
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.leak.sinks import Sinks
 from tests.support.site import Site
@@ -40,7 +40,7 @@ except PermissionError:
 async def overhear(site: Site, sinks: Sinks) -> None:
     """Take down every message, on every subject, from now on."""
 
-    async def hear(incoming: Incoming) -> None:
+    async def hear(incoming: IncomingMessage) -> None:
         contents = (incoming.subject, incoming.reply, repr(incoming.headers), incoming.data)
         sinks.hear(f"NATS {_family(incoming.subject)}", *contents)
 

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import web
 
 from oneprotect.settings.settings import VARIABLES
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster, places
 from tests.leak.commands import Run, ran
@@ -122,15 +122,15 @@ async def test_checking_a_secret_in_kubernetes_shows_neither_it_nor_the_token(
 async def test_verifying_shows_neither_the_secret_nor_the_signature(site: Site, sinks: Sinks, tmp_path: Path) -> None:
     """A good or a malformed secret, a request that is signed with it, or with its text by mistake, or not at all."""
     from consumers.signatures.signer import sign
-    from provider.signing_keys import SigningKey, SigningSecret
+    from provider.signing_keys import HmacKey, SigningSecret
     from schemas.events import now
 
     canary = Canary.secret()
     right = sign(
-        SigningSecret(current=SigningKey(canary.reveal_bytes()), version="1"), delivery="a", body=b"{}", now=now()
+        SigningSecret(current=HmacKey(canary.reveal_bytes()), version="1"), delivery="a", body=b"{}", now=now()
     )
     wrong = sign(
-        SigningSecret(current=SigningKey(canary.reveal_bytes().removeprefix(b"whsec_")), version="1"),
+        SigningSecret(current=HmacKey(canary.reveal_bytes().removeprefix(b"whsec_")), version="1"),
         delivery="a",
         body=b"{}",
         now=now(),
@@ -158,7 +158,7 @@ async def test_a_secret_pasted_as_a_ref_is_refused_and_not_kept(site: Site, sink
     pasted = Canary.secret("pasted secret")
     await places.overhear(site, sinks)
 
-    with pytest.raises(Invalid) as failure:
+    with pytest.raises(ValidationError) as failure:
         await site.jetstream.configuration.set_credential(
             TENANT, "new", {"secret_ref": form.format(pasted.reveal())}, by="test"
         )

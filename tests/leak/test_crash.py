@@ -5,10 +5,10 @@ import contextlib
 from collections.abc import AsyncGenerator
 from typing import NoReturn
 
-from consumers.worker.worker import Handler, Limits, Runtime
+from consumers.worker.worker import Handler, Worker, WorkerLimits
 from messaging.client.errors import JetStreamError
 from messaging.publisher import Publication
-from messaging.pull_consumer import Message, Pull
+from messaging.pull_consumer import Message, PullConsumer
 from schemas import subjects
 from tests.leak import places
 from tests.leak.listening import Listener
@@ -54,19 +54,19 @@ def _crash(canary: Canary) -> NoReturn:
 @contextlib.asynccontextmanager
 async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
     jetstream = site.jetstream
-    runtime = Runtime(
+    runtime = Worker(
         publisher=jetstream.publisher,
         handler=handler,
         lane_limit=lambda _: 4,
-        limits=Limits(max_in_flight=4, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
+        limits=WorkerLimits(max_in_flight=4, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
     )
-    runtime.add(
-        Pull(
+    runtime.add_source(
+        PullConsumer(
             jetstream.connection,
             stream=subjects.WORK.name,
             consumer=subjects.WORK_CONSUMER.name,
-            on_message=runtime.receive,
-            room=runtime.room,
+            on_message=runtime.accept,
+            room=runtime.free_capacity,
             capacity=runtime.capacity,
         )
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from messaging.client.connection import Incoming
+from messaging.client.connection import IncomingMessage
 from tests.leak.commands import Run, ran
 from tests.leak.listening import Listener
 from tests.leak.secured import secured
@@ -80,7 +80,7 @@ async def test_a_foreign_error_in_a_callback_is_told_by_its_type(site: Site, lis
     """The client library hands over whatever a callback raised, and `nats.error` tells its text."""
     canary = Canary.secret()
 
-    async def receive(_: Incoming) -> None:
+    async def receive(_: IncomingMessage) -> None:
         raise KeyError(canary.reveal())
 
     await site.jetstream.connection.subscribe("pending.error", receive)

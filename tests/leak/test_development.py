@@ -10,8 +10,8 @@ import aiohttp
 import msgspec
 
 from consumers.signatures.signer import sign
-from oneprotect.dev.receiver import Receiver
-from provider.signing_keys import SigningKey, SigningSecret
+from oneprotect.dev.receiver import DevReceiver
+from provider.signing_keys import HmacKey, SigningSecret
 from tests.leak import places
 from tests.leak.listening import Listener
 from tests.leak.sinks import Sinks
@@ -25,7 +25,7 @@ MARKER = "a-harmless-marker"
 async def test_the_receivers_answers_show_neither_its_secret_nor_a_signature(listener: Listener, sinks: Sinks) -> None:
     """To requests that are right, forged, malformed in each part, or to another path."""
     canary = Canary.secret()
-    secret = SigningSecret(current=SigningKey(canary.reveal_bytes()), version="1")
+    secret = SigningSecret(current=HmacKey(canary.reveal_bytes()), version="1")
     signed = sign(secret, delivery="a", body=b"{}", now=datetime.now(UTC))
     right = {"webhook-id": "a", "webhook-timestamp": signed.timestamp, "webhook-signature": signed.signature}
     altered: list[dict[str, str]] = [
@@ -36,7 +36,7 @@ async def test_the_receivers_answers_show_neither_its_secret_nor_a_signature(lis
         {"webhook-timestamp": "1"},
         {"webhook-id": "é"},
     ]
-    async with Receiver() as receiver, aiohttp.ClientSession() as session:
+    async with DevReceiver() as receiver, aiohttp.ClientSession() as session:
         receiver.route("/in", canary.reveal())
         for path in ("/in", "/elsewhere"):
             for one in altered:

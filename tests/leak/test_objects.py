@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from consumers.signatures import signer as signing
+from consumers.signatures import signer
 from provider.cache.provider import CachedSecretProvider
 from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.response import Answer
+from provider.kubernetes.response import ApiServerResponse
 from provider.local import LocalSecretProvider
-from provider.signing_keys import SigningKey, SigningSecret
+from provider.signing_keys import HmacKey, SigningSecret
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster
 from tests.leak.malformed import MALFORMED, USABLE, Malformed, made_of
@@ -38,7 +38,7 @@ def private_key() -> Canary:
 
 def _secret_of(*canaries: Canary) -> SigningSecret:
     keys = [
-        (Ed25519SigningKey if one.reveal().startswith("whsk_") else SigningKey)(one.reveal_bytes()) for one in canaries
+        (Ed25519SigningKey if one.reveal().startswith("whsk_") else HmacKey)(one.reveal_bytes()) for one in canaries
     ]
     return SigningSecret(
         current=keys[0], previous=keys[1], previous_expires_at=NOW + timedelta(days=1), version="uid/1"
@@ -57,7 +57,7 @@ async def test_nothing_that_the_provider_holds_is_the_secret(tmp_path: Path) -> 
         held = list(reachable(provider, inner, secret))
         await provider.aclose()
 
-        assert {type(one) for one in held} >= {KubernetesSecretProvider, SigningKey, SigningSecret}
+        assert {type(one) for one in held} >= {KubernetesSecretProvider, HmacKey, SigningSecret}
         assert {finding.canary for finding in running.search.find(contents(held))} == {"bearer token"}
         assert [signature.slot for signature in signatures] == ["current", "previous"]
 
@@ -72,7 +72,7 @@ async def test_nothing_that_the_local_provider_holds_is_the_secret(tmp_path: Pat
     secret = await cluster.resolved(provider)
     held = list(reachable(provider, secret))
 
-    assert {type(one) for one in held} >= {LocalSecretProvider, SigningKey, Ed25519SigningKey}
+    assert {type(one) for one in held} >= {LocalSecretProvider, HmacKey, Ed25519SigningKey}
     assert b"acme" in contents(held)
     assert Search(canary, other).find(contents(held)) == []
 
@@ -89,7 +89,7 @@ def test_the_walk_finds_what_is_hidden() -> None:
         remember(texts[0]),
         {"a": (texts[1].encode(),)},
         bytearray(texts[2].encode()).hex,
-        Answer(200, texts[3].encode()),
+        ApiServerResponse(200, texts[3].encode()),
     ]
 
     found = {finding.canary for finding in Search(*canaries).find(contents(reachable(hidden)))}
@@ -105,7 +105,7 @@ async def test_no_object_of_the_provider_shows_a_secret(sinks: Sinks, tmp_path: 
         local = LocalSecretProvider(tmp_path, NAMESPACES)
         roots = (provider, inner, local, await cluster.resolved(provider), _secret_of(*canaries))
         ours = [one for one in reachable(roots) if type(one).__module__.startswith("provider.")]
-        ours += [cluster.REF, Answer(200, running.secret.reveal_bytes())]
+        ours += [cluster.REF, ApiServerResponse(200, running.secret.reveal_bytes())]
         for one in ours:
             for way, shown in looks(one):
                 if isinstance(shown, BaseException):
@@ -131,9 +131,9 @@ async def test_no_object_of_the_provider_shows_a_secret(sinks: Sinks, tmp_path: 
 
 
 @pytest.mark.parametrize("make", MALFORMED.values(), ids=MALFORMED)
-@pytest.mark.parametrize("kind", [SigningKey, Ed25519SigningKey])
+@pytest.mark.parametrize("kind", [HmacKey, Ed25519SigningKey])
 def test_a_key_that_is_refused_is_not_shown(
-    sinks: Sinks, make: Malformed, kind: type[SigningKey | Ed25519SigningKey]
+    sinks: Sinks, make: Malformed, kind: type[HmacKey | Ed25519SigningKey]
 ) -> None:
     """The frame that refused it has let go of it."""
     canary = Canary.secret()
@@ -151,9 +151,9 @@ MISUSES: dict[str, Callable[[SigningSecret], object]] = {
     "text to sign": lambda secret: secret.sign("text", NOW),  # type: ignore[arg-type]  # what is misused
     "a time without a zone": lambda secret: secret.sign(b"", datetime(2026, 1, 1)),  # noqa: DTZ001 - the misuse
     "no time": lambda secret: secret.sign(b"", None),  # type: ignore[arg-type]  # what is misused
-    "an id with a dot": lambda secret: signing.sign(secret, delivery="a.b", body=b"", now=NOW),
-    "a body of text": lambda secret: signing.sign(secret, delivery="a", body="text", now=NOW),  # type: ignore[arg-type]  # misuse
-    "a time that is none": lambda secret: signing.sign(secret, delivery="a", body=b"", now="now"),  # type: ignore[arg-type]  # misuse
+    "an id with a dot": lambda secret: signer.sign(secret, delivery="a.b", body=b"", now=NOW),
+    "a body of text": lambda secret: signer.sign(secret, delivery="a", body="text", now=NOW),  # type: ignore[arg-type]  # misuse
+    "a time that is none": lambda secret: signer.sign(secret, delivery="a", body=b"", now="now"),  # type: ignore[arg-type]  # misuse
 }
 
 

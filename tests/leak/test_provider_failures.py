@@ -13,7 +13,7 @@ from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.local import LocalSecretProvider
 from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster
 from tests.leak.cluster import REF
@@ -125,7 +125,7 @@ class Careless:
     def __init__(self, error: Exception) -> None:
         self._error = error
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         del ref
         raise self._error
 

@@ -42,7 +42,7 @@ def _core(api: SecretsApi) -> Any:
 
 
 async def _connected(running: Cluster) -> tuple[SecretsApi, dict[str, str]]:
-    from provider.kubernetes.api_server import Cluster as Place
+    from provider.kubernetes.api_server import ApiServerConfig as Place
 
     place = await Place.in_cluster(directory=running.account, environ=running.server.environ)
     token = await place.credentials.authorization(fresh=True)

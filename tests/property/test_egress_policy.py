@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from yarl import URL
 
-from consumers.egress.policy import EgressBlocked, EgressPolicy, Rule
+from consumers.egress.policy import EgressBlocked, EgressPolicy, EgressRule
 
 DENIED_V4 = [
     (int(IPv4Address(first)), int(IPv4Address(last)))
@@ -118,7 +118,7 @@ def test_no_other_spelling_of_an_ipv4_address_passes(number: int, spelling: str)
     with pytest.raises(EgressBlocked) as blocked:
         policy.check_url(f"https://{host}/")
 
-    assert blocked.value.rule is Rule.HOST
+    assert blocked.value.rule is EgressRule.HOST
 
 
 @given(st.text(max_size=60) | st.from_regex(r"https?://[^/]{0,20}[/?#:@\[\]]?.{0,20}"))

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.replay.ordered_part import InOrder, Place
-from consumers.replay.pacer import CATCH_UP_S, Pace
+from consumers.replay.pacer import CATCH_UP_S, Pacer
 from consumers.replay.run import ReplayRun
-from consumers.replay.superseded import Later, Page
-from consumers.retention.retained import Kept, KeptRecord
-from messaging.client.errors import SUBJECT_FULL, JetStreamError, Refused, Unavailable
-from messaging.direct_get import Record
-from messaging.publisher import Publication, Stored
+from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.replay.window import CompletionQueue, QueuedItem
+from consumers.retention.retained import RetainedDelivery, RetainedRecord
+from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer, ServerUnavailable
+from messaging.direct_get import StoredMessage
+from messaging.publisher import Publication, PublishAck
 from schemas import subjects
 from schemas.configuration import Replay, ReplayFilter
 from schemas.events import decode_request
@@ -28,7 +28,7 @@ NOW = datetime(2026, 11, 23, tzinfo=UTC)
 REPLAY = "rpl-1"
 PAGE = 4
 MOST_LIVES, MOST_TURNS = 100, 500
-OnStored = Callable[[Stored | JetStreamError], None]
+OnStored = Callable[[PublishAck | JetStreamError], None]
 
 fates = st.sampled_from(["stored", "stored", "stored", "full", "lost", "stored, unheard", "refused"])
 """What becomes of a request."""
@@ -47,27 +47,27 @@ class Server:
         ]
         self.superseded = {f"orders.dlv_{key}" for key in superseded}
         self.stored: Counter[str] = Counter()
-        self.on_their_way: list[tuple[OnStored, Stored | JetStreamError]] = []
+        self.on_their_way: list[tuple[OnStored, PublishAck | JetStreamError]] = []
         self._fates = fates_
         self._is_dead = False
 
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Take a request, as far as it is meant to be taken."""
         if self._is_dead:
-            on_stored(Unavailable("killed"))
+            on_stored(ServerUnavailable("killed"))
             return
         fate = self._fates.pop() if self._fates else "stored"
         is_overflow = publication.subject.startswith("oneprotect.delivery.overflow.")
-        answer: Stored | JetStreamError = Stored("S", 1)
+        answer: PublishAck | JetStreamError = PublishAck("S", 1)
         if fate == "full" and not is_overflow:
-            answer = Refused(SUBJECT_FULL, "full")
+            answer = RejectedByServer(SUBJECT_FULL, "full")
         elif fate == "refused":
-            answer = Refused(10047, "no room")
+            answer = RejectedByServer(10047, "no room")
         elif fate == "lost":
-            answer = Unavailable("no answer")
+            answer = ServerUnavailable("no answer")
         else:
             self._store(publication)
-            answer = Unavailable("no answer") if fate == "stored, unheard" else answer
+            answer = ServerUnavailable("no answer") if fate == "stored, unheard" else answer
         self.on_their_way.append((on_stored, answer))
 
     async def answer(self, index: int) -> None:
@@ -83,31 +83,35 @@ class Server:
         """The process is gone: what is on its way is not heard of any more."""
         self._is_dead = True
         for on_stored, _ in self.on_their_way:
-            on_stored(Unavailable("killed"))
+            on_stored(ServerUnavailable("killed"))
         self.on_their_way.clear()
 
     def revive(self) -> None:
         """The next process begins."""
         self._is_dead = False
 
-    async def pages(self, *, after: int, until: int) -> AsyncIterator[Page]:
+    async def pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """What is kept, a few at a time, with what is stored by then."""
         rest = [kept for kept in self.kept if after < kept.sequence <= until]
         while rest:
-            last = next(index for index, kept in enumerate(rest, 1) if kept.ends and index >= min(PAGE, len(rest)))
+            last = next(
+                index for index, kept in enumerate(rest, 1) if kept.is_last_in_batch and index >= min(PAGE, len(rest))
+            )
             page, rest = rest[:last], rest[last:]
-            later = Later(page, REPLAY)
+            later = SupersededIndex(page, REPLAY)
             for key in self.stored:
                 later.note(key, 9, REPLAY)
             for key in self.superseded:
                 later.note(key, 9, None)
-            yield Page(page, later)
+            yield SupersededPage(page, later)
 
-    async def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+    async def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """A page once more."""
         for kept in page.kept:
             headers = {subjects.HEADER_ATTEMPT: str(kept.attempt)}
-            yield KeptRecord(kept, Record("s", kept.sequence, NOW, document("orders", delivery=kept.id), headers))
+            yield RetainedRecord(
+                kept, StoredMessage("s", kept.sequence, NOW, document("orders", delivery=kept.id), headers)
+            )
 
     @property
     def last_sequence(self) -> int:
@@ -119,8 +123,8 @@ class Server:
         return {kept.key for kept in self.kept if kept.sequence <= until} - self.superseded - set(self.stored)
 
 
-def _kept(sequence: int, delivery: str, *, ends: bool) -> Kept:
-    return Kept(
+def _kept(sequence: int, delivery: str, *, ends: bool) -> RetainedDelivery:
+    return RetainedDelivery(
         id=delivery,
         tenant=TENANT,
         destination="orders",
@@ -130,13 +134,13 @@ def _kept(sequence: int, delivery: str, *, ends: bool) -> Kept:
         attempt=8,
         sequence=sequence,
         stored_at=NOW,
-        ends=ends,
+        is_last_in_batch=ends,
     )
 
 
 async def _live(server: Server, saved: Replay, happens: list[str]) -> tuple[Replay, bool]:
     """One life of the replay: what is saved at its end, and whether it came to its own."""
-    run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pace=Pace(None), at_once=3)
+    run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pace=Pacer(None), at_once=3)
     going = asyncio.create_task(run.go())
     for _ in range(MOST_TURNS):
         for _ in range(5):
@@ -199,8 +203,8 @@ def test_nothing_is_missed_and_nothing_done_twice(
 @given(order=st.permutations(range(8)))
 def test_what_ends_in_any_order_is_taken_in_the_first_one(order: list[int]) -> None:
     """A thing is let out when everything before it has ended, and not before."""
-    line: InOrder[int] = InOrder()
-    places: list[Place[int]] = [line.begin(number) for number in range(8)]
+    line: CompletionQueue[int] = CompletionQueue()
+    places: list[QueuedItem[int]] = [line.begin(number) for number in range(8)]
     out: list[int] = []
 
     for count, number in enumerate(order, 1):
@@ -217,7 +221,7 @@ def test_what_ends_in_any_order_is_taken_in_the_first_one(order: list[int]) -> N
 )
 def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> None:
     """However late its user is each time, beyond the rate there is no more than a quarter of a second's worth."""
-    pace, now = Pace(rate), 0.0
+    pace, now = Pacer(rate), 0.0
     went: list[float] = []
     for delay_s in delays:
         now += delay_s / rate
@@ -231,4 +235,4 @@ def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> 
 
 def test_without_a_rate_nobody_waits() -> None:
     """No rate is no wait."""
-    assert {Pace(None).wait_s(float(now)) for now in range(5)} == {0.0}
+    assert {Pacer(None).wait_s(float(now)) for now in range(5)} == {0.0}

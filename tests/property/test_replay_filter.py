@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.retention.retained import Kept, matches, stream, subject
+from consumers.retention.retained import RetainedDelivery, matches, stream, subject
 from schemas import subjects
 from schemas.configuration import ReplayFilter
 
@@ -19,7 +19,7 @@ CODES, TYPES = ("http.5xx", "http.410", "secret.not_found"), ("invoice.paid", "i
 
 times = st.integers(0, 20).map(lambda minutes: START + timedelta(minutes=minutes))
 kept_deliveries = st.builds(
-    Kept,
+    RetainedDelivery,
     id=st.sampled_from(IDS),
     tenant=st.just("acme"),
     destination=st.sampled_from(DESTINATIONS),
@@ -49,7 +49,7 @@ def _reaches(pattern: str, name: str) -> bool:
 
 
 @given(kept=kept_deliveries, chosen=filters)
-def test_what_a_filter_takes_is_where_it_is_looked_for(kept: Kept, chosen: ReplayFilter) -> None:
+def test_what_a_filter_takes_is_where_it_is_looked_for(kept: RetainedDelivery, chosen: ReplayFilter) -> None:
     """The subjects that are read hold everything that the filter takes."""
     if kept.outcome == "delivered":
         stored_in, stored_on = subjects.DELIVERED, subjects.delivered("acme", kept.destination)
@@ -62,7 +62,7 @@ def test_what_a_filter_takes_is_where_it_is_looked_for(kept: Kept, chosen: Repla
 
 
 @given(kept=kept_deliveries, one=filters, other=filters)
-def test_each_condition_narrows_it_down(kept: Kept, one: ReplayFilter, other: ReplayFilter) -> None:
+def test_each_condition_narrows_it_down(kept: RetainedDelivery, one: ReplayFilter, other: ReplayFilter) -> None:
     """A filter takes what each of its conditions alone takes, and nothing else."""
     alone = [
         ReplayFilter(**{name: getattr(one, name)}) for name in ReplayFilter.__struct_fields__ if getattr(one, name)

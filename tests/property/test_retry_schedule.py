@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.http_client.response import Reply
+from consumers.http_client.response import WebhookResponse
 from consumers.retries.policy import FINAL_CODES, MAX_RETRY_AFTER_S, next_wait_s
 from schemas.codes import Code
 from schemas.configuration import RetryPolicy
@@ -18,7 +18,7 @@ policies = st.builds(
     after_timeout_s=st.floats(0, 3600),
 )
 failures = st.builds(
-    Reply,
+    WebhookResponse,
     code=st.sampled_from(sorted(set(Code) - FINAL_CODES - {Code.HTTP_2XX})),
     retry_after_s=st.none() | st.floats(0, 1e6),
 )
@@ -26,7 +26,7 @@ failures = st.builds(
 
 @given(policy=policies, replies=st.lists(failures, min_size=14, max_size=14), point=st.floats(0, 1))
 def test_a_delivery_that_never_succeeds_has_one_attempt_more_than_waits(
-    policy: RetryPolicy, replies: list[Reply], point: float
+    policy: RetryPolicy, replies: list[WebhookResponse], point: float
 ) -> None:
     """Every wait of the schedule is used once, in order, and then it is given up on: no reply adds or spares one."""
     waits = [
@@ -40,7 +40,9 @@ def test_a_delivery_that_never_succeeds_has_one_attempt_more_than_waits(
 
 
 @given(policy=policies, reply=failures, tried=st.integers(1, 12), point=st.floats(0, 1))
-def test_no_wait_is_shorter_than_what_anybody_asks(policy: RetryPolicy, reply: Reply, tried: int, point: float) -> None:
+def test_no_wait_is_shorter_than_what_anybody_asks(
+    policy: RetryPolicy, reply: WebhookResponse, tried: int, point: float
+) -> None:
     """Not shorter than the jittered schedule, a time-out's least or Retry-After, and not longer than their longest."""
     wait_s = next_wait_s(policy, tried=tried, reply=reply, spread=lambda low, high: low + (high - low) * point)
 
@@ -58,4 +60,4 @@ def test_no_wait_is_shorter_than_what_anybody_asks(policy: RetryPolicy, reply: R
 @given(policy=policies, code=st.sampled_from(sorted(FINAL_CODES)), tried=st.integers(1, 12))
 def test_what_is_final_is_never_tried_again(policy: RetryPolicy, code: Code, tried: int) -> None:
     """A receiver that is gone, or must not be called, ends it at any attempt and whatever it asks for."""
-    assert next_wait_s(policy, tried=tried, reply=Reply(code=code, retry_after_s=5)) is None
+    assert next_wait_s(policy, tried=tried, reply=WebhookResponse(code=code, retry_after_s=5)) is None

@@ -13,7 +13,7 @@ from provider.errors import SecretDenied, SecretError, SecretMismatch, SecretNot
 from provider.secret_manifest import read_manifest
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
 
@@ -68,7 +68,7 @@ class World:
         self.states: dict[str, type[SecretError] | tuple[int, str]] = dict.fromkeys(NAMES, (0, "acme"))
         self.begun: list[Read] = []
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         state = self.states[ref.name]
         outcome = state if isinstance(state, type) else Known(*state, self.now_s)
         read = Read(ref.name, outcome, asyncio.get_running_loop().create_future())
@@ -79,7 +79,7 @@ class World:
         document = manifest(name=ref.name, labels={TENANT_LABEL: outcome.owner, PURPOSE_LABEL: "webhook-signing"})
         document["metadata"].update(uid="uid", resourceVersion=str(outcome.version))
         snapshot = read_manifest(encoded(document), ref)
-        assert isinstance(snapshot, Snapshot)
+        assert isinstance(snapshot, SecretSnapshot)
         return snapshot
 
     async def aclose(self) -> None: ...

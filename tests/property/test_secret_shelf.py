@@ -5,8 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.cache.store import Entry, Place, Shelf
-from provider.snapshot import Snapshot
+from provider.cache.store import CacheEntry, Place, SnapshotStore
+from provider.snapshot import SecretSnapshot
 
 CAPACITY = 6
 
@@ -17,11 +17,11 @@ steps = st.lists(
 )
 
 
-def entry(tenant: str, *, outdated: bool = False) -> Entry:
+def entry(tenant: str, *, outdated: bool = False) -> CacheEntry:
     """Of that tenant, and of use for an hour or no longer."""
     useful_s = 0.0 if outdated else 3600.0
-    return Entry(
-        Snapshot(tenant=tenant, purpose="webhook-signing", version="uid/1", secrets={}),
+    return CacheEntry(
+        SecretSnapshot(tenant=tenant, purpose="webhook-signing", version="uid/1", secrets={}),
         began_at=0.0,
         fresh_s=useful_s,
         stale_s=useful_s,
@@ -33,7 +33,7 @@ def entry(tenant: str, *, outdated: bool = False) -> Entry:
 @given(steps)
 def test_the_tenant_with_the_most_makes_room_with_its_least_used(course: list[tuple[str, str, int]]) -> None:
     """So nobody is pushed below an equal share, and the number stays bounded."""
-    shelf, model = Shelf(CAPACITY), list[tuple[str, Place]]()  # the least used first
+    shelf, model = SnapshotStore(CAPACITY), list[tuple[str, Place]]()  # the least used first
     for step, tenant, number in course:
         place = (tenant, str(number))
         if step == "put":
@@ -59,7 +59,7 @@ def test_the_tenant_with_the_most_makes_room_with_its_least_used(course: list[tu
 @given(st.lists(st.booleans(), max_size=CAPACITY))
 def test_what_is_too_old_to_be_of_use_leaves_from_the_least_used_on(outdated: list[bool]) -> None:
     """Up to the first that is still of use, each time that something is put there."""
-    shelf = Shelf(2 * CAPACITY)
+    shelf = SnapshotStore(2 * CAPACITY)
     for number, is_outdated in enumerate(outdated):
         shelf.put(("old", str(number)), entry("a", outdated=is_outdated), now=-1.0)
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.delivery import effects as outcome
-from consumers.model.request import Delivery
-from consumers.model.retry_state import Progress
-from consumers.retention.archive import Copy
+from consumers.delivery import effects
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.model.retry_state import RetryState
+from consumers.retention.archive import ArchivedDelivery
 from messaging.client.headers import block_of, read_headers
 from messaging.publisher import Publication
 from messaging.pull_consumer import Message
@@ -46,10 +46,10 @@ def headers_of(publication: Publication) -> dict[str, str]:
 
 
 @st.composite
-def progresses(draw: st.DrawFn) -> Progress:
+def progresses(draw: st.DrawFn) -> RetryState:
     """Where a delivery may stand."""
     attempt, is_replayed = draw(st.integers(1, 40)), draw(st.booleans())
-    return Progress(
+    return RetryState(
         attempt=attempt,
         first_attempt_at=NOW if draw(st.booleans()) else None,
         replay="rpl-1" if is_replayed else None,
@@ -61,11 +61,11 @@ def progresses(draw: st.DrawFn) -> Progress:
 
 
 @st.composite
-def attempts(draw: st.DrawFn) -> tuple[Delivery, AttemptResult]:
+def attempts(draw: st.DrawFn) -> tuple[DeliveryAttemptRequest, AttemptResult]:
     """A delivery that is on its way, and how its attempt ended."""
     progress = draw(progresses())
-    headers = progress.onward({"content-type": "application/cloudevents+json", "x-mine": "kept"})
-    delivery = Delivery.read(taken(headers, draw(st.integers(1, 5))), max_payload_bytes=1000)
+    headers = progress.forward_headers({"content-type": "application/cloudevents+json", "x-mine": "kept"})
+    delivery = DeliveryAttemptRequest.from_message(taken(headers, draw(st.integers(1, 5))), max_payload_bytes=1000)
     ended = draw(st.sampled_from(list(FOLLOWS)))
     waits = timedelta(seconds=draw(st.integers(1, 86_400)))
     result = AttemptResult(
@@ -92,12 +92,12 @@ def _kinds(publications: tuple[Publication, ...]) -> list[str]:
 
 @given(attempt=attempts(), archived=st.booleans())
 def test_the_result_comes_first_and_then_what_follows_from_it(
-    attempt: tuple[Delivery, AttemptResult], archived: bool
+    attempt: tuple[DeliveryAttemptRequest, AttemptResult], archived: bool
 ) -> None:
     """Each outcome leaves its result, and after it a schedule, a kept delivery or a copy, whole; and nothing else."""
     delivery, result = attempt
 
-    stored = outcome.settled(delivery, result, at=NOW, archived=archived)
+    stored = effects.after_attempt(delivery, result, at=NOW, archived=archived)
 
     follows = [] if result.outcome is Outcome.DELIVERED and not archived else [FOLLOWS[result.outcome]]
     assert _kinds(stored) == ["attempted", *follows]
@@ -107,12 +107,14 @@ def test_the_result_comes_first_and_then_what_follows_from_it(
 
 
 @given(attempt=attempts(), archived=st.booleans())
-def test_settled_again_it_is_the_same_and_stored_once(attempt: tuple[Delivery, AttemptResult], archived: bool) -> None:
+def test_settled_again_it_is_the_same_and_stored_once(
+    attempt: tuple[DeliveryAttemptRequest, AttemptResult], archived: bool
+) -> None:
     """A redelivery settled from the record leaves the same behind, by the same ids, and says that it sent nothing."""
     delivery, result = attempt
 
-    first = outcome.settled(delivery, result, at=NOW, archived=archived)
-    again = outcome.suppressed(delivery, result, at=NOW, archived=archived)
+    first = effects.after_attempt(delivery, result, at=NOW, archived=archived)
+    again = effects.for_duplicate(delivery, result, at=NOW, archived=archived)
 
     assert again[1:] == first[1:]
     told = decode_result(again[0].payload).data
@@ -121,13 +123,13 @@ def test_settled_again_it_is_the_same_and_stored_once(attempt: tuple[Delivery, A
 
 
 @given(attempt=attempts())
-def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[Delivery, AttemptResult]) -> None:
+def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
     """The next attempt has the next number, or this one's if it waited for its secret; a kept one keeps its own."""
     delivery, result = attempt
 
-    _, follows = outcome.settled(delivery, result, at=NOW, archived=True)
+    _, follows = effects.after_attempt(delivery, result, at=NOW, archived=True)
 
-    after = Progress.read(headers_of(follows))
+    after = RetryState.from_headers(headers_of(follows))
     if result.outcome is not Outcome.RETRY_SCHEDULED:
         assert after.attempt == result.attempt
     elif result.code.startswith("secret."):
@@ -140,7 +142,7 @@ def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[Delivery, Atte
 
 
 @given(attempt=attempts())
-def test_ids_tell_attempts_apart(attempt: tuple[Delivery, AttemptResult]) -> None:
+def test_ids_tell_attempts_apart(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
     """No attempt, wait or rest of a delivery has the id of another: none is dropped for a duplicate."""
     delivery, _ = attempt
     progress = delivery.progress
@@ -156,8 +158,8 @@ def test_ids_tell_attempts_apart(attempt: tuple[Delivery, AttemptResult]) -> Non
 )
 def test_a_pack_holds_what_was_put_in(copies: list[tuple[bytes, dict[str, str]]]) -> None:
     """Any document and headers come out of a pack as they went in, and in their order."""
-    packed = msgspec.msgpack.encode([Copy(document_, headers) for document_, headers in copies])
+    packed = msgspec.msgpack.encode([ArchivedDelivery(document_, headers) for document_, headers in copies])
 
-    found = msgspec.msgpack.decode(packed, type=list[Copy])
+    found = msgspec.msgpack.decode(packed, type=list[ArchivedDelivery])
 
     assert [(one.document, one.headers) for one in found] == copies

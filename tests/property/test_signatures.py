@@ -10,9 +10,9 @@ from standardwebhooks import Webhook
 from svix.webhooks import Webhook as SvixWebhook
 
 from consumers.signatures.signer import sign
-from consumers.signatures.verifier import Part, verify
+from consumers.signatures.verifier import VerifiedPart, verify
 from provider.ed25519_key import Ed25519SigningKey
-from provider.signing_keys import SigningKey, SigningSecret
+from provider.signing_keys import HmacKey, SigningSecret
 
 KEYS = st.binary(min_size=24, max_size=64)
 SEEDS = st.binary(min_size=32, max_size=32)
@@ -31,9 +31,9 @@ def test_the_reference_library_computes_the_same(
 ) -> None:
     """For any keys, id, time and text, both signatures are the reference library's."""
     secret = SigningSecret(
-        current=SigningKey(whsec(key).encode()),
+        current=HmacKey(whsec(key).encode()),
         version="uid/1",
-        previous=SigningKey(whsec(previous).encode()),
+        previous=HmacKey(whsec(previous).encode()),
         previous_expires_at=now + timedelta(seconds=1),
     )
 
@@ -53,7 +53,7 @@ def test_the_second_scheme_is_ed25519_of_the_same_bytes(
     secret = SigningSecret(
         current=Ed25519SigningKey(b"whsk_" + base64.b64encode(seed + public.public_bytes_raw())),
         version="uid/1",
-        previous=SigningKey(whsec(previous).encode()),
+        previous=HmacKey(whsec(previous).encode()),
         previous_expires_at=now + timedelta(seconds=1),
     )
     whpk = "whpk_" + base64.b64encode(public.public_bytes_raw()).decode()
@@ -74,7 +74,7 @@ def test_what_is_signed_verifies_and_what_is_altered_does_not(
     key: bytes, delivery: str, body: bytes, now: datetime
 ) -> None:
     """`verify` accepts any body as it was signed, and no longer one with a byte more in its middle."""
-    secret = SigningSecret(current=SigningKey(whsec(key).encode()), version="uid/1")
+    secret = SigningSecret(current=HmacKey(whsec(key).encode()), version="uid/1")
     signed = sign(secret, delivery=delivery, body=body, now=now)
     headers = {
         "webhook-id": delivery,
@@ -85,7 +85,7 @@ def test_what_is_signed_verifies_and_what_is_altered_does_not(
 
     assert verify([whsec(key)], headers=headers, body=body, now=now).valid
     altered = verify([whsec(key)], headers=headers, body=body[:middle] + b"\x00" + body[middle:], now=now)
-    assert [check.part for check in altered.checks if not check.ok] == [Part.SIGNATURE]
+    assert [check.part for check in altered.checks if not check.ok] == [VerifiedPart.SIGNATURE]
 
 
 @given(

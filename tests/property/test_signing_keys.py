@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from provider.errors import SecretMalformed
 from provider.secret_manifest import read_manifest
-from provider.signing_keys import SigningKey
-from provider.snapshot import Snapshot
+from provider.signing_keys import HmacKey
+from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import ED25519_KEY, EXPIRES_AT, KEY, OTHER_KEY, encoded, manifest
 from tests.kubernetes.resolving import REF
@@ -29,9 +29,9 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 """What is tested is no speed, and the machine may be busy."""
 
 
-def key_of(material: bytes) -> SigningKey | None:
+def key_of(material: bytes) -> HmacKey | None:
     try:
-        return SigningKey(material)
+        return HmacKey(material)
     except SecretMalformed:
         return None
 
@@ -40,7 +40,7 @@ def key_of(material: bytes) -> SigningKey | None:
 @given(st.binary(min_size=24, max_size=64), st.binary(max_size=300))
 def test_signing_is_hmac_sha256(key: bytes, message: bytes) -> None:
     """Whichever way the key is written, and however often it has signed."""
-    signing_key = SigningKey(b"whsec_" + base64.b64encode(key))
+    signing_key = HmacKey(b"whsec_" + base64.b64encode(key))
 
     first, second = signing_key.sign(message), signing_key.sign(message)
 
@@ -93,7 +93,7 @@ def test_the_previous_key_signs_exactly_during_a_rollover(
         annotations[EXPIRES_AT] = f"{local:%Y-%m-%dT%H:%M:%S}{sign}{hours:02}:{rest:02}"
     data = {"signing": current} if previous is None else {"signing": current, "signing.previous": previous}
     snapshot = read_manifest(encoded(manifest(data=data, annotations=annotations)), REF)
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, SecretSnapshot)
 
     secret = snapshot.select("signing", tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from messaging.client.connection import Connection
+from messaging.client.connection import NatsConnection
 from oneprotect.dev.nats_server import EmbeddedNats
 
 
@@ -48,7 +48,7 @@ async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
         await asyncio.gather(*(node.stop() for node in nodes))
 
 
-async def leader_of(connection: Connection, stream: str, nodes: Sequence[N]) -> N | None:
+async def leader_of(connection: NatsConnection, stream: str, nodes: Sequence[N]) -> N | None:
     """The node that leads a stream, or None while there is none."""
     info = await connection.api(f"STREAM.INFO.{stream}")
     name: str | None = info["cluster"].get("leader")

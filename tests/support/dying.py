@@ -9,8 +9,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from consumers.http_client.client import HttpSender
-from consumers.worker import worker as runtime
+from consumers.http_client.client import HttpWebhookSender
+from consumers.worker import worker
 from messaging.pull_consumer import Message
 from oneprotect.__main__ import main
 
@@ -73,9 +73,9 @@ class Fuse:
 
 def arm(step: str, fuse: Fuse) -> None:
     """Put `fuse` at `step`."""
-    sender: Any = HttpSender
+    sender: Any = HttpWebhookSender
     message: Any = Message
-    work: Any = runtime._Work  # pyright: ignore[reportPrivateUsage] - the gap is inside it
+    work: Any = worker.InFlightMessage  # pyright: ignore[reportPrivateUsage] - the gap is inside it
     match step:
         case "before_send":
             sender.send = fuse.before(sender.send)

@@ -6,9 +6,9 @@ from typing import Any
 
 import msgspec
 
-from consumers.retention.archive import Copy
-from messaging import direct_get as read
-from messaging.publisher import Publication, Stored
+from consumers.retention.archive import ArchivedDelivery
+from messaging import direct_get
+from messaging.publisher import Publication, PublishAck
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, encode
@@ -47,7 +47,7 @@ async def keep(
         publication = Publication(subjects.failed(tenant, destination, one), body, headers)
         site.jetstream.publisher.send(publication, on_stored)
     await until(lambda: len(stored) == count, 20)
-    assert all(isinstance(result, Stored) for result in stored), stored
+    assert all(isinstance(result, PublishAck) for result in stored), stored
     return deliveries
 
 
@@ -82,7 +82,7 @@ async def requested(site: Site) -> list[str]:
     return sorted([decode_request(one.data).id for one in await waiting(site)])
 
 
-async def waiting(site: Site) -> Sequence[read.Record]:
+async def waiting(site: Site) -> Sequence[direct_get.StoredMessage]:
     """The requests that wait, in the work stream or the overflow."""
     return [*await site.records(subjects.WORK), *await site.records(subjects.OVERFLOW)]
 
@@ -90,7 +90,7 @@ async def waiting(site: Site) -> Sequence[read.Record]:
 async def pack(site: Site, count: int, *, destination: str = "orders", tenant: str = TENANT) -> list[str]:
     """Have deliveries in the archive, in one pack, as a consumer has delivered them at their first attempt."""
     deliveries = [new_delivery_id() for _ in range(count)]
-    copies = [Copy(document(destination, delivery=one, tenant=tenant), {}) for one in deliveries]
+    copies = [ArchivedDelivery(document(destination, delivery=one, tenant=tenant), {}) for one in deliveries]
     packed = Publication(subjects.delivered(tenant, destination), msgspec.msgpack.encode(copies), {})
     await site.jetstream.publisher.publish(packed)
     return deliveries

@@ -9,8 +9,8 @@ from typing import Final
 
 from messaging.admin.manifests import user_entry
 from messaging.admin.nkeys import write_key
-from messaging.admin.permissions import ROLES, Role, producer
-from messaging.client.client import Access
+from messaging.admin.permissions import ROLES, NatsRole, producer
+from messaging.client.client import ServerAccess
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.kubernetes.certificates import Authority
 
@@ -30,7 +30,7 @@ class Keys:
         self.public = {name: write_key(self.seed(name)) for name in [*(role.name for role in self.roles), "sys"]}
 
     @property
-    def roles(self) -> list[Role]:
+    def roles(self) -> list[NatsRole]:
         """All roles of the installation."""
         return [*ROLES, *self.producers]
 
@@ -48,9 +48,9 @@ class Keys:
             "ONEPROTECT_NATS_INBOX_PREFIX": role.inbox_prefix,
         }
 
-    def access(self, name: str, url: str, *, inbox_prefix: str | None = None) -> Access:
+    def access(self, name: str, url: str, *, inbox_prefix: str | None = None) -> ServerAccess:
         """The same, for `connect`."""
-        return Access(
+        return ServerAccess(
             url=url,
             nkey_file=self.seed(name),
             ca_file=self.authority.ca_file,

@@ -13,9 +13,9 @@ from typing import Any, Self
 import msgspec
 
 from consumers.destinations.health import HealthPolicy
-from messaging import direct_get as read
+from messaging import direct_get
 from messaging.admin import topology
-from messaging.delivery_requests import request
+from messaging.delivery_requests import publish_request
 from oneprotect.bootstrap.consumer import DEFAULT_HEALTH_POLICY, run_consumer
 from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -81,7 +81,7 @@ class Site:
         """The site's settings, with some others in their place."""
         return Settings.load(self.environ | {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()})
 
-    async def apply(self) -> list[topology.Change]:
+    async def apply(self) -> list[topology.TopologyChange]:
         """Create streams, consumers and buckets."""
         return await topology.apply(
             self.jetstream.connection,
@@ -107,7 +107,7 @@ class Site:
 
     async def publish(self, destination: str, data: bytes, delivery: str, **headers: str) -> None:
         """Publish a document as a producer does."""
-        await request(
+        await publish_request(
             self.jetstream.publisher,
             TENANT,
             destination,
@@ -121,13 +121,13 @@ class Site:
 
     async def results(self, delivery: str | None = None) -> list[AttemptResult]:
         """The results on record, of one delivery or of all."""
-        records = read.scan(self.jetstream.connection, subjects.ATTEMPTS.name, "oneprotect.delivery.attempted.>")
+        records = direct_get.scan(self.jetstream.connection, subjects.ATTEMPTS.name, "oneprotect.delivery.attempted.>")
         results = [decode_result(record.data).data async for record in records]
         return [result for result in results if delivery in (None, result.delivery)]
 
-    async def records(self, stream: subjects.Stream) -> list[read.Record]:
+    async def records(self, stream: subjects.StreamConfig) -> list[direct_get.StoredMessage]:
         """Everything that a stream holds."""
-        return [record async for record in read.scan(self.jetstream.connection, stream.name, ">")]
+        return [record async for record in direct_get.scan(self.jetstream.connection, stream.name, ">")]
 
     async def waiting(self) -> int:
         """Messages that are not settled yet: due, overflowed, in a line or scheduled."""

@@ -4,11 +4,11 @@ from typing import Final
 
 import structlog
 
-from oneprotect.api.auth.failure_throttle import BURST, Throttle
+from oneprotect.api.auth.failure_throttle import BURST, FailureThrottle
 from oneprotect.api.auth.jwks import KeysUnavailable
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.principal import Principal
-from oneprotect.api.auth.token_cache import KnownTokens
+from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.auth.token_format import PREFIX, id_of
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
 
@@ -25,11 +25,11 @@ class Authenticator:
     else behind the same address can't lock them out, and a token can't be guessed however often one tries.
     """
 
-    def __init__(self, tokens: KnownTokens, *, failures: int = BURST, jwts: JwtVerifier | None = None) -> None:
+    def __init__(self, tokens: TokenCache, *, failures: int = BURST, jwts: JwtVerifier | None = None) -> None:
         """`failures`: how often an address may fail at once. `jwts`: for the second way in."""
         self._tokens = tokens
         self._jwts = jwts
-        self._throttle = Throttle(burst=failures)
+        self._throttle = FailureThrottle(burst=failures)
 
     async def authenticate(self, authorization: str | None, address: str) -> Principal:
         """Who sent this `Authorization` header, from `address`. Raises `Problem` 401, 429 or 503."""

@@ -12,7 +12,7 @@ PER_S: Final = 0.5
 MAX_ADDRESSES: Final = 4096
 
 
-class Throttle:
+class FailureThrottle:
     """Counts failures by address: `BURST` of them at once, and then `PER_S` a second."""
 
     def __init__(

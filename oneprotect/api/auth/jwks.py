@@ -28,7 +28,7 @@ class KeysUnavailable(Exception):
     """The issuer's keys have never been had, or not for too long."""
 
 
-class _Found(msgspec.Struct):
+class _FetchedKeys(msgspec.Struct):
     jwks_uri: str
 
 
@@ -81,7 +81,7 @@ class IssuerKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S), aiohttp.ClientSession() as session:
-                url = self._jwks_url or (await self._read(session, self._discovery, _Found)).jwks_uri
+                url = self._jwks_url or (await self._read(session, self._discovery, _FetchedKeys)).jwks_uri
                 found = await self._read(session, url, _KeySet)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
             _log.warning("oidc.keys_unavailable", error=type(error).__name__)

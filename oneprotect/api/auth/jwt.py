@@ -20,7 +20,7 @@ MAX_KNOWN: Final = 4096
 MAX_SUBJECT: Final = 128
 
 
-class _Verified(msgspec.Struct, frozen=True):
+class _VerifiedJwt(msgspec.Struct, frozen=True):
     principal: Principal
     until: float
 
@@ -44,7 +44,7 @@ class JwtVerifier:
         self._algorithms = frozenset(algorithms)
         self._tenant_claim = tenant_claim
         self._roles_claim = roles_claim
-        self._known: OrderedDict[bytes, _Verified] = OrderedDict()
+        self._known: OrderedDict[bytes, _VerifiedJwt] = OrderedDict()
 
     def known(self, token: str) -> Principal | None:
         """Who a token belongs to that was found good before, and has not expired."""
@@ -72,7 +72,7 @@ class JwtVerifier:
         claims = None if key is None else self._claims(token, key, algorithm)
         principal = None if claims is None else self._principal(claims)
         if principal is not None and claims is not None:
-            self._remember(token, _Verified(principal, float(claims["exp"])))
+            self._remember(token, _VerifiedJwt(principal, float(claims["exp"])))
         return principal
 
     def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any] | None:
@@ -97,7 +97,7 @@ class JwtVerifier:
             return None
         return Principal(tenant=tenant, roles=_roles(roles), id=f"oidc:{subject}")
 
-    def _remember(self, token: str, verified: _Verified) -> None:
+    def _remember(self, token: str, verified: _VerifiedJwt) -> None:
         self._known[hashlib.sha256(token.encode()).digest()] = verified
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)

@@ -14,9 +14,9 @@ from typing import Final
 import msgspec
 import structlog
 
-from messaging.client.connection import Connection
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
-from messaging.kv import Bucket, Entry
+from messaging.kv import KvBucket, KvEntry
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_format import digest
 from oneprotect.api.auth.token_store import USED, decoded
@@ -29,19 +29,19 @@ _RETRY_S: Final = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class _Known(msgspec.Struct, frozen=True):
+class _CachedToken(msgspec.Struct, frozen=True):
     key: str
     digest: str
     principal: Principal
 
 
-class KnownTokens:
+class TokenCache:
     """Finds who a token belongs to, without asking anybody."""
 
-    def __init__(self, bucket: Bucket, connection: Connection) -> None:
+    def __init__(self, bucket: KvBucket, connection: NatsConnection) -> None:
         self._bucket = bucket
         connection.on_reconnect(self.forget)
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _CachedToken] = {}
         self._revisions: dict[str, int] = {}
         """The newest revision of each key that was seen, those of deleted ones too: a replica may lag behind."""
         self._used: dict[str, datetime] = {}
@@ -79,7 +79,7 @@ class KnownTokens:
             await self._take(entry)
         return self.find(token_id, text)
 
-    async def _take(self, entry: Entry) -> None:
+    async def _take(self, entry: KvEntry) -> None:
         if entry.key.count(".") != 1 or entry.revision <= self._revisions.get(entry.key, 0):
             return
         self._revisions[entry.key] = entry.revision
@@ -88,7 +88,7 @@ class KnownTokens:
         if token is None:
             self._known.pop(token_id, None)
         else:
-            self._known[token_id] = _Known(entry.key, token.digest, _principal(token_id, token))
+            self._known[token_id] = _CachedToken(entry.key, token.digest, _principal(token_id, token))
 
     async def _read(self) -> None:
         before = dict(self._revisions)

@@ -7,11 +7,11 @@ from typing import Final
 import msgspec
 import structlog
 
-from messaging.audit_events import tell
-from messaging.kv import Bucket
-from messaging.publisher import Publisher
+from messaging.audit_events import publish_audit_event
+from messaging.kv import KvBucket
+from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.token_format import IssuedToken
-from schemas import validation as checked
+from schemas import validation
 from schemas.events import ConfigChanged, ConfigChangedData
 from schemas.roles import ALL_TENANTS, Token, TokenSpec, TokenView
 
@@ -33,13 +33,13 @@ class UnknownToken(Exception):
 class TokenStore:
     """The bucket of tokens. Any method raises `JetStreamError` when NATS can't be asked."""
 
-    def __init__(self, bucket: Bucket, publisher: Publisher) -> None:
+    def __init__(self, bucket: KvBucket, publisher: JetStreamPublisher) -> None:
         self._bucket = bucket
         self._publisher = publisher
 
     async def create(self, spec: TokenSpec, *, by: str) -> tuple[TokenView, IssuedToken]:
-        """Make a token. Its text is in the answer and nowhere else. Raises `Invalid`."""
-        spec = checked.round_trip(spec)
+        """Make a token. Its text is in the answer and nowhere else. Raises `ValidationError`."""
+        spec = validation.round_trip(spec)
         issued = IssuedToken()
         token = Token(
             tenant=spec.tenant,
@@ -65,8 +65,8 @@ class TokenStore:
         return sorted(views, key=lambda view: view.created_at)
 
     async def delete(self, token_id: str, *, by: str) -> TokenView:
-        """Revoke a token: within a second no API process takes it any more. Raises `UnknownToken` or `Invalid`."""
-        for entry in await self._bucket.list(f"*.{checked.name(token_id, 'id')}"):
+        """Revoke a token: within a second no API process takes it any more. Raises `UnknownToken` or `ValidationError`."""
+        for entry in await self._bucket.list(f"*.{validation.name(token_id, 'id')}"):
             token = decoded(entry.key, entry.value or b"")
             if token is not None:
                 await self._bucket.delete(entry.key)
@@ -84,7 +84,7 @@ class TokenStore:
             tenant=_key_part(tenant),
             data=msgspec.convert({"kind": "token", "name": token_id, "action": action, "by": by}, ConfigChangedData),
         )
-        await tell(self._publisher, "config.changed", f"token.{token_id}", event)
+        await publish_audit_event(self._publisher, "config.changed", f"token.{token_id}", event)
 
 
 def decoded(key: str, value: bytes) -> Token | None:
@@ -104,7 +104,7 @@ def _key(tenant: str, token_id: str) -> str:
 
 
 def _key_part(tenant: str) -> str:
-    return _ALL if tenant == ALL_TENANTS else checked.name(tenant, "tenant")
+    return _ALL if tenant == ALL_TENANTS else validation.name(tenant, "tenant")
 
 
 def _time(value: bytes | None) -> datetime | None:

@@ -7,7 +7,7 @@ from typing import Final, cast
 import msgspec
 from msgspec import Struct
 
-from oneprotect.api.operations.operation import JSON, Operation, Says
+from oneprotect.api.operations.operation import JSON, ApiOperation, ResponseDoc
 from oneprotect.api.web import problems
 from oneprotect.api.web.problems import ProblemDocument
 from schemas import json_schema
@@ -52,7 +52,7 @@ token belongs to one tenant and has roles. Every error is a problem document (RF
 was sent. Lists come in pages: `next` is the `cursor` of the next one."""
 
 
-def document(operations: Iterable[Operation]) -> Json:
+def document(operations: Iterable[ApiOperation]) -> Json:
     """The document."""
     operations = tuple(operations)
     paths: dict[str, Json] = {}
@@ -77,7 +77,7 @@ def document(operations: Iterable[Operation]) -> Json:
     }
 
 
-def problem_statuses(operation: Operation) -> list[int]:
+def problem_statuses(operation: ApiOperation) -> list[int]:
     """The statuses of all problems that an operation may answer with."""
     statuses = set(operation.problems)
     if operation.roles:
@@ -87,7 +87,7 @@ def problem_statuses(operation: Operation) -> list[int]:
     return sorted(statuses - operation.says.keys())
 
 
-def _operation(operation: Operation) -> Json:
+def _operation(operation: ApiOperation) -> Json:
     responses = {str(status): _says(says) for status, says in operation.says.items()}
     responses |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in problem_statuses(operation)}
     described: Json = {
@@ -111,7 +111,7 @@ def _roles(roles: frozenset[Role]) -> str:
     return f"For tokens with the role {' or '.join(f'`{role}`' for role in sorted(roles))}." if roles else ""
 
 
-def _says(says: Says) -> Json:
+def _says(says: ResponseDoc) -> Json:
     said: Json = {"description": says.what}
     if says.headers:
         said["headers"] = {
@@ -164,7 +164,7 @@ _KINDS: Final = {
 }
 
 
-def _parameters(operation: Operation) -> Iterator[Json]:
+def _parameters(operation: ApiOperation) -> Iterator[Json]:
     if "{tenant}" in operation.path:
         yield {"name": "tenant", "in": "path", "required": True, "schema": _NAME, "example": "acme"}
     if "{id}" in operation.path:
@@ -196,7 +196,7 @@ def _reference(kind: type[Struct]) -> Json:
     return {"$ref": _SCHEMA.format(name=kind.__name__)}
 
 
-def _schemas(operations: Iterable[Operation]) -> dict[str, Json]:
+def _schemas(operations: Iterable[ApiOperation]) -> dict[str, Json]:
     kinds: list[type[Struct]] = [ProblemDocument]
     for operation in operations:
         kinds += [kind for kind in (operation.body, operation.query) if kind]

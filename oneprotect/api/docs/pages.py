@@ -9,8 +9,8 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from oneprotect.api.docs import openapi
-from oneprotect.api.operations.operation import Answer, Operation, Says
-from oneprotect.api.operations.request import Call
+from oneprotect.api.operations.operation import ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.request import ApiRequest
 from schemas.json_schema import Json
 
 PAGES: Final = Path(__file__).parent.parent / "pages"
@@ -24,9 +24,9 @@ SECURITY: Final = {
 }
 
 
-def about(operations: Iterable[Operation]) -> tuple[Operation, ...]:
+def docs_operations(operations: Iterable[ApiOperation]) -> tuple[ApiOperation, ...]:
     """The operations that tell of `operations`, and of themselves."""
-    told: list[Operation] = list(operations)
+    told: list[ApiOperation] = list(operations)
 
     @cache
     def document() -> Json:
@@ -36,14 +36,14 @@ def about(operations: Iterable[Operation]) -> tuple[Operation, ...]:
     def page() -> bytes:
         return _page(document())
 
-    async def specification(_: Call) -> Answer:
-        return Answer(body=document(), headers={"cache-control": "no-cache"})
+    async def specification(_: ApiRequest) -> ApiResponse:
+        return ApiResponse(body=document(), headers={"cache-control": "no-cache"})
 
-    async def documentation(_: Call) -> Answer:
-        return Answer(body=page(), media_type=HTML, headers=SECURITY)
+    async def documentation(_: ApiRequest) -> ApiResponse:
+        return ApiResponse(body=page(), media_type=HTML, headers=SECURITY)
 
-    async def style(_: Call) -> Answer:
-        return Answer(body=_style(), media_type=CSS, headers={"cache-control": "max-age=3600"})
+    async def style(_: ApiRequest) -> ApiResponse:
+        return ApiResponse(body=_style(), media_type=CSS, headers={"cache-control": "max-age=3600"})
 
     of = (
         ("/openapi.json", "specification", "This document", specification, "application/json"),
@@ -51,14 +51,14 @@ def about(operations: Iterable[Operation]) -> tuple[Operation, ...]:
         ("/docs/style.css", "documentationStyle", "How that looks", style, CSS),
     )
     ours = tuple(
-        Operation(
+        ApiOperation(
             method="GET",
             path=path,
             name=name,
             summary=summary,
             tag="operating",
             handle=handle,
-            says={200: Says(what="Here it is.", media_type=kind)},
+            says={200: ResponseDoc(what="Here it is.", media_type=kind)},
         )
         for path, name, summary, handle, kind in of
     )

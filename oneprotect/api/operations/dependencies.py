@@ -2,32 +2,32 @@
 
 from msgspec import Struct
 
-from consumers.replay.service import Replayer
-from messaging.client.connection import Connection
-from messaging.publisher import Publisher
+from consumers.replay.service import ReplayService
+from messaging.client.connection import NatsConnection
+from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.authenticator import Authenticator
-from oneprotect.api.auth.token_cache import KnownTokens
-from oneprotect.api.operations.destination_cache import Addressees
+from oneprotect.api.auth.token_cache import TokenCache
+from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
-from oneprotect.api.web.request_body import Limits
-from oneprotect.configuration.service import Configuration
-from telemetry.metrics.registry import Counters
+from oneprotect.api.web.request_body import BodyLimits
+from oneprotect.configuration.service import ConfigurationService
+from telemetry.metrics.registry import MetricRegistry
 from telemetry.ops_server import OpsPages
 
 
-class Parts(Struct, frozen=True, kw_only=True):
+class ApiDependencies(Struct, frozen=True, kw_only=True):
     """Everything that operations use. Nothing in it opens or closes anything."""
 
-    connection: Connection
-    publisher: Publisher
-    configuration: Configuration
-    addressees: Addressees
-    replayer: Replayer
+    connection: NatsConnection
+    publisher: JetStreamPublisher
+    configuration: ConfigurationService
+    addressees: DestinationCache
+    replayer: ReplayService
     replays: ReplayRunner
-    tokens: KnownTokens
+    tokens: TokenCache
     authenticator: Authenticator
-    counters: Counters
+    counters: MetricRegistry
     ops: OpsPages
-    limits: Limits
+    limits: BodyLimits
     max_payload_bytes: int
     request_timeout_s: float

@@ -11,8 +11,8 @@ from typing import Final
 
 import msgspec
 
-from messaging.client.connection import Connection
-from messaging.kv import Bucket, Entry
+from messaging.client.connection import NatsConnection
+from messaging.kv import KvBucket, KvEntry
 from schemas.configuration import Destination
 from schemas.subscriptions import asks_for
 
@@ -22,7 +22,7 @@ _LAG_S: Final = 10.0
 """What was announced lately counts for more than a list from a replica, which may lag behind."""
 
 
-class _Heard(msgspec.Struct, frozen=True, gc=False):
+class _AnnouncedValue(msgspec.Struct, frozen=True, gc=False):
     """What a key holds (None: nothing that can be understood), and when it was announced: 0 when it was read."""
 
     revision: int
@@ -30,23 +30,23 @@ class _Heard(msgspec.Struct, frozen=True, gc=False):
     at: float = 0.0
 
 
-class _Tenant:
+class _TenantDestinations:
     """What is known of one."""
 
     __slots__ = ("destinations", "until")
 
     def __init__(self) -> None:
-        self.destinations: dict[str, _Heard] = {}
+        self.destinations: dict[str, _AnnouncedValue] = {}
         self.until = 0.0
 
 
-class Addressees:
+class DestinationCache:
     """Finds destinations by name or by subscription. Raises `JetStreamError` when they can't be read."""
 
-    def __init__(self, bucket: Bucket, connection: Connection) -> None:
+    def __init__(self, bucket: KvBucket, connection: NatsConnection) -> None:
         self._bucket = bucket
         connection.on_reconnect(self.forget)
-        self._tenants: OrderedDict[str, _Tenant] = OrderedDict()
+        self._tenants: OrderedDict[str, _TenantDestinations] = OrderedDict()
         self._reading: dict[str, asyncio.Task[None]] = {}
 
     async def start(self) -> None:
@@ -75,7 +75,7 @@ class Addressees:
             and asks_for(heard.destination.event_types, event_type)
         )
 
-    async def _of(self, name: str) -> dict[str, _Heard]:
+    async def _of(self, name: str) -> dict[str, _AnnouncedValue]:
         tenant = self._tenants.get(name)
         if tenant is None or tenant.until < time.monotonic():
             reading = self._reading.get(name)
@@ -88,7 +88,7 @@ class Addressees:
         return tenant.destinations
 
     async def _read(self, name: str) -> None:
-        tenant = self._tenants.setdefault(name, _Tenant())  # from here on announcements reach it
+        tenant = self._tenants.setdefault(name, _TenantDestinations())  # from here on announcements reach it
         entries = await self._bucket.list(f"{name}.*")
         now = time.monotonic()
         read = {entry.key.partition(".")[2]: _heard(entry) for entry in entries}
@@ -100,16 +100,16 @@ class Addressees:
         while len(self._tenants) > MAX_TENANTS:
             self._tenants.popitem(last=False)
 
-    async def _take(self, entry: Entry) -> None:
+    async def _take(self, entry: KvEntry) -> None:
         name, _, key = entry.key.partition(".")
         tenant = self._tenants.get(name)
         if tenant is not None:
             tenant.destinations[key] = _heard(entry, at=time.monotonic())
 
 
-def _heard(entry: Entry, at: float = 0.0) -> _Heard:
+def _heard(entry: KvEntry, at: float = 0.0) -> _AnnouncedValue:
     try:
         destination = None if entry.value is None else msgspec.json.decode(entry.value, type=Destination)
     except msgspec.DecodeError:  # consumers take it for absent, too
         destination = None
-    return _Heard(entry.revision, destination, at)
+    return _AnnouncedValue(entry.revision, destination, at)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from oneprotect.api.operations.request import Call
+from oneprotect.api.operations.request import ApiRequest
 from schemas.roles import Role
 
 Method = Literal["GET", "PUT", "POST", "DELETE"]
@@ -22,7 +22,7 @@ ADMINS: Final = frozenset({Role.ADMIN})
 KEEPERS: Final = frozenset({Role.ADMIN, Role.OPERATOR})
 
 
-class Answer(Struct, frozen=True, kw_only=True):
+class ApiResponse(Struct, frozen=True, kw_only=True):
     """What is answered: a status, a value that becomes JSON (or bytes as they are), and headers."""
 
     status: int = 200
@@ -37,7 +37,7 @@ class Answer(Struct, frozen=True, kw_only=True):
         return self.body if isinstance(self.body, bytes) else msgspec.json.encode(self.body)
 
 
-class Says(Struct, frozen=True, kw_only=True):
+class ResponseDoc(Struct, frozen=True, kw_only=True):
     """One of an operation's good answers, for the document."""
 
     what: str
@@ -47,15 +47,15 @@ class Says(Struct, frozen=True, kw_only=True):
     media_type: str = JSON
 
 
-class Operation(Struct, frozen=True, kw_only=True):
+class ApiOperation(Struct, frozen=True, kw_only=True):
     """One thing that can be asked for. With no `roles` nobody is asked who they are."""
 
     method: Method
     path: str
     name: str
     summary: str
-    handle: Callable[[Call], Awaitable[Answer]]
-    says: Mapping[int, Says]
+    handle: Callable[[ApiRequest], Awaitable[ApiResponse]]
+    says: Mapping[int, ResponseDoc]
     roles: frozenset[Role] = NOBODY
     tag: str = ""
     description: str = ""

@@ -6,9 +6,9 @@ An entity tag here is the revision of what is kept, in quotes.
 import re
 from typing import Final
 
-from oneprotect.api.operations.request import Call
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.configuration.service import OnlyIf, always
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 HEADERS: Final = {
     "If-Match": "Change only what has one of these entity tags (`*`: whatever there is); otherwise the answer is 412.",
@@ -25,20 +25,22 @@ def entity_tag(revision: int) -> str:
     return f'"{revision}"'
 
 
-def only_if(call: Call) -> OnlyIf:
-    """What the request's headers demand of what is there. Raises `Invalid`."""
+def precondition(call: ApiRequest) -> OnlyIf:
+    """What the request's headers demand of what is there. Raises `ValidationError`."""
     match, none_match = call.header("if-match"), call.header("if-none-match")
     if match is not None and none_match is not None:
-        raise Invalid("If-None-Match", "not together with `If-Match`")
+        raise ValidationError("If-None-Match", "not together with `If-Match`")
     if none_match is not None:
         if none_match != "*":
-            raise Invalid("If-None-Match", "only `*` is understood here: create, and change nothing that is there")
+            raise ValidationError(
+                "If-None-Match", "only `*` is understood here: create, and change nothing that is there"
+            )
         return lambda revision: revision == 0
     if match is None:
         return always
     if match == "*":
         return lambda revision: revision != 0
     if len(match) > 1024 or not _TAGS.fullmatch(match):
-        raise Invalid("If-Match", "expected `*`, or entity tags in quotes, as `ETag` gives them")
+        raise ValidationError("If-Match", "expected `*`, or entity tags in quotes, as `ETag` gives them")
     revisions = {int(found) for found in _REVISION.findall(match)}
     return lambda revision: revision in revisions

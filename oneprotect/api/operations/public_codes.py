@@ -8,12 +8,12 @@ from schemas.codes import Code
 from schemas.events import AttemptResult
 
 
-def told(result: AttemptResult, *, public: bool) -> AttemptResult:
+def to_public(result: AttemptResult, *, public: bool) -> AttemptResult:
     """An attempt as it is shown."""
     return msgspec.structs.replace(result, code=result.code.public) if public else result
 
 
-def meant(codes: Iterable[Code], *, public: bool) -> frozenset[Code]:
+def expand_public_codes(codes: Iterable[Code], *, public: bool) -> frozenset[Code]:
     """The codes to look for when somebody asks for `codes`: with one that is told in public, all that are told so."""
     asked = frozenset(codes)
     if not public:

@@ -11,10 +11,10 @@ from typing import Final
 import msgspec
 import structlog
 
-from consumers.replay.service import Replayer
-from consumers.replay.store import ReplayError, ReplayRow, ReplayRows
+from consumers.replay.service import ReplayService
+from consumers.replay.store import ReplayError, ReplayRow, ReplayStore
 from messaging.client.errors import JetStreamError
-from messaging.kv import Bucket
+from messaging.kv import KvBucket
 from messaging.lease import find_holder
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 
@@ -26,10 +26,10 @@ _log = structlog.get_logger(__name__)
 class ReplayRunner:
     """The replays that this process runs."""
 
-    def __init__(self, replayer: Replayer, bucket: Bucket) -> None:
+    def __init__(self, replayer: ReplayService, bucket: KvBucket) -> None:
         self._replayer = replayer
         self._bucket = bucket
-        self._rows = ReplayRows(bucket)
+        self._rows = ReplayStore(bucket)
         self._running: dict[str, asyncio.Task[None]] = {}
 
     async def begin(

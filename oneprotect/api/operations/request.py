@@ -6,19 +6,19 @@ import msgspec
 from litestar import Request
 
 from oneprotect.api.auth.principal import Principal
-from oneprotect.api.operations.dependencies import Parts
-from oneprotect.api.web import request_body as bodies
-from schemas import validation as checked
+from oneprotect.api.operations.dependencies import ApiDependencies
+from oneprotect.api.web import request_body
+from schemas import validation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Call:
-    """What an operation works with. Reading raises `Problem` or `Invalid` for what breaks a rule."""
+class ApiRequest:
+    """What an operation works with. Reading raises `Problem` or `ValidationError` for what breaks a rule."""
 
     __slots__ = ("_principal", "parts", "request")
 
-    def __init__(self, request: Request[Any, Any, Any], parts: Parts, principal: Principal | None) -> None:
+    def __init__(self, request: Request[Any, Any, Any], parts: ApiDependencies, principal: Principal | None) -> None:
         self.request = request
         self.parts = parts
         self._principal = principal
@@ -43,12 +43,12 @@ class Call:
     @property
     def tenant(self) -> str:
         """The tenant of the path."""
-        return checked.name(self.request.path_params["tenant"], "tenant")
+        return validation.name(self.request.path_params["tenant"], "tenant")
 
     @property
     def id(self) -> str:
         """What the path names below the tenant."""
-        return checked.name(self.request.path_params["id"], "id")
+        return validation.name(self.request.path_params["id"], "id")
 
     def header(self, name: str) -> str | None:
         """A request header."""
@@ -56,16 +56,16 @@ class Call:
 
     async def body(self, kind: type[T]) -> T:
         """The body, as a `kind`."""
-        return bodies.decode(await self.raw_body(), kind)
+        return request_body.decode(await self.raw_body(), kind)
 
     async def optional_body(self, kind: type[T]) -> T | None:
         """The body, as a `kind`; None when there is none."""
-        return await self.body(kind) if bodies.is_there(self.request) else None
+        return await self.body(kind) if request_body.is_there(self.request) else None
 
     async def raw_body(self) -> bytes:
         """The body as it came, if it is JSON by its content type."""
-        return await bodies.read(self.request, self.parts.limits)
+        return await request_body.read(self.request, self.parts.limits)
 
     def query(self, kind: type[T]) -> T:
         """The query string, as a `kind`: each parameter once, but for those that are lists."""
-        return bodies.query(self.request.query_params.multi_items(), kind)
+        return request_body.query(self.request.query_params.multi_items(), kind)

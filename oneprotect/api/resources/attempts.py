@@ -5,16 +5,16 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from consumers.attempts import search as attempts
-from consumers.attempts.search import Sought
-from oneprotect.api.operations.operation import READERS, Answer, Operation, Says
-from oneprotect.api.operations.public_codes import meant, told
-from oneprotect.api.operations.request import Call
+from consumers.attempts import search
+from consumers.attempts.search import AttemptFilter
+from oneprotect.api.operations.operation import READERS, ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.public_codes import expand_public_codes, to_public
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.ids import DeliveryId, DestinationId
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 LIST: Final = "/v1/tenants/{tenant}/attempts"
 
@@ -25,7 +25,7 @@ class AttemptPage(Page[AttemptResult], frozen=True):
     """Attempts, newest first. A page may be short, or empty, and still have a `next`: go on with that."""
 
 
-class _Place(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class _CursorPosition(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a cursor stands for: go on before this place in the stream."""
 
     before: Annotated[int, Meta(ge=1, le=2**63 - 1)]
@@ -67,32 +67,32 @@ EXAMPLE: Final = {
 }
 
 
-async def list_attempts(call: Call) -> Answer:
+async def list_attempts(call: ApiRequest) -> ApiResponse:
     """Those that fit."""
     query = call.query(AttemptQuery)
     if query.since and query.until and query.since >= query.until:
-        raise Invalid("until", "expected a time after `since`")
+        raise ValidationError("until", "expected a time after `since`")
     public = not call.principal.is_operator
-    found = await attempts.page(
+    found = await search.page(
         call.parts.connection,
-        Sought(
+        AttemptFilter(
             tenant=call.tenant,
             destination=query.destination,
             delivery=query.delivery,
             outcomes=frozenset(query.outcome),
-            codes=meant(query.code, public=public),
+            codes=expand_public_codes(query.code, public=public),
             since=query.since,
             until=query.until,
         ),
         limit=query.limit,
-        before=None if query.cursor is None else decode_cursor(query.cursor, _Place).before,
+        before=None if query.cursor is None else decode_cursor(query.cursor, _CursorPosition).before,
     )
-    items = [told(one.event.data, public=public) for one in found.items]
-    return Answer(body=Page(items, None if found.cursor is None else encode_cursor(_Place(found.cursor))))
+    items = [to_public(one.event.data, public=public) for one in found.items]
+    return ApiResponse(body=Page(items, None if found.cursor is None else encode_cursor(_CursorPosition(found.cursor))))
 
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="GET",
         path=LIST,
         name="listAttempts",
@@ -103,6 +103,10 @@ OPERATIONS: Final = (
         roles=READERS,
         handle=list_attempts,
         query=AttemptQuery,
-        says={200: Says(what="A page of attempts.", body=AttemptPage, example={"items": [EXAMPLE], "next": "NDgyMTM"})},
+        says={
+            200: ResponseDoc(
+                what="A page of attempts.", body=AttemptPage, example={"items": [EXAMPLE], "next": "NDgyMTM"}
+            )
+        },
     ),
 )

@@ -4,10 +4,10 @@ from typing import Final
 
 import msgspec
 
-from consumers.credentials.control_client import NobodyAnswers, check_credential
-from oneprotect.api.operations.operation import ADMINS, KEEPERS, READERS, Answer, Operation, Says
-from oneprotect.api.operations.preconditions import HEADERS, entity_tag, only_if
-from oneprotect.api.operations.request import Call
+from consumers.credentials.control_client import NoConsumerReplied, check_credential
+from oneprotect.api.operations.operation import ADMINS, KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.preconditions import HEADERS, entity_tag, precondition
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import Page, PageQuery, page_of
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem
 from schemas.configuration import Credential, CredentialView
@@ -33,17 +33,17 @@ EXAMPLE_VIEW: Final = {
 }
 
 
-async def list_credentials(call: Call) -> Answer:
+async def list_credentials(call: ApiRequest) -> ApiResponse:
     """All of the tenant's, by id."""
     query = call.query(PageQuery)
     views = await call.parts.configuration.list_credentials(call.tenant)
     page = page_of(views, query, key=lambda view: view.id)
-    return Answer(body=Page([_public(call, view) for view in page.items], page.next))
+    return ApiResponse(body=Page([_public(call, view) for view in page.items], page.next))
 
 
-async def put_credential(call: Call) -> Answer:
+async def put_credential(call: ApiRequest) -> ApiResponse:
     """Create or replace."""
-    condition = only_if(call)
+    condition = precondition(call)
     asked = await call.body(Credential)
     view = await call.parts.configuration.set_credential(
         call.tenant, call.id, msgspec.structs.asdict(asked), by=call.by, address=call.address, only_if=condition
@@ -51,25 +51,25 @@ async def put_credential(call: Call) -> Answer:
     return _shown(call, view)
 
 
-async def get_credential(call: Call) -> Answer:
+async def get_credential(call: ApiRequest) -> ApiResponse:
     """One of them."""
     return _shown(call, await call.parts.configuration.get_credential(call.tenant, call.id))
 
 
-async def delete_credential(call: Call) -> Answer:
+async def delete_credential(call: ApiRequest) -> ApiResponse:
     """Forget it."""
     await call.parts.configuration.delete_credential(
-        call.tenant, call.id, by=call.by, address=call.address, only_if=only_if(call)
+        call.tenant, call.id, by=call.by, address=call.address, only_if=precondition(call)
     )
-    return Answer(status=204)
+    return ApiResponse(status=204)
 
 
-async def check(call: Call) -> Answer:
+async def check(call: ApiRequest) -> ApiResponse:
     """Have a consumer read its Secret now."""
     view = await call.parts.configuration.get_credential(call.tenant, call.id)
     try:
         state = await check_credential(call.parts.connection, call.tenant, call.id)
-    except NobodyAnswers:
+    except NoConsumerReplied:
         state = None
     if state is None:
         raise Problem(
@@ -91,16 +91,16 @@ async def check(call: Call) -> Answer:
     )
 
 
-def _public(call: Call, view: CredentialView) -> CredentialView:
+def _public(call: ApiRequest, view: CredentialView) -> CredentialView:
     """What whoever asks may know of it."""
     return view if call.principal.is_operator else msgspec.structs.replace(view, status=view.status.public)
 
 
-def _shown(call: Call, view: CredentialView) -> Answer:
-    return Answer(body=_public(call, view), headers={"etag": entity_tag(view.revision)})
+def _shown(call: ApiRequest, view: CredentialView) -> ApiResponse:
+    return ApiResponse(body=_public(call, view), headers={"etag": entity_tag(view.revision)})
 
 
-_ONE: Final = Says(
+_ONE: Final = ResponseDoc(
     what="The credential, without its ref. `status` says exactly what is wrong to operators alone: to anybody else, "
     "missing, mismatched and denied Secrets are `unavailable`.",
     body=CredentialView,
@@ -109,7 +109,7 @@ _ONE: Final = Says(
 )
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="GET",
         path=LIST,
         name="listCredentials",
@@ -119,14 +119,14 @@ OPERATIONS: Final = (
         handle=list_credentials,
         query=PageQuery,
         says={
-            200: Says(
+            200: ResponseDoc(
                 what="A page of credentials, by id.",
                 body=CredentialPage,
                 example={"items": [EXAMPLE_VIEW], "next": None},
             )
         },
     ),
-    Operation(
+    ApiOperation(
         method="PUT",
         path=ONE,
         name="putCredential",
@@ -142,7 +142,7 @@ OPERATIONS: Final = (
         says={200: _ONE},
         problems=(409, 412),
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path=ONE,
         name="getCredential",
@@ -153,7 +153,7 @@ OPERATIONS: Final = (
         says={200: _ONE},
         problems=(404,),
     ),
-    Operation(
+    ApiOperation(
         method="DELETE",
         path=ONE,
         name="deleteCredential",
@@ -163,10 +163,10 @@ OPERATIONS: Final = (
         roles=ADMINS,
         handle=delete_credential,
         headers=HEADERS,
-        says={204: Says(what="It is gone.")},
+        says={204: ResponseDoc(what="It is gone.")},
         problems=(404, 409, 412),
     ),
-    Operation(
+    ApiOperation(
         method="POST",
         path=ONE + "/check",
         name="checkCredential",

@@ -7,19 +7,18 @@ from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from consumers.attempts.timeline import DeliveryState, Timeline, timelines
+from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, timelines
 from messaging.atomic_batch import MAX_BYTES, MAX_MESSAGES
-from messaging.delivery_requests import Request, request_all
-from oneprotect.api.operations.operation import PRODUCERS, READERS, Answer, Operation, Says
-from oneprotect.api.operations.public_codes import told
-from oneprotect.api.operations.request import Call
+from messaging.delivery_requests import DeliveryRequest, publish_requests
+from oneprotect.api.operations.operation import PRODUCERS, READERS, ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.public_codes import to_public
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.problems import Problem, unavailable
-from schemas import subjects
-from schemas import validation as checked
+from schemas import subjects, validation
 from schemas.events import CONTENT_TYPE, AttemptResult, BodyContentType, DeliveryRequested, RequestedData, encode
 from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
 from schemas.subscriptions import OPERATIONAL
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 SOURCE: Final = "/oneprotect/api"
 LIST: Final = "/v1/tenants/{tenant}/deliveries"
@@ -43,7 +42,7 @@ class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     id: DeliveryId | UnsetType = UNSET
 
     def data(self, destination: str) -> RequestedData:
-        """The same, for one destination. Raises `Invalid`."""
+        """The same, for one destination. Raises `ValidationError`."""
         try:
             return RequestedData(
                 destination=destination,
@@ -54,7 +53,7 @@ class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
             )
         except ValueError as error:
             rule = str(error)
-        raise Invalid(None, rule[:1].lower() + rule[1:])
+        raise ValidationError(None, rule[:1].lower() + rule[1:])
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
@@ -95,7 +94,7 @@ class Standing(Struct, frozen=True, kw_only=True):
     ]
 
     @classmethod
-    def of(cls, timeline: Timeline, *, public: bool) -> "Standing":
+    def of(cls, timeline: DeliveryTimeline, *, public: bool) -> "Standing":
         """How it stands, as far as whoever asks may know."""
         waits = timeline.state is DeliveryState.OVERFLOW
         return cls(
@@ -103,7 +102,7 @@ class Standing(Struct, frozen=True, kw_only=True):
             event_type=timeline.event_type,
             state=State.PENDING if waits else State(timeline.state.value),
             next_attempt_at=timeline.next_attempt_at,
-            attempts=tuple(told(attempt, public=public) for attempt in timeline.attempts),
+            attempts=tuple(to_public(attempt, public=public) for attempt in timeline.attempts),
             is_complete=timeline.is_complete,
         )
 
@@ -116,19 +115,19 @@ class DeliveryView(Struct, frozen=True, kw_only=True):
     deliveries: tuple[Standing, ...]
 
 
-async def request_delivery(call: Call) -> Answer:
+async def request_delivery(call: ApiRequest) -> ApiResponse:
     """Accept: 202 when it is stored, and not before."""
     asked = await call.body(NewDelivery)
     if asked.event_type.startswith(OPERATIONAL):
-        raise Invalid("event_type", f"types that begin with `{OPERATIONAL}` are told by us alone")
+        raise ValidationError("event_type", f"types that begin with `{OPERATIONAL}` are told by us alone")
     delivery = _delivery_id(call, asked)
     destinations = await _destinations(call, asked)
     if not destinations:
-        return Answer(status=202, body=AcceptedDeliveries(id=delivery, deliveries=()))
+        return ApiResponse(status=202, body=AcceptedDeliveries(id=delivery, deliveries=()))
     if not call.parts.connection.is_connected:
         raise unavailable()
-    stored = await request_all(call.parts.publisher, _requests(call, asked, delivery, destinations))
-    return Answer(
+    stored = await publish_requests(call.parts.publisher, _requests(call, asked, delivery, destinations))
+    return ApiResponse(
         status=202,
         body=AcceptedDeliveries(
             id=delivery,
@@ -141,39 +140,41 @@ async def request_delivery(call: Call) -> Answer:
     )
 
 
-async def get_delivery(call: Call) -> Answer:
+async def get_delivery(call: ApiRequest) -> ApiResponse:
     """How it stands."""
-    delivery = checked.delivery_id(call.request.path_params["id"], "id")
+    delivery = validation.delivery_id(call.request.path_params["id"], "id")
     found = await timelines(call.parts.connection, call.tenant, delivery)
     if not found:
         raise Problem(404, "not-found", "The tenant has no delivery of this id that is waiting or on record.")
     public = not call.principal.is_operator
     standings = tuple(Standing.of(timeline, public=public) for timeline in found)
-    return Answer(body=DeliveryView(id=delivery, tenant=call.tenant, deliveries=standings))
+    return ApiResponse(body=DeliveryView(id=delivery, tenant=call.tenant, deliveries=standings))
 
 
-def _delivery_id(call: Call, asked: NewDelivery) -> str:
+def _delivery_id(call: ApiRequest, asked: NewDelivery) -> str:
     key = call.header(KEY.lower())
     if key is None:
         return new_delivery_id() if isinstance(asked.id, UnsetType) else asked.id
     if not isinstance(asked.id, UnsetType) and asked.id != key:
-        raise Invalid("id", f"not the same as `{KEY}`; one of them is enough")
-    return checked.delivery_id(key, KEY)
+        raise ValidationError("id", f"not the same as `{KEY}`; one of them is enough")
+    return validation.delivery_id(key, KEY)
 
 
-async def _destinations(call: Call, asked: NewDelivery) -> list[str]:
+async def _destinations(call: ApiRequest, asked: NewDelivery) -> list[str]:
     addressees = call.parts.addressees
     if isinstance(asked.destination, UnsetType):
         found = await addressees.subscribed(call.tenant, asked.event_type)
         if len(found) > MAX_MESSAGES:
-            raise Invalid("event_type", f"more than {MAX_MESSAGES} destinations ask for it; name one after the other")
+            raise ValidationError(
+                "event_type", f"more than {MAX_MESSAGES} destinations ask for it; name one after the other"
+            )
         return found
     if not await addressees.has(call.tenant, asked.destination):
-        raise Invalid("destination", "the tenant has no destination of this name; create it first")
+        raise ValidationError("destination", "the tenant has no destination of this name; create it first")
     return [asked.destination]
 
 
-def _requests(call: Call, asked: NewDelivery, delivery: str, destinations: list[str]) -> list[Request]:
+def _requests(call: ApiRequest, asked: NewDelivery, delivery: str, destinations: list[str]) -> list[DeliveryRequest]:
     tenant = call.tenant
     common = {"content-type": CONTENT_TYPE}
     trace = call.header(subjects.HEADER_TRACE)
@@ -182,7 +183,7 @@ def _requests(call: Call, asked: NewDelivery, delivery: str, destinations: list[
     _check_size(call, asked.data(destinations[0]), len(destinations))
     now = datetime.now(UTC)
     return [
-        Request(
+        DeliveryRequest(
             tenant,
             destination,
             encode(
@@ -202,14 +203,14 @@ def _requests(call: Call, asked: NewDelivery, delivery: str, destinations: list[
     ]
 
 
-def _check_size(call: Call, data: RequestedData, count: int) -> None:
-    """Raise `Problem` for a body that consumers would refuse, or `Invalid` for what is not base64."""
+def _check_size(call: ApiRequest, data: RequestedData, count: int) -> None:
+    """Raise `Problem` for a body that consumers would refuse, or `ValidationError` for what is not base64."""
     try:
         size = len(data.body())
     except ValueError:
         size = None
     if size is None:
-        raise Invalid("payload_base64", "not base64")
+        raise ValidationError("payload_base64", "not base64")
     if size > call.parts.max_payload_bytes:
         raise Problem(413, "too-large", f"The payload has more than {call.parts.max_payload_bytes} bytes.")
     if size * count > MAX_BYTES // 2:  # half, for what stands around it, and base64
@@ -220,7 +221,7 @@ EXAMPLE_ID: Final = "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"
 EXAMPLE: Final = {"event_type": "invoice.paid", "payload": {"invoice": 42, "total": "19.90"}, "destination": "orders"}
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="POST",
         path=LIST,
         name="requestDelivery",
@@ -241,7 +242,7 @@ OPERATIONS: Final = (
             "traceparent": "A W3C trace context; it is recorded, and sent along to destinations that ask for it.",
         },
         says={
-            202: Says(
+            202: ResponseDoc(
                 what="Stored.",
                 body=AcceptedDeliveries,
                 example={
@@ -252,7 +253,7 @@ OPERATIONS: Final = (
             )
         },
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path=LIST + "/{id}",
         name="getDelivery",
@@ -262,7 +263,7 @@ OPERATIONS: Final = (
         tag="deliveries",
         roles=READERS | PRODUCERS,
         handle=get_delivery,
-        says={200: Says(what="How it stands at each of its destinations.", body=DeliveryView)},
+        says={200: ResponseDoc(what="How it stands at each of its destinations.", body=DeliveryView)},
         problems=(404,),
     ),
 )

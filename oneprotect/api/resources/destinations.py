@@ -5,9 +5,9 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from oneprotect.api.operations.operation import ADMINS, KEEPERS, READERS, Answer, Operation, Says
-from oneprotect.api.operations.preconditions import HEADERS, entity_tag, only_if
-from oneprotect.api.operations.request import Call
+from oneprotect.api.operations.operation import ADMINS, KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.preconditions import HEADERS, entity_tag, precondition
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import Page, PageQuery, page_of
 from schemas.configuration import DestinationSpec, DestinationView
 
@@ -58,16 +58,16 @@ EXAMPLE_VIEW: Final[dict[str, Any]] = {
 }
 
 
-async def list_destinations(call: Call) -> Answer:
+async def list_destinations(call: ApiRequest) -> ApiResponse:
     """All of the tenant's, by id."""
     query = call.query(PageQuery)
     views = await call.parts.configuration.list_destinations(call.tenant)
-    return Answer(body=page_of(views, query, key=lambda view: view.id))
+    return ApiResponse(body=page_of(views, query, key=lambda view: view.id))
 
 
-async def put_destination(call: Call) -> Answer:
+async def put_destination(call: ApiRequest) -> ApiResponse:
     """Create or replace."""
-    condition = only_if(call)
+    condition = precondition(call)
     spec = await call.body(DestinationSpec)
     view = await call.parts.configuration.set_destination(
         call.tenant, call.id, msgspec.structs.asdict(spec), by=call.by, address=call.address, only_if=condition
@@ -75,30 +75,30 @@ async def put_destination(call: Call) -> Answer:
     return _shown(view)
 
 
-async def get_destination(call: Call) -> Answer:
+async def get_destination(call: ApiRequest) -> ApiResponse:
     """One of them."""
     return _shown(await call.parts.configuration.get_destination(call.tenant, call.id))
 
 
-async def delete_destination(call: Call) -> Answer:
+async def delete_destination(call: ApiRequest) -> ApiResponse:
     """Forget it."""
     await call.parts.configuration.delete_destination(
-        call.tenant, call.id, by=call.by, address=call.address, only_if=only_if(call)
+        call.tenant, call.id, by=call.by, address=call.address, only_if=precondition(call)
     )
-    return Answer(status=204)
+    return ApiResponse(status=204)
 
 
-async def enable_destination(call: Call) -> Answer:
+async def enable_destination(call: ApiRequest) -> ApiResponse:
     """Let deliveries go there."""
     view = await call.parts.configuration.enable_destination(
-        call.tenant, call.id, by=call.by, address=call.address, only_if=only_if(call)
+        call.tenant, call.id, by=call.by, address=call.address, only_if=precondition(call)
     )
     return _shown(view)
 
 
-async def disable_destination(call: Call) -> Answer:
+async def disable_destination(call: ApiRequest) -> ApiResponse:
     """Keep deliveries back."""
-    condition = only_if(call)
+    condition = precondition(call)
     asked = await call.optional_body(Disabling) or Disabling()
     view = await call.parts.configuration.disable_destination(
         call.tenant, call.id, by=call.by, reason=asked.reason, address=call.address, only_if=condition
@@ -106,14 +106,16 @@ async def disable_destination(call: Call) -> Answer:
     return _shown(view)
 
 
-def _shown(view: DestinationView) -> Answer:
-    return Answer(body=view, headers={"etag": entity_tag(view.revision)})
+def _shown(view: DestinationView) -> ApiResponse:
+    return ApiResponse(body=view, headers={"etag": entity_tag(view.revision)})
 
 
-_ONE: Final = Says(what="The destination, as it is now.", body=DestinationView, example=EXAMPLE_VIEW, headers=TAGGED)
+_ONE: Final = ResponseDoc(
+    what="The destination, as it is now.", body=DestinationView, example=EXAMPLE_VIEW, headers=TAGGED
+)
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="GET",
         path=LIST,
         name="listDestinations",
@@ -123,14 +125,14 @@ OPERATIONS: Final = (
         handle=list_destinations,
         query=PageQuery,
         says={
-            200: Says(
+            200: ResponseDoc(
                 what="A page of destinations, by id.",
                 body=DestinationPage,
                 example={"items": [EXAMPLE_VIEW], "next": None},
             )
         },
     ),
-    Operation(
+    ApiOperation(
         method="PUT",
         path=ONE,
         name="putDestination",
@@ -146,7 +148,7 @@ OPERATIONS: Final = (
         says={200: _ONE},
         problems=(409, 412),
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path=ONE,
         name="getDestination",
@@ -157,7 +159,7 @@ OPERATIONS: Final = (
         says={200: _ONE},
         problems=(404,),
     ),
-    Operation(
+    ApiOperation(
         method="DELETE",
         path=ONE,
         name="deleteDestination",
@@ -167,10 +169,10 @@ OPERATIONS: Final = (
         roles=ADMINS,
         handle=delete_destination,
         headers=HEADERS,
-        says={204: Says(what="It is gone.")},
+        says={204: ResponseDoc(what="It is gone.")},
         problems=(404, 409, 412),
     ),
-    Operation(
+    ApiOperation(
         method="POST",
         path=ONE + "/enable",
         name="enableDestination",
@@ -183,7 +185,7 @@ OPERATIONS: Final = (
         says={200: _ONE},
         problems=(404, 409, 412),
     ),
-    Operation(
+    ApiOperation(
         method="POST",
         path=ONE + "/disable",
         name="disableDestination",

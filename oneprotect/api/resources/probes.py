@@ -3,10 +3,10 @@
 import asyncio
 from typing import Final
 
-from messaging.client.connection import Connection
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
-from oneprotect.api.operations.operation import Answer, Operation, Says
-from oneprotect.api.operations.request import Call
+from oneprotect.api.operations.operation import ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.request import ApiRequest
 from schemas import subjects
 
 LOOK_S: Final = 1.0
@@ -14,10 +14,10 @@ NEEDED: Final = tuple(stream.name for stream in subjects.STREAMS)
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
-class Streams:
+class StreamAvailability:
     """Whether what the API needs of JetStream is there, looked at once a second whoever asks however often."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
         self._usable = False
 
@@ -41,38 +41,41 @@ class Streams:
         return True
 
 
-async def page(call: Call) -> Answer:
+async def probe(call: ApiRequest) -> ApiResponse:
     """One of the three."""
     status, media_type, body = call.parts.ops.answer("GET", call.request.url.path)
-    return Answer(status=status, media_type=media_type, body=body)
+    return ApiResponse(status=status, media_type=media_type, body=body)
 
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="GET",
         path="/healthz",
         name="health",
         summary="Whether this process is alive",
         tag="operating",
-        handle=page,
-        says={200: Says(what="It is.", media_type=_PLAIN)},
+        handle=probe,
+        says={200: ResponseDoc(what="It is.", media_type=_PLAIN)},
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path="/readyz",
         name="readiness",
         summary="Whether NATS and the streams are usable",
         tag="operating",
-        handle=page,
-        says={200: Says(what="They are.", media_type=_PLAIN), 503: Says(what="They are not.", media_type=_PLAIN)},
+        handle=probe,
+        says={
+            200: ResponseDoc(what="They are.", media_type=_PLAIN),
+            503: ResponseDoc(what="They are not.", media_type=_PLAIN),
+        },
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path="/metrics",
         name="metrics",
         summary="Figures for Prometheus",
         tag="operating",
-        handle=page,
-        says={200: Says(what="The text format, 0.0.4.", media_type="text/plain; version=0.0.4; charset=utf-8")},
+        handle=probe,
+        says={200: ResponseDoc(what="The text format, 0.0.4.", media_type="text/plain; version=0.0.4; charset=utf-8")},
     ),
 )

@@ -7,17 +7,17 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from consumers.replay.dry_run import Preview
-from consumers.retention.retained import Kept
-from messaging.lease import Holder
-from oneprotect.api.operations.operation import KEEPERS, READERS, Answer, Operation, Says
-from oneprotect.api.operations.public_codes import meant
-from oneprotect.api.operations.request import Call
+from consumers.replay.dry_run import DryRunSummary
+from consumers.retention.retained import RetainedDelivery
+from messaging.lease import LeaseHolder
+from oneprotect.api.operations.operation import KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.public_codes import expand_public_codes
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import Page, PageQuery, decode_cursor, encode_cursor
 from schemas.codes import Code
 from schemas.configuration import KeptOutcome, Replay, ReplayFilter, ReplayState
 from schemas.ids import DeliveryId, DestinationId, EventType
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 LIST: Final = "/v1/tenants/{tenant}/replays"
 ONE: Final = LIST + "/{id}"
@@ -40,16 +40,16 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ()
 
     def chosen(self, *, public: bool) -> ReplayFilter:
-        """The filter, in one order whatever theirs, so that an unfinished replay is found again. Raises `Invalid`."""
+        """The filter, in one order whatever theirs, so that an unfinished replay is found again. Raises `ValidationError`."""
         if self.since and self.until and self.since >= self.until:
-            raise Invalid("filter.until", "expected a time after `since`")
+            raise ValidationError("filter.until", "expected a time after `since`")
         if "delivered" in self.outcomes and len(set(self.outcomes)) > 1:
-            raise Invalid("filter.outcomes", "expected `delivered` by itself: these are kept elsewhere")
+            raise ValidationError("filter.outcomes", "expected `delivered` by itself: these are kept elsewhere")
         return ReplayFilter(
             destination=self.destination,
             since=self.since and self.since.astimezone(UTC),
             until=self.until and self.until.astimezone(UTC),
-            codes=tuple(sorted(code.value for code in meant(self.codes, public=public))),
+            codes=tuple(sorted(code.value for code in expand_public_codes(self.codes, public=public))),
             event_types=tuple(sorted(set(self.event_types))),
             ids=tuple(sorted(set(self.ids))),
             outcomes=tuple(sorted(set(self.outcomes))),
@@ -134,26 +134,26 @@ EXAMPLE: Final = {
 }
 
 
-async def create_replay(call: Call) -> Answer:
+async def create_replay(call: ApiRequest) -> ApiResponse:
     """Start one, or count what it would do."""
     asked = await call.body(NewReplay)
     public = not call.principal.is_operator
     chosen = asked.filter.chosen(public=public)
     if asked.dry_run:
-        preview = Preview()
+        preview = DryRunSummary()
         await preview.count(call.parts.replayer.pages(call.tenant, chosen))
-        return Answer(body=_dry_run(preview, public=public))
+        return ApiResponse(body=_dry_run(preview, public=public))
     replay, row = await call.parts.replays.begin(
         call.tenant, chosen, by=call.by, address=call.address, rate_per_s=asked.rate_per_s
     )
-    return Answer(
+    return ApiResponse(
         status=202,
-        body=_view(call, replay, row, Holder(replay=replay, by=call.by, run="")),
+        body=_view(call, replay, row, LeaseHolder(replay=replay, by=call.by, run="")),
         headers={"location": f"/v1/tenants/{call.tenant}/replays/{replay}"},
     )
 
 
-async def list_replays(call: Call) -> Answer:
+async def list_replays(call: ApiRequest) -> ApiResponse:
     """The tenant's, newest first."""
     query = call.query(PageQuery)
     before = None if query.cursor is None else decode_cursor(query.cursor, str)
@@ -162,22 +162,22 @@ async def list_replays(call: Call) -> Answer:
     running = await call.parts.replayer.running(call.tenant)
     page = rest[: query.limit]
     items = [_view(call, replay, row, running) for replay, row in page]
-    return Answer(body=Page(items, encode_cursor(page[-1][0]) if len(rest) > len(page) else None))
+    return ApiResponse(body=Page(items, encode_cursor(page[-1][0]) if len(rest) > len(page) else None))
 
 
-async def get_replay(call: Call) -> Answer:
+async def get_replay(call: ApiRequest) -> ApiResponse:
     """One of them."""
     row = await call.parts.replayer.get(call.tenant, call.id)
-    return Answer(body=_view(call, call.id, row, await call.parts.replayer.running(call.tenant)))
+    return ApiResponse(body=_view(call, call.id, row, await call.parts.replayer.running(call.tenant)))
 
 
-async def cancel_replay(call: Call) -> Answer:
+async def cancel_replay(call: ApiRequest) -> ApiResponse:
     """Stop it."""
     row = await call.parts.replayer.cancel(call.tenant, call.id, by=call.by, address=call.address)
-    return Answer(body=_view(call, call.id, row, None))
+    return ApiResponse(body=_view(call, call.id, row, None))
 
 
-def _view(call: Call, replay: str, row: Replay, running: Holder | None) -> ReplayView:
+def _view(call: ApiRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayView:
     return ReplayView(
         id=replay,
         tenant=call.tenant,
@@ -204,7 +204,7 @@ def _told(code: str, *, public: bool) -> str:
     return Code(code).public.value if public and code in set(Code) else code
 
 
-def _dry_run(preview: Preview, *, public: bool) -> DryRun:
+def _dry_run(preview: DryRunSummary, *, public: bool) -> DryRun:
     counts: Counter[tuple[str, str]] = Counter()
     for (destination, code), count in preview.counts.items():
         counts[destination, _told(code, public=public)] += count
@@ -216,7 +216,7 @@ def _dry_run(preview: Preview, *, public: bool) -> DryRun:
     )
 
 
-def _sample(kept: Kept, *, public: bool) -> Sample:
+def _sample(kept: RetainedDelivery, *, public: bool) -> Sample:
     return Sample(
         id=kept.id,
         destination=kept.destination,
@@ -228,10 +228,10 @@ def _sample(kept: Kept, *, public: bool) -> Sample:
     )
 
 
-_ONE: Final = Says(what="The replay, as it is now.", body=ReplayView, example=EXAMPLE)
+_ONE: Final = ResponseDoc(what="The replay, as it is now.", body=ReplayView, example=EXAMPLE)
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="POST",
         path=LIST,
         name="createReplay",
@@ -245,7 +245,7 @@ OPERATIONS: Final = (
         body=NewReplay,
         body_example={"filter": {"destination": "orders", "codes": ["http.5xx"]}, "dry_run": True, "rate_per_s": 50},
         says={
-            200: Says(
+            200: ResponseDoc(
                 what="With `dry_run`: what it would do.",
                 body=DryRun,
                 example={
@@ -255,12 +255,12 @@ OPERATIONS: Final = (
                     "sample": [],
                 },
             ),
-            202: Says(
+            202: ResponseDoc(
                 what="It has begun.", body=ReplayView, example=EXAMPLE, headers={"Location": "Where to look at it."}
             ),
         },
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path=LIST,
         name="listReplays",
@@ -269,9 +269,11 @@ OPERATIONS: Final = (
         roles=READERS,
         handle=list_replays,
         query=PageQuery,
-        says={200: Says(what="A page, newest first.", body=ReplayPage, example={"items": [EXAMPLE], "next": None})},
+        says={
+            200: ResponseDoc(what="A page, newest first.", body=ReplayPage, example={"items": [EXAMPLE], "next": None})
+        },
     ),
-    Operation(
+    ApiOperation(
         method="GET",
         path=ONE,
         name="getReplay",
@@ -282,7 +284,7 @@ OPERATIONS: Final = (
         says={200: _ONE},
         problems=(404,),
     ),
-    Operation(
+    ApiOperation(
         method="DELETE",
         path=ONE,
         name="cancelReplay",

@@ -8,10 +8,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from consumers.attempts.log import follow
-from messaging.delivery_requests import request
-from oneprotect.api.operations.operation import KEEPERS, Answer, Operation, Says
-from oneprotect.api.operations.public_codes import told
-from oneprotect.api.operations.request import Call
+from messaging.delivery_requests import publish_request
+from oneprotect.api.operations.operation import KEEPERS, ApiOperation, ApiResponse, ResponseDoc
+from oneprotect.api.operations.public_codes import to_public
+from oneprotect.api.operations.request import ApiRequest
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, PING, AttemptResult, DeliveryRequested, RequestedData, encode
@@ -29,7 +29,7 @@ class TestResult(Struct, frozen=True, kw_only=True):
     result: Annotated[AttemptResult, Meta(description="The one attempt that was made.")] | None
 
 
-async def test_destination(call: Call) -> Answer:
+async def test_destination(call: ApiRequest) -> ApiResponse:
     """Ping it."""
     parts = call.parts
     destination = await parts.configuration.get_destination(call.tenant, call.id)
@@ -40,18 +40,18 @@ async def test_destination(call: Call) -> Answer:
             subjects.HEADER_MSG_ID: subjects.msg_id(call.tenant, call.id, ping.id),
             "content-type": CONTENT_TYPE,
         }
-        await request(parts.publisher, call.tenant, call.id, encode(ping), headers)
+        await publish_request(parts.publisher, call.tenant, call.id, encode(ping), headers)
         result = None
         try:
             async with asyncio.timeout((destination.timeout_s or parts.request_timeout_s) + MARGIN_S):
                 async for event in attempts:
                     if event.data.delivery == ping.id and event.data.outcome is not Outcome.SUPPRESSED:
-                        result = told(event.data, public=not call.principal.is_operator)
+                        result = to_public(event.data, public=not call.principal.is_operator)
                         break
         except TimeoutError:
             pass
     place = {"location": f"/v1/tenants/{call.tenant}/deliveries/{ping.id}"}
-    return Answer(status=202 if result is None else 200, body=TestResult(id=ping.id, result=result), headers=place)
+    return ApiResponse(status=202 if result is None else 200, body=TestResult(id=ping.id, result=result), headers=place)
 
 
 def _ping(tenant: str, destination: str) -> DeliveryRequested:
@@ -72,7 +72,7 @@ def _ping(tenant: str, destination: str) -> DeliveryRequested:
 
 
 OPERATIONS: Final = (
-    Operation(
+    ApiOperation(
         method="POST",
         path="/v1/tenants/{tenant}/destinations/{id}/test",
         name="testDestination",
@@ -83,12 +83,12 @@ OPERATIONS: Final = (
         roles=KEEPERS,
         handle=test_destination,
         says={
-            200: Says(
+            200: ResponseDoc(
                 what="How it went. That the receiver refused it is in `result`, and no error of this request.",
                 body=TestResult,
                 headers={"Location": "Where to look at it later."},
             ),
-            202: Says(
+            202: ResponseDoc(
                 what="It waits: no consumer has made the attempt yet.",
                 body=TestResult,
                 example={"id": "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "result": None},

@@ -10,8 +10,8 @@ from typing import Any, Final
 import structlog
 
 from oneprotect.api.web.problems import MEDIA_TYPE, unavailable
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.registry import Counters
+from telemetry.metrics import definitions
+from telemetry.metrics.registry import MetricRegistry
 from telemetry.ops_server import OpsPages
 
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
@@ -26,10 +26,10 @@ Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 _log = structlog.get_logger(__name__)
 
 
-class Front:
+class StartupGateway:
     """An ASGI application that hands over to another one as soon as there is one."""
 
-    def __init__(self, counters: Counters, ops: OpsPages) -> None:
+    def __init__(self, counters: MetricRegistry, ops: OpsPages) -> None:
         self._counters = counters
         self._ops = ops
         self._app: Asgi | None = None
@@ -70,7 +70,7 @@ class Front:
     def _note(self, scope: Event, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = scope.get("path_template") or "none"
-        self._counters.add(catalogue.HTTP_REQUESTS, (("method", method), ("route", route), ("status", str(status))))
-        self._counters.observe(catalogue.HTTP_DURATION, took_s, (("route", route),))
+        self._counters.add(definitions.HTTP_REQUESTS, (("method", method), ("route", route), ("status", str(status))))
+        self._counters.observe(definitions.HTTP_DURATION, took_s, (("route", route),))
         log = _log.warning if status >= 500 and route not in OPERATING else _log.debug
         log("api.answered", method=method, route=route, status=status, ms=round(took_s * 1000, 2))

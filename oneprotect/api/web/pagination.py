@@ -7,7 +7,7 @@ from typing import Annotated, Final, Generic, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 DEFAULT_LIMIT: Final = 50
 MAX_LIMIT: Final = 500
@@ -38,17 +38,17 @@ def encode_cursor(value: object) -> str:
 
 
 def decode_cursor(text: str, kind: type[T]) -> T:
-    """What a cursor of ours stands for. Raises `Invalid` for any other text."""
+    """What a cursor of ours stands for. Raises `ValidationError` for any other text."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, msgspec.DecodeError):
         pass
-    raise Invalid("cursor", "not the `next` of a page of this list")
+    raise ValidationError("cursor", "not the `next` of a page of this list")
 
 
 def page_of(items: Sequence[T], query: PageQuery, *, key: Callable[[T], str]) -> Page[T]:
-    """A page of a list that is at hand whole, sorted by `key`. Raises `Invalid`."""
+    """A page of a list that is at hand whole, sorted by `key`. Raises `ValidationError`."""
     after = None if query.cursor is None else decode_cursor(query.cursor, str)
     rest = [item for item in items if after is None or key(item) > after]
     page = rest[: query.limit]

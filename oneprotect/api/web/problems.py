@@ -11,17 +11,27 @@ from msgspec import UNSET, UnsetType
 
 from consumers.replay.store import ReplayEnded, UnknownReplay
 from messaging.client.errors import JetStreamError
-from oneprotect.configuration.service import Changed, Conflict, InUse, MissingCredential, Unknown
-from schemas.validation import Invalid
+from oneprotect.configuration.service import (
+    InUseError,
+    MissingCredential,
+    NotFoundError,
+    PreconditionFailedError,
+    WriteConflictError,
+)
+from schemas.validation import ValidationError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
 
 _REFUSALS: Final[Mapping[type[Exception], tuple[int, str, str]]] = {
-    Unknown: (404, "not-found", "The tenant has nothing of this name."),
+    NotFoundError: (404, "not-found", "The tenant has nothing of this name."),
     UnknownReplay: (404, "not-found", "The tenant has no replay of this id."),
-    Changed: (412, "precondition-failed", "It is not as `If-Match` or `If-None-Match` says; read it anew."),
-    Conflict: (409, "conflict", "Somebody else changes the same right now; read it anew, and try again."),
+    PreconditionFailedError: (
+        412,
+        "precondition-failed",
+        "It is not as `If-Match` or `If-None-Match` says; read it anew.",
+    ),
+    WriteConflictError: (409, "conflict", "Somebody else changes the same right now; read it anew, and try again."),
 }
 
 _log = structlog.get_logger(__name__)
@@ -82,7 +92,7 @@ def problem_of(error: Exception) -> Problem:
     """What an exception means to whoever asked."""
     if isinstance(error, Problem):
         return error
-    if isinstance(error, Invalid):
+    if isinstance(error, ValidationError):
         return broken_rule(error.field, error.rule)
     if isinstance(error, HTTPException):
         return _of_framework(error)
@@ -99,7 +109,7 @@ def _of_refusal(error: Exception) -> Problem | None:
             return Problem(status, name, detail)
     if isinstance(error, MissingCredential):
         return broken_rule("credential", "the tenant has no credential of this name; create it first")
-    if isinstance(error, InUse):
+    if isinstance(error, InUseError):
         return Problem(409, "in-use", f"Destinations still use this credential: {', '.join(error.destinations)}.")
     if isinstance(error, ReplayEnded):
         return Problem(409, "replay-ended", f"This replay is {error.state} already.")

@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.inspect import IntType, Metadata, Type, VarTupleType, type_info
 
 from oneprotect.api.web.problems import Problem
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 T = TypeVar("T", bound=Struct)
 
@@ -22,7 +22,7 @@ ENVELOPE_BYTES: Final = 64 * 1024
 """What may stand around a payload."""
 
 
-class Limits(Struct, frozen=True, kw_only=True):
+class BodyLimits(Struct, frozen=True, kw_only=True):
     """How much, and for how long."""
 
     body_bytes: int
@@ -34,7 +34,7 @@ def is_there(request: Request[Any, Any, Any]) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-async def read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
+async def read(request: Request[Any, Any, Any], limits: BodyLimits) -> bytes:
     """The whole body, if it is JSON by its headers, not too large and not too slow. Raises `Problem`."""
     _require_json(request)
     declared = request.headers.get("content-length", "0")
@@ -53,7 +53,7 @@ async def read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
     )
 
 
-async def _read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
+async def _read(request: Request[Any, Any, Any], limits: BodyLimits) -> bytes:
     body = bytearray()
     while True:
         event: Any = await request.receive()
@@ -67,13 +67,13 @@ async def _read(request: Request[Any, Any, Any], limits: Limits) -> bytes:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """The body as a `kind`. Raises `Problem` for what is not JSON, and `Invalid` for what breaks a rule."""
+    """The body as a `kind`. Raises `Problem` for what is not JSON, and `ValidationError` for what breaks a rule."""
     try:
         if not body.isascii():
             body.decode()
         return msgspec.json.decode(body, type=kind)
     except msgspec.ValidationError as error:
-        problem: Exception = Invalid.of(error)
+        problem: Exception = ValidationError.of(error)
     except UnicodeDecodeError as error:
         problem = _bad(f"The body is not UTF-8 (byte {error.start}).")
     except RecursionError:
@@ -86,22 +86,22 @@ def decode(body: bytes, kind: type[T]) -> T:
 
 
 def query(items: Iterable[tuple[str, str]], kind: type[T]) -> T:
-    """A query string as a `kind`: each parameter once, but for those that are lists. Raises `Invalid`."""
+    """A query string as a `kind`: each parameter once, but for those that are lists. Raises `ValidationError`."""
     types = _types(kind)
     given: dict[str, Any] = {}
     for name, text in items:
         if name not in types:
-            raise Invalid(None, f"a parameter that does not exist here; there are {', '.join(types)}")
+            raise ValidationError(None, f"a parameter that does not exist here; there are {', '.join(types)}")
         if types[name] is VarTupleType:
             given.setdefault(name, []).append(text)
         elif name in given:
-            raise Invalid(name, "given twice")
+            raise ValidationError(name, "given twice")
         else:
             given[name] = int(text) if types[name] is IntType and _WHOLE.fullmatch(text) else text
     try:
         return msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
-        problem = Invalid.of(error)
+        problem = ValidationError.of(error)
     raise problem
 
 
@@ -127,7 +127,7 @@ def _require_json(request: Request[Any, Any, Any]) -> None:
         raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
 
 
-def _too_large(limits: Limits) -> Problem:
+def _too_large(limits: BodyLimits) -> Problem:
     return Problem(
         413, "too-large", f"The body has more than {limits.body_bytes} bytes.", headers={"connection": "close"}
     )

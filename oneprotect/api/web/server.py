@@ -16,7 +16,7 @@ KEEP_ALIVE_S: Final = 75
 DRAIN_TIMEOUT_S: Final = 20
 
 
-class _Server(uvicorn.Server):
+class _ApiServer(uvicorn.Server):
     """Leaves signals to whoever runs it."""
 
     @contextlib.contextmanager
@@ -50,7 +50,7 @@ async def serve(
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=DRAIN_TIMEOUT_S,
         )
-        server = _Server(config)
+        server = _ApiServer(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         stopping = asyncio.create_task(stop.wait())
         try:

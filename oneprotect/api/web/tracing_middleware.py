@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from oneprotect.api.web.gateway import METHODS, OPERATING, Asgi, Event, Receive, Send
-from telemetry.otlp.trace_context import HEADER, Attributes, Kind, Parent, Sampling
+from telemetry.otlp.trace_context import HEADER, Attributes, Kind, TraceContext, TraceSampler
 
 _NAME: Final = HEADER.encode()
 
 
-class Spans(Protocol):
+class RequestSpanSink(Protocol):
     """Where finished spans go; `telemetry.otlp.spans.Spans` exports them."""
 
     def new_id(self) -> int:
@@ -25,7 +25,7 @@ class Spans(Protocol):
     def add(
         self,
         name: str,
-        parent: Parent,
+        parent: TraceContext,
         *,
         kind: Kind,
         start_ns: int,
@@ -33,15 +33,15 @@ class Spans(Protocol):
         attributes: Attributes,
         error: str | None,
         span_id: int,
-    ) -> Parent:
+    ) -> TraceContext:
         """A span with that id below `parent`. `error`: the code of what went wrong."""
         ...
 
 
-class Traced:
+class TracingMiddleware:
     """An ASGI application before another one."""
 
-    def __init__(self, app: Asgi, spans: Spans, sampling: Sampling) -> None:
+    def __init__(self, app: Asgi, spans: RequestSpanSink, sampling: TraceSampler) -> None:
         self._app = app
         self._spans = spans
         self._sampling = sampling
@@ -53,7 +53,7 @@ class Traced:
             return
         caller, key, span_id = _caller(scope["headers"]), os.urandom(8).hex(), self._spans.new_id()
         sampled = self._sampling.samples(caller, key)
-        parent = Parent.read(caller) or Parent.of_key(key)
+        parent = TraceContext.read(caller) or TraceContext.of_key(key)
         status, start_ns = 500, time.time_ns()
 
         async def sent(event: Event) -> None:
@@ -70,7 +70,7 @@ class Traced:
             if sampled:
                 self._add(scope, status, parent, span_id, start_ns)
 
-    def _add(self, scope: Event, status: int, parent: Parent, span_id: int, start_ns: int) -> None:
+    def _add(self, scope: Event, status: int, parent: TraceContext, span_id: int, start_ns: int) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = str(scope.get("path_template") or "none")
         self._spans.add(

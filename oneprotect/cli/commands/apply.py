@@ -8,7 +8,7 @@ from oneprotect.cli.support.errors import DONE, FAILED
 from oneprotect.cli.support.options import AsJson
 
 if TYPE_CHECKING:
-    from messaging.admin.topology import Change
+    from messaging.admin.topology import TopologyChange
     from oneprotect.bootstrap.resources import JetStream
     from oneprotect.settings.settings import Settings
 
@@ -29,7 +29,7 @@ def apply(
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.support.output import write_json
 
-    async def work(jetstream: "JetStream", settings: "Settings") -> "list[Change]":
+    async def work(jetstream: "JetStream", settings: "Settings") -> "list[TopologyChange]":
         return await topology.apply(
             jetstream.connection,
             replicas=settings.nats.replicas,
@@ -48,7 +48,7 @@ def apply(
     raise typer.Exit(FAILED if check and differ else DONE)
 
 
-def _show(changes: "list[Change]", differ: int, *, check: bool) -> None:
+def _show(changes: "list[TopologyChange]", differ: int, *, check: bool) -> None:
     from oneprotect.cli.support.output import write_line, write_table
 
     rows = [

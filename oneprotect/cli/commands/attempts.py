@@ -9,7 +9,7 @@ from oneprotect.cli.support.options import AnyTenant, AsJson, OneDestination, Si
 from schemas.codes import Code, Outcome
 
 if TYPE_CHECKING:
-    from consumers.attempts.search import Sought
+    from consumers.attempts.search import AttemptFilter
     from oneprotect.bootstrap.resources import JetStream
     from oneprotect.settings.settings import Settings
     from schemas.events import DeliveryAttempted
@@ -58,15 +58,15 @@ def _wanted(
     codes: Iterable[Code],
     since: str | None,
     until: str | None,
-) -> "Sought":
-    from consumers.attempts.search import Sought
+) -> "AttemptFilter":
+    from consumers.attempts.search import AttemptFilter
     from oneprotect.cli.support.parsing import read_time
-    from schemas import validation as checked
+    from schemas import validation
 
-    return Sought(
-        tenant=tenant and checked.name(tenant, "--tenant"),
-        destination=destination and checked.name(destination, "--destination"),
-        delivery=delivery and checked.delivery_id(delivery, "--id"),
+    return AttemptFilter(
+        tenant=tenant and validation.name(tenant, "--tenant"),
+        destination=destination and validation.name(destination, "--destination"),
+        delivery=delivery and validation.delivery_id(delivery, "--id"),
         outcomes=frozenset(outcomes),
         codes=frozenset(codes),
         since=read_time(since, "--since"),
@@ -76,24 +76,24 @@ def _wanted(
 
 async def _list(
     jetstream: "JetStream",
-    wanted: "Sought",
+    wanted: "AttemptFilter",
     limit: int,
     show: "Callable[[DeliveryAttempted], None]",
     *,
     as_json: bool,
 ) -> None:
     from consumers.attempts.search import all_newest
-    from oneprotect.cli.support.output import remark
+    from oneprotect.cli.support.output import print_notice
 
     found = await all_newest(jetstream.connection, wanted, limit=limit)
     for one in reversed(found):
         show(one.event)
     if not found and not as_json:
-        remark("no attempt on record fits")
+        print_notice("no attempt on record fits")
 
 
 async def _follow(
-    jetstream: "JetStream", wanted: "Sought", limit: int, show: "Callable[[DeliveryAttempted], None]"
+    jetstream: "JetStream", wanted: "AttemptFilter", limit: int, show: "Callable[[DeliveryAttempted], None]"
 ) -> None:
     """Show the newest, and then each that is recorded, until SIGINT or SIGTERM."""
     import asyncio
@@ -119,12 +119,12 @@ async def _follow(
 
 async def _show_new(
     coming: "AsyncIterator[DeliveryAttempted]",
-    wanted: "Sought",
+    wanted: "AttemptFilter",
     shown: set[tuple[str, str, str]],
     show: "Callable[[DeliveryAttempted], None]",
 ) -> None:
     async for event in coming:
-        if wanted.takes(event) and _identity(event) not in shown:
+        if wanted.matches(event) and _identity(event) not in shown:
             show(event)
 
 

@@ -14,7 +14,7 @@ from oneprotect.settings.settings import Settings, SettingsError
 
 if TYPE_CHECKING:  # imported where they are needed, to start fast
     from oneprotect.supervisor.supervisor import Supervisor
-    from telemetry.readiness import Readiness
+    from telemetry.readiness import ReadinessState
 
 LOOK_S: Final = 1.0
 
@@ -55,9 +55,9 @@ async def _supervise(settings: Settings, count: int, arguments: list[str]) -> bo
 async def _listening(host: str, port: int, supervisor: "Supervisor", stop: asyncio.Event) -> AsyncGenerator[None]:
     """Serve the operations port for all of them."""
     from telemetry.ops_server import OpsPages, serving
-    from telemetry.readiness import Readiness
+    from telemetry.readiness import ReadinessState
 
-    readiness = Readiness()
+    readiness = ReadinessState()
     readiness.watch(supervisor.is_working)
     looking = asyncio.create_task(_look(readiness, stop))
     async with contextlib.AsyncExitStack() as stack:
@@ -73,7 +73,7 @@ async def _listening(host: str, port: int, supervisor: "Supervisor", stop: async
     raise SettingsError([problem])
 
 
-async def _look(readiness: "Readiness", stop: asyncio.Event) -> None:
+async def _look(readiness: "ReadinessState", stop: asyncio.Event) -> None:
     """Keep an eye on readiness until told to stop."""
     while not stop.is_set():
         readiness.look()

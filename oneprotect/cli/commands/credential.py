@@ -4,12 +4,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneprotect.cli.support.errors import Failure
+from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.options import AsJson, Tenant, examples
 from schemas.ids import Purpose
 
 if TYPE_CHECKING:
-    from messaging.client.connection import Connection
+    from messaging.client.connection import NatsConnection
     from oneprotect.bootstrap.resources import JetStream
     from oneprotect.settings.settings import Settings
     from schemas.configuration import CredentialState, CredentialView, Rollover
@@ -52,9 +52,9 @@ def set_(
     fields: dict[str, object] = {"secret_ref": secret_ref, "purpose": purpose.value}
 
     async def work(jetstream: "JetStream", _: "Settings") -> "CredentialView":
-        from oneprotect.cli.support.context import who
+        from oneprotect.cli.support.context import current_user
 
-        return await jetstream.configuration.set_credential(tenant, credential, fields, by=who())
+        return await jetstream.configuration.set_credential(tenant, credential, fields, by=current_user())
 
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.support.output import write_json, write_line
@@ -130,28 +130,28 @@ def check(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
     else:
         write_fields((fields | {"rollover": _rollover(state.rollover)}).items())
     if state.status is not CredentialStatus.CONFIGURED:
-        raise Failure(f"{state.status.value}: {SENTENCES[state.status]}", fields={"status": state.status.value})
+        raise CliError(f"{state.status.value}: {SENTENCES[state.status]}", fields={"status": state.status.value})
 
 
-async def _checked(connection: "Connection", tenant: str, credential: str) -> "CredentialState":
-    """What one consumer finds. Raises `Failure` when none does."""
-    from consumers.credentials.control_client import NobodyAnswers, check_credential
+async def _checked(connection: "NatsConnection", tenant: str, credential: str) -> "CredentialState":
+    """What one consumer finds. Raises `CliError` when none does."""
+    from consumers.credentials.control_client import NoConsumerReplied, check_credential
 
     try:
         return await check_credential(connection, tenant, credential)
-    except NobodyAnswers as error:
+    except NoConsumerReplied as error:
         problem = str(error)
-    raise Failure(problem)
+    raise CliError(problem)
 
 
 @app.command(epilog=examples("oneprotect credential delete orders-key --tenant acme"))
 def delete(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
     """Delete a credential that no destination uses any more. The Secret stays as it is."""
-    from oneprotect.cli.support.context import connected, who
+    from oneprotect.cli.support.context import connected, current_user
     from oneprotect.cli.support.output import write_json, write_line
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
-        await jetstream.configuration.delete_credential(tenant, credential, by=who())
+        await jetstream.configuration.delete_credential(tenant, credential, by=current_user())
 
     connected(work)
     if as_json:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from oneprotect.cli.support.errors import BadUsage, Failure
+from oneprotect.cli.support.errors import BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, Tenant
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def deliver(
     It returns when the request is stored; `oneprotect attempts --id` shows what became of it. JSON is delivered byte
     for byte, without white space around it. The same --id to the same destination is stored once in ten minutes.
     """
-    from messaging.delivery_requests import request
+    from messaging.delivery_requests import publish_request
     from oneprotect.cli.support.context import connected, load_settings
     from schemas import subjects
     from schemas.events import CONTENT_TYPE, encode
@@ -60,7 +60,7 @@ def deliver(
     async def work(jetstream: "JetStream", _: "Settings") -> dict[str, object]:
         known = await _destination(jetstream, tenant, destination)
         if known is None and not force:
-            raise Failure(
+            raise CliError(
                 f"tenant {tenant} has no destination {destination}: the delivery would fail with "
                 "destination.not_found; set it with `oneprotect destination set`, or publish all the same with --force"
             )
@@ -68,7 +68,7 @@ def deliver(
             subjects.HEADER_MSG_ID: subjects.msg_id(tenant, destination, asked.id),
             "content-type": CONTENT_TYPE,
         }
-        stored = await request(jetstream.publisher, tenant, destination, encode(asked), headers)
+        stored = await publish_request(jetstream.publisher, tenant, destination, encode(asked), headers)
         return {
             "id": asked.id,
             "tenant": tenant,
@@ -84,18 +84,20 @@ def deliver(
 
 
 def _show(result: dict[str, object], *, as_json: bool) -> None:
-    from oneprotect.cli.support.output import remark, write_json, write_line
+    from oneprotect.cli.support.output import print_notice, write_json, write_line
 
     if as_json:
         write_json(result)
         return
     write_line(str(result["id"]))
     if result["duplicate"]:
-        remark("a duplicate: it had been stored before, and nothing was added")
+        print_notice("a duplicate: it had been stored before, and nothing was added")
     if result["overflow"]:
-        remark("this destination has its fill of due work; the request waits in the overflow, and comes by itself")
+        print_notice(
+            "this destination has its fill of due work; the request waits in the overflow, and comes by itself"
+        )
     if not result["destination_enabled"]:
-        remark("this destination is disabled or unknown; the delivery will be kept, for a replay")
+        print_notice("this destination is disabled or unknown; the delivery will be kept, for a replay")
 
 
 def _body(source: str, limit: int) -> bytes:
@@ -118,14 +120,14 @@ def _request(
     *,
     as_base64: bool,
 ) -> "DeliveryRequested":
-    """The request, checked by what consumers will check it with. Raises `BadUsage` or `Invalid`."""
+    """The request, checked by what consumers will check it with. Raises `BadUsage` or `ValidationError`."""
     import base64
     from datetime import UTC, datetime
 
     import msgspec
     from msgspec import UNSET
 
-    from schemas import validation as checked
+    from schemas import validation
     from schemas.events import DeliveryRequested, RequestedData
     from schemas.ids import new_delivery_id
 
@@ -134,7 +136,7 @@ def _request(
         body = body if as_base64 else body.strip(_BLANKS)
         _require_json(body)
     embed = is_json and not as_base64
-    return checked.round_trip(
+    return validation.round_trip(
         DeliveryRequested(
             specversion="1.0",
             id=new_delivery_id() if delivery is None else delivery,
@@ -178,9 +180,9 @@ def _require_json(body: bytes) -> None:
 
 
 async def _destination(jetstream: "JetStream", tenant: str, name: str) -> "Destination | None":
-    from oneprotect.configuration.service import Unknown
+    from oneprotect.configuration.service import NotFoundError
 
     try:
         return await jetstream.configuration.get_destination(tenant, name)
-    except Unknown:
+    except NotFoundError:
         return None

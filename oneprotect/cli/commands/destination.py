@@ -212,6 +212,6 @@ def _waits(text: str | None) -> tuple[float, ...] | None:
 
 
 def _who() -> str:
-    from oneprotect.cli.support.context import who
+    from oneprotect.cli.support.context import current_user
 
-    return who()
+    return current_user()

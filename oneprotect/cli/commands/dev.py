@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from oneprotect.cli.support.errors import Failure
+from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.options import AsJson
 
 
@@ -37,7 +37,7 @@ def _run(data_dir: Path | None, *, demo: bool, as_json: bool) -> int:
     from oneprotect.cli.support.context import run
 
     if find_spec("standardwebhooks") is None:
-        raise Failure("this needs what `pip install 'oneprotect-delivery[dev]'` adds")
+        raise CliError("this needs what `pip install 'oneprotect-delivery[dev]'` adds")
     console = Console(highlight=False)
     if demo:
         from oneprotect.cli.local import demo as demonstration

@@ -8,18 +8,23 @@ import typer
 
 from oneprotect.cli.support.errors import DONE, FAILED, USAGE
 from oneprotect.cli.support.options import AsJson
-from oneprotect.doctor.result import Check, Status
+from oneprotect.doctor.result import CheckResult, CheckStatus
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from oneprotect.doctor.installation import Installation
-    from oneprotect.doctor.runner import Sources
+    from oneprotect.doctor.installation import InstallationSettings
+    from oneprotect.doctor.runner import SecretSources
     from oneprotect.settings.settings import Settings
-    from telemetry.otlp.settings import Collector
+    from telemetry.otlp.settings import CollectorEndpoint
 
-MARKS: Final = {Status.OK: "✓", Status.WARNING: "!", Status.FAILED: "✗", Status.UNKNOWN: "?"}
-STYLES: Final = {Status.OK: "green", Status.WARNING: "yellow", Status.FAILED: "red", Status.UNKNOWN: "cyan"}
+MARKS: Final = {CheckStatus.OK: "✓", CheckStatus.WARNING: "!", CheckStatus.FAILED: "✗", CheckStatus.UNKNOWN: "?"}
+STYLES: Final = {
+    CheckStatus.OK: "green",
+    CheckStatus.WARNING: "yellow",
+    CheckStatus.FAILED: "red",
+    CheckStatus.UNKNOWN: "cyan",
+}
 
 
 def doctor(*, as_json: AsJson = False) -> None:
@@ -40,7 +45,7 @@ def doctor(*, as_json: AsJson = False) -> None:
     Exit code: 0 if nothing failed, 1 if something did, 2 if the settings can't be used.
     """
     from oneprotect.cli.support.context import load_settings, run
-    from oneprotect.doctor.installation import misunderstood
+    from oneprotect.doctor.installation import invalid_settings
     from oneprotect.settings.settings import SettingsError
 
     try:
@@ -51,12 +56,12 @@ def doctor(*, as_json: AsJson = False) -> None:
     else:
         checks = run(_examine(settings, installation))
         _show(checks, as_json=as_json)
-        raise typer.Exit(FAILED if _count(checks, Status.FAILED) else DONE)
-    _show(misunderstood(problems), as_json=as_json)
+        raise typer.Exit(FAILED if _count(checks, CheckStatus.FAILED) else DONE)
+    _show(invalid_settings(problems), as_json=as_json)
     raise typer.Exit(USAGE)
 
 
-async def _examine(settings: "Settings", installation: "Installation") -> list[Check]:
+async def _examine(settings: "Settings", installation: "InstallationSettings") -> list[CheckResult]:
     from oneprotect.bootstrap.process_hardening import harden_process
     from oneprotect.doctor.runner import examine
 
@@ -65,33 +70,33 @@ async def _examine(settings: "Settings", installation: "Installation") -> list[C
         return await examine(installation, await _sources(settings, opened))
 
 
-async def _sources(settings: "Settings", opened: AsyncExitStack) -> "Sources":
+async def _sources(settings: "Settings", opened: AsyncExitStack) -> "SecretSources":
     """What can be opened, and why the rest can't."""
     from oneprotect.bootstrap.secret_providers import is_pod, open_reader, open_reviews
-    from oneprotect.doctor.runner import Sources
+    from oneprotect.doctor.runner import SecretSources
     from provider.errors import ProviderMisconfigured
 
     secret = settings.secret
     if secret.provider is None:
-        return Sources()
+        return SecretSources()
     try:
         reader = await open_reader(secret.provider, namespaces=secret.namespaces, local_dir=secret.local_dir)
         opened.push_async_callback(reader.aclose)
         if secret.provider == "local" or not is_pod():
-            return Sources(reader=reader)
+            return SecretSources(reader=reader)
         reviews = await open_reviews()
         opened.push_async_callback(reviews.aclose)
     except ProviderMisconfigured as error:
-        return Sources(problem=error.problem)
-    return Sources(reader=reader, reviews=reviews)
+        return SecretSources(problem=error.problem)
+    return SecretSources(reader=reader, reviews=reviews)
 
 
-def _installation(settings: "Settings") -> "Installation":
+def _installation(settings: "Settings") -> "InstallationSettings":
     from oneprotect.bootstrap.resources import archive_of
-    from oneprotect.doctor.installation import Installation
+    from oneprotect.doctor.installation import InstallationSettings
 
     nats, secret, delivery = settings.nats, settings.secret, settings.delivery
-    return Installation(
+    return InstallationSettings(
         variables_set=sum(name.startswith("ONEPROTECT_") for name in os.environ),
         nats_url=nats.url,
         nats_creds_file=nats.creds_file,
@@ -115,21 +120,21 @@ def _installation(settings: "Settings") -> "Installation":
     )
 
 
-def _collectors() -> "tuple[Collector, ...]":
+def _collectors() -> "tuple[CollectorEndpoint, ...]":
     from oneprotect.settings.settings import SettingsError
-    from telemetry.otlp.settings import OtelError, collectors
+    from telemetry.otlp.settings import OtelError, read_endpoints
 
     try:
-        return collectors(os.environ)
+        return read_endpoints(os.environ)
     except OtelError as error:
         problem = str(error)
     raise SettingsError([problem])
 
 
-def _show(checks: list[Check], *, as_json: bool) -> None:
+def _show(checks: list[CheckResult], *, as_json: bool) -> None:
     from oneprotect.cli.support.output import write_json, write_line
 
-    counts = {status.value: _count(checks, status) for status in Status}
+    counts = {status.value: _count(checks, status) for status in CheckStatus}
     if as_json:
         write_json({"checks": checks, "counts": counts})
         return
@@ -139,7 +144,7 @@ def _show(checks: list[Check], *, as_json: bool) -> None:
     write_line(f"\n{len(checks)} checks: {told}.")
 
 
-def _lines(checks: list[Check]) -> "list[Text]":
+def _lines(checks: list[CheckResult]) -> "list[Text]":
     from rich.text import Text
 
     lines: list[Text] = []
@@ -152,7 +157,7 @@ def _lines(checks: list[Check]) -> "list[Text]":
     return lines
 
 
-def _check_lines(check: Check, width: int) -> "list[Text]":
+def _check_lines(check: CheckResult, width: int) -> "list[Text]":
     from rich.text import Text
 
     from oneprotect.cli.support.output import cell
@@ -166,5 +171,5 @@ def _check_lines(check: Check, width: int) -> "list[Text]":
     return lines
 
 
-def _count(checks: list[Check], status: Status) -> int:
+def _count(checks: list[CheckResult], status: CheckStatus) -> int:
     return sum(check.status is status for check in checks)

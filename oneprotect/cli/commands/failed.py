@@ -45,9 +45,9 @@ def list_(
     """List kept deliveries, the newest first."""
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.views.failed import list_kept
-    from schemas import validation as checked
+    from schemas import validation
 
-    checked.name(tenant, "--tenant")
+    validation.name(tenant, "--tenant")
     chosen = filter_of(destination, since, until, codes, event_types, deliveries, outcomes_of(outcomes))
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
@@ -77,10 +77,10 @@ def show(
     """Show what was asked for, how each attempt went, and why it was given up on."""
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.views.failed import show_kept
-    from schemas import validation as checked
+    from schemas import validation
 
-    checked.name(tenant, "--tenant")
-    checked.delivery_id(delivery, "ID")
+    validation.name(tenant, "--tenant")
+    validation.delivery_id(delivery, "ID")
     chosen = filter_of(destination, None, None, None, None, [delivery])
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:

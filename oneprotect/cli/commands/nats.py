@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from oneprotect.cli.support.errors import BadUsage, Failure
+from oneprotect.cli.support.errors import BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, examples
 
 if TYPE_CHECKING:
-    from messaging.admin.permissions import Role
+    from messaging.admin.permissions import NatsRole
 
 
 class RoleName(StrEnum):
@@ -71,7 +71,7 @@ def files(
         else:
             write_line("\n".join(paths))
         return
-    raise Failure(f"--output: can't be written to ({problem}); choose another directory")
+    raise CliError(f"--output: can't be written to ({problem}); choose another directory")
 
 
 @app.command(epilog=examples("oneprotect nats key --output consumer.nk"))
@@ -113,7 +113,7 @@ def user(
     Beside it: the inbox prefix that its programs have to use, as they may hear answers nowhere else.
     """
     from messaging.admin.manifests import user_entry
-    from oneprotect.cli.support.output import remark, write_json, write_line
+    from oneprotect.cli.support.output import print_notice, write_json, write_line
 
     found = _role(role, tenant)
     if not _is_public(nkey):
@@ -123,17 +123,17 @@ def user(
         write_json({"user": {"nkey": nkey, "permissions": allowed}, "inbox_prefix": found.inbox_prefix})
         return
     write_line(user_entry(found, nkey).rstrip())
-    remark(f"inbox prefix: {found.inbox_prefix}")
+    print_notice(f"inbox prefix: {found.inbox_prefix}")
 
 
-def _role(name: RoleName, tenant: str | None) -> "Role":
+def _role(name: RoleName, tenant: str | None) -> "NatsRole":
     from messaging.admin.permissions import ROLES, producer
-    from schemas import validation as checked
+    from schemas import validation
 
     if name is RoleName.PRODUCER:
         if tenant is None:
             raise BadUsage("--tenant: say whose requests the producer may publish")
-        return producer(checked.name(tenant, "--tenant"))
+        return producer(validation.name(tenant, "--tenant"))
     if tenant is not None:
         raise BadUsage("--tenant: only a producer has one; this role is for all tenants")
     return next(role for role in ROLES if role.name == name.value)
@@ -152,4 +152,4 @@ def _make_key(output: Path) -> str:
         problem = "the file is there already; a key is never written over"
     except OSError as error:
         problem = f"can't be written to ({type(error).__name__})"
-    raise Failure(f"--output: {problem}; choose another file")
+    raise CliError(f"--output: {problem}; choose another file")

@@ -37,15 +37,15 @@ def list_(
     """List them with their reasons, the newest first."""
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.support.parsing import read_time
-    from oneprotect.cli.views.quarantine import Quarantining
-    from schemas import validation as checked
+    from oneprotect.cli.views.quarantine import QuarantineCli
+    from schemas import validation
 
     if tenant is not None:
-        checked.name(tenant, "--tenant")
+        validation.name(tenant, "--tenant")
     begin, end = read_time(since, "--since"), read_time(until, "--until")
 
     async def work(jetstream: "JetStream", settings: "Settings") -> None:
-        quarantining = Quarantining(jetstream, settings, as_json=as_json)
+        quarantining = QuarantineCli(jetstream, settings, as_json=as_json)
         await quarantining.list_newest(
             tenant=tenant, code=code and code.value, since=begin, until=end, limit=limit, before=before
         )
@@ -67,13 +67,13 @@ def show(
     """Show where one came from, why it was not understood, and whether it would be now."""
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.support.errors import BadUsage
-    from oneprotect.cli.views.quarantine import Quarantining
+    from oneprotect.cli.views.quarantine import QuarantineCli
 
     if raw and as_json:
         raise BadUsage("only one of --raw and --json")
 
     async def work(jetstream: "JetStream", settings: "Settings") -> None:
-        quarantining = Quarantining(jetstream, settings, as_json=as_json)
+        quarantining = QuarantineCli(jetstream, settings, as_json=as_json)
         if raw:
             await quarantining.write_raw(number)
         else:
@@ -94,10 +94,10 @@ def release(
 ) -> None:
     """Publish the bytes again to where they came from. They stay in the quarantine, too."""
     from oneprotect.cli.support.context import connected
-    from oneprotect.cli.views.quarantine import Quarantining
+    from oneprotect.cli.views.quarantine import QuarantineCli
 
     async def work(jetstream: "JetStream", settings: "Settings") -> None:
-        quarantining = Quarantining(jetstream, settings, as_json=as_json)
+        quarantining = QuarantineCli(jetstream, settings, as_json=as_json)
         await quarantining.release(numbers, force=force, ask=not yes)
 
     connected(work)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from schemas.configuration import KeptOutcome, ReplayFilter
 
 
-class Ended(StrEnum):
+class FailedOutcome(StrEnum):
     """Of the outcomes, those with which a delivery is kept as failed."""
 
     FAILED = "failed"
@@ -31,7 +31,7 @@ EventTypes = Annotated[
     list[str] | None, typer.Option("--event-type", metavar="TYPE", help="Only events of this type. Repeatable.")
 ]
 Outcomes = Annotated[
-    list[Ended] | None,
+    list[FailedOutcome] | None,
     typer.Option("--outcome", help="Only those that ended so. Repeatable."),
 ]
 Deliveries = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this delivery. Repeatable.")]
@@ -70,10 +70,10 @@ def replay(
     or with the same one again.
     """
     from oneprotect.cli.support.context import connected
-    from oneprotect.cli.views.replay import Replaying
-    from schemas import validation as checked
+    from oneprotect.cli.views.replay import ReplayCli
+    from schemas import validation
 
-    checked.name(tenant, "--tenant")
+    validation.name(tenant, "--tenant")
     if delivered and outcomes:
         raise BadUsage("--delivered: not together with --outcome, as these are kept elsewhere; make two replays of it")
     chosen = filter_of(
@@ -82,7 +82,7 @@ def replay(
     _only_one(chosen, dry_run=dry_run, list_=list_, resume=resume, cancel=cancel, rate=rate)
 
     async def work(jetstream: "JetStream", _: "Settings") -> None:
-        replaying = Replaying(jetstream.replayer, tenant, as_json=as_json)
+        replaying = ReplayCli(jetstream.replayer, tenant, as_json=as_json)
         if list_:
             await replaying.show_all()
         elif cancel:
@@ -95,7 +95,7 @@ def replay(
     connected(work)
 
 
-def outcomes_of(ended: Sequence[Ended] | None, *, delivered: bool = False) -> tuple["KeptOutcome", ...]:
+def outcomes_of(ended: Sequence[FailedOutcome] | None, *, delivered: bool = False) -> tuple["KeptOutcome", ...]:
     """What a filter says of outcomes."""
     return ("delivered",) if delivered else tuple(sorted({one.value for one in ended or ()}))
 
@@ -111,23 +111,23 @@ def filter_of(
 ) -> "ReplayFilter":
     """The filter that the options mean, in one order whatever theirs, so that an unfinished replay is found again.
 
-    Raises `BadUsage` or `Invalid`.
+    Raises `BadUsage` or `ValidationError`.
     """
     from oneprotect.cli.support.parsing import read_time
-    from schemas import validation as checked
+    from schemas import validation
     from schemas.configuration import ReplayFilter
 
     begin, end = read_time(since, "--since"), read_time(until, "--until")
     if begin and end and begin >= end:
         raise BadUsage("--until: expected a time after --since")
-    return checked.round_trip(
+    return validation.round_trip(
         ReplayFilter(
-            destination=destination and checked.name(destination, "--destination"),
+            destination=destination and validation.name(destination, "--destination"),
             since=begin,
             until=end,
             codes=tuple(sorted({code.value for code in codes or ()})),
             event_types=tuple(sorted(set(event_types or ()))),
-            ids=tuple(sorted({checked.delivery_id(delivery, "--id") for delivery in deliveries or ()})),
+            ids=tuple(sorted({validation.delivery_id(delivery, "--id") for delivery in deliveries or ()})),
             outcomes=outcomes,
         )
     )
@@ -137,7 +137,7 @@ def _only_one(
     chosen: "ReplayFilter", *, dry_run: bool, list_: bool, resume: str | None, cancel: str | None, rate: float | None
 ) -> None:
     """Check that the options say one thing."""
-    from schemas import validation as checked
+    from schemas import validation
     from schemas.configuration import ReplayFilter
 
     if sum((dry_run, list_, resume is not None, cancel is not None)) > 1:
@@ -148,4 +148,4 @@ def _only_one(
         raise BadUsage("--rate: nothing is replayed here")
     for replay, option in ((resume, "--resume"), (cancel, "--cancel")):
         if replay is not None:
-            checked.name(replay, option)
+            validation.name(replay, option)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneprotect.cli.support.errors import Failure
+from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.options import AsJson, OneDestination, Tenant
 
 if TYPE_CHECKING:
@@ -24,23 +24,23 @@ def retry(
     Its schedule is replaced, so the attempt is made once, and the waits after it are as they would have been. What was
     given up on is not scheduled any more: for that there is `oneprotect replay --id`.
     """
-    from consumers.retries.reschedule import Hurry
+    from consumers.retries.reschedule import RetryNow
     from oneprotect.cli.support.context import connected
     from oneprotect.cli.support.output import write_json, write_line
-    from schemas import validation as checked
+    from schemas import validation
 
-    checked.name(tenant, "--tenant")
-    checked.delivery_id(delivery, "--id")
+    validation.name(tenant, "--tenant")
+    validation.delivery_id(delivery, "--id")
     if destination is not None:
-        checked.name(destination, "--destination")
+        validation.name(destination, "--destination")
 
     async def work(jetstream: "JetStream", _: "Settings") -> tuple[str, ...]:
-        hurry = Hurry(jetstream.connection, jetstream.publisher)
+        hurry = RetryNow(jetstream.connection, jetstream.publisher)
         return await hurry.retry(tenant, delivery, destination=destination or "*")
 
     destinations = connected(work)
     if not destinations:
-        raise Failure(
+        raise CliError(
             "no attempt of this delivery is scheduled: see `oneprotect attempts --id`; what was given up on, "
             "`oneprotect replay --id` requests again"
         )

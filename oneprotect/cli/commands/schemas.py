@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneprotect.cli.support.errors import Failure
+from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.options import AsJson
 
 if TYPE_CHECKING:
@@ -36,4 +36,4 @@ def _write(output: Path) -> "Sequence[Path]":
         return [*export.write(output), export.write_one(output, "openapi", document(OPERATIONS))]
     except OSError as error:
         problem = type(error).__name__
-    raise Failure(f"--output: can't be written to ({problem}); choose another directory")
+    raise CliError(f"--output: can't be written to ({problem}); choose another directory")

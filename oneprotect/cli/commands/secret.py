@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from oneprotect.cli.support.errors import BadUsage, Failure
+from oneprotect.cli.support.errors import BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, Tenant, examples
 from schemas.codes import Code
-from schemas.control_messages import Refresh, Refreshed
+from schemas.control_messages import RefreshReply, RefreshSecrets
 from schemas.ids import Purpose
 
 if TYPE_CHECKING:
-    from messaging.client.connection import Connection, Incoming
+    from messaging.client.connection import IncomingMessage, NatsConnection
     from oneprotect.bootstrap.resources import JetStream
-    from oneprotect.configuration.service import Configuration
+    from oneprotect.configuration.service import ConfigurationService
     from oneprotect.settings.settings import Settings
     from provider.errors import SecretError
     from provider.signing_keys import SigningSecret
@@ -108,13 +108,13 @@ def refresh(
 
     asked = _refresh(tenant, credential, everything=everything)
 
-    async def work(jetstream: "JetStream", _: "Settings") -> list[Refreshed]:
+    async def work(jetstream: "JetStream", _: "Settings") -> list[RefreshReply]:
         await _require_credential(jetstream.configuration, asked)
         return await _answers(jetstream.connection, asked)
 
     answers = connected(work)
     if not answers:
-        raise Failure(NOBODY)
+        raise CliError(NOBODY)
     if as_json:
         write_json({"workers": answers})
         return
@@ -122,8 +122,8 @@ def refresh(
     write_table(("worker", "secrets forgotten"), rows, empty=NOBODY)
 
 
-def _refresh(tenant: str | None, credential: str | None, *, everything: bool) -> Refresh:
-    from schemas import validation as checked
+def _refresh(tenant: str | None, credential: str | None, *, everything: bool) -> RefreshSecrets:
+    from schemas import validation
 
     if everything and (tenant or credential):
         raise BadUsage("--all: it is everybody's; leave out --tenant and --credential, or leave out --all")
@@ -131,21 +131,21 @@ def _refresh(tenant: str | None, credential: str | None, *, everything: bool) ->
         raise BadUsage("--credential: it needs its --tenant")
     if not tenant and not everything:
         raise BadUsage("--tenant: say whose secrets, or --all for everybody's")
-    return Refresh(
-        tenant=tenant and checked.name(tenant, "--tenant"),
-        credential=credential and checked.name(credential, "--credential"),
+    return RefreshSecrets(
+        tenant=tenant and validation.name(tenant, "--tenant"),
+        credential=credential and validation.name(credential, "--credential"),
     )
 
 
-async def _require_credential(configuration: "Configuration", asked: Refresh) -> None:
-    """A slip of the finger must not pass for a revoked key. Raises `Unknown` or `Failure`."""
+async def _require_credential(configuration: "ConfigurationService", asked: RefreshSecrets) -> None:
+    """A slip of the finger must not pass for a revoked key. Raises `NotFoundError` or `CliError`."""
     if asked.tenant and asked.credential:
         await configuration.get_credential(asked.tenant, asked.credential)
     elif asked.tenant and not await configuration.list_credentials(asked.tenant):
-        raise Failure("the tenant has no credentials; see `oneprotect credential set --help`")
+        raise CliError("the tenant has no credentials; see `oneprotect credential set --help`")
 
 
-async def _answers(connection: "Connection", asked: Refresh) -> list[Refreshed]:
+async def _answers(connection: "NatsConnection", asked: RefreshSecrets) -> list[RefreshReply]:
     """Ask all consumers, and return what they say, sorted by worker. Raises `NotAllowed`."""
     import asyncio
     import contextlib
@@ -154,18 +154,18 @@ async def _answers(connection: "Connection", asked: Refresh) -> list[Refreshed]:
 
     from schemas import subjects
 
-    coming: asyncio.Queue[Refreshed | None] = asyncio.Queue()
+    coming: asyncio.Queue[RefreshReply | None] = asyncio.Queue()
 
-    async def receive(incoming: "Incoming") -> None:
+    async def receive(incoming: "IncomingMessage") -> None:
         if "Status" in (incoming.headers or {}):  # nobody listens
             coming.put_nowait(None)
             return
         with contextlib.suppress(msgspec.DecodeError):  # from another version of this program
-            coming.put_nowait(msgspec.json.decode(incoming.data, type=Refreshed))
+            coming.put_nowait(msgspec.json.decode(incoming.data, type=RefreshReply))
 
     inbox = connection.new_inbox()
     await connection.subscribe(inbox, receive)
-    answers: list[Refreshed] = []
+    answers: list[RefreshReply] = []
     async with connection.denials.unless(subjects.REFRESH):
         await connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)
         with contextlib.suppress(TimeoutError):
@@ -181,7 +181,7 @@ def _resolve(ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:
     from oneprotect.settings.settings import Settings
     from provider.errors import SecretError
     from provider.secret_ref import SecretRef
-    from schemas import validation as checked
+    from schemas import validation
 
     async def main(settings: Settings) -> dict[str, object]:
         parsed = SecretRef.parse(ref, central_namespace=settings.secret.namespace)
@@ -192,7 +192,7 @@ def _resolve(ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:
             await provider.aclose()
         return _metadata(secret) | {"provider": settings.secret.provider, "tenant": tenant, "purpose": purpose}
 
-    checked.name(tenant, "tenant")
+    validation.name(tenant, "tenant")
     settings = load_settings()
     settings.require_provider()
     harden_process()
@@ -215,5 +215,5 @@ def _metadata(secret: "SigningSecret") -> dict[str, object]:
     }
 
 
-def _failure(error: "SecretError") -> Failure:
-    return Failure(f"{error.code.value}: {MENDING[error.code]}", fields={"code": error.code.value})
+def _failure(error: "SecretError") -> CliError:
+    return CliError(f"{error.code.value}: {MENDING[error.code]}", fields={"code": error.code.value})

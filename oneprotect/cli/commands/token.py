@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneprotect.cli.support.errors import Failure
+from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.options import AsJson, examples
 from schemas.roles import Role
 
@@ -43,22 +43,22 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token, and show it. It can't be shown again: hand it over, or keep it in a password manager."""
-    from oneprotect.cli.support.context import connected, who
-    from oneprotect.cli.support.output import remark, write_json, write_line
-    from schemas import validation as checked
+    from oneprotect.cli.support.context import connected, current_user
+    from oneprotect.cli.support.output import print_notice, write_json, write_line
+    from schemas import validation
     from schemas.roles import TokenSpec
 
-    spec = checked.round_trip(TokenSpec(tenant=tenant, roles=tuple(roles), name=name))
+    spec = validation.round_trip(TokenSpec(tenant=tenant, roles=tuple(roles), name=name))
 
     async def work(jetstream: "JetStream", _: "Settings") -> "tuple[TokenView, IssuedToken]":
-        return await jetstream.tokens.create(spec, by=who())
+        return await jetstream.tokens.create(spec, by=current_user())
 
     view, issued = connected(work)
     if as_json:
         write_json({"id": view.id, "tenant": view.tenant, "roles": view.roles, "token": issued.reveal()})
         return
     write_line(issued.reveal())
-    remark(f"its id is {view.id}; it is not shown again. Send it as `Authorization: Bearer …`")
+    print_notice(f"its id is {view.id}; it is not shown again. Send it as `Authorization: Bearer …`")
 
 
 @app.command(name="list", epilog=examples("oneprotect token list --tenant acme"))
@@ -95,18 +95,18 @@ def delete(
 ) -> None:
     """Revoke a token. Within a second no API process takes it any more."""
     from oneprotect.api.auth.token_store import UnknownToken
-    from oneprotect.cli.support.context import connected, who
+    from oneprotect.cli.support.context import connected, current_user
     from oneprotect.cli.support.output import write_json, write_line
 
     async def work(jetstream: "JetStream", _: "Settings") -> "TokenView | None":
         try:
-            return await jetstream.tokens.delete(token, by=who())
+            return await jetstream.tokens.delete(token, by=current_user())
         except UnknownToken:
             return None
 
     view = connected(work)
     if view is None:
-        raise Failure("there is no token of this id; see `oneprotect token list`")
+        raise CliError("there is no token of this id; see `oneprotect token list`")
     if as_json:
         write_json({"id": view.id, "tenant": view.tenant, "deleted": True})
     else:

@@ -8,7 +8,7 @@ from oneprotect.cli.support.errors import DONE, FAILED, BadUsage
 from oneprotect.cli.support.options import AsJson
 
 if TYPE_CHECKING:
-    from consumers.signatures.verifier import Verification
+    from consumers.signatures.verifier import VerificationResult
 
 MAX_SECRET_BYTES: Final = 4096
 MAX_HEADERS_BYTES: Final = 256 * 1024
@@ -61,7 +61,7 @@ def verify(
     raise typer.Exit(DONE if result.valid else FAILED)
 
 
-def _show(result: "Verification") -> None:
+def _show(result: "VerificationResult") -> None:
     from rich.text import Text
 
     from oneprotect.cli.support.output import write_line, write_table

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from consumers.attempts.log import follow
-from messaging.delivery_requests import request
-from oneprotect.cli.local.stack import FLAKY, ORDERS, TENANT, UNSIGNED, Sample, Stage, stage
+from messaging.delivery_requests import publish_request
+from oneprotect.cli.local.stack import FLAKY, ORDERS, TENANT, UNSIGNED, DevStack, SampleDestination, stage
 from oneprotect.cli.views.attempt import attempt_line
 from schemas import subjects
 from schemas.codes import Code, Outcome
@@ -32,7 +32,7 @@ _EXPECTED: Final = {
 }
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class DemoResult(msgspec.Struct, frozen=True, kw_only=True):
     """How the deliveries to one destination went."""
 
     destination: str
@@ -50,17 +50,17 @@ async def run(*, console: Console, as_json: bool) -> int:
     """Send the deliveries, show each outcome as it happens, and a closing table. Returns 0 only if all were right."""
     with tempfile.TemporaryDirectory(prefix="oneprotect-demo-") as directory:
         async with stage(Path(directory), nats_port=None) as running:
-            return await Demo(running, console, as_json=as_json).run()
+            return await DemoRun(running, console, as_json=as_json).run()
 
 
-class Demo:
+class DemoRun:
     """One run of the demonstration."""
 
-    def __init__(self, running: Stage, console: Console, *, as_json: bool) -> None:
+    def __init__(self, running: DevStack, console: Console, *, as_json: bool) -> None:
         self._running = running
         self._console = console
         self._as_json = as_json
-        self._sent: dict[str, Sample] = {}
+        self._sent: dict[str, SampleDestination] = {}
         self._results: dict[str, list[AttemptResult]] = defaultdict(list)
 
     async def run(self) -> int:
@@ -82,7 +82,7 @@ class Demo:
         return 0 if right else 1
 
     async def _send(self) -> None:
-        requests: list[tuple[str, bytes, Sample]] = []
+        requests: list[tuple[str, bytes, SampleDestination]] = []
         for sample, count in SENT:
             for number in range(count):
                 document = _document(sample, number)
@@ -95,7 +95,7 @@ class Demo:
                     subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, sample.name, delivery),
                     "content-type": CONTENT_TYPE,
                 }
-                tasks.create_task(request(publisher, TENANT, sample.name, document_bytes, headers))
+                tasks.create_task(publish_request(publisher, TENANT, sample.name, document_bytes, headers))
 
     def _has_ended(self, delivery: str) -> bool:
         results = self._results[delivery]
@@ -103,13 +103,13 @@ class Demo:
             return False
         return results[-1].outcome is not Outcome.RETRY_SCHEDULED or not self._sent[delivery].has_secret
 
-    def _judge(self, sample: Sample) -> Verdict:
+    def _judge(self, sample: SampleDestination) -> DemoResult:
         sent = [delivery for delivery, to in self._sent.items() if to is sample]
         receipts = [receipt for receipt in self._running.receiver.received if receipt.path == sample.path]
         requests = {delivery: [r for r in receipts if r.webhook_id == delivery] for delivery in sent}
         attempts = [result for delivery in sent for result in self._results[delivery]]
         durations = sorted(result.duration_ms for result in attempts if result.http_status)
-        return Verdict(
+        return DemoResult(
             destination=sample.name,
             shows=sample.shows,
             sent=len(sent),
@@ -121,7 +121,7 @@ class Demo:
             p95_ms=durations[int(len(durations) * 0.95)] if durations else None,
         )
 
-    def _is_right(self, sample: Sample, delivery: str, requests: int) -> bool:
+    def _is_right(self, sample: SampleDestination, delivery: str, requests: int) -> bool:
         results = self._results[delivery]
         posts = len(_EXPECTED[sample.name]) if sample.has_secret else 0
         return (
@@ -136,7 +136,7 @@ class Demo:
         else:
             self._console.print(attempt_line(result), highlight=False, soft_wrap=True)
 
-    def _close(self, verdicts: list[Verdict], *, right: bool) -> None:
+    def _close(self, verdicts: list[DemoResult], *, right: bool) -> None:
         if self._as_json:
             summary: dict[str, Any] = {"ok": right, "destinations": verdicts}
             self._console.out(msgspec.json.encode(summary).decode(), highlight=False)
@@ -166,7 +166,7 @@ class Demo:
         )
 
 
-def _document(sample: Sample, number: int) -> DeliveryRequested:
+def _document(sample: SampleDestination, number: int) -> DeliveryRequested:
     return DeliveryRequested(
         specversion="1.0",
         id=new_delivery_id(),

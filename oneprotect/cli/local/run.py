@@ -11,7 +11,7 @@ from rich.console import Console
 
 from consumers.attempts.log import follow
 from oneprotect.bootstrap.process import stop_on_signals
-from oneprotect.cli.local.stack import SAMPLES, TENANT, Stage, stage
+from oneprotect.cli.local.stack import SAMPLES, TENANT, DevStack, stage
 from oneprotect.cli.views.attempt import attempt_line
 from schemas.events import DeliveryAttempted
 
@@ -38,7 +38,7 @@ async def run(directory: Path, *, console: Console, as_json: bool) -> int:
     return 0
 
 
-async def _any_end(running: Stage) -> None:
+async def _any_end(running: DevStack) -> None:
     """Wait until a process of ours ends."""
     processes = [running.consumer, *([running.api.process] if running.api else [])]
     waiting = [asyncio.create_task(process.wait()) for process in processes]
@@ -57,7 +57,7 @@ async def _show(attempts: AsyncIterator[DeliveryAttempted], console: Console, *,
             console.print(attempt_line(event.data), highlight=False, soft_wrap=True)
 
 
-def _of_api(running: Stage) -> list[str]:
+def _of_api(running: DevStack) -> list[str]:
     """Where the HTTP API is, and a request to try."""
     if running.api is None:
         return []
@@ -85,7 +85,7 @@ def _port() -> int | None:
     return NATS_PORT
 
 
-def _welcome(console: Console, running: Stage) -> None:
+def _welcome(console: Console, running: DevStack) -> None:
     url = running.settings.nats.url
     lines = [f"[bold]Tenant {TENANT}[/], with these destinations:"]
     lines += [f"  {sample.name:<10} {running.receiver.url(sample.path):<42} {sample.shows}" for sample in SAMPLES]

@@ -16,7 +16,7 @@ from messaging.admin import topology
 from oneprotect.api.auth.token_format import IssuedToken
 from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
-from oneprotect.dev.receiver import ALWAYS_OK, Answers, Receiver
+from oneprotect.dev.receiver import ALWAYS_OK, DevReceiver, ScriptedAnswers
 from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
 from oneprotect.settings.settings import Settings
 from schemas.roles import Role, TokenSpec
@@ -32,12 +32,12 @@ _START_TIMEOUT_S: Final = 30
 _STOP_TIMEOUT_S: Final = 30
 
 
-class Sample(msgspec.Struct, frozen=True, kw_only=True):
+class SampleDestination(msgspec.Struct, frozen=True, kw_only=True):
     """A destination of the sample tenant: what it shows, and how its receiver answers."""
 
     name: str
     shows: str
-    answers: Answers = ALWAYS_OK
+    answers: ScriptedAnswers = ALWAYS_OK
     has_secret: bool = True
     retry_schedule_s: tuple[float, ...] | None = None
 
@@ -47,22 +47,22 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         return f"/{TENANT}/{self.name}"
 
 
-ORDERS: Final = Sample(name="orders", shows="works")
-FLAKY: Final = Sample(
+ORDERS: Final = SampleDestination(name="orders", shows="works")
+FLAKY: Final = SampleDestination(
     name="flaky",
     shows="503 twice, then works",
-    answers=Answers(failures=2, status=503),
+    answers=ScriptedAnswers(failures=2, status=503),
     retry_schedule_s=(0.3, 0.3, 1, 5),
 )
-UNSIGNED: Final = Sample(name="no-secret", shows="no Secret: nothing sent", has_secret=False)
+UNSIGNED: Final = SampleDestination(name="no-secret", shows="no Secret: nothing sent", has_secret=False)
 SAMPLES: Final = (ORDERS, FLAKY, UNSIGNED)
 
 
-class Stage(msgspec.Struct, frozen=True):
+class DevStack(msgspec.Struct, frozen=True):
     """What `dev` has set up."""
 
     jetstream: JetStream
-    receiver: Receiver
+    receiver: DevReceiver
     settings: Settings
     consumer: asyncio.subprocess.Process
     api: "ServedApi | None" = None
@@ -77,9 +77,9 @@ class ServedApi(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def stage(directory: Path, *, nats_port: int | None, with_api: bool = False) -> AsyncGenerator[Stage]:
+async def stage(directory: Path, *, nats_port: int | None, with_api: bool = False) -> AsyncGenerator[DevStack]:
     """A nats-server, the receiver, the sample tenant, a consumer process and an API's, all on loopback."""
-    async with EmbeddedNats(directory / "nats", port=nats_port) as server, Receiver() as receiver:
+    async with EmbeddedNats(directory / "nats", port=nats_port) as server, DevReceiver() as receiver:
         environ = _environ(directory, server.url)
         settings = Settings.load(environ)
         async with open_jetstream(settings, name="oneprotect-dev") as jetstream:
@@ -94,10 +94,10 @@ async def stage(directory: Path, *, nats_port: int | None, with_api: bool = Fals
             async with contextlib.AsyncExitStack() as running:
                 consumer = await running.enter_async_context(_process(environ, "consumer"))
                 api = await running.enter_async_context(_api(environ, jetstream)) if with_api else None
-                yield Stage(jetstream, receiver, settings, consumer, api)
+                yield DevStack(jetstream, receiver, settings, consumer, api)
 
 
-async def set_up_tenant(jetstream: JetStream, receiver: Receiver, secrets_directory: Path) -> None:
+async def set_up_tenant(jetstream: JetStream, receiver: DevReceiver, secrets_directory: Path) -> None:
     """The sample tenant: its Secrets, a credential and a destination for each sample, and their receivers."""
     signed = [sample.name for sample in SAMPLES if sample.has_secret]
     secrets = write_sample_secrets(secrets_directory, namespace=NAMESPACE, tenant=TENANT, names=signed)

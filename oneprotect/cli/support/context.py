@@ -40,7 +40,7 @@ def run(main: Coroutine[object, object, T]) -> T:
     return uvloop.run(main)
 
 
-def who() -> str:
+def current_user() -> str:
     """Who runs this command, for the audit trail."""
     try:
         return f"cli:{getpass.getuser()}"

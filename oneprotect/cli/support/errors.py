@@ -19,7 +19,7 @@ _NO_COMMAND = re.compile(r"(?s)No such command '(?P<typed>.*?)'\.?(?: Did you me
 _GIVEN = re.compile(r"(?s)'.*' is not ")
 
 
-class Failure(Exception):
+class CliError(Exception):
     """A command could not do what it was asked to; the text says why and how to mend it."""
 
     def __init__(self, text: str, *, exit_code: int = FAILED, fields: dict[str, object] | None = None) -> None:
@@ -29,14 +29,14 @@ class Failure(Exception):
         """What a program gets beside the text."""
 
 
-class BadUsage(Failure):
+class BadUsage(CliError):
     """The arguments can't be used."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, exit_code=USAGE)
 
 
-def show(failure: Failure, *, as_json: bool) -> None:
+def show(failure: CliError, *, as_json: bool) -> None:
     """Write it to stderr."""
     text = str(failure)
     if as_json:
@@ -48,16 +48,16 @@ def show(failure: Failure, *, as_json: bool) -> None:
         sys.stderr.write(f"error: {line}\n")
 
 
-def described(error: BaseException) -> Failure:
+def described(error: BaseException) -> CliError:
     """What `error` means to whoever typed the command."""
     error = _alone(error)
-    if isinstance(error, Failure):
+    if isinstance(error, CliError):
         return error
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return Failure("interrupted")
+        return CliError("interrupted")
     if isinstance(error, typer.TyperException):
         return BadUsage(_usage(error))
-    return _known(error) or Failure(
+    return _known(error) or CliError(
         f"unexpected {type(error).__name__}; run the same with ONEPROTECT_LOG_LEVEL=debug to see where it was raised"
     )
 
@@ -70,21 +70,21 @@ def _alone(error: BaseException) -> BaseException:
     return _alone(group.exceptions[0]) if len(group.exceptions) == 1 else group
 
 
-def _known(error: BaseException) -> Failure | None:
+def _known(error: BaseException) -> CliError | None:
     from messaging.client.errors import JetStreamError
     from oneprotect.configuration.service import ConfigurationError
     from oneprotect.dev.nats_server import EmbeddedNatsError
     from oneprotect.settings.settings import SettingsError
     from provider.errors import ProviderMisconfigured
-    from schemas.validation import Invalid
+    from schemas.validation import ValidationError
 
     match error:
         case SettingsError():
-            return Failure(str(error), exit_code=USAGE, fields={"problems": error.problems})
-        case ProviderMisconfigured() | Invalid():
+            return CliError(str(error), exit_code=USAGE, fields={"problems": error.problems})
+        case ProviderMisconfigured() | ValidationError():
             return BadUsage(str(error))
         case JetStreamError() | ConfigurationError() | EmbeddedNatsError():
-            return Failure(str(error))
+            return CliError(str(error))
         case _:
             return None
 

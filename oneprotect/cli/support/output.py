@@ -51,7 +51,7 @@ def write_fields(fields: Iterable[tuple[str, object]]) -> None:
     console().print(table)
 
 
-def remark(text: str) -> None:
+def print_notice(text: str) -> None:
     """A remark on stderr, beside the result."""
     sys.stderr.write(f"note: {text}\n")
     sys.stderr.flush()

@@ -7,13 +7,13 @@ from typing import Any, Final
 
 import msgspec
 
-from consumers.model.retry_state import Progress
-from consumers.replay.superseded import look
-from consumers.retention.retained import KeptRecord, newest_kept
-from messaging import direct_get as read
-from messaging.client.connection import Connection
-from oneprotect.cli.support.errors import Failure
-from oneprotect.cli.support.output import remark, write_fields, write_json, write_line, write_table
+from consumers.model.retry_state import RetryState
+from consumers.replay.superseded import find_superseded
+from consumers.retention.retained import RetainedRecord, newest_kept
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
+from oneprotect.cli.support.errors import CliError
+from oneprotect.cli.support.output import print_notice, write_fields, write_json, write_line, write_table
 from oneprotect.cli.views.attempt import attempt_line
 from schemas import subjects
 from schemas.configuration import ReplayFilter
@@ -25,7 +25,7 @@ MOST_SHOWN: Final = 1000
 _BEFORE_FIRST: Final = timedelta(minutes=1)
 
 
-class Story(msgspec.Struct, frozen=True, kw_only=True):
+class RetainedDeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     """A kept delivery: what was asked for, how it stands, and the results of its attempts."""
 
     id: str
@@ -49,7 +49,7 @@ class Story(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def list_kept(
-    connection: Connection,
+    connection: NatsConnection,
     tenant: str,
     chosen: ReplayFilter,
     *,
@@ -76,17 +76,17 @@ async def list_kept(
         empty="Nothing that fits is kept.",
     )
     if following:
-        remark(f"there may be more: go on with --before {following}")
+        print_notice(f"there may be more: go on with --before {following}")
 
 
 async def show_kept(
-    connection: Connection, tenant: str, chosen: ReplayFilter, *, with_payload: bool, as_json: bool
+    connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, with_payload: bool, as_json: bool
 ) -> None:
-    """Show all that is kept of one delivery. Raises `Failure` when there is nothing, and `JetStreamError`."""
+    """Show all that is kept of one delivery. Raises `CliError` when there is nothing, and `JetStreamError`."""
     found = await newest_kept(connection, tenant, chosen, limit=MOST_SHOWN)
     if not found:
-        raise Failure("nothing is kept of a delivery of this id; see `oneprotect failed list` and `attempts --id`")
-    page = await look(connection, tenant, [one.kept for one in found])
+        raise CliError("nothing is kept of a delivery of this id; see `oneprotect failed list` and `attempts --id`")
+    page = await find_superseded(connection, tenant, [one.kept for one in found])
     stories = [
         await _story(connection, one, superseded=page.later.supersedes(one.kept), with_payload=with_payload)
         for one in found
@@ -101,13 +101,13 @@ async def show_kept(
 
 
 async def _newest_open(
-    connection: Connection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
-) -> list[KeptRecord]:
+    connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
+) -> list[RetainedRecord]:
     """The newest of which no later attempt was made or asked for."""
-    still_open: list[KeptRecord] = []
+    still_open: list[RetainedRecord] = []
     while len(still_open) < limit:
         part = await newest_kept(connection, tenant, chosen, limit=limit, before=before)
-        page = await look(connection, tenant, [one.kept for one in part])
+        page = await find_superseded(connection, tenant, [one.kept for one in part])
         still_open += [one for one in part if not page.later.supersedes(one.kept)]
         if len(part) < limit:
             break
@@ -115,11 +115,13 @@ async def _newest_open(
     return still_open[:limit]
 
 
-async def _story(connection: Connection, found: KeptRecord, *, superseded: bool, with_payload: bool) -> Story:
+async def _story(
+    connection: NatsConnection, found: RetainedRecord, *, superseded: bool, with_payload: bool
+) -> RetainedDeliveryView:
     kept, asked = found.kept, decode_request(found.record.data)
-    progress = Progress.read(found.record.headers)
+    progress = RetryState.from_headers(found.record.headers)
     body = asked.data.body()
-    return Story(
+    return RetainedDeliveryView(
         id=kept.id,
         tenant=kept.tenant,
         destination=kept.destination,
@@ -140,12 +142,14 @@ async def _story(connection: Connection, found: KeptRecord, *, superseded: bool,
     )
 
 
-async def _attempts(connection: Connection, found: KeptRecord, *, since: datetime | None) -> list[AttemptResult]:
+async def _attempts(
+    connection: NatsConnection, found: RetainedRecord, *, since: datetime | None
+) -> list[AttemptResult]:
     kept = found.kept
     subject = subjects.attempted(kept.tenant, kept.destination, kept.id)
     since = since and since - _BEFORE_FIRST
     attempts: list[AttemptResult] = []
-    async for record in read.scan(connection, subjects.ATTEMPTS.name, subject, since=since):
+    async for record in direct_get.scan(connection, subjects.ATTEMPTS.name, subject, since=since):
         try:
             result = decode_result(record.data).data
         except msgspec.DecodeError:
@@ -162,7 +166,7 @@ def _payload(body: bytes) -> dict[str, str]:
         return {"payload_base64": base64.b64encode(body).decode()}
 
 
-def _show(story: Story) -> None:
+def _show(story: RetainedDeliveryView) -> None:
     fields: list[tuple[str, Any]] = [
         ("delivery", story.id),
         ("destination", f"{story.tenant}/{story.destination}"),
@@ -182,7 +186,7 @@ def _show(story: Story) -> None:
         write_line(story.payload or story.payload_base64 or "")
 
 
-def _reason(story: Story) -> str:
+def _reason(story: RetainedDeliveryView) -> str:
     last = next((result for result in story.attempts if result.attempt == story.attempt), None)
     status = f" (HTTP {last.http_status})" if last and last.http_status else ""
     return f"{story.outcome} with {story.code}{status} at attempt {story.attempt}"

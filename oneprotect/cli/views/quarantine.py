@@ -7,30 +7,30 @@ from typing import Any
 
 import msgspec
 
-from consumers.model.request import Delivery
-from consumers.retention.quarantine import Quarantine, Quarantined
-from messaging.publisher import Stored
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.retention.quarantine import QuarantinedMessage, QuarantineStore
+from messaging.publisher import PublishAck
 from oneprotect.bootstrap.resources import JetStream
-from oneprotect.cli.support.context import who
-from oneprotect.cli.support.errors import Failure
-from oneprotect.cli.support.output import remark, write_fields, write_json, write_line, write_table
+from oneprotect.cli.support.context import current_user
+from oneprotect.cli.support.errors import CliError
+from oneprotect.cli.support.output import print_notice, write_fields, write_json, write_line, write_table
 from oneprotect.cli.support.prompt import is_yes
 from oneprotect.settings.settings import Settings
 from schemas import subjects
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class ReleaseCheck(msgspec.Struct, frozen=True):
     """Whether a message would be understood now: what it asks for, or what is wrong with it."""
 
-    delivery: Delivery | None
+    delivery: DeliveryAttemptRequest | None
     problem: str | None = None
 
 
-class Quarantining:
-    """Shows and releases. Any method raises `Failure` and `JetStreamError`."""
+class QuarantineCli:
+    """Shows and releases. Any method raises `CliError` and `JetStreamError`."""
 
     def __init__(self, jetstream: JetStream, settings: Settings, *, as_json: bool) -> None:
-        self._quarantine = Quarantine(jetstream.connection, jetstream.publisher)
+        self._quarantine = QuarantineStore(jetstream.connection, jetstream.publisher)
         self._max_payload_bytes = settings.delivery.max_payload_bytes
         self._as_json = as_json
 
@@ -58,7 +58,7 @@ class Quarantining:
             empty="Nothing that fits is in the quarantine.",
         )
         if following:
-            remark(f"there may be more: go on with --before {following}")
+            print_notice(f"there may be more: go on with --before {following}")
 
     async def show(self, number: int) -> None:
         """Show all about one but its bytes."""
@@ -90,17 +90,17 @@ class Quarantining:
         verdicts = [self._try(found) for found in chosen]
         for found, verdict in zip(chosen, verdicts, strict=True):
             if verdict.problem and not (force and found.kind in ("requested", "due")):
-                raise Failure(
+                raise CliError(
                     f"{found.sequence} would come back: {verdict.problem}. Nothing was released",
                     fields={"n": found.sequence, "problem": verdict.problem},
                 )
         if not self._as_json:
             _say(chosen, verdicts)
         if ask and not self._as_json and not is_yes(f"Publish {len(chosen)} again?"):
-            raise Failure("nothing was released")
+            raise CliError("nothing was released")
         results: list[dict[str, object]] = []
         for found, verdict in zip(chosen, verdicts, strict=True):
-            stored = await self._quarantine.release(found, by=who(), delivery=verdict.delivery)
+            stored = await self._quarantine.release(found, by=current_user(), delivery=verdict.delivery)
             results.append(_as_json(found) | _verdict(verdict) | _stored(stored))
         if self._as_json:
             write_json(results)
@@ -108,20 +108,20 @@ class Quarantining:
             again = sum(bool(result["duplicate"]) for result in results)
             write_line(f"{len(results) - again} released" + (f"; {again} had been a moment ago." if again else "."))
 
-    async def _get(self, number: int) -> Quarantined:
+    async def _get(self, number: int) -> QuarantinedMessage:
         found = await self._quarantine.get(number)
         if found is None:
-            raise Failure(f"{number} is not in the quarantine; see `oneprotect quarantine list`")
+            raise CliError(f"{number} is not in the quarantine; see `oneprotect quarantine list`")
         return found
 
-    def _try(self, found: Quarantined) -> Verdict:
+    def _try(self, found: QuarantinedMessage) -> ReleaseCheck:
         try:
-            return Verdict(self._quarantine.understood(found, max_payload_bytes=self._max_payload_bytes))
+            return ReleaseCheck(self._quarantine.understood(found, max_payload_bytes=self._max_payload_bytes))
         except ValueError as error:
-            return Verdict(None, str(error))
+            return ReleaseCheck(None, str(error))
 
 
-def _say(chosen: list[Quarantined], verdicts: list[Verdict]) -> None:
+def _say(chosen: list[QuarantinedMessage], verdicts: list[ReleaseCheck]) -> None:
     rows = [
         (found.sequence, found.origin, verdict.delivery.id if verdict.delivery else None, verdict.problem or "yes")
         for found, verdict in zip(chosen, verdicts, strict=True)
@@ -129,16 +129,16 @@ def _say(chosen: list[Quarantined], verdicts: list[Verdict]) -> None:
     write_table(("n", "to", "delivery", "understood now"), rows, empty="")
 
 
-def _as_json(found: Quarantined) -> dict[str, object]:
+def _as_json(found: QuarantinedMessage) -> dict[str, object]:
     fields = ("sequence", "kept_at", "tenant", "origin", "code", "reason")
     values: dict[str, object] = {field: getattr(found, field) for field in fields}
     return {"n": values.pop("sequence")} | values | {"bytes": len(found.data)}
 
 
-def _verdict(verdict: Verdict) -> dict[str, object]:
+def _verdict(verdict: ReleaseCheck) -> dict[str, object]:
     delivery = verdict.delivery.id if verdict.delivery else None
     return {"understood": verdict.delivery is not None, "problem": verdict.problem, "delivery": delivery}
 
 
-def _stored(stored: Stored) -> dict[str, object]:
+def _stored(stored: PublishAck) -> dict[str, object]:
     return {"duplicate": stored.duplicate, "overflow": stored.stream == subjects.OVERFLOW.name}

@@ -11,14 +11,14 @@ from typing import Final
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from consumers.replay.service import Replayer
+from consumers.replay.service import ReplayService
 from consumers.replay.store import ReplayError
 from messaging.client.errors import JetStreamError
-from messaging.lease import Holder
+from messaging.lease import LeaseHolder
 from oneprotect.bootstrap.process import stop_on_signals
-from oneprotect.cli.support.context import who
-from oneprotect.cli.support.errors import Failure
-from oneprotect.cli.support.output import console, remark, write_json, write_line, write_table
+from oneprotect.cli.support.context import current_user
+from oneprotect.cli.support.errors import CliError
+from oneprotect.cli.support.output import console, print_notice, write_json, write_line, write_table
 from oneprotect.cli.support.prompt import is_yes
 from oneprotect.cli.views.replay_dry_run import ShownPreview
 from schemas.configuration import Replay, ReplayFilter, ReplayState
@@ -26,10 +26,10 @@ from schemas.configuration import Replay, ReplayFilter, ReplayState
 SHOWN_PER_S: Final = 10
 
 
-class Replaying:
+class ReplayCli:
     """The replays of a tenant."""
 
-    def __init__(self, replayer: Replayer, tenant: str, *, as_json: bool) -> None:
+    def __init__(self, replayer: ReplayService, tenant: str, *, as_json: bool) -> None:
         self._replayer = replayer
         self._tenant = tenant
         self._as_json = as_json
@@ -61,29 +61,29 @@ class Replaying:
         )
 
     async def cancel(self, replay: str) -> None:
-        """Stop one. Raises `Failure`."""
+        """Stop one. Raises `CliError`."""
         async with _told():
-            row = await self._replayer.cancel(self._tenant, replay, by=who())
+            row = await self._replayer.cancel(self._tenant, replay, by=current_user())
             if self._as_json:
                 write_json(_as_json(replay, row))
             else:
                 write_line(f"Replay {replay} is cancelled: {_so_far(row)}.")
 
     async def run(self, chosen: ReplayFilter, *, resume: str | None, rate_per_s: float | None, ask: bool) -> None:
-        """Do one, or go on with an unfinished one. Raises `Failure` when it does not come to its end."""
+        """Do one, or go on with an unfinished one. Raises `CliError` when it does not come to its end."""
         now = datetime.now(UTC)
         async with _told():
             if resume:
                 replay, row = resume, await self._replayer.resume(self._tenant, resume)
             else:
-                replay, row = await self._replayer.begin(self._tenant, chosen, by=who())
+                replay, row = await self._replayer.begin(self._tenant, chosen, by=current_user())
         is_resumed = row.started_at < now
         if is_resumed and not self._as_json:
-            remark(f"going on with replay {replay}: {_so_far(row)} so far")
+            print_notice(f"going on with replay {replay}: {_so_far(row)} so far")
         total = await self._total(row, ask=ask)
         row = await self._watched(replay, row, total, rate_per_s)
         if row.state is ReplayState.CANCELLED:
-            raise Failure(
+            raise CliError(
                 f"cancelled by {row.cancelled_by}; {_so_far(row)}",
                 fields={"resumed": is_resumed} | _as_json(replay, row),
             )
@@ -93,12 +93,12 @@ class Replaying:
             write_line(f"Replay {replay} is finished: {_so_far(row)}.")
 
     async def _total(self, row: Replay, *, ask: bool) -> int:
-        """How many there are, where somebody is there to be told and asked. Raises `Failure` when they say no."""
+        """How many there are, where somebody is there to be told and asked. Raises `CliError` when they say no."""
         if self._as_json or not sys.stderr.isatty():
             return 0
         total = await self._replayer.count(self._tenant, row)
         if ask and total and not is_yes(f"Replay up to {total} deliveries?"):
-            raise Failure("nothing was replayed")
+            raise CliError("nothing was replayed")
         return total
 
     async def _watched(self, replay: str, row: Replay, total: int, rate_per_s: float | None) -> Replay:
@@ -117,7 +117,7 @@ class Replaying:
                     self._tenant,
                     replay,
                     row,
-                    by=who(),
+                    by=current_user(),
                     rate_per_s=rate_per_s,
                     on_step=on_step,
                     on_wait=self._say_waiting,
@@ -137,35 +137,35 @@ class Replaying:
             except (JetStreamError, ReplayError) as error:
                 problem = str(error)
         command = _command(self._tenant, replay, rate_per_s)
-        raise Failure(
+        raise CliError(
             f"{problem}; {latest.replayed} replayed so far, and that is kept. Go on with: {command}",
             fields={"replay": replay, "replayed": latest.replayed, "skipped": latest.skipped, "resume": command},
         )
 
-    def _say_waiting(self, holder: Holder) -> None:
+    def _say_waiting(self, holder: LeaseHolder) -> None:
         if not self._as_json:
-            remark(
+            print_notice(
                 f"waiting for replay {holder.replay} of {holder.by}: one of a tenant runs at a time; Ctrl-C gives up"
             )
 
 
 @contextlib.asynccontextmanager
 async def _told() -> AsyncGenerator[None]:
-    """Say what is wrong with a replay as a `Failure`."""
+    """Say what is wrong with a replay as a `CliError`."""
     problem = ""
     try:
         yield
     except ReplayError as error:
         problem = str(error)
     if problem:
-        raise Failure(problem)
+        raise CliError(problem)
 
 
 def _so_far(row: Replay) -> str:
     return f"{row.replayed} replayed, {row.skipped} left alone"
 
 
-def _state(replay: str, row: Replay, running: Holder | None) -> str:
+def _state(replay: str, row: Replay, running: LeaseHolder | None) -> str:
     is_running = row.state is not ReplayState.RUNNING or (running is not None and running.replay == replay)
     return row.state.value if is_running else "interrupted"
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from consumers.replay.dry_run import Preview
-from consumers.retention.retained import Kept
+from consumers.replay.dry_run import DryRunSummary
+from consumers.retention.retained import RetainedDelivery
 from oneprotect.cli.support.output import write_json, write_line, write_table
 from schemas.configuration import ReplayFilter
 
 
-class ShownPreview(Preview):
+class ShownPreview(DryRunSummary):
     """A preview that can be shown."""
 
     def write(self, tenant: str, chosen: ReplayFilter) -> None:
@@ -46,7 +46,7 @@ class ShownPreview(Preview):
             write_table(("kept at", "destination", "id", "event type", "code", "replay"), rows, empty="")
 
 
-def _sample(kept: Kept) -> dict[str, Any]:
+def _sample(kept: RetainedDelivery) -> dict[str, Any]:
     return {
         "id": kept.id,
         "destination": kept.destination,

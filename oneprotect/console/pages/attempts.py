@@ -5,13 +5,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.attempts import search as attempts
-from consumers.attempts.search import Sought
+from consumers.attempts import search
+from consumers.attempts.search import AttemptFilter
 from messaging.reverse_reader import EXAMINED
-from oneprotect.api.operations.public_codes import meant, told
+from oneprotect.api.operations.public_codes import expand_public_codes, to_public
 from oneprotect.api.web.pagination import Cursor, decode_cursor, encode_cursor
-from oneprotect.console.web.event_stream import Arrivals, listening, stream
-from oneprotect.console.web.request import Place, Shown, Visit, redirect, times_of_input
+from oneprotect.console.web.event_stream import EventBuffer, listening, stream
+from oneprotect.console.web.request import PagePosition, PageRequest, PageResponse, redirect, times_of_input
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted
 from schemas.ids import DeliveryId, DestinationId
@@ -20,7 +20,7 @@ GOING_ON: Final = 8 * EXAMINED
 """How many a look may read when somebody asks to look further back: half a second's worth."""
 
 
-class Filters(Struct, frozen=True, kw_only=True):
+class AttemptsForm(Struct, frozen=True, kw_only=True):
     """What the form says."""
 
     destination: DestinationId | None = None
@@ -32,37 +32,37 @@ class Filters(Struct, frozen=True, kw_only=True):
     cursor: Cursor | None = None
     live: str | None = None
 
-    def sought(self, visit: Visit) -> Sought:
-        """The attempts that are meant. Raises `Invalid`."""
+    def sought(self, visit: PageRequest) -> AttemptFilter:
+        """The attempts that are meant. Raises `ValidationError`."""
         since, until = times_of_input(self.since, self.until)
-        return Sought(
+        return AttemptFilter(
             tenant=visit.tenant,
             destination=self.destination,
             outcomes=frozenset({self.outcome} if self.outcome else ()),
-            codes=meant({self.code} if self.code else (), public=visit.is_public),
+            codes=expand_public_codes({self.code} if self.code else (), public=visit.is_public),
             since=since,
             until=until,
         )
 
 
-async def show(visit: Visit) -> Shown:
+async def show(visit: PageRequest) -> PageResponse:
     """A page of them."""
-    filters = visit.query(Filters)
+    filters = visit.query(AttemptsForm)
     if filters.delivery:
         return redirect(f"{visit.base}/deliveries/{filters.delivery}")
-    found = await attempts.page(
+    found = await search.page(
         visit.parts.api.connection,
         filters.sought(visit),
-        before=decode_cursor(filters.cursor, Place).before if filters.cursor else None,
+        before=decode_cursor(filters.cursor, PagePosition).before if filters.cursor else None,
         examine=GOING_ON if filters.cursor else EXAMINED,
     )
     return visit.page(
         "attempts.html",
         tenant=visit.tenant,
         filters=filters,
-        attempts=[told(one.event.data, public=visit.is_public) for one in found.items],
-        next=encode_cursor(Place(found.cursor)) if found.cursor else None,
-        is_short=len(found.items) < attempts.PAGE,
+        attempts=[to_public(one.event.data, public=visit.is_public) for one in found.items],
+        next=encode_cursor(PagePosition(found.cursor)) if found.cursor else None,
+        is_short=len(found.items) < search.PAGE,
         reached_at=found.reached_at,
         outcomes=list(Outcome),
         codes=sorted({code.public if visit.is_public else code for code in Code}),
@@ -70,17 +70,17 @@ async def show(visit: Visit) -> Shown:
     )
 
 
-def follow(visit: Visit) -> AsyncGenerator[bytes]:
-    """Those that fit, as they are recorded. Raises `Problem` or `Invalid` at once."""
-    sought = visit.query(Filters).sought(visit)
-    arrivals = Arrivals(sought.takes)
+def follow(visit: PageRequest) -> AsyncGenerator[bytes]:
+    """Those that fit, as they are recorded. Raises `Problem` or `ValidationError` at once."""
+    sought = visit.query(AttemptsForm).sought(visit)
+    arrivals = EventBuffer(sought.matches)
     pattern = f"oneprotect.delivery.attempted.{visit.tenant}.{sought.destination or '*'}.*"
     session = visit.session.id if visit.session else ""
     visit.parts.followers.require_room(session)
     token_id = visit.principal.id.removeprefix("token:")
 
     def render(events: list[DeliveryAttempted], missed: int) -> bytes:
-        rows = [told(event.data, public=visit.is_public) for event in reversed(events)]
+        rows = [to_public(event.data, public=visit.is_public) for event in reversed(events)]
         return visit.parts.renderer("attempt_rows.html", base=visit.base, attempts=rows, missed=missed)
 
     async def events() -> AsyncGenerator[bytes]:

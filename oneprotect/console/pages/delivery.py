@@ -5,24 +5,24 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from consumers.attempts.timeline import Timeline, timelines
-from oneprotect.api.operations.public_codes import told
+from consumers.attempts.timeline import DeliveryTimeline, timelines
+from oneprotect.api.operations.public_codes import to_public
 from oneprotect.api.web.problems import Problem
-from oneprotect.console.web.request import Shown, Visit
-from schemas import validation as checked
+from oneprotect.console.web.request import PageRequest, PageResponse
+from schemas import validation
 from schemas.ids import DestinationId
 
 
-class Query(Struct, frozen=True, kw_only=True):
+class DeliveryQuery(Struct, frozen=True, kw_only=True):
     """Which destination, if one."""
 
     destination: Annotated[DestinationId, Meta(description="The one to show.")] | None = None
 
 
-async def show(visit: Visit) -> Shown:
+async def show(visit: PageRequest) -> PageResponse:
     """The page."""
-    delivery = checked.delivery_id(visit.request.path_params["delivery"], "delivery")
-    destination = visit.query(Query).destination
+    delivery = validation.delivery_id(visit.request.path_params["delivery"], "delivery")
+    destination = visit.query(DeliveryQuery).destination
     found = await timelines(visit.parts.api.connection, visit.tenant, delivery, destination)
     if not found:
         raise Problem(404, "not-found", "The tenant has no delivery of this id that waits or is on record (30 days).")
@@ -34,9 +34,9 @@ async def show(visit: Visit) -> Shown:
     )
 
 
-def _told(timeline: Timeline, *, public: bool) -> Timeline:
+def _told(timeline: DeliveryTimeline, *, public: bool) -> DeliveryTimeline:
     return msgspec.structs.replace(
         timeline,
-        attempts=[told(attempt, public=public) for attempt in timeline.attempts],
+        attempts=[to_public(attempt, public=public) for attempt in timeline.attempts],
         code=timeline.code.public if public and timeline.code else timeline.code,
     )

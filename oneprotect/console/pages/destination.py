@@ -5,29 +5,29 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from consumers.attempts import search as attempts
-from consumers.attempts.search import Sought
-from oneprotect.api.operations.public_codes import told
-from oneprotect.api.resources import test_deliveries as ping
+from consumers.attempts import search
+from consumers.attempts.search import AttemptFilter
+from oneprotect.api.operations.public_codes import to_public
+from oneprotect.api.resources import test_deliveries
 from oneprotect.console.pages.destination_cards import one_destination
 from oneprotect.console.web.labels import DONE
-from oneprotect.console.web.request import Shown, Visit, redirect
+from oneprotect.console.web.request import PageRequest, PageResponse, redirect
 
 SHOWN: Final = 10
 
 
-class Query(Struct, frozen=True, kw_only=True):
+class DestinationQuery(Struct, frozen=True, kw_only=True):
     """What was done before."""
 
     done: str | None = None
 
 
-async def show(visit: Visit) -> Shown:
+async def show(visit: PageRequest) -> PageResponse:
     """The page."""
-    return await _page(visit, done=DONE.get(visit.query(Query).done or ""))
+    return await _page(visit, done=DONE.get(visit.query(DestinationQuery).done or ""))
 
 
-async def enable(visit: Visit) -> Shown:
+async def enable(visit: PageRequest) -> PageResponse:
     """Let deliveries go there."""
     await visit.keepers_form()
     await visit.parts.api.configuration.enable_destination(
@@ -36,7 +36,7 @@ async def enable(visit: Visit) -> Shown:
     return redirect(f"{visit.base}/destinations/{visit.id}?done=enabled")
 
 
-async def disable(visit: Visit) -> Shown:
+async def disable(visit: PageRequest) -> PageResponse:
     """Let none go there."""
     await visit.keepers_form()
     await visit.parts.api.configuration.disable_destination(
@@ -45,18 +45,20 @@ async def disable(visit: Visit) -> Shown:
     return redirect(f"{visit.base}/destinations/{visit.id}?done=disabled")
 
 
-async def test(visit: Visit) -> Shown:
+async def test(visit: PageRequest) -> PageResponse:
     """Send a ping, and show how it went."""
     await visit.keepers_form()
-    answer = await ping.test_destination(visit.call)
-    result = msgspec.convert(answer.body, ping.TestResult, from_attributes=True)
+    answer = await test_deliveries.test_destination(visit.call)
+    result = msgspec.convert(answer.body, test_deliveries.TestResult, from_attributes=True)
     return await _page(visit, ping=result)
 
 
-async def _page(visit: Visit, *, done: str | None = None, ping: "ping.TestResult | None" = None) -> Shown:
+async def _page(
+    visit: PageRequest, *, done: str | None = None, ping: "test_deliveries.TestResult | None" = None
+) -> PageResponse:
     card = await one_destination(visit.parts, visit.tenant, visit.id, public=visit.is_public)
-    found = await attempts.page(
-        visit.parts.api.connection, Sought(tenant=visit.tenant, destination=visit.id), limit=SHOWN
+    found = await search.page(
+        visit.parts.api.connection, AttemptFilter(tenant=visit.tenant, destination=visit.id), limit=SHOWN
     )
-    latest = [told(one.event.data, public=visit.is_public) for one in found.items]
+    latest = [to_public(one.event.data, public=visit.is_public) for one in found.items]
     return visit.page("destination.html", tenant=visit.tenant, card=card, attempts=latest, done=done, ping=ping)

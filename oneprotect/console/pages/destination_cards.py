@@ -9,12 +9,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from consumers.destinations.hourly_stats import hour_of, read_activity
-from messaging.kv import Entry
-from oneprotect.console.web.bar_chart import Day, day_of
+from messaging.kv import KvEntry
+from oneprotect.console.web.bar_chart import DaySummary, day_of
 from oneprotect.console.web.dependencies import ConsoleParts
 from schemas.codes import Code, CredentialStatus
 from schemas.configuration import CredentialView, DestinationView, Health
-from schemas.hourly_stats import Activity
+from schemas.hourly_stats import HourlyStats
 
 _NO_HEALTH: Final = Health()
 _SIGNING: Final = frozenset({CredentialStatus.CONFIGURED, CredentialStatus.UNCHECKED})
@@ -41,12 +41,12 @@ class DestinationCard(msgspec.Struct, frozen=True, kw_only=True):
     state: str
     health: Health
     last_code: Code | None
-    day: Day
+    day: DaySummary
     credential_id: str
     credential: CredentialView | None
 
 
-class Overview(msgspec.Struct, frozen=True):
+class TenantOverview(msgspec.Struct, frozen=True):
     """All of a tenant's destinations and credentials, by id."""
 
     destinations: list[DestinationCard]
@@ -71,7 +71,7 @@ class Overview(msgspec.Struct, frozen=True):
         return [one.id for one in self.destinations if one.credential_id == credential]
 
 
-async def overview(parts: ConsoleParts, tenant: str, *, public: bool) -> Overview:
+async def overview(parts: ConsoleParts, tenant: str, *, public: bool) -> TenantOverview:
     """Everything of a tenant. Raises `JetStreamError`."""
     configuration = parts.api.configuration
     views, credentials, health, activity = await asyncio.gather(
@@ -87,11 +87,11 @@ async def overview(parts: ConsoleParts, tenant: str, *, public: bool) -> Overvie
         _card(view, signing.get(view.credential), healths.get(view.id), activities.get(view.id), public=public)
         for view in views
     ]
-    return Overview(cards, told)
+    return TenantOverview(cards, told)
 
 
 async def one_destination(parts: ConsoleParts, tenant: str, name: str, *, public: bool) -> DestinationCard:
-    """One of them. Raises `Unknown` or `JetStreamError`."""
+    """One of them. Raises `NotFoundError` or `JetStreamError`."""
     configuration = parts.api.configuration
     view = await configuration.get_destination(tenant, name)
     credentials, health, activity = await asyncio.gather(
@@ -111,13 +111,13 @@ def told_credential(view: CredentialView, *, public: bool) -> CredentialView:
 def _card(
     view: DestinationView,
     credential: CredentialView | None,
-    health_row: Entry | None,
-    activity_row: Entry | None,
+    health_row: KvEntry | None,
+    activity_row: KvEntry | None,
     *,
     public: bool,
 ) -> DestinationCard:
     health = _health(health_row)
-    activity = read_activity(activity_row.value) if activity_row else Activity()
+    activity = read_activity(activity_row.value) if activity_row else HourlyStats()
     now = datetime.now(UTC)
     day = day_of(activity.last_day(hour_of(now.timestamp())))
     url = urlsplit(view.url)
@@ -146,7 +146,9 @@ def _card(
     )
 
 
-def _state(view: DestinationView, credential: CredentialView | None, health: Health, day: Day, now: datetime) -> str:
+def _state(
+    view: DestinationView, credential: CredentialView | None, health: Health, day: DaySummary, now: datetime
+) -> str:
     if not view.enabled:
         return "disabled"
     if credential is None or credential.status not in _SIGNING:
@@ -158,11 +160,11 @@ def _state(view: DestinationView, credential: CredentialView | None, health: Hea
     return "healthy" if day.attempts or health.last_success_at else "quiet"
 
 
-def _by_id(entries: Iterable[Entry]) -> dict[str, Entry]:
+def _by_id(entries: Iterable[KvEntry]) -> dict[str, KvEntry]:
     return {entry.key.partition(".")[2]: entry for entry in entries}
 
 
-def _health(entry: Entry | None) -> Health:
+def _health(entry: KvEntry | None) -> Health:
     if entry is None:
         return _NO_HEALTH
     try:

@@ -6,11 +6,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.replay.superseded import look
+from consumers.replay.superseded import find_superseded
 from consumers.retention.retained import page_of_kept
-from oneprotect.api.operations.public_codes import meant
+from oneprotect.api.operations.public_codes import expand_public_codes
 from oneprotect.api.web.pagination import Cursor, decode_cursor, encode_cursor
-from oneprotect.console.web.request import Place, Shown, Visit, times_of_input
+from oneprotect.console.web.request import PagePosition, PageRequest, PageResponse, times_of_input
 from schemas.codes import Code
 from schemas.configuration import ReplayFilter
 from schemas.ids import DeliveryId, DestinationId, EventType
@@ -20,7 +20,7 @@ JUDGING_TIMEOUT_S: Final = 1.0
 """What was attempted since is looked for among all that is on record since: for so long. A dry run looks to the end."""
 
 
-class Filters(Struct, frozen=True, kw_only=True):
+class FailedForm(Struct, frozen=True, kw_only=True):
     """What the form says."""
 
     destination: DestinationId | None = None
@@ -31,10 +31,10 @@ class Filters(Struct, frozen=True, kw_only=True):
     until: str | None = None
     cursor: Cursor | None = None
 
-    def chosen(self, visit: Visit) -> ReplayFilter:
-        """The kept deliveries that are meant. Raises `Invalid`."""
+    def chosen(self, visit: PageRequest) -> ReplayFilter:
+        """The kept deliveries that are meant. Raises `ValidationError`."""
         since, until = times_of_input(self.since, self.until)
-        codes = meant({self.code} if self.code else (), public=visit.is_public)
+        codes = expand_public_codes({self.code} if self.code else (), public=visit.is_public)
         return ReplayFilter(
             destination=self.destination,
             since=since,
@@ -51,21 +51,21 @@ class Filters(Struct, frozen=True, kw_only=True):
         return {name: str(value) for name, value in values.items() if value}
 
 
-async def show(visit: Visit) -> Shown:
+async def show(visit: PageRequest) -> PageResponse:
     """A page of them, each with whether a replay would take it."""
-    filters = visit.query(Filters)
+    filters = visit.query(FailedForm)
     found = await page_of_kept(
         visit.parts.api.connection,
         visit.tenant,
         filters.chosen(visit),
         limit=SHOWN,
-        before=decode_cursor(filters.cursor, Place).before if filters.cursor else None,
+        before=decode_cursor(filters.cursor, PagePosition).before if filters.cursor else None,
     )
     kept = [one.kept for one in found.items]
     is_judged = True
     try:
         async with asyncio.timeout(JUDGING_TIMEOUT_S):
-            kept = list((await look(visit.parts.api.connection, visit.tenant, kept)).judged())
+            kept = list((await find_superseded(visit.parts.api.connection, visit.tenant, kept)).judged())
     except TimeoutError:
         is_judged = False
     return visit.page(
@@ -74,7 +74,7 @@ async def show(visit: Visit) -> Shown:
         filters=filters,
         kept=kept,
         is_judged=is_judged,
-        next=encode_cursor(Place(found.cursor)) if found.cursor else None,
+        next=encode_cursor(PagePosition(found.cursor)) if found.cursor else None,
         reached_at=found.reached_at,
         codes=sorted({code.public if visit.is_public else code for code in Code}),
         told_code=functools.partial(told_code, public=visit.is_public),

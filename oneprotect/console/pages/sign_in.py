@@ -5,18 +5,26 @@ from typing import Final
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.operations.operation import READERS
 from oneprotect.api.web.problems import Problem
-from oneprotect.console.web.request import COOKIE, SECURE_COOKIE, Shown, Visit, read_form, redirect, require_same_origin
+from oneprotect.console.web.request import (
+    COOKIE,
+    SECURE_COOKIE,
+    PageRequest,
+    PageResponse,
+    read_form,
+    redirect,
+    require_same_origin,
+)
 
 HOME: Final = "/console/integrations"
 _LONGEST: Final = 256
 
 
-async def show(visit: Visit) -> Shown:
+async def show(visit: PageRequest) -> PageResponse:
     """The form."""
     return visit.page("sign_in.html", next=_next(visit.request.query_params.get("next")), problem=None)
 
 
-async def sign_in(visit: Visit) -> Shown:
+async def sign_in(visit: PageRequest) -> PageResponse:
     """Open a session for whoever shows a good token that may look."""
     require_same_origin(visit.request)
     fields = await read_form(visit.request)
@@ -33,7 +41,7 @@ async def sign_in(visit: Visit) -> Shown:
     return redirect(going_to, headers={"set-cookie": _cookie(visit, session.cookie)})
 
 
-async def sign_out(visit: Visit) -> Shown:
+async def sign_out(visit: PageRequest) -> PageResponse:
     """End the session."""
     await visit.form()
     if visit.session is not None:
@@ -41,7 +49,7 @@ async def sign_out(visit: Visit) -> Shown:
     return redirect("/console/sign-in", headers={"set-cookie": f"{_cookie(visit, '')}; Max-Age=0"})
 
 
-async def _identify(visit: Visit, token: str) -> Principal:
+async def _identify(visit: PageRequest, token: str) -> Principal:
     """Whose token it is, if it may look. Raises `Problem`."""
     principal = await visit.parts.api.authenticator.identify(token, visit.address)
     if not principal.id.startswith("token:"):
@@ -51,7 +59,7 @@ async def _identify(visit: Visit, token: str) -> Principal:
     return principal
 
 
-def _cookie(visit: Visit, value: str) -> str:
+def _cookie(visit: PageRequest, value: str) -> str:
     name = f"{SECURE_COOKIE}={value}; Secure" if visit.is_secure else f"{COOKIE}={value}"
     return f"{name}; Path=/; HttpOnly; SameSite=Strict"
 

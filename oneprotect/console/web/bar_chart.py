@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from schemas.hourly_stats import Hour, percentile_ms, success_rate
+from schemas.hourly_stats import HourCounts, percentile_ms, success_rate
 
 STEP: Final = 20
 BAR: Final = 16
@@ -14,7 +14,7 @@ HEIGHT: Final = 100
 _LEAST: Final = 3
 
 
-class Bar(Struct, frozen=True):
+class HourBar(Struct, frozen=True):
     """One hour: where its bars are, from the top, and what it says."""
 
     x: int
@@ -28,45 +28,45 @@ class Bar(Struct, frozen=True):
     p95_ms: float | None
 
 
-class Chart(Struct, frozen=True):
+class BarChart(Struct, frozen=True):
     """A day. `most`: attempts in the busiest hour."""
 
-    bars: tuple[Bar, ...]
+    bars: tuple[HourBar, ...]
     width: int
     height: int
     most: int
     words: str
 
 
-class Day(Struct, frozen=True):
+class DaySummary(Struct, frozen=True):
     """How a day went."""
 
     attempts: int
     delivered: int
     success_rate: float | None
     p95_ms: float | None
-    chart: Chart
+    chart: BarChart
 
 
-def day_of(hours: Sequence[Hour]) -> Day:
+def day_of(hours: Sequence[HourCounts]) -> DaySummary:
     """What hours, one after another, say together."""
-    total = Hour(0)
+    total = HourCounts(0)
     for hour in hours:
         total += hour
     attempts = total.delivered + total.failed
-    return Day(attempts, total.delivered, success_rate(total), percentile_ms(total, 0.95), _chart(hours, total))
+    return DaySummary(attempts, total.delivered, success_rate(total), percentile_ms(total, 0.95), _chart(hours, total))
 
 
-def _chart(hours: Sequence[Hour], total: Hour) -> Chart:
+def _chart(hours: Sequence[HourCounts], total: HourCounts) -> BarChart:
     most = max((hour.delivered + hour.failed for hour in hours), default=0)
     bars = tuple(_bar(number, hour, most) for number, hour in enumerate(hours))
-    return Chart(bars, len(bars) * STEP, HEIGHT, most, _words(bars, total))
+    return BarChart(bars, len(bars) * STEP, HEIGHT, most, _words(bars, total))
 
 
-def _bar(number: int, hour: Hour, most: int) -> Bar:
+def _bar(number: int, hour: HourCounts, most: int) -> HourBar:
     delivered, failed = (_height(count, most) for count in (hour.delivered, hour.failed))
     delivered = min(delivered, HEIGHT - failed)
-    return Bar(
+    return HourBar(
         x=number * STEP + (STEP - BAR) // 2,
         delivered_y=HEIGHT - delivered,
         delivered_height=delivered,
@@ -84,7 +84,7 @@ def _height(count: int, most: int) -> float:
     return max(_LEAST, round(count / most * HEIGHT, 1)) if count else 0
 
 
-def _words(bars: Sequence[Bar], total: Hour) -> str:
+def _words(bars: Sequence[HourBar], total: HourCounts) -> str:
     attempts = total.delivered + total.failed
     if not attempts:
         return "No attempts in the last 24 hours."

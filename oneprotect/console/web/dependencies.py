@@ -4,22 +4,22 @@ import asyncio
 
 from msgspec import Struct
 
-from messaging.kv import Bucket
-from oneprotect.api.operations.dependencies import Parts
-from oneprotect.console.web.event_stream import Followers
-from oneprotect.console.web.sessions import Sessions
-from oneprotect.console.web.templating import Renderer
+from messaging.kv import KvBucket
+from oneprotect.api.operations.dependencies import ApiDependencies
+from oneprotect.console.web.event_stream import EventStreamLimiter
+from oneprotect.console.web.sessions import SessionStore
+from oneprotect.console.web.templating import TemplateRenderer
 
 
 class ConsoleParts(Struct, frozen=True, kw_only=True):
     """Everything that pages use, beside what the API does. Nothing in it opens or closes anything."""
 
-    api: Parts
-    sessions: Sessions
-    renderer: Renderer
-    followers: Followers
-    destinations: Bucket
-    health: Bucket
-    activity: Bucket
+    api: ApiDependencies
+    sessions: SessionStore
+    renderer: TemplateRenderer
+    followers: EventStreamLimiter
+    destinations: KvBucket
+    health: KvBucket
+    activity: KvBucket
     stop: asyncio.Event
     """Set when the process is to end."""

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from messaging.client.connection import Connection, Incoming
+from messaging.client.connection import IncomingMessage, NatsConnection
 from oneprotect.api.web.problems import Problem
 from schemas.events import DeliveryAttempted, decode_result
 
@@ -24,7 +24,7 @@ LASTS_S: Final = 900.0
 """After so long the browser is let go, and comes back by itself."""
 
 
-class Followers:
+class EventStreamLimiter:
     """How many clients are listening."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Followers:
             self._open += Counter()  # forgets those that are at zero
 
 
-class Arrivals:
+class EventBuffer:
     """What arrived and was not taken yet."""
 
     def __init__(self, takes: Callable[[DeliveryAttempted], bool]) -> None:
@@ -54,7 +54,7 @@ class Arrivals:
         self._waiting: deque[DeliveryAttempted] = deque(maxlen=HELD)
         self._missed = 0
 
-    async def receive(self, incoming: Incoming) -> None:
+    async def receive(self, incoming: IncomingMessage) -> None:
         """Hear of one."""
         with contextlib.suppress(msgspec.DecodeError):
             event = decode_result(incoming.data)
@@ -71,7 +71,7 @@ class Arrivals:
 
 
 async def stream(
-    arrivals: Arrivals,
+    arrivals: EventBuffer,
     render: Callable[[list[DeliveryAttempted], int], bytes],
     *,
     goes_on: Callable[[], bool],
@@ -99,7 +99,7 @@ async def stream(
 
 
 @contextlib.asynccontextmanager
-async def listening(connection: Connection, pattern: str, arrivals: Arrivals) -> AsyncGenerator[None]:
+async def listening(connection: NatsConnection, pattern: str, arrivals: EventBuffer) -> AsyncGenerator[None]:
     """Hear of what is published on `pattern` meanwhile."""
     subscription = await connection.subscribe(pattern, arrivals.receive)
     try:

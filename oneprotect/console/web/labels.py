@@ -5,7 +5,7 @@ from typing import Final
 from msgspec import Struct
 
 
-class Words(Struct, frozen=True):
+class StatusLabel(Struct, frozen=True):
     """A state as it is shown."""
 
     label: str
@@ -14,40 +14,46 @@ class Words(Struct, frozen=True):
 
 
 STATES: Final = {
-    "delivered": Words("Delivered", "good"),
-    "retry_scheduled": Words("Retry scheduled", "warn"),
-    "failed": Words("Failed", "bad"),
-    "skipped": Words("Skipped", "idle", "The destination was disabled. It is kept, and can be replayed."),
-    "suppressed": Words("Suppressed", "idle", "Handed out again although its result was on record: nothing was sent."),
-    "pending": Words("Pending", "info"),
-    "overflow": Words("Waiting in line", "info", "Its destination has its fill of due work."),
-    "scheduled": Words("Retry scheduled", "warn"),
-    "healthy": Words("Healthy", "good"),
-    "failing": Words("Failing", "bad"),
-    "resting": Words("Resting", "warn", "It failed again and again, or asked for less: what comes due waits."),
-    "unsigned": Words("Can't sign", "bad", "Its credential is not ready: nothing is sent without a signature."),
-    "disabled": Words("Disabled", "idle"),
-    "quiet": Words("Quiet", "idle", "Nothing was attempted in the last 24 hours."),
-    "running": Words("Running", "info"),
-    "waiting": Words("Waiting", "info", "One replay of a tenant runs at a time; this one is not at work."),
-    "finished": Words("Finished", "good"),
-    "cancelled": Words("Cancelled", "idle"),
+    "delivered": StatusLabel("Delivered", "good"),
+    "retry_scheduled": StatusLabel("Retry scheduled", "warn"),
+    "failed": StatusLabel("Failed", "bad"),
+    "skipped": StatusLabel("Skipped", "idle", "The destination was disabled. It is kept, and can be replayed."),
+    "suppressed": StatusLabel(
+        "Suppressed", "idle", "Handed out again although its result was on record: nothing was sent."
+    ),
+    "pending": StatusLabel("Pending", "info"),
+    "overflow": StatusLabel("Waiting in line", "info", "Its destination has its fill of due work."),
+    "scheduled": StatusLabel("Retry scheduled", "warn"),
+    "healthy": StatusLabel("Healthy", "good"),
+    "failing": StatusLabel("Failing", "bad"),
+    "resting": StatusLabel("Resting", "warn", "It failed again and again, or asked for less: what comes due waits."),
+    "unsigned": StatusLabel("Can't sign", "bad", "Its credential is not ready: nothing is sent without a signature."),
+    "disabled": StatusLabel("Disabled", "idle"),
+    "quiet": StatusLabel("Quiet", "idle", "Nothing was attempted in the last 24 hours."),
+    "running": StatusLabel("Running", "info"),
+    "waiting": StatusLabel("Waiting", "info", "One replay of a tenant runs at a time; this one is not at work."),
+    "finished": StatusLabel("Finished", "good"),
+    "cancelled": StatusLabel("Cancelled", "idle"),
 }
 
 CREDENTIALS: Final = {
-    "configured": Words("Configured", "good", "The Secret is there, is this tenant's, and signs."),
-    "missing": Words("Missing", "bad", "There is no such Secret, or no such key in it. Create it, or correct the ref."),
-    "mismatch": Words(
+    "configured": StatusLabel("Configured", "good", "The Secret is there, is this tenant's, and signs."),
+    "missing": StatusLabel(
+        "Missing", "bad", "There is no such Secret, or no such key in it. Create it, or correct the ref."
+    ),
+    "mismatch": StatusLabel(
         "Mismatch",
         "bad",
         "The Secret's labels name another tenant or purpose. Label it for this one.",
     ),
-    "malformed": Words("Malformed", "bad", "The Secret holds no signing key: whsec_ and base64, of 24 to 64 bytes."),
-    "denied": Words("Denied", "bad", "The consumers may not read this Secret: add its name to their Role."),
-    "unavailable": Words(
+    "malformed": StatusLabel(
+        "Malformed", "bad", "The Secret holds no signing key: whsec_ and base64, of 24 to 64 bytes."
+    ),
+    "denied": StatusLabel("Denied", "bad", "The consumers may not read this Secret: add its name to their Role."),
+    "unavailable": StatusLabel(
         "Unavailable", "warn", "The Secret can't be used now, and deliveries wait; operators see why."
     ),
-    "unchecked": Words("Unchecked", "idle", "No consumer has looked at it yet. Is one running?"),
+    "unchecked": StatusLabel("Unchecked", "idle", "No consumer has looked at it yet. Is one running?"),
 }
 
 CODES: Final = {

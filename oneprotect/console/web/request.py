@@ -13,14 +13,14 @@ from litestar.exceptions import HTTPException
 from msgspec import Meta
 
 from oneprotect.api.auth.principal import Principal
-from oneprotect.api.operations.request import Call
-from oneprotect.api.web import request_body as bodies
+from oneprotect.api.operations.request import ApiRequest
+from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem
 from oneprotect.console.web.dependencies import ConsoleParts
-from oneprotect.console.web.sessions import Session
-from schemas import validation as checked
+from oneprotect.console.web.sessions import ConsoleSession
+from schemas import validation
 from schemas.roles import ALL_TENANTS, Role
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 
 COOKIE: Final = "oneprotect_console"
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
@@ -33,12 +33,12 @@ _FORM: Final = "application/x-www-form-urlencoded"
 T = TypeVar("T", bound=msgspec.Struct)
 
 
-class Visit:
-    """What a page works with. Reading raises `Problem` or `Invalid` for what breaks a rule."""
+class PageRequest:
+    """What a page works with. Reading raises `Problem` or `ValidationError` for what breaks a rule."""
 
     __slots__ = ("parts", "request", "session")
 
-    def __init__(self, request: Request[Any, Any, Any], parts: ConsoleParts, session: Session | None) -> None:
+    def __init__(self, request: Request[Any, Any, Any], parts: ConsoleParts, session: ConsoleSession | None) -> None:
         self.request = request
         self.parts = parts
         self.session = session
@@ -56,7 +56,7 @@ class Visit:
         return not self.principal.is_operator
 
     @property
-    def is_keeper(self) -> bool:
+    def can_operate(self) -> bool:
         """Whether they may enable, disable, test, check and replay."""
         return self.principal.has_any(KEEPERS)
 
@@ -66,7 +66,7 @@ class Visit:
         named = self.request.path_params.get("tenant")
         if named is None and self.principal.tenant != ALL_TENANTS:
             return self.principal.tenant
-        return checked.name(named or "", "tenant")
+        return validation.name(named or "", "tenant")
 
     @property
     def has_tenant(self) -> bool:
@@ -81,7 +81,7 @@ class Visit:
     @property
     def id(self) -> str:
         """What the path names below the tenant."""
-        return checked.name(self.request.path_params["id"], "id")
+        return validation.name(self.request.path_params["id"], "id")
 
     @property
     def address(self) -> str:
@@ -94,14 +94,14 @@ class Visit:
         return self.request.url.scheme == "https" or self.request.headers.get("x-forwarded-proto") == "https"
 
     @property
-    def call(self) -> Call:
+    def call(self) -> ApiRequest:
         """The same for an operation of the API."""
-        return Call(self.request, self.parts.api, self.principal)
+        return ApiRequest(self.request, self.parts.api, self.principal)
 
     def query(self, kind: type[T]) -> T:
         """The query string, without the fields of a form that were left empty."""
         items = [(name, value) for name, value in self.request.query_params.multi_items() if value]
-        return bodies.query(items, kind)
+        return request_body.query(items, kind)
 
     async def form(self) -> Mapping[str, str]:
         """The fields of a form of ours that this session sent. Raises `Problem` for a forged one."""
@@ -115,13 +115,13 @@ class Visit:
     async def keepers_form(self) -> Mapping[str, str]:
         """The same, when its sender may change something. Raises `Problem`."""
         fields = await self.form()
-        if not self.is_keeper:
+        if not self.can_operate:
             raise Problem(403, "forbidden", "This needs a token with the role admin or operator.")
         return fields
 
     def page(
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: object
-    ) -> "Shown":
+    ) -> "PageResponse":
         """A page as it is answered."""
         common = {
             "visit": self,
@@ -129,16 +129,18 @@ class Visit:
             "form_token": self.session.form_token if self.session else "",
             "now": datetime.now(UTC),
         }
-        return Shown(status=status, body=self.parts.renderer(template, **common, **values), headers=headers or {})
+        return PageResponse(
+            status=status, body=self.parts.renderer(template, **common, **values), headers=headers or {}
+        )
 
 
-class Place(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class PagePosition(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a cursor stands for: go on before this place in the stream."""
 
     before: Annotated[int, Meta(ge=1, le=2**63 - 1)]
 
 
-class Shown(msgspec.Struct, frozen=True, kw_only=True):
+class PageResponse(msgspec.Struct, frozen=True, kw_only=True):
     """What is answered."""
 
     status: int = 200
@@ -146,9 +148,9 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
 
 
-def redirect(to: str, *, headers: Mapping[str, str] | None = None) -> Shown:
+def redirect(to: str, *, headers: Mapping[str, str] | None = None) -> PageResponse:
     """Go there next, with a GET."""
-    return Shown(status=303, headers={"location": to, **(headers or {})})
+    return PageResponse(status=303, headers={"location": to, **(headers or {})})
 
 
 async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
@@ -186,15 +188,15 @@ def theme_of(request: Request[Any, Any, Any]) -> str:
 
 
 def times_of_input(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
-    """What two such fields hold, the first one earlier. Raises `Invalid`."""
+    """What two such fields hold, the first one earlier. Raises `ValidationError`."""
     begin, end = time_of_input(since, "since"), time_of_input(until, "until")
     if begin and end and begin >= end:
-        raise Invalid("until", "expected a time after `since`")
+        raise ValidationError("until", "expected a time after `since`")
     return begin, end
 
 
 def time_of_input(text: str | None, field: str) -> datetime | None:
-    """What a field for a date and time holds, in UTC. Raises `Invalid`."""
+    """What a field for a date and time holds, in UTC. Raises `ValidationError`."""
     if not text:
         return None
     try:
@@ -202,7 +204,7 @@ def time_of_input(text: str | None, field: str) -> datetime | None:
     except ValueError:
         time = None
     if time is None:
-        raise Invalid(field, "expected a date and time like 2026-11-23T20:00, in UTC")
+        raise ValidationError(field, "expected a date and time like 2026-11-23T20:00, in UTC")
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 

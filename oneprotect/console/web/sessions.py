@@ -9,9 +9,9 @@ import hmac
 import secrets
 from typing import Final, NoReturn
 
-from messaging.kv import Bucket
+from messaging.kv import KvBucket
 from oneprotect.api.auth.principal import Principal
-from oneprotect.api.auth.token_cache import KnownTokens
+from oneprotect.api.auth.token_cache import TokenCache
 from schemas.ids import is_name
 from schemas.roles import ALL_TENANTS
 
@@ -20,7 +20,7 @@ _TOKEN: Final = "token:"
 _ALL: Final = "_all"
 
 
-class Session:
+class ConsoleSession:
     """Somebody who is signed in. It can't be printed, copied or pickled by mistake."""
 
     __slots__ = ("_secret", "id", "principal")
@@ -58,32 +58,32 @@ class Session:
         raise TypeError("a session is not copied")
 
 
-class Sessions:
+class SessionStore:
     """Opens, finds and ends sessions. Any method raises `JetStreamError` when NATS can't be asked."""
 
-    def __init__(self, bucket: Bucket, tokens: KnownTokens) -> None:
+    def __init__(self, bucket: KvBucket, tokens: TokenCache) -> None:
         self._bucket = bucket
         self._tokens = tokens
 
-    async def open(self, principal: Principal) -> Session:
+    async def open(self, principal: Principal) -> ConsoleSession:
         """A new session of whoever has just shown a token."""
-        session = Session(secrets.token_hex(8), principal, secrets.token_hex(32))
+        session = ConsoleSession(secrets.token_hex(8), principal, secrets.token_hex(32))
         await self._bucket.put(session.key, session.digest, revision=0, ttl_s=LASTS_S)
         return session
 
-    async def find(self, cookie: str) -> Session | None:
+    async def find(self, cookie: str) -> ConsoleSession | None:
         """The session that a cookie stands for, if its token is still good."""
         token_id, _, rest = cookie.partition(".")
         session_id, _, secret = rest.partition(".")
         principal = self._tokens.known(token_id)
         if principal is None or not is_name(session_id):
             return None
-        session = Session(session_id, principal, secret)
+        session = ConsoleSession(session_id, principal, secret)
         entry = await self._bucket.get(session.key)
         if entry is None or not hmac.compare_digest(entry.value or b"", session.digest):
             return None
         return session
 
-    async def close(self, session: Session) -> None:
+    async def close(self, session: ConsoleSession) -> None:
         """End it."""
         await self._bucket.delete(session.key)

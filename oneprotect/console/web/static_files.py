@@ -16,7 +16,7 @@ _MEDIA_TYPES: Final = {
 }
 
 
-class Asset(msgspec.Struct, frozen=True):
+class StaticFile(msgspec.Struct, frozen=True):
     """A file as it is served."""
 
     name: str
@@ -29,7 +29,7 @@ class Asset(msgspec.Struct, frozen=True):
         return f"{PATH}/{self.name}"
 
 
-class Assets:
+class StaticFiles:
     """All of them, by the name of the file and by the name that they are served under."""
 
     def __init__(self, directory: Path = DIRECTORY) -> None:
@@ -41,12 +41,12 @@ class Assets:
         """The path of a file. Raises `KeyError`."""
         return self._by_file[file].url
 
-    def find(self, name: str) -> Asset | None:
+    def find(self, name: str) -> StaticFile | None:
         """What is served under a name."""
         return self._by_name.get(name)
 
 
-def _asset(path: Path) -> Asset:
+def _asset(path: Path) -> StaticFile:
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:12]
-    return Asset(f"{path.stem}.{digest}{path.suffix}", content, _MEDIA_TYPES[path.suffix])
+    return StaticFile(f"{path.stem}.{digest}{path.suffix}", content, _MEDIA_TYPES[path.suffix])

@@ -7,7 +7,7 @@ from typing import Any, Final
 import jinja2
 
 from oneprotect.console.web.labels import CODES, CREDENTIALS, STATES
-from oneprotect.console.web.static_files import Assets
+from oneprotect.console.web.static_files import StaticFiles
 
 DIRECTORY: Final = Path(__file__).parent.parent / "templates"
 HEADERS: Final = {
@@ -26,10 +26,10 @@ NOTHING: Final = "\u2013"
 _STEPS: Final = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
-class Renderer:
+class TemplateRenderer:
     """Renders a template with values."""
 
-    def __init__(self, assets: Assets) -> None:
+    def __init__(self, assets: StaticFiles) -> None:
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(DIRECTORY),
             autoescape=True,

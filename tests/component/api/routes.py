@@ -6,8 +6,8 @@ import msgspec
 from litestar.handlers import HTTPRouteHandler
 
 from oneprotect.api.app import OPERATIONS, create_app
-from oneprotect.api.operations.operation import Operation
-from oneprotect.api.web.request_body import Limits
+from oneprotect.api.operations.operation import ApiOperation
+from oneprotect.api.web.request_body import BodyLimits
 from schemas.roles import Role
 
 OURS: Final = "acme"
@@ -63,7 +63,7 @@ ROUTES: Final[dict[tuple[str, str], Access]] = {
 
 def routes_of_app() -> set[tuple[str, str]]:
     """Method and path of each route that the application has."""
-    parts: Any = type("NoParts", (), {"limits": Limits(body_bytes=1)})()
+    parts: Any = type("NoParts", (), {"limits": BodyLimits(body_bytes=1)})()
     found: set[tuple[str, str]] = set()
     for route in create_app(parts).routes:
         for handler in getattr(route, "route_handlers", []):
@@ -72,7 +72,7 @@ def routes_of_app() -> set[tuple[str, str]]:
     return found
 
 
-def operation_of(method: str, path: str) -> Operation:
+def operation_of(method: str, path: str) -> ApiOperation:
     """The operation at a route."""
     return next(one for one in OPERATIONS if (one.method, one.path) == (method, path))
 

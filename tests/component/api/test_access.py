@@ -60,7 +60,7 @@ async def test_nobody_touches_what_another_tenant_has(api: Api) -> None:
     ]
 
 
-def _everything() -> list[subjects.Stream]:
+def _everything() -> list[subjects.StreamConfig]:
     return [subjects.WORK, subjects.OVERFLOW, subjects.FAILED, subjects.EVENTS]
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import msgspec
 import pytest
 
-from oneprotect.api.operations.operation import Operation
+from oneprotect.api.operations.operation import ApiOperation
 from oneprotect.api.web import protocol
 from schemas import subjects
 from schemas.roles import ALL_TENANTS, Role
@@ -47,7 +47,7 @@ def _is_problem(reply: Reply) -> bool:
     )
 
 
-def _with_bodies() -> list[tuple[str, str, Operation]]:
+def _with_bodies() -> list[tuple[str, str, ApiOperation]]:
     operations = [(method, path, operation_of(method, path)) for method, path in ROUTES]
     return [one for one in operations if one[2].body]
 

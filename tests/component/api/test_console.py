@@ -13,9 +13,9 @@ import aiohttp
 import msgspec
 import pytest
 
-from messaging import direct_get as read
+from messaging import direct_get
 from oneprotect.console.app import LIVE, PAGES
-from oneprotect.console.web.event_stream import HELD, MOST_OF_ONE, Arrivals
+from oneprotect.console.web.event_stream import HELD, MOST_OF_ONE, EventBuffer
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import ConfigChanged
@@ -88,7 +88,7 @@ async def test_signing_in_gives_a_cookie_that_is_no_token(api: Api) -> None:
 
     (row, *_) = [
         one
-        async for one in read.scan(api.site.jetstream.connection, "KV_oneprotect_tokens", ">")
+        async for one in direct_get.scan(api.site.jetstream.connection, "KV_oneprotect_tokens", ">")
         if ".session-" in one.subject
     ]
     assert row.headers["Nats-TTL"] == "43200s"
@@ -489,7 +489,7 @@ class _Published(msgspec.Struct):
 
 def test_a_slow_client_misses_the_oldest_and_is_told_how_many() -> None:
     """What waits for one client is bounded."""
-    arrivals = Arrivals(lambda event: event.data.outcome is Outcome.DELIVERED)
+    arrivals = EventBuffer(lambda event: event.data.outcome is Outcome.DELIVERED)
 
     async def fill() -> None:
         for number in range(HELD + 5):

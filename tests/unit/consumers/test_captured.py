@@ -7,7 +7,12 @@ from urllib.parse import quote
 
 import pytest
 
-from consumers.delivery.response_redaction import SHOWN_CHARACTERS, parts_of_header, parts_of_url, shown
+from consumers.delivery.response_redaction import (
+    SHOWN_CHARACTERS,
+    credential_candidates_in_header,
+    credential_candidates_in_url,
+    redact_response,
+)
 
 SIGNATURE = "K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H+pI4="
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A="
@@ -31,7 +36,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("value", [SIGNATURE, SECRET])
 def test_neither_signature_nor_secret_is_shown_in_any_form(value: str, form: Callable[[str], str]) -> None:
     """The signature is known; the secret is not, and is found by its looks. What stands around them stays."""
-    text = shown(f"got {form(value)} and refused it".encode(), known=[SIGNATURE])
+    text = redact_response(f"got {form(value)} and refused it".encode(), known=[SIGNATURE])
 
     assert text.startswith("got ")
     assert text.endswith(" and refused it")
@@ -41,14 +46,17 @@ def test_neither_signature_nor_secret_is_shown_in_any_form(value: str, form: Cal
 
 def test_a_piece_of_what_is_known_is_masked() -> None:
     """A receiver that prints the first characters only gives away as much."""
-    assert shown(f"signature {SIGNATURE[:12]}... differs".encode(), known=[SIGNATURE]) == "signature ***... differs"
+    assert (
+        redact_response(f"signature {SIGNATURE[:12]}... differs".encode(), known=[SIGNATURE])
+        == "signature ***... differs"
+    )
 
 
 def test_what_stands_at_the_end_is_masked_before_it_is_cut() -> None:
     """Half a secret looks like none."""
     body = ". " * (SHOWN_CHARACTERS // 2 - 5) + SECRET
 
-    text = shown(body.encode(), known=[])
+    text = redact_response(body.encode(), known=[])
 
     assert text.endswith(". whsec_***")
 
@@ -57,17 +65,21 @@ def test_ordinary_answers_are_shown_as_they_are() -> None:
     """Words, short ids and lists of them are what operators need."""
     body = 'invalid field "amount": expected a number\nname\ncity\ncountry\nrequest id 7f3a-11 at 2026-11-24T06:00:00Z'
 
-    assert shown(body.encode(), known=["", "ab"]) == body
+    assert redact_response(body.encode(), known=["", "ab"]) == body
 
 
 def test_bytes_that_are_no_text_do_not_matter() -> None:
     """The body is the receiver's, in whatever encoding."""
-    assert shown(b"caf\xe9", known=[]) == "caf�"
+    assert redact_response(b"caf\xe9", known=[]) == "caf�"
 
 
 def test_a_urls_credentials_are_its_user_path_and_query() -> None:
     """The host is shown with every attempt, so it is no secret."""
-    parts = set(parts_of_url("https://user:pass%21@example.com/services/T0001/verylongtoken?token=a%20b&n=1#part"))
+    parts = set(
+        credential_candidates_in_url(
+            "https://user:pass%21@example.com/services/T0001/verylongtoken?token=a%20b&n=1#part"
+        )
+    )
 
     assert {"user", "pass!", "verylongtoken", "a b", "token=a%20b&n=1"} <= parts
     assert not any("example" in part for part in parts)
@@ -75,4 +87,4 @@ def test_a_urls_credentials_are_its_user_path_and_query() -> None:
 
 def test_a_headers_words_are_known_too() -> None:
     """`Bearer` is not what must not be shown."""
-    assert list(parts_of_header("Bearer abcdefgh")) == ["Bearer abcdefgh", "abcdefgh"]
+    assert list(credential_candidates_in_header("Bearer abcdefgh")) == ["Bearer abcdefgh", "abcdefgh"]

@@ -8,8 +8,8 @@ import pytest
 from yarl import URL
 
 from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED, IPv4Range, IPv6Range
-from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressBlocked, EgressPolicy, Rule, parse_ports
-from consumers.http_client.resolver import GuardedResolver
+from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressBlocked, EgressPolicy, EgressRule, parse_ports
+from consumers.http_client.resolver import PolicyCheckedResolver
 
 HOSTILE_ADDRESSES = (
     "0.0.0.0",  # noqa: S104  an address, nothing is bound to it
@@ -184,7 +184,7 @@ INTERNAL_NAMES = (
 )
 
 
-def rule_of(policy: EgressPolicy, url: str) -> Rule | None:
+def rule_of(policy: EgressPolicy, url: str) -> EgressRule | None:
     """The rule that `url` breaks."""
     try:
         policy.check_url(url)
@@ -287,7 +287,7 @@ def test_a_host_in_disguise_is_blocked(host: str) -> None:
     """Historical, encoded and non-ASCII spellings of addresses are blocked, even where every address is allowed."""
     policy = EgressPolicy(allow_cidrs=["0.0.0.0/0", "::/0"])
 
-    assert rule_of(policy, f"https://{host}/") is Rule.HOST
+    assert rule_of(policy, f"https://{host}/") is EgressRule.HOST
 
 
 @pytest.mark.parametrize("host", INTERNAL_NAMES)
@@ -295,7 +295,7 @@ def test_a_name_for_internal_use_is_blocked_before_it_is_resolved(host: str) -> 
     """Names of the machine, the local network and the cluster are blocked as names."""
     policy = EgressPolicy(allow_cidrs=["10.0.0.0/8"])
 
-    assert rule_of(policy, f"https://{host}/") is Rule.INTERNAL_NAME
+    assert rule_of(policy, f"https://{host}/") is EgressRule.INTERNAL_NAME
 
 
 @pytest.mark.parametrize("address", [a for a in HOSTILE_ADDRESSES if "%" not in a])
@@ -303,54 +303,54 @@ def test_a_denied_address_in_a_url_is_blocked(address: str) -> None:
     """An address written in a URL, which no resolver sees, is held against the same tables."""
     policy = EgressPolicy()
 
-    assert rule_of(policy, f"https://[{address}]/" if ":" in address else f"https://{address}/") is Rule.ADDRESS
+    assert rule_of(policy, f"https://[{address}]/" if ":" in address else f"https://{address}/") is EgressRule.ADDRESS
 
 
 @pytest.mark.parametrize(
     ("url", "rule"),
     [
-        ("", Rule.FORM),
-        ("hooks.example.com", Rule.FORM),
-        ("//hooks.example.com/", Rule.FORM),
-        ("https:hooks.example.com", Rule.FORM),
-        ("https:/hooks.example.com/", Rule.FORM),
-        ("https:///hooks.example.com/", Rule.FORM),
-        ("https://?a", Rule.FORM),
-        ("https://:443/", Rule.HOST),
-        ("http://hooks.example.com/", Rule.SCHEME),
-        ("ftp://hooks.example.com/", Rule.SCHEME),
-        ("file:///etc/passwd", Rule.FORM),
-        ("file://hooks.example.com/etc/passwd", Rule.SCHEME),
-        ("unix://hooks.example.com/", Rule.SCHEME),
-        ("gopher://hooks.example.com:443/_x", Rule.SCHEME),
-        ("https://user:password@hooks.example.com/", Rule.USER_INFO),
-        ("https://hooks.example.com@127.0.0.1/", Rule.USER_INFO),
-        ("https://@hooks.example.com/", Rule.USER_INFO),
-        ("https://hooks.example.com/#fragment", Rule.FRAGMENT),
-        ("https://hooks.example.com/#", Rule.FRAGMENT),
-        ("https://hooks.example.com#@127.0.0.1/", Rule.FRAGMENT),
-        ("https://hooks.example.com/a b", Rule.CHARACTERS),
-        (" https://hooks.example.com/", Rule.CHARACTERS),
-        ("https://hooks.example.com/\n", Rule.CHARACTERS),
-        ("https://hooks.example.com/\r\nx-injected: 1", Rule.CHARACTERS),
-        ("https://hooks.example.com/\x00", Rule.CHARACTERS),
-        ("https://hooks.example.com/\x7f", Rule.CHARACTERS),
-        ("https://hooks.example.com/ä", Rule.CHARACTERS),
-        ("https://hooks.example.com\\@127.0.0.1/", Rule.CHARACTERS),
-        ("https:\\\\hooks.example.com\\", Rule.CHARACTERS),
-        ("https://hooks.example.com:0/", Rule.PORT),
-        ("https://hooks.example.com:22/", Rule.PORT),
-        ("https://hooks.example.com:80/", Rule.PORT),
-        ("https://hooks.example.com:99999/", Rule.PORT),
-        ("https://hooks.example.com:443443/", Rule.HOST),
-        ("https://hooks.example.com:-1/", Rule.HOST),
-        ("https://hooks.example.com:\uff14\uff14\uff13/", Rule.HOST),
-        ("https://hooks.example.com:443:443/", Rule.HOST),
-        (f"https://hooks.example.com/{'a' * 2023}", Rule.LENGTH),
-        (f"https://hooks.example.com?{'a' * 2022}", Rule.LENGTH),
+        ("", EgressRule.FORM),
+        ("hooks.example.com", EgressRule.FORM),
+        ("//hooks.example.com/", EgressRule.FORM),
+        ("https:hooks.example.com", EgressRule.FORM),
+        ("https:/hooks.example.com/", EgressRule.FORM),
+        ("https:///hooks.example.com/", EgressRule.FORM),
+        ("https://?a", EgressRule.FORM),
+        ("https://:443/", EgressRule.HOST),
+        ("http://hooks.example.com/", EgressRule.SCHEME),
+        ("ftp://hooks.example.com/", EgressRule.SCHEME),
+        ("file:///etc/passwd", EgressRule.FORM),
+        ("file://hooks.example.com/etc/passwd", EgressRule.SCHEME),
+        ("unix://hooks.example.com/", EgressRule.SCHEME),
+        ("gopher://hooks.example.com:443/_x", EgressRule.SCHEME),
+        ("https://user:password@hooks.example.com/", EgressRule.USER_INFO),
+        ("https://hooks.example.com@127.0.0.1/", EgressRule.USER_INFO),
+        ("https://@hooks.example.com/", EgressRule.USER_INFO),
+        ("https://hooks.example.com/#fragment", EgressRule.FRAGMENT),
+        ("https://hooks.example.com/#", EgressRule.FRAGMENT),
+        ("https://hooks.example.com#@127.0.0.1/", EgressRule.FRAGMENT),
+        ("https://hooks.example.com/a b", EgressRule.CHARACTERS),
+        (" https://hooks.example.com/", EgressRule.CHARACTERS),
+        ("https://hooks.example.com/\n", EgressRule.CHARACTERS),
+        ("https://hooks.example.com/\r\nx-injected: 1", EgressRule.CHARACTERS),
+        ("https://hooks.example.com/\x00", EgressRule.CHARACTERS),
+        ("https://hooks.example.com/\x7f", EgressRule.CHARACTERS),
+        ("https://hooks.example.com/ä", EgressRule.CHARACTERS),
+        ("https://hooks.example.com\\@127.0.0.1/", EgressRule.CHARACTERS),
+        ("https:\\\\hooks.example.com\\", EgressRule.CHARACTERS),
+        ("https://hooks.example.com:0/", EgressRule.PORT),
+        ("https://hooks.example.com:22/", EgressRule.PORT),
+        ("https://hooks.example.com:80/", EgressRule.PORT),
+        ("https://hooks.example.com:99999/", EgressRule.PORT),
+        ("https://hooks.example.com:443443/", EgressRule.HOST),
+        ("https://hooks.example.com:-1/", EgressRule.HOST),
+        ("https://hooks.example.com:\uff14\uff14\uff13/", EgressRule.HOST),
+        ("https://hooks.example.com:443:443/", EgressRule.HOST),
+        (f"https://hooks.example.com/{'a' * 2023}", EgressRule.LENGTH),
+        (f"https://hooks.example.com?{'a' * 2022}", EgressRule.LENGTH),
     ],
 )
-def test_a_url_that_breaks_a_rule_is_blocked_by_that_rule(url: str, rule: Rule) -> None:
+def test_a_url_that_breaks_a_rule_is_blocked_by_that_rule(url: str, rule: EgressRule) -> None:
     """Each trap is caught, and said to be what it is."""
     policy = EgressPolicy()
 
@@ -366,9 +366,9 @@ def test_the_longest_url_passes() -> None:
 
 def test_plain_http_needs_its_switch_and_its_port() -> None:
     """`http` is allowed by its own switch, and port 80 then still has to be one of the ports."""
-    assert rule_of(EgressPolicy(allow_http=True), "http://hooks.example.com/") is Rule.PORT
+    assert rule_of(EgressPolicy(allow_http=True), "http://hooks.example.com/") is EgressRule.PORT
     assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "http://hooks.example.com/") is None
-    assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "https://hooks.example.com/") is Rule.PORT
+    assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "https://hooks.example.com/") is EgressRule.PORT
 
 
 def test_an_allowed_loopback_still_needs_an_allowed_port() -> None:
@@ -376,7 +376,7 @@ def test_an_allowed_loopback_still_needs_an_allowed_port() -> None:
     policy = EgressPolicy(allow_cidrs=["127.0.0.0/8"], ports=(443, (8000, 8999)))
 
     assert rule_of(policy, "https://127.0.0.1:8080/") is None
-    assert rule_of(policy, "https://127.0.0.1:9000/") is Rule.PORT
+    assert rule_of(policy, "https://127.0.0.1:9000/") is EgressRule.PORT
 
 
 @pytest.mark.parametrize("cidr", ["127.0.0.0/8", "127.0.0.1/32", "::1/128"])
@@ -385,7 +385,7 @@ def test_localhost_is_allowed_with_an_exception_for_loopback(cidr: str) -> None:
     policy = EgressPolicy(allow_cidrs=[cidr])
 
     assert policy.check_url("https://LOCALHOST./").host == "localhost"
-    assert rule_of(policy, "https://a.localhost/") is Rule.INTERNAL_NAME
+    assert rule_of(policy, "https://a.localhost/") is EgressRule.INTERNAL_NAME
 
 
 def test_an_error_says_nothing_of_where_it_would_have_gone() -> None:
@@ -443,7 +443,7 @@ def test_ports_that_are_none_are_refused(text: str) -> None:
 
 def test_no_ports_allow_nothing() -> None:
     """An empty list of ports is no wildcard."""
-    assert rule_of(EgressPolicy(ports=()), "https://hooks.example.com/") is Rule.PORT
+    assert rule_of(EgressPolicy(ports=()), "https://hooks.example.com/") is EgressRule.PORT
 
 
 def v4(address: str) -> AddrInfo:
@@ -494,7 +494,7 @@ class Names:
 async def test_a_name_is_resolved_as_fully_qualified() -> None:
     """A dot ends the name, so that no search domain is tried."""
     names = Names(v4("8.8.8.8"), v6("2606:4700::1111"))
-    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=names)
+    resolver = PolicyCheckedResolver(EgressPolicy(), getaddrinfo=names)
 
     found = await resolver.resolve("hooks.example.com", 443)
 
@@ -506,20 +506,20 @@ async def test_a_name_is_resolved_as_fully_qualified() -> None:
 @pytest.mark.parametrize("denied", [v4("127.0.0.1"), v4("10.0.0.1"), v6("::ffff:10.0.0.1"), v6("2606:4700::1", 3)])
 async def test_one_denied_answer_refuses_the_name(denied: AddrInfo) -> None:
     """A name with a public and a denied address is refused as a whole, and the error does not tell the address."""
-    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=Names(v4("8.8.8.8"), denied))
+    resolver = PolicyCheckedResolver(EgressPolicy(), getaddrinfo=Names(v4("8.8.8.8"), denied))
 
     with pytest.raises(ConnectionBlocked) as blocked:
         await resolver.resolve("hooks.example.com", 443)
 
     await resolver.close()
-    assert blocked.value.rule is Rule.RESOLVED
+    assert blocked.value.rule is EgressRule.RESOLVED
     assert str(denied[4][0]) not in str(blocked.value)
 
 
 async def test_of_localhost_the_allowed_addresses_are_used() -> None:
     """Where only 127.0.0.1 is allowed, `localhost` means that and not ::1; it is asked for without a dot."""
     names = Names(v6("::1"), v4("127.0.0.1"))
-    resolver = GuardedResolver(EgressPolicy(allow_cidrs=["127.0.0.0/8"]), getaddrinfo=names)
+    resolver = PolicyCheckedResolver(EgressPolicy(allow_cidrs=["127.0.0.0/8"]), getaddrinfo=names)
 
     found = await resolver.resolve("localhost", 8080)
 
@@ -530,7 +530,7 @@ async def test_of_localhost_the_allowed_addresses_are_used() -> None:
 
 async def test_localhost_is_refused_where_no_loopback_is_allowed() -> None:
     """`localhost` is no way around the tables."""
-    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=Names(v6("::1"), v4("127.0.0.1")))
+    resolver = PolicyCheckedResolver(EgressPolicy(), getaddrinfo=Names(v6("::1"), v4("127.0.0.1")))
 
     with pytest.raises(ConnectionBlocked):
         await resolver.resolve("localhost", 8080)
@@ -540,7 +540,7 @@ async def test_localhost_is_refused_where_no_loopback_is_allowed() -> None:
 
 async def test_a_name_without_addresses_is_a_failure_of_the_name_service() -> None:
     """No answers are not taken for permission."""
-    resolver = GuardedResolver(EgressPolicy(), getaddrinfo=Names())
+    resolver = PolicyCheckedResolver(EgressPolicy(), getaddrinfo=Names())
 
     with pytest.raises(socket.gaierror):
         await resolver.resolve("hooks.example.com", 443)

@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from consumers.http_client.errors import SendingFailed, connecting_code
+from consumers.http_client.errors import SendError, connect_error_code
 from schemas.codes import Code
 
 
@@ -29,18 +29,18 @@ from schemas.codes import Code
 )
 def test_a_connection_that_fails_has_the_code_of_its_kind(number: int, code: Code) -> None:
     """What the receiver or the way to it is to blame for is told apart from what this machine is out of."""
-    assert connecting_code(OSError(number, os.strerror(number)), otherwise=Code.NET_REFUSED) is code
+    assert connect_error_code(OSError(number, os.strerror(number)), otherwise=Code.NET_REFUSED) is code
 
 
 @pytest.mark.parametrize("error", [ssl.SSLCertVerificationError(), ConnectionResetError(), ConnectionAbortedError()])
 def test_a_handshake_that_fails_is_one_of_tls(error: OSError) -> None:
     """Between connecting and sending there is only the handshake to break, in whichever way."""
-    assert connecting_code(error, otherwise=Code.NET_TLS) is Code.NET_TLS
+    assert connect_error_code(error, otherwise=Code.NET_TLS) is Code.NET_TLS
 
 
 def test_a_failure_says_its_code_alone() -> None:
     """Nothing but the code is in it, or hangs on to it."""
-    failed = SendingFailed(Code.NET_TLS)
+    failed = SendError(Code.NET_TLS)
 
-    assert "".join(traceback.format_exception_only(failed)).strip().endswith("SendingFailed: net.tls")
+    assert "".join(traceback.format_exception_only(failed)).strip().endswith("SendError: net.tls")
     assert (failed.code, failed.args, failed.__context__) == (Code.NET_TLS, ("net.tls",), None)

@@ -6,8 +6,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.delivery.head_state import stand
-from consumers.model.retry_state import Progress
+from consumers.delivery.head_state import head_state_from_results
+from consumers.model.retry_state import RetryState
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 
@@ -37,14 +37,14 @@ def _failed(attempt: int) -> AttemptResult:
 
 def test_without_a_result_it_is_as_it_came() -> None:
     """Its first attempt, or the one that a replay asked for, may begin at once."""
-    standing = stand(Progress(attempt=4, replay="rpl-1", replay_from=4), [])
+    standing = head_state_from_results(RetryState(attempt=4, replay="rpl-1", replay_from=4), [])
 
     assert (standing.progress.attempt, standing.due, standing.is_settled) == (4, None, False)
 
 
 def test_the_attempt_after_the_last_one_comes_when_that_one_said() -> None:
     """The number, the time, and when the first attempt was made."""
-    standing = stand(Progress(), [_failed(1), _failed(2)])
+    standing = head_state_from_results(RetryState(), [_failed(1), _failed(2)])
 
     assert standing.progress.attempt == 3
     assert standing.due == BEGAN + timedelta(seconds=12)
@@ -54,8 +54,8 @@ def test_the_attempt_after_the_last_one_comes_when_that_one_said() -> None:
 def test_waiting_for_a_secret_repeats_the_attempt() -> None:
     """The number stays, and the waits are counted, until there is an answer of the receiver's."""
     waits = [_result(2, Outcome.RETRY_SCHEDULED, Code.SECRET_NOT_FOUND)] * 2
-    waiting = stand(Progress(), [_failed(1), *waits]).progress
-    after = stand(Progress(), [_failed(1), *waits, _failed(2)]).progress
+    waiting = head_state_from_results(RetryState(), [_failed(1), *waits]).progress
+    after = head_state_from_results(RetryState(), [_failed(1), *waits, _failed(2)]).progress
 
     assert (waiting.attempt, waiting.secret_waits) == (2, 2)
     assert (after.attempt, after.secret_waits) == (3, 0)
@@ -64,7 +64,9 @@ def test_waiting_for_a_secret_repeats_the_attempt() -> None:
 def test_what_is_settled_stays_so() -> None:
     """Delivered, given up on or skipped: whatever else is on record, it is that attempt's result that counts."""
     for outcome in (Outcome.DELIVERED, Outcome.FAILED, Outcome.SKIPPED):
-        standing = stand(Progress(), [_failed(1), _result(2, outcome), _result(2, Outcome.SUPPRESSED)])
+        standing = head_state_from_results(
+            RetryState(), [_failed(1), _result(2, outcome), _result(2, Outcome.SUPPRESSED)]
+        )
 
         assert standing.is_settled
         assert standing.progress.attempt == 2
@@ -73,7 +75,7 @@ def test_what_is_settled_stays_so() -> None:
 def test_other_lives_of_the_delivery_do_not_count() -> None:
     """What was attempted before a replay asked for it, and by another replay, says nothing about this one."""
     before = [_failed(1), _result(2, Outcome.FAILED), _result(3, Outcome.FAILED, replay="rpl-0")]
-    standing = stand(Progress(attempt=3, replay="rpl-1", replay_from=3), before)
+    standing = head_state_from_results(RetryState(attempt=3, replay="rpl-1", replay_from=3), before)
 
     assert (standing.progress.attempt, standing.is_settled) == (3, False)
 
@@ -91,7 +93,7 @@ def test_attempts_count_failures_and_nothing_else(course: list[str]) -> None:
             results.append(_result(attempt, Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED))
         elif results:
             results.append(msgspec.structs.replace(results[-1], outcome=Outcome.SUPPRESSED))
-    standing = stand(Progress(), results)
+    standing = head_state_from_results(RetryState(), results)
 
     since_last = [step for step in course if step != "suppressed"]
     while "failed" in since_last:

@@ -5,18 +5,18 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.destinations.health import HealthPolicy, Tally, merge
-from consumers.http_client.response import Reply
+from consumers.destinations.health import HealthDelta, HealthPolicy, apply_health_delta
+from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from schemas.configuration import Health
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 POLICY = HealthPolicy(failures=3, failing_for=timedelta(seconds=10), rest=timedelta(seconds=5))
-FAILED = Reply(code=Code.HTTP_5XX, http_status=500)
+FAILED = WebhookResponse(code=Code.HTTP_5XX, http_status=500)
 
 
-def _tally(*steps: bool, now: datetime = NOW) -> Tally:
-    tally = Tally()
+def _tally(*steps: bool, now: datetime = NOW) -> HealthDelta:
+    tally = HealthDelta()
     for succeeded in steps:
         if succeeded:
             tally.succeed(now)
@@ -27,7 +27,7 @@ def _tally(*steps: bool, now: datetime = NOW) -> Tally:
 
 def test_a_burst_of_failures_is_no_verdict() -> None:
     """However many fail at once, a rest needs that nothing was taken for a while."""
-    health = merge(Health(), _tally(*[False] * 100), POLICY, NOW)
+    health = apply_health_delta(Health(), _tally(*[False] * 100), POLICY, NOW)
 
     assert health.consecutive_failures == 100
     assert health.open_until is None
@@ -35,14 +35,14 @@ def test_a_burst_of_failures_is_no_verdict() -> None:
 
 def test_failing_for_long_enough_means_rests_that_double() -> None:
     """Each rest in a row is twice as long, up to a bound, and is not prolonged while it lasts."""
-    health = merge(Health(), _tally(False, False, False), POLICY, NOW)
+    health = apply_health_delta(Health(), _tally(False, False, False), POLICY, NOW)
     lengths: list[float] = []
     now = NOW + timedelta(seconds=10)
     for _ in range(10):
-        health = merge(health, _tally(False, now=now), POLICY, now)
+        health = apply_health_delta(health, _tally(False, now=now), POLICY, now)
         assert health.open_until is not None
         lengths.append((health.open_until - now).total_seconds())
-        assert merge(health, _tally(False, now=now), POLICY, now).open_until == health.open_until
+        assert apply_health_delta(health, _tally(False, now=now), POLICY, now).open_until == health.open_until
         now = health.open_until
 
     assert lengths == [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]
@@ -52,7 +52,7 @@ def test_one_success_forgets_all_failures() -> None:
     """A destination that takes one delivery works."""
     bad = Health(consecutive_failures=50, failing_since=NOW, openings=4, warnings=2, open_until=NOW)
 
-    health = merge(bad, _tally(False, True), POLICY, NOW + timedelta(seconds=1))
+    health = apply_health_delta(bad, _tally(False, True), POLICY, NOW + timedelta(seconds=1))
 
     assert (health.consecutive_failures, health.failing_since, health.openings, health.open_until) == (0, None, 0, None)
     assert health.last_success_at == NOW
@@ -61,10 +61,12 @@ def test_one_success_forgets_all_failures() -> None:
 @given(retry_after_s=st.none() | st.floats(0, 1e6))
 def test_a_429_is_heeded_within_reason(retry_after_s: float | None) -> None:
     """At least as long as asked up to an hour; ten seconds when it does not say."""
-    tally = Tally()
-    tally.fail(NOW, Reply(code=Code.HTTP_429, http_status=429, retry_after_s=retry_after_s), "https://example.com/")
+    tally = HealthDelta()
+    tally.fail(
+        NOW, WebhookResponse(code=Code.HTTP_429, http_status=429, retry_after_s=retry_after_s), "https://example.com/"
+    )
 
-    health = merge(Health(), tally, POLICY, NOW)
+    health = apply_health_delta(Health(), tally, POLICY, NOW)
 
     rest_s = (health.open_until - NOW).total_seconds() if health.open_until else 0
     assert abs(rest_s - min(retry_after_s or 10, 86_400)) < 1e-3 or (retry_after_s or 10) < 1e-3
@@ -76,7 +78,7 @@ def test_counting_in_parts_is_counting_at_once(steps: list[list[bool]]) -> None:
     """Told in pieces by several consumers or at once by one, consecutive failures come to the same."""
     health = Health()
     for part in steps:
-        health = merge(health, _tally(*part), POLICY, NOW)
+        health = apply_health_delta(health, _tally(*part), POLICY, NOW)
 
     flat = [step for part in steps for step in part]
     trailing = next((i for i, step in enumerate(reversed(flat)) if step), len(flat))

@@ -7,22 +7,22 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from consumers.model.attempt import Attempt
-from consumers.model.request import Delivery
-from consumers.model.retry_state import Progress
-from consumers.observability import attempt_metrics as observation
-from consumers.observability.attempt_metrics import Logged, Observation
+from consumers.model.attempt import DeliveryAttempt
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.model.retry_state import RetryState
+from consumers.observability import attempt_metrics
+from consumers.observability.attempt_metrics import AttemptMetrics, Logged
 from consumers.observability.attempt_tracing import UNUSUAL_PER_S, AttemptTracer
-from messaging.client.connection import Connection
+from messaging.client.connection import NatsConnection
 from messaging.pull_consumer import Message
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from telemetry.log_config import configure_logging
-from telemetry.metrics import definitions as catalogue
-from telemetry.metrics.definitions import Metric
-from telemetry.metrics.registry import Counters
-from telemetry.otlp.settings import Export
-from telemetry.otlp.trace_context import Parent, Sampling
+from telemetry.metrics import definitions
+from telemetry.metrics.definitions import MetricDefinition
+from telemetry.metrics.registry import MetricRegistry
+from telemetry.otlp.settings import ExportSettings
+from telemetry.otlp.trace_context import TraceContext, TraceSampler
 
 NOW = datetime.now(UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
@@ -32,12 +32,12 @@ def message(number: int) -> Message:
     """A request as the server hands it out, stored two seconds ago."""
     stored_ns = int((NOW - timedelta(seconds=2)).timestamp() * 1e9)
     reply = f"$JS.ACK.ONEPROTECT_WORK.delivery.1.{number}.{number}.{stored_ns}.0".encode()
-    nobody = cast("Connection", None)
+    nobody = cast("NatsConnection", None)
     return Message("oneprotect.delivery.requested.acme.orders", "acme.orders", reply, b"", b"", nobody)
 
 
-def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) -> Delivery:
-    return Delivery(
+def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) -> DeliveryAttemptRequest:
+    return DeliveryAttemptRequest(
         id=f"dlv_{number}",
         tenant=tenant,
         destination="orders",
@@ -45,7 +45,7 @@ def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) 
         requested_at=NOW - timedelta(seconds=3),
         content_type="application/json",
         body=b"{}",
-        progress=Progress(trace=trace),
+        progress=RetryState(trace=trace),
         message=message(number),
     )
 
@@ -71,9 +71,9 @@ def ended(
     )
 
 
-def attempt(delivery: Delivery | None = None, *, resolved_s: float | None = 0.01) -> Attempt:
+def attempt(delivery: DeliveryAttemptRequest | None = None, *, resolved_s: float | None = 0.01) -> DeliveryAttempt:
     """One that began now."""
-    made = Attempt(delivery or request(), 0.0)
+    made = DeliveryAttempt(delivery or request(), 0.0)
     made.started_s, made.started_at, made.resolved_s = NOW.timestamp(), NOW, resolved_s
     return made
 
@@ -82,14 +82,14 @@ class Told:
     """Figures after some attempts."""
 
     def __init__(self, *, tenants_max: int = 0, logged: Logged = "none") -> None:
-        self.counters = Counters()
-        self.observation = Observation(self.counters, tenants_max=tenants_max, logged=logged)
+        self.counters = MetricRegistry()
+        self.observation = AttemptMetrics(self.counters, tenants_max=tenants_max, logged=logged)
 
-    def value(self, metric: Metric, **labels: str) -> float:
+    def value(self, metric: MetricDefinition, **labels: str) -> float:
         """The value of a series; KeyError when it is not told."""
         return self.counters.snapshot().values[metric.name, tuple(labels.items())]
 
-    def latency(self, metric: Metric, **labels: str) -> tuple[int, float]:
+    def latency(self, metric: MetricDefinition, **labels: str) -> tuple[int, float]:
         """How often, and how long in all, rounded."""
         found = self.counters.snapshot().latencies[metric.name, tuple(labels.items())]
         return found.count, round(found.sum_s, 2)
@@ -104,38 +104,38 @@ def test_attempts_and_deliveries_are_counted() -> None:
         ended(Outcome.FAILED, Code.NET_BLOCKED),
         ended(Outcome.SUPPRESSED),
     ):
-        told.observation.attempted(attempt(), result)
+        told.observation.on_attempt(attempt(), result)
 
-    assert told.value(catalogue.ATTEMPTS, outcome="delivered", code="http.2xx") == 1
-    assert told.value(catalogue.ATTEMPTS, outcome="retry_scheduled", code="http.5xx") == 1
-    assert told.value(catalogue.DELIVERIES, outcome="delivered") == 1
-    assert told.value(catalogue.DELIVERIES, outcome="failed") == 1
-    assert told.value(catalogue.DELIVERIES, outcome="skipped") == 0
-    assert told.value(catalogue.BLOCKED) == 1
-    assert told.value(catalogue.SUPPRESSED) == 1
+    assert told.value(definitions.ATTEMPTS, outcome="delivered", code="http.2xx") == 1
+    assert told.value(definitions.ATTEMPTS, outcome="retry_scheduled", code="http.5xx") == 1
+    assert told.value(definitions.DELIVERIES, outcome="delivered") == 1
+    assert told.value(definitions.DELIVERIES, outcome="failed") == 1
+    assert told.value(definitions.DELIVERIES, outcome="skipped") == 0
+    assert told.value(definitions.BLOCKED) == 1
+    assert told.value(definitions.SUPPRESSED) == 1
 
 
 def test_latencies() -> None:
     """Since the event, since the stream had it, and of the POST alone; a replay is no measure of the first."""
     told = Told()
-    told.observation.attempted(attempt(), ended())
-    told.observation.attempted(attempt(), ended(replay="rpl-1"))
-    told.observation.attempted(attempt(resolved_s=None), ended(Outcome.FAILED, Code.SECRET_MALFORMED))
+    told.observation.on_attempt(attempt(), ended())
+    told.observation.on_attempt(attempt(), ended(replay="rpl-1"))
+    told.observation.on_attempt(attempt(resolved_s=None), ended(Outcome.FAILED, Code.SECRET_MALFORMED))
 
-    assert told.latency(catalogue.LATENCY) == (1, 3.03)
-    assert told.latency(catalogue.WAIT) == (3, 6.0)
-    assert told.latency(catalogue.SEND, outcome="delivered") == (2, 0.04)
-    assert told.latency(catalogue.SEND, outcome="failed") == (0, 0.0)
-    assert told.value(catalogue.REPLAYED, outcome="delivered") == 1
+    assert told.latency(definitions.LATENCY) == (1, 3.03)
+    assert told.latency(definitions.WAIT) == (3, 6.0)
+    assert told.latency(definitions.SEND, outcome="delivered") == (2, 0.04)
+    assert told.latency(definitions.SEND, outcome="failed") == (0, 0.0)
+    assert told.value(definitions.REPLAYED, outcome="delivered") == 1
 
 
 def test_a_clock_that_is_ahead_spoils_nothing() -> None:
     """An event from the future was delivered at once: no latency is less than nothing."""
     told = Told()
     early = msgspec.structs.replace(request(), requested_at=NOW + timedelta(hours=1))
-    told.observation.attempted(attempt(early), ended())
+    told.observation.on_attempt(attempt(early), ended())
 
-    assert told.latency(catalogue.LATENCY) == (1, 0.0)
+    assert told.latency(definitions.LATENCY) == (1, 0.0)
 
 
 def test_tenants_are_told_apart_up_to_a_bound() -> None:
@@ -143,12 +143,14 @@ def test_tenants_are_told_apart_up_to_a_bound() -> None:
     none, two = Told(), Told(tenants_max=2)
     for told in (none, two):
         for tenant in ("acme", "globex", "initech", "acme", "hooli"):
-            told.observation.attempted(attempt(request(tenant)), ended())
+            told.observation.on_attempt(attempt(request(tenant)), ended())
 
     names = {value for _, labels in none.counters.snapshot().values for name, value in labels if name == "tenant"}
     assert names == set()
-    assert none.value(catalogue.DELIVERIES, outcome="delivered") == 5
-    counts = [two.value(catalogue.DELIVERIES, outcome="delivered", tenant=name) for name in ("acme", "globex", "other")]
+    assert none.value(definitions.DELIVERIES, outcome="delivered") == 5
+    counts = [
+        two.value(definitions.DELIVERIES, outcome="delivered", tenant=name) for name in ("acme", "globex", "other")
+    ]
     assert counts == [2, 1, 2]
 
 
@@ -158,12 +160,12 @@ def test_tenants_are_told_apart_up_to_a_bound() -> None:
 def test_which_attempts_get_a_record(logged: Logged, records: list[str]) -> None:
     """Those that did not deliver, all, or none; a record has the decision and the trace."""
     out = io.StringIO()
-    vars(getattr(observation, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
+    vars(getattr(attempt_metrics, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
     configure_logging(level="info", format="json", stream=out)
     told = Told(logged=logged)
 
-    told.observation.attempted(attempt(request(trace=TRACE + "00")), ended())
-    told.observation.attempted(attempt(request(trace=TRACE + "00")), ended(Outcome.FAILED, Code.HTTP_410))
+    told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended())
+    told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended(Outcome.FAILED, Code.HTTP_410))
 
     lines = [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
     assert [line["outcome"] for line in lines] == records
@@ -178,7 +180,7 @@ class Spans:
     def __init__(self) -> None:
         self.names: list[str] = []
 
-    def add(self, name: str, parent: Parent, **_: Any) -> Parent:
+    def add(self, name: str, parent: TraceContext, **_: Any) -> TraceContext:
         """See `consumers.observability.attempt_tracing.Spans`."""
         self.names.append(name)
         return parent
@@ -187,7 +189,7 @@ class Spans:
 def tracer(spans: Spans, ratio: float = 0.0) -> tuple[AttemptTracer, list[float]]:
     """A tracer and its clock."""
     now = [0.0]
-    sampling = Sampling(Export(traces=True, sampler="parentbased_traceidratio", ratio=ratio))
+    sampling = TraceSampler(ExportSettings(traces=True, sampler="parentbased_traceidratio", ratio=ratio))
     return AttemptTracer(spans, sampling, slow_s=1.0, clock=lambda: now[0]), now
 
 
@@ -198,7 +200,7 @@ def test_spans_are_made_when_all_is_stored() -> None:
     sampled, unsampled = request(number=1, trace=TRACE + "01"), request(number=2, trace=TRACE + "00")
 
     for delivery in (sampled, unsampled):
-        tracing.attempted(attempt(delivery), ended())
+        tracing.on_attempt(attempt(delivery), ended())
     before = list(spans.names)
     for delivery in (sampled, unsampled, sampled):
         tracing.settled(delivery.message)
@@ -222,7 +224,7 @@ def test_what_is_unusual_is_traced(result: AttemptResult, unusual: int) -> None:
     """An attempt that fails or takes long is traced though nobody sampled it."""
     tracing, _ = tracer(Spans())
 
-    tracing.attempted(attempt(), result)
+    tracing.on_attempt(attempt(), result)
 
     assert tracing.counts["unusual"] == unusual
 
@@ -234,7 +236,7 @@ def test_an_outage_is_not_traced_whole() -> None:
     for second in (100.0, 101.0):
         now[0] = second
         for number in range(UNUSUAL_PER_S + 5):
-            tracing.attempted(attempt(request(number=number)), ended(Outcome.FAILED, Code.HTTP_410))
+            tracing.on_attempt(attempt(request(number=number)), ended(Outcome.FAILED, Code.HTTP_410))
 
     assert tracing.counts == {"sampled": 0, "unusual": 2 * UNUSUAL_PER_S, "dropped": 10}
 
@@ -245,7 +247,7 @@ def test_an_attempt_without_a_secret_has_no_post() -> None:
     tracing, _ = tracer(spans, ratio=1.0)
     delivery = request()
 
-    tracing.attempted(attempt(delivery, resolved_s=None), ended(Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED))
+    tracing.on_attempt(attempt(delivery, resolved_s=None), ended(Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED))
     tracing.settled(delivery.message)
 
     assert spans.names == ["deliver", "pull", "resolve secret", "publish result"]

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from consumers.delivery import effects as outcome
-from consumers.model.attempt import Attempt
-from consumers.model.request import Delivery
+from consumers.delivery import effects
+from consumers.model.attempt import DeliveryAttempt
+from consumers.model.request import DeliveryAttemptRequest
 from messaging.client.headers import block_of
 from messaging.pull_consumer import Message
 from schemas import subjects
@@ -30,12 +30,12 @@ EVENT = (
 )
 
 
-def read(headers: dict[str, str]) -> Delivery:
+def read(headers: dict[str, str]) -> DeliveryAttemptRequest:
     """A request off the stream of work, with these headers."""
     nobody: Any = None
     subject, reply = subjects.requested(TENANT, "orders"), b"$JS.ACK.ONEPROTECT_WORK.delivery.1.7.7.0.0"
     message = Message(subject, subjects.lane_of(subject), reply, document("orders"), block_of(headers), nobody)
-    return Delivery.read(message, max_payload_bytes=1000)
+    return DeliveryAttemptRequest.from_message(message, max_payload_bytes=1000)
 
 
 RESULT = AttemptResult(
@@ -69,7 +69,7 @@ RESULT = AttemptResult(
 )
 def test_a_result_is_published_so(given: dict[str, str], told: dict[str, str]) -> None:
     """Its document, its subject, and headers that say which attempt it is of, with the trace if there is one."""
-    (published,) = outcome.settled(read(given), RESULT, at=AT, archived=False)
+    (published,) = effects.after_attempt(read(given), RESULT, at=AT, archived=False)
 
     block = block_of(published.headers) if published.headers else published.block
     assert published.payload == EVENT
@@ -88,10 +88,10 @@ def test_a_bucket_is_the_first_digit_of_a_hash() -> None:
 
 def test_a_duration_is_told_to_the_microsecond() -> None:
     """In milliseconds, to three places, as it was measured."""
-    attempt = Attempt(read({}), 0.0)
+    attempt = DeliveryAttempt(read({}), 0.0)
     attempt.end()
 
-    assert attempt.taken_ms == pytest.approx(attempt.taken_s * 1000, abs=0.000_501)
-    assert attempt.taken_ms == round(attempt.taken_ms, 3)
+    assert attempt.duration_ms == pytest.approx(attempt.taken_s * 1000, abs=0.000_501)
+    assert attempt.duration_ms == round(attempt.duration_ms, 3)
     assert attempt.started_at <= attempt.ended_at
     assert attempt.started_at.timestamp() == pytest.approx(attempt.started_s, abs=1e-6)

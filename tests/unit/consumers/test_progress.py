@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.model.retry_state import Progress
+from consumers.model.retry_state import RetryState
 from schemas import subjects
 from schemas.ids import is_name, new_replay_id
 
 progresses = st.builds(
-    Progress,
+    RetryState,
     attempt=st.integers(5, 999),
     first_attempt_at=st.none() | st.datetimes(timezones=st.just(UTC)),
     replay=st.none(),
     secret_waits=st.integers(0, 999),
     trace=st.none() | st.just("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
 ) | st.builds(
-    Progress,
+    RetryState,
     attempt=st.integers(5, 999),
     replay=st.builds(new_replay_id),
     replay_from=st.integers(1, 5),
@@ -27,18 +27,18 @@ progresses = st.builds(
 
 
 @given(progress=progresses)
-def test_what_is_written_is_what_is_read(progress: Progress) -> None:
+def test_what_is_written_is_what_is_read(progress: RetryState) -> None:
     """Headers carry the whole state, and the producer's own headers stay beside it."""
-    headers = progress.onward({"x-own": "1", "Nats-Msg-Id": "gone", subjects.HEADER_ATTEMPT: "77"})
+    headers = progress.forward_headers({"x-own": "1", "Nats-Msg-Id": "gone", subjects.HEADER_ATTEMPT: "77"})
 
-    assert Progress.read(headers) == progress
+    assert RetryState.from_headers(headers) == progress
     assert headers["x-own"] == "1"
     assert "Nats-Msg-Id" not in headers
 
 
 def test_a_fresh_request_is_at_its_first_attempt() -> None:
     """A producer sends none of our headers."""
-    assert Progress.read({"content-type": "application/cloudevents+json"}) == Progress()
+    assert RetryState.from_headers({"content-type": "application/cloudevents+json"}) == RetryState()
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_a_fresh_request_is_at_its_first_attempt() -> None:
 def test_state_that_makes_no_sense_is_refused_by_name(headers: dict[str, str]) -> None:
     """Each broken header is named, and its value is not repeated."""
     with pytest.raises(ValueError, match="Oneprotect-") as raised:
-        Progress.read(headers)
+        RetryState.from_headers(headers)
 
     assert all(len(value) < 3 or value not in str(raised.value) for value in headers.values())
 
 
 def test_the_next_attempt_counts_on_and_starts_waiting_afresh() -> None:
     """Waits for a secret belong to one attempt."""
-    progress = Progress(attempt=3, secret_waits=5, first_attempt_at=datetime.now(UTC) - timedelta(hours=1))
+    progress = RetryState(attempt=3, secret_waits=5, first_attempt_at=datetime.now(UTC) - timedelta(hours=1))
 
     assert progress.after_attempt().attempt == 4
     assert progress.after_attempt().secret_waits == 0
@@ -75,12 +75,12 @@ def test_the_next_attempt_counts_on_and_starts_waiting_afresh() -> None:
 
 def test_a_replay_starts_the_schedule_afresh() -> None:
     """Its first attempt is the first by the schedule, whatever its number."""
-    assert Progress(attempt=9, replay="rpl-1", replay_from=9).tried == 1
-    assert Progress(attempt=9).tried == 9
+    assert RetryState(attempt=9, replay="rpl-1", replay_from=9).attempts_in_schedule == 1
+    assert RetryState(attempt=9).attempts_in_schedule == 9
 
 
 @given(one=progresses, other=progresses)
-def test_ids_are_the_same_for_the_same_step_only(one: Progress, other: Progress) -> None:
+def test_ids_are_the_same_for_the_same_step_only(one: RetryState, other: RetryState) -> None:
     """`Nats-Msg-Id` tells attempts, waits and replays apart, so that only a true repetition is a duplicate."""
     same_step = (one.attempt, one.replay, one.secret_waits) == (other.attempt, other.replay, other.secret_waits)
 

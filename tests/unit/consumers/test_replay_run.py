@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.replay.pacer import Pace
-from consumers.replay.run import ReplayRun, again
-from consumers.replay.superseded import Later, Page
-from consumers.retention.retained import KeptRecord
+from consumers.replay.pacer import Pacer
+from consumers.replay.run import ReplayRun, replayed_state
+from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.retention.retained import RetainedRecord
 from schemas import subjects
 from schemas.configuration import Replay, ReplayFilter
 
@@ -24,14 +24,14 @@ class Endless:
     def __init__(self) -> None:
         self.has_begun = asyncio.Event()
 
-    async def pages(self, *, after: int, until: int) -> AsyncIterator[Page]:
+    async def pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """Never comes to the first page."""
         self.has_begun.set()
         while after < until:
             await asyncio.Event().wait()
-            yield Page([], Later([]))
+            yield SupersededPage([], SupersededIndex([]))
 
-    def records(self, page: Page) -> AsyncIterator[KeptRecord]:
+    def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """There are none."""
         raise AssertionError(page)
 
@@ -47,7 +47,7 @@ class Nobody:
 async def test_it_stops_in_the_middle_of_a_long_look() -> None:
     """Looking at what came later may take a while; nobody who cancels a replay waits for that."""
     source = Endless()
-    run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pace=Pace(None))
+    run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pace=Pacer(None))
     going = asyncio.create_task(run.go())
     await source.has_begun.wait()
 
@@ -68,9 +68,14 @@ def test_a_request_begins_its_schedule_and_its_waits_afresh() -> None:
         subjects.HEADER_FIRST_ATTEMPT_AT: "2026-11-23T20:00:00+00:00",
     }
 
-    progress = again(headers, "rpl-1")
+    progress = replayed_state(headers, "rpl-1")
 
-    assert (progress.attempt, progress.replay, progress.replay_from, progress.tried) == (9, "rpl-1", 9, 1)
+    assert (progress.attempt, progress.replay, progress.replay_from, progress.attempts_in_schedule) == (
+        9,
+        "rpl-1",
+        9,
+        1,
+    )
     assert (progress.secret_waits, progress.deferrals) == (0, 0)
     assert progress.first_attempt_at == datetime(2026, 11, 23, 20, tzinfo=UTC)
     assert progress.msg_id("acme.orders.dlv_1") == "acme.orders.dlv_1.rrpl-1.9"

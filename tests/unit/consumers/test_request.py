@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from consumers.model.request import Delivery
+from consumers.model.request import DeliveryAttemptRequest
 from messaging.pull_consumer import Message
 from schemas import subjects
 from tests.support.site import TENANT, document
@@ -49,15 +49,15 @@ def _documents() -> Iterator[bytes]:
         yield json.dumps(event).encode()
 
 
-def _read(message: Message) -> Delivery | None:
+def _read(message: Message) -> DeliveryAttemptRequest | None:
     try:
-        return Delivery.read(message, max_payload_bytes=MAX_BYTES)
+        return DeliveryAttemptRequest.from_message(message, max_payload_bytes=MAX_BYTES)
     except ValueError:
         return None
 
 
-def _read_plain(message: Message) -> Delivery | None:
-    return Delivery.read_plain(message, TENANT, "orders", max_payload_bytes=MAX_BYTES)
+def _read_plain(message: Message) -> DeliveryAttemptRequest | None:
+    return DeliveryAttemptRequest.from_plain_message(message, TENANT, "orders", max_payload_bytes=MAX_BYTES)
 
 
 def test_it_is_no_laxer() -> None:

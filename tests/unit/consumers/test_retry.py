@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.http_client.response import Reply
-from consumers.retries.policy import MAX_RETRY_AFTER_S, SECRET_PATIENCE_S, next_wait_s, secret_wait_s
+from consumers.http_client.response import WebhookResponse
+from consumers.retries.policy import MAX_RETRY_AFTER_S, MAX_SECRET_WAIT_S, next_wait_s, secret_wait_s
 from schemas.codes import Code
 from schemas.configuration import RetryPolicy
 
 POLICY: Final = RetryPolicy(schedule_s=(5, 300, 1800), jitter=0.2)
-FAILED: Final = Reply(code=Code.HTTP_5XX, http_status=500)
+FAILED: Final = WebhookResponse(code=Code.HTTP_5XX, http_status=500)
 
 
 def middle(low: float, high: float) -> float:
@@ -35,14 +35,14 @@ def test_an_empty_schedule_never_tries_again() -> None:
 @pytest.mark.parametrize("code", [Code.HTTP_410, Code.NET_BLOCKED])
 def test_some_ends_are_final(code: Code) -> None:
     """A receiver that is gone, or must not be called, is not tried again."""
-    assert next_wait_s(POLICY, tried=1, reply=Reply(code=code)) is None
+    assert next_wait_s(POLICY, tried=1, reply=WebhookResponse(code=code)) is None
 
 
 @pytest.mark.parametrize("code", sorted(set(Code) - {Code.HTTP_410, Code.NET_BLOCKED, Code.HTTP_2XX}))
 def test_all_other_failures_are_tried_again(code: Code) -> None:
     """Every other failure gets the schedule; after a time-out it is a minute at least."""
     waits = {code: 60.0 if code is Code.NET_TIMEOUT else 5.0}
-    assert next_wait_s(POLICY, tried=1, reply=Reply(code=code), spread=middle) == waits[code]
+    assert next_wait_s(POLICY, tried=1, reply=WebhookResponse(code=code), spread=middle) == waits[code]
 
 
 @given(
@@ -57,7 +57,7 @@ def test_jitter_stays_in_its_bounds_and_retry_after_is_the_earliest(
     wait_s = next_wait_s(
         POLICY,
         tried=tried,
-        reply=Reply(code=Code.HTTP_429, retry_after_s=retry_after_s),
+        reply=WebhookResponse(code=Code.HTTP_429, retry_after_s=retry_after_s),
         spread=lambda low, high: low + (high - low) * point,
     )
 
@@ -77,5 +77,5 @@ def test_waits_for_a_secret_repeat_their_last_step_until_patience_ends() -> None
         return secret_wait_s(schedule, waits=waits, waited_s=waited_s, jitter=0.2, spread=middle)
 
     assert [wait(waits, 0) for waits in range(4)] == [30, 60, 60, 60]
-    assert wait(100, SECRET_PATIENCE_S - 1) == 60
-    assert wait(100, SECRET_PATIENCE_S) is None
+    assert wait(100, MAX_SECRET_WAIT_S - 1) == 60
+    assert wait(100, MAX_SECRET_WAIT_S) is None

@@ -8,9 +8,9 @@ from standardwebhooks.webhooks import WebhookVerificationError
 from svix.webhooks import Webhook as SvixWebhook
 from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
-from consumers.signatures.signer import Signed, sign
+from consumers.signatures.signer import SignedHeaders, sign
 from provider.ed25519_key import Ed25519SigningKey
-from provider.signing_keys import SigningKey, SigningSecret
+from provider.signing_keys import HmacKey, SigningSecret
 from tests.kubernetes.manifests import ED25519_KEY
 
 DELIVERY = "msg_p5jXN8AQM9LWM0D4loKWxJek"
@@ -24,9 +24,9 @@ NEW = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 def secret_of(current: str, previous: str | None = None, *, lasts_s: float = 3600) -> SigningSecret:
     """A signing secret whose previous key, if there is one, lasts that long from `NOW`."""
     return SigningSecret(
-        current=SigningKey(current.encode()),
+        current=HmacKey(current.encode()),
         version="uid/1",
-        previous=SigningKey(previous.encode()) if previous else None,
+        previous=HmacKey(previous.encode()) if previous else None,
         previous_expires_at=NOW + timedelta(seconds=lasts_s) if previous else None,
     )
 
@@ -43,7 +43,7 @@ def test_a_signature_is_the_one_of_the_vector(body: bytes, signature: str) -> No
     """The official vector, an empty body and one that is not ASCII have the signatures that others compute."""
     signed = sign(secret_of(OLD), delivery=DELIVERY, body=body, now=NOW)
 
-    assert signed == Signed("1614265330", signature, ("current",))
+    assert signed == SignedHeaders("1614265330", signature, ("current",))
 
 
 def test_during_a_rollover_both_keys_sign_the_current_one_first() -> None:
@@ -61,7 +61,7 @@ def test_the_second_scheme_says_its_name() -> None:
     secret = SigningSecret(
         current=Ed25519SigningKey(ED25519_KEY),
         version="uid/1",
-        previous=SigningKey(OLD.encode()),
+        previous=HmacKey(OLD.encode()),
         previous_expires_at=NOW + timedelta(hours=1),
     )
 
@@ -81,7 +81,7 @@ def test_receivers_with_the_first_scheme_pass_over_the_second(library: type[Webh
     secret = SigningSecret(
         current=Ed25519SigningKey(ED25519_KEY),
         version="uid/1",
-        previous=SigningKey(OLD.encode()),
+        previous=HmacKey(OLD.encode()),
         previous_expires_at=now + timedelta(hours=1),
     )
 
@@ -102,7 +102,7 @@ def test_a_previous_key_whose_time_is_over_or_too_far_off_does_not_sign(lasts_s:
     """Only the current key signs at the expiry, after it, and while it lies more than 30 days ahead."""
     signed = sign(secret_of(NEW, OLD, lasts_s=lasts_s), delivery=DELIVERY, body=BODY, now=NOW)
 
-    assert signed == Signed("1614265330", "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44=", ("current",))
+    assert signed == SignedHeaders("1614265330", "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44=", ("current",))
 
 
 def test_the_time_is_the_attempts_in_whole_seconds_of_utc() -> None:

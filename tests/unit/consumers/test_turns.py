@@ -7,7 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.worker.fair_scheduler import NEVER_IN_QUESTION, SHARE, Lane, Turns
+from consumers.worker.fair_scheduler import (
+    MAX_SHARE_OF_FREE_SLOTS,
+    MIN_SLOTS_PER_TENANT,
+    DestinationLane,
+    FairScheduler,
+)
 from messaging.pull_consumer import Message
 
 MESSAGE = cast("Message", object())
@@ -18,11 +23,11 @@ class Bench:
     """Turns with a limit for each lane, as the runtime uses them."""
 
     def __init__(self, slots: int, *, limit: int = 1_000_000, limits: dict[str, int] | None = None) -> None:
-        self.turns = Turns(slots, self.limit)
+        self.turns = FairScheduler(slots, self.limit)
         self.slots = slots
         self._limit = limit
         self._limits = limits or {}
-        self.running: list[Lane] = []
+        self.running: list[DestinationLane] = []
         self.starts: list[str] = []
 
     def limit(self, key: str) -> int:
@@ -32,7 +37,7 @@ class Bench:
     def arrive(self, key: str, count: int = 1) -> None:
         """Something to do comes in."""
         for _ in range(count):
-            self.turns.arrive(key, MESSAGE)
+            self.turns.enqueue(key, MESSAGE)
 
     def start_one(self) -> str | None:
         """Start whose turn it is."""
@@ -78,7 +83,7 @@ def test_a_tenant_that_fills_the_slots_leaves_some() -> None:
     taken = len(bench.running)
     bench.arrive("other.d")
 
-    assert taken == 256 * SHARE // (SHARE + 1)
+    assert taken == 256 * MAX_SHARE_OF_FREE_SLOTS // (MAX_SHARE_OF_FREE_SLOTS + 1)
     assert bench.start_one() == "other.d"
 
 
@@ -98,11 +103,11 @@ def test_several_that_fill_the_slots_share_them_and_still_leave_some(flooders: i
 
 def test_a_few_slots_are_nobodys_to_leave() -> None:
     """Below what is never in question, a tenant alone has all there is."""
-    bench = Bench(slots=NEVER_IN_QUESTION)
+    bench = Bench(slots=MIN_SLOTS_PER_TENANT)
     bench.arrive("only.d", 100)
     bench.start_all()
 
-    assert len(bench.running) == NEVER_IN_QUESTION
+    assert len(bench.running) == MIN_SLOTS_PER_TENANT
 
 
 def test_who_stood_aside_goes_on_when_slots_are_free_again() -> None:
@@ -125,7 +130,7 @@ def test_what_a_tenant_has_beyond_its_part_is_no_work_at_hand() -> None:
         bench.arrive(f"many.d{number}", 8)
     bench.arrive("few.d", 8)
 
-    assert bench.turns.at_hand == 256 // 8 + 8
+    assert bench.turns.runnable == 256 // 8 + 8
 
 
 def test_a_lane_that_may_not_start_stands_aside_and_holds_up_nobody() -> None:
@@ -136,11 +141,11 @@ def test_a_lane_that_may_not_start_stands_aside_and_holds_up_nobody() -> None:
     first = bench.turns.next()
     assert first is not None
     assert first.key == "a.rated"
-    bench.turns.stand_aside(first)
+    bench.turns.suspend(first)
 
     assert bench.start_one() == "a.free"
     assert bench.start_one() is None
-    bench.turns.line_up(first)
+    bench.turns.refresh(first)
     assert bench.start_one() == "a.rated"
 
 
@@ -155,7 +160,7 @@ def test_nothing_is_remembered_of_who_has_nothing() -> None:
 
     assert list(bench.turns) == []
     assert bench.turns.find("a.x") is None
-    assert (bench.turns.running, bench.turns.at_hand, bench.turns._tenants) == (0, 0, {})  # pyright: ignore[reportPrivateUsage]
+    assert (bench.turns.running, bench.turns.runnable, bench.turns._tenants) == (0, 0, {})  # pyright: ignore[reportPrivateUsage]
 
 
 KEYS = st.sampled_from([f"{tenant}.{destination}" for tenant in "abc" for destination in "xyz"])

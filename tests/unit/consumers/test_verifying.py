@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from consumers.signatures.signer import sign
-from consumers.signatures.verifier import Cause, Check, Part, Verification, verify
+from consumers.signatures.verifier import MismatchCause, VerificationResult, VerificationStep, VerifiedPart, verify
 from provider.ed25519_key import Ed25519SigningKey
-from provider.signing_keys import SigningKey, SigningSecret
+from provider.signing_keys import HmacKey, SigningSecret
 from tests.kubernetes.manifests import ED25519_KEY, ED25519_PUBLIC_KEY
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
@@ -24,7 +24,7 @@ BODY = b'{"n": 1, "a": ["Zo\xc3\xab", {"b": null}]}'
 
 def signed_headers(body: bytes = BODY, secret: str = SECRET) -> dict[str, str]:
     """The headers of a delivery of `body`."""
-    signing = SigningSecret(current=SigningKey(secret.encode()), version="uid/1")
+    signing = SigningSecret(current=HmacKey(secret.encode()), version="uid/1")
     signed = sign(signing, delivery="dlv_1", body=body, now=NOW)
     return {
         "Webhook-Id": "dlv_1",
@@ -42,7 +42,7 @@ def headers_signed_with(key: bytes, body: bytes = BODY) -> dict[str, str]:
     return headers | {"Webhook-Signature": "v1," + base64.b64encode(digest).decode()}
 
 
-def failed(found: Verification) -> list[Part]:
+def failed(found: VerificationResult) -> list[VerifiedPart]:
     """The parts that are not as they have to be."""
     return [check.part for check in found.checks if not check.ok]
 
@@ -52,7 +52,12 @@ def test_a_genuine_request_is_valid() -> None:
     found = verify([SECRET], headers=signed_headers(), body=BODY, now=NOW)
 
     assert found.valid
-    assert [check.part for check in found.checks] == [Part.SECRET, Part.ID, Part.TIMESTAMP, Part.SIGNATURE]
+    assert [check.part for check in found.checks] == [
+        VerifiedPart.SECRET,
+        VerifiedPart.ID,
+        VerifiedPart.TIMESTAMP,
+        VerifiedPart.SIGNATURE,
+    ]
     assert found.cause is None
 
 
@@ -64,7 +69,7 @@ def test_any_of_several_secrets_and_signatures_is_enough() -> None:
     found = verify(["whsec_short", SECRET, OTHER], headers=headers, body=BODY, now=NOW)
 
     assert found.valid
-    assert failed(found) == [Part.SECRET]
+    assert failed(found) == [VerifiedPart.SECRET]
 
 
 @pytest.mark.parametrize("name", ["Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"])
@@ -76,7 +81,7 @@ def test_a_missing_header_is_named(name: str) -> None:
     found = verify([SECRET], headers=headers, body=BODY, now=NOW)
 
     assert not found.valid
-    assert Check(Part(name.lower()), ok=False, text="this header is missing") in found.checks
+    assert VerificationStep(VerifiedPart(name.lower()), ok=False, text="this header is missing") in found.checks
 
 
 @pytest.mark.parametrize(("offset_s", "ok"), [(0, True), (300, True), (-300, True), (301, False), (-301, False)])
@@ -85,8 +90,8 @@ def test_the_timestamp_may_be_five_minutes_off(offset_s: int, ok: bool) -> None:
     found = verify([SECRET], headers=signed_headers(), body=BODY, now=NOW + timedelta(seconds=offset_s))
 
     assert found.valid is ok
-    assert failed(found) == ([] if ok else [Part.TIMESTAMP])
-    (check,) = [check for check in found.checks if check.part is Part.TIMESTAMP]
+    assert failed(found) == ([] if ok else [VerifiedPart.TIMESTAMP])
+    (check,) = [check for check in found.checks if check.part is VerifiedPart.TIMESTAMP]
     assert f"{abs(offset_s)} s {'old' if offset_s >= 0 else 'ahead'}" in check.text
 
 
@@ -95,14 +100,14 @@ def test_a_timestamp_that_is_no_number_of_seconds_is_found(timestamp: str) -> No
     """ISO dates, fractions and milliseconds are no Unix seconds."""
     found = verify([SECRET], headers=signed_headers() | {"Webhook-Timestamp": timestamp}, body=BODY, now=NOW)
 
-    assert Part.TIMESTAMP in failed(found)
+    assert VerifiedPart.TIMESTAMP in failed(found)
 
 
 def test_a_timestamp_beyond_all_calendars_is_found() -> None:
     """Microseconds, say, are a number of seconds that no date has."""
     found = verify([SECRET], headers=signed_headers() | {"Webhook-Timestamp": "9" * 12}, body=BODY, now=NOW)
 
-    (check,) = [check for check in found.checks if check.part is Part.TIMESTAMP]
+    (check,) = [check for check in found.checks if check.part is VerifiedPart.TIMESTAMP]
     assert check.text.startswith("beyond the year 9999, ")
 
 
@@ -112,7 +117,7 @@ def test_an_id_with_a_full_stop_is_found() -> None:
 
     found = verify([SECRET], headers=headers | {"Webhook-Id": "dlv.1"}, body=BODY, now=NOW)
 
-    assert Part.ID in failed(found)
+    assert VerifiedPart.ID in failed(found)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,7 @@ def test_what_a_header_lacks_depends_on_the_keys(secrets: list[str], wanted: lis
 
     found = verify(secrets, headers=headers, body=BODY, now=NOW)
 
-    assert Part.SIGNATURE in failed(found)
+    assert VerifiedPart.SIGNATURE in failed(found)
     assert found.checks[-1].text == f"it holds no {' in base64 and no '.join(wanted)} in base64"
 
 
@@ -158,23 +163,23 @@ def test_a_signature_of_another_scheme_does_not_stand_in() -> None:
     assert verify([SECRET], headers=headers, body=BODY, now=NOW).valid
     assert verify([PUBLIC], headers=headers, body=BODY, now=NOW).valid
     found = verify([OTHER, OTHER_PUBLIC], headers=headers, body=BODY, now=NOW)
-    assert (failed(found), found.cause) == ([Part.SIGNATURE], None)
+    assert (failed(found), found.cause) == ([VerifiedPart.SIGNATURE], None)
 
 
 @pytest.mark.parametrize(
     ("sent", "given", "cause"),
     [
-        (b'{"a":2,"n":1}', PUBLIC, Cause.BODY_COMPACT),
-        (b'{"n": 1, "a": 2}', f"{PUBLIC}\n", Cause.KEY_BLANKS),
+        (b'{"a":2,"n":1}', PUBLIC, MismatchCause.BODY_COMPACT),
+        (b'{"n": 1, "a": 2}', f"{PUBLIC}\n", MismatchCause.KEY_BLANKS),
         (b"something else", PUBLIC, None),
         (b"something else", f"{PUBLIC}A", None),
     ],
 )
-def test_what_explains_the_second_scheme(sent: bytes, given: str, cause: Cause | None) -> None:
+def test_what_explains_the_second_scheme(sent: bytes, given: str, cause: MismatchCause | None) -> None:
     """The same mistakes with the body, and blanks around the key; others cannot be made with a public key."""
     found = verify([given], headers=headers_of_ed25519(sent), body=b'{"n": 1, "a": 2}', now=NOW)
 
-    assert Part.SIGNATURE in failed(found)
+    assert VerifiedPart.SIGNATURE in failed(found)
     assert found.cause is cause
 
 
@@ -183,7 +188,7 @@ def test_a_header_without_a_v1_signature_is_found(header: str) -> None:
     """Another scheme, or something that is no 32 bytes of base64, is not a signature that differs."""
     found = verify([SECRET], headers=signed_headers() | {"Webhook-Signature": header}, body=BODY, now=NOW)
 
-    assert failed(found) == [Part.SIGNATURE]
+    assert failed(found) == [VerifiedPart.SIGNATURE]
     assert "no `v1,` signature" in found.checks[-1].text
     assert found.cause is None
 
@@ -191,26 +196,26 @@ def test_a_header_without_a_v1_signature_is_found(header: str) -> None:
 @pytest.mark.parametrize(
     ("sent", "received", "cause"),
     [
-        (b'{"n":1,"a":2}', b'{"n": 1, "a": 2}', Cause.BODY_COMPACT),
-        (b'{"a":2,"n":1}', b'{"n": 1, "a": 2}', Cause.BODY_COMPACT),
-        (b'{"n": 1, "a": 2}', b'{"n":1,"a":2}', Cause.BODY_SPACED),
-        (b'{"n": "Zo\\u00eb"}', b'{"n":"Zo\xc3\xab"}', Cause.BODY_SPACED),
-        (b'{\n  "n": 1\n}', b'{"n":1}', Cause.BODY_INDENTED),
-        (b'{\n    "n": 1\n}\n', b'{"n":1}', Cause.BODY_INDENTED),
-        (b'{\n\t"n": 1\n}', b'{"n":1}', Cause.BODY_INDENTED),
-        (b"no json", b"no json\n", Cause.BODY_LINE_FEED_ADDED),
-        (b"no json", b"no json\r\n", Cause.BODY_LINE_FEED_ADDED),
-        (b"no json\n", b"no json", Cause.BODY_LINE_FEED_LOST),
-        (b"no\njson", b"no\r\njson", Cause.BODY_LINE_ENDS),
-        (b"no\r\njson", b"no\njson", Cause.BODY_LINE_ENDS),
-        (b"no json", b"\xef\xbb\xbfno json", Cause.BODY_BYTE_ORDER_MARK),
+        (b'{"n":1,"a":2}', b'{"n": 1, "a": 2}', MismatchCause.BODY_COMPACT),
+        (b'{"a":2,"n":1}', b'{"n": 1, "a": 2}', MismatchCause.BODY_COMPACT),
+        (b'{"n": 1, "a": 2}', b'{"n":1,"a":2}', MismatchCause.BODY_SPACED),
+        (b'{"n": "Zo\\u00eb"}', b'{"n":"Zo\xc3\xab"}', MismatchCause.BODY_SPACED),
+        (b'{\n  "n": 1\n}', b'{"n":1}', MismatchCause.BODY_INDENTED),
+        (b'{\n    "n": 1\n}\n', b'{"n":1}', MismatchCause.BODY_INDENTED),
+        (b'{\n\t"n": 1\n}', b'{"n":1}', MismatchCause.BODY_INDENTED),
+        (b"no json", b"no json\n", MismatchCause.BODY_LINE_FEED_ADDED),
+        (b"no json", b"no json\r\n", MismatchCause.BODY_LINE_FEED_ADDED),
+        (b"no json\n", b"no json", MismatchCause.BODY_LINE_FEED_LOST),
+        (b"no\njson", b"no\r\njson", MismatchCause.BODY_LINE_ENDS),
+        (b"no\r\njson", b"no\njson", MismatchCause.BODY_LINE_ENDS),
+        (b"no json", b"\xef\xbb\xbfno json", MismatchCause.BODY_BYTE_ORDER_MARK),
     ],
 )
-def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes, cause: Cause) -> None:
+def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes, cause: MismatchCause) -> None:
     """A framework's JSON in place of the sender's, or an editor's line ends, explain the signature."""
     found = verify([SECRET], headers=signed_headers(sent), body=received, now=NOW)
 
-    assert failed(found) == [Part.SIGNATURE]
+    assert failed(found) == [VerifiedPart.SIGNATURE]
     assert found.cause is cause
     assert found.checks[-1].text == cause.value
 
@@ -218,17 +223,17 @@ def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes
 @pytest.mark.parametrize(
     ("key", "given", "cause"),
     [
-        (SECRET.removeprefix("whsec_").encode(), SECRET, Cause.KEY_NOT_DECODED),
-        (SECRET.encode(), SECRET, Cause.KEY_WITH_PREFIX),
-        (KEY, SECRET.removeprefix("whsec_"), Cause.KEY_DECODED),
-        (KEY, f"{SECRET}\n", Cause.KEY_BLANKS),
+        (SECRET.removeprefix("whsec_").encode(), SECRET, MismatchCause.KEY_NOT_DECODED),
+        (SECRET.encode(), SECRET, MismatchCause.KEY_WITH_PREFIX),
+        (KEY, SECRET.removeprefix("whsec_"), MismatchCause.KEY_DECODED),
+        (KEY, f"{SECRET}\n", MismatchCause.KEY_BLANKS),
     ],
 )
-def test_a_key_that_was_made_otherwise_is_recognised(key: bytes, given: str, cause: Cause) -> None:
+def test_a_key_that_was_made_otherwise_is_recognised(key: bytes, given: str, cause: MismatchCause) -> None:
     """A secret used as text, or with its prefix, or given without it, explains the signature."""
     found = verify([given], headers=headers_signed_with(key), body=BODY, now=NOW)
 
-    assert Part.SIGNATURE in failed(found)
+    assert VerifiedPart.SIGNATURE in failed(found)
     assert found.cause is cause
 
 
@@ -238,7 +243,7 @@ def test_a_key_and_a_body_that_both_differ_are_recognised() -> None:
 
     found = verify([SECRET], headers=headers_signed_with(SECRET.encode()), body=received, now=NOW)
 
-    assert found.cause is Cause.KEY_WITH_PREFIX
+    assert found.cause is MismatchCause.KEY_WITH_PREFIX
 
 
 @pytest.mark.parametrize("body", [BODY.replace(b"1", b"2"), b"", b"[" * 100_000, b"1" * 10_000, b"\xff", b'"\\ud800"'])
@@ -246,7 +251,7 @@ def test_a_body_that_was_altered_has_no_excuse(body: bytes) -> None:
     """A signature that nothing usual explains differs, and that is all that is said."""
     found = verify([SECRET], headers=signed_headers(), body=body, now=NOW)
 
-    assert failed(found) == [Part.SIGNATURE]
+    assert failed(found) == [VerifiedPart.SIGNATURE]
     assert found.cause is None
 
 
@@ -263,7 +268,7 @@ def test_a_tampered_signature_differs() -> None:
     found = verify([secret], headers=headers, body=b'{"test": 2432232314}', now=now)
     genuine = headers | {"webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="}
 
-    assert failed(found) == [Part.SIGNATURE]
+    assert failed(found) == [VerifiedPart.SIGNATURE]
     assert verify([secret], headers=genuine, body=b'{"test": 2432232314}', now=now).valid
 
 
@@ -283,7 +288,7 @@ def test_a_secret_that_is_none_is_found(secret: str, text: str) -> None:
     """A malformed secret is said to be that, by the same judgement as the sender's."""
     found = verify([secret], headers=signed_headers(secret=OTHER), body=BODY, now=NOW)
 
-    assert failed(found) == [Part.SECRET, Part.SIGNATURE]
+    assert failed(found) == [VerifiedPart.SECRET, VerifiedPart.SIGNATURE]
     assert text in found.checks[0].text
 
 

@@ -6,14 +6,20 @@ from typing import Any
 import msgspec
 import pytest
 
-from messaging.kv import Bucket, Entry
+from messaging.kv import KvBucket, KvEntry
 from oneprotect.bootstrap.resources import egress_policy
-from oneprotect.configuration.service import Configuration, Conflict, InUse, MissingCredential, Unknown
+from oneprotect.configuration.service import (
+    ConfigurationService,
+    InUseError,
+    MissingCredential,
+    NotFoundError,
+    WriteConflictError,
+)
 from schemas import subjects
 from schemas.codes import CredentialStatus
 from schemas.configuration import Credential, CredentialState, Destination, Rollover
 from schemas.events import ConfigChanged
-from schemas.validation import Invalid
+from schemas.validation import ValidationError
 from tests.support.site import NAMESPACE, TENANT, Site
 
 REF = f"k8s://{NAMESPACE}/signing-key/signing"
@@ -50,7 +56,7 @@ REFUSED: list[tuple[dict[str, object], str]] = [
 
 
 @pytest.fixture
-def configuration(site: Site) -> Configuration:
+def configuration(site: Site) -> ConfigurationService:
     """The site's configuration; its tenant has the credential `key`."""
     return site.jetstream.configuration
 
@@ -61,7 +67,7 @@ async def _changes(site: Site) -> list[ConfigChanged]:
     return [msgspec.json.decode(record.data, type=ConfigChanged) for record in audited]
 
 
-async def test_a_destination_is_read_as_it_was_written(configuration: Configuration) -> None:
+async def test_a_destination_is_read_as_it_was_written(configuration: ConfigurationService) -> None:
     """Every field that is set comes back, with the tenant, the id, and enabled."""
     fields: dict[str, Any] = {
         "url": "https://receiver.acme.com/hook?x=1",
@@ -87,13 +93,13 @@ async def test_a_destination_is_read_as_it_was_written(configuration: Configurat
     assert await configuration.list_destinations("globex") == []
 
 
-async def test_a_destination_that_breaks_a_rule_is_refused(configuration: Configuration) -> None:
+async def test_a_destination_that_breaks_a_rule_is_refused(configuration: ConfigurationService) -> None:
     """The error names the field and the rule, nothing is written, and the same without the fault is taken."""
     right: dict[str, object] = {"url": "https://acme.com/", "credential": "key"}
     told: list[str] = []
 
     for fields, _ in REFUSED:
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(ValidationError) as refused:
             await configuration.set_destination(TENANT, "orders", right | fields, by="test")
         assert refused.value.__context__ is None
         told.append(str(refused.value))
@@ -123,7 +129,7 @@ async def test_no_destination_sets_headers_that_are_not_its_own(name: str) -> No
 
 
 @pytest.mark.parametrize("pasted", [PASTED, "https://user:hunter2@10.0.0.1/", "a b\n", "x" * 5000])
-async def test_what_was_given_is_never_repeated(configuration: Configuration, pasted: str) -> None:
+async def test_what_was_given_is_never_repeated(configuration: ConfigurationService, pasted: str) -> None:
     """Whatever is pasted into whichever field, the error does not hold it."""
     right: dict[str, object] = {"url": "https://acme.com/", "credential": "key"}
     places: list[dict[str, object]] = [
@@ -141,14 +147,14 @@ async def test_what_was_given_is_never_repeated(configuration: Configuration, pa
     problems: list[str] = []
 
     for place in places:
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(ValidationError) as refused:
             await configuration.set_destination(TENANT, "orders", right | place, by="test")
         problems.append(str(refused.value))
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(ValidationError) as refused:
         await configuration.set_destination(pasted, "orders", right, by="test")
     problems.append(str(refused.value))
     for fields in ({"secret_ref": pasted}, {"secret_ref": REF, "purpose": pasted}, {"secret_ref": [pasted]}):
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(ValidationError) as refused:
             await configuration.set_credential(TENANT, "new", fields, by="test")
         problems.append(str(refused.value))
 
@@ -156,7 +162,7 @@ async def test_what_was_given_is_never_repeated(configuration: Configuration, pa
     assert not [problem for problem in problems if pasted in problem or "hunter2" in problem]
 
 
-async def test_a_destination_needs_a_credential_that_is_there(configuration: Configuration) -> None:
+async def test_a_destination_needs_a_credential_that_is_there(configuration: ConfigurationService) -> None:
     """Without the credential it is refused, and told how to create one; another tenant's does not count."""
     await configuration.set_credential("globex", "theirs", {"secret_ref": REF}, by="test")
 
@@ -168,7 +174,7 @@ async def test_a_destination_needs_a_credential_that_is_there(configuration: Con
     assert await configuration.list_destinations(TENANT) == []
 
 
-async def test_setting_anew_keeps_a_destination_disabled(site: Site, configuration: Configuration) -> None:
+async def test_setting_anew_keeps_a_destination_disabled(site: Site, configuration: ConfigurationService) -> None:
     """Whether it is enabled is changed by enabling and disabling alone, with the reason kept until then."""
     await site.destination("orders", "https://acme.com/one")
 
@@ -183,7 +189,7 @@ async def test_setting_anew_keeps_a_destination_disabled(site: Site, configurati
     assert (enabled.enabled, enabled.disabled_reason, enabled.disabled_at) == (True, None, None)
 
 
-async def test_what_is_not_there_is_unknown(configuration: Configuration) -> None:
+async def test_what_is_not_there_is_unknown(configuration: ConfigurationService) -> None:
     """Reading, switching and deleting what does not exist says so, and makes nothing of it."""
     for attempt in (
         configuration.get_destination(TENANT, "none"),
@@ -193,26 +199,26 @@ async def test_what_is_not_there_is_unknown(configuration: Configuration) -> Non
         configuration.get_credential(TENANT, "none"),
         configuration.delete_credential(TENANT, "none", by="test"),
     ):
-        with pytest.raises(Unknown, match="of this name"):
+        with pytest.raises(NotFoundError, match="of this name"):
             await attempt
 
     assert await configuration.list_destinations(TENANT) == []
     assert [view.id for view in await configuration.list_credentials(TENANT)] == ["key"]
 
 
-async def test_what_was_deleted_can_be_set_again(site: Site, configuration: Configuration) -> None:
+async def test_what_was_deleted_can_be_set_again(site: Site, configuration: ConfigurationService) -> None:
     """A deleted destination is gone, and its id is free."""
     await site.destination("orders", "https://acme.com/one")
 
     await configuration.delete_destination(TENANT, "orders", by="test")
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFoundError):
         await configuration.get_destination(TENANT, "orders")
     await site.destination("orders", "https://acme.com/two")
 
     assert (await configuration.get_destination(TENANT, "orders")).url == "https://acme.com/two"
 
 
-async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: Configuration) -> None:
+async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: ConfigurationService) -> None:
     """Setting and disabling side by side loses neither: whoever comes second starts from what the first wrote."""
     await site.destination("orders", "https://acme.com/one")
 
@@ -225,10 +231,10 @@ async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: 
     assert (found.url, found.enabled) == ("https://acme.com/two", False)
 
 
-class Contended(Bucket):
+class Contended(KvBucket):
     """A bucket that somebody else writes to each time it has been read."""
 
-    async def find(self, key: str) -> Entry:
+    async def find(self, key: str) -> KvEntry:
         entry = await super().find(key)
         await super().put(key, b"{}")
         return entry
@@ -238,9 +244,11 @@ async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
     """When others keep writing in between, the change is given up, and nothing of theirs is overwritten."""
     jetstream = site.jetstream
     contended = Contended(jetstream.connection, jetstream.publisher, subjects.DESTINATIONS)
-    configuration = Configuration(contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings))
+    configuration = ConfigurationService(
+        contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
+    )
 
-    with pytest.raises(Conflict, match="try again"):
+    with pytest.raises(WriteConflictError, match="try again"):
         await configuration.set_destination(
             TENANT, "orders", {"url": "https://acme.com/", "credential": "key"}, by="test"
         )
@@ -250,7 +258,7 @@ async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
     assert entry.value == b"{}"
 
 
-async def test_a_credential_is_read_without_its_ref(site: Site, configuration: Configuration) -> None:
+async def test_a_credential_is_read_without_its_ref(site: Site, configuration: ConfigurationService) -> None:
     """The ref is stored in its canonical form, and no view or event holds it."""
     view = await configuration.set_credential(TENANT, "short", {"secret_ref": "k8s://other-secret/key"}, by="test")
 
@@ -269,12 +277,12 @@ async def test_a_credential_is_read_without_its_ref(site: Site, configuration: C
 async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
     """Without one, two parts are refused, and three are taken."""
     jetstream = site.jetstream
-    configuration = Configuration(
+    configuration = ConfigurationService(
         jetstream.destinations, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
     )
 
     with pytest.raises(
-        Invalid, match="secret_ref: expected `k8s://NAMESPACE/SECRET/KEY`, the name of a key"
+        ValidationError, match="secret_ref: expected `k8s://NAMESPACE/SECRET/KEY`, the name of a key"
     ) as refused:
         await configuration.set_credential(TENANT, "short", {"secret_ref": "k8s://other-secret/key"}, by="test")
     view = await configuration.set_credential(TENANT, "long", {"secret_ref": "k8s://ns/other-secret/key"}, by="test")
@@ -286,8 +294,8 @@ async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
 async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
     """What consumers found is part of the view; a new ref, or none, starts unchecked."""
     jetstream = site.jetstream
-    statuses = Bucket(jetstream.connection, jetstream.publisher, subjects.CREDENTIAL_STATUS)
-    configuration = Configuration(
+    statuses = KvBucket(jetstream.connection, jetstream.publisher, subjects.CREDENTIAL_STATUS)
+    configuration = ConfigurationService(
         jetstream.destinations,
         jetstream.credentials,
         jetstream.publisher,
@@ -310,12 +318,12 @@ async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
     assert anew.status is CredentialStatus.UNCHECKED
 
 
-async def test_a_credential_in_use_is_not_deleted(site: Site, configuration: Configuration) -> None:
+async def test_a_credential_in_use_is_not_deleted(site: Site, configuration: ConfigurationService) -> None:
     """Deleting it names the destinations that it signs for, and works once they are gone."""
     await site.destination("orders", "https://acme.com/one")
     await site.destination("invoices", "https://acme.com/two")
 
-    with pytest.raises(InUse, match="invoices, orders"):
+    with pytest.raises(InUseError, match="invoices, orders"):
         await configuration.delete_credential(TENANT, "key", by="test")
     for name in ("orders", "invoices"):
         await configuration.delete_destination(TENANT, name, by="test")
@@ -324,7 +332,7 @@ async def test_a_credential_in_use_is_not_deleted(site: Site, configuration: Con
     assert await configuration.list_credentials(TENANT) == []
 
 
-async def test_every_change_is_told(site: Site, configuration: Configuration) -> None:
+async def test_every_change_is_told(site: Site, configuration: ConfigurationService) -> None:
     """One event for each change, on the subject of what was changed: who did what, and not one value."""
     await configuration.set_destination(
         TENANT, "orders", {"url": "https://acme.com/hidden", "credential": "key"}, by="jo"
@@ -350,15 +358,15 @@ async def test_every_change_is_told(site: Site, configuration: Configuration) ->
     assert not [record for record in records if b"hidden" in record.data]
 
 
-async def test_what_can_not_be_understood_counts_as_absent(site: Site, configuration: Configuration) -> None:
+async def test_what_can_not_be_understood_counts_as_absent(site: Site, configuration: ConfigurationService) -> None:
     """An entry of another version is left out of lists, and can be replaced; the others are shown."""
     await site.destination("orders", "https://acme.com/one")
     await site.jetstream.destinations.put(f"{TENANT}.newer", b'{"url":"https://acme.com/","credential":"key","x":1}')
 
     listed = await configuration.list_destinations(TENANT)
-    with pytest.raises(Unknown):
+    with pytest.raises(NotFoundError):
         await configuration.get_destination(TENANT, "newer")
-    with pytest.raises(InUse, match="newer, orders"):
+    with pytest.raises(InUseError, match="newer, orders"):
         await configuration.delete_credential(TENANT, "key", by="test")
     await site.destination("newer", "https://acme.com/two")
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from telemetry.metrics import definitions as catalogue
+from telemetry.metrics import definitions
 from telemetry.metrics.definitions import CATALOGUE, SEND, SHORT_S
 from telemetry.metrics.prometheus_text import render
-from telemetry.metrics.registry import Counters
+from telemetry.metrics.registry import MetricRegistry
 
 DELIVERED = (("outcome", "delivered"),)
 FAILED = (("outcome", "failed"),)
@@ -14,12 +14,12 @@ ATTEMPTS = "oneprotect_replayed_attempts_total"
 
 def test_counts_by_metric_and_labels() -> None:
     """Each metric and set of labels counts by itself."""
-    counters = Counters()
+    counters = MetricRegistry()
 
-    counters.add(catalogue.REPLAYED, DELIVERED)
-    counters.add(catalogue.REPLAYED, DELIVERED, 2)
-    counters.add(catalogue.REPLAYED, FAILED)
-    counters.add(catalogue.DEFERRALS)
+    counters.add(definitions.REPLAYED, DELIVERED)
+    counters.add(definitions.REPLAYED, DELIVERED, 2)
+    counters.add(definitions.REPLAYED, FAILED)
+    counters.add(definitions.DEFERRALS)
 
     assert counters.snapshot().values == {
         (ATTEMPTS, DELIVERED): 3,
@@ -30,7 +30,7 @@ def test_counts_by_metric_and_labels() -> None:
 
 def test_latency_buckets() -> None:
     """A latency counts in the first bucket whose bound it does not exceed, and beyond all bounds in the last."""
-    counters = Counters()
+    counters = MetricRegistry()
 
     for seconds in (0.0, SHORT_S[0], 0.006, 31.0):
         counters.observe(SEND, seconds, DELIVERED)
@@ -42,12 +42,12 @@ def test_latency_buckets() -> None:
 
 def test_snapshots_stand_still() -> None:
     """A snapshot does not change with what is counted after it."""
-    counters = Counters()
-    counters.add(catalogue.DEFERRALS)
+    counters = MetricRegistry()
+    counters.add(definitions.DEFERRALS)
     counters.observe(SEND, 1.0)
 
     before = counters.snapshot()
-    counters.add(catalogue.DEFERRALS)
+    counters.add(definitions.DEFERRALS)
     counters.observe(SEND, 1.0)
 
     assert before.values == {("oneprotect_deferrals_total", ()): 1}
@@ -57,19 +57,19 @@ def test_snapshots_stand_still() -> None:
 
 def test_sources_are_asked_at_each_snapshot() -> None:
     """What others count is as they say at the moment of reading."""
-    counters = Counters()
+    counters = MetricRegistry()
     numbers = iter([1, 2])
-    counters.watch(lambda: [(catalogue.HELD, (), next(numbers))])
+    counters.watch(lambda: [(definitions.HELD, (), next(numbers))])
 
-    values = [counters.snapshot().values[catalogue.HELD.name, ()] for _ in range(2)]
+    values = [counters.snapshot().values[definitions.HELD.name, ()] for _ in range(2)]
 
     assert values == [1, 2]
 
 
 def test_the_text_that_prometheus_reads() -> None:
     """Each metric has its help and type once, label values are escaped, and buckets are cumulated up to +Inf."""
-    counters = Counters()
-    counters.add(catalogue.REPLAYED, (("outcome", 'a"b\\c\nd'),), 2)
+    counters = MetricRegistry()
+    counters.add(definitions.REPLAYED, (("outcome", 'a"b\\c\nd'),), 2)
     counters.observe(SEND, 0.02, DELIVERED)
     counters.observe(SEND, 0.3, DELIVERED)
 
@@ -92,7 +92,7 @@ def test_the_text_that_prometheus_reads() -> None:
 
 
 @pytest.mark.parametrize("metric", CATALOGUE.values(), ids=str)
-def test_names_follow_the_rules(metric: catalogue.Metric) -> None:
+def test_names_follow_the_rules(metric: definitions.MetricDefinition) -> None:
     """Counters end in `_total`, histograms in their unit, and help is one line that ends as a sentence."""
     assert metric.name.startswith("oneprotect_")
     assert (metric.kind == "counter") == metric.name.endswith("_total")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from oneprotect.doctor.remedies import SENTENCES, Cause, commands
+from oneprotect.doctor.remedies import SENTENCES, SecretProblem, remedy_commands
 from schemas.codes import CredentialStatus
 from schemas.ids import Purpose
 
@@ -16,10 +16,12 @@ def test_every_status_has_its_sentence() -> None:
 
 
 @pytest.mark.parametrize("is_local", [True, False])
-@pytest.mark.parametrize("cause", Cause)
-def test_every_cause_has_commands(cause: Cause, *, is_local: bool) -> None:
+@pytest.mark.parametrize("cause", SecretProblem)
+def test_every_cause_has_commands(cause: SecretProblem, *, is_local: bool) -> None:
     """They name the tenant and the purpose, leave no field open, and stand for the ref with capital letters."""
-    text = commands(cause, is_local=is_local, tenant="acme", credential="orders-key", purpose=Purpose.WEBHOOK_SIGNING)
+    text = remedy_commands(
+        cause, is_local=is_local, tenant="acme", credential="orders-key", purpose=Purpose.WEBHOOK_SIGNING
+    )
 
     assert text
     assert not re.search(r"\{(tenant|id|purpose)\}", text)

@@ -9,8 +9,8 @@ import pytest
 
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from oneprotect.doctor.files import check_files
-from oneprotect.doctor.installation import Installation, check_settings, misunderstood
-from oneprotect.doctor.result import Check, Status
+from oneprotect.doctor.installation import InstallationSettings, check_settings, invalid_settings
+from oneprotect.doctor.result import CheckResult, CheckStatus
 from oneprotect.settings.settings import Settings, SettingsError
 from tests.kubernetes.certificates import Authority
 
@@ -19,11 +19,11 @@ NATS_CREDS, NATS_CA = "ONEPROTECT_NATS_CREDS_FILE", "ONEPROTECT_NATS_CA_FILE"
 EGRESS_CA, LOCAL_DIR = "ONEPROTECT_EGRESS_CA_FILE", "ONEPROTECT_LOCAL_SECRETS_DIR"
 
 
-def _installation(**given: Any) -> Installation:
-    return Installation(variables_set=3, nats_url="nats://127.0.0.1:4222", **given)
+def _installation(**given: Any) -> InstallationSettings:
+    return InstallationSettings(variables_set=3, nats_url="nats://127.0.0.1:4222", **given)
 
 
-def _found(checks: list[Check]) -> dict[str, Status]:
+def _found(checks: list[CheckResult]) -> dict[str, CheckStatus]:
     return {check.name: check.status for check in checks}
 
 
@@ -37,12 +37,14 @@ def test_settings_that_fit_together() -> None:
     """Settings that make sense are fine, and counted."""
     checks = check_settings(_installation(provider="local", namespaces=frozenset({"webhooks"})))
 
-    assert set(_found(checks).values()) == {Status.OK}
+    assert set(_found(checks).values()) == {CheckStatus.OK}
     assert checks[0].finding == "3 set, and understood"
 
 
-@pytest.mark.parametrize(("drain_s", "status"), [(25.0, Status.OK), (15.0, Status.WARNING), (5.0, Status.WARNING)])
-def test_the_drain_timeout_is_longer_than_a_request(drain_s: float, status: Status) -> None:
+@pytest.mark.parametrize(
+    ("drain_s", "status"), [(25.0, CheckStatus.OK), (15.0, CheckStatus.WARNING), (5.0, CheckStatus.WARNING)]
+)
+def test_the_drain_timeout_is_longer_than_a_request(drain_s: float, status: CheckStatus) -> None:
     """A consumer that gives up before its requests do sends them twice."""
     checks = check_settings(_installation(drain_timeout_s=drain_s, request_timeout_s=15.0))
 
@@ -54,7 +56,7 @@ def test_without_a_namespace_nothing_is_resolved() -> None:
     checks = check_settings(_installation(provider="kubernetes"))
 
     (check,) = (check for check in checks if check.name == "secret namespaces")
-    assert check.status is Status.FAILED
+    assert check.status is CheckStatus.FAILED
     assert "ONEPROTECT_SECRET_NAMESPACE" in (check.mending or "")
 
 
@@ -62,8 +64,8 @@ def test_without_a_provider_secrets_are_unknown() -> None:
     """A process that resolves no secrets needs no provider: that is said, and is no failure."""
     checks = check_settings(_installation())
 
-    assert _found(checks)["secret provider"] is Status.UNKNOWN
-    assert Status.FAILED not in _found(checks).values()
+    assert _found(checks)["secret provider"] is CheckStatus.UNKNOWN
+    assert CheckStatus.FAILED not in _found(checks).values()
 
 
 def test_settings_that_can_not_be_used_are_told_all_at_once() -> None:
@@ -75,10 +77,10 @@ def test_settings_that_can_not_be_used_are_told_all_at_once() -> None:
     }
     with pytest.raises(SettingsError) as error:
         Settings.load(environ)
-    checks = misunderstood(error.value.problems)
+    checks = invalid_settings(error.value.problems)
 
     assert _found(checks) == dict.fromkeys(
-        ("ONEPROTECT_NATS_ULR", "ONEPROTECT_API_PORT", "ONEPROTECT_LOCAL_SECRETS_DIR"), Status.FAILED
+        ("ONEPROTECT_NATS_ULR", "ONEPROTECT_API_PORT", "ONEPROTECT_LOCAL_SECRETS_DIR"), CheckStatus.FAILED
     )
     assert checks[0].mending == "did you mean ONEPROTECT_NATS_URL?"
     assert "hidden" not in str(checks)
@@ -99,7 +101,7 @@ def test_files_as_they_should_be(tmp_path: Path) -> None:
         )
     )
 
-    assert _found(checks) == dict.fromkeys((NATS_CREDS, NATS_CA, EGRESS_CA, LOCAL_DIR), Status.OK)
+    assert _found(checks) == dict.fromkeys((NATS_CREDS, NATS_CA, EGRESS_CA, LOCAL_DIR), CheckStatus.OK)
     assert checks[-1].finding == "closed to others; manifests in it: 2"
 
 
@@ -112,7 +114,7 @@ def test_files_that_are_not_there(tmp_path: Path) -> None:
         )
     )
 
-    assert _found(checks) == dict.fromkeys((NATS_CREDS, NATS_CA, EGRESS_CA, LOCAL_DIR), Status.FAILED)
+    assert _found(checks) == dict.fromkeys((NATS_CREDS, NATS_CA, EGRESS_CA, LOCAL_DIR), CheckStatus.FAILED)
     assert {check.finding for check in checks} == {"there is no such file", "there is no such directory"}
     assert "hidden" not in str(checks)
 
@@ -128,7 +130,7 @@ def test_directories_in_place_of_files(tmp_path: Path) -> None:
         )
     )
 
-    assert set(_found(checks).values()) == {Status.FAILED}
+    assert set(_found(checks).values()) == {CheckStatus.FAILED}
 
 
 def test_files_of_another_kind(tmp_path: Path) -> None:
@@ -136,22 +138,23 @@ def test_files_of_another_kind(tmp_path: Path) -> None:
     pasted = _written(tmp_path / "file", "hidden " * 20)
     checks = check_files(_installation(nats_creds_file=pasted, nats_ca_file=pasted, egress_ca_file=pasted))
 
-    assert set(_found(checks).values()) == {Status.FAILED}
+    assert set(_found(checks).values()) == {CheckStatus.FAILED}
     assert checks[0].finding == "the file holds no NATS credentials: a user's JWT and its seed"
     assert checks[1].finding == "the file holds no certificate of an authority (PEM)"
     assert "hidden" not in str(checks)
 
 
 @pytest.mark.parametrize(
-    ("mode", "status"), [(0o400, Status.OK), (0o440, Status.OK), (0o644, Status.WARNING), (0o604, Status.WARNING)]
+    ("mode", "status"),
+    [(0o400, CheckStatus.OK), (0o440, CheckStatus.OK), (0o644, CheckStatus.WARNING), (0o604, CheckStatus.WARNING)],
 )
-def test_credentials_are_closed_to_others(tmp_path: Path, mode: int, status: Status) -> None:
+def test_credentials_are_closed_to_others(tmp_path: Path, mode: int, status: CheckStatus) -> None:
     """Others than user and group must not read them; a group is how a pod gets at what is mounted."""
     creds = _written(tmp_path / "nats.creds", CREDS, mode=mode)
     (check,) = check_files(_installation(nats_creds_file=creds))
 
     assert check.status is status
-    assert check.mending == (None if status is Status.OK else f'chmod o-rwx "${NATS_CREDS}"')
+    assert check.mending == (None if status is CheckStatus.OK else f'chmod o-rwx "${NATS_CREDS}"')
     assert "SUAX" not in str(check)
 
 
@@ -168,15 +171,15 @@ def test_mending_closes_the_manifests(tmp_path: Path) -> None:
     subprocess.run(["sh", "-c", str(exposed.mending)], env=os.environ | {LOCAL_DIR: str(secrets)}, check=True)
     (mended,) = check_files(installation)
 
-    assert behind_a_closed_folder.status is Status.OK
-    assert exposed.status is Status.WARNING
+    assert behind_a_closed_folder.status is CheckStatus.OK
+    assert exposed.status is CheckStatus.WARNING
     assert exposed.finding == "other users of this machine can read 1 of 2 manifests with secrets"
-    assert mended.status is Status.OK
+    assert mended.status is CheckStatus.OK
 
 
 def test_a_directory_without_manifests(tmp_path: Path) -> None:
     """A directory in which no allowed namespace has a manifest is most likely the wrong one."""
     (check,) = check_files(_installation(provider="local", namespaces=frozenset({"webhooks"}), local_dir=tmp_path))
 
-    assert check.status is Status.WARNING
+    assert check.status is CheckStatus.WARNING
     assert "NAMESPACE/SECRET.json" in (check.mending or "")

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from messaging.client.eager_task import run_now
+from messaging.client.eager_task import run_eagerly
 
 
 async def test_what_does_not_wait_is_over_at_once() -> None:
@@ -15,7 +15,7 @@ async def test_what_does_not_wait_is_over_at_once() -> None:
     async def quick() -> None:
         done.append("done")
 
-    run_now(quick(), tasks)
+    run_eagerly(quick(), tasks)
 
     assert (done, tasks) == (["done"], set())
 
@@ -33,7 +33,7 @@ async def test_what_waits_goes_on_in_a_task() -> None:
         assert asyncio.current_task() in tasks
         steps.append("done")
 
-    run_now(slow(), tasks)
+    run_eagerly(slow(), tasks)
     assert (steps, len(tasks)) == (["begun"], 1)
     gate.set_result("opened")
     await asyncio.gather(*tasks)
@@ -54,8 +54,8 @@ async def test_a_failure_comes_out_where_it_happens() -> None:
         await gate
 
     with pytest.raises(LookupError):
-        run_now(failing(), tasks)
-    run_now(failed(), tasks)
+        run_eagerly(failing(), tasks)
+    run_eagerly(failed(), tasks)
     (task,) = tasks
     gate.set_exception(KeyError())
     with pytest.raises(KeyError):
@@ -75,7 +75,7 @@ async def test_cancelling_reaches_the_coroutine() -> None:
         finally:
             cleaned.append(True)
 
-    run_now(waiting(), tasks)
+    run_eagerly(waiting(), tasks)
     (task,) = tasks
     await asyncio.sleep(0)
     task.cancel()

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from messaging.client.parser import MAX_LINE_BYTES, Intake
+from messaging.client.parser import MAX_LINE_BYTES, FastParser
 
 TOKENS = st.text("abc.-_$", min_size=1, max_size=8).map(str.encode)
 PAYLOADS = st.sampled_from([b"", b"{}", b"MSG a 1 2\r\nxx\r\n", b"\r\n", b"PING\r\n"]) | st.binary(max_size=40)
@@ -60,7 +60,7 @@ class Listening(Library):
 
     def __init__(self) -> None:
         super().__init__()
-        self.intake = Intake(self, {b"%d" % sid: self._listener(sid) for sid in (1, 2)})
+        self.intake = FastParser(self, {b"%d" % sid: self._listener(sid) for sid in (1, 2)})
 
     def _listener(self, sid: int) -> Any:
         def listen(subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
@@ -122,7 +122,7 @@ async def test_a_listener_that_fails_costs_the_others_nothing() -> None:
     def fail(*_: bytes) -> None:
         raise ValueError
 
-    intake = Intake(client, {b"1": fail, b"2": lambda _subject, _reply, data, _block: heard.append(data)})
+    intake = FastParser(client, {b"1": fail, b"2": lambda _subject, _reply, data, _block: heard.append(data)})
 
     await intake.parse(b"MSG a 1 1\r\nx\r\nMSG a 2 1\r\ny\r\n")
 

@@ -1,6 +1,6 @@
 """Readiness that does not flap."""
 
-from telemetry.readiness import PATIENCE_S, Readiness
+from telemetry.readiness import PATIENCE_S, ReadinessState
 
 
 class Times:
@@ -9,7 +9,7 @@ class Times:
     def __init__(self) -> None:
         self.now_s = 0.0
         self.works = True
-        self.readiness = Readiness(clock=lambda: self.now_s)
+        self.readiness = ReadinessState(clock=lambda: self.now_s)
         self.readiness.watch(lambda: self.works)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from telemetry.otlp.settings import Export, OtelError
-from telemetry.otlp.trace_context import Parent, Sampling
+from telemetry.otlp.settings import ExportSettings, OtelError
+from telemetry.otlp.trace_context import TraceContext, TraceSampler
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -11,8 +11,10 @@ YES, NO = f"00-{TRACE}-{SPAN}-01", f"00-{TRACE}-{SPAN}-00"
 KEYS = [f"acme.orders.dlv_{number}" for number in range(10_000)]
 
 
-def sampling(sampler: str, ratio: str = "0.05") -> Sampling:
-    return Sampling(Export.read({**ENDPOINT, "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": ratio}))
+def sampling(sampler: str, ratio: str = "0.05") -> TraceSampler:
+    return TraceSampler(
+        ExportSettings.read({**ENDPOINT, "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": ratio})
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,7 @@ def sampling(sampler: str, ratio: str = "0.05") -> Sampling:
 )
 def test_nothing_is_exported_unless_asked_for(environ: dict[str, str], traces: bool, metrics: bool) -> None:
     """An endpoint or an exporter asks for it, `none` and the switch for all of it forbid it."""
-    export = Export.read(environ)
+    export = ExportSettings.read(environ)
 
     assert (export.traces, export.metrics) == (traces, metrics)
 
@@ -53,7 +55,7 @@ def test_what_cannot_be_followed_names_the_variable(variable: str, value: str) -
     environ = {"OTEL_TRACES_SAMPLER": "traceidratio", **ENDPOINT, variable: value}
 
     with pytest.raises(OtelError, match=f"^{variable}: expected ") as caught:
-        Export.read(environ)
+        ExportSettings.read(environ)
 
     assert f"`{value}`" not in str(caught.value)
 
@@ -93,21 +95,21 @@ def test_the_ratio_is_kept_and_constant(ratio: str) -> None:
 )
 def test_what_is_no_traceparent(header: str | None) -> None:
     """Anything that the specification does not allow counts as no header."""
-    assert Parent.read(header) is None
+    assert TraceContext.read(header) is None
 
 
 def test_a_traceparent() -> None:
     """Ids and flag are read, those of later versions too, and written again as the first version has them."""
-    parent = Parent.read(YES)
-    assert parent == Parent(int(TRACE, 16), int(SPAN, 16), sampled=True)
-    assert Parent.read(f"01-{TRACE}-{SPAN}-01-more") == parent
+    parent = TraceContext.read(YES)
+    assert parent == TraceContext(int(TRACE, 16), int(SPAN, 16), sampled=True)
+    assert TraceContext.read(f"01-{TRACE}-{SPAN}-01-more") == parent
     assert parent is not None
     assert parent.header(1) == f"00-{TRACE}-0000000000000001-01"
 
 
 def test_a_delivery_without_a_caller_has_one_trace() -> None:
     """Its id follows from the delivery's, so every attempt on every worker finds the same."""
-    one, same, other = (Parent.of_key(key) for key in ("a.b.c", "a.b.c", "a.b.d"))
+    one, same, other = (TraceContext.of_key(key) for key in ("a.b.c", "a.b.c", "a.b.d"))
 
     assert one == same
     assert one.trace_id != other.trace_id

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneprotect.settings.settings import VARIABLES, Settings, SettingsError, Variable
+from oneprotect.settings.settings import VARIABLES, Settings, SettingsError, SettingVariable
 from tools.settings_reference import reference
 
 NOT_A_CLUSTER = Path("/nonexistent/token")
@@ -198,7 +198,7 @@ def test_empty_lists() -> None:
 
 
 @given(st.sampled_from(CLOSED), st.text(max_size=60))
-def test_values_are_never_repeated(variable: Variable, noise: str) -> None:
+def test_values_are_never_repeated(variable: SettingVariable, noise: str) -> None:
     """Whatever is put into a variable that does not take any word, the refusal is the same and says nothing of it."""
     (expected,) = problems_of({variable.name: "\n"})
 

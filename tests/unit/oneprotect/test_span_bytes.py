@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from telemetry.otlp.span_encoder import request_bytes, request_start, span_bytes
-from telemetry.otlp.trace_context import Kind, Parent
+from telemetry.otlp.trace_context import Kind, TraceContext
 
 IDS = st.integers(min_value=1, max_value=2**64 - 1)
 TIMES = st.integers(min_value=0, max_value=2**63 - 1)
@@ -35,7 +35,7 @@ def test_a_span_is_read_as_it_was_written(
     error: str | None,
 ) -> None:
     """Ids, times, kind, attributes of every type, status and flags; a span never ends before it begins."""
-    parent = Parent(trace_id, above, sampled=True, is_local=is_local)
+    parent = TraceContext(trace_id, above, sampled=True, is_local=is_local)
     body = span_bytes(
         "deliver",
         parent,

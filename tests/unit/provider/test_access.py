@@ -7,7 +7,7 @@ import pytest
 import pytest_asyncio
 
 from provider.kubernetes.access_review import MAX_ANSWER_BYTES, AccessReviews
-from provider.kubernetes.api_server import Cluster
+from provider.kubernetes.api_server import ApiServerConfig
 from tests.kubernetes.apiserver import Answer, ApiServer
 from tests.kubernetes.faults import hanging_up, internal_error, saying, stalled, too_many_requests
 from tests.kubernetes.manifests import manifest
@@ -31,8 +31,10 @@ async def reviews(server: ApiServer, tmp_path: Path) -> AsyncIterator[AccessRevi
     await asking.aclose()
 
 
-async def _cluster(server: ApiServer, directory: Path) -> Cluster:
-    return await Cluster.in_cluster(directory=server.service_account(directory / "account"), environ=server.environ)
+async def _cluster(server: ApiServer, directory: Path) -> ApiServerConfig:
+    return await ApiServerConfig.in_cluster(
+        directory=server.service_account(directory / "account"), environ=server.environ
+    )
 
 
 async def _may(reviews: AccessReviews) -> bool | None:

@@ -7,17 +7,24 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from provider.kubernetes.circuit_breaker import LONGEST_PAUSE_S, THRESHOLD, Breaker, BreakerState, Ticket, Verdict
+from provider.kubernetes.circuit_breaker import (
+    LONGEST_PAUSE_S,
+    THRESHOLD,
+    BreakerState,
+    CallOutcome,
+    CircuitBreaker,
+    Ticket,
+)
 from tests.kubernetes.resolving import Clock
 
 
-def made(spread: Callable[[float, float], float] = max) -> tuple[Breaker, Clock]:
+def made(spread: Callable[[float, float], float] = max) -> tuple[CircuitBreaker, Clock]:
     """A breaker whose pauses are the longest, and its clock."""
     clock = Clock()
-    return Breaker(clock=clock, spread=spread), clock
+    return CircuitBreaker(clock=clock, spread=spread), clock
 
 
-def call(breaker: Breaker, verdict: Verdict) -> bool:
+def call(breaker: CircuitBreaker, verdict: CallOutcome) -> bool:
     """Make one call that ends so; False when it is not let through."""
     ticket = breaker.admit()
     if ticket is None:
@@ -26,9 +33,9 @@ def call(breaker: Breaker, verdict: Verdict) -> bool:
     return True
 
 
-def fail(breaker: Breaker, times: int = THRESHOLD) -> None:
+def fail(breaker: CircuitBreaker, times: int = THRESHOLD) -> None:
     for _ in range(times):
-        assert call(breaker, Verdict.FAILED)
+        assert call(breaker, CallOutcome.FAILED)
 
 
 def test_it_opens_at_the_fifth_failure_in_a_row() -> None:
@@ -50,7 +57,7 @@ def test_a_success_between_failures_starts_the_count_anew() -> None:
 
     for _ in range(10):
         fail(breaker, 4)
-        assert call(breaker, Verdict.ALIVE)
+        assert call(breaker, CallOutcome.ALIVE)
 
     assert breaker.state is BreakerState.CLOSED
 
@@ -60,7 +67,7 @@ def test_a_call_that_says_nothing_counts_neither_way() -> None:
     breaker, _ = made()
 
     fail(breaker, 4)
-    assert call(breaker, Verdict.NOTHING)
+    assert call(breaker, CallOutcome.NOTHING)
     before = breaker.state
     fail(breaker, 1)
 
@@ -77,7 +84,7 @@ def test_after_its_pause_one_call_is_let_through() -> None:
 
     state, probe, other = breaker.state, breaker.admit(), breaker.admit()
     assert probe is not None
-    breaker.settle(probe, Verdict.ALIVE)
+    breaker.settle(probe, CallOutcome.ALIVE)
 
     assert (early, state, other) == (None, BreakerState.HALF_OPEN, None)
     assert breaker.state is BreakerState.CLOSED
@@ -91,10 +98,10 @@ def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
     fail(breaker)
     clock.now_s += 1
 
-    assert call(breaker, Verdict.NOTHING)
+    assert call(breaker, CallOutcome.NOTHING)
 
     assert (breaker.state, breaker.refuses) == (BreakerState.HALF_OPEN, False)
-    assert call(breaker, Verdict.ALIVE)
+    assert call(breaker, CallOutcome.ALIVE)
 
 
 def test_each_pause_is_twice_the_one_before_up_to_a_bound() -> None:
@@ -110,7 +117,7 @@ def test_each_pause_is_twice_the_one_before_up_to_a_bound() -> None:
         pauses_s.append(clock.now_s - began_s)
         fail(breaker, 1)
     clock.now_s += LONGEST_PAUSE_S
-    assert call(breaker, Verdict.ALIVE)
+    assert call(breaker, CallOutcome.ALIVE)
     fail(breaker)
     clock.now_s += 1
 
@@ -143,12 +150,12 @@ def test_failures_of_calls_from_before_it_opened_change_nothing(elapsed_s: float
 
     for ticket in tickets[:5]:
         assert ticket is not None
-        breaker.settle(ticket, Verdict.FAILED)
+        breaker.settle(ticket, CallOutcome.FAILED)
     clock.now_s += elapsed_s
     probe = breaker.admit()
     for ticket in tickets[5:]:
         assert ticket is not None
-        breaker.settle(ticket, Verdict.FAILED)
+        breaker.settle(ticket, CallOutcome.FAILED)
 
     assert breaker.opened == 1
     assert (probe is not None) is (breaker.state is BreakerState.HALF_OPEN)
@@ -165,9 +172,9 @@ def test_a_late_success_closes_it() -> None:
     probe = breaker.admit()
     assert probe is not None
 
-    breaker.settle(late, Verdict.ALIVE)
+    breaker.settle(late, CallOutcome.ALIVE)
     state = breaker.state
-    breaker.settle(probe, Verdict.FAILED)
+    breaker.settle(probe, CallOutcome.FAILED)
 
     assert (state, breaker.state) == (BreakerState.CLOSED, BreakerState.CLOSED)
     fail(breaker, 4)
@@ -210,22 +217,22 @@ class Course(RuleBasedStateMachine):
             self.probes += 1
         return -1 if ticket is None else ticket
 
-    @rule(ticket=consumes(tickets), verdict=st.sampled_from(Verdict))
-    def end(self, ticket: Ticket, verdict: Verdict) -> None:
+    @rule(ticket=consumes(tickets), verdict=st.sampled_from(CallOutcome))
+    def end(self, ticket: Ticket, verdict: CallOutcome) -> None:
         if ticket == -1:
             return
         before, opened = self.breaker.state, self.breaker.opened
         self.breaker.settle(ticket, verdict)
-        if verdict is Verdict.ALIVE:
+        if verdict is CallOutcome.ALIVE:
             self.failures = 0
             assert self.breaker.state is BreakerState.CLOSED
-        elif verdict is Verdict.FAILED:
+        elif verdict is CallOutcome.FAILED:
             self.failures += 1
         else:
             assert self.breaker.state is before
         if self.breaker.opened > opened:
             assert self.failures >= THRESHOLD
-        if verdict is not Verdict.FAILED or self.breaker.opened > opened:
+        if verdict is not CallOutcome.FAILED or self.breaker.opened > opened:
             self.probes = 0
 
     @precondition(lambda self: self.breaker.state is not BreakerState.CLOSED)

@@ -20,7 +20,7 @@ from provider.errors import (
 from provider.secret_manifest import read_manifest
 from provider.secret_ref import SecretRef
 from provider.signing_keys import SigningSecret
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from schemas.codes import Code
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import KEY, PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
@@ -35,13 +35,13 @@ class Reader:
     """A provider that answers as told: with a snapshot, or an exception."""
 
     def __init__(self) -> None:
-        self.answer: Snapshot | Exception = snapshot()
+        self.answer: SecretSnapshot | Exception = snapshot()
         self.asked: list[SecretRef] = []
         self.held: asyncio.Event | None = None
         self.reading = asyncio.Event()
         self.closed = False
 
-    async def read(self, ref: SecretRef) -> Snapshot:
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
         answer, held = self.answer, self.held
         self.asked.append(ref)
         self.reading.set()
@@ -59,12 +59,12 @@ class Reader:
         return len(self.asked)
 
 
-def snapshot(version: int = 1, *, tenant: str = "acme", key: bytes = KEY) -> Snapshot:
+def snapshot(version: int = 1, *, tenant: str = "acme", key: bytes = KEY) -> SecretSnapshot:
     labels = {TENANT_LABEL: tenant, PURPOSE_LABEL: "webhook-signing"}
     document = manifest(labels=labels, data={"signing": key})
     document["metadata"].update(uid="uid", resourceVersion=str(version))
     read = read_manifest(encoded(document), REF)
-    assert isinstance(read, Snapshot)
+    assert isinstance(read, SecretSnapshot)
     return read
 
 
@@ -503,7 +503,7 @@ async def test_evicting_forgets_a_refusal_too() -> None:
 
 
 @pytest.mark.parametrize("late", [snapshot(1), SecretNotFound(), SecretUnavailable()])
-async def test_an_older_answer_never_replaces_a_newer_one(late: Snapshot | Exception) -> None:
+async def test_an_older_answer_never_replaces_a_newer_one(late: SecretSnapshot | Exception) -> None:
     """A read that was overtaken by an eviction and another read leaves no trace."""
     desk = Desk()
     desk.reader.answer, desk.reader.held = late, asyncio.Event()

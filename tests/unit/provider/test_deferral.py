@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from provider.kubernetes.lazy_packages import defer
+from provider.kubernetes.lazy_packages import register_lazy_packages
 
 PACKAGE = "deferred_for_a_test"
 
@@ -28,7 +28,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_a_deferred_package_gives_its_modules_without_running() -> None:
     """One module of it is imported, and nothing else of it is there."""
-    defer(PACKAGE, f"{PACKAGE}.large")
+    register_lazy_packages(PACKAGE, f"{PACKAGE}.large")
 
     part = importlib.import_module(f"{PACKAGE}.large.part")
 
@@ -40,7 +40,7 @@ def test_a_deferred_package_gives_its_modules_without_running() -> None:
 
 def test_it_runs_once_for_a_name_that_is_not_there() -> None:
     """Who imports from it gets what anybody gets, of the same modules as those that were imported before."""
-    defer(PACKAGE, f"{PACKAGE}.large")
+    register_lazy_packages(PACKAGE, f"{PACKAGE}.large")
     part = importlib.import_module(f"{PACKAGE}.large.part")
 
     package = importlib.import_module(PACKAGE)
@@ -55,7 +55,7 @@ def test_what_is_imported_already_stays_as_it_is() -> None:
     """A package that has run is not entered anew."""
     package = importlib.import_module(PACKAGE)
 
-    defer(PACKAGE, f"{PACKAGE}.large")
+    register_lazy_packages(PACKAGE, f"{PACKAGE}.large")
 
     assert sys.modules[PACKAGE] is package
     assert "__getattr__" not in vars(package) | vars(package.large)
@@ -64,6 +64,6 @@ def test_what_is_imported_already_stays_as_it_is() -> None:
 def test_a_package_that_does_not_exist_is_said_to_be_missing() -> None:
     """As by `import`."""
     with pytest.raises(ModuleNotFoundError, match="no_such_package") as failure:
-        defer("no_such_package")
+        register_lazy_packages("no_such_package")
 
     assert failure.value.name == "no_such_package"

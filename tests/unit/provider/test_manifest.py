@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from provider import secret_manifest as manifest_module
+from provider import secret_manifest
 from provider.errors import (
     SecretError,
     SecretMalformed,
@@ -15,8 +15,8 @@ from provider.errors import (
 )
 from provider.secret_manifest import MAX_KEYS, read_manifest
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningKey, SigningSecret
-from provider.snapshot import Snapshot
+from provider.signing_keys import HmacKey, SigningSecret
+from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import (
     ED25519_KEY,
@@ -34,13 +34,13 @@ NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 SOON = "2026-12-01T00:00:00Z"
 
 
-def read(document: dict[str, Any] | bytes) -> Snapshot | type[SecretError]:
+def read(document: dict[str, Any] | bytes) -> SecretSnapshot | type[SecretError]:
     return read_manifest(document if isinstance(document, bytes) else encoded(document), REF)
 
 
 def found(document: dict[str, Any], key: str = "signing") -> SigningSecret | type[SecretError]:
     snapshot = read(document)
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, SecretSnapshot)
     return snapshot.find(key, tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
 
 
@@ -64,7 +64,7 @@ def test_a_secret_signs_with_its_key() -> None:
     """The key under the ref's name signs, and the version says which object it came from."""
     secret = signing(manifest())
 
-    assert secret.sign(b"message", NOW) == [("current", "v1", SigningKey(KEY).sign(b"message"))]
+    assert secret.sign(b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
     assert secret.version == "6d1f3a52-0000-4000-8000-000000000001/41"
     assert not secret.rollover_misconfigured
 
@@ -143,7 +143,7 @@ def test_no_tenant_owns_nothing(labels: dict[str, str], tenant: Any) -> None:
     """A missing label does not match a missing tenant."""
     snapshot = read(manifest(labels=labels))
 
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, SecretSnapshot)
     assert snapshot.find("signing", tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING) is SecretMismatch
 
 
@@ -151,7 +151,7 @@ def test_who_is_not_the_owner_learns_nothing_about_the_keys() -> None:
     """Present, absent and malformed keys look the same to others."""
     snapshot = read(manifest(data={"signing": KEY, "broken": b"short"}))
 
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, SecretSnapshot)
     answers = [
         snapshot.find(key, tenant="globex", purpose=Purpose.WEBHOOK_SIGNING) for key in ("signing", "broken", "none")
     ]
@@ -210,8 +210,8 @@ def test_both_keys_sign_during_a_rollover(expires_at: str) -> None:
     secret = signing(manifest(data=data, annotations={EXPIRES_AT: expires_at}))
 
     assert secret.sign(b"message", NOW) == [
-        ("current", "v1", SigningKey(KEY).sign(b"message")),
-        ("previous", "v1", SigningKey(OTHER_KEY).sign(b"message")),
+        ("current", "v1", HmacKey(KEY).sign(b"message")),
+        ("previous", "v1", HmacKey(OTHER_KEY).sign(b"message")),
     ]
     assert secret.previous_expires_at is not None
     assert abs(secret.previous_expires_at - datetime(2026, 12, 1, tzinfo=UTC)) < timedelta(seconds=1)
@@ -291,7 +291,7 @@ def test_an_ed25519_key_whose_halves_do_not_match_is_malformed() -> None:
 
 def test_a_decoded_manifest_shows_nothing() -> None:
     """Not even to a debugger's pretty printer."""
-    decoded = manifest_module._decoded(encoded(manifest()))  # pyright: ignore[reportPrivateUsage] - it never leaves there
+    decoded = secret_manifest._decoded(encoded(manifest()))  # pyright: ignore[reportPrivateUsage] - it never leaves there
 
     assert repr(decoded) == "_Manifest(...)"
     assert decoded is not None
@@ -352,5 +352,5 @@ def test_a_manifest_by_hand_may_do_without_uid_and_version() -> None:
 
     snapshot = read_manifest(encoded(document), REF, uid="local", resource_version="7")
 
-    assert isinstance(snapshot, Snapshot)
+    assert isinstance(snapshot, SecretSnapshot)
     assert snapshot.version == "local/7"

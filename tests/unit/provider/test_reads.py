@@ -5,52 +5,56 @@ from collections import deque
 import pytest
 
 from provider.errors import SecretDenied, SecretUnavailable
-from provider.kubernetes.circuit_breaker import Breaker, BreakerState
-from provider.kubernetes.reader import Reads
-from provider.kubernetes.response import Answer, Fault
-from provider.kubernetes.retry import Retrying
+from provider.kubernetes.circuit_breaker import BreakerState, CircuitBreaker
+from provider.kubernetes.reader import SecretReader
+from provider.kubernetes.response import ApiServerResponse, ResponseFault
+from provider.kubernetes.retry import ReadRetryPolicy
 from provider.secret_ref import SecretRef
-from provider.snapshot import Snapshot
+from provider.snapshot import SecretSnapshot
 from tests.kubernetes.manifests import encoded, manifest
 from tests.kubernetes.resolving import REF, Clock, Pauses
 
-GOOD = Answer(200, encoded(manifest()))
+GOOD = ApiServerResponse(200, encoded(manifest()))
 
 
 class Source:
     """Gives what is next, and the good answer when there is no more."""
 
-    def __init__(self, *outcomes: Answer | Fault) -> None:
+    def __init__(self, *outcomes: ApiServerResponse | ResponseFault) -> None:
         self.outcomes = deque(outcomes)
         self.asked: list[bool] = []
         """Whether each GET was with fresh credentials."""
 
-    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> Answer | Fault:
+    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> ApiServerResponse | ResponseFault:
         assert ref == REF
         self.asked.append(fresh_credentials)
         return self.outcomes.popleft() if self.outcomes else GOOD
 
 
-def reads(source: Source) -> tuple[Reads, Breaker, Pauses]:
-    pauses, breaker = Pauses(), Breaker(clock=Clock())
-    return Reads(source, timeout_s=5, retrying=Retrying(sleep=pauses, spread=max), breaker=breaker), breaker, pauses
+def reads(source: Source) -> tuple[SecretReader, CircuitBreaker, Pauses]:
+    pauses, breaker = Pauses(), CircuitBreaker(clock=Clock())
+    return (
+        SecretReader(source, timeout_s=5, retrying=ReadRetryPolicy(sleep=pauses, spread=max), breaker=breaker),
+        breaker,
+        pauses,
+    )
 
 
 async def test_what_was_not_sent_is_no_failure_of_the_server() -> None:
     """A token file that cannot be read shuts no breaker's way, and is not tried again within the read."""
-    source = Source(*[Fault.NOT_SENT] * 10)
+    source = Source(*[ResponseFault.NOT_SENT] * 10)
     reading, breaker, pauses = reads(source)
 
     found = [await reading.find(REF) for _ in range(10)]
 
     assert found == [SecretUnavailable] * 10
     assert (breaker.state, pauses.lengths_s, len(source.asked)) == (BreakerState.CLOSED, [], 10)
-    assert isinstance(await reading.find(REF), Snapshot)
+    assert isinstance(await reading.find(REF), SecretSnapshot)
 
 
 async def test_with_other_cas_it_is_tried_at_once() -> None:
     """Without a pause, as one of the two retries, and not counted as a failure."""
-    source = Source(*[Fault.OUTDATED] * 6)
+    source = Source(*[ResponseFault.OUTDATED] * 6)
     reading, breaker, pauses = reads(source)
 
     found = [await reading.find(REF) for _ in range(2)]
@@ -62,13 +66,28 @@ async def test_with_other_cas_it_is_tried_at_once() -> None:
 @pytest.mark.parametrize(
     "outcomes",
     [
-        [Answer(401, b""), Answer(500, b""), Answer(500, b""), Answer(500, b"")],
-        [Answer(500, b""), Answer(401, b""), Answer(500, b""), Answer(500, b"")],
-        [Answer(500, b""), Answer(500, b""), Answer(401, b""), Answer(500, b"")],
+        [
+            ApiServerResponse(401, b""),
+            ApiServerResponse(500, b""),
+            ApiServerResponse(500, b""),
+            ApiServerResponse(500, b""),
+        ],
+        [
+            ApiServerResponse(500, b""),
+            ApiServerResponse(401, b""),
+            ApiServerResponse(500, b""),
+            ApiServerResponse(500, b""),
+        ],
+        [
+            ApiServerResponse(500, b""),
+            ApiServerResponse(500, b""),
+            ApiServerResponse(401, b""),
+            ApiServerResponse(500, b""),
+        ],
     ],
     ids=range(3),
 )
-async def test_four_gets_are_the_most(outcomes: list[Answer]) -> None:
+async def test_four_gets_are_the_most(outcomes: list[ApiServerResponse]) -> None:
     """A new token, whenever it is needed, and two retries."""
     source = Source(*outcomes)
     reading, _, pauses = reads(source)
@@ -81,7 +100,12 @@ async def test_four_gets_are_the_most(outcomes: list[Answer]) -> None:
 
 async def test_a_second_401_is_final() -> None:
     """With a token that was just read, it is no old one."""
-    source = Source(Answer(500, b""), Answer(401, b""), Answer(500, b""), Answer(401, b""))
+    source = Source(
+        ApiServerResponse(500, b""),
+        ApiServerResponse(401, b""),
+        ApiServerResponse(500, b""),
+        ApiServerResponse(401, b""),
+    )
     reading, _, _ = reads(source)
 
     found = await reading.find(REF)

@@ -16,8 +16,8 @@ from standardwebhooks import Webhook
 
 from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
-from provider.signing_keys import MAX_OVERLAP, Key, Rollover, Signature, SigningKey, SigningSecret
-from provider.snapshot import Snapshot
+from provider.signing_keys import MAX_OVERLAP, HmacKey, KeyRollover, KeySignature, SigningKey, SigningSecret
+from provider.snapshot import SecretSnapshot
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import ED25519_KEY, KEY, OTHER_KEY
 
@@ -39,7 +39,7 @@ def base64_of(size: int) -> bytes:
 )
 def test_a_key_signs_as_the_official_vector(body: bytes, signature: str) -> None:
     """The HMAC of `id.timestamp.body` is the one that Standard Webhooks publishes."""
-    key = SigningKey(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    key = HmacKey(b"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 
     signed = key.sign(b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330." + body)
 
@@ -49,7 +49,7 @@ def test_a_key_signs_as_the_official_vector(body: bytes, signature: str) -> None
 def test_the_reference_library_verifies_what_a_key_signed() -> None:
     """A receiver with the official library accepts it."""
     now, body = datetime.now(UTC), '{"invoice": 7}'
-    signed = base64.b64encode(SigningKey(KEY).sign(f"dlv_1.{int(now.timestamp())}.{body}".encode())).decode()
+    signed = base64.b64encode(HmacKey(KEY).sign(f"dlv_1.{int(now.timestamp())}.{body}".encode())).decode()
     headers = {
         "webhook-id": "dlv_1",
         "webhook-timestamp": str(int(now.timestamp())),
@@ -66,7 +66,7 @@ def test_a_key_may_be_raw_bytes_of_24_to_64(size: int) -> None:
     """Without the prefix, the bytes are the key."""
     material = bytes(range(150, 150 + size))
 
-    signed = SigningKey(material).sign(b"message")
+    signed = HmacKey(material).sign(b"message")
 
     assert signed == hmac.digest(material, b"message", "sha256")
 
@@ -74,7 +74,7 @@ def test_a_key_may_be_raw_bytes_of_24_to_64(size: int) -> None:
 @pytest.mark.parametrize("size", [24, 25, 26, 64])
 def test_a_key_may_be_whsec_and_base64_of_24_to_64(size: int) -> None:
     """With the prefix, the decoded bytes are the key, padded or not."""
-    signed = SigningKey(b"whsec_" + base64_of(size)).sign(b"message")
+    signed = HmacKey(b"whsec_" + base64_of(size)).sign(b"message")
 
     assert signed == hmac.digest(bytes(range(1, size + 1)), b"message", "sha256")
 
@@ -91,7 +91,7 @@ def test_a_key_may_be_whsec_and_base64_of_24_to_64(size: int) -> None:
 )
 def test_white_space_is_no_mistake_in_binary_or_inside_text(material: bytes) -> None:
     """A random key may begin or end with any byte; a passphrase has spaces in it."""
-    signed = SigningKey(material).sign(b"message")
+    signed = HmacKey(material).sign(b"message")
 
     assert signed == hmac.digest(material, b"message", "sha256")
 
@@ -130,13 +130,13 @@ def test_white_space_is_no_mistake_in_binary_or_inside_text(material: bytes) -> 
 def test_whatever_else_is_malformed(material: bytes) -> None:
     """Nothing is stripped, completed or guessed, and the error's frames do not keep it."""
     with pytest.raises(SecretMalformed) as refused:
-        SigningKey(material)
+        HmacKey(material)
 
     assert refused.value.__context__ is None
     assert len(material) < 12 or not shows(locals_in_provider(refused.value), material)
 
 
-KEYS: list[Key] = [SigningKey(KEY), Ed25519SigningKey(ED25519_KEY)]
+KEYS: list[SigningKey] = [HmacKey(KEY), Ed25519SigningKey(ED25519_KEY)]
 NOT_FOR_KEYS: list[Callable[[Any], object]] = [
     hash,
     iter,
@@ -145,7 +145,7 @@ NOT_FOR_KEYS: list[Callable[[Any], object]] = [
     list,
     int,
     lambda key: key[0],
-    lambda key: key < SigningKey(KEY),
+    lambda key: key < HmacKey(KEY),
 ]
 WAYS_OUT: list[Callable[[Any], object]] = [
     copy.copy,
@@ -172,10 +172,10 @@ WAYS_TO_SHOW: list[Callable[[object], str]] = [
 @pytest.mark.parametrize(
     "held",
     [
-        SigningKey(KEY),
+        HmacKey(KEY),
         Ed25519SigningKey(ED25519_KEY),
-        SigningSecret(current=SigningKey(KEY), version="1"),
-        Snapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={}),
+        SigningSecret(current=HmacKey(KEY), version="1"),
+        SecretSnapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={}),
     ],
 )
 def test_what_holds_a_key_cannot_be_copied_or_serialised(held: object, take: Callable[[Any], object]) -> None:
@@ -188,7 +188,7 @@ def test_what_holds_a_key_cannot_be_copied_or_serialised(held: object, take: Cal
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("take", NOT_FOR_KEYS)
-def test_a_key_is_no_value(key: Key, take: Callable[[Any], object]) -> None:
+def test_a_key_is_no_value(key: SigningKey, take: Callable[[Any], object]) -> None:
     """A key is neither hashed, nor counted, nor taken apart, nor compared by order."""
     with pytest.raises(TypeError) as refused:
         take(key)
@@ -196,33 +196,33 @@ def test_a_key_is_no_value(key: Key, take: Callable[[Any], object]) -> None:
     assert not shows(str(refused.value), KEY)
 
 
-@pytest.mark.parametrize(("one", "twin"), [(KEYS[0], SigningKey(KEY)), (KEYS[1], Ed25519SigningKey(ED25519_KEY))])
-def test_a_key_is_equal_to_itself_only(one: Key, twin: Key) -> None:
+@pytest.mark.parametrize(("one", "twin"), [(KEYS[0], HmacKey(KEY)), (KEYS[1], Ed25519SigningKey(ED25519_KEY))])
+def test_a_key_is_equal_to_itself_only(one: SigningKey, twin: SigningKey) -> None:
     """Nobody learns by `==` whether two keys are the same."""
     assert one == one  # noqa: PLR0124 - the point of the test
     assert one != twin
     assert one != KEY
     assert one.signs_like(twin)
-    assert not one.signs_like(SigningKey(OTHER_KEY))
+    assert not one.signs_like(HmacKey(OTHER_KEY))
 
 
 @pytest.mark.parametrize("show", WAYS_TO_SHOW)
 def test_what_holds_a_key_shows_nothing_of_it(show: Callable[[object], str]) -> None:
     """Every text of it is the same for every key."""
-    key, secret = SigningKey(KEY), SigningSecret(current=SigningKey(KEY), version="1")
-    snapshot = Snapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={"signing": secret})
+    key, secret = HmacKey(KEY), SigningSecret(current=HmacKey(KEY), version="1")
+    snapshot = SecretSnapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={"signing": secret})
 
     assert show(Ed25519SigningKey(ED25519_KEY)).strip("[]") == "Ed25519SigningKey(...)"
-    assert show(snapshot).strip("[]") == "Snapshot(...)"
-    assert show(key).strip("[]") == "SigningKey(...)"
+    assert show(snapshot).strip("[]") == "SecretSnapshot(...)"
+    assert show(key).strip("[]") == "HmacKey(...)"
     assert show(secret).strip("[]") == "SigningSecret(...)"
 
 
 def test_a_key_keeps_no_bytes() -> None:
     """Neither the material nor the key is among what it refers to."""
-    key = SigningKey(KEY)
+    key = HmacKey(KEY)
 
-    kept = [getattr(key, f"_SigningKey{name}") for name in SigningKey.__slots__]
+    kept = [getattr(key, f"_HmacKey{name}") for name in HmacKey.__slots__]
 
     assert [type(value) for value in kept] == [type(hashlib.sha256())] * 2
 
@@ -239,7 +239,7 @@ def test_only_bytes_are_signed(key: Any, message: object) -> None:
 
 def secret(expires_at: datetime | None) -> SigningSecret:
     return SigningSecret(
-        current=SigningKey(KEY), previous=SigningKey(OTHER_KEY), previous_expires_at=expires_at, version="uid/1"
+        current=HmacKey(KEY), previous=HmacKey(OTHER_KEY), previous_expires_at=expires_at, version="uid/1"
     )
 
 
@@ -248,8 +248,8 @@ def test_both_keys_sign_while_a_rollover_lasts() -> None:
     signatures = secret(NOW + timedelta(hours=1)).sign(b"message", NOW)
 
     assert signatures == [
-        Signature("current", "v1", SigningKey(KEY).sign(b"message")),
-        Signature("previous", "v1", SigningKey(OTHER_KEY).sign(b"message")),
+        KeySignature("current", "v1", HmacKey(KEY).sign(b"message")),
+        KeySignature("previous", "v1", HmacKey(OTHER_KEY).sign(b"message")),
     ]
 
 
@@ -309,14 +309,14 @@ def test_a_rollover_is_told_as_it_stands(expires_in: timedelta, active: bool, mi
     """Over is no mistake; an end that lies too far ahead is one, for as long as it does."""
     held = secret(NOW + expires_in)
 
-    assert held.rollover(NOW) == Rollover(active, NOW + expires_in, misconfigured)
+    assert held.rollover(NOW) == KeyRollover(active, NOW + expires_in, misconfigured)
 
 
 @pytest.mark.parametrize("misconfigured", [False, True])
 def test_without_a_usable_previous_key_there_is_no_rollover(misconfigured: bool) -> None:
     """Whether there was none, or one that had to be left out."""
     held = SigningSecret(
-        current=SigningKey(KEY), version="1", previous_expires_at=NOW, rollover_misconfigured=misconfigured
+        current=HmacKey(KEY), version="1", previous_expires_at=NOW, rollover_misconfigured=misconfigured
     )
 
-    assert held.rollover(NOW) == Rollover(False, None, misconfigured)
+    assert held.rollover(NOW) == KeyRollover(False, None, misconfigured)

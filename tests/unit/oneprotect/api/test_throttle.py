@@ -1,6 +1,6 @@
 """How often an address may fail: so many at once, then seldom, and with bounded memory."""
 
-from oneprotect.api.auth.failure_throttle import MAX_ADDRESSES, Throttle
+from oneprotect.api.auth.failure_throttle import MAX_ADDRESSES, FailureThrottle
 
 
 class Clock:
@@ -15,7 +15,7 @@ class Clock:
 def test_a_burst_and_then_one_after_the_other() -> None:
     """After the burst it has to wait, and what it waited for it may do."""
     clock = Clock()
-    throttle = Throttle(burst=3, per_s=0.5, clock=clock)
+    throttle = FailureThrottle(burst=3, per_s=0.5, clock=clock)
 
     for _ in range(3):
         assert throttle.wait_s("192.0.2.1") == 0
@@ -30,7 +30,7 @@ def test_a_burst_and_then_one_after_the_other() -> None:
 
 def test_others_are_not_held_up() -> None:
     """But all of an IPv6 /64 is one."""
-    throttle = Throttle(burst=1, per_s=0.5, clock=Clock())
+    throttle = FailureThrottle(burst=1, per_s=0.5, clock=Clock())
     throttle.note("192.0.2.1")
     throttle.note("2001:db8::1")
 
@@ -42,7 +42,7 @@ def test_others_are_not_held_up() -> None:
 
 def test_memory_is_bounded() -> None:
     """Of many addresses the latest are remembered."""
-    throttle = Throttle(burst=1, per_s=0.01, clock=Clock())
+    throttle = FailureThrottle(burst=1, per_s=0.01, clock=Clock())
     for number in range(MAX_ADDRESSES + 10):
         throttle.note(f"client-{number}")
 

@@ -1,4 +1,4 @@
-"""A consumer, put together."""
+"""The consumer process: its parts in dependency order, and how they start and stop."""
 
 import asyncio
 import contextlib
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
+from msgspec import Struct
 
 from consumers.attempts.log import StreamAttemptLog
 from consumers.credentials.checker import CredentialChecker
@@ -45,7 +46,7 @@ from telemetry.otlp.settings import ExportSettings
 from telemetry.telemetry import NOTHING, Telemetry
 
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
-TELLING_AT_ONCE: Final = 16
+NOTIFICATIONS_IN_FLIGHT: Final = 16
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +59,11 @@ async def run_consumer(
     export: ExportSettings = NOTHING,
     link: socket.socket | None = None,
 ) -> None:
-    """Consume until `stop` is set, then drain. `link`: a supervisor to report to."""
+    """Consume until `stop` is set, then drain.
+
+    Args:
+        link: Socket to the supervisor that started this process, if any.
+    """
     provider = await open_provider(settings)
     egress = settings.egress
     sender = HttpWebhookSender(
@@ -73,152 +78,203 @@ async def run_consumer(
             open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop) as jetstream,
         ):
             jetstream.connection.require_version()
-            await _consume(settings, jetstream, provider, sender, health_policy, telemetry, stop)
+            resources = ConsumerResources(settings, jetstream, provider, sender, telemetry, health_policy)
+            await _Consumer(resources).run(stop)
     except ServerUnavailable:
-        if not stop.is_set():  # told to stop while there was no server to be had: nothing was taken, nothing is left
+        if not stop.is_set():  # stopped before NATS was reachable: nothing was accepted, so nothing is lost
             raise
     finally:
         await sender.aclose()
         await provider.aclose()
 
 
-async def _consume(
-    settings: Settings,
-    jetstream: JetStream,
-    provider: CachedSecretProvider,
-    sender: HttpWebhookSender,
-    health_policy: HealthPolicy,
-    telemetry: Telemetry,
-    stop: asyncio.Event,
-) -> None:
-    directory = ConfigurationDirectory(jetstream.destinations, jetstream.credentials)
-    await directory.start()
-    jetstream.connection.on_reconnect(directory.forget)
-    worker = telemetry.instance
-    delivery = settings.delivery
-    checks = CredentialChecker(
-        directory=directory,
-        credentials=jetstream.credentials,
-        statuses=jetstream.statuses,
-        provider=provider,
-        provider_name=str(settings.secret.provider),
-        publisher=jetstream.publisher,
-        resumption=WaitingDeliveryResumer(jetstream.connection, jetstream.publisher, jetstream.destinations),
-        secret_namespace=settings.secret.namespace,
-    )
-    packing = ArchiveBatcher(
-        jetstream.publisher, find=_archive_finder(settings, jetstream), alone=directory.ordered_destinations
-    )
-    health = DestinationHealth(
-        bucket=jetstream.health,
-        publisher=jetstream.publisher,
-        disable=_disable(jetstream.configuration),
-        policy=health_policy,
-        worker=worker,
-    )
-    activity = HourlyStatsRecorder(jetstream.activity)
-    tracer = _tracer(settings, telemetry)
-    observation = AttemptMetrics(
-        telemetry.counters,
-        tenants_max=settings.telemetry.metrics_tenants_max,
-        logged=settings.log.attempts,
-        tracer=tracer,
-    )
-    history, heads = StreamAttemptLog(jetstream.connection), HeadStateCache()
-    handler = DeliveryHandler(
-        directory=directory,
-        provider=provider,
-        sender=sender,
-        history=history,
-        watch=checks,
-        health=health,
-        activity=activity,
-        heads=heads,
-        policy=delivery_policy(settings),
-        worker=worker,
-        observer=observation,
-        is_archived=lambda: packing.is_open,
-    )
-    rates = RateLimiter(jetstream.rates, rate_of=directory.rates.get)
-    runtime = Worker(
-        publisher=packing,
-        handler=handler,
-        begin=handler.try_start,
-        lane_limit=lambda lane: (
-            1 if health.is_half_open(lane) else directory.lane_limit(lane, delivery.destination_max_in_flight)
-        ),
-        limits=WorkerLimits(
-            max_in_flight=delivery.max_in_flight,
-            ack_wait_s=delivery.ack_wait_s,
-            drain_timeout_s=delivery.drain_timeout_s,
-        ),
-        may_start=rates.try_acquire,
-        on_settled=tracer.settled if tracer else None,
-    )
-    fifo = OrderedQueues(
-        OrderedQueueDependencies(
-            connection=jetstream.connection,
-            publisher=jetstream.publisher,
-            leases=jetstream.leases,
-            directory=directory,
-            history=history,
-            heads=heads,
-            rest_s=health.open_for_s,
-            submit=runtime.accept,
-            worker=worker,
-            ack_wait_s=delivery.ack_wait_s,
+class ConsumerResources(Struct, frozen=True):
+    """Resources that the process opened, and that the consumer uses but does not close."""
+
+    settings: Settings
+    jetstream: JetStream
+    provider: CachedSecretProvider
+    sender: HttpWebhookSender
+    telemetry: Telemetry
+    health_policy: HealthPolicy
+
+
+class _Consumer:
+    """The parts of a consumer. Each part depends only on parts that are built before it."""
+
+    def __init__(self, resources: ConsumerResources) -> None:
+        self._resources = resources
+        self._settings = settings = resources.settings
+        self._jetstream = jetstream = resources.jetstream
+        self._name = resources.telemetry.instance
+        self._directory = ConfigurationDirectory(jetstream.destinations, jetstream.credentials)
+        self._checker = self._build_credential_checker()
+        self._archive = ArchiveBatcher(
+            jetstream.publisher,
+            find=_archive_finder(settings, jetstream),
+            alone=self._directory.ordered_destinations,
         )
-    )
-    directory.on_destination(runtime.on_lane_changed)
-    health.on_change(runtime.on_lane_changed)
-    rates.on_grant(runtime.on_lane_changed)
-    for consumer in subjects.CONSUMERS:
-        runtime.add_source(_pull(jetstream, runtime, consumer, _to_lines_or_else(directory, fifo, runtime)))
-    feeder = OverflowFeeder(
-        jetstream.connection,
-        jetstream.publisher,
-        leases=jetstream.leases,
-        directory=directory,
-        worker=worker,
-        is_closed=lambda tenant, destination: health.open_for_s(tenant, destination) is not None,
-        on_fifo=fifo.wake,
-    )
-    backlog = StreamMetrics(jetstream.connection, jetstream.replays)
-    readings = WorkerMetrics(
-        connection=jetstream.connection,
-        publisher=jetstream.publisher,
-        provider=provider,
-        checks=checks,
-        health=health,
-        handler=handler,
-        runtime=runtime,
-        feeder=feeder,
-        max_in_flight=delivery.max_in_flight,
-    )
-    telemetry.counters.watch(readings)
-    telemetry.counters.watch(backlog)
-    telemetry.readiness.watch(lambda: runtime.is_pulling)
-    await WorkerControl(jetstream.connection, checks, provider, worker).start()
-    freeze_gc()
-    _log.info("consumer.started", worker=worker, version=VERSION, max_in_flight=delivery.max_in_flight)
-    async with packing, asyncio.TaskGroup() as tasks:
-        tasks.create_task(feeder.run(stop))
-        tasks.create_task(fifo.run(stop))
-        tasks.create_task(checks.run(stop))
-        tasks.create_task(health.run(stop))
-        tasks.create_task(backlog.run(stop))
-        tasks.create_task(_drains(telemetry, stop))
-        tasks.create_task(activity.run(stop))
-        tasks.create_task(_telling(settings, jetstream).run(stop))
-        await runtime.run(stop)
-    await activity.flush()
-    await rates.aclose()
-    _log.info("consumer.stopped", worker=worker)
+        self._health = DestinationHealth(
+            bucket=jetstream.health,
+            publisher=jetstream.publisher,
+            disable=_destination_disabler(jetstream.configuration),
+            policy=resources.health_policy,
+            worker=self._name,
+        )
+        self._activity = HourlyStatsRecorder(jetstream.activity)
+        self._attempt_log, self._heads = StreamAttemptLog(jetstream.connection), HeadStateCache()
+        self._tracer = _build_tracer(resources)
+        self._handler = self._build_handler()
+        self._rates = RateLimiter(jetstream.rates, rate_of=self._directory.rates.get)
+        self._worker = self._build_worker()
+        self._ordered_queues = self._build_ordered_queues()
+        self._feeder = OverflowFeeder(
+            jetstream.connection,
+            jetstream.publisher,
+            leases=jetstream.leases,
+            directory=self._directory,
+            worker=self._name,
+            is_closed=self._is_circuit_open,
+            on_fifo=self._ordered_queues.wake,
+        )
+        self._stream_metrics = StreamMetrics(jetstream.connection, jetstream.replays)
+        self._notifier = _build_notifier(resources)
+        self._subscribe()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start every part, consume until `stop` is set, then drain."""
+        connection, delivery = self._jetstream.connection, self._settings.delivery
+        await self._directory.start()
+        connection.on_reconnect(self._directory.forget)
+        await WorkerControl(connection, self._checker, self._resources.provider, self._name).start()
+        freeze_gc()
+        _log.info("consumer.started", worker=self._name, version=VERSION, max_in_flight=delivery.max_in_flight)
+        async with self._archive, asyncio.TaskGroup() as tasks:
+            for part in (
+                self._feeder,
+                self._ordered_queues,
+                self._checker,
+                self._health,
+                self._stream_metrics,
+                self._activity,
+                self._notifier,
+            ):
+                tasks.create_task(part.run(stop))
+            tasks.create_task(self._drain_readiness(stop))
+            await self._worker.run(stop)
+        await self._activity.flush()
+        await self._rates.aclose()
+        _log.info("consumer.stopped", worker=self._name)
+
+    async def _drain_readiness(self, stop: asyncio.Event) -> None:
+        await stop.wait()
+        self._resources.telemetry.readiness.drain()
+
+    def _build_credential_checker(self) -> CredentialChecker:
+        jetstream, secret = self._jetstream, self._settings.secret
+        return CredentialChecker(
+            directory=self._directory,
+            credentials=jetstream.credentials,
+            statuses=jetstream.statuses,
+            provider=self._resources.provider,
+            provider_name=str(secret.provider),
+            publisher=jetstream.publisher,
+            resumption=WaitingDeliveryResumer(jetstream.connection, jetstream.publisher, jetstream.destinations),
+            secret_namespace=secret.namespace,
+        )
+
+    def _build_handler(self) -> DeliveryHandler:
+        settings, telemetry = self._settings, self._resources.telemetry
+        return DeliveryHandler(
+            directory=self._directory,
+            provider=self._resources.provider,
+            sender=self._resources.sender,
+            history=self._attempt_log,
+            watch=self._checker,
+            health=self._health,
+            activity=self._activity,
+            heads=self._heads,
+            policy=delivery_policy(settings),
+            worker=self._name,
+            observer=AttemptMetrics(
+                telemetry.counters,
+                tenants_max=settings.telemetry.metrics_tenants_max,
+                logged=settings.log.attempts,
+                tracer=self._tracer,
+            ),
+            is_archived=lambda: self._archive.is_open,
+        )
+
+    def _build_worker(self) -> Worker:
+        return Worker(
+            publisher=self._archive,
+            handler=self._handler,
+            begin=self._handler.try_start,
+            lane_limit=self._lane_limit,
+            limits=_worker_limits(self._settings, self._settings.delivery.max_in_flight),
+            may_start=self._rates.try_acquire,
+            on_settled=self._tracer.settled if self._tracer else None,
+        )
+
+    def _build_ordered_queues(self) -> OrderedQueues:
+        return OrderedQueues(
+            OrderedQueueDependencies(
+                connection=self._jetstream.connection,
+                publisher=self._jetstream.publisher,
+                leases=self._jetstream.leases,
+                directory=self._directory,
+                history=self._attempt_log,
+                heads=self._heads,
+                rest_s=self._health.open_for_s,
+                submit=self._worker.accept,
+                worker=self._name,
+                ack_wait_s=self._settings.delivery.ack_wait_s,
+            )
+        )
+
+    def _subscribe(self) -> None:
+        """Connect the parts that notify each other, and the sources of messages and metrics."""
+        for subscribe in (self._directory.on_destination, self._health.on_change, self._rates.on_grant):
+            subscribe(self._worker.on_lane_changed)
+        for consumer in subjects.CONSUMERS:
+            self._worker.add_source(_pull_consumer(self._jetstream, self._worker, consumer, self._receive))
+        telemetry = self._resources.telemetry
+        telemetry.counters.watch(self._stream_metrics)
+        telemetry.counters.watch(
+            WorkerMetrics(
+                connection=self._jetstream.connection,
+                publisher=self._jetstream.publisher,
+                provider=self._resources.provider,
+                checks=self._checker,
+                health=self._health,
+                handler=self._handler,
+                runtime=self._worker,
+                feeder=self._feeder,
+                max_in_flight=self._settings.delivery.max_in_flight,
+            )
+        )
+        telemetry.readiness.watch(lambda: self._worker.is_pulling)
+
+    def _receive(self, message: Message) -> None:
+        """Pass a message to its ordered queue, or to the worker."""
+        ordered = self._directory.ordered_destinations
+        if ordered and message.lane in ordered:  # the lane is computed only where ordered queues exist
+            self._ordered_queues.receive(message)
+        else:
+            self._worker.accept(message)
+
+    def _lane_limit(self, lane: str) -> int:
+        if self._health.is_half_open(lane):
+            return 1
+        return self._directory.lane_limit(lane, self._settings.delivery.destination_max_in_flight)
+
+    def _is_circuit_open(self, tenant: str, destination: str) -> bool:
+        return self._health.open_for_s(tenant, destination) is not None
 
 
-def _pull(
+def _pull_consumer(
     jetstream: JetStream,
-    runtime: Worker,
+    worker: Worker,
     consumer: subjects.ConsumerConfig,
     on_message: Callable[[Message], None],
     lane_of: Callable[[str], str] = subjects.lane_of,
@@ -228,60 +284,46 @@ def _pull(
         stream=consumer.stream,
         consumer=consumer.name,
         on_message=on_message,
-        room=runtime.free_capacity,
-        capacity=runtime.capacity,
+        room=worker.free_capacity,
+        capacity=worker.capacity,
         lane_of=lane_of,
     )
 
 
-def _telling(settings: Settings, jetstream: JetStream) -> Worker:
-    """Tells tenants what happens, beside the deliveries: events are few."""
-    runtime = Worker(
+def _worker_limits(settings: Settings, max_in_flight: int) -> WorkerLimits:
+    return WorkerLimits(
+        max_in_flight=max_in_flight,
+        ack_wait_s=settings.delivery.ack_wait_s,
+        drain_timeout_s=settings.delivery.drain_timeout_s,
+    )
+
+
+def _build_notifier(resources: ConsumerResources) -> Worker:
+    """Return the worker that turns operational events into deliveries to the tenants."""
+    jetstream = resources.jetstream
+    worker = Worker(
         publisher=OverflowingPublisher(jetstream.publisher),
         handler=TenantEventPublisher(jetstream.destinations),
         lane_limit=lambda _: 1,
         is_announced=False,
-        limits=WorkerLimits(
-            max_in_flight=TELLING_AT_ONCE,
-            ack_wait_s=settings.delivery.ack_wait_s,
-            drain_timeout_s=settings.delivery.drain_timeout_s,
-        ),
+        limits=_worker_limits(resources.settings, NOTIFICATIONS_IN_FLIGHT),
     )
-    runtime.add_source(_pull(jetstream, runtime, subjects.TELLING_CONSUMER, runtime.accept, lane_of=str))
-    return runtime
+    worker.add_source(_pull_consumer(jetstream, worker, subjects.TELLING_CONSUMER, worker.accept, lane_of=str))
+    return worker
 
 
-def _tracer(settings: Settings, telemetry: Telemetry) -> AttemptTracer | None:
+def _build_tracer(resources: ConsumerResources) -> AttemptTracer | None:
+    telemetry = resources.telemetry
     if telemetry.spans is None:
         return None
-    tracer = AttemptTracer(telemetry.spans, telemetry.sampling, slow_s=settings.telemetry.trace_slow_s)
+    tracer = AttemptTracer(telemetry.spans, telemetry.sampling, slow_s=resources.settings.telemetry.trace_slow_s)
     telemetry.counters.watch(tracer.readings)
     return tracer
 
 
-async def _drains(telemetry: Telemetry, stop: asyncio.Event) -> None:
-    await stop.wait()
-    telemetry.readiness.drain()
-
-
-def _to_lines_or_else(
-    directory: ConfigurationDirectory, fifo: OrderedQueues, runtime: Worker
-) -> Callable[[Message], None]:
-    """Where a message goes that was pulled: only where there are lines is it asked whether it belongs in one."""
-    in_order = directory.ordered_destinations
-
-    def receive(message: Message) -> None:
-        if in_order and message.lane in in_order:
-            fifo.receive(message)
-        else:
-            runtime.accept(message)
-
-    return receive
-
-
-def _disable(configuration: ConfigurationService) -> DisableDestination:
+def _destination_disabler(configuration: ConfigurationService) -> DisableDestination:
     async def disable(tenant: str, destination: str, *, url: str, reason: str) -> None:
-        # Somebody has changed, disabled or deleted it in between: then this verdict is about something else.
+        # An operator who changed or deleted the destination in the meantime wins: `reason` is about the old URL.
         with contextlib.suppress(ConfigurationError):
             await configuration.disable_destination(tenant, destination, by="oneprotect", reason=reason, only_url=url)
 
@@ -289,9 +331,8 @@ def _disable(configuration: ConfigurationService) -> DisableDestination:
 
 
 def _archive_finder(settings: Settings, jetstream: JetStream) -> Find:
-    """Tells whether deliveries that were taken are to be kept, and there is a stream for them."""
-
     async def find() -> bool:
+        """Return whether delivered payloads are archived: the settings say so and the stream exists."""
         if not settings.nats.archive_days:
             return False
         try:
@@ -304,7 +345,7 @@ def _archive_finder(settings: Settings, jetstream: JetStream) -> Find:
 
 
 def delivery_policy(settings: Settings) -> DeliveryPolicy:
-    """What holds for every destination that does not say otherwise."""
+    """Return the policy for every destination that does not set its own."""
     delivery = settings.delivery
     return DeliveryPolicy(
         timeout_s=delivery.request_timeout_s,

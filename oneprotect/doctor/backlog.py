@@ -173,7 +173,9 @@ def overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
 async def _oldest_schedules(connection: NatsConnection) -> list[direct_get.StoredMessage]:
     pattern = subjects.scheduled("*", "*", "*")
     records: list[direct_get.StoredMessage] = []
-    scan = cast("AsyncGenerator[direct_get.StoredMessage, Any]", direct_get.scan(connection, subjects.RETRIES.name, pattern))
+    scan = cast(
+        "AsyncGenerator[direct_get.StoredMessage, Any]", direct_get.scan(connection, subjects.RETRIES.name, pattern)
+    )
     async with contextlib.aclosing(scan) as oldest:
         async for record in oldest:
             records.append(record)

@@ -26,7 +26,7 @@ class RetainedDelivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A kept delivery without its payload, so that a hundred thousand of them fit into memory.
 
     `attempt` is the last that was made, `sequence` its place in the stream. `superseded`: a later attempt has been
-    made or asked for since, so it is left alone. `ends`: no other that was looked for follows under this sequence.
+    made or asked for since, so it is left alone. `is_last_in_batch`: no other delivery under this sequence matched.
     """
 
     id: str
@@ -129,7 +129,7 @@ def _taken(tenant: str, chosen: ReplayFilter, record: direct_get.StoredMessage) 
         if kept is not None and matches(kept, chosen):
             taken.append(RetainedRecord(kept, one))
     for found in taken[:-1]:
-        yield RetainedRecord(msgspec.structs.replace(found.kept, ends=False), found.record)
+        yield RetainedRecord(msgspec.structs.replace(found.kept, is_last_in_batch=False), found.record)
     yield from taken[-1:]
 
 

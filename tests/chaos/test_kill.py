@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 
 from schemas.codes import Outcome
-from tests.support.dying import STEPS
+from tests.support.crash import STEPS
 from tests.support.receiver import Answer, Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until
@@ -122,7 +122,7 @@ async def test_death_between_any_two_steps_of_the_path(
     await site.destination("orders", receiver.url, max_in_flight=4, retry_schedule_s=[0.2, 0.2, 0.2])
     deliveries = [await site.deliver("orders") for _ in range(20)]
     for count in (1, 5):
-        dying = await Process.start(site.environ, step, str(count), module="tests.support.dying")
+        dying = await Process.start(site.environ, step, str(count), module="tests.support.crash")
         assert await asyncio.wait_for(dying.wait(), 20) == -signal.SIGKILL, dying.output.decode()
 
     async with site.consumer_process():

@@ -16,7 +16,7 @@ from schemas import subjects
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id
 from tests.support.cluster import cluster, leader_of
-from tests.support.dying import STEPS
+from tests.support.crash import STEPS
 from tests.support.flaky import Flaky
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
@@ -132,7 +132,7 @@ async def test_death_between_any_two_steps_of_a_head(
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.1])
     deliveries = [await site.deliver("orders") for _ in range(10)]
     for count in (1, 4):
-        dying = await Process.start(site.environ, step, str(count), module="tests.support.dying")
+        dying = await Process.start(site.environ, step, str(count), module="tests.support.crash")
         assert await asyncio.wait_for(dying.wait(), 40) == -signal.SIGKILL, dying.output.decode()
 
     async with site.consumer_process():

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from schemas import subjects
-from tests.support.keeping import keep, waiting
+from tests.support.retained_deliveries import keep, waiting
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
 

@@ -8,8 +8,8 @@ from oneprotect.api.auth.token_format import id_of
 from schemas import subjects
 from schemas.roles import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
-from tests.support.keeping import keep, pack
 from tests.support.receiver import Scripted
+from tests.support.retained_deliveries import keep, pack
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 

@@ -26,7 +26,7 @@ from tests.support.waiting import until
 from tools import metrics_reference
 from tools.grafana_dashboard import dashboard
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DASHBOARD = ROOT / "deploy" / "grafana" / "oneprotect.json"
 ALERTS = ROOT / "deploy" / "helm" / "oneprotect" / "files" / "alerts.yaml"
 OPERATIONS = ROOT / "docs" / "operations.md"

@@ -1,4 +1,4 @@
-"""`python -m tests.support.dying STEP COUNT`: a consumer that dies as by kill -9 the COUNTth time it gets to STEP.
+"""`python -m tests.support.crash STEP COUNT`: a consumer that dies as by kill -9 the COUNTth time it gets to STEP.
 
 Wherever a process may die, the next one must carry on; these are the gaps between two steps of the path.
 """

@@ -21,8 +21,8 @@ from schemas.codes import Outcome
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.events import decode_request
 from tests.component.conftest import RunHere
-from tests.support.keeping import keep, pack
 from tests.support.receiver import Scripted
+from tests.support.retained_deliveries import keep, pack
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 

@@ -94,7 +94,7 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
 
 def test_the_page_of_this_repository_has_the_marks() -> None:
     """The figures' place is in the page that is shipped."""
-    text = (Path(__file__).parents[2] / "docs" / "performance.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "performance.md").read_text()
 
     assert text.count(BEGIN) == text.count(END) == 1
     assert text.index(BEGIN) < text.index(END)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.component.conftest import RunHere
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "operations.md"
+PAGE = Path(__file__).resolve().parents[3] / "docs" / "operations.md"
 COMMANDS = sorted(set(re.findall(r"`oneprotect ([a-z][^`]*)`", PAGE.read_text(encoding="utf-8"))))
 _OPTION = re.compile(r"--[a-z-]+")
 _WORD = re.compile(r"[a-z][a-z-]+")

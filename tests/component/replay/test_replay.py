@@ -17,8 +17,8 @@ from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.events import AttemptResult, decode_request
-from tests.support.keeping import keep, record, requested, waiting
 from tests.support.receiver import Scripted
+from tests.support.retained_deliveries import keep, record, requested, waiting
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
 

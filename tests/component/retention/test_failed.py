@@ -8,7 +8,7 @@ import pytest
 
 from schemas.codes import Code, Outcome
 from tests.support.commandline import Ran
-from tests.support.keeping import keep, record
+from tests.support.retained_deliveries import keep, record
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 

@@ -8,7 +8,7 @@ import pytest
 
 from schemas.configuration import ReplayFilter, ReplayState
 from tests.support.commandline import Ran
-from tests.support.keeping import keep, requested
+from tests.support.retained_deliveries import keep, requested
 from tests.support.site import TENANT, Process, Site
 from tests.support.terminal import at_terminal
 from tests.support.waiting import until

@@ -23,7 +23,7 @@ from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
-EXAMPLES: Final = Path(__file__).parents[2] / "examples"
+EXAMPLES: Final = Path(__file__).parents[3] / "examples"
 LANGUAGES: Final = [
     language
     for language, program in {"python": sys.executable, "curl": "sh", "javascript": "node", "go": "go"}.items()

@@ -20,7 +20,7 @@ from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import ConfigChanged
 from schemas.roles import ALL_TENANTS, Role
-from tests.component.test_attempts import recorded
+from tests.component.attempts.test_search import recorded
 from tests.support.api import Api, Client, Reply, running
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site

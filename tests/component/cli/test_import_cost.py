@@ -97,7 +97,7 @@ async def test_of_the_kubernetes_library_only_what_is_used_is_imported(tmp_path:
             "-c",
             textwrap.dedent(READS_A_SECRET),
             str(_kubeconfig(api, tmp_path)),
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
             stdout=asyncio.subprocess.PIPE,
         )
         output, _ = await run.communicate()

@@ -20,8 +20,9 @@ import structlog
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from messaging.audit_events import publish_audit_event
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
+from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
 from messaging.kv import KvBucket, KvEntry
+from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretError, SecretRefInvalid
@@ -91,14 +92,7 @@ class CredentialChecker:
         """Check what is due, until `stop` is set."""
         await self._statuses.on_change(self._learn)
         self._directory.on_credential(self._changed)
-        while not stop.is_set():
-            try:
-                await self._round()
-            except JetStreamError as error:
-                _log.warning("credentials.unchecked", error=str(error))
-            self._wake.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(_first(stop, self._wake), ROUND_S)
+        await run_every(ROUND_S, self._round, stop, failure_event="credentials.check_failed", wake=self._wake)
 
     def count(self) -> Counter[CredentialStatus]:
         """How many credentials have each status, as far as this consumer knows."""
@@ -248,12 +242,3 @@ def _decoded(entry: KvEntry) -> Credential | None:
     with contextlib.suppress(msgspec.DecodeError):
         return msgspec.json.decode(entry.value or b"", type=Credential)
     return None
-
-
-async def _first(*events: asyncio.Event) -> None:
-    waiting = [asyncio.create_task(event.wait()) for event in events]
-    try:
-        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()

@@ -21,6 +21,7 @@ from consumers.http_client.response import WebhookResponse
 from messaging.audit_events import publish_audit_event
 from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
 from messaging.kv import KvBucket
+from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from schemas.codes import Code
 from schemas.configuration import Health
@@ -150,13 +151,9 @@ class DestinationHealth:
     async def run(self, stop: asyncio.Event) -> None:
         """Tell what was seen, once a second, until `stop` is set."""
         await self._shelf.start()
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), FLUSH_S)
-            try:
-                await self.flush()
-            except JetStreamError as error:
-                _log.warning("health.untold", error=str(error))
+        await run_every(FLUSH_S, self.flush, stop, failure_event="health.flush_failed")
+        with contextlib.suppress(JetStreamError):
+            await self.flush()
 
     def on_change(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with `<tenant>.<id>` of each destination whose health has changed."""

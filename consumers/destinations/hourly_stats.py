@@ -19,6 +19,7 @@ import structlog
 
 from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer, ServerUnavailable
 from messaging.kv import KvBucket
+from messaging.periodic import pause
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats
@@ -81,11 +82,8 @@ class HourlyStatsRecorder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell what was counted, once a minute, until `stop` is set; `flush` when the last attempt has ended."""
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), TOLD_EVERY_S)
-            if not stop.is_set():
-                await self.flush()
+        while not await pause(TOLD_EVERY_S, stop):
+            await self.flush()
 
     async def flush(self) -> None:
         """Put what was counted together with what is kept. What can't be stored now is, later."""

@@ -21,6 +21,7 @@ from messaging import direct_get
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, NotFound
 from messaging.kv import KvBucket
+from messaging.periodic import pause
 from schemas import subjects
 from schemas.configuration import ReplayState
 from telemetry.metrics import definitions
@@ -61,10 +62,8 @@ class StreamMetrics:
                     _log.debug("backlog.unknown", what=part.__name__.strip("_"), error=str(error))
                 except Exception as error:  # noqa: BLE001 - figures are no reason to stop delivering
                     _log.warning("backlog.unreadable", what=part.__name__.strip("_"), error=type(error).__name__)
-            if stop.is_set():
+            if await pause(self._interval_s, stop):
                 return
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_s)
 
     def __call__(self) -> Iterator[MetricSample]:
         """A source for `MetricRegistry.watch`."""

@@ -7,7 +7,6 @@ case the one that has the line is gone by then. Lines that nobody has are looked
 
 import asyncio
 import contextlib
-import random
 from typing import Final
 
 import structlog
@@ -15,6 +14,7 @@ import structlog
 from consumers.model.retry_state import RetryState
 from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
 from messaging.client.errors import JetStreamError
+from messaging.periodic import run_every
 from messaging.publisher import Publication, PublishAck
 from messaging.pull_consumer import Message
 from schemas import subjects
@@ -39,13 +39,7 @@ class OrderedQueues:
     async def run(self, stop: asyncio.Event) -> None:
         """Take over lines that nobody has, until `stop` is set; then let go of all."""
         try:
-            while not stop.is_set():
-                try:
-                    await self._take_over()
-                except JetStreamError as error:
-                    _log.warning("lines.unknown", error=str(error))
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), LOOK_S * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
+            await run_every(LOOK_S, self._take_over, stop, failure_event="ordered_queues.lookup_failed", jitter=0.2)
         finally:
             tasks = list(self._tasks.values())
             for task in tasks:

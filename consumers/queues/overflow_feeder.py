@@ -22,6 +22,7 @@ from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServ
 from messaging.direct_get import StoredMessage
 from messaging.kv import KvBucket
 from messaging.lease import Lease, LeaseHolder, LeaseLost
+from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher, Publication, without_batch
 from schemas import subjects
 
@@ -74,13 +75,7 @@ class OverflowFeeder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Feed until `stop` is set."""
-        while not stop.is_set():
-            try:
-                await self.feed()
-            except JetStreamError as error:
-                _log.warning("feeder.failed", error=str(error))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), self._interval_s)
+        await run_every(self._interval_s, self.feed, stop, failure_event="feeder.failed")
         await self._let_go(set(self._feeding))
 
     async def feed(self) -> None:

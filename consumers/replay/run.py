@@ -18,6 +18,7 @@ from consumers.replay.window import SIZE, PublishWindow, ReplayStep
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import JetStreamError
 from messaging.delivery_requests import DeliveryRequest
+from messaging.periodic import pause
 from messaging.publisher import MessagePublisher
 from schemas import subjects
 from schemas.configuration import Replay
@@ -126,9 +127,8 @@ class ReplayRun:
 
     async def _may_ask(self) -> None:
         await self._pace.keep(self._stop)
-        while not self._is_allowed() and not self._stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), 0.02)
+        while not self._is_allowed() and not await pause(0.02, self._stop):
+            pass
 
     async def _settle(self) -> None:
         with contextlib.suppress(JetStreamError):

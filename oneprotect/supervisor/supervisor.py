@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from messaging.periodic import pause
 from oneprotect.supervisor.metrics_merge import final_counters, merged
 from telemetry.metrics import definitions
 from telemetry.metrics.child_reports import ChildReport, read_reports
@@ -87,9 +88,7 @@ class Supervisor:
             if loop.time() - began > STEADY_S:
                 pause_s = FIRST_PAUSE_S
             _log.error("process.ended", process=number, code=code, next_try_s=pause_s)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause_s)
-            if stop.is_set():
+            if await pause(pause_s, stop):
                 return True  # there was none to end
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 

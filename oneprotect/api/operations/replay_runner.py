@@ -16,6 +16,7 @@ from consumers.replay.store import ReplayError, ReplayRow, ReplayStore
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from messaging.lease import find_holder
+from messaging.periodic import run_every
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 
 LOOK_S: Final = 3.0
@@ -52,12 +53,7 @@ class ReplayRunner:
     async def run(self) -> None:
         """Go on with what other processes have left, until cancelled."""
         try:
-            while True:
-                try:
-                    await self._adopt()
-                except JetStreamError as error:
-                    _log.warning("replays.unreadable", error=str(error))
-                await asyncio.sleep(LOOK_S)
+            await run_every(LOOK_S, self._adopt, asyncio.Event(), failure_event="replays.unreadable")
         finally:
             tasks = list(self._running.values())
             for task in tasks:

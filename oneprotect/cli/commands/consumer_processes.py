@@ -74,9 +74,10 @@ async def _listening(host: str, port: int, supervisor: "Supervisor", stop: async
 
 
 async def _look(readiness: "ReadinessState", stop: asyncio.Event) -> None:
-    """Keep an eye on readiness until told to stop."""
-    while not stop.is_set():
+    """Refresh readiness until `stop` is set."""
+    from messaging.periodic import pause
+
+    readiness.look()
+    while not await pause(LOOK_S, stop):
         readiness.look()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), LOOK_S)
     readiness.drain()

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 
 from messaging.client.connection import IncomingMessage, NatsConnection
+from messaging.periodic import pause
 from oneprotect.api.web.problems import Problem
 from schemas.events import DeliveryAttempted, decode_result
 
@@ -82,9 +83,7 @@ async def stream(
     beats = 0.0
     ends_at = asyncio.get_running_loop().time() + LASTS_S
     while goes_on() and asyncio.get_running_loop().time() < ends_at:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), PACE_S)
-        if stop.is_set():
+        if await pause(PACE_S, stop):
             break
         taken, missed = arrivals.take()
         beats += PACE_S

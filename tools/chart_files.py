@@ -11,7 +11,8 @@ import yaml
 
 from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
 from messaging.admin import nack
-from oneprotect.settings.settings import VARIABLES, Settings
+from oneprotect.settings.settings import Settings
+from oneprotect.settings.variables import VARIABLES
 from tools.get_helm import ROOT
 from tools.values_reference import reference
 

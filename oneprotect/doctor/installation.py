@@ -49,8 +49,8 @@ def invalid_settings(problems: tuple[str, ...]) -> list[CheckResult]:
 
 def _misunderstood(problem: str) -> CheckResult:
     variable, _, rest = problem.partition(": ")
-    finding, _, mending = rest.partition("; ")
-    return _GROUP.failed(variable, finding, mending.removeprefix("or ") or "see docs/settings.md")
+    finding, _, mending = rest.rpartition("; ")
+    return _GROUP.failed(variable, finding or mending, mending if finding else "see docs/settings.md")
 
 
 def check_settings(installation: InstallationSettings) -> list[CheckResult]:

@@ -1,1 +1,1 @@
-"""Settings."""
+"""Settings: environment variables, their parsers, and the typed values."""

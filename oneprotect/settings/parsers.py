@@ -1,6 +1,6 @@
-"""What an environment variable may hold: each rule says it in words, and parses the text or gives None.
+"""Parsers for the values of environment variables. Each describes what it accepts, and returns None for other text.
 
-Text is taken as it is: nothing is stripped or guessed. A rule never raises, as a foreign error repeats its input.
+A parser strips and guesses nothing. It never raises, because a library's error message would repeat its input.
 """
 
 import ipaddress
@@ -14,11 +14,14 @@ from msgspec import Struct
 MAX_WAITS: Final = 32
 MAX_WAIT_S: Final = 259_200.0
 
+PortRange = tuple[int, int]
+"""First and last port, both included."""
+
 
 class ValueParser(Struct, frozen=True):
-    """A kind of value: in words, after "expected", and as a function that gives None for anything else."""
+    """A kind of value. `expectation` completes "expected ..."; `parse` returns None for any other text."""
 
-    says: str
+    expectation: str
     parse: Callable[[str], Any]
 
 
@@ -39,17 +42,17 @@ _LOOPBACK: Final = frozenset({"127.0.0.1", "[::1]", "localhost"})
 _FLAGS: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
-def whole(least: int, most: int) -> ValueParser:
-    """A whole number, the bounds in it."""
+def whole(least: int, most: int, *, unit: str = "") -> ValueParser:
+    """Return a parser of whole numbers. Both bounds are included."""
 
     def parse(text: str) -> int | None:
         return value if _WHOLE.fullmatch(text) and least <= (value := int(text)) <= most else None
 
-    return ValueParser(f"a whole number from {least} to {most}", parse)
+    return ValueParser(f"a whole number{unit and ' of ' + unit} from {least} to {most}", parse)
 
 
 def number(least: float, most: float, *, unit: str = "") -> ValueParser:
-    """A decimal number, the bounds in it."""
+    """Return a parser of decimal numbers. Both bounds are included."""
 
     def parse(text: str) -> float | None:
         return value if _NUMBER.fullmatch(text) and least <= (value := float(text)) <= most else None
@@ -57,25 +60,25 @@ def number(least: float, most: float, *, unit: str = "") -> ValueParser:
     return ValueParser(f"a number{unit and ' of ' + unit} from {least:g} to {most:g}", parse)
 
 
-def one_of(*words: str, ignore_case: bool = False) -> ValueParser:
-    """One of some words. With `ignore_case` it may be in capitals; the value never is."""
+def one_of(*choices: str, ignore_case: bool = False) -> ValueParser:
+    """Return a parser of fixed values. With `ignore_case`, capitals are accepted and the value is in lower case."""
 
     def parse(text: str) -> str | None:
-        word = text.lower() if ignore_case and text.isascii() else text
-        return word if word in words else None
+        choice = text.lower() if ignore_case and text.isascii() else text
+        return choice if choice in choices else None
 
-    return ValueParser(", ".join(f"`{word}`" for word in words[:-1]) + f" or `{words[-1]}`", parse)
+    return ValueParser(", ".join(f"`{choice}`" for choice in choices[:-1]) + f" or `{choices[-1]}`", parse)
 
 
-def listed(rule: ValueParser, says: str, *, least: int = 0, most: int = 1024) -> ValueParser:
-    """Values joined by commas, without blanks, as a tuple. Without a minimum the text may be empty."""
+def list_of(rule: ValueParser, expectation: str, *, least: int = 0, most: int = 1024) -> ValueParser:
+    """Return a parser of comma-separated values without spaces, as a tuple. Without a minimum, it accepts empty text."""
 
     def parse(text: str) -> tuple[Any, ...] | None:
         parts = text.split(",") if text else []
         values = tuple(rule.parse(part) for part in parts)
         return values if least <= len(values) <= most and None not in values else None
 
-    return ValueParser(says, parse)
+    return ValueParser(expectation, parse)
 
 
 def _path(text: str) -> Path | None:
@@ -130,45 +133,50 @@ def _web_url(text: str) -> str | None:
 
 _WAIT: Final = number(0, MAX_WAIT_S)
 
-_NATS_URLS: Final = listed(ValueParser("", _nats_url), "", least=1, most=16)
+_NATS_URLS: Final = list_of(ValueParser("", _nats_url), "", least=1, most=16)
 
-FLAG: Final = ValueParser("`true` or `false` (or `1` or `0`)", _FLAGS.get)
-FILE: Final = ValueParser("a path", _path)
-HOST_PORT: Final = ValueParser("a host and a port, like `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port)
-HOST: Final = ValueParser("an address or a host name", _host)
-NAMESPACE: Final = ValueParser("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)
-NAMESPACES: Final = listed(NAMESPACE, "namespaces (DNS labels) joined by commas, without blanks")
-CIDRS: Final = listed(
-    ValueParser("", _cidr),
-    "networks like `10.1.0.0/16` joined by commas, without blanks and without bits beside the prefix",
+FLAG: Final = ValueParser("`true` or `false`, or `1` or `0`", _FLAGS.get)
+FILE: Final = ValueParser("the path of a file or directory", _path)
+HOST_PORT: Final = ValueParser(
+    "a host and a port, for example `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port
 )
-PORTS: Final = listed(ValueParser("", _port_range), "ports or ranges like `443,8000-8999`, without blanks", least=1)
-WAITS: Final = listed(
+HOST: Final = ValueParser("an IP address or a host name", _host)
+NAMESPACE: Final = ValueParser("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)
+NAMESPACES: Final = list_of(NAMESPACE, "comma-separated namespaces (DNS labels) without spaces")
+CIDRS: Final = list_of(
+    ValueParser("", _cidr),
+    "comma-separated CIDR ranges without spaces (host bits must be zero), for example `10.1.0.0/16`",
+)
+PORTS: Final = list_of(
+    ValueParser("", _port_range),
+    "comma-separated ports or port ranges without spaces, for example `443,8000-8999`",
+    least=1,
+)
+WAITS: Final = list_of(
     ValueParser("", lambda text: _WAIT.parse(text) or None),
-    f"1 to {MAX_WAITS} waits in seconds, each more than 0 and at most {MAX_WAIT_S:g}, joined by commas, without blanks",
+    f"1 to {MAX_WAITS} comma-separated waits in seconds without spaces, each above 0 and at most {MAX_WAIT_S:g}",
     least=1,
     most=MAX_WAITS,
 )
 INBOX: Final = ValueParser(
-    "`_INBOX`, and maybe letters, digits, `-` and `_` after it, like `_INBOX_consumer`",
+    "`_INBOX`, optionally followed by letters, digits, `-` and `_`, for example `_INBOX_consumer`",
     lambda text: text if _INBOX.fullmatch(text) else None,
 )
 NATS_URL: Final = ValueParser(
-    "`nats://`, `tls://`, `ws://` or `wss://` with a host and maybe a port, several joined by commas, "
-    "and no user or password in them: "
-    "credentials come as a file, ONEPROTECT_NATS_CREDS_FILE or ONEPROTECT_NATS_NKEY_FILE",
+    "comma-separated URLs (`nats://`, `tls://`, `ws://` or `wss://`, a host, optionally a port) without a user or "
+    "password (set ONEPROTECT_NATS_CREDS_FILE or ONEPROTECT_NATS_NKEY_FILE to a file with credentials)",
     lambda text: text if _NATS_URLS.parse(text) else None,
 )
 WEB_URL: Final = ValueParser(
-    "an `https://` URL (`http://` on loopback) without user, query and fragment",
+    "an `https://` URL (`http://` on loopback) without a user, query or fragment",
     _web_url,
 )
-WORD: Final = ValueParser(
-    "1 to 256 printable ASCII characters without blanks",
+TEXT: Final = ValueParser(
+    "1 to 256 printable ASCII characters without spaces",
     lambda text: text if re.fullmatch(r"[!-~]{1,256}", text) else None,
 )
-ALGORITHMS: Final = listed(
+ALGORITHMS: Final = list_of(
     one_of("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"),
-    "asymmetric JWT algorithms (RS, PS or ES with 256, 384 or 512; EdDSA) joined by commas, without blanks",
+    "comma-separated asymmetric JWT algorithms without spaces: RS, PS or ES with 256, 384 or 512, or EdDSA",
     least=1,
 )

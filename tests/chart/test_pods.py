@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from messaging.admin.permissions import ROLES, inbox_prefix
-from oneprotect.settings.settings import VARIABLES, Settings
+from oneprotect.settings.settings import Settings
+from oneprotect.settings.variables import VARIABLES
 from tests.chart.conftest import Rendered
 from tests.chart.searching import WORKLOADS, environment, of_kind, pod_of
 from tools.chart import VALUES

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import yaml
 
-from oneprotect.settings.settings import VARIABLES
+from oneprotect.settings.variables import VARIABLES
 from tools.chart import VALUES, ChartError, render
 from tools.chart_files import CHART, SET_BY_THE_CHART
 

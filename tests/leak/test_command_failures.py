@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from oneprotect.settings.settings import VARIABLES
+from oneprotect.settings.variables import VARIABLES
 from schemas.validation import ValidationError
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster, places

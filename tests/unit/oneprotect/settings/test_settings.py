@@ -1,4 +1,4 @@
-"""Settings: every variable by its exact name, every problem at once, never a value."""
+"""Settings: exact variable names, all problems at once, and no values in messages."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneprotect.settings.settings import VARIABLES, Settings, SettingsError, SettingVariable
+from oneprotect.settings.settings import Settings, SettingsError
+from oneprotect.settings.variables import VARIABLES, SettingVariable
 from tools.settings_reference import reference
 
 NOT_A_CLUSTER = Path("/nonexistent/token")
@@ -143,7 +144,7 @@ def field_of(settings: Settings, name: str) -> object:
 
 
 def test_defaults() -> None:
-    """Without any variable, the settings are the contract's defaults."""
+    """Settings without any variable have the defaults of the contract."""
     settings = load({"PATH": "/bin", "OTEL_SERVICE_NAME": "x"})
 
     assert settings == Settings()
@@ -159,7 +160,7 @@ def test_defaults() -> None:
 
 @pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
 def test_each_variable_fills_its_field(name: str) -> None:
-    """A variable's value arrives in its own field, with the type that the field says, and nowhere else."""
+    """Each variable sets its own field, with the declared type, and no other field."""
     text, expected = VALID[name]
 
     settings = load({name: text})
@@ -172,8 +173,8 @@ def test_each_variable_fills_its_field(name: str) -> None:
 
 @pytest.mark.parametrize("name", [variable.name for variable in VARIABLES])
 @pytest.mark.parametrize("template", [" {}", "{} ", "{}\n"])
-def test_blanks_are_not_stripped(name: str, template: str) -> None:
-    """A blank around a value makes it a bad one, and the problem names the variable."""
+def test_values_are_not_trimmed(name: str, template: str) -> None:
+    """A space or line end around a value makes it invalid, and the problem names the variable."""
     text, _ = VALID[name]
 
     (problem,) = problems_of({name: template.format(text)})
@@ -182,8 +183,8 @@ def test_blanks_are_not_stripped(name: str, template: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), BAD)
-def test_bad_values(name: str, text: str) -> None:
-    """A value outside its rule is refused by the variable's name, without the value."""
+def test_an_invalid_value_is_refused_without_repeating_it(name: str, text: str) -> None:
+    """The problem names the variable and does not repeat the value."""
     (problem,) = problems_of({name: text})
 
     assert problem.startswith(f"{name}: expected ")
@@ -191,7 +192,7 @@ def test_bad_values(name: str, text: str) -> None:
 
 
 def test_empty_lists() -> None:
-    """A list that may have no members may be set to nothing."""
+    """A list without a minimum length may be empty."""
     settings = load({"ONEPROTECT_EGRESS_ALLOW_CIDRS": "", "ONEPROTECT_SECRET_NAMESPACES_ALLOWED": ""})
 
     assert settings == Settings()
@@ -199,7 +200,7 @@ def test_empty_lists() -> None:
 
 @given(st.sampled_from(CLOSED), st.text(max_size=60))
 def test_values_are_never_repeated(variable: SettingVariable, noise: str) -> None:
-    """Whatever is put into a variable that does not take any word, the refusal is the same and says nothing of it."""
+    """The problem of a variable is the same for every invalid value, so it cannot repeat the value."""
     (expected,) = problems_of({variable.name: "\n"})
 
     (problem,) = problems_of({variable.name: f"canary{noise}"})
@@ -208,7 +209,7 @@ def test_values_are_never_repeated(variable: SettingVariable, noise: str) -> Non
 
 
 def test_all_problems_at_once() -> None:
-    """Every problem is told in one go: unknown names, bad values and what is missing."""
+    """One error lists unknown variables, invalid values and missing variables."""
     problems = problems_of(
         {
             "ONEPROTECT_API_PORT": "http",
@@ -229,7 +230,7 @@ def test_all_problems_at_once() -> None:
 
 
 def test_misspelt_name() -> None:
-    """A name that is nearly right is answered with the right one; another one with none."""
+    """The problem of a misspelt variable suggests a similar name, if there is one."""
     near, far, lower = problems_of(
         {"ONEPROTECT_RETRY_SCHEDULE": "1", "oneprotect_api_port": "80", "ONEPROTECT_X": "whsec_canary"}
     )
@@ -240,7 +241,7 @@ def test_misspelt_name() -> None:
 
 
 def test_strange_name() -> None:
-    """A name with characters that no variable has is not printed."""
+    """A variable name with control characters is not printed."""
     (problem,) = problems_of({"ONEPROTECT_\nINFO forged": "1"})
 
     assert "\n" not in problem
@@ -256,14 +257,14 @@ def test_strange_name() -> None:
     ],
 )
 def test_service_links(name: str, text: str) -> None:
-    """Variables that Kubernetes makes of a Service's name are refused with the way to switch them off."""
+    """The problem of a variable that Kubernetes injects for a Service says how to disable the injection."""
     (problem,) = problems_of({name: text})
 
     assert "enableServiceLinks: false" in problem
 
 
 def test_provider_is_required_to_resolve() -> None:
-    """A command that resolves secrets needs a provider; the others do without, and can't pretend to have one."""
+    """Only a command that resolves secrets requires a provider."""
     settings = load({})
 
     (problem,) = problems_of({}, resolves_secrets=True)
@@ -274,7 +275,7 @@ def test_provider_is_required_to_resolve() -> None:
 
 
 def test_local_needs_a_directory() -> None:
-    """The local provider without its directory is a problem; with it, both are there."""
+    """The local provider requires its directory."""
     (problem,) = problems_of({"ONEPROTECT_SECRET_PROVIDER": "local"})
     settings = load(
         {"ONEPROTECT_SECRET_PROVIDER": "local", "ONEPROTECT_LOCAL_SECRETS_DIR": "secrets"}, resolves_secrets=True
@@ -289,7 +290,7 @@ def test_local_needs_a_directory() -> None:
 
 @pytest.mark.parametrize("sign", ["variable", "token file"])
 def test_local_is_refused_inside_a_cluster(tmp_path: Path, sign: str) -> None:
-    """Either sign of a cluster is enough to refuse the local provider, and not the kubernetes one."""
+    """A service account or a cluster variable is enough to refuse the local provider."""
     token_file = tmp_path / "token"
     environ = {"KUBERNETES_SERVICE_HOST": "10.0.0.1"} if sign == "variable" else {}
     if sign == "token file":
@@ -305,7 +306,7 @@ def test_local_is_refused_inside_a_cluster(tmp_path: Path, sign: str) -> None:
 
 
 def test_namespaces() -> None:
-    """What may be read is the central namespace and the further ones; without either it is nothing."""
+    """The central namespace and the allowed ones may be read, and no others."""
     both = load({"ONEPROTECT_SECRET_NAMESPACE": "central", "ONEPROTECT_SECRET_NAMESPACES_ALLOWED": "a,b"})
 
     assert both.secret.namespaces == {"central", "a", "b"}
@@ -313,7 +314,7 @@ def test_namespaces() -> None:
 
 
 def test_reference_is_fresh() -> None:
-    """`docs/settings.md` is what the settings say now, with a reason for each."""
+    """The settings reference is up to date and describes the effect of each variable."""
     page = reference()
     rows = [line for line in page.splitlines() if line.startswith("| `ONEPROTECT_")]
 
@@ -323,7 +324,7 @@ def test_reference_is_fresh() -> None:
 
 
 def test_every_field_can_be_set() -> None:
-    """No field of any group is without its variable, and each variable starts with the product's name."""
+    """Every field has a variable, and every variable starts with the product's prefix."""
     fields = {
         (group, field)
         for group in Settings().__struct_fields__
@@ -334,8 +335,8 @@ def test_every_field_can_be_set() -> None:
     assert all(variable.name.startswith("ONEPROTECT_") for variable in VARIABLES)
 
 
-def test_two_kinds_of_nats_credentials_are_one_too_many() -> None:
-    """A server takes one of them; which one was meant is not guessed."""
+def test_two_kinds_of_nats_credentials_conflict() -> None:
+    """Setting both a credentials file and an NKey file is a problem."""
     (problem,) = problems_of({"ONEPROTECT_NATS_CREDS_FILE": "a.creds", "ONEPROTECT_NATS_NKEY_FILE": "a.nk"})
 
-    assert problem.startswith("ONEPROTECT_NATS_NKEY_FILE: ONEPROTECT_NATS_CREDS_FILE is set, too")
+    assert problem.startswith("ONEPROTECT_NATS_NKEY_FILE: conflicts with ONEPROTECT_NATS_CREDS_FILE")

@@ -36,7 +36,8 @@ from messaging.delivery_requests import OverflowingPublisher
 from messaging.pull_consumer import Message, PullConsumer
 from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, egress_policy, open_jetstream, open_provider
-from oneprotect.configuration.service import ConfigurationError, ConfigurationService
+from oneprotect.configuration.errors import ConfigurationError
+from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
 from provider.cache.provider import CachedSecretProvider
 from schemas import subjects

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from oneprotect.api.operations.request import ApiRequest
-from oneprotect.configuration.service import OnlyIf, always
+from oneprotect.configuration.service import Precondition, always
 from schemas.validation import ValidationError
 
 HEADERS: Final = {
@@ -25,7 +25,7 @@ def entity_tag(revision: int) -> str:
     return f'"{revision}"'
 
 
-def precondition(call: ApiRequest) -> OnlyIf:
+def read_precondition(call: ApiRequest) -> Precondition:
     """What the request's headers demand of what is there. Raises `ValidationError`."""
     match, none_match = call.header("if-match"), call.header("if-none-match")
     if match is not None and none_match is not None:

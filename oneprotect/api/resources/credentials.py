@@ -6,7 +6,7 @@ import msgspec
 
 from consumers.credentials.control_client import NoConsumerReplied, check_credential
 from oneprotect.api.operations.operation import ADMINS, KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc
-from oneprotect.api.operations.preconditions import HEADERS, entity_tag, precondition
+from oneprotect.api.operations.preconditions import HEADERS, entity_tag, read_precondition
 from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import Page, PageQuery, page_of
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem
@@ -43,10 +43,10 @@ async def list_credentials(call: ApiRequest) -> ApiResponse:
 
 async def put_credential(call: ApiRequest) -> ApiResponse:
     """Create or replace."""
-    condition = precondition(call)
+    condition = read_precondition(call)
     asked = await call.body(Credential)
     view = await call.parts.configuration.set_credential(
-        call.tenant, call.id, msgspec.structs.asdict(asked), by=call.by, address=call.address, only_if=condition
+        call.tenant, call.id, msgspec.structs.asdict(asked), by=call.by, address=call.address, precondition=condition
     )
     return _shown(call, view)
 
@@ -59,7 +59,7 @@ async def get_credential(call: ApiRequest) -> ApiResponse:
 async def delete_credential(call: ApiRequest) -> ApiResponse:
     """Forget it."""
     await call.parts.configuration.delete_credential(
-        call.tenant, call.id, by=call.by, address=call.address, only_if=precondition(call)
+        call.tenant, call.id, by=call.by, address=call.address, precondition=read_precondition(call)
     )
     return ApiResponse(status=204)
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from oneprotect.api.operations.operation import ADMINS, KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc
-from oneprotect.api.operations.preconditions import HEADERS, entity_tag, precondition
+from oneprotect.api.operations.preconditions import HEADERS, entity_tag, read_precondition
 from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import Page, PageQuery, page_of
 from schemas.configuration import DestinationSpec, DestinationView
@@ -67,10 +67,10 @@ async def list_destinations(call: ApiRequest) -> ApiResponse:
 
 async def put_destination(call: ApiRequest) -> ApiResponse:
     """Create or replace."""
-    condition = precondition(call)
+    condition = read_precondition(call)
     spec = await call.body(DestinationSpec)
     view = await call.parts.configuration.set_destination(
-        call.tenant, call.id, msgspec.structs.asdict(spec), by=call.by, address=call.address, only_if=condition
+        call.tenant, call.id, msgspec.structs.asdict(spec), by=call.by, address=call.address, precondition=condition
     )
     return _shown(view)
 
@@ -83,7 +83,7 @@ async def get_destination(call: ApiRequest) -> ApiResponse:
 async def delete_destination(call: ApiRequest) -> ApiResponse:
     """Forget it."""
     await call.parts.configuration.delete_destination(
-        call.tenant, call.id, by=call.by, address=call.address, only_if=precondition(call)
+        call.tenant, call.id, by=call.by, address=call.address, precondition=read_precondition(call)
     )
     return ApiResponse(status=204)
 
@@ -91,17 +91,17 @@ async def delete_destination(call: ApiRequest) -> ApiResponse:
 async def enable_destination(call: ApiRequest) -> ApiResponse:
     """Let deliveries go there."""
     view = await call.parts.configuration.enable_destination(
-        call.tenant, call.id, by=call.by, address=call.address, only_if=precondition(call)
+        call.tenant, call.id, by=call.by, address=call.address, precondition=read_precondition(call)
     )
     return _shown(view)
 
 
 async def disable_destination(call: ApiRequest) -> ApiResponse:
     """Keep deliveries back."""
-    condition = precondition(call)
+    condition = read_precondition(call)
     asked = await call.optional_body(Disabling) or Disabling()
     view = await call.parts.configuration.disable_destination(
-        call.tenant, call.id, by=call.by, reason=asked.reason, address=call.address, only_if=condition
+        call.tenant, call.id, by=call.by, reason=asked.reason, address=call.address, precondition=condition
     )
     return _shown(view)
 

@@ -33,7 +33,7 @@ async def test_destination(call: ApiRequest) -> ApiResponse:
     """Ping it."""
     parts = call.parts
     destination = await parts.configuration.get_destination(call.tenant, call.id)
-    await parts.configuration.note_test(call.tenant, call.id, by=call.by, address=call.address)
+    await parts.configuration.audit_test(call.tenant, call.id, by=call.by, address=call.address)
     ping = _ping(call.tenant, call.id)
     async with follow(parts.connection, call.tenant, call.id) as attempts:
         headers = {

@@ -11,7 +11,7 @@ from msgspec import UNSET, UnsetType
 
 from consumers.replay.store import ReplayEnded, UnknownReplay
 from messaging.client.errors import JetStreamError
-from oneprotect.configuration.service import (
+from oneprotect.configuration.errors import (
     InUseError,
     MissingCredential,
     NotFoundError,

@@ -180,7 +180,7 @@ def _require_json(body: bytes) -> None:
 
 
 async def _destination(jetstream: "JetStream", tenant: str, name: str) -> "Destination | None":
-    from oneprotect.configuration.service import NotFoundError
+    from oneprotect.configuration.errors import NotFoundError
 
     try:
         return await jetstream.configuration.get_destination(tenant, name)

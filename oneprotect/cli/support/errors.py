@@ -72,7 +72,7 @@ def _alone(error: BaseException) -> BaseException:
 
 def _known(error: BaseException) -> CliError | None:
     from messaging.client.errors import JetStreamError
-    from oneprotect.configuration.service import ConfigurationError
+    from oneprotect.configuration.errors import ConfigurationError
     from oneprotect.dev.nats_server import EmbeddedNatsError
     from oneprotect.settings.settings import SettingsError
     from provider.errors import ProviderMisconfigured

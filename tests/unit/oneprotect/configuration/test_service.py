@@ -8,13 +8,8 @@ import pytest
 
 from messaging.kv import KvBucket, KvEntry
 from oneprotect.bootstrap.resources import egress_policy
-from oneprotect.configuration.service import (
-    ConfigurationService,
-    InUseError,
-    MissingCredential,
-    NotFoundError,
-    WriteConflictError,
-)
+from oneprotect.configuration.errors import InUseError, MissingCredential, NotFoundError, WriteConflictError
+from oneprotect.configuration.service import ConfigurationService
 from schemas import subjects
 from schemas.codes import CredentialStatus
 from schemas.configuration import Credential, CredentialState, Destination, Rollover
@@ -30,9 +25,9 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"url": None}, "url: expected `str`, got `null`"),
     ({"url": "http://acme.com:99999/"}, "url: blocked destination"),
     ({"url": "https://user:pass@acme.com/"}, "url: blocked destination: a URL carries no user name or password"),
-    ({"url": "https://10.1.2.3/"}, "an operator can except it with ONEPROTECT_EGRESS_ALLOW_CIDRS"),
-    ({"url": "https://api.svc.cluster.local/"}, "give it a name that the whole internet knows"),
-    ({"url": "ftp://acme.com/"}, "use https, or http where an operator allows it"),
+    ({"url": "https://10.1.2.3/"}, "an operator can allow it with ONEPROTECT_EGRESS_ALLOW_CIDRS"),
+    ({"url": "https://api.svc.cluster.local/"}, "use a host name of the public internet"),
+    ({"url": "ftp://acme.com/"}, "use https; an operator can allow http with ONEPROTECT_EGRESS_ALLOW_HTTP"),
     ({"url": "https://acme.com:22/"}, "an operator can add it to ONEPROTECT_EGRESS_PORTS"),
     ({"credential": "Key"}, "credential: expected 1 to 63 of a-z, 0-9 and `-`"),
     ({"event_types": ("invoice paid",)}, "event_types[0]: expected an event type like `invoice.paid`"),
@@ -248,7 +243,7 @@ async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
         contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
     )
 
-    with pytest.raises(WriteConflictError, match="try again"):
+    with pytest.raises(WriteConflictError, match="read it again and retry"):
         await configuration.set_destination(
             TENANT, "orders", {"url": "https://acme.com/", "credential": "key"}, by="test"
         )

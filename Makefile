@@ -92,7 +92,7 @@ sbom: $(READY) ## dist/sbom.cdx.json: what the image's environment is made of, f
 	@mkdir -p dist
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json requirements.txt
 
-nats: $(READY) ## refresh what deploy/nats has from the code: permissions, streams, NACK objects, chart values
+nats: $(READY) ## refresh what deploy/nats has from the code: permissions, streams, consumers, chart values
 	$(BIN)/oneprotect nats files --output deploy/nats
 
 lock: $(READY) ## resolve requirements*.txt anew (hashed, no addresses)

@@ -10,8 +10,6 @@ from typing import Any, Final
 import yaml
 
 from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
-from messaging.admin import nack
-from oneprotect.settings.settings import Settings
 from oneprotect.settings.variables import VARIABLES
 from tools.get_helm import ROOT
 from tools.values_reference import reference
@@ -57,7 +55,6 @@ def files() -> dict[str, str]:
     """Every generated file, by its path in the chart."""
     return {
         "files/egress-ranges.yaml": egress_ranges(),
-        "files/nack.yaml": nack_objects(),
         "values.schema.json": values_schema(),
         "README.md": reference((CHART / "values.yaml").read_text()),
     }
@@ -74,17 +71,6 @@ def egress_ranges() -> str:
         "ipv6": block(IPV6_ALLOWED.network, [str(range_.network) for range_ in IPV6_DENIED]),
     }
     return _HEAD.format(source="consumers/addresses.py") + _as_yaml(ranges)
-
-
-def nack_objects() -> str:
-    """Streams, buckets and consumers as NACK's objects. The chart's values decide on copies, bounds and waits."""
-    defaults = Settings()
-    objects = nack.objects(
-        replicas=defaults.nats.replicas,
-        work_per_destination=defaults.nats.work_per_destination,
-        ack_wait_s=defaults.delivery.ack_wait_s,
-    )
-    return _HEAD.format(source="schemas/subjects.py") + _as_yaml({"objects": objects})
 
 
 def values_schema() -> str:

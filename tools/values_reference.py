@@ -19,8 +19,8 @@ is told of. The least that it has to be told is in [ci/minimal.yaml](ci/minimal.
 
 What it makes: consumers (they deliver; they alone may get the Secrets that are named, and nothing else of the API
 server), the API, a Job that creates streams before consumers start, network policies that deny all but what each
-needs, and disruption budgets; when asked, autoscaling, monitoring, an Ingress or HTTPRoute, objects for NACK or
-External Secrets, and an admission policy. Every pod meets the pod security standard "restricted". There is no
+needs, and disruption budgets; when asked, autoscaling, monitoring, an Ingress or HTTPRoute, ExternalSecrets, and an
+admission policy. Every pod meets the pod security standard "restricted". There is no
 ClusterRole.
 
 ## Step by step

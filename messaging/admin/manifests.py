@@ -1,14 +1,13 @@
 """What whoever runs the NATS servers needs from this version, as files: `deploy/nats` holds them.
 
-Permissions of each role, streams and consumers for people who create them by hand (`nats stream add --config`), objects
-for NACK, and values for the NATS project's own chart. All of it follows from `schemas.subjects` and `roles`.
+Permissions of each role, streams and consumers for people who create them by hand (`nats stream add --config`), and
+values for the NATS project's own chart. All of it follows from `schemas.subjects` and `roles`.
 """
 
 import json
 from collections.abc import Iterator
 from typing import Any, Final, cast
 
-from messaging.admin import nack
 from messaging.admin.permissions import ROLES, NatsRole
 from messaging.admin.topology import bucket_config, consumer_config, stream_config
 from schemas import subjects
@@ -28,13 +27,11 @@ def documents(*, replicas: int, work_per_destination: int, ack_wait_s: float) ->
         for stream in subjects.STREAMS
     ]
     buckets = [bucket_config(bucket, replicas=replicas) for bucket in subjects.BUCKETS]
-    objects = nack.objects(replicas=replicas, work_per_destination=work_per_destination, ack_wait_s=ack_wait_s)
     made = {f"streams/{config['name']}.json": _json(config) for config in streams + buckets}
     for consumer in subjects.ALL_CONSUMERS:
         config = consumer_config(consumer, ack_wait_s=ack_wait_s)
         made[f"consumers/{consumer.stream}.{consumer.name}.json"] = _json(config)
     made["permissions.conf"] = _MADE + "".join(_permissions(role) for role in ROLES)
-    made["nack.yaml"] = _MADE + "---\n".join("\n".join(_yaml(document)) + "\n" for document in objects)
     made["helm-values.yaml"] = _MADE + _VALUES_HEAD + "\n".join(_yaml(_values(replicas))) + "\n"
     return made
 

@@ -5,11 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from messaging.admin import nack
-from tests.chart.conftest import Rendered
-from tests.chart.searching import of_kind
 from tools.chart_files import CHART, files
-from tools.manifests import identity
 from tools.values_reference import reference
 
 
@@ -17,17 +13,6 @@ from tools.values_reference import reference
 def test_generated_files_are_fresh(path: str) -> None:
     """The file is what the program says now."""
     assert (CHART / path).read_text() == files()[path], "stale: run make generate"
-
-
-def test_nack_keeps_what_apply_makes(rendered: Rendered) -> None:
-    """With the values' copies and bound, the objects are those of `oneprotect nats files`."""
-    rendered_objects = of_kind(rendered["nack"], "Stream", "Consumer")
-
-    found = [{**manifest, "metadata": {"name": manifest["metadata"]["name"]}} for manifest in rendered_objects]
-    wanted = nack.objects(replicas=1, work_per_destination=500, ack_wait_s=30)
-    for manifest in wanted:
-        manifest["spec"]["account"] = "oneprotect"
-    assert sorted(found, key=identity) == sorted(wanted, key=identity)
 
 
 def test_the_readme_has_every_value_with_what_it_is() -> None:

@@ -13,7 +13,7 @@ from tests.chart.searching import environment, of_kind, one
 from tools.chart import ChartError, render
 from tools.manifests import Manifest
 
-WITH_POLICIES = pytest.mark.parametrize("name", ["minimal", "full", "nack"])
+WITH_POLICIES = pytest.mark.parametrize("name", ["minimal", "full", "gateway"])
 
 
 def rules(manifests: list[Manifest], role: str) -> list[dict[str, Any]]:
@@ -43,7 +43,7 @@ def test_everything_is_denied_first(rendered: Rendered, name: str) -> None:
 
 def test_with_a_proxy_consumers_reach_it_and_no_receiver(rendered: Rendered) -> None:
     """The proxy's pods, at the port that the setting names, take the place of the internet."""
-    allowed = rules(rendered["nack"], "consumer")
+    allowed = rules(rendered["gateway"], "consumer")
 
     to_proxy = [rule for rule in allowed if rule["ports"] == [{"protocol": "TCP", "port": 4750}]]
     assert [rule["to"] for rule in to_proxy] == [
@@ -55,7 +55,7 @@ def test_with_a_proxy_consumers_reach_it_and_no_receiver(rendered: Rendered) -> 
         ]
     ]
     assert not any("except" in peer.get("ipBlock", {}) for rule in allowed for peer in rule["to"])
-    assert environment(one_consumer(rendered["nack"]))["ONEPROTECT_EGRESS_PROXY"].endswith(":4750")
+    assert environment(one_consumer(rendered["gateway"]))["ONEPROTECT_EGRESS_PROXY"].endswith(":4750")
 
 
 @pytest.mark.parametrize("name", ["minimal", "full"])
@@ -115,7 +115,7 @@ def test_ports_are_the_settings(rendered: Rendered) -> None:
 @WITH_POLICIES
 def test_only_consumers_reach_receivers_and_the_api_server(rendered: Rendered, name: str) -> None:
     """The API and `apply` reach names and NATS, the API the issuer of tokens, and no other address."""
-    roles = ["api", "apply"] if name != "nack" else ["api"]
+    roles = ["api", "apply"] if name != "gateway" else ["api"]
     told = {"192.0.2.10/32", "192.0.2.11/32", "169.254.20.10/32", "203.0.113.7/32"}
     for role in roles:
         blocks = {p["ipBlock"]["cidr"] for rule in rules(rendered[name], role) for p in rule["to"] if "ipBlock" in p}

@@ -117,7 +117,7 @@ def test_values_reach_the_settings(rendered: Rendered) -> None:
 
 def test_each_role_is_the_nats_user_that_it_should_be(rendered: Rendered) -> None:
     """Keys or credentials as the values say, and the inbox that the role's user may subscribe to."""
-    for name, kind in (("full", "nkey_file"), ("nack", "creds_file")):
+    for name, kind in (("full", "nkey_file"), ("gateway", "creds_file")):
         for role, workload in roles(rendered[name]).items():
             nats = Settings.load(environment(workload)).nats
 

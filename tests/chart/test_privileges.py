@@ -110,7 +110,7 @@ def test_only_consumers_have_a_token_and_it_is_short_lived(rendered: Rendered, n
 
 def test_each_role_mounts_its_own_nats_credentials(rendered: Rendered) -> None:
     """Credentials are one file of the role's own, for the pod's user alone; no variable takes a Secret's value."""
-    for name in ("minimal", "nack"):
+    for name in ("minimal", "gateway"):
         values = yaml.safe_load((CHART / "ci" / f"{name}.yaml").read_text())["nats"]["credentials"]
         defaults = yaml.safe_load((CHART / "values.yaml").read_text())["nats"]["credentials"]
         for workload in of_kind(rendered[name], "Deployment", "Job"):

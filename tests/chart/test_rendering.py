@@ -22,7 +22,7 @@ EVERY = pytest.mark.parametrize("name", VALUES)
 KINDS_OF_OTHERS = {
     "minimal": set[str](),
     "plain": set[str](),
-    "nack": {"Stream", "Consumer", "HTTPRoute"},
+    "gateway": {"HTTPRoute"},
     "full": {"ScaledObject", "ExternalSecret", "PodMonitor", "ServiceMonitor", "PrometheusRule"},
 }
 
@@ -157,8 +157,8 @@ def test_one_thing_at_most_scales(rendered: Rendered) -> None:
         for name, manifests in rendered.items()
     }
 
-    assert scalers == {"minimal": [], "plain": [], "nack": ["HorizontalPodAutoscaler"], "full": ["ScaledObject"]}
-    assert fixed == {"minimal": True, "plain": True, "nack": False, "full": False}
+    assert scalers == {"minimal": [], "plain": [], "gateway": ["HorizontalPodAutoscaler"], "full": ["ScaledObject"]}
+    assert fixed == {"minimal": True, "plain": True, "gateway": False, "full": False}
 
 
 def test_keda_looks_at_the_consumers_that_the_program_pulls_from(rendered: Rendered) -> None:

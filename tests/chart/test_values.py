@@ -75,11 +75,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"autoscaling": {"keda": {"monitoringEndpoint": "http://nats:8222"}}}, "autoscaling.keda.monitoringEndpoint"),
     ({"networkPolicy": {"nats": {"namespace": "", "cidrs": []}}}, "networkPolicy.nats.namespace"),
     ({"networkPolicy": {"apiServer": {"cidrs": ["any"]}}}, "networkPolicy.apiServer.cidrs.0"),
-    ({"nack": {"enabled": True}}, "nack.enabled and apply.mode"),
-    (
-        {"nack": {"enabled": True}, "apply": {"mode": "none"}, "settings": {"ONEPROTECT_ARCHIVE_DAYS": "7"}},
-        "settings.ONEPROTECT_ARCHIVE_DAYS shapes a stream",
-    ),
+    ({"nack": {"enabled": True}}, "nack"),
     ({"ingress": {"enabled": True, "host": "a.example"}}, "networkPolicy.api.from is empty"),
     ({"ingress": {"enabled": True}, **CALLERS}, "ingress.host is empty"),
     ({"httpRoute": {"enabled": True}, **CALLERS}, "httpRoute.parentRefs is empty"),

@@ -4,10 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from messaging.admin import nack
 from messaging.admin.manifests import documents
 from messaging.admin.permissions import ROLES
 from messaging.client.connection import connect
@@ -51,26 +49,6 @@ async def test_a_server_takes_the_definitions(nats_server: EmbeddedNats) -> None
         names = (await connection.api("STREAM.NAMES"))["streams"]
 
     assert sorted(names) == sorted(ALL)
-
-
-def test_nack_says_the_same() -> None:
-    """There is an object for every stream, bucket and consumer; deleting one never deletes what it holds."""
-    objects: list[dict[str, Any]] = list(yaml.safe_load_all(_made()["nack.yaml"]))
-
-    assert objects == nack.objects(replicas=3, work_per_destination=1000, ack_wait_s=30)
-    assert {one["spec"]["name"] for one in objects if one["kind"] == "Stream"} == set(ALL)
-    assert {one["spec"]["durableName"] for one in objects if one["kind"] == "Consumer"} == {
-        consumer.name for consumer in subjects.ALL_CONSUMERS
-    }
-    assert all(one["spec"]["preventDelete"] for one in objects)
-    work = next(one["spec"] for one in objects if one["spec"].get("name") == subjects.WORK.name)
-    assert (work["discardPerSubject"], work["maxMsgsPerSubject"], work["duplicateWindow"]) == (True, 1000, "600s")
-
-
-def test_a_field_that_nack_has_no_name_for_is_an_error() -> None:
-    """Nothing of ours is left out in silence."""
-    with pytest.raises(KeyError, match="new_thing"):
-        nack.spec_of({"name": "X", "new_thing": True})
 
 
 def test_chart_values_hold_every_role_and_no_secret() -> None:

@@ -43,7 +43,7 @@ def files(
     replicas: Annotated[int, typer.Option("--replicas", min=1, max=5, help="Copies of each stream.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Write permissions, streams, consumers, NACK objects and values for the NATS chart, as this version needs them.
+    """Write permissions, streams, consumers and values for the NATS chart, as this version needs them.
 
     For servers that are set up by hand or by Kubernetes; `oneprotect apply` creates the streams without any of them.
     """

@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from messaging import direct_get, reverse_reader
 from messaging.client.connection import NatsConnection
 from schemas import subjects

@@ -8,8 +8,7 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.request import DeliveryAttemptRequest
-from consumers.model.retry_state import RetryState
+from consumers.model.request import DeliveryAttemptRequest, RetryState
 from consumers.retention import archive
 from messaging.publisher import Publication
 from schemas import subjects

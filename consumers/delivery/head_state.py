@@ -9,7 +9,7 @@ from datetime import datetime
 
 import msgspec
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from messaging.pull_consumer import Message
 from schemas.codes import Outcome
 from schemas.events import AttemptResult

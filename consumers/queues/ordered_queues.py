@@ -11,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
 from messaging.client.errors import JetStreamError
 from messaging.periodic import run_every

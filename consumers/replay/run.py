@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from consumers.replay.pacer import Pacer
 from consumers.replay.superseded import SupersededIndex, SupersededPage
 from consumers.replay.window import SIZE, PublishWindow, ReplayStep

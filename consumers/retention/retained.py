@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from consumers.retention import archive
 from messaging import direct_get
 from messaging.client.connection import NatsConnection

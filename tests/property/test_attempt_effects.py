@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.delivery import effects
-from consumers.model.request import DeliveryAttemptRequest
-from consumers.model.retry_state import RetryState
+from consumers.model.request import DeliveryAttemptRequest, RetryState
 from consumers.retention.archive import ArchivedDelivery
 from messaging.client.headers import block_of, read_headers
 from messaging.publisher import Publication

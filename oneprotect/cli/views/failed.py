@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from consumers.replay.superseded import find_superseded
 from consumers.retention.retained import RetainedRecord, newest_kept
 from messaging import direct_get

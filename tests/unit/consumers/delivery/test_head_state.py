@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.delivery.head_state import head_state_from_results
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.model.retry_state import RetryState
+from consumers.model.request import RetryState
 from schemas import subjects
 from schemas.ids import is_name, new_replay_id
 

@@ -8,8 +8,7 @@ import msgspec
 import pytest
 
 from consumers.model.attempt import DeliveryAttempt
-from consumers.model.request import DeliveryAttemptRequest
-from consumers.model.retry_state import RetryState
+from consumers.model.request import DeliveryAttemptRequest, RetryState
 from consumers.observability import attempt_metrics
 from consumers.observability.attempt_metrics import AttemptMetrics, Logged
 from consumers.observability.attempt_tracing import UNUSUAL_PER_S, AttemptTracer

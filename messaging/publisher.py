@@ -24,6 +24,7 @@ from messaging.client.errors import (
     error_of,
 )
 from messaging.client.permission_violations import PermissionViolation
+from messaging.management import delete_message
 
 if TYPE_CHECKING:
     from messaging.atomic_batch import AtomicBatcher
@@ -177,7 +178,7 @@ class JetStreamPublisher:
 
     async def remove(self, stream: str, sequence: int) -> None:
         """Take a message out of a stream. Raises `RejectedByServer` when it is not there, or `ServerUnavailable`."""
-        await self._connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+        await delete_message(self._connection, stream, sequence)
 
     async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> PublishAck:
         """`publish` for what is no event."""

@@ -13,6 +13,7 @@ import msgspec
 
 from messaging import direct_get
 from messaging.client.connection import NatsConnection
+from messaging.management import stream_info
 
 EXAMINED: Final = 4096
 """Messages that one look reads, about: they take some 60 ms."""
@@ -54,8 +55,8 @@ async def read_page_backwards(
     `before`: only messages with a lower sequence. `since` and `until`: only those stored from then on, and before then.
     Raises `JetStreamError`.
     """
-    state = (await connection.api(f"STREAM.INFO.{stream}"))["state"]
-    floor, end = int(state["first_seq"]), int(state["last_seq"]) + 1
+    state = (await stream_info(connection, stream)).state
+    floor, end = state.first_seq, state.last_seq + 1
     end = min(end, before or end)
     if since is not None:
         floor = max(floor, await direct_get.sequence_at(connection, stream, since) or end)

@@ -17,9 +17,9 @@ import structlog
 from msgspec import Meta
 
 from consumers.replay.store import ReplayStore
-from messaging import direct_get
+from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import JetStreamError, NotFound
+from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from messaging.periodic import pause
 from schemas import subjects
@@ -79,32 +79,31 @@ class StreamMetrics:
 
     async def _streams(self) -> None:
         for stream in subjects.STREAMS:
-            try:
-                info = await self._connection.api(f"STREAM.INFO.{stream.name}")
-            except NotFound:  # the archive is there only if it is wanted
+            info = await management.find_stream(self._connection, stream.name)
+            if info is None:  # the archive is optional
                 continue
-            state, labels = info["state"], (("stream", stream.name),)
-            self._tell(definitions.STREAM_MESSAGES, state["messages"], labels)
-            self._tell(definitions.STREAM_BYTES, state["bytes"], labels)
-            self._tell(definitions.STREAM_SUBJECTS, state.get("num_subjects", 0), labels)
-            self._tell(definitions.STREAM_OLDEST, oldest_s(info), labels)
+            labels = (("stream", stream.name),)
+            self._tell(definitions.STREAM_MESSAGES, info.state.messages, labels)
+            self._tell(definitions.STREAM_BYTES, info.state.bytes, labels)
+            self._tell(definitions.STREAM_SUBJECTS, info.state.num_subjects, labels)
+            self._tell(definitions.STREAM_OLDEST, info.oldest_age_s, labels)
         self._asked_at = time.monotonic()
 
     async def _consumers(self) -> None:
         for consumer in subjects.CONSUMERS:
-            info = await self._connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+            info = await management.consumer_info(self._connection, consumer.stream, consumer.name)
             labels = (("stream", consumer.stream),)
-            self._tell(definitions.PENDING, info["num_pending"], labels)
-            self._tell(definitions.ACK_PENDING, info["num_ack_pending"], labels)
-            self._tell(definitions.WAITING, info["num_waiting"], labels)
+            self._tell(definitions.PENDING, info.num_pending, labels)
+            self._tell(definitions.ACK_PENDING, info.num_ack_pending, labels)
+            self._tell(definitions.WAITING, info.num_waiting, labels)
             if consumer is subjects.DUE_CONSUMER:
-                due = info["num_pending"] + info["num_ack_pending"]
+                due = info.num_pending + info.num_ack_pending
                 stream = self._known.get((definitions.STREAM_MESSAGES.name, labels))
                 if stream is not None:  # the server may not have said so yet
                     self._tell(definitions.SCHEDULED, max(0, stream[1] - due))
 
     async def _account(self) -> None:
-        info = await self._connection.api("INFO")
+        info = await management.account_info(self._connection)
         self._tell(definitions.STORAGE, info["storage"])
         if (limit := info["limits"]["max_storage"]) > 0:
             self._tell(definitions.STORAGE_LIMIT, limit)
@@ -116,8 +115,8 @@ class StreamMetrics:
             "AsyncGenerator[direct_get.StoredMessage, Any]",
             direct_get.scan(self._connection, subjects.RETRIES.name, pattern, batch=SCHEDULES_READ),
         )
-        info = await self._connection.api(f"STREAM.INFO.{subjects.RETRIES.name}")
-        now, late, seen = msgspec.convert(info["ts"], _Time), 0, 0  # the clock that fires them
+        info = await management.stream_info(self._connection, subjects.RETRIES.name)
+        now, late, seen = info.ts, 0, 0  # the clock that fires them
         async with contextlib.aclosing(scan) as records:
             async for record in records:
                 late += _is_overdue(record.headers, now)
@@ -132,14 +131,6 @@ class StreamMetrics:
         self._tell(definitions.REPLAYS, len(running))
         self._tell(definitions.REPLAY_ASKED, sum(row.replayed for row in running))
         self._tell(definitions.REPLAY_LEFT, sum(max(0, row.until_sequence - row.cursor) for row in running))
-
-
-def oldest_s(info: dict[str, Any]) -> float:
-    """Age of the oldest message, by the server's clock, from a `STREAM.INFO`; 0 when the stream is empty."""
-    if not info["state"]["messages"]:
-        return 0.0
-    first, now = (msgspec.convert(text, _Time) for text in (info["state"]["first_ts"], info["ts"]))
-    return max(0.0, (now - first).total_seconds())
 
 
 def _is_overdue(headers: dict[str, str], now: datetime) -> bool:

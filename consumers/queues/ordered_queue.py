@@ -21,6 +21,7 @@ from consumers.delivery.head_state import HeadState, HeadStateCache, head_state_
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_transfer import OrderedTransfer
+from messaging import management
 from messaging.client.connection import IncomingMessage, NatsConnection, Subscription
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
@@ -157,8 +158,8 @@ class OrderedQueue:
                     return
 
     async def _is_empty(self) -> bool:
-        info = await self._around.connection.api(f"CONSUMER.INFO.{subjects.ORDERED.name}.{self._name}")
-        return not info["num_pending"] and not info["num_ack_pending"] and not self._more.is_set()
+        info = await management.consumer_info(self._around.connection, subjects.ORDERED.name, self._name)
+        return not info.num_pending and not info.num_ack_pending and not self._more.is_set()
 
     async def _move(self) -> None:
         """Move whatever is told of, as long as the destination wants it in order."""
@@ -259,22 +260,18 @@ class OrderedQueue:
 
     async def _find_consumer(self) -> None:
         """Make the line's consumer if it is not there."""
-        filter_subject = subjects.ordered(self._tenant, self._destination)
         config = {
             "name": self._name,
             "durable_name": self._name,
-            "filter_subject": filter_subject,
+            "filter_subject": subjects.ordered(self._tenant, self._destination),
             "ack_policy": "explicit",
             "ack_wait": int(self._around.ack_wait_s * _NANOSECONDS),
             "max_ack_pending": 1,
             "inactive_threshold": IDLE_S * _NANOSECONDS,
         }
-        info = await self._around.connection.api(
-            f"CONSUMER.CREATE.{subjects.ORDERED.name}.{self._name}.{filter_subject}",
-            {"stream_name": subjects.ORDERED.name, "config": config},
-        )
-        if info["created"] != self._made_at:
-            self._made_at = info["created"]
+        info = await management.create_consumer(self._around.connection, subjects.ORDERED.name, config)
+        if info.created != self._made_at:
+            self._made_at = info.created
             self._is_continuous = False
 
     def _now(self) -> float:

@@ -13,6 +13,7 @@ import structlog
 
 from consumers.model.request import RetryState
 from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
+from messaging import management
 from messaging.client.errors import JetStreamError
 from messaging.periodic import run_every
 from messaging.publisher import Publication, PublishAck
@@ -82,11 +83,10 @@ class OrderedQueues:
                 self._others[key] = asyncio.get_running_loop().time() + OTHERS_S
 
     async def _take_over(self) -> None:
-        connection = self._around.connection
-        everyones = {"subjects_filter": subjects.ordered("*", "*")}
-        info = await connection.api(f"STREAM.INFO.{subjects.ORDERED.name}", everyones)
-        counts: dict[str, int] = info["state"].get("subjects") or {}
-        waiting = {subject.split(".", 3)[3] for subject in counts} - self._lines.keys()
+        info = await management.stream_info(
+            self._around.connection, subjects.ORDERED.name, subjects=subjects.ordered("*", "*")
+        )
+        waiting = {subject.split(".", 3)[3] for subject in info.state.subjects} - self._lines.keys()
         self._others = {key: until for key, until in self._others.items() if until > asyncio.get_running_loop().time()}
         if not waiting:
             return

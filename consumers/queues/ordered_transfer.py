@@ -12,7 +12,7 @@ from typing import Final
 
 import msgspec
 
-from messaging import direct_get
+from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
@@ -109,11 +109,8 @@ class _SourceStream:
 
     async def look(self) -> _SubjectState:
         """What the leader sees now."""
-        info = await self._connection.api(f"STREAM.INFO.{self.stream.name}", {"subjects_filter": self._subject})
-        counts: dict[str, int] = info["state"].get("subjects") or {}
-        return _SubjectState(
-            counts.get(self._subject, 0), info["state"]["last_seq"], msgspec.convert(info["ts"], datetime)
-        )
+        info = await management.stream_info(self._connection, self.stream.name, subjects=self._subject)
+        return _SubjectState(info.state.subjects.get(self._subject, 0), info.state.last_seq, info.ts)
 
     async def read(self, seen: _SubjectState) -> bool:
         """Read the oldest of what was `seen`. False when not all of that was there to be read: then nothing counts."""
@@ -129,6 +126,5 @@ class _SourceStream:
     async def clear(self) -> None:
         """Remove what has been moved."""
         if self.moved > self._cleared:
-            request = {"filter": self._subject, "seq": self.moved + 1}
-            await self._connection.api(f"STREAM.PURGE.{self.stream.name}", request)
+            await management.purge_subject(self._connection, self.stream.name, self._subject, before=self.moved + 1)
             self._cleared = self.moved

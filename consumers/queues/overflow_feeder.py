@@ -16,7 +16,7 @@ import msgspec
 import structlog
 
 from consumers.destinations.directory import ConfigurationDirectory
-from messaging import direct_get
+from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
 from messaging.direct_get import StoredMessage
@@ -88,8 +88,8 @@ class OverflowFeeder:
             await asyncio.gather(*(self._feed_one(key, due) for key in waiting))
 
     async def _counts(self, stream: subjects.StreamConfig, pattern: str) -> "_SubjectCounts":
-        info = await self._connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": pattern})
-        return _SubjectCounts(info["state"].get("subjects") or {}, int(info["config"]["max_msgs_per_subject"]))
+        info = await management.stream_info(self._connection, stream.name, subjects=pattern)
+        return _SubjectCounts(info.state.subjects, int(info.config["max_msgs_per_subject"]))
 
     async def _feed_one(self, key: str, due: _SubjectCounts) -> None:
         tenant, destination = key.split(".")
@@ -182,8 +182,8 @@ class _DestinationFeed:
                 moved += 1
         finally:
             if moved:
-                request = {"filter": self._from, "seq": records[moved - 1].sequence + 1}
-                await self._connection.api(f"STREAM.PURGE.{subjects.OVERFLOW.name}", request)
+                end = records[moved - 1].sequence + 1
+                await management.purge_subject(self._connection, subjects.OVERFLOW.name, self._from, before=end)
         return moved
 
     async def _move_one(self, record: StoredMessage) -> bool:

@@ -28,6 +28,7 @@ from consumers.replay.store import ReplayEnded, ReplayRow, ReplayStore, UnknownR
 from consumers.replay.superseded import SupersededPage
 from consumers.retention import retained
 from consumers.retention.retained import RetainedDelivery
+from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.kv import KvBucket
@@ -77,8 +78,7 @@ class ReplayService:
         for row in await self._rows.list(tenant):
             if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
                 return row.id, row.replay
-        info = await self._connection.api(f"STREAM.INFO.{retained.stream(chosen).name}")
-        until = int(info["state"]["last_seq"])
+        until = (await management.stream_info(self._connection, retained.stream(chosen).name)).state.last_seq
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 
     async def resume(self, tenant: str, replay: str) -> Replay:

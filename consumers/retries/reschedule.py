@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from messaging import direct_get
+from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
 from messaging.kv import EXPECTED_REVISION, KvBucket
@@ -44,11 +44,10 @@ class RetryNow:
 
     async def _call_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
         """Tell each line of which the delivery is the head that it need not wait. To which destinations those are."""
-        everyones = {"subjects_filter": subjects.ordered(tenant, destination)}
-        info = await self._connection.api(f"STREAM.INFO.{subjects.ORDERED.name}", everyones)
-        counts: dict[str, int] = info["state"].get("subjects") or {}
+        pattern = subjects.ordered(tenant, destination)
+        info = await management.stream_info(self._connection, subjects.ORDERED.name, subjects=pattern)
         called: list[str] = []
-        for subject in counts:
+        for subject in info.state.subjects:
             first, _ = await direct_get.batch(
                 self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1
             )

@@ -7,16 +7,15 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
+from messaging.management import NANOSECONDS, Config
 from schemas import subjects
 
-_NANOSECONDS: Final = 1_000_000_000
 _DAY_S: Final = 86_400
 _MAX_ACK_PENDING: Final = 100_000
 _MAX_WAITING: Final = 2_048
-
-Config = dict[str, Any]
 
 
 class TopologyChange(msgspec.Struct, frozen=True):
@@ -77,8 +76,8 @@ def stream_config(
         "retention": stream.retention,
         "storage": "file",
         "num_replicas": replicas,
-        "max_age": int(stream.max_age_s * _NANOSECONDS),
-        "duplicate_window": int(stream.duplicate_window_s * _NANOSECONDS),
+        "max_age": int(stream.max_age_s * NANOSECONDS),
+        "duplicate_window": int(stream.duplicate_window_s * NANOSECONDS),
         "discard": "new" if stream.capped_per_subject else "old",
         "max_msg_size": stream.max_message_bytes,
         "allow_direct": True,
@@ -87,7 +86,7 @@ def stream_config(
         config |= {"discard_new_per_subject": True, "max_msgs_per_subject": work_per_destination}
     if stream.archived:
         config |= {
-            "max_age": archive.days * _DAY_S * _NANOSECONDS,
+            "max_age": archive.days * _DAY_S * NANOSECONDS,
             "max_bytes": archive.max_bytes,
             "compression": "s2",
         }
@@ -128,7 +127,7 @@ def consumer_config(consumer: subjects.ConsumerConfig, *, ack_wait_s: float) -> 
         "durable_name": consumer.name,
         "filter_subject": consumer.filter_subject,
         "ack_policy": "explicit",
-        "ack_wait": int(ack_wait_s * _NANOSECONDS),
+        "ack_wait": int(ack_wait_s * NANOSECONDS),
         "max_deliver": -1,
         "max_ack_pending": _MAX_ACK_PENDING,
         "max_waiting": _MAX_WAITING,
@@ -138,29 +137,25 @@ def consumer_config(consumer: subjects.ConsumerConfig, *, ack_wait_s: float) -> 
 async def _apply_stream(
     connection: NatsConnection, kind: Literal["stream", "bucket"], name: str, wanted: Config, *, check: bool
 ) -> TopologyChange:
-    try:
-        current = (await connection.api(f"STREAM.INFO.{wanted['name']}"))["config"]
-    except NotFound:
+    current = await management.find_stream(connection, wanted["name"])
+    if current is None:
         if not check:
-            await connection.api(f"STREAM.CREATE.{wanted['name']}", wanted)
+            await management.create_stream(connection, wanted)
         return TopologyChange(kind, name, "create")
-    fields = _differences(current, wanted)
+    fields = _differences(current.config, wanted)
     if not fields:
         return TopologyChange(kind, name, "none")
     if not check:
-        await connection.api(f"STREAM.UPDATE.{wanted['name']}", current | wanted)
+        await management.update_stream(connection, current.config | wanted)
     return TopologyChange(kind, name, "update", fields)
 
 
 async def _left(connection: NatsConnection, stream: subjects.StreamConfig) -> TopologyChange:
     """A stream that the settings do without: it is not made, and what is in one that is there is nobody's to delete."""
-    try:
-        state = (await connection.api(f"STREAM.INFO.{stream.name}"))["state"]
-    except NotFound:
-        return TopologyChange("stream", stream.name, "none", note="not made: ONEPROTECT_ARCHIVE_DAYS is 0")
-    note = (
-        f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added, and its {state['messages']} messages are left until they age"
-    )
+    info = await management.find_stream(connection, stream.name)
+    note = "not created: ONEPROTECT_ARCHIVE_DAYS is 0"
+    if info is not None:
+        note = f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added; its {info.state.messages} messages stay until they age out"
     return TopologyChange("stream", stream.name, "none", note=note)
 
 
@@ -169,18 +164,17 @@ async def _apply_consumer(
 ) -> TopologyChange:
     wanted = consumer_config(consumer, ack_wait_s=ack_wait_s)
     name = f"{consumer.stream}/{consumer.name}"
-    create = f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}"
     try:
-        current = (await connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}"))["config"]
+        current = (await management.consumer_info(connection, consumer.stream, consumer.name)).config
     except NotFound:
         if not check:
-            await connection.api(create, {"stream_name": consumer.stream, "config": wanted})
+            await management.create_consumer(connection, consumer.stream, wanted)
         return TopologyChange("consumer", name, "create")
     fields = _differences(current, wanted)
     if not fields:
         return TopologyChange("consumer", name, "none")
     if not check:
-        await connection.api(create, {"stream_name": consumer.stream, "config": current | wanted})
+        await management.create_consumer(connection, consumer.stream, current | wanted)
     return TopologyChange("consumer", name, "update", fields)
 
 

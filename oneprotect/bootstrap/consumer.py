@@ -31,7 +31,8 @@ from consumers.retention.archive import ArchiveBatcher, Find
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.worker import Worker, WorkerLimits
-from messaging.client.errors import NotFound, ServerUnavailable
+from messaging import management
+from messaging.client.errors import ServerUnavailable
 from messaging.delivery_requests import OverflowingPublisher
 from messaging.pull_consumer import Message, PullConsumer
 from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
@@ -336,11 +337,7 @@ def _archive_finder(settings: Settings, jetstream: JetStream) -> Find:
         """Return whether delivered payloads are archived: the settings say so and the stream exists."""
         if not settings.nats.archive_days:
             return False
-        try:
-            await jetstream.connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}")
-        except NotFound:
-            return False
-        return True
+        return await management.find_stream(jetstream.connection, subjects.DELIVERED.name) is not None
 
     return find
 

@@ -6,10 +6,10 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any, Final, cast
 
-from messaging import direct_get
+from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
-from oneprotect.doctor.nats_server import read_time, server_time
+from oneprotect.doctor.nats_server import read_time
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import subjects
 
@@ -26,7 +26,6 @@ STILL_S: Final = 2.5
 _GROUP = CheckGroup("work")
 _AT: Final = "@at "
 _NO_STREAM: Final = "oneprotect apply"
-Info = dict[str, Any]
 
 
 async def check_work(connection: NatsConnection, *, old_s: float = OLD_S) -> list[CheckResult]:
@@ -46,19 +45,19 @@ async def _consumer(connection: NatsConnection, consumer: subjects.ConsumerConfi
     looks_left = LOOKS
     while True:
         try:
-            info = await connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+            info = await management.consumer_info(connection, consumer.stream, consumer.name)
         except NotFound:
             return _GROUP.unknown(name, "it is missing", _NO_STREAM)
         looks_left -= 1
-        if info["num_waiting"] or not looks_left:
+        if info.num_waiting or not looks_left:
             return _taken(name, info)
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def _taken(name: str, info: Info) -> CheckResult:
+def _taken(name: str, info: management.ConsumerInfo) -> CheckResult:
     """Whether somebody takes what there is: `num_waiting` counts requests for more."""
-    waiting, in_hand, pending = (int(info[field]) for field in ("num_waiting", "num_ack_pending", "num_pending"))
-    if waiting:
+    in_hand, pending = info.num_ack_pending, info.num_pending
+    if info.num_waiting:
         return _GROUP.ok(name, f"workers ask for work; {in_hand} in hand, {pending} behind them")
     if in_hand:
         return _GROUP.warning(
@@ -75,10 +74,10 @@ def _taken(name: str, info: Info) -> CheckResult:
 
 
 async def _due(connection: NatsConnection, old_s: float) -> CheckResult:
-    info = await _stream(connection, subjects.WORK)
+    info = await management.find_stream(connection, subjects.WORK.name)
     if info is None:
         return _GROUP.unknown("due work", "its stream is missing", _NO_STREAM)
-    count, age_s = int(info["state"]["messages"]), _age_s(info)
+    count, age_s = info.state.messages, info.oldest_age_s
     if not count:
         return _GROUP.ok("due work", "none waits")
     if age_s <= old_s:
@@ -92,10 +91,10 @@ async def _due(connection: NatsConnection, old_s: float) -> CheckResult:
 
 
 async def _overflow(connection: NatsConnection) -> CheckResult:
-    info = await _stream(connection, subjects.OVERFLOW)
+    info = await management.find_stream(connection, subjects.OVERFLOW.name)
     if info is None:
         return _GROUP.unknown("overflow", "its stream is missing", _NO_STREAM)
-    count = int(info["state"]["messages"])
+    count = info.state.messages
     if not count:
         return _GROUP.ok("overflow", "empty: no destination has more work than it is given")
     if stuck := await _stuck(connection, info):
@@ -115,32 +114,30 @@ async def _overflow(connection: NatsConnection) -> CheckResult:
     )
 
 
-async def _stuck(connection: NatsConnection, before: Info) -> str | None:
+async def _stuck(connection: NatsConnection, before: management.StreamInfo) -> str | None:
     """A destination with work in the overflow, and room for it, when none has been brought back for some rounds."""
     await asyncio.sleep(STILL_S)
     overflow = await _by_subject(connection, subjects.OVERFLOW)
-    if overflow["state"]["first_seq"] != before["state"]["first_seq"]:
+    if overflow.state.first_seq != before.state.first_seq:
         return None
     work = await _by_subject(connection, subjects.WORK)
-    due: dict[str, int] = work["state"].get("subjects") or {}
-    waiting: dict[str, int] = overflow["state"].get("subjects") or {}
-    for subject in waiting:
+    for subject in overflow.state.subjects:
         tenant, destination = subjects.tenant_and_destination(subject)
-        if due.get(subjects.requested(tenant, destination), 0) < work["config"]["max_msgs_per_subject"]:
+        if work.state.subjects.get(subjects.requested(tenant, destination), 0) < work.config["max_msgs_per_subject"]:
             return f"{tenant}/{destination}"
     return None
 
 
-async def _by_subject(connection: NatsConnection, stream: subjects.StreamConfig) -> Info:
-    return await connection.api(f"STREAM.INFO.{stream.name}", {"subjects_filter": stream.subjects[0]})
+async def _by_subject(connection: NatsConnection, stream: subjects.StreamConfig) -> management.StreamInfo:
+    return await management.stream_info(connection, stream.name, subjects=stream.subjects[0])
 
 
 async def _lines(connection: NatsConnection) -> CheckResult:
     """Destinations that take their deliveries in order: what fails holds up its line, so a long one is no fault."""
-    info = await _stream(connection, subjects.ORDERED)
+    info = await management.find_stream(connection, subjects.ORDERED.name)
     if info is None:
         return _GROUP.unknown("lines", "their stream is missing", _NO_STREAM)
-    count = int(info["state"]["messages"])
+    count = info.state.messages
     if not count:
         return _GROUP.ok("lines", "empty: no destination with `ordering: fifo` has anything waiting")
     longest = await _busiest(connection, subjects.ORDERED)
@@ -149,11 +146,10 @@ async def _lines(connection: NatsConnection) -> CheckResult:
 
 async def _schedules(connection: NatsConnection) -> CheckResult:
     """Attempts that wait for their time. The oldest schedules are looked at, as that is where a stuck one stays."""
-    info = await _stream(connection, subjects.RETRIES)
-    time = None if info is None else server_time(info)
-    if info is None or time is None:
+    info = await management.find_stream(connection, subjects.RETRIES.name)
+    if info is None:
         return _GROUP.unknown("schedules", "their stream is missing", _NO_STREAM)
-    late = overdue(await _oldest_schedules(connection), time)
+    late = overdue(await _oldest_schedules(connection), info.ts)
     if late:
         return _GROUP.failed(
             "schedules",
@@ -161,7 +157,7 @@ async def _schedules(connection: NatsConnection) -> CheckResult:
             "see that the stream has a leader, and its log: nats stream info ONEPROTECT_RETRIES\n"
             "let another server lead: nats stream cluster step-down ONEPROTECT_RETRIES",
         )
-    return _GROUP.ok("schedules", f"{info['state']['messages']} wait for their time, none overdue")
+    return _GROUP.ok("schedules", f"{info.state.messages} wait for their time, none overdue")
 
 
 def overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
@@ -184,23 +180,9 @@ async def _oldest_schedules(connection: NatsConnection) -> list[direct_get.Store
     return records
 
 
-async def _stream(connection: NatsConnection, stream: subjects.StreamConfig) -> Info | None:
-    try:
-        return await connection.api(f"STREAM.INFO.{stream.name}")
-    except NotFound:
-        return None
-
-
-def _age_s(info: Info) -> float:
-    """How long the oldest message has been there, by the server's clock."""
-    first_at, time = read_time(info["state"].get("first_ts")), server_time(info)
-    return max(0.0, (time - first_at).total_seconds()) if first_at and time else 0.0
-
-
 async def _busiest(connection: NatsConnection, stream: subjects.StreamConfig) -> str:
     """The destination with most messages in the stream, as `tenant/destination`."""
-    info = await _by_subject(connection, stream)
-    counts: dict[str, int] = info["state"].get("subjects") or {}
+    counts = (await _by_subject(connection, stream)).state.subjects
     if not counts:
         return "nobody any more"
     subject = max(counts, key=lambda name: counts[name])

@@ -4,13 +4,14 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from time import monotonic
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
+from messaging import management
 from messaging.client.connection import MIN_SERVER_VERSION, NatsConnection
-from messaging.client.errors import JetStreamError, NotFound, RejectedByServer, ServerTooOld, ServerUnavailable
+from messaging.client.errors import JetStreamError, RejectedByServer, ServerTooOld, ServerUnavailable
 from oneprotect.doctor.installation import InstallationSettings
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import subjects
@@ -52,7 +53,7 @@ async def check_jetstream(connection: NatsConnection) -> CheckResult:
     """Whether this account may use JetStream. Raises `JetStreamError` for what is none of these."""
     finding, mending = "", ""
     try:
-        await connection.api("INFO")
+        await management.account_info(connection)
     except ServerUnavailable as error:
         finding = f"JetStream does not answer: {error}"
         mending = "enable it in the server's configuration: jetstream { store_dir: /data }"
@@ -64,7 +65,7 @@ async def check_jetstream(connection: NatsConnection) -> CheckResult:
 
 async def check_storage(connection: NatsConnection) -> CheckResult:
     """Whether there is room: disk, and streams and consumers, as far as this account has limits. Raises as `api`."""
-    info = await connection.api("INFO")
+    info = await management.account_info(connection)
     limits = info["limits"]
     shares = {
         what: info[used] / limits[most]
@@ -114,9 +115,9 @@ async def check_round_trip(connection: NatsConnection) -> CheckResult:
 async def check_clock(connection: NatsConnection, now: Callable[[], datetime]) -> CheckResult:
     """Whether this host's clock agrees with the server's, as the answer to a question tells its time."""
     asked_at = now()
-    answer = await _any_stream(connection)
+    info = await _any_stream(connection)
     answered_at = now()
-    time = None if answer is None else server_time(answer)
+    time = None if info is None else info.ts
     if time is None:
         return _GROUP.unknown("clock", "no stream is there to tell the server's time", "oneprotect apply")
     away_s = (answered_at - asked_at).total_seconds() / 2
@@ -132,18 +133,11 @@ async def check_clock(connection: NatsConnection, now: Callable[[], datetime]) -
     )
 
 
-async def _any_stream(connection: NatsConnection) -> dict[str, Any] | None:
+async def _any_stream(connection: NatsConnection) -> management.StreamInfo | None:
     for stream in subjects.STREAMS:
-        try:
-            return await connection.api(f"STREAM.INFO.{stream.name}")
-        except NotFound:
-            continue
+        if info := await management.find_stream(connection, stream.name):
+            return info
     return None
-
-
-def server_time(info: dict[str, Any]) -> datetime | None:
-    """The server's clock when it answered with this `STREAM.INFO` or `CONSUMER.INFO`."""
-    return read_time(info.get("ts"))
 
 
 def read_time(text: object) -> datetime | None:

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Final
 
+from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from oneprotect.api.operations.operation import ApiOperation, ApiResponse, ResponseDoc
@@ -35,7 +36,7 @@ class StreamAvailability:
     async def _look(self) -> bool:
         try:
             async with asyncio.timeout(2):
-                await asyncio.gather(*(self._connection.api(f"STREAM.INFO.{name}") for name in NEEDED))
+                await asyncio.gather(*(management.stream_info(self._connection, name) for name in NEEDED))
         except (JetStreamError, TimeoutError):
             return False
         return True

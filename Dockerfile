@@ -25,6 +25,8 @@ RUN python -m venv --without-pip /opt/oneprotect \
 COPY pyproject.toml README.md LICENSE ./
 COPY schemas schemas
 COPY provider provider
+COPY messaging messaging
+COPY telemetry telemetry
 COPY consumers consumers
 COPY oneprotect oneprotect
 # Bytecode beside its source, as nothing can be written at run time; checked by nobody, so that it holds no time.

@@ -41,6 +41,7 @@ check: $(READY) ## format, lint, types, layers, and that a delivery takes no mor
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
+	$(BIN)/python -m tools.references --check
 	$(BIN)/python -m bench.calls
 
 coverage: $(READY) ## branch coverage of what handles keys; anything below 100 % fails
@@ -68,7 +69,7 @@ bench: $(READY) ## POSTs to the API, and deliveries/s and latency of one consume
 bench-peers: $(READY) ## the product beside FastStream, Celery, dramatiq and BullMQ: CPU per delivery (Redis and Node wanted)
 	$(BIN)/python -m bench.peers
 
-bench-all: $(READY) ## every measurement, one after the other (10 min): bench/results, and the figures of docs/performance.md
+bench-all: $(READY) ## every measurement, one after the other (10 min): bench/results, and the figures of docs/explanation/performance.md
 	$(BIN)/python -m bench.all --write-docs
 
 helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs
@@ -79,9 +80,9 @@ chart: $(READY) ## lint the chart, render it in each way under ci/, and check wh
 	$(BIN)/python -m tools.chart
 	$(BIN)/python -m tools.manifests deploy/secrets/*.yaml
 
-generate: $(READY) ## bring everything up to date that is made from the program: chart, NATS, schemas, settings
-	$(BIN)/python -m tools.settings_reference > docs/settings.md
+generate: $(READY) ## bring everything up to date that is made from the program: chart, NATS, schemas, docs/reference
 	$(BIN)/oneprotect schemas --output schemas
+	$(BIN)/python -m tools.references
 	$(BIN)/oneprotect nats files --output deploy/nats
 	$(BIN)/python -m tools.chart_files
 

@@ -1,4 +1,4 @@
-"""`python -m bench.all`: every measurement of docs/performance.md, one after the other, in processes of their own."""
+"""`python -m bench.all`: every measurement of the performance page, one after the other, in its own process."""
 
 import argparse
 import platform
@@ -71,7 +71,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"some of {', '.join(names)}")
     parser.add_argument("--short", action="store_true", help="few and small rounds: to see that all of it works")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where figures go (bench/results)")
-    parser.add_argument("--write-docs", action="store_true", help="bring docs/performance.md up to date")
+    parser.add_argument("--write-docs", action="store_true", help="bring docs/explanation/performance.md up to date")
     parser.add_argument("--only-docs", action="store_true", help="the same, from the figures that are there")
     arguments = parser.parse_args()
     wanted = [one for one in MEASUREMENTS if one.name in (arguments.only or names)]
@@ -90,7 +90,7 @@ def main() -> int:
         try:
             write_docs(arguments.results, ROOT / "docs")
         except BenchError as error:
-            print(f"docs/performance.md is as it was: {error}", file=sys.stderr)
+            print(f"docs/explanation/performance.md is as it was: {error}", file=sys.stderr)
             return 1
     return int(bool(failed))
 

@@ -1,4 +1,4 @@
-"""The figures and pictures of `docs/performance.md`, from the results of one run."""
+"""The figures and pictures of `docs/explanation/performance.md`, from the results of one run."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -19,12 +19,12 @@ END: Final = "<!-- figures: end -->"
 
 
 def write_docs(results: Path, docs: Path) -> None:
-    """Replace what is between the marks of `performance.md`. Raises `BenchError` when results or marks are missing."""
-    file, page = docs / "performance.md", Page(results, docs)
+    """Replace the text between the marks of the page. Raises `BenchError` when results or marks are missing."""
+    file, page = docs / "explanation" / "performance.md", Page(results, docs)
     before, begin, rest = file.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise BenchError("docs/performance.md has no marks")
+        raise BenchError("docs/explanation/performance.md has no marks")
     file.write_text("\n".join([before + BEGIN, "", *_figures(page), END]) + after)
 
 

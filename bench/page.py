@@ -66,7 +66,7 @@ class Page:
     def picture(self, name: str, title: str, rows: Sequence[Row]) -> str:
         """Draw it; returns the line that shows it."""
         (self._images / f"bench-{name}.svg").write_text(bars(title, rows))
-        return f"![{title}](images/bench-{name}.svg)"
+        return f"![{title}](../images/bench-{name}.svg)"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:

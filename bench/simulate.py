@@ -35,7 +35,7 @@ LEFT_OUT: Final = (
 
 
 class Costs(Struct, frozen=True, kw_only=True):
-    """What was measured (`docs/performance.md`); CPU microseconds unless they say otherwise."""
+    """What was measured (`docs/explanation/performance.md`); CPU microseconds unless they say otherwise."""
 
     worker_us: float = 125.0
     """A worker per delivery over a connection that is open: the CPU column of `make bench`, archive on."""

@@ -1,4 +1,4 @@
-"""What was aimed at, and what a run came to: the first thing that `docs/performance.md` tells."""
+"""What was aimed at, and what a run came to: the first thing that `docs/explanation/performance.md` tells."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final

@@ -364,7 +364,7 @@ def dashboard() -> Json:
     return {
         "uid": "oneprotect-delivery",
         "title": "OneProtect Delivery",
-        "description": "Deliveries, latency, backlog, secrets, destinations and processes. See docs/operations.md.",
+        "description": "Deliveries, latency, backlog, secrets, destinations and processes. See docs/how-to/monitor.md.",
         "tags": ["oneprotect"],
         "timezone": "utc",
         "schemaVersion": 39,

@@ -1,37 +1,36 @@
-"""The table of metrics in `docs/operations.md`, made from the catalogue.
+"""The reference of metrics, `docs/reference/metrics.md`, generated from the catalogue."""
 
-`python -m tools.metrics_reference` refreshes it in place; a test fails when it is stale.
-"""
-
-import sys
-from pathlib import Path
 from typing import Final
 
 from telemetry.metrics.definitions import CATALOGUE
 
-PAGE: Final = Path(__file__).resolve().parents[1] / "docs" / "operations.md"
-BEGIN: Final = "<!-- metrics: made by `python -m tools.metrics_reference` -->\n"
-END: Final = "<!-- end of metrics -->\n"
+_HEAD: Final = """\
+# Metrics
+
+Prometheus text at `/metrics`, and OTLP. [Monitor](../how-to/monitor.md) explains how to collect them.
+
+- Counters and histograms belong to one process: sum them over processes.
+- Every consumer reports the same backlog. Use the maximum, never the sum, of `oneprotect_stream_*`,
+  `oneprotect_consumer_*`, `oneprotect_schedules_*`, `oneprotect_replay*`, `oneprotect_jetstream_*` and
+  `oneprotect_credentials`.
+- Consumers sample the backlog every 10 seconds, and storage, schedules and replays every minute.
+- Histograms have `_bucket`, `_sum` and `_count`.
+- The `tenant` label exists only with `ONEPROTECT_METRICS_TENANTS_MAX` above 0. It adds about 50 series per tenant and
+  process. Tenants beyond the maximum count as `other`.
+- `oneprotect_supervised_*` come from the `/metrics` of `consumer --processes` only, not over OTLP.
+- `oneprotect_http_*` come from the API.
+
+This page is generated: `make generate`.
+
+| metric | kind | labels | description |
+|---|---|---|---|
+"""
 
 
-def table() -> str:
-    """The table, in Markdown."""
-    rows = [
-        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.help} |"
+def page() -> str:
+    """Return the page, in Markdown."""
+    rows = (
+        f"| `{metric.name}` | {metric.kind} | {', '.join(f'`{label}`' for label in metric.labels)} | {metric.help} |\n"
         for metric in CATALOGUE.values()
-    ]
-    return "\n".join(["| metric | kind | labels | tells |", "|---|---|---|---|", *rows]) + "\n"
-
-
-def refreshed(page: str) -> str:
-    """`page` with the table as it is now between its marks. Raises `ValueError` without them."""
-    head, begin, rest = page.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not (begin and end):
-        raise ValueError("the page has no marks for the table")
-    return head + BEGIN + "\n" + table() + "\n" + END + tail
-
-
-if __name__ == "__main__":
-    PAGE.write_text(refreshed(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
-    sys.stdout.write(f"{PAGE.name} is fresh\n")
+    )
+    return _HEAD + "".join(rows)

@@ -1,11 +1,7 @@
-"""Settings reference, generated from the settings: `python -m tools.settings_reference > docs/settings.md`.
-
-A test fails when the page is stale.
-"""
+"""The reference of all settings, `docs/reference/settings.md`, generated from the settings themselves."""
 
 import ast
 import inspect
-import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Final, cast
@@ -19,20 +15,20 @@ from oneprotect.settings.variables import VARIABLES
 _HEAD: Final = """\
 # Settings
 
-Every process reads its settings from environment variables, once at start. A process does not start with an unknown
-`ONEPROTECT_*` variable, a missing required variable or an invalid value. It reports all problems at once, by variable
-name and never by value. Values are not trimmed: a space around a value makes it invalid. Secrets (tokens, NATS
-credentials) are files, never variables.
+Every process reads its settings from environment variables, once, at the start.
 
-The standard OpenTelemetry variables `OTEL_*` control the export of traces and metrics: see
-[operations.md](operations.md).
+- An unknown variable that begins with `ONEPROTECT_`, a missing required variable or an invalid value stops the process.
+- The error lists every problem at once, by the variable's name and never by its value.
+- Values are not stripped: a space around a value makes the value invalid.
+- Secrets (tokens, NATS credentials) come as files, never as variables.
+- OpenTelemetry's own `OTEL_*` variables select exporters: see [Monitor](../how-to/monitor.md#export-over-otlp).
 
-This page is generated: `python -m tools.settings_reference > docs/settings.md`.
+This page is generated: `make generate`.
 """
 
 
-def reference() -> str:
-    """Return the page in Markdown."""
+def page() -> str:
+    """Return the page, in Markdown."""
     defaults = Settings()
     groups = [(name, cast("Struct", getattr(defaults, name))) for name in defaults.__struct_fields__]
     return "\n".join(line for name, group in groups for line in _section(name, group)).join([_HEAD + "\n", "\n"])
@@ -81,7 +77,3 @@ def _format_item(item: object) -> str:
         low, high = cast("PortRange", item)
         return f"{low}" if low == high else f"{low}-{high}"
     return str(item)
-
-
-if __name__ == "__main__":
-    sys.stdout.write(reference())

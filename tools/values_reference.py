@@ -15,7 +15,7 @@ helm install oneprotect deploy/helm/oneprotect --namespace oneprotect --create-n
 
 It needs Kubernetes 1.30, Helm 3 or 4, a NATS server with JetStream (2.12 or newer), an image, and the Secrets that it
 is told of. The least that it has to be told is in [ci/minimal.yaml](ci/minimal.yaml), everything together in
-[ci/full.yaml](ci/full.yaml); where tenants' Secrets come from is in [docs/secrets.md](../../../docs/secrets.md).
+[ci/full.yaml](ci/full.yaml). [Provide Secrets](../../../docs/how-to/provide-secrets.md) describes the tenants' Secrets.
 
 What it makes: consumers (they deliver; they alone may get the Secrets that are named, and nothing else of the API
 server), the API, a Job that creates streams before consumers start, network policies that deny all but what each
@@ -48,7 +48,7 @@ ClusterRole.
    kubectl create configmap nats-ca --namespace oneprotect --from-file ca.crt      # then nats.ca.name: nats-ca
    ```
 
-3. **Secrets.** Let something fill them: [docs/secrets.md](../../../docs/secrets.md). Their names go into
+3. **Secrets.** Let something fill them: [Provide Secrets](../../../docs/how-to/provide-secrets.md). Their names go into
    `secrets.resourceNames`.
 
 4. **Values.** Begin with [ci/minimal.yaml](ci/minimal.yaml). The API server's addresses are what this prints:

@@ -168,7 +168,8 @@ def _rollover(one: RegisteredCredential) -> CheckResult:
         "it signs, but with its current key alone: there is a previous key that can't be relied on",
         "until when it signs: kubectl annotate secret SECRET --namespace NAMESPACE --overwrite "
         "oneprotect.io/previous-expires-at=\"$(date -u -d '+24 hours' +%Y-%m-%dT%H:%M:%SZ)\" (30 days at most)\n"
-        "if that is right already, the previous key is malformed or the current one again: see docs/rotation.md",
+        "if that is right already, the previous key is malformed or the current one again: "
+        "see docs/how-to/rotate-a-secret.md",
     )
 
 

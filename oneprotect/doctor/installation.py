@@ -50,7 +50,7 @@ def invalid_settings(problems: tuple[str, ...]) -> list[CheckResult]:
 def _misunderstood(problem: str) -> CheckResult:
     variable, _, rest = problem.partition(": ")
     finding, _, mending = rest.rpartition("; ")
-    return _GROUP.failed(variable, finding or mending, mending if finding else "see docs/settings.md")
+    return _GROUP.failed(variable, finding or mending, mending if finding else "see docs/reference/settings.md")
 
 
 def check_settings(installation: InstallationSettings) -> list[CheckResult]:

@@ -89,7 +89,7 @@ async def check_storage(connection: NatsConnection) -> CheckResult:
         "room",
         f"{finding}; when it is full, nothing can be stored, and producers are refused",
         "raise the account's limits, or purge what is only kept: nats stream purge ONEPROTECT_ATTEMPTS --keep 100000\n"
-        "see docs/operations.md, A full disk",
+        "see docs/how-to/runbooks.md#a-full-disk",
     )
 
 

@@ -126,7 +126,7 @@ async def _permissions(
     if sources.problem is not None:
         checks.append(
             CheckGroup("credentials").failed(
-                "secret provider", sources.problem, "see docs/settings.md; run it where a consumer runs"
+                "secret provider", sources.problem, "see docs/reference/settings.md; run it where a consumer runs"
             )
         )
     reviews = sources.reviews

@@ -1,7 +1,7 @@
 """Every metric that there is: name, kind, labels and meaning. What is not in here can't be told.
 
-`/metrics`, OTLP and the table in `docs/operations.md` are made from it, and the dashboard and the alerts are checked
-against it.
+`/metrics`, OTLP and the table in `docs/reference/metrics.md` are made from it. The dashboard and the alerts are
+checked against it.
 """
 
 from typing import Annotated, Final, Literal

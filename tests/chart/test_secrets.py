@@ -23,7 +23,7 @@ from tools.manifests import Manifest, parse, problems
 
 FILES = sorted(path.name for path in (ROOT / "deploy" / "secrets").iterdir())
 WAYS = [name for name in FILES if name.endswith(".yaml")]
-DOCUMENT = (ROOT / "docs" / "secrets.md").read_text()
+DOCUMENT = (ROOT / "docs" / "how-to" / "provide-secrets.md").read_text()
 CURRENT = "whsec_" + base64.b64encode(b"c" * 32).decode()
 PREVIOUS = "whsec_" + base64.b64encode(b"p" * 32).decode()
 SOON = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -64,7 +64,9 @@ def synced(manifest: Manifest, stored: Mapping[str, str]) -> Manifest:
             objects = {o["objectName"]: stored[o["secretKey"]] for o in yaml.safe_load(spec["parameters"]["objects"])}
             values = {item["key"]: objects[item["objectName"]] for item in target["data"]}
             name, labels, type_ = target["secretName"], target["labels"], target["type"]
-            annotations = {"oneprotect.io/previous-expires-at": SOON}  # by `kubectl annotate`, as docs/secrets.md says
+            annotations = {
+                "oneprotect.io/previous-expires-at": SOON
+            }  # by `kubectl annotate`, as docs/how-to/provide-secrets.md says
         case kind:
             raise AssertionError(kind)
     return {
@@ -205,6 +207,6 @@ def test_the_times_that_are_told_are_those_of_manifests_and_settings() -> None:
     assert "| Vault Secrets Operator | `refreshAfter`, 5 min | 60 s | 6 min |" in DOCUMENT
     assert "rotationPollInterval=2m" in (ROOT / "deploy" / "secrets" / "csi.yaml").read_text()
     assert "`secrets.maxStaleSeconds`, 300 s" in DOCUMENT
-    runbook = (ROOT / "docs" / "rotation.md").read_text()
+    runbook = (ROOT / "docs" / "how-to" / "rotate-a-secret.md").read_text()
     assert "`refreshInterval` + 60 s" in runbook
     assert "| 300 s since the last read |" in runbook

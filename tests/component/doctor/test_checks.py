@@ -337,7 +337,7 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
         CheckStatus.FAILED,
     ]
     assert nearly.finding.startswith("storage are at 8")
-    assert "docs/operations.md" in (full.mending or "")
+    assert "docs/how-to/runbooks.md" in (full.mending or "")
     assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
     assert told["oneprotect_jetstream_storage_bytes"] > 9_500_000
     assert told["oneprotect_backlog_sample_age_seconds"] < 60

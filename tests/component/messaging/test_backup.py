@@ -1,4 +1,4 @@
-"""What docs/operations.md says of backups: JetStream's snapshots bring an installation back, on another server."""
+"""JetStream snapshots restore an installation on another server, as docs/how-to/back-up-and-restore.md says."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

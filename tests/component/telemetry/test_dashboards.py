@@ -23,13 +23,12 @@ from tests.support.promql import Asked, Selector, read
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
-from tools import metrics_reference
 from tools.grafana_dashboard import dashboard
 
 ROOT = Path(__file__).resolve().parents[3]
 DASHBOARD = ROOT / "deploy" / "grafana" / "oneprotect.json"
 ALERTS = ROOT / "deploy" / "helm" / "oneprotect" / "files" / "alerts.yaml"
-OPERATIONS = ROOT / "docs" / "operations.md"
+RUNBOOKS = ROOT / "docs" / "how-to" / "runbooks.md"
 
 OF_TARGETS = {"namespace", "pod", "job", "instance", "le"}
 """Labels that Prometheus adds to what it reads, and the one of buckets."""
@@ -180,9 +179,9 @@ def test_every_alert_has_its_runbook(rule: dict[str, Any]) -> None:
     assert re.fullmatch(r"[0-9]+[mh]", rule["for"])
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"]["summary"].endswith(".")
-    assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook"] == f"docs/how-to/runbooks.md#{rule['alert'].lower()}"
     heading = f"### {rule['alert']}\n"
-    page = OPERATIONS.read_text(encoding="utf-8")
+    page = RUNBOOKS.read_text(encoding="utf-8")
     assert page.count(heading) == 1
     section = re.split(r"\n##", page.partition(heading)[2], maxsplit=1)[0]
     assert [part in section for part in ("**Symptom.**", "**Look.**", "**Do.**")] == [True, True, True]
@@ -191,7 +190,7 @@ def test_every_alert_has_its_runbook(rule: dict[str, Any]) -> None:
 def test_alerts_are_named_once() -> None:
     """No two alerts have the same name, and the page has no runbook of an alert that is gone."""
     names = [rule["alert"] for rule in _alerts()]
-    headings = re.findall(r"^### (OneProtect\w+)$", OPERATIONS.read_text(encoding="utf-8"), re.MULTILINE)
+    headings = re.findall(r"^### (OneProtect\w+)$", RUNBOOKS.read_text(encoding="utf-8"), re.MULTILINE)
 
     assert sorted(names) == sorted(set(names)) == sorted(headings)
 
@@ -212,10 +211,3 @@ def test_the_dashboard_is_fresh() -> None:
     ids = [panel["id"] for panel in found["panels"]]
     assert len(ids) == len(set(ids))
     assert [variable["name"] for variable in found["templating"]["list"]] == ["datasource", "namespace"]
-
-
-def test_the_table_is_fresh() -> None:
-    """The table of metrics is what the catalogue gives."""
-    page = OPERATIONS.read_text(encoding="utf-8")
-
-    assert page == metrics_reference.refreshed(page), "python -m tools.metrics_reference"

@@ -29,7 +29,8 @@ def _results(directory: Path) -> Path:
 def _docs(directory: Path, page: str) -> Path:
     docs = directory / "docs"
     (docs / "images").mkdir(parents=True)
-    (docs / "performance.md").write_text(page)
+    (docs / "explanation").mkdir()
+    (docs / "explanation" / "performance.md").write_text(page)
     return docs
 
 
@@ -39,7 +40,7 @@ def test_figures_replace_what_is_between_the_marks_and_nothing_else(tmp_path: Pa
 
     write_docs(_results(tmp_path), docs)
 
-    text = (docs / "performance.md").read_text()
+    text = (docs / "explanation" / "performance.md").read_text()
     assert text.startswith("# Before\n\n" + BEGIN)
     assert text.endswith(END + "\n\n## After\n")
     assert "old" not in text
@@ -61,7 +62,7 @@ def test_the_page_says_what_failed(tmp_path: Path) -> None:
 
     write_docs(results, docs)
 
-    text = (docs / "performance.md").read_text()
+    text = (docs / "explanation" / "performance.md").read_text()
     assert "**`python -m bench.latency` ended with 1: these figures are not as they should be.**" in text
     assert "| 200 | product | 0.4 | 0.8 | 2.0 |" in text
     assert "**`python -m bench.secrets` was stopped: there are no figures.**" in text
@@ -72,11 +73,11 @@ def test_goals_that_are_missed_are_marked(tmp_path: Path) -> None:
     results, docs = _results(tmp_path), _docs(tmp_path, PAGE)
 
     write_docs(results, docs)
-    met = (docs / "performance.md").read_text()
+    met = (docs / "explanation" / "performance.md").read_text()
     slow = [Measured(200.0, Latency(4.0, 20.0, 30.0), Latency(0.3, 0.5, 1.5))]
     (results / "latency.json").write_bytes(msgspec.json.encode(slow))
     write_docs(results, docs)
-    missed = (docs / "performance.md").read_text()
+    missed = (docs / "explanation" / "performance.md").read_text()
 
     assert "| publish to receipt, p95 at 200/s | 0.8 ms | < 15 ms |  |" in met
     assert "| publish to receipt, p95 at 200/s | 20.0 ms | < 15 ms | **missed** |" in missed
@@ -89,12 +90,12 @@ def test_a_page_without_marks_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no marks"):
         write_docs(_results(tmp_path), docs)
 
-    assert (docs / "performance.md").read_text() == "# Nothing\n"
+    assert (docs / "explanation" / "performance.md").read_text() == "# Nothing\n"
 
 
 def test_the_page_of_this_repository_has_the_marks() -> None:
     """The figures' place is in the page that is shipped."""
-    text = (Path(__file__).parents[3] / "docs" / "performance.md").read_text()
+    text = (Path(__file__).parents[3] / "docs" / "explanation" / "performance.md").read_text()
 
     assert text.count(BEGIN) == text.count(END) == 1
     assert text.index(BEGIN) < text.index(END)

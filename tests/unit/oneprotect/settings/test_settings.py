@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from oneprotect.settings.settings import Settings, SettingsError
 from oneprotect.settings.variables import VARIABLES, SettingVariable
-from tools.settings_reference import reference
+from tools import settings_reference
 
 NOT_A_CLUSTER = Path("/nonexistent/token")
 
@@ -315,10 +315,10 @@ def test_namespaces() -> None:
 
 def test_reference_is_fresh() -> None:
     """The settings reference is up to date and describes the effect of each variable."""
-    page = reference()
+    page = settings_reference.page()
     rows = [line for line in page.splitlines() if line.startswith("| `ONEPROTECT_")]
 
-    assert Path("docs/settings.md").read_text() == page, "run: python -m tools.settings_reference > docs/settings.md"
+    assert Path("docs/reference/settings.md").read_text() == page, "run: make generate"
     assert [row.split("`")[1] for row in rows] == [variable.name for variable in VARIABLES]
     assert all(len(row.split("|")[4].strip()) > 20 for row in rows)
 

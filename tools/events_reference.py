@@ -1,0 +1,139 @@
+"""The reference of events, subjects, streams and headers, `docs/reference/events.md`, generated from `schemas`."""
+
+from collections.abc import Iterable
+from typing import Final, cast, get_args
+
+from msgspec.structs import fields
+
+from schemas import subjects
+from schemas.events import CloudEvent, OperationalEvent
+from schemas.subjects import StreamConfig
+
+_HEAD: Final = """\
+# Events and subjects
+
+Producers and consumers exchange CloudEvents 1.0 documents in structured mode over NATS JetStream.
+The schemas are in [schemas/](../../schemas): JSON Schema for every event, and AsyncAPI for all channels.
+`oneprotect schemas --output DIR` writes them.
+
+This page is generated: `make generate`.
+
+## Request a delivery
+
+Publish one document to `oneprotect.delivery.requested.<tenant>.<destination>`:
+
+```json
+{"specversion": "1.0", "id": "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "source": "/billing",
+ "type": "oneprotect.delivery.requested.v1", "time": "2026-11-23T20:00:00Z",
+ "datacontenttype": "application/json", "tenant": "acme",
+ "data": {"destination": "orders", "event_type": "invoice.paid", "payload": {"total": 42}}}
+```
+
+| field | rule |
+|---|---|
+| `id` | `[A-Za-z0-9_-]{1,64}`. The receiver's `webhook-id`, equal over all retries and replays. |
+| `tenant`, `data.destination` | Equal to the subject's tokens, otherwise the message is quarantined. |
+| `data.event_type` | Names joined by dots, at most 128 characters. |
+| `data.payload` | Any JSON value. Its bytes are the body of the webhook, unchanged. |
+| `data.payload_base64` | Any other body, in place of `payload`. Requires `data.content_type`. |
+| `data.content_type` | The receiver's `content-type`; `application/json` by default. |
+
+Set these headers:
+
+| header | value |
+|---|---|
+| `Nats-Msg-Id` | `<tenant>.<destination>.<id>`. JetStream drops a repeated id within 10 minutes. |
+| `content-type` | `application/cloudevents+json` |
+| `traceparent` | Optional. The parent of the delivery's spans. |
+
+- Wait for JetStream's acknowledgement. Publish the same message again until it arrives.
+- JetStream refuses a message with error 10077 when the destination has `ONEPROTECT_WORK_PER_DESTINATION` due
+  deliveries. Publish that message, headers included, to `oneprotect.delivery.overflow.<tenant>.<destination>`.
+- A payload has at most `ONEPROTECT_MAX_PAYLOAD_BYTES` bytes, a message at most 960 KiB with its headers.
+
+Every user that may publish in this NATS account is trusted. Untrusted producers use the [HTTP API](http-api.md).
+"""
+
+_LIFETIMES: Final = {0.0: "until removed", subjects.ATTEMPTS.max_age_s: "30 days"}
+
+_HEADERS: Final = {
+    subjects.HEADER_ATTEMPT: "Number of the attempt, from 1.",
+    subjects.HEADER_FIRST_ATTEMPT_AT: "Start of the first attempt.",
+    subjects.HEADER_REPLAY: "Replay that requested the delivery.",
+    subjects.HEADER_REPLAY_FROM: "Attempt number that the replay began with. The retry schedule starts there again.",
+    subjects.HEADER_SECRET_WAITS: "Waits for the secret. They use no attempt.",
+    subjects.HEADER_DEFERRALS: "Deferrals because the destination rested. They use no attempt.",
+    subjects.HEADER_SINCE: "Time from which results of this delivery may be on record.",
+    subjects.HEADER_CODE: "Code of the last attempt.",
+    subjects.HEADER_OUTCOME: "Outcome of the delivery.",
+    subjects.HEADER_REASON: "Reason for the quarantine: field and rule.",
+    subjects.HEADER_ORIGIN: "Subject that a quarantined message came from.",
+    subjects.HEADER_TRACE: "Trace context of the producer.",
+    subjects.HEADER_MSG_ID: "Key of the duplicate check. Retries add `.a<attempt>`, replays `.r<replay>.<attempt>`.",
+    subjects.HEADER_SCHEDULE: "Time of a schedule (ADR-51).",
+    subjects.HEADER_SCHEDULE_TARGET: "Subject on which the schedule fires.",
+}
+
+_EVENTS: Final = """
+## Operational events
+
+Published to `oneprotect.event.<kind>.<tenant>.<name>` in `ONEPROTECT_EVENTS`.
+A tenant receives them as deliveries when a destination's `event_types` name them, as in `oneprotect.destination.*`.
+
+- `*` never matches events below `oneprotect.`.
+- Only `oneprotect.config.*` and `oneprotect.quarantine.*` match the audit trail.
+- A destination never receives events about itself.
+
+| type | meaning | schema |
+|---|---|---|
+"""
+
+
+def page() -> str:
+    """Return the page, in Markdown. Raises `KeyError` for a header without a description."""
+    streams = (
+        f"| `{stream.name}` | {_codes(stream.subjects)} | {stream.retention} | {_lifetime(stream)} "
+        f"| {_cell(stream.description)} |"
+        for stream in subjects.STREAMS
+    )
+    consumers = (f"| `{one.stream}` | `{one.name}` | `{one.filter_subject}` |" for one in subjects.ALL_CONSUMERS)
+    buckets = (f"| `{bucket.name}` | {_cell(bucket.description)} |" for bucket in subjects.BUCKETS)
+    names = [cast("str", getattr(subjects, name)) for name in vars(subjects) if name.startswith("HEADER_")]
+    events = (_event(event) for event in get_args(OperationalEvent))
+    return (
+        _HEAD + "\n## Streams\n\n`oneprotect apply` creates the streams. All use file storage.\n"
+        "`ONEPROTECT_NATS_REPLICAS` sets their replicas.\n"
+        "`<bucket>` is the first hexadecimal digit of the SHA-256 of the delivery id.\n\n"
+        + _table(("stream", "subjects", "retention", "kept", "holds"), streams)
+        + "\nDurable pull consumers, shared by all consumer processes:\n\n"
+        + _table(("stream", "consumer", "filter"), consumers)
+        + "\n## Buckets\n\nKey-value buckets with keys `<tenant>.<id>`. None holds a secret value.\n\n"
+        + _table(("bucket", "holds"), buckets)
+        + "\n## Headers\n\nThe state of a delivery travels in headers. Bodies are never rewritten.\n\n"
+        + _table(("header", "meaning"), (f"| `{name}` | {_HEADERS[name]} |" for name in names))
+        + _EVENTS
+        + "".join(f"{line}\n" for line in events)
+    )
+
+
+def _table(head: tuple[str, ...], rows: Iterable[str]) -> str:
+    return "\n".join((f"| {' | '.join(head)} |", "|---" * len(head) + "|", *rows)) + "\n"
+
+
+def _codes(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _lifetime(stream: StreamConfig) -> str:
+    return "`ONEPROTECT_ARCHIVE_DAYS`" if stream.archived else _LIFETIMES[stream.max_age_s]
+
+
+def _event(event: type[CloudEvent]) -> str:
+    kind = str(next(field.default for field in fields(event) if field.name == "type"))
+    file = kind.removeprefix("oneprotect.") + ".json"
+    meaning = (event.__doc__ or "").partition("\n\n")[0]
+    return f"| `{kind}` | {_cell(meaning)} | [{file}](../../schemas/{file}) |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from typing import Final
 
 import structlog
+from starlette.routing import BaseRoute
 
 from messaging.client.errors import ServerUnavailable
-from oneprotect.api.app import ExtraRoutes, create_app
+from oneprotect.api.app import create_app
 from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.jwks import IssuerKeys
 from oneprotect.api.auth.jwt import JwtVerifier
@@ -25,7 +26,7 @@ from oneprotect.api.web.server import serve
 from oneprotect.api.web.tracing_middleware import TracingMiddleware
 from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, open_jetstream
-from oneprotect.console.app import console
+from oneprotect.console.app import console_routes
 from oneprotect.console.web.dependencies import ConsoleParts
 from oneprotect.console.web.event_stream import EventStreamLimiter
 from oneprotect.console.web.sessions import SessionStore
@@ -118,10 +119,10 @@ async def _open_api(
     _log.info("api.stopped")
 
 
-def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event) -> ExtraRoutes:
+def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event) -> list[BaseRoute]:
     """The console; its live pages end when `stop` is set."""
     assets = StaticFiles()
-    return console(
+    return console_routes(
         ConsoleParts(
             api=parts,
             sessions=SessionStore(jetstream.token_bucket, parts.tokens),

@@ -72,7 +72,7 @@ def test_the_environment_holds_what_is_locked_and_nothing_else(root: Path) -> No
     installed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in json.loads(done.stdout).items()}
     assert installed.pop("oneprotect-delivery") == "0.1.0"
     assert installed.items() <= LOCKED.items()
-    assert {"aiohttp", "msgspec", "litestar", "kubernetes-asyncio"} <= installed.keys()
+    assert {"aiohttp", "msgspec", "starlette", "kubernetes-asyncio"} <= installed.keys()
     assert not installed.keys() & {"pip", "setuptools", "hatchling", "pytest"}
 
 

@@ -1,9 +1,9 @@
 """One request on its way through an operation: who asks, what for, and with what."""
 
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
-from litestar import Request
+from starlette.requests import Request
 
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.operations.dependencies import ApiDependencies
@@ -18,7 +18,7 @@ class ApiRequest:
 
     __slots__ = ("_principal", "parts", "request")
 
-    def __init__(self, request: Request[Any, Any, Any], parts: ApiDependencies, principal: Principal | None) -> None:
+    def __init__(self, request: Request, parts: ApiDependencies, principal: Principal | None) -> None:
         self.request = request
         self.parts = parts
         self._principal = principal

@@ -44,7 +44,7 @@ class StreamAvailability:
 
 async def probe(call: ApiRequest) -> ApiResponse:
     """One of the three."""
-    status, media_type, body = call.parts.ops.answer("GET", call.request.url.path)
+    status, media_type, body = call.parts.ops.answer("GET", call.request.scope["path"])
     return ApiResponse(status=status, media_type=media_type, body=body)
 
 

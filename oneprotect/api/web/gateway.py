@@ -4,12 +4,12 @@ The process listens before NATS is there. Until the application is, it says that
 """
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final
+from typing import Final
 
 import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from oneprotect.api.web.problems import MEDIA_TYPE, unavailable
+from oneprotect.api.web.problems import problem_response, unavailable
 from telemetry.metrics import definitions
 from telemetry.metrics.registry import MetricRegistry
 from telemetry.ops_server import OpsPages
@@ -17,11 +17,6 @@ from telemetry.ops_server import OpsPages
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
 EVENTS: Final = b"text/event-stream"
 OPERATING: Final = frozenset({"/healthz", "/readyz", "/metrics"})
-
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
-Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 _log = structlog.get_logger(__name__)
 
@@ -32,17 +27,17 @@ class StartupGateway:
     def __init__(self, counters: MetricRegistry, ops: OpsPages) -> None:
         self._counters = counters
         self._ops = ops
-        self._app: Asgi | None = None
+        self._app: ASGIApp | None = None
 
-    def open(self, app: Asgi) -> None:
+    def open(self, app: ASGIApp) -> None:
         """From now on `app` answers."""
         self._app = app
 
-    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         began, ended, status = time.perf_counter(), 0.0, 500
 
-        async def sent(event: Event) -> None:
+        async def sent(event: Message) -> None:
             nonlocal ended, status
             if event["type"] == "http.response.start":
                 status = event["status"]
@@ -55,19 +50,13 @@ class StartupGateway:
         finally:
             self._note(scope, status, (ended or time.perf_counter()) - began)
 
-    async def _not_yet(self, scope: Event, receive: Receive, send: Send) -> None:
+    async def _not_yet(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] in OPERATING:
             await self._ops(scope, receive, send)
             return
-        problem = unavailable()
-        headers = [(b"content-type", MEDIA_TYPE.encode()), (b"cache-control", b"no-store")]
-        headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
-        body = problem.encode()
-        headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await problem_response(unavailable())(scope, receive, send)
 
-    def _note(self, scope: Event, status: int, took_s: float) -> None:
+    def _note(self, scope: Scope, status: int, took_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = scope.get("path_template") or "none"
         self._counters.add(definitions.HTTP_REQUESTS, (("method", method), ("route", route), ("status", str(status))))

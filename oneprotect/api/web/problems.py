@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 import structlog
-from litestar.exceptions import HTTPException
 from msgspec import UNSET, UnsetType
+from starlette.responses import Response
 
 from consumers.replay.store import ReplayEnded, UnknownReplay
 from messaging.client.errors import JetStreamError
@@ -94,8 +94,6 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, ValidationError):
         return broken_rule(error.field, error.rule)
-    if isinstance(error, HTTPException):
-        return _of_framework(error)
     if isinstance(error, JetStreamError):
         _log.warning("api.nats_failed", error=str(error))
         return unavailable()
@@ -137,15 +135,7 @@ def unavailable() -> Problem:
     )
 
 
-_FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
-    400: ("bad-request", "The request can't be understood."),
-    404: ("not-found", "There is nothing here; see /openapi.json."),
-    405: ("method-not-allowed", "This can't be done here; `Allow` says what can."),
-    413: ("too-large", "The body is too large."),
-}
-
-
-def _of_framework(error: HTTPException) -> Problem:
-    kind, detail = _FRAMEWORK.get(error.status_code, ("bad-request", "The request can't be understood."))
-    status = error.status_code if error.status_code in _FRAMEWORK else 400
-    return Problem(status, kind, detail)
+def problem_response(problem: Problem) -> Response:
+    """Return the response that carries a problem document."""
+    headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", **problem.headers}
+    return Response(problem.encode(), problem.status, headers, MEDIA_TYPE)

@@ -4,6 +4,7 @@ What can't be understood as HTTP is answered with a problem document, too.
 """
 
 import asyncio
+import re
 from typing import Any, Final, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -14,6 +15,8 @@ HEAD_BYTES: Final = 32 * 1024
 """Request line and headers."""
 HEAD_TIMEOUT_S: Final = 10.0
 """From the first byte of a request to the end of its headers, and from connecting to that first byte."""
+_HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
+"""The characters of a `Host` header (RFC 9110, section 7.2)."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -56,6 +59,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self._stop_waiting()
         self._in_head = False
         self._head_bytes = 0
+        if any(name == b"host" and not _HOST.fullmatch(value) for name, value in self.headers):
+            self.send_400_response("invalid host")
+            return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:

@@ -7,9 +7,9 @@ from functools import cache
 from typing import Any, Final, TypeVar
 
 import msgspec
-from litestar import Request
 from msgspec import Struct
 from msgspec.inspect import IntType, Metadata, Type, VarTupleType, type_info
+from starlette.requests import Request
 
 from oneprotect.api.web.problems import Problem
 from schemas.validation import ValidationError
@@ -29,14 +29,19 @@ class BodyLimits(Struct, frozen=True, kw_only=True):
     body_timeout_s: float = 10.0
 
 
-def is_there(request: Request[Any, Any, Any]) -> bool:
+def is_there(request: Request) -> bool:
     """Whether the request has a body."""
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-async def read(request: Request[Any, Any, Any], limits: BodyLimits) -> bytes:
+async def read(request: Request, limits: BodyLimits) -> bytes:
     """The whole body, if it is JSON by its headers, not too large and not too slow. Raises `Problem`."""
     _require_json(request)
+    return await read_bytes(request, limits)
+
+
+async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
+    """The whole body, if it is not too large and not too slow. Raises `Problem`."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or len(declared) > 12 or int(declared) > limits.body_bytes:
         raise _too_large(limits)
@@ -53,7 +58,7 @@ async def read(request: Request[Any, Any, Any], limits: BodyLimits) -> bytes:
     )
 
 
-async def _read(request: Request[Any, Any, Any], limits: BodyLimits) -> bytes:
+async def _read(request: Request, limits: BodyLimits) -> bytes:
     body = bytearray()
     while True:
         event: Any = await request.receive()
@@ -116,7 +121,7 @@ def _bare(found: Type) -> Type:
     return _bare(found.type) if isinstance(found, Metadata) else found
 
 
-def _require_json(request: Request[Any, Any, Any]) -> None:
+def _require_json(request: Request) -> None:
     kind, _, parameters = request.headers.get("content-type", "application/json").partition(";")
     kind, parameters = kind.strip().lower(), parameters.replace(" ", "").lower()
     if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):

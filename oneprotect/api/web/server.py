@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from oneprotect.api.web.gateway import Asgi
 from oneprotect.api.web.protocol import BoundedProtocol
 
 KEEP_ALIVE_S: Final = 75
@@ -26,7 +26,7 @@ class _ApiServer(uvicorn.Server):
 
 
 async def serve(
-    app: Asgi,
+    app: ASGIApp,
     *,
     host: str,
     port: int,

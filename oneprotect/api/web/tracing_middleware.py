@@ -9,7 +9,9 @@ import time
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from oneprotect.api.web.gateway import METHODS, OPERATING, Asgi, Event, Receive, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from oneprotect.api.web.gateway import METHODS, OPERATING
 from telemetry.otlp.trace_context import HEADER, Attributes, Kind, TraceContext, TraceSampler
 
 _NAME: Final = HEADER.encode()
@@ -41,12 +43,12 @@ class RequestSpanSink(Protocol):
 class TracingMiddleware:
     """An ASGI application before another one."""
 
-    def __init__(self, app: Asgi, spans: RequestSpanSink, sampling: TraceSampler) -> None:
+    def __init__(self, app: ASGIApp, spans: RequestSpanSink, sampling: TraceSampler) -> None:
         self._app = app
         self._spans = spans
         self._sampling = sampling
 
-    async def __call__(self, scope: Event, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         if scope["type"] != "http" or scope["path"] in OPERATING:
             await self._app(scope, receive, send)
@@ -56,7 +58,7 @@ class TracingMiddleware:
         parent = TraceContext.read(caller) or TraceContext.of_key(key)
         status, start_ns = 500, time.time_ns()
 
-        async def sent(event: Event) -> None:
+        async def sent(event: Message) -> None:
             nonlocal status
             if event["type"] == "http.response.start":
                 status = event["status"]
@@ -70,7 +72,7 @@ class TracingMiddleware:
             if sampled:
                 self._add(scope, status, parent, span_id, start_ns)
 
-    def _add(self, scope: Event, status: int, parent: TraceContext, span_id: int, start_ns: int) -> None:
+    def _add(self, scope: Scope, status: int, parent: TraceContext, span_id: int, start_ns: int) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = str(scope.get("path_template") or "none")
         self._spans.add(

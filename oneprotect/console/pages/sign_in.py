@@ -10,7 +10,6 @@ from oneprotect.console.web.request import (
     SECURE_COOKIE,
     PageRequest,
     PageResponse,
-    read_form,
     redirect,
     require_same_origin,
 )
@@ -27,7 +26,7 @@ async def show(visit: PageRequest) -> PageResponse:
 async def sign_in(visit: PageRequest) -> PageResponse:
     """Open a session for whoever shows a good token that may look."""
     require_same_origin(visit.request)
-    fields = await read_form(visit.request)
+    fields = await visit.read_form()
     going_to = _next(fields.get("next"))
     try:
         principal = await _identify(visit, fields.get("token", "").strip()[:_LONGEST])

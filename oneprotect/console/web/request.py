@@ -1,16 +1,14 @@
 """One request for a page: who asks, and with what."""
 
-import asyncio
 import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Final, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
-from litestar import Request
-from litestar.exceptions import HTTPException
 from msgspec import Meta
+from starlette.requests import Request
 
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.operations.request import ApiRequest
@@ -26,7 +24,6 @@ COOKIE: Final = "oneprotect_console"
 SECURE_COOKIE: Final = f"__Host-{COOKIE}"
 FORM_TOKEN: Final = "form_token"
 KEEPERS: Final = frozenset({Role.ADMIN, Role.OPERATOR})
-_FORM_TIMEOUT_S: Final = 10.0
 _MAX_FIELDS: Final = 64
 _FORM: Final = "application/x-www-form-urlencoded"
 
@@ -38,7 +35,7 @@ class PageRequest:
 
     __slots__ = ("parts", "request", "session")
 
-    def __init__(self, request: Request[Any, Any, Any], parts: ConsoleParts, session: ConsoleSession | None) -> None:
+    def __init__(self, request: Request, parts: ConsoleParts, session: ConsoleSession | None) -> None:
         self.request = request
         self.parts = parts
         self.session = session
@@ -91,7 +88,7 @@ class PageRequest:
     @property
     def is_secure(self) -> bool:
         """Whether the browser speaks https, perhaps to a proxy; at worst a cookie is not kept."""
-        return self.request.url.scheme == "https" or self.request.headers.get("x-forwarded-proto") == "https"
+        return self.request.scope["scheme"] == "https" or self.request.headers.get("x-forwarded-proto") == "https"
 
     @property
     def call(self) -> ApiRequest:
@@ -103,10 +100,21 @@ class PageRequest:
         items = [(name, value) for name, value in self.request.query_params.multi_items() if value]
         return request_body.query(items, kind)
 
+    async def read_form(self) -> dict[str, str]:
+        """The fields of a form. Raises `Problem`."""
+        if self.request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+            raise Problem(415, "unsupported-media-type", "Send forms as `application/x-www-form-urlencoded`.")
+        body = await request_body.read_bytes(self.request, self.parts.api.limits)
+        try:
+            pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
+        except ValueError:
+            raise Problem(400, "bad-request", "The form is malformed. Open the page again and retry.") from None
+        return dict(pairs)
+
     async def form(self) -> Mapping[str, str]:
         """The fields of a form of ours that this session sent. Raises `Problem` for a forged one."""
         require_same_origin(self.request)
-        fields = await read_form(self.request)
+        fields = await self.read_form()
         token = fields.pop(FORM_TOKEN, "")
         if self.session is None or not _same(token, self.session.form_token):
             raise Problem(403, "forbidden", "This form is not from a page of this session. Open the page anew.")
@@ -153,23 +161,7 @@ def redirect(to: str, *, headers: Mapping[str, str] | None = None) -> PageRespon
     return PageResponse(status=303, headers={"location": to, **(headers or {})})
 
 
-async def read_form(request: Request[Any, Any, Any]) -> dict[str, str]:
-    """The fields of a form. Raises `Problem`."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
-        raise Problem(415, "unsupported-media-type", "Forms are sent as `application/x-www-form-urlencoded`.")
-    try:
-        async with asyncio.timeout(_FORM_TIMEOUT_S):
-            body = await request.body()
-        pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
-    except TimeoutError:
-        raise Problem(408, "too-slow", "The form took too long to come.", headers={"connection": "close"}) from None
-    except (ValueError, HTTPException) as error:
-        status = error.status_code if isinstance(error, HTTPException) else 400
-        raise Problem(status, "bad-request", "The form can't be understood.") from None
-    return dict(pairs)
-
-
-def require_same_origin(request: Request[Any, Any, Any]) -> None:
+def require_same_origin(request: Request) -> None:
     """Raise `Problem` unless the browser says that a page of ours sent this."""
     site = request.headers.get("sec-fetch-site")
     if site is None:
@@ -181,7 +173,7 @@ def require_same_origin(request: Request[Any, Any, Any]) -> None:
         raise Problem(403, "forbidden", "This form was sent from another site, or by no browser; open the page here.")
 
 
-def theme_of(request: Request[Any, Any, Any]) -> str:
+def theme_of(request: Request) -> str:
     """The chosen theme; empty for what the system prefers."""
     chosen = request.cookies.get("oneprotect_theme", "")
     return chosen if chosen in ("dark", "light") else ""

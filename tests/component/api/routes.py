@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 import msgspec
-from litestar.handlers import HTTPRouteHandler
+from starlette.routing import Route
 
 from oneprotect.api.app import OPERATIONS, create_app
 from oneprotect.api.operations.operation import ApiOperation
@@ -64,12 +64,10 @@ ROUTES: Final[dict[tuple[str, str], Access]] = {
 def routes_of_app() -> set[tuple[str, str]]:
     """Method and path of each route that the application has."""
     parts: Any = type("NoParts", (), {"limits": BodyLimits(body_bytes=1)})()
-    found: set[tuple[str, str]] = set()
-    for route in create_app(parts).routes:
-        for handler in getattr(route, "route_handlers", []):
-            if isinstance(handler, HTTPRouteHandler) and "OPTIONS" not in handler.http_methods:
-                found |= {(method, route.path_format) for method in handler.http_methods}
-    return found
+    endpoints: list[tuple[str, Any]] = [
+        (one.path, one.endpoint) for one in create_app(parts).routes if isinstance(one, Route)
+    ]
+    return {(method, path) for path, endpoint in endpoints for method in endpoint.handlers}
 
 
 def operation_of(method: str, path: str) -> ApiOperation:

@@ -25,7 +25,7 @@ HEAVY = {
     "cryptography",
     "jinja2",
     "kubernetes_asyncio",
-    "litestar",
+    "starlette",
     "opentelemetry",
     "requests",
     "uvicorn",

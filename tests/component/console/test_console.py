@@ -73,7 +73,9 @@ async def _visitor(api: Api, *roles: Role, tenant: str = TENANT) -> Visitor:
 
 
 def _paths(method: str, tenant: str = TENANT) -> list[str]:
-    paths = [page.path for page in PAGES if page.method == method and page.asks] + ([LIVE] if method == "GET" else [])
+    paths = [page.path for page in PAGES if page.method == method and page.needs_session] + (
+        [LIVE] if method == "GET" else []
+    )
     return [path.replace("{tenant}", tenant).replace("{id}", "orders").replace("{delivery}", "dlv_1") for path in paths]
 
 

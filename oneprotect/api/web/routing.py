@@ -1,0 +1,61 @@
+"""Routes from paths to handlers. Every error becomes a response of the same kind as the path's other responses."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from oneprotect.api.web.problems import Problem
+
+Handler = Callable[[Request], Awaitable[Response]]
+OnError = Callable[[Request, Exception], Response]
+
+
+class Endpoint:
+    """The handlers of one path by HTTP method, as an ASGI application. A `path` of None has none: the 404."""
+
+    def __init__(self, path: str | None, handlers: Mapping[str, Handler], on_error: OnError) -> None:
+        self.handlers = handlers
+        self._path = path
+        self._allow = {"allow": ", ".join(sorted({*handlers, "OPTIONS"}))}
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to one request."""
+        request = Request(scope, receive)
+        try:
+            response = await self._respond(request)
+        except Exception as error:  # noqa: BLE001 - `on_error` logs unexpected ones
+            response = self._on_error(request, error)
+        await response(scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        if self._path is None:
+            raise Problem(404, "not-found", "Nothing is at this address. See /openapi.json for the paths.")
+        request.scope["path_template"] = self._path
+        if handler := self.handlers.get(request.method):
+            return await handler(request)
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=self._allow)
+        raise Problem(
+            405, "method-not-allowed", "This path has no such method. `Allow` lists its methods.", headers=self._allow
+        )
+
+
+class NormalizingRouter(Router):
+    """A router that ignores repeated and trailing slashes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to one request."""
+        scope["path"] = "/" + "/".join(filter(None, scope["path"].split("/")))
+        await self.app(scope, receive, send)
+
+
+def routes_of(handlers: Iterable[tuple[str, str, Handler]], on_error: OnError, *, prefix: str = "") -> list[Route]:
+    """Return one route per path from (method, path, handler); `prefix`: where the routes will be mounted."""
+    by_path: dict[str, dict[str, Handler]] = {}
+    for method, path, handler in handlers:
+        by_path.setdefault(path, {})[method] = handler
+    return [Route(path, Endpoint(prefix + path, methods, on_error)) for path, methods in by_path.items()]

@@ -66,11 +66,6 @@ class _AckReply(PublishAck, frozen=True, gc=False):
     error: _AckError | None = None
 
 
-def without_batch(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers of a stored message, fit for publishing it again: those of the batch that it came in stay with it."""
-    return {name: value for name, value in headers.items() if not name.startswith(_BATCH)}
-
-
 OnStored = Callable[[PublishAck | JetStreamError], None]
 
 

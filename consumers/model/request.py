@@ -10,6 +10,7 @@ from msgspec import Raw
 from messaging.pull_consumer import Message
 from schemas import subjects
 from schemas.events import JSON, PING, AttemptResult, DeliveryRequested, Source, Time, decode_request
+from schemas.headers import context_headers, trace_context
 from schemas.ids import DELIVERY_ID_PATTERN, is_event_type, is_name
 
 _STATE: Final = b"Oneprotect-"
@@ -44,7 +45,7 @@ class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             replay_from=_read_count(headers, subjects.HEADER_REPLAY_FROM, 1),
             secret_waits=_read_count(headers, subjects.HEADER_SECRET_WAITS, 0),
             deferrals=_read_count(headers, subjects.HEADER_DEFERRALS, 0),
-            trace=headers.get(subjects.HEADER_TRACE),
+            trace=trace_context(headers),
         )
         if state.attempts_in_schedule < 1:
             raise ValueError(f"{subjects.HEADER_REPLAY_FROM} is more than {subjects.HEADER_ATTEMPT}")
@@ -74,9 +75,8 @@ class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return msgspec.structs.replace(self, deferrals=self.deferrals + 1)
 
     def forward_headers(self, headers: dict[str, str]) -> dict[str, str]:
-        """Return the producer's own headers with this state in place of the previous one."""
-        kept = {name: value for name, value in headers.items() if not name.startswith(("Oneprotect-", "Nats-"))}
-        return kept | self._headers()
+        """Return the headers for publishing a message again: its content type and trace, and this state."""
+        return context_headers(headers) | self._headers()
 
     def _headers(self) -> dict[str, str]:
         headers = {subjects.HEADER_ATTEMPT: str(self.attempt)}
@@ -176,9 +176,7 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
             requested_at=request.time,
             content_type=JSON,
             body=body,
-            progress=RetryState(trace=message.headers.get(subjects.HEADER_TRACE))
-            if _TRACE in block
-            else INITIAL_RETRY_STATE,
+            progress=RetryState(trace=trace_context(message.headers)) if _TRACE in block else INITIAL_RETRY_STATE,
             message=message,
         )
 

@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from consumers.destinations.directory import ConfigurationDirectory
+from consumers.queues.transfer import SubjectTransfer
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
@@ -23,7 +24,7 @@ from messaging.direct_get import StoredMessage
 from messaging.kv import KvBucket
 from messaging.lease import Lease, LeaseHolder, LeaseLost
 from messaging.periodic import run_every
-from messaging.publisher import JetStreamPublisher, Publication, without_batch
+from messaging.publisher import JetStreamPublisher
 from schemas import subjects
 
 INTERVAL_S: Final = 1.0
@@ -142,66 +143,50 @@ class _DestinationFeed:
         self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, tenant: str, destination: str
     ) -> None:
         self._connection = connection
-        self._publisher = publisher
         self._lease = lease
-        self._from = subjects.overflow(tenant, destination)
-        self._to = subjects.requested(tenant, destination)
+        self._target = subjects.requested(tenant, destination)
+        source = subjects.overflow(tenant, destination)
+        self._transfer = SubjectTransfer(connection, publisher, lease, stream=subjects.OVERFLOW.name, source=source)
         self._moved_before: set[str] = set()
 
     async def find_moved(self) -> None:
-        """Learn what is due already: another worker may have moved it, and died before it could remove it here."""
-        async for record in direct_get.scan(self._connection, subjects.WORK.name, self._to):
+        """Read the ids of due work: another worker may have moved a message, and died before it removed it here."""
+        async for record in direct_get.scan(self._connection, subjects.WORK.name, self._target):
             self._moved_before.add(record.headers.get(subjects.HEADER_MSG_ID, ""))
 
     async def move(self, room: int) -> int:
-        """Move at most `room` messages, in their order. How many; raises `JetStreamError`, `LeaseLost` among them."""
+        """Move at most `room` messages, in their order. Returns how many.
+
+        Raises `JetStreamError`, `LeaseLost` among them.
+        """
         count = 0
         while count < room:
             await self._lease.renew()
-            records, has_more = await direct_get.batch(
-                self._connection, subjects.OVERFLOW.name, self._from, first_sequence=1, size=min(room - count, BATCH)
-            )
-            moved = await self._move_batch(records)
+            records, has_more = await self._transfer.read(min(room - count, BATCH))
+            moved = await self._move_all(records)
             count += moved
             if moved < len(records) or not has_more:
                 break
         return count
 
     async def release(self) -> None:
-        """Let another one have it."""
+        """Release the lease, if it is still held."""
         if self._lease.is_held:
             await self._lease.release()
 
-    async def _move_batch(self, records: list[StoredMessage]) -> int:
-        """How many of `records` were moved: the first one that is refused ends it, as none must overtake it."""
+    async def _move_all(self, records: list[StoredMessage]) -> int:
+        """Move `records` up to the first that the work stream refuses, as none must overtake it."""
         moved = 0
         try:
             for record in records:
-                if not await self._move_one(record):
-                    break
+                if self._transfer.message_id(record) in self._moved_before:
+                    self._transfer.skip(record)
+                else:
+                    await self._transfer.publish(record, self._target)
                 moved += 1
-        finally:
-            if moved:
-                end = records[moved - 1].sequence + 1
-                await management.purge_subject(self._connection, subjects.OVERFLOW.name, self._from, before=end)
-        return moved
-
-    async def _move_one(self, record: StoredMessage) -> bool:
-        if not self._lease.is_held:
-            raise LeaseLost
-        headers = {name: value for name, value in without_batch(record.headers).items() if name not in _ADDED}
-        if headers.get(subjects.HEADER_MSG_ID) in self._moved_before:
-            return True
-        try:
-            await self._publisher.publish(Publication(self._to, record.data, headers))
         except RejectedByServer as error:
-            if error.err_code != SUBJECT_FULL:
+            if error.err_code != SUBJECT_FULL:  # else another publisher was quicker
                 raise
-            return False  # another publisher was quicker
-        return True
-
-
-_ADDED: Final = frozenset(
-    {"Nats-Stream", "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp", "Nats-Last-Sequence", "Nats-Num-Pending"}
-)
-"""What the server adds to a message that is read directly."""
+        finally:
+            await self._transfer.remove_moved()
+        return moved

@@ -15,13 +15,15 @@ from typing import Final, Self
 import msgspec
 import structlog
 
-from consumers.model.request import DeliveryAttemptRequest
+from consumers.model.request import INITIAL_RETRY_STATE, DeliveryAttemptRequest
 from messaging.client.errors import JetStreamError
-from messaging.client.headers import read_headers
+from messaging.client.headers import block_of, read_headers
 from messaging.direct_get import StoredMessage
 from messaging.publisher import MessagePublisher, OnStored, Publication, PublishAck
 from schemas import subjects
 from schemas.codes import Code, Outcome
+from schemas.events import CONTENT_TYPE
+from schemas.headers import HEADER_CONTENT_TYPE, portable_headers
 
 MOMENT_S: Final = 0.025
 """How long a pack waits for more: the longest that an acknowledgement is held back by it."""
@@ -29,9 +31,10 @@ LOOK_S: Final = 10.0
 MAX_COPIES: Final = 64
 MAX_BYTES: Final = 128 * 1024
 """The most that several copies in a pack have together: one alone may be as large as a request."""
-_HEADERS: Final = {"content-type": "application/msgpack"}
+_HEADERS: Final = {HEADER_CONTENT_TYPE: "application/msgpack"}
 
-_TAKEN: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
+_DOCUMENT: Final = {HEADER_CONTENT_TYPE: CONTENT_TYPE}
+_DELIVERED: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
 Find = Callable[[], Awaitable[bool]]
 
 _log = structlog.get_logger(__name__)
@@ -44,7 +47,7 @@ class ArchivedDelivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     document: bytes
     headers: dict[str, str] | bytes
-    """Taken apart, or as they came: a block of header lines, which costs a delivery nothing."""
+    """A block of header lines. Older archives of ordered queues have a dictionary."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -60,17 +63,20 @@ class ArchiveBatchPublication(ArchivePublication, frozen=True, gc=False):
 
 
 def copy(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
-    """What is to be kept of `delivery`, which has been taken at `attempt`; for a `ArchiveBatcher` publisher.
+    """Return the publication that archives `delivery`, delivered at `attempt`; for an `ArchiveBatcher`.
 
-    As it came, its state in its headers: that is free. What stands in a line has its state elsewhere, and gets it here.
+    A first attempt has no state, so nothing of its headers is kept. The head of an ordered queue has its state in the
+    attempt log, and gets it into the headers here.
     """
     message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
-    if message.stream == subjects.ORDERED.name:  # the next one begins when this one is acknowledged
+    if delivery.progress is INITIAL_RETRY_STATE and attempt == 1:
+        block = b""
+    else:
         progress = msgspec.structs.replace(delivery.progress, attempt=attempt)
-        return ArchiveBatchPublication(
-            subject, _encode([ArchivedDelivery(message.data, progress.forward_headers(message.headers))]), _HEADERS
-        )
-    return ArchivePublication(subject, message.data, {}, message.header_block)
+        block = block_of(progress.forward_headers(message.headers))
+    if message.stream == subjects.ORDERED.name:  # the next delivery starts when this one is acknowledged
+        return ArchiveBatchPublication(subject, _encode([ArchivedDelivery(message.data, block)]), _HEADERS)
+    return ArchivePublication(subject, message.data, {}, block)
 
 
 def read_archive_batch(pack: StoredMessage) -> Iterator[StoredMessage]:
@@ -78,7 +84,8 @@ def read_archive_batch(pack: StoredMessage) -> Iterator[StoredMessage]:
     with contextlib.suppress(msgspec.DecodeError):
         for one in _decode(pack.data):
             headers = read_headers(one.headers) if isinstance(one.headers, bytes) else one.headers
-            yield StoredMessage(pack.subject, pack.sequence, pack.stored_at, one.document, headers | _TAKEN)
+            portable = _DOCUMENT | portable_headers(headers) | _DELIVERED
+            yield StoredMessage(pack.subject, pack.sequence, pack.stored_at, one.document, portable)
 
 
 class ArchiveBatcher:

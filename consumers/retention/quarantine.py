@@ -16,16 +16,15 @@ from messaging.pull_consumer import Message
 from messaging.reverse_reader import read_last
 from schemas import subjects
 from schemas.events import QuarantineReleased, QuarantineReleasedData
+from schemas.headers import portable_headers
 
 SOURCE: Final = "/oneprotect/quarantine"
 
-_OURS: Final = (subjects.HEADER_ORIGIN, subjects.HEADER_CODE, subjects.HEADER_REASON)
-"""What the quarantine added to the headers."""
 _ROOT: Final = "oneprotect.delivery.quarantined."
 
 
 class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A quarantined message. `headers` are those that it had come with, as far as they were kept."""
+    """A quarantined message. `headers` are the portable ones that it came with."""
 
     sequence: int
     kept_at: datetime
@@ -49,11 +48,7 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
             code=record.headers.get(subjects.HEADER_CODE, ""),
             reason=record.headers.get(subjects.HEADER_REASON, ""),
             data=record.data,
-            headers={
-                name: value
-                for name, value in record.headers.items()
-                if name not in _OURS and not name.startswith("Nats-")
-            },
+            headers=portable_headers(record.headers),
         )
 
     @property

@@ -19,6 +19,7 @@ from messaging.publisher import JetStreamPublisher, Publication
 from schemas import subjects
 from schemas.configuration import Destination
 from schemas.events import decode_request
+from schemas.headers import portable_headers
 
 AT_ONCE: Final = 64
 """How many schedules are replaced at a time."""
@@ -94,7 +95,7 @@ class WaitingDeliveryResumer:
 
 async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:
     """Replace a schedule by one for now. False when it has fired, or was replaced, in between."""
-    headers = {name: value for name, value in scheduled.headers.items() if not name.startswith("Nats-")} | {
+    headers = portable_headers(scheduled.headers) | {
         subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
         subjects.HEADER_SCHEDULE_TARGET: scheduled.headers[subjects.HEADER_SCHEDULE_TARGET],
         EXPECTED_REVISION: str(scheduled.sequence),

@@ -6,6 +6,7 @@ from messaging.publisher import Publication
 from messaging.pull_consumer import Message
 from schemas import subjects
 from schemas.codes import Code
+from schemas.headers import portable_headers
 
 
 class Requeue(msgspec.Struct, frozen=True):
@@ -19,9 +20,11 @@ Disposition = tuple[Publication, ...] | Requeue
 
 
 def quarantine_publication(message: Message, code: Code, reason: str) -> Publication:
-    """The publication that keeps `message`, bytes untouched. `reason` names the field and the rule, not the value."""
-    # All of its headers but the server's own: a schedule or an id of another stream would not mean the same here.
-    headers = {name: value for name, value in message.headers.items() if not name.startswith("Nats-")} | {
+    """Return the publication that keeps the body of `message` untouched, and of its headers the portable ones.
+
+    A release needs no other headers. `reason` names the field and the rule, not the value.
+    """
+    headers = portable_headers(message.headers) | {
         subjects.HEADER_MSG_ID: f"{message.stream}.{message.sequence}",
         subjects.HEADER_ORIGIN: message.subject,
         subjects.HEADER_CODE: code.value,

@@ -1,0 +1,67 @@
+"""The allow-list of headers: what may travel with a delivery from one stream to another.
+
+Each place that publishes a received message again names its own `Nats-*` headers. Everything else comes from here, so
+neither a producer's own headers nor the server's reach a second stream.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from schemas.subjects import (
+    HEADER_ATTEMPT,
+    HEADER_DEFERRALS,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_REPLAY,
+    HEADER_REPLAY_FROM,
+    HEADER_SECRET_WAITS,
+    HEADER_SINCE,
+    HEADER_TRACE,
+)
+
+HEADER_CONTENT_TYPE: Final = "content-type"
+MAX_VALUE_LENGTH: Final = 256
+
+_CONTEXT: Final = {name.lower(): name for name in (HEADER_CONTENT_TYPE, HEADER_TRACE)}
+_PORTABLE: Final = _CONTEXT | {
+    name.lower(): name
+    for name in (
+        HEADER_ATTEMPT,
+        HEADER_FIRST_ATTEMPT_AT,
+        HEADER_REPLAY,
+        HEADER_REPLAY_FROM,
+        HEADER_SECRET_WAITS,
+        HEADER_DEFERRALS,
+        HEADER_SINCE,
+    )
+}
+_is_fit: Final = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_VALUE_LENGTH - 2}}}[!-~])?").fullmatch
+
+
+def portable_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a stored message that a copy of the message in another stream may have.
+
+    These are the content type, the trace and the retry state. Names are compared without case and returned as spelled
+    in this package. A value that is not 1 to 256 printable ASCII characters is left out.
+    """
+    return _select(headers, _PORTABLE)
+
+
+def context_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the portable headers without the retry state: content type and trace."""
+    return _select(headers, _CONTEXT)
+
+
+def trace_context(headers: Mapping[str, str]) -> str | None:
+    """Return the value of `traceparent`, spelled so, or None when it is absent or not portable."""
+    value = headers.get(HEADER_TRACE)
+    return value if value is not None and _is_fit(value) else None
+
+
+def _select(headers: Mapping[str, str], allowed: Mapping[str, str]) -> dict[str, str]:
+    selected: dict[str, str] = {}
+    for name, value in headers.items():
+        known = allowed.get(name.lower())
+        if known is not None and (name == known or known not in selected) and _is_fit(value):
+            selected[known] = value
+    return selected

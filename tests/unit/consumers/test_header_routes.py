@@ -1,0 +1,276 @@
+"""Every way on which a received message is published again: nothing outside the allow-list of headers travels."""
+
+import ast
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+import consumers
+from consumers.delivery import effects
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.queues.ordered_queues import OrderedQueues
+from consumers.queues.transfer import SubjectTransfer
+from consumers.replay.pacer import Pacer
+from consumers.replay.run import ReplayRun
+from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.retention.archive import ArchiveBatcher, ArchivedDelivery, ArchivePublication, read_archive_batch
+from consumers.retention.quarantine import QuarantinedMessage, QuarantineStore
+from consumers.retention.retained import RetainedDelivery, RetainedRecord
+from consumers.retries.reschedule import reschedule_now
+from consumers.worker.disposition import quarantine_publication
+from messaging.client.headers import read_headers
+from messaging.direct_get import StoredMessage
+from messaging.publisher import OnStored, Publication, PublishAck
+from messaging.pull_consumer import Message
+from schemas import subjects
+from schemas.codes import Code, Outcome
+from schemas.configuration import Replay, ReplayFilter
+from schemas.events import AttemptResult
+from tests.support.site import TENANT, document
+
+NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+FOREIGN = {
+    "Nats-Rollup": "sub",
+    "Nats-Schedule": "@at 2030-01-01T00:00:00Z",
+    "Nats-Schedule-Target": "oneprotect.delivery.due.globex.orders",
+    "Nats-TTL": "1s",
+    "Nats-Msg-Id": "foreign",
+    "Nats-Batch-Id": "foreign",
+    "Nats-Expected-Last-Sequence": "1",
+    "KV-Operation": "DEL",
+    "X-Foo": "foreign",
+    "Oneprotect-Note": "foreign",
+    "Oneprotect-Reason": "foreign",
+    "Oneprotect-Origin-Subject": "foreign",
+    "content-type": "a/b\r\nX-Injected: foreign",
+    "TraceParent": TRACE,
+    "Oneprotect-Attempt": "2",
+    "Oneprotect-First-Attempt-At": "2026-11-29T12:00:00+00:00",
+}
+PORTABLE = {
+    "content-type",
+    "traceparent",
+    "Oneprotect-Attempt",
+    "Oneprotect-First-Attempt-At",
+    "Oneprotect-Replay",
+    "Oneprotect-Replay-From",
+    "Oneprotect-Since",
+}
+OWN: dict[str, set[str]] = {
+    "scheduled": {"Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Oneprotect-Deferrals"},
+    "failed": {"Nats-Msg-Id", "Oneprotect-Outcome", "Oneprotect-Code"},
+    "quarantined": {"Nats-Msg-Id", "Oneprotect-Origin-Subject", "Oneprotect-Code", "Oneprotect-Reason"},
+    "delivered": set(),
+}
+"""The headers that a stream's publications get from the place that makes them; elsewhere, the id alone."""
+STREAMS = {"due": subjects.RETRIES.name, "ordered": subjects.ORDERED.name}
+
+
+class _Connection:
+    """A connection that hears acknowledgements."""
+
+    def answer(self, reply: bytes, answer: bytes) -> None:
+        """Ignore it."""
+
+
+nobody: Any = _Connection()
+
+
+class Recorder:
+    """A publisher, a connection and a lease that are there, and keep what is published."""
+
+    is_held = True
+
+    def __init__(self) -> None:
+        self.sent: list[Publication] = []
+
+    def send(self, publication: Publication, on_stored: OnStored) -> None:
+        """Keep it."""
+        self.sent.append(publication)
+        on_stored(PublishAck("S", len(self.sent)))
+
+    async def publish(self, publication: Publication) -> PublishAck:
+        """Keep it."""
+        self.sent.append(publication)
+        return PublishAck("S", len(self.sent))
+
+
+def _message(kind: str) -> Message:
+    subject = f"oneprotect.delivery.{kind}.{TENANT}.orders"
+    reply = f"$JS.ACK.{STREAMS.get(kind, subjects.WORK.name)}.delivery.1.7.7.0.0".encode()
+    message = Message(subject, subjects.lane_of(subject), reply, document("orders", delivery="dlv_1"), b"", nobody)
+    message.headers = dict(FOREIGN)
+    return message
+
+
+def _delivery(kind: str = "requested") -> DeliveryAttemptRequest:
+    return DeliveryAttemptRequest.from_message(_message(kind), max_payload_bytes=1000)
+
+
+def _record(subject: str, **headers: str) -> StoredMessage:
+    return StoredMessage(subject, 7, NOW, document("orders", delivery="dlv_1"), FOREIGN | headers)
+
+
+def _result(outcome: Outcome) -> AttemptResult:
+    return AttemptResult(
+        delivery="dlv_1",
+        destination="orders",
+        event_type="invoice.paid",
+        attempt=2,
+        outcome=outcome,
+        code=Code.HTTP_5XX,
+        started_at=NOW,
+        duration_ms=1,
+        worker="w",
+        next_attempt_at=NOW + timedelta(seconds=1),
+    )
+
+
+async def _attempts(recorder: Recorder) -> None:
+    for outcome in (Outcome.RETRY_SCHEDULED, Outcome.FAILED, Outcome.SKIPPED):
+        recorder.sent += effects.after_attempt(_delivery(), _result(outcome), at=NOW, archived=True)
+        recorder.sent += effects.for_duplicate(_delivery(), _result(outcome), at=NOW, archived=True)
+    recorder.sent += effects.result_only(_delivery("ordered"), _result(Outcome.RETRY_SCHEDULED), at=NOW)
+    recorder.sent += effects.deferral(_delivery("due"), NOW)
+
+
+async def _quarantine(recorder: Recorder) -> None:
+    recorder.sent += [quarantine_publication(_message(kind), Code.INTERNAL, "why") for kind in ("requested", "due")]
+
+
+async def _release(recorder: Recorder) -> None:
+    unsure: Any = recorder
+    for kind in ("requested", "due"):
+        origin = f"oneprotect.delivery.{kind}.{TENANT}.orders"
+        kept = _record(subjects.quarantined(origin), **{"Oneprotect-Origin-Subject": origin})
+        await QuarantineStore(unsure, unsure).release(QuarantinedMessage.of(kept), by="test", delivery=None)
+
+
+async def _transfer(recorder: Recorder) -> None:
+    unsure: Any = recorder
+    source = subjects.overflow(TENANT, "orders")
+    transfer = SubjectTransfer(unsure, unsure, unsure, stream=subjects.OVERFLOW.name, source=source)
+    for number, target in enumerate((subjects.requested(TENANT, "orders"), subjects.ordered(TENANT, "orders"))):
+        record = msgspec.structs.replace(_record(source), sequence=number + 1)
+        await transfer.publish(record, target, {subjects.HEADER_SINCE: NOW.isoformat()} if number else None)
+
+
+async def _due_in_order(recorder: Recorder) -> None:
+    dependencies: Any = type("Dependencies", (), {"publisher": recorder})
+    queues = OrderedQueues(dependencies)
+    queues.wake = lambda *_: True  # type: ignore[method-assign]
+    queues.receive(_message("due"))
+
+
+async def _retry_now(recorder: Recorder) -> None:
+    unsure: Any = recorder
+    await reschedule_now(unsure, _record(subjects.scheduled(TENANT, "orders", "dlv_1")))
+
+
+class _Source:
+    """One failed delivery."""
+
+    def __init__(self, record: StoredMessage) -> None:
+        kept = RetainedDelivery.read(TENANT, record)
+        assert kept is not None
+        self._record = RetainedRecord(kept, record)
+
+    async def pages(self, *, after: int, until: int) -> Any:
+        """It is on the only page."""
+        assert after < until
+        yield SupersededPage([self._record.kept], SupersededIndex([self._record.kept]))
+
+    async def records(self, page: SupersededPage) -> Any:
+        """There it is."""
+        assert page.kept
+        yield self._record
+
+
+async def _replay(recorder: Recorder) -> None:
+    row = Replay(filter=ReplayFilter(), by="test", started_at=NOW, until_sequence=9)
+    source = _Source(_record(subjects.failed(TENANT, "orders", "dlv_1")))
+    assert await ReplayRun(source=source, publisher=recorder, replay="rpl-1", row=row, pace=Pacer(None)).go()
+
+
+ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [
+    _attempts,
+    _quarantine,
+    _release,
+    _transfer,
+    _due_in_order,
+    _retry_now,
+    _replay,
+]
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.__name__.strip("_"))
+async def test_only_listed_headers_travel(route: Callable[[Recorder], Awaitable[None]]) -> None:
+    """A publication has the portable headers of the message that it came from, and those of its own place."""
+    recorder = Recorder()
+
+    await route(recorder)
+
+    sent = [one for one in recorder.sent if not one.subject.startswith("oneprotect.event.")]
+    assert sent
+    for one in sent:
+        headers = one.headers or read_headers(one.block)
+        own = OWN.get(one.subject.split(".")[2], {"Nats-Msg-Id"})
+        assert headers.keys() <= PORTABLE | own | {"Nats-Expected-Last-Subject-Sequence"}
+        assert not any("foreign" in value for name, value in headers.items() if name != "Nats-Msg-Id")
+        assert headers.get("Nats-Schedule") != FOREIGN["Nats-Schedule"]
+        assert headers.get("traceparent") == TRACE or one.subject.startswith("oneprotect.delivery.attempted.")
+
+
+async def test_the_archive_keeps_only_listed_headers() -> None:
+    """In a batch as well as for the head of an ordered queue, and when an older batch is read."""
+    recorder = Recorder()
+    async with ArchiveBatcher(recorder, find=_is_there) as batcher:
+        for kind in ("requested", "ordered"):
+            (*_, copy) = effects.after_attempt(_delivery(kind), _result(Outcome.DELIVERED), at=NOW, archived=True)
+            assert isinstance(copy, ArchivePublication)
+            batcher.send(copy, lambda _: None)
+        batcher._flush()
+
+    older = msgspec.msgpack.encode([ArchivedDelivery(b"{}", FOREIGN)])
+    for payload in (*(one.payload for one in recorder.sent), older):
+        (kept,) = read_archive_batch(StoredMessage(subjects.delivered(TENANT, "orders"), 1, NOW, payload, {}))
+        assert kept.headers.keys() <= PORTABLE | {"Oneprotect-Outcome", "Oneprotect-Code"}
+        assert (kept.headers["Oneprotect-Attempt"], kept.headers["traceparent"]) == ("2", TRACE)
+    for one in recorder.sent:
+        (written,) = msgspec.msgpack.decode(one.payload, type=list[ArchivedDelivery])
+        assert isinstance(written.headers, bytes)
+        assert read_headers(written.headers).keys() <= PORTABLE
+        assert one.headers == {"content-type": "application/msgpack"}
+
+
+async def _is_there() -> bool:
+    return True
+
+
+def test_no_publication_is_missing_here() -> None:
+    """A module that begins to make publications must be looked at, and given a route above."""
+    root = Path(consumers.__file__).parent
+    making = {
+        path.relative_to(root).as_posix()
+        for path in root.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "").endswith(("Publication", "DeliveryRequest"))
+    }
+
+    assert making == {
+        "delivery/effects.py",
+        "notifications/tenant_events.py",  # made of an operational event: none of its headers are looked at
+        "queues/ordered_queues.py",
+        "queues/transfer.py",
+        "replay/run.py",
+        "replay/window.py",
+        "retention/archive.py",
+        "retention/quarantine.py",
+        "retries/reschedule.py",
+        "worker/disposition.py",
+    }

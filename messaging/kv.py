@@ -1,20 +1,40 @@
-"""A key-value bucket: read, write with optimistic concurrency, and hear of what was stored."""
+"""Key-value buckets: read, write with optimistic concurrency, and follow announcements.
 
+`KvBucket` stores bytes; `KvTable` stores rows of one type.
+"""
+
+import asyncio
+import random
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import msgspec
+import structlog
 
 from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection
+from messaging.client.errors import ServerUnavailable, WriteConflict
 from messaging.publisher import JetStreamPublisher, Publication
 from schemas import subjects
 
-_OPERATION: Final = "KV-Operation"
 EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
-"""A write with this header is refused (10071) when its subject's last message is another one."""
+"""The server rejects a write with this header (10071) unless the subject's newest message has this sequence."""
 TTL: Final = "Nats-TTL"
-"""The server forgets a message with this header after so long, by its own clock (ADR-43)."""
+"""The server deletes a message with this header after this time, by its own clock (ADR-43)."""
+MAX_TRIES: Final = 20
+MAX_PAUSE_S: Final = 0.05
+"""Longest pause after a conflict: a replica that answers reads may lag behind the leader."""
+_OPERATION: Final = "KV-Operation"
+
+T = TypeVar("T")
+_log = structlog.get_logger(__name__)
+
+
+class WriteContention(ServerUnavailable):
+    """An entry that changed during every try to update it."""
+
+    def __init__(self) -> None:
+        super().__init__(f"the entry was changed by other writers during {MAX_TRIES} tries; try again")
 
 
 class KvEntry(msgspec.Struct, frozen=True, gc=False):
@@ -24,11 +44,44 @@ class KvEntry(msgspec.Struct, frozen=True, gc=False):
     value: bytes | None
     revision: int
 
+    @property
+    def id(self) -> str:
+        """The key without the tenant."""
+        return self.key.partition(".")[2]
+
+
+class KvRow(msgspec.Struct, Generic[T], frozen=True):
+    """A key's decoded value and its revision."""
+
+    key: str
+    value: T
+    revision: int
+
+    @property
+    def id(self) -> str:
+        """The key without the tenant."""
+        return self.key.partition(".")[2]
+
+
+async def retry_conflicts(write: Callable[[], Awaitable[T]]) -> T:
+    """Repeat `write`, which reads an entry and stores a change, until no other writer comes between.
+
+    Raises:
+        WriteContention: Another writer was first in each of `MAX_TRIES` tries.
+    """
+    for _ in range(MAX_TRIES):
+        try:
+            return await write()
+        except WriteConflict:
+            await asyncio.sleep(random.uniform(0, MAX_PAUSE_S))  # noqa: S311 - no secret
+    raise WriteContention
+
 
 class KvBucket:
-    """One of `schemas.subjects.BUCKETS`."""
+    """One of `schemas.subjects.BUCKETS`. Every method raises `JetStreamError`."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, spec: subjects.BucketConfig) -> None:
+        self.name: Final = spec.name
         self._connection = connection
         self._publisher = publisher
         self._announced = subjects.announced(spec.name) + "."
@@ -36,33 +89,55 @@ class KvBucket:
         self._prefix = f"$KV.{spec.name}."
 
     async def get(self, key: str) -> KvEntry | None:
-        """The entry, or None when there is none."""
+        """Return the entry, or None when there is none."""
         entry = await self.find(key)
         return None if entry.value is None else entry
 
     async def find(self, key: str) -> KvEntry:
-        """The entry, its value None when there is none: its revision is then what `put` must expect (0: never was)."""
+        """Return the entry. Without one the value is None, and the revision is what `put` must expect."""
         record = await direct_get.last(self._connection, self._stream, self._prefix + key)
         return KvEntry(key, None, 0) if record is None else self._entry(record)
 
     async def list(self, pattern: str = ">") -> list[KvEntry]:
-        """All entries whose key matches, sorted by key."""
+        """Return all entries whose key matches, sorted by key."""
         records = await direct_get.newest_of_each(self._connection, self._stream, [self._prefix + pattern])
         entries = (self._entry(record) for record in records)
         return sorted((entry for entry in entries if entry.value is not None), key=lambda entry: entry.key)
 
     async def put(self, key: str, value: bytes, *, revision: int | None = None, ttl_s: int | None = None) -> int:
-        """Write and return the new revision. With `revision` (0: must be new) raises `RejectedByServer` 10071 on another one.
+        """Store a value.
 
-        After `ttl_s` seconds the entry is gone, as if it had never been.
+        Args:
+            revision: The revision to replace; 0 for a new key.
+            ttl_s: Seconds until the server deletes the entry.
+
+        Returns:
+            The new revision.
+
+        Raises:
+            WriteConflict: The entry has another revision.
         """
         headers = {} if revision is None else {EXPECTED_REVISION: str(revision)}
         if ttl_s is not None:
             headers[TTL] = f"{ttl_s}s"
         return (await self._publisher.publish(Publication(self._prefix + key, value, headers))).seq
 
+    async def update(self, key: str, change: Callable[[KvEntry], bytes]) -> KvEntry:
+        """Store what `change` makes of the current entry, and return the new entry.
+
+        `change` is called again after a conflict. What it raises is raised here, and then nothing is stored.
+        Raises `WriteContention`.
+        """
+
+        async def write() -> KvEntry:
+            entry = await self.find(key)
+            value = change(entry)
+            return KvEntry(key, value, await self.put(key, value, revision=entry.revision))
+
+        return await retry_conflicts(write)
+
     async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Mark the key as deleted. With `revision` raises `RejectedByServer` 10071 when it has another one."""
+        """Mark the key as deleted. With `revision` raises `WriteConflict` when the entry has another one."""
         expected = {} if revision is None else {EXPECTED_REVISION: str(revision)}
         await self._publisher.publish(Publication(self._prefix + key, b"", {_OPERATION: "DEL", **expected}))
 
@@ -80,3 +155,63 @@ class KvBucket:
     def _entry(self, record: direct_get.StoredMessage) -> KvEntry:
         value = None if _OPERATION in record.headers else record.data
         return KvEntry(record.subject.removeprefix(self._prefix), value, record.sequence)
+
+
+class KvTable(Generic[T]):
+    """A bucket whose values are JSON documents of one type.
+
+    A row that this version cannot decode counts as absent. Each one is logged once, and counted in `undecodable`.
+    """
+
+    def __init__(self, bucket: KvBucket, row_type: type[T]) -> None:
+        self.bucket: Final = bucket
+        self.undecodable: Final[dict[str, int]] = {}
+        """Revision of each undecodable row by its key."""
+        self._decode = msgspec.json.Decoder(row_type).decode
+
+    def decode(self, entry: KvEntry) -> T | None:
+        """Return the value of an entry, or None when there is none or it cannot be decoded."""
+        if not entry.value:
+            return None
+        try:
+            return self._decode(entry.value)
+        except msgspec.DecodeError:
+            if self.undecodable.get(entry.key) != entry.revision:
+                self.undecodable[entry.key] = entry.revision
+                _log.error("kv.undecodable", bucket=self.bucket.name, key=entry.key)
+        return None
+
+    async def get(self, key: str) -> KvRow[T] | None:
+        """Return the row, or None when there is none."""
+        return self._row(await self.bucket.find(key))
+
+    async def list(self, pattern: str = ">") -> list[KvRow[T]]:
+        """Return the rows whose key matches, sorted by key."""
+        rows = map(self._row, await self.bucket.list(pattern))
+        return [row for row in rows if row is not None]
+
+    async def put(self, key: str, value: T, *, revision: int | None = None) -> int:
+        """Store a row, as `KvBucket.put` does, and return the new revision."""
+        return await self.bucket.put(key, msgspec.json.encode(value), revision=revision)
+
+    async def update(
+        self, key: str, change: Callable[[T | None], T], *, check: Callable[[KvEntry], None] = lambda _: None
+    ) -> KvRow[T]:
+        """Store what `change` makes of the current row, as `KvBucket.update` does, and return the new row.
+
+        `check` is called with the current entry before each change, and may raise.
+        """
+        value: T
+
+        def encode(entry: KvEntry) -> bytes:
+            nonlocal value
+            check(entry)
+            value = change(self.decode(entry))
+            return msgspec.json.encode(value)
+
+        entry = await self.bucket.update(key, encode)
+        return KvRow(key, value, entry.revision)
+
+    def _row(self, entry: KvEntry) -> KvRow[T] | None:
+        value = self.decode(entry)
+        return None if value is None else KvRow(entry.key, value, entry.revision)

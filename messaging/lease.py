@@ -10,8 +10,8 @@ from typing import Final
 
 import msgspec
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
-from messaging.kv import KvBucket, KvEntry
+from messaging.client.errors import JetStreamError, RejectedByServer
+from messaging.kv import KvBucket, KvEntry, retry_conflicts
 
 TTL_S: Final = 4
 _MARGIN_S: Final = 2.0
@@ -50,17 +50,15 @@ class Lease:
 
     async def take(self) -> LeaseHolder | None:
         """Take it if it is free: None when it is ours now, or else who has it. Raises `JetStreamError`."""
-        while True:
+
+        async def write() -> LeaseHolder | None:
             entry = await self._bucket.find(self._key)
             if entry.value and entry.value != self._holder:
                 return _holder(entry)
-            try:
-                await self._write(entry.revision)
-            except RejectedByServer as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-            else:
-                return None
+            await self._write(entry.revision)
+            return None
+
+        return await retry_conflicts(write)
 
     async def renew(self) -> None:
         """Keep it. Raises `LeaseLost`, or `JetStreamError` when it can't be known: then try again."""

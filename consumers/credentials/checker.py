@@ -20,8 +20,8 @@ import structlog
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from messaging.audit_events import publish_audit_event
-from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
-from messaging.kv import KvBucket, KvEntry
+from messaging.client.errors import WriteConflict
+from messaging.kv import KvBucket, KvEntry, KvTable
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from provider.cache.provider import CachedSecretProvider
@@ -76,8 +76,8 @@ class CredentialChecker:
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._directory = directory
-        self._credentials = credentials
-        self._statuses = statuses
+        self._credentials = KvTable(credentials, Credential)
+        self._statuses = KvTable(statuses, CredentialState)
         self._provider = provider
         self._provider_name = provider_name
         self._publisher = publisher
@@ -90,7 +90,7 @@ class CredentialChecker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Check what is due, until `stop` is set."""
-        await self._statuses.on_change(self._learn)
+        await self._statuses.bucket.on_change(self._learn)
         self._directory.on_credential(self._changed)
         await run_every(ROUND_S, self._round, stop, failure_event="credentials.check_failed", wake=self._wake)
 
@@ -120,9 +120,8 @@ class CredentialChecker:
 
     async def forget(self, tenant: str | None, credential: str | None) -> int:
         """Evict the Secrets of one credential, or of all of a tenant's. Returns how many Secrets that were."""
-        entries = await self._credentials.list(f"{tenant or '*'}.{credential or '*'}")
-        found = [_decoded(entry) for entry in entries]
-        return sum(self._evict(one) for one in found)
+        rows = await self._credentials.list(f"{tenant or '*'}.{credential or '*'}")
+        return sum(self._evict(row.value) for row in rows)
 
     def _evict(self, credential: Credential | None) -> bool:
         if credential is None:
@@ -165,17 +164,15 @@ class CredentialChecker:
         )
 
     async def _keep(self, key: str, state: CredentialState) -> None:
-        entry = await self._statuses.find(key)
-        before = _state(entry.value)
+        entry = await self._statuses.bucket.find(key)
+        before = self._statuses.decode(entry) or CredentialState()
         if _is_same(before, state) and not self._is_old(before):
             self._known[key] = before
             return
         try:
-            revision = await self._statuses.put(key, msgspec.json.encode(state), revision=entry.revision)
-        except RejectedByServer as error:
-            if error.err_code != WRONG_LAST_SEQUENCE:
-                raise
-            return  # another consumer has just said what it found
+            revision = await self._statuses.put(key, state, revision=entry.revision)
+        except WriteConflict:
+            return  # another consumer has just stored its own result
         self._known[key] = state
         if before.status is not state.status:
             await self._tell(key, before.status, state.status, revision)
@@ -198,7 +195,7 @@ class CredentialChecker:
 
     async def _round(self) -> None:
         """Check every credential whose time has come."""
-        for entry in await self._credentials.list():
+        for entry in await self._credentials.bucket.list():
             self._due.setdefault(entry.key, 0.0)
         now = time.monotonic()
         for key in [key for key, at in self._due.items() if at <= now]:
@@ -212,7 +209,8 @@ class CredentialChecker:
 
     async def _learn(self, entry: KvEntry) -> None:
         """What another consumer has found counts as if this one had."""
-        state, before = _state(entry.value), self._known.get(entry.key, CredentialState())
+        state = self._statuses.decode(entry) or CredentialState()
+        before = self._known.get(entry.key, CredentialState())
         self._known[entry.key] = state
         if state.status is CredentialStatus.CONFIGURED and before.status is not state.status:
             # What waited for it goes on now, perhaps here, where the refusal may still be remembered.
@@ -230,15 +228,3 @@ class CredentialChecker:
 
 def _is_same(one: CredentialState, other: CredentialState) -> bool:
     return msgspec.structs.replace(one, checked_at=None) == msgspec.structs.replace(other, checked_at=None)
-
-
-def _state(value: bytes | None) -> CredentialState:
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(value or b"{}", type=CredentialState)
-    return CredentialState()
-
-
-def _decoded(entry: KvEntry) -> Credential | None:
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(entry.value or b"", type=Credential)
-    return None

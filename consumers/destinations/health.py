@@ -19,8 +19,8 @@ import structlog
 from consumers.destinations.directory import KvCache
 from consumers.http_client.response import WebhookResponse
 from messaging.audit_events import publish_audit_event
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
-from messaging.kv import KvBucket
+from messaging.client.errors import JetStreamError
+from messaging.kv import KvBucket, KvTable
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from schemas.codes import Code
@@ -134,7 +134,7 @@ class DestinationHealth:
         worker: str = "",
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._bucket = bucket
+        self._rows = KvTable(bucket, Health)
         self._shelf = KvCache(bucket, Health)
         self._shelf.on_take = self._took
         self._on_change: Callable[[str], None] = lambda _: None
@@ -190,16 +190,16 @@ class DestinationHealth:
             return False
         now = self._clock()
         try:
-            entry = await self._bucket.find(lane)
-            health = _health(entry.value)
-            if not _is_on_trial(health):
+            row = await self._rows.get(lane)
+            if row is None or not _is_on_trial(row.value):
                 return True
+            health = row.value
             if _is_after(health.open_until, now) or (
                 health.trial_by != self._worker and _is_after(health.trial_until, now)
             ):
                 return False
             taken = msgspec.structs.replace(health, trial_by=self._worker, trial_until=now + HALF_OPEN_LEASE)
-            await self._bucket.put(lane, msgspec.json.encode(taken), revision=entry.revision)
+            await self._rows.put(lane, taken, revision=row.revision)
         except JetStreamError:  # somebody else was quicker, or it can't be known
             return False
         return True
@@ -239,21 +239,16 @@ class DestinationHealth:
         return self._clock() - known.last_success_at >= SUCCESS_TOLD_EVERY
 
     async def _tell(self, key: str, tally: HealthDelta) -> None:
-        while True:
-            entry = await self._bucket.find(key)
-            before = _health(entry.value)
-            now = self._clock()
+        before, now = Health(), self._clock()
+
+        def merge(stored: Health | None) -> Health:
+            nonlocal before
+            before = stored or Health()
             after = apply_health_delta(before, tally, self._policy, now)
-            warnings = self._warnings(after, now)
-            after = msgspec.structs.replace(after, warnings=max(after.warnings, warnings))
-            try:
-                await self._bucket.put(key, msgspec.json.encode(after), revision=entry.revision)
-            except RejectedByServer as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-                continue  # another consumer told something in between: put both together
-            await self._act(key, tally, before, after, now)
-            return
+            return msgspec.structs.replace(after, warnings=max(after.warnings, self._warnings(after, now)))
+
+        row = await self._rows.update(key, merge)
+        await self._act(key, tally, before, row.value, now)
 
     def _warnings(self, health: Health, now: datetime) -> int:
         return 0 if health.failing_since is None else (now - health.failing_since) // self._policy.warn_every
@@ -312,9 +307,3 @@ def _is_on_trial(health: Health) -> bool:
 
 def _is_after(time: datetime | None, now: datetime) -> bool:
     return time is not None and time > now
-
-
-def _health(value: bytes | None) -> Health:
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(value or b"{}", type=Health)
-    return Health()

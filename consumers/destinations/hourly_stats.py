@@ -8,24 +8,21 @@ killed takes at most a minute of its counts with it; the attempts on record are 
 
 import asyncio
 import collections
-import contextlib
 import time
 from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
 import structlog
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer, ServerUnavailable
-from messaging.kv import KvBucket
+from messaging.client.errors import JetStreamError
+from messaging.kv import KvBucket, KvTable
 from messaging.periodic import pause
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats
 
 TOLD_EVERY_S: Final = 60.0
-MAX_TRIES: Final = 10
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +45,7 @@ class HourlyStatsRecorder:
     """Hears how attempts end."""
 
     def __init__(self, bucket: KvBucket, *, clock: Callable[[], float] = time.time) -> None:
-        self._bucket = bucket
+        self._rows = KvTable(bucket, HourlyStats)
         self._clock = clock
         self._counts: collections.defaultdict[str, _HourCount] = collections.defaultdict(_HourCount)
         self._hour = 0
@@ -97,17 +94,8 @@ class HourlyStatsRecorder:
                 self._untold[key] = _joined(hours + self._untold.get(key, []))
 
     async def _tell(self, key: str, hours: tuple[HourCounts, ...]) -> None:
-        for _ in range(MAX_TRIES):
-            entry = await self._bucket.find(key)
-            after = read_activity(entry.value).merged(hours, hour_of(self._clock()))
-            try:
-                await self._bucket.put(key, msgspec.json.encode(after), revision=entry.revision)
-            except RejectedByServer as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-            else:
-                return
-        raise ServerUnavailable("its row keeps changing")
+        now = hour_of(self._clock())
+        await self._rows.update(key, lambda stored: (stored or HourlyStats()).merged(hours, now))
 
 
 def _joined(hours: list[HourCounts]) -> list[HourCounts]:
@@ -118,10 +106,3 @@ def _joined(hours: list[HourCounts]) -> list[HourCounts]:
 def hour_of(time_s: float) -> int:
     """The number of the hour since 1970."""
     return int(time_s // 3600)
-
-
-def read_activity(value: bytes | None) -> HourlyStats:
-    """What a row of the bucket says; nothing when another version of this program wrote it."""
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(value or b"{}", type=HourlyStats)
-    return HourlyStats()

@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from messaging.client.errors import JetStreamError
-from messaging.kv import KvBucket, KvEntry
+from messaging.kv import KvBucket, KvTable
 from messaging.publisher import Publication
 from messaging.pull_consumer import Message
 from schemas import subjects
@@ -63,7 +63,7 @@ class TenantEventPublisher:
     """Turns an operational event into the requests that tell it. A handler for a `Worker`."""
 
     def __init__(self, destinations: KvBucket) -> None:
-        self._destinations = destinations
+        self._destinations = KvTable(destinations, Destination)
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
         """The requests, if anybody is to be told."""
@@ -83,25 +83,13 @@ class TenantEventPublisher:
         )
 
     async def _of(self, tenant: str) -> list[tuple[str, Destination]]:
-        entries = await self._listed(f"{tenant}.*")
-        known = ((entry.key.partition(".")[2], _destination(entry)) for entry in entries)
-        return [(name, destination) for name, destination in known if destination is not None]
-
-    async def _listed(self, pattern: str) -> list[KvEntry]:
-        """Waits for JetStream as long as it takes: an event is not told less for having come at a bad time."""
+        """Return the tenant's destinations; wait for JetStream as long as necessary."""
         while True:
             try:
-                return await self._destinations.list(pattern)
+                return [(row.id, row.value) for row in await self._destinations.list(f"{tenant}.*")]
             except JetStreamError as error:
                 _log.warning("telling.waits", error=str(error), next_try_s=PAUSE_S)
             await asyncio.sleep(PAUSE_S)
-
-
-def _destination(entry: KvEntry) -> Destination | None:
-    try:
-        return msgspec.json.decode(entry.value or b"", type=Destination)
-    except msgspec.DecodeError:
-        return None
 
 
 def _request(happened: OperationalEvent, destination: str, shown: Data) -> Publication:

@@ -7,18 +7,14 @@ ReplayError
 └── ReplayEnded     it is finished or cancelled already
 """
 
-import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer, ServerUnavailable
-from messaging.kv import KvBucket, KvEntry
+from messaging.client.errors import WriteConflict
+from messaging.kv import KvBucket, KvTable, retry_conflicts
 from schemas.configuration import Replay, ReplayState
-
-MAX_TRIES: Final = 20
-PAUSE_S: Final = 0.05
 
 
 class ReplayError(Exception):
@@ -64,66 +60,50 @@ class ReplayStore:
     """The rows of all tenants. Any method raises `JetStreamError` when NATS can't be asked."""
 
     def __init__(self, bucket: KvBucket) -> None:
-        self._bucket = bucket
+        self._rows = KvTable(bucket, Replay)
 
     async def get(self, tenant: str, replay: str) -> ReplayRow:
         """One of them. Raises `UnknownReplay`."""
-        entry = await self._bucket.get(f"{tenant}.{replay}")
-        row = _row(entry) if entry else None
+        row = await self._rows.get(f"{tenant}.{replay}")
         if row is None:
             raise UnknownReplay
-        return row
+        return ReplayRow(replay, row.value, row.revision)
 
     async def list(self, tenant: str) -> list[ReplayRow]:
         """The tenant's, the oldest first."""
-        rows = (_row(entry) for entry in await self._bucket.list(f"{tenant}.*"))
-        return [row for row in rows if row is not None]
+        return [ReplayRow(row.id, row.value, row.revision) for row in await self._rows.list(f"{tenant}.*")]
 
     async def save(self, tenant: str, row: ReplayRow) -> ReplayRow:
         """Store `row` for who runs it. Returns what is stored then: cancelled if it was so in between."""
-        for _ in range(MAX_TRIES):
-            stored = await self._write(tenant, row)
-            if stored is not None:
-                return stored
-            row = (await self.get(tenant, row.id)).with_progress(row.replay)
-        raise ServerUnavailable("a replay's progress could not be stored: its row keeps changing")
+        try:
+            return await self._write(tenant, row)
+        except WriteConflict:
+            pass
+
+        async def write() -> ReplayRow:
+            return await self._write(tenant, (await self.get(tenant, row.id)).with_progress(row.replay))
+
+        return await retry_conflicts(write)
 
     async def cancel(self, tenant: str, replay: str, *, by: str, address: str | None = None) -> ReplayRow:
         """Mark it as cancelled. Raises `UnknownReplay` or `ReplayEnded`."""
-        for _ in range(MAX_TRIES):
-            current = await self.get(tenant, replay)
-            if current.replay.state is not ReplayState.RUNNING:
-                raise ReplayEnded(current.replay.state)
-            cancelled = msgspec.structs.replace(
-                current.replay,
+
+        def change(current: Replay | None) -> Replay:
+            if current is None:
+                raise UnknownReplay
+            if current.state is not ReplayState.RUNNING:
+                raise ReplayEnded(current.state)
+            return msgspec.structs.replace(
+                current,
                 state=ReplayState.CANCELLED,
                 cancelled_by=by,
                 cancelled_from=address,
                 ended_at=datetime.now(UTC),
             )
-            stored = await self._write(tenant, ReplayRow(replay, cancelled, current.revision))
-            if stored is not None:
-                return stored
-        raise ServerUnavailable("the replay could not be cancelled: its row keeps changing")
 
-    async def _write(self, tenant: str, row: ReplayRow) -> ReplayRow | None:
-        """The row as it is stored now; None, after a moment, when it was another one meanwhile."""
-        try:
-            revision = await self._bucket.put(
-                f"{tenant}.{row.id}", msgspec.json.encode(row.replay), revision=row.revision
-            )
-        except RejectedByServer as error:
-            if error.err_code != WRONG_LAST_SEQUENCE:
-                raise
-        else:
-            return ReplayRow(row.id, row.replay, revision)
-        await asyncio.sleep(PAUSE_S)  # what is read may come from a replica that is a little behind
-        return None
+        row = await self._rows.update(f"{tenant}.{replay}", change)
+        return ReplayRow(replay, row.value, row.revision)
 
-
-def _row(entry: KvEntry) -> ReplayRow | None:
-    try:
-        replay = msgspec.json.decode(entry.value or b"", type=Replay)
-    except msgspec.DecodeError:  # stored by another version of this program
-        return None
-    return ReplayRow(entry.key.partition(".")[2], replay, entry.revision)
+    async def _write(self, tenant: str, row: ReplayRow) -> ReplayRow:
+        revision = await self._rows.put(f"{tenant}.{row.id}", row.replay, revision=row.revision)
+        return ReplayRow(row.id, row.replay, revision)

@@ -9,12 +9,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
-import msgspec
-
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
-from messaging.kv import EXPECTED_REVISION, KvBucket
+from messaging.client.errors import WriteConflict
+from messaging.kv import EXPECTED_REVISION, KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher, Publication
 from schemas import subjects
 from schemas.configuration import Destination
@@ -64,16 +62,15 @@ class WaitingDeliveryResumer:
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, destinations: KvBucket) -> None:
         self._connection = connection
         self._publisher = publisher
-        self._destinations = destinations
+        self._destinations = KvTable(destinations, Destination)
 
     async def resume(self, tenant: str, credential: str) -> int:
         """Let what waits for this credential's secret go on. Returns how many deliveries that was."""
         resumed = 0
-        for entry in await self._destinations.list(f"{tenant}.*"):
-            if _credential_of(entry.value) == credential:
-                destination = entry.key.partition(".")[2]
-                await self._connection.publish(subjects.line(tenant, destination, "now"), subjects.SECRET_IS_THERE)
-                resumed += await self._resume_destination(tenant, destination)
+        for row in await self._destinations.list(f"{tenant}.*"):
+            if row.value.credential == credential:
+                await self._connection.publish(subjects.line(tenant, row.id, "now"), subjects.SECRET_IS_THERE)
+                resumed += await self._resume_destination(tenant, row.id)
         return resumed
 
     async def _resume_destination(self, tenant: str, destination: str) -> int:
@@ -102,9 +99,7 @@ async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.St
     }
     try:
         await publisher.publish(Publication(scheduled.subject, scheduled.data, headers))
-    except RejectedByServer as error:
-        if error.err_code != WRONG_LAST_SEQUENCE:
-            raise
+    except WriteConflict:
         return False
     return True
 
@@ -113,11 +108,4 @@ def _id_of(record: direct_get.StoredMessage) -> str | None:
     try:
         return decode_request(record.data).id
     except ValueError:
-        return None
-
-
-def _credential_of(value: bytes | None) -> str | None:
-    try:
-        return msgspec.json.decode(value or b"", type=Destination).credential
-    except msgspec.DecodeError:
         return None

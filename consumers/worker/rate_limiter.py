@@ -6,7 +6,6 @@ however the work is spread, and costs a few writes a second and destination, not
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,8 +13,8 @@ from typing import Final
 import msgspec
 import structlog
 
-from messaging.client.errors import WRONG_LAST_SEQUENCE, JetStreamError, RejectedByServer
-from messaging.kv import KvBucket
+from messaging.client.errors import JetStreamError
+from messaging.kv import KvBucket, KvTable
 
 SLICE_S: Final = 0.25
 """How much of a rate one consumer takes at a time."""
@@ -43,7 +42,7 @@ class RateLimiter:
     """Decides whether an attempt may start now. `rate_of` gives a lane's rate in attempts/s, or None for no limit."""
 
     def __init__(self, bucket: KvBucket, *, rate_of: Callable[[str], float | None]) -> None:
-        self._bucket = bucket
+        self._rows = KvTable(bucket, RateReservation)
         self._rate_of = rate_of
         self._slices: dict[str, RateGrant] = {}
         self._taking: dict[str, asyncio.Task[None]] = {}
@@ -92,20 +91,8 @@ class RateLimiter:
 
     async def _reserve(self, lane: str, length_s: float) -> float:
         """Move the row on by `length_s`, and return when that slice begins, in unix seconds."""
-        while True:
-            entry = await self._bucket.find(lane)
-            begins = max(time.time(), _spoken_for(entry.value).until)
-            row = msgspec.json.encode(RateReservation(begins + length_s))
-            try:
-                await self._bucket.put(lane, row, revision=entry.revision)
-            except RejectedByServer as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-                continue  # another consumer took that slice
-            return begins
 
+        def extend(row: RateReservation | None) -> RateReservation:
+            return RateReservation(max(time.time(), row.until if row else 0.0) + length_s)
 
-def _spoken_for(value: bytes | None) -> RateReservation:
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(value or b"{}", type=RateReservation)
-    return RateReservation()
+        return (await self._rows.update(lane, extend)).value.until - length_s

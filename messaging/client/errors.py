@@ -49,6 +49,10 @@ class RejectedByServer(JetStreamError):
         self.err_code = err_code
 
 
+class WriteConflict(RejectedByServer):
+    """Another writer was first: the expected revision is not the newest one."""
+
+
 class NotAllowed(RejectedByServer):
     """This user lacks the permission. `err_code` is 0: it is the server that says so, and not JetStream."""
 
@@ -63,4 +67,6 @@ def error_of(err_code: int, description: str) -> JetStreamError:
         return ServerUnavailable(description)
     if err_code in TEMPORARY:
         return ServerUnavailable(f"{description} ({err_code})")
+    if err_code == WRONG_LAST_SEQUENCE:
+        return WriteConflict(err_code, description)
     return RejectedByServer(err_code, description)

@@ -11,6 +11,7 @@ import structlog
 from starlette.routing import BaseRoute
 
 from messaging.client.errors import ServerUnavailable
+from messaging.kv import KvTable
 from oneprotect.api.app import create_app
 from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.jwks import IssuerKeys
@@ -33,6 +34,8 @@ from oneprotect.console.web.sessions import SessionStore
 from oneprotect.console.web.static_files import StaticFiles
 from oneprotect.console.web.templating import TemplateRenderer
 from oneprotect.settings.settings import Settings, SettingsError
+from schemas.configuration import Health
+from schemas.hourly_stats import HourlyStats
 from telemetry.ops_server import OpsPages
 from telemetry.otlp.settings import ExportSettings
 from telemetry.telemetry import NOTHING, Telemetry
@@ -129,8 +132,8 @@ def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Even
             renderer=TemplateRenderer(assets),
             followers=EventStreamLimiter(),
             destinations=jetstream.destinations,
-            health=jetstream.health,
-            activity=jetstream.activity,
+            health=KvTable(jetstream.health, Health),
+            activity=KvTable(jetstream.activity, HourlyStats),
             stop=stop,
         ),
         assets,

@@ -10,12 +10,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
 import msgspec
-import structlog
 
 from consumers.egress.policy import EgressBlocked, EgressPolicy, EgressRule
 from messaging.audit_events import publish_audit_event
-from messaging.client.errors import WRONG_LAST_SEQUENCE, RejectedByServer
-from messaging.kv import KvBucket, KvEntry
+from messaging.kv import KvBucket, KvEntry, KvRow, KvTable, WriteContention, retry_conflicts
 from messaging.publisher import JetStreamPublisher
 from oneprotect.configuration.errors import (
     InUseError,
@@ -47,7 +45,6 @@ from schemas.events import (
 from schemas.validation import ValidationError
 
 SOURCE: Final = "/oneprotect/configuration"
-MAX_TRIES: Final = 5
 
 Action = Literal["set", "delete", "enable", "disable", "test"]
 T = TypeVar("T")
@@ -69,16 +66,14 @@ _URL_REMEDIES: Final = {
 }
 _STATE_FIELDS: Final = set(Destination.__struct_fields__) - set(DestinationSpec.__struct_fields__)
 
-_log = structlog.get_logger(__name__)
-
 
 class ConfigurationService:
     """The configuration of all tenants.
 
     Every method raises `JetStreamError` when NATS is unavailable, and `ValidationError` for a malformed name. Methods
     that change something take `by` and `address` (who asks, from where) for the audit event, and `precondition`. They
-    raise `PreconditionFailedError` when the precondition rejects the stored revision, and `WriteConflictError` after
-    `MAX_TRIES` concurrent writes. They also raise when the change is stored and its audit event is not: repeat it.
+    raise `PreconditionFailedError` when the precondition rejects the stored revision, and `WriteConflictError` when other writers
+    keep changing the entry. They also raise when the change is stored and its audit event is not: repeat it.
     """
 
     def __init__(
@@ -92,9 +87,9 @@ class ConfigurationService:
         secret_namespace: str | None = None,
     ) -> None:
         """`statuses`: the bucket with what consumers found about credentials."""
-        self._destinations = destinations
-        self._credentials = credentials
-        self._statuses = statuses
+        self._destinations = KvTable(destinations, Destination)
+        self._credentials = KvTable(credentials, Credential)
+        self._statuses = None if statuses is None else KvTable(statuses, CredentialState)
         self._publisher = publisher
         self._egress = egress
         self._secret_namespace = secret_namespace
@@ -116,33 +111,27 @@ class ConfigurationService:
         key = _key(tenant, name)
         spec = validation.convert(fields, DestinationSpec)
         self._check_url(spec.url)
-        if await self._credentials.get(f"{tenant}.{spec.credential}") is None:
+        if await self._credentials.bucket.get(f"{tenant}.{spec.credential}") is None:
             raise MissingCredential
 
-        def replace(stored: bytes | None) -> Destination:
-            state = stored and _decode(key, stored, Destination)
-            kept = {field: getattr(state, field) for field in _STATE_FIELDS} if state else {}
+        def replace(stored: Destination | None) -> Destination:
+            kept = {field: getattr(stored, field) for field in _STATE_FIELDS} if stored else {}
             return Destination(**msgspec.structs.asdict(spec), **kept)
 
-        destination, revision = await self._update(self._destinations, key, replace, precondition)
+        row = await _update(self._destinations, key, replace, precondition)
         await self._audit("destination", tenant, name, "set", by, address)
-        return _destination_view(tenant, name, destination, revision)
+        return _destination_view(tenant, row)
 
     async def get_destination(self, tenant: str, name: str) -> DestinationView:
         """Return the destination. Raises `NotFoundError`."""
-        entry = await self._destinations.find(_key(tenant, name))
-        destination = _decode_entry(entry, Destination)
-        if destination is None:
+        row = await self._destinations.get(_key(tenant, name))
+        if row is None:
             raise NotFoundError("destination")
-        return _destination_view(tenant, name, destination, entry.revision)
+        return _destination_view(tenant, row)
 
     async def list_destinations(self, tenant: str) -> list[DestinationView]:
         """Return the tenant's destinations by id, without entries that this version cannot decode."""
-        return [
-            _destination_view(tenant, _id(entry), destination, entry.revision)
-            for entry in await self._destinations.list(_all_of(tenant))
-            if (destination := _decode_entry(entry, Destination)) is not None
-        ]
+        return [_destination_view(tenant, row) for row in await self._destinations.list(_all_of(tenant))]
 
     async def enable_destination(
         self, tenant: str, name: str, *, by: str, address: str | None = None, precondition: Precondition = always
@@ -183,7 +172,7 @@ class ConfigurationService:
         self, tenant: str, name: str, *, by: str, address: str | None = None, precondition: Precondition = always
     ) -> None:
         """Delete a destination; its pending deliveries fail. Raises `NotFoundError`."""
-        await self._delete(self._destinations, "destination", _key(tenant, name), precondition)
+        await _delete(self._destinations.bucket, "destination", _key(tenant, name), precondition)
         await self._audit("destination", tenant, name, "delete", by, address)
 
     async def audit_test(self, tenant: str, name: str, *, by: str, address: str | None = None) -> None:
@@ -204,48 +193,43 @@ class ConfigurationService:
         key = _key(tenant, name)
         requested = validation.convert(fields, Credential)
         credential = msgspec.structs.replace(requested, secret_ref=self._canonical_ref(requested.secret_ref))
-        if precondition is not always and not precondition(_revision(await self._credentials.find(key))):
+        if precondition is not always and not precondition(_revision(await self._credentials.bucket.find(key))):
             raise PreconditionFailedError  # before the status below is deleted
         if self._statuses is not None:  # first, so that the status of the old ref is never shown for the new one
-            await self._statuses.delete(key)
-        _, revision = await self._update(self._credentials, key, lambda _: credential, precondition)
+            await self._statuses.bucket.delete(key)
+        row = await _update(self._credentials, key, lambda _: credential, precondition)
         await self._audit("credential", tenant, name, "set", by, address)
-        return _credential_view(tenant, name, credential, None, revision)
+        return _credential_view(tenant, row, None)
 
     async def get_credential(self, tenant: str, name: str) -> CredentialView:
         """Return the credential, without its ref. Raises `NotFoundError`."""
         key = _key(tenant, name)
-        entry = await self._credentials.find(key)
-        credential = _decode_entry(entry, Credential)
-        if credential is None:
+        row = await self._credentials.get(key)
+        if row is None:
             raise NotFoundError("credential")
-        state = None if self._statuses is None else _decode_entry(await self._statuses.get(key), CredentialState)
-        return _credential_view(tenant, name, credential, state, entry.revision)
+        status = None if self._statuses is None else await self._statuses.get(key)
+        return _credential_view(tenant, row, status)
 
     async def list_credentials(self, tenant: str) -> list[CredentialView]:
         """Return the tenant's credentials by id, without entries that this version cannot decode."""
-        entries = await self._credentials.list(_all_of(tenant))
+        rows = await self._credentials.list(_all_of(tenant))
         checked = [] if self._statuses is None else await self._statuses.list(_all_of(tenant))
-        states = {entry.key: _decode_entry(entry, CredentialState) for entry in checked}
-        return [
-            _credential_view(tenant, _id(entry), credential, states.get(entry.key), entry.revision)
-            for entry in entries
-            if (credential := _decode_entry(entry, Credential)) is not None
-        ]
+        statuses = {row.key: row for row in checked}
+        return [_credential_view(tenant, row, statuses.get(row.key)) for row in rows]
 
     async def delete_credential(
         self, tenant: str, name: str, *, by: str, address: str | None = None, precondition: Precondition = always
     ) -> None:
         """Delete a credential that no destination uses. Raises `NotFoundError` or `InUseError`."""
         key = _key(tenant, name)
-        if await self._credentials.get(key) is None:
+        if await self._credentials.bucket.get(key) is None:
             raise NotFoundError("credential")
-        users = [entry for entry in await self._destinations.list(_all_of(tenant)) if _credential_of(entry) == name]
-        if users:
-            raise InUseError(tuple(_id(entry) for entry in users))
-        await self._delete(self._credentials, "credential", key, precondition)
+        destinations = await self._destinations.bucket.list(_all_of(tenant))
+        if users := tuple(entry.id for entry in destinations if _credential_of(entry) == name):
+            raise InUseError(users)
+        await _delete(self._credentials.bucket, "credential", key, precondition)
         if self._statuses is not None:
-            await self._statuses.delete(key)
+            await self._statuses.bucket.delete(key)
         await self._audit("credential", tenant, name, "delete", by, address)
 
     async def _replace_state(
@@ -259,46 +243,14 @@ class ConfigurationService:
     ) -> DestinationView:
         key = _key(tenant, name)
 
-        def replace(stored: bytes | None) -> Destination:
-            destination = stored and _decode(key, stored, Destination)
-            if not destination:
+        def replace(stored: Destination | None) -> Destination:
+            if stored is None:
                 raise NotFoundError("destination")
-            if only_url is not None and (destination.url != only_url or not destination.enabled):
+            if only_url is not None and (stored.url != only_url or not stored.enabled):
                 raise WriteConflictError
-            return msgspec.structs.replace(destination, **state)
+            return msgspec.structs.replace(stored, **state)
 
-        destination, revision = await self._update(self._destinations, key, replace, precondition)
-        return _destination_view(tenant, name, destination, revision)
-
-    async def _update(
-        self, bucket: KvBucket, key: str, change: Callable[[bytes | None], T], precondition: Precondition
-    ) -> tuple[T, int]:
-        """Store `change` of the stored value; return the new value and its revision."""
-        for _ in range(MAX_TRIES):
-            entry = await bucket.find(key)
-            if not precondition(_revision(entry)):
-                raise PreconditionFailedError
-            value = change(entry.value)
-            try:
-                return value, await bucket.put(key, msgspec.json.encode(value), revision=entry.revision)
-            except RejectedByServer as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-        raise WriteConflictError
-
-    async def _delete(self, bucket: KvBucket, kind: Kind, key: str, precondition: Precondition) -> None:
-        for _ in range(MAX_TRIES):
-            entry = await bucket.find(key)
-            if entry.value is None:
-                raise NotFoundError(kind)
-            if not precondition(entry.revision):
-                raise PreconditionFailedError
-            try:
-                return await bucket.delete(key, revision=entry.revision)
-            except RejectedByServer as error:
-                if error.err_code != WRONG_LAST_SEQUENCE:
-                    raise
-        raise WriteConflictError
+        return _destination_view(tenant, await _update(self._destinations, key, replace, precondition))
 
     async def _audit(self, kind: Kind, tenant: str, name: str, action: Action, by: str, address: str | None) -> None:
         data = ConfigChangedData(kind=kind, name=name, action=action, by=by, address=address)
@@ -326,6 +278,32 @@ class ConfigurationService:
         )
 
 
+async def _update(table: KvTable[T], key: str, change: Callable[[T | None], T], precondition: Precondition) -> KvRow[T]:
+    def check(entry: KvEntry) -> None:
+        if not precondition(_revision(entry)):
+            raise PreconditionFailedError
+
+    try:
+        return await table.update(key, change, check=check)
+    except WriteContention:
+        raise WriteConflictError from None
+
+
+async def _delete(bucket: KvBucket, kind: Kind, key: str, precondition: Precondition) -> None:
+    async def delete() -> None:
+        entry = await bucket.find(key)
+        if entry.value is None:
+            raise NotFoundError(kind)
+        if not precondition(entry.revision):
+            raise PreconditionFailedError
+        await bucket.delete(key, revision=entry.revision)
+
+    try:
+        await retry_conflicts(delete)
+    except WriteContention:
+        raise WriteConflictError from None
+
+
 def _envelope(tenant: str) -> dict[str, Any]:
     """Return the CloudEvents attributes of a new audit event."""
     now = datetime.now(UTC)
@@ -344,23 +322,6 @@ def _revision(entry: KvEntry) -> int:
     return 0 if entry.value is None else entry.revision
 
 
-def _id(entry: KvEntry) -> str:
-    return entry.key.partition(".")[2]
-
-
-def _decode_entry(entry: KvEntry | None, kind: type[T]) -> T | None:
-    return None if entry is None or entry.value is None else _decode(entry.key, entry.value, kind)
-
-
-def _decode(key: str, value: bytes, kind: type[T]) -> T | None:
-    """Decode a stored value; an undecodable one counts as absent, as it does for consumers."""
-    try:
-        return msgspec.json.decode(value, type=kind)
-    except msgspec.DecodeError:
-        _log.error("config.undecodable", key=key)
-    return None
-
-
 class _CredentialReference(msgspec.Struct):
     credential: str = ""
 
@@ -373,22 +334,20 @@ def _credential_of(entry: KvEntry) -> str:
         return ""
 
 
-def _destination_view(tenant: str, name: str, destination: Destination, revision: int) -> DestinationView:
-    return DestinationView(id=name, tenant=tenant, revision=revision, **msgspec.structs.asdict(destination))
+def _destination_view(tenant: str, row: KvRow[Destination]) -> DestinationView:
+    return DestinationView(id=row.id, tenant=tenant, revision=row.revision, **msgspec.structs.asdict(row.value))
 
 
-def _credential_view(
-    tenant: str, name: str, credential: Credential, state: CredentialState | None, revision: int
-) -> CredentialView:
-    found = state or CredentialState()
+def _credential_view(tenant: str, row: KvRow[Credential], status: KvRow[CredentialState] | None) -> CredentialView:
+    found = status.value if status else CredentialState()
     return CredentialView(
-        id=name,
+        id=row.id,
         tenant=tenant,
-        purpose=credential.purpose,
+        purpose=row.value.purpose,
         provider=found.provider,
         status=found.status,
         checked_at=found.checked_at,
         version=found.version,
         rollover=found.rollover,
-        revision=revision,
+        revision=row.revision,
     )

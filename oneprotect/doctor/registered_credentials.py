@@ -2,11 +2,10 @@
 
 import contextlib
 
-import msgspec
 from msgspec import Struct
 
 from messaging.client.connection import NatsConnection
-from messaging.kv import KvBucket
+from messaging.kv import KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher
 from provider.errors import SecretRefInvalid
 from provider.secret_ref import SecretRef
@@ -35,22 +34,23 @@ class RegisteredCredential(Struct, frozen=True, kw_only=True):
 async def list_registered(connection: NatsConnection, central_namespace: str | None) -> list[RegisteredCredential]:
     """All of them, by tenant and id. Raises `JetStreamError`."""
     async with JetStreamPublisher(connection) as publisher:
-        stored = await KvBucket(connection, publisher, subjects.CREDENTIALS).list()
-        said = await KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS).list()
-    states = {entry.key: entry.value or b"" for entry in said}
+        credentials = KvTable(KvBucket(connection, publisher, subjects.CREDENTIALS), Credential)
+        statuses = KvTable(KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS), CredentialState)
+        stored = await credentials.bucket.list()
+        states = {row.key: row.value for row in await statuses.list()}
     return [
-        _registered(entry.key, entry.value or b"", states.get(entry.key, b""), central_namespace) for entry in stored
+        _registered(entry.key, credentials.decode(entry), states.get(entry.key), central_namespace) for entry in stored
     ]
 
 
-def _registered(key: str, stored: bytes, state: bytes, central_namespace: str | None) -> RegisteredCredential:
+def _registered(
+    key: str, credential: Credential | None, state: CredentialState | None, central_namespace: str | None
+) -> RegisteredCredential:
     tenant, _, name = key.partition(".")
-    credential, ref, found = None, None, CredentialState()
-    with contextlib.suppress(msgspec.DecodeError):
-        credential = msgspec.json.decode(stored, type=Credential)
-    with contextlib.suppress(msgspec.DecodeError):
-        found = msgspec.json.decode(state, type=CredentialState)
+    ref = None
     if credential is not None:
         with contextlib.suppress(SecretRefInvalid):
             ref = SecretRef.parse(credential.secret_ref, central_namespace=central_namespace)
-    return RegisteredCredential(tenant=tenant, id=name, credential=credential, ref=ref, state=found)
+    return RegisteredCredential(
+        tenant=tenant, id=name, credential=credential, ref=ref, state=state or CredentialState()
+    )

@@ -16,10 +16,10 @@ import structlog
 
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
-from messaging.kv import KvBucket, KvEntry
+from messaging.kv import KvBucket, KvEntry, KvTable
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_format import digest
-from oneprotect.api.auth.token_store import USED, decoded
+from oneprotect.api.auth.token_store import USED
 from schemas.roles import Token
 
 READ_AGAIN_S: Final = 60.0
@@ -40,6 +40,7 @@ class TokenCache:
 
     def __init__(self, bucket: KvBucket, connection: NatsConnection) -> None:
         self._bucket = bucket
+        self._tokens = KvTable(bucket, Token)
         connection.on_reconnect(self.forget)
         self._known: dict[str, _CachedToken] = {}
         self._revisions: dict[str, int] = {}
@@ -84,7 +85,7 @@ class TokenCache:
             return
         self._revisions[entry.key] = entry.revision
         token_id = entry.key.rpartition(".")[2]
-        token = None if entry.value is None else decoded(entry.key, entry.value)
+        token = self._tokens.decode(entry)
         if token is None:
             self._known.pop(token_id, None)
         else:

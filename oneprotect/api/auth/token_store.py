@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
-import structlog
 
 from messaging.audit_events import publish_audit_event
-from messaging.kv import KvBucket
+from messaging.kv import KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.token_format import IssuedToken
 from schemas import validation
@@ -20,7 +19,6 @@ USED: Final = "used"
 
 _ALL: Final = "_all"
 """No tenant is called so."""
-_log = structlog.get_logger(__name__)
 
 
 class UnknownToken(Exception):
@@ -35,6 +33,8 @@ class TokenStore:
 
     def __init__(self, bucket: KvBucket, publisher: JetStreamPublisher) -> None:
         self._bucket = bucket
+        self._tokens = KvTable(bucket, Token)
+        self._uses = KvTable(bucket, datetime)
         self._publisher = publisher
 
     async def create(self, spec: TokenSpec, *, by: str) -> tuple[TokenView, IssuedToken]:
@@ -49,30 +49,25 @@ class TokenStore:
             created_by=by,
             name=spec.name,
         )
-        await self._bucket.put(_key(token.tenant, issued.id), msgspec.json.encode(token), revision=0)
+        await self._tokens.put(_key(token.tenant, issued.id), token, revision=0)
         await self._tell(token.tenant, issued.id, "create", by)
         return _view(issued.id, token, None), issued
 
     async def list(self, tenant: str | None = None) -> list[TokenView]:
         """The tenant's tokens (`*`: those for all tenants), or everybody's, the oldest first."""
         pattern = "*" if tenant is None else _key_part(tenant)
-        found = {entry.key: entry.value or b"" for entry in await self._bucket.list(f"{pattern}.>")}
-        views = [
-            _view(key.rpartition(".")[2], token, _time(found.get(f"{key}.{USED}")))
-            for key, value in found.items()
-            if (token := decoded(key, value)) is not None
-        ]
+        rows = await self._tokens.list(f"{pattern}.*")
+        uses = {row.key: row.value for row in await self._uses.list(f"{pattern}.*.{USED}")}
+        views = [_view(row.id, row.value, uses.get(f"{row.key}.{USED}")) for row in rows]
         return sorted(views, key=lambda view: view.created_at)
 
     async def delete(self, token_id: str, *, by: str) -> TokenView:
         """Revoke a token: within a second no API process takes it any more. Raises `UnknownToken` or `ValidationError`."""
-        for entry in await self._bucket.list(f"*.{validation.name(token_id, 'id')}"):
-            token = decoded(entry.key, entry.value or b"")
-            if token is not None:
-                await self._bucket.delete(entry.key)
-                await self._bucket.delete(f"{entry.key}.{USED}")
-                await self._tell(token.tenant, token_id, "delete", by)
-                return _view(token_id, token, None)
+        for row in await self._tokens.list(f"*.{validation.name(token_id, 'id')}"):
+            await self._bucket.delete(row.key)
+            await self._bucket.delete(f"{row.key}.{USED}")
+            await self._tell(row.value.tenant, token_id, "delete", by)
+            return _view(token_id, row.value, None)
         raise UnknownToken
 
     async def _tell(self, tenant: str, token_id: str, action: str, by: str) -> None:
@@ -87,31 +82,12 @@ class TokenStore:
         await publish_audit_event(self._publisher, "config.changed", f"token.{token_id}", event)
 
 
-def decoded(key: str, value: bytes) -> Token | None:
-    """The token that a key holds; None for when one was last used, and for what can't be understood."""
-    if key.count(".") != 1:
-        return None
-    try:
-        return msgspec.json.decode(value, type=Token)
-    except msgspec.DecodeError:
-        pass
-    _log.error("token.undecodable", key=key)
-    return None
-
-
 def _key(tenant: str, token_id: str) -> str:
     return f"{_key_part(tenant)}.{token_id}"
 
 
 def _key_part(tenant: str) -> str:
     return _ALL if tenant == ALL_TENANTS else validation.name(tenant, "tenant")
-
-
-def _time(value: bytes | None) -> datetime | None:
-    try:
-        return None if value is None else msgspec.json.decode(value, type=datetime)
-    except msgspec.DecodeError:
-        return None
 
 
 def _view(token_id: str, token: Token, last_used_at: datetime | None) -> TokenView:

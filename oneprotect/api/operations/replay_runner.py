@@ -14,7 +14,7 @@ import structlog
 from consumers.replay.service import ReplayService
 from consumers.replay.store import ReplayError, ReplayRow, ReplayStore
 from messaging.client.errors import JetStreamError
-from messaging.kv import KvBucket
+from messaging.kv import KvBucket, KvTable
 from messaging.lease import find_holder
 from messaging.periodic import run_every
 from schemas.configuration import Replay, ReplayFilter, ReplayState
@@ -29,7 +29,7 @@ class ReplayRunner:
 
     def __init__(self, replayer: ReplayService, bucket: KvBucket) -> None:
         self._replayer = replayer
-        self._bucket = bucket
+        self._replays = KvTable(bucket, Replay)
         self._rows = ReplayStore(bucket)
         self._running: dict[str, asyncio.Task[None]] = {}
 
@@ -62,17 +62,12 @@ class ReplayRunner:
                 await asyncio.wait(tasks)
 
     async def _adopt(self) -> None:
-        for entry in await self._bucket.list("*.*"):
-            tenant, _, replay = entry.key.partition(".")
-            if entry.key in self._running:
-                continue
-            try:
-                row = msgspec.json.decode(entry.value or b"", type=Replay)
-            except msgspec.DecodeError:  # stored by another version of this program
-                continue
-            if row.unattended and row.state is ReplayState.RUNNING and not await find_holder(self._bucket, tenant):
+        for row in await self._replays.list("*.*"):
+            tenant, _, replay = row.key.partition(".")
+            is_unfinished = row.value.unattended and row.value.state is ReplayState.RUNNING
+            if row.key not in self._running and is_unfinished and not await find_holder(self._replays.bucket, tenant):
                 _log.info("replay.adopted", tenant=tenant, replay=replay)
-                self._start(tenant, replay, row)
+                self._start(tenant, replay, row.value)
 
     def _start(self, tenant: str, replay: str, row: Replay) -> None:
         key = f"{tenant}.{replay}"

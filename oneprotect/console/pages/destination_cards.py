@@ -1,22 +1,19 @@
 """Destinations and credentials as they are shown: of a URL its host alone, and of a Secret its status."""
 
 import asyncio
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from consumers.destinations.hourly_stats import hour_of, read_activity
-from messaging.kv import KvEntry
+from consumers.destinations.hourly_stats import hour_of
 from oneprotect.console.web.bar_chart import DaySummary, day_of
 from oneprotect.console.web.dependencies import ConsoleParts
 from schemas.codes import Code, CredentialStatus
 from schemas.configuration import CredentialView, DestinationView, Health
 from schemas.hourly_stats import HourlyStats
 
-_NO_HEALTH: Final = Health()
 _SIGNING: Final = frozenset({CredentialStatus.CONFIGURED, CredentialStatus.UNCHECKED})
 
 
@@ -82,7 +79,8 @@ async def overview(parts: ConsoleParts, tenant: str, *, public: bool) -> TenantO
     )
     told = [told_credential(view, public=public) for view in credentials]
     signing = {view.id: view for view in told}
-    healths, activities = _by_id(health), _by_id(activity)
+    healths = {row.id: row.value for row in health}
+    activities = {row.id: row.value for row in activity}
     cards = [
         _card(view, signing.get(view.credential), healths.get(view.id), activities.get(view.id), public=public)
         for view in views
@@ -100,7 +98,7 @@ async def one_destination(parts: ConsoleParts, tenant: str, name: str, *, public
         parts.activity.get(f"{tenant}.{name}"),
     )
     signing = next((told_credential(one, public=public) for one in credentials if one.id == view.credential), None)
-    return _card(view, signing, health, activity, public=public)
+    return _card(view, signing, health.value if health else None, activity.value if activity else None, public=public)
 
 
 def told_credential(view: CredentialView, *, public: bool) -> CredentialView:
@@ -111,15 +109,14 @@ def told_credential(view: CredentialView, *, public: bool) -> CredentialView:
 def _card(
     view: DestinationView,
     credential: CredentialView | None,
-    health_row: KvEntry | None,
-    activity_row: KvEntry | None,
+    health: Health | None,
+    activity: HourlyStats | None,
     *,
     public: bool,
 ) -> DestinationCard:
-    health = _health(health_row)
-    activity = read_activity(activity_row.value) if activity_row else HourlyStats()
+    health = health or Health()
     now = datetime.now(UTC)
-    day = day_of(activity.last_day(hour_of(now.timestamp())))
+    day = day_of((activity or HourlyStats()).last_day(hour_of(now.timestamp())))
     url = urlsplit(view.url)
     return DestinationCard(
         id=view.id,
@@ -158,16 +155,3 @@ def _state(
     if health.consecutive_failures or (day.attempts and not day.delivered):
         return "failing"
     return "healthy" if day.attempts or health.last_success_at else "quiet"
-
-
-def _by_id(entries: Iterable[KvEntry]) -> dict[str, KvEntry]:
-    return {entry.key.partition(".")[2]: entry for entry in entries}
-
-
-def _health(entry: KvEntry | None) -> Health:
-    if entry is None:
-        return _NO_HEALTH
-    try:
-        return msgspec.json.decode(entry.value or b"{}", type=Health)
-    except msgspec.DecodeError:  # stored by another version of this program
-        return _NO_HEALTH

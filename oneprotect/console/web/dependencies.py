@@ -4,11 +4,13 @@ import asyncio
 
 from msgspec import Struct
 
-from messaging.kv import KvBucket
+from messaging.kv import KvBucket, KvTable
 from oneprotect.api.operations.dependencies import ApiDependencies
 from oneprotect.console.web.event_stream import EventStreamLimiter
 from oneprotect.console.web.sessions import SessionStore
 from oneprotect.console.web.templating import TemplateRenderer
+from schemas.configuration import Health
+from schemas.hourly_stats import HourlyStats
 
 
 class ConsoleParts(Struct, frozen=True, kw_only=True):
@@ -19,7 +21,7 @@ class ConsoleParts(Struct, frozen=True, kw_only=True):
     renderer: TemplateRenderer
     followers: EventStreamLimiter
     destinations: KvBucket
-    health: KvBucket
-    activity: KvBucket
+    health: KvTable[Health]
+    activity: KvTable[HourlyStats]
     stop: asyncio.Event
     """Set when the process is to end."""

@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.destinations.hourly_stats import HourlyStatsRecorder, hour_of, read_activity
+from consumers.destinations.hourly_stats import HourlyStatsRecorder, hour_of
+from messaging.kv import KvTable
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats, percentile_ms, success_rate
@@ -32,8 +33,8 @@ def _result(outcome: Outcome, code: Code, *, status: int | None = None, duration
 
 
 async def _kept(site: Site) -> HourlyStats:
-    entry = await site.jetstream.activity.get(f"{TENANT}.orders")
-    return read_activity(entry.value if entry else None)
+    row = await KvTable(site.jetstream.activity, HourlyStats).get(f"{TENANT}.orders")
+    return row.value if row else HourlyStats()
 
 
 async def test_a_consumer_keeps_how_attempts_went(site: Site) -> None:

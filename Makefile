@@ -69,8 +69,8 @@ bench: $(READY) ## POSTs to the API, and deliveries/s and latency of one consume
 bench-peers: $(READY) ## the product beside FastStream, Celery, dramatiq and BullMQ: CPU per delivery (Redis and Node wanted)
 	$(BIN)/python -m bench.peers
 
-bench-all: $(READY) ## every measurement, one after the other (10 min): bench/results, and the figures of docs/explanation/performance.md
-	$(BIN)/python -m bench.all --write-docs
+bench-all: $(READY) ## run every measurement (10 min): JSON in bench/results, and a table of the goals
+	$(BIN)/python -m bench.all
 
 helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs
 	@$(MAKE) --silent setup >&2

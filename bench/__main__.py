@@ -14,12 +14,12 @@ import msgspec
 import psutil
 import uvloop
 
-from bench.checks import problems
-from bench.errors import BenchError
-from bench.measure import Bench
-from bench.plan import CONTENDERS, PRODUCT, Options
-from bench.result import Result, compared, measured, table
-from bench.site import Site, site
+from bench.harness.checks import problems
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench
+from bench.harness.result import Result, compared, measured, table
+from bench.harness.site import Site, site
+from bench.harness.workload import CONTENDERS, PRODUCT, Options
 from bench.telemetry import TRACED, exporting
 from messaging.client.errors import JetStreamError
 from oneprotect.dev.nats_server import EmbeddedNatsError

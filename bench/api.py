@@ -17,9 +17,9 @@ import psutil
 import uvloop
 from msgspec import Struct
 
-from bench import bare_api
-from bench.child import Child, child
-from bench.errors import BenchError
+from bench.harness import bare_api
+from bench.harness.child import Child, child
+from bench.harness.errors import BenchError
 from messaging.admin import topology
 from messaging.client.errors import JetStreamError
 from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
@@ -170,7 +170,7 @@ async def _site(directory: Path) -> AsyncGenerator[tuple[JetStream, list[Contend
         api = await stack.enter_async_context(
             child("product", "oneprotect", "api", log=directory / "api.log", environ=environ)
         )
-        bare = await stack.enter_async_context(child("bare loop", "bench.bare_api", log=directory / "bare.log"))
+        bare = await stack.enter_async_context(child("bare loop", "bench.harness.bare_api", log=directory / "bare.log"))
         bare.tell(msgspec.json.encode(bare_api.Setup(server.url, ports[1], BARE.subjects[0])))
         head = "POST /v1/tenants/acme/deliveries HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
         contenders = [

@@ -19,7 +19,7 @@ from typing import Final
 import psutil
 import uvloop
 
-from bench.errors import BenchError
+from bench.harness.errors import BenchError
 from consumers.attempts import search
 from consumers.attempts.search import AttemptFilter, RecordedAttempt
 from messaging.admin import topology

@@ -16,11 +16,11 @@ from typing import Final
 
 import uvloop
 
-from bench.errors import BenchError
-from bench.load import Load
-from bench.measure import BURST_TIMEOUT_S
-from bench.plan import PRODUCT
-from bench.site import START_TIMEOUT_S, Site, opened
+from bench.harness.errors import BenchError
+from bench.harness.load import Load
+from bench.harness.measure import BURST_TIMEOUT_S
+from bench.harness.site import START_TIMEOUT_S, Site, opened
+from bench.harness.workload import PRODUCT
 from oneprotect.bootstrap.consumer import run_consumer
 from oneprotect.settings.settings import Settings
 from telemetry.log_config import configure_logging

@@ -8,14 +8,14 @@ import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from bench.beside import Beside, compared, rounds_in_turn, table
-from bench.checks import problems
-from bench.command import run
-from bench.errors import BenchError
-from bench.measure import Bench
-from bench.plan import BARE, PRODUCT, TENANTS, Address
-from bench.receiver import Manner
-from bench.site import opened
+from bench.harness.checks import problems
+from bench.harness.command import run
+from bench.harness.comparison import Beside, compared, rounds_in_turn, table
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench
+from bench.harness.receiver import Manner
+from bench.harness.site import opened
+from bench.harness.workload import BARE, PRODUCT, TENANTS, Address
 
 
 async def _measure(arguments: Namespace, directory: Path) -> Beside:

@@ -17,9 +17,9 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from bench.beside import say
-from bench.command import run
-from bench.errors import BenchError
+from bench.harness.command import run
+from bench.harness.comparison import say
+from bench.harness.errors import BenchError
 from consumers.worker.fair_scheduler import MAX_SHARE_OF_FREE_SLOTS
 from messaging.publisher import Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bench.checks import problems
-from bench.command import run
-from bench.errors import BenchError
-from bench.measure import Bench, Latency
-from bench.plan import BARE, PRODUCT
-from bench.site import Site, opened
+from bench.harness.checks import problems
+from bench.harness.command import run
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench, Latency
+from bench.harness.site import Site, opened
+from bench.harness.workload import BARE, PRODUCT
 
 _WARM_UP_PER_S = 200.0
 

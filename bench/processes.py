@@ -13,11 +13,11 @@ from statistics import median
 import msgspec
 from msgspec import Struct
 
-from bench.command import run
-from bench.errors import BenchError
-from bench.measure import Bench, Throughput
-from bench.plan import PRODUCT
-from bench.site import Site, opened
+from bench.harness.command import run
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench, Throughput
+from bench.harness.site import Site, opened
+from bench.harness.workload import PRODUCT
 
 FIRST_COUNT = 5000
 

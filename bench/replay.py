@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import uvloop
 
-from bench.errors import BenchError
+from bench.harness.errors import BenchError
 from consumers.retention.archive import ArchivedDelivery
 from messaging import direct_get
 from messaging.admin import topology

@@ -16,8 +16,8 @@ from typing import Final
 import psutil
 from msgspec import Struct
 
-from bench.beside import say
-from bench.command import run
+from bench.harness.command import run
+from bench.harness.comparison import say
 from messaging import direct_get
 from messaging.admin import topology
 from messaging.client.connection import NatsConnection, connect

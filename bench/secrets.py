@@ -21,7 +21,7 @@ import uvloop
 from aiohttp import web
 from msgspec import Struct
 
-from bench.command import write_json
+from bench.harness.command import write_json
 from provider.cache.provider import CachedSecretProvider
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import MAX_CONCURRENT_READS

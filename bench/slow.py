@@ -11,14 +11,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench.beside import say
-from bench.checks import problems
-from bench.command import run
-from bench.errors import BenchError
-from bench.measure import Bench
-from bench.plan import BARE, PRODUCT, Contender
-from bench.receiver import Manner
-from bench.site import Site, opened
+from bench.harness.checks import problems
+from bench.harness.command import run
+from bench.harness.comparison import say
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench
+from bench.harness.receiver import Manner
+from bench.harness.site import Site, opened
+from bench.harness.workload import BARE, PRODUCT, Contender
 
 WARM_UP: Final = 64
 _POLL_S: Final = 0.1

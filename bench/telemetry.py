@@ -15,13 +15,13 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from bench.beside import say
-from bench.child import Child, child
-from bench.command import run
-from bench.errors import BenchError
-from bench.measure import Bench, Throughput
-from bench.plan import PRODUCT, Contender
-from bench.site import START_TIMEOUT_S, Site, opened
+from bench.harness.child import Child, child
+from bench.harness.command import run
+from bench.harness.comparison import say
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench, Throughput
+from bench.harness.site import START_TIMEOUT_S, Site, opened
+from bench.harness.workload import PRODUCT, Contender
 
 SPANS_EACH: Final = 5
 _EXPORT: Final = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_TRACES_SAMPLER": "parentbased_traceidratio"}
@@ -115,7 +115,7 @@ def _told(name: str, rounds: list[Throughput], first: list[Throughput], spans: l
 @contextlib.asynccontextmanager
 async def collector(directory: Path) -> AsyncGenerator[Child]:
     """A collector runs meanwhile."""
-    async with child("collector", "bench.collector", log=directory / "collector.log", speaks=True) as running:
+    async with child("collector", "bench.harness.collector", log=directory / "collector.log", speaks=True) as running:
         yield running
 
 

@@ -15,18 +15,18 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench.checks import problems
-from bench.command import run
-from bench.errors import BenchError
-from bench.measure import Bench
+from bench.harness.checks import problems
+from bench.harness.command import run
+from bench.harness.errors import BenchError
+from bench.harness.measure import Bench
+from bench.harness.site import Site, opened
+from bench.harness.workload import PAYLOAD, PRODUCT
 from bench.peers.broker import Broker, nats, redis, setup
 from bench.peers.install import install, missing
 from bench.peers.measure import PeerBench, Round
 from bench.peers.plan import PEERS, Peer
 from bench.peers.proof import COUNT, kept, kept_of_product
 from bench.peers.result import Result, compared, table
-from bench.plan import PAYLOAD, PRODUCT
-from bench.site import Site, opened
 from bench.telemetry import TRACED, exporting
 
 

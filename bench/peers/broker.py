@@ -9,11 +9,11 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from bench.child import Child, child
-from bench.errors import BenchError
+from bench.harness.child import Child, child
+from bench.harness.errors import BenchError
+from bench.harness.site import Site
 from bench.peers.install import REDIS
 from bench.peers.plan import Peer
-from bench.site import Site
 from messaging.client.connection import NatsConnection
 
 _START_TIMEOUT_S: Final = 10.0

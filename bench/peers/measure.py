@@ -7,13 +7,13 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench.child import child
-from bench.errors import BenchError
+from bench.harness.child import child
+from bench.harness.errors import BenchError
+from bench.harness.site import START_TIMEOUT_S, Site
+from bench.harness.workload import ADDRESSES, IN_FLIGHT
 from bench.peers.broker import Broker
 from bench.peers.install import BIN, HERE, NODE_MODULES
 from bench.peers.plan import WARM_UP_SHARE, Peer
-from bench.plan import ADDRESSES, IN_FLIGHT
-from bench.site import START_TIMEOUT_S, Site
 
 DEADLINE_S: Final = 60.0
 RECORDED_TIMEOUT_S: Final = 20.0

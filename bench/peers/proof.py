@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Final
 
-from bench.load import Load
+from bench.harness.load import Load
+from bench.harness.site import Site
+from bench.harness.workload import PRODUCT
 from bench.peers.broker import Broker, Nats, redis
 from bench.peers.measure import PeerBench
 from bench.peers.plan import Peer
-from bench.plan import PRODUCT
-from bench.site import Site
 from messaging.admin import topology
 from messaging.client.connection import connect
 from messaging.publisher import JetStreamPublisher

@@ -6,10 +6,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from bench.harness.workload import ADDRESSES, IN_FLIGHT, PRODUCT
 from bench.peers.measure import Round
 from bench.peers.plan import LACKING, PEERS
 from bench.peers.proof import COUNT
-from bench.plan import ADDRESSES, IN_FLIGHT, PRODUCT
 
 TITLES: Final = {PRODUCT.name: PRODUCT.name} | {peer.name: peer.title for peer in PEERS}
 

@@ -1,7 +1,7 @@
 """The ratios that the bench tells, from rounds."""
 
-from bench import beside
-from bench.measure import Throughput
+from bench.harness import comparison
+from bench.harness.measure import Throughput
 from bench.peers.measure import Round
 from bench.peers.proof import COUNT
 from bench.peers.result import compared, table
@@ -49,7 +49,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     product = rounds((100, 80), (10, 800), (100, 80))
     bare = rounds((200, 40), (20, 400), (200, 40))
 
-    found = beside.compared(product, bare)
+    found = comparison.compared(product, bare)
 
     assert (found.ratio, found.cpu_ratio) == (0.5, 0.5)
-    assert list(beside.table(found))[-1] == "ratio: 0.50"
+    assert list(comparison.table(found))[-1] == "ratio: 0.50"

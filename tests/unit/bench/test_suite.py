@@ -6,9 +6,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench.all import measure
-from bench.page import Machine
-from bench.suite import MEASUREMENTS, Measurement, run
+from bench.all import RESULTS, Machine, measure, print_goals
+from bench.harness.suite import MEASUREMENTS, Measurement, run
 
 
 def told(name: str, *arguments: str) -> Measurement:
@@ -75,3 +74,13 @@ def test_all_of_them_have_names_of_their_own_and_end() -> None:
     assert len(names) == len(set(names))
     assert sum(one.limit_s for one in MEASUREMENTS) < 3600
     assert all(one.shortened().arguments[: len(one.arguments)] == one.arguments for one in MEASUREMENTS)
+
+
+def test_the_table_of_goals_has_a_row_per_figure(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every recorded result is read, and each row has four cells."""
+    print_goals(RESULTS)
+
+    _, header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header == "| measurement | result | target | |"
+    assert len(rows) > 10
+    assert {row.count("|") for row in rows} == {5}

@@ -6,8 +6,8 @@ from statistics import median
 
 from msgspec import Struct
 
-from bench.measure import Bench, Throughput
-from bench.result import medians, ratio
+from bench.harness.measure import Bench, Throughput
+from bench.harness.result import medians, ratio
 
 
 class Beside(Struct, frozen=True):

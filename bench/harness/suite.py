@@ -10,7 +10,7 @@ from typing import Final
 import psutil
 from msgspec import Struct
 
-ROOT: Final = Path(__file__).parent.parent
+ROOT: Final = Path(__file__).parents[2]
 _STOP_S: Final = 20.0
 
 

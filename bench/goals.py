@@ -1,4 +1,4 @@
-"""What was aimed at, and what a run came to: the first thing that `docs/explanation/performance.md` tells."""
+"""Performance goals, and the results of a run beside them, as the Markdown table of docs/explanation/performance.md."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Final
@@ -6,13 +6,13 @@ from typing import Any, Final
 from msgspec import Struct
 
 from bench import api, fairness, latency, schedules, slow, telemetry
-from bench.beside import Beside
+from bench.harness.comparison import Beside
+from bench.harness.result import Result
 from bench.peers.result import TITLES
 from bench.peers.result import Result as Peers
-from bench.result import Result
 
 Find = Callable[[str, type[Any]], Any]
-"""The figures of a measurement, by its name; None if there are none."""
+"""Returns the result of a measurement by its name and type, or None when the run has none."""
 
 P95_AT_PER_S: Final = 200
 WANTED_P95_MS: Final = 15.0
@@ -21,7 +21,7 @@ WANTED_PEERS: Final = 3.0
 
 
 class Goal(Struct, frozen=True):
-    """One of them. Those with nothing `wanted` are met."""
+    """A measured figure and its target; one without a target counts as met."""
 
     what: str
     measured: str
@@ -29,8 +29,16 @@ class Goal(Struct, frozen=True):
     is_met: bool = True
 
 
+def goals_table(find: Find) -> Iterator[str]:
+    """Yield the lines of a Markdown table of all goals."""
+    yield "| measurement | result | target | |"
+    yield "|---|---|---|---|"
+    for goal in goals(find):
+        yield f"| {goal.what} | {goal.measured} | {goal.wanted} | {'' if goal.is_met else '**missed**'} |"
+
+
 def goals(find: Find) -> Iterator[Goal]:
-    """Those whose measurements have figures."""
+    """Yield the goals of every measurement that has a result."""
     yield from _throughput(find("http", Result), "HTTP", wanted=(0.8, 2.0))
     yield from _throughput(find("https", Result), "HTTPS", wanted=(0.75, 1.6))
     if peers := find("peers", Peers):

@@ -1,4 +1,4 @@
-"""A collector that takes whatever is exported and counts the spans: `python -m bench.collector`, told by stdin.
+"""A collector that takes whatever is exported and counts the spans: `python -m bench.harness.collector`, told by stdin.
 
 `report` makes it say how many spans and how many exports of metrics came since the last one. Bodies are kept as they
 came, and decoded only then, so that the collector takes next to nothing of the machine while something is measured.

@@ -12,11 +12,11 @@ from typing import Final
 
 import psutil
 
-from bench.errors import BenchError
+from bench.harness.errors import BenchError
 
 STOP_TIMEOUT_S: Final = 10.0
 
-_ROOT: Final = Path(__file__).resolve().parent.parent
+_ROOT: Final = Path(__file__).resolve().parents[2]
 _INHERITED: Final = ("PATH", "HOME", "LANG")
 _LOG_TAIL_LINES: Final = 12
 _PR_SET_PDEATHSIG: Final = 1

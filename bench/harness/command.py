@@ -14,7 +14,7 @@ import msgspec
 import psutil
 import uvloop
 
-from bench.errors import BenchError
+from bench.harness.errors import BenchError
 from messaging.client.errors import JetStreamError
 from oneprotect.dev.nats_server import EmbeddedNatsError
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
-from bench.measure import Bench
-from bench.plan import AIOHTTP, BARE, PRODUCT
-from bench.receiver import Report
-from bench.site import Site
+from bench.harness.measure import Bench
+from bench.harness.receiver import Report
+from bench.harness.site import Site
+from bench.harness.workload import AIOHTTP, BARE, PRODUCT
 from messaging import direct_get
 from schemas import subjects
 from schemas.codes import Outcome

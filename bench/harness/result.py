@@ -6,9 +6,9 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench.measure import Bench, Latency, Throughput
-from bench.plan import ADDRESSES, IN_FLIGHT, PACE_PER_S, TENANTS, Options
-from bench.receiver import Report
+from bench.harness.measure import Bench, Latency, Throughput
+from bench.harness.receiver import Report
+from bench.harness.workload import ADDRESSES, IN_FLIGHT, PACE_PER_S, TENANTS, Options
 
 _COLUMNS: Final = ("deliveries/s", "consumer", "nats", "receiver", "p50", "p95", "p99")
 _WIDTHS: Final = (14, 10, 10, 10, 8, 8, 8)

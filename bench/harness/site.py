@@ -14,10 +14,10 @@ import msgspec
 import psutil
 from msgspec import Struct
 
-from bench import bare, receiver
-from bench.bare import Target
-from bench.child import Child, child, cpu_s
-from bench.plan import (
+from bench.harness import receiver
+from bench.harness.bare_loop import Setup, Target
+from bench.harness.child import Child, child, cpu_s
+from bench.harness.workload import (
     ADDRESSES,
     AIOHTTP,
     BARE,
@@ -61,7 +61,7 @@ class Site:
         directory: Path,
         *,
         environ: Mapping[str, str],
-        bare_setups: Mapping[str, bare.Setup],
+        bare_setups: Mapping[str, Setup],
     ) -> None:
         self.jetstream = jetstream
         self.receiver = receiving
@@ -83,7 +83,7 @@ class Site:
     async def bare(self, contender: Contender) -> AsyncGenerator[None]:
         """A bare loop runs meanwhile."""
         log = self._directory / f"{contender.http}.log"
-        async with child(contender.name, "bench.bare", log=log) as running:
+        async with child(contender.name, "bench.harness.bare_loop", log=log) as running:
             self._consumers[contender.name] = running
             running.tell(msgspec.json.encode(self._bare_setups[contender.name]))
             yield
@@ -213,11 +213,11 @@ def _environ(nats_url: str, directory: Path, authority: Authority | None, in_fli
 async def _apply(jetstream: JetStream, settings: Settings) -> None:
     per_destination, ack_wait_s = settings.nats.work_per_destination, settings.delivery.ack_wait_s
     await topology.apply(jetstream.connection, replicas=1, work_per_destination=per_destination, ack_wait_s=ack_wait_s)
-    for bare_loop in (BARE, AIOHTTP):
-        for stream in (bare_loop.work, bare_loop.results):
+    for loop in (BARE, AIOHTTP):
+        for stream in (loop.work, loop.results):
             config = topology.stream_config(stream, replicas=1, work_per_destination=per_destination)
             await jetstream.connection.api(f"STREAM.CREATE.{stream.name}", config)
-        consumer = bare_loop.consumer
+        consumer = loop.consumer
         await jetstream.connection.api(
             f"CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}",
             {"stream_name": consumer.stream, "config": topology.consumer_config(consumer, ack_wait_s=ack_wait_s)},
@@ -240,7 +240,7 @@ async def _receiver(
     addresses: Sequence[Address],
     manner: receiver.Manner,
 ) -> AsyncGenerator[Child]:
-    async with child("receiver", "bench.receiver", log=directory / "receiver.log", speaks=True) as running:
+    async with child("receiver", "bench.harness.receiver", log=directory / "receiver.log", speaks=True) as running:
         certificate, key = authority.issue("127.0.0.1") if authority else (None, None)
         files = (str(certificate), str(key)) if authority else None
         known = {address.path: secrets[address.tenant] for address in addresses}
@@ -265,8 +265,8 @@ def _bare_setup(
     secrets: Mapping[str, str],
     authority: Authority | None,
     in_flight: int,
-) -> bare.Setup:
-    return bare.Setup(
+) -> Setup:
+    return Setup(
         nats_url=nats_url,
         stream=contender.work.name,
         consumer=contender.consumer.name,
@@ -275,7 +275,7 @@ def _bare_setup(
         http=contender.http,
         ca_file=str(authority.ca_file) if authority else None,
         targets={
-            f"{address.tenant}.{address.destination}": bare.Target(url, _key(secrets[address.tenant]))
+            f"{address.tenant}.{address.destination}": Target(url, _key(secrets[address.tenant]))
             for address, url in urls.items()
         },
     )

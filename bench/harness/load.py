@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-from bench.errors import BenchError
-from bench.plan import ADDRESSES, PAYLOAD, Address, Contender
+from bench.harness.errors import BenchError
+from bench.harness.workload import ADDRESSES, PAYLOAD, Address, Contender
 from messaging.client.errors import JetStreamError
 from messaging.publisher import JetStreamPublisher, Publication, PublishAck
 from schemas import subjects

@@ -6,10 +6,10 @@ from typing import Final, TypeVar
 
 from msgspec import Struct
 
-from bench.errors import BenchError
-from bench.load import Load
-from bench.plan import ADDRESSES, CALIBRATION_COUNT, PACE_PER_S, PACED_S, WARM_UP_SHARE, Address, Contender
-from bench.site import START_TIMEOUT_S, CpuTimes, Site
+from bench.harness.errors import BenchError
+from bench.harness.load import Load
+from bench.harness.site import START_TIMEOUT_S, CpuTimes, Site
+from bench.harness.workload import ADDRESSES, CALIBRATION_COUNT, PACE_PER_S, PACED_S, WARM_UP_SHARE, Address, Contender
 
 BURST_TIMEOUT_S: Final = 30.0
 SETTLE_TIMEOUT_S: Final = 25.0

@@ -25,7 +25,7 @@ from msgspec import Raw, Struct
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bench.bare_http import BareHttp
+from bench.harness.bare_http import BareHttp
 
 KEEP_ALIVE_S: Final = 60.0
 EXPIRES_NS: Final = 30_000_000_000

@@ -1,0 +1,1 @@
+"""Shared parts of the measurements: workload, child processes, receiver, bare loops, checks and results."""

@@ -3,9 +3,10 @@
 import functools
 from typing import Final
 
-from consumers.destinations.directory import CachedValue, ConfigurationDirectory
+from consumers.destinations.directory import ConfigurationDirectory
 from consumers.http_client.client import PreparedRequest, WebhookSender
 from consumers.model.request import DeliveryAttemptRequest
+from messaging.kv_cache import CachedValue
 from provider.errors import SecretError
 from provider.secret_ref import SecretRef
 from schemas.configuration import Credential, Destination

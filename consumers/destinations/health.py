@@ -16,11 +16,11 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from consumers.destinations.directory import KvCache
 from consumers.http_client.response import WebhookResponse
 from messaging.audit_events import publish_audit_event
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable
+from messaging.kv_cache import KvCache
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from schemas.codes import Code
@@ -135,8 +135,8 @@ class DestinationHealth:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._rows = KvTable(bucket, Health)
-        self._shelf = KvCache(bucket, Health)
-        self._shelf.on_take = self._took
+        self._shelf = KvCache(self._rows)
+        self._shelf.on_update = self._on_update
         self._on_change: Callable[[str], None] = lambda _: None
         self.not_closed: set[str] = set()
         """`<tenant>.<id>` of each destination that has been given a rest and has not succeeded since: not everyone may
@@ -159,7 +159,7 @@ class DestinationHealth:
         """Call `callback` with `<tenant>.<id>` of each destination whose health has changed."""
         self._on_change = callback
 
-    def _took(self, key: str, _old: Health | None, new: Health | None) -> None:
+    def _on_update(self, key: str, _old: Health | None, new: Health | None) -> None:
         if new is not None and (new.open_until is not None or _is_on_trial(new)):
             self.not_closed.add(key)
         else:

@@ -118,7 +118,7 @@ async def test_a_consumer_whose_nats_goes_wrong_tells_no_secret(site: Site, list
             await until(site.is_settled, 15)
             await _break(site, query)
             await site.deliver("orders")
-            await until(lambda: sinks.holds("structlog", "config.undecodable"), 10)
+            await until(lambda: sinks.holds("structlog", "kv.undecodable"), 10)
         signature = receiver.seen[0].headers["webhook-signature"].removeprefix("v1,")
 
     assert await listener.prove_alive(MARKER) == []

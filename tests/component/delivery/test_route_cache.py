@@ -7,8 +7,8 @@ import pytest
 
 from consumers.delivery import route_cache
 from consumers.delivery.route_cache import DeliveryRoute, RouteCache
-from consumers.destinations import directory
-from consumers.destinations.directory import MAX_AGE_S, ConfigurationDirectory
+from consumers.destinations.directory import ConfigurationDirectory
+from messaging.kv_cache import MAX_AGE_S, MAX_ENTRIES
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
@@ -18,9 +18,11 @@ URL = "https://receiver.acme.com/in"
 class Known:
     """A directory of the site's buckets, and the routes that it gives."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, max_entries: int = MAX_ENTRIES) -> None:
         self.site = site
-        self.directory = ConfigurationDirectory(site.jetstream.destinations, site.jetstream.credentials)
+        self.directory = ConfigurationDirectory(
+            site.jetstream.destinations, site.jetstream.credentials, max_entries=max_entries
+        )
         self.routes = RouteCache(self.directory, NAMESPACE)
 
     async def read(self, *names: str) -> None:
@@ -105,10 +107,13 @@ async def test_lanes_hear_of_what_is_forgotten(known: Known) -> None:
     assert known.directory.lane_limit(slow, 16) == 0
 
 
-async def test_too_many_destinations_end_it(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_destinations_end_it(site: Site) -> None:
     """When memory is bounded by forgetting, routes are forgotten along with what they are made of."""
+    await site.destination("orders", URL)
+    known = Known(site, max_entries=1)
+    await known.directory.start()
+    await known.read()
     before = known.find()
-    monkeypatch.setattr(directory, "MAX_ENTRIES", 1)
     await known.site.destination("more", URL)
     await known.read("more")
     after = [known.find(name) is not None for name in ("orders", "more")]

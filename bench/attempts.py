@@ -110,16 +110,16 @@ async def pages(connection: NatsConnection, count: int, began: datetime, ended: 
     middle = began + (ended - began) / 2
     between = AttemptFilter(tenant=TENANT, since=middle, until=middle + timedelta(seconds=1))
     failed = AttemptFilter(tenant=TENANT, outcomes=frozenset({Outcome.FAILED}))
-    await measure("first page of a tenant", lambda: search.page(connection, acme), expect=50)
-    await measure("a page in the middle", lambda: search.page(connection, acme, before=count // 2), expect=50)
-    await measure("the last page", lambda: search.page(connection, acme, before=40), expect=36)
-    await measure("one destination of a thousand", lambda: search.page(connection, one), expect=50)
-    await measure("a second in the middle, by time", lambda: search.page(connection, between), expect=50)
-    await measure("one outcome, one in twenty", lambda: search.page(connection, failed), expect=50)
-    await measure("a code that is one in 100,000: one look", lambda: search.page(connection, rare), expect=None)
+    await measure("first page of a tenant", lambda: search.read_page(connection, acme), expect=50)
+    await measure("a page in the middle", lambda: search.read_page(connection, acme, before=count // 2), expect=50)
+    await measure("the last page", lambda: search.read_page(connection, acme, before=40), expect=36)
+    await measure("one destination of a thousand", lambda: search.read_page(connection, one), expect=50)
+    await measure("a second in the middle, by time", lambda: search.read_page(connection, between), expect=50)
+    await measure("one outcome, one in twenty", lambda: search.read_page(connection, failed), expect=50)
+    await measure("a code that is one in 100,000: one look", lambda: search.read_page(connection, rare), expect=None)
     await measure(
         "a destination that has none",
-        lambda: search.page(connection, AttemptFilter(tenant=TENANT, destination="none")),
+        lambda: search.read_page(connection, AttemptFilter(tenant=TENANT, destination="none")),
         expect=0,
     )
     await _all_rare(connection, rare, count)
@@ -129,7 +129,7 @@ async def _all_rare(connection: NatsConnection, rare: AttemptFilter, count: int)
     """Go on until there are no more, as somebody would who has to know."""
     before, looks, found, began = None, 0, 0, time.perf_counter()
     while True:
-        part = await search.page(connection, rare, before=before)
+        part = await search.read_page(connection, rare, before=before)
         looks, found, before = looks + 1, found + len(part.items), part.cursor
         if before is None:
             break

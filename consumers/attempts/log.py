@@ -41,7 +41,7 @@ class StreamAttemptLog:
                 found = result  # the last one counts: an attempt that waited for its secret has several
         return found
 
-    async def results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
+    async def read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
         """All results of the delivery since the request was stored, in their order. Raises `JetStreamError`."""
         return [result async for result in self._results(delivery)]
 

@@ -13,7 +13,7 @@ from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted, decode_result
 from schemas.ids import bucket_of
 
-PAGE: Final = 50
+PAGE_SIZE: Final = 50
 
 
 class AttemptFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,11 +50,11 @@ class RecordedAttempt(msgspec.Struct, frozen=True, gc=False):
     sequence: int
 
 
-async def page(
+async def read_page(
     connection: NatsConnection,
     sought: AttemptFilter,
     *,
-    limit: int = PAGE,
+    limit: int = PAGE_SIZE,
     before: int | None = None,
     examine: int = reverse_reader.EXAMINED,
 ) -> PageResult[RecordedAttempt]:
@@ -75,7 +75,7 @@ async def page(
     )
 
 
-async def all_newest(connection: NatsConnection, sought: AttemptFilter, *, limit: int) -> list[RecordedAttempt]:
+async def read_newest(connection: NatsConnection, sought: AttemptFilter, *, limit: int) -> list[RecordedAttempt]:
     """The newest `limit` that fit, however long it takes, newest first. Raises `JetStreamError`."""
     return await reverse_reader.read_last(
         connection,

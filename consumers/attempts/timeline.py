@@ -20,7 +20,7 @@ from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_request, decode_result
 from schemas.ids import bucket_of, time_of
 
-MOST_HOPS: Final = 16
+MAX_SKIPS: Final = 16
 """How often the look for attempts skips to where the next one was due."""
 _SKEW: Final = timedelta(minutes=1)
 """Ids are made by producers, whose clocks differ from the server's."""
@@ -78,7 +78,7 @@ class _WaitingRequest(msgspec.Struct, frozen=True):
     at: datetime | None = None
 
 
-async def timelines(
+async def read_timelines(
     connection: NatsConnection, tenant: str, delivery: str, destination: str | None = None
 ) -> list[DeliveryTimeline]:
     """The delivery, for each destination that it goes to (or for the one), by destination; none if it is unknown.
@@ -160,7 +160,7 @@ async def _attempts(forward: _ForwardScan, delivery: str, since: datetime | None
     """Its attempts, oldest first: those soon after it was asked for, and those around when each next one was due."""
     await forward.look(since)
     results = list(_results(forward, delivery))
-    for _ in range(MOST_HOPS):
+    for _ in range(MAX_SKIPS):
         due_at = max((result.next_attempt_at for result in results if result.next_attempt_at), default=None)
         if forward.has_ended or due_at is None or forward.reached_at is None or due_at <= forward.reached_at:
             break

@@ -118,7 +118,7 @@ class CredentialChecker:
         elif old != new:
             self._ask(key)
 
-    async def forget(self, tenant: str | None, credential: str | None) -> int:
+    async def evict(self, tenant: str | None, credential: str | None) -> int:
         """Evict the Secrets of one credential, or of all of a tenant's. Returns how many Secrets that were."""
         rows = await self._credentials.list(f"{tenant or '*'}.{credential or '*'}")
         return sum(self._evict(row.value) for row in rows)

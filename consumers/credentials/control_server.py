@@ -44,7 +44,7 @@ class WorkerControl:
         if asked.tenant is None:
             self._provider.evict_all()
             return None
-        return await self._checks.forget(asked.tenant, asked.credential)
+        return await self._checks.evict(asked.tenant, asked.credential)
 
     async def _check(self, incoming: IncomingMessage) -> None:
         try:

@@ -81,7 +81,7 @@ def _followed(delivery: DeliveryAttemptRequest, result: AttemptResult, *, archiv
         return ()
     match result.outcome:
         case Outcome.DELIVERED:
-            return (archive.copy(delivery, result.attempt),) if archived else ()
+            return (archive.archive_publication(delivery, result.attempt),) if archived else ()
         case Outcome.RETRY_SCHEDULED:
             return (_scheduled(delivery, result),)
         case Outcome.FAILED | Outcome.SKIPPED:

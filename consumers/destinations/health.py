@@ -29,8 +29,8 @@ from schemas.events import DestinationFailing, DestinationFailingData, Destinati
 
 SOURCE: Final = "/oneprotect/consumer"
 FLUSH_S: Final = 1.0
-SUCCESS_TOLD_EVERY: Final = timedelta(minutes=1)
-THROTTLE_S: Final = 10.0
+SUCCESS_FLUSH_INTERVAL: Final = timedelta(minutes=1)
+DEFAULT_THROTTLE_S: Final = 10.0
 """How long a 429 without Retry-After is heeded."""
 MAX_THROTTLE_S: Final = 86_400.0
 HALF_OPEN_LEASE: Final = timedelta(seconds=45)
@@ -46,9 +46,9 @@ class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Consecutive failures before a rest."""
     failing_for: timedelta = timedelta(seconds=10)
     """And for how long there has been no success, so that a burst that fails at once is no verdict."""
-    rest: timedelta = timedelta(seconds=5)
+    open_for: timedelta = timedelta(seconds=5)
     """The first rest; each further one in a row is twice as long."""
-    longest_rest: timedelta = timedelta(minutes=5)
+    max_open_for: timedelta = timedelta(minutes=5)
     warn_every: timedelta = timedelta(days=1)
     disable_after: timedelta = timedelta(days=5)
 
@@ -74,13 +74,13 @@ class HealthDelta:
         self.code: Code | None = None
         self.url = ""
 
-    def succeed(self, now: datetime) -> None:
+    def record_success(self, now: datetime) -> None:
         """A delivery was taken."""
         self.failures = 0
         self.first_failure_at = None
         self.last_success_at = now
 
-    def fail(self, now: datetime, reply: WebhookResponse, url: str) -> None:
+    def record_failure(self, now: datetime, reply: WebhookResponse, url: str) -> None:
         """An attempt failed."""
         self.failures += 1
         self.first_failure_at = self.first_failure_at or now
@@ -88,7 +88,7 @@ class HealthDelta:
         self.code = reply.code
         self.url = url
         if reply.code is Code.HTTP_429:
-            wait_s = min(reply.retry_after_s or THROTTLE_S, MAX_THROTTLE_S)
+            wait_s = min(reply.retry_after_s or DEFAULT_THROTTLE_S, MAX_THROTTLE_S)
             self.throttled_until = now + timedelta(seconds=wait_s)
 
 
@@ -117,7 +117,7 @@ def _rested(health: Health, policy: HealthPolicy, now: datetime) -> Health:
     rests_already = health.open_until is not None and health.open_until > now
     if health.consecutive_failures < policy.failures or failing_for < policy.failing_for or rests_already:
         return health
-    rest = min(policy.rest * 2 ** min(health.openings, 16), policy.longest_rest)
+    rest = min(policy.open_for * 2 ** min(health.openings, 16), policy.max_open_for)
     return msgspec.structs.replace(health, open_until=now + rest, openings=health.openings + 1)
 
 
@@ -219,9 +219,9 @@ class DestinationHealth:
         """An attempt on the destination `<tenant>.<id>` was made, and has just ended so. Cheap when it succeeded."""
         tally = self._tallies[lane]
         if reply.code is Code.HTTP_2XX:
-            tally.succeed(now)
+            tally.record_success(now)
         else:
-            tally.fail(now, reply, url)
+            tally.record_failure(now, reply, url)
 
     async def flush(self) -> None:
         """Put what was seen together with what is known, and act on it."""
@@ -236,7 +236,7 @@ class DestinationHealth:
         known = self._shelf.peek(key) or Health()
         if known.consecutive_failures or known.last_success_at is None:
             return True
-        return self._clock() - known.last_success_at >= SUCCESS_TOLD_EVERY
+        return self._clock() - known.last_success_at >= SUCCESS_FLUSH_INTERVAL
 
     async def _tell(self, key: str, tally: HealthDelta) -> None:
         before, now = Health(), self._clock()

@@ -22,7 +22,7 @@ from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats
 
-TOLD_EVERY_S: Final = 60.0
+FLUSH_INTERVAL_S: Final = 60.0
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class HourlyStatsRecorder:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell what was counted, once a minute, until `stop` is set; `flush` when the last attempt has ended."""
-        while not await pause(TOLD_EVERY_S, stop):
+        while not await pause(FLUSH_INTERVAL_S, stop):
             await self.flush()
 
     async def flush(self) -> None:

@@ -26,7 +26,7 @@ from consumers.egress.blocked_ranges import NAT64, IPAddress, denied_range, stri
 
 MAX_URL_LENGTH: Final = 2048
 MAX_HOST_LENGTH: Final = 253
-TARGETS_KEPT: Final = 4096
+MAX_CACHED_URLS: Final = 4096
 
 INTERNAL_DOMAINS: Final = (
     "example",
@@ -120,13 +120,13 @@ class EgressPolicy:
         self._exceptions = tuple(ip_network(cidr) for cidr in allow_cidrs)
         self._ports = tuple(_port_range(*((port, port) if isinstance(port, int) else port)) for port in ports)
         self._schemes = frozenset(_DEFAULT_PORTS) if allow_http else frozenset({"https"})
-        self._check = lru_cache(maxsize=TARGETS_KEPT)(self._checked)
+        self._check = lru_cache(maxsize=MAX_CACHED_URLS)(self._checked)
 
     def check_url(self, url: str) -> ValidatedUrl:
         """Return where `url` leads, from memory if it was asked lately. Raises `EgressBlocked`."""
         return self._check(url)
 
-    def allows(self, address: str | IPAddress) -> bool:
+    def is_allowed(self, address: str | IPAddress) -> bool:
         """Whether a connection may go to `address`. What is no address, or has a scope id, is denied."""
         return self._denial(address) is None
 
@@ -164,7 +164,7 @@ class EgressPolicy:
         return _target(scheme, host, port, rest)
 
     def _check_name(self, name: str) -> None:
-        if name == "localhost" and (self.allows("127.0.0.1") or self.allows("::1")):
+        if name == "localhost" and (self.is_allowed("127.0.0.1") or self.is_allowed("::1")):
             return
         if "." not in name or any(f".{name}".endswith(f".{domain}") for domain in INTERNAL_DOMAINS):
             raise EgressBlocked(EgressRule.INTERNAL_NAME)
@@ -172,7 +172,7 @@ class EgressPolicy:
     def _denies_socket_address(self, address: tuple[str | int | bytes, ...]) -> bool:
         host = address[0]
         scoped = len(address) == 4 and bool(address[3])
-        return scoped or not isinstance(host, str) or not self.allows(host)
+        return scoped or not isinstance(host, str) or not self.is_allowed(host)
 
     def _denial(self, address: str | IPAddress) -> str | None:
         try:

@@ -150,7 +150,7 @@ class HttpWebhookSender:
         if now >= way.until:
             self._look_up(way, now)
         for place in way.places:
-            connection = self._pool.take(place, now)
+            connection = self._pool.acquire(place, now)
             if connection is not None:
                 request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
                 connection.send_request(request, now + timeout_s, on_reply, capture=capture)
@@ -159,7 +159,7 @@ class HttpWebhookSender:
 
     def _look_up(self, way: PreparedRequest, now: float) -> None:
         target = way.target
-        known = self._addresses.known((target.host, target.port), now)
+        known = self._addresses.peek((target.host, target.port), now)
         if known is None or isinstance(known.answer, Code):
             way.places, way.until = (), 0.0
         else:
@@ -169,12 +169,12 @@ class HttpWebhookSender:
         """A free connection to an address that `target` is known to have."""
         if target.address is not None:
             return self._free(target, (target.address,), now)
-        known = self._addresses.known((target.host, target.port), now)
+        known = self._addresses.peek((target.host, target.port), now)
         return None if known is None or isinstance(known.answer, Code) else self._free(target, known.answer, now)
 
     def _free(self, target: ValidatedUrl, addresses: Sequence[AddrInfo], now: float) -> HttpConnection | None:
         for address in addresses:
-            if (connection := self._pool.take(_place(target, address), now)) is not None:
+            if (connection := self._pool.acquire(_place(target, address), now)) is not None:
                 return connection
         return None
 
@@ -184,7 +184,9 @@ class HttpWebhookSender:
             raise SendError(Code.INTERNAL)
         async with asyncio.timeout_at(exchange.deadline):
             addresses: Sequence[AddrInfo] = (
-                await self._addresses.find((target.host, target.port)) if target.address is None else (target.address,)
+                await self._addresses.resolve((target.host, target.port))
+                if target.address is None
+                else (target.address,)
             )
             connection = self._free(target, addresses, self._loop.time())
             if connection is not None:

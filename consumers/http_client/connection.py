@@ -53,11 +53,11 @@ class ConnectionOwner(Protocol):
 
     keep_alive_s: float
 
-    def keep(self, connection: "HttpConnection") -> None:
+    def release(self, connection: "HttpConnection") -> None:
         """It is free for another exchange."""
         ...
 
-    def forget(self, connection: "HttpConnection") -> None:
+    def remove(self, connection: "HttpConnection") -> None:
         """It is closed."""
         ...
 
@@ -203,7 +203,7 @@ class HttpConnection(asyncio.Protocol):
         """The connection is gone."""
         if self._timer is not None:
             self._timer.cancel()
-        self._keeper.forget(self)
+        self._keeper.remove(self)
         match exc:
             case ssl.SSLError():
                 self._break_off(Code.NET_TLS)
@@ -326,7 +326,7 @@ class HttpConnection(asyncio.Protocol):
             self._idle_since = self._loop.time()
             if self._armed_at > self._idle_since + self._keeper.keep_alive_s:
                 self._arm(self._idle_since + self._keeper.keep_alive_s)
-            self._keeper.keep(self)
+            self._keeper.release(self)
         else:
             transport.abort()
         on_reply(reply)

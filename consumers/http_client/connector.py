@@ -53,7 +53,7 @@ class HttpConnector:
         except BaseException:
             sock.close()
             connection.drop()
-            self._pool.forget(connection)
+            self._pool.remove(connection)
             raise
 
     async def _attach(self, connection: HttpConnection, target: ValidatedUrl, sock: socket.socket) -> None:

@@ -27,7 +27,7 @@ class ConnectionPool:
         """There is a new connection, in use."""
         self._open.add(connection)
 
-    def take(self, place: ConnectionKey, now: float) -> HttpConnection | None:
+    def acquire(self, place: ConnectionKey, now: float) -> HttpConnection | None:
         """A connection to `place` that is still good, if there is one; it is the caller's until it is kept again."""
         idle = self._idle.get(place)
         while idle:
@@ -38,7 +38,7 @@ class ConnectionPool:
             connection.abort()
         return None
 
-    def keep(self, connection: HttpConnection) -> None:
+    def release(self, connection: HttpConnection) -> None:
         """See `ConnectionOwner.keep`."""
         self._idle[connection.place].append(connection)
         self._order[connection] = None
@@ -47,7 +47,7 @@ class ConnectionPool:
             self._withdraw(oldest)
             oldest.abort()
 
-    def forget(self, connection: HttpConnection) -> None:
+    def remove(self, connection: HttpConnection) -> None:
         """See `ConnectionOwner.forget`."""
         self._open.discard(connection)
         self._withdraw(connection)

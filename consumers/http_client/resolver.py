@@ -15,11 +15,11 @@ from consumers.http_client.errors import SendError
 from schemas.codes import Code
 
 DNS_THREADS: Final = 32
-KNOWN_S: Final = 10.0
+RESOLVED_TTL_S: Final = 10.0
 """How long a name's addresses are taken for granted."""
-FAILED_S: Final = 1.0
+FAILED_TTL_S: Final = 1.0
 """How long a name that could not be resolved, or may not be, is not asked for again."""
-MAX_KNOWN: Final = 4096
+MAX_NAMES: Final = 4096
 
 
 class NameResolver(Protocol):
@@ -83,14 +83,14 @@ class DnsCache:
         self._known: OrderedDict[Name, ResolvedName] = OrderedDict()
         self._asking: dict[Name, asyncio.Task[tuple[AddrInfo, ...] | Code]] = {}
 
-    def known(self, name: Name, now: float) -> ResolvedName | None:
+    def peek(self, name: Name, now: float) -> ResolvedName | None:
         """What was found out about a name, if that was lately."""
         known = self._known.get(name)
         return known if known is not None and known.until > now else None
 
-    async def find(self, name: Name) -> tuple[AddrInfo, ...]:
+    async def resolve(self, name: Name) -> tuple[AddrInfo, ...]:
         """The addresses of a name. Raises `SendError`."""
-        known = self.known(name, self._loop.time())
+        known = self.peek(name, self._loop.time())
         if known is not None:
             answer = known.answer
         else:
@@ -113,10 +113,10 @@ class DnsCache:
 
     async def _ask(self, name: Name) -> tuple[AddrInfo, ...] | Code:
         answer = await self._answer(name)
-        kept_s = FAILED_S if isinstance(answer, Code) else KNOWN_S
+        kept_s = FAILED_TTL_S if isinstance(answer, Code) else RESOLVED_TTL_S
         self._known[name] = ResolvedName(answer, self._loop.time() + kept_s)
         self._known.move_to_end(name)
-        if len(self._known) > MAX_KNOWN:
+        if len(self._known) > MAX_NAMES:
             self._known.popitem(last=False)
         return answer
 

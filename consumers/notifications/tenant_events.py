@@ -53,7 +53,7 @@ class OperationalEvent(msgspec.Struct, frozen=True, kw_only=True):
         return self.type.removesuffix(".v1")
 
     @property
-    def delivery(self) -> str:
+    def delivery_id(self) -> str:
         """The id of the delivery that tells it."""
         named = f"{self.type}\n{self.tenant}\n{self.id}"
         return "evt_" + hashlib.sha256(named.encode()).hexdigest()[:32]
@@ -105,7 +105,7 @@ def _request(happened: OperationalEvent, destination: str, shown: Data) -> Publi
     }
     request = DeliveryRequested(
         specversion="1.0",
-        id=happened.delivery,
+        id=happened.delivery_id,
         source=SOURCE,
         type="oneprotect.delivery.requested.v1",
         time=happened.time,
@@ -118,7 +118,7 @@ def _request(happened: OperationalEvent, destination: str, shown: Data) -> Publi
         ),
     )
     headers = {
-        subjects.HEADER_MSG_ID: subjects.msg_id(happened.tenant, destination, happened.delivery),
+        subjects.HEADER_MSG_ID: subjects.msg_id(happened.tenant, destination, happened.delivery_id),
         "content-type": CONTENT_TYPE,
     }
     return Publication(subjects.requested(happened.tenant, destination), encode(request), headers)

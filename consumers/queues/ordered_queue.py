@@ -53,9 +53,9 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     publisher: JetStreamPublisher
     leases: KvBucket
     directory: ConfigurationDirectory
-    history: StreamAttemptLog
-    heads: HeadStateCache
-    rest_s: Callable[[str, str], float | None]
+    attempt_log: StreamAttemptLog
+    head_states: HeadStateCache
+    open_for_s: Callable[[str, str], float | None]
     """For how long a destination is to be left alone, if it is."""
     submit: Callable[[Message], None]
     """Takes a head whose next attempt may begin."""
@@ -92,7 +92,7 @@ class OrderedQueue:
             room=lambda: ASKED_AHEAD,
             capacity=ASKED_AHEAD,
         )
-        self.is_ours = False
+        self.is_leased = False
 
     def notify(self) -> None:
         """There is something to move."""
@@ -105,7 +105,7 @@ class OrderedQueue:
         """
         if await self._lease.take() is not None:
             return False
-        self.is_ours = True
+        self.is_leased = True
         self._more.set()
         async with contextlib.AsyncExitStack() as ending:
             ending.push_async_callback(self._release)
@@ -120,11 +120,11 @@ class OrderedQueue:
         return True
 
     def _begin_to_end(self) -> None:
-        self.is_ours = False
+        self.is_leased = False
 
     async def _release(self) -> None:
         """Let the next one have it: the head first, and then the lease."""
-        self.is_ours = False
+        self.is_leased = False
         if self._head is not None:
             self._head.nak()
         if self._lease.is_held:
@@ -180,7 +180,7 @@ class OrderedQueue:
 
     def _take(self, message: Message) -> None:
         """The head comes, for the first time or again."""
-        if not self.is_ours:
+        if not self.is_leased:
             message.nak()
             return
         self._head = message
@@ -217,7 +217,7 @@ class OrderedQueue:
         self._stirred.set()
 
     def _wait_s(self, standing: HeadState | None) -> float:
-        rest_s = self._around.rest_s(self._tenant, self._destination) or 0.0
+        rest_s = self._around.open_for_s(self._tenant, self._destination) or 0.0
         if standing is None or standing.due is None:
             return rest_s
         # A call from before the attempt had ended was not about the wait that came of it.
@@ -239,7 +239,7 @@ class OrderedQueue:
 
     async def _stand(self, head: Message) -> HeadState | None:
         """Where the head stands; None when it can't be understood. Raises `JetStreamError`."""
-        noted = self._around.heads.take(self._key, head)
+        noted = self._around.head_states.take(self._key, head)
         if noted is None and self._known is not None and self._known[0] == head.identity:
             return self._known[1]
         if noted is None:
@@ -256,7 +256,7 @@ class OrderedQueue:
             return None  # the handler says what is wrong with it
         if head.deliveries == 1 and since is None and self._is_continuous:
             return HeadState(delivery.progress)
-        return head_state_from_results(delivery.progress, await self._around.history.results(delivery))
+        return head_state_from_results(delivery.progress, await self._around.attempt_log.read_results(delivery))
 
     async def _find_consumer(self) -> None:
         """Make the line's consumer if it is not there."""

@@ -47,7 +47,7 @@ class OrderedQueues:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def receive(self, message: Message) -> None:
+    def accept(self, message: Message) -> None:
         """Take in what has come for a destination with a line, from the work stream or as a retry that is due."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
         if message.stream == subjects.RETRIES.name:
@@ -65,7 +65,7 @@ class OrderedQueues:
         line = self._lines.get(key)
         if line is not None:
             line.notify()
-            return line.is_ours
+            return line.is_leased
         if self._others.get(key, 0.0) < asyncio.get_running_loop().time():
             self._lines[key] = line = OrderedQueue(self._around, tenant, destination)
             self._tasks[key] = asyncio.create_task(self._run(key, line), name=f"line {key}")

@@ -29,7 +29,7 @@ from schemas import subjects
 
 INTERVAL_S: Final = 1.0
 BATCH: Final = 100
-AT_A_TIME: Final = 8
+MAX_CONCURRENT_FEEDS: Final = 8
 """Destinations that are fed at a time."""
 
 _log = structlog.get_logger(__name__)
@@ -70,7 +70,7 @@ class OverflowFeeder:
         self._on_fifo = on_fifo
         self._interval_s = interval_s
         self._feeding: dict[str, _DestinationFeed] = {}
-        self._at_a_time = asyncio.Semaphore(AT_A_TIME)
+        self._at_a_time = asyncio.Semaphore(MAX_CONCURRENT_FEEDS)
         self.moved = 0
         """Messages brought back so far."""
 

@@ -25,10 +25,10 @@ class DryRunSummary:
         """How many would be replayed."""
         return self.counts.total()
 
-    async def count(self, pages: AsyncIterator[SupersededPage]) -> None:
+    async def add_pages(self, pages: AsyncIterator[SupersededPage]) -> None:
         """Count everything in `pages`."""
         async for page in pages:
-            for kept in page.judged():
+            for kept in page.marked_deliveries():
                 self.counts[kept.destination, kept.code] += not kept.superseded
                 self.superseded += kept.superseded
                 if len(self.samples) < SAMPLES:

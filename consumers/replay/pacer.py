@@ -16,7 +16,7 @@ class Pacer:
         self._interval_s = 1 / rate_per_s if rate_per_s else 0.0
         self._next_at: float | None = None
 
-    def wait_s(self, now: float) -> float:
+    def reserve_turn(self, now: float) -> float:
         """Take the next turn at the time `now` (seconds on any steady clock): how long to wait for it."""
         if not self._interval_s:
             return 0.0
@@ -24,9 +24,9 @@ class Pacer:
         self._next_at = turn + self._interval_s
         return max(0.0, turn - now)
 
-    async def keep(self, stop: asyncio.Event) -> None:
+    async def wait_turn(self, stop: asyncio.Event) -> None:
         """Wait for the next turn, or until `stop` is set."""
-        wait_s = self.wait_s(asyncio.get_running_loop().time())
+        wait_s = self.reserve_turn(asyncio.get_running_loop().time())
         if wait_s:
             try:
                 async with asyncio.timeout(wait_s):

@@ -29,11 +29,11 @@ T = TypeVar("T")
 class DeliverySource(Protocol):
     """What is kept, as far as the replay takes it."""
 
-    def pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
+    def find_pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """What stands behind stream sequence `after`, up to and with `until`, and what came after it."""
         ...
 
-    def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
+    def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """All of `page` once more, whole, in order."""
         ...
 
@@ -71,7 +71,7 @@ class ReplayRun:
         """Ask for nothing more."""
         self._stop.set()
 
-    async def go(self) -> bool:
+    async def run(self) -> bool:
         """Ask for everything, until it is all stored or `stop` was called; False is for the latter.
 
         Raises `JetStreamError`. However it ends, cancelled too, nothing is on its way any more.
@@ -85,11 +85,11 @@ class ReplayRun:
         return not self._stop.is_set()
 
     async def _walk(self) -> None:
-        pages = self._source.pages(after=self.row.cursor, until=self.row.until_sequence)
+        pages = self._source.find_pages(after=self.row.cursor, until=self.row.until_sequence)
         while (page := await self._unless_stopped(anext(pages, None))) and not self._stop.is_set():
-            if all(page.later.supersedes(kept) for kept in page.kept):
-                for kept in page.kept:
-                    await self._pass_over(kept, page.later)
+            if all(page.index.is_superseded(kept) for kept in page.deliveries):
+                for kept in page.deliveries:
+                    await self._pass_over(kept, page.index)
             else:
                 await self._walk_page(page)
             await self._window.drain()  # the look for the next page must see all that was asked for
@@ -105,28 +105,31 @@ class ReplayRun:
             task.cancel()
 
     async def _walk_page(self, page: SupersededPage) -> None:
-        async for found in self._source.records(page):
-            if page.later.supersedes(found.kept):
-                await self._pass_over(found.kept, page.later)
+        async for found in self._source.read_page(page):
+            if page.index.is_superseded(found.delivery):
+                await self._pass_over(found.delivery, page.index)
             else:
                 await self._may_ask()
                 if self._stop.is_set():
                     return
-                await self._ask(found, page.later)
+                await self._ask(found, page.index)
 
     async def _pass_over(self, kept: RetainedDelivery, later: SupersededIndex) -> None:
-        await self._window.begin(
-            ReplayStep(kept.sequence, replayed=later.is_own(kept), ends=kept.is_last_in_batch), None
+        await self._window.submit(
+            ReplayStep(
+                kept.sequence, replayed=later.is_requested_by_replay(kept), is_last_in_batch=kept.is_last_in_batch
+            ),
+            None,
         )
 
     async def _ask(self, found: RetainedRecord, later: SupersededIndex) -> None:
-        step = ReplayStep(found.kept.sequence, replayed=True, ends=found.kept.is_last_in_batch)
-        await self._window.begin(step, self._asking(found))
+        step = ReplayStep(found.delivery.sequence, replayed=True, is_last_in_batch=found.delivery.is_last_in_batch)
+        await self._window.submit(step, self._asking(found))
         # Should the same have been kept twice, it is asked for once.
-        later.note(found.kept.key, found.kept.attempt + 1, self._replay)
+        later.record_attempt(found.delivery.key, found.delivery.attempt + 1, self._replay)
 
     async def _may_ask(self) -> None:
-        await self._pace.keep(self._stop)
+        await self._pace.wait_turn(self._stop)
         while not self._is_allowed() and not await pause(0.02, self._stop):
             pass
 
@@ -136,7 +139,7 @@ class ReplayRun:
 
     def _on_done(self, step: ReplayStep) -> None:
         self._counted[step.replayed] += 1
-        if not step.ends:  # it is looked at again after an interruption, and counted then
+        if not step.is_last_in_batch:  # it is looked at again after an interruption, and counted then
             return
         left_alone, replayed = self._counted
         self._counted = [0, 0]
@@ -149,7 +152,7 @@ class ReplayRun:
         self._on_step(self.row)
 
     def _asking(self, found: RetainedRecord) -> DeliveryRequest:
-        kept, record = found.kept, found.record
+        kept, record = found.delivery, found.message
         progress = replayed_state(record.headers, self._replay)
         headers = progress.forward_headers(record.headers)
         headers[subjects.HEADER_MSG_ID] = progress.msg_id(subjects.msg_id(kept.tenant, kept.destination, kept.id))

@@ -53,17 +53,17 @@ class ReplayService:
         self._bucket = replays
         self._rows = ReplayStore(replays)
 
-    def pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[SupersededPage]:
+    def find_pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[SupersededPage]:
         """What a replay with this filter would find, oldest first, in pages that are looked up together."""
-        return RetainedDeliverySource(self._connection, tenant, chosen).pages()
+        return RetainedDeliverySource(self._connection, tenant, chosen).find_pages()
 
-    async def kept(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[RetainedDelivery]:
+    async def find_deliveries(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[RetainedDelivery]:
         """The same one by one."""
-        async for page in self.pages(tenant, chosen):
-            for one in page.judged():
+        async for page in self.find_pages(tenant, chosen):
+            for one in page.marked_deliveries():
                 yield one
 
-    async def count(self, tenant: str, row: Replay) -> int:
+    async def count_remaining(self, tenant: str, row: Replay) -> int:
         """How many kept deliveries `row` has before it, those included that it will leave alone."""
         found = RetainedDeliverySource(self._connection, tenant, row.filter).scan(
             after=row.cursor, until=row.until_sequence
@@ -78,7 +78,7 @@ class ReplayService:
         for row in await self._rows.list(tenant):
             if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
                 return row.id, row.replay
-        until = (await management.stream_info(self._connection, retained.stream(chosen).name)).state.last_seq
+        until = (await management.stream_info(self._connection, retained.stream_for(chosen).name)).state.last_seq
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 
     async def resume(self, tenant: str, replay: str) -> Replay:
@@ -117,7 +117,7 @@ class ReplayService:
         patience = _StallDetector()
         while turn.row.replay.state is ReplayState.RUNNING:
             try:
-                await turn.take()
+                await turn.run()
             except (LeaseLost, ServerUnavailable) as error:
                 _log.warning("replay.interrupted", tenant=tenant, replay=replay, error=str(error))
                 await patience.wait(error, turn.row.replay.cursor)
@@ -131,7 +131,7 @@ class ReplayService:
         """The tenant's replays by id, the oldest first."""
         return {row.id: row.replay for row in await self._rows.list(tenant)}
 
-    async def running(self, tenant: str) -> LeaseHolder | None:
+    async def find_running(self, tenant: str) -> LeaseHolder | None:
         """Which of them runs right now."""
         return await find_holder(self._bucket, tenant)
 
@@ -150,7 +150,7 @@ class ReplayService:
 
     async def _until_idle(self, tenant: str, replay: str) -> None:
         while True:
-            running = await self.running(tenant)
+            running = await self.find_running(tenant)
             if running is None or running.replay != replay:
                 return
             await asyncio.sleep(0.05)

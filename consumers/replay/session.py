@@ -71,7 +71,7 @@ class ReplaySession:
         self.row = row
         """As it was stored last."""
 
-    async def take(self) -> None:
+    async def run(self) -> None:
         """Wait for the lease, and do what there is to do. `row` is as it is stored then.
 
         Raises `JetStreamError`, `LeaseLost` above all; however it ends, what is done is stored if that can be.
@@ -93,7 +93,7 @@ class ReplaySession:
         )
         keeping = asyncio.create_task(self._keep(run))
         try:
-            has_finished = await run.go()
+            has_finished = await run.run()
         except BaseException:
             with contextlib.suppress(JetStreamError):
                 await shield_until_done(self._end(run, keeping, has_finished=False))

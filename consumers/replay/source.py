@@ -21,20 +21,20 @@ class RetainedDeliverySource:
         self._chosen = chosen
         self._replay = replay
 
-    async def pages(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[SupersededPage]:
+    async def find_pages(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[SupersededPage]:
         """What stands behind stream sequence `after`, up to and with `until`. Raises `JetStreamError`."""
         wanted: list[RetainedDelivery] = []
         async for found in self.scan(after=after, until=until):
-            wanted.append(found.kept)
-            if len(wanted) >= PAGE_SIZE and found.kept.is_last_in_batch:
+            wanted.append(found.delivery)
+            if len(wanted) >= PAGE_SIZE and found.delivery.is_last_in_batch:
                 yield await self._look(wanted)
                 wanted = []
         if wanted:
             yield await self._look(wanted)
 
-    def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
+    def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """All of `page` once more, whole, in order."""
-        return self.scan(after=page.kept[0].sequence - 1, until=page.kept[-1].sequence)
+        return self.scan(after=page.deliveries[0].sequence - 1, until=page.deliveries[-1].sequence)
 
     def scan(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[RetainedRecord]:
         """What stands behind `after`, without a look at what came later."""

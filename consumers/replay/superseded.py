@@ -42,7 +42,7 @@ class SupersededIndex:
         self._own: set[str] = set()
         self._replay = replay
 
-    def note(self, key: str, attempt: int, replay: str | None) -> None:
+    def record_attempt(self, key: str, attempt: int, replay: str | None) -> None:
         """An attempt of the delivery `key` was made or asked for, by `replay` or else by nobody's."""
         highest = self._attempts.get(key)
         if highest is None:
@@ -52,11 +52,11 @@ class SupersededIndex:
         if replay is not None and replay == self._replay:
             self._own.add(key)
 
-    def supersedes(self, kept: RetainedDelivery) -> bool:
+    def is_superseded(self, kept: RetainedDelivery) -> bool:
         """Whether there is an attempt later than the one after which `kept` was kept."""
         return self._attempts.get(kept.key, 0) > kept.attempt
 
-    def is_own(self, kept: RetainedDelivery) -> bool:
+    def is_requested_by_replay(self, kept: RetainedDelivery) -> bool:
         """Whether it was this very replay that asked for a later one."""
         return kept.key in self._own
 
@@ -64,14 +64,14 @@ class SupersededIndex:
 class SupersededPage(msgspec.Struct, frozen=True):
     """Kept deliveries that follow one another in the stream, and what came after them."""
 
-    kept: Sequence[RetainedDelivery]
-    later: SupersededIndex
+    deliveries: Sequence[RetainedDelivery]
+    index: SupersededIndex
 
-    def judged(self) -> Iterable[RetainedDelivery]:
+    def marked_deliveries(self) -> Iterable[RetainedDelivery]:
         """The same, each with `superseded` as it is."""
         return (
-            msgspec.structs.replace(kept, superseded=True) if self.later.supersedes(kept) else kept
-            for kept in self.kept
+            msgspec.structs.replace(kept, superseded=True) if self.index.is_superseded(kept) else kept
+            for kept in self.deliveries
         )
 
 
@@ -119,7 +119,9 @@ def _note_request(later: SupersededIndex, record: direct_get.StoredMessage) -> N
         return
     try:
         asked = decode_request(record.data)
-        later.note(f"{asked.data.destination}.{asked.id}", int(attempt), record.headers.get(subjects.HEADER_REPLAY))
+        later.record_attempt(
+            f"{asked.data.destination}.{asked.id}", int(attempt), record.headers.get(subjects.HEADER_REPLAY)
+        )
     except ValueError:
         return
 
@@ -129,4 +131,4 @@ def _note_result(later: SupersededIndex, record: direct_get.StoredMessage) -> No
         result = decode_result(record.data).data
     except msgspec.DecodeError:
         return
-    later.note(f"{result.destination}.{result.delivery}", result.attempt, result.replay)
+    later.record_attempt(f"{result.destination}.{result.delivery}", result.attempt, result.replay)

@@ -43,13 +43,13 @@ class CompletionQueue(Generic[T]):
         """How many are in the line, ended or not."""
         return len(self._line)
 
-    def begin(self, thing: T) -> QueuedItem[T]:
+    def add(self, thing: T) -> QueuedItem[T]:
         """Put `thing` at the end of the line."""
         place = QueuedItem(thing)
         self._line.append(place)
         return place
 
-    def end(self, place: QueuedItem[T]) -> list[T]:
+    def complete(self, place: QueuedItem[T]) -> list[T]:
         """It has ended: those that leave the line by that, in their order."""
         place.has_ended = True
         out: list[T] = []
@@ -66,7 +66,7 @@ class ReplayStep(msgspec.Struct, frozen=True, gc=False):
 
     sequence: int
     replayed: bool
-    ends: bool = True
+    is_last_in_batch: bool = True
 
 
 class PublishWindow:
@@ -84,7 +84,7 @@ class PublishWindow:
         self._moved = asyncio.Event()
         self._error: JetStreamError | None = None
 
-    async def begin(self, step: ReplayStep, asking: DeliveryRequest | None) -> None:
+    async def submit(self, step: ReplayStep, asking: DeliveryRequest | None) -> None:
         """Begin `step` as soon as there is room; with nothing to ask for, it is done when those before it are.
 
         Raises `JetStreamError` when a request before it could not be stored.
@@ -93,7 +93,7 @@ class PublishWindow:
             await self._next_move()
         if self._error:
             raise self._error
-        place = self._line.begin(step)
+        place = self._line.add(step)
         if asking is None:
             self._end(place)
         else:
@@ -123,7 +123,7 @@ class PublishWindow:
         self._publisher.send(Publication(subject, asking.document, asking.headers), on_stored)
 
     def _end(self, place: QueuedItem[ReplayStep]) -> None:
-        for step in self._line.end(place):
+        for step in self._line.complete(place):
             self._on_done(step)
         self._moved.set()
 

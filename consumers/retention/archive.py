@@ -25,17 +25,17 @@ from schemas.codes import Code, Outcome
 from schemas.events import CONTENT_TYPE
 from schemas.headers import HEADER_CONTENT_TYPE, portable_headers
 
-MOMENT_S: Final = 0.025
+BATCH_WAIT_S: Final = 0.025
 """How long a pack waits for more: the longest that an acknowledgement is held back by it."""
-LOOK_S: Final = 10.0
-MAX_COPIES: Final = 64
-MAX_BYTES: Final = 128 * 1024
+FIND_INTERVAL_S: Final = 10.0
+MAX_BATCH_DELIVERIES: Final = 64
+MAX_BATCH_BYTES: Final = 128 * 1024
 """The most that several copies in a pack have together: one alone may be as large as a request."""
 _HEADERS: Final = {HEADER_CONTENT_TYPE: "application/msgpack"}
 
 _DOCUMENT: Final = {HEADER_CONTENT_TYPE: CONTENT_TYPE}
 _DELIVERED: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
-Find = Callable[[], Awaitable[bool]]
+FindArchive = Callable[[], Awaitable[bool]]
 
 _log = structlog.get_logger(__name__)
 _DROPPED: Final = PublishAck(subjects.DELIVERED.name, 0)
@@ -62,7 +62,7 @@ class ArchiveBatchPublication(ArchivePublication, frozen=True, gc=False):
     """A copy that is a pack already, as nothing may wait behind it."""
 
 
-def copy(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
+def archive_publication(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
     """Return the publication that archives `delivery`, delivered at `attempt`; for an `ArchiveBatcher`.
 
     A first attempt has no state, so nothing of its headers is kept. The head of an ordered queue has its state in the
@@ -95,7 +95,9 @@ class ArchiveBatcher:
     While there is none, copies are dropped, so that nothing waits for them.
     """
 
-    def __init__(self, publisher: MessagePublisher, *, find: Find, alone: AbstractSet[str] = frozenset()) -> None:
+    def __init__(
+        self, publisher: MessagePublisher, *, find: FindArchive, alone: AbstractSet[str] = frozenset()
+    ) -> None:
         """`alone`: `<tenant>.<destination>` of those whose next delivery waits for this one: no copy waits for more."""
         self.is_open = False
         self._alone = alone
@@ -130,10 +132,10 @@ class ArchiveBatcher:
         if pack is None:
             pack = self._packs[subject] = _ArchiveBatch(subject)
             self._begun.set()
-        if not pack.takes(publication.payload, publication.block, on_stored):
+        if not pack.add(publication.payload, publication.block, on_stored):
             pack.send(self._publisher)
             pack = self._packs[subject] = _ArchiveBatch(subject)
-            pack.takes(publication.payload, publication.block, on_stored)
+            pack.add(publication.payload, publication.block, on_stored)
         if self._alone and subject.removeprefix(_COPIED) in self._alone:
             del self._packs[subject]
             pack.send(self._publisher)
@@ -141,7 +143,7 @@ class ArchiveBatcher:
     async def _flush_each_moment(self) -> None:
         while True:
             await self._begun.wait()
-            await asyncio.sleep(MOMENT_S)
+            await asyncio.sleep(BATCH_WAIT_S)
             self._begun.clear()
             self._flush()
 
@@ -152,7 +154,7 @@ class ArchiveBatcher:
 
     async def _look_again(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(FIND_INTERVAL_S)
             await self._look()
 
     async def _look(self) -> None:
@@ -177,10 +179,10 @@ class _ArchiveBatch:
         self._waiting: list[OnStored] = []
         self._count = self._bytes = 0
 
-    def takes(self, document: bytes, headers: bytes, on_stored: OnStored) -> bool:
+    def add(self, document: bytes, headers: bytes, on_stored: OnStored) -> bool:
         """Take a copy, unless there is no room for it beside the others."""
         size = self._bytes + len(document) + len(headers)
-        if self._count and (self._count == MAX_COPIES or size > MAX_BYTES):
+        if self._count and (self._count == MAX_BATCH_DELIVERIES or size > MAX_BATCH_BYTES):
             return False
         self._copies.append((document, headers))
         self._waiting.append(on_stored)

@@ -36,7 +36,7 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
     headers: dict[str, str]
 
     @classmethod
-    def of(cls, record: direct_get.StoredMessage) -> "QuarantinedMessage":
+    def from_message(cls, record: direct_get.StoredMessage) -> "QuarantinedMessage":
         """What `record` of the quarantine stream holds."""
         origin = record.headers.get(subjects.HEADER_ORIGIN, "")
         tokens = record.subject.removeprefix(_ROOT).split(".")
@@ -64,7 +64,7 @@ class QuarantineStore:
         self._connection = connection
         self._publisher = publisher
 
-    async def newest(
+    async def read_newest(
         self,
         *,
         tenant: str | None = None,
@@ -77,7 +77,7 @@ class QuarantineStore:
         """The newest `limit` for which every given condition holds, newest first, before sequence `before`."""
 
         def take(record: direct_get.StoredMessage) -> QuarantinedMessage | None:
-            found = QuarantinedMessage.of(record)
+            found = QuarantinedMessage.from_message(record)
             fits = (code is None or found.code == code) and (until is None or found.kept_at < until)
             return found if fits else None
 
@@ -91,10 +91,10 @@ class QuarantineStore:
         async for record in direct_get.scan(
             self._connection, subjects.QUARANTINE.name, f"{_ROOT}>", first_sequence=sequence, batch=1
         ):
-            return QuarantinedMessage.of(record) if record.sequence == sequence else None
+            return QuarantinedMessage.from_message(record) if record.sequence == sequence else None
         return None
 
-    def understood(self, found: QuarantinedMessage, *, max_payload_bytes: int) -> DeliveryAttemptRequest:
+    def decode_request(self, found: QuarantinedMessage, *, max_payload_bytes: int) -> DeliveryAttemptRequest:
         """It as a consumer would understand it now. Raises `ValueError`, with the reason, when that can't be."""
         if found.kind not in ("requested", "due"):
             raise ValueError("it did not come from a subject of requests")

@@ -42,7 +42,7 @@ class RetainedDelivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     is_last_in_batch: bool = True
 
     @classmethod
-    def read(cls, tenant: str, record: direct_get.StoredMessage) -> "RetainedDelivery | None":
+    def from_message(cls, tenant: str, record: direct_get.StoredMessage) -> "RetainedDelivery | None":
         """What `record` holds; None when another version of this program has kept it."""
         try:
             asked = decode_request(record.data)
@@ -71,16 +71,16 @@ class RetainedDelivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class RetainedRecord(msgspec.Struct, frozen=True, gc=False):
     """A kept delivery, and all that is stored of it."""
 
-    kept: RetainedDelivery
-    record: direct_get.StoredMessage
+    delivery: RetainedDelivery
+    message: direct_get.StoredMessage
 
 
-def stream(chosen: ReplayFilter) -> subjects.StreamConfig:
+def stream_for(chosen: ReplayFilter) -> subjects.StreamConfig:
     """The stream that holds what `chosen` takes."""
     return subjects.DELIVERED if chosen.takes_delivered else subjects.FAILED
 
 
-def subject(tenant: str, chosen: ReplayFilter) -> str:
+def subject_for(tenant: str, chosen: ReplayFilter) -> str:
     """The subjects that hold what `chosen` takes, and other things besides."""
     if chosen.takes_delivered:
         return f"oneprotect.delivery.delivered.{tenant}.{chosen.destination or '*'}"
@@ -108,8 +108,8 @@ async def scan(
     """What `chosen` takes, oldest first: behind stream sequence `after`, up to and with `until`."""
     records = direct_get.scan(
         connection,
-        stream(chosen).name,
-        subject(tenant, chosen),
+        stream_for(chosen).name,
+        subject_for(tenant, chosen),
         first_sequence=after + 1,
         since=None if after else chosen.since,
         batch=PACKS if chosen.takes_delivered else BATCH,
@@ -125,22 +125,22 @@ def _taken(tenant: str, chosen: ReplayFilter, record: direct_get.StoredMessage) 
     """What `chosen` takes of what is stored in one message."""
     taken: list[RetainedRecord] = []
     for one in archive.read_archive_batch(record) if chosen.takes_delivered else (record,):
-        kept = RetainedDelivery.read(tenant, one)
+        kept = RetainedDelivery.from_message(tenant, one)
         if kept is not None and matches(kept, chosen):
             taken.append(RetainedRecord(kept, one))
     for found in taken[:-1]:
-        yield RetainedRecord(msgspec.structs.replace(found.kept, is_last_in_batch=False), found.record)
+        yield RetainedRecord(msgspec.structs.replace(found.delivery, is_last_in_batch=False), found.message)
     yield from taken[-1:]
 
 
-async def newest_kept(
+async def read_newest(
     connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
 ) -> list[RetainedRecord]:
     """The newest `limit` that failed or were skipped and `chosen` takes, newest first, before a stream sequence."""
     return await read_last(
         connection,
         subjects.FAILED.name,
-        subject(tenant, chosen),
+        subject_for(tenant, chosen),
         _taking(tenant, chosen),
         limit=limit,
         before=before,
@@ -148,14 +148,14 @@ async def newest_kept(
     )
 
 
-async def page_of_kept(
+async def read_page(
     connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
 ) -> PageResult[RetainedRecord]:
     """The same with bounded work: see `PageResult` for how to go on."""
     return await read_page_backwards(
         connection,
         subjects.FAILED.name,
-        subject(tenant, chosen),
+        subject_for(tenant, chosen),
         _taking(tenant, chosen),
         limit=limit,
         before=before,
@@ -166,7 +166,7 @@ async def page_of_kept(
 
 def _taking(tenant: str, chosen: ReplayFilter) -> Take[RetainedRecord]:
     def take(record: direct_get.StoredMessage) -> RetainedRecord | None:
-        kept = RetainedDelivery.read(tenant, record)
+        kept = RetainedDelivery.from_message(tenant, record)
         return RetainedRecord(kept, record) if kept is not None and matches(kept, chosen) else None
 
     return take

@@ -27,7 +27,7 @@ from consumers.observability.worker_metrics import WorkerMetrics
 from consumers.queues.ordered_queue import OrderedQueueDependencies
 from consumers.queues.ordered_queues import OrderedQueues
 from consumers.queues.overflow_feeder import OverflowFeeder
-from consumers.retention.archive import ArchiveBatcher, Find
+from consumers.retention.archive import ArchiveBatcher, FindArchive
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.worker import Worker, WorkerLimits
@@ -225,9 +225,9 @@ class _Consumer:
                 publisher=self._jetstream.publisher,
                 leases=self._jetstream.leases,
                 directory=self._directory,
-                history=self._attempt_log,
-                heads=self._heads,
-                rest_s=self._health.open_for_s,
+                attempt_log=self._attempt_log,
+                head_states=self._heads,
+                open_for_s=self._health.open_for_s,
                 submit=self._worker.accept,
                 worker=self._name,
                 ack_wait_s=self._settings.delivery.ack_wait_s,
@@ -261,7 +261,7 @@ class _Consumer:
         """Pass a message to its ordered queue, or to the worker."""
         ordered = self._directory.ordered_destinations
         if ordered and message.lane in ordered:  # the lane is computed only where ordered queues exist
-            self._ordered_queues.receive(message)
+            self._ordered_queues.accept(message)
         else:
             self._worker.accept(message)
 
@@ -332,7 +332,7 @@ def _destination_disabler(configuration: ConfigurationService) -> DisableDestina
     return disable
 
 
-def _archive_finder(settings: Settings, jetstream: JetStream) -> Find:
+def _archive_finder(settings: Settings, jetstream: JetStream) -> FindArchive:
     async def find() -> bool:
         """Return whether delivered payloads are archived: the settings say so and the stream exists."""
         if not settings.nats.archive_days:

@@ -90,7 +90,7 @@ class Server:
         """The next process begins."""
         self._is_dead = False
 
-    async def pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
+    async def find_pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """What is kept, a few at a time, with what is stored by then."""
         rest = [kept for kept in self.kept if after < kept.sequence <= until]
         while rest:
@@ -100,14 +100,14 @@ class Server:
             page, rest = rest[:last], rest[last:]
             later = SupersededIndex(page, REPLAY)
             for key in self.stored:
-                later.note(key, 9, REPLAY)
+                later.record_attempt(key, 9, REPLAY)
             for key in self.superseded:
-                later.note(key, 9, None)
+                later.record_attempt(key, 9, None)
             yield SupersededPage(page, later)
 
-    async def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
+    async def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """A page once more."""
-        for kept in page.kept:
+        for kept in page.deliveries:
             headers = {subjects.HEADER_ATTEMPT: str(kept.attempt)}
             yield RetainedRecord(
                 kept, StoredMessage("s", kept.sequence, NOW, document("orders", delivery=kept.id), headers)
@@ -141,7 +141,7 @@ def _kept(sequence: int, delivery: str, *, ends: bool) -> RetainedDelivery:
 async def _live(server: Server, saved: Replay, happens: list[str]) -> tuple[Replay, bool]:
     """One life of the replay: what is saved at its end, and whether it came to its own."""
     run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pace=Pacer(None), at_once=3)
-    going = asyncio.create_task(run.go())
+    going = asyncio.create_task(run.run())
     for _ in range(MOST_TURNS):
         for _ in range(5):
             await asyncio.sleep(0)
@@ -204,11 +204,11 @@ def test_nothing_is_missed_and_nothing_done_twice(
 def test_what_ends_in_any_order_is_taken_in_the_first_one(order: list[int]) -> None:
     """A thing is let out when everything before it has ended, and not before."""
     line: CompletionQueue[int] = CompletionQueue()
-    places: list[QueuedItem[int]] = [line.begin(number) for number in range(8)]
+    places: list[QueuedItem[int]] = [line.add(number) for number in range(8)]
     out: list[int] = []
 
     for count, number in enumerate(order, 1):
-        out += line.end(places[number])
+        out += line.complete(places[number])
         ended = set(order[:count])
         assert out == [n for n in range(8) if set(range(n + 1)) <= ended]
 
@@ -225,7 +225,7 @@ def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> 
     went: list[float] = []
     for delay_s in delays:
         now += delay_s / rate
-        now += pace.wait_s(now)
+        now += pace.reserve_turn(now)
         went.append(now)
 
     for start, began in enumerate(went):
@@ -235,4 +235,4 @@ def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> 
 
 def test_without_a_rate_nobody_waits() -> None:
     """No rate is no wait."""
-    assert {Pacer(None).wait_s(float(now)) for now in range(5)} == {0.0}
+    assert {Pacer(None).reserve_turn(float(now)) for now in range(5)} == {0.0}

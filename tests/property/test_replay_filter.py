@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.retention.retained import RetainedDelivery, matches, stream, subject
+from consumers.retention.retained import RetainedDelivery, matches, stream_for, subject_for
 from schemas import subjects
 from schemas.configuration import ReplayFilter
 
@@ -55,7 +55,7 @@ def test_what_a_filter_takes_is_where_it_is_looked_for(kept: RetainedDelivery, c
         stored_in, stored_on = subjects.DELIVERED, subjects.delivered("acme", kept.destination)
     else:
         stored_in, stored_on = subjects.FAILED, subjects.failed("acme", kept.destination, kept.id)
-    is_looked_for = stream(chosen) is stored_in and _reaches(subject("acme", chosen), stored_on)
+    is_looked_for = stream_for(chosen) is stored_in and _reaches(subject_for("acme", chosen), stored_on)
 
     # With no word about outcomes a filter looks among those that failed or were skipped.
     assert not matches(kept, chosen) or is_looked_for or (not chosen.outcomes and kept.outcome == "delivered")

@@ -89,4 +89,4 @@ class ReplayRunner:
         return None
 
     async def _total(self, tenant: str, row: Replay) -> int:
-        return await self._replayer.count(tenant, row)
+        return await self._replayer.count_remaining(tenant, row)

@@ -73,7 +73,7 @@ async def list_attempts(call: ApiRequest) -> ApiResponse:
     if query.since and query.until and query.since >= query.until:
         raise ValidationError("until", "expected a time after `since`")
     public = not call.principal.is_operator
-    found = await search.page(
+    found = await search.read_page(
         call.parts.connection,
         AttemptFilter(
             tenant=call.tenant,

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, timelines
+from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, read_timelines
 from messaging.atomic_batch import MAX_BYTES, MAX_MESSAGES
 from messaging.delivery_requests import DeliveryRequest, publish_requests
 from oneprotect.api.operations.operation import PRODUCERS, READERS, ApiOperation, ApiResponse, ResponseDoc
@@ -143,7 +143,7 @@ async def request_delivery(call: ApiRequest) -> ApiResponse:
 async def get_delivery(call: ApiRequest) -> ApiResponse:
     """How it stands."""
     delivery = validation.delivery_id(call.request.path_params["id"], "id")
-    found = await timelines(call.parts.connection, call.tenant, delivery)
+    found = await read_timelines(call.parts.connection, call.tenant, delivery)
     if not found:
         raise Problem(404, "not-found", "The tenant has no delivery of this id that is waiting or on record.")
     public = not call.principal.is_operator

@@ -141,7 +141,7 @@ async def create_replay(call: ApiRequest) -> ApiResponse:
     chosen = asked.filter.chosen(public=public)
     if asked.dry_run:
         preview = DryRunSummary()
-        await preview.count(call.parts.replayer.pages(call.tenant, chosen))
+        await preview.add_pages(call.parts.replayer.find_pages(call.tenant, chosen))
         return ApiResponse(body=_dry_run(preview, public=public))
     replay, row = await call.parts.replays.begin(
         call.tenant, chosen, by=call.by, address=call.address, rate_per_s=asked.rate_per_s
@@ -159,7 +159,7 @@ async def list_replays(call: ApiRequest) -> ApiResponse:
     before = None if query.cursor is None else decode_cursor(query.cursor, str)
     rows = reversed((await call.parts.replayer.list(call.tenant)).items())
     rest = [(replay, row) for replay, row in rows if before is None or replay < before]
-    running = await call.parts.replayer.running(call.tenant)
+    running = await call.parts.replayer.find_running(call.tenant)
     page = rest[: query.limit]
     items = [_view(call, replay, row, running) for replay, row in page]
     return ApiResponse(body=Page(items, encode_cursor(page[-1][0]) if len(rest) > len(page) else None))
@@ -168,7 +168,7 @@ async def list_replays(call: ApiRequest) -> ApiResponse:
 async def get_replay(call: ApiRequest) -> ApiResponse:
     """One of them."""
     row = await call.parts.replayer.get(call.tenant, call.id)
-    return ApiResponse(body=_view(call, call.id, row, await call.parts.replayer.running(call.tenant)))
+    return ApiResponse(body=_view(call, call.id, row, await call.parts.replayer.find_running(call.tenant)))
 
 
 async def cancel_replay(call: ApiRequest) -> ApiResponse:

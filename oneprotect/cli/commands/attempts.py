@@ -82,10 +82,10 @@ async def _list(
     *,
     as_json: bool,
 ) -> None:
-    from consumers.attempts.search import all_newest
+    from consumers.attempts.search import read_newest
     from oneprotect.cli.support.output import print_notice
 
-    found = await all_newest(jetstream.connection, wanted, limit=limit)
+    found = await read_newest(jetstream.connection, wanted, limit=limit)
     for one in reversed(found):
         show(one.event)
     if not found and not as_json:
@@ -99,13 +99,13 @@ async def _follow(
     import asyncio
 
     from consumers.attempts.log import follow
-    from consumers.attempts.search import all_newest
+    from consumers.attempts.search import read_newest
     from oneprotect.bootstrap.process import stop_on_signals
 
     stop = stop_on_signals()
     async with follow(jetstream.connection, wanted.tenant or "*", wanted.destination or "*") as coming:
         shown: set[tuple[str, str, str]] = set()  # what is recorded while the newest are read comes twice
-        for one in reversed(await all_newest(jetstream.connection, wanted, limit=limit)):
+        for one in reversed(await read_newest(jetstream.connection, wanted, limit=limit)):
             show(one.event)
             shown.add(_identity(one.event))
         going_on = asyncio.create_task(_show_new(coming, wanted, shown, show))

@@ -9,7 +9,7 @@ import msgspec
 
 from consumers.model.request import RetryState
 from consumers.replay.superseded import find_superseded
-from consumers.retention.retained import RetainedRecord, newest_kept
+from consumers.retention.retained import RetainedRecord, read_newest
 from messaging import direct_get
 from messaging.client.connection import NatsConnection
 from oneprotect.cli.support.errors import CliError
@@ -59,8 +59,8 @@ async def list_kept(
     as_json: bool,
 ) -> None:
     """List what `chosen` takes, the newest first. Raises `JetStreamError`."""
-    find = _newest_open if only_open else newest_kept
-    found = [one.kept for one in await find(connection, tenant, chosen, limit=limit, before=before)]
+    find = _newest_open if only_open else read_newest
+    found = [one.delivery for one in await find(connection, tenant, chosen, limit=limit, before=before)]
     following = found[-1].sequence if len(found) == limit else None
     if as_json:
         fields = ("id", "destination", "event_type", "outcome", "code", "attempt", "stored_at", "sequence")
@@ -83,12 +83,12 @@ async def show_kept(
     connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, with_payload: bool, as_json: bool
 ) -> None:
     """Show all that is kept of one delivery. Raises `CliError` when there is nothing, and `JetStreamError`."""
-    found = await newest_kept(connection, tenant, chosen, limit=MOST_SHOWN)
+    found = await read_newest(connection, tenant, chosen, limit=MOST_SHOWN)
     if not found:
         raise CliError("nothing is kept of a delivery of this id; see `oneprotect failed list` and `attempts --id`")
-    page = await find_superseded(connection, tenant, [one.kept for one in found])
+    page = await find_superseded(connection, tenant, [one.delivery for one in found])
     stories = [
-        await _story(connection, one, superseded=page.later.supersedes(one.kept), with_payload=with_payload)
+        await _story(connection, one, superseded=page.index.is_superseded(one.delivery), with_payload=with_payload)
         for one in found
     ]
     if as_json:
@@ -106,20 +106,20 @@ async def _newest_open(
     """The newest of which no later attempt was made or asked for."""
     still_open: list[RetainedRecord] = []
     while len(still_open) < limit:
-        part = await newest_kept(connection, tenant, chosen, limit=limit, before=before)
-        page = await find_superseded(connection, tenant, [one.kept for one in part])
-        still_open += [one for one in part if not page.later.supersedes(one.kept)]
+        part = await read_newest(connection, tenant, chosen, limit=limit, before=before)
+        page = await find_superseded(connection, tenant, [one.delivery for one in part])
+        still_open += [one for one in part if not page.index.is_superseded(one.delivery)]
         if len(part) < limit:
             break
-        before = part[-1].kept.sequence
+        before = part[-1].delivery.sequence
     return still_open[:limit]
 
 
 async def _story(
     connection: NatsConnection, found: RetainedRecord, *, superseded: bool, with_payload: bool
 ) -> RetainedDeliveryView:
-    kept, asked = found.kept, decode_request(found.record.data)
-    progress = RetryState.from_headers(found.record.headers)
+    kept, asked = found.delivery, decode_request(found.message.data)
+    progress = RetryState.from_headers(found.message.headers)
     body = asked.data.body()
     return RetainedDeliveryView(
         id=kept.id,
@@ -145,7 +145,7 @@ async def _story(
 async def _attempts(
     connection: NatsConnection, found: RetainedRecord, *, since: datetime | None
 ) -> list[AttemptResult]:
-    kept = found.kept
+    kept = found.delivery
     subject = subjects.attempted(kept.tenant, kept.destination, kept.id)
     since = since and since - _BEFORE_FIRST
     attempts: list[AttemptResult] = []

@@ -45,7 +45,7 @@ class QuarantineCli:
         before: int | None,
     ) -> None:
         """List the newest that fit, newest first."""
-        found = await self._quarantine.newest(
+        found = await self._quarantine.read_newest(
             tenant=tenant, code=code, since=since, until=until, limit=limit, before=before
         )
         following = found[-1].sequence if len(found) == limit else None
@@ -116,7 +116,7 @@ class QuarantineCli:
 
     def _try(self, found: QuarantinedMessage) -> ReleaseCheck:
         try:
-            return ReleaseCheck(self._quarantine.understood(found, max_payload_bytes=self._max_payload_bytes))
+            return ReleaseCheck(self._quarantine.decode_request(found, max_payload_bytes=self._max_payload_bytes))
         except ValueError as error:
             return ReleaseCheck(None, str(error))
 

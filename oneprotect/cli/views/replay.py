@@ -37,7 +37,7 @@ class ReplayCli:
     async def preview(self, chosen: ReplayFilter) -> None:
         """Show what would be replayed."""
         preview = ShownPreview()
-        await preview.count(self._replayer.pages(self._tenant, chosen))
+        await preview.add_pages(self._replayer.find_pages(self._tenant, chosen))
         if self._as_json:
             preview.write(self._tenant, chosen)
         else:
@@ -46,7 +46,7 @@ class ReplayCli:
     async def show_all(self) -> None:
         """Show which replays there are, the newest first."""
         replays = await self._replayer.list(self._tenant)
-        running = await self._replayer.running(self._tenant)
+        running = await self._replayer.find_running(self._tenant)
         rows = [(replay, row, _state(replay, row, running)) for replay, row in reversed(replays.items())]
         if self._as_json:
             write_json([_as_json(replay, row) | {"state": state} for replay, row, state in rows])
@@ -96,7 +96,7 @@ class ReplayCli:
         """How many there are, where somebody is there to be told and asked. Raises `CliError` when they say no."""
         if self._as_json or not sys.stderr.isatty():
             return 0
-        total = await self._replayer.count(self._tenant, row)
+        total = await self._replayer.count_remaining(self._tenant, row)
         if ask and total and not is_yes(f"Replay up to {total} deliveries?"):
             raise CliError("nothing was replayed")
         return total

@@ -50,7 +50,7 @@ async def show(visit: PageRequest) -> PageResponse:
     filters = visit.query(AttemptsForm)
     if filters.delivery:
         return redirect(f"{visit.base}/deliveries/{filters.delivery}")
-    found = await search.page(
+    found = await search.read_page(
         visit.parts.api.connection,
         filters.sought(visit),
         before=decode_cursor(filters.cursor, PagePosition).before if filters.cursor else None,
@@ -62,7 +62,7 @@ async def show(visit: PageRequest) -> PageResponse:
         filters=filters,
         attempts=[to_public(one.event.data, public=visit.is_public) for one in found.items],
         next=encode_cursor(PagePosition(found.cursor)) if found.cursor else None,
-        is_short=len(found.items) < search.PAGE,
+        is_short=len(found.items) < search.PAGE_SIZE,
         reached_at=found.reached_at,
         outcomes=list(Outcome),
         codes=sorted({code.public if visit.is_public else code for code in Code}),

@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from consumers.attempts.timeline import DeliveryTimeline, timelines
+from consumers.attempts.timeline import DeliveryTimeline, read_timelines
 from oneprotect.api.operations.public_codes import to_public
 from oneprotect.api.web.problems import Problem
 from oneprotect.console.web.request import PageRequest, PageResponse
@@ -23,7 +23,7 @@ async def show(visit: PageRequest) -> PageResponse:
     """The page."""
     delivery = validation.delivery_id(visit.request.path_params["delivery"], "delivery")
     destination = visit.query(DeliveryQuery).destination
-    found = await timelines(visit.parts.api.connection, visit.tenant, delivery, destination)
+    found = await read_timelines(visit.parts.api.connection, visit.tenant, delivery, destination)
     if not found:
         raise Problem(404, "not-found", "The tenant has no delivery of this id that waits or is on record (30 days).")
     return visit.page(

@@ -57,7 +57,7 @@ async def _page(
     visit: PageRequest, *, done: str | None = None, ping: "test_deliveries.TestResult | None" = None
 ) -> PageResponse:
     card = await one_destination(visit.parts, visit.tenant, visit.id, public=visit.is_public)
-    found = await search.page(
+    found = await search.read_page(
         visit.parts.api.connection, AttemptFilter(tenant=visit.tenant, destination=visit.id), limit=SHOWN
     )
     latest = [to_public(one.event.data, public=visit.is_public) for one in found.items]

@@ -7,7 +7,7 @@ from typing import Final
 from msgspec import Struct
 
 from consumers.replay.superseded import find_superseded
-from consumers.retention.retained import page_of_kept
+from consumers.retention.retained import read_page
 from oneprotect.api.operations.public_codes import expand_public_codes
 from oneprotect.api.web.pagination import Cursor, decode_cursor, encode_cursor
 from oneprotect.console.web.request import PagePosition, PageRequest, PageResponse, times_of_input
@@ -54,18 +54,18 @@ class FailedForm(Struct, frozen=True, kw_only=True):
 async def show(visit: PageRequest) -> PageResponse:
     """A page of them, each with whether a replay would take it."""
     filters = visit.query(FailedForm)
-    found = await page_of_kept(
+    found = await read_page(
         visit.parts.api.connection,
         visit.tenant,
         filters.chosen(visit),
         limit=SHOWN,
         before=decode_cursor(filters.cursor, PagePosition).before if filters.cursor else None,
     )
-    kept = [one.kept for one in found.items]
+    kept = [one.delivery for one in found.items]
     is_judged = True
     try:
         async with asyncio.timeout(JUDGING_TIMEOUT_S):
-            kept = list((await find_superseded(visit.parts.api.connection, visit.tenant, kept)).judged())
+            kept = list((await find_superseded(visit.parts.api.connection, visit.tenant, kept)).marked_deliveries())
     except TimeoutError:
         is_judged = False
     return visit.page(

@@ -63,7 +63,7 @@ class ReplayProgressView(Struct, frozen=True, kw_only=True):
 async def index(visit: PageRequest) -> PageResponse:
     """The tenant's, the newest first."""
     rows = await visit.parts.api.replayer.list(visit.tenant)
-    running = await visit.parts.api.replayer.running(visit.tenant)
+    running = await visit.parts.api.replayer.find_running(visit.tenant)
     newest = list(reversed(rows.items()))[:SHOWN]
     return visit.page(
         "replays.html",
@@ -83,7 +83,7 @@ async def plan(visit: PageRequest) -> PageResponse:
         preview = DryRunSummary()
         try:
             async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-                await preview.count(visit.parts.api.replayer.pages(visit.tenant, chosen))
+                await preview.add_pages(visit.parts.api.replayer.find_pages(visit.tenant, chosen))
         except TimeoutError:
             raise Problem(
                 503,
@@ -135,7 +135,7 @@ async def cancel(visit: PageRequest) -> PageResponse:
 
 async def _find(visit: PageRequest) -> ReplayProgressView:
     row = await visit.parts.api.replayer.get(visit.tenant, visit.id)
-    return _going(visit, visit.id, row, await visit.parts.api.replayer.running(visit.tenant))
+    return _going(visit, visit.id, row, await visit.parts.api.replayer.find_running(visit.tenant))
 
 
 def _going(visit: PageRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayProgressView:

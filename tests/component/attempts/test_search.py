@@ -76,7 +76,7 @@ async def test_pages_hold_every_attempt_that_fits_once_and_the_newest_first(site
     found: list[int] = []
     before, pages = None, 0
     while True:
-        page = await search.page(site.jetstream.connection, sought, limit=40, before=before, examine=300)
+        page = await search.read_page(site.jetstream.connection, sought, limit=40, before=before, examine=300)
         assert len(page.items) <= 40
         found += [int(one.event.data.delivery.removeprefix("dlv_")) for one in page.items]
         before, pages = page.cursor, pages + 1
@@ -104,7 +104,7 @@ async def test_a_look_for_what_is_rare_ends_with_a_cursor(site: Site) -> None:
     await _record(site, range(2000), _mixed)
     sought = AttemptFilter(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
 
-    page = await search.page(site.jetstream.connection, sought, examine=600)
+    page = await search.read_page(site.jetstream.connection, sought, examine=600)
 
     assert page.items == []
     assert page.cursor is not None
@@ -121,7 +121,7 @@ async def test_times_are_those_at_which_attempts_were_stored(site: Site) -> None
     await _record(site, range(200, 300), _mixed)
 
     async def numbers(sought: AttemptFilter) -> set[int]:
-        page = await search.page(site.jetstream.connection, sought, limit=500)
+        page = await search.read_page(site.jetstream.connection, sought, limit=500)
         assert page.cursor is None
         return {int(one.event.data.delivery.removeprefix("dlv_")) for one in page.items}
 
@@ -134,6 +134,6 @@ async def test_times_are_those_at_which_attempts_were_stored(site: Site) -> None
 
 async def test_an_empty_stream_has_an_empty_page(site: Site) -> None:
     """There is nothing, and nothing to go on with."""
-    page = await search.page(site.jetstream.connection, AttemptFilter(tenant=TENANT))
+    page = await search.read_page(site.jetstream.connection, AttemptFilter(tenant=TENANT))
 
     assert (page.items, page.cursor) == ([], None)

@@ -3,7 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 
-from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, timelines
+from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, read_timelines
 from schemas.codes import Code, Outcome
 from schemas.ids import time_of
 from tests.support.receiver import Scripted
@@ -12,7 +12,7 @@ from tests.support.waiting import until
 
 
 async def _timeline(site: Site, delivery: str, destination: str | None = None) -> DeliveryTimeline:
-    (found,) = await timelines(site.jetstream.connection, TENANT, delivery, destination)
+    (found,) = await read_timelines(site.jetstream.connection, TENANT, delivery, destination)
     return found
 
 
@@ -75,7 +75,7 @@ async def test_one_id_at_several_destinations_has_a_timeline_for_each(site: Site
             await site.deliver("broken", delivery="order-7")
             await until(site.is_settled, 10)
 
-    found = await timelines(site.jetstream.connection, TENANT, "order-7")
+    found = await read_timelines(site.jetstream.connection, TENANT, "order-7")
 
     assert [(one.destination, one.state) for one in found] == [
         ("broken", DeliveryState.FAILED),
@@ -87,7 +87,7 @@ async def test_one_id_at_several_destinations_has_a_timeline_for_each(site: Site
 async def test_a_delivery_that_nobody_asked_for_has_none(site: Site) -> None:
     """Neither by our kind of id nor by another."""
     for delivery in ("dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "order-8"):
-        assert await timelines(site.jetstream.connection, TENANT, delivery) == []
+        assert await read_timelines(site.jetstream.connection, TENANT, delivery) == []
 
 
 def test_an_id_of_ours_says_when_it_was_made() -> None:

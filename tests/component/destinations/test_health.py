@@ -12,7 +12,9 @@ from tests.support.receiver import Answer, Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
-QUICK = HealthPolicy(failures=3, failing_for=timedelta(0), rest=timedelta(seconds=1), longest_rest=timedelta(seconds=1))
+QUICK = HealthPolicy(
+    failures=3, failing_for=timedelta(0), open_for=timedelta(seconds=1), max_open_for=timedelta(seconds=1)
+)
 
 
 async def _events(site: Site) -> list[str]:

@@ -15,7 +15,7 @@ from consumers.egress.policy import AddrInfo, EgressPolicy
 from consumers.http_client import resolver as resolving
 from consumers.http_client.client import HttpWebhookSender, PreparedRequest
 from consumers.http_client.dialer import HEAD_START_S, HttpProxy
-from consumers.http_client.resolver import FAILED_S, PolicyCheckedResolver
+from consumers.http_client.resolver import FAILED_TTL_S, PolicyCheckedResolver
 from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
@@ -223,7 +223,7 @@ async def test_a_name_is_asked_for_once_for_all_who_wait() -> None:
 
 async def test_a_prepared_way_goes_where_its_name_leads_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes free connections while its name's addresses are known, and none to an address that the name has left."""
-    monkeypatch.setattr(resolving, "KNOWN_S", 2.0)
+    monkeypatch.setattr(resolving, "RESOLVED_TTL_S", 2.0)
     names = Names("127.0.0.1")
 
     async with (
@@ -271,7 +271,7 @@ async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> Non
         async def is_found() -> bool:
             return (await post(sender, url)).code is Code.HTTP_2XX
 
-        await until(is_found, deadline_s=FAILED_S + 5)
+        await until(is_found, deadline_s=FAILED_TTL_S + 5)
 
     assert failed == [WebhookResponse(Code.NET_DNS)] * 3
     assert asked == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from consumers.destinations.health import HealthPolicy
-from consumers.retention.archive import MOMENT_S
+from consumers.retention.archive import BATCH_WAIT_S
 from consumers.retries.reschedule import RetryNow
 from messaging.publisher import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -203,7 +203,7 @@ async def test_a_rest_is_waited_for_in_the_line(site: Site, receiver: Scripted) 
 async def test_a_dead_receiver_gets_trials_and_its_order_is_kept(site: Site, receiver: Scripted) -> None:
     """Rests and trials as for any destination, all in the line; when it is back everything comes in order."""
     policy = HealthPolicy(
-        failures=2, failing_for=timedelta(0), rest=timedelta(seconds=1), longest_rest=timedelta(seconds=1)
+        failures=2, failing_for=timedelta(0), open_for=timedelta(seconds=1), max_open_for=timedelta(seconds=1)
     )
     receiver.script = [500]
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.05] * 30)
@@ -352,7 +352,7 @@ async def test_a_line_waits_for_no_pack(site: Site, receiver: Scripted) -> None:
 
     took_s = receiver.seen[-1].at - receiver.seen[0].at
     assert receiver.ids() == deliveries
-    assert took_s < 100 * MOMENT_S, "each would have waited for so long"
+    assert took_s < 100 * BATCH_WAIT_S, "each would have waited for so long"
 
 
 async def test_the_setting_is_made_and_shown_by_the_command_line(receiver: Scripted, oneprotect: RunHere) -> None:

@@ -122,7 +122,7 @@ async def test_a_replay_takes_what_its_filter_names(site: Site, receiver: Script
 
     async def chosen(**conditions: object) -> set[str]:
         filter_ = msgspec.convert(conditions, ReplayFilter)
-        return {kept.id async for kept in site.jetstream.replayer.kept(TENANT, filter_)}
+        return {kept.id async for kept in site.jetstream.replayer.find_deliveries(TENANT, filter_)}
 
     assert await chosen() == {first, second, third}
     assert await chosen(destination="orders") == {first, second}
@@ -143,8 +143,8 @@ async def test_another_tenants_deliveries_are_never_taken(site: Site, receiver: 
     async with site.consumer():
         await _fail(site, receiver, "orders", 1)
 
-    others = [kept async for kept in site.jetstream.replayer.kept("globex", ReplayFilter())]
-    own = [kept async for kept in site.jetstream.replayer.kept(TENANT, ReplayFilter())]
+    others = [kept async for kept in site.jetstream.replayer.find_deliveries("globex", ReplayFilter())]
+    own = [kept async for kept in site.jetstream.replayer.find_deliveries(TENANT, ReplayFilter())]
     assert (len(others), len(own)) == (0, 1)
 
 
@@ -276,7 +276,7 @@ async def test_later_attempts_are_those_of_the_same_delivery(site: Site) -> None
     await record(site, earlier, attempt=8)
     await site.deliver("orders", delivery=earlier)  # its producer asks for it once more
 
-    kept = [kept async for kept in site.jetstream.replayer.kept(TENANT, ReplayFilter())]
+    kept = [kept async for kept in site.jetstream.replayer.find_deliveries(TENANT, ReplayFilter())]
 
     assert {one.id for one in kept if one.superseded} == {superseded}
     assert {one.id for one in kept if not one.superseded} == {elsewhere, earlier}
@@ -351,7 +351,7 @@ async def test_one_that_waits_for_its_turn_can_be_cancelled(site: Site) -> None:
     waits = asyncio.Event()
     one, row = await replayer.begin(TENANT, ReplayFilter(), by="test")
     running = asyncio.create_task(replayer.run(TENANT, one, row, rate_per_s=40))
-    await until(lambda: replayer.running(TENANT))
+    await until(lambda: replayer.find_running(TENANT))
     other, row = await replayer.begin(TENANT, ReplayFilter(destination="orders"), by="test")
     waiting_ = asyncio.create_task(replayer.run(TENANT, other, row, on_wait=lambda _: waits.set()))
     await waits.wait()
@@ -398,16 +398,16 @@ def test_the_look_at_what_came_later_is_bounded_by_what_is_looked_for() -> None:
         sequence=1, stored_at=datetime.now(UTC),
     )  # fmt: skip
     later = SupersededIndex([wanted], "rpl-1")
-    later.note(wanted.key, 9, "rpl-1")
+    later.record_attempt(wanted.key, 9, "rpl-1")
     tracemalloc.start()
 
     for number in range(100_000):
-        later.note(f"orders.other_{number}", 9, "rpl-1")
+        later.record_attempt(f"orders.other_{number}", 9, "rpl-1")
 
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000
-    assert (later.supersedes(wanted), later.is_own(wanted)) == (True, True)
+    assert (later.is_superseded(wanted), later.is_requested_by_replay(wanted)) == (True, True)
 
 
 def _at(count: int, reached: asyncio.Event) -> Callable[[Replay], None]:

@@ -133,7 +133,7 @@ async def test_failed_and_delivered_are_two_replays(site: Site, receiver: Script
 
     async def taken(*outcomes: str) -> set[str]:
         chosen = msgspec.convert({"outcomes": outcomes}, ReplayFilter)
-        return {kept.id async for kept in site.jetstream.replayer.kept(TENANT, chosen)}
+        return {kept.id async for kept in site.jetstream.replayer.find_deliveries(TENANT, chosen)}
 
     assert await taken() == {failed, skipped}
     assert await taken("failed") == {failed}
@@ -151,7 +151,7 @@ async def test_filters_reach_into_packs(site: Site) -> None:
 
     async def taken(**conditions: object) -> set[str]:
         chosen = msgspec.convert(conditions | {"outcomes": ["delivered"]}, ReplayFilter)
-        return {kept.id async for kept in site.jetstream.replayer.kept(TENANT, chosen)}
+        return {kept.id async for kept in site.jetstream.replayer.find_deliveries(TENANT, chosen)}
 
     assert await taken() == {first, second, third, other}
     assert await taken(destination="invoices") == {other}
@@ -246,7 +246,7 @@ async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNat
     assert (off.action, made.action, longer.action, left.action) == ("none", "create", "update", "none")
     assert (config["max_age"], config["max_bytes"], config["compression"]) == (7 * 86_400 * 10**9, 2**24, "s2")
     assert after["max_age"] == 8 * 86_400 * 10**9
-    assert "not made" in off.note
+    assert "not created" in off.note
     assert "are left" in left.note
 
 
@@ -303,10 +303,10 @@ async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
         packing.send(_copy(number, size), on_stored)
 
     async with ArchiveBatcher(stream, find=_there_is_one) as packing:
-        for number in range(archive.MAX_COPIES + 1):
+        for number in range(archive.MAX_BATCH_DELIVERIES + 1):
             send(packing, number)
-        assert [len(_numbers(one)) for one in stream.sent] == [archive.MAX_COPIES]
-        send(packing, 1000, archive.MAX_BYTES)
+        assert [len(_numbers(one)) for one in stream.sent] == [archive.MAX_BATCH_DELIVERIES]
+        send(packing, 1000, archive.MAX_BATCH_BYTES)
         send(packing, 1001)
         await until(lambda: len(stream.sent) == 4)
         results: list[PublishAck | JetStreamError] = [
@@ -317,9 +317,9 @@ async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
         for on_stored, result in zip(stream.waiting, results, strict=False):
             on_stored(result)
 
-    assert [_numbers(one) for one in stream.sent[1:]] == [[archive.MAX_COPIES], [1000], [1001]]
-    assert heard[0] == heard[archive.MAX_COPIES - 1] == PublishAck("S", 1)
-    assert isinstance(heard[archive.MAX_COPIES], ServerUnavailable)
+    assert [_numbers(one) for one in stream.sent[1:]] == [[archive.MAX_BATCH_DELIVERIES], [1000], [1001]]
+    assert heard[0] == heard[archive.MAX_BATCH_DELIVERIES - 1] == PublishAck("S", 1)
+    assert isinstance(heard[archive.MAX_BATCH_DELIVERIES], ServerUnavailable)
     assert 1001 not in heard
 
 

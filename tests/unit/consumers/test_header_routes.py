@@ -148,7 +148,7 @@ async def _release(recorder: Recorder) -> None:
     for kind in ("requested", "due"):
         origin = f"oneprotect.delivery.{kind}.{TENANT}.orders"
         kept = _record(subjects.quarantined(origin), **{"Oneprotect-Origin-Subject": origin})
-        await QuarantineStore(unsure, unsure).release(QuarantinedMessage.of(kept), by="test", delivery=None)
+        await QuarantineStore(unsure, unsure).release(QuarantinedMessage.from_message(kept), by="test", delivery=None)
 
 
 async def _transfer(recorder: Recorder) -> None:
@@ -164,7 +164,7 @@ async def _due_in_order(recorder: Recorder) -> None:
     dependencies: Any = type("Dependencies", (), {"publisher": recorder})
     queues = OrderedQueues(dependencies)
     queues.wake = lambda *_: True  # type: ignore[method-assign]
-    queues.receive(_message("due"))
+    queues.accept(_message("due"))
 
 
 async def _retry_now(recorder: Recorder) -> None:
@@ -176,25 +176,25 @@ class _Source:
     """One failed delivery."""
 
     def __init__(self, record: StoredMessage) -> None:
-        kept = RetainedDelivery.read(TENANT, record)
+        kept = RetainedDelivery.from_message(TENANT, record)
         assert kept is not None
         self._record = RetainedRecord(kept, record)
 
-    async def pages(self, *, after: int, until: int) -> Any:
+    async def find_pages(self, *, after: int, until: int) -> Any:
         """It is on the only page."""
         assert after < until
-        yield SupersededPage([self._record.kept], SupersededIndex([self._record.kept]))
+        yield SupersededPage([self._record.delivery], SupersededIndex([self._record.delivery]))
 
-    async def records(self, page: SupersededPage) -> Any:
+    async def read_page(self, page: SupersededPage) -> Any:
         """There it is."""
-        assert page.kept
+        assert page.deliveries
         yield self._record
 
 
 async def _replay(recorder: Recorder) -> None:
     row = Replay(filter=ReplayFilter(), by="test", started_at=NOW, until_sequence=9)
     source = _Source(_record(subjects.failed(TENANT, "orders", "dlv_1")))
-    assert await ReplayRun(source=source, publisher=recorder, replay="rpl-1", row=row, pace=Pacer(None)).go()
+    assert await ReplayRun(source=source, publisher=recorder, replay="rpl-1", row=row, pace=Pacer(None)).run()
 
 
 ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [

@@ -11,7 +11,7 @@ from schemas.codes import Code
 from schemas.configuration import Health
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-POLICY = HealthPolicy(failures=3, failing_for=timedelta(seconds=10), rest=timedelta(seconds=5))
+POLICY = HealthPolicy(failures=3, failing_for=timedelta(seconds=10), open_for=timedelta(seconds=5))
 FAILED = WebhookResponse(code=Code.HTTP_5XX, http_status=500)
 
 
@@ -19,9 +19,9 @@ def _tally(*steps: bool, now: datetime = NOW) -> HealthDelta:
     tally = HealthDelta()
     for succeeded in steps:
         if succeeded:
-            tally.succeed(now)
+            tally.record_success(now)
         else:
-            tally.fail(now, FAILED, "https://example.com/")
+            tally.record_failure(now, FAILED, "https://example.com/")
     return tally
 
 
@@ -62,7 +62,7 @@ def test_one_success_forgets_all_failures() -> None:
 def test_a_429_is_heeded_within_reason(retry_after_s: float | None) -> None:
     """At least as long as asked up to an hour; ten seconds when it does not say."""
     tally = HealthDelta()
-    tally.fail(
+    tally.record_failure(
         NOW, WebhookResponse(code=Code.HTTP_429, http_status=429, retry_after_s=retry_after_s), "https://example.com/"
     )
 

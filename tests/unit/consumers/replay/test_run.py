@@ -24,14 +24,14 @@ class Endless:
     def __init__(self) -> None:
         self.has_begun = asyncio.Event()
 
-    async def pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
+    async def find_pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """Never comes to the first page."""
         self.has_begun.set()
         while after < until:
             await asyncio.Event().wait()
             yield SupersededPage([], SupersededIndex([]))
 
-    def records(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
+    def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """There are none."""
         raise AssertionError(page)
 
@@ -48,7 +48,7 @@ async def test_it_stops_in_the_middle_of_a_long_look() -> None:
     """Looking at what came later may take a while; nobody who cancels a replay waits for that."""
     source = Endless()
     run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pace=Pacer(None))
-    going = asyncio.create_task(run.go())
+    going = asyncio.create_task(run.run())
     await source.has_begun.wait()
 
     run.stop()

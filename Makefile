@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+WORKERS ?= 4
 CHART  := deploy/helm/oneprotect
 VALUES ?= $(CHART)/ci/minimal.yaml
 LOCK   := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header --no-annotate
@@ -29,8 +30,12 @@ dev: $(READY) ## run everything for a developer: nats-server, consumer, a receiv
 demo: $(READY) ## send 100 real deliveries through it; exits 0 only if each ended as it should
 	$(BIN)/oneprotect dev --demo
 
-test: $(READY) ## all tests but the longest, on a real nats-server
-	$(BIN)/python -m pytest -m "not long"
+test: export PYTHONDONTWRITEBYTECODE :=
+test: $(READY) ## run all tests but the longest on a real nats-server: WORKERS at a time, then the serial ones
+	@failed=0; \
+	$(BIN)/python -m pytest -m "not long and not serial" -n $(WORKERS) --dist loadfile || failed=$$?; \
+	$(BIN)/python -m pytest -m "not long and serial" || failed=$$?; \
+	exit $$failed
 
 test-delivery-retry: $(READY) ## the retry and replay tests only
 	$(BIN)/python -m pytest -m retry -v

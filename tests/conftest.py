@@ -37,19 +37,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("time", range(1, times + 1), ids=lambda time: f"time {time}")
 
 
-_figures = pytest.StashKey[list[str]]()
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test under tests/chaos as serial."""
+    for item in items:
+        if "chaos" in item.path.parts:
+            item.add_marker(pytest.mark.serial)
 
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Call it with a line that is worth seeing: all of them are printed when the run is over."""
-    lines = request.config.stash.setdefault(_figures, [])
-    return lambda text: lines.append(f"{request.node.name}: {text}")
+    """Return a function that reports one line; the summary of the run prints all lines."""
+    return lambda text: request.node.user_properties.append(("figure", text))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what the tests counted."""
-    lines = terminalreporter.config.stash.setdefault(_figures, [])
+    """Print the reported figures, and write them to the file that `--figures` names."""
+    reports = [report for key in ("passed", "failed") for report in terminalreporter.stats.get(key, ())]
+    lines = [
+        f"{report.nodeid.rpartition('::')[2]}: {text}"
+        for report in reports
+        if report.when == "call"
+        for name, text in report.user_properties
+        if name == "figure"
+    ]
     if lines:
         terminalreporter.section("figures")
         for line in lines:

@@ -8,6 +8,8 @@ from typing import Literal
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
 
+from tests.support.waiting import PATIENCE
+
 HOW = "no Chromium found: `apt-get install chromium`, or name one in ONEPROTECT_TEST_CHROMIUM"
 DESKTOP = (1280, 900)
 PHONE = (390, 844)
@@ -36,7 +38,7 @@ async def opened(
     browser: Browser, url: str, *, theme: Theme = "light", size: tuple[int, int] = DESKTOP, scripts: bool = True
 ) -> BrowserContext:
     """A profile of its own. Paths of its pages begin at `url`."""
-    return await browser.new_context(
+    context = await browser.new_context(
         base_url=url,
         color_scheme=theme,
         viewport={"width": size[0], "height": size[1]},
@@ -44,6 +46,8 @@ async def opened(
         locale="en-GB",
         timezone_id="UTC",
     )
+    context.set_default_timeout(30_000 * PATIENCE)
+    return context
 
 
 async def sign_in(page: Page, token: str, *, to: str = "/console/integrations") -> None:

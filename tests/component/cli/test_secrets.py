@@ -142,6 +142,7 @@ async def test_where_nobody_answers(site: Site, oneprotect: RunHere) -> None:
     assert asked == [RefreshSecrets(tenant=TENANT)]
 
 
+@pytest.mark.serial
 async def test_without_consumers_it_is_said_at_once(oneprotect: RunHere) -> None:
     """Where nothing listens there is nothing to wait for."""
     began_at = asyncio.get_running_loop().time()

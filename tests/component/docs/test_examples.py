@@ -95,7 +95,7 @@ def _verified(command: Sequence[str], body: str, secret: str, signatures: str, *
     return ran.returncode == 0
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_genuine_webhooks_are_verified(language: str, program: Program) -> None:
     """The vectors of the specification, a rollover on either side, and bodies that are empty or beyond ASCII."""
@@ -104,7 +104,7 @@ def test_genuine_webhooks_are_verified(language: str, program: Program) -> None:
     assert {case: _verified(command, *given) for case, given in GENUINE.items()} == dict.fromkeys(GENUINE, True)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_false_webhooks_are_not(language: str, program: Program) -> None:
     """Whatever was changed on the way, or signed with something else, or is too old or too new."""
@@ -117,7 +117,7 @@ def test_false_webhooks_are_not(language: str, program: Program) -> None:
     assert away == {-301: False, -299: True, 299: True, 301: False}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "curl"])
 def test_the_second_scheme_is_verified(language: str, program: Program) -> None:
     """Ed25519 (v1a): the genuine one, beside a v1 signature or alone, and none that was changed."""
@@ -229,7 +229,7 @@ async def _asked(command: Sequence[str], url: str, token: str, delivery: str) ->
     return process.returncode, out.decode().strip(), error.decode()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", LANGUAGES)
 async def test_a_delivery_is_asked_for_over_http(language: str, program: Program, site: Site) -> None:
     """An answer gets lost, the next is an error, the third counts: the delivery is stored once, as it was asked for."""

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -106,6 +107,7 @@ async def _taken_by_another(site: Site) -> int:
     return len(messages)
 
 
+@pytest.mark.serial
 async def test_sigterm_under_load_finishes_what_is_in_flight_and_hands_back_the_rest(
     site: Site, receiver: Scripted
 ) -> None:

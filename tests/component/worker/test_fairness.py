@@ -4,11 +4,15 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import subjects
 from tests.support.receiver import HANG, Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.serial
 
 FLOOD = 3000
 

@@ -10,6 +10,8 @@ from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.serial
+
 
 @pytest.mark.parametrize("workers", [1, 4])
 async def test_a_rate_holds_however_many_consumers_there_are(

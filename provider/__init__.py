@@ -1,1 +1,1 @@
-"""Where secrets come from: refs, keys that can only sign, and the providers that resolve one into the other."""
+"""Secret providers: secret references, keys in memory, Kubernetes and local providers, cache."""

@@ -1,10 +1,9 @@
-"""Ed25519 keys: Standard Webhooks' second scheme, `v1a`. Its receivers hold a public key and can forge nothing."""
+"""Ed25519 keys: scheme `v1a` of Standard Webhooks. Receivers hold a public key and cannot forge signatures."""
 
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from provider.errors import SecretMalformed
-from provider.signing_keys import Scheme, SigningKey, require_bytes
-from provider.strict_base64 import strict_base64
+from provider.signing_keys import Scheme, SigningKey, decode_strict_base64, require_bytes
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -15,37 +14,35 @@ HALF_BYTES: Final = 32
 
 @final
 class Ed25519SigningKey(SigningKey):
-    """A private key that can sign, under the same rules as `HmacKey`. OpenSSL keeps it; this only knows how to ask.
-
-    The library is imported with the first such key, since most installations have none.
-    """
+    """Private key, held by OpenSSL. The library is imported with the first Ed25519 key."""
 
     __slots__ = ("__key",)
 
     scheme: ClassVar[Scheme] = "v1a"
 
     def __init__(self, material: bytes) -> None:
-        """Take `whsk_` and strict base64 of the 32 bytes of the private and the 32 of the public half.
+        """Parse `whsk_` and strict base64 of the private and the public half, 32 bytes each.
 
-        Raises `SecretMalformed`, also when the halves do not belong together: receivers would verify with another key.
+        Raises:
+            SecretMalformed: no such key, or the halves do not match; receivers would verify with another key.
         """
-        key = _accepted(material)
+        key = _parse(material)
         del material  # a traceback that shows locals must not find it in this frame
         if key is None:
             raise SecretMalformed
         self.__key = key
 
     def sign(self, message: bytes) -> bytes:
-        """The 64 bytes of Ed25519 (RFC 8032) of `message`. Raises `TypeError` for anything but bytes."""
+        """Return the 64 bytes of Ed25519 (RFC 8032). Raises `TypeError` for anything but bytes."""
         require_bytes(message)
         return self.__key.sign(message)
 
 
-def _accepted(material: bytes) -> "Ed25519PrivateKey | None":
-    """The key in `material`, or nothing. It returns, where others raise, to keep it out of tracebacks."""
+def _parse(material: bytes) -> "Ed25519PrivateKey | None":
+    # Returns None instead of raising, to keep the key out of tracebacks.
     if not material.startswith(PREFIX):
         return None
-    halves = strict_base64(material.removeprefix(PREFIX))
+    halves = decode_strict_base64(material.removeprefix(PREFIX))
     if halves is None or len(halves) != 2 * HALF_BYTES:
         return None
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

@@ -1,15 +1,15 @@
-"""Why a secret could not be had. These carry a code and no text, so there is nothing in them to leak.
+"""Errors of secret resolution. They carry a code and no text, so nothing can leak through them.
 
 SecretError
-├── SecretRefused            kept as failed at once; somebody must mend it, then replay
-│   ├── SecretRefInvalid     the ref does not follow the grammar
-│   ├── SecretRefForbidden   its namespace is not one that may be read
-│   ├── SecretMismatch       another tenant's, another purpose's, or not the object asked for
-│   └── SecretMalformed      no key that can sign: missing, empty, not base64, too short or too long
-└── SecretMissing            tried again on a slow schedule that uses up none of the receiver's attempts
-    ├── SecretNotFound       no such Secret, or no such key in it
-    ├── SecretDenied         this service account may not read it
-    └── SecretUnavailable    the provider could not be asked
+├── SecretRefused            given up at once; the operator must fix the cause, then replay
+│   ├── SecretRefInvalid
+│   ├── SecretRefForbidden
+│   ├── SecretMismatch
+│   └── SecretMalformed
+└── SecretMissing            retried on a slow schedule that uses none of the receiver's attempts
+    ├── SecretNotFound
+    ├── SecretDenied
+    └── SecretUnavailable
 """
 
 from typing import ClassVar, Final
@@ -18,7 +18,7 @@ from schemas.codes import Code
 
 
 class SecretError(Exception):
-    """A secret could not be resolved. `retryable`: whether waiting can help."""
+    """Failure to resolve a secret."""
 
     code: ClassVar[Code]
     retryable: ClassVar[bool]
@@ -31,63 +31,63 @@ class SecretError(Exception):
 
 
 class SecretRefused(SecretError):
-    """Waiting does not help."""
+    """Failure that waiting does not fix."""
 
     retryable = False
 
 
 class SecretMissing(SecretError):
-    """Waiting may help."""
+    """Failure that waiting may fix."""
 
     retryable = True
 
 
 class SecretRefInvalid(SecretRefused):
-    """The ref does not follow the grammar."""
+    """Ref outside the grammar."""
 
     code = Code.SECRET_REF_INVALID
 
 
 class SecretRefForbidden(SecretRefused):
-    """The ref's namespace is not one that may be read."""
+    """Ref to a namespace that is not allowed."""
 
     code = Code.SECRET_REF_FORBIDDEN
 
 
 class SecretMismatch(SecretRefused):
-    """The Secret is another tenant's, for another purpose, or not the object that was asked for."""
+    """Secret of another tenant or purpose, or another object than the requested one."""
 
     code = Code.SECRET_MISMATCH
 
 
 class SecretMalformed(SecretRefused):
-    """The Secret holds no key that can sign."""
+    """No key that can sign: missing, empty, not base64, too short or too long."""
 
     code = Code.SECRET_MALFORMED
 
 
 class SecretNotFound(SecretMissing):
-    """There is no such Secret, or no such key in it."""
+    """No such Secret, or no such key in the Secret."""
 
     code = Code.SECRET_NOT_FOUND
 
 
 class SecretDenied(SecretMissing):
-    """This service account may not read the Secret."""
+    """Secret that the service account may not read."""
 
     code = Code.SECRET_DENIED
 
 
 class SecretUnavailable(SecretMissing):
-    """The provider could not be asked, or gave no usable answer."""
+    """Missing or unusable answer of the provider."""
 
     code = Code.SECRET_UNAVAILABLE
 
 
 class ProviderMisconfigured(Exception):
-    """A provider cannot be built from what the operator gave it, so the process should not start.
+    """Provider that cannot be built from its configuration, so that the process should not start.
 
-    `problem` is one of our own sentences about what to mend. It repeats nothing that was read.
+    `problem` is a fixed sentence of this package. It repeats nothing that was read.
     """
 
     def __init__(self, problem: str) -> None:

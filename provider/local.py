@@ -1,6 +1,6 @@
-"""Secrets from a directory, for developers: `DIR/NAMESPACE/SECRET.json`, each a Secret manifest.
+"""Local provider for developers: Secret manifests in `DIR/NAMESPACE/SECRET.json`.
 
-The same checks and the same errors as with Kubernetes, so what works here works there.
+Checks and errors equal those of the Kubernetes provider.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Final, final
 from provider.errors import SecretDenied, SecretError, SecretNotFound, SecretUnavailable
 from provider.secret_manifest import MAX_BYTES, read_manifest
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 
@@ -25,7 +25,7 @@ _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 
 @final
 class LocalSecretProvider:
-    """Reads Secret manifests below `directory`, from the namespaces that are allowed. Every call reads the file."""
+    """Provider that reads Secret manifests below a directory. Every call reads the file."""
 
     __slots__ = ("_directory", "_namespaces_allowed")
 
@@ -34,43 +34,42 @@ class LocalSecretProvider:
         self._namespaces_allowed = namespaces_allowed
 
     async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
-        """See `SecretProvider.resolve`."""
-        return (await self.read(ref)).select(ref.key, tenant=tenant, purpose=purpose)
+        """Implement `SecretProvider.resolve`."""
+        return (await self.read(ref)).require_secret(ref.key, tenant=tenant, purpose=purpose)
 
     async def read(self, ref: SecretRef) -> SecretSnapshot:
-        """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
+        """Implement `SnapshotReader.read`."""
         ref.require_namespace(self._namespaces_allowed)
-        found = await asyncio.to_thread(self._find, ref)
+        found = await asyncio.to_thread(self._find_snapshot, ref)
         if isinstance(found, SecretSnapshot):
             return found
         raise found
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing: no connection is open."""
 
-    def _find(self, ref: SecretRef) -> SecretSnapshot | type[SecretError]:
-        """Where the file system's exceptions, which name paths, end."""
+    def _find_snapshot(self, ref: SecretRef) -> SecretSnapshot | type[SecretError]:
         try:
-            with _opened(self._directory, f"{ref.namespace}/{ref.name}.json") as file:
+            with _open_below(self._directory, f"{ref.namespace}/{ref.name}.json") as file:
                 status = os.fstat(file)
                 if not stat.S_ISREG(status.st_mode):
                     return SecretDenied
-                body = _bounded(file)
+                body = _read_bounded(file)
         except OSError as error:
-            return _meaning(error)
+            return _translate_error(error)
         if len(body) > MAX_BYTES:
             return SecretUnavailable
-        # Nothing derived from the value: who sees versions must not be able to tell two values apart by it.
+        # Nothing derived from the value: a version must not reveal that two values differ.
         written = f"{status.st_mtime_ns}-{status.st_size}"
         return read_manifest(body, ref, uid="local", resource_version=written)
 
 
 @contextmanager
-def _opened(directory: Path, name: str) -> Generator[int]:
-    """Open a file below `directory`, wherever links lead to, as long as they stay inside. Raises `OSError`."""
-    inside = os.path.realpath(directory, strict=True)
-    path = os.path.realpath(f"{inside}/{name}", strict=True)
-    if not Path(path).is_relative_to(inside):
+def _open_below(directory: Path, name: str) -> Generator[int]:
+    """Open a file below `directory`; links must not lead outside. Raises `OSError`."""
+    root = os.path.realpath(directory, strict=True)
+    path = os.path.realpath(f"{root}/{name}", strict=True)
+    if not Path(path).is_relative_to(root):
         raise PermissionError(errno.EACCES, "outside the directory")
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
@@ -79,15 +78,16 @@ def _opened(directory: Path, name: str) -> Generator[int]:
         os.close(file)
 
 
-def _bounded(file: int) -> bytes:
-    """The file's content, or one byte more than is allowed."""
+def _read_bounded(file: int) -> bytes:
+    """Return the content, at most one byte more than allowed."""
     body = bytearray()
     while len(body) <= MAX_BYTES and (chunk := os.read(file, MAX_BYTES + 1 - len(body))):
         body += chunk
     return bytes(body)
 
 
-def _meaning(error: OSError) -> type[SecretError]:
+def _translate_error(error: OSError) -> type[SecretError]:
+    # Exceptions of the file system name paths, so they end here.
     if error.errno in _ABSENT:
         return SecretNotFound
     return SecretDenied if error.errno in _FORBIDDEN else SecretUnavailable

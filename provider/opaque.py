@@ -1,10 +1,13 @@
-"""What holds a key, or bytes that one can be made of: it shows nothing and leaves the process by no door."""
+"""Base class of objects that hold a key, or bytes that a key can be made of."""
 
 from typing import NoReturn
 
 
 class Opaque:
-    """Cannot be printed, copied, pickled or encoded. Subclasses name their slots, or `vars` would show what is held."""
+    """Object that cannot be printed, copied, pickled or encoded.
+
+    Subclasses must declare `__slots__`; otherwise `vars()` shows their values.
+    """
 
     __slots__ = ()
 

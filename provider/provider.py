@@ -1,22 +1,36 @@
-"""The seam between deliveries and where their secrets are kept."""
+"""Interfaces between deliveries and the store that holds their secrets."""
 
 from typing import Protocol
 
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
+from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 
 
 class SecretProvider(Protocol):
-    """Resolves the secret that a tenant registered for a purpose. A process has one provider, and no fallback."""
+    """Resolver of the secrets that tenants registered. A process has one provider and no fallback."""
 
     async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
-        """Return the secret behind `ref`, checked to be `tenant`'s and meant for `purpose`.
+        """Return the secret behind `ref`, after checking that it belongs to `tenant` and is meant for `purpose`.
 
-        Raises a `SecretError`, which carries a code and nothing else. Never returns an empty or doubtful secret.
+        Raises:
+            SecretError: no usable secret; the error carries a code and nothing else.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections and of every key in memory."""
+        """Close connections and drop every key in memory."""
+        ...
+
+
+class SnapshotReader(Protocol):
+    """Provider that reads whole Secrets: the source behind the cache."""
+
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
+        """Read the Secret that `ref` names, with all its keys. Raises a `SecretError`."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close connections."""
         ...

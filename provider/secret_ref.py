@@ -8,6 +8,9 @@ from provider.errors import SecretRefForbidden, SecretRefInvalid
 MAX_LENGTH: Final = 512
 RESERVED_SUFFIXES: Final = (".previous", ".next")
 
+NamespacedName = tuple[str, str]
+"""Namespace and name of a Secret."""
+
 _SCHEME = "k8s://"
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
@@ -16,27 +19,31 @@ _KEY = re.compile(r"[-._a-zA-Z0-9]{1,253}")
 
 @final
 class SecretRef:
-    """Which key of which Secret. `str()` is the canonical three-part form; `repr()` shows nothing of it.
+    """Reference to one key of one Secret. `str()` is the canonical three-part form; `repr()` hides the ref.
 
-    There is no ref outside the grammar, so its parts are safe in a URL path and in a file's path.
+    Every instance follows the grammar, so its parts are safe in a URL path and in a file path.
     """
 
-    __slots__ = ("key", "name", "namespace", "place")
+    __slots__ = ("key", "name", "namespace", "namespaced_name")
 
     def __init__(self, *, namespace: str, name: str, key: str) -> None:
-        """Raises `SecretRefInvalid` when a part, or the whole, does not follow the grammar."""
+        """Hold the parts. Raises `SecretRefInvalid` when a part, or the whole, does not follow the grammar."""
         if not _is_ref(namespace, name, key):
-            del namespace, name, key  # tools that show a traceback's variables show these
+            del namespace, name, key  # a traceback that shows locals must not find them
             raise SecretRefInvalid
         self.namespace: Final = namespace
         self.name: Final = name
         self.key: Final = key
-        self.place: Final = (namespace, name)
-        """Which Secret, whatever the key in it."""
+        self.namespaced_name: Final[NamespacedName] = (namespace, name)
 
     @classmethod
     def parse(cls, text: str, *, central_namespace: str | None = None) -> "SecretRef":
-        """Parse a ref. Raises `SecretRefInvalid`, which never repeats it: people paste the secret itself here."""
+        """Parse a ref. Raises `SecretRefInvalid`, which never repeats the text: people paste secrets here.
+
+        Args:
+            text: `k8s://NAMESPACE/SECRET/KEY`, or `k8s://SECRET/KEY` with a central namespace.
+            central_namespace: namespace of a two-part ref.
+        """
         parts = text[len(_SCHEME) :].split("/") if text.startswith(_SCHEME) and len(text) <= MAX_LENGTH else []
         del text
         if len(parts) == 2 and central_namespace is not None:
@@ -47,7 +54,7 @@ class SecretRef:
         return cls(namespace=parts[0], name=parts[1], key=parts[2])
 
     def require_namespace(self, allowed: frozenset[str]) -> None:
-        """Raise `SecretRefForbidden` unless the namespace is one of `allowed`. There is no "any"."""
+        """Raise `SecretRefForbidden` unless `allowed` names the namespace. There is no wildcard."""
         if self.namespace not in allowed:
             raise SecretRefForbidden
 
@@ -61,7 +68,7 @@ class SecretRef:
         return isinstance(other, SecretRef) and str(self) == str(other)
 
     def __hash__(self) -> int:
-        return hash((self.place, self.key))
+        return hash((self.namespaced_name, self.key))
 
 
 def _is_ref(namespace: str, name: str, key: str) -> bool:

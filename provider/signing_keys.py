@@ -1,36 +1,31 @@
-"""Keys in memory: they sign, and do nothing else."""
+"""Keys in memory. A key can sign and do nothing else."""
 
+import base64
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from datetime import datetime, timedelta
-from typing import ClassVar, Final, Literal, NamedTuple, NoReturn, final
-
-from msgspec import Struct
+from typing import ClassVar, Final, Literal, NoReturn, final
 
 from provider.errors import SecretMalformed
 from provider.opaque import Opaque
-from provider.strict_base64 import strict_base64
 
 MIN_KEY_BYTES: Final = 24
 MAX_KEY_BYTES: Final = 64
-MAX_OVERLAP: Final = timedelta(days=30)
 
-Slot = Literal["current", "previous"]
 Scheme = Literal["v1", "v1a"]
-"""HMAC-SHA256 and Ed25519, as Standard Webhooks names them."""
-SLOTS: Final[tuple[Slot, Slot]] = ("current", "previous")
+"""HMAC-SHA256 and Ed25519, by their Standard Webhooks names."""
 
 _PREFIX = b"whsec_"
-_MARKS = (_PREFIX, b"whsk_", b"whpk_")
+_KEY_PREFIXES = (_PREFIX, b"whsk_", b"whpk_")
 _TEXT = re.compile(rb"[ -~\t\n\r\x0b\x0c]*")
+_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _BLOCK = hashlib.sha256().block_size
 _INNER = bytes(byte ^ 0x36 for byte in range(256))
 _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 
 class SigningKey(Opaque, ABC):
-    """A key of any scheme: it can sign, is nobody's equal, and has no hash."""
+    """Key of any scheme. It can sign, equals only itself, and has no hash."""
 
     __slots__ = ()
 
@@ -38,10 +33,10 @@ class SigningKey(Opaque, ABC):
 
     @abstractmethod
     def sign(self, message: bytes) -> bytes:
-        """The signature of `message`, each time the same. Raises `TypeError` for anything but bytes."""
+        """Return the deterministic signature of `message`. Raises `TypeError` for anything but bytes."""
 
     def signs_like(self, other: "SigningKey") -> bool:
-        """Whether both keys give the same signatures. Only for finding a rollover from a key to itself."""
+        """Return true if both keys give the same signatures: a rollover from a key to itself."""
         return self.sign(b"") == other.sign(b"")
 
     def __eq__(self, other: object) -> bool:
@@ -53,9 +48,9 @@ class SigningKey(Opaque, ABC):
 
 @final
 class HmacKey(SigningKey):
-    """An HMAC-SHA256 key that can sign and cannot be shown, compared by value, hashed, copied, pickled or encoded.
+    """HMAC-SHA256 key, kept as the two hash states of RFC 2104 after their key blocks.
 
-    It keeps the two hash states of RFC 2104 after their key blocks and not the key, which also makes signing cheaper.
+    The key itself is not kept, and signing from the states is cheaper.
     """
 
     __slots__ = ("__inner", "__outer")
@@ -63,8 +58,12 @@ class HmacKey(SigningKey):
     scheme: ClassVar[Scheme] = "v1"
 
     def __init__(self, material: bytes) -> None:
-        """Take `whsec_` and strict base64, or raw bytes: 24 to 64 after decoding. Raises `SecretMalformed`."""
-        key = _accepted(material)
+        """Parse `whsec_` and strict base64, or raw bytes: 24 to 64 bytes after decoding.
+
+        Raises:
+            SecretMalformed: `material` is no such key.
+        """
+        key = _parse(material)
         del material  # a traceback that shows locals must not find it in this frame
         if key is None:
             raise SecretMalformed
@@ -73,8 +72,8 @@ class HmacKey(SigningKey):
         self.__outer = hashlib.sha256(block.translate(_OUTER))
 
     def sign(self, message: bytes) -> bytes:
-        """The 32 bytes of HMAC-SHA256 of `message`. Raises `TypeError` for anything but bytes."""
-        if type(message) is not bytes:  # costs no call, as all else that is refused here does
+        """Return the 32 bytes of HMAC-SHA256. Raises `TypeError` for anything but bytes."""
+        if type(message) is not bytes:  # costs no call on the hot path
             require_bytes(message)
         inner = self.__inner.copy()
         inner.update(message)
@@ -84,92 +83,34 @@ class HmacKey(SigningKey):
 
 
 def require_bytes(message: bytes) -> None:
-    """Raise `TypeError` unless `message` is bytes, before a library sees it and keeps a frame with the key."""
+    """Raise `TypeError` unless `message` is bytes, before a library raises and keeps a frame with the key."""
     if not isinstance(message, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
         raise TypeError("a message to sign must be bytes")
 
 
-def _accepted(material: bytes) -> bytes | None:
-    """The key bytes in `material`, or nothing. It returns, where others raise, to keep them out of tracebacks."""
-    key = strict_base64(material.removeprefix(_PREFIX)) if material.startswith(_PREFIX) else _raw(material)
+def decode_strict_base64(text: bytes) -> bytes | None:
+    """Return the decoded bytes, or None for anything but canonical base64.
+
+    Returns where others raise: a traceback would keep the key's text.
+    """
+    # b64decode(validate=True) alone lets surplus padding pass.
+    return base64.b64decode(text, validate=True) if _BASE64.fullmatch(text) else None
+
+
+def _parse(material: bytes) -> bytes | None:
+    # Returns None instead of raising, to keep the key out of tracebacks.
+    if material.startswith(_PREFIX):
+        key = decode_strict_base64(material.removeprefix(_PREFIX))
+    else:
+        key = None if _looks_like_a_mistake(material) else material
     return key if key is not None and MIN_KEY_BYTES <= len(key) <= MAX_KEY_BYTES else None
 
 
-def _raw(material: bytes) -> bytes | None:
-    """The bytes as they are, unless they look like a mistake.
+def _looks_like_a_mistake(material: bytes) -> bool:
+    """Return true for text with white space around it, and for a key prefix anywhere.
 
-    Text with white space around it is what `echo` without `-n` leaves; a `whsec_` further in sits behind a quote or a
-    byte order mark; `whsk_` and `whpk_` are keys of another scheme. Bytes that are no text may begin and end anyhow.
+    `echo` without `-n` leaves a line end. A `whsec_` inside follows a quote or a byte order mark; `whsk_` and `whpk_`
+    are keys of another scheme. Bytes that are no text may begin and end with any byte.
     """
     is_padded_text = _TEXT.fullmatch(material) is not None and material != material.strip()
-    return None if is_padded_text or any(mark in material for mark in _MARKS) else material
-
-
-class KeySignature(NamedTuple):
-    """What one key made of a message."""
-
-    slot: Slot
-    scheme: Scheme
-    value: bytes
-
-
-class KeyRollover(Struct, frozen=True):
-    """How things stand with the previous key at one moment."""
-
-    active: bool
-    """It signs beside the current one."""
-    expires_at: datetime | None
-    """When it stops, or stopped, or would stop; None without a usable previous key."""
-    misconfigured: bool
-    """It is there and left out for a reason that somebody must mend."""
-
-
-@final
-class SigningSecret(Opaque):
-    """The key of one ref, with the previous one while a rollover lasts, and the version that both came in."""
-
-    __slots__ = ("__both", "__current", "previous_expires_at", "rollover_misconfigured", "version")
-
-    def __init__(
-        self,
-        *,
-        current: SigningKey,
-        version: str,
-        previous: SigningKey | None = None,
-        previous_expires_at: datetime | None = None,
-        rollover_misconfigured: bool = False,
-    ) -> None:
-        """The keys may be of different schemes, as they are while a receiver moves from one to the other."""
-        self.__current = (current,)
-        self.__both = None if previous is None else (current, previous)
-        self.version: Final = version
-        """`uid/resourceVersion` of the Secret."""
-        self.previous_expires_at: Final = previous_expires_at
-        self.rollover_misconfigured: Final = rollover_misconfigured
-        """A previous key is there and left out: it is malformed, the current one again, or says no usable expiry."""
-
-    def previous_is_valid(self, now: datetime) -> bool:
-        """Whether the previous key signs at `now`: `now < previous_expires_at <= now + 30 days`."""
-        expires_at = self.previous_expires_at
-        return self.__both is not None and expires_at is not None and now < expires_at <= now + MAX_OVERLAP
-
-    def rollover(self, now: datetime) -> KeyRollover:
-        """How things stand with the previous key at `now`. One that ends too far off is misconfigured until then."""
-        expires_at = self.previous_expires_at if self.__both is not None else None
-        is_too_far = expires_at is not None and expires_at > now + MAX_OVERLAP
-        return KeyRollover(self.previous_is_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
-
-    def keys(self, now: datetime) -> tuple[SigningKey, ...]:
-        """The keys that are valid at `now`, as `SLOTS` names them. Raises `TypeError` when it has no time zone."""
-        if now.tzinfo is None:  # or it would only be noticed during a rollover
-            raise TypeError("a time to sign at must have a time zone")
-        both = self.__both
-        return both if both is not None and self.previous_is_valid(now) else self.__current
-
-    def sign(self, message: bytes, now: datetime) -> list[KeySignature]:
-        """Sign with every key that is valid at `now`, the current one first.
-
-        Raises `TypeError` when `message` is not bytes, or `now` has no time zone.
-        """
-        keys = self.keys(now)
-        return [KeySignature(slot, key.scheme, key.sign(message)) for slot, key in zip(SLOTS, keys, strict=False)]
+    return is_padded_text or any(prefix in material for prefix in _KEY_PREFIXES)

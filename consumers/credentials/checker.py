@@ -152,7 +152,7 @@ class CredentialChecker:
         except SecretError as error:
             status = STATUS_OF[error.code]
             return CredentialState(status=status, provider=self._provider_name, checked_at=now)
-        rollover = secret.rollover(now)
+        rollover = secret.describe_rollover(now)
         return CredentialState(
             status=CredentialStatus.CONFIGURED,
             provider=self._provider_name,

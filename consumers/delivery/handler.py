@@ -29,7 +29,7 @@ from messaging.pull_consumer import Message
 from provider.errors import SecretError, SecretNotFound
 from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, Destination, RetryPolicy
@@ -66,7 +66,7 @@ class AttemptObserver(Protocol):
 class CachingSecretProvider(SecretProvider, Protocol):
     """A provider with a memory."""
 
-    def cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
+    def find_cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
         """The secret, if it is fresh in memory and may be had. Never waits."""
         ...
 
@@ -132,7 +132,7 @@ class DeliveryHandler:
         if delivery is None:
             return None
         attempt = DeliveryAttempt(delivery, now)
-        secret = self._provider.cached(route.secret_ref, tenant=route.tenant, purpose=route.purpose)
+        secret = self._provider.find_cached(route.secret_ref, tenant=route.tenant, purpose=route.purpose)
         way = route.prepared_request(delivery, self._sender, self._policy.user_agent)
         if secret is None or way is None:
             return None

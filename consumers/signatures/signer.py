@@ -10,7 +10,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from provider.signing_keys import SLOTS, SigningSecret, Slot
+from provider.signing_secret import SLOTS, SigningSecret, Slot
 
 ID_HEADER: Final = "webhook-id"
 TIMESTAMP_HEADER: Final = "webhook-timestamp"
@@ -39,7 +39,7 @@ def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) ->
         raise ValueError("a delivery id has no full stop in it")
     timestamp = f"{int(now.timestamp())}"
     message = signed_bytes(delivery, timestamp, body)
-    key, *others = secret.keys(now)  # nearly always one, for which neither a list nor a join is needed
+    key, *others = secret.select_keys(now)  # nearly always one, for which neither a list nor a join is needed
     signature = f"{key.scheme},{b2a_base64(key.sign(message), newline=False).decode()}"
     if not others:
         return SignedHeaders(timestamp, signature, _CURRENT)

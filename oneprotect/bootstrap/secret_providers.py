@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from provider.cache.provider import SnapshotReader
 from provider.errors import ProviderMisconfigured
+from provider.provider import SnapshotReader
 
 if TYPE_CHECKING:
     from provider.kubernetes.access_review import AccessReviews

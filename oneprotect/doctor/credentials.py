@@ -14,10 +14,10 @@ from msgspec import Struct
 from oneprotect.doctor.registered_credentials import RegisteredCredential
 from oneprotect.doctor.remedies import SENTENCES, SecretProblem, remedy_commands
 from oneprotect.doctor.result import CheckGroup, CheckResult
-from provider.cache.provider import SnapshotReader
 from provider.errors import SecretError
+from provider.provider import SnapshotReader
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from provider.snapshot import SecretSnapshot
 from schemas.codes import Code, CredentialStatus
 from schemas.ids import Purpose
@@ -90,9 +90,9 @@ async def examine_secret(reader: SnapshotReader, one: RegisteredCredential) -> C
 
 
 def _seen(snapshot: SecretSnapshot, ref: SecretRef, tenant: str, purpose: Purpose) -> CredentialFinding:
-    found = snapshot.find(ref.key, tenant=tenant, purpose=purpose)
+    found = snapshot.find_secret(ref.key, tenant=tenant, purpose=purpose)
     if isinstance(found, SigningSecret):
-        return CredentialFinding(None, found.rollover(datetime.now(UTC)).misconfigured)
+        return CredentialFinding(None, found.describe_rollover(datetime.now(UTC)).misconfigured)
     if found.code is Code.SECRET_MISMATCH:
         return CredentialFinding(_mislabelled(snapshot, tenant))
     return CredentialFinding(

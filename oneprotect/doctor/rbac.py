@@ -24,7 +24,7 @@ _SHOWN: Final = 10
 class AccessReviewer(Protocol):
     """Answers what we may do. See `provider.kubernetes.access_review.AccessReviews`."""
 
-    async def may(self, verb: Verb, *, namespace: str, name: str = "") -> bool | None:
+    async def is_allowed(self, verb: Verb, *, namespace: str, name: str = "") -> bool | None:
         """Whether we may; None when it could not be asked."""
         ...
 
@@ -45,7 +45,7 @@ async def _too_little(reviews: AccessReviewer, registered: list[RegisteredCreden
         if one.ref is not None:
             using.setdefault(_place(one.ref), []).append(one.name)
     asked = list(using)[:MAX_SECRETS]
-    answers = await asyncio.gather(*(reviews.may("get", namespace=place[0], name=place[1]) for place in asked))
+    answers = await asyncio.gather(*(reviews.is_allowed("get", namespace=place[0], name=place[1]) for place in asked))
     if None in answers:
         return _unanswered(name)
     denied = [who for place, may in zip(asked, answers, strict=True) if not may for who in using[place]]
@@ -70,7 +70,7 @@ async def _too_much(reviews: AccessReviewer, namespaces: list[str]) -> CheckResu
     ]
     questions = [*by_any_name, *in_its_own, *everywhere]
     answers = await asyncio.gather(
-        *(reviews.may(verb, namespace=namespace, name=secret) for _, namespace, verb, secret in questions)
+        *(reviews.is_allowed(verb, namespace=namespace, name=secret) for _, namespace, verb, secret in questions)
     )
     if None in answers:
         return _unanswered(name)

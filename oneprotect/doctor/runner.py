@@ -20,7 +20,7 @@ from oneprotect.doctor.registered_credentials import RegisteredCredential, list_
 from oneprotect.doctor.result import CheckGroup, CheckResult, CheckStatus
 from oneprotect.doctor.streams import check_streams
 from oneprotect.doctor.telemetry import check_telemetry
-from provider.cache.provider import SnapshotReader
+from provider.provider import SnapshotReader
 
 PART_S: Final = 20.0
 """What any part may take. Each question has a shorter limit of its own."""

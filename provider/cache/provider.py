@@ -1,11 +1,11 @@
-"""A cache before a provider: fresh for a minute, stale for at most five, and only while the provider can't be asked.
+"""Cache before a provider: snapshots are fresh for a minute, and stale for at most five while the provider is down.
 
-What it keeps is one snapshot per Secret, and whoever asks is checked against its labels each time. Failing closed:
-- An answer ages from the moment its read began, and nothing prolongs it.
-- "Not found", "denied" and the like throw away what was known at once. Only silence is bridged.
-- A refusal is never older than some five seconds, so what an operator has just mended is soon seen. If it rests on an
-  older snapshot, that is read anew first; who asks for another tenant's Secret takes nothing from its owner by it.
-A Secret in use is read anew in the background before its minute is over, so that no delivery waits for that.
+The cache keeps one snapshot per Secret and checks each caller against the Secret's labels. It fails closed:
+- A snapshot ages from the moment its read began, and nothing prolongs it.
+- "Not found", "denied" and other certain answers evict the snapshot at once. Only an unavailable provider is bridged.
+- A refusal is at most about five seconds old, so a fixed Secret works soon. A refusal from an older snapshot is
+  checked with a new read first; a caller of another tenant does not evict the owner's snapshot.
+A Secret in use is refreshed in the background before it expires, so that no delivery waits for the read.
 """
 
 import asyncio
@@ -14,12 +14,13 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from functools import partial
-from typing import Final, Protocol, final
+from typing import Final, final
 
-from provider.cache.store import CacheEntry, Place, SnapshotStore
+from provider.cache.store import CacheEntry, SnapshotStore
 from provider.errors import SecretError, SecretUnavailable
-from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.provider import SnapshotReader
+from provider.secret_ref import NamespacedName, SecretRef
+from provider.signing_secret import SigningSecret
 from provider.snapshot import SecretSnapshot
 from schemas.codes import Code
 from schemas.ids import Purpose
@@ -27,39 +28,27 @@ from schemas.ids import Purpose
 REFUSAL_TTL_S: Final = 5.0
 MAX_REFUSALS: Final = 1000
 REFRESH_AFTER: Final = 0.8
-"""The part of its time as fresh after which a Secret that is in use is read anew."""
-USE_EVERY_S: Final = 1.0
-"""How exactly is known which Secret was used last: telling it each time would cost every delivery."""
+"""Fraction of the fresh time after which a use starts a background read."""
+TOUCH_INTERVAL_S: Final = 1.0
+"""Resolution of the order of use: an update at each delivery would cost too much."""
 
 _Outcome = SecretSnapshot | type[SecretError]
 
 
-class SnapshotReader(Protocol):
-    """What a cache needs of the provider behind it."""
-
-    async def read(self, ref: SecretRef) -> SecretSnapshot:
-        """Read the Secret that `ref` names, whichever key of it. Raises a `SecretError`."""
-        ...
-
-    async def aclose(self) -> None:
-        """Let go of connections."""
-        ...
-
-
 @final
 class CachedSecretProvider:
-    """Keeps what `inner` read. One read at a time for each Secret, however many ask."""
+    """Cache of the snapshots that `reader` reads, with one read at a time for each Secret."""
 
     __slots__ = (
         "_clock",
         "_closed",
         "_flights",
-        "_inner",
-        "_known",
+        "_jitter",
         "_max_stale_s",
+        "_reader",
         "_reads",
         "_refusals",
-        "_spread",
+        "_snapshots",
         "_ttl_s",
         "failures",
         "hits",
@@ -70,176 +59,185 @@ class CachedSecretProvider:
 
     def __init__(
         self,
-        inner: SnapshotReader,
+        reader: SnapshotReader,
         *,
         ttl_s: float = 60.0,
         max_stale_s: float = 300.0,
         max_entries: int = 2048,
         clock: Callable[[], float] = time.monotonic,
-        spread: Callable[[float, float], float] = random.uniform,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`max_stale_s` counts from the read, as `ttl_s` does; 0 serves nothing stale. `spread` draws from a range."""
-        self._inner = inner
+        """Start empty.
+
+        Args:
+            reader: provider behind the cache.
+            ttl_s: seconds for which a snapshot is fresh, from the start of its read.
+            max_stale_s: seconds for which a snapshot serves while the provider is unavailable; 0 serves nothing stale.
+            max_entries: number of Secrets kept.
+            clock: monotonic seconds.
+            jitter: draws from a range, so that expiries spread out.
+        """
+        self._reader = reader
         self._ttl_s = ttl_s
         self._max_stale_s = max_stale_s
         self._clock = clock
-        self._spread = spread
-        self._known = SnapshotStore(max_entries)
-        self._refusals: OrderedDict[Place, tuple[type[SecretError], float]] = OrderedDict()
-        self._flights: dict[Place, asyncio.Future[_Outcome]] = {}
+        self._jitter = jitter
+        self._snapshots = SnapshotStore(max_entries)
+        self._refusals: OrderedDict[NamespacedName, tuple[type[SecretError], float]] = OrderedDict()
+        self._flights: dict[NamespacedName, asyncio.Future[_Outcome]] = {}
         self._reads: set[asyncio.Task[_Outcome]] = set()
         self._closed = False
         self.hits = 0
-        """Secrets given from memory while fresh."""
+        """Secrets served fresh from memory."""
         self.misses = 0
-        """Resolves that had to wait for a read."""
+        """Resolves that waited for a read."""
         self.refreshes = 0
-        """Reads in the background, ahead of time, for a Secret in use."""
+        """Background reads of Secrets in use."""
         self.stale_served = 0
-        """Secrets given from memory after their time, while the provider could not be asked."""
+        """Secrets served stale while the provider was unavailable."""
         self.failures: Counter[Code] = Counter()
-        """Reads that brought no Secret, by the reason."""
+        """Failed reads by code."""
 
     async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
-        """See `SecretProvider.resolve`."""
-        found = self.cached(ref, tenant=tenant, purpose=purpose) or self._remembered(ref, tenant, purpose)
+        """Implement `SecretProvider.resolve`."""
+        found = self.find_cached(ref, tenant=tenant, purpose=purpose) or self._find_recent(ref, tenant, purpose)
         if found is None:
             outcome = await self._read(ref)
             found = (
-                outcome.find(ref.key, tenant=tenant, purpose=purpose)
+                outcome.find_secret(ref.key, tenant=tenant, purpose=purpose)
                 if isinstance(outcome, SecretSnapshot)
                 else outcome
             )
         if found is SecretUnavailable:
-            found = self._stale(ref, tenant, purpose)
+            found = self._find_stale(ref, tenant, purpose)
         if isinstance(found, SigningSecret):
             return found
         raise found
 
-    def cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
-        """The secret, if it is fresh in memory and may be had; else None, and `resolve` says why. Never waits."""
-        now, entry = self._clock(), self._known.get(ref.place)
+    def find_cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
+        """Return the secret if it is fresh in memory and the caller may use it, else None. Never waits."""
+        now, entry = self._clock(), self._snapshots.get(ref.namespaced_name)
         if entry is None or now >= entry.fresh_until:
             return None
-        found = entry.snapshot.find(ref.key, tenant=tenant, purpose=purpose)
+        found = entry.snapshot.find_secret(ref.key, tenant=tenant, purpose=purpose)
         if not isinstance(found, SigningSecret):
             return None
         self.hits += 1
-        if now - entry.used_at >= USE_EVERY_S:
+        if now - entry.used_at >= TOUCH_INTERVAL_S:
             entry.used_at = now
-            self._known.touch(ref.place)
-        if now >= entry.refresh_at and ref.place not in self._flights:
+            self._snapshots.touch(ref.namespaced_name)
+        if now >= entry.refresh_at and ref.namespaced_name not in self._flights:
             self.refreshes += 1
-            self._start(ref)
+            self._start_read(ref)
         return found
 
     @property
     def size(self) -> int:
-        """How many Secrets are in memory."""
-        return len(self._known)
+        """Number of Secrets in memory."""
+        return len(self._snapshots)
 
     @property
     def ages_s(self) -> list[float]:
-        """How long ago each Secret in memory was read, in no order, and with no names."""
+        """Seconds since the read of each Secret in memory, unordered and without names."""
         now = self._clock()
-        return [now - entry.began_at for entry in self._known]
+        return [now - entry.began_at for entry in self._snapshots]
 
     def evict(self, namespace: str, name: str) -> None:
-        """Forget a Secret now, for example after a key was revoked. A read under way is not kept either."""
-        place = (namespace, name)
-        self._known.discard(place)
-        self._refusals.pop(place, None)
-        self._flights.pop(place, None)
+        """Drop a Secret now, for example after a key was revoked. The result of a read in progress is not kept."""
+        secret = (namespace, name)
+        self._snapshots.discard(secret)
+        self._refusals.pop(secret, None)
+        self._flights.pop(secret, None)
 
     def evict_all(self) -> None:
-        """Forget every Secret now, and keep none of the reads under way."""
-        self._known.clear()
+        """Drop every Secret now. Results of reads in progress are not kept."""
+        self._snapshots.clear()
         self._refusals.clear()
         self._flights.clear()
 
     async def aclose(self) -> None:
-        """Forget everything, stop the reads under way, and close the provider behind."""
+        """Drop every Secret, cancel reads in progress, and close the provider behind the cache."""
         self._closed = True
         self.evict_all()
         for read in self._reads:
             read.cancel()
         if self._reads:
             await asyncio.wait(self._reads)
-        await self._inner.aclose()
+        await self._reader.aclose()
 
-    def _remembered(self, ref: SecretRef, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError] | None:
-        """What can be said without a read when no fresh secret is there: a young refusal, or that one just failed."""
-        place, now = ref.place, self._clock()
-        refusal, until = self._refusals.get(place, (None, 0.0))
+    def _find_recent(self, ref: SecretRef, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError] | None:
+        """Return what is certain without a read: a recent refusal, or a failed read a moment ago."""
+        name, now = ref.namespaced_name, self._clock()
+        refusal, until = self._refusals.get(name, (None, 0.0))
         if now < until:
             return refusal
-        entry = self._known.get(place)
+        entry = self._snapshots.get(name)
         if entry is not None and now < entry.refuses_until:
-            return entry.snapshot.find(ref.key, tenant=tenant, purpose=purpose)
-        if entry is not None and now < entry.ask_again_at:
+            return entry.snapshot.find_secret(ref.key, tenant=tenant, purpose=purpose)
+        if entry is not None and now < entry.retry_at:
             return SecretUnavailable
         return None
 
-    def _stale(self, ref: SecretRef, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError]:
-        """The secret of an old snapshot that is not too old. What it would refuse is not known for sure any more."""
-        place = ref.place
-        entry = self._known.get(place)
+    def _find_stale(self, ref: SecretRef, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError]:
+        """Return the secret of a stale snapshot. A refusal by a stale snapshot is no longer certain."""
+        name = ref.namespaced_name
+        entry = self._snapshots.get(name)
         if entry is None:
             return SecretUnavailable
         if self._clock() >= entry.stale_until:
-            self._known.discard(place)
+            self._snapshots.discard(name)
             return SecretUnavailable
-        found = entry.snapshot.find(ref.key, tenant=tenant, purpose=purpose)
+        found = entry.snapshot.find_secret(ref.key, tenant=tenant, purpose=purpose)
         if not isinstance(found, SigningSecret):
             return SecretUnavailable
         self.stale_served += 1
         return found
 
     async def _read(self, ref: SecretRef) -> _Outcome:
-        """Join the read of this Secret that is under way, or start it. It goes on if who started it is cancelled."""
+        """Join the read in progress, or start one. The read survives the cancellation of its callers."""
         if self._closed:
             return SecretUnavailable
         self.misses += 1
-        flight = self._flights.get(ref.place) or self._start(ref)
+        flight = self._flights.get(ref.namespaced_name) or self._start_read(ref)
         return await asyncio.shield(flight)
 
-    def _start(self, ref: SecretRef) -> asyncio.Future[_Outcome]:
-        place, loop = ref.place, asyncio.get_running_loop()
-        flight = self._flights[place] = loop.create_future()
-        read = loop.create_task(_outcome_of(self._inner, ref))
+    def _start_read(self, ref: SecretRef) -> asyncio.Future[_Outcome]:
+        name, loop = ref.namespaced_name, asyncio.get_running_loop()
+        flight = self._flights[name] = loop.create_future()
+        read = loop.create_task(_read_outcome(self._reader, ref))
         self._reads.add(read)
-        read.add_done_callback(partial(self._land, place, flight, self._clock()))
+        read.add_done_callback(partial(self._finish_read, name, flight, self._clock()))
         return flight
 
-    def _land(
-        self, place: Place, flight: asyncio.Future[_Outcome], began_at: float, read: asyncio.Task[_Outcome]
+    def _finish_read(
+        self, name: NamespacedName, flight: asyncio.Future[_Outcome], began_at: float, read: asyncio.Task[_Outcome]
     ) -> None:
-        """Keep what a read brought, unless it was overtaken, and give it to all who wait."""
+        """Keep the outcome, unless an eviction overtook the read, and pass it to all waiting callers."""
         self._reads.discard(read)
         outcome = SecretUnavailable if read.cancelled() or read.exception() is not None else read.result()
         if not isinstance(outcome, SecretSnapshot):
             self.failures[outcome.code] += 1
-        if self._flights.get(place) is flight:
-            del self._flights[place]
-            self._keep(place, outcome, began_at)
+        if self._flights.get(name) is flight:
+            del self._flights[name]
+            self._keep_outcome(name, outcome, began_at)
         flight.set_result(outcome)
 
-    def _keep(self, place: Place, outcome: _Outcome, began_at: float) -> None:
-        now, soon_s = self._clock(), REFUSAL_TTL_S * self._spread(0.8, 1.2)
+    def _keep_outcome(self, name: NamespacedName, outcome: _Outcome, began_at: float) -> None:
+        now, soon_s = self._clock(), REFUSAL_TTL_S * self._jitter(0.8, 1.2)
         if isinstance(outcome, SecretSnapshot):
-            self._refusals.pop(place, None)
-            self._known.put(place, self._entry(outcome, began_at, soon_s), now=now)
+            self._refusals.pop(name, None)
+            self._snapshots.put(name, self._build_entry(outcome, began_at, soon_s), now=now)
         elif outcome is not SecretUnavailable:
-            self._known.discard(place)
-            self._refusals[place] = (outcome, now + soon_s)
+            self._snapshots.discard(name)
+            self._refusals[name] = (outcome, now + soon_s)
             if len(self._refusals) > MAX_REFUSALS:
                 self._refusals.popitem(last=False)
-        elif (entry := self._known.get(place)) is not None:
-            entry.ask_again_at = now + soon_s
-            entry.refresh_at = max(entry.refresh_at, entry.ask_again_at)
+        elif (entry := self._snapshots.get(name)) is not None:
+            entry.retry_at = now + soon_s
+            entry.refresh_at = max(entry.refresh_at, entry.retry_at)
 
-    def _entry(self, snapshot: SecretSnapshot, began_at: float, soon_s: float) -> CacheEntry:
-        fresh_s = self._ttl_s * self._spread(0.8, 1.0)
+    def _build_entry(self, snapshot: SecretSnapshot, began_at: float, soon_s: float) -> CacheEntry:
+        fresh_s = self._ttl_s * self._jitter(0.8, 1.0)
         return CacheEntry(
             snapshot,
             began_at=began_at,
@@ -250,9 +248,9 @@ class CachedSecretProvider:
         )
 
 
-async def _outcome_of(inner: SnapshotReader, ref: SecretRef) -> _Outcome:
-    """Errors as values: one exception object raised to many would carry all their tracebacks."""
+async def _read_outcome(reader: SnapshotReader, ref: SecretRef) -> _Outcome:
+    # Errors become values: one exception object raised to many callers would carry all their tracebacks.
     try:
-        return await inner.read(ref)
+        return await reader.read(ref)
     except SecretError as error:
         return type(error)

@@ -1,4 +1,4 @@
-"""Where an API server is, how to know it, and how it knows us. Needs no Kubernetes library."""
+"""API server: address, trusted CAs, and the credentials of this process."""
 
 import re
 import time
@@ -12,23 +12,23 @@ from provider.opaque import Opaque
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_MAX_AGE_S: Final = 60.0
-"""The kubelet renews a token when a fifth of its life is left, at least two minutes."""
+"""Age at which a token is read again. The kubelet renews a token at least two minutes before its end."""
 
 _MAX_TOKEN_BYTES = 64 * 1024
 _TOKEN = re.compile(rb"[!-~]+")
 
 
 class ApiServerCredentials(Protocol):
-    """Who we are to the API server."""
+    """Credentials of this process."""
 
-    async def authorization(self, *, fresh: bool) -> str | None:
-        """The `Authorization` header, read anew when `fresh`; None where a client certificate says it all."""
+    async def read_authorization(self, *, fresh: bool) -> str | None:
+        """Return the `Authorization` header; None with a client certificate. `fresh` skips what is in memory."""
         ...
 
 
 @final
 class TokenFile(Opaque):
-    """A bearer token that something else, such as the kubelet, keeps renewing in a file."""
+    """Bearer token in a file that the kubelet keeps renewing."""
 
     __slots__ = ("_clock", "_header", "_path", "_read_at")
 
@@ -38,8 +38,8 @@ class TokenFile(Opaque):
         self._header: str | None = None
         self._read_at = 0.0
 
-    async def authorization(self, *, fresh: bool) -> str:
-        """Read the file when `fresh` or after a minute. Raises `OSError` or `ValueError`."""
+    async def read_authorization(self, *, fresh: bool) -> str:
+        """Return the header; the file is read when `fresh` or after a minute. Raises `OSError` or `ValueError`."""
         header = self._header
         if header is None or fresh or self._clock() - self._read_at >= TOKEN_MAX_AGE_S:
             header = self._header = self._read()
@@ -47,7 +47,7 @@ class TokenFile(Opaque):
         return header
 
     def _read(self) -> str:
-        # Not in a thread: such a volume is memory, and a full thread pool must not keep secrets from being read.
+        # Not in a thread: the volume is memory, and a full thread pool must not block reads of Secrets.
         with self._path.open("rb") as file:
             token = file.read(_MAX_TOKEN_BYTES).strip()
         if _TOKEN.fullmatch(token) is None:
@@ -57,14 +57,14 @@ class TokenFile(Opaque):
 
 @final
 class ApiServerConfig:
-    """One API server: `https://host:port`, whom to take for it, and our credentials there."""
+    """One API server: URL, trusted CAs, credentials, and the host name in its certificate."""
 
     __slots__ = ("credentials", "server_name", "trust", "url")
 
     def __init__(
         self, *, url: str, trust: CaBundle, credentials: ApiServerCredentials, server_name: str | None = None
     ) -> None:
-        """Raises `ProviderMisconfigured` unless the connection would be encrypted."""
+        """Hold the parts. Raises `ProviderMisconfigured` unless `url` begins with `https://`."""
         if not url.startswith("https://"):
             raise ProviderMisconfigured("The API server's address must begin with https://.")
         self.url: Final = url.rstrip("/")
@@ -74,25 +74,25 @@ class ApiServerConfig:
 
     @classmethod
     async def in_cluster(cls, *, directory: Path, environ: Mapping[str, str]) -> "ApiServerConfig":
-        """The cluster this pod runs in, with its service account. Raises `ProviderMisconfigured`."""
+        """Return the API server of this pod, with the pod's service account. Raises `ProviderMisconfigured`."""
         host, port = environ.get("KUBERNETES_SERVICE_HOST"), environ.get("KUBERNETES_SERVICE_PORT")
         if not host or not port:
             raise ProviderMisconfigured(
-                "This is no pod: KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is missing."
+                "This process is not in a pod: KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is missing."
             )
         credentials = TokenFile(directory / "token")
-        if not await _works(credentials):
+        if not await _is_readable(credentials):
             raise ProviderMisconfigured("The service account's token file is missing, empty or unreadable.")
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         return cls(url=url, trust=CaBundle(ca_file=directory / "ca.crt"), credentials=credentials)
 
     def __repr__(self) -> str:
-        return "Cluster(...)"
+        return "ApiServerConfig(...)"
 
 
-async def _works(credentials: ApiServerCredentials) -> bool:
+async def _is_readable(credentials: ApiServerCredentials) -> bool:
     try:
-        await credentials.authorization(fresh=True)
+        await credentials.read_authorization(fresh=True)
     except (OSError, ValueError):
         return False
     return True

@@ -1,7 +1,6 @@
-"""A circuit breaker: a provider that fails again and again is left alone for a while, then tried with one call.
+"""Circuit breaker: after repeated failures it refuses calls for a while, then admits one probe.
 
-There is one for a provider, never one for a tenant or a Secret: what fails here is the way to the API server, and a
-breaker for each Secret would send it as many probes as there are Secrets when it can bear them least.
+A provider has one breaker. A breaker per tenant or Secret would send many probes to an overloaded API server.
 """
 
 import random
@@ -15,10 +14,11 @@ FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
 
 Ticket = int
+"""Generation of the breaker in which a call was admitted."""
 
 
 class BreakerState(StrEnum):
-    """Whether calls are let through."""
+    """State of the breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -26,78 +26,78 @@ class BreakerState(StrEnum):
 
 
 class CallOutcome(StrEnum):
-    """What a call said about the provider."""
+    """Result of a call, as the breaker counts it."""
 
     ALIVE = "alive"
     FAILED = "failed"
     NOTHING = "nothing"
-    """The call was not made in the end, or was called off."""
+    """The call was cancelled or never sent."""
 
 
 @final
 class CircuitBreaker:
-    """Opens after `THRESHOLD` failures in a row; each pause is twice the one before, until a call succeeds."""
+    """Breaker that opens after five failures in a row. Each pause doubles, up to 30 s, until a call succeeds."""
 
-    __slots__ = ("_clock", "_failures", "_open_until", "_pause_s", "_probe_is_out", "_round", "_spread", "opened")
+    __slots__ = ("_clock", "_failures", "_generation", "_jitter", "_open_until", "_pause_s", "_probing", "opened")
 
     def __init__(
         self,
         *,
         clock: Callable[[], float] = time.monotonic,
-        spread: Callable[[float, float], float] = random.uniform,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """`spread` draws from a range: a pause is between half and all of its length, so that pods come one by one."""
+        """Start closed. `jitter` draws from a range: pods pause between half and all of the length, so probes spread."""
         self._clock = clock
-        self._spread = spread
+        self._jitter = jitter
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S
         self._open_until: float | None = None
-        self._probe_is_out = False
-        self._round: Ticket = 0
+        self._probing = False
+        self._generation: Ticket = 0
         self.opened = 0
-        """How often it has opened."""
+        """Number of times that the breaker opened."""
 
     @property
     def state(self) -> BreakerState:
-        """What holds now."""
+        """State at this moment."""
         if self._open_until is None:
             return BreakerState.CLOSED
         return BreakerState.OPEN if self._clock() < self._open_until else BreakerState.HALF_OPEN
 
     @property
-    def refuses(self) -> bool:
-        """Whether a call would not be let through now."""
+    def is_refusing(self) -> bool:
+        """True if a call would not be admitted now."""
         state = self.state
-        return state is BreakerState.OPEN or (state is BreakerState.HALF_OPEN and self._probe_is_out)
+        return state is BreakerState.OPEN or (state is BreakerState.HALF_OPEN and self._probing)
 
-    def admit(self) -> Ticket | None:
-        """Let a call through, for which `settle` must be called in the end; None if it is not to be made."""
-        if self.refuses:
+    def admit_call(self) -> Ticket | None:
+        """Admit a call and return its ticket for `record_outcome`, or None if the call must not be made."""
+        if self.is_refusing:
             return None
-        self._probe_is_out = self.state is BreakerState.HALF_OPEN
-        return self._round
+        self._probing = self.state is BreakerState.HALF_OPEN
+        return self._generation
 
-    def settle(self, ticket: Ticket, verdict: CallOutcome) -> None:
-        """Say how a call went. A success counts whenever it comes; the rest only if nothing has changed since."""
-        if verdict is CallOutcome.ALIVE:
+    def record_outcome(self, ticket: Ticket, outcome: CallOutcome) -> None:
+        """Record the result of a call. A success always counts; other results only in the same generation."""
+        if outcome is CallOutcome.ALIVE:
             self._close()
-        elif ticket == self._round:
-            self._probe_is_out = False
-            if verdict is CallOutcome.FAILED:
+        elif ticket == self._generation:
+            self._probing = False
+            if outcome is CallOutcome.FAILED:
                 self._count_failure()
 
     def _count_failure(self) -> None:
         self._failures += 1
         if self._open_until is not None or self._failures >= THRESHOLD:
-            self._open_until = self._clock() + self._pause_s * self._spread(0.5, 1.0)
+            self._open_until = self._clock() + self._pause_s * self._jitter(0.5, 1.0)
             self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
-            self._round += 1
+            self._generation += 1
             self.opened += 1
 
     def _close(self) -> None:
         if self._open_until is not None:
-            self._round += 1
+            self._generation += 1
         self._open_until = None
-        self._probe_is_out = False
+        self._probing = False
         self._failures = 0
         self._pause_s = FIRST_PAUSE_S

@@ -26,10 +26,11 @@ from provider.errors import (
     SecretUnavailable,
 )
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import ReadRetryPolicy
+from provider.kubernetes.reader import ReadRetryPolicy
 from provider.local import LocalSecretProvider
 from provider.secret_ref import SecretRef
-from provider.signing_keys import HmacKey, KeyRollover, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import KeyRollover, SigningSecret
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
 from tests.kubernetes.clusters import CLUSTERS, opened_cluster
@@ -183,7 +184,7 @@ async def pod_world(directory: Path) -> AsyncGenerator[World]:
             namespaces_allowed=ALLOWED,
             directory=account,
             environ=server.environ,
-            retrying=ReadRetryPolicy(sleep=Pauses()),
+            retry_policy=ReadRetryPolicy(sleep=Pauses()),
         )
         yield Pod(server, provider)
 
@@ -241,7 +242,7 @@ async def test_a_rollover_signs_with_both_keys_until_it_ends(
     secret = await resolve(world.provider, world.ref())
 
     assert [signature.slot for signature in secret.sign(b"message", NOW)] == slots
-    assert secret.rollover(NOW) == rollover
+    assert secret.describe_rollover(NOW) == rollover
 
 
 async def test_another_tenant_is_refused_before_and_after_the_owner(world: World) -> None:

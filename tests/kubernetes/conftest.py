@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from provider.kubernetes.circuit_breaker import CircuitBreaker
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import ReadRetryPolicy
+from provider.kubernetes.reader import ReadRetryPolicy
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.manifests import manifest
 from tests.kubernetes.resolving import ALLOWED, Clock, Pauses
@@ -43,8 +43,8 @@ async def provider(
         namespaces_allowed=ALLOWED,
         directory=server.service_account(tmp_path / "account"),
         environ=server.environ,
-        retrying=ReadRetryPolicy(sleep=pauses, spread=max),
-        breaker=CircuitBreaker(clock=breaker_clock, spread=max),
+        retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max),
+        breaker=CircuitBreaker(clock=breaker_clock, jitter=max),
     )
     yield opened
     await opened.aclose()

@@ -13,7 +13,7 @@ from kubernetes_asyncio.client import Configuration
 from kubernetes_asyncio.config import load_kube_config  # pyright: ignore[reportUnknownVariableType] - it has no types
 from msgspec import Struct
 
-from provider.kubernetes.tls import client_tls
+from provider.kubernetes.tls import create_client_context
 from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import Manifest
 from tests.support.waiting import until
@@ -59,7 +59,7 @@ class LiveCluster:
         """Create the namespace and what belongs there, as the kubeconfig's user, and remove it in the end."""
         configuration = Configuration()
         await load_kube_config(config_file=str(path), client_configuration=configuration, persist_config=False)
-        tls = client_tls(
+        tls = create_client_context(
             ca_file=configuration.ssl_ca_cert,
             certificate_file=configuration.cert_file,
             key_file=configuration.key_file,

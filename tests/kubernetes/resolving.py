@@ -5,7 +5,7 @@ import pytest
 from provider.errors import SecretError
 from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import KEY

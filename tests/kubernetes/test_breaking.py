@@ -11,9 +11,9 @@ from aiohttp import web
 from provider.errors import SecretDenied, SecretNotFound, SecretUnavailable
 from provider.kubernetes.circuit_breaker import BreakerState, CallOutcome, CircuitBreaker
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import ReadRetryPolicy
+from provider.kubernetes.reader import ReadRetryPolicy
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import Answer, ApiServer
 from tests.kubernetes.faults import with_status
@@ -34,8 +34,8 @@ async def provider(
         directory=server.service_account(tmp_path / "account"),
         environ=server.environ,
         timeout_s=0.5,
-        retrying=ReadRetryPolicy(sleep=pauses, spread=max),
-        breaker=CircuitBreaker(clock=breaker_clock, spread=max),
+        retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max),
+        breaker=CircuitBreaker(clock=breaker_clock, jitter=max),
     )
     yield opened
     await opened.aclose()
@@ -74,9 +74,9 @@ async def test_while_it_is_open_nobody_waits(server: ApiServer, provider: Kubern
     waiting = [asyncio.ensure_future(resolve(provider)) for _ in range(8)]
     await server.until_in_flight(8)
     for _ in range(5):
-        ticket = provider.breaker.admit()
+        ticket = provider.breaker.admit_call()
         assert ticket is not None
-        provider.breaker.settle(ticket, CallOutcome.FAILED)
+        provider.breaker.record_outcome(ticket, CallOutcome.FAILED)
 
     began_s = asyncio.get_running_loop().time()
     await asyncio.gather(*(refused(provider, SecretUnavailable) for _ in range(100)))

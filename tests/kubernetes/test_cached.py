@@ -9,7 +9,7 @@ from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretDenied, SecretError, SecretNotFound, SecretUnavailable
 from provider.kubernetes.circuit_breaker import BreakerState
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from schemas.codes import Code
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import ApiServer
@@ -26,7 +26,7 @@ def clock() -> Clock:
 @pytest_asyncio.fixture
 async def cache(provider: KubernetesSecretProvider, clock: Clock) -> AsyncIterator[CachedSecretProvider]:
     """With the Secret in memory."""
-    opened = CachedSecretProvider(provider, clock=clock, spread=max)
+    opened = CachedSecretProvider(provider, clock=clock, jitter=max)
     await resolve(opened)
     yield opened
     await opened.aclose()

@@ -103,7 +103,7 @@ async def test_a_pod_with_an_ipv6_service_address_gets_a_url(server: ApiServer, 
     cluster = await ApiServerConfig.in_cluster(directory=server.service_account(tmp_path / "account"), environ=environ)
 
     assert cluster.url == "https://[fd00::1]:443"
-    assert repr(cluster) == "Cluster(...)"
+    assert repr(cluster) == "ApiServerConfig(...)"
 
 
 @pytest.mark.parametrize("missing", ["host", "port", "token", "ca", "certificate in ca"])
@@ -133,15 +133,15 @@ async def test_a_token_is_read_again_after_a_minute(tmp_path: Path) -> None:
     path, times_s = tmp_path / "token", [1000.0]
     tokens = TokenFile(path, clock=lambda: times_s[-1])
     path.write_text("token-1")
-    seen = [await tokens.authorization(fresh=False)]
+    seen = [await tokens.read_authorization(fresh=False)]
     path.write_text("token-2")
 
     times_s.append(1000.0 + TOKEN_MAX_AGE_S - 1)
-    seen.append(await tokens.authorization(fresh=False))
+    seen.append(await tokens.read_authorization(fresh=False))
     times_s.append(1000.0 + TOKEN_MAX_AGE_S)
-    seen.append(await tokens.authorization(fresh=False))
+    seen.append(await tokens.read_authorization(fresh=False))
     path.write_text("token-3")
-    seen.append(await tokens.authorization(fresh=True))
+    seen.append(await tokens.read_authorization(fresh=True))
 
     assert seen == ["Bearer token-1", "Bearer token-1", "Bearer token-2", "Bearer token-3"]
 

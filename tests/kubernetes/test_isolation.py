@@ -17,6 +17,7 @@ from provider.kubernetes.provider import KubernetesSecretProvider
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.canary import shows
 from tests.kubernetes.faults import cut_body, cut_json, saying
+from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import KEY, OTHER_KEY, manifest
 from tests.kubernetes.resolving import refused, resolve
 
@@ -72,10 +73,14 @@ async def test_debug_logging_shows_no_secret_and_no_token(
 
 
 async def test_the_librarys_own_logging_stays_silent_whatever_is_configured(
-    provider: KubernetesSecretProvider, heard: Everything
+    server: ApiServer, heard: Everything, tmp_path: Path
 ) -> None:
-    """It would log whole bodies at DEBUG; no level, handler or later configuration brings that back."""
+    """No level, handler or later configuration brings back what the library logs while it loads a kubeconfig."""
+    document = kubeconfig(server.url, server.authority.ca_file.read_bytes(), {"token": "token-1"})
+    path = written(tmp_path / "kubeconfig", document)
+    provider = await KubernetesSecretProvider.from_kubeconfig(path, namespaces_allowed=frozenset({"webhooks"}))
     await resolve(provider)
+    await provider.aclose()
     for loggers in ({"kubernetes_asyncio": {"level": "DEBUG"}}, {}):
         logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "loggers": loggers})
     logging.getLogger(LIBRARY).setLevel(logging.DEBUG)
@@ -105,15 +110,15 @@ SCRIPT = """
                 return type(error).__name__
 
     async def main(directory, url):
-        imported_early = "kubernetes_asyncio" in sys.modules
         directory = pathlib.Path(directory)
         provider = await KubernetesSecretProvider.in_cluster(
             namespaces_allowed=frozenset({"webhooks"}), directory=directory
         )
         version = (await resolve(provider)).version
         await provider.aclose()
+        imported = "kubernetes_asyncio" in sys.modules
         return {
-            "imported_early": imported_early,
+            "imported": imported,
             "version": version,
             "others": await others(url, directory / "ca.crt"),
             "others_with_a_token": await others(url, directory / "ca.crt", headers={"Authorization": "Bearer x"}),
@@ -159,7 +164,7 @@ async def test_proxies_and_netrc_in_the_environment_are_ignored(server: ApiServe
     listener.close()
 
     assert json.loads(output) == {
-        "imported_early": False,
+        "imported": False,
         "version": "6d1f3a52-0000-4000-8000-000000000001/41",
         "others": "ServerDisconnectedError",
         "others_with_a_token": "ValueError",

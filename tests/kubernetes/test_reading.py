@@ -2,9 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,19 +15,18 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
-from provider.kubernetes.api_server import ApiServerConfig
-from provider.kubernetes.provider import KubernetesSecretProvider, SecretsApi
-from provider.kubernetes.response import ApiServerResponse as Got
-from provider.kubernetes.retry import ReadRetryPolicy
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.reader import ReadRetryPolicy
+from provider.kubernetes.session import ApiServerResponse as Got
 from provider.secret_manifest import MAX_BYTES
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import USER, Answer, ApiServer
 from tests.kubernetes.canary import shows
 from tests.kubernetes.faults import saying, with_status
 from tests.kubernetes.manifests import KEY, manifest
-from tests.kubernetes.resolving import ALLOWED, REF, Pauses, refused, resolve
+from tests.kubernetes.resolving import ALLOWED, Pauses, refused, resolve
 
 PATH = "/api/v1/namespaces/webhooks/secrets/acme-signing"
 
@@ -56,18 +54,6 @@ LASTING: dict[str, Fault] = {
     "206": lambda server: with_status(server, 206),
     "302": lambda _: saying(302, "", Location=PATH),
 }
-
-OTHER_CALLS: list[Callable[[Any], Awaitable[object]]] = [
-    lambda api: api.list_namespaced_secret("webhooks"),
-    lambda api: api.list_namespaced_secret("webhooks", watch=True, field_selector="metadata.name=acme-signing"),
-    lambda api: api.list_secret_for_all_namespaces(),
-    lambda api: api.read_namespaced_secret("", "webhooks"),
-    lambda api: api.read_namespaced_secret("../secrets", "webhooks"),
-    lambda api: api.read_namespaced_secret("acme-signing", "webhooks", pretty="true"),
-    lambda api: api.read_namespaced_config_map("acme-signing", "webhooks"),
-    lambda api: api.delete_namespaced_secret("acme-signing", "webhooks"),
-    lambda api: api.api_client.call_api(PATH, "HEAD", auth_settings=[]),
-]
 
 
 async def test_a_resolve_is_one_plain_get(server: ApiServer, provider: KubernetesSecretProvider) -> None:
@@ -224,7 +210,7 @@ async def test_a_pause_that_does_not_fit_is_not_begun(server: ApiServer, tmp_pat
 
 async def test_a_pause_takes_its_time(server: ApiServer, tmp_path: Path) -> None:
     """By the clock on the wall, as in production."""
-    provider = await opened(server, tmp_path, timeout_s=5, retrying=ReadRetryPolicy(spread=max))
+    provider = await opened(server, tmp_path, timeout_s=5, retry_policy=ReadRetryPolicy(jitter=max))
     server.next_answers.append(faults.internal_error())
     loop = asyncio.get_running_loop()
 
@@ -280,7 +266,7 @@ async def test_a_server_that_is_not_there_is_tried_again(
         namespaces_allowed=ALLOWED,
         directory=server.service_account(tmp_path / "account"),
         environ=environ,
-        retrying=ReadRetryPolicy(sleep=pauses, spread=max),
+        retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max),
     )
 
     await refused(nobody, SecretUnavailable)
@@ -362,7 +348,7 @@ async def test_waiting_for_a_turn_counts(server: ApiServer, tmp_path: Path) -> N
 
 
 async def opened(
-    server: ApiServer, directory: Path, *, timeout_s: float, retrying: ReadRetryPolicy | None = None
+    server: ApiServer, directory: Path, *, timeout_s: float, retry_policy: ReadRetryPolicy | None = None
 ) -> KubernetesSecretProvider:
     """A provider with its own clock and time limit."""
     return await KubernetesSecretProvider.in_cluster(
@@ -370,7 +356,7 @@ async def opened(
         directory=server.service_account(directory / "account"),
         environ=server.environ,
         timeout_s=timeout_s,
-        retrying=retrying or ReadRetryPolicy(),
+        retry_policy=retry_policy or ReadRetryPolicy(),
     )
 
 
@@ -423,26 +409,6 @@ async def test_anothers_secret_is_a_mismatch(provider: KubernetesSecretProvider)
     await refused(provider, SecretNotFound, SecretRef(namespace="webhooks", name="acme-signing", key="other"))
 
     assert isinstance(await resolve(provider), SigningSecret)
-
-
-@pytest.mark.parametrize("call", OTHER_CALLS)
-async def test_nothing_but_one_secret_can_be_asked_for(
-    server: ApiServer, tmp_path: Path, call: Callable[[Any], Awaitable[object]]
-) -> None:
-    """Not even by a mistake of ours: whatever else goes no further than our session."""
-    cluster = await ApiServerConfig.in_cluster(
-        directory=server.service_account(tmp_path / "account"), environ=server.environ
-    )
-    api = await SecretsApi.connect(cluster)
-
-    with pytest.raises((ValueError, TypeError)):
-        await call(api._api)  # pyright: ignore[reportPrivateUsage] - there is no other way past our own method
-    got = await api.get(REF, fresh_credentials=False)
-
-    assert isinstance(got, Got)
-    assert got.status == 200
-    assert [request.path for request in server.requests] == [PATH]
-    await api.aclose()
 
 
 async def test_a_closed_provider_answers_nothing(server: ApiServer, provider: KubernetesSecretProvider) -> None:

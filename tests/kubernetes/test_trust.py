@@ -8,10 +8,11 @@ import pytest
 from provider.errors import ProviderMisconfigured, SecretUnavailable
 from provider.kubernetes.api_server import ApiServerConfig, TokenFile
 from provider.kubernetes.circuit_breaker import BreakerState
-from provider.kubernetes.provider import KubernetesSecretProvider, SecretsApi
-from provider.kubernetes.response import ApiServerResponse, ResponseFault
-from provider.kubernetes.tls import LOOK_EVERY_S, CaBundle
-from provider.signing_keys import SigningSecret
+from provider.kubernetes.provider import KubernetesSecretProvider
+from provider.kubernetes.secrets_api import SecretsApi
+from provider.kubernetes.session import ApiServerResponse, ResponseFault
+from provider.kubernetes.tls import RELOAD_INTERVAL_S, CaBundle
+from provider.signing_secret import SigningSecret
 from tests.kubernetes import faults
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.certificates import Authority
@@ -130,14 +131,14 @@ def test_a_changed_file_is_noticed_within_a_minute(tmp_path: Path, successor: Au
     first = trust.context
     file.write_bytes(successor.ca_file.read_bytes())
 
-    clock.now_s += LOOK_EVERY_S - 1
-    trust.look()
+    clock.now_s += RELOAD_INTERVAL_S - 1
+    trust.reload_if_due()
     early = trust.context
     clock.now_s += 1
-    trust.look()
+    trust.reload_if_due()
     second = trust.context
-    clock.now_s += LOOK_EVERY_S
-    trust.look()
+    clock.now_s += RELOAD_INTERVAL_S
+    trust.reload_if_due()
 
     assert early is first
     assert second is not first
@@ -151,13 +152,13 @@ async def test_a_ca_that_was_taken_away_stops_counting_without_any_failure(
     clock, account = Clock(), server.service_account(tmp_path / "account")
     trust = CaBundle(ca_file=account / "ca.crt", clock=clock)
     cluster = ApiServerConfig(url=server.url, trust=trust, credentials=TokenFile(account / "token"))
-    api = await SecretsApi.connect(cluster)
+    api = SecretsApi(cluster)
     (account / "ca.crt").write_bytes(successor.ca_file.read_bytes())
 
     outcomes: list[ApiServerResponse | ResponseFault] = []
-    for elapsed_s in (0, LOOK_EVERY_S - 1, 1):
+    for elapsed_s in (0, RELOAD_INTERVAL_S - 1, 1):
         clock.now_s += elapsed_s
-        outcomes.append(await api.get(REF, fresh_credentials=False))
+        outcomes.append(await api.get_secret(REF, fresh_credentials=False))
 
     assert [isinstance(outcome, ApiServerResponse) for outcome in outcomes] == [True, True, False]
     assert outcomes[-1] is ResponseFault.UNTRUSTED
@@ -169,7 +170,7 @@ def test_without_a_file_the_systems_cas_count() -> None:
     trust = CaBundle(ca_file=None)
     context = trust.context
 
-    trust.look_now()
+    trust.reload()
 
     assert trust.context is context
 

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from provider.errors import SecretError
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.retry import ReadRetryPolicy
+from provider.kubernetes.reader import ReadRetryPolicy
 from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.kubeconfigs import kubeconfig, written
@@ -58,7 +58,7 @@ class Cluster:
             directory=self.account,
             environ=self.server.environ,
             timeout_s=timeout_s,
-            retrying=ReadRetryPolicy(spread=lambda low, _: low),
+            retry_policy=ReadRetryPolicy(jitter=lambda low, _: low),
         )
 
     def send_without_end(self) -> None:

@@ -122,7 +122,8 @@ async def test_checking_a_secret_in_kubernetes_shows_neither_it_nor_the_token(
 async def test_verifying_shows_neither_the_secret_nor_the_signature(site: Site, sinks: Sinks, tmp_path: Path) -> None:
     """A good or a malformed secret, a request that is signed with it, or with its text by mistake, or not at all."""
     from consumers.signatures.signer import sign
-    from provider.signing_keys import HmacKey, SigningSecret
+    from provider.signing_keys import HmacKey
+    from provider.signing_secret import SigningSecret
     from schemas.events import now
 
     canary = Canary.secret()

@@ -11,7 +11,8 @@ import msgspec
 
 from consumers.signatures.signer import sign
 from oneprotect.dev.receiver import DevReceiver
-from provider.signing_keys import HmacKey, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import SigningSecret
 from tests.leak import places
 from tests.leak.listening import Listener
 from tests.leak.sinks import Sinks

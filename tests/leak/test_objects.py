@@ -14,9 +14,10 @@ from provider.cache.provider import CachedSecretProvider
 from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
 from provider.kubernetes.provider import KubernetesSecretProvider
-from provider.kubernetes.response import ApiServerResponse
+from provider.kubernetes.session import ApiServerResponse
 from provider.local import LocalSecretProvider
-from provider.signing_keys import HmacKey, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import SigningSecret
 from tests.kubernetes.manifests import manifest, write
 from tests.leak import cluster
 from tests.leak.malformed import MALFORMED, USABLE, Malformed, made_of

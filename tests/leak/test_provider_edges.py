@@ -55,7 +55,7 @@ async def test_a_token_leaves_the_process_by_no_door(tmp_path: Path, copied: Cal
     token = Canary.word("bearer token")
     (tmp_path / "token").write_text(token.reveal())
     credentials = TokenFile(tmp_path / "token")
-    await credentials.authorization(fresh=True)
+    await credentials.read_authorization(fresh=True)
 
     with pytest.raises(TypeError):
         copied(credentials)

@@ -17,7 +17,7 @@ import structlog
 from rich.console import Console
 
 from provider.errors import SecretUnavailable
-from provider.kubernetes.provider import SecretsApi
+from provider.kubernetes.kubeconfig import load_kubeconfig
 from tests.leak import cluster
 from tests.leak.cluster import Cluster
 from tests.leak.listening import Listener
@@ -36,17 +36,15 @@ async def running(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield running
 
 
-def _core(api: SecretsApi) -> Any:
-    """The library's own API, behind ours."""
-    return api._api  # pyright: ignore[reportPrivateUsage] - there is no other way past our own method
+async def _read_with_library(running: Cluster) -> Any:
+    """Read the Secret with the client of kubernetes-asyncio, which the provider does not use."""
+    from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
 
-
-async def _connected(running: Cluster) -> tuple[SecretsApi, dict[str, str]]:
-    from provider.kubernetes.api_server import ApiServerConfig as Place
-
-    place = await Place.in_cluster(directory=running.account, environ=running.server.environ)
-    token = await place.credentials.authorization(fresh=True)
-    return await SecretsApi.connect(place), {"Authorization": token or ""}
+    configuration = Configuration(host=running.server.url)
+    configuration.ssl_ca_cert = str(running.server.authority.ca_file)
+    configuration.api_key["BearerToken"] = f"Bearer {running.token.reveal()}"
+    async with ApiClient(configuration) as client:
+        return await CoreV1Api(client).read_namespaced_secret("acme-signing", "webhooks")
 
 
 def _found(sinks: Sinks, *canaries: Canary) -> set[str]:
@@ -57,30 +55,24 @@ def _found(sinks: Sinks, *canaries: Canary) -> set[str]:
 async def test_without_the_filter_the_library_logs_whole_secrets(
     listener: Listener, sinks: Sinks, running: Cluster
 ) -> None:
-    """kubernetes_asyncio at DEBUG, once with the provider's filter and once without."""
+    """At DEBUG, the client of kubernetes-asyncio logs the body; the filter of the provider drops the record."""
     logger = logging.getLogger("kubernetes_asyncio.client.rest")
-    api, headers = await _connected(running)
     listener.turn_up()
 
-    await _core(api).read_namespaced_secret("acme-signing", "webhooks", _headers=headers)
+    await load_kubeconfig(running.kubeconfig())
+    await _read_with_library(running)
     before = _found(sinks, running.secret)
-    removed = logger.filters[:]
-    for each in removed:
-        logger.removeFilter(each)
-    await _core(api).read_namespaced_secret("acme-signing", "webhooks", _headers=headers)
-    for each in removed:
-        logger.addFilter(each)
-    await api.aclose()
+    logger.filters, filters = [], logger.filters
+    await _read_with_library(running)
+    logger.filters = filters
 
     assert before == set()
     assert _found(sinks, running.secret) == {"log records of kubernetes_asyncio", "log records of root"}
 
 
 async def test_the_librarys_objects_show_the_secret(sinks: Sinks, running: Cluster) -> None:
-    """A `V1Secret`, printed, or kept in a local of a frame that fails."""
-    api, headers = await _connected(running)
-    secret = await _core(api).read_namespaced_secret("acme-signing", "webhooks", _headers=headers)
-    await api.aclose()
+    """A `V1Secret` shows its data when it is printed."""
+    secret = await _read_with_library(running)
 
     sinks.hear("print", pprint.pformat(secret))
     sinks.hear("repr", repr(secret))

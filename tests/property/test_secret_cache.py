@@ -12,7 +12,7 @@ from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretDenied, SecretError, SecretMismatch, SecretNotFound, SecretUnavailable
 from provider.secret_manifest import read_manifest
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import PURPOSE_LABEL, TENANT_LABEL, encoded, manifest
@@ -99,7 +99,7 @@ class Course(RuleBasedStateMachine):
             ttl_s=TTL_S,
             max_stale_s=MAX_STALE_S,
             clock=lambda: self.world.now_s,
-            spread=lambda low, high: low + share * (high - low),
+            jitter=lambda low, high: low + share * (high - low),
         )
 
     @rule(name=names, tenant=tenants)

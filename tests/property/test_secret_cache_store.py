@@ -5,7 +5,8 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provider.cache.store import CacheEntry, Place, SnapshotStore
+from provider.cache.store import CacheEntry, SnapshotStore
+from provider.secret_ref import NamespacedName
 from provider.snapshot import SecretSnapshot
 
 CAPACITY = 6
@@ -33,7 +34,7 @@ def entry(tenant: str, *, outdated: bool = False) -> CacheEntry:
 @given(steps)
 def test_the_tenant_with_the_most_makes_room_with_its_least_used(course: list[tuple[str, str, int]]) -> None:
     """So nobody is pushed below an equal share, and the number stays bounded."""
-    shelf, model = SnapshotStore(CAPACITY), list[tuple[str, Place]]()  # the least used first
+    shelf, model = SnapshotStore(CAPACITY), list[tuple[str, NamespacedName]]()  # the least used first
     for step, tenant, number in course:
         place = (tenant, str(number))
         if step == "put":

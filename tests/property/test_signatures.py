@@ -12,7 +12,8 @@ from svix.webhooks import Webhook as SvixWebhook
 from consumers.signatures.signer import sign
 from consumers.signatures.verifier import VerifiedPart, verify
 from provider.ed25519_key import Ed25519SigningKey
-from provider.signing_keys import HmacKey, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import SigningSecret
 
 KEYS = st.binary(min_size=24, max_size=64)
 SEEDS = st.binary(min_size=32, max_size=32)

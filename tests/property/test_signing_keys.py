@@ -95,12 +95,12 @@ def test_the_previous_key_signs_exactly_during_a_rollover(
     snapshot = read_manifest(encoded(manifest(data=data, annotations=annotations)), REF)
     assert isinstance(snapshot, SecretSnapshot)
 
-    secret = snapshot.select("signing", tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
+    secret = snapshot.require_secret("signing", tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
 
     usable = previous in {KEY, OTHER_KEY, ED25519_KEY} - {current} and expires_in_s is not None
     valid = usable and expires_in_s is not None and 0 < expires_in_s <= 30 * 86_400
     too_far = usable and expires_in_s is not None and expires_in_s > 30 * 86_400
-    rollover = secret.rollover(NOW)
+    rollover = secret.describe_rollover(NOW)
     assert [signature.slot for signature in secret.sign(b"", NOW)] == ["current", "previous"][: 2 if valid else 1]
     assert (rollover.active, rollover.expires_at is not None) == (valid, usable)
     assert rollover.misconfigured is ((previous is not None and not usable) or too_far)

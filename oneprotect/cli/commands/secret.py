@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from oneprotect.configuration.service import ConfigurationService
     from oneprotect.settings.settings import Settings
     from provider.errors import SecretError
-    from provider.signing_keys import SigningSecret
+    from provider.signing_secret import SigningSecret
 
 FIRST_ANSWER_S: Final = 2.0
 """How long the first consumer may take to answer. Where none listens, the server says so at once."""
@@ -206,7 +206,7 @@ def _resolve(ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:
 def _metadata(secret: "SigningSecret") -> dict[str, object]:
     from datetime import UTC, datetime
 
-    is_rolling = secret.previous_is_valid(datetime.now(UTC))
+    is_rolling = secret.is_previous_valid(datetime.now(UTC))
     return {
         "version": secret.version,
         "signs_with": ("current", "previous") if is_rolling else ("current",),

@@ -21,9 +21,9 @@ from oneprotect.doctor.registered_credentials import list_registered
 from oneprotect.doctor.remedies import SecretProblem
 from oneprotect.doctor.result import CheckResult, CheckStatus
 from oneprotect.doctor.runner import OF_NATS, SecretSources, examine
-from provider.cache.provider import SnapshotReader
 from provider.errors import SecretDenied
 from provider.local import LocalSecretProvider
+from provider.provider import SnapshotReader
 from provider.secret_ref import SecretRef
 from provider.snapshot import SecretSnapshot
 from schemas import control_messages, subjects

@@ -19,7 +19,7 @@ from provider.errors import (
 from provider.local import LocalSecretProvider
 from provider.secret_manifest import MAX_BYTES
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from schemas.ids import Purpose
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import KEY, encoded, manifest, write

@@ -15,7 +15,8 @@ from provider.errors import (
 )
 from provider.secret_manifest import MAX_KEYS, read_manifest
 from provider.secret_ref import SecretRef
-from provider.signing_keys import HmacKey, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import SigningSecret
 from provider.snapshot import SecretSnapshot
 from schemas.ids import Purpose
 from tests.kubernetes.manifests import (
@@ -41,7 +42,7 @@ def read(document: dict[str, Any] | bytes) -> SecretSnapshot | type[SecretError]
 def found(document: dict[str, Any], key: str = "signing") -> SigningSecret | type[SecretError]:
     snapshot = read(document)
     assert isinstance(snapshot, SecretSnapshot)
-    return snapshot.find(key, tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
+    return snapshot.find_secret(key, tenant="acme", purpose=Purpose.WEBHOOK_SIGNING)
 
 
 def signing(document: dict[str, Any]) -> SigningSecret:
@@ -144,7 +145,7 @@ def test_no_tenant_owns_nothing(labels: dict[str, str], tenant: Any) -> None:
     snapshot = read(manifest(labels=labels))
 
     assert isinstance(snapshot, SecretSnapshot)
-    assert snapshot.find("signing", tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING) is SecretMismatch
+    assert snapshot.find_secret("signing", tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING) is SecretMismatch
 
 
 def test_who_is_not_the_owner_learns_nothing_about_the_keys() -> None:
@@ -153,7 +154,8 @@ def test_who_is_not_the_owner_learns_nothing_about_the_keys() -> None:
 
     assert isinstance(snapshot, SecretSnapshot)
     answers = [
-        snapshot.find(key, tenant="globex", purpose=Purpose.WEBHOOK_SIGNING) for key in ("signing", "broken", "none")
+        snapshot.find_secret(key, tenant="globex", purpose=Purpose.WEBHOOK_SIGNING)
+        for key in ("signing", "broken", "none")
     ]
 
     assert answers == [SecretMismatch] * 3
@@ -291,9 +293,9 @@ def test_an_ed25519_key_whose_halves_do_not_match_is_malformed() -> None:
 
 def test_a_decoded_manifest_shows_nothing() -> None:
     """Not even to a debugger's pretty printer."""
-    decoded = secret_manifest._decoded(encoded(manifest()))  # pyright: ignore[reportPrivateUsage] - it never leaves there
+    decoded = secret_manifest._decode(encoded(manifest()))  # pyright: ignore[reportPrivateUsage] - it never leaves there
 
-    assert repr(decoded) == "_Manifest(...)"
+    assert repr(decoded) == "_SecretManifest(...)"
     assert decoded is not None
     assert decoded.__rich_repr__() == []
 

@@ -16,7 +16,8 @@ from standardwebhooks import Webhook
 
 from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
-from provider.signing_keys import MAX_OVERLAP, HmacKey, KeyRollover, KeySignature, SigningKey, SigningSecret
+from provider.signing_keys import HmacKey, SigningKey
+from provider.signing_secret import MAX_OVERLAP, KeyRollover, KeySignature, SigningSecret
 from provider.snapshot import SecretSnapshot
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import ED25519_KEY, KEY, OTHER_KEY
@@ -268,7 +269,7 @@ def test_the_previous_key_signs_until_it_expires(expires_in: timedelta, valid: b
     """It is judged at signing: `now < expiry <= now + 30 days`."""
     held = secret(NOW + expires_in)
 
-    assert held.previous_is_valid(NOW) is valid
+    assert held.is_previous_valid(NOW) is valid
     assert [signature.slot for signature in held.sign(b"message", NOW)] == (
         ["current", "previous"] if valid else ["current"]
     )
@@ -309,7 +310,7 @@ def test_a_rollover_is_told_as_it_stands(expires_in: timedelta, active: bool, mi
     """Over is no mistake; an end that lies too far ahead is one, for as long as it does."""
     held = secret(NOW + expires_in)
 
-    assert held.rollover(NOW) == KeyRollover(active, NOW + expires_in, misconfigured)
+    assert held.describe_rollover(NOW) == KeyRollover(active, NOW + expires_in, misconfigured)
 
 
 @pytest.mark.parametrize("misconfigured", [False, True])
@@ -319,4 +320,4 @@ def test_without_a_usable_previous_key_there_is_no_rollover(misconfigured: bool)
         current=HmacKey(KEY), version="1", previous_expires_at=NOW, rollover_misconfigured=misconfigured
     )
 
-    assert held.rollover(NOW) == KeyRollover(False, None, misconfigured)
+    assert held.describe_rollover(NOW) == KeyRollover(False, None, misconfigured)

@@ -10,7 +10,8 @@ from svix.webhooks import WebhookVerificationError as SvixVerificationError
 
 from consumers.signatures.signer import SignedHeaders, sign
 from provider.ed25519_key import Ed25519SigningKey
-from provider.signing_keys import HmacKey, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import SigningSecret
 from tests.kubernetes.manifests import ED25519_KEY
 
 DELIVERY = "msg_p5jXN8AQM9LWM0D4loKWxJek"

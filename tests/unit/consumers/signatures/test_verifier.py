@@ -10,7 +10,8 @@ import pytest
 from consumers.signatures.signer import sign
 from consumers.signatures.verifier import MismatchCause, VerificationResult, VerificationStep, VerifiedPart, verify
 from provider.ed25519_key import Ed25519SigningKey
-from provider.signing_keys import HmacKey, SigningSecret
+from provider.signing_keys import HmacKey
+from provider.signing_secret import SigningSecret
 from tests.kubernetes.manifests import ED25519_KEY, ED25519_PUBLIC_KEY
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)

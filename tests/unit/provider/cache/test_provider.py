@@ -19,7 +19,7 @@ from provider.errors import (
 )
 from provider.secret_manifest import read_manifest
 from provider.secret_ref import SecretRef
-from provider.signing_keys import SigningSecret
+from provider.signing_secret import SigningSecret
 from provider.snapshot import SecretSnapshot
 from schemas.codes import Code
 from schemas.ids import Purpose
@@ -76,11 +76,11 @@ class Desk:
         *,
         max_stale_s: float = 300,
         max_entries: int = 2048,
-        spread: Callable[[float, float], float] = max,
+        jitter: Callable[[float, float], float] = max,
     ) -> None:
         self.clock, self.reader = Clock(), Reader()
         self.cache = CachedSecretProvider(
-            self.reader, ttl_s=60, max_stale_s=max_stale_s, max_entries=max_entries, clock=self.clock, spread=spread
+            self.reader, ttl_s=60, max_stale_s=max_stale_s, max_entries=max_entries, clock=self.clock, jitter=jitter
         )
 
     def resolve(
@@ -131,7 +131,7 @@ async def test_the_minute_is_shortened_at_random() -> None:
         drawn.append((low, high))
         return low
 
-    desk = Desk(spread=earliest)
+    desk = Desk(jitter=earliest)
     await desk.version()
     desk.clock.now_s += 47.9
     await desk.version()
@@ -560,7 +560,7 @@ async def test_the_fast_path_answers_only_what_is_fresh_and_allowed() -> None:
     desk = Desk()
 
     def cached(tenant: str = "acme") -> SigningSecret | None:
-        return desk.cache.cached(REF, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING)
+        return desk.cache.find_cached(REF, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING)
 
     before = cached()
     secret = await desk.resolve()
@@ -647,7 +647,7 @@ async def test_who_may_not_have_a_secret_does_not_keep_it_fresh() -> None:
     await desk.version()
     desk.clock.now_s += 50
 
-    found = desk.cache.cached(REF, tenant="globex", purpose=Purpose.WEBHOOK_SIGNING)
+    found = desk.cache.find_cached(REF, tenant="globex", purpose=Purpose.WEBHOOK_SIGNING)
 
     assert (found, desk.cache.refreshes, len(asyncio.all_tasks())) == (None, 0, 1)
 

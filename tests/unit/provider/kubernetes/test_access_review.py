@@ -38,15 +38,15 @@ async def _cluster(server: ApiServer, directory: Path) -> ApiServerConfig:
 
 
 async def _may(reviews: AccessReviews) -> bool | None:
-    return await reviews.may("get", namespace="webhooks", name="acme-signing")
+    return await reviews.is_allowed("get", namespace="webhooks", name="acme-signing")
 
 
 async def test_yes_and_no(reviews: AccessReviews) -> None:
     """What a role allows is True, and all else False."""
     assert await _may(reviews) is True
-    assert await reviews.may("get", namespace="webhooks", name="another") is False
-    assert await reviews.may("list", namespace="webhooks") is False
-    assert await reviews.may("get", namespace="elsewhere", name="acme-signing") is False
+    assert await reviews.is_allowed("get", namespace="webhooks", name="another") is False
+    assert await reviews.is_allowed("list", namespace="webhooks") is False
+    assert await reviews.is_allowed("get", namespace="elsewhere", name="acme-signing") is False
 
 
 async def test_a_renewed_token_is_read(server: ApiServer, reviews: AccessReviews, tmp_path: Path) -> None:

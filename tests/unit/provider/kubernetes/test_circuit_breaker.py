@@ -18,18 +18,18 @@ from provider.kubernetes.circuit_breaker import (
 from tests.kubernetes.resolving import Clock
 
 
-def made(spread: Callable[[float, float], float] = max) -> tuple[CircuitBreaker, Clock]:
+def made(jitter: Callable[[float, float], float] = max) -> tuple[CircuitBreaker, Clock]:
     """A breaker whose pauses are the longest, and its clock."""
     clock = Clock()
-    return CircuitBreaker(clock=clock, spread=spread), clock
+    return CircuitBreaker(clock=clock, jitter=jitter), clock
 
 
 def call(breaker: CircuitBreaker, verdict: CallOutcome) -> bool:
     """Make one call that ends so; False when it is not let through."""
-    ticket = breaker.admit()
+    ticket = breaker.admit_call()
     if ticket is None:
         return False
-    breaker.settle(ticket, verdict)
+    breaker.record_outcome(ticket, verdict)
     return True
 
 
@@ -47,8 +47,8 @@ def test_it_opens_at_the_fifth_failure_in_a_row() -> None:
     fail(breaker, 1)
 
     assert (before, breaker.state, breaker.opened) == (BreakerState.CLOSED, BreakerState.OPEN, 1)
-    assert breaker.refuses
-    assert breaker.admit() is None
+    assert breaker.is_refusing
+    assert breaker.admit_call() is None
 
 
 def test_a_success_between_failures_starts_the_count_anew() -> None:
@@ -79,12 +79,12 @@ def test_after_its_pause_one_call_is_let_through() -> None:
     breaker, clock = made()
     fail(breaker)
     clock.now_s += 0.999
-    early = breaker.admit()
+    early = breaker.admit_call()
     clock.now_s += 0.001
 
-    state, probe, other = breaker.state, breaker.admit(), breaker.admit()
+    state, probe, other = breaker.state, breaker.admit_call(), breaker.admit_call()
     assert probe is not None
-    breaker.settle(probe, CallOutcome.ALIVE)
+    breaker.record_outcome(probe, CallOutcome.ALIVE)
 
     assert (early, state, other) == (None, BreakerState.HALF_OPEN, None)
     assert breaker.state is BreakerState.CLOSED
@@ -100,7 +100,7 @@ def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
 
     assert call(breaker, CallOutcome.NOTHING)
 
-    assert (breaker.state, breaker.refuses) == (BreakerState.HALF_OPEN, False)
+    assert (breaker.state, breaker.is_refusing) == (BreakerState.HALF_OPEN, False)
     assert call(breaker, CallOutcome.ALIVE)
 
 
@@ -112,7 +112,7 @@ def test_each_pause_is_twice_the_one_before_up_to_a_bound() -> None:
     pauses_s: list[float] = []
     for _ in range(7):
         began_s = clock.now_s
-        while breaker.refuses:
+        while breaker.is_refusing:
             clock.now_s += 0.5
         pauses_s.append(clock.now_s - began_s)
         fail(breaker, 1)
@@ -146,35 +146,35 @@ def test_a_pause_may_be_half_as_long() -> None:
 def test_failures_of_calls_from_before_it_opened_change_nothing(elapsed_s: float) -> None:
     """Eight calls that fail together open it once, and are not mistaken for the probe."""
     breaker, clock = made()
-    tickets = [breaker.admit() for _ in range(8)]
+    tickets = [breaker.admit_call() for _ in range(8)]
 
     for ticket in tickets[:5]:
         assert ticket is not None
-        breaker.settle(ticket, CallOutcome.FAILED)
+        breaker.record_outcome(ticket, CallOutcome.FAILED)
     clock.now_s += elapsed_s
-    probe = breaker.admit()
+    probe = breaker.admit_call()
     for ticket in tickets[5:]:
         assert ticket is not None
-        breaker.settle(ticket, CallOutcome.FAILED)
+        breaker.record_outcome(ticket, CallOutcome.FAILED)
 
     assert breaker.opened == 1
     assert (probe is not None) is (breaker.state is BreakerState.HALF_OPEN)
-    assert breaker.refuses
+    assert breaker.is_refusing
 
 
 def test_a_late_success_closes_it() -> None:
     """Whichever call it was: the provider answers again. The probe then has no say any more."""
     breaker, clock = made()
-    late = breaker.admit()
+    late = breaker.admit_call()
     assert late is not None
     fail(breaker)
     clock.now_s += 1
-    probe = breaker.admit()
+    probe = breaker.admit_call()
     assert probe is not None
 
-    breaker.settle(late, CallOutcome.ALIVE)
+    breaker.record_outcome(late, CallOutcome.ALIVE)
     state = breaker.state
-    breaker.settle(probe, CallOutcome.FAILED)
+    breaker.record_outcome(probe, CallOutcome.FAILED)
 
     assert (state, breaker.state) == (BreakerState.CLOSED, BreakerState.CLOSED)
     fail(breaker, 4)
@@ -210,7 +210,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(target=tickets)
     def begin(self) -> Ticket:
-        state, ticket = self.breaker.state, self.breaker.admit()
+        state, ticket = self.breaker.state, self.breaker.admit_call()
         assert state is not BreakerState.CLOSED or ticket is not None
         assert state is not BreakerState.OPEN or ticket is None
         if state is BreakerState.HALF_OPEN and ticket is not None:
@@ -222,7 +222,7 @@ class Course(RuleBasedStateMachine):
         if ticket == -1:
             return
         before, opened = self.breaker.state, self.breaker.opened
-        self.breaker.settle(ticket, verdict)
+        self.breaker.record_outcome(ticket, verdict)
         if verdict is CallOutcome.ALIVE:
             self.failures = 0
             assert self.breaker.state is BreakerState.CLOSED

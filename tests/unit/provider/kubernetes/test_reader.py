@@ -6,9 +6,8 @@ import pytest
 
 from provider.errors import SecretDenied, SecretUnavailable
 from provider.kubernetes.circuit_breaker import BreakerState, CircuitBreaker
-from provider.kubernetes.reader import SecretReader
-from provider.kubernetes.response import ApiServerResponse, ResponseFault
-from provider.kubernetes.retry import ReadRetryPolicy
+from provider.kubernetes.reader import ReadRetryPolicy, SecretReader
+from provider.kubernetes.session import ApiServerResponse, ResponseFault
 from provider.secret_ref import SecretRef
 from provider.snapshot import SecretSnapshot
 from tests.kubernetes.manifests import encoded, manifest
@@ -25,7 +24,7 @@ class Source:
         self.asked: list[bool] = []
         """Whether each GET was with fresh credentials."""
 
-    async def get(self, ref: SecretRef, *, fresh_credentials: bool) -> ApiServerResponse | ResponseFault:
+    async def get_secret(self, ref: SecretRef, *, fresh_credentials: bool) -> ApiServerResponse | ResponseFault:
         assert ref == REF
         self.asked.append(fresh_credentials)
         return self.outcomes.popleft() if self.outcomes else GOOD
@@ -34,7 +33,7 @@ class Source:
 def reads(source: Source) -> tuple[SecretReader, CircuitBreaker, Pauses]:
     pauses, breaker = Pauses(), CircuitBreaker(clock=Clock())
     return (
-        SecretReader(source, timeout_s=5, retrying=ReadRetryPolicy(sleep=pauses, spread=max), breaker=breaker),
+        SecretReader(source, timeout_s=5, retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max), breaker=breaker),
         breaker,
         pauses,
     )
@@ -45,11 +44,11 @@ async def test_what_was_not_sent_is_no_failure_of_the_server() -> None:
     source = Source(*[ResponseFault.NOT_SENT] * 10)
     reading, breaker, pauses = reads(source)
 
-    found = [await reading.find(REF) for _ in range(10)]
+    found = [await reading.find_secret(REF) for _ in range(10)]
 
     assert found == [SecretUnavailable] * 10
     assert (breaker.state, pauses.lengths_s, len(source.asked)) == (BreakerState.CLOSED, [], 10)
-    assert isinstance(await reading.find(REF), SecretSnapshot)
+    assert isinstance(await reading.find_secret(REF), SecretSnapshot)
 
 
 async def test_with_other_cas_it_is_tried_at_once() -> None:
@@ -57,7 +56,7 @@ async def test_with_other_cas_it_is_tried_at_once() -> None:
     source = Source(*[ResponseFault.OUTDATED] * 6)
     reading, breaker, pauses = reads(source)
 
-    found = [await reading.find(REF) for _ in range(2)]
+    found = [await reading.find_secret(REF) for _ in range(2)]
 
     assert found == [SecretUnavailable] * 2
     assert (breaker.state, pauses.lengths_s) == (BreakerState.CLOSED, [0.0] * 4)
@@ -92,7 +91,7 @@ async def test_four_gets_are_the_most(outcomes: list[ApiServerResponse]) -> None
     source = Source(*outcomes)
     reading, _, pauses = reads(source)
 
-    found = await reading.find(REF)
+    found = await reading.find_secret(REF)
 
     assert found is SecretUnavailable
     assert (len(source.asked), pauses.lengths_s) == (4, [0.1, 0.2])
@@ -108,7 +107,7 @@ async def test_a_second_401_is_final() -> None:
     )
     reading, _, _ = reads(source)
 
-    found = await reading.find(REF)
+    found = await reading.find_secret(REF)
 
     assert found is SecretDenied
     assert source.asked == [False, False, True, True]

@@ -1,16 +1,16 @@
-"""Replay: kept deliveries are requested once more, with the same id, their attempts counting on.
+"""Replays: retained deliveries are requested again, with their ids, and their attempts are counted on.
 
-A replay is a row in a bucket with a cursor over the kept deliveries, so that one that was interrupted goes on where it
-stopped. Nothing is asked for twice, neither by the same replay after a crash nor by two whose filters overlap:
+A replay is a row in a bucket, with a cursor over the retained deliveries, so that an interrupted replay resumes where
+it stopped. Nothing is requested twice, neither by a replay after a crash nor by two replays with overlapping filters:
 
-- One replay of a tenant runs at a time, by a lease in the same bucket, under the key `<tenant>` (`messaging.lease`).
-  Another one waits for it.
-- Whoever has the lease looks first, in the streams themselves, at what has been attempted or asked for since a delivery
-  was kept (`consumers.replay.superseded`). Nobody else asks while it works, so what it has seen stays true.
-- The cursor moves over what is stored, in order (`consumers.replay.window`). What was stored beyond it when a process died is
-  found by that same look. `Nats-Msg-Id` holds the replay's id, for a request whose acknowledgement alone got lost.
+- One replay of a tenant runs at a time, by a lease in the bucket under the key `<tenant>` (`messaging.lease`). Another
+  one waits.
+- The holder of the lease first searches the streams for what was attempted or requested since a delivery was retained
+  (`consumers.replay.source`). No other process requests meanwhile, so the result of the search stays true.
+- The cursor moves over stored requests, in order (`consumers.replay.window`). That search also finds requests beyond
+  the cursor, stored before a process died. `Nats-Msg-Id` contains the replay's id, in case an acknowledgement got lost.
 
-A lease that is lost, or a server that does not answer for a while, is treated like a crash: look again, and go on.
+A lost lease, or a server that does not answer for a while, is treated like a crash: search again, and continue.
 """
 
 import asyncio
@@ -21,11 +21,9 @@ from typing import Final
 
 import structlog
 
-from consumers.replay.audit import ReplayAudit
-from consumers.replay.session import ReplayOptions, ReplaySession, ignore
-from consumers.replay.source import RetainedDeliverySource
+from consumers.replay.session import ReplayAudit, ReplayOptions, ReplaySession, ignore
+from consumers.replay.source import RetainedDeliverySource, SupersededPage
 from consumers.replay.store import ReplayEnded, ReplayRow, ReplayStore, UnknownReplay
-from consumers.replay.superseded import SupersededPage
 from consumers.retention import retained
 from consumers.retention.retained import RetainedDelivery
 from messaging import management
@@ -37,15 +35,15 @@ from messaging.publisher import JetStreamPublisher
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.ids import new_replay_id
 
-PATIENCE_S: Final = 60.0
-"""How long a replay keeps trying without getting anywhere."""
-_PAUSE_S: Final = 1.0
+STALL_TIMEOUT_S: Final = 60.0
+"""A replay whose cursor has not moved for this long fails with the last error."""
+_RETRY_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
 
 class ReplayService:
-    """Finds kept deliveries and requests them again. Any method raises `JetStreamError` when NATS can't be asked."""
+    """Finds retained deliveries and requests them again. Every method raises `JetStreamError` without an answer."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, replays: KvBucket) -> None:
         self._connection = connection
@@ -54,27 +52,25 @@ class ReplayService:
         self._rows = ReplayStore(replays)
 
     def find_pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[SupersededPage]:
-        """What a replay with this filter would find, oldest first, in pages that are looked up together."""
+        """Return the deliveries that a replay with this filter would find, oldest first, in pages."""
         return RetainedDeliverySource(self._connection, tenant, chosen).find_pages()
 
     async def find_deliveries(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[RetainedDelivery]:
-        """The same one by one."""
+        """Return the deliveries that a replay with this filter would find, with `superseded` set."""
         async for page in self.find_pages(tenant, chosen):
-            for one in page.marked_deliveries():
-                yield one
+            for delivery in page.marked_deliveries():
+                yield delivery
 
     async def count_remaining(self, tenant: str, row: Replay) -> int:
-        """How many kept deliveries `row` has before it, those included that it will leave alone."""
-        found = RetainedDeliverySource(self._connection, tenant, row.filter).scan(
-            after=row.cursor, until=row.until_sequence
-        )
+        """Return the number of retained deliveries before `row`, including those that it will skip."""
+        source = RetainedDeliverySource(self._connection, tenant, row.filter)
         count = 0
-        async for _ in found:
+        async for _ in source.scan(after=row.cursor, until=row.until_sequence):
             count += 1
         return count
 
     async def begin(self, tenant: str, chosen: ReplayFilter, *, by: str) -> tuple[str, Replay]:
-        """The id and row of an unfinished replay with the same filter, or else of a new one."""
+        """Return id and row of the unfinished replay with this filter, or else of a new one, not yet stored."""
         for row in await self._rows.list(tenant):
             if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
                 return row.id, row.replay
@@ -82,7 +78,7 @@ class ReplayService:
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 
     async def resume(self, tenant: str, replay: str) -> Replay:
-        """The row of an unfinished replay, for `run`. Raises `UnknownReplay` or `ReplayEnded`."""
+        """Return the row of an unfinished replay, for `run`. Raises `UnknownReplay` or `ReplayEnded`."""
         row = await self.get(tenant, replay)
         if row.state is not ReplayState.RUNNING:
             raise ReplayEnded(row.state)
@@ -99,82 +95,82 @@ class ReplayService:
         on_step: Callable[[Replay], None] = ignore,
         on_wait: Callable[[LeaseHolder], None] = ignore,
     ) -> Replay:
-        """Request everything that `row` still has to do, and return it as it is then: finished, or cancelled.
+        """Request every delivery that `row` has left.
 
-        `by`: who wants it now, if not who began it. `on_wait` is called with the tenant's replay that has to end first.
-        When this is cancelled, or fails, the progress is kept.
+        Args:
+            by: The actor that wants the replay now, if not the one that began it.
+            on_step: Called with the progress after each delivery.
+            on_wait: Called with the tenant's replay that has to end first.
+
+        Returns:
+            The row at the end: finished or cancelled. After a failure or a cancellation of this call, the progress is
+            stored as well.
         """
-        stored = await self._stored(tenant, replay, row)
-        orders = ReplayOptions(
-            tenant=tenant,
-            replay=replay,
-            by=by or row.by,
-            rate_per_s=rate_per_s,
-            on_step=on_step,
-            on_wait=on_wait,
+        options = ReplayOptions(
+            tenant=tenant, replay=replay, by=by or row.by, rate_per_s=rate_per_s, on_step=on_step, on_wait=on_wait
         )
-        turn = ReplaySession(self._connection, self._publisher, self._bucket, orders, stored)
-        patience = _StallDetector()
-        while turn.row.replay.state is ReplayState.RUNNING:
+        stored = await self._find_or_store(tenant, replay, row)
+        session = ReplaySession(self._connection, self._publisher, self._bucket, options, stored)
+        stall = _StallDetector()
+        while session.row.replay.state is ReplayState.RUNNING:
             try:
-                await turn.run()
+                await session.run()
             except (LeaseLost, ServerUnavailable) as error:
                 _log.warning("replay.interrupted", tenant=tenant, replay=replay, error=str(error))
-                await patience.wait(error, turn.row.replay.cursor)
-        return turn.row.replay
+                await stall.wait(error, session.row.replay.cursor)
+        return session.row.replay
 
     async def get(self, tenant: str, replay: str) -> Replay:
-        """One replay's row. Raises `UnknownReplay`."""
+        """Return one replay's row. Raises `UnknownReplay`."""
         return (await self._rows.get(tenant, replay)).replay
 
     async def list(self, tenant: str) -> dict[str, Replay]:
-        """The tenant's replays by id, the oldest first."""
+        """Return the tenant's replays by id, oldest first."""
         return {row.id: row.replay for row in await self._rows.list(tenant)}
 
     async def find_running(self, tenant: str) -> LeaseHolder | None:
-        """Which of them runs right now."""
+        """Return the holder of the tenant's lease: the replay that runs now."""
         return await find_holder(self._bucket, tenant)
 
     async def cancel(self, tenant: str, replay: str, *, by: str, address: str | None = None) -> Replay:
-        """Have it stop, within a second if it runs, and return how far it came.
+        """Cancel a replay, and return its row. A running replay stops within a second.
 
         Raises `UnknownReplay` or `ReplayEnded`.
         """
         await self._rows.cancel(tenant, replay, by=by, address=address)
         with contextlib.suppress(TimeoutError):  # a process that was killed has the lease a little longer
             async with asyncio.timeout(TTL_S + 1):
-                await self._until_idle(tenant, replay)
+                await self._wait_until_released(tenant, replay)
         row = await self._rows.get(tenant, replay)
         await ReplayAudit(self._publisher).ended(tenant, row, by=by)
         return row.replay
 
-    async def _until_idle(self, tenant: str, replay: str) -> None:
+    async def _wait_until_released(self, tenant: str, replay: str) -> None:
         while True:
             running = await self.find_running(tenant)
             if running is None or running.replay != replay:
                 return
             await asyncio.sleep(0.05)
 
-    async def _stored(self, tenant: str, replay: str, row: Replay) -> ReplayRow:
+    async def _find_or_store(self, tenant: str, replay: str, row: Replay) -> ReplayRow:
         try:
             return await self._rows.get(tenant, replay)
         except UnknownReplay:
-            pass
-        return await self._rows.save(tenant, ReplayRow(replay, row))
+            return await self._rows.save(tenant, ReplayRow(replay, row))
 
 
 class _StallDetector:
-    """Ends when nothing has moved for a while."""
+    """Raises when the cursor has not moved for `STALL_TIMEOUT_S`."""
 
     def __init__(self) -> None:
         self._cursor = -1
         self._since = 0.0
 
     async def wait(self, error: JetStreamError, cursor: int) -> None:
-        """Wait a moment after `error`, which is raised when `cursor` has stood still for too long."""
+        """Wait a moment after `error`, or raise it when `cursor` has not moved for too long."""
         now = asyncio.get_running_loop().time()
         if cursor != self._cursor:
             self._cursor, self._since = cursor, now
-        elif now - self._since > PATIENCE_S:
+        elif now - self._since > STALL_TIMEOUT_S:
             raise error
-        await asyncio.sleep(_PAUSE_S)
+        await asyncio.sleep(_RETRY_S)

@@ -1,10 +1,10 @@
-"""Replays as they are kept in their bucket: one row each.
+"""The replays of a tenant as rows of a bucket.
 
-Two may write a row, the one that runs the replay and one that cancels it; neither overwrites what it has not seen.
+Two processes may write a row: the one that runs the replay, and one that cancels it. Neither overwrites the other.
 
 ReplayError
 ├── UnknownReplay   the tenant has no such replay
-└── ReplayEnded     it is finished or cancelled already
+└── ReplayEnded     the replay is finished or cancelled already
 """
 
 from datetime import UTC, datetime
@@ -18,18 +18,18 @@ from schemas.configuration import Replay, ReplayState
 
 
 class ReplayError(Exception):
-    """A replay that can't be had; the text says why."""
+    """A replay that can't be run or changed; the text says why."""
 
 
 class UnknownReplay(ReplayError):
     """The tenant has no such replay."""
 
     def __init__(self) -> None:
-        super().__init__("the tenant has no replay of this id; see `oneprotect replay --list`")
+        super().__init__("the tenant has no replay with this id; see `oneprotect replay --list`")
 
 
 class ReplayEnded(ReplayError):
-    """It is finished or cancelled already."""
+    """The replay is finished or cancelled already."""
 
     def __init__(self, state: ReplayState) -> None:
         super().__init__(f"this replay is {state} already")
@@ -44,7 +44,7 @@ class ReplayRow(msgspec.Struct, frozen=True):
     revision: int = 0
 
     def with_progress(self, replay: Replay) -> "ReplayRow":
-        """What to store instead of this, now that it has come as far as `replay`: cancelled if this is."""
+        """Return this row with the progress of `replay`, cancelled if this row is."""
         if self.replay.state is ReplayState.CANCELLED:
             replay = msgspec.structs.replace(
                 replay,
@@ -57,24 +57,24 @@ class ReplayRow(msgspec.Struct, frozen=True):
 
 
 class ReplayStore:
-    """The rows of all tenants. Any method raises `JetStreamError` when NATS can't be asked."""
+    """The rows of all tenants. Every method raises `JetStreamError` without an answer from NATS."""
 
     def __init__(self, bucket: KvBucket) -> None:
         self._rows = KvTable(bucket, Replay)
 
     async def get(self, tenant: str, replay: str) -> ReplayRow:
-        """One of them. Raises `UnknownReplay`."""
+        """Return one replay. Raises `UnknownReplay`."""
         row = await self._rows.get(f"{tenant}.{replay}")
         if row is None:
             raise UnknownReplay
         return ReplayRow(replay, row.value, row.revision)
 
     async def list(self, tenant: str) -> list[ReplayRow]:
-        """The tenant's, the oldest first."""
+        """Return the tenant's replays, oldest first."""
         return [ReplayRow(row.id, row.value, row.revision) for row in await self._rows.list(f"{tenant}.*")]
 
     async def save(self, tenant: str, row: ReplayRow) -> ReplayRow:
-        """Store `row` for who runs it. Returns what is stored then: cancelled if it was so in between."""
+        """Store the progress of a running replay. Returns the stored row, cancelled if another process did that."""
         try:
             return await self._write(tenant, row)
         except WriteConflict:
@@ -86,7 +86,7 @@ class ReplayStore:
         return await retry_conflicts(write)
 
     async def cancel(self, tenant: str, replay: str, *, by: str, address: str | None = None) -> ReplayRow:
-        """Mark it as cancelled. Raises `UnknownReplay` or `ReplayEnded`."""
+        """Mark a replay as cancelled. Raises `UnknownReplay` or `ReplayEnded`."""
 
         def change(current: Replay | None) -> Replay:
             if current is None:

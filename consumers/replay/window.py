@@ -1,7 +1,7 @@
-"""Requests on their way to the server, many at a time, accounted for one after the other.
+"""Requests on their way to the server: many at once, completed in their order.
 
-A request is stored in whatever order the server pleases; what it was asked for counts as done only when everything
-before it is done, too. So whoever keeps a cursor can move it to each step that is told, and never passes over one.
+The server stores requests in any order. A request counts as done when every request before it is done as well, so a
+cursor that moves with each done step never passes one that is not stored.
 """
 
 import asyncio
@@ -11,57 +11,57 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
-from messaging.delivery_requests import DeliveryRequest
-from messaging.publisher import MessagePublisher, Publication, PublishAck
+from messaging.client.errors import JetStreamError
+from messaging.delivery_requests import DeliveryRequest, OverflowingPublisher
+from messaging.publisher import MessagePublisher, PublishAck
 from schemas import subjects
 
-SIZE: Final = 256
+WINDOW_SIZE: Final = 256
 
 T = TypeVar("T")
 
 
 class QueuedItem(Generic[T]):
-    """Where a thing stands in the line."""
+    """An item of a `CompletionQueue`."""
 
-    __slots__ = ("has_ended", "thing")
+    __slots__ = ("is_complete", "item")
 
-    def __init__(self, thing: T) -> None:
-        self.thing = thing
-        self.has_ended = False
+    def __init__(self, item: T) -> None:
+        self.item = item
+        self.is_complete = False
 
 
 class CompletionQueue(Generic[T]):
-    """A line in which a thing is let out when it has ended and so has everything before it."""
+    """A queue that an item leaves when the item and every item before it are complete."""
 
-    __slots__ = ("_line",)
+    __slots__ = ("_items",)
 
     def __init__(self) -> None:
-        self._line: collections.deque[QueuedItem[T]] = collections.deque()
+        self._items: collections.deque[QueuedItem[T]] = collections.deque()
 
     def __len__(self) -> int:
-        """How many are in the line, ended or not."""
-        return len(self._line)
+        """Return the number of items in the queue, complete or not."""
+        return len(self._items)
 
-    def add(self, thing: T) -> QueuedItem[T]:
-        """Put `thing` at the end of the line."""
-        place = QueuedItem(thing)
-        self._line.append(place)
-        return place
+    def add(self, item: T) -> QueuedItem[T]:
+        """Append `item`."""
+        queued = QueuedItem(item)
+        self._items.append(queued)
+        return queued
 
-    def complete(self, place: QueuedItem[T]) -> list[T]:
-        """It has ended: those that leave the line by that, in their order."""
-        place.has_ended = True
+    def complete(self, queued: QueuedItem[T]) -> list[T]:
+        """Mark an item as complete. Returns the items that leave the queue by that, in their order."""
+        queued.is_complete = True
         out: list[T] = []
-        while self._line and self._line[0].has_ended:
-            out.append(self._line.popleft().thing)
+        while self._items and self._items[0].is_complete:
+            out.append(self._items.popleft().item)
         return out
 
 
 class ReplayStep(msgspec.Struct, frozen=True, gc=False):
-    """A kept delivery that is done with: requested again, or left alone.
+    """A retained delivery that was requested again, or skipped.
 
-    `ends`: nothing else that is kept under its stream sequence belongs to the replay, so the cursor may stand there.
+    `is_last_in_batch`: no other delivery of the replay has this stream sequence, so the cursor may move to it.
     """
 
     sequence: int
@@ -70,63 +70,59 @@ class ReplayStep(msgspec.Struct, frozen=True, gc=False):
 
 
 class PublishWindow:
-    """Steps that have begun: at most `size`. `on_done` is called with each one, in order, when it is done.
+    """Steps in progress: at most `size`. `on_done` is called with each one, in order, when it is done.
 
-    The first request that can't be stored ends it: no step from there on is done, as the cursor must not pass it.
+    The first request that can't be stored ends the window: no step from there on is done.
     """
 
-    def __init__(self, publisher: MessagePublisher, on_done: Callable[[ReplayStep], None], *, size: int = SIZE) -> None:
-        self._publisher = publisher
+    def __init__(
+        self, publisher: MessagePublisher, on_done: Callable[[ReplayStep], None], *, size: int = WINDOW_SIZE
+    ) -> None:
+        self._publisher = OverflowingPublisher(publisher)
         self._on_done = on_done
         self._size = size
-        self._line: CompletionQueue[ReplayStep] = CompletionQueue()
+        self._steps: CompletionQueue[ReplayStep] = CompletionQueue()
         self._in_flight = 0
-        self._moved = asyncio.Event()
+        self._changed = asyncio.Event()
         self._error: JetStreamError | None = None
 
-    async def submit(self, step: ReplayStep, asking: DeliveryRequest | None) -> None:
-        """Begin `step` as soon as there is room; with nothing to ask for, it is done when those before it are.
+    async def submit(self, step: ReplayStep, request: DeliveryRequest | None) -> None:
+        """Begin `step` when there is room. Without a `request` the step is done as soon as those before it are.
 
-        Raises `JetStreamError` when a request before it could not be stored.
+        Raises `JetStreamError` when an earlier request could not be stored.
         """
-        while len(self._line) >= self._size and not self._error:
-            await self._next_move()
+        while len(self._steps) >= self._size and not self._error:
+            await self._wait_for_change()
         if self._error:
             raise self._error
-        place = self._line.add(step)
-        if asking is None:
-            self._end(place)
-        else:
-            self._in_flight += 1
-            self._ask(place, asking, subjects.requested(asking.tenant, asking.destination))
+        queued = self._steps.add(step)
+        if request is None:
+            self._complete(queued)
+            return
+
+        def on_stored(result: PublishAck | JetStreamError) -> None:
+            self._in_flight -= 1
+            if isinstance(result, PublishAck):
+                self._complete(queued)
+            else:
+                self._error = self._error or result
+                self._changed.set()
+
+        self._in_flight += 1
+        self._publisher.send(request.on(subjects.requested), on_stored)
 
     async def drain(self) -> None:
-        """Wait until it is known of every request whether it is stored. Raises `JetStreamError` when one is not."""
+        """Wait until every request is stored or refused. Raises `JetStreamError` when one is not stored."""
         while self._in_flight:
-            await self._next_move()
+            await self._wait_for_change()
         if self._error:
             raise self._error
 
-    def _ask(self, place: QueuedItem[ReplayStep], asking: DeliveryRequest, subject: str) -> None:
-        def on_stored(result: PublishAck | JetStreamError) -> None:
-            overflow = subjects.overflow(asking.tenant, asking.destination)
-            if isinstance(result, PublishAck):
-                self._in_flight -= 1
-                self._end(place)
-            elif isinstance(result, RejectedByServer) and result.err_code == SUBJECT_FULL and subject != overflow:
-                self._ask(place, asking, overflow)
-            else:
-                self._in_flight -= 1
-                self._error = self._error or result
-                self._moved.set()
-
-        self._publisher.send(Publication(subject, asking.document, asking.headers), on_stored)
-
-    def _end(self, place: QueuedItem[ReplayStep]) -> None:
-        for step in self._line.complete(place):
+    def _complete(self, queued: QueuedItem[ReplayStep]) -> None:
+        for step in self._steps.complete(queued):
             self._on_done(step)
-        self._moved.set()
+        self._changed.set()
 
-    async def _next_move(self) -> None:
-        self._moved.clear()
-        await self._moved.wait()
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumers.replay.pacer import CATCH_UP_S, Pacer
-from consumers.replay.run import ReplayRun
-from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.replay.run import CATCH_UP_S, Pacer, ReplayRun
+from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.replay.window import CompletionQueue, QueuedItem
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer, ServerUnavailable
@@ -140,7 +139,7 @@ def _kept(sequence: int, delivery: str, *, ends: bool) -> RetainedDelivery:
 
 async def _live(server: Server, saved: Replay, happens: list[str]) -> tuple[Replay, bool]:
     """One life of the replay: what is saved at its end, and whether it came to its own."""
-    run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pace=Pacer(None), at_once=3)
+    run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pacer=Pacer(None), window_size=3)
     going = asyncio.create_task(run.run())
     for _ in range(MOST_TURNS):
         for _ in range(5):

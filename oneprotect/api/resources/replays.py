@@ -7,7 +7,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from consumers.replay.dry_run import DryRunSummary
+from consumers.replay.source import DryRunSummary
 from consumers.retention.retained import RetainedDelivery
 from messaging.lease import LeaseHolder
 from oneprotect.api.operations.operation import KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc

@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from consumers.model.request import RetryState
-from consumers.replay.superseded import find_superseded
+from consumers.replay.source import find_superseded
 from consumers.retention.retained import RetainedRecord, read_newest
 from messaging import direct_get
 from messaging.client.connection import NatsConnection

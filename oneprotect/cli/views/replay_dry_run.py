@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from consumers.replay.dry_run import DryRunSummary
+from consumers.replay.source import DryRunSummary
 from consumers.retention.retained import RetainedDelivery
 from oneprotect.cli.support.output import write_json, write_line, write_table
 from schemas.configuration import ReplayFilter

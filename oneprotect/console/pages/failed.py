@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.replay.superseded import find_superseded
+from consumers.replay.source import find_superseded
 from consumers.retention.retained import read_page
 from oneprotect.api.operations.public_codes import expand_public_codes
 from oneprotect.api.web.pagination import Cursor, decode_cursor, encode_cursor

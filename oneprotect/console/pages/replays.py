@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from consumers.replay.dry_run import DryRunSummary
+from consumers.replay.source import DryRunSummary
 from messaging.lease import LeaseHolder
 from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from consumers.replay.source import SupersededIndex
 from consumers.replay.store import ReplayEnded, UnknownReplay
-from consumers.replay.superseded import SupersededIndex
 from consumers.retention.retained import RetainedDelivery
 from messaging.publisher import Publication
 from schemas import subjects

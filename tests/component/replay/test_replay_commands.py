@@ -26,8 +26,8 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
     (("--cancel", "rpl-1", "--rate", "5"), 2, "--rate: nothing is replayed here"),
     (("--resume", "Hidden_1"), 2, "--resume: expected 1 to 63 of a-z"),
     (("--cancel", ""), 2, "--cancel: expected 1 to 63 of a-z"),
-    (("--cancel", "rpl-1"), 1, "the tenant has no replay of this id; see `oneprotect replay --list`"),
-    (("--resume", "rpl-1"), 1, "the tenant has no replay of this id; see `oneprotect replay --list`"),
+    (("--cancel", "rpl-1"), 1, "the tenant has no replay with this id; see `oneprotect replay --list`"),
+    (("--resume", "rpl-1"), 1, "the tenant has no replay with this id; see `oneprotect replay --list`"),
 ]
 """Options, exit code, and what the error says."""
 

@@ -247,7 +247,7 @@ async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNat
     assert (config["max_age"], config["max_bytes"], config["compression"]) == (7 * 86_400 * 10**9, 2**24, "s2")
     assert after["max_age"] == 8 * 86_400 * 10**9
     assert "not created" in off.note
-    assert "are left" in left.note
+    assert "stay until they age out" in left.note
 
 
 async def test_the_command_replays_what_was_delivered(site: Site, oneprotect: RunHere) -> None:

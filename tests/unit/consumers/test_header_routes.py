@@ -14,9 +14,8 @@ from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_queues import OrderedQueues
 from consumers.queues.transfer import SubjectTransfer
-from consumers.replay.pacer import Pacer
-from consumers.replay.run import ReplayRun
-from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.replay.run import Pacer, ReplayRun
+from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.retention.archive import ArchiveBatcher, ArchivedDelivery, ArchivePublication, read_archive_batch
 from consumers.retention.quarantine import QuarantinedMessage, QuarantineStore
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
@@ -194,7 +193,7 @@ class _Source:
 async def _replay(recorder: Recorder) -> None:
     row = Replay(filter=ReplayFilter(), by="test", started_at=NOW, until_sequence=9)
     source = _Source(_record(subjects.failed(TENANT, "orders", "dlv_1")))
-    assert await ReplayRun(source=source, publisher=recorder, replay="rpl-1", row=row, pace=Pacer(None)).run()
+    assert await ReplayRun(source=source, publisher=recorder, replay="rpl-1", row=row, pacer=Pacer(None)).run()
 
 
 ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [
@@ -268,7 +267,6 @@ def test_no_publication_is_missing_here() -> None:
         "queues/ordered_queues.py",
         "queues/transfer.py",
         "replay/run.py",
-        "replay/window.py",
         "retention/archive.py",
         "retention/quarantine.py",
         "retries/reschedule.py",

@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from consumers.replay.pacer import Pacer
-from consumers.replay.run import ReplayRun, replayed_state
-from consumers.replay.superseded import SupersededIndex, SupersededPage
+from consumers.replay.run import Pacer, ReplayRun, replayed_state
+from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.retention.retained import RetainedRecord
 from schemas import subjects
 from schemas.configuration import Replay, ReplayFilter
@@ -47,7 +46,7 @@ class Nobody:
 async def test_it_stops_in_the_middle_of_a_long_look() -> None:
     """Looking at what came later may take a while; nobody who cancels a replay waits for that."""
     source = Endless()
-    run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pace=Pacer(None))
+    run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pacer=Pacer(None))
     going = asyncio.create_task(run.run())
     await source.has_begun.wait()
 

@@ -1,13 +1,13 @@
-"""The reader of expressions finds what they ask for, and refuses what is wrong."""
+"""The metrics and labels of a PromQL expression."""
 
 import pytest
 
-from tests.support.promql import BadExpression, Selector, read
+from tests.support.promql import Selector, read
 
 
-def test_what_an_expression_asks_for() -> None:
-    """Metrics with their matchers and ranges, and the labels that are grouped by."""
-    asked = read('max by (stream) (a{x="1",y=~"b|c"}) > 0 and sum(rate(d_total[5m])) / sum(e offset 30m) == 0')
+def test_an_expression_is_read() -> None:
+    """Selectors come with their matchers and ranges, beside the labels of the aggregations."""
+    asked = read('max by (stream) (a{x="1",y=~"b|c"}) > 0 and sum(rate(d_total[$__rate_interval])) / sum(e offset 30m)')
 
     assert asked.selectors == (
         Selector("a", (("x", "=", "1"), ("y", "=~", "b|c"))),
@@ -17,10 +17,8 @@ def test_what_an_expression_asks_for() -> None:
     assert asked.grouped == {"stream"}
 
 
-@pytest.mark.parametrize(
-    "expression", ["sum(a", "a)", "a{x=1}", "a{x}", "frobnicate(a)", "1 > 0", "a[5 minutes]", "a{b='c'}", "a ? b"]
-)
-def test_what_is_no_expression(expression: str) -> None:
-    """A slip of the hand is an error."""
-    with pytest.raises((BadExpression, ValueError)):
+@pytest.mark.parametrize("expression", ["sum(a", "frobnicate(a)", "1 + 1"])
+def test_a_malformed_expression_is_refused(expression: str) -> None:
+    """A syntax error, an unknown function and an expression without a metric raise."""
+    with pytest.raises(ValueError):  # noqa: PT011 - the texts are the parser's own
         read(expression)

@@ -16,7 +16,7 @@ from oneprotect.api.resources import attempts, credentials, deliveries, destinat
 from oneprotect.api.web.problems import Problem, problem_of, problem_response
 from oneprotect.api.web.routing import Endpoint, Handler, NormalizingRouter, routes_of
 
-_RESOURCES: Final = (
+_RESOURCES: Final[tuple[ApiOperation, ...]] = (
     *deliveries.OPERATIONS,
     *attempts.OPERATIONS,
     *destinations.OPERATIONS,

@@ -28,11 +28,10 @@ from oneprotect.api.web.tracing_middleware import TracingMiddleware
 from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, open_jetstream
 from oneprotect.console.app import console_routes
-from oneprotect.console.web.dependencies import ConsoleParts
 from oneprotect.console.web.event_stream import EventStreamLimiter
+from oneprotect.console.web.request import ConsoleDependencies
 from oneprotect.console.web.sessions import SessionStore
-from oneprotect.console.web.static_files import StaticFiles
-from oneprotect.console.web.templating import TemplateRenderer
+from oneprotect.console.web.templating import StaticFiles, TemplateRenderer
 from oneprotect.settings.settings import Settings, SettingsError
 from schemas.configuration import Health
 from schemas.hourly_stats import HourlyStats
@@ -126,7 +125,7 @@ def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Even
     """The console; its live pages end when `stop` is set."""
     assets = StaticFiles()
     return console_routes(
-        ConsoleParts(
+        ConsoleDependencies(
             api=parts,
             sessions=SessionStore(jetstream.token_bucket, parts.tokens),
             renderer=TemplateRenderer(assets),

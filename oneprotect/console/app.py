@@ -12,13 +12,16 @@ from starlette.routing import BaseRoute, Mount, Router
 from oneprotect.api.operations.operation import READERS
 from oneprotect.api.web.problems import Problem, problem_of
 from oneprotect.api.web.routing import Endpoint, Handler, routes_of
-from oneprotect.console.pages import attempts, delivery, destination, failed, integrations, replays, sign_in
-from oneprotect.console.web.dependencies import ConsoleParts
-from oneprotect.console.web.request import COOKIE, SECURE_COOKIE, PageRequest, PageResponse, redirect
-from oneprotect.console.web.static_files import HEADERS as ASSET_HEADERS
-from oneprotect.console.web.static_files import PATH as ASSET_PATH
-from oneprotect.console.web.static_files import StaticFiles
-from oneprotect.console.web.templating import HEADERS
+from oneprotect.console.pages import attempts, destination, failed, integrations, replays, sign_in
+from oneprotect.console.web.request import (
+    COOKIE,
+    SECURE_COOKIE,
+    ConsoleDependencies,
+    PageRequest,
+    PageResponse,
+    redirect,
+)
+from oneprotect.console.web.templating import HEADERS, STATIC_HEADERS, STATIC_PATH, StaticFiles
 
 
 class ConsolePage(Struct, frozen=True):
@@ -46,30 +49,31 @@ PAGES: Final = (
     ConsolePage("POST", f"{_TENANT}/destinations/{{id}}/test", destination.test),
     ConsolePage("GET", f"{_TENANT}/attempts", attempts.show),
     ConsolePage("GET", f"{_TENANT}/failed", failed.show),
-    ConsolePage("GET", f"{_TENANT}/replays", replays.index),
+    ConsolePage("GET", f"{_TENANT}/replays", replays.show_all),
     ConsolePage("POST", f"{_TENANT}/replays", replays.start),
     ConsolePage("GET", f"{_TENANT}/replays/new", replays.plan),
     ConsolePage("GET", f"{_TENANT}/replays/{{id}}", replays.show),
-    ConsolePage("GET", f"{_TENANT}/replays/{{id}}/progress", replays.progress),
+    ConsolePage("GET", f"{_TENANT}/replays/{{id}}/progress", replays.show_progress),
     ConsolePage("POST", f"{_TENANT}/replays/{{id}}/cancel", replays.cancel),
-    ConsolePage("GET", f"{_TENANT}/deliveries/{{delivery}}", delivery.show),
+    ConsolePage("GET", f"{_TENANT}/deliveries/{{delivery}}", attempts.show_delivery),
 )
 LIVE: Final = f"{_TENANT}/live"
 
 
-def console_routes(parts: ConsoleParts, assets: StaticFiles) -> list[BaseRoute]:
+def console_routes(console: ConsoleDependencies, assets: StaticFiles) -> list[BaseRoute]:
     """Return the console's routes, to be served beside the API."""
 
-    def on_error(request: Request, error: Exception) -> Response:
+    def on_error(http: Request, error: Exception) -> Response:
         problem = problem_of(error)
         headers = {name: value for name, value in problem.headers.items() if name != "www-authenticate"}
-        visit = PageRequest(request, parts, getattr(request.state, "session", None))
-        return _respond(visit.page("problem.html", status=problem.status, headers=headers, problem=problem.document()))
+        request = PageRequest(http, console, getattr(http.state, "session", None))
+        document = problem.document()
+        return _respond(request.render("problem.html", status=problem.status, headers=headers, problem=document))
 
     handlers = [
-        *((page.method, page.path, _page_handler(page, parts)) for page in PAGES),
-        ("GET", LIVE, _live_handler(parts)),
-        ("GET", f"{ASSET_PATH}/{{name}}", _asset_handler(assets)),
+        *((page.method, page.path, _page_handler(page, console)) for page in PAGES),
+        ("GET", LIVE, _live_handler(console)),
+        ("GET", f"{STATIC_PATH}/{{name}}", _asset_handler(assets)),
     ]
     below = [(method, path.removeprefix(_PREFIX), handler) for method, path, handler in handlers]
     pages = Router(
@@ -78,25 +82,24 @@ def console_routes(parts: ConsoleParts, assets: StaticFiles) -> list[BaseRoute]:
     return [*routes_of([("GET", _PREFIX, _show_home)], on_error), Mount(_PREFIX, app=pages)]
 
 
-def _page_handler(page: ConsolePage, parts: ConsoleParts) -> Handler:
-    async def handle(request: Request) -> Response:
-        visit = await _open(request, parts)
-        if not page.needs_session:
-            return _respond(await page.handle(visit))
-        if visit.session is None:
-            return _respond(_to_sign_in(request))
-        _require_reader(visit)
-        return _respond(await page.handle(visit))
+def _page_handler(page: ConsolePage, console: ConsoleDependencies) -> Handler:
+    async def handle(http: Request) -> Response:
+        request = await _open(http, console)
+        if page.needs_session:
+            if request.session is None:
+                return _respond(_to_sign_in(http))
+            _require_reader(request)
+        return _respond(await page.handle(request))
 
     return handle
 
 
-def _live_handler(parts: ConsoleParts) -> Handler:
-    async def handle(request: Request) -> Response:
-        visit = await _open(request, parts)
-        _require_reader(visit)
+def _live_handler(console: ConsoleDependencies) -> Handler:
+    async def handle(http: Request) -> Response:
+        request = await _open(http, console)
+        _require_reader(request)
         headers = {**HEADERS, "x-accel-buffering": "no"}
-        return StreamingResponse(attempts.follow(visit), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(attempts.follow(request), headers=headers, media_type="text/event-stream")
 
     return handle
 
@@ -106,7 +109,7 @@ def _asset_handler(assets: StaticFiles) -> Handler:
         asset = assets.find(request.path_params["name"])
         if asset is None:
             return Response(status_code=404, headers=HEADERS)
-        return Response(asset.content, headers=ASSET_HEADERS, media_type=asset.media_type)
+        return Response(asset.content, headers=STATIC_HEADERS, media_type=asset.media_type)
 
     return handle
 
@@ -119,25 +122,25 @@ def _respond(page: PageResponse) -> Response:
     return Response(page.body, page.status, {**HEADERS, **page.headers}, "text/html")
 
 
-async def _open(request: Request, parts: ConsoleParts) -> PageRequest:
-    cookie = request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
-    request.state.session = await parts.sessions.find(cookie) if cookie else None
-    return PageRequest(request, parts, request.state.session)
+async def _open(http: Request, console: ConsoleDependencies) -> PageRequest:
+    cookie = http.cookies.get(SECURE_COOKIE) or http.cookies.get(COOKIE)
+    http.state.session = await console.sessions.find(cookie) if cookie else None  # `on_error` shows the session, too
+    return PageRequest(http, console, http.state.session)
 
 
-def _require_reader(visit: PageRequest) -> None:
-    if visit.session is None:
+def _require_reader(request: PageRequest) -> None:
+    if request.session is None:
         raise Problem(401, "unauthorized", "You are not signed in. Sign in first.")
-    tenant = visit.request.path_params.get("tenant")
-    if tenant is not None and not visit.principal.is_of(tenant):
+    tenant = request.http.path_params.get("tenant")
+    if tenant is not None and not request.principal.is_of(tenant):
         raise Problem(403, "forbidden", "Your token belongs to another tenant. Sign in with a token of this tenant.")
-    if not visit.principal.has_any(READERS):
+    if not request.principal.has_any(READERS):
         raise Problem(403, "forbidden", "This page requires a token with the role viewer, operator or admin.")
 
 
-def _to_sign_in(request: Request) -> PageResponse:
-    if request.method != "GET":
+def _to_sign_in(http: Request) -> PageResponse:
+    if http.method != "GET":
         return redirect("/console/sign-in")
-    query = request.scope["query_string"].decode("latin-1")
-    target = request.scope["path"] + (f"?{query}" if query else "")
+    query = http.scope["query_string"].decode("latin-1")
+    target = http.scope["path"] + (f"?{query}" if query else "")
     return redirect(f"/console/sign-in?next={quote(target, safe='/')}")

@@ -109,7 +109,7 @@ async def test_a_failed_delivery_is_replayed(day: Scene, browser: Browser) -> No
     async with _visiting(day, browser, Role.OPERATOR) as (page, complaints):
         await page.goto(f"{BASE}/failed?destination=crm")
         await page.get_by_role("link", name=f"Replay {delivery}").click()
-        await expect(page.get_by_role("heading", name="1 would be replayed")).to_be_visible()
+        await expect(page.get_by_role("heading", name="Deliveries to replay: 1")).to_be_visible()
 
         await page.get_by_role("button", name="Replay 1").click()
 
@@ -130,7 +130,7 @@ async def test_a_replay_is_cancelled(day: Scene, browser: Browser) -> None:
         await expect(page.get_by_text("Running")).to_be_visible()
         await expect(page.get_by_role("progressbar")).to_be_visible()
 
-        await page.get_by_role("button", name="Cancel the replay").click()
+        await page.get_by_role("button", name="Cancel replay").click()
 
         await expect(page.get_by_role("status")).to_contain_text("cancelled")
         await expect(page.get_by_text("Cancelled", exact=True)).to_be_visible()
@@ -142,12 +142,12 @@ async def test_a_destination_is_tested_disabled_and_enabled(day: Scene, browser:
     async with _visiting(day, browser, Role.OPERATOR) as (page, complaints):
         page.on("dialog", lambda dialog: dialog.accept())
         await page.goto(f"{BASE}/destinations/search")
-        await page.get_by_role("button", name="Send a test").click()
+        await page.get_by_role("button", name="Send test").click()
         await expect(page.get_by_role("region", name="Test")).to_contain_text("Delivered")
         await page.goto(f"{BASE}/destinations/search")
 
         await page.get_by_role("button", name="Disable").click()
-        await expect(page.get_by_text("What comes due is kept, and can be replayed").last).to_be_visible()
+        await expect(page.get_by_text("Deliveries are skipped, and can be").last).to_be_visible()
         await page.get_by_role("button", name="Enable").click()
 
         await expect(page.get_by_role("button", name="Disable")).to_be_visible()
@@ -201,7 +201,7 @@ async def test_pages_can_be_read_without_scripts(day: Scene, browser: Browser) -
         await page.get_by_role("button", name="Filter").click()
         await expect(page.get_by_role("row")).to_have_count(2)
         await page.goto(f"{BASE}/attempts?live=1")
-        await expect(page.get_by_text("Following needs JavaScript")).to_be_visible()
+        await expect(page.get_by_text("Live updates need JavaScript")).to_be_visible()
 
 
 async def test_the_theme_is_switched_and_remembered(day: Scene, browser: Browser) -> None:
@@ -218,7 +218,7 @@ async def test_the_keyboard_reaches_everything(day: Scene, browser: Browser) -> 
     """The first stop skips to the content, the next ones are visible, and focus shows."""
     async with _visiting(day, browser, Role.VIEWER) as (page, _):
         await page.keyboard.press("Tab")
-        await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+        await expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
         await page.keyboard.press("Enter")
         await page.keyboard.press("Tab")
         outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")

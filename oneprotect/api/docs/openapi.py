@@ -1,7 +1,7 @@
-"""The OpenAPI 3.1 document, made from the operations and the types that they take and give."""
+"""The OpenAPI 3.1 document, made from the operations and their types."""
 
 import http
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, cast
 
 import msgspec
@@ -15,7 +15,7 @@ from schemas.json_schema import Json
 from schemas.roles import Role
 
 VERSION: Final = "1.0.0"
-"""Of the interface. An addition raises the second number; the first stays, as the contract only grows."""
+"""The version of the interface. An addition raises the minor version; the major version never changes."""
 
 _SCHEMA: Final = "#/components/schemas/{name}"
 _ONE_BODY: Final = [
@@ -24,36 +24,36 @@ _ONE_BODY: Final = [
 ]
 _NAME: Final = {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"}
 _DELIVERY_ID: Final = {"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}
-_PROBLEMS: Final = {
-    400: "The request can't be understood: the body is not JSON in UTF-8, or the request is not HTTP as we take it.",
-    401: "There is no token, or it is none that is taken here.",
-    403: "The token is of another tenant, or lacks the role.",
-    404: "The tenant has nothing of this name.",
-    408: "The body came too slowly.",
-    409: "It can't be done as things are.",
-    412: "It is not as `If-Match` or `If-None-Match` says.",
-    413: "The body is too large.",
-    415: "The body is not JSON by its content type, or it is compressed.",
-    422: "Something breaks a rule: `errors` says which field, and which rule.",
-    429: "This address has failed to authenticate too often.",
-    500: "This should not have happened.",
-    503: "NATS does not answer, or no consumer does: try again after `Retry-After`.",
+_PROBLEMS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("bad-request", "The request is malformed: the body is not JSON in UTF-8, or the request is not HTTP/1.1."),
+    401: ("unauthorized", "The token is missing or not valid."),
+    403: ("forbidden", "The token belongs to another tenant, or lacks the role."),
+    404: ("not-found", "The tenant has no resource of this name."),
+    408: ("too-slow", "The body did not arrive in time."),
+    409: ("conflict", "The state of the resource does not allow the request."),
+    412: ("precondition-failed", "The resource has changed since you read it. Fetch it again and retry."),
+    413: ("too-large", "The body is too large."),
+    415: ("unsupported-media-type", "The body is compressed, or its content type is not JSON."),
+    422: ("invalid", "A value breaks a rule. `errors` names the field and the rule."),
+    429: ("too-many-failures", "This address has failed to authenticate too often. Retry after `Retry-After`."),
+    500: ("internal", "Internal error."),
+    503: ("unavailable", "NATS does not respond, or no consumer does. Retry after `Retry-After`."),
 }
 _TAGS: Final = {
-    "deliveries": "One payload to one destination, and the attempts that were made.",
-    "destinations": "Where deliveries go: a URL, the credential that signs them, and a policy.",
-    "credentials": "Which Secrets sign. Refs go in and never come out; the secret itself is never here.",
-    "replays": "What failed or was skipped is kept, and can be requested once more.",
-    "operating": "For monitoring: nobody is asked who they are, and no tenant's data is told.",
+    "deliveries": "Payloads to destinations, and the attempts to deliver them.",
+    "destinations": "Receivers: a URL, the credential that signs deliveries, and a policy.",
+    "credentials": "References to Kubernetes Secrets that sign deliveries. The API never reads or returns a secret.",
+    "replays": "New requests for deliveries that failed or were skipped.",
+    "operating": "Endpoints for monitoring. They need no token and reveal no tenant data.",
 }
-_ABOUT: Final = """\
-Signed event delivery on NATS JetStream. Every request needs a bearer token, made with `oneprotect token create`; a \
-token belongs to one tenant and has roles. Every error is a problem document (RFC 9457), and repeats nothing of what \
-was sent. Lists come in pages: `next` is the `cursor` of the next one."""
+_DESCRIPTION: Final = """\
+Signed event delivery on NATS JetStream. Every request needs a bearer token; create one with `oneprotect token create`. \
+A token belongs to one tenant and has roles. Errors are problem documents (RFC 9457) and never repeat the input. Lists \
+are paged: pass the value of `next` as `cursor` to get the next page."""
 
 
 def document(operations: Iterable[ApiOperation]) -> Json:
-    """The document."""
+    """Return the OpenAPI document of the operations."""
     operations = tuple(operations)
     paths: dict[str, Json] = {}
     for operation in operations:
@@ -63,11 +63,11 @@ def document(operations: Iterable[ApiOperation]) -> Json:
         "info": {
             "title": "OneProtect Delivery",
             "version": VERSION,
-            "description": _ABOUT,
+            "description": _DESCRIPTION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "tags": [{"name": name, "description": about} for name, about in _TAGS.items()],
+        "tags": [{"name": name, "description": text} for name, text in _TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": _schemas(operations),
@@ -78,17 +78,17 @@ def document(operations: Iterable[ApiOperation]) -> Json:
 
 
 def problem_statuses(operation: ApiOperation) -> list[int]:
-    """The statuses of all problems that an operation may answer with."""
+    """Return the statuses of all problems that the operation may respond with."""
     statuses = set(operation.problems)
     if operation.roles:
         statuses |= {400, 401, 403, 422, 429, 500, 503}
     if operation.body:
         statuses |= {408, 413, 415}
-    return sorted(statuses - operation.says.keys())
+    return sorted(statuses - operation.responses.keys())
 
 
 def _operation(operation: ApiOperation) -> Json:
-    responses = {str(status): _says(says) for status, says in operation.says.items()}
+    responses = {str(status): _response(response) for status, response in operation.responses.items()}
     responses |= {str(status): {"$ref": f"#/components/responses/{status}"} for status in problem_statuses(operation)}
     described: Json = {
         "operationId": operation.name,
@@ -108,71 +108,56 @@ def _operation(operation: ApiOperation) -> Json:
 
 
 def _roles(roles: frozenset[Role]) -> str:
-    return f"For tokens with the role {' or '.join(f'`{role}`' for role in sorted(roles))}." if roles else ""
+    return f"Requires a token with the role {' or '.join(f'`{role}`' for role in sorted(roles))}." if roles else ""
 
 
-def _says(says: ResponseDoc) -> Json:
-    said: Json = {"description": says.what}
-    if says.headers:
-        said["headers"] = {
-            name: {"description": about, "schema": {"type": "string"}} for name, about in says.headers.items()
-        }
-    if says.body is not None:
-        content: Json = {"schema": _reference(says.body)}
-        if says.example is not None:
-            content["example"] = says.example
-        said["content"] = {says.media_type: content}
-    elif says.media_type != JSON:
-        said["content"] = {says.media_type: {"schema": {"type": "string"}}}
-    return said
+def _response(response: ResponseDoc) -> Json:
+    described: Json = {"description": response.description}
+    if response.headers:
+        described["headers"] = {name: _header(description) for name, description in response.headers.items()}
+    if response.body is not None:
+        content: Json = {"schema": _reference(response.body)}
+        if response.example is not None:
+            content["example"] = response.example
+        described["content"] = {response.media_type: content}
+    elif response.media_type != JSON:
+        described["content"] = {response.media_type: {"schema": {"type": "string"}}}
+    return described
+
+
+def _header(description: str) -> Json:
+    return {"description": description, "schema": {"type": "string"}}
 
 
 def _problem(status: int) -> Json:
+    kind, detail = _PROBLEMS[status]
     example: Json = {
-        "type": f"urn:oneprotect:problem:{_KINDS.get(status, 'problem')}",
+        "type": f"urn:oneprotect:problem:{kind}",
         "title": http.HTTPStatus(status).phrase,
         "status": status,
-        "detail": _PROBLEMS[status],
+        "detail": detail,
     }
     if status == 422:
         example["errors"] = [{"field": "url", "rule": "blocked destination: its scheme is not allowed"}]
     described: Json = {
-        "description": _PROBLEMS[status],
+        "description": detail,
         "content": {problems.MEDIA_TYPE: {"schema": _reference(ProblemDocument), "example": example}},
     }
     if status in (429, 503):
-        described["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "string"}}}
+        described["headers"] = {"Retry-After": _header("The number of seconds to wait.")}
     if status == 401:
-        described["headers"] = {"WWW-Authenticate": {"description": "`Bearer`.", "schema": {"type": "string"}}}
+        described["headers"] = {"WWW-Authenticate": _header("The scheme `Bearer`.")}
     return described
-
-
-_KINDS: Final = {
-    400: "bad-request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not-found",
-    408: "too-slow",
-    409: "conflict",
-    412: "precondition-failed",
-    413: "too-large",
-    415: "unsupported-media-type",
-    422: "invalid",
-    429: "too-many-failures",
-    500: "internal",
-    503: "unavailable",
-}
 
 
 def _parameters(operation: ApiOperation) -> Iterator[Json]:
     if "{tenant}" in operation.path:
         yield {"name": "tenant", "in": "path", "required": True, "schema": _NAME, "example": "acme"}
     if "{id}" in operation.path:
-        of_delivery = operation.tag == "deliveries"
-        schema = _DELIVERY_ID if of_delivery else _NAME
+        schema = _DELIVERY_ID if operation.tag == "deliveries" else _NAME
         yield {"name": "id", "in": "path", "required": True, "schema": schema}
-    for name, about in operation.headers.items():
-        yield {"name": name, "in": "header", "required": False, "description": about, "schema": {"type": "string"}}
+    for name, description in operation.headers.items():
+        yield {"name": name, "in": "header", "required": False, **_header(description)}
     if operation.query:
         _, found = msgspec.json.schema_components([operation.query], ref_template=_SCHEMA)
         for name, schema in found[operation.query.__name__]["properties"].items():
@@ -181,7 +166,7 @@ def _parameters(operation: ApiOperation) -> Iterator[Json]:
 
 def _parameter(name: str, schema: Json) -> Json:
     schema = dict(schema)
-    choices = [one for one in schema.pop("anyOf", []) if one != {"type": "null"}]
+    choices = [choice for choice in schema.pop("anyOf", []) if choice != {"type": "null"}]
     if schema.get("default", 0) in (None, []):
         del schema["default"]
     if choices:
@@ -200,11 +185,11 @@ def _schemas(operations: Iterable[ApiOperation]) -> dict[str, Json]:
     kinds: list[type[Struct]] = [ProblemDocument]
     for operation in operations:
         kinds += [kind for kind in (operation.body, operation.query) if kind]
-        kinds += [cast("type[Struct]", says.body) for says in operation.says.values() if says.body is not None]
+        kinds += [cast("type[Struct]", doc.body) for doc in operation.responses.values() if doc.body is not None]
     found = json_schema.components(list(dict.fromkeys(kinds)), ref_template=_SCHEMA)
     for operation in operations:
         if operation.query:
             found.pop(operation.query.__name__, None)
     if "NewDelivery" in found:
-        found["NewDelivery"]["oneOf"] = _ONE_BODY  # what `RequestedData` checks, which no type says
+        found["NewDelivery"]["oneOf"] = _ONE_BODY  # a rule of `RequestedData` that its type does not express
     return found

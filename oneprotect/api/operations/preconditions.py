@@ -1,6 +1,6 @@
-"""`ETag`, `If-Match` and `If-None-Match` (RFC 9110, section 13): nobody overwrites what they have not seen.
+"""Optimistic concurrency with `ETag`, `If-Match` and `If-None-Match` (RFC 9110, section 13).
 
-An entity tag here is the revision of what is kept, in quotes.
+An entity tag is the revision of the stored value, in quotes.
 """
 
 import re
@@ -11,8 +11,9 @@ from oneprotect.configuration.service import Precondition, always
 from schemas.validation import ValidationError
 
 HEADERS: Final = {
-    "If-Match": "Change only what has one of these entity tags (`*`: whatever there is); otherwise the answer is 412.",
-    "If-None-Match": "With `*`: create only, and change nothing that is there; otherwise the answer is 412.",
+    "If-Match": "Change the resource only if it has one of these entity tags. `*` matches any existing resource. "
+    "Otherwise the response is 412.",
+    "If-None-Match": "With `*`, create the resource only if it does not exist. Otherwise the response is 412.",
 }
 
 _TAG = r'(?:W/)?"[\x21\x23-\x7e]*"'
@@ -20,27 +21,25 @@ _TAGS: Final = re.compile(rf"{_TAG}(?:[ \t]*,[ \t]*{_TAG})*")
 _REVISION: Final = re.compile(r'(?<!W/)"([1-9][0-9]{0,18})"')
 
 
-def entity_tag(revision: int) -> str:
-    """As it stands in `ETag`."""
+def format_entity_tag(revision: int) -> str:
+    """Return the value of `ETag` for a revision."""
     return f'"{revision}"'
 
 
-def read_precondition(call: ApiRequest) -> Precondition:
-    """What the request's headers demand of what is there. Raises `ValidationError`."""
-    match, none_match = call.header("if-match"), call.header("if-none-match")
+def read_precondition(request: ApiRequest) -> Precondition:
+    """Return the precondition of the request's headers. Raises `ValidationError`."""
+    match, none_match = request.header("if-match"), request.header("if-none-match")
     if match is not None and none_match is not None:
-        raise ValidationError("If-None-Match", "not together with `If-Match`")
+        raise ValidationError("If-None-Match", "not allowed together with `If-Match`")
     if none_match is not None:
         if none_match != "*":
-            raise ValidationError(
-                "If-None-Match", "only `*` is understood here: create, and change nothing that is there"
-            )
+            raise ValidationError("If-None-Match", "expected `*`: create the resource only if it does not exist")
         return lambda revision: revision == 0
     if match is None:
         return always
     if match == "*":
         return lambda revision: revision != 0
     if len(match) > 1024 or not _TAGS.fullmatch(match):
-        raise ValidationError("If-Match", "expected `*`, or entity tags in quotes, as `ETag` gives them")
+        raise ValidationError("If-Match", "expected `*`, or entity tags in quotes as in `ETag`")
     revisions = {int(found) for found in _REVISION.findall(match)}
     return lambda revision: revision in revisions

@@ -1,4 +1,4 @@
-"""One request on its way through an operation: who asks, what for, and with what."""
+"""One request to an operation: who calls, and with what."""
 
 from typing import TypeVar
 
@@ -14,58 +14,69 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class ApiRequest:
-    """What an operation works with. Reading raises `Problem` or `ValidationError` for what breaks a rule."""
+    """The input of an operation. Reading raises `Problem` or `ValidationError` for malformed input."""
 
-    __slots__ = ("_principal", "parts", "request")
+    __slots__ = ("_principal", "http", "parts")
 
-    def __init__(self, request: Request, parts: ApiDependencies, principal: Principal | None) -> None:
-        self.request = request
+    def __init__(self, http: Request, parts: ApiDependencies, principal: Principal | None) -> None:
+        self.http = http
         self.parts = parts
         self._principal = principal
 
     @property
     def principal(self) -> Principal:
-        """Who asks. Only for operations that have roles."""
+        """The caller. Raises `LookupError` without authentication."""
         if self._principal is None:
-            raise LookupError("this operation asks nobody who they are")
+            raise LookupError("this request is not authenticated")
         return self._principal
 
     @property
+    def is_public(self) -> bool:
+        """Whether the caller sees codes in their public form."""
+        return not self.principal.is_operator
+
+    @property
     def by(self) -> str:
-        """Who asks, for the audit trail."""
+        """The caller's id, for the audit trail."""
         return self.principal.id
 
     @property
     def address(self) -> str:
-        """From where."""
-        return self.request.client.host if self.request.client else "unknown"
+        """The client's address."""
+        return client_address(self.http)
 
     @property
     def tenant(self) -> str:
         """The tenant of the path."""
-        return validation.name(self.request.path_params["tenant"], "tenant")
+        return validation.name(self.http.path_params["tenant"], "tenant")
 
     @property
     def id(self) -> str:
-        """What the path names below the tenant."""
-        return validation.name(self.request.path_params["id"], "id")
+        """The name below the tenant in the path."""
+        return validation.name(self.http.path_params["id"], "id")
+
+    @property
+    def delivery_id(self) -> str:
+        """The delivery id of the path."""
+        return validation.delivery_id(self.http.path_params["id"], "id")
 
     def header(self, name: str) -> str | None:
-        """A request header."""
-        return self.request.headers.get(name)
+        """Return a request header."""
+        return self.http.headers.get(name)
 
     async def body(self, kind: type[T]) -> T:
-        """The body, as a `kind`."""
-        return request_body.decode(await self.raw_body(), kind)
+        """Return the decoded JSON body."""
+        return request_body.decode(await request_body.read_json(self.http, self.parts.limits), kind)
 
     async def optional_body(self, kind: type[T]) -> T | None:
-        """The body, as a `kind`; None when there is none."""
-        return await self.body(kind) if request_body.is_there(self.request) else None
-
-    async def raw_body(self) -> bytes:
-        """The body as it came, if it is JSON by its content type."""
-        return await request_body.read(self.request, self.parts.limits)
+        """Return the decoded JSON body, or None without a body."""
+        return await self.body(kind) if request_body.has_body(self.http) else None
 
     def query(self, kind: type[T]) -> T:
-        """The query string, as a `kind`: each parameter once, but for those that are lists."""
-        return request_body.query(self.request.query_params.multi_items(), kind)
+        """Return the decoded query string; only parameters that are lists may be repeated."""
+        return request_body.decode_query(self.http.query_params.multi_items(), kind)
+
+
+def client_address(http: Request) -> str:
+    """Return the address of the client, or of the proxy in front of it if no proxy is trusted."""
+    return http.client.host if http.client else "unknown"

@@ -1,45 +1,44 @@
-"""Attempts over HTTP: straight from the stream they are recorded in, newest first."""
+"""Attempts over HTTP: read from the stream that records them, newest first."""
 
-from datetime import datetime
 from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
 from consumers.attempts import search
 from consumers.attempts.search import AttemptFilter
-from oneprotect.api.operations.operation import READERS, ApiOperation, ApiResponse, ResponseDoc
-from oneprotect.api.operations.public_codes import expand_public_codes, to_public
+from oneprotect.api.operations.operation import READERS, ApiResponse, OperationGroup, ResponseDoc
 from oneprotect.api.operations.request import ApiRequest
-from oneprotect.api.web.pagination import DEFAULT_LIMIT, Cursor, Limit, Page, decode_cursor, encode_cursor
+from oneprotect.api.operations.visibility import expand_public_codes, to_public
+from oneprotect.api.web.pagination import (
+    DEFAULT_LIMIT,
+    Cursor,
+    Limit,
+    Page,
+    Timestamp,
+    decode_position,
+    encode_position,
+    require_time_range,
+)
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.ids import DeliveryId, DestinationId
-from schemas.validation import ValidationError
 
-LIST: Final = "/v1/tenants/{tenant}/attempts"
-
-Time = Annotated[datetime, Meta(tz=True)]
+OPERATIONS: Final = OperationGroup("deliveries")
 
 
 class AttemptPage(Page[AttemptResult], frozen=True):
-    """Attempts, newest first. A page may be short, or empty, and still have a `next`: go on with that."""
-
-
-class _CursorPosition(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a cursor stands for: go on before this place in the stream."""
-
-    before: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    """Attempts, newest first. A short or empty page may have a `next`; continue with it."""
 
 
 class AttemptQuery(Struct, frozen=True, kw_only=True):
-    """Which attempts. Every given condition must hold; of `outcome` and `code` one is enough."""
+    """A filter of attempts. Every given condition must hold; one value of `outcome` and of `code` is enough."""
 
     destination: DestinationId | None = None
     delivery: DeliveryId | None = None
     outcome: tuple[Outcome, ...] = ()
     code: tuple[Code, ...] = ()
-    since: Annotated[Time, Meta(description="Recorded from then on.")] | None = None
-    until: Annotated[Time, Meta(description="Recorded before then.")] | None = None
+    since: Annotated[Timestamp, Meta(description="The earliest time of recording, inclusive.")] | None = None
+    until: Annotated[Timestamp, Meta(description="The latest time of recording, exclusive.")] | None = None
     limit: Limit = DEFAULT_LIMIT
     cursor: Cursor | None = None
 
@@ -67,46 +66,34 @@ EXAMPLE: Final = {
 }
 
 
-async def list_attempts(call: ApiRequest) -> ApiResponse:
-    """Those that fit."""
-    query = call.query(AttemptQuery)
-    if query.since and query.until and query.since >= query.until:
-        raise ValidationError("until", "expected a time after `since`")
-    public = not call.principal.is_operator
+@OPERATIONS.add(
+    "GET",
+    "/v1/tenants/{tenant}/attempts",
+    {200: ResponseDoc("A page of attempts.", AttemptPage, {"items": [EXAMPLE], "next": "NDgyMTM"})},
+    roles=READERS,
+    query=AttemptQuery,
+)
+async def list_attempts(request: ApiRequest) -> ApiResponse:
+    """List attempts.
+
+    The newest attempts come first. They are kept for 30 days. One request searches a few thousand attempts. A page may
+    therefore be short or empty and still have a `next`.
+    """
+    query = request.query(AttemptQuery)
+    require_time_range(query.since, query.until)
     found = await search.read_page(
-        call.parts.connection,
+        request.parts.connection,
         AttemptFilter(
-            tenant=call.tenant,
+            tenant=request.tenant,
             destination=query.destination,
             delivery=query.delivery,
             outcomes=frozenset(query.outcome),
-            codes=expand_public_codes(query.code, public=public),
+            codes=expand_public_codes(query.code, public=request.is_public),
             since=query.since,
             until=query.until,
         ),
         limit=query.limit,
-        before=None if query.cursor is None else decode_cursor(query.cursor, _CursorPosition).before,
+        before=decode_position(query.cursor),
     )
-    items = [to_public(one.event.data, public=public) for one in found.items]
-    return ApiResponse(body=Page(items, None if found.cursor is None else encode_cursor(_CursorPosition(found.cursor))))
-
-
-OPERATIONS: Final = (
-    ApiOperation(
-        method="GET",
-        path=LIST,
-        name="listAttempts",
-        summary="List attempts",
-        description="Newest first, kept for 30 days. One request looks through some thousands of attempts at most: a "
-        "page may be short, or empty, and still say where to go on.",
-        tag="deliveries",
-        roles=READERS,
-        handle=list_attempts,
-        query=AttemptQuery,
-        says={
-            200: ResponseDoc(
-                what="A page of attempts.", body=AttemptPage, example={"items": [EXAMPLE], "next": "NDgyMTM"}
-            )
-        },
-    ),
-)
+    items = [to_public(one.event.data, public=request.is_public) for one in found.items]
+    return ApiResponse(body=Page(items, encode_position(found.cursor)))

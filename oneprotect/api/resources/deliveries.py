@@ -1,4 +1,4 @@
-"""Deliveries over HTTP: asked for, and looked at."""
+"""Deliveries over HTTP: request one, and follow its state."""
 
 import re
 from datetime import UTC, datetime
@@ -10,9 +10,9 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from consumers.attempts.timeline import DeliveryState, DeliveryTimeline, read_timelines
 from messaging.atomic_batch import MAX_BYTES, MAX_MESSAGES
 from messaging.delivery_requests import DeliveryRequest, publish_requests
-from oneprotect.api.operations.operation import PRODUCERS, READERS, ApiOperation, ApiResponse, ResponseDoc
-from oneprotect.api.operations.public_codes import to_public
+from oneprotect.api.operations.operation import PRODUCERS, READERS, ApiResponse, OperationGroup, ResponseDoc
 from oneprotect.api.operations.request import ApiRequest
+from oneprotect.api.operations.visibility import to_public
 from oneprotect.api.web.problems import Problem, unavailable
 from schemas import subjects, validation
 from schemas.events import CONTENT_TYPE, AttemptResult, BodyContentType, DeliveryRequested, RequestedData, encode
@@ -20,18 +20,20 @@ from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
 from schemas.subscriptions import OPERATIONAL
 from schemas.validation import ValidationError
 
+OPERATIONS: Final = OperationGroup("deliveries")
 SOURCE: Final = "/oneprotect/api"
 LIST: Final = "/v1/tenants/{tenant}/deliveries"
 KEY: Final = "Idempotency-Key"
+EXAMPLE_ID: Final = "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"
 
 _TRACE_PARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to deliver, and where to: exactly one of `payload` and `payload_base64`.
+    """A request for a delivery. It has exactly one of `payload` and `payload_base64`.
 
-    `payload` is JSON, and is delivered byte for byte as it was sent here. `payload_base64` is any other body, and then
-    `content_type` says what it is. Without a `destination` it goes to every enabled one that asks for its event type.
+    `payload` is JSON, and is delivered byte for byte as received. `payload_base64` is any other body, and requires
+    `content_type`. Without `destination`, every enabled destination that subscribes to the event type gets a delivery.
     """
 
     event_type: EventType
@@ -42,7 +44,7 @@ class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     id: DeliveryId | UnsetType = UNSET
 
     def data(self, destination: str) -> RequestedData:
-        """The same, for one destination. Raises `ValidationError`."""
+        """Return the event data for one destination. Raises `ValidationError`."""
         try:
             return RequestedData(
                 destination=destination,
@@ -57,7 +59,7 @@ class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 class Accepted(Struct, frozen=True, kw_only=True):
-    """A delivery that was stored. `duplicate`: it had been before, and nothing was added."""
+    """A stored delivery. `duplicate`: the delivery was stored before, and nothing was added."""
 
     id: DeliveryId
     destination: DestinationId
@@ -65,14 +67,14 @@ class Accepted(Struct, frozen=True, kw_only=True):
 
 
 class AcceptedDeliveries(Struct, frozen=True, kw_only=True):
-    """What was stored: one delivery, or one for each destination that asks for the event type."""
+    """The stored deliveries: one for each destination."""
 
     id: DeliveryId
     deliveries: tuple[Accepted, ...]
 
 
 class State(StrEnum):
-    """Where a delivery stands at one destination."""
+    """The state of a delivery at one destination."""
 
     PENDING = "pending"
     SCHEDULED = "scheduled"
@@ -82,7 +84,7 @@ class State(StrEnum):
 
 
 class Standing(Struct, frozen=True, kw_only=True):
-    """A delivery at one destination. `attempts`: the oldest first."""
+    """The state of a delivery at one destination. `attempts` are in order, the oldest first."""
 
     destination: DestinationId
     event_type: EventType
@@ -90,17 +92,17 @@ class Standing(Struct, frozen=True, kw_only=True):
     next_attempt_at: datetime | None
     attempts: tuple[AttemptResult, ...]
     is_complete: Annotated[
-        bool, Meta(description="False when so much is on record since then that not all of it was looked through.")
+        bool, Meta(description="False if there are too many later records to search, so that attempts may be missing.")
     ]
 
     @classmethod
     def of(cls, timeline: DeliveryTimeline, *, public: bool) -> "Standing":
-        """How it stands, as far as whoever asks may know."""
-        waits = timeline.state is DeliveryState.OVERFLOW
+        """Return the state as the caller may see it."""
+        is_overflow = timeline.state is DeliveryState.OVERFLOW
         return cls(
             destination=timeline.destination,
             event_type=timeline.event_type,
-            state=State.PENDING if waits else State(timeline.state.value),
+            state=State.PENDING if is_overflow else State(timeline.state.value),
             next_attempt_at=timeline.next_attempt_at,
             attempts=tuple(to_public(attempt, public=public) for attempt in timeline.attempts),
             is_complete=timeline.is_complete,
@@ -108,79 +110,122 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryView(Struct, frozen=True, kw_only=True):
-    """A delivery, and how it stands at each of its destinations."""
+    """A delivery and its state at each of its destinations."""
 
     id: DeliveryId
     tenant: str
     deliveries: tuple[Standing, ...]
 
 
-async def request_delivery(call: ApiRequest) -> ApiResponse:
-    """Accept: 202 when it is stored, and not before."""
-    asked = await call.body(NewDelivery)
-    if asked.event_type.startswith(OPERATIONAL):
-        raise ValidationError("event_type", f"types that begin with `{OPERATIONAL}` are told by us alone")
-    delivery = _delivery_id(call, asked)
-    destinations = await _destinations(call, asked)
+@OPERATIONS.add(
+    "POST",
+    LIST,
+    {
+        202: ResponseDoc(
+            "The deliveries are stored.",
+            AcceptedDeliveries,
+            {"id": EXAMPLE_ID, "deliveries": [{"id": EXAMPLE_ID, "destination": "orders", "duplicate": False}]},
+            {"Location": "The path of the delivery."},
+        )
+    },
+    roles=PRODUCERS,
+    body=NewDelivery,
+    body_example={
+        "event_type": "invoice.paid",
+        "payload": {"invoice": 42, "total": "19.90"},
+        "destination": "orders",
+    },
+    headers={
+        KEY: "The delivery id: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`. Use this header or `id` in the body.",
+        "traceparent": "A W3C trace context. It is recorded, and forwarded to destinations with `forward_trace`.",
+    },
+)
+async def request_delivery(request: ApiRequest) -> ApiResponse:
+    """Request a delivery.
+
+    The API responds 202 after JetStream has stored the delivery, never before.
+
+    With `destination`, that destination gets the delivery. If the destination is disabled, the delivery is skipped and
+    kept for a replay. Without `destination`, every enabled destination that subscribes to the event type gets one. After
+    an error none of them gets one. If no destination subscribes, `deliveries` is empty and nothing is stored.
+
+    Repeating a request is safe with an id of your own in `Idempotency-Key` or `id`. Within ten minutes, each
+    destination gets an id once, with the first body.
+    """
+    new = await request.body(NewDelivery)
+    if new.event_type.startswith(OPERATIONAL):
+        raise ValidationError("event_type", f"types that begin with `{OPERATIONAL}` are reserved; choose another type")
+    delivery = _delivery_id(request, new)
+    destinations = await _destinations(request, new)
     if not destinations:
         return ApiResponse(status=202, body=AcceptedDeliveries(id=delivery, deliveries=()))
-    if not call.parts.connection.is_connected:
+    if not request.parts.connection.is_connected:
         raise unavailable()
-    stored = await publish_requests(call.parts.publisher, _requests(call, asked, delivery, destinations))
+    stored = await publish_requests(request.parts.publisher, _requests(request, new, delivery, destinations))
     return ApiResponse(
         status=202,
         body=AcceptedDeliveries(
             id=delivery,
             deliveries=tuple(
-                Accepted(id=delivery, destination=destination, duplicate=one.duplicate)
-                for destination, one in zip(destinations, stored, strict=True)
+                Accepted(id=delivery, destination=destination, duplicate=ack.duplicate)
+                for destination, ack in zip(destinations, stored, strict=True)
             ),
         ),
-        headers={"location": f"/v1/tenants/{call.tenant}/deliveries/{delivery}"},
+        headers={"location": f"/v1/tenants/{request.tenant}/deliveries/{delivery}"},
     )
 
 
-async def get_delivery(call: ApiRequest) -> ApiResponse:
-    """How it stands."""
-    delivery = validation.delivery_id(call.request.path_params["id"], "id")
-    found = await read_timelines(call.parts.connection, call.tenant, delivery)
+@OPERATIONS.add(
+    "GET",
+    LIST + "/{id}",
+    {200: ResponseDoc("The delivery and its state at each of its destinations.", DeliveryView)},
+    roles=READERS | PRODUCERS,
+    problems=(404,),
+)
+async def get_delivery(request: ApiRequest) -> ApiResponse:
+    """Get a delivery and its attempts.
+
+    A `pending` delivery is due. A `scheduled` delivery waits for the time of its next attempt. A `failed` or `skipped`
+    delivery can be replayed. Records are kept for 30 days.
+    """
+    delivery = request.delivery_id
+    found = await read_timelines(request.parts.connection, request.tenant, delivery)
     if not found:
-        raise Problem(404, "not-found", "The tenant has no delivery of this id that is waiting or on record.")
-    public = not call.principal.is_operator
-    standings = tuple(Standing.of(timeline, public=public) for timeline in found)
-    return ApiResponse(body=DeliveryView(id=delivery, tenant=call.tenant, deliveries=standings))
+        raise Problem(404, "not-found", "The tenant has no pending or recorded delivery with this id. Check the id.")
+    deliveries = tuple(Standing.of(timeline, public=request.is_public) for timeline in found)
+    return ApiResponse(body=DeliveryView(id=delivery, tenant=request.tenant, deliveries=deliveries))
 
 
-def _delivery_id(call: ApiRequest, asked: NewDelivery) -> str:
-    key = call.header(KEY.lower())
+def _delivery_id(request: ApiRequest, new: NewDelivery) -> str:
+    key = request.header(KEY.lower())
     if key is None:
-        return new_delivery_id() if isinstance(asked.id, UnsetType) else asked.id
-    if not isinstance(asked.id, UnsetType) and asked.id != key:
-        raise ValidationError("id", f"not the same as `{KEY}`; one of them is enough")
+        return new_delivery_id() if isinstance(new.id, UnsetType) else new.id
+    if not isinstance(new.id, UnsetType) and new.id != key:
+        raise ValidationError("id", f"differs from `{KEY}`; send only one of them")
     return validation.delivery_id(key, KEY)
 
 
-async def _destinations(call: ApiRequest, asked: NewDelivery) -> list[str]:
-    addressees = call.parts.addressees
-    if isinstance(asked.destination, UnsetType):
-        found = await addressees.subscribed(call.tenant, asked.event_type)
+async def _destinations(request: ApiRequest, new: NewDelivery) -> list[str]:
+    addressees = request.parts.addressees
+    if isinstance(new.destination, UnsetType):
+        found = await addressees.subscribed(request.tenant, new.event_type)
         if len(found) > MAX_MESSAGES:
             raise ValidationError(
-                "event_type", f"more than {MAX_MESSAGES} destinations ask for it; name one after the other"
+                "event_type", f"more than {MAX_MESSAGES} destinations subscribe; send one request per destination"
             )
         return found
-    if not await addressees.has(call.tenant, asked.destination):
+    if not await addressees.has(request.tenant, new.destination):
         raise ValidationError("destination", "the tenant has no destination of this name; create it first")
-    return [asked.destination]
+    return [new.destination]
 
 
-def _requests(call: ApiRequest, asked: NewDelivery, delivery: str, destinations: list[str]) -> list[DeliveryRequest]:
-    tenant = call.tenant
+def _requests(request: ApiRequest, new: NewDelivery, delivery: str, destinations: list[str]) -> list[DeliveryRequest]:
+    tenant = request.tenant
     common = {"content-type": CONTENT_TYPE}
-    trace = call.header(subjects.HEADER_TRACE)
+    trace = request.header(subjects.HEADER_TRACE)
     if trace is not None and _TRACE_PARENT.fullmatch(trace):
         common[subjects.HEADER_TRACE] = trace
-    _check_size(call, asked.data(destinations[0]), len(destinations))
+    _require_size(request, new.data(destinations[0]), len(destinations))
     now = datetime.now(UTC)
     return [
         DeliveryRequest(
@@ -194,7 +239,7 @@ def _requests(call: ApiRequest, asked: NewDelivery, delivery: str, destinations:
                     type="oneprotect.delivery.requested.v1",
                     time=now,
                     tenant=tenant,
-                    data=asked.data(destination),
+                    data=new.data(destination),
                 )
             ),
             {subjects.HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery), **common},
@@ -203,67 +248,18 @@ def _requests(call: ApiRequest, asked: NewDelivery, delivery: str, destinations:
     ]
 
 
-def _check_size(call: ApiRequest, data: RequestedData, count: int) -> None:
-    """Raise `Problem` for a body that consumers would refuse, or `ValidationError` for what is not base64."""
+def _require_size(request: ApiRequest, data: RequestedData, count: int) -> None:
+    """Raise `Problem` for a body that consumers would reject, and `ValidationError` for malformed base64."""
+    limit = request.parts.max_payload_bytes
     try:
         size = len(data.body())
     except ValueError:
         size = None
     if size is None:
-        raise ValidationError("payload_base64", "not base64")
-    if size > call.parts.max_payload_bytes:
-        raise Problem(413, "too-large", f"The payload has more than {call.parts.max_payload_bytes} bytes.")
-    if size * count > MAX_BYTES // 2:  # half, for what stands around it, and base64
-        raise Problem(413, "too-large", f"For {count} destinations at once the payload is too large; name one by one.")
-
-
-EXAMPLE_ID: Final = "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"
-EXAMPLE: Final = {"event_type": "invoice.paid", "payload": {"invoice": 42, "total": "19.90"}, "destination": "orders"}
-
-OPERATIONS: Final = (
-    ApiOperation(
-        method="POST",
-        path=LIST,
-        name="requestDelivery",
-        summary="Ask for a delivery",
-        description="The answer is 202 when JetStream has stored it, and never before. With a `destination` it goes "
-        "there, also when that is disabled: then it is kept, for a replay. Without one it goes to every enabled "
-        "destination that asks for its event type, to all of them or, on an error, to none; if none asks for it, "
-        "`deliveries` is empty and nothing is stored. With an id of your own (`Idempotency-Key`, or `id`) it is safe "
-        "to repeat a request whose answer was lost: within ten minutes the same id goes to the same destination once, "
-        "and the first body stays.",
-        tag="deliveries",
-        roles=PRODUCERS,
-        handle=request_delivery,
-        body=NewDelivery,
-        body_example=EXAMPLE,
-        headers={
-            KEY: "The delivery's id: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`. The same as `id` in the body.",
-            "traceparent": "A W3C trace context; it is recorded, and sent along to destinations that ask for it.",
-        },
-        says={
-            202: ResponseDoc(
-                what="Stored.",
-                body=AcceptedDeliveries,
-                example={
-                    "id": EXAMPLE_ID,
-                    "deliveries": [{"id": EXAMPLE_ID, "destination": "orders", "duplicate": False}],
-                },
-                headers={"Location": "Where to look at it."},
-            )
-        },
-    ),
-    ApiOperation(
-        method="GET",
-        path=LIST + "/{id}",
-        name="getDelivery",
-        summary="Show a delivery and its attempts",
-        description="`pending` waits to be attempted, `scheduled` for the time of its next attempt. What was given up "
-        "on (`failed`) or kept back (`skipped`) can be replayed. Kept for 30 days.",
-        tag="deliveries",
-        roles=READERS | PRODUCERS,
-        handle=get_delivery,
-        says={200: ResponseDoc(what="How it stands at each of its destinations.", body=DeliveryView)},
-        problems=(404,),
-    ),
-)
+        raise ValidationError("payload_base64", "expected standard base64")
+    if size > limit:
+        raise Problem(413, "too-large", f"The payload exceeds {limit} bytes. Send a smaller one.")
+    if size * count > MAX_BYTES // 2:  # half, as base64 and the envelope add to the payload
+        raise Problem(
+            413, "too-large", f"The payload is too large for {count} destinations. Send one request per destination."
+        )

@@ -1,4 +1,4 @@
-"""Replays over HTTP: kept deliveries are requested once more, in the background."""
+"""Replays over HTTP: retained deliveries are requested again, in the background."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -10,41 +10,49 @@ from msgspec import Meta, Struct
 from consumers.replay.source import DryRunSummary
 from consumers.retention.retained import RetainedDelivery
 from messaging.lease import LeaseHolder
-from oneprotect.api.operations.operation import KEEPERS, READERS, ApiOperation, ApiResponse, ResponseDoc
-from oneprotect.api.operations.public_codes import expand_public_codes
+from oneprotect.api.operations.operation import MANAGERS, READERS, ApiResponse, OperationGroup, ResponseDoc
 from oneprotect.api.operations.request import ApiRequest
-from oneprotect.api.web.pagination import Page, PageQuery, decode_cursor, encode_cursor
+from oneprotect.api.operations.visibility import expand_public_codes, to_public_code
+from oneprotect.api.web.pagination import (
+    Page,
+    PageQuery,
+    Timestamp,
+    decode_cursor,
+    encode_cursor,
+    require_time_range,
+)
 from schemas.codes import Code
 from schemas.configuration import KeptOutcome, Replay, ReplayFilter, ReplayState
 from schemas.ids import DeliveryId, DestinationId, EventType
 from schemas.validation import ValidationError
 
+OPERATIONS: Final = OperationGroup("replays")
 LIST: Final = "/v1/tenants/{tenant}/replays"
 ONE: Final = LIST + "/{id}"
 
-Time = Annotated[datetime, Meta(tz=True)]
-
 
 class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Which kept deliveries. Every given condition must hold; an empty list is no condition."""
+    """A filter of retained deliveries. Every given condition must hold; an empty list is no condition."""
 
     destination: DestinationId | None = None
-    since: Annotated[Time, Meta(description="Kept from then on.")] | None = None
-    until: Annotated[Time, Meta(description="Kept before then.")] | None = None
+    since: Annotated[Timestamp, Meta(description="The earliest time of retention, inclusive.")] | None = None
+    until: Annotated[Timestamp, Meta(description="The latest time of retention, exclusive.")] | None = None
     codes: Annotated[tuple[Code, ...], Meta(max_length=64)] = ()
     event_types: Annotated[tuple[EventType, ...], Meta(max_length=256)] = ()
     ids: Annotated[tuple[DeliveryId, ...], Meta(max_length=1000)] = ()
     outcomes: Annotated[
         tuple[KeptOutcome, ...],
-        Meta(max_length=3, description="How they ended: `failed`, `skipped`, both if none; or `delivered`, by itself."),
+        Meta(
+            max_length=3,
+            description="`failed` and `skipped` (both if empty), or only `delivered`.",
+        ),
     ] = ()
 
-    def chosen(self, *, public: bool) -> ReplayFilter:
-        """The filter, in one order whatever theirs, so that an unfinished replay is found again. Raises `ValidationError`."""
-        if self.since and self.until and self.since >= self.until:
-            raise ValidationError("filter.until", "expected a time after `since`")
+    def to_filter(self, *, public: bool) -> ReplayFilter:
+        """Return the filter in canonical order, so that an unfinished replay is found again. Raises `ValidationError`."""
+        require_time_range(self.since, self.until, "filter.until")
         if "delivered" in self.outcomes and len(set(self.outcomes)) > 1:
-            raise ValidationError("filter.outcomes", "expected `delivered` by itself: these are kept elsewhere")
+            raise ValidationError("filter.outcomes", "expected `delivered` without other outcomes")
         return ReplayFilter(
             destination=self.destination,
             since=self.since and self.since.astimezone(UTC),
@@ -57,17 +65,18 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class NewReplay(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What to replay: everything that is kept and was not attempted again since, as far as the filter takes it."""
+    """A request for a replay of the deliveries that match the filter and have not been attempted since."""
 
     filter: Criteria = Criteria()
-    dry_run: Annotated[bool, Meta(description="Only count, and show a sample.")] = False
-    rate_per_s: Annotated[float, Meta(ge=0.001, le=1_000_000, description="Deliveries a second, at most.")] | None = (
-        None
-    )
+    dry_run: Annotated[bool, Meta(description="Only count the deliveries, and return a sample.")] = False
+    rate_per_s: (
+        Annotated[float, Meta(ge=0.001, le=1_000_000, description="The maximum number of deliveries per second.")]
+        | None
+    ) = None
 
 
 class Count(Struct, frozen=True):
-    """How many would be replayed to one destination, that had failed with one code."""
+    """The number of deliveries to one destination with one code."""
 
     destination: str
     code: str
@@ -75,7 +84,7 @@ class Count(Struct, frozen=True):
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One of the deliveries that a filter takes. `superseded`: it would be left alone."""
+    """One matching delivery. `superseded`: the replay would skip it."""
 
     id: str
     destination: str
@@ -87,7 +96,7 @@ class Sample(Struct, frozen=True, kw_only=True):
 
 
 class DryRun(Struct, frozen=True, kw_only=True):
-    """What a replay would do. `superseded`: left alone, as they were attempted again since or wait for that."""
+    """The effect of a replay. `superseded`: deliveries to skip, as they were attempted since or are scheduled."""
 
     count: int
     superseded: int
@@ -96,7 +105,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
 
 
 class ReplayView(Struct, frozen=True, kw_only=True):
-    """A replay and how far it has come. `active`: a process works on it right now."""
+    """A replay and its progress. `active`: a process is working on it now."""
 
     id: str
     tenant: str
@@ -132,58 +141,97 @@ EXAMPLE: Final = {
     "total": 400,
     "rate_per_s": 50.0,
 }
+_ONE: Final = {200: ResponseDoc("The replay and its progress.", ReplayView, EXAMPLE)}
 
 
-async def create_replay(call: ApiRequest) -> ApiResponse:
-    """Start one, or count what it would do."""
-    asked = await call.body(NewReplay)
-    public = not call.principal.is_operator
-    chosen = asked.filter.chosen(public=public)
-    if asked.dry_run:
-        preview = DryRunSummary()
-        await preview.add_pages(call.parts.replayer.find_pages(call.tenant, chosen))
-        return ApiResponse(body=_dry_run(preview, public=public))
-    replay, row = await call.parts.replays.begin(
-        call.tenant, chosen, by=call.by, address=call.address, rate_per_s=asked.rate_per_s
+@OPERATIONS.add(
+    "POST",
+    LIST,
+    {
+        200: ResponseDoc(
+            "With `dry_run`: the effect of the replay.",
+            DryRun,
+            {
+                "count": 400,
+                "superseded": 3,
+                "by": [{"destination": "orders", "code": "http.5xx", "count": 400}],
+                "sample": [],
+            },
+        ),
+        202: ResponseDoc("The replay has started.", ReplayView, EXAMPLE, {"Location": "The path of the replay."}),
+    },
+    roles=MANAGERS,
+    body=NewReplay,
+    body_example={"filter": {"destination": "orders", "codes": ["http.5xx"]}, "dry_run": True, "rate_per_s": 50},
+)
+async def create_replay(request: ApiRequest) -> ApiResponse:
+    """Replay failed or skipped deliveries.
+
+    The deliveries are requested again with the same ids, and their attempts continue to count. Deliveries that have
+    been attempted since, or are scheduled, are skipped.
+
+    A tenant runs one replay at a time; another one waits. A request with the filter of an unfinished replay resumes
+    that replay.
+    """
+    new = await request.body(NewReplay)
+    chosen = new.filter.to_filter(public=request.is_public)
+    if new.dry_run:
+        summary = DryRunSummary()
+        await summary.add_pages(request.parts.replayer.find_pages(request.tenant, chosen))
+        return ApiResponse(body=_dry_run(summary, public=request.is_public))
+    replay, row = await request.parts.replays.begin(
+        request.tenant, chosen, by=request.by, address=request.address, rate_per_s=new.rate_per_s
     )
     return ApiResponse(
         status=202,
-        body=_view(call, replay, row, LeaseHolder(replay=replay, by=call.by, run="")),
-        headers={"location": f"/v1/tenants/{call.tenant}/replays/{replay}"},
+        body=_view(request, replay, row, LeaseHolder(replay=replay, by=request.by, run="")),
+        headers={"location": f"/v1/tenants/{request.tenant}/replays/{replay}"},
     )
 
 
-async def list_replays(call: ApiRequest) -> ApiResponse:
-    """The tenant's, newest first."""
-    query = call.query(PageQuery)
+@OPERATIONS.add(
+    "GET",
+    LIST,
+    {200: ResponseDoc("A page of replays, newest first.", ReplayPage, {"items": [EXAMPLE], "next": None})},
+    roles=READERS,
+    query=PageQuery,
+)
+async def list_replays(request: ApiRequest) -> ApiResponse:
+    """List replays."""
+    query = request.query(PageQuery)
     before = None if query.cursor is None else decode_cursor(query.cursor, str)
-    rows = reversed((await call.parts.replayer.list(call.tenant)).items())
+    rows = reversed((await request.parts.replayer.list(request.tenant)).items())
     rest = [(replay, row) for replay, row in rows if before is None or replay < before]
-    running = await call.parts.replayer.find_running(call.tenant)
+    running = await request.parts.replayer.find_running(request.tenant)
     page = rest[: query.limit]
-    items = [_view(call, replay, row, running) for replay, row in page]
+    items = [_view(request, replay, row, running) for replay, row in page]
     return ApiResponse(body=Page(items, encode_cursor(page[-1][0]) if len(rest) > len(page) else None))
 
 
-async def get_replay(call: ApiRequest) -> ApiResponse:
-    """One of them."""
-    row = await call.parts.replayer.get(call.tenant, call.id)
-    return ApiResponse(body=_view(call, call.id, row, await call.parts.replayer.find_running(call.tenant)))
+@OPERATIONS.add("GET", ONE, _ONE, roles=READERS, problems=(404,))
+async def get_replay(request: ApiRequest) -> ApiResponse:
+    """Get a replay and its progress."""
+    row = await request.parts.replayer.get(request.tenant, request.id)
+    return ApiResponse(body=_view(request, request.id, row, await request.parts.replayer.find_running(request.tenant)))
 
 
-async def cancel_replay(call: ApiRequest) -> ApiResponse:
-    """Stop it."""
-    row = await call.parts.replayer.cancel(call.tenant, call.id, by=call.by, address=call.address)
-    return ApiResponse(body=_view(call, call.id, row, None))
+@OPERATIONS.add("DELETE", ONE, _ONE, roles=MANAGERS, problems=(404, 409))
+async def cancel_replay(request: ApiRequest) -> ApiResponse:
+    """Cancel a replay.
+
+    Deliveries that the replay has already requested are not cancelled.
+    """
+    row = await request.parts.replayer.cancel(request.tenant, request.id, by=request.by, address=request.address)
+    return ApiResponse(body=_view(request, request.id, row, None))
 
 
-def _view(call: ApiRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayView:
+def _view(request: ApiRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayView:
     return ReplayView(
         id=replay,
-        tenant=call.tenant,
+        tenant=request.tenant,
         state=row.state,
         active=row.state is ReplayState.RUNNING and running is not None and running.replay == replay,
-        filter=row.filter if call.principal.is_operator else _public(row.filter),
+        filter=to_public_filter(row.filter, public=request.is_public),
         by=row.by,
         started_at=row.started_at,
         ended_at=row.ended_at,
@@ -195,105 +243,38 @@ def _view(call: ApiRequest, replay: str, row: Replay, running: LeaseHolder | Non
     )
 
 
-def _public(chosen: ReplayFilter) -> ReplayFilter:
-    codes = tuple(sorted({_told(code, public=True) for code in chosen.codes}))
+def to_public_filter(chosen: ReplayFilter, *, public: bool) -> ReplayFilter:
+    """Return the filter with its codes in public form if `public`."""
+    if not public:
+        return chosen
+    codes = tuple(sorted({to_public_code(code, public=True) for code in chosen.codes}))
     return msgspec.structs.replace(chosen, codes=codes)
 
 
-def _told(code: str, *, public: bool) -> str:
-    return Code(code).public.value if public and code in set(Code) else code
-
-
-def _dry_run(preview: DryRunSummary, *, public: bool) -> DryRun:
+def to_public_counts(summary: DryRunSummary, *, public: bool) -> list[Count]:
+    """Return the numbers of deliveries by destination and code, the codes in public form if `public`."""
     counts: Counter[tuple[str, str]] = Counter()
-    for (destination, code), count in preview.counts.items():
-        counts[destination, _told(code, public=public)] += count
+    for (destination, code), count in summary.counts.items():
+        counts[destination, to_public_code(code, public=public)] += count
+    return [Count(destination, code, count) for (destination, code), count in sorted(counts.items()) if count]
+
+
+def _dry_run(summary: DryRunSummary, *, public: bool) -> DryRun:
     return DryRun(
-        count=preview.total,
-        superseded=preview.superseded,
-        by=tuple(Count(destination, code, count) for (destination, code), count in sorted(counts.items()) if count),
-        sample=tuple(_sample(kept, public=public) for kept in preview.samples),
+        count=summary.total,
+        superseded=summary.superseded,
+        by=tuple(to_public_counts(summary, public=public)),
+        sample=tuple(_sample(retained, public=public) for retained in summary.samples),
     )
 
 
-def _sample(kept: RetainedDelivery, *, public: bool) -> Sample:
+def _sample(retained: RetainedDelivery, *, public: bool) -> Sample:
     return Sample(
-        id=kept.id,
-        destination=kept.destination,
-        event_type=kept.event_type,
-        code=_told(kept.code, public=public),
-        attempt=kept.attempt,
-        kept_at=kept.stored_at,
-        superseded=kept.superseded,
+        id=retained.id,
+        destination=retained.destination,
+        event_type=retained.event_type,
+        code=to_public_code(retained.code, public=public),
+        attempt=retained.attempt,
+        kept_at=retained.stored_at,
+        superseded=retained.superseded,
     )
-
-
-_ONE: Final = ResponseDoc(what="The replay, as it is now.", body=ReplayView, example=EXAMPLE)
-
-OPERATIONS: Final = (
-    ApiOperation(
-        method="POST",
-        path=LIST,
-        name="createReplay",
-        summary="Replay deliveries that failed or were skipped",
-        description="They are requested once more, with the same ids, and their attempts count on. What has been "
-        "attempted again since, or waits for that, is left alone. One replay of a tenant runs at a time, another "
-        "waits for it. Asked for again with the same filter, an unfinished one goes on.",
-        tag="replays",
-        roles=KEEPERS,
-        handle=create_replay,
-        body=NewReplay,
-        body_example={"filter": {"destination": "orders", "codes": ["http.5xx"]}, "dry_run": True, "rate_per_s": 50},
-        says={
-            200: ResponseDoc(
-                what="With `dry_run`: what it would do.",
-                body=DryRun,
-                example={
-                    "count": 400,
-                    "superseded": 3,
-                    "by": [{"destination": "orders", "code": "http.5xx", "count": 400}],
-                    "sample": [],
-                },
-            ),
-            202: ResponseDoc(
-                what="It has begun.", body=ReplayView, example=EXAMPLE, headers={"Location": "Where to look at it."}
-            ),
-        },
-    ),
-    ApiOperation(
-        method="GET",
-        path=LIST,
-        name="listReplays",
-        summary="List replays",
-        tag="replays",
-        roles=READERS,
-        handle=list_replays,
-        query=PageQuery,
-        says={
-            200: ResponseDoc(what="A page, newest first.", body=ReplayPage, example={"items": [EXAMPLE], "next": None})
-        },
-    ),
-    ApiOperation(
-        method="GET",
-        path=ONE,
-        name="getReplay",
-        summary="Show a replay and its progress",
-        tag="replays",
-        roles=READERS,
-        handle=get_replay,
-        says={200: _ONE},
-        problems=(404,),
-    ),
-    ApiOperation(
-        method="DELETE",
-        path=ONE,
-        name="cancelReplay",
-        summary="Cancel a replay",
-        description="What it has requested so far stays requested.",
-        tag="replays",
-        roles=KEEPERS,
-        handle=cancel_replay,
-        says={200: _ONE},
-        problems=(404, 409),
-    ),
-)

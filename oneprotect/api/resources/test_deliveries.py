@@ -1,4 +1,4 @@
-"""`POST …/test`: a real ping, by the way that every delivery takes, and how it went."""
+"""`POST …/test`: send a ping like any delivery, and respond with its result."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -9,49 +9,72 @@ from msgspec import Meta, Struct
 
 from consumers.attempts.log import follow
 from messaging.delivery_requests import publish_request
-from oneprotect.api.operations.operation import KEEPERS, ApiOperation, ApiResponse, ResponseDoc
-from oneprotect.api.operations.public_codes import to_public
+from oneprotect.api.operations.operation import MANAGERS, ApiResponse, OperationGroup, ResponseDoc
 from oneprotect.api.operations.request import ApiRequest
+from oneprotect.api.operations.visibility import to_public
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, PING, AttemptResult, DeliveryRequested, RequestedData, encode
 from schemas.ids import DeliveryId, new_delivery_id
 
+OPERATIONS: Final = OperationGroup("destinations")
 SOURCE: Final = "/oneprotect/api"
 MARGIN_S: Final = 5.0
-"""How much longer than the attempt may take its result is waited for; what comes later is looked up by its id."""
+"""Time to wait for the result, beyond the request timeout of the attempt."""
+_LOCATION: Final = {"Location": "The path of the delivery."}
 
 
 class TestResult(Struct, frozen=True, kw_only=True):
-    """How a ping went; `result` is null when no consumer has made the attempt yet: look the delivery up later."""
+    """The result of a ping. `result` is null while no consumer has made the attempt; get the delivery later."""
 
     id: DeliveryId
-    result: Annotated[AttemptResult, Meta(description="The one attempt that was made.")] | None
+    result: Annotated[AttemptResult, Meta(description="The only attempt.")] | None
 
 
-async def test_destination(call: ApiRequest) -> ApiResponse:
-    """Ping it."""
-    parts = call.parts
-    destination = await parts.configuration.get_destination(call.tenant, call.id)
-    await parts.configuration.audit_test(call.tenant, call.id, by=call.by, address=call.address)
-    ping = _ping(call.tenant, call.id)
-    async with follow(parts.connection, call.tenant, call.id) as attempts:
-        headers = {
-            subjects.HEADER_MSG_ID: subjects.msg_id(call.tenant, call.id, ping.id),
-            "content-type": CONTENT_TYPE,
-        }
-        await publish_request(parts.publisher, call.tenant, call.id, encode(ping), headers)
+@OPERATIONS.add(
+    "POST",
+    "/v1/tenants/{tenant}/destinations/{id}/test",
+    {
+        200: ResponseDoc(
+            "The attempt is complete. A refusal by the receiver is in `result`; it is not an error of this request.",
+            TestResult,
+            headers=_LOCATION,
+        ),
+        202: ResponseDoc(
+            "The ping is queued: no consumer has made the attempt yet.",
+            TestResult,
+            {"id": "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "result": None},
+            _LOCATION,
+        ),
+    },
+    roles=MANAGERS,
+    problems=(404,),
+)
+async def test_destination(request: ApiRequest) -> ApiResponse:
+    """Send a signed test delivery to a destination.
+
+    Its event type is `oneprotect.ping`. A consumer signs and sends it like any delivery, but makes a single attempt and
+    never keeps it. The API responds when the attempt is complete.
+    """
+    parts, tenant, name = request.parts, request.tenant, request.id
+    destination = await parts.configuration.get_destination(tenant, name)
+    await parts.configuration.audit_test(tenant, name, by=request.by, address=request.address)
+    ping = _ping(tenant, name)
+    async with follow(parts.connection, tenant, name) as attempts:
+        headers = {subjects.HEADER_MSG_ID: subjects.msg_id(tenant, name, ping.id), "content-type": CONTENT_TYPE}
+        await publish_request(parts.publisher, tenant, name, encode(ping), headers)
         result = None
         try:
             async with asyncio.timeout((destination.timeout_s or parts.request_timeout_s) + MARGIN_S):
                 async for event in attempts:
                     if event.data.delivery == ping.id and event.data.outcome is not Outcome.SUPPRESSED:
-                        result = to_public(event.data, public=not call.principal.is_operator)
+                        result = to_public(event.data, public=request.is_public)
                         break
         except TimeoutError:
             pass
-    place = {"location": f"/v1/tenants/{call.tenant}/deliveries/{ping.id}"}
-    return ApiResponse(status=202 if result is None else 200, body=TestResult(id=ping.id, result=result), headers=place)
+    location = {"location": f"/v1/tenants/{tenant}/deliveries/{ping.id}"}
+    body = TestResult(id=ping.id, result=result)
+    return ApiResponse(status=202 if result is None else 200, body=body, headers=location)
 
 
 def _ping(tenant: str, destination: str) -> DeliveryRequested:
@@ -69,32 +92,3 @@ def _ping(tenant: str, destination: str) -> DeliveryRequested:
             payload=msgspec.Raw(msgspec.json.encode({"type": PING, "timestamp": now})),
         ),
     )
-
-
-OPERATIONS: Final = (
-    ApiOperation(
-        method="POST",
-        path="/v1/tenants/{tenant}/destinations/{id}/test",
-        name="testDestination",
-        summary="Send a signed ping to a destination",
-        description=f"A delivery of the event type `{PING}`, signed and sent by a consumer like any other, but tried "
-        "once only, and never kept. The answer comes when its attempt has been made.",
-        tag="destinations",
-        roles=KEEPERS,
-        handle=test_destination,
-        says={
-            200: ResponseDoc(
-                what="How it went. That the receiver refused it is in `result`, and no error of this request.",
-                body=TestResult,
-                headers={"Location": "Where to look at it later."},
-            ),
-            202: ResponseDoc(
-                what="It waits: no consumer has made the attempt yet.",
-                body=TestResult,
-                example={"id": "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "result": None},
-                headers={"Location": "Where to look at it later."},
-            ),
-        },
-        problems=(404,),
-    ),
-)

@@ -1,7 +1,8 @@
-"""Lists in pages. A cursor says where the next page begins; what is in it is nobody's business but ours."""
+"""Query parameters of lists: pages, cursors and time ranges."""
 
 import base64
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
@@ -14,42 +15,67 @@ MAX_LIMIT: Final = 500
 
 T = TypeVar("T")
 
-Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="At most so many on a page.")]
-Cursor = Annotated[str, Meta(min_length=1, max_length=512, description="Where to go on: `next` of the page before.")]
+Limit = Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="The maximum number of items on the page.")]
+Cursor = Annotated[
+    str, Meta(min_length=1, max_length=512, description="Start after the previous page: the value of its `next`.")
+]
+Timestamp = Annotated[datetime, Meta(tz=True)]
 
 
 class PageQuery(Struct, frozen=True, kw_only=True):
-    """Which page."""
+    """The query parameters of a paged list."""
 
     limit: Limit = DEFAULT_LIMIT
     cursor: Cursor | None = None
 
 
 class Page(Struct, Generic[T], frozen=True):
-    """Some of a list. `next` is the cursor of what comes after it, or null at the end."""
+    """Part of a list. `next` is the cursor of the next page, or null at the end."""
 
     items: Sequence[T]
     next: str | None = None
 
 
+class StreamPosition(Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The content of a cursor into a stream: continue before this sequence number."""
+
+    before: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+
+
 def encode_cursor(value: object) -> str:
-    """A cursor that stands for `value`."""
+    """Return a cursor that holds `value`."""
     return base64.urlsafe_b64encode(msgspec.json.encode(value)).decode().rstrip("=")
 
 
 def decode_cursor(text: str, kind: type[T]) -> T:
-    """What a cursor of ours stands for. Raises `ValidationError` for any other text."""
+    """Return the content of a cursor. Raises `ValidationError` for any other text."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         return msgspec.json.decode(raw, type=kind)
     except (ValueError, msgspec.DecodeError):
         pass
-    raise ValidationError("cursor", "not the `next` of a page of this list")
+    raise ValidationError("cursor", "expected the `next` of a previous page of this list")
+
+
+def encode_position(before: int | None) -> str | None:
+    """Return a cursor that continues before a sequence number; None stays None."""
+    return None if before is None else encode_cursor(StreamPosition(before))
+
+
+def decode_position(cursor: str | None) -> int | None:
+    """Return the sequence number of a cursor; None stays None. Raises `ValidationError`."""
+    return None if cursor is None else decode_cursor(cursor, StreamPosition).before
 
 
 def page_of(items: Sequence[T], query: PageQuery, *, key: Callable[[T], str]) -> Page[T]:
-    """A page of a list that is at hand whole, sorted by `key`. Raises `ValidationError`."""
+    """Return a page of a complete list that is sorted by `key`. Raises `ValidationError`."""
     after = None if query.cursor is None else decode_cursor(query.cursor, str)
     rest = [item for item in items if after is None or key(item) > after]
     page = rest[: query.limit]
     return Page(page, encode_cursor(key(page[-1])) if len(rest) > len(page) else None)
+
+
+def require_time_range(since: datetime | None, until: datetime | None, field: str = "until") -> None:
+    """Raise `ValidationError` for `field` unless `since` is before `until`."""
+    if since and until and since >= until:
+        raise ValidationError(field, "expected a time after `since`")

@@ -1,4 +1,4 @@
-"""Every error as a problem document (RFC 9457). Nothing of what was asked for is repeated, and no exception's text."""
+"""Errors as problem documents (RFC 9457). No problem repeats the input or the text of an exception."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -24,28 +24,28 @@ MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
 
 _REFUSALS: Final[Mapping[type[Exception], tuple[int, str, str]]] = {
-    NotFoundError: (404, "not-found", "The tenant has nothing of this name."),
-    UnknownReplay: (404, "not-found", "The tenant has no replay of this id."),
+    NotFoundError: (404, "not-found", "The tenant has no resource of this name. Check the name, or create it first."),
+    UnknownReplay: (404, "not-found", "The tenant has no replay with this id. List the replays to find the id."),
     PreconditionFailedError: (
         412,
         "precondition-failed",
-        "It is not as `If-Match` or `If-None-Match` says; read it anew.",
+        "Precondition failed: the resource has changed since you read it. Fetch it again and retry.",
     ),
-    WriteConflictError: (409, "conflict", "Somebody else changes the same right now; read it anew, and try again."),
+    WriteConflictError: (409, "conflict", "Another client is changing the resource. Fetch it again and retry."),
 }
 
 _log = structlog.get_logger(__name__)
 
 
 class BrokenRule(msgspec.Struct, frozen=True):
-    """What is wrong with the input, and where: a field of the body, a parameter, or (None) the whole."""
+    """A broken rule. `field` is a field of the body, a parameter, or null for the whole input."""
 
     field: str | None
     rule: str
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What went wrong (RFC 9457). `type` is for programs, and stays as it is."""
+    """A problem (RFC 9457). `type` is for programs and never changes."""
 
     type: str
     title: str
@@ -55,7 +55,7 @@ class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class Problem(Exception):
-    """Raised anywhere on the way of a request: the answer is this problem."""
+    """An error that becomes the response to the request."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Problem(Exception):
         self.headers: Final = dict(headers or {})
 
     def document(self) -> ProblemDocument:
-        """As it is sent."""
+        """Return the problem document."""
         return ProblemDocument(
             type=f"urn:oneprotect:problem:{self.kind}",
             title=HTTPStatus(self.status).phrase,
@@ -84,12 +84,12 @@ class Problem(Exception):
         )
 
     def encode(self) -> bytes:
-        """The same as JSON."""
+        """Return the problem document as JSON."""
         return msgspec.json.encode(self.document())
 
 
 def problem_of(error: Exception) -> Problem:
-    """What an exception means to whoever asked."""
+    """Return the problem for an exception; log unexpected ones."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, ValidationError):
@@ -97,45 +97,39 @@ def problem_of(error: Exception) -> Problem:
     if isinstance(error, JetStreamError):
         _log.warning("api.nats_failed", error=str(error))
         return unavailable()
-    return _of_refusal(error) or _unexpected(error)
+    if problem := _problem_of_refusal(error):
+        return problem
+    _log.error("api.failed", exc_info=error)
+    return Problem(500, "internal", "Internal error. The log of the API has the details.")
 
 
-def _of_refusal(error: Exception) -> Problem | None:
-    """What can't be done as things are."""
+def _problem_of_refusal(error: Exception) -> Problem | None:
     for kind, (status, name, detail) in _REFUSALS.items():
         if isinstance(error, kind):
             return Problem(status, name, detail)
     if isinstance(error, MissingCredential):
         return broken_rule("credential", "the tenant has no credential of this name; create it first")
     if isinstance(error, InUseError):
-        return Problem(409, "in-use", f"Destinations still use this credential: {', '.join(error.destinations)}.")
+        names = ", ".join(error.destinations)
+        return Problem(409, "in-use", f"Destinations use this credential: {names}. Assign them another one first.")
     if isinstance(error, ReplayEnded):
-        return Problem(409, "replay-ended", f"This replay is {error.state} already.")
+        return Problem(409, "replay-ended", f"This replay is already {error.state}.")
     return None
 
 
-def _unexpected(error: Exception) -> Problem:
-    _log.error("api.failed", exc_info=error)
-    return Problem(500, "internal", "This should not have happened; the log says more.")
-
-
 def broken_rule(field: str | None, rule: str) -> Problem:
-    """The input breaks a rule."""
+    """Return the problem of a broken rule."""
     where = f"`{field}`: " if field else ""
     return Problem(422, "invalid", f"{where}{rule}", errors=(BrokenRule(field, rule),))
 
 
 def unavailable() -> Problem:
-    """NATS can't be asked."""
-    return Problem(
-        503,
-        "unavailable",
-        "NATS does not answer right now; nothing that was not acknowledged is lost track of. Try again.",
-        headers={"retry-after": str(RETRY_AFTER_S)},
-    )
+    """Return the problem of an unavailable NATS."""
+    detail = "NATS does not respond. Deliveries that were acknowledged are safe. Retry the request."
+    return Problem(503, "unavailable", detail, headers={"retry-after": str(RETRY_AFTER_S)})
 
 
 def problem_response(problem: Problem) -> Response:
-    """Return the response that carries a problem document."""
+    """Return the response that carries the problem document."""
     headers = {"cache-control": "no-store", "x-content-type-options": "nosniff", **problem.headers}
     return Response(problem.encode(), problem.status, headers, MEDIA_TYPE)

@@ -1,4 +1,4 @@
-"""Request bodies and query strings: read within bounds of size and time, decoded into our types."""
+"""Request bodies and query strings: read within limits of size and time, and decoded into typed values."""
 
 import asyncio
 import re
@@ -19,51 +19,51 @@ T = TypeVar("T", bound=Struct)
 _WHOLE: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
 ENVELOPE_BYTES: Final = 64 * 1024
-"""What may stand around a payload."""
+"""The maximum size of a delivery request without its payload."""
 
 
 class BodyLimits(Struct, frozen=True, kw_only=True):
-    """How much, and for how long."""
+    """The maximum size and duration of a request body."""
 
     body_bytes: int
     body_timeout_s: float = 10.0
 
 
-def is_there(request: Request) -> bool:
-    """Whether the request has a body."""
+def has_body(request: Request) -> bool:
+    """Return true if the request has a body."""
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-async def read(request: Request, limits: BodyLimits) -> bytes:
-    """The whole body, if it is JSON by its headers, not too large and not too slow. Raises `Problem`."""
+async def read_json(request: Request, limits: BodyLimits) -> bytes:
+    """Return the body of a request whose content type is JSON. Raises `Problem`."""
     _require_json(request)
     return await read_bytes(request, limits)
 
 
 async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
-    """The whole body, if it is not too large and not too slow. Raises `Problem`."""
+    """Return the body. Raises `Problem` when it exceeds the limits."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or len(declared) > 12 or int(declared) > limits.body_bytes:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
-            return await _read(request, limits)
+            return await _receive(request, limits)
     except TimeoutError:
         pass
     raise Problem(
         408,
         "too-slow",
-        f"The body took more than {limits.body_timeout_s:g} s to come.",
+        f"The body did not arrive within {limits.body_timeout_s:g} seconds. Retry the request.",
         headers={"connection": "close"},
     )
 
 
-async def _read(request: Request, limits: BodyLimits) -> bytes:
+async def _receive(request: Request, limits: BodyLimits) -> bytes:
     body = bytearray()
     while True:
-        event: Any = await request.receive()
+        event = await request.receive()
         if event["type"] == "http.disconnect":
-            raise Problem(400, "bad-request", "The request ended before its body did.")
+            raise Problem(400, "bad-request", "The request ended before its body was complete. Retry the request.")
         body += event.get("body", b"")
         if len(body) > limits.body_bytes:
             raise _too_large(limits)
@@ -72,7 +72,7 @@ async def _read(request: Request, limits: BodyLimits) -> bytes:
 
 
 def decode(body: bytes, kind: type[T]) -> T:
-    """The body as a `kind`. Raises `Problem` for what is not JSON, and `ValidationError` for what breaks a rule."""
+    """Decode a JSON body. Raises `Problem` for malformed JSON, and `ValidationError` for a broken rule."""
     try:
         if not body.isascii():
             body.decode()
@@ -80,27 +80,27 @@ def decode(body: bytes, kind: type[T]) -> T:
     except msgspec.ValidationError as error:
         problem: Exception = ValidationError.of(error)
     except UnicodeDecodeError as error:
-        problem = _bad(f"The body is not UTF-8 (byte {error.start}).")
+        problem = _malformed(f"The body is not valid UTF-8 (byte {error.start}).")
     except RecursionError:
-        problem = _bad("The body is nested too deep.")
+        problem = _malformed("The body is nested too deeply.")
     except msgspec.DecodeError as error:
         text = str(error)
         place = text.rpartition("(")[2].rstrip(")") if "(byte" in text else "at its end"
-        problem = _bad(f"The body is not JSON ({place}).")
-    raise problem
+        problem = _malformed(f"The body is not valid JSON ({place}).")
+    raise problem  # here, so that it has no context: the context would hold the input
 
 
-def query(items: Iterable[tuple[str, str]], kind: type[T]) -> T:
-    """A query string as a `kind`: each parameter once, but for those that are lists. Raises `ValidationError`."""
-    types = _types(kind)
+def decode_query(items: Iterable[tuple[str, str]], kind: type[T]) -> T:
+    """Decode the parameters of a query string. Raises `ValidationError`."""
+    types = _field_types(kind)
     given: dict[str, Any] = {}
     for name, text in items:
         if name not in types:
-            raise ValidationError(None, f"a parameter that does not exist here; there are {', '.join(types)}")
+            raise ValidationError(None, f"unknown query parameter; the parameters are {', '.join(types)}")
         if types[name] is VarTupleType:
             given.setdefault(name, []).append(text)
         elif name in given:
-            raise ValidationError(name, "given twice")
+            raise ValidationError(name, "given twice; give it once")
         else:
             given[name] = int(text) if types[name] is IntType and _WHOLE.fullmatch(text) else text
     try:
@@ -111,32 +111,29 @@ def query(items: Iterable[tuple[str, str]], kind: type[T]) -> T:
 
 
 @cache
-def _types(kind: type[Struct]) -> dict[str, type[Type]]:
-    """What kind of type each field has."""
-    return {field.encode_name: type(_bare(type_info(field.type))) for field in msgspec.structs.fields(kind)}
+def _field_types(kind: type[Struct]) -> dict[str, type[Type]]:
+    return {field.encode_name: type(_without_metadata(type_info(field.type))) for field in msgspec.structs.fields(kind)}
 
 
-def _bare(found: Type) -> Type:
-    """The type without what is said about it."""
-    return _bare(found.type) if isinstance(found, Metadata) else found
+def _without_metadata(found: Type) -> Type:
+    return _without_metadata(found.type) if isinstance(found, Metadata) else found
 
 
 def _require_json(request: Request) -> None:
     kind, _, parameters = request.headers.get("content-type", "application/json").partition(";")
     kind, parameters = kind.strip().lower(), parameters.replace(" ", "").lower()
     if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
-        raise Problem(415, "unsupported-media-type", "The body must be JSON: `content-type: application/json`.")
+        raise Problem(415, "unsupported-media-type", "The body must be JSON. Send `content-type: application/json`.")
     if parameters not in ("", "charset=utf-8", 'charset="utf-8"'):
-        raise Problem(415, "unsupported-media-type", "JSON is UTF-8, and has no other parameters.")
+        raise Problem(415, "unsupported-media-type", "The body must be UTF-8. Send no content type parameter.")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
-        raise Problem(415, "unsupported-media-type", "The body must not be compressed.")
+        raise Problem(415, "unsupported-media-type", "The body must not be compressed. Send no `content-encoding`.")
 
 
 def _too_large(limits: BodyLimits) -> Problem:
-    return Problem(
-        413, "too-large", f"The body has more than {limits.body_bytes} bytes.", headers={"connection": "close"}
-    )
+    detail = f"The body exceeds {limits.body_bytes} bytes. Send a smaller one."
+    return Problem(413, "too-large", detail, headers={"connection": "close"})
 
 
-def _bad(detail: str) -> Problem:
+def _malformed(detail: str) -> Problem:
     return Problem(400, "bad-request", detail)

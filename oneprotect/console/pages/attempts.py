@@ -1,27 +1,32 @@
-"""Attempts: listed with filters, and followed as they are recorded."""
+"""Attempts: a list with filters, the list as it grows, and the attempts of one delivery."""
 
 from collections.abc import AsyncGenerator
-from typing import Final
+from typing import Annotated, Final
 
-from msgspec import Struct
+import msgspec
+from msgspec import Meta, Struct
 
 from consumers.attempts import search
 from consumers.attempts.search import AttemptFilter
+from consumers.attempts.timeline import DeliveryTimeline, read_timelines
 from messaging.reverse_reader import EXAMINED
-from oneprotect.api.operations.public_codes import expand_public_codes, to_public
-from oneprotect.api.web.pagination import Cursor, decode_cursor, encode_cursor
-from oneprotect.console.web.event_stream import EventBuffer, listening, stream
-from oneprotect.console.web.request import PagePosition, PageRequest, PageResponse, redirect, times_of_input
+from oneprotect.api.operations.visibility import expand_public_codes, to_public
+from oneprotect.api.web.pagination import Cursor, decode_position, encode_position
+from oneprotect.api.web.problems import Problem
+from oneprotect.console.web.event_stream import EventBuffer, buffer_events, stream_events
+from oneprotect.console.web.forms import parse_time_range
+from oneprotect.console.web.request import PageRequest, PageResponse, redirect
+from schemas import validation
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted
 from schemas.ids import DeliveryId, DestinationId
 
-GOING_ON: Final = 8 * EXAMINED
-"""How many a look may read when somebody asks to look further back: half a second's worth."""
+EXAMINED_FURTHER: Final = 8 * EXAMINED
+"""The number of attempts that a search examines when the user asks for older ones."""
 
 
 class AttemptsForm(Struct, frozen=True, kw_only=True):
-    """What the form says."""
+    """The fields of the form."""
 
     destination: DestinationId | None = None
     delivery: DeliveryId | None = None
@@ -32,67 +37,96 @@ class AttemptsForm(Struct, frozen=True, kw_only=True):
     cursor: Cursor | None = None
     live: str | None = None
 
-    def sought(self, visit: PageRequest) -> AttemptFilter:
-        """The attempts that are meant. Raises `ValidationError`."""
-        since, until = times_of_input(self.since, self.until)
+    def to_filter(self, request: PageRequest) -> AttemptFilter:
+        """Return the filter of the form. Raises `ValidationError`."""
+        since, until = parse_time_range(self.since, self.until)
         return AttemptFilter(
-            tenant=visit.tenant,
+            tenant=request.tenant,
             destination=self.destination,
             outcomes=frozenset({self.outcome} if self.outcome else ()),
-            codes=expand_public_codes({self.code} if self.code else (), public=visit.is_public),
+            codes=expand_public_codes({self.code} if self.code else (), public=request.is_public),
             since=since,
             until=until,
         )
 
 
-async def show(visit: PageRequest) -> PageResponse:
-    """A page of them."""
-    filters = visit.query(AttemptsForm)
-    if filters.delivery:
-        return redirect(f"{visit.base}/deliveries/{filters.delivery}")
+class DeliveryQuery(Struct, frozen=True, kw_only=True):
+    """The query of a delivery's page."""
+
+    destination: Annotated[DestinationId, Meta(description="The only destination to show.")] | None = None
+
+
+async def show(request: PageRequest) -> PageResponse:
+    """Show a page of attempts, newest first."""
+    form = request.query(AttemptsForm)
+    if form.delivery:
+        return redirect(f"{request.base}/deliveries/{form.delivery}")
     found = await search.read_page(
-        visit.parts.api.connection,
-        filters.sought(visit),
-        before=decode_cursor(filters.cursor, PagePosition).before if filters.cursor else None,
-        examine=GOING_ON if filters.cursor else EXAMINED,
+        request.parts.connection,
+        form.to_filter(request),
+        before=decode_position(form.cursor),
+        examine=EXAMINED_FURTHER if form.cursor else EXAMINED,
     )
-    return visit.page(
+    return request.render(
         "attempts.html",
-        tenant=visit.tenant,
-        filters=filters,
-        attempts=[to_public(one.event.data, public=visit.is_public) for one in found.items],
-        next=encode_cursor(PagePosition(found.cursor)) if found.cursor else None,
+        tenant=request.tenant,
+        filters=form,
+        attempts=[to_public(one.event.data, public=request.is_public) for one in found.items],
+        next=encode_position(found.cursor),
         is_short=len(found.items) < search.PAGE_SIZE,
         reached_at=found.reached_at,
         outcomes=list(Outcome),
-        codes=sorted({code.public if visit.is_public else code for code in Code}),
-        is_live=bool(filters.live) and not filters.cursor,
+        codes=sorted({code.public if request.is_public else code for code in Code}),
+        is_live=bool(form.live) and not form.cursor,
     )
 
 
-def follow(visit: PageRequest) -> AsyncGenerator[bytes]:
-    """Those that fit, as they are recorded. Raises `Problem` or `ValidationError` at once."""
-    sought = visit.query(AttemptsForm).sought(visit)
-    arrivals = EventBuffer(sought.matches)
-    pattern = f"oneprotect.delivery.attempted.{visit.tenant}.{sought.destination or '*'}.*"
-    session = visit.session.id if visit.session else ""
-    visit.parts.followers.require_room(session)
-    token_id = visit.principal.id.removeprefix("token:")
+async def show_delivery(request: PageRequest) -> PageResponse:
+    """Show the state and the attempts of one delivery at each of its destinations."""
+    delivery = validation.delivery_id(request.http.path_params["delivery"], "delivery")
+    destination = request.query(DeliveryQuery).destination
+    found = await read_timelines(request.parts.connection, request.tenant, delivery, destination)
+    if not found:
+        raise Problem(404, "not-found", "The tenant has no pending or recorded delivery with this id (30 days).")
+    return request.render(
+        "delivery.html",
+        tenant=request.tenant,
+        delivery=delivery,
+        timelines=[_to_public_timeline(timeline) if request.is_public else timeline for timeline in found],
+    )
+
+
+def follow(request: PageRequest) -> AsyncGenerator[bytes]:
+    """Return the matching attempts as server-sent events. Raises `Problem` or `ValidationError` before the first one."""
+    chosen = request.query(AttemptsForm).to_filter(request)
+    arrivals = EventBuffer(chosen.matches)
+    pattern = f"oneprotect.delivery.attempted.{request.tenant}.{chosen.destination or '*'}.*"
+    session = request.session.id if request.session else ""
+    request.console.followers.require_capacity(session)
+    token_id = request.principal.id.removeprefix("token:")
 
     def render(events: list[DeliveryAttempted], missed: int) -> bytes:
-        rows = [to_public(event.data, public=visit.is_public) for event in reversed(events)]
-        return visit.parts.renderer("attempt_rows.html", base=visit.base, attempts=rows, missed=missed)
+        rows = [to_public(event.data, public=request.is_public) for event in reversed(events)]
+        return request.console.renderer("attempt_rows.html", base=request.base, attempts=rows, missed=missed)
 
     async def events() -> AsyncGenerator[bytes]:
-        # Counted here and not before: what is never begun to be sent is never ended either.
-        with visit.parts.followers.one_more(session):
-            async with listening(visit.parts.api.connection, pattern, arrivals):
-                async for event in stream(
+        # Counted here and not before: a stream whose response never starts never ends either.
+        with request.console.followers.count(session):
+            async with buffer_events(request.parts.connection, pattern, arrivals):
+                async for event in stream_events(
                     arrivals,
                     render,
-                    goes_on=lambda: visit.parts.api.tokens.known(token_id) is not None,
-                    stop=visit.parts.stop,
+                    is_allowed=lambda: request.parts.tokens.known(token_id) is not None,
+                    stop=request.console.stop,
                 ):
                     yield event
 
     return events()
+
+
+def _to_public_timeline(timeline: DeliveryTimeline) -> DeliveryTimeline:
+    return msgspec.structs.replace(
+        timeline,
+        attempts=[to_public(attempt, public=True) for attempt in timeline.attempts],
+        code=timeline.code.public if timeline.code else None,
+    )

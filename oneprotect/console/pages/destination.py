@@ -1,4 +1,4 @@
-"""One destination: its health, its settings, its latest attempts; enable, disable, test."""
+"""One destination: health, settings and latest attempts; enable, disable and test."""
 
 from typing import Final
 
@@ -7,9 +7,9 @@ from msgspec import Struct
 
 from consumers.attempts import search
 from consumers.attempts.search import AttemptFilter
-from oneprotect.api.operations.public_codes import to_public
-from oneprotect.api.resources import test_deliveries
-from oneprotect.console.pages.destination_cards import one_destination
+from oneprotect.api.operations.visibility import to_public
+from oneprotect.api.resources.test_deliveries import TestResult, test_destination
+from oneprotect.console.pages.destination_cards import load_card
 from oneprotect.console.web.labels import DONE
 from oneprotect.console.web.request import PageRequest, PageResponse, redirect
 
@@ -17,48 +17,45 @@ SHOWN: Final = 10
 
 
 class DestinationQuery(Struct, frozen=True, kw_only=True):
-    """What was done before."""
+    """The query of the page. `done`: the action that led to it."""
 
     done: str | None = None
 
 
-async def show(visit: PageRequest) -> PageResponse:
-    """The page."""
-    return await _page(visit, done=DONE.get(visit.query(DestinationQuery).done or ""))
+async def show(request: PageRequest) -> PageResponse:
+    """Show the destination."""
+    return await _render(request, done=DONE.get(request.query(DestinationQuery).done or ""))
 
 
-async def enable(visit: PageRequest) -> PageResponse:
-    """Let deliveries go there."""
-    await visit.keepers_form()
-    await visit.parts.api.configuration.enable_destination(
-        visit.tenant, visit.id, by=visit.principal.id, address=visit.address
+async def enable(request: PageRequest) -> PageResponse:
+    """Enable the destination."""
+    await request.manager_form()
+    await request.parts.configuration.enable_destination(
+        request.tenant, request.id, by=request.by, address=request.address
     )
-    return redirect(f"{visit.base}/destinations/{visit.id}?done=enabled")
+    return redirect(f"{request.base}/destinations/{request.id}?done=enabled")
 
 
-async def disable(visit: PageRequest) -> PageResponse:
-    """Let none go there."""
-    await visit.keepers_form()
-    await visit.parts.api.configuration.disable_destination(
-        visit.tenant, visit.id, by=visit.principal.id, address=visit.address
+async def disable(request: PageRequest) -> PageResponse:
+    """Disable the destination."""
+    await request.manager_form()
+    await request.parts.configuration.disable_destination(
+        request.tenant, request.id, by=request.by, address=request.address
     )
-    return redirect(f"{visit.base}/destinations/{visit.id}?done=disabled")
+    return redirect(f"{request.base}/destinations/{request.id}?done=disabled")
 
 
-async def test(visit: PageRequest) -> PageResponse:
-    """Send a ping, and show how it went."""
-    await visit.keepers_form()
-    answer = await test_deliveries.test_destination(visit.call)
-    result = msgspec.convert(answer.body, test_deliveries.TestResult, from_attributes=True)
-    return await _page(visit, ping=result)
+async def test(request: PageRequest) -> PageResponse:
+    """Send a test delivery, and show its result."""
+    await request.manager_form()
+    response = await test_destination(request)
+    return await _render(request, ping=msgspec.convert(response.body, TestResult, from_attributes=True))
 
 
-async def _page(
-    visit: PageRequest, *, done: str | None = None, ping: "test_deliveries.TestResult | None" = None
-) -> PageResponse:
-    card = await one_destination(visit.parts, visit.tenant, visit.id, public=visit.is_public)
+async def _render(request: PageRequest, *, done: str | None = None, ping: TestResult | None = None) -> PageResponse:
+    card = await load_card(request.console, request.tenant, request.id, public=request.is_public)
     found = await search.read_page(
-        visit.parts.api.connection, AttemptFilter(tenant=visit.tenant, destination=visit.id), limit=SHOWN
+        request.parts.connection, AttemptFilter(tenant=request.tenant, destination=request.id), limit=SHOWN
     )
-    latest = [to_public(one.event.data, public=visit.is_public) for one in found.items]
-    return visit.page("destination.html", tenant=visit.tenant, card=card, attempts=latest, done=done, ping=ping)
+    latest = [to_public(one.event.data, public=request.is_public) for one in found.items]
+    return request.render("destination.html", tenant=request.tenant, card=card, attempts=latest, done=done, ping=ping)

@@ -1,4 +1,4 @@
-"""Destinations and credentials as they are shown: of a URL its host alone, and of a Secret its status."""
+"""Destinations and credentials as the console shows them: only the host of a URL, and only the status of a Secret."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 import msgspec
 
 from consumers.destinations.hourly_stats import hour_of
-from oneprotect.console.web.bar_chart import DaySummary, day_of
-from oneprotect.console.web.dependencies import ConsoleParts
+from oneprotect.api.operations.visibility import to_public_credential
+from oneprotect.console.web.bar_chart import DaySummary, summarize_day
+from oneprotect.console.web.request import ConsoleDependencies
 from schemas.codes import Code, CredentialStatus
 from schemas.configuration import CredentialView, DestinationView, Health
 from schemas.hourly_stats import HourlyStats
@@ -18,92 +19,73 @@ _SIGNING: Final = frozenset({CredentialStatus.CONFIGURED, CredentialStatus.UNCHE
 
 
 class DestinationCard(msgspec.Struct, frozen=True, kw_only=True):
-    """A destination, its credential, and how it has been."""
+    """A destination with its credential, health and recent activity."""
 
     id: str
     host: str
-    scheme: str
-    description: str
-    enabled: bool
-    disabled_reason: str | None
-    disabled_at: datetime | None
-    event_types: tuple[str, ...]
-    header_names: tuple[str, ...]
-    timeout_s: float | None
-    max_in_flight: int | None
-    rate_per_s: float | None
-    retry_schedule_s: tuple[float, ...] | None
-    capture_response: bool
-    forward_trace: bool
+    view: DestinationView
     state: str
     health: Health
     last_code: Code | None
     day: DaySummary
-    credential_id: str
     credential: CredentialView | None
 
 
 class TenantOverview(msgspec.Struct, frozen=True):
-    """All of a tenant's destinations and credentials, by id."""
+    """All destinations and credentials of a tenant, by id."""
 
     destinations: list[DestinationCard]
     credentials: list[CredentialView]
 
     @property
-    def day(self) -> tuple[int, int]:
-        """Attempts of the last day, and how many of them delivered."""
-        return (
-            sum(one.day.attempts for one in self.destinations),
-            sum(one.day.delivered for one in self.destinations),
-        )
+    def attempts(self) -> int:
+        """The number of attempts of the last 24 hours."""
+        return sum(card.day.attempts for card in self.destinations)
 
     @property
     def success_rate(self) -> float | None:
-        """The share of the day's attempts that delivered."""
-        attempts, delivered = self.day
-        return delivered / attempts if attempts else None
+        """The share of the last 24 hours' attempts that delivered."""
+        delivered = sum(card.day.delivered for card in self.destinations)
+        return delivered / self.attempts if self.attempts else None
 
     def users(self, credential: str) -> list[str]:
-        """The destinations that a credential signs for."""
-        return [one.id for one in self.destinations if one.credential_id == credential]
+        """Return the ids of the destinations that the credential signs for."""
+        return [card.id for card in self.destinations if card.view.credential == credential]
 
 
-async def overview(parts: ConsoleParts, tenant: str, *, public: bool) -> TenantOverview:
-    """Everything of a tenant. Raises `JetStreamError`."""
+async def load_overview(parts: ConsoleDependencies, tenant: str, *, public: bool) -> TenantOverview:
+    """Return the overview of a tenant. Raises `JetStreamError`."""
     configuration = parts.api.configuration
-    views, credentials, health, activity = await asyncio.gather(
+    views, stored, health, activity = await asyncio.gather(
         configuration.list_destinations(tenant),
         configuration.list_credentials(tenant),
         parts.health.list(f"{tenant}.*"),
         parts.activity.list(f"{tenant}.*"),
     )
-    told = [told_credential(view, public=public) for view in credentials]
-    signing = {view.id: view for view in told}
+    credentials = [to_public_credential(view, public=public) for view in stored]
+    by_id = {view.id: view for view in credentials}
     healths = {row.id: row.value for row in health}
     activities = {row.id: row.value for row in activity}
     cards = [
-        _card(view, signing.get(view.credential), healths.get(view.id), activities.get(view.id), public=public)
+        _card(view, by_id.get(view.credential), healths.get(view.id), activities.get(view.id), public=public)
         for view in views
     ]
-    return TenantOverview(cards, told)
+    return TenantOverview(cards, credentials)
 
 
-async def one_destination(parts: ConsoleParts, tenant: str, name: str, *, public: bool) -> DestinationCard:
-    """One of them. Raises `NotFoundError` or `JetStreamError`."""
+async def load_card(parts: ConsoleDependencies, tenant: str, name: str, *, public: bool) -> DestinationCard:
+    """Return the card of one destination. Raises `NotFoundError` or `JetStreamError`."""
     configuration = parts.api.configuration
     view = await configuration.get_destination(tenant, name)
-    credentials, health, activity = await asyncio.gather(
+    stored, health, activity = await asyncio.gather(
         configuration.list_credentials(tenant),
         parts.health.get(f"{tenant}.{name}"),
         parts.activity.get(f"{tenant}.{name}"),
     )
-    signing = next((told_credential(one, public=public) for one in credentials if one.id == view.credential), None)
-    return _card(view, signing, health.value if health else None, activity.value if activity else None, public=public)
-
-
-def told_credential(view: CredentialView, *, public: bool) -> CredentialView:
-    """A credential as whoever looks may know it."""
-    return msgspec.structs.replace(view, status=view.status.public) if public else view
+    credential = next((to_public_credential(one, public=public) for one in stored if one.id == view.credential), None)
+    return _card(
+        view, credential, health.value if health else None, activity.value if activity else None, public=public
+    )
 
 
 def _card(
@@ -116,29 +98,15 @@ def _card(
 ) -> DestinationCard:
     health = health or Health()
     now = datetime.now(UTC)
-    day = day_of((activity or HourlyStats()).last_day(hour_of(now.timestamp())))
-    url = urlsplit(view.url)
+    day = summarize_day((activity or HourlyStats()).last_day(hour_of(now.timestamp())))
     return DestinationCard(
         id=view.id,
-        host=url.hostname or "",
-        scheme=url.scheme,
-        description=view.description,
-        enabled=view.enabled,
-        disabled_reason=view.disabled_reason,
-        disabled_at=view.disabled_at,
-        event_types=view.event_types,
-        header_names=tuple(view.headers),
-        timeout_s=view.timeout_s,
-        max_in_flight=view.max_in_flight,
-        rate_per_s=view.rate_per_s,
-        retry_schedule_s=view.retry_schedule_s,
-        capture_response=view.capture_response,
-        forward_trace=view.forward_trace,
+        host=urlsplit(view.url).hostname or "",
+        view=view,
         state=_state(view, credential, health, day, now),
         health=health,
         last_code=health.last_code.public if public and health.last_code else health.last_code,
         day=day,
-        credential_id=view.credential,
         credential=credential,
     )
 
@@ -151,7 +119,7 @@ def _state(
     if credential is None or credential.status not in _SIGNING:
         return "unsigned"
     if health.open_until is not None and health.open_until > now:
-        return "resting"
+        return "open"
     if health.consecutive_failures or (day.attempts and not day.delivered):
         return "failing"
     return "healthy" if day.attempts or health.last_success_at else "quiet"

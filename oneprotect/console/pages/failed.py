@@ -1,4 +1,4 @@
-"""Deliveries that were given up on or skipped, with filters."""
+"""Deliveries that failed or were skipped, with filters."""
 
 import asyncio
 import functools
@@ -8,20 +8,21 @@ from msgspec import Struct
 
 from consumers.replay.source import find_superseded
 from consumers.retention.retained import read_page
-from oneprotect.api.operations.public_codes import expand_public_codes
-from oneprotect.api.web.pagination import Cursor, decode_cursor, encode_cursor
-from oneprotect.console.web.request import PagePosition, PageRequest, PageResponse, times_of_input
+from oneprotect.api.operations.visibility import expand_public_codes, to_public_code
+from oneprotect.api.web.pagination import Cursor, decode_position, encode_position
+from oneprotect.console.web.forms import parse_time_range
+from oneprotect.console.web.request import PageRequest, PageResponse
 from schemas.codes import Code
 from schemas.configuration import ReplayFilter
 from schemas.ids import DeliveryId, DestinationId, EventType
 
 SHOWN: Final = 50
-JUDGING_TIMEOUT_S: Final = 1.0
-"""What was attempted since is looked for among all that is on record since: for so long. A dry run looks to the end."""
+SUPERSEDED_TIMEOUT_S: Final = 1.0
+"""The maximum duration of the search for later attempts of a page. A dry run searches to the end."""
 
 
 class FailedForm(Struct, frozen=True, kw_only=True):
-    """What the form says."""
+    """The fields of the form."""
 
     destination: DestinationId | None = None
     code: Code | None = None
@@ -31,10 +32,10 @@ class FailedForm(Struct, frozen=True, kw_only=True):
     until: str | None = None
     cursor: Cursor | None = None
 
-    def chosen(self, visit: PageRequest) -> ReplayFilter:
-        """The kept deliveries that are meant. Raises `ValidationError`."""
-        since, until = times_of_input(self.since, self.until)
-        codes = expand_public_codes({self.code} if self.code else (), public=visit.is_public)
+    def to_filter(self, request: PageRequest) -> ReplayFilter:
+        """Return the filter of the form. Raises `ValidationError`."""
+        since, until = parse_time_range(self.since, self.until)
+        codes = expand_public_codes({self.code} if self.code else (), public=request.is_public)
         return ReplayFilter(
             destination=self.destination,
             since=since,
@@ -46,41 +47,33 @@ class FailedForm(Struct, frozen=True, kw_only=True):
 
     @property
     def pairs(self) -> dict[str, str]:
-        """The fields that are filled in, for an address."""
+        """The fields with a value, for a query string."""
         values = {name: getattr(self, name) for name in self.__struct_fields__ if name != "cursor"}
         return {name: str(value) for name, value in values.items() if value}
 
 
-async def show(visit: PageRequest) -> PageResponse:
-    """A page of them, each with whether a replay would take it."""
-    filters = visit.query(FailedForm)
+async def show(request: PageRequest) -> PageResponse:
+    """Show a page of retained deliveries, and mark those that a replay would skip."""
+    form = request.query(FailedForm)
+    connection = request.parts.connection
     found = await read_page(
-        visit.parts.api.connection,
-        visit.tenant,
-        filters.chosen(visit),
-        limit=SHOWN,
-        before=decode_cursor(filters.cursor, PagePosition).before if filters.cursor else None,
+        connection, request.tenant, form.to_filter(request), limit=SHOWN, before=decode_position(form.cursor)
     )
     kept = [one.delivery for one in found.items]
     is_judged = True
     try:
-        async with asyncio.timeout(JUDGING_TIMEOUT_S):
-            kept = list((await find_superseded(visit.parts.api.connection, visit.tenant, kept)).marked_deliveries())
+        async with asyncio.timeout(SUPERSEDED_TIMEOUT_S):
+            kept = list((await find_superseded(connection, request.tenant, kept)).marked_deliveries())
     except TimeoutError:
         is_judged = False
-    return visit.page(
+    return request.render(
         "failed.html",
-        tenant=visit.tenant,
-        filters=filters,
+        tenant=request.tenant,
+        filters=form,
         kept=kept,
         is_judged=is_judged,
-        next=encode_cursor(PagePosition(found.cursor)) if found.cursor else None,
+        next=encode_position(found.cursor),
         reached_at=found.reached_at,
-        codes=sorted({code.public if visit.is_public else code for code in Code}),
-        told_code=functools.partial(told_code, public=visit.is_public),
+        codes=sorted({code.public if request.is_public else code for code in Code}),
+        to_public_code=functools.partial(to_public_code, public=request.is_public),
     )
-
-
-def told_code(code: str, *, public: bool) -> str:
-    """A code as whoever looks may know it."""
-    return Code(code).public.value if public and code in set(Code) else code

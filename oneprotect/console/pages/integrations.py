@@ -1,10 +1,11 @@
-"""Integrations: a tenant's destinations and credentials, and how they are."""
+"""Integrations: a tenant's destinations and credentials, and their state."""
 
+from collections import Counter
 from typing import Final
 
 from consumers.credentials.control_client import NoConsumerReplied, check_credential
 from oneprotect.api.web.pagination import Limit, PageQuery, page_of
-from oneprotect.console.pages.destination_cards import overview
+from oneprotect.console.pages.destination_cards import load_overview
 from oneprotect.console.web.labels import DONE
 from oneprotect.console.web.request import PageRequest, PageResponse, redirect
 from schemas import validation
@@ -13,22 +14,24 @@ SHOWN: Final = 100
 
 
 class IntegrationsQuery(PageQuery, frozen=True, kw_only=True):
-    """Which page, and what was done before."""
+    """The query of the page. `done`: the action that led to it."""
 
     limit: Limit = SHOWN
     done: str | None = None
 
 
-async def show(visit: PageRequest) -> PageResponse:
-    """The tenant's, or, for somebody who may see all, a choice of tenants."""
-    if not visit.has_tenant:
-        return await _choose(visit)
-    query = visit.query(IntegrationsQuery)
-    found = await overview(visit.parts, visit.tenant, public=visit.is_public)
+async def show(request: PageRequest) -> PageResponse:
+    """Show the tenant's integrations, or a list of tenants to a user who has to choose one."""
+    if not request.has_tenant:
+        entries = await request.console.destinations.list("*.*")
+        tenants = Counter(entry.key.partition(".")[0] for entry in entries)
+        return request.render("tenants.html", tenants=sorted(tenants.items()))
+    query = request.query(IntegrationsQuery)
+    found = await load_overview(request.console, request.tenant, public=request.is_public)
     page = page_of(found.destinations, query, key=lambda card: card.id)
-    return visit.page(
+    return request.render(
         "integrations.html",
-        tenant=visit.tenant,
+        tenant=request.tenant,
         overview=found,
         cards=page.items,
         next=page.next,
@@ -37,27 +40,18 @@ async def show(visit: PageRequest) -> PageResponse:
     )
 
 
-async def choose(visit: PageRequest) -> PageResponse:
-    """Go to the tenant that was typed."""
-    name = visit.request.query_params.get("tenant", "").strip()
+async def choose(request: PageRequest) -> PageResponse:
+    """Redirect to the tenant that the user entered."""
+    name = request.http.query_params.get("tenant", "").strip()
     return redirect(f"/console/t/{validation.name(name, 'tenant')}/integrations")
 
 
-async def check(visit: PageRequest) -> PageResponse:
-    """Have a consumer read a credential's Secret now."""
-    await visit.keepers_form()
-    await visit.parts.api.configuration.get_credential(visit.tenant, visit.id)
+async def check(request: PageRequest) -> PageResponse:
+    """Let a consumer check the Secret of a credential now."""
+    await request.manager_form()
+    await request.parts.configuration.get_credential(request.tenant, request.id)
     try:
-        state = await check_credential(visit.parts.api.connection, visit.tenant, visit.id)
+        state = await check_credential(request.parts.connection, request.tenant, request.id)
     except NoConsumerReplied:
         state = None
-    return redirect(f"{visit.base}/integrations?done={'no-consumer' if state is None else 'checked'}")
-
-
-async def _choose(visit: PageRequest) -> PageResponse:
-    entries = await visit.parts.destinations.list("*.*")
-    tenants: dict[str, int] = {}
-    for entry in entries:
-        tenant = entry.key.partition(".")[0]
-        tenants[tenant] = tenants.get(tenant, 0) + 1
-    return visit.page("tenants.html", tenants=sorted(tenants.items()))
+    return redirect(f"{request.base}/integrations?done={'no-consumer' if state is None else 'checked'}")

@@ -1,4 +1,4 @@
-"""Replays: what one would do, starting it, how it goes, cancelling it."""
+"""Replays: plan, start, follow and cancel."""
 
 import asyncio
 import functools
@@ -9,11 +9,13 @@ from msgspec import Struct
 
 from consumers.replay.source import DryRunSummary
 from messaging.lease import LeaseHolder
-from oneprotect.api.web import request_body
+from oneprotect.api.operations.visibility import to_public_code
+from oneprotect.api.resources.replays import to_public_counts, to_public_filter
 from oneprotect.api.web.problems import Problem
-from oneprotect.console.pages.failed import FailedForm, told_code
+from oneprotect.api.web.request_body import decode_query
+from oneprotect.console.pages.failed import FailedForm
 from oneprotect.console.web.labels import DONE
-from oneprotect.console.web.request import FORM_TOKEN, PageRequest, PageResponse, redirect
+from oneprotect.console.web.request import PageRequest, PageResponse, redirect
 from schemas.codes import Code
 from schemas.configuration import KeptOutcome, Replay, ReplayFilter, ReplayState
 from schemas.validation import ValidationError
@@ -24,25 +26,26 @@ SHOWN: Final = 50
 
 
 class ReplayForm(FailedForm, frozen=True, kw_only=True):
-    """What the form says, and how fast to go."""
+    """The fields of the form."""
 
     outcome: KeptOutcome | None = None
     rate: str | None = None
     dry_run: str | None = None
 
-    def chosen(self, visit: PageRequest) -> ReplayFilter:
-        """The kept deliveries that are meant: those that failed or were skipped, unless told otherwise."""
-        return msgspec.structs.replace(FailedForm.chosen(self, visit), outcomes=(self.outcome,) if self.outcome else ())
+    def to_filter(self, request: PageRequest) -> ReplayFilter:
+        """Return the filter of the form; without an outcome, failed and skipped deliveries match."""
+        outcomes = (self.outcome,) if self.outcome else ()
+        return msgspec.structs.replace(FailedForm.to_filter(self, request), outcomes=outcomes)
 
 
-class ReplaysQuery(Struct, frozen=True, kw_only=True):
-    """What was done before."""
+class ReplayQuery(Struct, frozen=True, kw_only=True):
+    """The query of a replay's page. `done`: the action that led to it."""
 
     done: str | None = None
 
 
 class ReplayProgressView(Struct, frozen=True, kw_only=True):
-    """A replay as it is shown."""
+    """A replay as the console shows it."""
 
     id: str
     state: str
@@ -51,114 +54,105 @@ class ReplayProgressView(Struct, frozen=True, kw_only=True):
 
     @property
     def done(self) -> int:
-        """How many kept deliveries it has come past."""
+        """The number of retained deliveries that the replay has processed."""
         return self.row.replayed + self.row.skipped
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will change."""
+        """True if the replay has finished or was cancelled."""
         return self.row.state is not ReplayState.RUNNING
 
 
-async def index(visit: PageRequest) -> PageResponse:
-    """The tenant's, the newest first."""
-    rows = await visit.parts.api.replayer.list(visit.tenant)
-    running = await visit.parts.api.replayer.find_running(visit.tenant)
+async def show_all(request: PageRequest) -> PageResponse:
+    """Show the tenant's replays, newest first."""
+    rows = await request.parts.replayer.list(request.tenant)
+    running = await request.parts.replayer.find_running(request.tenant)
     newest = list(reversed(rows.items()))[:SHOWN]
-    return visit.page(
+    return request.render(
         "replays.html",
-        tenant=visit.tenant,
-        replays=[_going(visit, replay, row, running) for replay, row in newest],
+        tenant=request.tenant,
+        replays=[_view(request, replay, row, running) for replay, row in newest],
         more=len(rows) > SHOWN,
     )
 
 
-async def plan(visit: PageRequest) -> PageResponse:
-    """The form; with `dry_run`, what it would do."""
-    asked = visit.query(ReplayForm)
-    chosen = asked.chosen(visit)
-    _rate(asked.rate)
-    preview = None
-    if asked.dry_run:
-        preview = DryRunSummary()
-        try:
-            async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-                await preview.add_pages(visit.parts.api.replayer.find_pages(visit.tenant, chosen))
-        except TimeoutError:
-            raise Problem(
-                503,
-                "too-many",
-                "Counting took too long. Name a destination or a time, or use `oneprotect replay --dry-run`.",
-            ) from None
-    return visit.page(
+async def plan(request: PageRequest) -> PageResponse:
+    """Show the form of a new replay; with `dry_run`, also its effect."""
+    form = request.query(ReplayForm)
+    chosen = form.to_filter(request)
+    _parse_rate(form.rate)
+    summary = await _count(request, chosen) if form.dry_run else None
+    counts = to_public_counts(summary, public=request.is_public) if summary else []
+    return request.render(
         "replay_plan.html",
-        tenant=visit.tenant,
-        asked=asked,
-        preview=preview,
-        counts=_counts(visit, preview),
-        codes=sorted({code.public if visit.is_public else code for code in Code}),
-        told_code=functools.partial(told_code, public=visit.is_public),
+        tenant=request.tenant,
+        asked=form,
+        preview=summary,
+        counts=sorted(counts, key=lambda count: -count.count),
+        codes=sorted({code.public if request.is_public else code for code in Code}),
+        to_public_code=functools.partial(to_public_code, public=request.is_public),
     )
 
 
-async def start(visit: PageRequest) -> PageResponse:
-    """Begin it, in the background."""
-    fields = await visit.keepers_form()
-    asked = _plan_of({name: value for name, value in fields.items() if name != FORM_TOKEN and value})
-    replay, _ = await visit.parts.api.replays.begin(
-        visit.tenant,
-        asked.chosen(visit),
-        by=visit.principal.id,
-        address=visit.address,
-        rate_per_s=_rate(asked.rate),
+async def start(request: PageRequest) -> PageResponse:
+    """Start a replay in the background."""
+    fields = await request.manager_form()
+    form = decode_query([(name, value) for name, value in fields.items() if value], ReplayForm)
+    replay, _ = await request.parts.replays.begin(
+        request.tenant,
+        form.to_filter(request),
+        by=request.by,
+        address=request.address,
+        rate_per_s=_parse_rate(form.rate),
     )
-    return redirect(f"{visit.base}/replays/{replay}")
+    return redirect(f"{request.base}/replays/{replay}")
 
 
-async def show(visit: PageRequest) -> PageResponse:
-    """One of them."""
-    done = DONE.get(visit.query(ReplaysQuery).done or "")
-    return visit.page("replay.html", tenant=visit.tenant, replay=await _find(visit), done=done)
+async def show(request: PageRequest) -> PageResponse:
+    """Show a replay."""
+    done = DONE.get(request.query(ReplayQuery).done or "")
+    return request.render("replay.html", tenant=request.tenant, replay=await _load(request), done=done)
 
 
-async def progress(visit: PageRequest) -> PageResponse:
-    """The part of that page that changes."""
-    return visit.page("replay_progress.html", tenant=visit.tenant, replay=await _find(visit))
+async def show_progress(request: PageRequest) -> PageResponse:
+    """Show the part of a replay's page that changes."""
+    return request.render("replay_progress.html", tenant=request.tenant, replay=await _load(request))
 
 
-async def cancel(visit: PageRequest) -> PageResponse:
-    """Stop it."""
-    await visit.keepers_form()
-    await visit.parts.api.replayer.cancel(visit.tenant, visit.id, by=visit.principal.id, address=visit.address)
-    return redirect(f"{visit.base}/replays/{visit.id}?done=cancelled")
+async def cancel(request: PageRequest) -> PageResponse:
+    """Cancel a replay."""
+    await request.manager_form()
+    await request.parts.replayer.cancel(request.tenant, request.id, by=request.by, address=request.address)
+    return redirect(f"{request.base}/replays/{request.id}?done=cancelled")
 
 
-async def _find(visit: PageRequest) -> ReplayProgressView:
-    row = await visit.parts.api.replayer.get(visit.tenant, visit.id)
-    return _going(visit, visit.id, row, await visit.parts.api.replayer.find_running(visit.tenant))
+async def _count(request: PageRequest, chosen: ReplayFilter) -> DryRunSummary:
+    summary = DryRunSummary()
+    try:
+        async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
+            await summary.add_pages(request.parts.replayer.find_pages(request.tenant, chosen))
+    except TimeoutError:
+        raise Problem(
+            503,
+            "too-many",
+            "The dry run took too long. Narrow the filter by destination or time, or run `oneprotect replay --dry-run`.",
+        ) from None
+    return summary
 
 
-def _going(visit: PageRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayProgressView:
-    works = running is not None and running.replay == replay
-    state = "waiting" if row.state is ReplayState.RUNNING and not works else row.state.value
-    codes = tuple(sorted({told_code(code, public=visit.is_public) for code in row.filter.codes}))
-    chosen = msgspec.structs.replace(row.filter, codes=codes)
+async def _load(request: PageRequest) -> ReplayProgressView:
+    row = await request.parts.replayer.get(request.tenant, request.id)
+    return _view(request, request.id, row, await request.parts.replayer.find_running(request.tenant))
+
+
+def _view(request: PageRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayProgressView:
+    is_active = running is not None and running.replay == replay
+    state = "waiting" if row.state is ReplayState.RUNNING and not is_active else row.state.value
+    chosen = to_public_filter(row.filter, public=request.is_public)
     return ReplayProgressView(id=replay, state=state, row=row, filter=chosen)
 
 
-def _counts(visit: PageRequest, preview: DryRunSummary | None) -> list[tuple[str, str, int]]:
-    counts: dict[tuple[str, str], int] = {}
-    for (destination, code), number in preview.counts.items() if preview else ():
-        key = destination, told_code(code, public=visit.is_public)
-        counts[key] = counts.get(key, 0) + number
-    return sorted(((*key, number) for key, number in counts.items() if number), key=lambda row: -row[2])
-
-
-def _plan_of(fields: dict[str, str]) -> ReplayForm:
-    return request_body.query(fields.items(), ReplayForm)
-
-
-def _rate(text: str | None) -> float | None:
+def _parse_rate(text: str | None) -> float | None:
     if not text:
         return None
     try:
@@ -166,5 +160,5 @@ def _rate(text: str | None) -> float | None:
     except ValueError:
         rate = 0
     if not 0.001 <= rate <= MAX_RATE_PER_S:
-        raise ValidationError("rate", "expected deliveries a second, from 0.001 to 1000000")
+        raise ValidationError("rate", "expected deliveries per second, from 0.001 to 1000000")
     return rate

@@ -1,4 +1,4 @@
-// What pages do beyond what they show: the theme, rows as they come, progress, and a question before what can't be undone.
+// The theme switch, live attempts, progress of a replay, and confirmations.
 "use strict";
 
 const root = document.documentElement;
@@ -42,15 +42,15 @@ for (const place of document.querySelectorAll("[data-live]")) {
     rows.insertAdjacentHTML("afterbegin", event.data);
     while (rows.children.length > MOST_ROWS) rows.lastElementChild.remove();
   });
-  source.addEventListener("bye", () => { state.textContent = "Coming back…"; });
+  source.addEventListener("bye", () => { state.textContent = "Reconnecting…"; });
   source.addEventListener("error", () => {
-    state.textContent = source.readyState === EventSource.CLOSED ? "Ended: load the page again" : "Coming back…";
+    state.textContent = source.readyState === EventSource.CLOSED ? "Disconnected: reload the page" : "Reconnecting…";
   });
   addEventListener("pagehide", () => source.close());
 }
 
 for (const place of document.querySelectorAll("[data-refresh]")) {
-  const look = async () => {
+  const refresh = async () => {
     if (place.querySelector("[data-over=yes]")) return;
     if (!document.hidden) {
       try {
@@ -60,9 +60,9 @@ for (const place of document.querySelectorAll("[data-refresh]")) {
           place.innerHTML = await answer.text();
           if (hadFocus) place.querySelector("button")?.focus();
         }
-      } catch { /* away for a moment: the next look tells */ }
+      } catch { /* offline for a moment: the next refresh shows the state */ }
     }
-    setTimeout(look, 700);
+    setTimeout(refresh, 700);
   };
-  setTimeout(look, 700);
+  setTimeout(refresh, 700);
 }

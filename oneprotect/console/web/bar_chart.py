@@ -1,4 +1,4 @@
-"""Attempts by the hour as bars: numbers for a template to draw, and the same in words."""
+"""A bar chart of attempts per hour: coordinates for a template, and a text alternative."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,11 +11,11 @@ from schemas.hourly_stats import HourCounts, percentile_ms, success_rate
 STEP: Final = 20
 BAR: Final = 16
 HEIGHT: Final = 100
-_LEAST: Final = 3
+_MIN_HEIGHT: Final = 3
 
 
 class HourBar(Struct, frozen=True):
-    """One hour: where its bars are, from the top, and what it says."""
+    """The bars of one hour; `y` is measured from the top."""
 
     x: int
     delivered_y: float
@@ -29,17 +29,17 @@ class HourBar(Struct, frozen=True):
 
 
 class BarChart(Struct, frozen=True):
-    """A day. `most`: attempts in the busiest hour."""
+    """A chart of 24 hours. `most`: the attempts of the busiest hour. `text`: the chart in words."""
 
     bars: tuple[HourBar, ...]
     width: int
     height: int
     most: int
-    words: str
+    text: str
 
 
 class DaySummary(Struct, frozen=True):
-    """How a day went."""
+    """The attempts of 24 hours."""
 
     attempts: int
     delivered: int
@@ -48,8 +48,8 @@ class DaySummary(Struct, frozen=True):
     chart: BarChart
 
 
-def day_of(hours: Sequence[HourCounts]) -> DaySummary:
-    """What hours, one after another, say together."""
+def summarize_day(hours: Sequence[HourCounts]) -> DaySummary:
+    """Return the summary of consecutive hours."""
     total = HourCounts(0)
     for hour in hours:
         total += hour
@@ -60,7 +60,7 @@ def day_of(hours: Sequence[HourCounts]) -> DaySummary:
 def _chart(hours: Sequence[HourCounts], total: HourCounts) -> BarChart:
     most = max((hour.delivered + hour.failed for hour in hours), default=0)
     bars = tuple(_bar(number, hour, most) for number, hour in enumerate(hours))
-    return BarChart(bars, len(bars) * STEP, HEIGHT, most, _words(bars, total))
+    return BarChart(bars, len(bars) * STEP, HEIGHT, most, _describe(bars, total))
 
 
 def _bar(number: int, hour: HourCounts, most: int) -> HourBar:
@@ -80,11 +80,11 @@ def _bar(number: int, hour: HourCounts, most: int) -> HourBar:
 
 
 def _height(count: int, most: int) -> float:
-    """In proportion, but so that one of thousands can be seen."""
-    return max(_LEAST, round(count / most * HEIGHT, 1)) if count else 0
+    """Return a proportional height that is visible for any count but 0."""
+    return max(_MIN_HEIGHT, round(count / most * HEIGHT, 1)) if count else 0
 
 
-def _words(bars: Sequence[HourBar], total: HourCounts) -> str:
+def _describe(bars: Sequence[HourBar], total: HourCounts) -> str:
     attempts = total.delivered + total.failed
     if not attempts:
         return "No attempts in the last 24 hours."

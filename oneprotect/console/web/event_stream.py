@@ -1,4 +1,4 @@
-"""Attempts as they are recorded, as server-sent events: bounded for each client, and over when the process ends."""
+"""New attempts as server-sent events, within limits for each client; streams end with the process."""
 
 import asyncio
 import contextlib
@@ -13,98 +13,98 @@ from messaging.periodic import pause
 from oneprotect.api.web.problems import Problem
 from schemas.events import DeliveryAttempted, decode_result
 
-MOST: Final = 200
-"""Streams in one process."""
-MOST_OF_ONE: Final = 6
-"""Streams of one session: browsers open no more to a host at once."""
-HELD: Final = 200
-"""Attempts that wait for one client; of more, the oldest are left out and counted."""
-PACE_S: Final = 0.25
+MAX_STREAMS: Final = 200
+"""The maximum number of streams of the process."""
+MAX_SESSION_STREAMS: Final = 6
+"""The maximum number of streams of a session; browsers open no more connections to a host."""
+MAX_BUFFERED: Final = 200
+"""The maximum number of attempts that wait for one client; the oldest are dropped and counted."""
+INTERVAL_S: Final = 0.25
 HEARTBEAT_S: Final = 10.0
-LASTS_S: Final = 900.0
-"""After so long the browser is let go, and comes back by itself."""
+MAX_DURATION_S: Final = 900.0
+"""The stream then ends, and the browser reconnects by itself."""
 
 
 class EventStreamLimiter:
-    """How many clients are listening."""
+    """The open streams, by session."""
 
     def __init__(self) -> None:
         self._open: Counter[str] = Counter()
 
-    def require_room(self, session: str) -> None:
-        """Raise `Problem` when there are too many already."""
-        if self._open[session] >= MOST_OF_ONE or self._open.total() >= MOST:
-            raise Problem(429, "too-many-streams", "Too many pages follow live already; close some.")
+    def require_capacity(self, session: str) -> None:
+        """Raise `Problem` if the session or the process has too many streams."""
+        if self._open[session] >= MAX_SESSION_STREAMS or self._open.total() >= MAX_STREAMS:
+            raise Problem(429, "too-many-streams", "Too many pages are following live. Close one and retry.")
 
     @contextlib.contextmanager
-    def one_more(self, session: str) -> Generator[None]:
-        """Count one while it lasts."""
+    def count(self, session: str) -> Generator[None]:
+        """Count a stream of the session while the context is open."""
         self._open[session] += 1
         try:
             yield
         finally:
             self._open[session] -= 1
-            self._open += Counter()  # forgets those that are at zero
+            self._open += Counter()  # drops sessions without streams
 
 
 class EventBuffer:
-    """What arrived and was not taken yet."""
+    """Attempts that have arrived and wait to be sent."""
 
-    def __init__(self, takes: Callable[[DeliveryAttempted], bool]) -> None:
-        self._takes = takes
-        self._waiting: deque[DeliveryAttempted] = deque(maxlen=HELD)
+    def __init__(self, matches: Callable[[DeliveryAttempted], bool]) -> None:
+        self._matches = matches
+        self._waiting: deque[DeliveryAttempted] = deque(maxlen=MAX_BUFFERED)
         self._missed = 0
 
     async def receive(self, incoming: IncomingMessage) -> None:
-        """Hear of one."""
+        """Add the attempt of a message if it matches."""
         with contextlib.suppress(msgspec.DecodeError):
             event = decode_result(incoming.data)
-            if self._takes(event):
-                self._missed += len(self._waiting) == HELD
+            if self._matches(event):
+                self._missed += len(self._waiting) == MAX_BUFFERED
                 self._waiting.append(event)
 
-    def take(self) -> tuple[list[DeliveryAttempted], int]:
-        """All that wait, oldest first, and how many were left out before them."""
+    def drain(self) -> tuple[list[DeliveryAttempted], int]:
+        """Remove and return the waiting attempts, oldest first, and the number of dropped ones."""
         taken, missed = list(self._waiting), self._missed
         self._waiting.clear()
         self._missed = 0
         return taken, missed
 
 
-async def stream(
+async def stream_events(
     arrivals: EventBuffer,
     render: Callable[[list[DeliveryAttempted], int], bytes],
     *,
-    goes_on: Callable[[], bool],
+    is_allowed: Callable[[], bool],
     stop: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
-    """The events, until `stop` is set, `goes_on` says no, or it is time for the browser to come back."""
+    """Yield events until `stop` is set, `is_allowed` returns false, or `MAX_DURATION_S` has passed."""
     yield b"retry: 2000\nevent: hello\ndata: \n\n"
     beats = 0.0
-    ends_at = asyncio.get_running_loop().time() + LASTS_S
-    while goes_on() and asyncio.get_running_loop().time() < ends_at:
-        if await pause(PACE_S, stop):
+    ends_at = asyncio.get_running_loop().time() + MAX_DURATION_S
+    while is_allowed() and asyncio.get_running_loop().time() < ends_at:
+        if await pause(INTERVAL_S, stop):
             break
-        taken, missed = arrivals.take()
-        beats += PACE_S
+        taken, missed = arrivals.drain()
+        beats += INTERVAL_S
         if taken:
             yield _event("attempts", render(taken, missed))
             beats = 0
         elif beats >= HEARTBEAT_S:
-            yield b": still here\n\n"
+            yield b": heartbeat\n\n"
             beats = 0
-    if stop.is_set() or not goes_on():
+    if stop.is_set() or not is_allowed():
         yield _event("bye", b"")
 
 
 @contextlib.asynccontextmanager
-async def listening(connection: NatsConnection, pattern: str, arrivals: EventBuffer) -> AsyncGenerator[None]:
-    """Hear of what is published on `pattern` meanwhile."""
+async def buffer_events(connection: NatsConnection, pattern: str, arrivals: EventBuffer) -> AsyncGenerator[None]:
+    """Add messages on `pattern` to the buffer while the context is open."""
     subscription = await connection.subscribe(pattern, arrivals.receive)
     try:
         yield
     finally:
-        with contextlib.suppress(Exception):  # the client library, when the connection is going
+        with contextlib.suppress(Exception):  # of the client library, while the connection closes
             await subscription.unsubscribe()
 
 

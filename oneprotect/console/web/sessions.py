@@ -1,7 +1,7 @@
-"""Sessions of the console: a cookie stands for a token without being one.
+"""Sessions of the console: a cookie identifies a token without containing it.
 
-Signing in with a token makes a secret of its own, and keeps its SHA-256 in a row beside the token, for half a day. A
-session is good as long as its token is, so revoking the token ends it at once, and it opens nothing but the console.
+A session has its own secret; the SHA-256 of the secret is stored beside the token for 12 hours. A session is valid as
+long as its token, so revoking the token ends the session at once. A session gives access to the console only.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from oneprotect.api.auth.token_cache import TokenCache
 from schemas.ids import is_name
 from schemas.roles import ALL_TENANTS
 
-LASTS_S: Final = 12 * 3600
+LIFETIME_S: Final = 12 * 3600
 _TOKEN: Final = "token:"
 _ALL: Final = "_all"
 
 
 class ConsoleSession:
-    """Somebody who is signed in. It can't be printed, copied or pickled by mistake."""
+    """A signed-in user. A session cannot be printed, copied or pickled by mistake."""
 
     __slots__ = ("_secret", "id", "principal")
 
@@ -32,22 +32,22 @@ class ConsoleSession:
 
     @property
     def cookie(self) -> str:
-        """What the browser keeps."""
+        """The cookie's value."""
         return f"{self.principal.id.removeprefix(_TOKEN)}.{self.id}.{self._secret}"
 
     @property
     def form_token(self) -> str:
-        """What each form carries: nobody can know it who does not see the session's pages."""
+        """The token of each form; only pages of this session contain it."""
         return hmac.digest(self._secret.encode(), b"form", "sha256").hex()
 
     @property
     def digest(self) -> bytes:
-        """What is kept of it."""
+        """The stored digest of the secret."""
         return hashlib.sha256(self._secret.encode()).hexdigest().encode()
 
     @property
     def key(self) -> str:
-        """Where that is kept: beside the token."""
+        """The key of the digest, beside the token."""
         tenant = _ALL if self.principal.tenant == ALL_TENANTS else self.principal.tenant
         return f"{tenant}.{self.principal.id.removeprefix(_TOKEN)}.session-{self.id}"
 
@@ -55,24 +55,24 @@ class ConsoleSession:
         return f"Session({self.id})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a session is not copied")
+        raise TypeError("a session cannot be copied")
 
 
 class SessionStore:
-    """Opens, finds and ends sessions. Any method raises `JetStreamError` when NATS can't be asked."""
+    """The stored sessions. Every method raises `JetStreamError` when NATS is unavailable."""
 
     def __init__(self, bucket: KvBucket, tokens: TokenCache) -> None:
         self._bucket = bucket
         self._tokens = tokens
 
     async def open(self, principal: Principal) -> ConsoleSession:
-        """A new session of whoever has just shown a token."""
+        """Open a session for a user who has just presented a token."""
         session = ConsoleSession(secrets.token_hex(8), principal, secrets.token_hex(32))
-        await self._bucket.put(session.key, session.digest, revision=0, ttl_s=LASTS_S)
+        await self._bucket.put(session.key, session.digest, revision=0, ttl_s=LIFETIME_S)
         return session
 
     async def find(self, cookie: str) -> ConsoleSession | None:
-        """The session that a cookie stands for, if its token is still good."""
+        """Return the session of a cookie if its token is still valid."""
         token_id, _, rest = cookie.partition(".")
         session_id, _, secret = rest.partition(".")
         principal = self._tokens.known(token_id)
@@ -85,5 +85,5 @@ class SessionStore:
         return session
 
     async def close(self, session: ConsoleSession) -> None:
-        """End it."""
+        """Close the session."""
         await self._bucket.delete(session.key)

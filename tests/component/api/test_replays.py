@@ -176,4 +176,4 @@ async def test_what_was_delivered_is_replayed_by_itself(api: Api) -> None:
     assert await counted("delivered") == 3
     status, problem = await counted("delivered", "failed")
     assert status in (400, 422)
-    assert "by itself" in problem
+    assert "without other outcomes" in problem

@@ -15,7 +15,7 @@ import pytest
 
 from messaging import direct_get
 from oneprotect.console.app import LIVE, PAGES
-from oneprotect.console.web.event_stream import HELD, MOST_OF_ONE, EventBuffer
+from oneprotect.console.web.event_stream import MAX_BUFFERED, MAX_SESSION_STREAMS, EventBuffer
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import ConfigChanged
@@ -412,14 +412,14 @@ async def test_empty_pages_say_what_to_do_next(api: Api) -> None:
         ("/integrations", f"oneprotect destination set orders --tenant {TENANT}"),
         ("/attempts", f"oneprotect deliver --tenant {TENANT}"),
         ("/replays", f"oneprotect replay --tenant {TENANT}"),
-        ("/failed", "Nothing has failed"),
+        ("/failed", "No failed deliveries"),
     ):
         assert says in (await viewer.get(BASE + path)).body.decode(), path
     assert (
         "oneprotect credential set key --tenant initech"
         in (await everywhere.get("/console/t/initech/integrations")).body.decode()
     )
-    assert "No tenant has a destination yet" in (await everywhere.get("/console/integrations")).body.decode()
+    assert "No tenants yet" in (await everywhere.get("/console/integrations")).body.decode()
 
 
 async def test_a_look_for_what_is_rare_goes_on_by_a_link(api: Api, site: Site) -> None:
@@ -433,7 +433,7 @@ async def test_a_look_for_what_is_rare_goes_on_by_a_link(api: Api, site: Site) -
     page = (await visitor.get(f"{BASE}/attempts?code=http.410")).body.decode()
     link = re.search(r'href="([^"]+cursor=[^"]+)"', page)
 
-    assert "Look further back" in page
+    assert "Search further back" in page
     assert link
     further = await visitor.get(html.unescape(link[1]))
     assert b"dlv_3<" in further.body, further.body
@@ -464,7 +464,7 @@ async def test_a_session_follows_only_so_many_at_once(api: Api) -> None:
     visitor = await _visitor(api, Role.VIEWER)
     headers = {"cookie": visitor.cookie}
     async with aiohttp.ClientSession() as session:
-        held = [await session.get(f"{api.url}{BASE}/live", headers=headers) for _ in range(MOST_OF_ONE)]
+        held = [await session.get(f"{api.url}{BASE}/live", headers=headers) for _ in range(MAX_SESSION_STREAMS)]
         for one in held:
             await one.content.readuntil(b"\n\n")
         assert (await visitor.get(f"{BASE}/live")).status == 429
@@ -494,7 +494,7 @@ def test_a_slow_client_misses_the_oldest_and_is_told_how_many() -> None:
     arrivals = EventBuffer(lambda event: event.data.outcome is Outcome.DELIVERED)
 
     async def fill() -> None:
-        for number in range(HELD + 5):
+        for number in range(MAX_BUFFERED + 5):
             one = recorded(number, tenant=TENANT, destination="orders", code=Code.HTTP_2XX)
             await arrivals.receive(_Published(one.payload))
         other = recorded(9, tenant=TENANT, destination="orders", code=Code.HTTP_5XX)
@@ -502,11 +502,11 @@ def test_a_slow_client_misses_the_oldest_and_is_told_how_many() -> None:
         await arrivals.receive(_Published(b"{"))
 
     asyncio.run(fill())
-    taken, missed = arrivals.take()
+    taken, missed = arrivals.drain()
 
-    assert (len(taken), missed) == (HELD, 5)
+    assert (len(taken), missed) == (MAX_BUFFERED, 5)
     assert taken[0].data.delivery == "dlv_5"
-    assert arrivals.take() == ([], 0)
+    assert arrivals.drain() == ([], 0)
 
 
 async def test_a_page_says_so_when_nats_is_away(api: Api, site: Site) -> None:
@@ -519,7 +519,7 @@ async def test_a_page_says_so_when_nats_is_away(api: Api, site: Site) -> None:
 
     assert away.status == 503
     assert away.headers["retry-after"] == "2"
-    assert b"NATS does not answer" in away.body
+    assert b"NATS does not respond" in away.body
     _assert_safe(away)
 
     async def is_back() -> bool:
@@ -548,11 +548,11 @@ async def test_a_replay_is_planned_begun_and_cancelled(api: Api, site: Site, rec
     over = await visitor.get(f"{place}/progress")
     again = await visitor.submit(f"{place}/cancel")
 
-    assert b"2 would be replayed" in plan.body
-    assert b"1 would be replayed" in delivered.body
+    assert b"Deliveries to replay: 2" in plan.body
+    assert b"Deliveries to replay: 1" in delivered.body
     assert begun.status == cancelled.status == 303
     assert b'data-over="no"' in running.body
-    assert b"Cancel the replay" in running.body
+    assert b"Cancel replay" in running.body
     assert b'data-over="yes"' in over.body
     assert b"Cancelled" in over.body
     assert again.status == 409

@@ -1,4 +1,1 @@
-"""The composition root: the one place where settings turn into parts, and where a provider is picked.
-
-`opening` has what every process opens, `process` what every process is; `consumer` and `api` are the two deployments.
-"""
+"""Composition root: the only package that turns settings into parts, and that selects a secret provider."""

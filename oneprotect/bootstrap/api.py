@@ -1,6 +1,6 @@
-"""The HTTP API and the console, put together.
+"""The API process: the HTTP API and the console.
 
-Litestar is imported from here on, and nowhere that a consumer comes by: it would cost one 150 ms and 20 MB.
+Only this module imports the web framework, so that consumers do not pay for it in memory and start time.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from oneprotect.api.web.gateway import StartupGateway
 from oneprotect.api.web.request_body import ENVELOPE_BYTES, BodyLimits
 from oneprotect.api.web.server import serve
 from oneprotect.api.web.tracing_middleware import TracingMiddleware
-from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
+from oneprotect.bootstrap.process import VERSION, describe_bind_error, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, open_jetstream
 from oneprotect.console.app import console_routes
 from oneprotect.console.web.event_stream import EventStreamLimiter
@@ -40,7 +40,7 @@ from telemetry.otlp.settings import ExportSettings
 from telemetry.telemetry import NOTHING, Telemetry
 
 API_PATIENCE_S: Final = 5.0
-"""How long the API may be without NATS before it says that it is not ready: nothing that it does works without."""
+"""Time without NATS after which the API is not ready. Every operation needs NATS."""
 
 _log = structlog.get_logger(__name__)
 
@@ -52,16 +52,22 @@ async def run_api(
     on_listening: Callable[[str], None] = lambda _: None,
     export: ExportSettings = NOTHING,
 ) -> None:
-    """Serve the HTTP API until `stop` is set, then finish what is under way. `on_listening` is told the URL.
+    """Serve the HTTP API until `stop` is set, then finish the requests in progress.
 
-    It listens before NATS is there, and says then that it is not ready. Raises `SettingsError` when the port is taken.
+    The API listens, and is not ready, before NATS is available.
+
+    Args:
+        on_listening: Called with the URL.
+
+    Raises:
+        SettingsError: The port is taken.
     """
-    jwts = _jwts(settings)
+    jwts = _build_jwt_verifier(settings)
     telemetry = Telemetry(version=VERSION, role="api", instance=worker_id(), export=export, patience_s=API_PATIENCE_S)
     front = StartupGateway(telemetry.counters, OpsPages(telemetry.counters, telemetry.readiness))
     served = asyncio.Event()
     opening = asyncio.create_task(_open_api(settings, front, telemetry, jwts, stop, served), name="api")
-    opening.add_done_callback(lambda _: stop.set())  # nothing is left to be served
+    opening.add_done_callback(lambda _: stop.set())  # without the application, there is nothing to serve
     try:
         async with telemetry.running(), ops_port(settings, telemetry):
             app = front if telemetry.spans is None else TracingMiddleware(front, telemetry.spans, telemetry.sampling)
@@ -74,7 +80,7 @@ async def run_api(
                 on_listening=on_listening,
             )
     except OSError as error:
-        problem = f"ONEPROTECT_API_PORT: can't be had at ONEPROTECT_API_HOST ({error.strerror}); set another one"
+        problem = describe_bind_error("ONEPROTECT_API", error)
     else:
         problem = ""
     finally:
@@ -93,18 +99,18 @@ async def _open_api(
     stop: asyncio.Event,
     served: asyncio.Event,
 ) -> None:
-    """Connect, open the application, and keep true what it knows, until `stop` is set and everything is `served`."""
+    """Connect, open the application and update its caches, until `stop` and then `served` are set."""
     try:
         async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
             jetstream.connection.require_version()
-            parts = api_parts(settings, jetstream, telemetry, jwts)
+            parts = build_dependencies(settings, jetstream, telemetry, jwts)
             await parts.addressees.start()
             streams = StreamAvailability(jetstream.connection)
             telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
-            keeping = [
+            updating = [
                 asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replays.run(), streams.run())
             ]
-            front.open(create_app(parts, api_console(jetstream, parts, stop)))
+            front.open(create_app(parts, build_console(jetstream, parts, stop)))
             freeze_gc()
             _log.info("api.started", version=VERSION)
             try:
@@ -112,17 +118,17 @@ async def _open_api(
                 telemetry.readiness.drain()
                 await served.wait()
             finally:
-                for task in keeping:
+                for task in updating:
                     task.cancel()
-                await asyncio.wait(keeping)
+                await asyncio.wait(updating)
     except ServerUnavailable:
         if not stop.is_set():
             raise
     _log.info("api.stopped")
 
 
-def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event) -> list[BaseRoute]:
-    """The console; its live pages end when `stop` is set."""
+def build_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event) -> list[BaseRoute]:
+    """Build the console. Its live pages end when `stop` is set."""
     assets = StaticFiles()
     return console_routes(
         ConsoleDependencies(
@@ -139,10 +145,10 @@ def api_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Even
     )
 
 
-def api_parts(
+def build_dependencies(
     settings: Settings, jetstream: JetStream, telemetry: Telemetry, jwts: JwtVerifier | None
 ) -> ApiDependencies:
-    """What the API works with."""
+    """Build the dependencies of the API's operations."""
     tokens = TokenCache(jetstream.token_bucket, jetstream.connection)
     delivery = settings.delivery
     return ApiDependencies(
@@ -165,8 +171,8 @@ def api_parts(
     )
 
 
-def _jwts(settings: Settings) -> JwtVerifier | None:
-    """What checks JWTs, if an issuer is trusted."""
+def _build_jwt_verifier(settings: Settings) -> JwtVerifier | None:
+    """Build the verifier of JWTs, if an issuer is configured."""
     oidc = settings.oidc
     if oidc.issuer is None:
         return None

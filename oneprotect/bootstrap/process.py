@@ -1,4 +1,4 @@
-"""What every process has, whatever it does: a name, signals, a spared collector, a port that tells how it is."""
+"""What every process has: its version and name, signals, garbage collection, and an operations port."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from typing import Final
 
@@ -19,7 +20,7 @@ VERSION: Final = version("oneprotect-delivery")
 
 
 def read_export(environ: Mapping[str, str]) -> ExportSettings:
-    """What `OTEL_*` ask for. Raises `SettingsError`."""
+    """Read the `OTEL_*` variables. Raises `SettingsError`."""
     try:
         return ExportSettings.read(environ)
     except OtelError as error:
@@ -27,25 +28,34 @@ def read_export(environ: Mapping[str, str]) -> ExportSettings:
     raise SettingsError([problem])
 
 
+def ops_port(settings: Settings, telemetry: Telemetry) -> AbstractAsyncContextManager[None]:
+    """Serve the operations port inside the context. Raises `SettingsError` when the port is taken."""
+    return bind_port("ONEPROTECT_OPS", telemetry.listening(host=settings.ops.host, port=settings.ops.port))
+
+
 @contextlib.asynccontextmanager
-async def ops_port(settings: Settings, telemetry: Telemetry) -> AsyncGenerator[None]:
-    """Serve the operations port meanwhile. Raises `SettingsError` when it is taken."""
-    ops = settings.ops
+async def bind_port(prefix: str, server: AbstractAsyncContextManager[object]) -> AsyncGenerator[None]:
+    """Enter `server`. Raises `SettingsError` when it cannot bind the port of the settings `<prefix>_*`."""
     async with contextlib.AsyncExitStack() as stack:
         try:
-            await stack.enter_async_context(telemetry.listening(host=ops.host, port=ops.port))
+            await stack.enter_async_context(server)
         except OSError as error:
-            problem = f"ONEPROTECT_OPS_PORT: can't be had at ONEPROTECT_OPS_HOST ({error.strerror}); set another one"
+            problem = describe_bind_error(prefix, error)
         else:
             yield
             return
     raise SettingsError([problem])
 
 
-def freeze_gc() -> None:
-    """What was made at the start stays: no collection looks at it again, and those that remain come less often.
+def describe_bind_error(prefix: str, error: OSError) -> str:
+    """Return the problem of a port that could not be bound."""
+    return f"{prefix}_PORT: cannot listen on it at {prefix}_HOST ({error.strerror}); set another port"
 
-    Deliveries make few cycles: this saves a delivery 5 % of its instructions.
+
+def freeze_gc() -> None:
+    """Exclude everything created at start from garbage collection, and collect less often.
+
+    Deliveries create few reference cycles, so that frequent collections find nothing.
     """
     gc.collect()
     gc.freeze()
@@ -53,12 +63,12 @@ def freeze_gc() -> None:
 
 
 def worker_id() -> str:
-    """Names this process in results: host, process id and a random part, since pods are re-created."""
+    """Return a name of this process for results: host, process id and a random part, since pods are re-created."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
 
 
 def stop_on_signals() -> asyncio.Event:
-    """An event that SIGTERM and SIGINT set."""
+    """Return an event that SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)

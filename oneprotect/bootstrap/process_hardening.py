@@ -1,4 +1,4 @@
-"""Keeps the memory of this process, and so the keys in it, out of core dumps and other processes' reach."""
+"""Protection of the keys in this process's memory from core dumps and other processes."""
 
 import ctypes
 import resource
@@ -9,10 +9,9 @@ _PR_SET_DUMPABLE: Final = 4
 
 
 def harden_process() -> bool:
-    """Forbid core dumps and, on Linux, attaching to this process without privileges. Best effort.
+    """Disable core dumps and, on Linux, unprivileged debuggers. Best effort: returns whether both succeeded.
 
-    Returns whether all of it took hold. Child processes inherit the first, and set the second again when they start
-    another program.
+    Child processes inherit the first. The second must be set again by each program that a child starts.
     """
     try:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -1,4 +1,4 @@
-"""What every process opens: NATS and all that is kept there, the egress policy, the provider of secrets."""
+"""Resources that every process opens: NATS and its buckets, the egress policy, and the secret provider."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ from schemas import subjects
 
 
 class JetStream:
-    """An open connection, and what publishes and keeps configuration on it."""
+    """A connection to NATS, with the publisher, buckets and services that use it."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class JetStream:
 async def open_jetstream(
     settings: Settings, *, name: str, keep_trying_until: asyncio.Event | None = None
 ) -> AsyncGenerator[JetStream]:
-    """Connect as the settings say. Raises `ServerUnavailable`; see `connect` for services that rather wait."""
+    """Connect to NATS. Raises `ServerUnavailable`, unless `keep_trying_until` is given (see `connect`)."""
     async with (
         connect(nats_access(settings), name=name, keep_trying_until=keep_trying_until) as connection,
         JetStreamPublisher(connection) as publisher,
@@ -65,7 +65,7 @@ async def open_jetstream(
 
 
 def nats_access(settings: Settings) -> ServerAccess:
-    """How the server is reached, and as whom."""
+    """Return the address of the NATS servers, and the credentials."""
     nats = settings.nats
     return ServerAccess(
         url=nats.url,
@@ -77,18 +77,18 @@ def nats_access(settings: Settings) -> ServerAccess:
 
 
 def egress_policy(settings: Settings) -> EgressPolicy:
-    """Which URLs and addresses may be called."""
+    """Return the policy for URLs and addresses of deliveries."""
     egress = settings.egress
     return EgressPolicy(allow_cidrs=egress.allow_cidrs, allow_http=egress.allow_http, ports=egress.ports)
 
 
-def archive_of(settings: Settings) -> ArchiveLimits:
-    """How long, and at most how much of, deliveries that were taken are kept."""
+def archive_limits(settings: Settings) -> ArchiveLimits:
+    """Return the age and size limits of the archive."""
     return ArchiveLimits(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
 
 
 async def open_provider(settings: Settings) -> CachedSecretProvider:
-    """The provider that the settings name, behind the cache. There is no other one to fall back to."""
+    """Open the configured secret provider behind its cache. There is no fallback."""
     secret = settings.require_provider()
     reader = await open_reader(secret.provider, namespaces=secret.namespaces, local_dir=secret.local_dir)
     return CachedSecretProvider(reader, ttl_s=secret.cache_ttl_s, max_stale_s=secret.max_stale_s)

@@ -1,4 +1,4 @@
-"""Where secrets come from, opened as the settings say. Here, and nowhere else, a provider is picked."""
+"""Selection of the secret provider. No other module selects one."""
 
 import os
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ ProviderName = Literal["kubernetes", "local"]
 
 
 def is_pod(environ: Mapping[str, str] = os.environ) -> bool:
-    """Whether this process runs in a cluster, with a service account."""
+    """Return whether this process runs in a Kubernetes pod."""
     return "KUBERNETES_SERVICE_HOST" in environ
 
 
@@ -26,12 +26,13 @@ async def open_reader(
     local_dir: Path | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> SnapshotReader:
-    """The provider of this name, without a cache. `local` needs `local_dir`. Raises `ProviderMisconfigured`.
+    """Open the provider without a cache. Outside a cluster, `kubernetes` uses the kubeconfig.
 
-    There is no default and nothing to fall back to. Outside of a cluster, `kubernetes` is what the kubeconfig says.
+    Raises:
+        ProviderMisconfigured: There is no provider name, or `local` has no `local_dir`. There is no default.
     """
     if provider is None:
-        raise ProviderMisconfigured("No provider of secrets is named.")
+        raise ProviderMisconfigured("No secret provider is configured.")
     if provider == "local":
         from provider.local import LocalSecretProvider
 
@@ -48,7 +49,7 @@ async def open_reader(
 
 
 async def open_reviews() -> "AccessReviews":
-    """Asks what this pod's service account may do. Raises `ProviderMisconfigured` outside of a pod."""
+    """Open access reviews for this pod's service account. Raises `ProviderMisconfigured` outside a pod."""
     from provider.kubernetes.access_review import AccessReviews
     from provider.kubernetes.api_server import SERVICE_ACCOUNT, ApiServerConfig
 

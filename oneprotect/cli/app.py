@@ -1,37 +1,66 @@
-"""The root of the command line: its commands, its version, and the edge where every error ends as one line."""
+"""Root of the command line: commands in sections, the version, and the conversion of every error to one line."""
 
 import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Final
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from oneprotect.cli.commands.api import api
-from oneprotect.cli.commands.apply import apply
 from oneprotect.cli.commands.attempts import attempts
-from oneprotect.cli.commands.consumer import consumer
 from oneprotect.cli.commands.credential import app as credential
 from oneprotect.cli.commands.deliver import deliver
 from oneprotect.cli.commands.destination import app as destination
-from oneprotect.cli.commands.dev import dev
 from oneprotect.cli.commands.doctor import doctor
 from oneprotect.cli.commands.failed import app as failed
 from oneprotect.cli.commands.nats import app as nats
+from oneprotect.cli.commands.nats import apply
 from oneprotect.cli.commands.quarantine import app as quarantine
-from oneprotect.cli.commands.replay import replay
-from oneprotect.cli.commands.retry import retry
+from oneprotect.cli.commands.replay import replay, retry
 from oneprotect.cli.commands.schemas import schemas
 from oneprotect.cli.commands.secret import app as secret
+from oneprotect.cli.commands.services import api, consumer, dev
 from oneprotect.cli.commands.token import app as token
 from oneprotect.cli.commands.verify import verify
-from oneprotect.cli.support.errors import DONE, USAGE, described, show
+from oneprotect.cli.support.errors import DONE, USAGE, print_error, to_cli_error
 from oneprotect.cli.support.options import examples
+
+_FIRST_COMMANDS: Final = """\
+\b
+First commands to try:
+  oneprotect dev --demo   Send sample deliveries through a complete local installation.
+  oneprotect dev          Keep that installation running, with an API and a console.
+  oneprotect doctor       Check an installation, and print a fix for each problem.
+
+\b
+Every command has --help, with examples."""
+
+
+_RUN, _DELIVERIES, _CONFIGURATION, _TOOLS = SECTIONS = ("Run", "Deliveries", "Configuration", "Tools")
+
+
+class SectionedGroup(TyperGroup):
+    """A group that lists its commands in sections."""
+
+    def format_commands(self, ctx: object, formatter: Any) -> None:  # noqa: ANN401, ARG002 - typer's signature
+        """Write one list of commands per section."""
+        width = formatter.width - 6 - max(len(name) for name in self.commands)
+        for section in SECTIONS:
+            rows = [
+                (name, command.get_short_help_str(width))
+                for name, command in self.commands.items()
+                if getattr(command, "rich_help_panel", None) == section
+            ]
+            with formatter.section(section):
+                formatter.write_dl(rows)
+
 
 app = typer.Typer(
     name="oneprotect",
-    help="Signed event delivery on NATS JetStream and Kubernetes.",
-    epilog=examples("oneprotect dev --demo", "oneprotect deliver --help"),
+    cls=SectionedGroup,
+    help="Deliver signed webhooks, on NATS JetStream and Kubernetes.",
+    epilog=_FIRST_COMMANDS,
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -39,18 +68,18 @@ app = typer.Typer(
 )
 
 _INTERRUPTED: Final = 130
-"""What typer makes of Ctrl-C."""
+"""Exit code of typer after Ctrl-C."""
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed, 2 usage or settings."""
+    """Run a command. Returns its exit code: 0 done, 1 failed, 2 invalid usage or settings."""
     try:
         return _invoke(list(arguments))
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the edge: no traceback reaches a user
-        failure = described(error)
-        _debug(error)
-    show(failure, as_json="--json" in arguments)
-    return failure.exit_code
+    except (Exception, KeyboardInterrupt) as caught:  # noqa: BLE001 - the edge: no traceback reaches a user
+        error = to_cli_error(caught)
+        _log_traceback(caught)
+    print_error(error, as_json="--json" in arguments)
+    return error.exit_code
 
 
 def _invoke(arguments: list[str]) -> int:
@@ -66,8 +95,8 @@ def _invoke(arguments: list[str]) -> int:
     return code if isinstance(code, int) else DONE
 
 
-def _debug(error: BaseException) -> None:
-    """For whoever asked with ONEPROTECT_LOG_LEVEL=debug: types and places, and no texts."""
+def _log_traceback(error: BaseException) -> None:
+    """Log the exception types and source lines with level debug. Messages are omitted: they may hold secrets."""
     if os.environ.get("ONEPROTECT_LOG_LEVEL", "").lower() == "debug":
         import structlog
 
@@ -77,8 +106,8 @@ def _debug(error: BaseException) -> None:
         structlog.get_logger(__name__).debug("cli.failed", exc_info=error)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         typer.echo(f"oneprotect {version('oneprotect-delivery')}")
@@ -87,67 +116,75 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def root(
-    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    _: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
 ) -> None:
-    """Signed event delivery on NATS JetStream and Kubernetes."""
+    """Deliver signed webhooks, on NATS JetStream and Kubernetes."""
 
 
-app.command(
-    short_help="Run it all on this machine, for a developer.",
-    epilog=examples("oneprotect dev", "oneprotect dev --demo"),
-)(dev)
-app.command(
-    short_help="Create or update streams, consumers and buckets.",
-    epilog=examples("oneprotect apply --check"),
-)(apply)
-app.command(
-    short_help="Deliver, until SIGTERM.",
-    epilog=examples("oneprotect consumer --max-in-flight 512"),
-)(consumer)
-app.command(
-    short_help="Serve the HTTP API, until SIGTERM.",
-    epilog=examples("ONEPROTECT_API_HOST=0.0.0.0 oneprotect api"),
-)(api)
-app.command(
-    short_help="Ask for a delivery.",
-    epilog=examples(
-        "oneprotect deliver --tenant acme --destination orders --event-type invoice.paid --data invoice.json",
-        """echo '{"total": 42}' | oneprotect deliver --tenant acme --destination orders --event-type test --data -""",
-    ),
-)(deliver)
-app.command(
-    short_help="Show how deliveries went.",
-    epilog=examples(
-        "oneprotect attempts --tenant acme --since 2h --outcome failed",
-        "oneprotect attempts --tenant acme --destination orders --follow",
-    ),
-)(attempts)
-app.command(
-    short_help="Request kept deliveries once more.",
-    epilog=examples(
-        "oneprotect replay --tenant acme --destination orders --since 1d --dry-run",
-        "oneprotect replay --tenant acme --code http.5xx --rate 50",
-        "oneprotect replay --tenant acme --list",
-        "oneprotect replay --tenant acme --cancel rpl-01jde3v7q0m8z5t2r4x6y8w0ab",
-    ),
-)(replay)
-app.command(epilog=examples("oneprotect retry --tenant acme --id dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB"))(retry)
-app.command(
-    short_help="Check a received request's signature.",
-    epilog=examples("oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json"),
-)(verify)
-app.command(
-    short_help="Say what is wrong, and how to mend it.",
-    epilog=examples("oneprotect doctor", "kubectl exec deploy/CONSUMER -- oneprotect doctor --json"),
-)(doctor)
-app.command(
-    short_help="Write JSON Schema, AsyncAPI and OpenAPI documents.",
-    epilog=examples("oneprotect schemas --output schemas/"),
-)(schemas)
-app.add_typer(failed, name="failed", short_help="What was given up on, and why.")
-app.add_typer(quarantine, name="quarantine", short_help="What could not be understood.")
-app.add_typer(destination, name="destination", short_help="Where deliveries go.")
-app.add_typer(credential, name="credential", short_help="Which Secrets sign them.")
-app.add_typer(nats, name="nats", short_help="Files, users and keys for the NATS servers.")
-app.add_typer(secret, name="secret", short_help="Try out a secret, or let consumers read it anew.")
-app.add_typer(token, name="token", short_help="Who may use the HTTP API.")
+def _add(section: str, command: Callable[..., None], summary: str, *example_lines: str) -> None:
+    app.command(short_help=summary, rich_help_panel=section, epilog=examples(*example_lines))(command)
+
+
+def _add_group(section: str, group: typer.Typer, name: str, summary: str) -> None:
+    app.add_typer(group, name=name, short_help=summary, rich_help_panel=section)
+
+
+_add(_RUN, dev, "Run a complete local installation.", "oneprotect dev", "oneprotect dev --demo")
+_add(_RUN, apply, "Create or update streams, consumers and buckets.", "oneprotect apply --check")
+_add(_RUN, consumer, "Run a consumer, which sends the deliveries.", "oneprotect consumer --max-in-flight 512")
+_add(_RUN, api, "Run the HTTP API and the console.", "ONEPROTECT_API_HOST=0.0.0.0 oneprotect api")
+
+_add(
+    _DELIVERIES,
+    deliver,
+    "Request a delivery.",
+    "oneprotect deliver --tenant acme --destination orders --event-type invoice.paid --data invoice.json",
+    """echo '{"total": 42}' | oneprotect deliver --tenant acme --destination orders --event-type test --data -""",
+)
+_add(
+    _DELIVERIES,
+    attempts,
+    "List or follow attempts and their results.",
+    "oneprotect attempts --tenant acme --since 2h --outcome failed",
+    "oneprotect attempts --tenant acme --destination orders --follow",
+)
+_add_group(_DELIVERIES, failed, "failed", "List and show failed deliveries.")
+_add(
+    _DELIVERIES,
+    retry,
+    "Start a scheduled retry now.",
+    "oneprotect retry --tenant acme --id dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB",
+)
+_add(
+    _DELIVERIES,
+    replay,
+    "Request failed or delivered deliveries again.",
+    "oneprotect replay --tenant acme --destination orders --since 1d --dry-run",
+    "oneprotect replay --tenant acme --code http.5xx --rate 50",
+    "oneprotect replay --tenant acme --list",
+    "oneprotect replay --tenant acme --cancel rpl-01jde3v7q0m8z5t2r4x6y8w0ab",
+)
+_add_group(_DELIVERIES, quarantine, "quarantine", "List, show and release invalid messages.")
+
+_add_group(_CONFIGURATION, destination, "destination", "Manage the URLs that receive deliveries.")
+_add_group(_CONFIGURATION, credential, "credential", "Manage which Secrets sign deliveries.")
+_add_group(_CONFIGURATION, secret, "secret", "Check a secret ref, or refresh cached secrets.")
+_add_group(_CONFIGURATION, token, "token", "Manage tokens for the HTTP API.")
+
+_add(
+    _TOOLS,
+    doctor,
+    "Check an installation, and print a fix for each problem.",
+    "oneprotect doctor",
+    "kubectl exec deploy/CONSUMER -- oneprotect doctor --json",
+)
+_add(
+    _TOOLS,
+    verify,
+    "Verify the signature of a received request.",
+    "oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json",
+)
+_add_group(_TOOLS, nats, "nats", "Generate files, users and keys for NATS servers.")
+_add(_TOOLS, schemas, "Write JSON Schema, AsyncAPI and OpenAPI.", "oneprotect schemas --output schemas/")

@@ -1,5 +1,4 @@
-"""Looks at an installation and says what is wrong with it, and how to mend that. Changes nothing.
+"""Checks of an installation, each with a remedy. They change nothing, and show no ref, secret or variable's value.
 
-`examination` runs all of it; every other file examines one thing, and takes values and connections, not settings. What
-it says names tenants, credentials and variables: no ref, no value of a variable, and nothing of a secret.
+`runner` runs all checks. Every other module checks one subject, and receives values and connections, not settings.
 """

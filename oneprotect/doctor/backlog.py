@@ -1,4 +1,4 @@
-"""Whether consumers take the work, and how much of it waits for how long."""
+"""Checks of the work: consumers that request it, and deliveries that wait too long."""
 
 import asyncio
 import contextlib
@@ -9,114 +9,118 @@ from typing import Any, Final, cast
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
-from oneprotect.doctor.nats_server import read_time
+from oneprotect.doctor.nats_server import parse_server_time
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import subjects
 
-LOOKS: Final = 3
-LOOK_EVERY_S: Final = 0.1
-"""Between the end of one request for work and the next, a consumer asks for nothing, for a moment."""
+POLLS: Final = 3
+POLL_INTERVAL_S: Final = 0.1
+"""Polls are repeated, because a consumer has no request for a moment between two requests."""
 OLD_S: Final = 60.0
-"""Work that is due is taken at once; this old, more comes in than goes out."""
+"""Consumers accept due work at once. Older work means that more arrives than is sent."""
 OVERDUE_S: Final = 60.0
-SCHEDULES_READ: Final = 256
-STILL_S: Final = 2.5
-"""Longer than two rounds of the feeders, each of which brings something back where there is room."""
+MAX_SCHEDULES: Final = 256
+FEED_INTERVAL_S: Final = 2.5
+"""Longer than two rounds of the overflow feeder, which moves work back wherever there is capacity."""
 
 _GROUP = CheckGroup("work")
 _AT: Final = "@at "
-_NO_STREAM: Final = "oneprotect apply"
+_APPLY: Final = "oneprotect apply"
 
 
 async def check_work(connection: NatsConnection, *, old_s: float = OLD_S) -> list[CheckResult]:
-    """Everything about the work. `old_s`: how long due work may wait. Raises `JetStreamError`."""
-    checks = await asyncio.gather(*(_consumer(connection, consumer) for consumer in subjects.CONSUMERS))
+    """Check consumers, due work, overflow, ordered queues and schedules. Raises `JetStreamError`.
+
+    Args:
+        old_s: Age in seconds above which due work is a problem.
+    """
+    checks = await asyncio.gather(*(_check_consumer(connection, consumer) for consumer in subjects.CONSUMERS))
     return [
         *checks,
-        await _due(connection, old_s),
-        await _overflow(connection),
-        await _lines(connection),
-        await _schedules(connection),
+        await _check_due(connection, old_s),
+        await _check_overflow(connection),
+        await _check_ordered(connection),
+        await _check_schedules(connection),
     ]
 
 
-async def _consumer(connection: NatsConnection, consumer: subjects.ConsumerConfig) -> CheckResult:
+async def _check_consumer(connection: NatsConnection, consumer: subjects.ConsumerConfig) -> CheckResult:
     name = f"consumer {consumer.stream}/{consumer.name}"
-    looks_left = LOOKS
+    polls_left = POLLS
     while True:
         try:
             info = await management.consumer_info(connection, consumer.stream, consumer.name)
         except NotFound:
-            return _GROUP.unknown(name, "it is missing", _NO_STREAM)
-        looks_left -= 1
-        if info.num_waiting or not looks_left:
-            return _taken(name, info)
-        await asyncio.sleep(LOOK_EVERY_S)
+            return _GROUP.unknown(name, "missing", _APPLY)
+        polls_left -= 1
+        if info.num_waiting or not polls_left:
+            return _judge_consumer(name, info)
+        await asyncio.sleep(POLL_INTERVAL_S)
 
 
-def _taken(name: str, info: management.ConsumerInfo) -> CheckResult:
-    """Whether somebody takes what there is: `num_waiting` counts requests for more."""
-    in_hand, pending = info.num_ack_pending, info.num_pending
+def _judge_consumer(name: str, info: management.ConsumerInfo) -> CheckResult:
+    """`num_waiting` counts open requests for more work."""
+    unsettled, pending = info.num_ack_pending, info.num_pending
     if info.num_waiting:
-        return _GROUP.ok(name, f"workers ask for work; {in_hand} in hand, {pending} behind them")
-    if in_hand:
+        return _GROUP.ok(name, f"workers request work; {unsettled} unsettled, {pending} pending")
+    if unsettled:
         return _GROUP.warning(
             name,
-            f"no worker asks for more; they have {in_hand} in hand, or are gone; {pending} wait behind them",
+            f"no worker requests more work: all are busy or have stopped; {unsettled} unsettled, {pending} pending",
             "see what they do: oneprotect attempts --follow\n"
             "if all are busy, run more consumers, or raise ONEPROTECT_MAX_IN_FLIGHT",
         )
     return _GROUP.failed(
         name,
-        f"no worker asks for work, so nothing is delivered; {pending} wait",
-        "start one: oneprotect consumer\nin a cluster, see why none runs: kubectl get pods; kubectl logs POD",
+        f"no worker requests work, so nothing is delivered; {pending} pending",
+        "start one: oneprotect consumer\nin a cluster, find out why none runs: kubectl get pods; kubectl logs POD",
     )
 
 
-async def _due(connection: NatsConnection, old_s: float) -> CheckResult:
+async def _check_due(connection: NatsConnection, old_s: float) -> CheckResult:
     info = await management.find_stream(connection, subjects.WORK.name)
     if info is None:
-        return _GROUP.unknown("due work", "its stream is missing", _NO_STREAM)
+        return _GROUP.unknown("due work", "the stream is missing", _APPLY)
     count, age_s = info.state.messages, info.oldest_age_s
     if not count:
-        return _GROUP.ok("due work", "none waits")
+        return _GROUP.ok("due work", "none")
     if age_s <= old_s:
-        return _GROUP.ok("due work", f"{count} on their way, the oldest for {age_s:.0f} s")
+        return _GROUP.ok("due work", f"{count}, the oldest for {age_s:.0f} s")
     return _GROUP.warning(
         "due work",
-        f"{count} wait, the oldest for {_duration(age_s)}; most for {await _busiest(connection, subjects.WORK)}",
-        "see how their attempts end: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
-        "if they are slow, raise the destination's max_in_flight, or run more consumers",
+        f"{count} pending, the oldest for {_format_duration(age_s)}; most for {await _busiest(connection, subjects.WORK)}",
+        "see their attempts: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
+        "if receivers are slow, raise the destination's max_in_flight, or run more consumers",
     )
 
 
-async def _overflow(connection: NatsConnection) -> CheckResult:
+async def _check_overflow(connection: NatsConnection) -> CheckResult:
     info = await management.find_stream(connection, subjects.OVERFLOW.name)
     if info is None:
-        return _GROUP.unknown("overflow", "its stream is missing", _NO_STREAM)
+        return _GROUP.unknown("overflow", "the stream is missing", _APPLY)
     count = info.state.messages
     if not count:
-        return _GROUP.ok("overflow", "empty: no destination has more work than it is given")
-    if stuck := await _stuck(connection, info):
+        return _GROUP.ok("overflow", "empty: no destination exceeds its maximum of due work")
+    if stuck := await _find_stuck(connection, info):
         return _GROUP.warning(
             "overflow",
-            f"{count} wait, and none comes back though there is room: {stuck}",
-            "if no consumer runs, start one; if the destination only fails it has a rest, and goes on by itself\n"
-            "otherwise see what consumers log: feeder.failed; and how attempts end: "
+            f"{count} pending, and none moves back although there is capacity: {stuck}",
+            "if no consumer runs, start one; if the circuit of a failing destination is open, wait until it closes\n"
+            "otherwise search the consumers' logs for feeder.failed, and see the attempts: "
             "oneprotect attempts --tenant TENANT --destination ID --since 15m",
         )
     return _GROUP.warning(
         "overflow",
-        f"{count} wait behind a destination's fill of due work; most for "
+        f"{count} pending, because destinations have their maximum of due work; most for "
         f"{await _busiest(connection, subjects.OVERFLOW)}",
-        "see why it falls behind: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
-        "a destination that is gone for good: oneprotect destination disable ID --tenant TENANT",
+        "see why it is slow: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
+        "if the receiver no longer exists: oneprotect destination disable ID --tenant TENANT",
     )
 
 
-async def _stuck(connection: NatsConnection, before: management.StreamInfo) -> str | None:
-    """A destination with work in the overflow, and room for it, when none has been brought back for some rounds."""
-    await asyncio.sleep(STILL_S)
+async def _find_stuck(connection: NatsConnection, before: management.StreamInfo) -> str | None:
+    """Return a destination whose overflow has capacity but did not move during some rounds of the feeder."""
+    await asyncio.sleep(FEED_INTERVAL_S)
     overflow = await _by_subject(connection, subjects.OVERFLOW)
     if overflow.state.first_seq != before.state.first_seq:
         return None
@@ -132,37 +136,39 @@ async def _by_subject(connection: NatsConnection, stream: subjects.StreamConfig)
     return await management.stream_info(connection, stream.name, subjects=stream.subjects[0])
 
 
-async def _lines(connection: NatsConnection) -> CheckResult:
-    """Destinations that take their deliveries in order: what fails holds up its line, so a long one is no fault."""
+async def _check_ordered(connection: NatsConnection) -> CheckResult:
+    """A long ordered queue is no problem by itself: a failing delivery blocks the later ones."""
     info = await management.find_stream(connection, subjects.ORDERED.name)
     if info is None:
-        return _GROUP.unknown("lines", "their stream is missing", _NO_STREAM)
+        return _GROUP.unknown("ordered queues", "the stream is missing", _APPLY)
     count = info.state.messages
     if not count:
-        return _GROUP.ok("lines", "empty: no destination with `ordering: fifo` has anything waiting")
+        return _GROUP.ok("ordered queues", "empty")
     longest = await _busiest(connection, subjects.ORDERED)
-    return _GROUP.ok("lines", f"{count} wait for their turn; the longest line: {longest}")
+    return _GROUP.ok("ordered queues", f"{count} pending; the longest queue: {longest}")
 
 
-async def _schedules(connection: NatsConnection) -> CheckResult:
-    """Attempts that wait for their time. The oldest schedules are looked at, as that is where a stuck one stays."""
+async def _check_schedules(connection: NatsConnection) -> CheckResult:
+    """Check the oldest schedules, because overdue ones stay there."""
     info = await management.find_stream(connection, subjects.RETRIES.name)
     if info is None:
-        return _GROUP.unknown("schedules", "their stream is missing", _NO_STREAM)
-    late = overdue(await _oldest_schedules(connection), info.ts)
+        return _GROUP.unknown("schedules", "the stream is missing", _APPLY)
+    late = count_overdue(await _oldest_schedules(connection), info.ts)
     if late:
         return _GROUP.failed(
             "schedules",
-            f"{late} of the oldest are overdue: the server has not fired them",
-            "see that the stream has a leader, and its log: nats stream info ONEPROTECT_RETRIES\n"
-            "let another server lead: nats stream cluster step-down ONEPROTECT_RETRIES",
+            f"{late} of the oldest are overdue: the server did not publish them",
+            "check that the stream has a leader: nats stream info ONEPROTECT_RETRIES\n"
+            "elect another leader: nats stream cluster step-down ONEPROTECT_RETRIES",
         )
-    return _GROUP.ok("schedules", f"{info.state.messages} wait for their time, none overdue")
+    return _GROUP.ok("schedules", f"{info.state.messages} scheduled, none overdue")
 
 
-def overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
-    """How many of these schedules should have been fired a minute before `now`, or earlier."""
-    times = (read_time(record.headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT)) for record in records)
+def count_overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
+    """Count the schedules that were due more than a minute before `now`."""
+    times = (
+        parse_server_time(record.headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT)) for record in records
+    )
     return sum((now - time).total_seconds() > OVERDUE_S for time in times if time is not None)
 
 
@@ -175,25 +181,21 @@ async def _oldest_schedules(connection: NatsConnection) -> list[direct_get.Store
     async with contextlib.aclosing(scan) as oldest:
         async for record in oldest:
             records.append(record)
-            if len(records) == SCHEDULES_READ:
+            if len(records) == MAX_SCHEDULES:
                 break
     return records
 
 
 async def _busiest(connection: NatsConnection, stream: subjects.StreamConfig) -> str:
-    """The destination with most messages in the stream, as `tenant/destination`."""
+    """Return the destination with most messages in the stream, and their number."""
     counts = (await _by_subject(connection, stream)).state.subjects
     if not counts:
-        return "nobody any more"
+        return "no destination now"
     subject = max(counts, key=lambda name: counts[name])
     return "{}/{} ({})".format(*subjects.tenant_and_destination(subject), counts[subject])
 
 
-def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.0f} h"
-    )
+def _format_duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -1,4 +1,4 @@
-"""What is examined, as the settings say it; and what the settings say themselves."""
+"""The settings that the checks use, and the checks of the settings themselves."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,6 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from messaging.admin.topology import DEFAULT_ARCHIVE, ArchiveLimits
+from messaging.client.client import ServerAccess
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from telemetry.otlp.settings import CollectorEndpoint
 
@@ -13,15 +14,11 @@ _GROUP = CheckGroup("settings")
 
 
 class InstallationSettings(Struct, frozen=True, kw_only=True):
-    """The settings that matter here. Durations in seconds."""
+    """Settings that the checks use. Durations are in seconds."""
 
     variables_set: int
-    """How many `ONEPROTECT_` variables are set."""
-    nats_url: str
-    nats_creds_file: Path | None = None
-    nats_nkey_file: Path | None = None
-    nats_inbox_prefix: str = "_INBOX"
-    nats_ca_file: Path | None = None
+    """Number of `ONEPROTECT_*` variables."""
+    nats: ServerAccess
     replicas: int = 1
     work_per_destination: int = 1000
     archive: ArchiveLimits = DEFAULT_ARCHIVE
@@ -32,36 +29,33 @@ class InstallationSettings(Struct, frozen=True, kw_only=True):
     provider: Literal["kubernetes", "local"] | None = None
     central_namespace: str | None = None
     namespaces: frozenset[str] = frozenset()
-    """Every namespace that may be read, the central one among them."""
+    """Every namespace that may be read, including the central one."""
     local_dir: Path | None = None
     ops_host: str = "127.0.0.1"
     ops_port: int | None = None
     collectors: tuple[CollectorEndpoint, ...] = ()
 
 
-def invalid_settings(problems: tuple[str, ...]) -> list[CheckResult]:
-    """What to say of settings that can't be used: each problem begins with a variable's name and says how to mend it.
-
-    Then there is nothing that the rest could look at.
-    """
-    return [_misunderstood(problem) for problem in problems]
+def check_invalid(problems: tuple[str, ...]) -> list[CheckResult]:
+    """Return a result for each problem of invalid settings, which prevent all other checks."""
+    return [_invalid(problem) for problem in problems]
 
 
-def _misunderstood(problem: str) -> CheckResult:
+def _invalid(problem: str) -> CheckResult:
     variable, _, rest = problem.partition(": ")
-    finding, _, mending = rest.rpartition("; ")
-    return _GROUP.failed(variable, finding or mending, mending if finding else "see docs/reference/settings.md")
+    finding, _, remedy = rest.rpartition("; ")
+    return _GROUP.failed(variable, finding or remedy, remedy if finding else "see docs/reference/settings.md")
 
 
 def check_settings(installation: InstallationSettings) -> list[CheckResult]:
-    """Settings that each make sense, and together do not."""
+    """Check settings that are valid on their own, but may not work together."""
     checks = [_variables(installation), _drain(installation)]
     if installation.provider is None:
         checks.append(
             _GROUP.unknown(
                 "secret provider",
-                "ONEPROTECT_SECRET_PROVIDER is not set, so Secrets can't be looked at; a consumer would not start",
-                "examine it with the settings of the consumers",
+                "ONEPROTECT_SECRET_PROVIDER is not set, so Secrets cannot be checked and a consumer would not start",
+                "run the doctor with the settings of the consumers",
             )
         )
     else:
@@ -71,27 +65,26 @@ def check_settings(installation: InstallationSettings) -> list[CheckResult]:
 
 def _variables(installation: InstallationSettings) -> CheckResult:
     count = installation.variables_set
-    return _GROUP.ok("variables", f"{count} set, and understood" if count else "none set: the defaults hold")
+    return _GROUP.ok("variables", f"{count} set, all valid" if count else "none set; all settings have their defaults")
 
 
 def _drain(installation: InstallationSettings) -> CheckResult:
-    drain_s, request_s = installation.drain_timeout_s, installation.request_timeout_s
-    if drain_s > request_s:
-        return _GROUP.ok("drain timeout", "a consumer that stops can finish what it is sending")
+    if installation.drain_timeout_s > installation.request_timeout_s:
+        return _GROUP.ok("drain timeout", "long enough for the attempts of a stopping consumer")
     return _GROUP.warning(
         "drain timeout",
-        "a consumer that stops gives up before its requests do: what is cut off is sent a second time",
-        "set ONEPROTECT_DRAIN_TIMEOUT_S to more than ONEPROTECT_REQUEST_TIMEOUT_S, and the pods' "
-        "terminationGracePeriodSeconds to more than both",
+        "shorter than the request timeout: a stopping consumer interrupts attempts, which are then sent twice",
+        "set ONEPROTECT_DRAIN_TIMEOUT_S above ONEPROTECT_REQUEST_TIMEOUT_S, and the pods' "
+        "terminationGracePeriodSeconds above both",
     )
 
 
 def _namespaces(installation: InstallationSettings) -> CheckResult:
     if installation.namespaces:
-        return _GROUP.ok("secret namespaces", f"{len(installation.namespaces)} may be named by refs")
+        return _GROUP.ok("secret namespaces", f"refs may name {len(installation.namespaces)}")
     return _GROUP.failed(
         "secret namespaces",
-        "no namespace may be read, so every ref is refused (secret.ref_forbidden)",
+        "no namespace may be read, so that every ref is refused (secret.ref_forbidden)",
         "set ONEPROTECT_SECRET_NAMESPACE to the namespace of the Secrets, "
         "or list several in ONEPROTECT_SECRET_NAMESPACES_ALLOWED",
     )

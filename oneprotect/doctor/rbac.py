@@ -1,4 +1,4 @@
-"""What the consumers' service account may do with Secrets: get those of credentials, and nothing else."""
+"""Checks of the consumers' service account: it may get the Secrets of credentials, and nothing else."""
 
 import asyncio
 from collections.abc import Iterable
@@ -8,106 +8,99 @@ from oneprotect.doctor.registered_credentials import RegisteredCredential
 from oneprotect.doctor.remedies import GRANT, ROLE
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from provider.kubernetes.access_review import Verb
-from provider.secret_ref import SecretRef
 
 MAX_SECRETS: Final = 500
-"""Asked about by name; more are said to be left out."""
-UNNAMED: Final = "oneprotect-doctor-asks-about-no-such-secret"
-"""No credential names it, so who may get it may get any."""
-TOO_MUCH: Final[tuple[Verb, ...]] = ("list", "watch", "create", "update", "patch", "delete", "deletecollection")
-EVERYWHERE: Final = ""
+"""Secrets that are checked by name. The result states how many others there are."""
+UNNAMED_SECRET: Final = "oneprotect-doctor-asks-about-no-such-secret"
+"""A name that no credential uses: an account that may get it may get any Secret."""
+EXCESS_VERBS: Final[tuple[Verb, ...]] = ("list", "watch", "create", "update", "patch", "delete", "deletecollection")
+CLUSTER_VERBS: Final[tuple[Verb, ...]] = ("get", "list")
+ALL_NAMESPACES: Final = ""
 
 _GROUP = CheckGroup("permissions")
-_SHOWN: Final = 10
+_REQUIRED: Final = "required access to Secrets"
+_EXCESS: Final = "excess access to Secrets"
+_MAX_SHOWN: Final = 10
 
 
 class AccessReviewer(Protocol):
-    """Answers what we may do. See `provider.kubernetes.access_review.AccessReviews`."""
+    """Access reviews of this process's service account. See `provider.kubernetes.access_review.AccessReviews`."""
 
     async def is_allowed(self, verb: Verb, *, namespace: str, name: str = "") -> bool | None:
-        """Whether we may; None when it could not be asked."""
+        """Return whether the account has the permission, or None when the API server did not answer."""
         ...
 
 
 async def check_permissions(
     reviews: AccessReviewer, namespaces: Iterable[str], registered: list[RegisteredCredential] | None
 ) -> list[CheckResult]:
-    """What is too little, and what is too much. `registered` is None when the credentials could not be read."""
-    return [await _too_little(reviews, registered), await _too_much(reviews, sorted(namespaces))]
+    """Check required and excess permissions. `registered` is None when the credentials are unreadable."""
+    return [await _check_required(reviews, registered), await _check_excess(reviews, sorted(namespaces))]
 
 
-async def _too_little(reviews: AccessReviewer, registered: list[RegisteredCredential] | None) -> CheckResult:
-    name = "may get the Secrets of credentials"
+async def _check_required(reviews: AccessReviewer, registered: list[RegisteredCredential] | None) -> CheckResult:
     if registered is None:
-        return _GROUP.unknown(name, "the credentials could not be read")
-    using: dict[tuple[str, str], list[str]] = {}
-    for one in registered:
-        if one.ref is not None:
-            using.setdefault(_place(one.ref), []).append(one.name)
-    asked = list(using)[:MAX_SECRETS]
-    answers = await asyncio.gather(*(reviews.is_allowed("get", namespace=place[0], name=place[1]) for place in asked))
+        return _GROUP.unknown(_REQUIRED, "the credentials are unreadable")
+    users: dict[tuple[str, str], list[str]] = {}
+    for credential in registered:
+        if credential.ref is not None:
+            users.setdefault((credential.ref.namespace, credential.ref.name), []).append(credential.name)
+    checked = list(users)[:MAX_SECRETS]
+    answers = await asyncio.gather(*(reviews.is_allowed("get", namespace=place[0], name=place[1]) for place in checked))
     if None in answers:
-        return _unanswered(name)
-    denied = [who for place, may in zip(asked, answers, strict=True) if not may for who in using[place]]
-    left_out = f"; {len(using) - len(asked)} more were not asked about" if len(using) > len(asked) else ""
+        return _unanswered(_REQUIRED)
+    denied = [name for place, may in zip(checked, answers, strict=True) if not may for name in users[place]]
+    unchecked = f"; {len(users) - len(checked)} more were not checked" if len(users) > len(checked) else ""
     if denied:
         return _GROUP.failed(
-            name, f"it may not get those of {_few(denied)} (SECRET in NAMESPACE, as the refs say){left_out}", GRANT
+            _REQUIRED,
+            f"the account may not get the Secrets of {_shorten(denied)}{unchecked}",
+            f"grant it, with SECRET and NAMESPACE from the refs:\n{GRANT}",
         )
-    return _GROUP.ok(name, f"it may get all {len(asked)}{left_out}" if asked else "no credential names one")
+    return _GROUP.ok(_REQUIRED, f"it may get all {len(checked)}{unchecked}" if checked else "no credential names one")
 
 
-async def _too_much(reviews: AccessReviewer, namespaces: list[str]) -> CheckResult:
-    name = "may do nothing else with Secrets"
-    in_its_own: list[tuple[str, str, Verb, str]] = [
-        (verb, namespace, verb, "") for namespace in namespaces for verb in TOO_MUCH
+async def _check_excess(reviews: AccessReviewer, namespaces: list[str]) -> CheckResult:
+    questions: list[tuple[str, str, Verb, str]] = [
+        *(("get any Secret, even if no credential names it", name, "get", UNNAMED_SECRET) for name in namespaces),
+        *((verb, name, verb, "") for name in namespaces for verb in EXCESS_VERBS),
+        *((f"{verb} in every namespace", ALL_NAMESPACES, verb, "") for verb in CLUSTER_VERBS),
     ]
-    by_any_name: list[tuple[str, str, Verb, str]] = [
-        ("get any, also those that no credential names", namespace, "get", UNNAMED) for namespace in namespaces
-    ]
-    everywhere: list[tuple[str, str, Verb, str]] = [
-        (f"{verb} those of every namespace", EVERYWHERE, verb, "") for verb in ("get", "list")
-    ]
-    questions = [*by_any_name, *in_its_own, *everywhere]
     answers = await asyncio.gather(
         *(reviews.is_allowed(verb, namespace=namespace, name=secret) for _, namespace, verb, secret in questions)
     )
     if None in answers:
-        return _unanswered(name)
-    found = list(dict.fromkeys(words for (words, *_), may in zip(questions, answers, strict=True) if may))
+        return _unanswered(_EXCESS)
+    found = list(dict.fromkeys(text for (text, *_), may in zip(questions, answers, strict=True) if may))
     if not found:
-        return _GROUP.ok(name, "neither list, watch nor write, and get none that no credential names")
+        return _GROUP.ok(_EXCESS, "none: no list, watch or write, and no get of other Secrets")
     return _GROUP.warning(
-        name,
-        f"it is over-privileged: it may also {', '.join(found)}",
-        "see which roles allow it: kubectl auth can-i --list --namespace NAMESPACE "
+        _EXCESS,
+        f"the account is over-privileged: it may also {', '.join(found)}",
+        "find the roles that allow it: kubectl auth can-i --list --namespace NAMESPACE "
         "--as system:serviceaccount:CONSUMERS_NAMESPACE:CONSUMERS_SERVICEACCOUNT\n"
-        f"bind it to this one instead, with one name for each Secret:\n{ROLE}",
+        f"bind it to this role instead, with the name of each Secret:\n{ROLE}",
     )
 
 
-def not_in_a_cluster() -> CheckResult:
-    """This process has no service account, and what its user may do says nothing about the consumers."""
+def report_outside_cluster() -> CheckResult:
+    """Return the result for a process without a service account, whose permissions are not the consumers'."""
     return _GROUP.unknown(
         "service account",
-        "this process is not in a pod, so it can't tell what the consumers may do",
-        "run it where one runs: kubectl exec deploy/CONSUMER -- oneprotect doctor",
+        "this process does not run in a pod, so the consumers' permissions are unknown",
+        "run the doctor in a consumer's pod: kubectl exec deploy/CONSUMER -- oneprotect doctor",
     )
 
 
 def _unanswered(name: str) -> CheckResult:
     return _GROUP.unknown(
         name,
-        "the API server could not be asked",
-        "see whether it answers: kubectl get --raw /readyz\n"
-        "and that a network policy lets this pod reach it, at its own address and port",
+        "the API server did not answer",
+        "check that it answers: kubectl get --raw /readyz\n"
+        "and that a NetworkPolicy lets this pod reach its address and port",
     )
 
 
-def _place(ref: SecretRef) -> tuple[str, str]:
-    return ref.namespace, ref.name
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
+def _shorten(names: list[str]) -> str:
+    shown = ", ".join(names[:_MAX_SHOWN])
+    return f"{shown} and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else shown

@@ -1,4 +1,4 @@
-"""The credentials that tenants have registered, and what consumers last said of them."""
+"""The credentials of all tenants, with the status that consumers reported."""
 
 import contextlib
 
@@ -14,7 +14,7 @@ from schemas.configuration import Credential, CredentialState
 
 
 class RegisteredCredential(Struct, frozen=True, kw_only=True):
-    """A credential. `credential` is None when this version can't read what is stored, and `ref` when it is none."""
+    """A credential. `credential` is None when this version cannot decode it, and `ref` when the ref is invalid."""
 
     tenant: str
     id: str
@@ -24,33 +24,32 @@ class RegisteredCredential(Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """How people know it. Its ref is never shown."""
+        """`tenant/id`. The ref is never shown."""
         return f"{self.tenant}/{self.id}"
 
     def __repr__(self) -> str:
-        return f"Registered({self.name!r})"
+        return f"RegisteredCredential({self.name!r})"
 
 
 async def list_registered(connection: NatsConnection, central_namespace: str | None) -> list[RegisteredCredential]:
-    """All of them, by tenant and id. Raises `JetStreamError`."""
+    """List all credentials, by tenant and id. Raises `JetStreamError`."""
     async with JetStreamPublisher(connection) as publisher:
         credentials = KvTable(KvBucket(connection, publisher, subjects.CREDENTIALS), Credential)
         statuses = KvTable(KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS), CredentialState)
         stored = await credentials.bucket.list()
         states = {row.key: row.value for row in await statuses.list()}
     return [
-        _registered(entry.key, credentials.decode(entry), states.get(entry.key), central_namespace) for entry in stored
+        _registered(entry.key, credentials.decode(entry), states.get(entry.key, CredentialState()), central_namespace)
+        for entry in stored
     ]
 
 
 def _registered(
-    key: str, credential: Credential | None, state: CredentialState | None, central_namespace: str | None
+    key: str, credential: Credential | None, state: CredentialState, central_namespace: str | None
 ) -> RegisteredCredential:
     tenant, _, name = key.partition(".")
     ref = None
     if credential is not None:
         with contextlib.suppress(SecretRefInvalid):
             ref = SecretRef.parse(credential.secret_ref, central_namespace=central_namespace)
-    return RegisteredCredential(
-        tenant=tenant, id=name, credential=credential, ref=ref, state=state or CredentialState()
-    )
+    return RegisteredCredential(tenant=tenant, id=name, credential=credential, ref=ref, state=state)

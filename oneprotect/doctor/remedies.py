@@ -1,52 +1,67 @@
-"""How to mend what keeps a credential from signing: one sentence for each status, and the commands for each cause.
+"""Remedies for credentials that cannot sign: a sentence for each code and status, and commands for each cause.
 
-NAMESPACE, SECRET and KEY stand for the parts of the credential's ref, which is not shown: who set it knows it.
+NAMESPACE, SECRET and KEY are the parts of the credential's ref, which is never shown: its owner knows it.
 """
 
 from enum import Enum
 from typing import Final
 
-from schemas.codes import CredentialStatus
+from schemas.codes import Code, CredentialStatus
 from schemas.ids import Purpose
 
-SENTENCES: Final = {
-    CredentialStatus.CONFIGURED: "nothing is to be mended",
-    CredentialStatus.MISSING: (
-        "there is no such Secret, or no such key in it: create it, in the namespace and by the names that the ref gives"
+REMEDY_BY_CODE: Final = {
+    Code.SECRET_REF_INVALID: (
+        "use k8s://NAMESPACE/SECRET/KEY, or k8s://SECRET/KEY with ONEPROTECT_SECRET_NAMESPACE set; "
+        "a ref names a key in a Secret, and is never the secret itself"
     ),
+    Code.SECRET_REF_FORBIDDEN: (
+        "this namespace may not be read; if it should be, add it to ONEPROTECT_SECRET_NAMESPACES_ALLOWED"
+    ),
+    Code.SECRET_MISMATCH: (
+        "the Secret's owner has not consented; label the Secret oneprotect.io/tenant and oneprotect.io/purpose with "
+        "this tenant and purpose"
+    ),
+    Code.SECRET_NOT_FOUND: (
+        "the Secret, or the key in it, does not exist; create it with the names in the ref "
+        "(the local provider reads DIR/NAMESPACE/SECRET.json)"
+    ),
+    Code.SECRET_MALFORMED: (
+        "no key in the Secret can sign; store 24 to 64 bytes, raw or as whsec_ and base64, with `printf %s` instead of "
+        "`echo`, which adds a line end"
+    ),
+    Code.SECRET_DENIED: (
+        "access is denied; grant the service account `get` on the Secret by name, with a Role and a RoleBinding"
+    ),
+    Code.SECRET_UNAVAILABLE: "the secret provider does not answer; check the API server, then try again",
+}
+REMEDY_BY_STATUS: Final = {
+    CredentialStatus.CONFIGURED: "no action is needed",
+    CredentialStatus.MISSING: REMEDY_BY_CODE[Code.SECRET_NOT_FOUND],
     CredentialStatus.MISMATCH: (
-        "its owner has not consented: label the Secret oneprotect.io/tenant and oneprotect.io/purpose with this tenant "
-        "and purpose, and allow its namespace with ONEPROTECT_SECRET_NAMESPACES_ALLOWED"
+        REMEDY_BY_CODE[Code.SECRET_MISMATCH] + ", and allow its namespace with ONEPROTECT_SECRET_NAMESPACES_ALLOWED"
     ),
-    CredentialStatus.MALFORMED: (
-        "no key in it can sign: store 24 to 64 bytes, raw or as whsec_ and base64, with `printf %s` and not `echo`, "
-        "which leaves a line end behind them"
-    ),
-    CredentialStatus.DENIED: (
-        "the consumers may not read it: grant their service account `get` on the Secret by name, with a Role"
-    ),
-    CredentialStatus.UNAVAILABLE: (
-        "the provider could not be asked: see that the API server answers consumers, then check again"
-    ),
-    CredentialStatus.UNCHECKED: "no consumer has looked at it yet: start one with `oneprotect consumer`",
+    CredentialStatus.MALFORMED: REMEDY_BY_CODE[Code.SECRET_MALFORMED],
+    CredentialStatus.DENIED: REMEDY_BY_CODE[Code.SECRET_DENIED],
+    CredentialStatus.UNAVAILABLE: REMEDY_BY_CODE[Code.SECRET_UNAVAILABLE],
+    CredentialStatus.UNCHECKED: "no consumer has checked it yet; start one with `oneprotect consumer`",
 }
 
 
 class SecretProblem(Enum):
-    """Why a Secret can't sign, as one read of it shows."""
+    """Reasons why a Secret cannot sign, as a read of it shows them."""
 
-    REF_INVALID = "what is stored as its ref is none"
-    FORBIDDEN = "its namespace is not one that may be read"
-    NO_SECRET = "there is no such Secret"
-    NO_KEY = "the Secret is there and its owner consents, but has no such key"
-    OTHER_TYPE = "the Secret is of a type that never signs; its type must be Opaque"
-    UNLABELLED = "the Secret does not say whose it is: its owner has not consented"
+    REF_INVALID = "the stored ref is invalid"
+    FORBIDDEN = "the namespace of the ref may not be read"
+    NO_SECRET = "the Secret does not exist"
+    NO_KEY = "the Secret exists and its owner consents, but it has no such key"
+    OTHER_TYPE = "the Secret has a type that never signs; the type must be Opaque"
+    UNLABELLED = "the Secret has no tenant label: its owner has not consented"
     OTHER_TENANT = "the Secret's label names another tenant: its owner has not consented"
-    OTHER_PURPOSE = "the Secret names this tenant, and not this purpose"
-    MALFORMED_SECRET = "the Secret has fields or more keys than it may have"
-    MALFORMED_KEY = "the Secret is there and its owner consents, but what lies under its key can't sign"
+    OTHER_PURPOSE = "the Secret's labels name this tenant, but another purpose"
+    MALFORMED_SECRET = "the Secret has unexpected fields or too many keys"
+    MALFORMED_KEY = "the Secret exists and its owner consents, but the value of its key cannot sign"
     DENIED = "this service account may not read it"
-    UNAVAILABLE = "the provider could not be asked"
+    UNAVAILABLE = "the secret provider did not answer"
 
 
 ROLE: Final = """\
@@ -55,7 +70,7 @@ kind: Role
 metadata: {name: oneprotect-consumer-secrets, namespace: NAMESPACE}
 rules:
 - {apiGroups: [""], resources: [secrets], resourceNames: [SECRET, ...], verbs: [get]}"""
-"""What a consumer needs, and no more."""
+"""The permissions that a consumer needs, and no others."""
 
 GRANT: Final = """\
 kubectl create role oneprotect-consumer-secrets --namespace NAMESPACE --verb get --resource secrets \
@@ -70,53 +85,54 @@ _LABEL: Final = (
 _NEW_KEY: Final = "printf 'whsec_%s' \"$(openssl rand -base64 32)\""
 
 _CREATE: Final = _NEW_KEY + (
-    " | kubectl create secret generic SECRET --namespace NAMESPACE --from-file=KEY=/dev/stdin\nand consent: " + _LABEL
+    " | kubectl create secret generic SECRET --namespace NAMESPACE --from-file=KEY=/dev/stdin\nthen consent: " + _LABEL
 )
 _PATCH: Final = _NEW_KEY + (
     " | jq --raw-input '{{stringData: {{\"KEY\": .}}}}' | "
     "kubectl patch secret SECRET --namespace NAMESPACE --patch-file /dev/stdin"
 )
-"""Neither shows the key, or leaves it in a shell's history. Its receiver needs it, too."""
+"""Neither command shows the key or leaves it in the shell's history. The receiver needs the key as well."""
 
 _KUBERNETES: Final = {
     SecretProblem.REF_INVALID: _SET,
     SecretProblem.FORBIDDEN: (
-        "name the right namespace: " + _SET + "\n"
-        "or add it, where consumers run: ONEPROTECT_SECRET_NAMESPACES_ALLOWED=NAMESPACE"
+        "set the right namespace: " + _SET + "\n"
+        "or allow the namespace for consumers: ONEPROTECT_SECRET_NAMESPACES_ALLOWED=NAMESPACE"
     ),
     SecretProblem.NO_SECRET: (
-        "see whether it is in another namespace: kubectl get secrets --all-namespaces "
+        "find it in another namespace: kubectl get secrets --all-namespaces "
         "--selector oneprotect.io/tenant={tenant}\n"
         "or create it: " + _CREATE
     ),
     SecretProblem.NO_KEY: (
-        "see its keys: kubectl describe secret SECRET --namespace NAMESPACE\n"
-        "name the right one: " + _SET + "\n"
+        "list its keys: kubectl describe secret SECRET --namespace NAMESPACE\n"
+        "set the right one: " + _SET + "\n"
         "or add it: " + _PATCH
     ),
-    SecretProblem.OTHER_TYPE: ("a type can't be changed; create a Secret for this purpose alone: " + _CREATE),
+    SecretProblem.OTHER_TYPE: ("a type cannot be changed; create a Secret for this purpose: " + _CREATE),
     SecretProblem.UNLABELLED: _LABEL,
     SecretProblem.OTHER_TENANT: (
-        "if it is the other tenant's, name another Secret: "
+        "if it belongs to the other tenant, set another Secret: "
         + _SET
-        + "\nif it is {tenant}'s: "
+        + "\nif it belongs to {tenant}: "
         + _LABEL
         + " --overwrite"
     ),
     SecretProblem.OTHER_PURPOSE: _LABEL + " --overwrite",
-    SecretProblem.MALFORMED_SECRET: "keep one Secret for each purpose, with few keys in it",
+    SecretProblem.MALFORMED_SECRET: "use one Secret for each purpose, with few keys",
     SecretProblem.MALFORMED_KEY: (
-        "most often, 1: a line end behind it, as `echo` leaves one. Take it off a key that is text: "
+        "1. a line end after the key, from `echo`: remove it from a text key with "
         "kubectl get secret SECRET --namespace NAMESPACE --output json | "
         'jq \'.data["KEY"] |= (@base64d | rtrimstr("\\n") | @base64)\' | '
         "kubectl replace --filename -\n"
-        "2: fewer than 24 or more than 64 bytes; 3: whsec_ with what is not plain base64 behind it (URL-safe letters, "
-        "no padding, quotes); 4: encoded in base64 twice, or not at all, in a manifest written by hand\n"
-        "make a new key: " + _PATCH + "\n"
-        "if an operator fills the Secret from a store, mend it in the store, there too with `printf %s`"
+        "2. fewer than 24 or more than 64 bytes\n"
+        "3. whsec_ without plain base64 after it: URL-safe letters, no padding, or quotes\n"
+        "4. a manifest written by hand, encoded in base64 twice or not at all\n"
+        "create a new key: " + _PATCH + "\n"
+        "if an operator fills the Secret from a store, correct the store, also with `printf %s`"
     ),
     SecretProblem.DENIED: GRANT,
-    SecretProblem.UNAVAILABLE: "see whether the API server answers: kubectl get --raw /readyz",
+    SecretProblem.UNAVAILABLE: "check that the API server answers: kubectl get --raw /readyz",
 }
 
 _LOCAL: Final = _KUBERNETES | {
@@ -124,25 +140,25 @@ _LOCAL: Final = _KUBERNETES | {
         'write a Secret manifest (JSON) to "$ONEPROTECT_LOCAL_SECRETS_DIR/NAMESPACE/SECRET.json", with the labels '
         "oneprotect.io/tenant: {tenant} and oneprotect.io/purpose: {purpose}"
     ),
-    SecretProblem.NO_KEY: "add it to the manifest's `data`, in base64, or name the right one: " + _SET,
+    SecretProblem.NO_KEY: "add it to the manifest's `data`, in base64, or set the right one: " + _SET,
     SecretProblem.OTHER_TYPE: "set the manifest's `apiVersion` to v1, `kind` to Secret, `type` to Opaque, and the ref's names",
     SecretProblem.UNLABELLED: "set its metadata.labels: oneprotect.io/tenant: {tenant}, oneprotect.io/purpose: {purpose}",
     SecretProblem.OTHER_TENANT: (
-        "if it is the other tenant's, name another Secret: " + _SET + "\n"
-        "if it is {tenant}'s, set its metadata.labels: oneprotect.io/tenant: {tenant}"
+        "if it belongs to the other tenant, set another Secret: " + _SET + "\n"
+        "if it belongs to {tenant}, set its metadata.labels: oneprotect.io/tenant: {tenant}"
     ),
     SecretProblem.OTHER_PURPOSE: "set its metadata.labels: oneprotect.io/purpose: {purpose}",
     SecretProblem.MALFORMED_SECRET: "write its keys into `data`, in base64; `stringData` is not read",
     SecretProblem.MALFORMED_KEY: (
-        "most often, 1: a line end behind it, as `echo` leaves one; 2: fewer than 24 or more than 64 bytes; 3: whsec_ "
-        "with what is not plain base64 behind it; 4: encoded in base64 twice, or not at all\n"
-        "make what belongs into `data`: " + _NEW_KEY + " | base64 -w0"
+        "1. a line end after the key, from `echo`\n2. fewer than 24 or more than 64 bytes\n"
+        "3. whsec_ without plain base64 after it\n4. encoded in base64 twice, or not at all\n"
+        "create a value for `data`: " + _NEW_KEY + " | base64 -w0"
     ),
-    SecretProblem.DENIED: 'let this user read it: ls -lR "$ONEPROTECT_LOCAL_SECRETS_DIR"',
-    SecretProblem.UNAVAILABLE: "see that the manifest is JSON: jq type FILE",
+    SecretProblem.DENIED: 'give this user read access: ls -lR "$ONEPROTECT_LOCAL_SECRETS_DIR"',
+    SecretProblem.UNAVAILABLE: "check that the manifest is JSON: jq type FILE",
 }
 
 
 def remedy_commands(cause: SecretProblem, *, is_local: bool, tenant: str, credential: str, purpose: Purpose) -> str:
-    """What to do about it, with the exact commands."""
+    """Return the instructions for a cause, with the exact commands."""
     return (_LOCAL if is_local else _KUBERNETES)[cause].format(tenant=tenant, id=credential, purpose=purpose.value)

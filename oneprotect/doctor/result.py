@@ -1,13 +1,13 @@
-"""What one look found."""
+"""Results of checks."""
 
 from enum import StrEnum
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 
 class CheckStatus(StrEnum):
-    """How it is."""
+    """Severity of a result."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,33 +16,33 @@ class CheckStatus(StrEnum):
 
 
 class CheckResult(Struct, frozen=True):
-    """One thing that was looked at. `mending` is one or more lines: what to do, most of all the command."""
+    """Result of a check. `remedy` has one or more lines: instructions, where possible as commands."""
 
     group: str
     name: str
     status: CheckStatus
     finding: str
-    mending: str | None = None
+    remedy: str | None = field(default=None, name="mending")
 
 
 class CheckGroup:
-    """Checks on the same thing."""
+    """Factory of results for the checks of one subject."""
 
     def __init__(self, name: str) -> None:
         self.name: Final = name
 
     def ok(self, name: str, finding: str) -> CheckResult:
-        """All is well."""
+        """Return the result of a check that found no problem."""
         return CheckResult(self.name, name, CheckStatus.OK, finding)
 
-    def warning(self, name: str, finding: str, mending: str) -> CheckResult:
-        """It works, and should not stay like this."""
-        return CheckResult(self.name, name, CheckStatus.WARNING, finding, mending)
+    def warning(self, name: str, finding: str, remedy: str) -> CheckResult:
+        """Return a problem that does not stop deliveries yet."""
+        return CheckResult(self.name, name, CheckStatus.WARNING, finding, remedy)
 
-    def failed(self, name: str, finding: str, mending: str) -> CheckResult:
-        """Deliveries suffer from it."""
-        return CheckResult(self.name, name, CheckStatus.FAILED, finding, mending)
+    def failed(self, name: str, finding: str, remedy: str) -> CheckResult:
+        """Return a problem that affects deliveries."""
+        return CheckResult(self.name, name, CheckStatus.FAILED, finding, remedy)
 
-    def unknown(self, name: str, finding: str, mending: str | None = None) -> CheckResult:
-        """It could not be looked at."""
-        return CheckResult(self.name, name, CheckStatus.UNKNOWN, finding, mending)
+    def unknown(self, name: str, finding: str, remedy: str | None = None) -> CheckResult:
+        """Return the result of a check that was not possible."""
+        return CheckResult(self.name, name, CheckStatus.UNKNOWN, finding, remedy)

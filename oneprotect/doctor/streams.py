@@ -1,4 +1,4 @@
-"""Streams, consumers and buckets: whether they are what this version needs."""
+"""Check of streams, consumers and buckets against what this version needs."""
 
 from messaging.admin import topology
 from messaging.admin.topology import TopologyChange
@@ -10,7 +10,7 @@ _GROUP = CheckGroup("streams")
 
 
 async def check_streams(connection: NatsConnection, installation: InstallationSettings) -> list[CheckResult]:
-    """What `apply --check` would say. Raises `JetStreamError`."""
+    """Return a result for each difference that `oneprotect apply` would remove. Raises `JetStreamError`."""
     changes = await topology.apply(
         connection,
         replicas=installation.replicas,
@@ -19,13 +19,13 @@ async def check_streams(connection: NatsConnection, installation: InstallationSe
         archive=installation.archive,
         check=True,
     )
-    differ = [_differing(change) for change in changes if change.action != "none"]
-    return differ or [_GROUP.ok("streams, buckets and consumers", f"all {len(changes)} are as this version needs them")]
+    different = [_describe(change) for change in changes if change.action != "none"]
+    return different or [_GROUP.ok("streams, buckets and consumers", f"all {len(changes)} are up to date")]
 
 
-def _differing(change: TopologyChange) -> CheckResult:
+def _describe(change: TopologyChange) -> CheckResult:
     name = f"{change.kind} {change.name}"
     if change.action == "create":
-        return _GROUP.failed(name, "it is missing", "oneprotect apply")
+        return _GROUP.failed(name, "missing", "oneprotect apply")
     fields = "; ".join(f"{field}: {old} → {new}" for field, (old, new) in change.fields.items())
-    return _GROUP.failed(name, f"it is not as this version and these settings need it: {fields}", "oneprotect apply")
+    return _GROUP.failed(name, f"differs from what this version and these settings need: {fields}", "oneprotect apply")

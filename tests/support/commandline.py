@@ -68,8 +68,8 @@ class CommandLine:
 
 def _serve() -> None:
     """Take orders, one JSON document a line, and answer each with an exit code."""
-    for module in ("app", "commands.deliver", "views.replay", "support.context"):  # here, and not once for each run
-        importlib.import_module(f"oneprotect.cli.{module}")
+    for module in ("cli.app", "cli.views.replay", "bootstrap.resources"):  # once, and not in each run
+        importlib.import_module(f"oneprotect.{module}")
     for line in iter(sys.stdin.buffer.readline, b""):
         order = json.loads(line)
         child = os.fork()

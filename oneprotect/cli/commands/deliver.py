@@ -1,142 +1,66 @@
-"""`oneprotect deliver`: publishes one delivery request, as a producer does."""
+"""`oneprotect deliver`: publishes a delivery request, like a producer."""
 
+import base64
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
+from msgspec import UNSET
 
+from oneprotect.cli.support.context import load_settings, run_connected
 from oneprotect.cli.support.errors import BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, Tenant
+from oneprotect.cli.support.output import print_notice, write_json, write_line
+from oneprotect.cli.support.parsing import read_file
+from schemas import subjects, validation
+from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
+from schemas.ids import new_delivery_id
 
 if TYPE_CHECKING:
     from oneprotect.bootstrap.resources import JetStream
-    from oneprotect.settings.settings import Settings
     from schemas.configuration import Destination
-    from schemas.events import DeliveryRequested
 
 SOURCE: Final = "/oneprotect/cli"
 JSON_TYPE: Final = "application/json"
 
-_BLANKS: Final = b" \t\r\n"
-"""White space as JSON has it."""
+_JSON_SPACE: Final = b" \t\r\n"
 
 
 def deliver(
     *,
     tenant: Tenant,
-    destination: Annotated[str, typer.Option("--destination", metavar="ID", help="Where to: a destination's id.")],
-    event_type: Annotated[str, typer.Option("--event-type", metavar="TYPE", help="For example invoice.paid.")],
-    data: Annotated[str, typer.Option("--data", metavar="FILE", help="The body: a file, or - for stdin.")],
+    destination: Annotated[
+        str, typer.Option("--destination", metavar="ID", help="Destination id, for example orders.")
+    ],
+    event_type: Annotated[
+        str, typer.Option("--event-type", metavar="TYPE", help="Event type, for example invoice.paid.")
+    ],
+    data: Annotated[str, typer.Option("--data", metavar="FILE", help="File with the body, or - for stdin.")],
     delivery: Annotated[
         str | None,
         typer.Option(
-            "--id", metavar="ID", help="The delivery's id, so that sending it again is harmless. Made up without."
+            "--id", metavar="ID", help="Delivery id, so that a repeated request is stored once. Default: new."
         ),
     ] = None,
     content_type: Annotated[
-        str, typer.Option("--content-type", metavar="TYPE", help="What the body is. Any but JSON is sent as it is.")
+        str, typer.Option("--content-type", metavar="TYPE", help="Media type of the body. JSON is validated.")
     ] = JSON_TYPE,
     as_base64: Annotated[
-        bool, typer.Option("--base64", help="Send JSON exactly as it is, too: with the white space around it.")
+        bool, typer.Option("--base64", help="Keep the white space around a JSON body, by sending it as base64.")
     ] = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Publish even when the tenant has no such destination.")
-    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Publish even if the tenant has no such destination.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ask for a delivery: publish a request to NATS, and print its id.
+    """Publish a delivery request to NATS, and print the delivery id.
 
-    It returns when the request is stored; `oneprotect attempts --id` shows what became of it. JSON is delivered byte
-    for byte, without white space around it. The same --id to the same destination is stored once in ten minutes.
+    The command returns when the request is stored; `oneprotect attempts --id ID` shows the delivery's attempts. A JSON
+    body is delivered byte for byte, without the white space around it. Requests with the same --id and destination
+    within ten minutes are stored once.
     """
-    from messaging.delivery_requests import publish_request
-    from oneprotect.cli.support.context import connected, load_settings
-    from schemas import subjects
-    from schemas.events import CONTENT_TYPE, encode
-
     settings = load_settings()
-    body = _body(data, settings.delivery.max_payload_bytes)
-    asked = _request(tenant, destination, event_type, delivery, body, content_type, as_base64=as_base64)
-
-    async def work(jetstream: "JetStream", _: "Settings") -> dict[str, object]:
-        known = await _destination(jetstream, tenant, destination)
-        if known is None and not force:
-            raise CliError(
-                f"tenant {tenant} has no destination {destination}: the delivery would fail with "
-                "destination.not_found; set it with `oneprotect destination set`, or publish all the same with --force"
-            )
-        headers = {
-            subjects.HEADER_MSG_ID: subjects.msg_id(tenant, destination, asked.id),
-            "content-type": CONTENT_TYPE,
-        }
-        stored = await publish_request(jetstream.publisher, tenant, destination, encode(asked), headers)
-        return {
-            "id": asked.id,
-            "tenant": tenant,
-            "destination": destination,
-            "stream": stored.stream,
-            "sequence": stored.seq,
-            "duplicate": stored.duplicate,
-            "overflow": stored.stream == subjects.OVERFLOW.name,
-            "destination_enabled": known is not None and known.enabled,
-        }
-
-    _show(connected(work, settings), as_json=as_json)
-
-
-def _show(result: dict[str, object], *, as_json: bool) -> None:
-    from oneprotect.cli.support.output import print_notice, write_json, write_line
-
-    if as_json:
-        write_json(result)
-        return
-    write_line(str(result["id"]))
-    if result["duplicate"]:
-        print_notice("a duplicate: it had been stored before, and nothing was added")
-    if result["overflow"]:
-        print_notice(
-            "this destination has its fill of due work; the request waits in the overflow, and comes by itself"
-        )
-    if not result["destination_enabled"]:
-        print_notice("this destination is disabled or unknown; the delivery will be kept, for a replay")
-
-
-def _body(source: str, limit: int) -> bytes:
-    from oneprotect.cli.support.parsing import read_file
-
-    try:
-        return read_file(source, "--data", limit=limit)
-    except BadUsage as error:
-        problem = str(error)
-    raise BadUsage(problem + (" (ONEPROTECT_MAX_PAYLOAD_BYTES)" if "more than" in problem else ""))
-
-
-def _request(
-    tenant: str,
-    destination: str,
-    event_type: str,
-    delivery: str | None,
-    body: bytes,
-    content_type: str,
-    *,
-    as_base64: bool,
-) -> "DeliveryRequested":
-    """The request, checked by what consumers will check it with. Raises `BadUsage` or `ValidationError`."""
-    import base64
-    from datetime import UTC, datetime
-
-    import msgspec
-    from msgspec import UNSET
-
-    from schemas import validation
-    from schemas.events import DeliveryRequested, RequestedData
-    from schemas.ids import new_delivery_id
-
-    is_json = _is_json(content_type)
-    if is_json:
-        body = body if as_base64 else body.strip(_BLANKS)
-        _require_json(body)
-    embed = is_json and not as_base64
-    return validation.round_trip(
+    body = read_file(data, "--data", limit=settings.delivery.max_payload_bytes, setting="ONEPROTECT_MAX_PAYLOAD_BYTES")
+    request = validation.round_trip(
         DeliveryRequested(
             specversion="1.0",
             id=new_delivery_id() if delivery is None else delivery,
@@ -144,14 +68,77 @@ def _request(
             type="oneprotect.delivery.requested.v1",
             time=datetime.now(UTC),
             tenant=tenant,
-            data=RequestedData(
-                destination=destination,
-                event_type=event_type,
-                payload=msgspec.Raw(body) if embed else UNSET,
-                payload_base64=UNSET if embed else base64.b64encode(body).decode(),
-                content_type=content_type,
-            ),
+            data=_request_data(destination, event_type, body, content_type, as_base64=as_base64),
         )
+    )
+    result = run_connected(lambda jetstream: _publish(jetstream, request, force=force), settings)
+    if as_json:
+        write_json(result)
+    else:
+        _show(result)
+
+
+async def _publish(jetstream: "JetStream", request: DeliveryRequested, *, force: bool) -> dict[str, object]:
+    """Publish the request, and return the fields of the result."""
+    from messaging.delivery_requests import publish_request
+
+    tenant, destination = request.tenant, request.data.destination
+    found = await _find_destination(jetstream, tenant, destination)
+    if found is None and not force:
+        raise CliError(
+            f"tenant {tenant} has no destination {destination}, so the delivery would fail with destination.not_found; "
+            "create it with `oneprotect destination set`, or publish with --force"
+        )
+    headers = {
+        subjects.HEADER_MSG_ID: subjects.msg_id(tenant, destination, request.id),
+        "content-type": CONTENT_TYPE,
+    }
+    stored = await publish_request(jetstream.publisher, tenant, destination, encode(request), headers)
+    return {
+        "id": request.id,
+        "tenant": tenant,
+        "destination": destination,
+        "stream": stored.stream,
+        "sequence": stored.seq,
+        "duplicate": stored.duplicate,
+        "overflow": stored.stream == subjects.OVERFLOW.name,
+        "destination_enabled": found is not None and found.enabled,
+    }
+
+
+async def _find_destination(jetstream: "JetStream", tenant: str, name: str) -> "Destination | None":
+    from oneprotect.configuration.errors import NotFoundError
+
+    try:
+        return await jetstream.configuration.get_destination(tenant, name)
+    except NotFoundError:
+        return None
+
+
+def _show(result: dict[str, object]) -> None:
+    write_line(str(result["id"]))
+    if result["duplicate"]:
+        print_notice("duplicate: the request was stored before, and nothing was added")
+    if result["overflow"]:
+        print_notice("overflow: the destination has its maximum of due deliveries; this one follows when they are sent")
+    if not result["destination_enabled"]:
+        print_notice("the destination is disabled or unknown; the delivery will be retained for a replay")
+
+
+def _request_data(
+    destination: str, event_type: str, body: bytes, content_type: str, *, as_base64: bool
+) -> RequestedData:
+    is_json = _is_json(content_type)
+    if is_json:
+        body = body if as_base64 else body.strip(_JSON_SPACE)
+        _require_json(body)
+    embed = is_json and not as_base64
+    return RequestedData(
+        destination=destination,
+        event_type=event_type,
+        payload=msgspec.Raw(body) if embed else UNSET,
+        payload_base64=UNSET if embed else base64.b64encode(body).decode(),
+        content_type=content_type,
     )
 
 
@@ -161,28 +148,17 @@ def _is_json(content_type: str) -> bool:
 
 
 def _require_json(body: bytes) -> None:
-    """Raise `BadUsage`, with the place and nothing of the body, unless it is one JSON value in UTF-8."""
-    import msgspec
-
+    """Check that the body is one JSON value in UTF-8. Raises `BadUsage` with the position, and nothing of the body."""
     try:
         body.decode()
         msgspec.json.decode(body, type=msgspec.Raw)
     except UnicodeDecodeError as error:
-        problem = f"it is not UTF-8 (byte {error.start})"
+        problem = f"not UTF-8 (byte {error.start})"
     except RecursionError:
-        problem = "it is nested too deep"
+        problem = "JSON with too many levels"
     except msgspec.DecodeError as error:
         place = str(error).rpartition("(")[2].rstrip(")") if "(byte" in str(error) else "at its end"
-        problem = f"it is not JSON ({place})"
+        problem = f"not JSON ({place})"
     else:
         return
-    raise BadUsage(f"--data: {problem}; another kind of body needs its --content-type")
-
-
-async def _destination(jetstream: "JetStream", tenant: str, name: str) -> "Destination | None":
-    from oneprotect.configuration.errors import NotFoundError
-
-    try:
-        return await jetstream.configuration.get_destination(tenant, name)
-    except NotFoundError:
-        return None
+    raise BadUsage(f"--data: {problem}; set --content-type for a body that is not JSON")

@@ -1,4 +1,4 @@
-"""`oneprotect doctor`: what is wrong with this installation, and how to mend it."""
+"""`oneprotect doctor`: checks of an installation, each with a remedy."""
 
 import os
 from contextlib import AsyncExitStack
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
+from oneprotect.cli.support.context import load_settings, run_async
 from oneprotect.cli.support.errors import DONE, FAILED, USAGE
 from oneprotect.cli.support.options import AsJson
+from oneprotect.cli.support.output import format_cell, write_json, write_line
 from oneprotect.doctor.result import CheckResult, CheckStatus
 
 if TYPE_CHECKING:
@@ -18,34 +20,33 @@ if TYPE_CHECKING:
     from oneprotect.settings.settings import Settings
     from telemetry.otlp.settings import CollectorEndpoint
 
-MARKS: Final = {CheckStatus.OK: "✓", CheckStatus.WARNING: "!", CheckStatus.FAILED: "✗", CheckStatus.UNKNOWN: "?"}
-STYLES: Final = {
-    CheckStatus.OK: "green",
-    CheckStatus.WARNING: "yellow",
-    CheckStatus.FAILED: "red",
-    CheckStatus.UNKNOWN: "cyan",
+MARKS: Final = {
+    CheckStatus.OK: ("✓", "green"),
+    CheckStatus.WARNING: ("!", "yellow"),
+    CheckStatus.FAILED: ("✗", "red"),
+    CheckStatus.UNKNOWN: ("?", "cyan"),
 }
 
 
 def doctor(*, as_json: AsJson = False) -> None:
-    """Look at everything that deliveries need, and say what is wrong and how to mend it. Changes nothing.
+    """Check everything that deliveries need, and print a remedy for each problem. Changes nothing.
 
     \b
-    settings     do they fit together?
-    files        are they there, and closed to others?
-    nats         is the server there, new enough, near, and its clock right?
-    streams      are they what `oneprotect apply` makes?
-    work         do consumers take it, and does any wait for long?
-    credentials  can each of them sign? If not, why?
-    permissions  may this service account get the Secrets it needs, and nothing else?
-    telemetry    is the operations port there, and the collector in reach?
+    settings     consistent with each other
+    files        present, valid, and not readable by other users
+    nats         reachable, recent enough, close enough, with enough storage and the right time
+    streams      as `oneprotect apply` creates them
+    work         requested by consumers, and not delayed
+    credentials  able to sign
+    permissions  the service account may get the Secrets it needs, and nothing else
+    telemetry    operations port and collectors reachable
 
-    Marks: ✓ fine, ! should not stay like this, ✗ deliveries suffer, ? could not be looked at. Run it with the settings
-    of the consumers; in a cluster, where one runs: only there it sees what they see. It shows no ref and no secret.
-    Exit code: 0 if nothing failed, 1 if something did, 2 if the settings can't be used.
+    Marks: ✓ no problem, ! warning, ✗ deliveries are affected, ? not checked.
+
+    Use the settings of the consumers; in a cluster, run the doctor in a consumer's pod. It shows no ref and no secret.
+    Exit codes: 0 if no check failed, 1 if a check failed, 2 if the settings are invalid.
     """
-    from oneprotect.cli.support.context import load_settings, run
-    from oneprotect.doctor.installation import invalid_settings
+    from oneprotect.doctor.installation import check_invalid
     from oneprotect.settings.settings import SettingsError
 
     try:
@@ -54,10 +55,10 @@ def doctor(*, as_json: AsJson = False) -> None:
     except SettingsError as error:
         problems = error.problems
     else:
-        checks = run(_examine(settings, installation))
+        checks = run_async(_examine(settings, installation))
         _show(checks, as_json=as_json)
         raise typer.Exit(FAILED if _count(checks, CheckStatus.FAILED) else DONE)
-    _show(invalid_settings(problems), as_json=as_json)
+    _show(check_invalid(problems), as_json=as_json)
     raise typer.Exit(USAGE)
 
 
@@ -65,13 +66,12 @@ async def _examine(settings: "Settings", installation: "InstallationSettings") -
     from oneprotect.bootstrap.process_hardening import harden_process
     from oneprotect.doctor.runner import examine
 
-    harden_process()  # it reads the Secrets, as a consumer does
+    harden_process()  # this process reads Secrets, like a consumer
     async with AsyncExitStack() as opened:
-        return await examine(installation, await _sources(settings, opened))
+        return await examine(installation, await _open_sources(settings, opened))
 
 
-async def _sources(settings: "Settings", opened: AsyncExitStack) -> "SecretSources":
-    """What can be opened, and why the rest can't."""
+async def _open_sources(settings: "Settings", opened: AsyncExitStack) -> "SecretSources":
     from oneprotect.bootstrap.secret_providers import is_pod, open_reader, open_reviews
     from oneprotect.doctor.runner import SecretSources
     from provider.errors import ProviderMisconfigured
@@ -92,20 +92,16 @@ async def _sources(settings: "Settings", opened: AsyncExitStack) -> "SecretSourc
 
 
 def _installation(settings: "Settings") -> "InstallationSettings":
-    from oneprotect.bootstrap.resources import archive_of
+    from oneprotect.bootstrap.resources import archive_limits, nats_access
     from oneprotect.doctor.installation import InstallationSettings
 
-    nats, secret, delivery = settings.nats, settings.secret, settings.delivery
+    secret, delivery = settings.secret, settings.delivery
     return InstallationSettings(
         variables_set=sum(name.startswith("ONEPROTECT_") for name in os.environ),
-        nats_url=nats.url,
-        nats_creds_file=nats.creds_file,
-        nats_nkey_file=nats.nkey_file,
-        nats_inbox_prefix=nats.inbox_prefix,
-        nats_ca_file=nats.ca_file,
-        replicas=nats.replicas,
-        work_per_destination=nats.work_per_destination,
-        archive=archive_of(settings),
+        nats=nats_access(settings),
+        replicas=settings.nats.replicas,
+        work_per_destination=settings.nats.work_per_destination,
+        archive=archive_limits(settings),
         ack_wait_s=delivery.ack_wait_s,
         request_timeout_s=delivery.request_timeout_s,
         drain_timeout_s=delivery.drain_timeout_s,
@@ -132,19 +128,17 @@ def _collectors() -> "tuple[CollectorEndpoint, ...]":
 
 
 def _show(checks: list[CheckResult], *, as_json: bool) -> None:
-    from oneprotect.cli.support.output import write_json, write_line
-
     counts = {status.value: _count(checks, status) for status in CheckStatus}
     if as_json:
         write_json({"checks": checks, "counts": counts})
         return
-    for line in _lines(checks):
+    for line in _format_checks(checks):
         write_line(line)
-    told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    write_line(f"\n{len(checks)} checks: {told}.")
+    summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    write_line(f"\n{len(checks)} checks: {summary}.")
 
 
-def _lines(checks: list[CheckResult]) -> "list[Text]":
+def _format_checks(checks: list[CheckResult]) -> "list[Text]":
     from rich.text import Text
 
     lines: list[Text] = []
@@ -153,21 +147,17 @@ def _lines(checks: list[CheckResult]) -> "list[Text]":
         members = [check for check in checks if check.group == group]
         width = max(len(check.name) for check in members)
         for check in members:
-            lines += _check_lines(check, width)
+            lines += _format_check(check, width)
     return lines
 
 
-def _check_lines(check: CheckResult, width: int) -> "list[Text]":
+def _format_check(check: CheckResult, width: int) -> "list[Text]":
     from rich.text import Text
 
-    from oneprotect.cli.support.output import cell
-
-    style = STYLES[check.status]
-    first = Text("  ").append(f"{MARKS[check.status]} ", style)
-    first.append_text(cell(f"{check.name:<{width}}  {check.finding}"))
-    lines = [first]
-    for number, line in enumerate((check.mending or "").splitlines()):
-        lines.append(Text("    ").append(" " if number else "→", style).append(" ").append_text(cell(line)))
+    mark, style = MARKS[check.status]
+    lines = [Text.assemble("  ", (f"{mark} ", style), format_cell(f"{check.name:<{width}}  {check.finding}"))]
+    for number, line in enumerate((check.remedy or "").splitlines()):
+        lines.append(Text.assemble("    ", (" " if number else "→", style), " ", format_cell(line)))
     return lines
 
 

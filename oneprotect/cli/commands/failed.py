@@ -1,18 +1,16 @@
-"""`oneprotect failed`: deliveries that were given up on or skipped, and are kept to be replayed."""
+"""`oneprotect failed`: deliveries that failed or were skipped, and are retained for a replay."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from oneprotect.cli.commands.replay import Codes, Deliveries, EventTypes, Outcomes, filter_of, outcomes_of
+from oneprotect.cli.commands.replay import Codes, Deliveries, EventTypes, Outcomes, build_filter, filter_outcomes
+from oneprotect.cli.support.context import run_connected
 from oneprotect.cli.support.options import AsJson, Before, Limit, OneDestination, Since, Tenant, Until, examples
-
-if TYPE_CHECKING:
-    from oneprotect.bootstrap.resources import JetStream
-    from oneprotect.settings.settings import Settings
+from schemas import validation
 
 app = typer.Typer(
-    help="Deliveries that were given up on or skipped. They are kept for thirty days, and can be replayed.",
+    help="List and show deliveries that failed or were skipped. They are retained for 30 days, for a replay.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,26 +34,22 @@ def list_(
     deliveries: Deliveries = None,
     outcomes: Outcomes = None,
     is_open: Annotated[
-        bool, typer.Option("--open", help="Only what a replay would take: not attempted or asked for again since.")
+        bool, typer.Option("--open", help="Only deliveries without a later attempt or request: those a replay sends.")
     ] = False,
     limit: Limit = 50,
     before: Before = None,
     as_json: AsJson = False,
 ) -> None:
-    """List kept deliveries, the newest first."""
-    from oneprotect.cli.support.context import connected
-    from oneprotect.cli.views.failed import list_kept
-    from schemas import validation
+    """List retained deliveries, newest first."""
+    from oneprotect.cli.views.failed import list_retained
 
     validation.name(tenant, "--tenant")
-    chosen = filter_of(destination, since, until, codes, event_types, deliveries, outcomes_of(outcomes))
-
-    async def work(jetstream: "JetStream", _: "Settings") -> None:
-        await list_kept(
+    chosen = build_filter(destination, since, until, codes, event_types, deliveries, filter_outcomes(outcomes))
+    run_connected(
+        lambda jetstream: list_retained(
             jetstream.connection, tenant, chosen, only_open=is_open, limit=limit, before=before, as_json=as_json
         )
-
-    connected(work)
+    )
 
 
 @app.command(
@@ -65,25 +59,21 @@ def list_(
     )
 )
 def show(
-    delivery: Annotated[str, typer.Argument(metavar="ID", help="The delivery's id.")],
+    delivery: Annotated[str, typer.Argument(metavar="ID", help="Delivery id.")],
     *,
     tenant: Tenant,
     destination: OneDestination = None,
     payload: Annotated[
-        bool, typer.Option("--payload", help="Show the payload, too. It is the tenant's, and may be confidential.")
+        bool, typer.Option("--payload", help="Show the payload. It is the tenant's data, and may be confidential.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was asked for, how each attempt went, and why it was given up on."""
-    from oneprotect.cli.support.context import connected
-    from oneprotect.cli.views.failed import show_kept
-    from schemas import validation
+    """Show a retained delivery: its request, its attempts, and the reason of its failure."""
+    from oneprotect.cli.views.failed import show_retained
 
     validation.name(tenant, "--tenant")
     validation.delivery_id(delivery, "ID")
-    chosen = filter_of(destination, None, None, None, None, [delivery])
-
-    async def work(jetstream: "JetStream", _: "Settings") -> None:
-        await show_kept(jetstream.connection, tenant, chosen, with_payload=payload, as_json=as_json)
-
-    connected(work)
+    chosen = build_filter(destination, None, None, None, None, [delivery])
+    run_connected(
+        lambda jetstream: show_retained(jetstream.connection, tenant, chosen, with_payload=payload, as_json=as_json)
+    )

@@ -1,20 +1,23 @@
-"""`oneprotect nats`: what whoever runs the NATS servers needs from this version, and keys for its users."""
+"""`oneprotect apply` and `oneprotect nats`: streams, and files, users and keys for operators of NATS servers."""
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from oneprotect.cli.support.errors import BadUsage, CliError
+from oneprotect.cli.support.context import load_settings, run_connected
+from oneprotect.cli.support.errors import DONE, FAILED, BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, examples
+from oneprotect.cli.support.output import print_notice, write_json, write_line, write_result, write_table
 
 if TYPE_CHECKING:
     from messaging.admin.permissions import NatsRole
+    from messaging.admin.topology import TopologyChange
 
 
 class RoleName(StrEnum):
-    """The roles that a NATS user may have."""
+    """Roles of NATS users."""
 
     API = "api"
     CONSUMER = "consumer"
@@ -22,77 +25,120 @@ class RoleName(StrEnum):
     PRODUCER = "producer"
 
 
-app = typer.Typer(
-    help="Files, users and keys for the NATS servers.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = typer.Typer(help="Generate files, users and keys for NATS servers.", no_args_is_help=True, rich_markup_mode=None)
 
-_PUBLIC_LENGTH: Final = 56
+_PUBLIC_KEY_LENGTH: Final = 56
+
+
+def apply(
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Change nothing, and exit with code 1 if anything differs.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Create or update the streams, consumers and buckets that this version needs.
+
+    It is safe to run at any time, and changes only what differs. Run it before you upgrade consumers and the API.
+    """
+    from messaging.admin import topology
+    from oneprotect.bootstrap.resources import archive_limits
+
+    settings = load_settings()
+    changes = run_connected(
+        lambda jetstream: topology.apply(
+            jetstream.connection,
+            replicas=settings.nats.replicas,
+            work_per_destination=settings.nats.work_per_destination,
+            ack_wait_s=settings.delivery.ack_wait_s,
+            archive=archive_limits(settings),
+            check=check,
+        ),
+        settings,
+    )
+    different = sum(change.action != "none" for change in changes)
+    if as_json:
+        write_json({"check": check, "differ": different, "changes": changes})
+    else:
+        _show(changes, different, check=check)
+    raise typer.Exit(FAILED if check and different else DONE)
+
+
+def _show(changes: "list[TopologyChange]", different: int, *, check: bool) -> None:
+    rows = [
+        (change.kind, change.name, change.action, _format_fields(change.fields))
+        for change in changes
+        if change.action != "none"
+    ]
+    write_table(("kind", "name", "action", "fields"), rows, empty="Everything is up to date.")
+    for change in changes:
+        if change.note:
+            write_line(f"{change.name}: {change.note}")
+    if different:
+        write_line(f"{different} of {len(changes)} " + ("differ; nothing was changed." if check else "changed."))
+
+
+def _format_fields(fields: dict[str, tuple[Any, Any]]) -> str:
+    return "; ".join(f"{name}: {_format(old)} → {_format(new)}" for name, (old, new) in fields.items())
+
+
+def _format(value: object) -> str:
+    return "none" if value is None else str(value)
 
 
 @app.callback()
 def root() -> None:
-    """Files, users and keys for the NATS servers."""
+    """Generate files, users and keys for NATS servers."""
 
 
 @app.command(epilog=examples("oneprotect nats files --output deploy/nats"))
 def files(
     *,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The directory; made if need be.")],
-    replicas: Annotated[int, typer.Option("--replicas", min=1, max=5, help="Copies of each stream.")] = 3,
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Output directory. Created if missing.")],
+    replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1, max=5, help="Copies of each stream.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Write permissions, streams, consumers and values for the NATS chart, as this version needs them.
+    """Write permissions, streams, consumers, and values for the NATS chart.
 
-    For servers that are set up by hand or by Kubernetes; `oneprotect apply` creates the streams without any of them.
+    Use them for servers that are configured by hand or in Kubernetes. `oneprotect apply` needs none of them.
     """
     from messaging.admin.manifests import documents
-    from oneprotect.cli.support.output import write_json, write_line
     from oneprotect.settings.settings import Settings
 
     defaults = Settings()
-    made = documents(
+    generated = documents(
         replicas=replicas,
         work_per_destination=defaults.nats.work_per_destination,
         ack_wait_s=defaults.delivery.ack_wait_s,
     )
-    paths = [str(output / name) for name in made]
+    paths = [str(output / name) for name in generated]
     try:
-        for name, text in made.items():
+        for name, text in generated.items():
             path = output / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     except OSError as error:
         problem = type(error).__name__
     else:
-        if as_json:
-            write_json({"files": paths})
-        else:
-            write_line("\n".join(paths))
+        write_result({"files": paths}, "\n".join(paths), as_json=as_json)
         return
-    raise CliError(f"--output: can't be written to ({problem}); choose another directory")
+    raise CliError(f"--output: the directory is not writable ({problem}); choose another one")
 
 
 @app.command(epilog=examples("oneprotect nats key --output consumer.nk"))
 def key(
     *,
     output: Annotated[
-        Path, typer.Option("--output", metavar="FILE", help="The seed goes here; must not be there yet.")
+        Path, typer.Option("--output", metavar="FILE", help="File for the seed. An existing file is an error.")
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Make a NATS user's key: the seed into a file that only you can read, the public key onto the terminal.
+    """Create a NATS user's key: write the seed to a file with mode 0600, and print the public key.
 
-    The public key goes into the server's configuration, the file to whoever has the role (ONEPROTECT_NATS_NKEY_FILE).
+    Add the public key to the server's configuration. Give the file to the process, as ONEPROTECT_NATS_NKEY_FILE.
     """
-    from oneprotect.cli.support.output import write_json, write_line
-
-    public = _make_key(output)
-    if as_json:
-        write_json({"public_key": public, "file": str(output)})
-    else:
-        write_line(public)
+    public_key = _create_key(output)
+    write_result({"public_key": public_key, "file": str(output)}, public_key, as_json=as_json)
 
 
 @app.command(
@@ -104,20 +150,24 @@ def key(
 def user(
     role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="api, consumer, operator or producer.")],
     *,
-    nkey: Annotated[str, typer.Option("--nkey", metavar="PUBLIC", help="The user's public key, U and 55 more.")],
-    tenant: Annotated[str | None, typer.Option("--tenant", metavar="TENANT", help="A producer's tenant.")] = None,
+    nkey: Annotated[
+        str, typer.Option("--nkey", metavar="KEY", help="Public key of the user: U and 55 further characters.")
+    ],
+    tenant: Annotated[
+        str | None,
+        typer.Option("--tenant", metavar="TENANT", help="Tenant of a producer. Required for that role only."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a user's entry for the list of users in the server's configuration: its key, and what it may do.
+    """Print the entry of a user for the server's configuration: its key and its permissions.
 
-    Beside it: the inbox prefix that its programs have to use, as they may hear answers nowhere else.
+    A notice on stderr gives the inbox prefix of the role. Set ONEPROTECT_NATS_INBOX_PREFIX to it.
     """
     from messaging.admin.manifests import user_entry
-    from oneprotect.cli.support.output import print_notice, write_json, write_line
 
-    found = _role(role, tenant)
-    if not _is_public(nkey):
-        raise BadUsage("--nkey: a user's public key is U and 55 characters more; never give the seed here (SU...)")
+    found = _find_role(role, tenant)
+    if not _is_public_key(nkey):
+        raise BadUsage("--nkey: expected a public key, U and 55 further characters; never pass the seed (SU...)")
     if as_json:
         allowed = {"publish": {"allow": found.publish}, "subscribe": {"allow": found.subscribe}}
         write_json({"user": {"nkey": nkey, "permissions": allowed}, "inbox_prefix": found.inbox_prefix})
@@ -126,30 +176,36 @@ def user(
     print_notice(f"inbox prefix: {found.inbox_prefix}")
 
 
-def _role(name: RoleName, tenant: str | None) -> "NatsRole":
+def _find_role(name: RoleName, tenant: str | None) -> "NatsRole":
     from messaging.admin.permissions import ROLES, producer
     from schemas import validation
 
     if name is RoleName.PRODUCER:
         if tenant is None:
-            raise BadUsage("--tenant: say whose requests the producer may publish")
+            raise BadUsage("--tenant: required for the role producer")
         return producer(validation.name(tenant, "--tenant"))
     if tenant is not None:
-        raise BadUsage("--tenant: only a producer has one; this role is for all tenants")
+        raise BadUsage("--tenant: only the role producer has a tenant; omit the option")
     return next(role for role in ROLES if role.name == name.value)
 
 
-def _is_public(nkey: str) -> bool:
-    return len(nkey) == _PUBLIC_LENGTH and nkey.startswith("U") and nkey.isascii() and nkey.isalnum() and nkey.isupper()
+def _is_public_key(text: str) -> bool:
+    return (
+        len(text) == _PUBLIC_KEY_LENGTH
+        and text.startswith("U")
+        and text.isascii()
+        and text.isalnum()
+        and text.isupper()
+    )
 
 
-def _make_key(output: Path) -> str:
+def _create_key(output: Path) -> str:
     from messaging.admin.nkeys import write_key
 
     try:
         return write_key(output)
     except FileExistsError:
-        problem = "the file is there already; a key is never written over"
+        problem = "the file exists, and keys are never overwritten"
     except OSError as error:
-        problem = f"can't be written to ({type(error).__name__})"
+        problem = f"the file is not writable ({type(error).__name__})"
     raise CliError(f"--output: {problem}; choose another file")

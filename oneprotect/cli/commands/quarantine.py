@@ -1,23 +1,28 @@
-"""`oneprotect quarantine`: messages that could not be understood, kept as they came."""
+"""`oneprotect quarantine`: invalid messages, stored unchanged."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneprotect.cli.support.options import AnyTenant, AsJson, Before, Limit, Since, Until, examples
+from oneprotect.cli.support.context import load_settings, run_connected
+from oneprotect.cli.support.errors import BadUsage
+from oneprotect.cli.support.options import AnyTenant, AsJson, Before, Limit, Since, Until, Yes, examples
+from oneprotect.cli.support.parsing import parse_time
+from schemas import validation
 from schemas.codes import Code
 
 if TYPE_CHECKING:
-    from oneprotect.bootstrap.resources import JetStream
-    from oneprotect.settings.settings import Settings
+    from collections.abc import Awaitable, Callable
+
+    from oneprotect.cli.views.quarantine import QuarantineCli
 
 app = typer.Typer(
-    help="Messages that could not be understood. They are kept as they came, for thirty days.",
+    help="List, show and release messages that consumers could not read. They are stored unchanged for 30 days.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Its number in the list.")]
+Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the message, from the list.")]
 
 
 @app.command(
@@ -27,30 +32,25 @@ Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Its number in t
 def list_(
     *,
     tenant: AnyTenant = None,
-    code: Annotated[Code | None, typer.Option("--code", metavar="CODE", help="Only those with it.")] = None,
+    code: Annotated[
+        Code | None, typer.Option("--code", metavar="CODE", help="Only this code, for example event.invalid.")
+    ] = None,
     since: Since = None,
     until: Until = None,
     limit: Limit = 50,
     before: Before = None,
     as_json: AsJson = False,
 ) -> None:
-    """List them with their reasons, the newest first."""
-    from oneprotect.cli.support.context import connected
-    from oneprotect.cli.support.parsing import read_time
-    from oneprotect.cli.views.quarantine import QuarantineCli
-    from schemas import validation
-
+    """List quarantined messages with their reasons, newest first."""
     if tenant is not None:
         validation.name(tenant, "--tenant")
-    begin, end = read_time(since, "--since"), read_time(until, "--until")
-
-    async def work(jetstream: "JetStream", settings: "Settings") -> None:
-        quarantining = QuarantineCli(jetstream, settings, as_json=as_json)
-        await quarantining.list_newest(
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
+    _run(
+        lambda messages: messages.list_newest(
             tenant=tenant, code=code and code.value, since=begin, until=end, limit=limit, before=before
-        )
-
-    connected(work)
+        ),
+        as_json=as_json,
+    )
 
 
 @app.command(
@@ -60,44 +60,34 @@ def show(
     number: Number,
     *,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Write its bytes as they came, and nothing else. They may hold anything.")
+        bool, typer.Option("--raw", help="Write only the bytes of the message, unchanged. They can be anything.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show where one came from, why it was not understood, and whether it would be now."""
-    from oneprotect.cli.support.context import connected
-    from oneprotect.cli.support.errors import BadUsage
-    from oneprotect.cli.views.quarantine import QuarantineCli
-
+    """Show the source of a message, why it is invalid, and whether this version can read it."""
     if raw and as_json:
-        raise BadUsage("only one of --raw and --json")
-
-    async def work(jetstream: "JetStream", settings: "Settings") -> None:
-        quarantining = QuarantineCli(jetstream, settings, as_json=as_json)
-        if raw:
-            await quarantining.write_raw(number)
-        else:
-            await quarantining.show(number)
-
-    connected(work)
+        raise BadUsage("--raw conflicts with --json; omit one of them")
+    _run(lambda messages: messages.write_raw(number) if raw else messages.show(number), as_json=as_json)
 
 
 @app.command(epilog=examples("oneprotect quarantine release 7 8"))
 def release(
-    numbers: Annotated[list[int], typer.Argument(metavar="N...", min=1, help="Their numbers in the list.")],
+    numbers: Annotated[
+        list[int], typer.Argument(metavar="N...", min=1, help="Numbers of the messages, from the list.")
+    ],
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Those, too, that would come back as they can't be understood.")
+        bool, typer.Option("--force", help="Also release messages that are still invalid, and will return.")
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask. Nobody is asked where there is no terminal.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish the bytes again to where they came from. They stay in the quarantine, too."""
-    from oneprotect.cli.support.context import connected
+    """Publish messages again to the subject that they came from. They also stay in the quarantine."""
+    _run(lambda messages: messages.release(numbers, force=force, ask=not yes), as_json=as_json)
+
+
+def _run(action: "Callable[[QuarantineCli], Awaitable[None]]", *, as_json: bool) -> None:
     from oneprotect.cli.views.quarantine import QuarantineCli
 
-    async def work(jetstream: "JetStream", settings: "Settings") -> None:
-        quarantining = QuarantineCli(jetstream, settings, as_json=as_json)
-        await quarantining.release(numbers, force=force, ask=not yes)
-
-    connected(work)
+    settings = load_settings()
+    run_connected(lambda jetstream: action(QuarantineCli(jetstream, settings, as_json=as_json)), settings)

@@ -1,4 +1,4 @@
-"""`oneprotect replay`: kept deliveries are requested once more."""
+"""`oneprotect replay` and `oneprotect retry`: further attempts of failed, delivered or scheduled deliveries."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -6,18 +6,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from oneprotect.cli.support.errors import BadUsage
-from oneprotect.cli.support.options import AsJson, OneDestination, Since, Tenant, Until
+from oneprotect.cli.support.context import run_connected
+from oneprotect.cli.support.errors import BadUsage, CliError
+from oneprotect.cli.support.options import AsJson, OneDestination, Since, Tenant, Until, Yes
+from oneprotect.cli.support.output import write_result
+from oneprotect.cli.support.parsing import parse_time
+from schemas import validation
 from schemas.codes import Code
+from schemas.configuration import KeptOutcome, ReplayFilter
 
 if TYPE_CHECKING:
     from oneprotect.bootstrap.resources import JetStream
-    from oneprotect.settings.settings import Settings
-    from schemas.configuration import KeptOutcome, ReplayFilter
 
 
 class FailedOutcome(StrEnum):
-    """Of the outcomes, those with which a delivery is kept as failed."""
+    """Outcomes with which a delivery is retained as failed."""
 
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -25,14 +28,14 @@ class FailedOutcome(StrEnum):
 
 Codes = Annotated[
     list[Code] | None,
-    typer.Option("--code", metavar="CODE", help="Only those that failed with it, like http.5xx. Repeatable."),
+    typer.Option("--code", metavar="CODE", help="Only this result code, for example http.5xx. Repeatable."),
 ]
 EventTypes = Annotated[
-    list[str] | None, typer.Option("--event-type", metavar="TYPE", help="Only events of this type. Repeatable.")
+    list[str] | None, typer.Option("--event-type", metavar="TYPE", help="Only this event type. Repeatable.")
 ]
 Outcomes = Annotated[
     list[FailedOutcome] | None,
-    typer.Option("--outcome", help="Only those that ended so. Repeatable."),
+    typer.Option("--outcome", metavar="failed|skipped", help="Only this outcome. Repeatable. Default: both."),
 ]
 Deliveries = Annotated[list[str] | None, typer.Option("--id", metavar="ID", help="Only this delivery. Repeatable.")]
 
@@ -48,76 +51,72 @@ def replay(
     deliveries: Deliveries = None,
     outcomes: Outcomes = None,
     delivered: Annotated[
-        bool, typer.Option("--delivered", help="Those that were delivered, instead: for a receiver that lost them.")
+        bool, typer.Option("--delivered", help="Replay archived deliveries instead, for a receiver that lost them.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be replayed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which deliveries a replay would send.")] = False,
     rate: Annotated[
         float | None,
-        typer.Option("--rate", min=0.001, max=1_000_000, metavar="N", help="Deliveries a second, at most."),
+        typer.Option(
+            "--rate", min=0.001, max=1_000_000, metavar="N", help="Maximum deliveries per second. Default: no limit."
+        ),
     ] = None,
-    list_: Annotated[bool, typer.Option("--list", help="Show the tenant's replays instead.")] = False,
-    resume: Annotated[str | None, typer.Option("--resume", metavar="REPLAY", help="Go on with this one.")] = None,
+    list_: Annotated[bool, typer.Option("--list", help="List the tenant's replays.")] = False,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="REPLAY", help="Resume this replay.")] = None,
     cancel: Annotated[
-        str | None, typer.Option("--cancel", metavar="REPLAY", help="Stop this one, wherever it runs, for good.")
+        str | None, typer.Option("--cancel", metavar="REPLAY", help="Cancel this replay, on any machine.")
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Don't ask. Nobody is asked where there is no terminal.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Request deliveries that failed or were skipped once more, with the same ids; or those that were delivered.
+    """Request failed and skipped deliveries again, with the same ids. With --delivered, request archived ones.
 
-    One that has been attempted again since, or waits for that, is left alone. One replay of a tenant runs at a time;
-    another waits for it. Interrupted, a replay keeps its progress, and goes on with the command that it prints then,
-    or with the same one again.
+    A replay skips deliveries that have been attempted since or are already scheduled. One replay per tenant runs at a
+    time; a second one waits. An interrupted replay saves its progress; run the same command, or the one it prints, to
+    resume.
     """
-    from oneprotect.cli.support.context import connected
     from oneprotect.cli.views.replay import ReplayCli
-    from schemas import validation
 
     validation.name(tenant, "--tenant")
     if delivered and outcomes:
-        raise BadUsage("--delivered: not together with --outcome, as these are kept elsewhere; make two replays of it")
-    chosen = filter_of(
-        destination, since, until, codes, event_types, deliveries, outcomes_of(outcomes, delivered=delivered)
+        raise BadUsage("--delivered: conflicts with --outcome; run two replays instead")
+    chosen = build_filter(
+        destination, since, until, codes, event_types, deliveries, filter_outcomes(outcomes, delivered=delivered)
     )
-    _only_one(chosen, dry_run=dry_run, list_=list_, resume=resume, cancel=cancel, rate=rate)
+    _require_one_action(chosen, dry_run=dry_run, list_=list_, resume=resume, cancel=cancel, rate=rate)
 
-    async def work(jetstream: "JetStream", _: "Settings") -> None:
-        replaying = ReplayCli(jetstream.replayer, tenant, as_json=as_json)
+    async def work(jetstream: "JetStream") -> None:
+        replays = ReplayCli(jetstream.replayer, tenant, as_json=as_json)
         if list_:
-            await replaying.show_all()
+            await replays.show_all()
         elif cancel:
-            await replaying.cancel(cancel)
+            await replays.cancel(cancel)
         elif dry_run:
-            await replaying.preview(chosen)
+            await replays.preview(chosen)
         else:
-            await replaying.run(chosen, resume=resume, rate_per_s=rate, ask=not yes)
+            await replays.run(chosen, resume=resume, rate_per_s=rate, ask=not yes)
 
-    connected(work)
-
-
-def outcomes_of(ended: Sequence[FailedOutcome] | None, *, delivered: bool = False) -> tuple["KeptOutcome", ...]:
-    """What a filter says of outcomes."""
-    return ("delivered",) if delivered else tuple(sorted({one.value for one in ended or ()}))
+    run_connected(work)
 
 
-def filter_of(
+def filter_outcomes(chosen: Sequence[FailedOutcome] | None, *, delivered: bool = False) -> tuple[KeptOutcome, ...]:
+    """Return the outcomes of a filter."""
+    return ("delivered",) if delivered else tuple(sorted({outcome.value for outcome in chosen or ()}))
+
+
+def build_filter(
     destination: str | None,
     since: str | None,
     until: str | None,
     codes: list[Code] | None,
     event_types: list[str] | None,
     deliveries: list[str] | None,
-    outcomes: tuple["KeptOutcome", ...] = (),
-) -> "ReplayFilter":
-    """The filter that the options mean, in one order whatever theirs, so that an unfinished replay is found again.
+    outcomes: tuple[KeptOutcome, ...] = (),
+) -> ReplayFilter:
+    """Return the filter of the options. It is sorted, so that the same options find an interrupted replay.
 
-    Raises `BadUsage` or `ValidationError`.
+    Raises `BadUsage` and `ValidationError`.
     """
-    from oneprotect.cli.support.parsing import read_time
-    from schemas import validation
-    from schemas.configuration import ReplayFilter
-
-    begin, end = read_time(since, "--since"), read_time(until, "--until")
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
     if begin and end and begin >= end:
         raise BadUsage("--until: expected a time after --since")
     return validation.round_trip(
@@ -133,19 +132,47 @@ def filter_of(
     )
 
 
-def _only_one(
-    chosen: "ReplayFilter", *, dry_run: bool, list_: bool, resume: str | None, cancel: str | None, rate: float | None
+def _require_one_action(
+    chosen: ReplayFilter, *, dry_run: bool, list_: bool, resume: str | None, cancel: str | None, rate: float | None
 ) -> None:
-    """Check that the options say one thing."""
-    from schemas import validation
-    from schemas.configuration import ReplayFilter
-
     if sum((dry_run, list_, resume is not None, cancel is not None)) > 1:
-        raise BadUsage("only one of --dry-run, --list, --resume and --cancel")
+        raise BadUsage("--dry-run, --list, --resume and --cancel conflict; use only one of them")
     if chosen != ReplayFilter() and (list_ or resume is not None or cancel is not None):
-        raise BadUsage("--list, --resume and --cancel take no filter: a replay has its own")
+        raise BadUsage("--list, --resume and --cancel accept no filter; omit the filter options")
     if rate is not None and (dry_run or list_ or cancel is not None):
-        raise BadUsage("--rate: nothing is replayed here")
-    for replay, option in ((resume, "--resume"), (cancel, "--cancel")):
-        if replay is not None:
-            validation.name(replay, option)
+        raise BadUsage("--rate: has no effect here; omit it")
+    for replay_id, option in ((resume, "--resume"), (cancel, "--cancel")):
+        if replay_id is not None:
+            validation.name(replay_id, option)
+
+
+def retry(
+    *,
+    tenant: Tenant,
+    delivery: Annotated[str, typer.Option("--id", metavar="ID", help="Delivery id.")],
+    destination: OneDestination = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the next attempt of a delivery now, instead of at its scheduled time.
+
+    The attempt is made once, and the later waits of the retry schedule do not change. A failed delivery has no
+    scheduled attempt: use `oneprotect replay --id` for it.
+    """
+    from consumers.retries.reschedule import RetryNow
+
+    validation.name(tenant, "--tenant")
+    validation.delivery_id(delivery, "--id")
+    if destination is not None:
+        validation.name(destination, "--destination")
+    destinations = run_connected(
+        lambda jetstream: RetryNow(jetstream.connection, jetstream.publisher).retry(
+            tenant, delivery, destination=destination or "*"
+        )
+    )
+    if not destinations:
+        raise CliError(
+            "no attempt of this delivery is scheduled; see `oneprotect attempts --id`, and request a failed delivery "
+            "again with `oneprotect replay --id`"
+        )
+    result = {"tenant": tenant, "id": delivery, "destinations": destinations}
+    write_result(result, f"Retrying now: {', '.join(destinations)}.", as_json=as_json)

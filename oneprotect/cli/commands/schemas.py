@@ -1,33 +1,26 @@
-"""`oneprotect schemas`: what travels, for other programs."""
+"""`oneprotect schemas`: JSON Schema, AsyncAPI and OpenAPI documents."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.options import AsJson
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from oneprotect.cli.support.output import write_result
 
 
 def schemas(
     *,
-    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="The directory; made if need be.")],
+    output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Output directory. Created if missing.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write JSON Schema of every event and configuration object, AsyncAPI of the subjects, and OpenAPI of the API."""
-    from oneprotect.cli.support.output import write_json, write_line
-
+    """Write JSON Schema of events and configuration, AsyncAPI of the NATS subjects, and OpenAPI of the HTTP API."""
     paths = [str(path) for path in _write(output)]
-    if as_json:
-        write_json({"files": paths})
-    else:
-        write_line("\n".join(paths))
+    write_result({"files": paths}, "\n".join(paths), as_json=as_json)
 
 
-def _write(output: Path) -> "Sequence[Path]":
+def _write(output: Path) -> list[Path]:
     from oneprotect.api.app import OPERATIONS
     from oneprotect.api.docs.openapi import document
     from schemas import export
@@ -36,4 +29,4 @@ def _write(output: Path) -> "Sequence[Path]":
         return [*export.write(output), export.write_one(output, "openapi", document(OPERATIONS))]
     except OSError as error:
         problem = type(error).__name__
-    raise CliError(f"--output: can't be written to ({problem}); choose another directory")
+    raise CliError(f"--output: the directory is not writable ({problem}); choose another one")

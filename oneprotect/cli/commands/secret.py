@@ -1,15 +1,19 @@
-"""`oneprotect secret`: tries out whether a ref leads to a secret that can sign, and lets consumers read them anew.
+"""`oneprotect secret`: tests of secret refs, and refreshes of cached secrets. Secrets are never shown."""
 
-The secrets themselves are never shown.
-"""
-
+import asyncio
+import contextlib
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 import typer
 
+from oneprotect.cli.support.context import load_settings, run_async, run_connected
 from oneprotect.cli.support.errors import BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, Tenant, examples
-from schemas.codes import Code
+from oneprotect.cli.support.output import write_fields, write_json, write_table
+from oneprotect.doctor.remedies import REMEDY_BY_CODE
+from schemas import subjects, validation
 from schemas.control_messages import RefreshReply, RefreshSecrets
 from schemas.ids import Purpose
 
@@ -18,49 +22,25 @@ if TYPE_CHECKING:
     from oneprotect.bootstrap.resources import JetStream
     from oneprotect.configuration.service import ConfigurationService
     from oneprotect.settings.settings import Settings
-    from provider.errors import SecretError
     from provider.signing_secret import SigningSecret
 
-FIRST_ANSWER_S: Final = 2.0
-"""How long the first consumer may take to answer. Where none listens, the server says so at once."""
+FIRST_REPLY_S: Final = 2.0
+"""Time for the first reply. The server reports at once when no consumer listens."""
 QUIET_S: Final = 1.0
-"""How many there are, nobody knows: after such a silence all have answered."""
+"""Time without a further reply, after which all consumers have replied: their number is unknown."""
 
-NOBODY: Final = "no consumer answered, so none is running or none can be reached; start one with `oneprotect consumer`"
+NO_REPLY: Final = "no consumer replied; start one with `oneprotect consumer`, or check its connection to NATS"
 
 app = typer.Typer(
-    help="Signing secrets, where they are kept. Their values are never shown.",
+    help="Check a secret ref, or refresh the secrets that consumers cache. Secrets are never shown.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
-MENDING: Final = {
-    Code.SECRET_REF_INVALID: (
-        "a ref is k8s://NAMESPACE/SECRET/KEY, or k8s://SECRET/KEY with ONEPROTECT_SECRET_NAMESPACE set; "
-        "it names a key in a Secret, and is not the secret itself"
-    ),
-    Code.SECRET_REF_FORBIDDEN: (
-        "this namespace may not be read; if it should, add it to ONEPROTECT_SECRET_NAMESPACES_ALLOWED"
-    ),
-    Code.SECRET_MISMATCH: (
-        "its owner has not consented: label the Secret oneprotect.io/tenant and oneprotect.io/purpose, with these two"
-    ),
-    Code.SECRET_NOT_FOUND: (
-        "there is no such Secret, or no such key in it; create it (the local provider reads DIR/NAMESPACE/SECRET.json)"
-    ),
-    Code.SECRET_MALFORMED: (
-        "no key in it can sign: store 24 to 64 bytes, raw or as whsec_ and base64, and no line end behind them"
-    ),
-    Code.SECRET_DENIED: (
-        "this identity may not read it; grant `get` on the Secret by name, with a Role and a RoleBinding"
-    ),
-    Code.SECRET_UNAVAILABLE: "the provider can't be asked just now; see that it answers, then try again",
-}
-
 
 @app.callback()
 def root() -> None:
-    """Signing secrets, where they are kept. Their values are never shown."""
+    """Check a secret ref, or refresh the secrets that consumers cache. Secrets are never shown."""
 
 
 @app.command(epilog=examples("oneprotect secret check k8s://webhooks/acme-orders/signing --tenant acme"))
@@ -68,17 +48,53 @@ def check(
     ref: Annotated[str, typer.Argument(metavar="REF", help="k8s://NAMESPACE/SECRET/KEY. Never the secret itself.")],
     *,
     tenant: Tenant,
-    purpose: Annotated[Purpose, typer.Option("--purpose", help="What it is for.")] = Purpose.WEBHOOK_SIGNING,
+    purpose: Annotated[
+        Purpose, typer.Option("--purpose", metavar="PURPOSE", help="Use of the secret.")
+    ] = Purpose.WEBHOOK_SIGNING,
     as_json: AsJson = False,
 ) -> None:
-    """Resolve a secret with the configured provider, as a consumer does, and print what is not secret about it."""
-    from oneprotect.cli.support.output import write_fields, write_json
+    """Read a secret with the configured provider, like a consumer, and show its metadata."""
+    from oneprotect.bootstrap.process_hardening import harden_process
+    from provider.errors import SecretError
 
-    found = _resolve(ref, tenant, purpose)
-    if as_json:
-        write_json(found)
+    validation.name(tenant, "tenant")
+    settings = load_settings()
+    settings.require_provider()
+    harden_process()
+    try:
+        found = run_async(_resolve(settings, ref, tenant, purpose))
+    except SecretError as error:
+        code = error.code
     else:
-        write_fields(found.items())
+        if as_json:
+            write_json(found)
+        else:
+            write_fields(found.items())
+        return
+    raise CliError(f"{code.value}: {REMEDY_BY_CODE[code]}", fields={"code": code.value})
+
+
+async def _resolve(settings: "Settings", ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:
+    from oneprotect.bootstrap.resources import open_provider
+    from provider.secret_ref import SecretRef
+
+    parsed = SecretRef.parse(ref, central_namespace=settings.secret.namespace)
+    provider = await open_provider(settings)
+    try:
+        secret = await provider.resolve(parsed, tenant=tenant, purpose=purpose)
+    finally:
+        await provider.aclose()
+    return _metadata(secret) | {"provider": settings.secret.provider, "tenant": tenant, "purpose": purpose}
+
+
+def _metadata(secret: "SigningSecret") -> dict[str, object]:
+    is_rolling = secret.is_previous_valid(datetime.now(UTC))
+    return {
+        "version": secret.version,
+        "signs_with": ("current", "previous") if is_rolling else ("current",),
+        "rollover_expires_at": secret.previous_expires_at if is_rolling else None,
+        "rollover_misconfigured": secret.rollover_misconfigured,
+    }
 
 
 @app.command(
@@ -89,131 +105,74 @@ def check(
 def refresh(
     *,
     tenant: Annotated[
-        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's, for example acme.")
+        str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant, for example acme.")
     ] = None,
     credential: Annotated[
-        str | None, typer.Option("--credential", metavar="ID", help="Only that of this credential of the tenant.")
+        str | None, typer.Option("--credential", metavar="ID", help="Only this credential of the tenant.")
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Everybody's.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All tenants.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let every consumer forget secrets now, so that the next delivery reads them anew.
+    """Remove secrets from the cache of every consumer, so that the next delivery reads them again.
 
-    For after a rotation, or to revoke a key at once. Left alone, consumers read a secret again after
-    ONEPROTECT_SECRET_CACHE_TTL_S, and may sign with an old one while Kubernetes can't be asked; what they were told to
-    forget they don't sign with any more. `credential check` then says how the Secret is.
+    Use it after a rotation, or to revoke a key at once. Otherwise consumers read a secret again after
+    ONEPROTECT_SECRET_CACHE_TTL_S, and may sign with a cached one while Kubernetes is unavailable. Check the result with
+    `oneprotect credential check`.
     """
-    from oneprotect.cli.support.context import connected
-    from oneprotect.cli.support.output import write_json, write_table
+    request = _refresh_request(tenant, credential, everything=everything)
 
-    asked = _refresh(tenant, credential, everything=everything)
+    async def work(jetstream: "JetStream") -> list[RefreshReply]:
+        await _require_credential(jetstream.configuration, request)
+        return await _collect_replies(jetstream.connection, request)
 
-    async def work(jetstream: "JetStream", _: "Settings") -> list[RefreshReply]:
-        await _require_credential(jetstream.configuration, asked)
-        return await _answers(jetstream.connection, asked)
-
-    answers = connected(work)
-    if not answers:
-        raise CliError(NOBODY)
+    replies = run_connected(work)
+    if not replies:
+        raise CliError(NO_REPLY)
     if as_json:
-        write_json({"workers": answers})
+        write_json({"workers": replies})
         return
-    rows = [(answer.worker, "all" if answer.forgotten is None else answer.forgotten) for answer in answers]
-    write_table(("worker", "secrets forgotten"), rows, empty=NOBODY)
+    rows = [(reply.worker, "all" if reply.forgotten is None else reply.forgotten) for reply in replies]
+    write_table(("worker", "secrets removed"), rows, empty=NO_REPLY)
 
 
-def _refresh(tenant: str | None, credential: str | None, *, everything: bool) -> RefreshSecrets:
-    from schemas import validation
-
+def _refresh_request(tenant: str | None, credential: str | None, *, everything: bool) -> RefreshSecrets:
     if everything and (tenant or credential):
-        raise BadUsage("--all: it is everybody's; leave out --tenant and --credential, or leave out --all")
+        raise BadUsage("--all: conflicts with --tenant and --credential; omit --all, or both of them")
     if credential and not tenant:
-        raise BadUsage("--credential: it needs its --tenant")
+        raise BadUsage("--credential: requires --tenant")
     if not tenant and not everything:
-        raise BadUsage("--tenant: say whose secrets, or --all for everybody's")
+        raise BadUsage("--tenant: required, unless --all is set")
     return RefreshSecrets(
         tenant=tenant and validation.name(tenant, "--tenant"),
         credential=credential and validation.name(credential, "--credential"),
     )
 
 
-async def _require_credential(configuration: "ConfigurationService", asked: RefreshSecrets) -> None:
-    """A slip of the finger must not pass for a revoked key. Raises `NotFoundError` or `CliError`."""
-    if asked.tenant and asked.credential:
-        await configuration.get_credential(asked.tenant, asked.credential)
-    elif asked.tenant and not await configuration.list_credentials(asked.tenant):
+async def _require_credential(configuration: "ConfigurationService", request: RefreshSecrets) -> None:
+    """Raise `NotFoundError` or `CliError` for a misspelt name, which must not pass for a revoked key."""
+    if request.tenant and request.credential:
+        await configuration.get_credential(request.tenant, request.credential)
+    elif request.tenant and not await configuration.list_credentials(request.tenant):
         raise CliError("the tenant has no credentials; see `oneprotect credential set --help`")
 
 
-async def _answers(connection: "NatsConnection", asked: RefreshSecrets) -> list[RefreshReply]:
-    """Ask all consumers, and return what they say, sorted by worker. Raises `NotAllowed`."""
-    import asyncio
-    import contextlib
-
-    import msgspec
-
-    from schemas import subjects
-
-    coming: asyncio.Queue[RefreshReply | None] = asyncio.Queue()
+async def _collect_replies(connection: "NatsConnection", request: RefreshSecrets) -> list[RefreshReply]:
+    """Ask all consumers, and return their replies, sorted by worker. Raises `NotAllowed`."""
+    replies: asyncio.Queue[RefreshReply | None] = asyncio.Queue()
 
     async def receive(incoming: "IncomingMessage") -> None:
-        if "Status" in (incoming.headers or {}):  # nobody listens
-            coming.put_nowait(None)
+        if "Status" in (incoming.headers or {}):  # no consumer is subscribed
+            replies.put_nowait(None)
             return
-        with contextlib.suppress(msgspec.DecodeError):  # from another version of this program
-            coming.put_nowait(msgspec.json.decode(incoming.data, type=RefreshReply))
+        with contextlib.suppress(msgspec.DecodeError):  # a reply of another version
+            replies.put_nowait(msgspec.json.decode(incoming.data, type=RefreshReply))
 
     inbox = connection.new_inbox()
     await connection.subscribe(inbox, receive)
-    answers: list[RefreshReply] = []
+    collected: list[RefreshReply] = []
     async with connection.denials.unless(subjects.REFRESH):
-        await connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)
+        await connection.publish(subjects.REFRESH, msgspec.json.encode(request), reply=inbox)
         with contextlib.suppress(TimeoutError):
-            while answer := await asyncio.wait_for(coming.get(), QUIET_S if answers else FIRST_ANSWER_S):
-                answers.append(answer)
-    return sorted(answers, key=lambda answer: answer.worker)
-
-
-def _resolve(ref: str, tenant: str, purpose: Purpose) -> dict[str, object]:
-    from oneprotect.bootstrap.process_hardening import harden_process
-    from oneprotect.bootstrap.resources import open_provider
-    from oneprotect.cli.support.context import load_settings, run
-    from oneprotect.settings.settings import Settings
-    from provider.errors import SecretError
-    from provider.secret_ref import SecretRef
-    from schemas import validation
-
-    async def main(settings: Settings) -> dict[str, object]:
-        parsed = SecretRef.parse(ref, central_namespace=settings.secret.namespace)
-        provider = await open_provider(settings)
-        try:
-            secret = await provider.resolve(parsed, tenant=tenant, purpose=purpose)
-        finally:
-            await provider.aclose()
-        return _metadata(secret) | {"provider": settings.secret.provider, "tenant": tenant, "purpose": purpose}
-
-    validation.name(tenant, "tenant")
-    settings = load_settings()
-    settings.require_provider()
-    harden_process()
-    try:
-        return run(main(settings))
-    except SecretError as error:
-        problem = _failure(error)
-    raise problem
-
-
-def _metadata(secret: "SigningSecret") -> dict[str, object]:
-    from datetime import UTC, datetime
-
-    is_rolling = secret.is_previous_valid(datetime.now(UTC))
-    return {
-        "version": secret.version,
-        "signs_with": ("current", "previous") if is_rolling else ("current",),
-        "rollover_expires_at": secret.previous_expires_at if is_rolling else None,
-        "rollover_misconfigured": secret.rollover_misconfigured,
-    }
-
-
-def _failure(error: "SecretError") -> CliError:
-    return CliError(f"{error.code.value}: {MENDING[error.code]}", fields={"code": error.code.value})
+            while reply := await asyncio.wait_for(replies.get(), QUIET_S if collected else FIRST_REPLY_S):
+                collected.append(reply)
+    return sorted(collected, key=lambda reply: reply.worker)

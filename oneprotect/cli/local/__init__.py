@@ -1,1 +1,1 @@
-"""Local."""
+"""`oneprotect dev`: a complete installation on one machine."""

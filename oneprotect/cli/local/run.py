@@ -1,7 +1,6 @@
-"""`oneprotect dev`: everything at once for a developer, and every attempt as it is made."""
+"""`oneprotect dev`: the local installation, and each attempt as consumers store it."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -11,36 +10,38 @@ from rich.console import Console
 
 from consumers.attempts.log import follow
 from oneprotect.bootstrap.process import stop_on_signals
-from oneprotect.cli.local.stack import SAMPLES, TENANT, DevStack, stage
-from oneprotect.cli.views.attempt import attempt_line
+from oneprotect.cli.local.stack import SAMPLES, TENANT, DevStack, ServedApi, is_port_free, start_stack
+from oneprotect.cli.views.attempts import format_attempt
 from schemas.events import DeliveryAttempted
 
 NATS_PORT: Final = 4222
 DEFAULT_DIRECTORY: Final = Path(".oneprotect/dev")
 
 
-async def run(directory: Path, *, console: Console, as_json: bool) -> int:
-    """Keep everything running, and show each attempt, until Ctrl-C. Returns the exit code."""
+async def run_dev(directory: Path, *, console: Console, as_json: bool) -> int:
+    """Run the installation and print each attempt, until Ctrl-C. Returns the exit code."""
     stop = stop_on_signals()
-    async with stage(directory, nats_port=_port(), with_api=True) as running:
+    nats_port = NATS_PORT if is_port_free(NATS_PORT) else None
+    async with start_stack(directory, nats_port=nats_port, with_api=True) as stack:
         if not as_json:
-            _welcome(console, running)
-        async with follow(running.jetstream.connection, TENANT) as attempts:
-            showing = asyncio.create_task(_show(attempts, console, as_json=as_json))
-            stopping = asyncio.create_task(stop.wait())
-            ending = asyncio.create_task(_any_end(running))
-            await asyncio.wait({stopping, ending, showing}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (showing, stopping, ending):
+            _print_welcome(console, stack)
+        async with follow(stack.jetstream.connection, TENANT) as attempts:
+            tasks = [
+                asyncio.create_task(_print_attempts(attempts, console, as_json=as_json)),
+                asyncio.create_task(stop.wait()),
+                asyncio.create_task(_wait_for_any_end(stack)),
+            ]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 task.cancel()
         if not stop.is_set():
-            console.print("[red]The consumer or the API has stopped; its last words are above.[/]")
+            console.print("[red]The consumer or the API stopped. Its last log lines are above.[/]")
             return 1
     return 0
 
 
-async def _any_end(running: DevStack) -> None:
-    """Wait until a process of ours ends."""
-    processes = [running.consumer, *([running.api.process] if running.api else [])]
+async def _wait_for_any_end(stack: DevStack) -> None:
+    processes = [stack.consumer, *([stack.api.process] if stack.api else [])]
     waiting = [asyncio.create_task(process.wait()) for process in processes]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -49,56 +50,41 @@ async def _any_end(running: DevStack) -> None:
             task.cancel()
 
 
-async def _show(attempts: AsyncIterator[DeliveryAttempted], console: Console, *, as_json: bool) -> None:
+async def _print_attempts(attempts: AsyncIterator[DeliveryAttempted], console: Console, *, as_json: bool) -> None:
     async for event in attempts:
         if as_json:
             console.out(msgspec.json.encode(event.data).decode(), highlight=False)
         else:
-            console.print(attempt_line(event.data), highlight=False, soft_wrap=True)
+            console.print(format_attempt(event.data), highlight=False, soft_wrap=True)
 
 
-def _of_api(running: DevStack) -> list[str]:
-    """Where the HTTP API is, and a request to try."""
-    if running.api is None:
-        return []
-    url = running.api.url
-    return [
-        f"The console is at [bold]{url}/console/integrations[/]; this run's token, on the next lines, signs in.",
-        f"The HTTP API is at [bold]{url}[/], its documentation at [bold]{url}/docs[/]:",
-        f"  export TOKEN={running.api.token.reveal()}",
-        (
-            f'  curl -H "authorization: Bearer $TOKEN" -H "content-type: application/json" '
-            f"{url}/v1/tenants/{TENANT}/deliveries \\\n"
-            """       -d '{"destination": "orders", "event_type": "invoice.paid", "payload": {"total": 42}}'"""
-        ),
-    ]
-
-
-def _port() -> int | None:
-    """The port that NATS clients try by themselves, or None (any) when something is there already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", NATS_PORT))
-        except OSError:
-            return None
-    return NATS_PORT
-
-
-def _welcome(console: Console, running: DevStack) -> None:
-    url = running.settings.nats.url
-    lines = [f"[bold]Tenant {TENANT}[/], with these destinations:"]
-    lines += [f"  {sample.name:<10} {running.receiver.url(sample.path):<42} {sample.shows}" for sample in SAMPLES]
+def _print_welcome(console: Console, stack: DevStack) -> None:
+    url = stack.settings.nats.url
+    lines = [f"[bold]Tenant {TENANT}[/] has these destinations:"]
+    lines += [f"  {sample.name:<10} {stack.receiver.url(sample.path):<42} {sample.shows}" for sample in SAMPLES]
     lines += [
-        f"NATS is at [bold]{url}[/]. In another terminal, try:",
+        f"NATS is at [bold]{url}[/]. Request a delivery in another terminal:",
         "  . .venv/bin/activate" + (f"; export ONEPROTECT_NATS_URL={url}" if str(NATS_PORT) not in url else ""),
         (
             f"  echo '{{\"total\": 42}}' | oneprotect deliver --tenant {TENANT} --destination orders "
             "--event-type invoice.paid --data -"
         ),
         f"  oneprotect attempts --tenant {TENANT}",
-        *_of_api(running),
-        "Attempts appear here as they are recorded. Ctrl-C stops everything.",
+        *(_describe_api(stack.api) if stack.api else []),
+        "Attempts appear here as they are stored. Press Ctrl-C to stop everything.",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
+
+
+def _describe_api(api: ServedApi) -> list[str]:
+    return [
+        f"The console is at [bold]{api.url}/console/integrations[/]. Sign in with this token, valid for this run:",
+        f"  export TOKEN={api.token.reveal()}",
+        f"The HTTP API is at [bold]{api.url}[/], its documentation at [bold]{api.url}/docs[/]. Request a delivery:",
+        (
+            f'  curl -H "authorization: Bearer $TOKEN" -H "content-type: application/json" '
+            f"{api.url}/v1/tenants/{TENANT}/deliveries \\\n"
+            """       -d '{"destination": "orders", "event_type": "invoice.paid", "payload": {"total": 42}}'"""
+        ),
+    ]

@@ -1,4 +1,4 @@
-"""The whole product on one machine: a nats-server, a consumer process, a receiver, and a sample tenant."""
+"""A complete installation on one machine: nats-server, a consumer, the API, a receiver, and a sample tenant."""
 
 import asyncio
 import contextlib
@@ -14,7 +14,7 @@ import msgspec
 
 from messaging.admin import topology
 from oneprotect.api.auth.token_format import IssuedToken
-from oneprotect.bootstrap.resources import JetStream, archive_of, open_jetstream
+from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.receiver import ALWAYS_OK, DevReceiver, ScriptedAnswers
 from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
@@ -33,7 +33,7 @@ _STOP_TIMEOUT_S: Final = 30
 
 
 class SampleDestination(msgspec.Struct, frozen=True, kw_only=True):
-    """A destination of the sample tenant: what it shows, and how its receiver answers."""
+    """A destination of the sample tenant, and the answers of its receiver. `shows` describes its behaviour."""
 
     name: str
     shows: str
@@ -43,23 +43,23 @@ class SampleDestination(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """Where the receiver listens for it."""
+        """Path at the receiver."""
         return f"/{TENANT}/{self.name}"
 
 
-ORDERS: Final = SampleDestination(name="orders", shows="works")
+ORDERS: Final = SampleDestination(name="orders", shows="delivered at once")
 FLAKY: Final = SampleDestination(
     name="flaky",
-    shows="503 twice, then works",
+    shows="503 twice, then delivered",
     answers=ScriptedAnswers(failures=2, status=503),
     retry_schedule_s=(0.3, 0.3, 1, 5),
 )
-UNSIGNED: Final = SampleDestination(name="no-secret", shows="no Secret: nothing sent", has_secret=False)
+UNSIGNED: Final = SampleDestination(name="no-secret", shows="no Secret, nothing is sent", has_secret=False)
 SAMPLES: Final = (ORDERS, FLAKY, UNSIGNED)
 
 
 class DevStack(msgspec.Struct, frozen=True):
-    """What `dev` has set up."""
+    """The parts of a running local installation."""
 
     jetstream: JetStream
     receiver: DevReceiver
@@ -69,7 +69,7 @@ class DevStack(msgspec.Struct, frozen=True):
 
 
 class ServedApi(msgspec.Struct, frozen=True):
-    """The HTTP API: where it is, and a token that may do everything for the sample tenant."""
+    """The HTTP API process, and a token with all roles for the sample tenant."""
 
     url: str
     token: IssuedToken
@@ -77,8 +77,12 @@ class ServedApi(msgspec.Struct, frozen=True):
 
 
 @contextlib.asynccontextmanager
-async def stage(directory: Path, *, nats_port: int | None, with_api: bool = False) -> AsyncGenerator[DevStack]:
-    """A nats-server, the receiver, the sample tenant, a consumer process and an API's, all on loopback."""
+async def start_stack(directory: Path, *, nats_port: int | None, with_api: bool = False) -> AsyncGenerator[DevStack]:
+    """Start all parts on loopback, and stop them at the end of the context.
+
+    Args:
+        nats_port: Port of nats-server, or None for a free one.
+    """
     async with EmbeddedNats(directory / "nats", port=nats_port) as server, DevReceiver() as receiver:
         environ = _environ(directory, server.url)
         settings = Settings.load(environ)
@@ -88,17 +92,17 @@ async def stage(directory: Path, *, nats_port: int | None, with_api: bool = Fals
                 replicas=settings.nats.replicas,
                 work_per_destination=settings.nats.work_per_destination,
                 ack_wait_s=settings.delivery.ack_wait_s,
-                archive=archive_of(settings),
+                archive=archive_limits(settings),
             )
             await set_up_tenant(jetstream, receiver, directory / "secrets")
             async with contextlib.AsyncExitStack() as running:
-                consumer = await running.enter_async_context(_process(environ, "consumer"))
-                api = await running.enter_async_context(_api(environ, jetstream)) if with_api else None
+                consumer = await running.enter_async_context(_start_process(environ, "consumer"))
+                api = await running.enter_async_context(_start_api(environ, jetstream)) if with_api else None
                 yield DevStack(jetstream, receiver, settings, consumer, api)
 
 
 async def set_up_tenant(jetstream: JetStream, receiver: DevReceiver, secrets_directory: Path) -> None:
-    """The sample tenant: its Secrets, a credential and a destination for each sample, and their receivers."""
+    """Create the sample tenant: for each sample a Secret, a credential, a destination, and a path of the receiver."""
     signed = [sample.name for sample in SAMPLES if sample.has_secret]
     secrets = write_sample_secrets(secrets_directory, namespace=NAMESPACE, tenant=TENANT, names=signed)
     for sample in SAMPLES:
@@ -118,7 +122,7 @@ async def set_up_tenant(jetstream: JetStream, receiver: DevReceiver, secrets_dir
 
 
 def _environ(directory: Path, nats_url: str) -> dict[str, str]:
-    """What a developer has set, and over it what makes this one self-contained."""
+    """Return the developer's environment, with the settings of a self-contained installation."""
     return {
         "ONEPROTECT_LOG_LEVEL": "warning",
         "ONEPROTECT_LOG_FORMAT": "console",
@@ -134,24 +138,24 @@ def _environ(directory: Path, nats_url: str) -> dict[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def _api(environ: Mapping[str, str], jetstream: JetStream) -> AsyncGenerator[ServedApi]:
-    """The API, listening, with a token of its own; those of earlier runs are revoked."""
+async def _start_api(environ: Mapping[str, str], jetstream: JetStream) -> AsyncGenerator[ServedApi]:
+    """Start the API with a new token, and revoke the tokens of earlier runs."""
     port = free_port(API_PORT)
     for view in await jetstream.tokens.list(TENANT):
         if view.name == TOKEN_NAME:
             await jetstream.tokens.delete(view.id, by="dev")
     spec = TokenSpec(tenant=TENANT, roles=tuple(Role), name=TOKEN_NAME)
     _, token = await jetstream.tokens.create(spec, by="dev")
-    own = {name: value for name, value in environ.items() if name != "ONEPROTECT_OPS_PORT"}  # the consumer has it
+    own = {name: value for name, value in environ.items() if name != "ONEPROTECT_OPS_PORT"}  # in use by the consumer
     own |= {"ONEPROTECT_API_HOST": HOST, "ONEPROTECT_API_PORT": str(port)}
-    async with _process(own, "api") as process:
+    async with _start_process(own, "api") as process:
         async with asyncio.timeout(_START_TIMEOUT_S):
-            while process.returncode is None and not await _listens(port):  # noqa: ASYNC110 - it sends no event
+            while process.returncode is None and not await _is_listening(port):  # noqa: ASYNC110 - a listening port sends no event
                 await asyncio.sleep(0.05)
         yield ServedApi(f"http://{HOST}:{port}", token, process)
 
 
-async def _listens(port: int) -> bool:
+async def _is_listening(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection(HOST, port)
     except OSError:
@@ -160,20 +164,29 @@ async def _listens(port: int) -> bool:
     return True
 
 
-def free_port(wanted: int) -> int:
-    """The port `wanted`, or any other one of loopback when something is there already."""
+def free_port(preferred: int) -> int:
+    """Return `preferred` if it is free on loopback, else any free port."""
+    if is_port_free(preferred):
+        return preferred
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, wanted))
-        except OSError:
-            probe.bind((HOST, 0))
+        probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
+def is_port_free(port: int) -> bool:
+    """Return whether nothing listens on the port of loopback."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
 @contextlib.asynccontextmanager
-async def _process(environ: Mapping[str, str], command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
-    """A deployment as it is: a process of its own, stopped by SIGTERM."""
+async def _start_process(environ: Mapping[str, str], command: str) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """Run `oneprotect COMMAND` as a process, and stop it with SIGTERM."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "oneprotect", command, env=dict(environ), start_new_session=True
     )

@@ -1,1 +1,1 @@
-"""Support."""
+"""Settings, options, input, output and errors that all commands share."""

@@ -1,47 +1,55 @@
-"""What commands run in: the settings, the log on stderr, and a connection to NATS."""
+"""Settings, logging and the NATS connection of a command."""
 
 import getpass
 import os
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import uvloop
-
-from oneprotect.bootstrap.resources import JetStream, open_jetstream
-from oneprotect.settings.settings import Settings
-from telemetry.log_config import configure_logging
+if TYPE_CHECKING:
+    from oneprotect.bootstrap.resources import JetStream
+    from oneprotect.settings.settings import Settings
 
 T = TypeVar("T")
+Work = Callable[["JetStream"], Awaitable[T]]
 
-Work = Callable[[JetStream, Settings], Awaitable[T]]
 
+def load_settings() -> "Settings":
+    """Load the settings, and log warnings and errors to stderr, or everything with level debug.
 
-def load_settings() -> Settings:
-    """The settings, with warnings and worse on stderr, or everything at level debug. Raises `SettingsError`."""
+    Raises:
+        SettingsError: The settings are invalid.
+    """
+    from oneprotect.settings.settings import Settings
+    from telemetry.log_config import configure_logging
+
     settings = Settings.load(os.environ)
     level = "warning" if settings.log.level == "info" else settings.log.level
     configure_logging(level=level, format=settings.log.format)
     return settings
 
 
-def connected(work: Work[T], settings: Settings | None = None) -> T:
-    """Run `work` with a connection and the settings. Raises `SettingsError` and `JetStreamError`."""
+def run_connected(work: Work[T], settings: "Settings | None" = None) -> T:
+    """Run `work` with a connection to NATS. Raises `SettingsError` and `JetStreamError`."""
+    from oneprotect.bootstrap.resources import open_jetstream
+
     loaded = settings or load_settings()
 
     async def main() -> T:
         async with open_jetstream(loaded, name="oneprotect-cli") as jetstream:
-            return await work(jetstream, loaded)
+            return await work(jetstream)
 
-    return run(main())
+    return run_async(main())
 
 
-def run(main: Coroutine[object, object, T]) -> T:
-    """Run on uvloop, as everything here does."""
+def run_async(main: Coroutine[object, object, T]) -> T:
+    """Run a coroutine on uvloop, like the services."""
+    import uvloop
+
     return uvloop.run(main)
 
 
 def current_user() -> str:
-    """Who runs this command, for the audit trail."""
+    """Return the user who runs this command, for the audit trail."""
     try:
         return f"cli:{getpass.getuser()}"
     except (OSError, KeyError, ImportError):  # a container's user without a name

@@ -1,29 +1,36 @@
-"""Options that several commands share, and how examples are written into their help."""
+"""Options that several commands share, and the examples in a command's help."""
 
 from typing import Annotated
 
 import typer
 
-Tenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="The tenant, for example acme.")]
+Tenant = Annotated[str, typer.Option("--tenant", metavar="TENANT", help="Tenant, for example acme.")]
 AnyTenant = Annotated[
-    str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant's. Without it, everybody's.")
+    str | None, typer.Option("--tenant", metavar="TENANT", help="Only this tenant. Default: all tenants.")
 ]
 OneDestination = Annotated[
-    str | None, typer.Option("--destination", metavar="ID", help="Only those to this destination of the tenant.")
+    str | None,
+    typer.Option("--destination", metavar="ID", help="Only this destination of the tenant. Default: all destinations."),
 ]
 Since = Annotated[
     str | None,
-    typer.Option("--since", metavar="TIME", help="From then on: 2026-11-23T20:00:00Z, or ago: 90s, 15m, 2h, 3d, 1w."),
+    typer.Option(
+        "--since", metavar="TIME", help="Only from this time on: 2026-11-23T20:00:00Z, or an age: 90s, 15m, 2h, 3d, 1w."
+    ),
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Before then; written like --since.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")]
+Until = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help="Only before this time, in the formats of --since.")
+]
+Limit = Annotated[int, typer.Option("--limit", metavar="N", min=1, max=10_000, help="Maximum number of rows.")]
 Before = Annotated[
-    int | None, typer.Option("--before", min=1, metavar="N", help="Go on with those before it: what `next` said.")
+    int | None,
+    typer.Option("--before", min=1, metavar="N", help="Continue a list: the number that the previous page ended with."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs; errors too, on stderr.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. Without a terminal, nothing asks.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help."""
+    """Return the epilog of a command's help."""
     title = "Example:" if len(lines) == 1 else "Examples:"
     return "\n".join(["\b", title, *(f"  {line}" for line in lines)])

@@ -1,70 +1,98 @@
-"""What commands print: JSON for programs, tables and lines for people. Results on stdout, remarks on stderr."""
+"""Output of commands: results on stdout, as JSON or as tables and lines; notices and prompts on stderr."""
 
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-WIDE: Final = 240
-"""Columns where nobody looks: a table in a pipe is not cut."""
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+PIPE_WIDTH: Final = 240
+"""Columns of output without a terminal, so that tables in a pipe are not truncated."""
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Where people read."""
+def open_console(*, stderr: bool = False) -> "Console":
+    """Return a console on stdout or stderr."""
+    from rich.console import Console
+
     stream = sys.stderr if stderr else sys.stdout
-    return Console(file=stream, width=None if stream.isatty() else WIDE, highlight=False, markup=False, emoji=False)
+    width = None if stream.isatty() else PIPE_WIDTH
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
 
 
 def write_json(value: object) -> None:
-    """One JSON document, on a line of its own."""
+    """Write a JSON document on a line of its own."""
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
     sys.stdout.flush()
 
 
-def write_line(text: str | Text) -> None:
-    """One line for people."""
-    console().print(text, soft_wrap=True)
+def write_line(text: "str | Text") -> None:
+    """Write a line for people."""
+    open_console().print(text, soft_wrap=True)
     sys.stdout.flush()
 
 
+def write_result(value: object, text: str, *, as_json: bool) -> None:
+    """Write `value` as JSON, or `text` for people."""
+    if as_json:
+        write_json(value)
+    else:
+        write_line(text)
+
+
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """A table, or the sentence `empty` when it has no rows."""
+    """Write a table, or the sentence `empty` when it has no rows."""
+    from rich.table import Table
+
     table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        table.add_row(*(cell(value) for value in row))
+        table.add_row(*(format_cell(value) for value in row))
     if table.row_count:
-        console().print(table)
+        open_console().print(table)
     else:
         write_line(empty)
 
 
 def write_fields(fields: Iterable[tuple[str, object]]) -> None:
-    """Names and values, one pair a line."""
+    """Write names and values, one pair per line."""
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value in fields:
-        table.add_row(Text(name, "bold"), cell(value))
-    console().print(table)
+        table.add_row(Text(name, "bold"), format_cell(value))
+    open_console().print(table)
 
 
 def print_notice(text: str) -> None:
-    """A remark on stderr, beside the result."""
+    """Write a notice to stderr."""
     sys.stderr.write(f"note: {text}\n")
     sys.stderr.flush()
 
 
-def cell(value: object) -> Text:
-    """A value as people read it. What could steer a terminal is shown as a dot."""
+def confirm(question: str) -> bool:
+    """Ask the user on the terminal. Returns True without a terminal, because nothing can answer there."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    sys.stderr.write(f"{question} [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def format_cell(value: object) -> "Text":
+    """Return a value for people. A dot replaces each character that could control the terminal."""
+    from rich.text import Text
+
     if isinstance(value, Text):
         return value
-    return Text("".join(letter if letter.isprintable() else "·" for letter in _text(value)))
+    return Text("".join(letter if letter.isprintable() else "·" for letter in _format(value)))
 
 
-def _text(value: object) -> str:
+def _format(value: object) -> str:
     match value:
         case None:
             return "-"
@@ -75,6 +103,6 @@ def _text(value: object) -> str:
         case float():
             return f"{value:g}"
         case tuple() | list() | set() | frozenset():
-            return ", ".join(_text(item) for item in cast("Iterable[object]", value)) or "-"
+            return ", ".join(_format(item) for item in cast("Iterable[object]", value)) or "-"
         case _:
             return str(value)

@@ -1,1 +1,1 @@
-"""Views."""
+"""Terminal and JSON output of attempts, retained deliveries, quarantined messages and replays."""

@@ -1,7 +1,6 @@
-"""Kept deliveries as they are shown at the command line."""
+"""Retained deliveries on a terminal or as JSON."""
 
 import base64
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -14,19 +13,19 @@ from messaging import direct_get
 from messaging.client.connection import NatsConnection
 from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.output import print_notice, write_fields, write_json, write_line, write_table
-from oneprotect.cli.views.attempt import attempt_line
+from oneprotect.cli.views.attempts import format_attempt
 from schemas import subjects
 from schemas.configuration import ReplayFilter
 from schemas.events import AttemptResult, decode_request, decode_result
 
-MOST_SHOWN: Final = 1000
-"""A delivery is kept once for each time it was given up on."""
+MAX_RECORDS: Final = 1000
+"""Records of one delivery that are shown. It is retained again each time it fails."""
 
 _BEFORE_FIRST: Final = timedelta(minutes=1)
 
 
 class RetainedDeliveryView(msgspec.Struct, frozen=True, kw_only=True):
-    """A kept delivery: what was asked for, how it stands, and the results of its attempts."""
+    """A retained delivery: its request, its state, and the results of its attempts."""
 
     id: str
     tenant: str
@@ -48,7 +47,7 @@ class RetainedDeliveryView(msgspec.Struct, frozen=True, kw_only=True):
     payload_base64: str | None = None
 
 
-async def list_kept(
+async def list_retained(
     connection: NatsConnection,
     tenant: str,
     chosen: ReplayFilter,
@@ -58,9 +57,9 @@ async def list_kept(
     before: int | None,
     as_json: bool,
 ) -> None:
-    """List what `chosen` takes, the newest first. Raises `JetStreamError`."""
-    find = _newest_open if only_open else read_newest
-    found = [one.delivery for one in await find(connection, tenant, chosen, limit=limit, before=before)]
+    """Write the retained deliveries that match `chosen`, newest first. Raises `JetStreamError`."""
+    read = _read_newest_open if only_open else read_newest
+    found = [record.delivery for record in await read(connection, tenant, chosen, limit=limit, before=before)]
     following = found[-1].sequence if len(found) == limit else None
     if as_json:
         fields = ("id", "destination", "event_type", "outcome", "code", "attempt", "stored_at", "sequence")
@@ -68,81 +67,83 @@ async def list_kept(
         write_json({"tenant": tenant, "failed": rows, "next": following})
         return
     write_table(
-        ("kept at", "destination", "id", "event type", "outcome", "code", "attempts"),
+        ("retained at", "destination", "id", "event type", "outcome", "code", "attempts"),
         [
             (kept.stored_at, kept.destination, kept.id, kept.event_type, kept.outcome, kept.code, kept.attempt)
             for kept in found
         ],
-        empty="Nothing that fits is kept.",
+        empty="No retained delivery matches.",
     )
     if following:
-        print_notice(f"there may be more: go on with --before {following}")
+        print_notice(f"there may be more; continue with --before {following}")
 
 
-async def show_kept(
+async def show_retained(
     connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, with_payload: bool, as_json: bool
 ) -> None:
-    """Show all that is kept of one delivery. Raises `CliError` when there is nothing, and `JetStreamError`."""
-    found = await read_newest(connection, tenant, chosen, limit=MOST_SHOWN)
+    """Write every record of one delivery. Raises `CliError` when there is none, and `JetStreamError`."""
+    found = await read_newest(connection, tenant, chosen, limit=MAX_RECORDS)
     if not found:
-        raise CliError("nothing is kept of a delivery of this id; see `oneprotect failed list` and `attempts --id`")
-    page = await find_superseded(connection, tenant, [one.delivery for one in found])
-    stories = [
-        await _story(connection, one, superseded=page.index.is_superseded(one.delivery), with_payload=with_payload)
-        for one in found
+        raise CliError("no delivery with this id is retained; see `oneprotect failed list` and `attempts --id`")
+    page = await find_superseded(connection, tenant, [record.delivery for record in found])
+    views = [
+        await _build_view(
+            connection, record, superseded=page.index.is_superseded(record.delivery), with_payload=with_payload
+        )
+        for record in found
     ]
     if as_json:
-        write_json(stories)
+        write_json(views)
         return
-    for number, story in enumerate(stories):
+    for number, view in enumerate(views):
         if number:
             write_line("")
-        _show(story)
+        _write_view(view)
 
 
-async def _newest_open(
+async def _read_newest_open(
     connection: NatsConnection, tenant: str, chosen: ReplayFilter, *, limit: int, before: int | None = None
 ) -> list[RetainedRecord]:
-    """The newest of which no later attempt was made or asked for."""
+    """Read the newest records without a later attempt or request."""
     still_open: list[RetainedRecord] = []
     while len(still_open) < limit:
-        part = await read_newest(connection, tenant, chosen, limit=limit, before=before)
-        page = await find_superseded(connection, tenant, [one.delivery for one in part])
-        still_open += [one for one in part if not page.index.is_superseded(one.delivery)]
-        if len(part) < limit:
+        records = await read_newest(connection, tenant, chosen, limit=limit, before=before)
+        page = await find_superseded(connection, tenant, [record.delivery for record in records])
+        still_open += [record for record in records if not page.index.is_superseded(record.delivery)]
+        if len(records) < limit:
             break
-        before = part[-1].delivery.sequence
+        before = records[-1].delivery.sequence
     return still_open[:limit]
 
 
-async def _story(
+async def _build_view(
     connection: NatsConnection, found: RetainedRecord, *, superseded: bool, with_payload: bool
 ) -> RetainedDeliveryView:
-    kept, asked = found.delivery, decode_request(found.message.data)
-    progress = RetryState.from_headers(found.message.headers)
-    body = asked.data.body()
+    kept, request = found.delivery, decode_request(found.message.data)
+    state = RetryState.from_headers(found.message.headers)
+    body = request.data.body()
     return RetainedDeliveryView(
         id=kept.id,
         tenant=kept.tenant,
         destination=kept.destination,
         event_type=kept.event_type,
-        source=asked.source,
-        requested_at=asked.time,
-        content_type=asked.data.body_content_type,
+        source=request.source,
+        requested_at=request.time,
+        content_type=request.data.body_content_type,
         bytes=len(body),
         kept_at=kept.stored_at,
         sequence=kept.sequence,
         outcome=kept.outcome,
         code=kept.code,
         attempt=kept.attempt,
-        replay=progress.replay,
+        replay=state.replay,
         superseded=superseded,
-        attempts=await _attempts(connection, found, since=progress.first_attempt_at),
-        **(_payload(body) if with_payload else {}),
+        attempts=await _read_attempts(connection, found, since=state.first_attempt_at),
+        **(_payload_field(body) if with_payload else {}),
     )
 
 
-async def _attempts(
+async def _read_attempts(
     connection: NatsConnection, found: RetainedRecord, *, since: datetime | None
 ) -> list[AttemptResult]:
     kept = found.delivery
@@ -159,38 +160,35 @@ async def _attempts(
     return attempts
 
 
-def _payload(body: bytes) -> dict[str, str]:
+def _payload_field(body: bytes) -> dict[str, str]:
     try:
         return {"payload": body.decode()}
     except UnicodeDecodeError:
         return {"payload_base64": base64.b64encode(body).decode()}
 
 
-def _show(story: RetainedDeliveryView) -> None:
+def _write_view(view: RetainedDeliveryView) -> None:
     fields: list[tuple[str, Any]] = [
-        ("delivery", story.id),
-        ("destination", f"{story.tenant}/{story.destination}"),
-        ("event type", story.event_type),
-        ("asked for", f"{story.requested_at:%Y-%m-%d %H:%M:%S} by {story.source}"),
-        ("payload", f"{story.bytes} bytes of {story.content_type}"),
-        ("kept at", story.kept_at),
-        ("reason", _reason(story)),
-        ("replay", story.replay),
-        ("attempted since", "yes, or it waits for that" if story.superseded else "no: a replay would take it"),
+        ("delivery", view.id),
+        ("destination", f"{view.tenant}/{view.destination}"),
+        ("event type", view.event_type),
+        ("requested at", f"{view.requested_at:%Y-%m-%d %H:%M:%S} by {view.source}"),
+        ("payload", f"{view.bytes} bytes of {view.content_type}"),
+        ("retained at", view.kept_at),
+        ("reason", _reason(view)),
+        ("replay", view.replay),
+        ("attempted since", "yes, or scheduled" if view.superseded else "no: a replay sends it"),
     ]
     write_fields(fields)
-    write_line(_how_many(story.attempts))
-    for result in story.attempts:
-        write_line(attempt_line(result))
-    if story.payload is not None or story.payload_base64 is not None:
-        write_line(story.payload or story.payload_base64 or "")
+    count = len(view.attempts)
+    write_line(f"\n{count} stored {'attempt' if count == 1 else 'attempts'}:" if count else "\nNo attempt is stored.")
+    for result in view.attempts:
+        write_line(format_attempt(result))
+    if view.payload is not None or view.payload_base64 is not None:
+        write_line(view.payload or view.payload_base64 or "")
 
 
-def _reason(story: RetainedDeliveryView) -> str:
-    last = next((result for result in story.attempts if result.attempt == story.attempt), None)
+def _reason(view: RetainedDeliveryView) -> str:
+    last = next((result for result in view.attempts if result.attempt == view.attempt), None)
     status = f" (HTTP {last.http_status})" if last and last.http_status else ""
-    return f"{story.outcome} with {story.code}{status} at attempt {story.attempt}"
-
-
-def _how_many(attempts: Sequence[AttemptResult]) -> str:
-    return f"\n{len(attempts)} attempts on record:" if attempts else "\nNo attempt is on record."
+    return f"{view.outcome} with {view.code}{status} at attempt {view.attempt}"

@@ -1,4 +1,4 @@
-"""The quarantine as it is shown at the command line."""
+"""The quarantine on a terminal or as JSON."""
 
 import sys
 from collections.abc import Iterable
@@ -13,21 +13,20 @@ from messaging.publisher import PublishAck
 from oneprotect.bootstrap.resources import JetStream
 from oneprotect.cli.support.context import current_user
 from oneprotect.cli.support.errors import CliError
-from oneprotect.cli.support.output import print_notice, write_fields, write_json, write_line, write_table
-from oneprotect.cli.support.prompt import is_yes
+from oneprotect.cli.support.output import confirm, print_notice, write_fields, write_json, write_line, write_table
 from oneprotect.settings.settings import Settings
 from schemas import subjects
 
 
 class ReleaseCheck(msgspec.Struct, frozen=True):
-    """Whether a message would be understood now: what it asks for, or what is wrong with it."""
+    """Result of reading a quarantined message: its delivery, or the problem."""
 
     delivery: DeliveryAttemptRequest | None
     problem: str | None = None
 
 
 class QuarantineCli:
-    """Shows and releases. Any method raises `CliError` and `JetStreamError`."""
+    """Commands on the quarantine. Every method raises `CliError` and `JetStreamError`."""
 
     def __init__(self, jetstream: JetStream, settings: Settings, *, as_json: bool) -> None:
         self._quarantine = QuarantineStore(jetstream.connection, jetstream.publisher)
@@ -44,101 +43,100 @@ class QuarantineCli:
         limit: int,
         before: int | None,
     ) -> None:
-        """List the newest that fit, newest first."""
+        """Write the newest messages that match, newest first."""
         found = await self._quarantine.read_newest(
             tenant=tenant, code=code, since=since, until=until, limit=limit, before=before
         )
         following = found[-1].sequence if len(found) == limit else None
         if self._as_json:
-            write_json({"quarantined": [_as_json(one) for one in found], "next": following})
+            write_json({"quarantined": [_message_fields(message) for message in found], "next": following})
             return
         write_table(
-            ("n", "kept at", "from", "code", "reason", "bytes"),
+            ("n", "stored at", "from", "code", "reason", "bytes"),
             [(one.sequence, one.kept_at, one.origin, one.code, one.reason, len(one.data)) for one in found],
-            empty="Nothing that fits is in the quarantine.",
+            empty="No quarantined message matches.",
         )
         if following:
-            print_notice(f"there may be more: go on with --before {following}")
+            print_notice(f"there may be more; continue with --before {following}")
 
     async def show(self, number: int) -> None:
-        """Show all about one but its bytes."""
+        """Write everything about a message except its bytes."""
         found = await self._get(number)
-        verdict = self._try(found)
+        check = self._check(found)
         if self._as_json:
-            write_json(_as_json(found) | {"headers": found.headers} | _verdict(verdict))
+            write_json(_message_fields(found) | {"headers": found.headers} | _check_fields(check))
             return
         fields: list[tuple[str, Any]] = [
             ("n", found.sequence),
-            ("kept at", found.kept_at),
+            ("stored at", found.kept_at),
             ("from", found.origin),
             ("code", found.code),
             ("reason", found.reason),
             ("bytes", len(found.data)),
-            ("understood now", "no: " + verdict.problem if verdict.problem else "yes"),
+            ("valid now", "no: " + check.problem if check.problem else "yes"),
         ]
         write_fields(fields + [(f"header {name}", value) for name, value in sorted(found.headers.items())])
 
     async def write_raw(self, number: int) -> None:
-        """Write the bytes of one to stdout."""
+        """Write the bytes of a message to stdout."""
         found = await self._get(number)
         sys.stdout.buffer.write(found.data)
         sys.stdout.buffer.flush()
 
     async def release(self, numbers: Iterable[int], *, force: bool, ask: bool) -> None:
-        """Publish these again, all or, when one can't be, none."""
-        chosen = [await self._get(number) for number in dict.fromkeys(numbers)]
-        verdicts = [self._try(found) for found in chosen]
-        for found, verdict in zip(chosen, verdicts, strict=True):
-            if verdict.problem and not (force and found.kind in ("requested", "due")):
+        """Publish all these messages again, or none when one of them is still invalid."""
+        messages = [await self._get(number) for number in dict.fromkeys(numbers)]
+        checked = [(found, self._check(found)) for found in messages]
+        for found, check in checked:
+            if check.problem and not (force and found.kind in ("requested", "due")):
                 raise CliError(
-                    f"{found.sequence} would come back: {verdict.problem}. Nothing was released",
-                    fields={"n": found.sequence, "problem": verdict.problem},
+                    f"message {found.sequence} is still invalid, so nothing was released: {check.problem}",
+                    fields={"n": found.sequence, "problem": check.problem},
                 )
         if not self._as_json:
-            _say(chosen, verdicts)
-        if ask and not self._as_json and not is_yes(f"Publish {len(chosen)} again?"):
+            rows = [
+                (found.sequence, found.origin, check.delivery.id if check.delivery else None, check.problem or "yes")
+                for found, check in checked
+            ]
+            write_table(("n", "to", "delivery", "valid now"), rows, empty="")
+        if ask and not self._as_json and not confirm(f"Publish {len(checked)} messages again?"):
             raise CliError("nothing was released")
         results: list[dict[str, object]] = []
-        for found, verdict in zip(chosen, verdicts, strict=True):
-            stored = await self._quarantine.release(found, by=current_user(), delivery=verdict.delivery)
-            results.append(_as_json(found) | _verdict(verdict) | _stored(stored))
+        for found, check in checked:
+            stored = await self._quarantine.release(found, by=current_user(), delivery=check.delivery)
+            results.append(_message_fields(found) | _check_fields(check) | _stored_fields(stored))
         if self._as_json:
             write_json(results)
-        else:
-            again = sum(bool(result["duplicate"]) for result in results)
-            write_line(f"{len(results) - again} released" + (f"; {again} had been a moment ago." if again else "."))
+            return
+        duplicates = sum(bool(result["duplicate"]) for result in results)
+        write_line(
+            f"{len(results) - duplicates} released"
+            + (f"; {duplicates} had been released a moment ago." if duplicates else ".")
+        )
 
     async def _get(self, number: int) -> QuarantinedMessage:
         found = await self._quarantine.get(number)
         if found is None:
-            raise CliError(f"{number} is not in the quarantine; see `oneprotect quarantine list`")
+            raise CliError(f"message {number} is not in the quarantine; see `oneprotect quarantine list`")
         return found
 
-    def _try(self, found: QuarantinedMessage) -> ReleaseCheck:
+    def _check(self, found: QuarantinedMessage) -> ReleaseCheck:
         try:
             return ReleaseCheck(self._quarantine.decode_request(found, max_payload_bytes=self._max_payload_bytes))
         except ValueError as error:
             return ReleaseCheck(None, str(error))
 
 
-def _say(chosen: list[QuarantinedMessage], verdicts: list[ReleaseCheck]) -> None:
-    rows = [
-        (found.sequence, found.origin, verdict.delivery.id if verdict.delivery else None, verdict.problem or "yes")
-        for found, verdict in zip(chosen, verdicts, strict=True)
-    ]
-    write_table(("n", "to", "delivery", "understood now"), rows, empty="")
-
-
-def _as_json(found: QuarantinedMessage) -> dict[str, object]:
+def _message_fields(found: QuarantinedMessage) -> dict[str, object]:
     fields = ("sequence", "kept_at", "tenant", "origin", "code", "reason")
     values: dict[str, object] = {field: getattr(found, field) for field in fields}
     return {"n": values.pop("sequence")} | values | {"bytes": len(found.data)}
 
 
-def _verdict(verdict: ReleaseCheck) -> dict[str, object]:
-    delivery = verdict.delivery.id if verdict.delivery else None
-    return {"understood": verdict.delivery is not None, "problem": verdict.problem, "delivery": delivery}
+def _check_fields(check: ReleaseCheck) -> dict[str, object]:
+    delivery = check.delivery.id if check.delivery else None
+    return {"understood": check.delivery is not None, "problem": check.problem, "delivery": delivery}
 
 
-def _stored(stored: PublishAck) -> dict[str, object]:
+def _stored_fields(stored: PublishAck) -> dict[str, object]:
     return {"duplicate": stored.duplicate, "overflow": stored.stream == subjects.OVERFLOW.name}

@@ -27,12 +27,12 @@ DELIVER = ("deliver", "--tenant", TENANT, "--destination", "orders", "--event-ty
 REF = f"k8s://{NAMESPACE}/signing-key/signing"
 
 BAD_REQUESTS: list[tuple[bytes, tuple[str, ...], str]] = [
-    (b'{"a":hidden}', (), "--data: it is not JSON (byte 5)"),
-    (b'{"hidden": ', (), "--data: it is not JSON"),
-    (b"", (), "--data: it is not JSON"),
-    (b'"hidden\xff"', (), "--data: it is not UTF-8 (byte 7)"),
-    (b"[" * 100_000, (), "--data: it is nested too deep"),
-    (b"h" * 120_001, ("--content-type", "text/plain"), "--data: it has more than 120000 bytes (ONEPROTECT_MAX_PAYLOAD"),
+    (b'{"a":hidden}', (), "--data: not JSON (byte 5)"),
+    (b'{"hidden": ', (), "--data: not JSON"),
+    (b"", (), "--data: not JSON"),
+    (b'"hidden\xff"', (), "--data: not UTF-8 (byte 7)"),
+    (b"[" * 100_000, (), "--data: JSON with too many levels"),
+    (b"h" * 120_001, ("--content-type", "text/plain"), "--data: larger than 120000 bytes (ONEPROTECT_MAX_PAYLOAD"),
     (b"1", ("--event-type", "hidden type"), "data.event_type: expected words of A-Z, a-z, 0-9 and `_`"),
     (b"1", ("--id", "hidden.id"), "id: expected 1 to 64 of A-Z, a-z, 0-9, `_` and `-`"),
     (b"1", ("--destination", "Hidden"), "data.destination: expected 1 to 63 of a-z"),
@@ -67,12 +67,12 @@ BAD_DESTINATIONS: list[tuple[tuple[str, ...], int, str]] = [
 """Options, exit code, and what the error says."""
 
 BAD_SECRETS: list[tuple[str, str, str]] = [
-    ("k8s://signing-key/signing", "globex", "secret.mismatch: its owner has not consented"),
-    ("k8s://signing-key/other", TENANT, "secret.not_found: there is no such Secret, or no such key"),
+    ("k8s://signing-key/signing", "globex", "secret.mismatch: the Secret's owner has not consented"),
+    ("k8s://signing-key/other", TENANT, "secret.not_found: the Secret, or the key in it, does not exist"),
     ("k8s://none/signing", TENANT, "secret.not_found: "),
     ("k8s://elsewhere/signing-key/signing", TENANT, "secret.ref_forbidden: this namespace may not be read"),
-    ("k8s://short/signing", TENANT, "secret.malformed: no key in it can sign"),
-    ("whsec_pasted", TENANT, "secret.ref_invalid: a ref is k8s://NAMESPACE/SECRET/KEY"),
+    ("k8s://short/signing", TENANT, "secret.malformed: no key in the Secret can sign"),
+    ("whsec_pasted", TENANT, "secret.ref_invalid: use k8s://NAMESPACE/SECRET/KEY"),
 ]
 """Ref, tenant, and what the error says."""
 
@@ -135,7 +135,7 @@ async def test_apply_compares_and_changes(oneprotect: RunHere) -> None:
         ("ONEPROTECT_WORK", {"max_msgs_per_subject": [1000, 7]})
     ]
     assert f"1 of {len(compared_again.json['changes'])} changed" in applied.out
-    assert "Everything is as this version needs it." in well.out
+    assert "Everything is up to date." in well.out
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ async def test_deliver_tells_a_duplicate(site: Site, oneprotect: RunHere) -> Non
     assert (first.code, second.code) == (0, 0)
     assert (first.json["id"], first.json["duplicate"]) == ("order-1", False)
     assert second.out == "order-1\n"
-    assert second.err.startswith("note: a duplicate")
+    assert second.err.startswith("note: duplicate: ")
     assert await _requested(site) == ["order-1"]
 
 
@@ -211,7 +211,7 @@ async def test_deliver_goes_to_the_overflow_when_the_destination_is_full(site: S
     overflown = await site.records(subjects.OVERFLOW)
     assert (due.json["overflow"], over.json["overflow"]) == (False, True)
     assert over.json["stream"] == "ONEPROTECT_OVERFLOW"
-    assert "waits in the overflow" in over_again.err
+    assert "note: overflow: " in over_again.err
     assert await _requested(site) == ["one"]
     assert [decode_request(record.data).id for record in overflown] == ["two", "three"]
     assert overflown[0].headers["Nats-Msg-Id"] == f"{TENANT}.orders.two"
@@ -224,7 +224,7 @@ async def test_deliver_to_nowhere_needs_force(site: Site, oneprotect: RunHere) -
     forced = await oneprotect(*DELIVER, "--data", "-", "--force", "--id", "x", stdin=b"1")
 
     assert (refused.code, forced.code) == (1, 0)
-    assert "`oneprotect destination set`, or publish all the same with --force" in refused.err
+    assert "`oneprotect destination set`, or publish with --force" in refused.err
     assert nothing == []
     assert await _requested(site) == ["x"]
 
@@ -365,7 +365,7 @@ async def test_attempts_are_listed_newest_last(site: Site, oneprotect: RunHere) 
     assert await listed("--id", "two", "--outcome", "failed") == [("two", 2)]
     assert await listed("--code", "http.5xx", "--code", "http.410") == [("two", 1), ("two", 2)]
     assert [line.split()[3] for line in shown.out.splitlines()] == ["#1", "#1", "#2", "#1"]
-    assert (nothing.code, nothing.out, nothing.err) == (0, "", "note: no attempt on record fits\n")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "note: no stored attempt matches\n")
 
 
 async def test_the_newest_are_found_behind_many_others(site: Site, oneprotect: RunHere) -> None:
@@ -410,7 +410,7 @@ async def test_replay_shows_what_it_would_do(site: Site, oneprotect: RunHere) ->
     preview = (await oneprotect("replay", "--tenant", TENANT, "--dry-run", "--json")).json
     by_code = (await oneprotect("replay", "--tenant", TENANT, "--code", "secret.not_found", "--dry-run", "--json")).json
 
-    assert "13 would be replayed; 1 would be left alone" in shown.out
+    assert "13 would be replayed; 1 would be skipped" in shown.out
     assert superseded in shown.out
     assert (preview["replayable"], preview["superseded"], len(preview["sample"])) == (13, 1, 10)
     assert preview["by"] == [
@@ -431,7 +431,7 @@ async def test_replay_requests_what_fits_once(site: Site, oneprotect: RunHere) -
     both = await oneprotect("replay", "--tenant", TENANT, "--since", "1h", "--json")
 
     assert (one.code, both.code) == (0, 0)
-    assert "is finished: 1 replayed, 0 left alone." in one.out
+    assert "is finished: 1 replayed, 0 skipped." in one.out
     assert one.err == ""
     assert after_one == [first]
     assert (both.json["state"], both.json["replayed"], both.json["resumed"]) == ("finished", 1, False)

@@ -141,7 +141,7 @@ async def test_a_cluster_from_outside(site: Site, command_line: CommandLine, tmp
     assert "echo" in _named(ran, "credentials", "failed")["acme/key"]["mending"]
     assert "kubectl exec" in _named(ran, "permissions", "unknown")["service account"]["mending"]
     assert "could not be loaded" in _named(gone, "credentials", "failed")["secret provider"]["finding"]
-    assert _named(down, "credentials", "failed")["acme/key"]["finding"] == "the provider could not be asked"
+    assert _named(down, "credentials", "failed")["acme/key"]["finding"] == "the secret provider did not answer"
     for each in (ran, gone, down):
         assert each.code == 1
         assert _named(each, "streams", "ok")

@@ -27,16 +27,16 @@ async def test_a_key_is_made_for_its_owner_alone(tmp_path: Path, command_line: C
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() not in ran.out + ran.err
     assert again.code == 1
-    assert again.error["error"].startswith("--output: the file is there already")
+    assert again.error["error"].startswith("--output: the file exists")
     assert other.json["public_key"] not in (ran.out.strip(), "")
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("producer", "--nkey", PUBLIC), "--tenant: say whose requests"),
-        (("api", "--nkey", PUBLIC, "--tenant", "acme"), "--tenant: only a producer has one"),
-        (("api", "--nkey", SEED), "--nkey: a user's public key is U and 55 characters more; never give the seed"),
+        (("producer", "--nkey", PUBLIC), "--tenant: required for the role producer"),
+        (("api", "--nkey", PUBLIC, "--tenant", "acme"), "--tenant: only the role producer has a tenant"),
+        (("api", "--nkey", SEED), "--nkey: expected a public key, U and 55 further characters; never pass the seed"),
         (("producer", "--nkey", PUBLIC, "--tenant", "a.b"), "--tenant: "),
     ],
 )
@@ -80,4 +80,4 @@ async def test_files_are_written_for_as_many_servers_as_asked(tmp_path: Path, co
     assert str(tmp_path / "a" / "b" / "permissions.conf") in ran.json["files"]
     assert '"num_replicas": 1' in (tmp_path / "a" / "b" / "streams" / "ONEPROTECT_WORK.json").read_text()
     assert failed.code == 1
-    assert "--output: can't be written to" in failed.err
+    assert "--output: the directory is not writable" in failed.err

@@ -137,7 +137,7 @@ async def test_where_nobody_answers(site: Site, oneprotect: RunHere) -> None:
         ran = await oneprotect(*REFRESH, "--json")
 
     assert (ran.code, ran.out) == (1, "")
-    assert ran.error["error"].startswith("no consumer answered")
+    assert ran.error["error"].startswith("no consumer replied")
     assert "oneprotect consumer" in ran.error["error"]
     assert asked == [RefreshSecrets(tenant=TENANT)]
 
@@ -175,9 +175,9 @@ async def test_a_slip_of_the_finger_is_no_revocation(site: Site, oneprotect: Run
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ((), "--tenant: say whose secrets, or --all for everybody's"),
-        (("--credential", "key"), "--credential: it needs its --tenant"),
-        (("--all", "--tenant", "acme"), "--all: it is everybody's; leave out --tenant"),
+        ((), "--tenant: required, unless --all is set"),
+        (("--credential", "key"), "--credential: requires --tenant"),
+        (("--all", "--tenant", "acme"), "--all: conflicts with --tenant"),
         (("--tenant", "whsec_C2FVsBQIhrsc"), "--tenant: expected 1 to 63 of a-z"),
         (("--tenant", "acme", "--credential", "whsec_C2FVsBQIhrsc"), "--credential: expected 1 to 63 of a-z"),
     ],
@@ -225,8 +225,8 @@ def _renamed(manifest: dict[str, Any]) -> None:
     ("spoil", "status", "mending"),
     [
         (_unlabelled, "mismatch", "label the Secret oneprotect.io/tenant and oneprotect.io/purpose"),
-        (_padded, "malformed", "with `printf %s` and not `echo`"),
-        (_renamed, "missing", "there is no such Secret, or no such key in it: create it"),
+        (_padded, "malformed", "with `printf %s` instead of `echo`"),
+        (_renamed, "missing", "the Secret, or the key in it, does not exist; create it"),
     ],
 )
 async def test_a_credential_that_can_not_sign(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from oneprotect.cli.app import run
-from oneprotect.cli.support.errors import described, show
+from oneprotect.cli.support.errors import print_error, to_cli_error
 from tests.support.commandline import CommandLine
 from tests.support.site import Process
 
@@ -69,7 +69,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (("aply",), "no such command aply; did you mean apply, replay? see `oneprotect --help`"),
         (("nothing-like-it",), "no such command nothing-like-it; see `oneprotect --help`"),
         (("apply", "--chek"), "no such option --chek; did you mean --check"),
-        (("apply", "now"), "there is an argument too many"),
+        (("apply", "now"), "unexpected extra argument; quote arguments that contain spaces"),
         (("deliver",), "missing option '--tenant'"),
         (("destination", "get", "--tenant", "acme"), "missing argument 'ID'"),
         (("secret", "check", "k8s://a/b/c"), "missing option '--tenant'"),
@@ -77,12 +77,12 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         (("attempts", "--limit", "0"), "invalid value for '--limit'"),
         (("attempts", "--outcome", "lost"), "invalid value for '--outcome': not one of 'delivered'"),
         (("attempts", "--code", "http.600"), "invalid value for '--code': not one of 'http.2xx'"),
-        (("attempts", "--destination", "orders"), "--destination: it needs its --tenant"),
+        (("attempts", "--destination", "orders"), "--destination: requires --tenant"),
         (("attempts", "--tenant", "Acme"), "--tenant: expected 1 to 63 of a-z, 0-9 and `-`"),
         (("attempts", "--tenant", "acme", "--id", "a.b"), "--id: expected 1 to 64 of A-Z, a-z, 0-9, `_` and `-`"),
         (("attempts", "--since", "yesterday"), "--since: expected a time like 2026-11-23T20:00:00Z"),
         (("attempts", "--since", "2026-11-23T20:00:00"), "--since: expected a time like 2026-11-23T20:00:00Z"),
-        (("attempts", "--follow", "--until", "1h"), "--until: what comes can't have been before"),
+        (("attempts", "--follow", "--until", "1h"), "--until: conflicts with --follow"),
         (("replay", "--tenant", "*"), "--tenant: expected 1 to 63"),
         (("replay", "--tenant", "acme", "--rate", "0"), "invalid value for '--rate'"),
         (("replay", "--tenant", "acme", "--since", "1h", "--until", "2h"), "--until: expected a time after --since"),
@@ -95,11 +95,11 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ),
         (
             ("destination", "set", "a", "--tenant", "b", "--url", "c", "--credential", "d", "--retry-schedule-s", "x"),
-            "--retry-schedule-s: expected seconds joined by commas",
+            "--retry-schedule-s: expected comma-separated seconds",
         ),
         (("credential", "set", "a", "--tenant", "b", "--secret-ref", "c", "--purpose", "d"), "'webhook-signing'"),
-        (("verify", "--secret-file", "/none", "--body", "/none"), "--secret-file: there is no such file"),
-        (("verify", "--secret-file", "/", "--body", "/none"), "--secret-file: it is a directory"),
+        (("verify", "--secret-file", "/none", "--body", "/none"), "--secret-file: the file does not exist"),
+        (("verify", "--secret-file", "/", "--body", "/none"), "--secret-file: expected a file, not a directory"),
         (("verify", "--secret-file", "-", "--body", "-"), "only one of --secret-file, --headers and --body"),
     ],
     ids=_words,
@@ -194,11 +194,11 @@ def test_what_nobody_foresaw_is_told_by_its_type_alone(capsys: pytest.CaptureFix
     """An unknown exception gives its type and how to learn more; its text, which may hold anything, is left out."""
     group = ExceptionGroup("tasks", [KeyError(PASTED)])
 
-    show(described(group), as_json=False)
+    print_error(to_cli_error(group), as_json=False)
 
-    assert described(group).exit_code == 1
+    assert to_cli_error(group).exit_code == 1
     told = capsys.readouterr().err
-    assert told.startswith("error: unexpected KeyError; run the same with ONEPROTECT_LOG_LEVEL=debug")
+    assert told.startswith("error: unexpected KeyError; set ONEPROTECT_LOG_LEVEL=debug")
     assert PASTED not in told
 
 

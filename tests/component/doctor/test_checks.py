@@ -1,4 +1,4 @@
-"""The doctor on a real nats-server, with real Secret manifests, each thing really broken."""
+"""Checks against a real nats-server and real Secret manifests, each of them broken in turn."""
 
 import asyncio
 import base64
@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from consumers.observability.stream_metrics import StreamMetrics
+from messaging.client.client import ServerAccess
 from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.doctor.backlog import check_work
@@ -20,7 +21,7 @@ from oneprotect.doctor.installation import InstallationSettings
 from oneprotect.doctor.registered_credentials import list_registered
 from oneprotect.doctor.remedies import SecretProblem
 from oneprotect.doctor.result import CheckResult, CheckStatus
-from oneprotect.doctor.runner import OF_NATS, SecretSources, examine
+from oneprotect.doctor.runner import NATS_GROUPS, SecretSources, examine
 from provider.errors import SecretDenied
 from provider.local import LocalSecretProvider
 from provider.provider import SnapshotReader
@@ -42,7 +43,7 @@ def _installation(site: Site, **changes: Any) -> InstallationSettings:
     settings = site.settings
     given = InstallationSettings(
         variables_set=len(site.environ),
-        nats_url=settings.nats.url,
+        nats=ServerAccess(url=settings.nats.url),
         work_per_destination=settings.nats.work_per_destination,
         ack_wait_s=settings.delivery.ack_wait_s,
         provider="local",
@@ -115,10 +116,10 @@ async def test_all_is_well(site: Site, receiver: Scripted) -> None:
         checks = await _examine(site)
 
     assert _not_ok(checks) == []
-    assert {check.group for check in checks} == {"settings", "files", "nats", *OF_NATS, "telemetry"}
-    assert _of(checks, "work", "schedules").finding == "1 wait for their time, none overdue"
+    assert {check.group for check in checks} == {"settings", "files", "nats", *NATS_GROUPS, "telemetry"}
+    assert _of(checks, "work", "schedules").finding == "1 scheduled, none overdue"
     assert _of(checks, "credentials").finding == "1 of 1 can sign"
-    assert {check.mending for check in checks} == {None}
+    assert {check.remedy for check in checks} == {None}
 
 
 async def _waits(site: Site, count: int) -> bool:
@@ -132,9 +133,9 @@ async def test_without_nats_the_rest_is_examined(site: Site, nats_server: Embedd
 
     assert _not_ok(checks) == [
         ("nats", "reachable", CheckStatus.FAILED),
-        *((group, "examined", CheckStatus.UNKNOWN) for group in OF_NATS),
+        *((group, "examined", CheckStatus.UNKNOWN) for group in NATS_GROUPS),
     ]
-    assert "nats --server" in (_of(checks, "nats").mending or "")
+    assert "nats --server" in (_of(checks, "nats").remedy or "")
     assert _of(checks, "files").status is CheckStatus.OK
 
 
@@ -148,13 +149,15 @@ class _WithoutJetStream(EmbeddedNats):
 async def test_a_server_without_jetstream(tmp_path: Path) -> None:
     """A server that only passes messages on is told as such, and what needs JetStream is not even asked."""
     async with _WithoutJetStream(tmp_path / "nats") as server:
-        checks = await examine(InstallationSettings(variables_set=0, nats_url=server.url), SecretSources())
+        checks = await examine(
+            InstallationSettings(variables_set=0, nats=ServerAccess(url=server.url)), SecretSources()
+        )
 
     jetstream = _of(checks, "nats", "jetstream")
     assert jetstream.status is CheckStatus.FAILED
-    assert jetstream.finding.startswith("JetStream does not answer")
-    assert "store_dir" in (jetstream.mending or "")
-    assert {check.group for check in checks if check.status is CheckStatus.UNKNOWN} == {"settings", *OF_NATS}
+    assert jetstream.finding.startswith("JetStream does not reply")
+    assert "store_dir" in (jetstream.remedy or "")
+    assert {check.group for check in checks if check.status is CheckStatus.UNKNOWN} == {"settings", *NATS_GROUPS}
 
 
 @contextlib.asynccontextmanager
@@ -180,13 +183,15 @@ async def _old_server() -> AsyncGenerator[str]:
 async def test_an_old_server_is_not_asked_further() -> None:
     """A server that can't carry retry schedules is named with its version, and nothing is asked of it."""
     async with _old_server() as url:
-        checks = await examine(InstallationSettings(variables_set=0, nats_url=url), SecretSources())
+        checks = await examine(InstallationSettings(variables_set=0, nats=ServerAccess(url=url)), SecretSources())
 
     version = _of(checks, "nats", "version")
     assert version.status is CheckStatus.FAILED
     assert "2.11.4 is too old" in version.finding
-    assert "2.12" in (version.mending or "")
-    assert {check.finding for check in checks if check.group in OF_NATS} == {"the server is too old"}
+    assert "2.12" in (version.remedy or "")
+    assert {check.finding for check in checks if check.group in NATS_GROUPS} == {
+        "not checked, because the server is too old"
+    }
 
 
 async def test_streams_are_compared(site: Site) -> None:
@@ -199,7 +204,7 @@ async def test_streams_are_compared(site: Site) -> None:
     await site.apply()
     mended = await _examine(site)
 
-    assert {(check.name, check.status, check.mending) for check in checks} == {
+    assert {(check.name, check.status, check.remedy) for check in checks} == {
         (name, CheckStatus.FAILED, "oneprotect apply")
         for name in ("stream ONEPROTECT_WORK", "stream ONEPROTECT_QUARANTINE", "consumer ONEPROTECT_WORK/delivery")
     }
@@ -209,11 +214,13 @@ async def test_streams_are_compared(site: Site) -> None:
 
 async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
     """On an empty server everything is missing, and nothing crashes for it."""
-    checks = await examine(InstallationSettings(variables_set=0, nats_url=nats_server.url), SecretSources())
+    checks = await examine(
+        InstallationSettings(variables_set=0, nats=ServerAccess(url=nats_server.url)), SecretSources()
+    )
 
     missing = [check for check in checks if check.group == "streams"]
     assert len(missing) == len(subjects.STREAMS) + len(subjects.BUCKETS) + len(subjects.ALL_CONSUMERS)
-    assert {check.mending for check in missing} == {"oneprotect apply"}
+    assert {check.remedy for check in missing} == {"oneprotect apply"}
     assert _of(checks, "nats", "clock").status is CheckStatus.UNKNOWN
     assert {check.status for check in checks if check.group in ("work", "credentials")} == {CheckStatus.UNKNOWN}
 
@@ -224,7 +231,7 @@ async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
         (0, CheckStatus.OK, "agree"),
         (20, CheckStatus.WARNING, "20.0 s ahead of the server's"),
         (-20, CheckStatus.WARNING, "20.0 s behind the server's"),
-        (-90, CheckStatus.FAILED, "90.0 s behind the server's; receivers refuse"),
+        (-90, CheckStatus.FAILED, "90.0 s behind the server's; receivers reject"),
     ],
 )
 async def test_a_clock_that_is_wrong(site: Site, ahead_s: float, status: CheckStatus, told: str) -> None:
@@ -249,8 +256,8 @@ async def test_nobody_takes_the_work(site: Site) -> None:
         during = await _examine(site)
 
     assert _of(before, "work", "consumer ONEPROTECT_WORK").status is CheckStatus.FAILED
-    assert "1 wait" in _of(before, "work", "consumer ONEPROTECT_WORK").finding
-    assert "oneprotect consumer" in (_of(before, "work", "consumer ONEPROTECT_RETRIES").mending or "")
+    assert "1 pending" in _of(before, "work", "consumer ONEPROTECT_WORK").finding
+    assert "oneprotect consumer" in (_of(before, "work", "consumer ONEPROTECT_RETRIES").remedy or "")
     assert _of(during, "work", "consumer ONEPROTECT_WORK").status is CheckStatus.OK
     assert _of(during, "work", "consumer ONEPROTECT_RETRIES").status is CheckStatus.OK
 
@@ -263,7 +270,7 @@ async def test_work_in_the_hands_of_the_dead(site: Site) -> None:
     check = _of(await _examine(site), "work", "consumer ONEPROTECT_WORK")
 
     assert check.status is CheckStatus.WARNING
-    assert "1 in hand, or are gone" in check.finding
+    assert "1 unsettled, 0 pending" in check.finding
 
 
 async def test_what_waits_for_long(site: Site) -> None:
@@ -276,9 +283,9 @@ async def test_what_waits_for_long(site: Site) -> None:
     old = _of(await check_work(site.jetstream.connection, old_s=0), "work", "due work")
 
     assert young.status is CheckStatus.OK
-    assert "3 on their way" in young.finding
+    assert "3, the oldest for" in young.finding
     assert old.status is CheckStatus.WARNING
-    assert old.finding.startswith("3 wait, the oldest for ")
+    assert old.finding.startswith("3 pending, the oldest for ")
     assert old.finding.endswith(" s; most for acme/invoices (2)")
 
 
@@ -292,7 +299,7 @@ async def test_overflow_names_the_destination(tmp_path: Path, nats_server: Embed
         check = _of(await _examine(site), "work", "overflow")
 
     assert check.status is CheckStatus.WARNING
-    assert check.finding == "4 wait behind a destination's fill of due work; most for acme/orders (3)"
+    assert check.finding == "4 pending, because destinations have their maximum of due work; most for acme/orders (3)"
 
 
 async def test_an_overflow_that_stands_still(tmp_path: Path, nats_server: EmbeddedNats) -> None:
@@ -305,7 +312,7 @@ async def test_an_overflow_that_stands_still(tmp_path: Path, nats_server: Embedd
         check = _of(await _examine(site), "work", "overflow")
 
     assert check.status is CheckStatus.WARNING
-    assert check.finding == "3 wait, and none comes back though there is room: acme/orders"
+    assert check.finding == "3 pending, and none moves back although there is capacity: acme/orders"
 
 
 class _Limited(EmbeddedNats):
@@ -319,11 +326,11 @@ class _Limited(EmbeddedNats):
 async def test_a_disk_that_fills(tmp_path: Path) -> None:
     """An account near its limit is a warning, at the limit a failure, and the metrics tell both figures."""
     async with _Limited(tmp_path / "limited") as server, Site(tmp_path, server, archive_days="0") as site:
-        before = _of(await _examine(site), "nats", "room")
+        before = _of(await _examine(site), "nats", "storage")
         await _fill(site, 8_400_000)
-        nearly = _of(await _examine(site), "nats", "room")
+        nearly = _of(await _examine(site), "nats", "storage")
         await _fill(site, 9_600_000)
-        full = _of(await _examine(site), "nats", "room")
+        full = _of(await _examine(site), "nats", "storage")
         backlog, stop = StreamMetrics(site.jetstream.connection, site.jetstream.replays), asyncio.Event()
         stop.set()
         await backlog.run(stop)
@@ -336,8 +343,8 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
         CheckStatus.WARNING,
         CheckStatus.FAILED,
     ]
-    assert nearly.finding.startswith("storage are at 8")
-    assert "docs/how-to/runbooks.md" in (full.mending or "")
+    assert nearly.finding.startswith("storage at 8")
+    assert "docs/how-to/runbooks.md" in (full.remedy or "")
     assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
     assert told["oneprotect_jetstream_storage_bytes"] > 9_500_000
     assert told["oneprotect_backlog_sample_age_seconds"] < 60
@@ -417,11 +424,11 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], None], SecretProblem, str]] = [
         SecretProblem.UNLABELLED,
         "oneprotect.io/tenant: acme, oneprotect.io/purpose: webhook",
     ),
-    (_label(tenant="globex"), SecretProblem.OTHER_TENANT, "if it is acme's, set its metadata.labels"),
+    (_label(tenant="globex"), SecretProblem.OTHER_TENANT, "if it belongs to acme, set its metadata.labels"),
     (_label(purpose="other"), SecretProblem.OTHER_PURPOSE, "oneprotect.io/purpose: webhook-signing"),
     (_rename_key, SecretProblem.NO_KEY, "oneprotect credential set key --tenant acme"),
-    (_key(lambda key: key + b"\n"), SecretProblem.MALFORMED_KEY, "1: a line end behind it, as `echo` leaves one"),
-    (_key(lambda key: key[:20]), SecretProblem.MALFORMED_KEY, "2: fewer than 24 or more than 64 bytes"),
+    (_key(lambda key: key + b"\n"), SecretProblem.MALFORMED_KEY, "1. a line end after the key, from `echo`"),
+    (_key(lambda key: key[:20]), SecretProblem.MALFORMED_KEY, "2. fewer than 24 or more than 64 bytes"),
     (_as_tls, SecretProblem.OTHER_TYPE, "`type` to Opaque"),
     (_in_plain, SecretProblem.MALFORMED_SECRET, "`stringData` is not read"),
 ]
@@ -437,9 +444,9 @@ async def test_a_secret_that_can_not_sign(
     _rewrite(site, change)
     check = _of(await _examine_credentials(site), "credentials")
 
-    assert _of(well, "credentials").finding.startswith("its Secret can sign")
+    assert _of(well, "credentials").finding.startswith("the Secret can sign")
     assert (check.name, check.status, check.finding) == ("acme/key", CheckStatus.FAILED, cause.value)
-    assert mending in (check.mending or "")
+    assert mending in (check.remedy or "")
 
 
 async def test_a_secret_that_is_not_there(site: Site) -> None:
@@ -451,8 +458,8 @@ async def test_a_secret_that_is_not_there(site: Site) -> None:
 
     assert _of(checks, "credentials", "acme/gone").finding == SecretProblem.NO_SECRET.value
     assert _of(checks, "credentials", "acme/far").finding == SecretProblem.FORBIDDEN.value
-    assert "ONEPROTECT_SECRET_NAMESPACES_ALLOWED" in (_of(checks, "credentials", "acme/far").mending or "")
-    assert _of(checks, "credentials", "acme/odd").finding == "this version can't read what is stored of it"
+    assert "ONEPROTECT_SECRET_NAMESPACES_ALLOWED" in (_of(checks, "credentials", "acme/far").remedy or "")
+    assert _of(checks, "credentials", "acme/odd").finding == "this version cannot read the stored credential"
 
 
 async def _set_credential(site: Site, name: str, secret: str, *, namespace: str = NAMESPACE) -> None:
@@ -470,8 +477,8 @@ async def test_what_was_mended_since(site: Site) -> None:
     check = _of(await _examine(site), "credentials")
 
     assert check.status is CheckStatus.WARNING
-    assert check.finding.startswith("its Secret can sign, but consumers said missing at 20")
-    assert check.mending == "let one look again: oneprotect credential check key --tenant acme"
+    assert check.finding.startswith("the Secret can sign, but consumers reported missing at 20")
+    assert check.remedy == "check it again: oneprotect credential check key --tenant acme"
 
 
 async def test_what_broke_since(site: Site) -> None:
@@ -482,7 +489,7 @@ async def test_what_broke_since(site: Site) -> None:
         check = _of(await _examine(site), "credentials")
 
     assert check.status is CheckStatus.FAILED
-    assert check.finding.startswith("there is no such Secret; consumers said configured at 20")
+    assert check.finding.startswith("the Secret does not exist; consumers reported configured at 20")
 
 
 async def _has_status(site: Site, status: CredentialStatus) -> bool:
@@ -518,8 +525,8 @@ async def test_where_secrets_can_not_be_read_the_consumers_word_is_told(
     check = _of(checks, "credentials")
     assert _of(well, "credentials").finding == "1 of 1 can sign"
     assert check.status is CheckStatus.FAILED
-    assert check.finding.startswith("consumers said mismatch at 20")
-    assert "kubectl label secret SECRET --namespace NAMESPACE oneprotect.io/tenant=acme" in (check.mending or "")
+    assert check.finding.startswith("consumers reported mismatch at 20")
+    assert "kubectl label secret SECRET --namespace NAMESPACE oneprotect.io/tenant=acme" in (check.remedy or "")
     _require_discretion(site, checks)
 
 
@@ -528,7 +535,7 @@ async def test_a_credential_that_nobody_looked_at(site: Site) -> None:
     checks = await examine(_installation(site), SecretSources())
 
     assert _of(checks, "credentials").status is CheckStatus.UNKNOWN
-    assert "oneprotect consumer" in (_of(checks, "credentials").mending or "")
+    assert "oneprotect consumer" in (_of(checks, "credentials").remedy or "")
 
 
 async def test_a_previous_key_that_can_not_be_relied_on(site: Site) -> None:
@@ -546,5 +553,5 @@ async def test_a_previous_key_that_can_not_be_relied_on(site: Site) -> None:
 
     for checks in (here, elsewhere):
         assert _of(checks, "credentials").status is CheckStatus.WARNING
-        assert "oneprotect.io/previous-expires-at=" in (_of(checks, "credentials").mending or "")
+        assert "oneprotect.io/previous-expires-at=" in (_of(checks, "credentials").remedy or "")
         assert Search(old).find(msgspec.json.encode(checks)) == []

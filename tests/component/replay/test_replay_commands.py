@@ -19,11 +19,11 @@ RunHere = Callable[..., Awaitable[Ran]]
 REPLAY = ("replay", "--tenant", TENANT)
 
 BAD: list[tuple[tuple[str, ...], int, str]] = [
-    (("--resume", "rpl-1", "--dry-run"), 2, "only one of --dry-run, --list, --resume and --cancel"),
-    (("--cancel", "rpl-1", "--list"), 2, "only one of --dry-run, --list, --resume and --cancel"),
-    (("--resume", "rpl-1", "--code", "http.5xx"), 2, "--list, --resume and --cancel take no filter"),
-    (("--list", "--since", "1h"), 2, "--list, --resume and --cancel take no filter"),
-    (("--cancel", "rpl-1", "--rate", "5"), 2, "--rate: nothing is replayed here"),
+    (("--resume", "rpl-1", "--dry-run"), 2, "--dry-run, --list, --resume and --cancel conflict"),
+    (("--cancel", "rpl-1", "--list"), 2, "--dry-run, --list, --resume and --cancel conflict"),
+    (("--resume", "rpl-1", "--code", "http.5xx"), 2, "--list, --resume and --cancel accept no filter"),
+    (("--list", "--since", "1h"), 2, "--list, --resume and --cancel accept no filter"),
+    (("--cancel", "rpl-1", "--rate", "5"), 2, "--rate: has no effect here"),
     (("--resume", "Hidden_1"), 2, "--resume: expected 1 to 63 of a-z"),
     (("--cancel", ""), 2, "--cancel: expected 1 to 63 of a-z"),
     (("--cancel", "rpl-1"), 1, "the tenant has no replay with this id; see `oneprotect replay --list`"),
@@ -66,7 +66,7 @@ async def test_a_running_replay_is_shown_cancelled_and_shown_again(site: Site, o
     assert (running["state"], running["filter"], running["cancelled_by"]) == ("running", {"codes": ["http.5xx"]}, None)
     assert [word in shown.out for word in (running["replay"], "running", "http.5xx", "cli:")] == [True] * 4
     assert (cancelled.code, code) == (0, 1)
-    assert cancelled.out == f"Replay {running['replay']} is cancelled: {count} replayed, 0 left alone.\n"
+    assert cancelled.out == f"Replay {running['replay']} is cancelled: {count} replayed, 0 skipped.\n"
     assert told["error"].startswith("cancelled by cli:")
     assert (ended["state"], ended["replayed"], told["replayed"]) == ("cancelled", count, count)
     assert 0 < count < 300
@@ -89,8 +89,8 @@ async def test_an_interrupted_replay_is_resumed_by_its_id(site: Site, oneprotect
     assert command[:4] == ["oneprotect", *REPLAY]
     assert listed["state"] == "interrupted"
     assert resumed.code == 0
-    assert resumed.err.startswith(f"note: going on with replay {listed['replay']}: ")
-    assert resumed.out == f"Replay {listed['replay']} is finished: 40 replayed, 0 left alone.\n"
+    assert resumed.err.startswith(f"note: resuming replay {listed['replay']}: ")
+    assert resumed.out == f"Replay {listed['replay']} is finished: 40 replayed, 0 skipped.\n"
     assert await requested(site) == sorted(deliveries)
 
 
@@ -106,7 +106,7 @@ async def test_one_that_waits_for_another_says_so(site: Site, oneprotect: RunHer
     rows = await replayer.list(TENANT)
     assert (second.code, await process.wait()) == (0, 0)
     assert second.err.startswith("note: waiting for replay rpl-")
-    assert second.out.endswith("is finished: 0 replayed, 20 left alone.\n")
+    assert second.out.endswith("is finished: 0 replayed, 20 skipped.\n")
     assert [(row.state, row.filter) for row in rows.values()] == [
         (ReplayState.FINISHED, ReplayFilter()),
         (ReplayState.FINISHED, ReplayFilter(destination="orders")),
@@ -126,5 +126,5 @@ async def test_a_person_at_a_terminal_is_asked_and_shown(site: Site) -> None:
     assert "error: nothing was replayed" in no.err
     assert yes.code == 0
     assert "replaying" in yes.err
-    assert "is finished: 3 replayed, 0 left alone." in yes.out
+    assert "is finished: 3 replayed, 0 skipped." in yes.out
     assert await requested(site) == sorted(deliveries)

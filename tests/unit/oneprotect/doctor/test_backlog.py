@@ -1,9 +1,9 @@
-"""Schedules that the server should have fired."""
+"""Overdue schedules."""
 
 from datetime import UTC, datetime, timedelta
 
 from messaging.direct_get import StoredMessage
-from oneprotect.doctor.backlog import overdue
+from oneprotect.doctor.backlog import count_overdue
 from schemas import subjects
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -14,7 +14,7 @@ def _schedule(at: str) -> StoredMessage:
 
 
 def test_schedules_are_overdue_a_minute_late() -> None:
-    """A schedule that should have been fired more than a minute ago is overdue; one without a readable time is not."""
+    """A schedule is overdue a minute after its time. A schedule with an unreadable time is not."""
     times = [
         NOW - timedelta(hours=1),
         NOW - timedelta(seconds=61),
@@ -24,5 +24,5 @@ def test_schedules_are_overdue_a_minute_late() -> None:
     records = [_schedule(f"@at {time.isoformat().replace('+00:00', 'Z')}") for time in times]
     unreadable = [_schedule("@every 5s"), _schedule("@at soon"), _schedule("")]
 
-    assert overdue(records, NOW) == 2
-    assert overdue(unreadable, NOW) == 0
+    assert count_overdue(records, NOW) == 2
+    assert count_overdue(unreadable, NOW) == 0

@@ -1,24 +1,26 @@
-"""The commands that the doctor gives: there for every status and cause, with no gap in them."""
+"""Remedies: complete for every status, code and cause."""
 
 import re
 
 import pytest
 
-from oneprotect.doctor.remedies import SENTENCES, SecretProblem, remedy_commands
-from schemas.codes import CredentialStatus
+from oneprotect.doctor.remedies import REMEDY_BY_CODE, REMEDY_BY_STATUS, SecretProblem, remedy_commands
+from schemas.codes import Code, CredentialStatus
 from schemas.ids import Purpose
 
 
-def test_every_status_has_its_sentence() -> None:
-    """Whatever consumers may say of a credential, there is one sentence on how to mend it."""
-    assert SENTENCES.keys() == set(CredentialStatus)
-    assert all(sentence[0].islower() and not sentence.endswith(".") for sentence in SENTENCES.values())
+def test_every_status_and_code_has_a_remedy() -> None:
+    """Each status of a credential, and each code of a secret, has a remedy of one sentence."""
+    assert REMEDY_BY_STATUS.keys() == set(CredentialStatus)
+    assert REMEDY_BY_CODE.keys() == {code for code in Code if code.value.startswith("secret.")}
+    texts = [*REMEDY_BY_STATUS.values(), *REMEDY_BY_CODE.values()]
+    assert all((text[0].islower() or text.startswith("Secret")) and not text.endswith(".") for text in texts)
 
 
 @pytest.mark.parametrize("is_local", [True, False])
 @pytest.mark.parametrize("cause", SecretProblem)
 def test_every_cause_has_commands(cause: SecretProblem, *, is_local: bool) -> None:
-    """They name the tenant and the purpose, leave no field open, and stand for the ref with capital letters."""
+    """The commands contain the tenant and the purpose, no unfilled field, and placeholders for the ref."""
     text = remedy_commands(
         cause, is_local=is_local, tenant="acme", credential="orders-key", purpose=Purpose.WEBHOOK_SIGNING
     )

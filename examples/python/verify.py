@@ -1,6 +1,6 @@
-"""Verify a webhook that was received (Standard Webhooks): `v1` with the standard library, `v1a` with `cryptography`.
+"""Verify a received webhook (Standard Webhooks): `v1` with the standard library, `v1a` with `cryptography`.
 
-WEBHOOK_SECRET=whsec_... python verify.py ID TIMESTAMP SIGNATURES < body      (ends with 1 when it is not genuine)
+WEBHOOK_SECRET=whsec_... python verify.py ID TIMESTAMP SIGNATURES < body      (exit code 1 when it is not genuine)
 """
 
 import base64

@@ -1,11 +1,16 @@
 """The examples, in every language that this machine has: Python and the shell are always there."""
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Final
@@ -18,6 +23,7 @@ from aiohttp import web
 from schemas import subjects
 from schemas.roles import Role
 from tests.support.api import running
+from tests.support.ops import free_port
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Site
@@ -128,6 +134,39 @@ def test_the_second_scheme_is_verified(language: str, program: Program) -> None:
     assert not _verified(command, BODY + " ", PUBLIC, V1A)
     assert not _verified(command, BODY, PUBLIC, V1A[:-8] + "AAAAAA==")
     assert not _verified(command, BODY, PUBLIC, V1)
+
+
+def _is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_the_receiver_accepts_genuine_webhooks_only() -> None:
+    """The example receiver answers 204 to a genuine webhook and 401 to a forged one, and prints the verdict."""
+    port, signed_at = free_port(), str(int(time.time()))
+    signature = hmac.digest(base64.b64decode(SECRET[6:]), f"{ID}.{signed_at}.{BODY}".encode(), hashlib.sha256)
+    headers = {"webhook-id": ID, "webhook-timestamp": signed_at}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, EXAMPLES / "python" / "receiver.py", str(port)),
+        env=os.environ | {"WEBHOOK_SECRET": SECRET},
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    try:
+        await until(lambda: _is_listening(port), 20)
+        async with aiohttp.ClientSession() as session:
+            statuses = []
+            for text in (f"v1,{base64.b64encode(signature).decode()}", TAMPERED):
+                url = f"http://127.0.0.1:{port}/hook"
+                async with session.post(url, data=BODY, headers=headers | {"webhook-signature": text}) as answer:
+                    statuses.append(answer.status)
+        lines = [(await process.stdout.readline()).decode() for _ in statuses]
+    finally:
+        process.terminate()
+        await process.wait()
+
+    assert statuses == [204, 401]
+    assert lines == [f"{ID} verified {BODY}\n", f"{ID} refused (no signature matches) {BODY}\n"]
 
 
 async def _published(

@@ -1,10 +1,10 @@
 # One image for every role: `oneprotect api`, `oneprotect consumer`, `oneprotect apply`.
 #
-# Built from names and hashes alone; where packages come from is the builder's configuration. For a build that is the
-# same to the bit, name the base by its digest and give the commit's time:
+# The build uses package names and hashes only; the builder's configuration names the package index. For a reproducible
+# build, name the base image by its digest and pass the time of the commit:
 #   docker buildx build --build-arg PYTHON=python:3.11-slim-trixie@sha256:... \
 #     --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" --output type=image,rewrite-timestamp=true .
-# There is no HEALTHCHECK: Kubernetes ignores it and asks /healthz and /readyz itself.
+# No HEALTHCHECK: Kubernetes ignores it and probes /healthz and /readyz.
 ARG PYTHON=python:3.11-slim-trixie
 
 FROM ${PYTHON} AS build
@@ -19,7 +19,7 @@ WORKDIR /build
 COPY requirements.txt requirements-build.txt ./
 RUN python -m venv /build/tools \
  && /build/tools/bin/pip install --require-hashes --no-deps -r requirements-build.txt
-# The program's environment has no pip: nothing can be installed into it later.
+# The environment of the program has no pip, so that nothing can be installed into it.
 RUN python -m venv --without-pip /opt/oneprotect \
  && /build/tools/bin/pip --python /opt/oneprotect/bin/python install --no-compile --require-hashes --no-deps -r requirements.txt
 COPY pyproject.toml README.md LICENSE ./
@@ -29,7 +29,7 @@ COPY messaging messaging
 COPY telemetry telemetry
 COPY consumers consumers
 COPY oneprotect oneprotect
-# Bytecode beside its source, as nothing can be written at run time; checked by nobody, so that it holds no time.
+# Compile bytecode now, because the file system is read-only at run time. Unchecked hashes keep timestamps out.
 RUN /build/tools/bin/hatchling build --target wheel --directory /build/dist \
  && /build/tools/bin/pip --python /opt/oneprotect/bin/python install --no-compile --no-index --no-deps /build/dist/*.whl \
  && /opt/oneprotect/bin/python -m compileall -q -j 1 --invalidation-mode unchecked-hash /opt/oneprotect/lib

@@ -70,7 +70,7 @@ def egress_ranges() -> str:
         "ipv4": block(IPv4Network("0.0.0.0/0"), [str(range_.network) for range_ in IPV4_DENIED]),
         "ipv6": block(IPV6_ALLOWED.network, [str(range_.network) for range_ in IPV6_DENIED]),
     }
-    return _HEAD.format(source="consumers/addresses.py") + _as_yaml(ranges)
+    return _HEAD.format(source="consumers/egress/blocked_ranges.py") + _as_yaml(ranges)
 
 
 def values_schema() -> str:

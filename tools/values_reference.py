@@ -1,4 +1,4 @@
-"""The chart's README, made from the comments of its values: what stands above a value is what it says."""
+"""README of the chart, generated from the comments in `values.yaml`."""
 
 import json
 from collections.abc import Iterator
@@ -13,19 +13,28 @@ _HEAD: Final = """\
 helm install oneprotect deploy/helm/oneprotect --namespace oneprotect --create-namespace --values values.yaml
 ```
 
-It needs Kubernetes 1.30, Helm 3 or 4, a NATS server with JetStream (2.12 or newer), an image, and the Secrets that it
-is told of. The least that it has to be told is in [ci/minimal.yaml](ci/minimal.yaml), everything together in
-[ci/full.yaml](ci/full.yaml). [Provide Secrets](../../../docs/how-to/provide-secrets.md) describes the tenants' Secrets.
+Requirements:
 
-What it makes: consumers (they deliver; they alone may get the Secrets that are named, and nothing else of the API
-server), the API, a Job that creates streams before consumers start, network policies that deny all but what each
-needs, and disruption budgets; when asked, autoscaling, monitoring, an Ingress or HTTPRoute, ExternalSecrets, and an
-admission policy. Every pod meets the pod security standard "restricted". There is no
-ClusterRole.
+- Kubernetes 1.30 or newer, and Helm 3 or 4.
+- NATS 2.12 or newer with JetStream.
+- An image of OneProtect Delivery.
+- Secrets with the tenants' signing keys: see [Provide secrets](../../../docs/how-to/provide-secrets.md).
 
-## Step by step
+The chart installs:
 
-1. **Namespaces.** One for the release, one for the tenants' Secrets and nothing else.
+- Consumers, which deliver. Only consumers may read Secrets, and only those that the values name.
+- The API.
+- A Job that creates the streams before the consumers start.
+- Network policies that deny all traffic except what each role needs.
+- Pod disruption budgets.
+
+Optional: autoscaling, monitoring, an Ingress or HTTPRoute, ExternalSecrets, and an admission policy.
+
+Every pod meets the pod security standard "restricted". The chart creates no ClusterRole.
+
+## Install
+
+1. Create a namespace for the release, and one for the tenants' Secrets:
 
    ```
    kubectl create namespace oneprotect
@@ -33,8 +42,8 @@ ClusterRole.
    kubectl create namespace webhooks
    ```
 
-2. **NATS.** A key for each user: the servers get the public ones, the roles their seeds. `deploy/nats/helm-values.yaml`
-   says in its first lines which certificates it needs.
+2. Install NATS. Each user has a key: the servers get the public keys, and each role gets its seed.
+   The first lines of `deploy/nats/helm-values.yaml` list the certificates that NATS needs.
 
    ```
    for user in api consumer operator sys; do oneprotect nats key --output $user.nk > $user.pub; done
@@ -48,58 +57,68 @@ ClusterRole.
    kubectl create configmap nats-ca --namespace oneprotect --from-file ca.crt      # then nats.ca.name: nats-ca
    ```
 
-3. **Secrets.** Let something fill them: [Provide Secrets](../../../docs/how-to/provide-secrets.md). Their names go into
-   `secrets.resourceNames`.
+3. Provide the tenants' Secrets, and list their names in `secrets.resourceNames`.
 
-4. **Values.** Begin with [ci/minimal.yaml](ci/minimal.yaml). The API server's addresses are what this prints:
+4. Write the values. Start from [ci/minimal.yaml](ci/minimal.yaml); [ci/full.yaml](ci/full.yaml) uses every feature.
+   This command prints the addresses of the API server for `networkPolicy.apiServer.cidrs`:
 
    ```
    kubectl get endpointslices --namespace default --selector kubernetes.io/service-name=kubernetes
    ```
 
-5. **Install**, and ask. What is wrong is said with the way to mend it.
+5. Install the release, and run `oneprotect doctor`, which prints each problem with its fix:
 
    ```
    helm install oneprotect deploy/helm/oneprotect --namespace oneprotect --values values.yaml
    kubectl exec --namespace oneprotect deploy/oneprotect-consumer -- oneprotect doctor
    ```
 
-An upgrade is `helm upgrade`: the Job brings streams up to date first, which older consumers do not mind; then pods are
-replaced one after another, each finishing what it has begun. `helm uninstall` leaves streams alone, and Secrets but for
-those that the chart's own ExternalSecrets made.
+## Upgrade and uninstall
 
-This page is generated from `values.yaml`: `make generate`.
+`helm upgrade` first updates the streams; consumers of the older version keep working. Pods are then replaced one by
+one, and each finishes its deliveries in flight. `helm uninstall` deletes neither streams nor Secrets, except for
+Secrets that the chart's ExternalSecrets created.
 
 ## Values
 
-| value | default | what it is |
+`make generate` writes this page from `values.yaml`. Durations are in seconds unless the default has a unit.
+A value without a default is empty.
+
+| value | default | description |
 |---|---|---|
 """
 
 
 def reference(values: str) -> str:
-    """The page, in Markdown, from the text of `values.yaml`. Raises `ValueError` for a value without a comment."""
+    """Return the README in Markdown.
+
+    Args:
+        values: text of `values.yaml`.
+
+    Raises:
+        ValueError: a value has no comment.
+    """
     root = cast("yaml.MappingNode", yaml.compose(values))
     rows = list(_rows(root, yaml.safe_load(values), "", values.splitlines()))
-    silent = [name for name, _, words in rows if not words]
-    if silent:
-        raise ValueError(f"no comment above: {', '.join(silent)}")
+    undocumented = [name for name, _, words in rows if not words]
+    if undocumented:
+        raise ValueError(f"no comment above: {', '.join(undocumented)}")
     return _HEAD + "".join(f"| `{name}` | {default} | {words} |\n" for name, default, words in rows)
 
 
 def _rows(
     mapping: yaml.MappingNode, defaults: dict[str, Any], prefix: str, lines: list[str]
 ) -> Iterator[tuple[str, str, str]]:
-    """Path, default and comment of each value. A mapping with a comment of its own, and without any inside, is one."""
+    """Yield path, default and comment of each value. A mapping without comments inside counts as one value."""
     for key, node in mapping.value:
         if _is_commented(node, lines):
             yield from _rows(node, defaults[key.value], f"{prefix}{key.value}.", lines)
         else:
-            yield prefix + key.value, _written(defaults[key.value]), _comment_above(lines, key.start_mark.line)
+            yield prefix + key.value, _format_default(defaults[key.value]), _comment_above(lines, key.start_mark.line)
 
 
 def _is_commented(node: yaml.Node, lines: list[str]) -> bool:
-    """Whether something is said of what is inside."""
+    """Return true if a value inside the mapping has a comment."""
     if not isinstance(node, yaml.MappingNode) or node.flow_style:
         return False
     return any(_comment_above(lines, key.start_mark.line) or _is_commented(value, lines) for key, value in node.value)
@@ -113,5 +132,5 @@ def _comment_above(lines: list[str], line: int) -> str:
     return " ".join(words).replace("|", "\\|")
 
 
-def _written(default: object) -> str:
+def _format_default(default: object) -> str:
     return "" if default in ("", [], {}) else f"`{json.dumps(default)}`"

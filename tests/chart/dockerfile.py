@@ -1,4 +1,4 @@
-"""The Dockerfile's build stage, carried out without an engine: its own steps, below a directory instead of `/`."""
+"""Build stage of the Dockerfile, run without a container engine in a directory instead of `/`."""
 
 import os
 import re
@@ -11,18 +11,18 @@ import msgspec
 
 ROOT = Path(__file__).parents[2]
 PLACES = ("/build", "/opt/oneprotect")
-"""What the build stage writes to."""
+"""Paths that the build stage writes to."""
 
 
 class Instruction(msgspec.Struct, frozen=True):
-    """One instruction: its first word, and the rest in one line."""
+    """Instruction: keyword, and arguments in one line."""
 
     word: str
     rest: str
 
 
 def stages(text: str) -> list[list[Instruction]]:
-    """The instructions of each stage; what stands before the first FROM is left out."""
+    """Return the instructions of each stage, without those before the first FROM."""
     joined = re.sub(r"\\\n", " ", re.sub(r"(?m)^#.*\n", "", text))
     found: list[list[Instruction]] = []
     for line in filter(str.strip, joined.splitlines()):
@@ -35,7 +35,7 @@ def stages(text: str) -> list[list[Instruction]]:
 
 
 def build(instructions: list[Instruction], below: Path, context: Path = ROOT) -> None:
-    """Carry out COPY, ENV, ARG, WORKDIR and RUN. Raises `CalledProcessError` with what a step said."""
+    """Execute COPY, ENV, ARG, WORKDIR and RUN. A failing step raises `AssertionError` with its output."""
     environ = {"PATH": f"{_python(below)}:{os.environ['PATH']}", "HOME": os.environ["HOME"]}
     environ |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     workdir = below
@@ -45,7 +45,7 @@ def build(instructions: list[Instruction], below: Path, context: Path = ROOT) ->
                 pass
             case "ARG" | "ENV":
                 environ |= _assigned(instruction.rest, environ)
-                environ.pop("PIP_NO_CACHE_DIR", None)  # what has the right hash may as well come from here
+                environ.pop("PIP_NO_CACHE_DIR", None)  # hashes are checked, so the cache is safe
             case "WORKDIR":
                 workdir = Path(_moved(instruction.rest, below))
                 workdir.mkdir(parents=True, exist_ok=True)
@@ -56,11 +56,13 @@ def build(instructions: list[Instruction], below: Path, context: Path = ROOT) ->
             case "RUN":
                 _run(_moved(instruction.rest, below), workdir, environ)
             case word:
-                raise AssertionError(f"{word}: not known here; teach it, or the test checks less than the image has")
+                raise AssertionError(
+                    f"{word}: unknown instruction; add it here, so that the test covers the whole image"
+                )
 
 
 def _python(below: Path) -> Path:
-    """A directory in which `python` is the interpreter that this environment was made from, as in the base image."""
+    """Return a directory in which `python` is the interpreter of this environment, as in the base image."""
     there = below / "base"
     there.mkdir(exist_ok=True)
     if not (there / "python").exists():

@@ -1,4 +1,4 @@
-"""The image, as far as it goes without an engine: linted, its build steps carried out, its contents listed."""
+"""Image without a container engine: lint, build steps, and contents."""
 
 import hashlib
 import json
@@ -13,6 +13,10 @@ from tests.chart.dockerfile import ROOT, Instruction, build, stages
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 BUILD, FINAL = stages(DOCKERFILE)
+
+pytestmark = pytest.mark.timeout(1800)
+"""The tests wait for the build's processes to end; a build installs every package and may take minutes under load."""
+
 LOCKED: dict[str, str] = dict(
     re.findall(r"^([a-z0-9._-]+)(?:\[[a-z,-]+\])?==([^ ]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 )
@@ -20,34 +24,34 @@ LOCKED: dict[str, str] = dict(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the build stage leaves behind, below a directory."""
+    """Run the build stage once, in a directory instead of `/`."""
     directory = tmp_path_factory.mktemp("image")
     build(BUILD, directory)
     return directory
 
 
 def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A command of the image's environment: from elsewhere, with nothing of this process's environment."""
+    """Run a command of the image's environment, without the variables of this process."""
     binary, *rest = arguments
     command: list[str | Path] = [root / "opt/oneprotect/bin" / binary, *rest]
     return subprocess.run(command, cwd="/", env={"HOME": "/nonexistent"}, capture_output=True, text=True, check=False)
 
 
 def test_the_program_runs_from_the_built_wheel_alone(root: Path) -> None:
-    """The environment that the steps make has the program, and takes nothing from the source tree."""
-    told = run(root, "oneprotect", "--version")
+    """The built environment contains the program and imports nothing from the source tree."""
+    version = run(root, "oneprotect", "--version")
     places = run(root, "python", "-c", "import consumers, oneprotect, provider, schemas, sys; print(*sys.path, "
                  "*(m.__file__ for m in (consumers, oneprotect, provider, schemas)), sep='\\n')")  # fmt: skip
 
-    assert (told.returncode, told.stdout) == (0, "oneprotect 0.1.0\n"), told.stderr
+    assert (version.returncode, version.stdout) == (0, "oneprotect 0.1.0\n"), version.stderr
     assert places.returncode == 0
     assert str(ROOT) not in places.stdout
     assert places.stdout.count(f"{root}/opt/oneprotect/lib/") >= 4
 
 
 @pytest.mark.parametrize("command", ["api", "consumer", "apply", "doctor"])
-def test_every_role_has_what_it_needs(root: Path, command: str) -> None:
-    """Each command loads; with settings that are bad it says which, and does not fall over what is not installed."""
+def test_every_command_starts_in_the_image(root: Path, command: str) -> None:
+    """Each command prints its help, and names a bad setting; no import fails."""
     helped = run(root, "oneprotect", command, "--help")
     refused = subprocess.run(
         [root / "opt/oneprotect/bin/oneprotect", command],
@@ -63,8 +67,8 @@ def test_every_role_has_what_it_needs(root: Path, command: str) -> None:
     assert "ONEPROTECT_LOG_FORMAT" in refused.stderr + refused.stdout
 
 
-def test_the_environment_holds_what_is_locked_and_nothing_else(root: Path) -> None:
-    """No pip, no tool of the build, no package that is not in the lock file; all with the locked version."""
+def test_the_environment_contains_only_locked_packages(root: Path) -> None:
+    """Every package has the locked version; pip and the build tools are absent."""
     listing = "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
 
     done = run(root, "python", "-c", listing)
@@ -77,7 +81,7 @@ def test_the_environment_holds_what_is_locked_and_nothing_else(root: Path) -> No
 
 
 def test_nothing_is_written_at_run_time(root: Path) -> None:
-    """Bytecode is there beforehand, and a run changes no file, so that the root may be read-only."""
+    """Bytecode is compiled at build time, and a run changes no file: the root may be read-only."""
     library = root / "opt/oneprotect/lib"
     before = digests(library)
 
@@ -89,8 +93,8 @@ def test_nothing_is_written_at_run_time(root: Path) -> None:
     assert ours <= compiled
 
 
-def test_the_same_source_is_the_same_wheel_and_bytecode(root: Path) -> None:
-    """Built again, at another time, the wheel has the same bytes, and so has all bytecode."""
+def test_a_second_build_gives_identical_files(root: Path) -> None:
+    """A later build of unchanged sources gives the same wheel and the same bytecode."""
     (wheel,) = (root / "build/dist").glob("*.whl")
     before = (wheel.read_bytes(), digests(root / "opt/oneprotect/lib"))
     (step,) = [one.rest for one in BUILD if one.word == "RUN" and "hatchling build" in one.rest]
@@ -104,13 +108,13 @@ def test_the_same_source_is_the_same_wheel_and_bytecode(root: Path) -> None:
 
 
 def digests(directory: Path) -> dict[str, str]:
-    """A hash of each file, by its path."""
+    """Return the SHA-256 of each file by its path."""
     files = (path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def test_the_dockerfile_is_clean() -> None:
-    """hadolint has nothing to say, and it would: it knows what is wrong with another one."""
+def test_hadolint_accepts_the_dockerfile() -> None:
+    """hadolint finds nothing here, and finds the mistake in a bad Dockerfile."""
     clean, bad = (
         subprocess.run(
             [Path(sys.executable).parent / "hadolint", "-"], input=text, capture_output=True, text=True, check=False
@@ -124,7 +128,7 @@ def test_the_dockerfile_is_clean() -> None:
 
 
 def test_the_image_is_unprivileged_and_names_no_address() -> None:
-    """A numeric user, the ports that the chart asks, no secret among the variables, and no host to fetch from."""
+    """The image has a numeric user, the chart's ports, no secret variable, and no host to fetch from."""
     final = {(one.word, one.rest) for one in FINAL}
 
     assert ("USER", "10001:10001") in final
@@ -137,8 +141,8 @@ def test_the_image_is_unprivileged_and_names_no_address() -> None:
     assert all("--require-hashes" in install or "--no-index" in install for install in installs)
 
 
-def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
-    """`.dockerignore` lets in exactly what the Dockerfile copies: no history, no local Secret, no credentials."""
+def test_the_build_context_contains_only_copied_files() -> None:
+    """`.dockerignore` admits exactly the paths that the Dockerfile copies."""
     rules = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     copied = {source for one in BUILD if one.word == "COPY" for source in one.rest.split()[:-1]}
 
@@ -147,8 +151,8 @@ def test_the_context_holds_what_is_copied_and_nothing_else() -> None:
     assert {"**/.*", "**/__pycache__"} <= set(rules)
 
 
-def test_the_sbom_holds_every_locked_package(tmp_path: Path) -> None:
-    """`make sbom` lists each package of the lock file with version and hashes, and is the same each time."""
+def test_the_sbom_lists_every_locked_package(tmp_path: Path) -> None:
+    """`make sbom` lists each locked package with version and hashes, and is reproducible."""
     (command,) = re.findall(r"^\t\$\(BIN\)/(cyclonedx-py .*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     output = tmp_path / "sbom.json"
     program, *arguments = command.replace("dist/sbom.cdx.json", str(output)).split()

@@ -1,4 +1,4 @@
-"""The check itself: what is wrong with a manifest is found, and said."""
+"""Checks of manifests: `tools.manifests` finds and names each problem."""
 
 from pathlib import Path
 from typing import Any
@@ -9,62 +9,62 @@ import yaml
 from tools.manifests import main, parse, problems
 
 CONFIG_MAP = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "one", "labels": {"a": "b"}}, "data": {}}
-STREAM = {
-    "apiVersion": "jetstream.nats.io/v1beta2",
-    "kind": "Stream",
-    "metadata": {"name": "work"},
-    "spec": {"name": "WORK", "subjects": ["a"], "retention": "limits", "storage": "file", "replicas": 1},
+ROUTE = {
+    "apiVersion": "gateway.networking.k8s.io/v1",
+    "kind": "HTTPRoute",
+    "metadata": {"name": "api"},
+    "spec": {"parentRefs": [{"name": "public"}], "rules": [{"backendRefs": [{"name": "api", "port": 80}]}]},
 }
 
 
 def changed(manifest: dict[str, Any], **fields: Any) -> dict[str, Any]:
-    """A manifest with some fields replaced, or with others in its `spec`."""
+    """Return the manifest with some fields, or fields of its `spec`, replaced."""
     spec = fields.pop("spec", {})
     return {**manifest, **fields, **({"spec": {**manifest["spec"], **spec}} if "spec" in manifest else {})}
 
 
-def test_what_is_right_passes() -> None:
-    """A core object and one of another project."""
-    assert list(problems([CONFIG_MAP, STREAM])) == []
+def test_valid_manifests_pass() -> None:
+    """A core object and an object of another project have no problem."""
+    assert list(problems([CONFIG_MAP, ROUTE])) == []
 
 
 @pytest.mark.parametrize(
-    ("manifest", "said"),
+    ("manifest", "expected"),
     [
         (changed(CONFIG_MAP, datta={}), "ConfigMap/one"),
         (changed(CONFIG_MAP, metadata={"name": "one", "labels": {"a": True}}), "metadata.labels.a"),
-        (changed(STREAM, metadata={"name": "one", "labels": {"a": True}}), "metadata.labels.a"),
+        (changed(ROUTE, metadata={"name": "one", "labels": {"a": True}}), "metadata.labels.a"),
         (changed(CONFIG_MAP, metadata={"name": "one", "labels": {"a": "b c"}}), "metadata.labels.a: must be"),
         (changed(CONFIG_MAP, metadata={"name": "one", "labels": {"a": "b" * 64}}), "metadata.labels.a: must be"),
         (changed(CONFIG_MAP, metadata={"name": "One"}), "metadata.name: must be"),
-        (changed(STREAM, spec={"discard": "nope"}), "spec.discard"),
-        (changed(STREAM, spec={"subject": "a"}), "'subject' was unexpected"),
-        (changed(STREAM, kind="Streem"), "jetstream.nats.io/v1beta2/Streem is not known"),
+        (changed(ROUTE, spec={"hostnames": ["a b"]}), "spec.hostnames"),
+        (changed(ROUTE, spec={"hostname": "a"}), "'hostname' was unexpected"),
+        (changed(ROUTE, kind="HTTPRoot"), "gateway.networking.k8s.io/v1/HTTPRoot is not known"),
         (changed(CONFIG_MAP, kind="ConfigMapp"), "v1/ConfigMapp is not known"),
     ],
 )
-def test_what_is_wrong_is_said(manifest: dict[str, Any], said: str) -> None:
-    """An unknown field, a label that is no string, a bad word, and a kind without a schema: each is a problem."""
+def test_an_invalid_manifest_is_reported(manifest: dict[str, Any], expected: str) -> None:
+    """Unknown fields, labels that are no strings, bad values and unknown kinds are problems."""
     (found,) = problems([manifest])
 
-    assert said in found
+    assert expected in found
 
 
 def test_a_field_that_an_older_kubernetes_lacks_is_a_problem() -> None:
-    """Each version is asked, not the newest alone."""
+    """Manifests are checked against each Kubernetes version, not only the newest."""
     (found,) = problems([CONFIG_MAP | {"kind": "MutatingAdmissionPolicy"}], ["1.25"])
 
     assert "not known" in found
 
 
 def test_a_key_that_occurs_twice_is_an_error() -> None:
-    """YAML takes the last one silently; here it is refused."""
+    """A repeated key is refused, although YAML allows it."""
     with pytest.raises(yaml.YAMLError, match="b: occurs twice"):
         parse("a: {b: 1, c: 2, b: 3}")
 
 
-def test_nothing_to_check_is_no_success(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A check of nothing fails, so that a chart that renders nothing does not pass."""
+def test_an_empty_file_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A chart that renders nothing does not pass."""
     empty = tmp_path / "empty.yaml"
     empty.write_text("---\n")
 

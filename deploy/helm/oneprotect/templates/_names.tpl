@@ -2,7 +2,7 @@
 {{- default .Chart.Name .Values.nameOverride -}}
 {{- end -}}
 
-{{/* At most 40 characters, so that what is put behind it still fits into a label. */}}
+{{/* At most 40 characters, so that a label still has room for a suffix. */}}
 {{- define "oneprotect.fullname" -}}
 {{- if .Values.fullnameOverride -}}
 {{- .Values.fullnameOverride -}}
@@ -21,14 +21,14 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A map as YAML in which every value is a string in quotes: `y`, `true`, `42` and dates stay what they are. */}}
+{{/* Map as YAML with every value in quotes: `y`, `true`, `42` and dates stay strings. */}}
 {{- define "oneprotect.quoted" -}}
 {{- $lines := list -}}
 {{- range $key, $value := . }}{{ $lines = append $lines (printf "%s: %s" ($key | quote) ($value | toString | quote)) }}{{ end -}}
 {{- join "\n" $lines -}}
 {{- end -}}
 
-{{/* What selects pods, of all components or of one. Takes (root, component or ""). */}}
+{{/* Selector of the pods of one component, or of all. Arguments: (root, component or ""). */}}
 {{- define "oneprotect.selector" -}}
 {{- $root := index . 0 -}}
 {{- $labels := dict "app.kubernetes.io/name" (include "oneprotect.name" $root) "app.kubernetes.io/instance" $root.Release.Name -}}
@@ -36,7 +36,7 @@
 {{- include "oneprotect.quoted" $labels -}}
 {{- end -}}
 
-{{/* The labels of an object. Takes (root, component or ""). Ours win over those of the values: they select. */}}
+{{/* Labels of an object. Arguments: (root, component or ""). The chart's labels win over those of the values, because they select. */}}
 {{- define "oneprotect.labels" -}}
 {{- $root := index . 0 -}}
 {{- $labels := dict
@@ -47,12 +47,12 @@
 {{- include "oneprotect.quoted" (mergeOverwrite (dict) $root.Values.commonLabels $labels (fromYaml (include "oneprotect.selector" .))) -}}
 {{- end -}}
 
-{{/* The labels of a role's pods. Takes (root, component, labels from the values). */}}
+{{/* Labels of a role's pods. Arguments: (root, component, labels of the values). */}}
 {{- define "oneprotect.podLabels" -}}
 {{- include "oneprotect.quoted" (mergeOverwrite (dict) (index . 2) (fromYaml (include "oneprotect.labels" .))) -}}
 {{- end -}}
 
-{{/* The port of NATS, from its URL. */}}
+{{/* Port of NATS, from the URL. */}}
 {{- define "oneprotect.natsPort" -}}
 {{- regexFind "[0-9]+$" (regexFind ":[0-9]+$" .Values.nats.url) | default "4222" -}}
 {{- end -}}

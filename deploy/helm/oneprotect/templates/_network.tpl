@@ -19,15 +19,15 @@
 {{- end }}
 {{- end -}}
 
-{{/* Where a service is: at its addresses if they are told, else in its namespace. */}}
+{{/* Peers of a service: its addresses if set, else the pods of its namespace. */}}
 {{- define "oneprotect.service" -}}
 {{- if .cidrs }}{{ include "oneprotect.blocks" .cidrs }}{{ else }}{{ include "oneprotect.peers" (list .) }}{{ end -}}
 {{- end -}}
 
-{{/* What every role may ask: names, NATS, and the collector if there is one. */}}
+{{/* Egress of every role: DNS, NATS, and the collector if set. */}}
 {{- define "oneprotect.egressToServices" -}}
 {{- $policy := .Values.networkPolicy -}}
-# names
+# DNS
 - to:
   {{- include "oneprotect.peers" (list $policy.dns) | nindent 2 }}
   {{- with $policy.dns.cidrs }}{{ include "oneprotect.blocks" . | nindent 2 }}{{ end }}
@@ -40,7 +40,7 @@
   ports:
   - {protocol: TCP, port: {{ include "oneprotect.natsPort" . }}}
 {{- if $policy.collector.namespace }}
-# telemetry
+# OpenTelemetry collector
 - to:
   {{- include "oneprotect.peers" (list $policy.collector) | nindent 2 }}
   ports:

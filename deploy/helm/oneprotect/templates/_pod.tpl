@@ -1,6 +1,6 @@
-{{/* What the pod security standard "restricted" asks of a pod. Files of volumes belong to the group of its only user. */}}
+{{/* Pod settings of the security standard "restricted". Files of volumes belong to the group of the pod's user. */}}
 {{- define "oneprotect.podSecurity" -}}
-enableServiceLinks: false  # the variables they bring are no settings, and unknown settings stop the program
+enableServiceLinks: false  # service variables are unknown settings, which stop the program
 automountServiceAccountToken: false
 securityContext:
   runAsNonRoot: true
@@ -26,14 +26,14 @@ securityContext:
   readOnlyRootFilesystem: true
 {{- end -}}
 
-{{/* Where a role's pods may run. Takes the role's values. */}}
+{{/* Node placement of a role's pods. Argument: the role's values. */}}
 {{- define "oneprotect.scheduling" -}}
 {{- $set := dict }}
 {{- range $name, $value := pick . "priorityClassName" "nodeSelector" "tolerations" }}{{ if $value }}{{ $_ := set $set $name $value }}{{ end }}{{ end }}
 {{- with $set }}{{ toYaml . }}{{ end }}
 {{- end -}}
 
-{{/* One pod a node and zone, as far as there are enough. Takes (root, component). */}}
+{{/* Spreads pods over nodes and zones. Arguments: (root, component). */}}
 {{- define "oneprotect.spread" -}}
 {{- $root := . -}}
 topologySpreadConstraints:
@@ -48,7 +48,7 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* A role's settings. The inbox prefix is what its NATS user may subscribe to; `apply` is one of the operator's commands. Takes (root, component). */}}
+{{/* Settings of a role. The NATS user may subscribe to the inbox prefix only; `apply` uses the operator's. Arguments: (root, component). */}}
 {{- define "oneprotect.env" -}}
 {{- $values := (index . 0).Values -}}
 {{- $role := index . 1 -}}
@@ -111,7 +111,7 @@ volumeMounts:
 {{- end }}
 {{- end -}}
 
-{{/* Takes (root, component). 256 is 0400; with `fsGroup` the kubelet lets the group read, too. */}}
+{{/* Volumes. Arguments: (root, component). 256 is 0400; with `fsGroup` the kubelet also lets the group read. */}}
 {{- define "oneprotect.volumes" -}}
 {{- $values := (index . 0).Values -}}
 {{- $role := index . 1 -}}
@@ -167,7 +167,7 @@ volumes:
     - {key: {{ .from.key | quote }}, path: ca.crt}
 {{- end -}}
 
-{{/* Liveness asks the process alone and readiness what it depends on: a dependency that is away restarts nothing. Takes the port's name. */}}
+{{/* Probes. Liveness checks the process; readiness also checks dependencies, so an outage restarts no pod. Argument: the port's name. */}}
 {{- define "oneprotect.probes" -}}
 startupProbe:
   httpGet: {path: /healthz, port: {{ . }}}

@@ -1,9 +1,9 @@
-"""A line: what waits for one destination with `ordering: fifo`, and whoever has the lease to move and deliver it.
+"""An ordered queue: the deliveries that wait for one destination with `ordering: fifo`.
 
-The line is a subject of the ordered stream with a consumer of its own, which has one message out at a time: the server
-sees to it that there is one attempt at a time over all workers, and hands the same message out again after a crash. The
-head stays first until it is settled for good. Between its attempts it is held here, marked as in progress, so that the
-next one can begin the moment it may; which one that is, the results on record say.
+The queue is a subject of the ordered stream with a consumer of its own, which hands out one message at a time. So the
+server limits all workers together to one attempt, and hands the head out again after a crash. The worker that has the
+queue's lease fills the queue and delivers from it. The head stays first until it is settled: between its attempts the
+worker holds the message and marks it as in progress. The attempt log says which attempt is next, and when.
 """
 
 import asyncio
@@ -30,24 +30,24 @@ from messaging.publisher import JetStreamPublisher
 from messaging.pull_consumer import Message, PullConsumer
 from schemas import subjects
 
-RENEW_S: Final = 1.0
-"""How often the lease is renewed, and the consumer found to be there."""
-LINGER_S: Final = 10.0
-"""How long a line is kept that has nothing to do: the next message finds it set up."""
-IDLE_S: Final = 300
-"""The server forgets the consumer after so long without a line that asks it for more."""
-LOOK_S: Final = 1.0
-"""How often a head that waits is looked at anew: its destination's rest may be over."""
-PAUSE_S: Final = 0.5
-ASKED_AHEAD: Final = 64
+RENEW_INTERVAL_S: Final = 1.0
+"""Interval at which the lease is renewed and the consumer recreated if it is missing."""
+IDLE_RELEASE_S: Final = 10.0
+"""A worker releases a queue that has been empty for this long."""
+CONSUMER_IDLE_S: Final = 300
+"""The server deletes a consumer from which no worker has pulled for this long."""
+MAX_HOLD_S: Final = 1.0
+"""Longest pause before a waiting head is examined again: its circuit breaker may have closed."""
+RETRY_S: Final = 0.5
+PULL_CAPACITY: Final = 64
 
 _NANOSECONDS: Final = 1_000_000_000
-_EVERYTHING: Final = 1 << 31
+_UNLIMITED_BYTES: Final = 1 << 31
 _log = structlog.get_logger(__name__)
 
 
 class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
-    """What all lines of a consumer share."""
+    """Parts that all ordered queues of a worker share."""
 
     connection: NatsConnection
     publisher: JetStreamPublisher
@@ -56,74 +56,76 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     attempt_log: StreamAttemptLog
     head_states: HeadStateCache
     open_for_s: Callable[[str, str], float | None]
-    """For how long a destination is to be left alone, if it is."""
+    """Seconds until a destination's circuit breaker lets attempts through; None when it does now."""
     submit: Callable[[Message], None]
-    """Takes a head whose next attempt may begin."""
+    """Called with a head whose next attempt is due."""
     worker: str
     ack_wait_s: float
 
 
 class OrderedQueue:
-    """The line of one destination, from taking its lease until there is nothing more to do."""
+    """One destination's queue, from its lease until nothing is left to do."""
 
-    def __init__(self, around: OrderedQueueDependencies, tenant: str, destination: str) -> None:
-        self._around = around
+    def __init__(self, shared: OrderedQueueDependencies, tenant: str, destination: str) -> None:
+        self._shared = shared
         self._tenant = tenant
         self._destination = destination
         self._key = f"{tenant}.{destination}"
-        self._name = f"line_{tenant}_{destination}"
-        self._lease = Lease(around.leases, self._key, LeaseHolder(by=around.worker, run=secrets.token_hex(8)))
-        self._mover = OrderedTransfer(around.connection, around.publisher, self._lease, tenant, destination)
-        self._more = asyncio.Event()
-        self._stirred = asyncio.Event()
-        """Something has happened to the head: it has come, or need not wait."""
+        self._consumer = f"line_{tenant}_{destination}"
+        self._lease = Lease(shared.leases, self._key, LeaseHolder(by=shared.worker, run=secrets.token_hex(8)))
+        self._transfer = OrderedTransfer(shared.connection, shared.publisher, self._lease, tenant, destination)
+        self._has_more = asyncio.Event()
+        self._head_changed = asyncio.Event()
+        """Set when the head has arrived, or no longer has to wait."""
         self._head: Message | None = None
-        self._known: tuple[str, HeadState | None] | None = None
-        self._made_at: str | None = None
+        self._state: tuple[str, HeadState | None] | None = None
+        """The head's identity, and its state if the message is valid."""
+        self._consumer_created: str | None = None
         self._is_continuous = False
-        """Whether the last head came from the same consumer: then one that comes for the first time is fresh."""
-        self._submitted_at = self._called_at = self._resumed_at = 0.0
+        """True while every head came from one consumer: a head on its first delivery has no results yet."""
+        self._submitted_at = self._retry_called_at = self._secret_called_at = 0.0
         self._busy_at = self._now()
         self._pull = PullConsumer(
-            around.connection,
+            shared.connection,
             stream=subjects.ORDERED.name,
-            consumer=self._name,
-            on_message=self._take,
-            room=lambda: ASKED_AHEAD,
-            capacity=ASKED_AHEAD,
+            consumer=self._consumer,
+            on_message=self._on_message,
+            room=lambda: PULL_CAPACITY,
+            capacity=PULL_CAPACITY,
         )
         self.is_leased = False
 
     def notify(self) -> None:
-        """There is something to move."""
-        self._more.set()
+        """Transfer messages into the queue soon."""
+        self._has_more.set()
 
     async def run(self) -> bool:
-        """Take the lease, and move and deliver until there is nothing left. False, at once, if another one has it.
+        """Acquire the lease, and transfer and deliver until nothing is left. Returns False if another worker has it.
 
-        Raises `JetStreamError` when it can't even begin.
+        Raises `JetStreamError` when the queue can't be started.
         """
         if await self._lease.take() is not None:
             return False
         self.is_leased = True
-        self._more.set()
-        async with contextlib.AsyncExitStack() as ending:
-            ending.push_async_callback(self._release)
-            word = subjects.line(self._tenant, self._destination, "*")
-            hearing = await self._around.connection.subscribe(word, self._hear)
-            ending.push_async_callback(_unsubscribe, hearing)
-            await self._find_consumer()
+        self._has_more.set()
+        async with contextlib.AsyncExitStack() as cleanup:
+            cleanup.push_async_callback(self._release)
+            control = subjects.line(self._tenant, self._destination, "*")
+            cleanup.push_async_callback(
+                _unsubscribe, await self._shared.connection.subscribe(control, self._on_control)
+            )
+            await self._ensure_consumer()
             await self._pull.start()
-            ending.push_async_callback(self._pull.stop)
-            ending.callback(self._begin_to_end)
-            await _first_of(self._keep(), self._move(), self._advance())
+            cleanup.push_async_callback(self._pull.stop)
+            cleanup.callback(self._refuse_messages)
+            await _run_until_first_ends(self._renew_lease(), self._transfer_all(), self._submit_due_heads())
         return True
 
-    def _begin_to_end(self) -> None:
+    def _refuse_messages(self) -> None:
         self.is_leased = False
 
     async def _release(self) -> None:
-        """Let the next one have it: the head first, and then the lease."""
+        """Release the head, and then the lease, to the next worker."""
         self.is_leased = False
         if self._head is not None:
             self._head.nak()
@@ -131,161 +133,159 @@ class OrderedQueue:
             with contextlib.suppress(JetStreamError):
                 await self._lease.release()
 
-    async def _hear(self, incoming: IncomingMessage) -> None:
-        if incoming.subject.endswith(".now"):
-            if incoming.data == subjects.SECRET_IS_THERE:
-                self._resumed_at = self._now()
-            else:
-                self._called_at = self._now()
-            self._stirred.set()
+    async def _on_control(self, incoming: IncomingMessage) -> None:
+        if not incoming.subject.endswith(".now"):
+            self._has_more.set()
+            return
+        if incoming.data == subjects.SECRET_IS_THERE:
+            self._secret_called_at = self._now()
         else:
-            self._more.set()
+            self._retry_called_at = self._now()
+        self._head_changed.set()
 
-    async def _keep(self) -> None:
-        """Keep lease and consumer, until the lease is lost or there has been nothing to do for a while."""
+    async def _renew_lease(self) -> None:
+        """Renew the lease, until it is lost or the queue has been empty for a while."""
         while True:
-            await asyncio.sleep(RENEW_S)
+            await asyncio.sleep(RENEW_INTERVAL_S)
             try:
                 await self._lease.renew()
-                await self._find_consumer()
-                if self._now() - self._busy_at > LINGER_S and await self._is_empty():
+                await self._ensure_consumer()
+                if self._now() - self._busy_at > IDLE_RELEASE_S and await self._is_empty():
                     return
             except LeaseLost:
                 return
             except JetStreamError as error:
-                _log.warning("line.unkept", line=self._key, error=str(error))
+                _log.warning("ordered_queue.renew_failed", queue=self._key, error=str(error))
                 if not self._lease.is_held:
                     return
 
     async def _is_empty(self) -> bool:
-        info = await management.consumer_info(self._around.connection, subjects.ORDERED.name, self._name)
-        return not info.num_pending and not info.num_ack_pending and not self._more.is_set()
+        info = await management.consumer_info(self._shared.connection, subjects.ORDERED.name, self._consumer)
+        return not info.num_pending and not info.num_ack_pending and not self._has_more.is_set()
 
-    async def _move(self) -> None:
-        """Move whatever is told of, as long as the destination wants it in order."""
+    async def _transfer_all(self) -> None:
+        """Transfer after each notification, as long as the destination is an ordered one."""
         while True:
-            await self._more.wait()
-            self._more.clear()
+            await self._has_more.wait()
+            self._has_more.clear()
             self._busy_at = self._now()
             try:
-                destination = await self._around.directory.destination(self._tenant, self._destination)
-                if destination is not None and destination.ordering == "fifo" and await self._mover.move():
-                    self._more.set()
+                destination = await self._shared.directory.destination(self._tenant, self._destination)
+                if destination is not None and destination.ordering == "fifo" and await self._transfer.move():
+                    self._has_more.set()
             except LeaseLost:
                 return
             except JetStreamError as error:
-                _log.warning("line.unmoved", line=self._key, error=str(error))
-                await asyncio.sleep(PAUSE_S)
-                self._more.set()
+                _log.warning("ordered_queue.transfer_failed", queue=self._key, error=str(error))
+                await asyncio.sleep(RETRY_S)
+                self._has_more.set()
 
-    def _take(self, message: Message) -> None:
-        """The head comes, for the first time or again."""
+    def _on_message(self, message: Message) -> None:
+        """Keep the head, delivered for the first time or again."""
         if not self.is_leased:
             message.nak()
             return
         self._head = message
         self._busy_at = self._now()
-        self._stirred.set()
+        self._head_changed.set()
         self._pull.request_more()
 
-    async def _advance(self) -> None:
-        """Let each head go when its time has come."""
+    async def _submit_due_heads(self) -> None:
         while True:
-            await self._stirred.wait()
-            self._stirred.clear()
+            await self._head_changed.wait()
+            self._head_changed.clear()
             if self._head is None:
                 continue
             try:
-                standing = await self._stand(self._head)
+                state = await self._head_state(self._head)
             except JetStreamError as error:
-                _log.warning("line.unread", line=self._key, error=str(error))
-                await self._pause(PAUSE_S)
+                _log.warning("ordered_queue.read_failed", queue=self._key, error=str(error))
+                await self._hold(RETRY_S)
                 continue
-            wait_s = self._wait_s(standing)
+            wait_s = self._wait_s(state)
             if wait_s > 0:
-                await self._pause(min(wait_s, LOOK_S, self._around.ack_wait_s / 3))
+                await self._hold(min(wait_s, MAX_HOLD_S, self._shared.ack_wait_s / 3))
             else:
-                self._submit(self._head, standing)
+                self._submit(self._head, state)
 
-    async def _pause(self, pause_s: float) -> None:
-        """Hold the head for a while, or until it is stirred."""
+    async def _hold(self, wait_s: float) -> None:
+        """Hold the head for a while, or until it changes."""
         if self._head is not None:
             self._head.in_progress()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause_s):
-                await self._stirred.wait()
-        self._stirred.set()
+            async with asyncio.timeout(wait_s):
+                await self._head_changed.wait()
+        self._head_changed.set()
 
-    def _wait_s(self, standing: HeadState | None) -> float:
-        rest_s = self._around.open_for_s(self._tenant, self._destination) or 0.0
-        if standing is None or standing.due is None:
-            return rest_s
-        # A call from before the attempt had ended was not about the wait that came of it.
-        waits_since = max(self._submitted_at, standing.noted_at)
-        if self._called_at > waits_since or (standing.progress.secret_waits and self._resumed_at > waits_since):
-            return rest_s
-        return max(rest_s, (standing.due - datetime.now(UTC)).total_seconds())
+    def _wait_s(self, state: HeadState | None) -> float:
+        open_for_s = self._shared.open_for_s(self._tenant, self._destination) or 0.0
+        if state is None or state.due is None:
+            return open_for_s
+        # A call that came before the attempt ended was not about the wait that followed the attempt.
+        since = max(self._submitted_at, state.noted_at)
+        if self._retry_called_at > since or (state.progress.secret_waits and self._secret_called_at > since):
+            return open_for_s
+        return max(open_for_s, (state.due - datetime.now(UTC)).total_seconds())
 
-    def _submit(self, head: Message, standing: HeadState | None) -> None:
-        if standing is not None:
+    def _submit(self, head: Message, state: HeadState | None) -> None:
+        if state is not None:
             since = head.headers.get(subjects.HEADER_SINCE) or head.stored_at.isoformat()
-            headers = standing.progress.forward_headers(head.headers)
-            if standing.is_settled:
+            headers = state.progress.forward_headers(head.headers)
+            if state.is_settled:
                 headers[subjects.HEADER_SINCE] = since
             head.headers = headers
-        self._head = self._known = None
+        self._head = self._state = None
         self._submitted_at = self._now()
-        self._around.submit(head)
+        self._shared.submit(head)
 
-    async def _stand(self, head: Message) -> HeadState | None:
-        """Where the head stands; None when it can't be understood. Raises `JetStreamError`."""
-        noted = self._around.head_states.take(self._key, head)
-        if noted is None and self._known is not None and self._known[0] == head.identity:
-            return self._known[1]
-        if noted is None:
-            noted = await self._look_up(head)
-        self._known = head.identity, noted
+    async def _head_state(self, head: Message) -> HeadState | None:
+        """Return the head's state; None when the message is not valid. Raises `JetStreamError`."""
+        state = self._shared.head_states.take(self._key, head)
+        if state is None and self._state is not None and self._state[0] == head.identity:
+            return self._state[1]
+        if state is None:
+            state = await self._read_head_state(head)
+        self._state = head.identity, state
         self._is_continuous = True
-        return noted
+        return state
 
-    async def _look_up(self, head: Message) -> HeadState | None:
+    async def _read_head_state(self, head: Message) -> HeadState | None:
         try:
-            delivery = DeliveryAttemptRequest.from_message(head, max_payload_bytes=_EVERYTHING)
+            delivery = DeliveryAttemptRequest.from_message(head, max_payload_bytes=_UNLIMITED_BYTES)
             since = delivery.since
         except ValueError:
-            return None  # the handler says what is wrong with it
+            return None  # the handler quarantines the message
         if head.deliveries == 1 and since is None and self._is_continuous:
             return HeadState(delivery.progress)
-        return head_state_from_results(delivery.progress, await self._around.attempt_log.read_results(delivery))
+        return head_state_from_results(delivery.progress, await self._shared.attempt_log.read_results(delivery))
 
-    async def _find_consumer(self) -> None:
-        """Make the line's consumer if it is not there."""
+    async def _ensure_consumer(self) -> None:
         config = {
-            "name": self._name,
-            "durable_name": self._name,
+            "name": self._consumer,
+            "durable_name": self._consumer,
             "filter_subject": subjects.ordered(self._tenant, self._destination),
             "ack_policy": "explicit",
-            "ack_wait": int(self._around.ack_wait_s * _NANOSECONDS),
+            "ack_wait": int(self._shared.ack_wait_s * _NANOSECONDS),
             "max_ack_pending": 1,
-            "inactive_threshold": IDLE_S * _NANOSECONDS,
+            "inactive_threshold": CONSUMER_IDLE_S * _NANOSECONDS,
         }
-        info = await management.create_consumer(self._around.connection, subjects.ORDERED.name, config)
-        if info.created != self._made_at:
-            self._made_at = info.created
+        info = await management.create_consumer(self._shared.connection, subjects.ORDERED.name, config)
+        if info.created != self._consumer_created:
+            self._consumer_created = info.created
             self._is_continuous = False
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
 
 
-async def _unsubscribe(hearing: Subscription) -> None:
-    with contextlib.suppress(Exception):  # the client library, when the connection is going
-        await hearing.unsubscribe()
+async def _unsubscribe(subscription: Subscription) -> None:
+    with contextlib.suppress(Exception):  # the client library, while the connection closes
+        await subscription.unsubscribe()
 
 
-async def _first_of(*doings: Coroutine[Any, Any, None]) -> None:
-    """Do all of them until one ends. Raises what that one raised."""
-    tasks = [asyncio.create_task(doing) for doing in doings]
+async def _run_until_first_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends, and cancel the others. Raises what that one raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

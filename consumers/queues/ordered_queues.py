@@ -1,8 +1,9 @@
-"""Destinations with `ordering: fifo`: what comes for them goes into their line, and one consumer at a time has that.
+"""The ordered queues of a worker: each destination with `ordering: fifo` is served by one worker at a time.
 
-What comes in is a wake-up and nothing more: whoever has the line moves everything that stands in the streams, this
-message among it, in order (`consumers.queues.ordered_transfer`). So a message that comes to somebody else is handed back for a moment, in
-case the one that has the line is gone by then. Lines that nobody has are looked for once a second.
+A message for an ordered destination is a wake-up and nothing more. The worker that has the queue transfers everything
+that waits in the streams, this message included, in order (`consumers.queues.ordered_transfer`). Another worker that
+gets the message returns it for a moment, in case the queue has no worker by then. Once a second, each worker looks for
+queues that have none.
 """
 
 import asyncio
@@ -20,27 +21,29 @@ from messaging.publisher import Publication, PublishAck
 from messaging.pull_consumer import Message
 from schemas import subjects
 
-LOOK_S: Final = 1.0
-HANDED_BACK_S: Final = 1.0
-OTHERS_S: Final = 0.5
-"""For so long, a line that somebody else has is not tried for again."""
+ADOPT_INTERVAL_S: Final = 1.0
+NAK_DELAY_S: Final = 1.0
+OTHER_WORKER_S: Final = 0.5
+"""Time for which a worker does not try again to lease a queue that another worker has."""
 
 _log = structlog.get_logger(__name__)
 
 
 class OrderedQueues:
-    """The lines that this consumer has, and whatever comes for any line."""
+    """The queues that this worker serves, and the messages that arrive for any queue."""
 
-    def __init__(self, around: OrderedQueueDependencies) -> None:
-        self._around = around
-        self._lines: dict[str, OrderedQueue] = {}
+    def __init__(self, shared: OrderedQueueDependencies) -> None:
+        self._shared = shared
+        self._queues: dict[str, OrderedQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._others: dict[str, float] = {}
+        self._leased_by_others: dict[str, float] = {}
+        """Loop time until which a queue is left to the worker that has it."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Take over lines that nobody has, until `stop` is set; then let go of all."""
+        """Adopt queues without a worker until `stop` is set; then release all."""
         try:
-            await run_every(LOOK_S, self._take_over, stop, failure_event="ordered_queues.lookup_failed", jitter=0.2)
+            failure = "ordered_queues.lookup_failed"
+            await run_every(ADOPT_INTERVAL_S, self._adopt, stop, failure_event=failure, jitter=0.2)
         finally:
             tasks = list(self._tasks.values())
             for task in tasks:
@@ -48,69 +51,68 @@ class OrderedQueues:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def accept(self, message: Message) -> None:
-        """Take in what has come for a destination with a line, from the work stream or as a retry that is due."""
+        """Accept a message for an ordered destination, from the work stream or as a due retry."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
         if message.stream == subjects.RETRIES.name:
-            self._line_up(message, tenant, destination)
+            self._enqueue_due_retry(message, tenant, destination)
             return
         if self.wake(tenant, destination):
-            return  # it is moved, and gone then
-        with contextlib.suppress(JetStreamError):  # it is a hint
-            self._around.connection.post(subjects.line(tenant, destination, "more"))
-        message.nak(HANDED_BACK_S)
+            return  # the queue transfers the message, and so removes it
+        with contextlib.suppress(JetStreamError):  # only a hint to the worker that has the queue
+            self._shared.connection.post(subjects.line(tenant, destination, "more"))
+        message.nak(NAK_DELAY_S)
 
     def wake(self, tenant: str, destination: str) -> bool:
-        """There is something to do for this line. Whether it is ours; if nobody's, we try to have it."""
+        """Notify the destination's queue, or try to lease it. Returns True if this worker has the queue."""
         key = f"{tenant}.{destination}"
-        line = self._lines.get(key)
-        if line is not None:
-            line.notify()
-            return line.is_leased
-        if self._others.get(key, 0.0) < asyncio.get_running_loop().time():
-            self._lines[key] = line = OrderedQueue(self._around, tenant, destination)
-            self._tasks[key] = asyncio.create_task(self._run(key, line), name=f"line {key}")
+        queue = self._queues.get(key)
+        if queue is not None:
+            queue.notify()
+            return queue.is_leased
+        if self._leased_by_others.get(key, 0.0) < asyncio.get_running_loop().time():
+            self._queues[key] = queue = OrderedQueue(self._shared, tenant, destination)
+            self._tasks[key] = asyncio.create_task(self._run(key, queue), name=f"ordered queue {key}")
         return False
 
-    async def _run(self, key: str, line: OrderedQueue) -> None:
-        was_ours = False
+    async def _run(self, key: str, queue: OrderedQueue) -> None:
+        was_leased = False
         try:
-            was_ours = await line.run()
+            was_leased = await queue.run()
         except JetStreamError as error:
-            _log.warning("line.failed", line=key, error=str(error))
+            _log.warning("ordered_queue.failed", queue=key, error=str(error))
         finally:
-            del self._lines[key], self._tasks[key]
-            if not was_ours:
-                self._others[key] = asyncio.get_running_loop().time() + OTHERS_S
+            del self._queues[key], self._tasks[key]
+            if not was_leased:
+                self._leased_by_others[key] = asyncio.get_running_loop().time() + OTHER_WORKER_S
 
-    async def _take_over(self) -> None:
-        info = await management.stream_info(
-            self._around.connection, subjects.ORDERED.name, subjects=subjects.ordered("*", "*")
-        )
-        waiting = {subject.split(".", 3)[3] for subject in info.state.subjects} - self._lines.keys()
-        self._others = {key: until for key, until in self._others.items() if until > asyncio.get_running_loop().time()}
+    async def _adopt(self) -> None:
+        pattern = subjects.ordered("*", "*")
+        info = await management.stream_info(self._shared.connection, subjects.ORDERED.name, subjects=pattern)
+        waiting = {subjects.lane_of(subject) for subject in info.state.subjects} - self._queues.keys()
+        now = asyncio.get_running_loop().time()
+        self._leased_by_others = {key: until for key, until in self._leased_by_others.items() if until > now}
         if not waiting:
             return
-        taken = {entry.key for entry in await self._around.leases.list() if entry.value}
-        for key in waiting - taken:
+        leased = {entry.key for entry in await self._shared.leases.list() if entry.value}
+        for key in waiting - leased:
             self.wake(*key.split("."))
 
-    def _line_up(self, message: Message, tenant: str, destination: str) -> None:
-        """A retry from before the destination wanted order: it goes to the end of the line when it is due."""
+    def _enqueue_due_retry(self, message: Message, tenant: str, destination: str) -> None:
+        """Append a due retry to the queue: it was scheduled before the destination became an ordered one."""
         try:
-            progress = RetryState.from_headers(message.headers)
+            state = RetryState.from_headers(message.headers)
         except ValueError:
-            self._around.submit(message)  # whoever gets it next says what is wrong with it
+            self._shared.submit(message)  # the handler quarantines the message
             return
-        headers = progress.forward_headers(message.headers)
+        headers = state.forward_headers(message.headers)
         headers[subjects.HEADER_MSG_ID] = f"{message.identity}.due"
-        if progress.first_attempt_at is not None:
-            headers[subjects.HEADER_SINCE] = progress.first_attempt_at.isoformat()
+        if state.first_attempt_at is not None:
+            headers[subjects.HEADER_SINCE] = state.first_attempt_at.isoformat()
 
         def on_stored(result: PublishAck | JetStreamError) -> None:
             if isinstance(result, PublishAck):
-                message.ack()
-            # Else it is handed out again when the server's patience is over.
+                message.ack()  # otherwise the server redelivers the message after `ack_wait`
 
-        line = subjects.ordered(tenant, destination)
-        self._around.publisher.send(Publication(line, message.data, headers), on_stored)
+        target = subjects.ordered(tenant, destination)
+        self._shared.publisher.send(Publication(target, message.data, headers), on_stored)
         self.wake(tenant, destination)

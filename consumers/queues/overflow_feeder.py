@@ -1,9 +1,9 @@
-"""The feeder: brings work that was refused back as its destination drains.
+"""The overflow feeder: moves refused work back to the work stream as its destination drains.
 
-A destination's overflow is fed by one worker at a time, whoever has its lease, so that it comes back in its order. It
-is read without a consumer: nobody stands behind another's flood, nothing is left at the server when it is empty, and a
-worker that takes over from one that died begins with the oldest again. What that one had moved and not yet removed, the
-work stream knows by its `Nats-Msg-Id`, or still holds.
+One worker at a time, the holder of a lease, feeds a destination, so the messages come back in order. The overflow is
+read without a consumer, so no destination waits behind another's backlog, and nothing remains at the server. A worker
+that takes over from a dead one starts with the oldest message again. Messages that the dead worker moved and did not
+remove are recognized by the work stream, by their `Nats-Msg-Id`, or are still in it.
 """
 
 import asyncio
@@ -12,7 +12,6 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
 import structlog
 
 from consumers.destinations.directory import ConfigurationDirectory
@@ -30,20 +29,13 @@ from schemas import subjects
 INTERVAL_S: Final = 1.0
 BATCH: Final = 100
 MAX_CONCURRENT_FEEDS: Final = 8
-"""Destinations that are fed at a time."""
+"""Destinations that one worker feeds at a time."""
 
 _log = structlog.get_logger(__name__)
 
 
-class _SubjectCounts(msgspec.Struct, frozen=True):
-    """Messages by subject, and how many of one subject the stream takes (-1: any number)."""
-
-    subjects: dict[str, int]
-    cap: int
-
-
 class OverflowFeeder:
-    """Moves messages from the overflow to the work stream while that takes them."""
+    """Moves messages from the overflow to the work stream while that has room."""
 
     def __init__(
         self,
@@ -53,91 +45,87 @@ class OverflowFeeder:
         leases: KvBucket,
         directory: ConfigurationDirectory,
         worker: str,
-        is_closed: Callable[[str, str], bool],
-        on_fifo: Callable[[str, str], object],
+        is_circuit_open: Callable[[str, str], bool],
+        on_ordered: Callable[[str, str], object],
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """`is_closed`: whether a destination is left alone for now, so that there is no sense in feeding it.
+        """`is_circuit_open`: a destination with an open circuit breaker is not fed.
 
-        `on_fifo` is called with each destination that takes its deliveries in order: its line empties its overflow.
+        `on_ordered` is called with each destination that has an ordered queue: the queue empties its overflow.
         """
         self._connection = connection
         self._publisher = publisher
         self._leases = leases
         self._directory = directory
         self._worker = worker
-        self._is_closed = is_closed
-        self._on_fifo = on_fifo
+        self._is_circuit_open = is_circuit_open
+        self._on_ordered = on_ordered
         self._interval_s = interval_s
-        self._feeding: dict[str, _DestinationFeed] = {}
-        self._at_a_time = asyncio.Semaphore(MAX_CONCURRENT_FEEDS)
+        self._feeds: dict[str, _DestinationFeed] = {}
+        self._slots = asyncio.Semaphore(MAX_CONCURRENT_FEEDS)
         self.moved = 0
-        """Messages brought back so far."""
+        """Messages moved back so far."""
 
     async def run(self, stop: asyncio.Event) -> None:
         """Feed until `stop` is set."""
         await run_every(self._interval_s, self.feed, stop, failure_event="feeder.failed")
-        await self._let_go(set(self._feeding))
+        await self._release(set(self._feeds))
 
     async def feed(self) -> None:
-        """One round over all destinations that have overflowed."""
-        overflowed = await self._counts(subjects.OVERFLOW, subjects.overflow("*", "*"))
-        waiting = {subject.split(".", 3)[3] for subject in overflowed.subjects}
-        await self._let_go(self._feeding.keys() - waiting)
-        if waiting:
-            due = await self._counts(subjects.WORK, subjects.requested("*", "*"))
-            await asyncio.gather(*(self._feed_one(key, due) for key in waiting))
+        """Feed each destination that has overflowed once. Raises `JetStreamError`."""
+        pattern = subjects.overflow("*", "*")
+        overflow = await management.stream_info(self._connection, subjects.OVERFLOW.name, subjects=pattern)
+        waiting = {subjects.lane_of(subject) for subject in overflow.state.subjects}
+        await self._release(self._feeds.keys() - waiting)
+        if not waiting:
+            return
+        pattern = subjects.requested("*", "*")
+        work = await management.stream_info(self._connection, subjects.WORK.name, subjects=pattern)
+        limit = int(work.config["max_msgs_per_subject"])
+        await asyncio.gather(
+            *(
+                self._feed_one(key, limit - work.state.subjects.get(subjects.requested(*key.split(".")), 0))
+                for key in waiting
+            )
+        )
 
-    async def _counts(self, stream: subjects.StreamConfig, pattern: str) -> "_SubjectCounts":
-        info = await management.stream_info(self._connection, stream.name, subjects=pattern)
-        return _SubjectCounts(info.state.subjects, int(info.config["max_msgs_per_subject"]))
-
-    async def _feed_one(self, key: str, due: _SubjectCounts) -> None:
+    async def _feed_one(self, key: str, room: int) -> None:
         tenant, destination = key.split(".")
-        room = due.cap - due.subjects.get(subjects.requested(tenant, destination), 0)
-        if room <= 0 or self._is_closed(tenant, destination):
+        if room <= 0 or self._is_circuit_open(tenant, destination):
             return
         configured = await self._directory.destination(tenant, destination)
         if configured is not None and configured.ordering == "fifo":
-            self._on_fifo(tenant, destination)
+            self._on_ordered(tenant, destination)
             return
-        async with self._at_a_time:
+        async with self._slots:
             try:
-                await self._move(tenant, destination, room)
+                feed = self._feeds.get(key) or await self._start(tenant, destination)
+                count = 0 if feed is None else await feed.move(room)
+                self.moved += count  # not before the await: other destinations are fed meanwhile
             except LeaseLost:
-                self._feeding.pop(key, None)  # there was no room for so long that it ran out
+                self._feeds.pop(key, None)  # the work stream was full for longer than the lease lasts
             except JetStreamError as error:
                 _log.warning("feeder.failed", tenant=tenant, destination=destination, error=str(error))
 
-    async def _move(self, tenant: str, destination: str, room: int) -> None:
+    async def _start(self, tenant: str, destination: str) -> "_DestinationFeed | None":
+        """Return a feed of the destination, or None while another worker feeds it."""
         key = f"{tenant}.{destination}"
-        feeding = self._feeding.get(key)
-        if feeding is None:
-            feeding = await self._begin(tenant, destination)
-            if feeding is None:
-                return
-            self._feeding[key] = feeding
-        count = await feeding.move(room)
-        self.moved += count  # only now: others are fed meanwhile
-
-    async def _begin(self, tenant: str, destination: str) -> "_DestinationFeed | None":
-        """Take a destination over, unless another worker feeds it."""
-        holder = LeaseHolder(by=self._worker, run=secrets.token_hex(8))
-        lease = Lease(self._leases, f"{tenant}.{destination}", holder)
+        lease = Lease(self._leases, key, LeaseHolder(by=self._worker, run=secrets.token_hex(8)))
         if await lease.take() is not None:
             return None
-        feeding = _DestinationFeed(self._connection, self._publisher, lease, tenant, destination)
-        await feeding.find_moved()
-        return feeding
+        feed = _DestinationFeed(self._connection, self._publisher, lease, tenant, destination)
+        await feed.find_moved()
+        self._feeds[key] = feed
+        return feed
 
-    async def _let_go(self, keys: set[str]) -> None:
+    async def _release(self, keys: set[str]) -> None:
         for key in keys:
             with contextlib.suppress(JetStreamError):
-                await self._feeding.pop(key).release()
+                await self._feeds.pop(key).release()
 
 
 class _DestinationFeed:
-    """One destination's overflow, as long as this worker feeds it."""
+    """One destination's overflow, while this worker has its lease."""
 
     def __init__(
         self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, tenant: str, destination: str

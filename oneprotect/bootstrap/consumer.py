@@ -136,8 +136,8 @@ class _Consumer:
             leases=jetstream.leases,
             directory=self._directory,
             worker=self._name,
-            is_closed=self._is_circuit_open,
-            on_fifo=self._ordered_queues.wake,
+            is_circuit_open=self._is_circuit_open,
+            on_ordered=self._ordered_queues.wake,
         )
         self._stream_metrics = StreamMetrics(jetstream.connection, jetstream.replays)
         self._notifier = _build_notifier(resources)

@@ -35,8 +35,8 @@ def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> Overflo
         leases=jetstream.leases,
         directory=ConfigurationDirectory(jetstream.destinations, jetstream.credentials),
         worker=worker,
-        is_closed=lambda _tenant, destination: destination in closed,
-        on_fifo=lambda _tenant, _destination: None,
+        is_circuit_open=lambda _tenant, destination: destination in closed,
+        on_ordered=lambda _tenant, _destination: None,
     )
 
 
@@ -201,8 +201,8 @@ async def test_a_destination_that_is_closed_or_in_order_is_not_fed(site: Site, r
         leases=jetstream.leases,
         directory=ConfigurationDirectory(jetstream.destinations, jetstream.credentials),
         worker="one",
-        is_closed=lambda _tenant, destination: destination == "closed",
-        on_fifo=lambda tenant, destination: stirred.append((tenant, destination)),
+        is_circuit_open=lambda _tenant, destination: destination == "closed",
+        on_ordered=lambda tenant, destination: stirred.append((tenant, destination)),
     )
     await feeder.feed()
 

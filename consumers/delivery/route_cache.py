@@ -1,33 +1,39 @@
-"""What is the same for every delivery to a destination: looked up once, and kept as long as it is believed."""
+"""Routes to destinations: what all deliveries to one destination share, cached for as long as it is valid."""
 
 import functools
+import time
 from typing import Final
 
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.http_client.client import PreparedRequest, WebhookSender
 from consumers.model.request import DeliveryAttemptRequest
 from messaging.kv_cache import CachedValue
-from provider.errors import SecretError
+from provider.errors import SecretError, SecretNotFound
 from provider.secret_ref import SecretRef
+from schemas import subjects
 from schemas.configuration import Credential, Destination
-from schemas.ids import Purpose, is_name
+from schemas.ids import Purpose
 
 MAX_ROUTES: Final = 8192
 
 
 class DeliveryRoute:
-    """A destination that takes deliveries, in any order, and what they are signed with."""
+    """A destination, the credential that signs for it, and the beginning of its requests."""
 
     __slots__ = (
-        "_way",
-        "_way_content_type",
+        "_prepared_for",
+        "_request",
+        "_sender",
+        "_user_agent",
         "credential_key",
         "destination",
+        "is_direct",
+        "is_ordered",
         "known_credential",
         "known_destination",
         "lane",
-        "name",
         "purpose",
+        "secret_error",
         "secret_ref",
         "tenant",
     )
@@ -36,82 +42,116 @@ class DeliveryRoute:
         self,
         lane: str,
         destination: Destination,
-        secret_ref: SecretRef,
-        purpose: Purpose,
-        known_destination: CachedValue[Destination],
-        known_credential: CachedValue[Credential],
+        known: tuple[CachedValue[Destination], CachedValue[Credential]],
+        secret_ref: SecretRef | type[SecretError],
+        *,
+        sender: WebhookSender,
+        user_agent: str,
     ) -> None:
         self.lane = lane
-        self.tenant, _, self.name = lane.partition(".")
+        self.tenant = lane.partition(".")[0]
         self.destination = destination
+        self.known_destination, self.known_credential = known
+        self.is_ordered = destination.ordering == "fifo"
+        self.is_direct = destination.enabled and not self.is_ordered
+        """Whether deliveries may be sent at once, whatever stream they came from."""
         self.credential_key = f"{self.tenant}.{destination.credential}"
-        self.secret_ref = secret_ref
-        self.purpose = purpose
-        self.known_destination = known_destination
-        self.known_credential = known_credential
-        self._way: PreparedRequest | None = None
-        self._way_content_type = ""
+        credential = self.known_credential.value
+        self.purpose = Purpose.WEBHOOK_SIGNING if credential is None else credential.purpose
+        self.secret_ref: SecretRef | None = None
+        self.secret_error: type[SecretError] = SecretNotFound
+        """Why there is no ref."""
+        if isinstance(secret_ref, SecretRef):
+            self.secret_ref = secret_ref
+        else:
+            self.secret_error = secret_ref
+        self._sender = sender
+        self._user_agent = user_agent
+        self._request: PreparedRequest | None = None
+        self._prepared_for: tuple[str, str | None] = ("", None)
 
-    def prepared_request(
-        self, delivery: DeliveryAttemptRequest, sender: WebhookSender, user_agent: str
-    ) -> PreparedRequest | None:
-        """How the request of `delivery` begins; None if it may go nowhere, or carries a header of its own."""
-        if self.destination.forward_trace and delivery.progress.trace:
-            return None
-        if self._way is None or delivery.content_type != self._way_content_type:
-            headers = {**self.destination.headers, **common_headers(delivery, user_agent)}
-            self._way = sender.prepare(self.destination.url, headers)
-            self._way_content_type = delivery.content_type
-        return self._way
+    def prepared_request(self, delivery: DeliveryAttemptRequest) -> PreparedRequest:
+        """Return the beginning of the request of `delivery`: the last one again, unless its headers differ."""
+        trace = delivery.progress.trace if self.destination.forward_trace else None
+        wanted = (delivery.content_type, trace)
+        request = self._request
+        if request is None or wanted != self._prepared_for:
+            headers = {
+                **self.destination.headers,
+                "content-type": delivery.content_type,
+                "user-agent": self._user_agent,
+            }
+            if trace:
+                headers[subjects.HEADER_TRACE] = trace
+            request = self._request = self._sender.prepare(self.destination.url, headers)
+            self._prepared_for = wanted
+        return request
 
 
 class RouteCache:
-    """Remembers a route for each destination, `<tenant>.<id>`, none of which says what the directory would not."""
+    """The routes to destinations, by `<tenant>.<id>`. A route never differs from what the directory knows."""
 
-    __slots__ = ("_directory", "_routes", "_secret_namespace")
+    __slots__ = ("_directory", "_routes", "_secret_namespace", "_sender", "_user_agent")
 
-    def __init__(self, directory: ConfigurationDirectory, secret_namespace: str | None) -> None:
+    def __init__(
+        self, directory: ConfigurationDirectory, sender: WebhookSender, *, secret_namespace: str | None, user_agent: str
+    ) -> None:
         self._directory = directory
+        self._sender = sender
         self._secret_namespace = secret_namespace
+        self._user_agent = user_agent
         self._routes: dict[str, DeliveryRoute] = {}
 
     def find(self, lane: str, now: float) -> DeliveryRoute | None:
-        """The route to the destination `lane`; None if it has none, or there is more to it than is at hand.
-
-        `now`: by `time.monotonic`.
-        """
+        """Return the route to `lane` if destination and credential are in memory. `now`: by `time.monotonic`."""
         route = self._routes.get(lane)
         if route is not None and now < route.known_destination.until and now < route.known_credential.until:
             return route
         self._routes.pop(lane, None)
-        route = self._look_up(lane)
+        route = self._build(lane)
         if route is not None:
             if len(self._routes) >= MAX_ROUTES:
                 self._routes.clear()
             self._routes[lane] = route
         return route
 
-    def _look_up(self, lane: str) -> DeliveryRoute | None:
-        known = self._directory.known_destination(lane)
-        if known is None or known.value is None or not known.value.enabled or known.value.ordering == "fifo":
-            return None
+    async def load(self, lane: str) -> DeliveryRoute | None:
+        """Return the route to `lane`, and wait for what is not in memory. None if there is no such destination."""
         tenant, _, name = lane.partition(".")
-        signing = self._directory.known_credential(f"{tenant}.{known.value.credential}")
-        if signing is None or signing.value is None or not (is_name(tenant) and is_name(name)):
+        while True:
+            destination = await self._directory.destination(tenant, name)
+            if destination is None:
+                return None
+            await self._directory.credential(tenant, destination.credential)
+            route = self.find(lane, time.monotonic())
+            if route is not None:  # else the destination changed while its credential was read
+                return route
+
+    def _build(self, lane: str) -> DeliveryRoute | None:
+        destination = self._directory.known_destination(lane)
+        if destination is None or destination.value is None:
             return None
+        credential = self._directory.known_credential(f"{lane.partition('.')[0]}.{destination.value.credential}")
+        if credential is None:
+            return None
+        return DeliveryRoute(
+            lane,
+            destination.value,
+            (destination, credential),
+            self._read_ref(credential.value),
+            sender=self._sender,
+            user_agent=self._user_agent,
+        )
+
+    def _read_ref(self, credential: Credential | None) -> SecretRef | type[SecretError]:
+        if credential is None:
+            return SecretNotFound
         try:
-            secret_ref = parsed_ref(signing.value.secret_ref, self._secret_namespace)
-        except SecretError:
-            return None
-        return DeliveryRoute(lane, known.value, secret_ref, signing.value.purpose, known, signing)
-
-
-def common_headers(delivery: DeliveryAttemptRequest, user_agent: str) -> dict[str, str]:
-    """The headers that are the same for all deliveries of a kind."""
-    return {"content-type": delivery.content_type, "user-agent": user_agent}
+            return _parse_ref(credential.secret_ref, self._secret_namespace)
+        except SecretError as error:
+            return type(error)
 
 
 @functools.lru_cache(maxsize=4096)
-def parsed_ref(ref: str, namespace: str | None) -> SecretRef:
-    """The ref that `ref` says. Raises `SecretError`."""
+def _parse_ref(ref: str, namespace: str | None) -> SecretRef:
     return SecretRef.parse(ref, central_namespace=namespace)

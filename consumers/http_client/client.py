@@ -1,15 +1,13 @@
-"""The way out: one POST to one destination, whose every ending is a value.
+"""The HTTP client for webhooks: one POST to one destination, and every ending is a value.
 
-The status line decides. Once it has come, nothing that happens to the body changes the outcome, because a receiver that
-has answered must not get the same POST again: the body is read as far as it helps to use the connection again, and a
-connection that is not done with its answer is closed. For the same reason a request is never sent twice from here.
-
-`http1` reads and writes, `pool` keeps connections, `connecting` opens them and `resolving` finds out where to.
+The status line decides: a receiver that answered must not get the POST again, so nothing that happens to the body
+changes the outcome. For the same reason no request is ever sent twice from here. The rest of a body is read only as
+far as that helps to reuse the connection.
 """
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +16,7 @@ import structlog
 from msgspec import Struct
 
 from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, ValidatedUrl
-from consumers.http_client.connection import ConnectionKey, HttpConnection
+from consumers.http_client.connection import ConnectionKey, HttpConnection, OnReply
 from consumers.http_client.connector import HttpConnector
 from consumers.http_client.dialer import HttpProxy
 from consumers.http_client.errors import SendError
@@ -33,59 +31,57 @@ _log = structlog.get_logger(__name__)
 
 
 class PreparedRequest(Struct):
-    """Where deliveries to a destination go, and how their requests begin: the same for each of them."""
+    """The beginning that all requests to one destination share."""
 
-    target: ValidatedUrl
-    head: bytes
-    places: tuple[ConnectionKey, ...] = ()
-    """Those of the addresses that the target is known to have."""
-    until: float = 0.0
-    """When, in the loop's time, they have to be looked up again: never for a target that is an address."""
+    target: ValidatedUrl | Code
+    """Where the requests go, or the code of why none may be sent."""
+    head: bytes = b""
+    keys: tuple[ConnectionKey, ...] = ()
+    """Connections to the known addresses of the target."""
+    until: float = inf
+    """The loop's time at which the addresses must be resolved again."""
 
 
 class WebhookSender(Protocol):
-    """Sends a body to a URL. Expected failures are replies; only cancellation is raised."""
+    """A client that sends prepared requests."""
 
-    async def send(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
-    ) -> WebhookResponse:
-        """POST `body` as it is, with `headers`. Resolving, connecting, writing and reading share the `timeout_s`."""
-        ...
-
-    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest | None:
-        """What can be prepared of deliveries to `url` with these headers; None if none may be sent."""
+    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest:
+        """Prepare requests to `url` that start with `headers`. Raises nothing: sending reports what is wrong."""
         ...
 
     def start(
         self,
-        way: PreparedRequest,
+        request: PreparedRequest,
         *,
         lines: str,
         body: bytes,
         timeout_s: float,
         capture: bool,
-        on_reply: Callable[[WebhookResponse], None],
-    ) -> Callable[[], None] | None:
-        """`send` without a coroutine, on a connection that is free; None, and nothing is done, if there is none.
+        on_reply: OnReply,
+    ) -> Callable[[], None]:
+        """Send a POST, and call `on_reply` once with its end, later than this returns.
 
-        `lines`: further headers, each with its line end. `on_reply` is called once, unless what is returned is.
+        Args:
+            request: The beginning of the request.
+            lines: Further header lines, each with its line end.
+            body: The body, sent as it is.
+            timeout_s: Limit for resolving, connecting, writing and reading together.
+            capture: Keep the beginning of the response's body.
+            on_reply: Called with the response, or with the code of why there is none.
+
+        Returns:
+            A function that abandons the request. Call it only before `on_reply` is called.
         """
-        ...
-
-    async def aclose(self) -> None:
-        """Close all connections."""
         ...
 
 
 class HttpWebhookSender:
-    """Sends over HTTP/1.1 to where the policy allows. Build it inside a running event loop.
+    """A sender over HTTP/1.1 to wherever the policy allows. Build it inside a running event loop.
 
-    `ca_file`: certificates to trust beside the system's. `max_idle`: connections kept for later, each for
-    `keep_alive_s`; how many are in use is up to the caller. `resolver`: another source of addresses; the policy still
-    checks each one before connecting. `proxy`: all connections go through it, to addresses checked here.
+    No redirect is followed, no cookie kept, no body decompressed.
     """
 
-    __slots__ = ("_addresses", "_connector", "_is_closed", "_loop", "_policy", "_pool")
+    __slots__ = ("_addresses", "_connector", "_is_closed", "_loop", "_opening", "_policy", "_pool")
 
     def __init__(
         self,
@@ -97,148 +93,148 @@ class HttpWebhookSender:
         resolver: NameResolver | None = None,
         proxy: HttpProxy | None = None,
     ) -> None:
+        """Create a sender without connections.
+
+        Args:
+            policy: Checks every URL, and every address before a connection.
+            ca_file: Certificates to trust beside the system's.
+            max_idle: Idle connections to keep. The caller bounds how many are in use.
+            keep_alive_s: How long to keep an idle connection.
+            resolver: Another source of addresses.
+            proxy: A proxy for all connections, to addresses that are checked here.
+        """
         self._loop = asyncio.get_running_loop()
         self._policy = policy
         self._pool = ConnectionPool(max_idle=max_idle, keep_alive_s=keep_alive_s)
         self._addresses = DnsCache(resolver or PolicyCheckedResolver(policy))
         self._connector = HttpConnector(policy, self._pool, ca_file=ca_file, proxy=proxy)
+        self._opening: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    async def send(
-        self, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
-    ) -> WebhookResponse:
-        """See `WebhookSender.send`. No redirect is followed, no cookie kept, no body decompressed."""
-        now = self._loop.time()
-        exchange = _HttpExchange(self._loop, now + timeout_s, capture=capture)
+    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest:
+        """See `WebhookSender.prepare`."""
         try:
             target = self._policy.check_url(url)
-            exchange.request = _request(target, headers, body)
-            connection = self._idle_connection(target, now)
-            if connection is not None:
-                exchange.begin(connection)
-            else:
-                await self._send_on_new_connection(target, exchange)
-            return await exchange.ended
-        except Exception as error:  # noqa: BLE001  the edge: none may leave this file, as its text may quote anything
-            return WebhookResponse(_code_of(error))
-        finally:
-            exchange.release()
-
-    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest | None:
-        """See `WebhookSender.way`."""
-        try:
-            target = self._policy.check_url(url)
-            head = target.head + _lines(headers)
-        except (EgressBlocked, SendError):
-            return None
-        if target.address is not None:
-            return PreparedRequest(target, head, (_place(target, target.address),), inf)
-        return PreparedRequest(target, head)
+            head = target.head + _header_lines(headers)
+        except EgressBlocked:
+            return PreparedRequest(Code.NET_BLOCKED)
+        except SendError as error:
+            return PreparedRequest(error.code)
+        if target.address is None:
+            return PreparedRequest(target, head, until=0.0)
+        return PreparedRequest(target, head, (_key(target, target.address),))
 
     def start(
         self,
-        way: PreparedRequest,
+        request: PreparedRequest,
         *,
         lines: str,
         body: bytes,
         timeout_s: float,
         capture: bool,
-        on_reply: Callable[[WebhookResponse], None],
-    ) -> Callable[[], None] | None:
-        """See `WebhookSender.begin`."""
+        on_reply: OnReply,
+    ) -> Callable[[], None]:
+        """See `WebhookSender.start`."""
         now = self._loop.time()
-        if now >= way.until:
-            self._look_up(way, now)
-        for place in way.places:
-            connection = self._pool.acquire(place, now)
-            if connection is not None:
-                request = b"%b%bcontent-length: %d\r\n\r\n%b" % (way.head, lines.encode(), len(body), body)
-                connection.send_request(request, now + timeout_s, on_reply, capture=capture)
-                return connection.drop
-        return None
+        if now >= request.until:
+            self._update_keys(request, now)
+        deadline = now + timeout_s
+        data = b"%b%bcontent-length: %d\r\n\r\n%b" % (request.head, lines.encode(), len(body), body)
+        connection = self._pool.acquire(request.keys, now)
+        if connection is not None:
+            connection.send_request(data, deadline, on_reply, capture=capture)
+            return connection.drop
+        exchange = _OpeningExchange(data, deadline, on_reply, capture=capture)
+        exchange.task = task = self._loop.create_task(self._send_on_new_connection(request.target, exchange))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        return exchange.cancel
 
-    def _look_up(self, way: PreparedRequest, now: float) -> None:
-        target = way.target
+    def _update_keys(self, request: PreparedRequest, now: float) -> None:
+        """Read from memory where the target's name leads now."""
+        target = request.target
+        if isinstance(target, Code):
+            return
         known = self._addresses.peek((target.host, target.port), now)
         if known is None or isinstance(known.answer, Code):
-            way.places, way.until = (), 0.0
+            request.keys, request.until = (), 0.0
         else:
-            way.places, way.until = tuple([_place(target, address) for address in known.answer]), known.until
+            request.keys, request.until = tuple([_key(target, address) for address in known.answer]), known.until
 
-    def _idle_connection(self, target: ValidatedUrl, now: float) -> HttpConnection | None:
-        """A free connection to an address that `target` is known to have."""
-        if target.address is not None:
-            return self._free(target, (target.address,), now)
-        known = self._addresses.peek((target.host, target.port), now)
-        return None if known is None or isinstance(known.answer, Code) else self._free(target, known.answer, now)
+    async def _send_on_new_connection(self, target: ValidatedUrl | Code, exchange: "_OpeningExchange") -> None:
+        """Send on a new connection, or on one that has become free while the name was resolved."""
+        try:
+            async with asyncio.timeout_at(exchange.deadline):
+                await self._open(target, exchange)
+        except asyncio.CancelledError:
+            exchange.end(WebhookResponse(Code.NET_RESET))
+        except Exception as error:  # noqa: BLE001  its text may quote anything, so none may leave this file
+            exchange.end(WebhookResponse(_code_of(error)))
 
-    def _free(self, target: ValidatedUrl, addresses: Sequence[AddrInfo], now: float) -> HttpConnection | None:
-        for address in addresses:
-            if (connection := self._pool.acquire(_place(target, address), now)) is not None:
-                return connection
-        return None
-
-    async def _send_on_new_connection(self, target: ValidatedUrl, exchange: "_HttpExchange") -> None:
-        """Begin on a new connection, or on one that has become free while the name was resolved."""
+    async def _open(self, target: ValidatedUrl | Code, exchange: "_OpeningExchange") -> None:
+        if isinstance(target, Code):
+            raise SendError(target)
         if self._is_closed:
             raise SendError(Code.INTERNAL)
-        async with asyncio.timeout_at(exchange.deadline):
-            addresses: Sequence[AddrInfo] = (
-                await self._addresses.resolve((target.host, target.port))
-                if target.address is None
-                else (target.address,)
-            )
-            connection = self._free(target, addresses, self._loop.time())
-            if connection is not None:
-                exchange.begin(connection)
-            else:
-                await self._connector.open(target, addresses, exchange.begin)
+        addresses = (
+            await self._addresses.resolve((target.host, target.port)) if target.address is None else (target.address,)
+        )
+        connection = self._pool.acquire([_key(target, address) for address in addresses], self._loop.time())
+        if connection is not None:
+            exchange.begin(connection)
+        else:
+            await self._connector.open(target, addresses, exchange.begin)
 
     async def aclose(self) -> None:
-        """Close all connections. What is still being sent ends as `net.reset`."""
+        """Close all connections. Requests that are being sent end as `net.reset`."""
         self._is_closed = True
         self._pool.close()
         await self._addresses.close()
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         await asyncio.sleep(0)
 
 
-class _HttpExchange:
-    """One request on its way."""
+class _OpeningExchange:
+    """A request whose connection is still to be opened."""
 
-    __slots__ = ("_capture", "_connection", "deadline", "ended", "request")
+    __slots__ = ("_capture", "_connection", "_data", "_is_over", "_on_reply", "deadline", "task")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deadline: float, *, capture: bool) -> None:
+    task: asyncio.Task[None]
+
+    def __init__(self, data: bytes, deadline: float, on_reply: OnReply, *, capture: bool) -> None:
         self.deadline = deadline
-        self.request = b""
-        self.ended: asyncio.Future[WebhookResponse] = loop.create_future()
+        self._data = data
+        self._on_reply = on_reply
         self._capture = capture
         self._connection: HttpConnection | None = None
+        self._is_over = False
 
     def begin(self, connection: HttpConnection) -> None:
-        """Send the request on `connection`."""
         self._connection = connection
-        connection.send_request(self.request, self.deadline, self._end, capture=self._capture)
+        connection.send_request(self._data, self.deadline, self.end, capture=self._capture)
 
-    def release(self) -> None:
-        """Whatever has become of it, nobody waits for its end any more."""
-        if self._connection is not None:
-            self._connection.drop()
+    def end(self, reply: WebhookResponse) -> None:
+        # The deadline of the connection and that of opening it are the same moment: the first to come counts.
+        if not self._is_over:
+            self._is_over = True
+            self._on_reply(reply)
 
-    def _end(self, reply: WebhookResponse) -> None:
-        self._connection = None
-        if not self.ended.done():
-            self.ended.set_result(reply)
+    def cancel(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self.task.cancel()
+            if self._connection is not None:
+                self._connection.drop()
 
 
-def _place(target: ValidatedUrl, address: AddrInfo) -> ConnectionKey:
+def _key(target: ValidatedUrl, address: AddrInfo) -> ConnectionKey:
     return target.scheme, target.host, target.port, str(address[4][0])
 
 
-def _request(target: ValidatedUrl, headers: Mapping[str, str], body: bytes) -> bytes:
-    return b"%b%bcontent-length: %d\r\n\r\n%b" % (target.head, _lines(headers), len(body), body)
-
-
-def _lines(headers: Mapping[str, str]) -> bytes:
+def _header_lines(headers: Mapping[str, str]) -> bytes:
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
     if lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
         raise SendError(Code.INTERNAL)

@@ -1,6 +1,7 @@
 """Connections between exchanges. The one that was used last is used first, and the oldest go when room is short."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 from consumers.http_client.connection import ConnectionKey, HttpConnection
@@ -27,19 +28,20 @@ class ConnectionPool:
         """There is a new connection, in use."""
         self._open.add(connection)
 
-    def acquire(self, place: ConnectionKey, now: float) -> HttpConnection | None:
-        """A connection to `place` that is still good, if there is one; it is the caller's until it is kept again."""
-        idle = self._idle.get(place)
-        while idle:
-            connection = idle.pop()
-            del self._order[connection]
-            if connection.is_reusable(now):
-                return connection
-            connection.abort()
+    def acquire(self, keys: Sequence[ConnectionKey], now: float) -> HttpConnection | None:
+        """Return an idle connection that is still usable, preferably to the first of `keys`; None without one."""
+        for key in keys:
+            idle = self._idle.get(key)
+            while idle:
+                connection = idle.pop()
+                del self._order[connection]
+                if connection.is_reusable(now):
+                    return connection
+                connection.abort()
         return None
 
     def release(self, connection: HttpConnection) -> None:
-        """See `ConnectionOwner.keep`."""
+        """See `ConnectionOwner.release`."""
         self._idle[connection.place].append(connection)
         self._order[connection] = None
         if len(self._order) > self._max_idle or self._is_closed:
@@ -48,7 +50,7 @@ class ConnectionPool:
             oldest.abort()
 
     def remove(self, connection: HttpConnection) -> None:
-        """See `ConnectionOwner.forget`."""
+        """See `ConnectionOwner.remove`."""
         self._open.discard(connection)
         self._withdraw(connection)
 

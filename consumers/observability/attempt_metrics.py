@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 import structlog
 
-from consumers.model.attempt import DeliveryAttempt
+from consumers.delivery.attempt import DeliveryAttempt
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.observability.attempt_tracing import AttemptTracer
 from schemas.codes import Code, Outcome

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.model.attempt import DeliveryAttempt
+from consumers.delivery.attempt import DeliveryAttempt
 from consumers.model.request import DeliveryAttemptRequest
 from messaging.pull_consumer import Message
 from schemas.codes import Outcome
@@ -105,7 +105,7 @@ class AttemptTracer:
             TraceContext.read(delivery.progress.trace) or TraceContext.of_key(delivery.request_id),
             began_ns,
             resolved_ns,
-            began_ns + int(attempt.taken_s * _NANOSECONDS),
+            began_ns + int(attempt.duration_s * _NANOSECONDS),
         )
 
     def readings(self) -> Iterator[MetricSample]:

@@ -1,4 +1,4 @@
-"""How a message may be settled, as its handler says it: acknowledged after something is stored, or handed back."""
+"""How a message is settled: its publications are stored, and then it is acknowledged or requeued."""
 
 import msgspec
 
@@ -10,13 +10,16 @@ from schemas.headers import portable_headers
 
 
 class Requeue(msgspec.Struct, frozen=True):
-    """Store these, and hand the message back: it is to come again, at once."""
+    """Store `publications`, and return the message to its stream, which delivers it again at once."""
 
     publications: tuple[Publication, ...] = ()
 
 
 Disposition = tuple[Publication, ...] | Requeue
-"""What must be stored, in this order, before the message is acknowledged, or handed back."""
+"""Publications to store, in this order, before the message is acknowledged or requeued."""
+
+HandlerResult = Disposition | Exception
+"""How a handler ended: with a disposition, or with an unforeseen error."""
 
 
 def quarantine_publication(message: Message, code: Code, reason: str) -> Publication:

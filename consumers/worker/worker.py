@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from consumers.worker.disposition import Disposition, Requeue, quarantine_publication
+from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
 from consumers.worker.fair_scheduler import DestinationLane, FairScheduler
 from messaging.client.errors import JetStreamError
 from messaging.publisher import MessagePublisher, Publication, PublishAck
@@ -35,7 +35,6 @@ MAX_HELD: Final = 32_768
 MAX_HELD_BYTES: Final = 128 * 1024 * 1024
 
 Handler = Callable[[Message], Awaitable[Disposition]]
-HandlerResult = Disposition | Exception
 Begin = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
 """Handles a message without a coroutine if it can, and returns how to give up: see `DeliveryHandler.begin`."""
 

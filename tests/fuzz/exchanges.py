@@ -10,6 +10,7 @@ from consumers.egress.policy import EgressPolicy
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import WebhookResponse
 from tests.support.bytewise import Exchange, receiving
+from tests.support.webhooks import send
 
 TIMEOUT_S = 0.25
 NEXT = b"HTTP/1.1 299 next\r\ncontent-length: 4\r\n\r\nnext"
@@ -59,7 +60,7 @@ class Exchanges:
 
     async def _post(self, path: str) -> WebhookResponse:
         url = f"http://127.0.0.1:{self._receiver.port}/{path}"
-        return await self._sender.send(url, headers={}, body=b"{}", timeout_s=TIMEOUT_S, capture=True)
+        return await send(self._sender, url, headers={}, body=b"{}", timeout_s=TIMEOUT_S, capture=True)
 
     async def _answer(self, exchange: Exchange) -> None:
         if exchange.head.startswith(b"POST /next "):

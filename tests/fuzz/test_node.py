@@ -19,6 +19,7 @@ from tests.kubernetes.certificates import Authority
 from tests.support import node
 from tests.support.node import NodeReceiver, node_receiver
 from tests.support.reference_http_client import status_by_aiohttp
+from tests.support.webhooks import send
 
 POLICY = EgressPolicy(allow_cidrs=["127.0.0.0/8"], allow_http=True, ports=((1024, 65535),))
 TIMEOUT_S: Final = 10.0
@@ -75,7 +76,7 @@ async def post(sender: HttpWebhookSender, base: str, path: str) -> WebhookRespon
     """Send a delivery to where it behaves in this way."""
     body = LARGE if path in WITH_LARGE_BODIES else b"{}"
     timeout_s = QUIET_S if path == "/silent" else TIMEOUT_S
-    return await sender.send(base + path, headers={"x": "y"}, body=body, timeout_s=timeout_s)
+    return await send(sender, base + path, headers={"x": "y"}, body=body, timeout_s=timeout_s)
 
 
 @pytest.mark.parametrize("encrypted", [False, True], ids=["plain", "secured"])

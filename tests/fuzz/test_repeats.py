@@ -68,7 +68,7 @@ class Receiver:
         replies: list[WebhookResponse] = []
         with ExitStack() as sockets:
             for said in conversation:
-                connection = pool.acquire(PLACE, self._loop.time())
+                connection = pool.acquire([PLACE], self._loop.time())
                 if connection is None:
                     ours, theirs = socket.socketpair()
                     sockets.enter_context(theirs)

@@ -6,7 +6,7 @@ Wherever a process may die, the next one must carry on; these are the gaps betwe
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any
 
 from consumers.http_client.client import HttpWebhookSender
@@ -15,8 +15,6 @@ from messaging.pull_consumer import Message
 from oneprotect.__main__ import main
 
 STEPS = ("before_send", "after_send", "after_result", "before_ack")
-
-Method = Callable[..., Awaitable[Any]]
 
 
 class Fuse:
@@ -29,25 +27,6 @@ class Fuse:
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    def before(self, method: Method) -> Method:
-        """`method`, with the passage before it."""
-
-        async def wrapped(*arguments: Any, **named: Any) -> Any:
-            self._pass()
-            return await method(*arguments, **named)
-
-        return wrapped
-
-    def after(self, method: Method) -> Method:
-        """`method`, with the passage behind it."""
-
-        async def wrapped(*arguments: Any, **named: Any) -> Any:
-            result = await method(*arguments, **named)
-            self._pass()
-            return result
-
-        return wrapped
 
     def before_call(self, method: Callable[..., Any]) -> Callable[..., Any]:
         """`method`, which is no coroutine, with the passage before it."""
@@ -78,11 +57,9 @@ def arm(step: str, fuse: Fuse) -> None:
     work: Any = worker.InFlightMessage  # pyright: ignore[reportPrivateUsage] - the gap is inside it
     match step:
         case "before_send":
-            sender.send = fuse.before(sender.send)
-            sender.begin = fuse.before_call(sender.begin)
+            sender.start = fuse.before_call(sender.start)
         case "after_send":
-            sender.send = fuse.after(sender.send)
-            sender.begin = fuse.after_reply(sender.begin)
+            sender.start = fuse.after_reply(sender.start)
         case "after_result":
             work._on_stored = fuse.before_call(work._on_stored)
         case _:

@@ -8,10 +8,13 @@ import pytest
 from consumers.delivery import route_cache
 from consumers.delivery.route_cache import DeliveryRoute, RouteCache
 from consumers.destinations.directory import ConfigurationDirectory
+from consumers.egress.policy import EgressPolicy
+from consumers.http_client.client import HttpWebhookSender
 from messaging.kv_cache import MAX_AGE_S, MAX_ENTRIES
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
+POLICY = EgressPolicy()
 URL = "https://receiver.acme.com/in"
 
 
@@ -23,7 +26,9 @@ class Known:
         self.directory = ConfigurationDirectory(
             site.jetstream.destinations, site.jetstream.credentials, max_entries=max_entries
         )
-        self.routes = RouteCache(self.directory, NAMESPACE)
+        self.routes = RouteCache(
+            self.directory, HttpWebhookSender(POLICY), secret_namespace=NAMESPACE, user_agent="test"
+        )
 
     async def read(self, *names: str) -> None:
         """Have destinations at hand, and their credential."""
@@ -135,10 +140,19 @@ async def test_so_many_routes_are_kept(known: Known, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    "fields", [{"enabled": False}, {"ordering": "fifo"}, {"credential": "bad"}, {"credential": "none"}]
+    ("fields", "is_direct", "has_ref"),
+    [
+        ({}, True, True),
+        ({"enabled": False}, False, True),
+        ({"ordering": "fifo"}, False, True),
+        ({"credential": "bad"}, True, False),
+        ({"credential": "none"}, True, False),
+    ],
 )
-async def test_there_is_none_where_more_is_to_be_done(site: Site, known: Known, fields: dict[str, object]) -> None:
-    """A disabled destination, one with a line, and one whose credential can't be used take the long way."""
+async def test_a_route_says_what_prevents_a_delivery_at_once(
+    site: Site, known: Known, fields: dict[str, object], *, is_direct: bool, has_ref: bool
+) -> None:
+    """A disabled or ordered destination is not direct, and an unusable credential has no ref."""
     document = {"url": URL, "credential": "key"} | fields
     bad = msgspec.json.encode({"secret_ref": "not a ref"})
     await site.jetstream.credentials.put(f"{TENANT}.bad", bad)
@@ -147,15 +161,25 @@ async def test_there_is_none_where_more_is_to_be_done(site: Site, known: Known, 
     await known.directory.credential(TENANT, "bad")
     await known.directory.credential(TENANT, "none")
 
-    assert known.find("other") is None
+    route = known.find("other")
+
+    assert route is not None
+    assert (route.is_direct, route.secret_ref is not None) == (is_direct, has_ref)
 
 
-async def test_there_is_none_to_an_ill_formed_name(site: Site, known: Known) -> None:
-    """Nor to more than a name, or to a destination that nobody has read."""
-    for name in ("Orders", "orders.more"):
-        await site.jetstream.destinations.put(
-            f"{TENANT}.{name}", msgspec.json.encode({"url": URL, "credential": "key"})
-        )
-        await known.directory.destination(TENANT, name)
+async def test_loading_a_route_waits_for_what_is_not_in_memory(site: Site) -> None:
+    """Destination and credential are read, and then the route is in memory."""
+    await site.destination("orders", URL)
+    unread = Known(site)
+    before, missing = unread.find(), await unread.routes.load(f"{TENANT}.missing")
+    loaded = await unread.routes.load(f"{TENANT}.orders")
 
-    assert [known.find(name) for name in ("Orders", "orders.more", "unread", "")] == [None] * 4
+    assert (before, missing) == (None, None)
+    assert loaded is not None
+    assert unread.find() is loaded
+
+
+@pytest.mark.parametrize("name", ["unread", "", "orders.more"])
+async def test_there_is_no_route_to_an_unknown_destination(known: Known, name: str) -> None:
+    """Memory holds nothing about a destination that was never read."""
+    assert known.find(name) is None

@@ -24,6 +24,7 @@ from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, Receiver, Script, answering, receiving
 from tests.support.waiting import until
+from tests.support.webhooks import send
 
 ANY_PORT = ((1024, 65535),)
 LOOPBACK = EgressPolicy(allow_cidrs=["127.0.0.0/8"], allow_http=True, ports=ANY_PORT)
@@ -61,7 +62,7 @@ async def post(
     sender: HttpWebhookSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0, capture: bool = False
 ) -> WebhookResponse:
     """Send an ordinary delivery."""
-    return await sender.send(url, headers=HEADERS, body=body, timeout_s=timeout_s, capture=capture)
+    return await send(sender, url, headers=HEADERS, body=body, timeout_s=timeout_s, capture=capture)
 
 
 async def answer_to(
@@ -480,8 +481,8 @@ async def test_a_cancelled_reading_of_a_body_is_cancelled(sender: HttpWebhookSen
 async def test_a_header_that_cannot_be_sent_is_a_fault_of_ours(sender: HttpWebhookSender) -> None:
     """A line feed in a header's value sends nothing, raises nothing and shows nothing."""
     async with receiving() as receiver:
-        reply = await sender.send(
-            f"http://127.0.0.1:{receiver.port}/", headers={"x": "a\r\nb: c"}, body=b"", timeout_s=5
+        reply = await send(
+            sender, f"http://127.0.0.1:{receiver.port}/", headers={"x": "a\r\nb: c"}, body=b"", timeout_s=5
         )
 
     assert reply == WebhookResponse(Code.INTERNAL)
@@ -818,10 +819,10 @@ async def test_nothing_of_the_request_is_logged_or_told(
         for tls in (None, authority.server_context()) if script is mute else (None,):
             async with receiving(script, tls=tls) as receiver:
                 url = f"http{'s' if tls else ''}://127.0.0.1:{receiver.port}/{canary}?{canary}={canary}"
-                replies.append(await sender.send(url, headers=headers, body=canary.encode(), timeout_s=0.5))
+                replies.append(await send(sender, url, headers=headers, body=canary.encode(), timeout_s=0.5))
     for url in (f"http://10.0.0.1/{canary}", f"http://{canary}@127.0.0.1/", f"http://127.0.0.1:1025/{canary}"):
-        replies.append(await sender.send(url, headers=headers, body=canary.encode(), timeout_s=0.5))
-    replies.append(await sender.send(url, headers={"x": f"{canary}\n"}, body=canary.encode(), timeout_s=0.5))
+        replies.append(await send(sender, url, headers=headers, body=canary.encode(), timeout_s=0.5))
+    replies.append(await send(sender, url, headers={"x": f"{canary}\n"}, body=canary.encode(), timeout_s=0.5))
     logging.getLogger("test").debug("the pipe is alive")
 
     told = repr(replies) + caplog.text + "".join(repr(vars(record)) for record in caplog.records)

@@ -21,6 +21,7 @@ from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, answering, receiving
 from tests.support.waiting import until
+from tests.support.webhooks import send
 
 LOOPBACK = EgressPolicy(allow_cidrs=["127.0.0.0/8"], allow_http=True, ports=((1024, 65535),))
 NAME = "hooks.example.com"
@@ -67,7 +68,7 @@ async def opened(
 
 async def post(sender: HttpWebhookSender, url: str, *, body: bytes = b"{}", timeout_s: float = 5.0) -> WebhookResponse:
     """Send an ordinary delivery."""
-    return await sender.send(url, headers={"x": "y"}, body=body, timeout_s=timeout_s)
+    return await send(sender, url, headers={"x": "y"}, body=body, timeout_s=timeout_s)
 
 
 # Which connections are used again
@@ -221,8 +222,8 @@ async def test_a_name_is_asked_for_once_for_all_who_wait() -> None:
     assert names.asked == 1
 
 
-async def test_a_prepared_way_goes_where_its_name_leads_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes free connections while its name's addresses are known, and none to an address that the name has left."""
+async def test_a_prepared_request_goes_where_its_name_leads_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reuses idle connections while its name's addresses are known, and none to an address that the name has left."""
     monkeypatch.setattr(resolving, "RESOLVED_TTL_S", 2.0)
     names = Names("127.0.0.1")
 
@@ -231,32 +232,22 @@ async def test_a_prepared_way_goes_where_its_name_leads_now(monkeypatch: pytest.
         receiving(host="127.0.0.2", port=receiver.port) as other,
         opened(names) as sender,
     ):
-        url = f"http://{NAME}:{receiver.port}/"
-        way = sender.prepare(url, {"x": "y"})
-        assert way is not None
-        unknown = begun(sender, way)
-        await post(sender, url)
-        known = begun(sender, way)
-        assert known is not None
-        reply = await known
+        request = sender.prepare(f"http://{NAME}:{receiver.port}/", {"x": "y"})
+        first, reused = await started(sender, request), await started(sender, request)
         names.addresses = ("127.0.0.2",)
-        await until(lambda: way.until < asyncio.get_running_loop().time())
-        left = begun(sender, way)
-        await post(sender, url)
-        moved = begun(sender, way)
-        assert moved is not None
-        await moved
+        await until(lambda: request.until < asyncio.get_running_loop().time())
+        moved, reused_too = await started(sender, request), await started(sender, request)
 
-    assert (unknown, left) == (None, None)
-    assert reply.code is Code.HTTP_2XX
+    assert {reply.code for reply in (first, reused, moved, reused_too)} == {Code.HTTP_2XX}
     assert [len(one.exchanges) for one in (receiver, other)] == [2, 2]
+    assert [one.connections for one in (receiver, other)] == [1, 1]
 
 
-def begun(sender: HttpWebhookSender, way: PreparedRequest) -> asyncio.Future[WebhookResponse] | None:
-    """A delivery on a connection that is free, if there is one."""
+async def started(sender: HttpWebhookSender, request: PreparedRequest) -> WebhookResponse:
+    """Send a prepared request."""
     ended: asyncio.Future[WebhookResponse] = asyncio.get_running_loop().create_future()
-    give_up = sender.start(way, lines="", body=b"{}", timeout_s=5, capture=False, on_reply=ended.set_result)
-    return None if give_up is None else ended
+    sender.start(request, lines="", body=b"{}", timeout_s=5, capture=False, on_reply=ended.set_result)
+    return await ended
 
 
 async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> None:

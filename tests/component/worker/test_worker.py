@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
-from consumers.worker.worker import Begin, Handler, HandlerResult, Worker, WorkerLimits
+from consumers.worker.disposition import HandlerResult
+from consumers.worker.worker import Begin, Handler, Worker, WorkerLimits
 from messaging.publisher import Publication
 from messaging.pull_consumer import Message, PullConsumer
 from schemas import subjects

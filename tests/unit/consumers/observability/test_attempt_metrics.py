@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from consumers.model.attempt import DeliveryAttempt
+from consumers.delivery.attempt import DeliveryAttempt
 from consumers.model.request import DeliveryAttemptRequest, RetryState
 from consumers.observability import attempt_metrics
 from consumers.observability.attempt_metrics import AttemptMetrics, Logged
@@ -72,7 +72,7 @@ def ended(
 
 def attempt(delivery: DeliveryAttemptRequest | None = None, *, resolved_s: float | None = 0.01) -> DeliveryAttempt:
     """One that began now."""
-    made = DeliveryAttempt(delivery or request(), 0.0)
+    made = DeliveryAttempt(delivery or request())
     made.started_s, made.started_at, made.resolved_s = NOW.timestamp(), NOW, resolved_s
     return made
 

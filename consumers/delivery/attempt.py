@@ -1,0 +1,166 @@
+"""One attempt: its clocks, and the result that it comes to."""
+
+import functools
+import time
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import msgspec
+
+from consumers.delivery.response_redaction import (
+    credential_candidates_in_header,
+    credential_candidates_in_url,
+    redact_response,
+)
+from consumers.http_client.response import WebhookResponse
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.retries.policy import next_wait_s, secret_wait_s, total_wait_s
+from consumers.signatures.signer import SignedHeaders
+from provider.errors import SecretError
+from schemas.codes import Code, Outcome
+from schemas.configuration import Destination, RetryPolicy
+from schemas.events import AttemptResult
+
+
+class DeliveryAttempt:
+    """An attempt that starts when it is created. Each clock is read once at its start and once at its end."""
+
+    __slots__ = (
+        "delivery",
+        "duration_ms",
+        "duration_s",
+        "ended_at",
+        "ended_s",
+        "resolved_s",
+        "started_at",
+        "started_monotonic_s",
+        "started_s",
+    )
+
+    def __init__(self, delivery: DeliveryAttemptRequest) -> None:
+        self.delivery = delivery
+        self.started_monotonic_s = time.monotonic()
+        self.started_s = self.ended_s = time.time()
+        """Unix seconds; `started_at` and `ended_at` are the same moments."""
+        self.started_at = self.ended_at = datetime.fromtimestamp(self.started_s, UTC)
+        self.duration_s = self.duration_ms = 0.0
+        self.resolved_s: float | None = None
+        """Seconds until the secret was resolved; None without one."""
+
+    def end(self) -> None:
+        """Read the clocks at the end of the attempt."""
+        self.duration_s = time.monotonic() - self.started_monotonic_s
+        self.duration_ms = int(self.duration_s * 1_000_000 + 0.5) / 1000  # cheaper than `round`
+        self.ended_s = time.time()
+        self.ended_at = datetime.fromtimestamp(self.ended_s, UTC)
+
+
+class ResultBuilder:
+    """Builds the results of one worker's attempts. The retry policy decides when the next attempt is due."""
+
+    __slots__ = ("_retry", "_secret_schedule_s", "_worker")
+
+    def __init__(self, worker: str, retry: RetryPolicy, secret_schedule_s: tuple[float, ...]) -> None:
+        self._worker = worker
+        self._retry = retry
+        self._secret_schedule_s = secret_schedule_s
+
+    def after_reply(
+        self,
+        attempt: DeliveryAttempt,
+        destination: Destination,
+        signed: SignedHeaders,
+        secret_version: str,
+        reply: WebhookResponse,
+    ) -> AttemptResult:
+        """Return the result of an attempt that was sent."""
+        attempt.end()
+        delivery, state = attempt.delivery, attempt.delivery.progress
+        is_delivered = reply.code is Code.HTTP_2XX
+        wait_s = None if is_delivered else self._wait_s(delivery, destination, reply)
+        result = AttemptResult(  # fifteen arguments: for more, Python allocates a dict
+            delivery=delivery.id,
+            destination=delivery.destination,
+            event_type=delivery.event_type,
+            attempt=state.attempt,
+            outcome=(
+                Outcome.DELIVERED if is_delivered else Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
+            ),
+            code=reply.code,
+            started_at=attempt.started_at,
+            duration_ms=attempt.duration_ms,
+            worker=self._worker,
+            http_status=reply.http_status,
+            request_bytes=len(delivery.body),
+            response_bytes=reply.response_bytes,
+            signed_with=signed.slots,
+            secret_version=secret_version,
+            url_host=_host(destination.url),
+        )
+        if is_delivered and state.replay is None and not destination.capture_response:
+            return result
+        return msgspec.structs.replace(
+            result,
+            retry_after_s=reply.retry_after_s,
+            next_attempt_at=_next_attempt_at(attempt, wait_s),
+            replay=state.replay,
+            response_body=_redact_body(reply, destination, signed) if destination.capture_response else None,
+        )
+
+    def without_secret(self, attempt: DeliveryAttempt, error: type[SecretError]) -> AttemptResult:
+        """Return the result of an attempt whose secret could not be resolved."""
+        if not error.retryable:
+            return self.without_request(attempt, Outcome.FAILED, error.code)
+        state, schedule_s = attempt.delivery.progress, self._secret_schedule_s
+        since_first = attempt.started_at - (state.first_attempt_at or attempt.started_at)
+        # A replay of an old delivery has not waited for its secret since the first attempt.
+        waited_s = min(since_first.total_seconds(), 2 * total_wait_s(schedule_s, state.secret_waits))
+        wait_s = secret_wait_s(schedule_s, waits=state.secret_waits, waited_s=waited_s, jitter=self._retry.jitter)
+        outcome = Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
+        return self.without_request(attempt, outcome, error.code, wait_s)
+
+    def without_request(
+        self, attempt: DeliveryAttempt, outcome: Outcome, code: Code, wait_s: float | None = None
+    ) -> AttemptResult:
+        """Return the result of an attempt that was not sent; the next one is due after `wait_s`, if any."""
+        attempt.end()
+        delivery = attempt.delivery
+        return AttemptResult(
+            delivery=delivery.id,
+            destination=delivery.destination,
+            event_type=delivery.event_type,
+            attempt=delivery.progress.attempt,
+            outcome=outcome,
+            code=code,
+            started_at=attempt.started_at,
+            duration_ms=attempt.duration_ms,
+            worker=self._worker,
+            next_attempt_at=_next_attempt_at(attempt, wait_s),
+            replay=delivery.progress.replay,
+        )
+
+    def _wait_s(
+        self, delivery: DeliveryAttemptRequest, destination: Destination, reply: WebhookResponse
+    ) -> float | None:
+        policy = self._retry
+        if destination.retry_schedule_s is not None:
+            policy = msgspec.structs.replace(policy, schedule_s=destination.retry_schedule_s)
+        return next_wait_s(policy, tried=delivery.progress.attempts_in_schedule, reply=reply)
+
+
+def _next_attempt_at(attempt: DeliveryAttempt, wait_s: float | None) -> datetime | None:
+    return None if wait_s is None else attempt.ended_at + timedelta(seconds=wait_s)
+
+
+def _redact_body(reply: WebhookResponse, destination: Destination, signed: SignedHeaders) -> str:
+    """Return the response's body without the credentials that the request carried."""
+    known = [signature.partition(",")[2] for signature in signed.signature.split()]
+    known += credential_candidates_in_url(destination.url)
+    for value in destination.headers.values():
+        known += credential_candidates_in_header(value)
+    return redact_response(reply.body, known=known)
+
+
+@functools.lru_cache(maxsize=4096)
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname

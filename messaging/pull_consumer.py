@@ -145,6 +145,8 @@ class PullConsumer:
         self._batch = min(capacity, MAX_BATCH)
         self.worth_asking: Final = (self._batch + 1) // 2
         """It is worth a request to ask for so many."""
+        self.refill_below: Final = self._batch - self.worth_asking
+        """With no more than this outstanding, a request may be worth it."""
         self._lane_of = lane_of
         self._subjects: dict[bytes, tuple[str, str]] = {}
         """Subjects that have come, as text, with their lanes."""

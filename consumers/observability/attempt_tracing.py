@@ -113,7 +113,7 @@ class AttemptTracer:
         for decision, count in self.counts.items():
             yield definitions.TRACES, (("decision", decision),), count
 
-    def settled(self, message: Message) -> None:
+    def on_settled(self, message: Message) -> None:
         """All that an attempt asked for is stored: its trace is complete."""
         if self._open and (attempt := self._open.pop(message.identity, None)) is not None:
             self._tell(attempt, time.time_ns())

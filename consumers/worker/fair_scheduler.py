@@ -1,12 +1,10 @@
-"""Whose turn it is: tenants take turns, and of a tenant its destinations do.
+"""Fair scheduling: the slots of a worker, shared between tenants, and of a tenant between its destinations.
 
-Deficit round robin in two levels, with one delivery as its unit: what deliveries cost is a slot for a while, and how
-long that is nobody knows beforehand. A tenant with a thousand destinations therefore gets as many starts as one with a
-single destination, as long as both have something to start. Every step costs the same, however many there are.
+Deficit round robin in two levels, with one delivery as its unit. A tenant with a thousand destinations gets as many
+starts as a tenant with one, as long as both have work. Each step costs the same, however many there are.
 
-Turns alone would let a tenant whose receivers are slow fill all slots, one turn after the other. So a tenant that has
-many in flight starts no more of them than in proportion to the slots that are left (`MAX_SHARE_OF_FREE_SLOTS`): one such tenant leaves a
-quarter of the slots to the others, two a seventh, and nobody waits for a slow receiver of somebody else's.
+Round robin alone would let a tenant whose receivers are slow fill all slots over time. So the number that a tenant may
+have in flight is bounded by the slots that are left free: see `MAX_SHARE_OF_FREE_SLOTS`.
 """
 
 import collections
@@ -16,163 +14,180 @@ from typing import Final
 from messaging.pull_consumer import Message
 
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
-"""A tenant may have so many times the slots in flight that are left free."""
+"""A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
 MIN_SLOTS_PER_TENANT: Final = 8
-"""And as many as this, while there is a free slot at all."""
+"""A tenant may have this many in flight as long as any slot is free."""
+MAX_IDLE_LANES: Final = 1024
+"""Lanes without work that are kept for their next message."""
 
 
 class TenantQueue:
-    """A tenant's lanes with something to start, in the order of their turns."""
+    """A tenant's lanes that may start a delivery, in their order."""
 
-    __slots__ = ("in_line", "lanes", "name", "running", "size", "startable")
+    __slots__ = ("is_ready", "lane_count", "lanes", "name", "running", "startable")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.lanes: collections.deque[DestinationLane] = collections.deque()
-        self.size = 0
-        """Lanes in all, with those that have nothing to start."""
+        self.lane_count = 0
+        """All lanes, including those that may start nothing."""
         self.running = 0
         self.startable = 0
-        self.in_line = False
+        self.is_ready = False
 
 
 class DestinationLane:
-    """What waits and runs for one destination."""
+    """The waiting and running deliveries of one destination."""
 
-    __slots__ = ("in_line", "key", "limit", "running", "startable", "tenant", "waiting")
+    __slots__ = ("is_ready", "key", "limit", "running", "startable", "tenant", "waiting")
 
     def __init__(self, key: str, tenant: TenantQueue, limit: int) -> None:
         self.key = key
+        """`<tenant>.<destination>`."""
         self.tenant = tenant
         self.limit = limit
-        """How many of it may run at a time."""
+        """The most that may run at a time."""
         self.waiting: collections.deque[Message] = collections.deque()
         self.running = 0
         self.startable = 0
-        self.in_line = False
+        self.is_ready = False
 
 
 class FairScheduler:
-    """The lanes, each `<tenant>.<destination>`, and who comes next for one of `slots`."""
+    """The lanes of a worker, and the order in which they start deliveries."""
 
     def __init__(self, slots: int, limit_of: Callable[[str], int]) -> None:
-        """`limit_of`: how many of a lane may run at a time. It is asked when a lane begins, and by `refresh_limit`."""
+        """Create a scheduler without lanes.
+
+        Args:
+            slots: The most that may run at a time.
+            limit_of: Returns how many deliveries of a lane may run at a time. Called for each new lane, and again
+                after `refresh_limit`.
+        """
         self._slots = slots
         self._limit_of = limit_of
-        self._counted = max(1, slots // 8)
+        self._counted_per_tenant = max(1, slots // 8)
         self._lanes: dict[str, DestinationLane] = {}
+        self._idle: dict[str, DestinationLane] = {}
         self._tenants: dict[str, TenantQueue] = {}
-        self._line: collections.deque[TenantQueue] = collections.deque()
-        self._aside: collections.OrderedDict[str, TenantQueue] = collections.OrderedDict()
+        self._suspended: collections.OrderedDict[str, TenantQueue] = collections.OrderedDict()
+        self.ready: collections.deque[TenantQueue] = collections.deque()
+        """Tenants that may start a delivery, in their order."""
         self.running = 0
         self.runnable = 0
-        """How many could be started, but of each tenant no more than an eighth of the slots: what a tenant has beyond
-        that must not keep us from seeing the others' work."""
+        """Messages that could start now. Of each tenant at most an eighth of the slots counts: a longer backlog must
+        not keep the worker from pulling the other tenants' messages."""
 
     def __iter__(self) -> Iterator[DestinationLane]:
         return iter(list(self._lanes.values()))
 
     def find(self, key: str) -> DestinationLane | None:
-        """The lane, if anything waits or runs in it."""
+        """Return the lane, if it has had work recently."""
         return self._lanes.get(key)
 
-    def lane(self, key: str) -> DestinationLane:
-        """The lane, a new one if need be."""
-        lane = self._lanes.get(key)
-        if lane is None:
-            name = key.partition(".")[0]
-            tenant = self._tenants.get(name)
-            if tenant is None:
-                tenant = self._tenants[name] = TenantQueue(name)
-            lane = self._lanes[key] = DestinationLane(key, tenant, self._limit_of(key))
-            tenant.size += 1
-        return lane
-
     def refresh_limit(self, lane: DestinationLane) -> None:
-        """It may be another one now."""
-        lane.limit = self._limit_of(lane.key)
-        self.refresh(lane)
+        """Apply a changed limit."""
+        if lane.key in self._idle:
+            self._forget(lane)
+        else:
+            lane.limit = self._limit_of(lane.key)
+            self.refresh(lane)
 
     def enqueue(self, key: str, message: Message) -> None:
-        """Something to do has come for a lane."""
-        lane = self._lanes.get(key) or self.lane(key)
+        """Add a message to a lane."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._add_lane(key)
+        elif key in self._idle:
+            del self._idle[key]
         lane.waiting.append(message)
         self.refresh(lane)
 
+    def _add_lane(self, key: str) -> DestinationLane:
+        name = key.partition(".")[0]
+        tenant = self._tenants.get(name)
+        if tenant is None:
+            tenant = self._tenants[name] = TenantQueue(name)
+        lane = self._lanes[key] = DestinationLane(key, tenant, self._limit_of(key))
+        tenant.lane_count += 1
+        return lane
+
     def refresh(self, lane: DestinationLane) -> None:
-        """Bring line and counts up to date: something came or went in `lane`."""
+        """Update the order and the counts after messages of `lane` were added, started, ended or removed."""
         startable, free = len(lane.waiting), lane.limit - lane.running
         if startable > free:
             startable = max(0, free)
         if startable != lane.startable:
             self._count(lane, startable)
         if startable:
-            if not lane.in_line:
-                self._stand_in_line(lane)
+            if not lane.is_ready:
+                self._make_ready(lane)
         elif not lane.running and not lane.waiting:
-            self._forget(lane)
+            self._idle[lane.key] = lane
+            if len(self._idle) > MAX_IDLE_LANES:
+                self._forget(next(iter(self._idle.values())))
 
     def suspend(self, lane: DestinationLane) -> None:
-        """Nothing of `lane` may start for now; `refresh` brings it back."""
+        """Start nothing of `lane` until `refresh` is called for it."""
         self._count(lane, 0)
 
     def next(self) -> DestinationLane | None:
-        """Who may start one now, or None. Then `start` one of it, or let it `suspend`."""
-        line = self._line
-        while line and self.running < self._slots:
-            tenant = line.popleft()
+        """Return the lane that may start a delivery now, or None. Then call `start` or `suspend` with it."""
+        ready = self.ready
+        while ready and self.running < self._slots:
+            tenant = ready.popleft()
             running = tenant.running
             if running >= MIN_SLOTS_PER_TENANT and running >= MAX_SHARE_OF_FREE_SLOTS * (self._slots - self.running):
-                self._aside[tenant.name] = tenant
+                self._suspended[tenant.name] = tenant
                 continue
             lane = None
             while tenant.lanes and lane is None:
                 lane = tenant.lanes.popleft()
-                lane.in_line = False
-                if not lane.startable:  # it had something when it lined up, and has no more
+                lane.is_ready = False
+                if not lane.startable:  # its messages were removed since it became ready
                     lane = None
             if tenant.lanes:
-                line.append(tenant)
+                ready.append(tenant)
             else:
-                tenant.in_line = False
+                tenant.is_ready = False
             if lane is not None:
                 return lane
         return None
 
     def start(self, lane: DestinationLane) -> Message:
-        """One of `lane` runs from now on; if more may, it stands in line again."""
+        """Start the next message of `lane`, which becomes ready again if more of its messages may start."""
         lane.running += 1
         lane.tenant.running += 1
         self.running += 1
         self._count(lane, lane.startable - 1)
         if lane.startable:
-            self._stand_in_line(lane)
+            self._make_ready(lane)
         return lane.waiting.popleft()
 
     def end(self, lane: DestinationLane) -> None:
-        """One of `lane` has ended."""
+        """End a started message of `lane`."""
         tenant = lane.tenant
         lane.running -= 1
         tenant.running -= 1
         self.running -= 1
-        if self._aside:
-            # Its own tenant has another one now, and may have no further end to wait for; so may one of the others.
-            if self._aside.pop(tenant.name, None):
-                self._line.append(tenant)
-            if self._aside:
-                self._line.append(self._aside.popitem(last=False)[1])
+        if self._suspended:
+            # A slot became free. Its own tenant may have nothing else running, so no later end would resume it.
+            if self._suspended.pop(tenant.name, None):
+                self.ready.append(tenant)
+            if self._suspended:
+                self.ready.append(self._suspended.popitem(last=False)[1])
         self.refresh(lane)
 
-    def _stand_in_line(self, lane: DestinationLane) -> None:
-        lane.in_line = True
+    def _make_ready(self, lane: DestinationLane) -> None:
+        lane.is_ready = True
         tenant = lane.tenant
         tenant.lanes.append(lane)
-        if not tenant.in_line:
-            tenant.in_line = True
-            self._line.append(tenant)
+        if not tenant.is_ready:
+            tenant.is_ready = True
+            self.ready.append(tenant)
 
     def _count(self, lane: DestinationLane, startable: int) -> None:
-        tenant, most = lane.tenant, self._counted
+        tenant, most = lane.tenant, self._counted_per_tenant
         before = tenant.startable
         after = before + startable - lane.startable
         lane.startable = startable
@@ -180,7 +195,7 @@ class FairScheduler:
         self.runnable += (after if after < most else most) - (before if before < most else most)  # noqa: FURB136
 
     def _forget(self, lane: DestinationLane) -> None:
-        if self._lanes.pop(lane.key, None) is not None:
-            lane.tenant.size -= 1
-            if not lane.tenant.size:
-                del self._tenants[lane.tenant.name]
+        del self._idle[lane.key], self._lanes[lane.key]
+        lane.tenant.lane_count -= 1
+        if not lane.tenant.lane_count:
+            del self._tenants[lane.tenant.name]

@@ -1,13 +1,13 @@
-"""Rate limits per destination, held by all consumers together.
+"""Rate limits per destination, shared by all consumers.
 
-A destination's row in a bucket says until when its rate is spoken for. A consumer that has work takes the next slice by
-moving that time on, with the row's revision, and may start as many attempts when its slice begins. So the rate holds
-however the work is spread, and costs a few writes a second and destination, not one for each delivery.
+A destination's row in a bucket holds the time until which its rate is reserved. A consumer with work reserves the next
+slice by moving that time, with a check of the row's revision, and starts the slice's attempts when the slice begins. A
+rate costs a few writes a second for each destination, however many deliveries it has.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -17,80 +17,86 @@ from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable
 
 SLICE_S: Final = 0.25
-"""How much of a rate one consumer takes at a time."""
-UNUSED_S: Final = 1.0
-"""How long what was taken may be used; then it is gone, so that no burst is saved up."""
+"""The part of a rate that one consumer reserves at a time."""
+GRANT_LIFETIME_S: Final = 1.0
+"""How long a grant may be used. An unused one expires, so that it adds to no burst."""
 RETRY_S: Final = 0.5
 
 _log = structlog.get_logger(__name__)
 
 
 class RateGrant(msgspec.Struct):
-    """Starts that are left, and until when."""
+    """The starts that are left of a slice, and until when."""
 
     starts: int
     until: float
 
 
 class RateReservation(msgspec.Struct, frozen=True):
-    """The row: unix seconds until which the rate is taken."""
+    """A row of the bucket: unix seconds until which the rate is reserved."""
 
     until: float = 0.0
 
 
 class RateLimiter:
-    """Decides whether an attempt may start now. `rate_of` gives a lane's rate in attempts/s, or None for no limit."""
+    """Decides whether an attempt may start now."""
 
-    def __init__(self, bucket: KvBucket, *, rate_of: Callable[[str], float | None]) -> None:
+    def __init__(self, bucket: KvBucket, rates: Mapping[str, float]) -> None:
+        """Create a limiter without reservations.
+
+        Args:
+            bucket: The rows of all consumers.
+            rates: The limits by lane, `<tenant>.<destination>`, in attempts a second; may change at any time.
+        """
+        self.rates = rates
         self._rows = KvTable(bucket, RateReservation)
-        self._rate_of = rate_of
-        self._slices: dict[str, RateGrant] = {}
-        self._taking: dict[str, asyncio.Task[None]] = {}
+        self._grants: dict[str, RateGrant] = {}
+        self._reserving: dict[str, asyncio.Task[None]] = {}
         self._on_grant: Callable[[str], None] = lambda _: None
 
     def on_grant(self, callback: Callable[[str], None]) -> None:
-        """Call `callback` with a lane that may start again."""
+        """Call `callback` with each lane that may start again."""
         self._on_grant = callback
 
     def try_acquire(self, lane: str, waiting: int) -> bool:
-        """Whether one of the `waiting` may start. If not, `on_grant` tells when to ask again."""
-        rate_per_s = self._rate_of(lane)
+        """Return whether one of the `waiting` attempts of `lane` may start. If not, `on_grant` follows."""
+        rate_per_s = self.rates.get(lane)
         if rate_per_s is None:
             return True
-        taken = self._slices.get(lane)
-        if taken is not None and taken.starts > 0 and time.monotonic() < taken.until:
-            taken.starts -= 1
+        grant = self._grants.get(lane)
+        if grant is not None and grant.starts > 0 and time.monotonic() < grant.until:
+            grant.starts -= 1
             return True
-        if lane not in self._taking:
-            task = self._taking[lane] = asyncio.create_task(self._take(lane, rate_per_s, waiting))
-            task.add_done_callback(lambda _: self._granted(lane))
+        if lane not in self._reserving:
+            task = self._reserving[lane] = asyncio.create_task(self._reserve_slice(lane, rate_per_s, waiting))
+            task.add_done_callback(lambda _: self._end_reserving(lane))
         return False
 
     async def aclose(self) -> None:
-        """Take no more."""
-        tasks = list(self._taking.values())
+        """Stop reserving."""
+        tasks = list(self._reserving.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _granted(self, lane: str) -> None:
-        del self._taking[lane]
+    def _end_reserving(self, lane: str) -> None:
+        del self._reserving[lane]
         self._on_grant(lane)
 
-    async def _take(self, lane: str, rate_per_s: float, waiting: int) -> None:
-        """Take the next slice, at most of what waits, and be done when it begins."""
+    async def _reserve_slice(self, lane: str, rate_per_s: float, waiting: int) -> None:
+        """Reserve the next slice, for at most what waits, and wait until the slice begins."""
         starts = max(1, min(round(rate_per_s * SLICE_S), waiting))
         try:
             begins = await self._reserve(lane, starts / rate_per_s)
         except JetStreamError as error:
-            _log.warning("rate.untaken", lane=lane, error=str(error))
-            await asyncio.sleep(RETRY_S)  # without the row nobody knows what is free: nothing starts
+            _log.warning("rate_limit.reserve_failed", lane=lane, error=str(error))
+            await asyncio.sleep(RETRY_S)  # without the row no consumer knows what is free: nothing starts
             return
         await asyncio.sleep(max(0.0, begins - time.time()))
-        self._slices[lane] = RateGrant(starts, time.monotonic() + UNUSED_S)
+        self._grants[lane] = RateGrant(starts, time.monotonic() + GRANT_LIFETIME_S)
 
     async def _reserve(self, lane: str, length_s: float) -> float:
-        """Move the row on by `length_s`, and return when that slice begins, in unix seconds."""
+        """Extend the row by `length_s`, and return when the new slice begins, in unix seconds."""
 
         def extend(row: RateReservation | None) -> RateReservation:
             return RateReservation(max(time.time(), row.until if row else 0.0) + length_s)

@@ -1,8 +1,8 @@
-"""The runtime: pull, bound, settle, drain, for any handler.
+"""The worker: pulls messages, bounds how many are handled, settles each, and drains, for any handler.
 
-A handler turns a message into what must be stored before the message may go. The runtime publishes that, in order,
-and acknowledges, or hands back, only after JetStream has the last of it. A failed publish is tried again; the handler
-never is.
+A handler turns a message into publications that must be stored before the message may leave its stream. The worker
+publishes them in order, and acknowledges or requeues the message only after JetStream stored the last one. A failed
+publish is repeated; the handler never is.
 """
 
 import asyncio
@@ -17,6 +17,7 @@ import structlog
 
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
 from consumers.worker.fair_scheduler import DestinationLane, FairScheduler
+from consumers.worker.rate_limiter import RateLimiter
 from messaging.client.errors import JetStreamError
 from messaging.publisher import MessagePublisher, Publication, PublishAck
 from messaging.pull_consumer import Message, PullConsumer
@@ -24,222 +25,230 @@ from schemas.codes import Code
 from schemas.subjects import ORDERED
 
 MAX_CRASHES: Final = 3
-"""A message whose handler has failed this often, in a way nobody foresaw, is quarantined."""
-MAX_CRASHED: Final = 1000
-"""So many messages at most are remembered as having crashed their handler."""
+"""A message that crashes its handler this often is quarantined."""
+MAX_CRASH_COUNTS: Final = 1000
+"""Messages whose crashes are counted here at a time."""
 PREFETCH_PER_SLOT: Final = 4
-"""So many times what may run of a lane is kept of it, when some is shared with other workers."""
+"""Messages of a lane that a worker keeps for each slot of the lane, when other workers may want them."""
 MAX_SETTLED: Final = 8_192
-"""So many messages, at least, are known again when the server hands them out once more after a crash of its own."""
-MAX_HELD: Final = 32_768
-MAX_HELD_BYTES: Final = 128 * 1024 * 1024
+"""Settled messages, at least, that are recognized when a restarted server delivers them again."""
+MAX_UNSETTLED: Final = 32_768
+MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
+MAX_PUBLISH_RETRY_S: Final = 5.0
 
 Handler = Callable[[Message], Awaitable[Disposition]]
-Begin = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
-"""Handles a message without a coroutine if it can, and returns how to give up: see `DeliveryHandler.begin`."""
+TryStart = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
+"""Starts to handle a message without a coroutine, if that is possible: see `DeliveryHandler.try_start`."""
 
 _log = structlog.get_logger(__name__)
 
 
 class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much one worker takes on."""
+    """The bounds of one worker."""
 
     max_in_flight: int = 256
-    """Handlers that run at a time."""
+    """Messages that are handled at a time."""
     ack_wait_s: float = 30
-    """The server's patience, from `apply`; what is held is marked as in progress three times as often."""
+    """The server's acknowledgement deadline. The worker extends it three times as often."""
     drain_timeout_s: float = 25
-    """How long a shutdown waits for what is in flight. Longer than the longest request."""
+    """How long a drain waits for messages in flight. Longer than the longest request."""
 
 
 class Worker:
-    """Runs `handler` over the messages that its pulls bring, until told to stop.
-
-    `lane_limit` says how many of a lane may run at a time, and `on_lane_changed` has it asked again. Tenants with
-    something to start take turns, and so do a tenant's lanes (`consumers.worker.fair_scheduler`): a long lane costs the others nothing,
-    and neither do many. `try_acquire` is asked, with a lane and how many wait in it, before each start; a lane that may
-    not stands aside until `on_lane_changed`.
-    `on_settled` is told of each message when all that its handler asked for is stored. `is_announced`: whether its end
-    is worth a line in the log.
-    """
+    """Runs a handler over the messages of its sources until it is stopped."""
 
     def __init__(
         self,
         *,
         publisher: MessagePublisher,
         handler: Handler,
-        begin: Begin = lambda _message, _on_end: None,
+        try_start: TryStart = lambda _message, _on_result: None,
         lane_limit: Callable[[str], int],
         limits: WorkerLimits,
-        may_start: Callable[[str, int], bool] = lambda _lane, _waiting: True,
+        rate_limiter: RateLimiter | None = None,
         on_settled: Callable[[Message], None] | None = None,
         is_announced: bool = True,
     ) -> None:
+        """Create a worker without sources.
+
+        Args:
+            publisher: Stores what the handler returns.
+            handler: Handles one message.
+            try_start: Called before `handler`; returns None for messages that it leaves to `handler`.
+            lane_limit: Returns how many messages of a lane may be handled at a time; see `on_lane_changed`.
+            limits: Bounds of this worker.
+            rate_limiter: Limits how often the messages of a lane start.
+            on_settled: Called with each message after everything its handler returned is stored.
+            is_announced: Log when draining starts and ends.
+        """
         self.publisher = publisher
         self._handler = handler
+        self._try_start = try_start
         self._limits = limits
-        self._may_start = may_start
+        self._rate_limiter = rate_limiter
         self._on_settled = on_settled
-        self._pulls: list[PullConsumer] = []
-        self._turns = FairScheduler(limits.max_in_flight, lane_limit)
-        self._begin = begin
-        self._begun: dict[str, tuple[InFlightMessage, Callable[[], None]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
         self._is_announced = is_announced
+        self._sources: list[PullConsumer] = []
+        self._scheduler = FairScheduler(limits.max_in_flight, lane_limit)
+        self._started: dict[str, tuple[InFlightMessage, Callable[[], None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
         self._settled: set[str] = set()
         self._settled_before: set[str] = set()
-        self._held: dict[str, Message] = {}
-        self._held_bytes = 0
-        self._crashes: collections.Counter[str] = collections.Counter()
-        self._draining = False
-        self._empty = asyncio.Event()
+        self._unsettled: dict[str, Message] = {}
+        self._unsettled_bytes = 0
+        self._crash_counts: collections.Counter[str] = collections.Counter()
+        self._is_draining = False
+        self._drained = asyncio.Event()
         self.capacity: Final = 2 * limits.max_in_flight
-        """The most that `room` ever is: as much again in hand as can run."""
+        """The most that `free_capacity` returns: as much waits as may run."""
         self.crashes = 0
-        """Handlers that failed in a way nobody foresaw."""
+        """Handlers that ended with an unforeseen error."""
 
-    def add_source(self, pull: PullConsumer) -> None:
-        """Take messages from `pull` too."""
-        self._pulls.append(pull)
+    def add_source(self, source: PullConsumer) -> None:
+        """Accept messages from `source`."""
+        self._sources.append(source)
 
     @property
     def in_flight(self) -> int:
-        """Handlers that run right now."""
-        return self._turns.running
+        """Messages that are being handled."""
+        return self._scheduler.running
 
     @property
     def unsettled(self) -> int:
-        """Messages taken and not yet settled."""
-        return len(self._held)
+        """Messages that were accepted and not settled yet."""
+        return len(self._unsettled)
 
     @property
     def is_pulling(self) -> bool:
-        """Whether all pulls bring what there is."""
-        return bool(self._pulls) and all(pull.is_working for pull in self._pulls)
+        """Whether all sources deliver."""
+        return bool(self._sources) and all(source.is_working for source in self._sources)
 
     def free_capacity(self) -> int:
-        """How many more to ask for. What waits behind its lane's limit, or its tenant's share, is no work at hand."""
-        if self._draining or len(self._held) >= MAX_HELD or self._held_bytes >= MAX_HELD_BYTES:
+        """Return how many more messages to pull. A backlog that may not start now takes up no capacity."""
+        if self._is_draining or len(self._unsettled) >= MAX_UNSETTLED or self._unsettled_bytes >= MAX_UNSETTLED_BYTES:
             return 0
-        return self.capacity - self._turns.running - self._turns.runnable
+        return self.capacity - self._scheduler.running - self._scheduler.runnable
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set, then finish what is in flight, hand back the rest, and return."""
-        marker = asyncio.create_task(self._extend_ack_deadlines(), name="tend")
+        """Work until `stop` is set, then finish what is in flight and return the rest to its stream."""
+        extending = asyncio.create_task(self._extend_ack_deadlines(), name="extend-ack-deadlines")
         try:
-            for pull in self._pulls:
-                await pull.start()
+            for source in self._sources:
+                await source.start()
             await stop.wait()
             await self._drain()
         finally:
-            marker.cancel()
+            extending.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await marker
+                await extending
 
     def accept(self, message: Message) -> None:
-        """Take a message in: it runs at once, or waits in its lane."""
+        """Accept a message: it starts at once, or waits in its lane."""
         identity = message.identity
-        if self._draining:
+        if self._is_draining:
             message.nak()
             return
-        if identity in self._held:
-            return  # handed out again while we were cut off from the server: the one at hand will settle it
+        if identity in self._unsettled:
+            return  # delivered again after a lost connection: the first copy settles it
         if identity in self._settled or identity in self._settled_before:
-            # Our acknowledgement got lost with a server that may have forgotten, too, that it had handed this out.
+            # A server that lost the acknowledgement may have lost its count of deliveries, too.
             message.deliveries = max(message.deliveries, 2)
-        self._held[identity] = message
-        self._held_bytes += len(message.data)
-        self._turns.enqueue(message.lane, message)
-        self._dispatch()
+        self._unsettled[identity] = message
+        self._unsettled_bytes += len(message.data)
+        self._scheduler.enqueue(message.lane, message)
+        self._start_ready()
 
     def on_lane_changed(self, key: str) -> None:
-        """The limit of a lane may be another one now."""
-        lane = self._turns.find(key)
+        """Apply a lane's limit again: it may have changed."""
+        lane = self._scheduler.find(key)
         if lane is not None:
-            self._turns.refresh_limit(lane)
-            self._dispatch()
+            self._scheduler.refresh_limit(lane)
+            self._start_ready()
 
-    def _dispatch(self) -> None:
-        while not self._draining and (lane := self._turns.next()) is not None:
-            if not self._may_start(lane.key, len(lane.waiting)):
-                self._turns.suspend(lane)
-                continue
-            work = InFlightMessage(self, lane, self._turns.start(lane))
-            if not self._start_inline(work):
-                task = asyncio.create_task(self._run(work))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+    def _start_ready(self) -> None:
+        """Start what may start, in the scheduler's order."""
+        scheduler, limiter = self._scheduler, self._rate_limiter
+        while scheduler.ready and not self._is_draining and (lane := scheduler.next()) is not None:
+            if (
+                limiter is not None
+                and lane.key in limiter.rates
+                and not limiter.try_acquire(lane.key, len(lane.waiting))
+            ):
+                scheduler.suspend(lane)
+            else:
+                self._start(InFlightMessage(self, lane, scheduler.start(lane)))
 
-    def _start_inline(self, work: "InFlightMessage") -> bool:
-        """Have the message handled without a task, if the handler can."""
+    def _start(self, work: "InFlightMessage") -> None:
         try:
-            give_up = self._begin(work.message, functools.partial(self._finish, work))
-        except Exception as error:  # noqa: BLE001 - the edge, as in `_run`
+            abandon = self._try_start(work.message, functools.partial(self._finish, work))
+        except Exception as error:  # noqa: BLE001 - as in `_run`
             self._finish(work, error)
-            return True
-        if give_up is None:
-            return False
-        self._begun[work.message.identity] = (work, give_up)
-        return True
+            return
+        if abandon is not None:
+            self._started[work.message.identity] = (work, abandon)
+        else:
+            self._add_task(asyncio.create_task(self._run(work)))
+
+    def _add_task(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _run(self, work: "InFlightMessage") -> None:
         try:
-            handled: HandlerResult = await self._handler(work.message)
+            result: HandlerResult = await self._handler(work.message)
         except asyncio.CancelledError:
             self._nak(work.message)
-            self._turns.end(work.lane)
+            self._scheduler.end(work.lane)
             raise
-        except Exception as error:  # noqa: BLE001 - the edge: whatever a handler did not foresee ends here
-            handled = error
-        self._finish(work, handled)
+        except Exception as error:  # noqa: BLE001 - every unforeseen error of a handler ends here
+            result = error
+        self._finish(work, result)
 
-    def _finish(self, work: "InFlightMessage", handled: HandlerResult) -> None:
-        """A handler has ended: store what it wants stored, and have the next one begin."""
-        self._begun.pop(work.message.identity, None)
-        turns = self._turns
+    def _finish(self, work: "InFlightMessage", result: HandlerResult) -> None:
+        """Settle what its handler has finished, and start what may start in its place."""
+        self._started.pop(work.message.identity, None)
+        scheduler = self._scheduler
         try:
-            if isinstance(handled, Exception):
-                self._on_crash(work, handled)
+            if isinstance(result, Exception):
+                self._on_crash(work, result)
             else:
-                work.settle(handled)
+                work.settle(result)
         finally:
-            turns.end(work.lane)
-            self._dispatch()
-        room = self.capacity - turns.running - turns.runnable
-        for pull in self._pulls:
-            if room - pull.outstanding >= pull.worth_asking:
-                pull.request_more()
+            scheduler.end(work.lane)
+            self._start_ready()
+        room = self.capacity - scheduler.running - scheduler.runnable
+        for source in self._sources:
+            if source.outstanding <= source.refill_below and room - source.outstanding >= source.worth_asking:
+                source.request_more()
 
     def _on_crash(self, work: "InFlightMessage", error: Exception) -> None:
         self.crashes += 1
         message = work.message
         crashes = self._count_crash(message)
-        # Its type alone: the text of a foreign exception may hold anything.
+        # The type alone: the text of a foreign exception may quote anything.
         _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, deliveries=crashes)
         if crashes < MAX_CRASHES:
             self._nak(message, delay_s=float(crashes))
             return
-        kept = quarantine_publication(
-            message, Code.INTERNAL, f"failed {crashes} times, last with {type(error).__name__}"
-        )
-        work.settle((kept,))
+        reason = f"failed {crashes} times, last with {type(error).__name__}"
+        work.settle((quarantine_publication(message, Code.INTERNAL, reason),))
 
     def _count_crash(self, message: Message) -> int:
         if message.stream != ORDERED.name:
             return message.deliveries
-        # The head of a line is handed out again for every retry, so what this consumer saw of it is what counts.
-        if len(self._crashes) > MAX_CRASHED:
-            self._crashes.clear()
-        self._crashes[message.identity] += 1
-        return self._crashes[message.identity]
+        # The head of an ordered queue is delivered again for every retry, so its deliveries say nothing of crashes.
+        if len(self._crash_counts) > MAX_CRASH_COUNTS:
+            self._crash_counts.clear()
+        self._crash_counts[message.identity] += 1
+        return self._crash_counts[message.identity]
 
     def _nak(self, message: Message, *, delay_s: float = 0) -> None:
         message.nak(delay_s)
         self._forget(message)
 
-    def on_settled(self, message: Message, *, is_done: bool) -> None:
-        """All that it leaves behind is stored. Should it come again when it `is_done`, then because a server forgot."""
-        if is_done:
+    def on_settled(self, message: Message, *, is_acknowledged: bool) -> None:
+        """Forget a message whose publications are stored. The server delivers an acknowledged one again by mistake only."""
+        if is_acknowledged:
             self._settled.add(message.identity)
             if len(self._settled) >= MAX_SETTLED:
                 self._settled_before, self._settled = self._settled, set()
@@ -248,116 +257,116 @@ class Worker:
             self._on_settled(message)
 
     def _forget(self, message: Message) -> None:
-        if self._held.pop(message.identity, None) is not None:
-            self._held_bytes -= len(message.data)
-        if self._draining and not self._held:
-            self._empty.set()
+        if self._unsettled.pop(message.identity, None) is not None:
+            self._unsettled_bytes -= len(message.data)
+        if self._is_draining and not self._unsettled:
+            self._drained.set()
 
-    def retry_later(self, again: Callable[[], None], delay_s: float) -> None:
-        """Call `again` after `delay_s`, in a task of its own."""
+    def retry_later(self, retry: Callable[[], None], delay_s: float) -> None:
+        """Call `retry` after `delay_s`, in a task of its own."""
 
-        async def later() -> None:
+        async def wait_and_retry() -> None:
             await asyncio.sleep(delay_s)
-            again()
+            retry()
 
-        task = asyncio.create_task(later())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._add_task(asyncio.create_task(wait_and_retry()))
 
     async def _extend_ack_deadlines(self) -> None:
         seen: set[str] = set()
         while True:
             await asyncio.sleep(self._limits.ack_wait_s / 3)
             self._release_surplus(seen)
-            # What came since the last round has time until the next one.
-            for identity in seen.intersection(self._held):
-                if (message := self._held.get(identity)) is not None:
+            # Messages that came since the last round have time until the next one.
+            for identity in seen.intersection(self._unsettled):
+                if (message := self._unsettled.get(identity)) is not None:
                     message.in_progress()
-            seen = set(self._held)
+            seen = set(self._unsettled)
 
     def _release_surplus(self, seen: set[str]) -> None:
-        """Hand back some of what has waited in a long lane: another worker may have room in the same lane.
+        """Return a part of each long backlog to its stream: a worker that started later may have room for it.
 
-        A worker that was there first has taken all that was due. Each message is handed back once at most, so with
-        nobody else to take it that costs one more redelivery, and the count of redeliveries keeps its meaning.
+        Each message is returned once at most, so that the count of its deliveries keeps its meaning.
         """
-        for lane in self._turns:
-            spare = (len(lane.waiting) - PREFETCH_PER_SLOT * lane.limit) // 2
-            if spare <= 0:
+        for lane in self._scheduler:
+            surplus = (len(lane.waiting) - PREFETCH_PER_SLOT * lane.limit) // 2
+            if surplus <= 0:
                 continue
-            given = [m for m in lane.waiting if m.deliveries == 1 and m.identity in seen][-spare:]
-            gone = {message.identity for message in given}
-            lane.waiting = collections.deque(m for m in lane.waiting if m.identity not in gone)
-            self._turns.refresh(lane)
-            for message in given:
+            released = [m for m in lane.waiting if m.deliveries == 1 and m.identity in seen][-surplus:]
+            identities = {message.identity for message in released}
+            lane.waiting = collections.deque(m for m in lane.waiting if m.identity not in identities)
+            self._scheduler.refresh(lane)
+            for message in released:
                 self._nak(message)
 
-    def _announce(self, event: str, **counts: int) -> None:
-        if self._is_announced:
-            _log.info(event, **counts)
-
     async def _drain(self) -> None:
-        self._draining = True
-        self._announce("drain.started", in_flight=self._turns.running, held=len(self._held))
-        for pull in self._pulls:
-            await pull.stop()
-        for lane in self._turns:
+        self._is_draining = True
+        self._announce("drain.started", in_flight=self._scheduler.running, held=len(self._unsettled))
+        for source in self._sources:
+            await source.stop()
+        for lane in self._scheduler:
             while lane.waiting:
                 self._nak(lane.waiting.popleft())
-            self._turns.refresh(lane)
-        if self._held:
+            self._scheduler.refresh(lane)
+        if self._unsettled:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._empty.wait(), self._limits.drain_timeout_s)
-        begun = list(self._begun.values())
-        for work, give_up in begun:
-            give_up()
+                await asyncio.wait_for(self._drained.wait(), self._limits.drain_timeout_s)
+        started = list(self._started.values())
+        for work, abandon in started:
+            abandon()
             self._nak(work.message)
         unfinished = list(self._tasks)
         for task in unfinished:
             task.cancel()
         await asyncio.gather(*unfinished, return_exceptions=True)
-        self._announce("drain.finished", handed_back=len(begun) + len(unfinished))
+        self._announce("drain.finished", handed_back=len(started) + len(unfinished))
+
+    def _announce(self, event: str, **counts: int) -> None:
+        if self._is_announced:
+            _log.info(event, **counts)
 
 
 class InFlightMessage:
-    """A message that runs, and then is settled: what it leaves behind is stored one by one, each step by the callback
-    of the one before, and then it is acknowledged, or handed back."""
+    """A message that is being handled, and then settled.
 
-    __slots__ = ("_delay_s", "_is_again", "_publications", "_runtime", "_stored", "lane", "message")
+    Its publications are stored one after the other, each from the callback of the one before. Then it is acknowledged
+    or requeued.
+    """
 
-    def __init__(self, runtime: Worker, lane: DestinationLane, message: Message) -> None:
-        self._runtime = runtime
+    __slots__ = ("_is_requeued", "_publications", "_retry_s", "_stored", "_worker", "lane", "message")
+
+    def __init__(self, worker: Worker, lane: DestinationLane, message: Message) -> None:
+        self._worker = worker
         self.lane = lane
         self.message = message
         self._publications: tuple[Publication, ...] = ()
-        self._is_again = False
+        self._is_requeued = False
         self._stored = 0
-        self._delay_s = 0.1
+        self._retry_s = 0.1
 
-    def settle(self, settlement: Disposition) -> None:
-        """Do as the handler says."""
-        if isinstance(settlement, Requeue):
-            self._is_again = True
-            settlement = settlement.publications
-        self._publications = settlement
+    def settle(self, disposition: Disposition) -> None:
+        """Store the publications of `disposition`, then acknowledge or requeue."""
+        if isinstance(disposition, Requeue):
+            self._is_requeued = True
+            disposition = disposition.publications
+        self._publications = disposition
         self._store_next()
 
     def _store_next(self) -> None:
         if self._stored < len(self._publications):
-            self._runtime.publisher.send(self._publications[self._stored], self._on_stored)
+            self._worker.publisher.send(self._publications[self._stored], self._on_stored)
             return
-        if self._is_again:
+        if self._is_requeued:
             self.message.nak()
         else:
             self.message.ack()
-        self._runtime.on_settled(self.message, is_done=not self._is_again)
+        self._worker.on_settled(self.message, is_acknowledged=not self._is_requeued)
 
     def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         if isinstance(result, PublishAck):
             self._stored += 1
             self._store_next()
             return
-        publication = self._publications[self._stored]
-        _log.warning("publish.failed", subject=publication.subject, error=str(result), next_try_s=self._delay_s)
-        self._runtime.retry_later(self._store_next, self._delay_s)
-        self._delay_s = min(self._delay_s * 2, 5.0)
+        subject = self._publications[self._stored].subject
+        _log.warning("publish.failed", subject=subject, error=str(result), next_try_s=self._retry_s)
+        self._worker.retry_later(self._store_next, self._retry_s)
+        self._retry_s = min(self._retry_s * 2, MAX_PUBLISH_RETRY_S)

@@ -127,7 +127,7 @@ class _Consumer:
         self._attempt_log, self._heads = StreamAttemptLog(jetstream.connection), HeadStateCache()
         self._tracer = _build_tracer(resources)
         self._handler = self._build_handler()
-        self._rates = RateLimiter(jetstream.rates, rate_of=self._directory.rates.get)
+        self._rates = RateLimiter(jetstream.rates, self._directory.rates)
         self._worker = self._build_worker()
         self._ordered_queues = self._build_ordered_queues()
         self._feeder = OverflowFeeder(
@@ -211,11 +211,11 @@ class _Consumer:
         return Worker(
             publisher=self._archive,
             handler=self._handler,
-            begin=self._handler.try_start,
+            try_start=self._handler.try_start,
             lane_limit=self._lane_limit,
             limits=_worker_limits(self._settings, self._settings.delivery.max_in_flight),
-            may_start=self._rates.try_acquire,
-            on_settled=self._tracer.settled if self._tracer else None,
+            rate_limiter=self._rates,
+            on_settled=self._tracer.on_settled if self._tracer else None,
         )
 
     def _build_ordered_queues(self) -> OrderedQueues:

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, Callable
 
 from consumers.worker.disposition import HandlerResult
-from consumers.worker.worker import Begin, Handler, Worker, WorkerLimits
+from consumers.worker.worker import Handler, TryStart, Worker, WorkerLimits
 from messaging.publisher import Publication
 from messaging.pull_consumer import Message, PullConsumer
 from schemas import subjects
@@ -20,7 +20,7 @@ async def _running(
     site: Site,
     handler: Handler,
     *,
-    begin: Begin = lambda _message, _on_end: None,
+    try_start: TryStart = lambda _message, _on_end: None,
     max_in_flight: int = 4,
     lane_limit: int = 4,
     drain_timeout_s: float = 5,
@@ -29,7 +29,7 @@ async def _running(
     runtime = Worker(
         publisher=jetstream.publisher,
         handler=handler,
-        begin=begin,
+        try_start=try_start,
         lane_limit=lambda _: lane_limit,
         limits=WorkerLimits(
             max_in_flight=max_in_flight, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=drain_timeout_s
@@ -98,7 +98,7 @@ async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Sit
 
     for kind in ("good", "raising", "failing", "called"):
         await site.deliver(kind)
-    async with _running(site, handler, begin=begin):
+    async with _running(site, handler, try_start=begin):
         await until(site.is_settled, 15)
 
     kept = await site.records(subjects.QUARANTINE)
@@ -120,7 +120,7 @@ async def test_what_does_not_end_in_time_is_given_up_and_handed_back(site: Site)
         return ()
 
     await site.deliver("slow")
-    async with _running(site, handler, begin=begin, drain_timeout_s=0.1) as runtime:
+    async with _running(site, handler, try_start=begin, drain_timeout_s=0.1) as runtime:
         await until(lambda: runtime.in_flight == 1)
     async with _running(site, handler):
         await until(site.is_settled, 5)

@@ -202,7 +202,7 @@ def test_spans_are_made_when_all_is_stored() -> None:
         tracing.on_attempt(attempt(delivery), ended())
     before = list(spans.names)
     for delivery in (sampled, unsampled, sampled):
-        tracing.settled(delivery.message)
+        tracing.on_settled(delivery.message)
 
     assert before == []
     assert spans.names == ["deliver", "pull", "resolve secret", "POST", "publish result"]
@@ -247,6 +247,6 @@ def test_an_attempt_without_a_secret_has_no_post() -> None:
     delivery = request()
 
     tracing.on_attempt(attempt(delivery, resolved_s=None), ended(Outcome.RETRY_SCHEDULED, Code.SECRET_DENIED))
-    tracing.settled(delivery.message)
+    tracing.on_settled(delivery.message)
 
     assert spans.names == ["deliver", "pull", "resolve secret", "publish result"]

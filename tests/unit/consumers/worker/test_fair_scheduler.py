@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.worker import fair_scheduler
 from consumers.worker.fair_scheduler import (
     MAX_SHARE_OF_FREE_SLOTS,
     MIN_SLOTS_PER_TENANT,
@@ -149,18 +150,34 @@ def test_a_lane_that_may_not_start_stands_aside_and_holds_up_nobody() -> None:
     assert bench.start_one() == "a.rated"
 
 
-def test_nothing_is_remembered_of_who_has_nothing() -> None:
-    """A lane, and with its last one its tenant, is forgotten when nothing waits and nothing runs."""
+def test_idle_lanes_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lanes that have been idle longest are forgotten first, and with its last lane their tenant."""
+    monkeypatch.setattr(fair_scheduler, "MAX_IDLE_LANES", 2)
     bench = Bench(slots=10)
+    for key in ("a.x", "b.x", "b.y", "a.x", "c.x"):
+        bench.arrive(key)
+        bench.start_all()
+        bench.end()
+
+    assert [lane.key for lane in bench.turns] == ["a.x", "c.x"]
+    assert bench.turns.find("b.x") is None
+    assert list(bench.turns._tenants) == ["a", "c"]  # pyright: ignore[reportPrivateUsage]
+    assert (bench.turns.running, bench.turns.runnable) == (0, 0)
+
+
+def test_a_changed_limit_forgets_an_idle_lane() -> None:
+    """The limit is read again with the lane's next message, and nothing is remembered until then."""
+    bench = Bench(slots=10, limits={"a.x": 1})
     bench.arrive("a.x")
-    bench.arrive("a.y")
     bench.start_all()
     bench.end()
-    bench.end()
+    (lane,) = bench.turns
+    bench.turns.refresh_limit(lane)
+    forgotten = (list(bench.turns), dict(bench.turns._tenants))  # pyright: ignore[reportPrivateUsage]
+    bench.arrive("a.x")
 
-    assert list(bench.turns) == []
-    assert bench.turns.find("a.x") is None
-    assert (bench.turns.running, bench.turns.runnable, bench.turns._tenants) == (0, 0, {})  # pyright: ignore[reportPrivateUsage]
+    assert forgotten == ([], {})
+    assert bench.start_one() == "a.x"
 
 
 KEYS = st.sampled_from([f"{tenant}.{destination}" for tenant in "abc" for destination in "xyz"])

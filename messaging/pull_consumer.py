@@ -51,6 +51,7 @@ class Message:
         "identity",
         "lane",
         "reply",
+        "stored_ns",
         "stream",
         "subject",
     )
@@ -75,6 +76,8 @@ class Message:
         """Names it uniquely, however often it is handed out."""
         self.deliveries = int(tokens[2])
         """How often the server has handed it out, this time included."""
+        self.stored_ns = int(tokens[5])
+        """When the server stored it, in unix nanoseconds."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -91,11 +94,6 @@ class Message:
     def sequence(self) -> int:
         """Its place in the stream."""
         return int(self._tokens[3])
-
-    @property
-    def stored_ns(self) -> int:
-        """When the server stored it, in unix nanoseconds."""
-        return int(self._tokens[5])
 
     @property
     def stored_at(self) -> datetime:

@@ -5,7 +5,6 @@ Schema. Nothing is ever stripped, lower-cased or repaired.
 """
 
 import functools
-import hashlib
 import re
 import secrets
 import time
@@ -53,7 +52,6 @@ class Purpose(StrEnum):
 _NAME = re.compile(NAME_PATTERN)
 _DELIVERY_ID = re.compile(DELIVERY_ID_PATTERN)
 _EVENT_TYPE = re.compile(EVENT_TYPE_PATTERN)
-_HEX = "0123456789abcdef"
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _YEAR_3000_MS = 32_503_680_000_000
 
@@ -96,8 +94,3 @@ def time_of(delivery: str) -> datetime | None:
         return None
     milliseconds = functools.reduce(lambda number, digit: number << 5 | _CROCKFORD.index(digit), text, 0) >> 80
     return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds < _YEAR_3000_MS else None
-
-
-def bucket_of(delivery: str) -> str:
-    """The first hex digit of the SHA-256 of a delivery id: which of sixteen subjects its results are kept on."""
-    return _HEX[hashlib.sha256(delivery.encode()).digest()[0] >> 4]

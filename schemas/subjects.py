@@ -1,12 +1,12 @@
 """Every subject, stream, durable consumer, bucket and header name, defined once (contract, section 3)."""
 
+import hashlib
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from schemas.ids import bucket_of
-
 ROOT: Final = "oneprotect"
+_HEX: Final = "0123456789abcdef"
 
 HEADER_ATTEMPT: Final = "Oneprotect-Attempt"
 HEADER_FIRST_ATTEMPT_AT: Final = "Oneprotect-First-Attempt-At"
@@ -214,6 +214,11 @@ def failed(tenant: str, destination: str, delivery: str) -> str:
 def delivered(tenant: str, destination: str) -> str:
     """Where deliveries that were taken are kept: in packs, see `consumers.retention.archive`."""
     return f"oneprotect.delivery.delivered.{tenant}.{destination}"
+
+
+def bucket_of(delivery: str) -> str:
+    """Return the first hex digit of the SHA-256 of a delivery id: which of sixteen subjects holds its results."""
+    return _HEX[hashlib.sha256(delivery.encode()).digest()[0] >> 4]
 
 
 def quarantined(origin: str) -> str:

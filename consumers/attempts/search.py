@@ -11,7 +11,7 @@ from messaging.reverse_reader import PageResult
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted, decode_result
-from schemas.ids import bucket_of
+from schemas.subjects import bucket_of
 
 PAGE_SIZE: Final = 50
 

@@ -18,7 +18,8 @@ from messaging.client.connection import NatsConnection
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_request, decode_result
-from schemas.ids import bucket_of, time_of
+from schemas.ids import time_of
+from schemas.subjects import bucket_of
 
 MAX_SKIPS: Final = 16
 """How often the look for attempts skips to where the next one was due."""

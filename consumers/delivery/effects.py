@@ -1,6 +1,6 @@
-"""What an attempt leaves behind: its result, and then the next attempt's schedule or the kept delivery.
+"""The publications that follow from a result: the result itself, and then a schedule, a failed or an archived delivery.
 
-All of it follows from the result, so a redelivered message whose result is on record is settled by the same rules.
+They follow from the result alone, so a redelivered message whose result is recorded is settled by the same rules.
 """
 
 from datetime import UTC, datetime
@@ -8,14 +8,15 @@ from typing import Final
 
 import msgspec
 
-from consumers.model.request import DeliveryAttemptRequest, RetryState
-from consumers.retention import archive
+from consumers.model.request import INITIAL_RETRY_STATE, DeliveryAttemptRequest, RetryState
+from consumers.retention.archive import ArchivePublication, archive_batch
+from messaging.client.headers import block_of
 from messaging.publisher import Publication
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encode
 
-SOURCE = "/oneprotect/consumer"
+SOURCE: Final = "/oneprotect/consumer"
 _BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{subjects.HEADER_MSG_ID}: "
 _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
@@ -23,82 +24,93 @@ _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 def after_attempt(
     delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime, archived: bool
 ) -> tuple[Publication, ...]:
-    """What must be stored, in this order, before the request of `delivery` may be acknowledged.
+    """Return what must be stored, in this order, before the request of `delivery` may be acknowledged.
 
-    `at`: when that was settled. `archived`: whether those that were delivered are kept, too.
+    Args:
+        delivery: The request.
+        result: The result of its attempt.
+        at: When the attempt ended.
+        archived: Whether the archive stores delivered payloads.
     """
     if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ping:
         result = msgspec.structs.replace(result, outcome=Outcome.FAILED, next_attempt_at=None)
-    return (_recorded(delivery, result, at), *_followed(delivery, result, archived=archived))
+    return (_record(delivery, result, at), *_follow_up(delivery, result, archived=archived))
 
 
 def result_only(delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime) -> tuple[Publication, ...]:
-    """The result alone: for a delivery whose next attempt is made where it stands."""
-    return (_recorded(delivery, result, at),)
+    """Return the result alone: for the head of an ordered queue, which stays where it is until its next attempt."""
+    return (_record(delivery, result, at),)
 
 
 def for_duplicate(
-    delivery: DeliveryAttemptRequest, known: AttemptResult, *, at: datetime, archived: bool
+    delivery: DeliveryAttemptRequest, recorded: AttemptResult, *, at: datetime, archived: bool
 ) -> tuple[Publication, ...]:
-    """The same for a request that was handed out again although its result is on record: nothing was sent this time."""
-    again = msgspec.structs.replace(known, outcome=Outcome.SUPPRESSED)
+    """Return what to store for a redelivered request whose result is recorded: nothing was sent this time."""
+    suppressed = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
     return (
-        _recorded(delivery, again, at, distinct=f".s{delivery.message.deliveries}"),
-        *_followed(delivery, known, archived=archived),
+        _record(delivery, suppressed, at, suffix=f".s{delivery.message.deliveries}"),
+        *_follow_up(delivery, recorded, archived=archived),
     )
 
 
 def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> tuple[Publication, ...]:
-    """The same for a request whose destination is given a rest: no attempt was made, so there is no result."""
+    """Return the schedule for a request whose circuit breaker is open: without an attempt, there is no result."""
     return (_schedule(delivery, delivery.progress.after_deferral(), until),)
 
 
-def _recorded(
-    delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, distinct: str = ""
-) -> Publication:
+def _record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, suffix: str = "") -> Publication:
     event = DeliveryAttempted(
         specversion="1.0",
-        id=f"{delivery.id}.{result.attempt}{distinct}",
+        id=f"{delivery.id}.{result.attempt}{suffix}",
         source=SOURCE,
         time=at,
         tenant=delivery.tenant,
         data=result,
     )
-    progress, subject = delivery.progress, subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
-    msg_id = progress.msg_id(delivery.request_id) + distinct
-    if progress.trace is None:  # then nothing in them is anybody's own words: they need no looking through
+    state, subject = delivery.progress, subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
+    msg_id = state.msg_id(delivery.request_id) + suffix
+    if state.trace is None:  # without a producer's text in them, the headers need no validation
         return Publication(subject, encode(event), {}, f"{_BEFORE_MSG_ID}{msg_id}{_AFTER_MSG_ID}".encode())
-    headers = {
-        subjects.HEADER_MSG_ID: msg_id,
-        "content-type": CONTENT_TYPE,
-        subjects.HEADER_TRACE: progress.trace,
-    }
+    headers = {subjects.HEADER_MSG_ID: msg_id, "content-type": CONTENT_TYPE, subjects.HEADER_TRACE: state.trace}
     return Publication(subject, encode(event), headers)
 
 
-def _followed(delivery: DeliveryAttemptRequest, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
+def _follow_up(delivery: DeliveryAttemptRequest, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     if delivery.is_ping:
         return ()
     match result.outcome:
         case Outcome.DELIVERED:
-            return (archive.archive_publication(delivery, result.attempt),) if archived else ()
+            return (_archive(delivery, result.attempt),) if archived else ()
         case Outcome.RETRY_SCHEDULED:
-            return (_scheduled(delivery, result),)
+            if result.next_attempt_at is None:
+                raise ValueError("a scheduled retry has no time")
+            return (_schedule(delivery, delivery.progress.after_result(result), result.next_attempt_at),)
         case Outcome.FAILED | Outcome.SKIPPED:
-            return (_kept(delivery, result),)
+            return (_keep_failed(delivery, result),)
         case Outcome.SUPPRESSED:
             return ()
 
 
-def _scheduled(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:
-    if result.next_attempt_at is None:
-        raise ValueError("a scheduled retry has no time")
-    return _schedule(delivery, delivery.progress.after_result(result), result.next_attempt_at)
+def _archive(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
+    """Return the copy of a delivered request for the archive.
+
+    A first attempt has no state, so none of its headers is kept. The head of an ordered queue has its state in the
+    attempt log, and gets it into the headers here.
+    """
+    message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
+    if delivery.progress is INITIAL_RETRY_STATE and attempt == 1:
+        block = b""
+    else:
+        state = msgspec.structs.replace(delivery.progress, attempt=attempt)
+        block = block_of(state.forward_headers(message.headers))
+    if delivery.is_ordered:  # the queue's next delivery starts when this one is acknowledged
+        return archive_batch(subject, message.data, block)
+    return ArchivePublication(subject, message.data, {}, block)
 
 
-def _schedule(delivery: DeliveryAttemptRequest, progress: RetryState, at: datetime) -> Publication:
-    headers = progress.forward_headers(delivery.message.headers) | {
-        subjects.HEADER_MSG_ID: progress.msg_id(delivery.request_id),
+def _schedule(delivery: DeliveryAttemptRequest, state: RetryState, at: datetime) -> Publication:
+    headers = state.forward_headers(delivery.message.headers) | {
+        subjects.HEADER_MSG_ID: state.msg_id(delivery.request_id),
         subjects.HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         subjects.HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
     }
@@ -106,17 +118,13 @@ def _schedule(delivery: DeliveryAttemptRequest, progress: RetryState, at: dateti
     return Publication(subject, delivery.message.data, headers)
 
 
-def _kept(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:
-    headers = _begun(delivery, result).forward_headers(delivery.message.headers) | {
-        subjects.HEADER_MSG_ID: delivery.progress.msg_id(delivery.request_id),
+def _keep_failed(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:
+    state = delivery.progress
+    started = msgspec.structs.replace(state, first_attempt_at=state.first_attempt_at or result.started_at)
+    headers = started.forward_headers(delivery.message.headers) | {
+        subjects.HEADER_MSG_ID: state.msg_id(delivery.request_id),
         subjects.HEADER_OUTCOME: result.outcome.value,
         subjects.HEADER_CODE: result.code.value,
     }
     subject = subjects.failed(delivery.tenant, delivery.destination, delivery.id)
     return Publication(subject, delivery.message.data, headers)
-
-
-def _begun(delivery: DeliveryAttemptRequest, result: AttemptResult) -> RetryState:
-    """Where the delivery stands, with the time of its first attempt filled in."""
-    first_at = delivery.progress.first_attempt_at or result.started_at
-    return msgspec.structs.replace(delivery.progress, first_attempt_at=first_at)

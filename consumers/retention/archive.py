@@ -15,7 +15,6 @@ from typing import Final, Self
 import msgspec
 import structlog
 
-from consumers.model.request import INITIAL_RETRY_STATE, DeliveryAttemptRequest
 from messaging.client.errors import JetStreamError
 from messaging.client.headers import block_of, read_headers
 from messaging.direct_get import StoredMessage
@@ -31,7 +30,7 @@ FIND_INTERVAL_S: Final = 10.0
 MAX_BATCH_DELIVERIES: Final = 64
 MAX_BATCH_BYTES: Final = 128 * 1024
 """The most that several copies in a pack have together: one alone may be as large as a request."""
-_HEADERS: Final = {HEADER_CONTENT_TYPE: "application/msgpack"}
+_BLOCK: Final = block_of({HEADER_CONTENT_TYPE: "application/msgpack"})
 
 _DOCUMENT: Final = {HEADER_CONTENT_TYPE: CONTENT_TYPE}
 _DELIVERED: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
@@ -62,21 +61,9 @@ class ArchiveBatchPublication(ArchivePublication, frozen=True, gc=False):
     """A copy that is a pack already, as nothing may wait behind it."""
 
 
-def archive_publication(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
-    """Return the publication that archives `delivery`, delivered at `attempt`; for an `ArchiveBatcher`.
-
-    A first attempt has no state, so nothing of its headers is kept. The head of an ordered queue has its state in the
-    attempt log, and gets it into the headers here.
-    """
-    message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
-    if delivery.progress is INITIAL_RETRY_STATE and attempt == 1:
-        block = b""
-    else:
-        progress = msgspec.structs.replace(delivery.progress, attempt=attempt)
-        block = block_of(progress.forward_headers(message.headers))
-    if message.stream == subjects.ORDERED.name:  # the next delivery starts when this one is acknowledged
-        return ArchiveBatchPublication(subject, _encode([ArchivedDelivery(message.data, block)]), _HEADERS)
-    return ArchivePublication(subject, message.data, {}, block)
+def archive_batch(subject: str, document: bytes, headers: bytes) -> ArchiveBatchPublication:
+    """Return a batch of one copy, for a delivery whose acknowledgement cannot wait for others."""
+    return ArchiveBatchPublication(subject, _encode([ArchivedDelivery(document, headers)]), {}, _BLOCK)
 
 
 def read_archive_batch(pack: StoredMessage) -> Iterator[StoredMessage]:
@@ -192,7 +179,7 @@ class _ArchiveBatch:
     def send(self, publisher: MessagePublisher) -> None:
         payload = _encode(self._copies)
         self._copies.clear()  # while it is in the processor's caches: kept for a moment more, it took 2 % to let go of
-        publisher.send(Publication(self.subject, payload, _HEADERS), self._on_stored)
+        publisher.send(Publication(self.subject, payload, {}, _BLOCK), self._on_stored)
 
     def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         for on_stored in self._waiting:

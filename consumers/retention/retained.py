@@ -15,7 +15,7 @@ from messaging.reverse_reader import PageResult, Take, read_last, read_page_back
 from schemas import subjects
 from schemas.configuration import ReplayFilter
 from schemas.events import decode_request
-from schemas.ids import bucket_of
+from schemas.subjects import bucket_of
 
 BATCH: Final = 1024
 PACKS: Final = 64

@@ -14,7 +14,7 @@ from messaging.pull_consumer import Message
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
-from schemas.ids import bucket_of
+from schemas.subjects import bucket_of
 from tests.support.site import TENANT, document
 
 AT = datetime(2026, 11, 23, 20, 0, 1, 500, tzinfo=UTC)

@@ -67,8 +67,9 @@ def _record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetim
         tenant=delivery.tenant,
         data=result,
     )
-    state, subject = delivery.progress, subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
-    msg_id = state.msg_id(delivery.request_id) + suffix
+    tenant, destination, state = delivery.tenant, delivery.destination, delivery.progress
+    subject = subjects.attempted(tenant, destination, delivery.id)
+    msg_id = state.msg_id(subjects.msg_id(tenant, destination, delivery.id)) + suffix
     if state.trace is None:  # without a producer's text in them, the headers need no validation
         return Publication(subject, encode(event), {}, f"{_BEFORE_MSG_ID}{msg_id}{_AFTER_MSG_ID}".encode())
     headers = {subjects.HEADER_MSG_ID: msg_id, "content-type": CONTENT_TYPE, subjects.HEADER_TRACE: state.trace}

@@ -74,6 +74,13 @@ class CachingSecretProvider(SecretProvider, Protocol):
         ...
 
 
+class ArchiveState(Protocol):
+    """The state of the archive of delivered payloads."""
+
+    is_open: bool
+    """Whether there is an archive to store them."""
+
+
 class DeliveryHandler:
     """Handles requests from the streams. Returns what must be stored before a request may be acknowledged."""
 
@@ -91,13 +98,8 @@ class DeliveryHandler:
         policy: DeliveryPolicy,
         worker: str,
         observer: AttemptObserver,
-        is_archived: Callable[[], bool] = lambda: False,
+        archive: ArchiveState,
     ) -> None:
-        """Create a handler.
-
-        Args:
-            is_archived: Returns whether the archive stores delivered payloads.
-        """
         self._provider = provider
         self._sender = sender
         self._attempt_log = history
@@ -107,7 +109,7 @@ class DeliveryHandler:
         self._heads = heads
         self._policy = policy
         self._observer = observer
-        self._is_archived = is_archived
+        self._archive = archive
         self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s)
         self._routes = RouteCache(
             directory, sender, secret_namespace=policy.secret_namespace, user_agent=policy.user_agent
@@ -170,7 +172,7 @@ class DeliveryHandler:
     def _suppress(self, delivery: DeliveryAttemptRequest, recorded: AttemptResult) -> Disposition:
         attempt = DeliveryAttempt(delivery)
         self._observer.on_attempt(attempt, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED))
-        return effects.for_duplicate(delivery, recorded, at=attempt.ended_at, archived=self._is_archived())
+        return effects.for_duplicate(delivery, recorded, at=attempt.ended_at, archived=self._archive.is_open)
 
     async def _find_open_s(self, delivery: DeliveryAttemptRequest) -> float | None:
         """Return for how many seconds the circuit breaker holds `delivery` back, or None if it may be sent."""
@@ -280,4 +282,4 @@ class DeliveryHandler:
             head = HeadState(delivery.progress.after_result(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
             return Requeue(effects.result_only(delivery, result, at=attempt.ended_at))
-        return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._is_archived())
+        return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)

@@ -118,6 +118,10 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
     body: bytes
     progress: RetryState
     message: Message
+    is_ping: bool = False
+    """Only tests the destination: no retry, archive or failed delivery follows."""
+    is_ordered: bool = False
+    """Is the head of an ordered queue."""
 
     @classmethod
     def from_message(cls, message: Message, *, max_payload_bytes: int) -> "DeliveryAttemptRequest":
@@ -146,6 +150,8 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
             body=body,
             progress=RetryState.from_headers(message.headers),
             message=message,
+            is_ping=request.data.event_type == PING,
+            is_ordered=message.stream == subjects.ORDERED.name,
         )
 
     @classmethod
@@ -183,17 +189,9 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
             body=body,
             progress=RetryState(trace=trace_context(message.headers)) if _TRACE in block else INITIAL_RETRY_STATE,
             message=message,
+            is_ping=data.event_type == PING,
+            is_ordered=message.stream == subjects.ORDERED.name,
         )
-
-    @property
-    def is_ping(self) -> bool:
-        """Whether this only tests the destination: then no retry, archive or failed delivery follows."""
-        return self.event_type == PING
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether this is the head of an ordered queue."""
-        return self.message.stream == subjects.ORDERED.name
 
     @property
     def since(self) -> datetime | None:

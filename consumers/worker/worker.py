@@ -215,7 +215,8 @@ class Worker:
                 work.settle(result)
         finally:
             scheduler.end(work.lane)
-            self._start_ready()
+            if scheduler.ready:
+                self._start_ready()
         room = self.capacity - scheduler.running - scheduler.runnable
         for source in self._sources:
             if source.outstanding <= source.refill_below and room - source.outstanding >= source.worth_asking:

@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from messaging.client.eager_task import run_eagerly
-from messaging.client.errors import ServerUnavailable
+from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedByServer, ServerUnavailable
 from messaging.client.headers import encode_headers_unchecked, read_headers, read_lines
 from messaging.client.import_nats import allow_websockets
 from messaging.client.parser import FastParser, Listener
@@ -98,34 +98,70 @@ class PersistentClient(Client):
         return read_lines(raw)
 
     def post(
-        self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None, block: bytes = b""
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+        block: bytes = b"",
     ) -> None:
-        """`publish`, without waiting for anything: who sends much bounds what it has on its way by the answers.
+        """Send without waiting: a caller that sends much bounds what is on its way by the answers.
 
-        `block`: headers as they came with another message, instead of `headers`.
+        Args:
+            subject: Where to send.
+            payload: The body.
+            reply: Where to answer.
+            headers: Headers from anywhere.
+            block: Headers as they came with another message, instead of `headers`.
+
+        Raises:
+            ServerUnavailable: The buffer is full, or there is no connection.
+            RejectedByServer: The message is too large.
         """
-        size, head = len(payload), block if headers is None else encode_headers_unchecked(headers)
-        if head is not None and size <= self._max_payload and self._status == Client.CONNECTED:
-            if head:
-                start = f"HPUB {subject} {reply} {len(head)} {len(head) + size}"
-                is_plain = start.count(" ") == 4
-            else:
-                start = f"PUB {subject} {reply} {size}"
-                is_plain = start.count(" ") == 3
-            if is_plain and subject and start.isascii() and start.isprintable():
-                self._put(b"%b\r\n%b%b\r\n" % (start.encode(), head, payload))
-                return
-        if headers is None and block:
+        headers = headers or None
+        if self._post_plain(subject, payload, reply, headers, block):
+            return
+        if block and headers is None:
             headers = read_headers(block)
-        run_eagerly(super().publish(subject, payload, reply, None if headers is None else dict(headers)), self._late)
-
-    def answer(self, reply: bytes, word: bytes) -> None:
-        """Publish `word` where a server asked for it, in `reply`: that is plain. Lost if it can't be sent."""
-        if self._status == Client.CONNECTED:
-            self._put(b"PUB %b  %d\r\n%b\r\n" % (reply, len(word), word))
+        publishing = super().publish(subject, payload, reply, None if headers is None else dict(headers))
+        try:
+            run_eagerly(publishing, self._late)
+        except nats.errors.MaxPayloadError:
+            reason = ""
+        except nats.errors.Error as error:
+            reason = type(error).__name__
         else:
-            with contextlib.suppress(nats.errors.Error):
-                self.post(reply.decode(), word, "", None)
+            return
+        if not reason:
+            raise RejectedByServer(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
+        raise ServerUnavailable(f"NATS did not accept a message: {reason}")
+
+    def _post_plain(
+        self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None, block: bytes
+    ) -> bool:
+        """Send what needs none of the library's checks. Returns False, and does nothing, for everything else."""
+        size, head = len(payload), block if headers is None else encode_headers_unchecked(headers)
+        if head is None or size > self._max_payload or self._status != Client.CONNECTED:
+            return False
+        if head:
+            start = f"HPUB {subject} {reply} {len(head)} {len(head) + size}"
+            is_plain = start.count(" ") == 4
+        else:
+            start = f"PUB {subject} {reply} {size}"
+            is_plain = start.count(" ") == 3
+        if not (is_plain and subject and start.isascii() and start.isprintable()):
+            return False
+        self._put(b"%b\r\n%b%b\r\n" % (start.encode(), head, payload))
+        return True
+
+    def answer(self, reply: bytes, body: bytes) -> None:
+        """Publish `body` to `reply`, a subject that the server made. Lost if it cannot be sent."""
+        if self._status == Client.CONNECTED:
+            self._put(b"PUB %b  %d\r\n%b\r\n" % (reply, len(body), body))
+        else:
+            with contextlib.suppress(JetStreamError):
+                self.post(reply.decode(), body)
 
     def _put(self, command: bytes) -> None:
         pending = self._pending
@@ -139,7 +175,8 @@ class PersistentClient(Client):
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
         """Send, and wait only while much is still to be written; see the library's own."""
-        self.post(subject, payload, reply, headers)
+        if not self._post_plain(subject, payload, reply, headers, b""):
+            await super().publish(subject, payload, reply, headers)
         await self.catch_up()
 
     async def catch_up(self) -> None:

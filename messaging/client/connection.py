@@ -11,7 +11,6 @@ import structlog
 
 from messaging.client.client import ClientCallbacks, PersistentClient, ServerAccess, close_client, named, open_client
 from messaging.client.errors import (
-    MESSAGE_TOO_LARGE,
     JetStreamError,
     NotFound,
     RejectedByServer,
@@ -71,6 +70,7 @@ class NatsConnection:
     def __init__(self, client: PersistentClient, *, inbox_prefix: str) -> None:
         self._client = client
         self.answer: Final = client.answer
+        self.post: Final = client.post
         self.denials: Final = PermissionViolations(inbox_prefix)
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.reconnects = 0
@@ -99,31 +99,6 @@ class NatsConnection:
         """`post`, and wait while a lot is still to be written: for who sends without hearing what became of it."""
         self.post(subject, payload, reply=reply, headers=headers)
         await self._client.catch_up()
-
-    def post(
-        self,
-        subject: str,
-        payload: bytes = b"",
-        *,
-        reply: str = "",
-        headers: dict[str, str] | None = None,
-        block: bytes = b"",
-    ) -> None:
-        """Send without waiting for anything. Raises `ServerUnavailable` (buffer full) or `RejectedByServer` (too large).
-
-        `block`: headers as they came with another message, instead of `headers`.
-        """
-        try:
-            self._client.post(subject, payload, reply, headers or None, block)
-        except nats.errors.MaxPayloadError:
-            reason = ""
-        except nats.errors.Error as error:
-            reason = type(error).__name__
-        else:
-            return
-        if not reason:
-            raise RejectedByServer(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
-        raise ServerUnavailable(f"NATS did not take a message: {reason}")
 
     async def subscribe(self, subject: str, callback: OnIncoming, *, group: str = "") -> Subscription:
         """Call `callback` for each message; of a `group`, one member gets it.

@@ -204,7 +204,7 @@ class _Consumer:
                 logged=settings.log.attempts,
                 tracer=self._tracer,
             ),
-            is_archived=lambda: self._archive.is_open,
+            archive=self._archive,
         )
 
     def _build_worker(self) -> Worker:

@@ -99,7 +99,7 @@ def test_a_block_that_came_goes_on_as_it_is(headers: dict[str, str]) -> None:
         client = PersistentClient()
         client._status = Client.CONNECTED  # pyright: ignore[reportPrivateUsage]
         client._max_payload = 1024  # pyright: ignore[reportPrivateUsage]
-        client.post("a.b", b"body", "", None, block)
+        client.post("a.b", b"body", block=block)
         return client._pending  # pyright: ignore[reportPrivateUsage]
 
     assert asyncio.run(posted()) == [b"HPUB a.b  %d %d\r\n%bbody\r\n" % (len(block), len(block) + 4, block)]

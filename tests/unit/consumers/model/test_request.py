@@ -30,6 +30,7 @@ class Came:
 
     def __init__(self, data: bytes, headers: dict[str, str]) -> None:
         self.subject = subjects.requested(TENANT, "orders")
+        self.stream = subjects.WORK.name
         self.data = data
         self.headers = headers
         self.header_block = b"".join(b"%b: %b\r\n" % (a.encode(), b.encode()) for a, b in headers.items())

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from consumers.http_client.response import WebhookResponse
+from consumers.http_client.response import MAX_RETRY_AFTER_S, WebhookResponse
 from messaging.audit_events import publish_audit_event
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable
@@ -32,7 +32,6 @@ FLUSH_S: Final = 1.0
 SUCCESS_FLUSH_INTERVAL: Final = timedelta(minutes=1)
 DEFAULT_THROTTLE_S: Final = 10.0
 """How long a 429 without Retry-After is heeded."""
-MAX_THROTTLE_S: Final = 86_400.0
 HALF_OPEN_LEASE: Final = timedelta(seconds=45)
 """How long a trial is one consumer's, should it die meanwhile: longer than any attempt, and the telling of it."""
 
@@ -88,7 +87,7 @@ class HealthDelta:
         self.code = reply.code
         self.url = url
         if reply.code is Code.HTTP_429:
-            wait_s = min(reply.retry_after_s or DEFAULT_THROTTLE_S, MAX_THROTTLE_S)
+            wait_s = min(reply.retry_after_s or DEFAULT_THROTTLE_S, MAX_RETRY_AFTER_S)
             self.throttled_until = now + timedelta(seconds=wait_s)
 
 

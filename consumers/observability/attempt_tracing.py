@@ -1,8 +1,7 @@
-"""Traces of attempts: from the moment a stream had the request, over pull, secret and POST, to the stored result.
+"""Traces of attempts: from the message in its stream, over pull, secret and POST, to the stored result.
 
-Whether an attempt is traced is known before it begins, by its `traceparent` or by its delivery's id. Those that end
-badly or take long are traced as well, whatever the flag says, as they are what somebody will look for; but only so
-many a second, so that an outage does not cost twice. The spans are made when all is over.
+An attempt is sampled by its `traceparent` or by its delivery's id. Failed and slow attempts are traced as well, up to a
+number per second, so that an outage does not cost twice. The spans are made when everything is over.
 """
 
 import time
@@ -21,16 +20,17 @@ from telemetry.metrics.registry import MetricSample
 from telemetry.otlp.trace_context import Attributes, Kind, TraceContext, TraceSampler
 
 UNUSUAL_PER_S: Final = 10
-"""Failed or slow attempts that are traced without having been sampled."""
+"""Failed or slow attempts a second that are traced without having been sampled."""
 MAX_OPEN: Final = 10_000
-"""Traced attempts whose result is not stored yet. Beyond that, NATS is away, and traces are the least of it."""
+"""Traced attempts whose result is not stored yet. NATS is unavailable when there are more."""
 
 _NANOSECONDS: Final = 1_000_000_000
-_WELL: Final = (Outcome.DELIVERED, Outcome.SUPPRESSED)
+_SUCCESSFUL: Final = (Outcome.DELIVERED, Outcome.SUPPRESSED)
+_PUBLISH: Final = {"messaging.operation.type": "send"}
 
 
 class SpanSink(Protocol):
-    """Where finished spans go; `telemetry.otlp.spans.Spans` exports them."""
+    """Accepts finished spans, as `telemetry.otlp.spans.Spans` does."""
 
     def add(
         self,
@@ -43,133 +43,112 @@ class SpanSink(Protocol):
         attributes: Attributes,
         error: str | None = None,
     ) -> TraceContext:
-        """A span below `parent`; returns it as the parent of others. `error`: the code of what went wrong."""
+        """Add a span below `parent`, and return it as the parent of others. `error`: the code of a failure."""
         ...
 
 
 class _OpenSpan(msgspec.Struct, frozen=True, gc=False):
-    """An attempt that is traced, until its result is stored."""
+    """A traced attempt whose result is not stored yet."""
 
     delivery: DeliveryAttemptRequest
     result: AttemptResult
     parent: TraceContext
-    began_ns: int
+    started_ns: int
     resolved_ns: int | None
     ended_ns: int
 
 
 class AttemptTracer:
-    """Hears of every attempt, and makes spans of some. `slow_s`: what counts as slow."""
+    """An observer that makes spans of some attempts."""
 
     def __init__(
         self, spans: SpanSink, sampling: TraceSampler, *, slow_s: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
+        """Create a tracer. An attempt that takes longer than `slow_s` is slow."""
         self._spans = spans
         self._sampling = sampling
         self._slow_ms = slow_s * 1000
         self._clock = clock
         self._open: dict[str, _OpenSpan] = {}
         self._second = 0
-        self._unusual = 0
+        self._unusual_in_second = 0
         self.counts = {"sampled": 0, "unusual": 0, "dropped": 0}
-        """Attempts by what was decided; those that nobody wanted traced are not counted."""
+        """Attempts by the decision to trace them; ordinary ones that were not sampled are not counted."""
 
     def on_attempt(self, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         """See `consumers.delivery.handler.AttemptObserver`."""
         delivery = attempt.delivery
-        # The request's id, put together here: this is done for every delivery.
+        # The request's id, without the call: this runs for every delivery.
         if self._sampling.samples(delivery.progress.trace, f"{delivery.message.lane}.{delivery.id}"):
-            self._begin("sampled", attempt, result)
-        elif result.outcome not in _WELL or result.duration_ms > self._slow_ms:
-            self._begin("unusual" if self._has_room() else "dropped", attempt, result)
+            self._open_span("sampled", attempt, result)
+        elif result.outcome not in _SUCCESSFUL or result.duration_ms > self._slow_ms:
+            self._open_span("unusual" if self._may_trace_unusual() else "dropped", attempt, result)
 
-    def _has_room(self) -> bool:
+    def _may_trace_unusual(self) -> bool:
         second = int(self._clock())
         if second != self._second:
-            self._second, self._unusual = second, 0
-        self._unusual += 1
-        return self._unusual <= UNUSUAL_PER_S
+            self._second, self._unusual_in_second = second, 0
+        self._unusual_in_second += 1
+        return self._unusual_in_second <= UNUSUAL_PER_S
 
-    def _begin(self, decision: str, attempt: DeliveryAttempt, result: AttemptResult) -> None:
+    def _open_span(self, decision: str, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         if len(self._open) >= MAX_OPEN:
             decision = "dropped"
         self.counts[decision] += 1
         if decision == "dropped":
             return
         delivery = attempt.delivery
-        began_ns = int(attempt.started_s * _NANOSECONDS)
-        resolved_ns = None if attempt.resolved_s is None else began_ns + int(attempt.resolved_s * _NANOSECONDS)
+        started_ns = int(attempt.started_s * _NANOSECONDS)
         self._open[delivery.message.identity] = _OpenSpan(
             delivery,
             result,
             TraceContext.read(delivery.progress.trace) or TraceContext.of_key(delivery.request_id),
-            began_ns,
-            resolved_ns,
-            began_ns + int(attempt.duration_s * _NANOSECONDS),
+            started_ns,
+            None if attempt.resolved_s is None else started_ns + int(attempt.resolved_s * _NANOSECONDS),
+            started_ns + int(attempt.duration_s * _NANOSECONDS),
         )
 
     def readings(self) -> Iterator[MetricSample]:
-        """A source for `MetricRegistry.watch`."""
+        """Yield the counts, as a source for `MetricRegistry.watch`."""
         for decision, count in self.counts.items():
             yield definitions.TRACES, (("decision", decision),), count
 
     def on_settled(self, message: Message) -> None:
-        """All that an attempt asked for is stored: its trace is complete."""
-        if self._open and (attempt := self._open.pop(message.identity, None)) is not None:
-            self._tell(attempt, time.time_ns())
+        """Complete the trace of an attempt whose publications are stored."""
+        if self._open and (span := self._open.pop(message.identity, None)) is not None:
+            self._export(span, time.time_ns())
 
-    def _tell(self, attempt: _OpenSpan, stored_ns: int) -> None:
-        result, stored_at_ns = attempt.result, attempt.delivery.message.stored_ns
-        error = None if result.outcome in _WELL else result.code.value
-        above = self._spans.add(
+    def _export(self, span: _OpenSpan, stored_ns: int) -> None:
+        add, result = self._spans.add, span.result
+        error = None if result.outcome in _SUCCESSFUL else result.code.value
+        pulled_ns = min(span.delivery.message.stored_ns, span.started_ns)
+        attributes = _describe_attempt(span.delivery, result)
+        parent = add(
             "deliver",
-            attempt.parent,
+            span.parent,
             kind="consumer",
-            start_ns=min(stored_at_ns, attempt.began_ns),
+            start_ns=pulled_ns,
             end_ns=stored_ns,
-            attributes=_about(attempt.delivery, result),
+            attributes=attributes,
             error=error,
         )
-        self._spans.add(
-            "pull", above, start_ns=min(stored_at_ns, attempt.began_ns), end_ns=attempt.began_ns, attributes={}
-        )
-        self._work(attempt, above)
-        self._spans.add(
-            "publish result", above, kind="producer", start_ns=attempt.ended_ns, end_ns=stored_ns, attributes=_PUBLISH
-        )
-
-    def _work(self, attempt: _OpenSpan, above: TraceContext) -> None:
-        """The secret, and the POST if it came to that."""
-        result, resolved_ns = attempt.result, attempt.resolved_ns
-        if resolved_ns is not None:
-            self._spans.add("resolve secret", above, start_ns=attempt.began_ns, end_ns=resolved_ns, attributes={})
-            error = None if result.outcome in _WELL else result.code.value
-            self._spans.add(
-                "POST",
-                above,
-                kind="client",
-                start_ns=resolved_ns,
-                end_ns=attempt.ended_ns,
-                attributes=_exchange(result),
-                error=error,
-            )
+        add("pull", parent, start_ns=pulled_ns, end_ns=span.started_ns, attributes={})
+        if span.resolved_ns is not None:
+            add("resolve secret", parent, start_ns=span.started_ns, end_ns=span.resolved_ns, attributes={})
+            attributes = _describe_request(result)
+            start_ns, end_ns = span.resolved_ns, span.ended_ns
+            add("POST", parent, kind="client", start_ns=start_ns, end_ns=end_ns, attributes=attributes, error=error)
         elif result.code.startswith("secret."):
-            self._spans.add(
-                "resolve secret",
-                above,
-                start_ns=attempt.began_ns,
-                end_ns=attempt.ended_ns,
-                attributes={},
-                error=result.code.value,
-            )
+            start_ns, end_ns = span.started_ns, span.ended_ns
+            add("resolve secret", parent, start_ns=start_ns, end_ns=end_ns, attributes={}, error=result.code.value)
+        add("publish result", parent, kind="producer", start_ns=span.ended_ns, end_ns=stored_ns, attributes=_PUBLISH)
 
 
-# An attribute costs 1.5 microseconds when it is exported: there is none that another span of the trace has already.
-_PUBLISH: Final = {"messaging.operation.type": "send"}
+# Attributes are costly to export: no span repeats one of another span of the trace.
 
 
-def _about(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Attributes:
-    about: dict[str, str | int] = {
+def _describe_attempt(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Attributes:
+    attributes: dict[str, str | int] = {
         "messaging.system": "nats",
         "messaging.operation.type": "process",
         "messaging.message.id": delivery.id,
@@ -180,16 +159,10 @@ def _about(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Attribute
         "oneprotect.outcome": result.outcome.value,
         "oneprotect.code": result.code.value,
     }
-    if result.replay is not None:
-        about["oneprotect.replay"] = result.replay
-    return about
+    return attributes if result.replay is None else attributes | {"oneprotect.replay": result.replay}
 
 
-def _exchange(result: AttemptResult) -> Attributes:
-    exchange: dict[str, str | int] = {
-        "http.request.method": "POST",
-        "server.address": result.url_host or "",
-    }
-    if result.http_status is not None:
-        exchange["http.response.status_code"] = result.http_status
-    return exchange
+def _describe_request(result: AttemptResult) -> Attributes:
+    attributes: dict[str, str | int] = {"http.request.method": "POST", "server.address": result.url_host or ""}
+    status = result.http_status
+    return attributes if status is None else attributes | {"http.response.status_code": status}

@@ -1,4 +1,4 @@
-"""What a consumer's parts know of themselves, as metrics. Nothing here runs unless somebody reads."""
+"""The metrics that a consumer's parts keep themselves, read when a snapshot is taken."""
 
 from collections.abc import Iterator
 
@@ -14,12 +14,11 @@ from messaging.publisher import JetStreamPublisher
 from provider.cache.provider import CachedSecretProvider
 from schemas.codes import CredentialStatus
 from telemetry.metrics import definitions
-from telemetry.metrics.definitions import MetricDefinition
-from telemetry.metrics.registry import Labels, MetricSample
+from telemetry.metrics.registry import MetricSample
 
 
 class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked."""
+    """The parts of a consumer that have metrics."""
 
     connection: NatsConnection
     publisher: JetStreamPublisher
@@ -27,48 +26,38 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     checks: CredentialChecker
     health: DestinationHealth
     handler: DeliveryHandler
-    runtime: Worker
+    worker: Worker
     feeder: OverflowFeeder
     max_in_flight: int
 
     def __call__(self) -> Iterator[MetricSample]:
-        """A source for `MetricRegistry.watch`."""
-        yield from self._work()
-        yield from self._nats()
-        yield from self._secrets()
+        """Yield the readings, as a source for `MetricRegistry.watch`."""
+        worker, provider = self.worker, self.provider
+        for metric, value in (
+            (definitions.IN_FLIGHT, worker.in_flight),
+            (definitions.IN_FLIGHT_LIMIT, self.max_in_flight),
+            (definitions.HELD, worker.unsettled),
+            (definitions.CRASHES, worker.crashes),
+            (definitions.DEFERRALS, self.handler.deferrals),
+            (definitions.FED, self.feeder.moved),
+            (definitions.CONNECTED, self.connection.is_connected),
+            (definitions.RECONNECTS, self.connection.reconnects),
+            (definitions.CACHE_HITS, provider.hits),
+            (definitions.CACHE_MISSES, provider.misses),
+            (definitions.CACHE_REFRESHES, provider.refreshes),
+            (definitions.CACHE_STALE, provider.stale_served),
+            (definitions.CACHE_ENTRIES, provider.size),
+            (definitions.CACHE_OLDEST, max(provider.ages_s, default=0.0)),
+        ):
+            yield metric, (), value
+        yield definitions.QUARANTINED, (("code", "event.invalid"),), self.handler.quarantines
+        for reason in ("subject_full", "refused", "unavailable"):
+            yield definitions.PUBLISH_FAILURES, (("reason", reason),), self.publisher.failures[reason]
+        for code in STATUS_OF:
+            yield definitions.READ_FAILURES, (("code", code.value),), provider.failures[code]
+        statuses = self.checks.count()
+        for status in CredentialStatus:
+            yield definitions.CREDENTIALS, (("status", status.value),), statuses[status]
         resting, trying = self.health.count()
         yield definitions.DESTINATIONS, (("state", "resting"),), resting
         yield definitions.DESTINATIONS, (("state", "trial"),), trying
-
-    def _work(self) -> Iterator[MetricSample]:
-        yield definitions.IN_FLIGHT, (), self.runtime.in_flight
-        yield definitions.IN_FLIGHT_LIMIT, (), self.max_in_flight
-        yield definitions.HELD, (), self.runtime.unsettled
-        yield definitions.CRASHES, (), self.runtime.crashes
-        yield definitions.DEFERRALS, (), self.handler.deferrals
-        yield definitions.QUARANTINED, (("code", "event.invalid"),), self.handler.quarantines
-        yield definitions.FED, (), self.feeder.moved
-
-    def _nats(self) -> Iterator[MetricSample]:
-        yield definitions.CONNECTED, (), self.connection.is_connected
-        yield definitions.RECONNECTS, (), self.connection.reconnects
-        for reason in ("subject_full", "refused", "unavailable"):
-            yield definitions.PUBLISH_FAILURES, (("reason", reason),), self.publisher.failures[reason]
-
-    def _secrets(self) -> Iterator[MetricSample]:
-        provider = self.provider
-        yield _plain(definitions.CACHE_HITS, provider.hits)
-        yield _plain(definitions.CACHE_MISSES, provider.misses)
-        yield _plain(definitions.CACHE_REFRESHES, provider.refreshes)
-        yield _plain(definitions.CACHE_STALE, provider.stale_served)
-        yield _plain(definitions.CACHE_ENTRIES, provider.size)
-        yield _plain(definitions.CACHE_OLDEST, max(provider.ages_s, default=0.0))
-        for code in STATUS_OF:
-            yield definitions.READ_FAILURES, (("code", code.value),), provider.failures[code]
-        known = self.checks.count()
-        for status in CredentialStatus:
-            yield definitions.CREDENTIALS, (("status", status.value),), known[status]
-
-
-def _plain(metric: MetricDefinition, value: float, labels: Labels = ()) -> MetricSample:
-    return metric, labels, value

@@ -1,19 +1,17 @@
-"""When a failed attempt is tried again. Pure: a policy and what happened go in, a number of seconds comes out."""
+"""The retry policy: pure functions from a policy and a reply to a number of seconds."""
 
 import random
 from collections.abc import Callable
 from typing import Final
 
-from consumers.http_client.response import WebhookResponse
+from consumers.http_client.response import MAX_RETRY_AFTER_S, WebhookResponse
 from schemas.codes import Code
 from schemas.configuration import RetryPolicy
 
-MAX_RETRY_AFTER_S: Final = 86_400.0
 FINAL_CODES: Final = frozenset({Code.HTTP_410, Code.NET_BLOCKED})
 """The receiver is gone for good, or must not be called at all: another attempt would end the same way."""
-
 MAX_SECRET_WAIT_S: Final = 3 * 86_400.0
-"""How long a delivery waits for its secret before it is given up on."""
+"""The longest that a delivery waits for its secret before it fails."""
 
 Spread = Callable[[float, float], float]
 
@@ -21,9 +19,9 @@ Spread = Callable[[float, float], float]
 def next_wait_s(
     policy: RetryPolicy, *, tried: int, reply: WebhookResponse, spread: Spread = random.uniform
 ) -> float | None:
-    """Seconds until the next attempt after `tried` ones, or None to give up.
+    """Return the seconds until the next attempt after `tried` ones, or None to give up.
 
-    Never earlier than a receiver's Retry-After asks, as long as that is at most a day.
+    They are not fewer than the receiver's `Retry-After`, of which at most a day counts.
     """
     if reply.code in FINAL_CODES or tried > len(policy.schedule_s):
         return None
@@ -34,7 +32,7 @@ def next_wait_s(
 
 
 def total_wait_s(schedule_s: tuple[float, ...], waits: int) -> float:
-    """Seconds that so many waits for a secret take, before jitter; the last step repeats."""
+    """Return the seconds that `waits` waits for a secret take, before jitter; the last step repeats."""
     beyond = max(0, waits - len(schedule_s))
     return sum(schedule_s[:waits]) + beyond * schedule_s[-1]
 
@@ -42,9 +40,9 @@ def total_wait_s(schedule_s: tuple[float, ...], waits: int) -> float:
 def secret_wait_s(
     schedule_s: tuple[float, ...], *, waits: int, waited_s: float, jitter: float, spread: Spread = random.uniform
 ) -> float | None:
-    """Seconds until the secret is looked for again after `waits` times, or None when it has been long enough.
+    """Return the seconds until the secret is resolved again after `waits` waits, or None to give up.
 
-    The last step repeats. These waits use up none of the receiver's attempts.
+    The last step repeats. Waits for a secret are not attempts on the receiver.
     """
     if waited_s >= MAX_SECRET_WAIT_S:
         return None

@@ -1,8 +1,8 @@
-"""Deliveries that wait for a secret go on at once when it is there.
+"""Waiting deliveries, made due at once: a pending retry by a command, and the rest when their secret becomes available.
 
-They are schedules in the server, so going on is a newer schedule for "now" on the same subject. It is stored only if
-the one that was seen is still the last: a delivery that has been fired in between is not fired twice. The head of a
-line is no schedule: whoever has the line is told.
+A waiting delivery is a schedule in the server, and is made due by a newer schedule on its subject. That is stored only
+if the schedule seen is still the last one, so no delivery is started twice. The head of an ordered queue has no
+schedule: a message to the holder of the queue's lease makes it due.
 """
 
 import asyncio
@@ -19,45 +19,45 @@ from schemas.configuration import Destination
 from schemas.events import decode_request
 from schemas.headers import portable_headers
 
-AT_ONCE: Final = 64
-"""How many schedules are replaced at a time."""
+BATCH_SIZE: Final = 64
+"""Schedules that are replaced at a time."""
 
 
 class RetryNow:
-    """Makes a pending retry due at once: `oneprotect retry`. What is in flight, or settled, is left alone."""
+    """Makes a pending retry due at once. A delivery in flight, or settled, is left alone."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher) -> None:
         self._connection = connection
         self._publisher = publisher
 
     async def retry(self, tenant: str, delivery: str, *, destination: str = "*") -> tuple[str, ...]:
-        """Replace what is scheduled of `delivery` by "now", and return to which destinations it goes.
+        """Make the pending retries of `delivery` due, and return their destinations. Raises `JetStreamError`.
 
-        The attempt keeps its number, so the schedule goes on from it as if its time had come. Raises `JetStreamError`.
+        The attempt keeps its number, so the retry schedule continues as if its time had come.
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
         records = await direct_get.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
-        hurried = [record for record in records if await reschedule_now(self._publisher, record)]
-        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in hurried)
-        return scheduled + await self._call_heads(tenant, delivery, destination)
+        replaced = [record for record in records if await reschedule_now(self._publisher, record)]
+        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in replaced)
+        return scheduled + await self._retry_heads(tenant, delivery, destination)
 
-    async def _call_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
-        """Tell each line of which the delivery is the head that it need not wait. To which destinations those are."""
+    async def _retry_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
+        """Make the delivery due in each ordered queue that it is the head of, and return their destinations."""
         pattern = subjects.ordered(tenant, destination)
         info = await management.stream_info(self._connection, subjects.ORDERED.name, subjects=pattern)
-        called: list[str] = []
+        destinations: list[str] = []
         for subject in info.state.subjects:
             first, _ = await direct_get.batch(
                 self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1
             )
-            if [_id_of(record) for record in first] == [delivery]:
-                called.append(subjects.tenant_and_destination(subject)[1])
-                await self._connection.publish(subjects.line(tenant, called[-1], "now"))
-        return tuple(called)
+            if [_delivery_id(record) for record in first] == [delivery]:
+                destinations.append(subjects.tenant_and_destination(subject)[1])
+                await self._connection.publish(subjects.line(tenant, destinations[-1], "now"))
+        return tuple(destinations)
 
 
 class WaitingDeliveryResumer:
-    """Fires the waiting schedules of a credential's destinations."""
+    """Makes the deliveries due that wait for a secret."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, destinations: KvBucket) -> None:
         self._connection = connection
@@ -65,7 +65,7 @@ class WaitingDeliveryResumer:
         self._destinations = KvTable(destinations, Destination)
 
     async def resume(self, tenant: str, credential: str) -> int:
-        """Let what waits for this credential's secret go on. Returns how many deliveries that was."""
+        """Make the deliveries due that wait for this credential's secret. Returns their number."""
         resumed = 0
         for row in await self._destinations.list(f"{tenant}.*"):
             if row.value.credential == credential:
@@ -81,17 +81,17 @@ class WaitingDeliveryResumer:
         ):
             if subjects.HEADER_SECRET_WAITS in record.headers:
                 waiting.append(record)
-            if len(waiting) == AT_ONCE:
-                resumed += await self._fire(waiting)
+            if len(waiting) == BATCH_SIZE:
+                resumed += await self._reschedule(waiting)
                 waiting.clear()
-        return resumed + await self._fire(waiting)
+        return resumed + await self._reschedule(waiting)
 
-    async def _fire(self, waiting: list[direct_get.StoredMessage]) -> int:
+    async def _reschedule(self, waiting: list[direct_get.StoredMessage]) -> int:
         return sum(await asyncio.gather(*(reschedule_now(self._publisher, record) for record in waiting)))
 
 
 async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:
-    """Replace a schedule by one for now. False when it has fired, or was replaced, in between."""
+    """Replace a schedule by one that is due. Returns False if it fired or was replaced in the meantime."""
     headers = portable_headers(scheduled.headers) | {
         subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
         subjects.HEADER_SCHEDULE_TARGET: scheduled.headers[subjects.HEADER_SCHEDULE_TARGET],
@@ -104,7 +104,7 @@ async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.St
     return True
 
 
-def _id_of(record: direct_get.StoredMessage) -> str | None:
+def _delivery_id(record: direct_get.StoredMessage) -> str | None:
     try:
         return decode_request(record.data).id
     except ValueError:

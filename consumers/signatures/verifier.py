@@ -1,12 +1,13 @@
-"""Checks a received request's signature and says which part differs: for receivers to whom "the signature differs".
+"""Verification of a received request's signature, with an explanation of a signature that differs.
 
-Where the signature is not the expected one, this tries what usually is behind it: a framework that parsed the JSON and
-wrote it anew, a line feed more or less, a secret that was used as text instead of being decoded, or used along with its
-prefix. A finding repeats nothing of the secret and nothing of the body.
+A signature that differs usually has one of a few causes: a framework re-serialized the JSON, a line end was added or
+lost, or the secret was used as text. The verifier tries them. A step repeats nothing of the secret and of the body.
 """
 
+import hmac
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import product
@@ -14,7 +15,6 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.signatures.header import PUBLIC_KEY_BYTES, SIZES, Matcher, SignatureHeader, strict_base64
 from consumers.signatures.signer import ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER, signed_bytes
 from provider.errors import SecretMalformed
 from provider.signing_keys import MAX_KEY_BYTES, MIN_KEY_BYTES, HmacKey, Scheme
@@ -23,13 +23,15 @@ TOLERANCE_S: Final = 300
 PREFIX: Final = "whsec_"
 PUBLIC_PREFIX: Final = "whpk_"
 PRIVATE_PREFIX: Final = "whsk_"
+PUBLIC_KEY_BYTES: Final = 32
+SIGNATURE_BYTES: Final[dict[Scheme, int]] = {"v1": 32, "v1a": 64}
 
-
-_NO_SIGNATURES: Final = SignatureHeader((), ())
+Matcher = Callable[[bytes], bool]
+"""Returns whether its key made one of the received signatures of a message."""
 
 
 class VerifiedPart(StrEnum):
-    """What was looked at, in the order of the checks."""
+    """A part of the request, in the order of the checks."""
 
     SECRET = "secret"
     ID = ID_HEADER
@@ -38,25 +40,25 @@ class VerifiedPart(StrEnum):
 
 
 class MismatchCause(StrEnum):
-    """What explains a signature that differs; the value is the sentence for the receiver."""
+    """A cause of a signature that differs; the value is a sentence for the operator of the receiver."""
 
-    BODY_COMPACT = "the body was parsed and written anew: as compact JSON it has this signature"
-    BODY_SPACED = (
-        "the body was parsed and written anew: as JSON with blanks after commas and colons it has this signature"
-    )
-    BODY_INDENTED = "the body was parsed and written anew: as indented JSON it has this signature"
-    BODY_LINE_FEED_ADDED = "the body has a line end too many: without it, it has this signature"
-    BODY_LINE_FEED_LOST = "the body has lost its last line end: with it, it has this signature"
-    BODY_LINE_ENDS = "the body's line ends were changed: as they were, it has this signature"
-    BODY_BYTE_ORDER_MARK = "the body begins with a byte order mark: without it, it has this signature"
+    BODY_COMPACT = "the body was parsed and re-serialized: as compact JSON it has this signature"
+    BODY_SPACED = "the body was parsed and re-serialized: as JSON with spaces it has this signature"
+    BODY_INDENTED = "the body was parsed and re-serialized: as indented JSON it has this signature"
+    BODY_LINE_FEED_ADDED = "the body has an extra line end: without it, the body has this signature"
+    BODY_LINE_FEED_LOST = "the body has lost its last line end: with it, the body has this signature"
+    BODY_LINE_ENDS = "the body's line ends were converted: with the original ones it has this signature"
+    BODY_BYTE_ORDER_MARK = "the body begins with a byte order mark: without it, the body has this signature"
     KEY_NOT_DECODED = f"the sender used the secret's text after {PREFIX} as the key, instead of decoding its base64"
-    KEY_WITH_PREFIX = f"the sender used the secret's text, {PREFIX} and all, as the key, instead of decoding its base64"
+    KEY_WITH_PREFIX = (
+        f"the sender used the secret's text, {PREFIX} included, as the key, instead of decoding its base64"
+    )
     KEY_DECODED = f"the sender decoded the secret from base64: put {PREFIX} in front of it here"
-    KEY_BLANKS = "there are blanks or line ends around the secret: without them it made this signature"
+    KEY_SPACES = "the secret has spaces or line ends around it: without them it made this signature"
 
 
 class VerificationStep(Struct, frozen=True):
-    """One part of the request, whether it is as it has to be, and a sentence about it."""
+    """One part of the request, whether it is valid, and a sentence about it."""
 
     part: VerifiedPart
     ok: bool
@@ -64,42 +66,103 @@ class VerificationStep(Struct, frozen=True):
 
 
 class VerificationResult(Struct, frozen=True):
-    """What became of the checks. `cause` explains a signature that differs, where a usual one does."""
+    """The outcome of all steps, and the cause of a signature that differs, if it is a known one."""
 
     checks: tuple[VerificationStep, ...]
     cause: MismatchCause | None = None
 
     @property
     def valid(self) -> bool:
-        """Whether a receiver has to accept the request. One unusable secret beside a good one is no obstacle."""
+        """Whether a receiver must accept the request. An unusable secret beside a good one does not matter."""
         return all(check.ok for check in self.checks if check.part is not VerifiedPart.SECRET)
 
 
 def verify(secrets: Sequence[str], *, headers: Mapping[str, str], body: bytes, now: datetime) -> VerificationResult:
-    """Check a request against the secrets that its receiver knows, current and previous in any order.
+    """Check a request against the secrets that its receiver knows. Raises nothing, whatever the request holds.
 
-    A secret is `whsec_` and base64, or raw text, for `v1`; or the public key `whpk_` and base64 for `v1a`.
-    `headers` in any case, `body` as received, `now` aware. Never raises for what it is given to check.
+    Args:
+        secrets: Current and previous secret, in any order: `whsec_` and base64, or raw text, for `v1`; the public key,
+            `whpk_` and base64, for `v1a`.
+        headers: The headers, in any case.
+        body: The body as received.
+        now: The time of receipt, with a time zone.
     """
     received = {name.lower(): value.strip() for name, value in headers.items()}
     delivery, timestamp = received.get(ID_HEADER, ""), received.get(TIMESTAMP_HEADER, "")
     header = received.get(SIGNATURE_HEADER, "")
-    signatures, schemes = SignatureHeader.of(header), _schemes(secrets)
-    checks = [*map(_check_secret, secrets), _check_id(delivery), _check_timestamp(timestamp, now)]
-    if not any(signatures.of_scheme(scheme) for scheme in schemes):
-        return VerificationResult((*checks, _no_signature(header, schemes)))
+    signatures, schemes = _Signatures(header), _schemes(secrets)
+    steps = [*map(_check_secret, secrets), _check_id(delivery), _check_timestamp(timestamp, now)]
+    if not any(signatures.of_scheme[scheme] for scheme in schemes):
+        return VerificationResult((*steps, _missing_signature(header, schemes)))
     message = signed_bytes(delivery, timestamp, body)
     if any(matches(message) for secret in secrets if (matches := _matcher(secret, signatures)) is not None):
-        return VerificationResult(
-            (*checks, VerificationStep(VerifiedPart.SIGNATURE, ok=True, text="made of this body, with this secret"))
-        )
+        return VerificationResult((*steps, _right(VerifiedPart.SIGNATURE, "made of this body, with this secret")))
     cause = next(_causes(secrets, delivery, timestamp, body, signatures), None)
     text = cause.value if cause else "made with another secret, or of another body, id or timestamp"
-    return VerificationResult((*checks, VerificationStep(VerifiedPart.SIGNATURE, ok=False, text=text)), cause)
+    return VerificationResult((*steps, _wrong(VerifiedPart.SIGNATURE, text)), cause)
+
+
+class _Signatures:
+    """The signatures in a header. Other schemes and malformed signatures are skipped, as the specification requires."""
+
+    def __init__(self, header: str) -> None:
+        self.of_scheme: dict[Scheme, list[bytes]] = {"v1": [], "v1a": []}
+        for entry in header.split():
+            for scheme, found in self.of_scheme.items():
+                signature = _decode_base64(entry.removeprefix(f"{scheme},")) if entry.startswith(f"{scheme},") else None
+                if signature is not None and len(signature) == SIGNATURE_BYTES[scheme]:
+                    found.append(signature)
+
+    def match_secret(self, key: bytes) -> Matcher:
+        """Return a matcher for HMAC-SHA256 with a key of any length."""
+        return self.match_signing(lambda message: hmac.digest(key, message, "sha256"))
+
+    def match_signing(self, sign: Callable[[bytes], bytes]) -> Matcher:
+        """Return a matcher for a symmetric key."""
+        return lambda message: self._has(sign(message))
+
+    def _has(self, digest: bytes) -> bool:
+        return any(hmac.compare_digest(digest, signature) for signature in self.of_scheme["v1"])
+
+    def match_public_key(self, key: bytes) -> Matcher:
+        """Return a matcher for the private half of an Ed25519 key."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+        public = Ed25519PublicKey.from_public_bytes(key)
+
+        def matches(message: bytes) -> bool:
+            for signature in self.of_scheme["v1a"]:
+                try:
+                    public.verify(signature, message)
+                except InvalidSignature:
+                    continue
+                return True
+            return False
+
+        return matches
+
+
+_NO_SIGNATURES: Final = _Signatures("")
+
+
+def _right(part: VerifiedPart, text: str) -> VerificationStep:
+    return VerificationStep(part, ok=True, text=text)
+
+
+def _wrong(part: VerifiedPart, text: str) -> VerificationStep:
+    return VerificationStep(part, ok=False, text=text)
+
+
+def _decode_base64(text: str) -> bytes | None:
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:
+        return None
 
 
 def _schemes(secrets: Sequence[str]) -> list[Scheme]:
-    """What the secrets are for; without any, what most receivers have."""
+    """Return the schemes of the secrets; without any secret, the one that most receivers use."""
     public = [secret.strip().startswith(PUBLIC_PREFIX) for secret in secrets]
     schemes: list[Scheme] = [] if public and all(public) else ["v1"]
     return [*schemes, "v1a"] if any(public) else schemes
@@ -107,77 +170,68 @@ def _schemes(secrets: Sequence[str]) -> list[Scheme]:
 
 def _check_secret(secret: str) -> VerificationStep:
     if _matcher(secret, _NO_SIGNATURES) is not None:
-        return VerificationStep(VerifiedPart.SECRET, ok=True, text="usable as a key")
+        return _right(VerifiedPart.SECRET, "usable as a key")
     if secret != secret.strip():
-        text = "there are blanks or line ends around it"
+        text = "there are spaces or line ends around it"
     elif secret.startswith(PRIVATE_PREFIX):
-        text = f"this is the sender's private key, which is nobody else's; receivers have {PUBLIC_PREFIX} and base64"
+        text = f"this is the sender's private key, which receivers must not have; theirs is {PUBLIC_PREFIX} and base64"
     elif secret.startswith(PUBLIC_PREFIX):
-        text = f"no public key: those are {PUBLIC_PREFIX} and base64 of {PUBLIC_KEY_BYTES} bytes"
-    elif secret.startswith(PREFIX) and strict_base64(secret.removeprefix(PREFIX)) is None:
-        text = f"what follows {PREFIX} is not base64"
+        text = f"not a public key: those are {PUBLIC_PREFIX} and base64 of {PUBLIC_KEY_BYTES} bytes"
+    elif secret.startswith(PREFIX) and _decode_base64(secret.removeprefix(PREFIX)) is None:
+        text = f"the text after {PREFIX} is not base64"
     else:
-        text = f"no HMAC key: those are {PREFIX} and base64, or raw, of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
-    return VerificationStep(VerifiedPart.SECRET, ok=False, text=text)
+        text = f"not an HMAC key: those are {PREFIX} and base64, or raw, of {MIN_KEY_BYTES} to {MAX_KEY_BYTES} bytes"
+    return _wrong(VerifiedPart.SECRET, text)
 
 
 def _check_id(delivery: str) -> VerificationStep:
     if not delivery:
-        return VerificationStep(VerifiedPart.ID, ok=False, text="this header is missing")
+        return _wrong(VerifiedPart.ID, "this header is missing")
     if "." in delivery:
-        return VerificationStep(
-            VerifiedPart.ID, ok=False, text="it has a full stop in it, so what is signed could be read in two ways"
-        )
-    return VerificationStep(VerifiedPart.ID, ok=True, text="present")
+        return _wrong(VerifiedPart.ID, "it has a full stop in it, which makes the signed bytes ambiguous")
+    return _right(VerifiedPart.ID, "present")
 
 
 def _check_timestamp(timestamp: str, now: datetime) -> VerificationStep:
     if not timestamp:
-        return VerificationStep(VerifiedPart.TIMESTAMP, ok=False, text="this header is missing")
+        return _wrong(VerifiedPart.TIMESTAMP, "this header is missing")
     if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
-        return VerificationStep(VerifiedPart.TIMESTAMP, ok=False, text="it is not a number of seconds since 1970")
+        return _wrong(VerifiedPart.TIMESTAMP, "it is not a number of seconds since 1970")
     age_s = int(now.timestamp()) - int(timestamp)
     side = "old" if age_s >= 0 else "ahead of the clock here"
-    text = f"{_moment(int(timestamp))}, {abs(age_s)} s {side}; at most {TOLERANCE_S} s are allowed to either side"
+    text = f"{_format_time(int(timestamp))}, {abs(age_s)} s {side}; at most {TOLERANCE_S} s are allowed to either side"
     return VerificationStep(VerifiedPart.TIMESTAMP, ok=abs(age_s) <= TOLERANCE_S, text=text)
 
 
-def _moment(timestamp: int) -> str:
+def _format_time(timestamp: int) -> str:
     try:
         return datetime.fromtimestamp(timestamp, UTC).isoformat()
     except (OverflowError, ValueError):
         return "beyond the year 9999"
 
 
-def _no_signature(header: str, schemes: Sequence[Scheme]) -> VerificationStep:
-    wanted = " and no ".join(f"`{scheme},` signature of {SIZES[scheme]} bytes in base64" for scheme in schemes)
-    return VerificationStep(
-        VerifiedPart.SIGNATURE, ok=False, text=f"it holds no {wanted}" if header else "this header is missing"
+def _missing_signature(header: str, schemes: Sequence[Scheme]) -> VerificationStep:
+    wanted = " and no ".join(
+        f"`{scheme},` signature of {SIGNATURE_BYTES[scheme]} bytes in base64" for scheme in schemes
     )
+    return _wrong(VerifiedPart.SIGNATURE, f"it holds no {wanted}" if header else "this header is missing")
 
 
-def _matcher(secret: str, signatures: SignatureHeader) -> Matcher | None:
-    """What the provider makes of the secret, or the receiver of a public key; None if neither can use it."""
+def _matcher(secret: str, signatures: _Signatures) -> Matcher | None:
+    """Return a matcher for a secret as the provider accepts it, or for a public key; None if it is neither."""
     if secret.startswith(PUBLIC_PREFIX):
-        key = strict_base64(secret.removeprefix(PUBLIC_PREFIX))
-        return signatures.by_public_key(key) if key is not None and len(key) == PUBLIC_KEY_BYTES else None
+        key = _decode_base64(secret.removeprefix(PUBLIC_PREFIX))
+        return signatures.match_public_key(key) if key is not None and len(key) == PUBLIC_KEY_BYTES else None
     try:
-        return signatures.by_signing(HmacKey(secret.encode(errors="surrogateescape")).sign)
+        return signatures.match_signing(HmacKey(secret.encode(errors="surrogateescape")).sign)
     except SecretMalformed:
         return None
 
 
-def _decoded(secret: str) -> bytes | None:
-    """Base64 after the prefix, else the text's own bytes; of any length, since this is about mistakes."""
-    if secret.startswith(PREFIX):
-        return strict_base64(secret.removeprefix(PREFIX))
-    return secret.encode(errors="surrogateescape")
-
-
 def _causes(
-    secrets: Sequence[str], delivery: str, timestamp: str, body: bytes, signatures: SignatureHeader
+    secrets: Sequence[str], delivery: str, timestamp: str, body: bytes, signatures: _Signatures
 ) -> Iterator[MismatchCause]:
-    """Everything that explains the signatures: one change to the key, or to the body, or one to each."""
+    """Yield what explains the signatures: a change to the key, to the body, or to both."""
     keys = [variant for secret in secrets for variant in _key_variants(secret, signatures)]
     bodies: list[tuple[MismatchCause | None, bytes]] = [(None, body), *_body_variants(body)]
     for (key_cause, matches), (body_cause, variant) in product(keys, bodies):
@@ -186,21 +240,25 @@ def _causes(
             yield cause
 
 
-def _key_variants(secret: str, signatures: SignatureHeader) -> Iterator[tuple[MismatchCause | None, Matcher]]:
+def _key_variants(secret: str, signatures: _Signatures) -> Iterator[tuple[MismatchCause | None, Matcher]]:
     text = secret.strip()
     bare = text.removeprefix(PREFIX)
-    blanks = None if text == secret else MismatchCause.KEY_BLANKS
+    spaces = None if text == secret else MismatchCause.KEY_SPACES
     if text.startswith(PUBLIC_PREFIX):
         if (matches := _matcher(text, signatures)) is not None:
-            yield blanks, matches
+            yield spaces, matches
         return
-    if (key := _decoded(text)) is not None:
-        yield blanks, signatures.by_secret(key)
-    if text != bare:
-        yield MismatchCause.KEY_NOT_DECODED, signatures.by_secret(bare.encode(errors="surrogateescape"))
-        yield MismatchCause.KEY_WITH_PREFIX, signatures.by_secret(text.encode(errors="surrogateescape"))
-    elif (decoded := strict_base64(bare)) is not None:
-        yield MismatchCause.KEY_DECODED, signatures.by_secret(decoded)
+    # Keys of any length: this is about mistakes.
+    decoded, raw = _decode_base64(bare), bare.encode(errors="surrogateescape")
+    if text == bare:
+        yield spaces, signatures.match_secret(raw)
+        if decoded is not None:
+            yield MismatchCause.KEY_DECODED, signatures.match_secret(decoded)
+        return
+    if decoded is not None:
+        yield spaces, signatures.match_secret(decoded)
+    yield MismatchCause.KEY_NOT_DECODED, signatures.match_secret(raw)
+    yield MismatchCause.KEY_WITH_PREFIX, signatures.match_secret(text.encode(errors="surrogateescape"))
 
 
 def _body_variants(body: bytes) -> Iterator[tuple[MismatchCause, bytes]]:
@@ -211,18 +269,11 @@ def _body_variants(body: bytes) -> Iterator[tuple[MismatchCause, bytes]]:
     yield MismatchCause.BODY_LINE_ENDS, body.replace(b"\r\n", b"\n")
     yield MismatchCause.BODY_LINE_ENDS, body.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
     yield MismatchCause.BODY_BYTE_ORDER_MARK, body.removeprefix(b"\xef\xbb\xbf")
-    yield from _rewritten(body)
+    yield from _reserialize(body)
 
 
-def _rewritten(body: bytes) -> list[tuple[MismatchCause, bytes]]:
-    """The body as the usual JSON libraries write it, with and without a line feed; nothing if it is no JSON."""
-    try:
-        return [(cause, form + end) for cause, form in _json_forms(json.loads(body)) for end in (b"", b"\n")]
-    except (ValueError, RecursionError):
-        return []
-
-
-def _json_forms(document: object) -> Iterator[tuple[MismatchCause, bytes]]:
+def _reserialize(body: bytes) -> list[tuple[MismatchCause, bytes]]:
+    """Return the body as usual JSON libraries write it, with and without a line feed; nothing if it is not JSON."""
     forms: tuple[tuple[MismatchCause, tuple[str, str], int | str | None], ...] = (
         (MismatchCause.BODY_COMPACT, (",", ":"), None),
         (MismatchCause.BODY_SPACED, (", ", ": "), None),
@@ -230,6 +281,14 @@ def _json_forms(document: object) -> Iterator[tuple[MismatchCause, bytes]]:
         (MismatchCause.BODY_INDENTED, (",", ": "), 4),
         (MismatchCause.BODY_INDENTED, (",", ": "), "\t"),
     )
-    for (cause, separators, indent), ascii_only, sort_keys in product(forms, (False, True), (False, True)):
-        text = json.dumps(document, ensure_ascii=ascii_only, sort_keys=sort_keys, separators=separators, indent=indent)
-        yield cause, text.encode(errors="surrogatepass")
+    variants: list[tuple[MismatchCause, bytes]] = []
+    try:
+        document = json.loads(body)
+        for (cause, separators, indent), ascii_only, sort_keys in product(forms, (False, True), (False, True)):
+            text = json.dumps(
+                document, ensure_ascii=ascii_only, sort_keys=sort_keys, separators=separators, indent=indent
+            )
+            variants += [(cause, text.encode(errors="surrogatepass") + end) for end in (b"", b"\n")]
+    except (ValueError, RecursionError):
+        return []
+    return variants

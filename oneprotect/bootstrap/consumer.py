@@ -250,7 +250,7 @@ class _Consumer:
                 checks=self._checker,
                 health=self._health,
                 handler=self._handler,
-                runtime=self._worker,
+                worker=self._worker,
                 feeder=self._feeder,
                 max_in_flight=self._settings.delivery.max_in_flight,
             )

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.http_client.response import WebhookResponse
-from consumers.retries.policy import FINAL_CODES, MAX_RETRY_AFTER_S, next_wait_s
+from consumers.http_client.response import MAX_RETRY_AFTER_S, WebhookResponse
+from consumers.retries.policy import FINAL_CODES, next_wait_s
 from schemas.codes import Code
 from schemas.configuration import RetryPolicy
 

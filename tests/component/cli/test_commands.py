@@ -537,8 +537,8 @@ webhook-signature: {signature}
 
     assert [ran.code for ran in (right, right_json, anew, anew_json, late, one_by_one)] == [0, 0, 1, 1, 1, 0]
     assert right_json.json["valid"] is True
-    assert "line end too many" in anew_json.json["cause"]
-    assert "line end too many" in anew.out
+    assert "extra line end" in anew_json.json["cause"]
+    assert "extra line end" in anew.out
     assert "webhook-timestamp" in late.out
     told = "".join(ran.out + ran.err for ran in (right, right_json, anew, anew_json, late, one_by_one))
     assert site.secret.removeprefix("whsec_") not in told

@@ -171,7 +171,7 @@ def test_a_signature_of_another_scheme_does_not_stand_in() -> None:
     ("sent", "given", "cause"),
     [
         (b'{"a":2,"n":1}', PUBLIC, MismatchCause.BODY_COMPACT),
-        (b'{"n": 1, "a": 2}', f"{PUBLIC}\n", MismatchCause.KEY_BLANKS),
+        (b'{"n": 1, "a": 2}', f"{PUBLIC}\n", MismatchCause.KEY_SPACES),
         (b"something else", PUBLIC, None),
         (b"something else", f"{PUBLIC}A", None),
     ],
@@ -227,7 +227,7 @@ def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes
         (SECRET.removeprefix("whsec_").encode(), SECRET, MismatchCause.KEY_NOT_DECODED),
         (SECRET.encode(), SECRET, MismatchCause.KEY_WITH_PREFIX),
         (KEY, SECRET.removeprefix("whsec_"), MismatchCause.KEY_DECODED),
-        (KEY, f"{SECRET}\n", MismatchCause.KEY_BLANKS),
+        (KEY, f"{SECRET}\n", MismatchCause.KEY_SPACES),
     ],
 )
 def test_a_key_that_was_made_otherwise_is_recognised(key: bytes, given: str, cause: MismatchCause) -> None:
@@ -276,13 +276,13 @@ def test_a_tampered_signature_differs() -> None:
 @pytest.mark.parametrize(
     ("secret", "text"),
     [
-        (f" {SECRET}", "blanks or line ends around it"),
+        (f" {SECRET}", "spaces or line ends around it"),
         ("whsec_not base64!", "is not base64"),
-        ("whsec_AAAA", "no HMAC key"),
+        ("whsec_AAAA", "not an HMAC key"),
         ("whsk_" + "A" * 32, "private key"),
-        ("whpk_" + "A" * 32, "no public key"),
-        ("whpk_not base64!", "no public key"),
-        ("", "no HMAC key"),
+        ("whpk_" + "A" * 32, "not a public key"),
+        ("whpk_not base64!", "not a public key"),
+        ("", "not an HMAC key"),
     ],
 )
 def test_a_secret_that_is_none_is_found(secret: str, text: str) -> None:

@@ -126,18 +126,20 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
     @classmethod
     def from_message(cls, message: Message, *, max_payload_bytes: int) -> "DeliveryAttemptRequest":
         """Decode and check `message`. Raises `ValueError` naming the field and the rule, and quoting no input."""
-        return cls.from_plain_message(message, max_payload_bytes) or cls.from_any_message(message, max_payload_bytes)
-
-    @classmethod
-    def from_any_message(cls, message: Message, max_payload_bytes: int) -> "DeliveryAttemptRequest":
-        """Decode by the schema of `DeliveryRequested`, with the state that the headers carry. Raises `ValueError`."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
-        request = _decode(message.data)
+        block = message.header_block
+        request: _PlainRequest | DeliveryRequested | None = None if _STATE in block else _decode_plain(message.data)
+        if isinstance(request, _PlainRequest):
+            body, content_type = bytes(request.data.payload), JSON
+            state = RetryState(trace=trace_context(message.headers)) if _TRACE in block else INITIAL_RETRY_STATE
+        else:
+            request = _decode(message.data)
+            body, content_type = request.data.body(), request.data.body_content_type
+            state = RetryState.from_headers(message.headers)
         if request.tenant != tenant:
             raise ValueError("`tenant` is not the tenant of the subject")
         if request.data.destination != destination:
             raise ValueError("`data.destination` is not the destination of the subject")
-        body = request.data.body()
         if len(body) > max_payload_bytes:
             raise ValueError(f"the payload has {len(body)} bytes, more than the {max_payload_bytes} that are allowed")
         return cls(
@@ -146,50 +148,11 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
             destination=destination,
             event_type=request.data.event_type,
             requested_at=request.time,
-            content_type=request.data.body_content_type,
+            content_type=content_type,
             body=body,
-            progress=RetryState.from_headers(message.headers),
+            progress=state,
             message=message,
             is_ping=request.data.event_type == PING,
-            is_ordered=message.stream == subjects.ORDERED.name,
-        )
-
-    @classmethod
-    def from_plain_message(cls, message: Message, max_payload_bytes: int) -> "DeliveryAttemptRequest | None":
-        """Decode a first attempt with a JSON payload, by the same rules at a fraction of their cost.
-
-        Returns:
-            None for any other message, and for one that breaks a rule: `from_any_message` names the rule.
-        """
-        block = message.header_block
-        if _STATE in block:
-            return None
-        try:
-            request = _decode_plain(message.data)
-            tenant, destination = _read_names(message.subject)
-        except (ValueError, RecursionError):  # those of msgspec and of decoding UTF-8 among them
-            return None
-        data = request.data
-        body = bytes(data.payload)
-        if (
-            request.tenant != tenant
-            or data.destination != destination
-            or _match_delivery_id(request.id) is None
-            or not is_event_type(data.event_type)
-            or len(body) > max_payload_bytes
-        ):
-            return None
-        return cls(
-            id=request.id,
-            tenant=tenant,
-            destination=destination,
-            event_type=data.event_type,
-            requested_at=request.time,
-            content_type=JSON,
-            body=body,
-            progress=RetryState(trace=trace_context(message.headers)) if _TRACE in block else INITIAL_RETRY_STATE,
-            message=message,
-            is_ping=data.event_type == PING,
             is_ordered=message.stream == subjects.ORDERED.name,
         )
 
@@ -205,15 +168,6 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
         return subjects.msg_id(self.tenant, self.destination, self.id)
 
 
-@functools.lru_cache(maxsize=8192)
-def _read_names(subject: str) -> tuple[str, str]:
-    """Return the tenant and the destination of a subject. Raises `ValueError` unless both are well-formed."""
-    tenant, destination = subjects.tenant_and_destination(subject)
-    if not (is_name(tenant) and is_name(destination)):
-        raise ValueError("not a tenant and a destination")
-    return tenant, destination
-
-
 class _PlainData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
     destination: str
     event_type: str
@@ -221,7 +175,7 @@ class _PlainData(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=Fal
 
 
 class _PlainRequest(msgspec.Struct, frozen=True, gc=False):
-    """`DeliveryRequested` without the fields' patterns, which `from_plain_message` checks itself."""
+    """`DeliveryRequested` with a JSON payload, and without the patterns that are costly in a decoder."""
 
     id: str
     source: Source
@@ -233,7 +187,27 @@ class _PlainRequest(msgspec.Struct, frozen=True, gc=False):
     datacontenttype: Literal["application/json"] = "application/json"
 
 
-_decode_plain: Final = msgspec.json.Decoder(_PlainRequest).decode
+_decode_plain_request: Final = msgspec.json.Decoder(_PlainRequest).decode
+_is_known_name: Final = functools.lru_cache(maxsize=8192)(is_name)
+
+
+def _decode_plain(document: bytes) -> _PlainRequest | None:
+    """Decode a request with a JSON payload, by the same rules as `_decode` at a fraction of their cost.
+
+    Returns:
+        None for any other request, and for one that breaks a rule: `_decode` names the rule.
+    """
+    try:
+        request = _decode_plain_request(document)
+    except (ValueError, RecursionError):  # the errors of msgspec and of decoding UTF-8 are value errors
+        return None
+    is_valid = (
+        _match_delivery_id(request.id) is not None
+        and is_event_type(request.data.event_type)
+        and _is_known_name(request.tenant)
+        and _is_known_name(request.data.destination)
+    )
+    return request if is_valid else None
 
 
 def _decode(document: bytes) -> DeliveryRequested:

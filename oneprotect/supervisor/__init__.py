@@ -1,1 +1,1 @@
-"""Several consumers on one machine: `supervisor` keeps them running, `merging` makes one figure out of theirs."""
+"""Several consumer processes on one machine, with combined metrics."""

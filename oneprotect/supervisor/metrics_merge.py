@@ -1,8 +1,9 @@
-"""One figure out of several processes': what adds up is added, and of what each sees alike one is taken.
+"""Combined metrics of several processes.
 
-A process that has ended goes on counting in the sums with what it had counted, or counters would fall.
+The counters of an ended process stay in the sums, because counters must not decrease.
 """
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -10,7 +11,7 @@ from telemetry.metrics import definitions
 from telemetry.metrics.definitions import CATALOGUE
 from telemetry.metrics.registry import LatencySnapshot, MetricSnapshot, Series
 
-_ADDED: Final = frozenset(
+_SUMMED: Final = frozenset(
     metric.name
     for metric in (
         *(metric for metric in CATALOGUE.values() if metric.kind == "counter"),
@@ -22,39 +23,35 @@ _ADDED: Final = frozenset(
         definitions.FILES,
     )
 )
-_LEAST: Final = frozenset(
+_MINIMUM: Final = frozenset(
     metric.name for metric in (definitions.CONNECTED, definitions.STARTED, definitions.FILES_LIMIT)
 )
 
 
-def merged(snapshots: Iterable[MetricSnapshot]) -> MetricSnapshot:
-    """Counters and what is a share of a whole are added; of other gauges the highest counts, or the lowest."""
+def merge_snapshots(snapshots: Iterable[MetricSnapshot]) -> MetricSnapshot:
+    """Return the sum of counters and shares, and the maximum or minimum of other gauges."""
     values: dict[Series, float] = {}
     latencies: dict[Series, LatencySnapshot] = {}
     for snapshot in snapshots:
         for series, value in snapshot.values.items():
-            values[series] = _together(series[0])(values[series], value) if series in values else value
+            values[series] = _combine(series[0])(values[series], value) if series in values else value
         for series, latency in snapshot.latencies.items():
-            latencies[series] = _added(latencies[series], latency) if series in latencies else latency
+            latencies[series] = _add(latencies[series], latency) if series in latencies else latency
     return MetricSnapshot(values=values, latencies=latencies)
 
 
 def final_counters(snapshot: MetricSnapshot) -> MetricSnapshot:
-    """What is left of the figures of a process that has ended: counts, and no state."""
+    """Return the counters and latencies of a process that ended, without its gauges."""
     values = {series: value for series, value in snapshot.values.items() if CATALOGUE[series[0]].kind == "counter"}
     return MetricSnapshot(values=values, latencies=snapshot.latencies)
 
 
-def _together(name: str) -> Callable[[float, float], float]:
-    if name in _ADDED:
-        return _sum
-    return min if name in _LEAST else max
+def _combine(name: str) -> Callable[[float, float], float]:
+    if name in _SUMMED:
+        return operator.add
+    return min if name in _MINIMUM else max
 
 
-def _sum(one: float, other: float) -> float:
-    return one + other
-
-
-def _added(one: LatencySnapshot, other: LatencySnapshot) -> LatencySnapshot:
+def _add(one: LatencySnapshot, other: LatencySnapshot) -> LatencySnapshot:
     buckets = tuple(a + b for a, b in zip(one.buckets, other.buckets, strict=True))
     return LatencySnapshot(buckets=buckets, sum_s=one.sum_s + other.sum_s)

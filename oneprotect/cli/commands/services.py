@@ -179,6 +179,7 @@ async def _serve_operations(
     host: str, port: int, supervisor: "Supervisor", stop: asyncio.Event
 ) -> AsyncGenerator[None]:
     """Serve the operations port for all consumers. Raises `SettingsError` when the port is taken."""
+    from messaging.periodic import pause
     from oneprotect.bootstrap.process import bind_port
     from telemetry.ops_server import OpsPages, serving
     from telemetry.readiness import ReadinessState
@@ -187,10 +188,9 @@ async def _serve_operations(
     readiness.watch(supervisor.is_working)
 
     async def update_readiness() -> None:
-        while not stop.is_set():
+        readiness.look()
+        while not await pause(READINESS_INTERVAL_S, stop):
             readiness.look()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), READINESS_INTERVAL_S)
         readiness.drain()
 
     async with bind_port("ONEPROTECT_OPS", serving(OpsPages(supervisor, readiness), host=host, port=port)):

@@ -84,7 +84,7 @@ class TestEmbeddedNats:
 
         await (nats_server.kill() if end == "kill" else nats_server.stop())
         gone = not is_running(pid)
-        with pytest.raises(EmbeddedNatsError, match="isn't running"):
+        with pytest.raises(EmbeddedNatsError, match="is not running"):
             _ = nats_server.pid
         await nats_server.restart()
 
@@ -146,7 +146,7 @@ class TestEmbeddedNats:
     async def test_a_directory_is_used_by_one_server(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
         """A second server on the same store is refused with the way out, and the first goes on."""
         with pytest.raises(
-            EmbeddedNatsError, match=r"another nats-server uses .*; stop it or choose another directory"
+            EmbeddedNatsError, match=r"another nats-server uses .*; stop it, or choose another directory"
         ):
             await EmbeddedNats(tmp_path / "nats").start()
 
@@ -292,7 +292,7 @@ class TestReceiver:
     @pytest.mark.parametrize("secret", ["canary", "whsec_", "whsec_ca*ary", "whsk_Y2FuYXJ5", "whsec_canary", "whsec_é"])
     async def test_bad_secrets(self, secret: str) -> None:
         """What is no `whsec_` secret is refused, and not repeated."""
-        with pytest.raises(ValueError, match=r"^a receiver's secret is `whsec_` and base64$") as caught:
+        with pytest.raises(ValueError, match=r"^expected a secret of `whsec_` and base64$") as caught:
             DevReceiver().route("/orders", secret)
 
         assert caught.value.__context__ is None

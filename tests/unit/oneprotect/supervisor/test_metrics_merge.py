@@ -1,6 +1,6 @@
 """Figures of several processes made into one."""
 
-from oneprotect.supervisor.metrics_merge import final_counters, merged
+from oneprotect.supervisor.metrics_merge import final_counters, merge_snapshots
 from telemetry.metrics import definitions
 from telemetry.metrics.child_reports import ChildReport
 from telemetry.metrics.registry import MetricRegistry, MetricSample, MetricSnapshot
@@ -34,7 +34,7 @@ def test_counts_and_shares_are_added_and_views_are_not() -> None:
         observed_s=0.03,
     )
 
-    together = merged([one, other])
+    together = merge_snapshots([one, other])
 
     assert together.values == {
         (definitions.FED.name, ()): 7,

@@ -25,14 +25,14 @@ from messaging.client.errors import JetStreamError
 from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
 from oneprotect.settings.settings import Settings
-from schemas import subjects
+from schemas import streams
 from schemas.roles import Role, TokenSpec
 
 CONNECTIONS: Final = 64
 PACE_PER_S: Final = 200
 WARM_UP_S: Final = 0.5
 START_TIMEOUT_S: Final = 20.0
-BARE: Final = subjects.StreamConfig(
+BARE: Final = streams.StreamConfig(
     name="BARE_API",
     subjects=("bare.api",),
     description="The bare loop's.",
@@ -220,7 +220,7 @@ async def _run(rounds: int, seconds: float) -> dict[str, Measured]:
                     await contender.round(number, seconds)
             for contender in contenders:
                 await contender.pace(seconds)
-            for stream, contender in zip((subjects.WORK.name, BARE.name), contenders, strict=True):
+            for stream, contender in zip((streams.WORK.name, BARE.name), contenders, strict=True):
                 state = (await jetstream.connection.api(f"STREAM.INFO.{stream}"))["state"]
                 if state["messages"] != contender.accepted:
                     raise BenchError(f"{contender.name}: {contender.accepted} accepted, {state['messages']} stored")

@@ -25,10 +25,11 @@ from consumers.attempts.search import AttemptFilter, RecordedAttempt
 from messaging.admin import topology
 from messaging.client.connection import NatsConnection, connect
 from messaging.client.errors import JetStreamError
-from messaging.publisher import JetStreamPublisher, Publication, PublishAck
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from messaging.reverse_reader import PageResult
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, encode
 
@@ -148,7 +149,7 @@ async def _run(count: int) -> None:
             await topology.apply(connection, replicas=1, work_per_destination=1000, ack_wait_s=30)
             began = datetime.now(UTC)
             took_s = await fill(publisher, count)
-            size = (await connection.api(f"STREAM.INFO.{subjects.ATTEMPTS.name}"))["state"]["bytes"]
+            size = (await connection.api(f"STREAM.INFO.{streams.ATTEMPTS.name}"))["state"]["bytes"]
             memory_mb = psutil.Process(server.pid).memory_info().rss / 1e6
             print(f"{count} on record in {took_s:.0f} s, {size / 1e6:.0f} MB on disk, server {memory_mb:.0f} MB")
             await pages(connection, count, began, datetime.now(UTC))

@@ -21,10 +21,11 @@ from bench.harness.command import run
 from bench.harness.comparison import say
 from bench.harness.errors import BenchError
 from consumers.worker.fair_scheduler import MAX_SHARE_OF_FREE_SLOTS
-from messaging.publisher import Publication, PublishAck
+from messaging.publication import Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
+from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 from tests.support.site import NAMESPACE, TENANT, Process, Site, document
 from tests.support.waiting import until
@@ -108,7 +109,7 @@ async def _flood(site: Site, options: Options) -> None:
                 again.add_done_callback(refused.discard)
 
         await free.acquire()
-        headers = {subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery)}
+        headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery)}
         site.jetstream.publisher.send(Publication(to, document(destination, delivery=delivery), headers), done)
 
     for number in range(options.flood):
@@ -137,7 +138,7 @@ async def _pace(site: Site, options: Options) -> dict[str, int]:
 
 
 async def _deliver(site: Site, tenant: str, delivery: str) -> None:
-    headers = {subjects.HEADER_MSG_ID: subjects.msg_id(tenant, "orders", delivery)}
+    headers = {HEADER_MSG_ID: subjects.msg_id(tenant, "orders", delivery)}
     data = document("orders", delivery=delivery, tenant=tenant)
     await site.jetstream.publisher.publish(Publication(subjects.requested(tenant, "orders"), data, headers))
 

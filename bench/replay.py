@@ -23,11 +23,20 @@ from consumers.retention.archive import ArchivedDelivery
 from messaging import direct_get
 from messaging.admin import topology
 from messaging.client.connection import NatsConnection, connect
-from messaging.publisher import JetStreamPublisher, Publication, PublishAck
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, encode
+from schemas.headers import (
+    HEADER_ATTEMPT,
+    HEADER_CODE,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_MSG_ID,
+    HEADER_OUTCOME,
+    HEADER_REPLAY,
+)
 from tests.support.site import document
 
 TENANT: Final = "acme"
@@ -56,11 +65,11 @@ class Bench:
         for number in range(first, first + count):
             destination, delivery = _names(number)
             headers = {
-                subjects.HEADER_MSG_ID: f"{TENANT}.{destination}.{delivery}.a8",
-                subjects.HEADER_ATTEMPT: "8",
-                subjects.HEADER_FIRST_ATTEMPT_AT: "2026-11-23T20:00:00+00:00",
-                subjects.HEADER_CODE: Code.HTTP_5XX.value,
-                subjects.HEADER_OUTCOME: Outcome.FAILED.value,
+                HEADER_MSG_ID: f"{TENANT}.{destination}.{delivery}.a8",
+                HEADER_ATTEMPT: "8",
+                HEADER_FIRST_ATTEMPT_AT: "2026-11-23T20:00:00+00:00",
+                HEADER_CODE: Code.HTTP_5XX.value,
+                HEADER_OUTCOME: Outcome.FAILED.value,
                 "content-type": "application/cloudevents+json",
             }
             body = document(destination, delivery=delivery, payload=b'{"amount": "%s"}' % (b"9" * 200))
@@ -239,10 +248,10 @@ async def _run_delivered(count: int) -> None:
 async def _requested(connection: NatsConnection, replay: str) -> dict[str, datetime]:
     """What a replay has asked for, by `Nats-Msg-Id` and stream, and when."""
     requested: dict[str, datetime] = {}
-    for stream in (subjects.WORK, subjects.OVERFLOW):
+    for stream in (streams.WORK, streams.OVERFLOW):
         async for record in direct_get.scan(connection, stream.name, ">", batch=1024):
-            if record.headers.get(subjects.HEADER_REPLAY) == replay:
-                name = record.headers[subjects.HEADER_MSG_ID]
+            if record.headers.get(HEADER_REPLAY) == replay:
+                name = record.headers[HEADER_MSG_ID]
                 _expect(name not in requested, f"{name} was requested twice")
                 requested[name] = record.stored_at
     return requested

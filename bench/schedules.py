@@ -21,9 +21,11 @@ from bench.harness.comparison import say
 from messaging import direct_get
 from messaging.admin import topology
 from messaging.client.connection import NatsConnection, connect
-from messaging.publisher import JetStreamPublisher, Publication, PublishAck
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID, HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET
 from tests.support.site import document
 from tests.support.waiting import until
 
@@ -59,10 +61,10 @@ class Schedules:
         """One schedule for `at`."""
         destination, delivery = f"d{number % DESTINATIONS}", f"dlv_{number}"
         headers = {
-            subjects.HEADER_MSG_ID: f"{TENANT}.{destination}.{delivery}.a2",
-            subjects.HEADER_SCHEDULE: f"@at {at.isoformat().replace('+00:00', 'Z')}",
-            subjects.HEADER_SCHEDULE_TARGET: subjects.due(TENANT, destination),
-            subjects.HEADER_ATTEMPT: "2",
+            HEADER_MSG_ID: f"{TENANT}.{destination}.{delivery}.a2",
+            HEADER_SCHEDULE: f"@at {at.isoformat().replace('+00:00', 'Z')}",
+            HEADER_SCHEDULE_TARGET: subjects.due(TENANT, destination),
+            HEADER_ATTEMPT: "2",
         }
         await self._free.acquire()
         subject = subjects.scheduled(TENANT, destination, delivery)
@@ -118,7 +120,7 @@ async def _measure(
     say(f"restarted after kill -9 in {restart_s:.1f} s")
     await until(lambda: connection.is_connected, 60)
     late = await until(lambda: _lateness(connection, at), 60)
-    kept = int((await connection.api(f"STREAM.INFO.{subjects.RETRIES.name}"))["state"]["messages"])
+    kept = int((await connection.api(f"STREAM.INFO.{streams.RETRIES.name}"))["state"]["messages"])
     return Measured(
         count=count,
         per_s=count / took_s,
@@ -134,7 +136,7 @@ async def _measure(
 
 async def _lateness(connection: NatsConnection, at: datetime) -> list[float]:
     """Seconds between the time that was asked for and the firing of each, once all have fired."""
-    fired = direct_get.scan(connection, subjects.RETRIES.name, "oneprotect.delivery.due.*.*")
+    fired = direct_get.scan(connection, streams.RETRIES.name, "oneprotect.delivery.due.*.*")
     late = sorted([(record.stored_at - at).total_seconds() async for record in fired])
     return late if len(late) == DUE else []
 

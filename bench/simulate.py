@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from schemas import subjects
+from schemas import streams
 
 WARM_UP_SHARE: Final = 0.2
 COOL_DOWN_SHARE: Final = 0.05
@@ -207,8 +207,8 @@ def simulate(load: Load, layout: Layout, costs: Costs = MEASURED, *, seed: int =
         worker_cores=round(load.deliveries_per_s * _worker_s(load, costs), 3),
         server_cores=round(load.deliveries_per_s * _server_s(layout, costs), 3),
         nodes=layout.nodes,
-        streams=len(subjects.STREAMS) * layout.shards,
-        consumers=len(subjects.ALL_CONSUMERS) * layout.shards,
+        streams=len(streams.STREAMS) * layout.shards,
+        consumers=len(streams.ALL_CONSUMERS) * layout.shards,
         limit=max(uses, key=uses.__getitem__),
     )
 

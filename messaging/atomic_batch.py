@@ -13,7 +13,7 @@ from typing import Final, Protocol
 import msgspec
 
 from messaging.client.errors import JetStreamError, RejectedByServer
-from messaging.publisher import Publication, PublishAck
+from messaging.publication import Publication, PublishAck
 
 MAX_MESSAGES: Final = 1000
 """What the server takes in one batch."""

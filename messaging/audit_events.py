@@ -1,11 +1,13 @@
 """Operational events: facts about the installation, kept for thirty days, told once."""
 
-from messaging.publisher import JetStreamPublisher, Publication, PublishAck
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from schemas import subjects
 from schemas.events import CONTENT_TYPE, CloudEvent, encode
+from schemas.headers import HEADER_MSG_ID
 
 
 async def publish_audit_event(publisher: JetStreamPublisher, kind: str, name: str, event: CloudEvent) -> PublishAck:
     """Publish `event` on `oneprotect.event.<kind>.<tenant>.<name>`; the same id within two minutes counts once."""
-    headers = {subjects.HEADER_MSG_ID: f"{kind}.{event.tenant}.{event.id}", "content-type": CONTENT_TYPE}
+    headers = {HEADER_MSG_ID: f"{kind}.{event.tenant}.{event.id}", "content-type": CONTENT_TYPE}
     return await publisher.publish(Publication(subjects.operational(kind, event.tenant, name), encode(event), headers))

@@ -14,8 +14,9 @@ import structlog
 from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.client.errors import ServerUnavailable, WriteConflict
-from messaging.publisher import JetStreamPublisher, Publication
-from schemas import subjects
+from messaging.publication import Publication
+from messaging.publisher import JetStreamPublisher
+from schemas import streams, subjects
 
 EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
 """The server rejects a write with this header (10071) unless the subject's newest message has this sequence."""
@@ -78,9 +79,9 @@ async def retry_conflicts(write: Callable[[], Awaitable[T]]) -> T:
 
 
 class KvBucket:
-    """One of `schemas.subjects.BUCKETS`. Every method raises `JetStreamError`."""
+    """One of `schemas.streams.BUCKETS`. Every method raises `JetStreamError`."""
 
-    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, spec: subjects.BucketConfig) -> None:
+    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, spec: streams.BucketConfig) -> None:
         self.name: Final = spec.name
         self._connection = connection
         self._publisher = publisher

@@ -9,8 +9,8 @@ import collections
 import contextlib
 import itertools
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -25,6 +25,7 @@ from messaging.client.errors import (
 )
 from messaging.client.permission_violations import PermissionViolation
 from messaging.management import delete_message
+from messaging.publication import OnStored, Publication, PublishAck, publish
 
 if TYPE_CHECKING:
     from messaging.atomic_batch import AtomicBatcher
@@ -33,26 +34,6 @@ PUBLISH_TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 8
 """So often in that time it is looked who has waited too long."""
 _BATCH: Final = "Nats-Batch-"
-
-
-class Publication(msgspec.Struct, frozen=True, gc=False):
-    """A message to store: subject, payload, headers. With `Nats-Msg-Id` among them it may be sent again safely.
-
-    `block`: headers as they came with another message, or as `headers.block_of` makes them; then `headers` is empty.
-    """
-
-    subject: str
-    payload: bytes
-    headers: dict[str, str]
-    block: bytes = b""
-
-
-class PublishAck(msgspec.Struct, frozen=True, gc=False):
-    """JetStream's word that a message is stored; `duplicate` when it had been already."""
-
-    stream: str
-    seq: int
-    duplicate: bool = False
 
 
 class _AckError(msgspec.Struct, gc=False):
@@ -64,17 +45,6 @@ class _AckReply(PublishAck, frozen=True, gc=False):
     stream: str = ""
     seq: int = 0
     error: _AckError | None = None
-
-
-OnStored = Callable[[PublishAck | JetStreamError], None]
-
-
-class MessagePublisher(Protocol):
-    """Sends a message and says later what became of it, as `JetStreamPublisher` does."""
-
-    def send(self, publication: Publication, on_stored: OnStored) -> None:
-        """Send, and call `on_stored` once."""
-        ...
 
 
 _decode = msgspec.json.Decoder(_AckReply).decode
@@ -129,18 +99,8 @@ class JetStreamPublisher:
                 self._fail(on_stored, error)
 
     async def publish(self, publication: Publication) -> PublishAck:
-        """Send and wait until it is stored. Raises `RejectedByServer`, `NotAllowed` among them, or `ServerUnavailable`."""
-        outcome: asyncio.Future[PublishAck | JetStreamError] = asyncio.get_running_loop().create_future()
-
-        def on_stored(result: PublishAck | JetStreamError) -> None:
-            if not outcome.done():
-                outcome.set_result(result)
-
-        self.send(publication, on_stored)
-        result = await outcome
-        if isinstance(result, JetStreamError):
-            raise result
-        return result
+        """Send a message and wait until it is stored. Raises `RejectedByServer` or `ServerUnavailable`."""
+        return await publish(self, publication)
 
     async def publish_all(self, publications: Sequence[Publication]) -> PublishAck:
         """Store all of them or none: one stream, at most `MAX_MESSAGES`. They get consecutive sequences; the last's.

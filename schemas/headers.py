@@ -8,18 +8,26 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-from schemas.subjects import (
-    HEADER_ATTEMPT,
-    HEADER_DEFERRALS,
-    HEADER_FIRST_ATTEMPT_AT,
-    HEADER_REPLAY,
-    HEADER_REPLAY_FROM,
-    HEADER_SECRET_WAITS,
-    HEADER_SINCE,
-    HEADER_TRACE,
-)
-
+HEADER_ATTEMPT: Final = "Oneprotect-Attempt"
+HEADER_FIRST_ATTEMPT_AT: Final = "Oneprotect-First-Attempt-At"
+HEADER_REPLAY: Final = "Oneprotect-Replay"
+HEADER_REPLAY_FROM: Final = "Oneprotect-Replay-From"
+"""The attempt number that a replay began with: its retry schedule starts afresh there."""
+HEADER_SECRET_WAITS: Final = "Oneprotect-Secret-Waits"
+"""How often this attempt has waited for its secret; such waits use up none of the receiver's attempts."""
+HEADER_DEFERRALS: Final = "Oneprotect-Deferrals"
+"""How often this attempt has waited because its destination was given a rest; such waits are no attempts either."""
+HEADER_SINCE: Final = "Oneprotect-Since"
+"""Results of this delivery may be on record since then, although this message is newer: it is looked for them first."""
+HEADER_CODE: Final = "Oneprotect-Code"
+HEADER_OUTCOME: Final = "Oneprotect-Outcome"
+HEADER_REASON: Final = "Oneprotect-Reason"
+HEADER_ORIGIN: Final = "Oneprotect-Origin-Subject"
 HEADER_CONTENT_TYPE: Final = "content-type"
+HEADER_TRACE: Final = "traceparent"
+HEADER_MSG_ID: Final = "Nats-Msg-Id"
+HEADER_SCHEDULE: Final = "Nats-Schedule"
+HEADER_SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
 MAX_VALUE_LENGTH: Final = 256
 
 _CONTEXT: Final = {name.lower(): name for name in (HEADER_CONTENT_TYPE, HEADER_TRACE)}

@@ -8,7 +8,7 @@ from typing import Any, Final, cast, get_args
 import msgspec
 from msgspec import Struct
 
-from schemas import configuration, events, subjects
+from schemas import configuration, events
 from schemas.events import CloudEvent
 
 Json = dict[str, Any]
@@ -28,7 +28,7 @@ def event_type(event: type[CloudEvent]) -> str:
 
 def event_name(event: type[CloudEvent]) -> str:
     """The same without the root: `delivery.requested.v1`."""
-    return event_type(event).removeprefix(f"{subjects.ROOT}.")
+    return event_type(event).removeprefix("oneprotect.")
 
 
 def config_name(kind: type[Struct]) -> str:

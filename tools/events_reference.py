@@ -5,9 +5,27 @@ from typing import Final, cast, get_args
 
 from msgspec.structs import fields
 
-from schemas import subjects
+from schemas import headers, streams
 from schemas.events import CloudEvent, OperationalEvent
-from schemas.subjects import StreamConfig
+from schemas.headers import (
+    HEADER_ATTEMPT,
+    HEADER_CODE,
+    HEADER_CONTENT_TYPE,
+    HEADER_DEFERRALS,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_MSG_ID,
+    HEADER_ORIGIN,
+    HEADER_OUTCOME,
+    HEADER_REASON,
+    HEADER_REPLAY,
+    HEADER_REPLAY_FROM,
+    HEADER_SCHEDULE,
+    HEADER_SCHEDULE_TARGET,
+    HEADER_SECRET_WAITS,
+    HEADER_SINCE,
+    HEADER_TRACE,
+)
+from schemas.streams import StreamConfig
 
 _HEAD: Final = """\
 # Events and subjects
@@ -54,24 +72,25 @@ Set these headers:
 Every user that may publish in this NATS account is trusted. Untrusted producers use the [HTTP API](http-api.md).
 """
 
-_LIFETIMES: Final = {0.0: "until removed", subjects.ATTEMPTS.max_age_s: "30 days"}
+_LIFETIMES: Final = {0.0: "until removed", streams.ATTEMPTS.max_age_s: "30 days"}
 
 _HEADERS: Final = {
-    subjects.HEADER_ATTEMPT: "Number of the attempt, from 1.",
-    subjects.HEADER_FIRST_ATTEMPT_AT: "Start of the first attempt.",
-    subjects.HEADER_REPLAY: "Replay that requested the delivery.",
-    subjects.HEADER_REPLAY_FROM: "Attempt number that the replay began with. The retry schedule starts there again.",
-    subjects.HEADER_SECRET_WAITS: "Waits for the secret. They use no attempt.",
-    subjects.HEADER_DEFERRALS: "Deferrals because the destination rested. They use no attempt.",
-    subjects.HEADER_SINCE: "Time from which results of this delivery may be on record.",
-    subjects.HEADER_CODE: "Code of the last attempt.",
-    subjects.HEADER_OUTCOME: "Outcome of the delivery.",
-    subjects.HEADER_REASON: "Reason for the quarantine: field and rule.",
-    subjects.HEADER_ORIGIN: "Subject that a quarantined message came from.",
-    subjects.HEADER_TRACE: "Trace context of the producer.",
-    subjects.HEADER_MSG_ID: "Key of the duplicate check. Retries add `.a<attempt>`, replays `.r<replay>.<attempt>`.",
-    subjects.HEADER_SCHEDULE: "Time of a schedule (ADR-51).",
-    subjects.HEADER_SCHEDULE_TARGET: "Subject on which the schedule fires.",
+    HEADER_ATTEMPT: "Number of the attempt, from 1.",
+    HEADER_FIRST_ATTEMPT_AT: "Start of the first attempt.",
+    HEADER_REPLAY: "Replay that requested the delivery.",
+    HEADER_REPLAY_FROM: "Attempt number that the replay began with. The retry schedule starts there again.",
+    HEADER_SECRET_WAITS: "Waits for the secret. They use no attempt.",
+    HEADER_DEFERRALS: "Deferrals because the destination rested. They use no attempt.",
+    HEADER_SINCE: "Time from which results of this delivery may be on record.",
+    HEADER_CODE: "Code of the last attempt.",
+    HEADER_OUTCOME: "Outcome of the delivery.",
+    HEADER_REASON: "Reason for the quarantine: field and rule.",
+    HEADER_ORIGIN: "Subject that a quarantined message came from.",
+    HEADER_CONTENT_TYPE: "Content type of the message.",
+    HEADER_TRACE: "Trace context of the producer.",
+    HEADER_MSG_ID: "Key of the duplicate check. Retries add `.a<attempt>`, replays `.r<replay>.<attempt>`.",
+    HEADER_SCHEDULE: "Time of a schedule (ADR-51).",
+    HEADER_SCHEDULE_TARGET: "Subject on which the schedule fires.",
 }
 
 _EVENTS: Final = """
@@ -91,20 +110,20 @@ A tenant receives them as deliveries when a destination's `event_types` name the
 
 def page() -> str:
     """Return the page, in Markdown. Raises `KeyError` for a header without a description."""
-    streams = (
+    stream_rows = (
         f"| `{stream.name}` | {_codes(stream.subjects)} | {stream.retention} | {_lifetime(stream)} "
         f"| {_cell(stream.description)} |"
-        for stream in subjects.STREAMS
+        for stream in streams.STREAMS
     )
-    consumers = (f"| `{one.stream}` | `{one.name}` | `{one.filter_subject}` |" for one in subjects.ALL_CONSUMERS)
-    buckets = (f"| `{bucket.name}` | {_cell(bucket.description)} |" for bucket in subjects.BUCKETS)
-    names = [cast("str", getattr(subjects, name)) for name in vars(subjects) if name.startswith("HEADER_")]
+    consumers = (f"| `{one.stream}` | `{one.name}` | `{one.filter_subject}` |" for one in streams.ALL_CONSUMERS)
+    buckets = (f"| `{bucket.name}` | {_cell(bucket.description)} |" for bucket in streams.BUCKETS)
+    names = [cast("str", getattr(headers, name)) for name in vars(headers) if name.startswith("HEADER_")]
     events = (_event(event) for event in get_args(OperationalEvent))
     return (
         _HEAD + "\n## Streams\n\n`oneprotect apply` creates the streams. All use file storage.\n"
         "`ONEPROTECT_NATS_REPLICAS` sets their replicas.\n"
         "`<bucket>` is the first hexadecimal digit of the SHA-256 of the delivery id.\n\n"
-        + _table(("stream", "subjects", "retention", "kept", "holds"), streams)
+        + _table(("stream", "subjects", "retention", "kept", "holds"), stream_rows)
         + "\nDurable pull consumers, shared by all consumer processes:\n\n"
         + _table(("stream", "consumer", "filter"), consumers)
         + "\n## Buckets\n\nKey-value buckets with keys `<tenant>.<id>`. None holds a secret value.\n\n"

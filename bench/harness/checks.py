@@ -7,16 +7,16 @@ from bench.harness.receiver import Report
 from bench.harness.site import Site
 from bench.harness.workload import AIOHTTP, BARE, PRODUCT
 from messaging import direct_get
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from schemas.events import decode_result
 
 EMPTY = (
-    subjects.WORK,
-    subjects.OVERFLOW,
-    subjects.RETRIES,
-    subjects.FAILED,
-    subjects.QUARANTINE,
+    streams.WORK,
+    streams.OVERFLOW,
+    streams.RETRIES,
+    streams.FAILED,
+    streams.QUARANTINE,
     BARE.work,
     AIOHTTP.work,
 )

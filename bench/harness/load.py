@@ -12,9 +12,11 @@ import msgspec
 from bench.harness.errors import BenchError
 from bench.harness.workload import ADDRESSES, PAYLOAD, Address, Contender
 from messaging.client.errors import JetStreamError
-from messaging.publisher import JetStreamPublisher, Publication, PublishAck
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from schemas import subjects
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
+from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 WINDOW: Final = 512
@@ -55,7 +57,7 @@ class Load:
         await self._window.acquire()
         address, delivery = next(self._addresses), new_delivery_id()
         headers = {
-            subjects.HEADER_MSG_ID: subjects.msg_id(address.tenant, address.destination, delivery),
+            HEADER_MSG_ID: subjects.msg_id(address.tenant, address.destination, delivery),
             "content-type": CONTENT_TYPE,
         }
         publication = Publication(self._contender.requested(address), document(address, delivery), headers)

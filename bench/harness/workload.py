@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from schemas import subjects
+from schemas import streams
 
 IN_FLIGHT: Final = 128
 DESTINATION_IN_FLIGHT: Final = 16
@@ -49,9 +49,9 @@ class Contender(Struct, frozen=True):
     """Who is measured: where its work comes from, and where its results go."""
 
     name: str
-    work: subjects.StreamConfig
-    consumer: subjects.ConsumerConfig
-    results: subjects.StreamConfig
+    work: streams.StreamConfig
+    consumer: streams.ConsumerConfig
+    results: streams.StreamConfig
     http: Literal["aiohttp", "own"] = "own"
 
     def requested(self, address: Address) -> str:
@@ -59,14 +59,14 @@ class Contender(Struct, frozen=True):
         return self.work.subjects[0].replace("*.*", f"{address.tenant}.{address.destination}")
 
 
-PRODUCT: Final = Contender("product", subjects.WORK, subjects.WORK_CONSUMER, subjects.ATTEMPTS)
+PRODUCT: Final = Contender("product", streams.WORK, streams.WORK_CONSUMER, streams.ATTEMPTS)
 
 
 def _bare(name: str, stream: str, subject: str, http: Literal["aiohttp", "own"]) -> Contender:
     work, results = f"{stream}_WORK", f"{stream}_ATTEMPTS"
     return Contender(
         name,
-        subjects.StreamConfig(
+        streams.StreamConfig(
             name=work,
             subjects=(f"{subject}.requested.*.*",),
             description="A bare loop's own.",
@@ -74,8 +74,8 @@ def _bare(name: str, stream: str, subject: str, http: Literal["aiohttp", "own"])
             duplicate_window_s=600,
             capped_per_subject=True,
         ),
-        subjects.ConsumerConfig(stream=work, name="delivery", filter_subject=f"{subject}.requested.*.*"),
-        subjects.StreamConfig(
+        streams.ConsumerConfig(stream=work, name="delivery", filter_subject=f"{subject}.requested.*.*"),
+        streams.StreamConfig(
             name=results,
             subjects=(f"{subject}.attempted.*.*",),
             description="A bare loop's own.",

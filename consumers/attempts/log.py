@@ -10,7 +10,7 @@ import msgspec
 from consumers.model.request import DeliveryAttemptRequest
 from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_result
 
@@ -48,7 +48,7 @@ class StreamAttemptLog:
     async def _results(self, delivery: DeliveryAttemptRequest) -> AsyncIterator[AttemptResult]:
         subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
         since = delivery.since or delivery.message.stored_at
-        async for record in direct_get.scan(self._connection, subjects.ATTEMPTS.name, subject, since=since):
+        async for record in direct_get.scan(self._connection, streams.ATTEMPTS.name, subject, since=since):
             try:
                 result = decode_result(record.data).data
             except msgspec.DecodeError:
@@ -72,7 +72,7 @@ async def follow(
         while True:
             yield await arrived.get()
 
-    subscription = await connection.subscribe(f"oneprotect.delivery.attempted.{tenant}.{destination}.*", receive)
+    subscription = await connection.subscribe(subjects.attempted(tenant, destination, "*"), receive)
     await connection.flush()
     try:
         yield results()

@@ -10,7 +10,7 @@ from datetime import datetime
 import msgspec
 
 from consumers.model.request import RetryState
-from messaging.pull_consumer import Message
+from messaging.message import Message
 from schemas.codes import Outcome
 from schemas.events import AttemptResult
 

@@ -20,9 +20,10 @@ import structlog
 
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable
-from messaging.publisher import Publication
-from messaging.pull_consumer import Message
+from messaging.publication import Publication
+from messaging.message import Message
 from schemas import subjects
+from schemas.headers import HEADER_MSG_ID
 from schemas.codes import Code, CredentialStatus
 from schemas.configuration import Destination
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
@@ -118,7 +119,7 @@ def _request(happened: OperationalEvent, destination: str, shown: Data) -> Publi
         ),
     )
     headers = {
-        subjects.HEADER_MSG_ID: subjects.msg_id(happened.tenant, destination, happened.delivery_id),
+        HEADER_MSG_ID: subjects.msg_id(happened.tenant, destination, happened.delivery_id),
         "content-type": CONTENT_TYPE,
     }
     return Publication(subjects.requested(happened.tenant, destination), encode(request), headers)

@@ -12,7 +12,7 @@ import msgspec
 
 from consumers.delivery.attempt import DeliveryAttempt
 from consumers.model.request import DeliveryAttemptRequest
-from messaging.pull_consumer import Message
+from messaging.message import Message
 from schemas.codes import Outcome
 from schemas.events import AttemptResult
 from telemetry.metrics import definitions

@@ -17,7 +17,8 @@ from messaging.client.connection import NatsConnection
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease
 from messaging.publisher import JetStreamPublisher
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.headers import HEADER_SINCE
 
 BATCH: Final = 256
 UNCERTAIN_MESSAGES: Final = 1024
@@ -41,8 +42,8 @@ class OrderedTransfer:
     ) -> None:
         self._target = subjects.ordered(tenant, destination)
         work, overflow = subjects.requested(tenant, destination), subjects.overflow(tenant, destination)
-        self._work = _OrderedSource(connection, publisher, lease, stream=subjects.WORK.name, source=work)
-        self._overflow = _OrderedSource(connection, publisher, lease, stream=subjects.OVERFLOW.name, source=overflow)
+        self._work = _OrderedSource(connection, publisher, lease, stream=streams.WORK.name, source=work)
+        self._overflow = _OrderedSource(connection, publisher, lease, stream=streams.OVERFLOW.name, source=overflow)
         self._moved = 0
 
     async def move(self) -> bool:
@@ -75,7 +76,7 @@ class OrderedTransfer:
         return any(source.has_more for source in sources) or len(due) < sum(len(source.records) for source in sources)
 
     async def _move_one(self, source: "_OrderedSource", record: StoredMessage) -> None:
-        since = {subjects.HEADER_SINCE: record.stored_at.isoformat()} if self._moved < UNCERTAIN_MESSAGES else None
+        since = {HEADER_SINCE: record.stored_at.isoformat()} if self._moved < UNCERTAIN_MESSAGES else None
         self._moved += await source.publish(record, self._target, since)
 
 

@@ -10,9 +10,9 @@ from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
-from messaging.publisher import JetStreamPublisher, Publication
-from schemas import subjects
-from schemas.headers import portable_headers
+from messaging.publication import Publication
+from messaging.publisher import JetStreamPublisher
+from schemas.headers import HEADER_MSG_ID, portable_headers
 
 
 class SubjectTransfer:
@@ -42,7 +42,7 @@ class SubjectTransfer:
             return False
         if not self._lease.is_held:
             raise LeaseLost
-        headers = {**portable_headers(record.headers), subjects.HEADER_MSG_ID: self.message_id(record), **(extra or {})}
+        headers = {**portable_headers(record.headers), HEADER_MSG_ID: self.message_id(record), **(extra or {})}
         await self._publisher.publish(Publication(target, record.data, headers))
         self._moved = record.sequence
         return True
@@ -59,4 +59,4 @@ class SubjectTransfer:
 
     def message_id(self, record: StoredMessage) -> str:
         """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none."""
-        return record.headers.get(subjects.HEADER_MSG_ID) or f"{self.stream}.{record.sequence}"
+        return record.headers.get(HEADER_MSG_ID) or f"{self.stream}.{record.sequence}"

@@ -11,16 +11,15 @@ from messaging.audit_events import publish_audit_event
 from messaging.client.connection import NatsConnection
 from messaging.client.headers import block_of
 from messaging.delivery_requests import publish_request
-from messaging.publisher import JetStreamPublisher, Publication, PublishAck
-from messaging.pull_consumer import Message
+from messaging.message import Message
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from messaging.reverse_reader import read_last
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.events import QuarantineReleased, QuarantineReleasedData
-from schemas.headers import portable_headers
+from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_ORIGIN, HEADER_REASON, portable_headers
 
 SOURCE: Final = "/oneprotect/quarantine"
-
-_ROOT: Final = "oneprotect.delivery.quarantined."
 
 
 class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,15 +37,15 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def from_message(cls, record: direct_get.StoredMessage) -> "QuarantinedMessage":
         """What `record` of the quarantine stream holds."""
-        origin = record.headers.get(subjects.HEADER_ORIGIN, "")
-        tokens = record.subject.removeprefix(_ROOT).split(".")
+        origin = record.headers.get(HEADER_ORIGIN, "")
+        tokens = subjects.origin_quarantined(record.subject).split(".")[2:]
         return cls(
             sequence=record.sequence,
             kept_at=record.stored_at,
             tenant=tokens[1] if len(tokens) > 1 else "",
             origin=origin,
-            code=record.headers.get(subjects.HEADER_CODE, ""),
-            reason=record.headers.get(subjects.HEADER_REASON, ""),
+            code=record.headers.get(HEADER_CODE, ""),
+            reason=record.headers.get(HEADER_REASON, ""),
             data=record.data,
             headers=portable_headers(record.headers),
         )
@@ -54,7 +53,7 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def kind(self) -> str:
         """Of the subject that it came from: `requested` or `due`, if it was a request."""
-        return self.origin.removeprefix("oneprotect.delivery.").partition(".")[0]
+        return subjects.kind_of(self.origin)
 
 
 class QuarantineStore:
@@ -81,15 +80,15 @@ class QuarantineStore:
             fits = (code is None or found.code == code) and (until is None or found.kept_at < until)
             return found if fits else None
 
-        pattern = f"{_ROOT}*.{tenant}.>" if tenant else f"{_ROOT}>"
+        pattern = subjects.quarantined(subjects.of_tenant(tenant) if tenant else ">")
         return await read_last(
-            self._connection, subjects.QUARANTINE.name, pattern, take, limit=limit, before=before, since=since
+            self._connection, streams.QUARANTINE.name, pattern, take, limit=limit, before=before, since=since
         )
 
     async def get(self, sequence: int) -> QuarantinedMessage | None:
         """The one at this place of the stream, or None."""
         async for record in direct_get.scan(
-            self._connection, subjects.QUARANTINE.name, f"{_ROOT}>", first_sequence=sequence, batch=1
+            self._connection, streams.QUARANTINE.name, subjects.quarantined(">"), first_sequence=sequence, batch=1
         ):
             return QuarantinedMessage.from_message(record) if record.sequence == sequence else None
         return None
@@ -98,7 +97,7 @@ class QuarantineStore:
         """It as a consumer would understand it now. Raises `ValueError`, with the reason, when that can't be."""
         if found.kind not in ("requested", "due"):
             raise ValueError("it did not come from a subject of requests")
-        reply = f"$JS.ACK.{subjects.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0".encode()
+        reply = f"$JS.ACK.{streams.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0".encode()
         message = Message(
             found.origin, subjects.lane_of(found.origin), reply, found.data, block_of(found.headers), self._connection
         )
@@ -111,7 +110,7 @@ class QuarantineStore:
 
         Done again within ten minutes, it is stored once. `delivery` is what `understood` has made of it, if it could.
         """
-        headers = found.headers | {subjects.HEADER_MSG_ID: f"{subjects.QUARANTINE.name}.{found.sequence}"}
+        headers = found.headers | {HEADER_MSG_ID: f"{streams.QUARANTINE.name}.{found.sequence}"}
         if found.kind == "requested":
             tenant, destination = subjects.tenant_and_destination(found.origin)
             stored = await publish_request(self._publisher, tenant, destination, found.data, headers)

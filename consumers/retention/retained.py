@@ -12,7 +12,8 @@ from consumers.retention import archive
 from messaging import direct_get
 from messaging.client.connection import NatsConnection
 from messaging.reverse_reader import PageResult, Take, read_last, read_page_backwards
-from schemas import subjects
+from schemas import streams
+from schemas.headers import HEADER_CODE, HEADER_OUTCOME
 from schemas.configuration import ReplayFilter
 from schemas.events import decode_request
 from schemas.subjects import bucket_of
@@ -55,8 +56,8 @@ class RetainedDelivery(msgspec.Struct, frozen=True, gc=False, kw_only=True):
             tenant=tenant,
             destination=sys.intern(asked.data.destination),
             event_type=sys.intern(asked.data.event_type),
-            code=sys.intern(record.headers.get(subjects.HEADER_CODE, "")),
-            outcome=sys.intern(record.headers.get(subjects.HEADER_OUTCOME, "")),
+            code=sys.intern(record.headers.get(HEADER_CODE, "")),
+            outcome=sys.intern(record.headers.get(HEADER_OUTCOME, "")),
             attempt=attempt,
             sequence=record.sequence,
             stored_at=record.stored_at,
@@ -75,9 +76,9 @@ class RetainedRecord(msgspec.Struct, frozen=True, gc=False):
     message: direct_get.StoredMessage
 
 
-def stream_for(chosen: ReplayFilter) -> subjects.StreamConfig:
+def stream_for(chosen: ReplayFilter) -> streams.StreamConfig:
     """The stream that holds what `chosen` takes."""
-    return subjects.DELIVERED if chosen.takes_delivered else subjects.FAILED
+    return streams.DELIVERED if chosen.takes_delivered else streams.FAILED
 
 
 def subject_for(tenant: str, chosen: ReplayFilter) -> str:
@@ -139,7 +140,7 @@ async def read_newest(
     """The newest `limit` that failed or were skipped and `chosen` takes, newest first, before a stream sequence."""
     return await read_last(
         connection,
-        subjects.FAILED.name,
+        streams.FAILED.name,
         subject_for(tenant, chosen),
         _taking(tenant, chosen),
         limit=limit,
@@ -154,7 +155,7 @@ async def read_page(
     """The same with bounded work: see `PageResult` for how to go on."""
     return await read_page_backwards(
         connection,
-        subjects.FAILED.name,
+        streams.FAILED.name,
         subject_for(tenant, chosen),
         _taking(tenant, chosen),
         limit=limit,

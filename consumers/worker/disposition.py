@@ -2,11 +2,11 @@
 
 import msgspec
 
-from messaging.publisher import Publication
-from messaging.pull_consumer import Message
+from messaging.message import Message
+from messaging.publication import Publication
 from schemas import subjects
 from schemas.codes import Code
-from schemas.headers import portable_headers
+from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_ORIGIN, HEADER_REASON, portable_headers
 
 
 class Requeue(msgspec.Struct, frozen=True):
@@ -28,9 +28,9 @@ def quarantine_publication(message: Message, code: Code, reason: str) -> Publica
     A release needs no other headers. `reason` names the field and the rule, not the value.
     """
     headers = portable_headers(message.headers) | {
-        subjects.HEADER_MSG_ID: f"{message.stream}.{message.sequence}",
-        subjects.HEADER_ORIGIN: message.subject,
-        subjects.HEADER_CODE: code.value,
-        subjects.HEADER_REASON: reason,
+        HEADER_MSG_ID: f"{message.stream}.{message.sequence}",
+        HEADER_ORIGIN: message.subject,
+        HEADER_CODE: code.value,
+        HEADER_REASON: reason,
     }
     return Publication(subjects.quarantined(message.subject), message.data, headers)

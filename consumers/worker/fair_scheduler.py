@@ -11,7 +11,7 @@ import collections
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from messaging.pull_consumer import Message
+from messaging.message import Message
 
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""

@@ -19,10 +19,11 @@ from consumers.worker.disposition import Disposition, HandlerResult, Requeue, qu
 from consumers.worker.fair_scheduler import DestinationLane, FairScheduler
 from consumers.worker.rate_limiter import RateLimiter
 from messaging.client.errors import JetStreamError
-from messaging.publisher import MessagePublisher, Publication, PublishAck
-from messaging.pull_consumer import Message, PullConsumer
+from messaging.message import Message
+from messaging.publication import MessagePublisher, Publication, PublishAck
+from messaging.pull_consumer import PullConsumer
 from schemas.codes import Code
-from schemas.subjects import ORDERED
+from schemas.streams import ORDERED
 
 MAX_CRASHES: Final = 3
 """A message that crashes its handler this often is quarantined."""

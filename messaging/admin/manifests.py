@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 from messaging.admin.permissions import ROLES, NatsRole
 from messaging.admin.topology import bucket_config, consumer_config, stream_config
-from schemas import subjects
+from schemas import streams
 
 MAX_CONSUMERS: Final = 10_000
 """Consumers of one stream: so many destinations can have a line at a time. A server's default is 1,000."""
@@ -22,13 +22,13 @@ _MADE: Final = "# Made by `oneprotect nats files`; changes here are lost.\n"
 
 def documents(*, replicas: int, work_per_destination: int, ack_wait_s: float) -> dict[str, str]:
     """Every file by its path below the directory."""
-    streams = [
+    configs = [
         stream_config(stream, replicas=replicas, work_per_destination=work_per_destination)
-        for stream in subjects.STREAMS
+        for stream in streams.STREAMS
     ]
-    buckets = [bucket_config(bucket, replicas=replicas) for bucket in subjects.BUCKETS]
-    made = {f"streams/{config['name']}.json": _json(config) for config in streams + buckets}
-    for consumer in subjects.ALL_CONSUMERS:
+    buckets = [bucket_config(bucket, replicas=replicas) for bucket in streams.BUCKETS]
+    made = {f"streams/{config['name']}.json": _json(config) for config in configs + buckets}
+    for consumer in streams.ALL_CONSUMERS:
         config = consumer_config(consumer, ack_wait_s=ack_wait_s)
         made[f"consumers/{consumer.stream}.{consumer.name}.json"] = _json(config)
     made["permissions.conf"] = _MADE + "".join(_permissions(role) for role in ROLES)

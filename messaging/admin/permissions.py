@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
-from schemas import subjects
-from schemas.subjects import BucketConfig, ConsumerConfig, StreamConfig
+from schemas import streams, subjects
+from schemas.streams import BucketConfig, ConsumerConfig, StreamConfig
 
 
 class NatsRole(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,31 +74,30 @@ def _moved(*streams: StreamConfig) -> tuple[str, ...]:
 
 
 def _applied() -> tuple[str, ...]:
-    streams = [stream.name for stream in subjects.STREAMS] + [f"KV_{bucket.name}" for bucket in subjects.BUCKETS]
-    made = [f"$JS.API.STREAM.{verb}.{name}" for name in streams for verb in ("INFO", "CREATE", "UPDATE")]
-    for consumer in subjects.ALL_CONSUMERS:
+    names = [stream.name for stream in streams.STREAMS] + [f"KV_{bucket.name}" for bucket in streams.BUCKETS]
+    made = [f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE", "UPDATE")]
+    for consumer in streams.ALL_CONSUMERS:
         made.append(f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}")
         made.append(f"$JS.API.CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}")
     return tuple(made)
 
 
 _JETSTREAM: Final = ("$JS.API.INFO",)
-_CONTROL: Final = ("oneprotect.control.>",)
-_REQUESTED: Final = (*subjects.WORK.subjects, *subjects.OVERFLOW.subjects)
-_ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in subjects.BUCKETS if bucket.announced)
+_REQUESTED: Final = (*streams.WORK.subjects, *streams.OVERFLOW.subjects)
+_ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in streams.BUCKETS if bucket.announced)
 _CONFIGURED: Final = (
-    subjects.DESTINATIONS,
-    subjects.CREDENTIALS,
-    subjects.CREDENTIAL_STATUS,  # a credential that was changed has no status until a consumer has looked
-    subjects.TOKENS,
-    subjects.REPLAYS,
+    streams.DESTINATIONS,
+    streams.CREDENTIALS,
+    streams.CREDENTIAL_STATUS,  # a credential that was changed has no status until a consumer has looked
+    streams.TOKENS,
+    streams.REPLAYS,
 )
 _SEEN: Final = (
-    subjects.DESTINATIONS,
-    subjects.CREDENTIALS,
-    subjects.CREDENTIAL_STATUS,
-    subjects.HEALTH,
-    subjects.ACTIVITY,
+    streams.DESTINATIONS,
+    streams.CREDENTIALS,
+    streams.CREDENTIAL_STATUS,
+    streams.HEALTH,
+    streams.ACTIVITY,
 )
 
 API: Final = NatsRole(
@@ -106,16 +105,16 @@ API: Final = NatsRole(
     does="takes requests, keeps configuration, shows what happened, replays; can't take work or record a result",
     publish=(
         *_JETSTREAM,
-        *_known(*subjects.STREAMS),
+        *_known(*streams.STREAMS),
         *_REQUESTED,
-        f"$JS.API.STREAM.MSG.DELETE.{subjects.OVERFLOW.name}",  # what it has moved to the work stream
-        *_published(subjects.EVENTS),
+        f"$JS.API.STREAM.MSG.DELETE.{streams.OVERFLOW.name}",  # what it has moved to the work stream
+        *_published(streams.EVENTS),
         *_written(*_CONFIGURED),
-        *_looked_up(*_SEEN, subjects.TOKENS, subjects.REPLAYS),
-        *_read(*(stream for stream in subjects.STREAMS if stream is not subjects.QUARANTINE)),
-        *_CONTROL,
+        *_looked_up(*_SEEN, streams.TOKENS, streams.REPLAYS),
+        *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
+        subjects.CONTROL,
     ),
-    subscribe=(f"{inbox_prefix('api')}.>", *_ANNOUNCED, *subjects.ATTEMPTS.subjects),
+    subscribe=(f"{inbox_prefix('api')}.>", *_ANNOUNCED, *streams.ATTEMPTS.subjects),
 )
 
 CONSUMER: Final = NatsRole(
@@ -123,36 +122,36 @@ CONSUMER: Final = NatsRole(
     does="takes work and records what came of it; of the configuration it can only disable a destination",
     publish=(
         *_JETSTREAM,
-        *_known(*subjects.STREAMS),
-        *(subject for consumer in subjects.ALL_CONSUMERS for subject in _consumed(consumer)),
-        *_moved(subjects.WORK, subjects.OVERFLOW),
-        *_stood_in_line(subjects.ORDERED),
+        *_known(*streams.STREAMS),
+        *(subject for consumer in streams.ALL_CONSUMERS for subject in _consumed(consumer)),
+        *_moved(streams.WORK, streams.OVERFLOW),
+        *_stood_in_line(streams.ORDERED),
         subjects.line("*", "*", "*"),
         *_published(
-            subjects.WORK,
-            subjects.OVERFLOW,
-            subjects.ORDERED,
-            subjects.ATTEMPTS,
-            subjects.FAILED,
-            subjects.DELIVERED,
-            subjects.QUARANTINE,
-            subjects.EVENTS,
+            streams.WORK,
+            streams.OVERFLOW,
+            streams.ORDERED,
+            streams.ATTEMPTS,
+            streams.FAILED,
+            streams.DELIVERED,
+            streams.QUARANTINE,
+            streams.EVENTS,
         ),
         subjects.scheduled("*", "*", "*"),
         *_written(
-            subjects.DESTINATIONS,
-            subjects.CREDENTIAL_STATUS,
-            subjects.HEALTH,
-            subjects.ACTIVITY,
-            subjects.RATES,
-            subjects.LEASES,
+            streams.DESTINATIONS,
+            streams.CREDENTIAL_STATUS,
+            streams.HEALTH,
+            streams.ACTIVITY,
+            streams.RATES,
+            streams.LEASES,
         ),
-        *_looked_up(*_SEEN, subjects.RATES, subjects.REPLAYS, subjects.LEASES),
-        *_read(subjects.ATTEMPTS, subjects.RETRIES),
+        *_looked_up(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES),
+        *_read(streams.ATTEMPTS, streams.RETRIES),
         f"{inbox_prefix('api')}.>",  # answers to what is asked over `oneprotect.control`
         f"{inbox_prefix('operator')}.>",
     ),
-    subscribe=(f"{inbox_prefix('consumer')}.>", *_ANNOUNCED, *_CONTROL),
+    subscribe=(f"{inbox_prefix('consumer')}.>", *_ANNOUNCED, subjects.CONTROL),
 )
 
 OPERATOR: Final = NatsRole(
@@ -164,8 +163,8 @@ OPERATOR: Final = NatsRole(
                 *API.publish,
                 *_applied(),
                 subjects.due("*", "*"),
-                *_read(subjects.QUARANTINE),
-                *_looked_up(*subjects.BUCKETS),
+                *_read(streams.QUARANTINE),
+                *_looked_up(*streams.BUCKETS),
             )
         )
     ),

@@ -11,7 +11,7 @@ from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
 from messaging.management import NANOSECONDS, Config
-from schemas import subjects
+from schemas import streams, subjects
 
 _DAY_S: Final = 86_400
 _MAX_ACK_PENDING: Final = 100_000
@@ -51,22 +51,22 @@ async def apply(
     """Create or update everything; with `check` only compare. Raises `JetStreamError`, `ServerTooOld` above all."""
     connection.require_version()
     changes: list[TopologyChange] = []
-    for stream in subjects.STREAMS:
+    for stream in streams.STREAMS:
         if stream.archived and not archive.days:
             changes.append(await _left(connection, stream))
             continue
         wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, archive=archive)
         changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
-    for bucket in subjects.BUCKETS:
+    for bucket in streams.BUCKETS:
         wanted = bucket_config(bucket, replicas=replicas)
         changes.append(await _apply_stream(connection, "bucket", bucket.name, wanted, check=check))
-    for consumer in subjects.ALL_CONSUMERS:
+    for consumer in streams.ALL_CONSUMERS:
         changes.append(await _apply_consumer(connection, consumer, ack_wait_s=ack_wait_s, check=check))
     return changes
 
 
 def stream_config(
-    stream: subjects.StreamConfig, *, replicas: int, work_per_destination: int, archive: ArchiveLimits = DEFAULT_ARCHIVE
+    stream: streams.StreamConfig, *, replicas: int, work_per_destination: int, archive: ArchiveLimits = DEFAULT_ARCHIVE
 ) -> Config:
     """A stream as the server is asked for it."""
     config: Config = {
@@ -99,7 +99,7 @@ def stream_config(
     return config
 
 
-def bucket_config(bucket: subjects.BucketConfig, *, replicas: int) -> Config:
+def bucket_config(bucket: streams.BucketConfig, *, replicas: int) -> Config:
     """A bucket as the server is asked for it: the stream that any key-value client expects (ADR-8)."""
     config: Config = {
         "name": f"KV_{bucket.name}",
@@ -120,7 +120,7 @@ def bucket_config(bucket: subjects.BucketConfig, *, replicas: int) -> Config:
     return config
 
 
-def consumer_config(consumer: subjects.ConsumerConfig, *, ack_wait_s: float) -> Config:
+def consumer_config(consumer: streams.ConsumerConfig, *, ack_wait_s: float) -> Config:
     """A durable consumer as the server is asked for it."""
     begins = {"deliver_policy": "new"} if consumer.from_now else {}
     return begins | {
@@ -150,7 +150,7 @@ async def _apply_stream(
     return TopologyChange(kind, name, "update", fields)
 
 
-async def _left(connection: NatsConnection, stream: subjects.StreamConfig) -> TopologyChange:
+async def _left(connection: NatsConnection, stream: streams.StreamConfig) -> TopologyChange:
     """A stream that the settings do without: it is not made, and what is in one that is there is nobody's to delete."""
     info = await management.find_stream(connection, stream.name)
     note = "not created: ONEPROTECT_ARCHIVE_DAYS is 0"
@@ -160,7 +160,7 @@ async def _left(connection: NatsConnection, stream: subjects.StreamConfig) -> To
 
 
 async def _apply_consumer(
-    connection: NatsConnection, consumer: subjects.ConsumerConfig, *, ack_wait_s: float, check: bool
+    connection: NatsConnection, consumer: streams.ConsumerConfig, *, ack_wait_s: float, check: bool
 ) -> TopologyChange:
     wanted = consumer_config(consumer, ack_wait_s=ack_wait_s)
     name = f"{consumer.stream}/{consumer.name}"

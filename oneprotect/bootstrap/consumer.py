@@ -34,14 +34,15 @@ from consumers.worker.worker import Worker, WorkerLimits
 from messaging import management
 from messaging.client.errors import ServerUnavailable
 from messaging.delivery_requests import OverflowingPublisher
-from messaging.pull_consumer import Message, PullConsumer
+from messaging.message import Message
+from messaging.pull_consumer import PullConsumer
 from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, egress_policy, open_jetstream, open_provider
 from oneprotect.configuration.errors import ConfigurationError
 from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
 from provider.cache.provider import CachedSecretProvider
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.configuration import RetryPolicy
 from telemetry.metrics.child_reports import report_to_supervisor
 from telemetry.otlp.settings import ExportSettings
@@ -238,7 +239,7 @@ class _Consumer:
         """Connect the parts that notify each other, and the sources of messages and metrics."""
         for subscribe in (self._directory.on_destination, self._health.on_change, self._rates.on_grant):
             subscribe(self._worker.on_lane_changed)
-        for consumer in subjects.CONSUMERS:
+        for consumer in streams.CONSUMERS:
             self._worker.add_source(_pull_consumer(self._jetstream, self._worker, consumer, self._receive))
         telemetry = self._resources.telemetry
         telemetry.counters.watch(self._stream_metrics)
@@ -277,7 +278,7 @@ class _Consumer:
 def _pull_consumer(
     jetstream: JetStream,
     worker: Worker,
-    consumer: subjects.ConsumerConfig,
+    consumer: streams.ConsumerConfig,
     on_message: Callable[[Message], None],
     lane_of: Callable[[str], str] = subjects.lane_of,
 ) -> PullConsumer:
@@ -310,7 +311,7 @@ def _build_notifier(resources: ConsumerResources) -> Worker:
         is_announced=False,
         limits=_worker_limits(resources.settings, NOTIFICATIONS_IN_FLIGHT),
     )
-    worker.add_source(_pull_consumer(jetstream, worker, subjects.TELLING_CONSUMER, worker.accept, lane_of=str))
+    worker.add_source(_pull_consumer(jetstream, worker, streams.TELLING_CONSUMER, worker.accept, lane_of=str))
     return worker
 
 
@@ -337,7 +338,7 @@ def _archive_finder(settings: Settings, jetstream: JetStream) -> FindArchive:
         """Return whether delivered payloads are archived: the settings say so and the stream exists."""
         if not settings.nats.archive_days:
             return False
-        return await management.find_stream(jetstream.connection, subjects.DELIVERED.name) is not None
+        return await management.find_stream(jetstream.connection, streams.DELIVERED.name) is not None
 
     return find
 

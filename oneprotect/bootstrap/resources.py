@@ -16,7 +16,7 @@ from oneprotect.bootstrap.secret_providers import open_reader
 from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
 from provider.cache.provider import CachedSecretProvider
-from schemas import subjects
+from schemas import streams
 
 
 class JetStream:
@@ -31,17 +31,17 @@ class JetStream:
     ) -> None:
         self.connection = connection
         self.publisher = publisher
-        self.destinations = KvBucket(connection, publisher, subjects.DESTINATIONS)
-        self.credentials = KvBucket(connection, publisher, subjects.CREDENTIALS)
-        self.statuses = KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS)
-        self.rates = KvBucket(connection, publisher, subjects.RATES)
-        self.leases = KvBucket(connection, publisher, subjects.LEASES)
-        self.health = KvBucket(connection, publisher, subjects.HEALTH)
-        self.token_bucket = KvBucket(connection, publisher, subjects.TOKENS)
+        self.destinations = KvBucket(connection, publisher, streams.DESTINATIONS)
+        self.credentials = KvBucket(connection, publisher, streams.CREDENTIALS)
+        self.statuses = KvBucket(connection, publisher, streams.CREDENTIAL_STATUS)
+        self.rates = KvBucket(connection, publisher, streams.RATES)
+        self.leases = KvBucket(connection, publisher, streams.LEASES)
+        self.health = KvBucket(connection, publisher, streams.HEALTH)
+        self.token_bucket = KvBucket(connection, publisher, streams.TOKENS)
         self.tokens = TokenStore(self.token_bucket, publisher)
-        self.replays = KvBucket(connection, publisher, subjects.REPLAYS)
+        self.replays = KvBucket(connection, publisher, streams.REPLAYS)
         self.replayer = ReplayService(connection, publisher, self.replays)
-        self.activity = KvBucket(connection, publisher, subjects.ACTIVITY)
+        self.activity = KvBucket(connection, publisher, streams.ACTIVITY)
         self.configuration = ConfigurationService(
             self.destinations,
             self.credentials,

@@ -14,7 +14,7 @@ from messaging.client.client import ServerAccess
 from messaging.client.connection import MIN_SERVER_VERSION, NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer, ServerTooOld, ServerUnavailable
 from oneprotect.doctor.result import CheckGroup, CheckResult
-from schemas import subjects
+from schemas import streams
 
 SLOW_S: Final = 0.25
 ROUND_TRIPS: Final = 5
@@ -129,7 +129,7 @@ async def check_clock(connection: NatsConnection, now: Callable[[], datetime]) -
 
 
 async def _any_stream(connection: NatsConnection) -> management.StreamInfo | None:
-    for stream in subjects.STREAMS:
+    for stream in streams.STREAMS:
         if info := await management.find_stream(connection, stream.name):
             return info
     return None

@@ -9,7 +9,7 @@ from messaging.kv import KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher
 from provider.errors import SecretRefInvalid
 from provider.secret_ref import SecretRef
-from schemas import subjects
+from schemas import streams
 from schemas.configuration import Credential, CredentialState
 
 
@@ -34,8 +34,8 @@ class RegisteredCredential(Struct, frozen=True, kw_only=True):
 async def list_registered(connection: NatsConnection, central_namespace: str | None) -> list[RegisteredCredential]:
     """List all credentials, by tenant and id. Raises `JetStreamError`."""
     async with JetStreamPublisher(connection) as publisher:
-        credentials = KvTable(KvBucket(connection, publisher, subjects.CREDENTIALS), Credential)
-        statuses = KvTable(KvBucket(connection, publisher, subjects.CREDENTIAL_STATUS), CredentialState)
+        credentials = KvTable(KvBucket(connection, publisher, streams.CREDENTIALS), Credential)
+        statuses = KvTable(KvBucket(connection, publisher, streams.CREDENTIAL_STATUS), CredentialState)
         stored = await credentials.bucket.list()
         states = {row.key: row.value for row in await statuses.list()}
     return [

@@ -9,7 +9,7 @@ from oneprotect.settings.parsers import ValueParser, number, one_of, whole
 from schemas.configuration import MAX_TIMEOUT_S
 
 MAX_PAYLOAD_LIMIT_BYTES: Final = 640 * 1024
-"""Encoded in base64 with its envelope, a larger payload exceeds `schemas.subjects.MAX_MESSAGE_BYTES`."""
+"""Encoded in base64 with its envelope, a larger payload exceeds `schemas.streams.MAX_MESSAGE_BYTES`."""
 
 
 class SettingVariable(Struct, frozen=True):

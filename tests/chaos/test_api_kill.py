@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 import aiohttp
 
 from oneprotect.cli.local.stack import free_port
-from schemas import subjects
+from schemas import streams
 from schemas.events import decode_request
 from schemas.roles import Role, TokenSpec
 from tests.support.site import TENANT, Process, Site
@@ -96,7 +96,7 @@ async def test_an_api_killed_under_load(site: Site, figure: Figure) -> None:
 
     accepted = [delivery for producer in producers for delivery in producer.accepted]
     stored: Counter[tuple[str, str]] = Counter()
-    for stream in (subjects.WORK, subjects.OVERFLOW):
+    for stream in (streams.WORK, streams.OVERFLOW):
         for record in await site.records(stream):
             asked = decode_request(record.data)
             stored[asked.id, asked.data.destination] += 1

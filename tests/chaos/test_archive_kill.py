@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from consumers.retention.archive import read_archive_batch
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from schemas.events import decode_request
 from tests.support.receiver import Scripted
@@ -44,7 +44,7 @@ async def test_killed_again_and_again_the_archive_holds_all_that_was_delivered(
         await until(site.is_settled, 60)
 
     delivered = {r.delivery for r in await site.results() if r.outcome is Outcome.DELIVERED}
-    packs = await site.records(subjects.DELIVERED)
+    packs = await site.records(streams.DELIVERED)
     copies = Counter(decode_request(one.data).id for packed in packs for one in read_archive_batch(packed))
     assert delivered == deliveries
     assert set(copies) == deliveries

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from messaging.client.errors import JetStreamError
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id
 from tests.support.cluster import Node, cluster, leader_of
@@ -53,7 +53,7 @@ async def test_a_stream_leader_killed_under_load_loses_nothing(tmp_path: Path, f
 
 
 async def _leader(site: Site, nodes: list[Node]) -> Node:
-    leader = await until(lambda: leader_of(site.jetstream.connection, subjects.WORK.name, nodes), 20)
+    leader = await until(lambda: leader_of(site.jetstream.connection, streams.WORK.name, nodes), 20)
     assert leader is not None
     return leader
 

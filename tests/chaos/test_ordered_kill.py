@@ -12,7 +12,7 @@ import pytest
 
 from messaging.client.errors import JetStreamError
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id
 from tests.support.cluster import cluster, leader_of
@@ -44,7 +44,7 @@ async def test_workers_killed_again_and_again(
                 deliveries.append(await site.deliver("orders"))
 
         await produce(COUNT // 2)
-        overflowed = len(await site.records(subjects.OVERFLOW))
+        overflowed = len(await site.records(streams.OVERFLOW))
         workers = [await running.enter_async_context(site.consumer_process()) for _ in range(3)]
         producing = asyncio.create_task(produce(COUNT // 2))
         for kill in range(6):
@@ -78,9 +78,9 @@ async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stream", [subjects.WORK, subjects.ORDERED], ids=lambda stream: stream.name)
+@pytest.mark.parametrize("stream", [streams.WORK, streams.ORDERED], ids=lambda stream: stream.name)
 async def test_a_leader_killed_in_mid_line(
-    tmp_path: Path, figure: Callable[[str], None], stream: subjects.StreamConfig
+    tmp_path: Path, figure: Callable[[str], None], stream: streams.StreamConfig
 ) -> None:
     """Three servers, two consumers; twice a leader dies: what was accepted comes in order, though replicas may lag."""
     accepted: list[str] = []

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from schemas import subjects
+from schemas import streams
+from schemas.headers import HEADER_MSG_ID
 from tests.support.retained_deliveries import keep, waiting
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
@@ -21,7 +22,7 @@ SHORTEST_WINDOW_NS = 100_000_000
 
 async def test_a_replay_killed_again_and_again(site: Site, figure: Callable[[str], None]) -> None:
     """Three kills in mid-flight, with duplicate windows that are over by then: none is asked for twice, none missed."""
-    for stream in (subjects.WORK, subjects.OVERFLOW):
+    for stream in (streams.WORK, streams.OVERFLOW):
         config = (await site.jetstream.connection.api(f"STREAM.INFO.{stream.name}"))["config"]
         short = {**config, "duplicate_window": SHORTEST_WINDOW_NS}
         await site.jetstream.connection.api(f"STREAM.UPDATE.{stream.name}", short)
@@ -42,7 +43,7 @@ async def test_a_replay_killed_again_and_again(site: Site, figure: Callable[[str
     code = await asyncio.wait_for(process.wait(), 30)
 
     told = json.loads(process.output)
-    asked = Counter(record.headers[subjects.HEADER_MSG_ID] for record in await waiting(site))
+    asked = Counter(record.headers[HEADER_MSG_ID] for record in await waiting(site))
     names = {msg_id.split(".")[2] for msg_id in asked}
     assert code == 0
     assert (told["resumed"], told["replayed"], told["skipped"], told["state"]) == (True, COUNT, 0, "finished")

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
 from messaging.client.errors import JetStreamError
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id
 from tests.support.cluster import leader_of
@@ -53,7 +53,7 @@ async def test_a_leader_killed_under_load_loses_nothing(tmp_path: Path, figure: 
             process = await Process.start(site.environ | keys.settings("consumer", url), "consumer")
             try:
                 accepted = [await _deliver(site) for _ in range(100)]
-                leader = await until(lambda: leader_of(site.jetstream.connection, subjects.WORK.name, nodes), 20)
+                leader = await until(lambda: leader_of(site.jetstream.connection, streams.WORK.name, nodes), 20)
                 assert leader is not None
                 loading = asyncio.create_task(_load(site, 100))
                 await asyncio.sleep(0)

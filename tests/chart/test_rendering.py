@@ -163,7 +163,7 @@ def test_one_thing_at_most_scales(rendered: Rendered) -> None:
 
 def test_keda_looks_at_the_consumers_that_the_program_pulls_from(rendered: Rendered) -> None:
     """One trigger for each durable consumer: what is due, what is due again, and what is to be told."""
-    from schemas.subjects import ALL_CONSUMERS
+    from schemas.streams import ALL_CONSUMERS
 
     triggers = one(rendered["full"], "ScaledObject", "oneprotect-consumer")["spec"]["triggers"]
 

@@ -10,10 +10,10 @@ from messaging.admin.manifests import documents
 from messaging.admin.permissions import ROLES
 from messaging.client.connection import connect
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams
 
 CHECKED_IN = Path(__file__).parents[2] / "deploy" / "nats"
-ALL = [stream.name for stream in subjects.STREAMS] + [f"KV_{bucket.name}" for bucket in subjects.BUCKETS]
+ALL = [stream.name for stream in streams.STREAMS] + [f"KV_{bucket.name}" for bucket in streams.BUCKETS]
 
 
 def _made(replicas: int = 3) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 import schemas
 from oneprotect.api.app import OPERATIONS
 from oneprotect.api.docs.openapi import document
-from schemas import subjects
+from schemas import streams
 from schemas.asyncapi import CHANNELS
 from schemas.export import documents, write
 from schemas.json_schema import EVENTS, event_type
@@ -105,7 +105,7 @@ def test_channels_are_the_subjects() -> None:
     """Each channel's address, filled in, is a subject that exactly one stream stores."""
     for channel in CHANNELS:
         subject = channel.address.format(tenant="acme", destination="orders", name="orders", bucket="0")
-        stored_by = [stream.name for stream in subjects.STREAMS if any(covers(s, subject) for s in stream.subjects)]
+        stored_by = [stream.name for stream in streams.STREAMS if any(covers(s, subject) for s in stream.subjects)]
 
         assert len(stored_by) == 1, (channel.name, stored_by)
 

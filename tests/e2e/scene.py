@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from consumers.destinations.hourly_stats import hour_of
-from schemas import subjects
+from schemas import streams
 from schemas.codes import CredentialStatus
 from schemas.hourly_stats import TIMES_MS, HourCounts, HourlyStats
 from schemas.roles import Role
@@ -85,7 +85,7 @@ class Scene:
             await self.site.jetstream.activity.put(f"{TENANT}.{name}", row)
 
     async def _all_kept(self) -> bool:
-        return len(await self.site.records(subjects.FAILED)) >= len(self.failed) + 2
+        return len(await self.site.records(streams.FAILED)) >= len(self.failed) + 2
 
     async def _checked(self) -> bool:
         views = {view.id: view.status for view in await self.site.jetstream.configuration.list_credentials(TENANT)}

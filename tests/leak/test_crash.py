@@ -7,9 +7,10 @@ from typing import NoReturn
 
 from consumers.worker.worker import Handler, Worker, WorkerLimits
 from messaging.client.errors import JetStreamError
-from messaging.publisher import Publication
-from messaging.pull_consumer import Message, PullConsumer
-from schemas import subjects
+from messaging.message import Message
+from messaging.publication import Publication
+from messaging.pull_consumer import PullConsumer
+from schemas import streams
 from tests.leak import places
 from tests.leak.listening import Listener
 from tests.leak.sinks import Sinks
@@ -63,8 +64,8 @@ async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
     runtime.add_source(
         PullConsumer(
             jetstream.connection,
-            stream=subjects.WORK.name,
-            consumer=subjects.WORK_CONSUMER.name,
+            stream=streams.WORK.name,
+            consumer=streams.WORK_CONSUMER.name,
             on_message=runtime.accept,
             room=runtime.free_capacity,
             capacity=runtime.capacity,
@@ -92,7 +93,7 @@ async def test_a_handler_that_crashes_takes_its_secret_with_it(site: Site, liste
     await site.deliver("orders", payload=f'"{MARKER}"'.encode())
     async with _running(site, handler):
         await until(site.is_settled, 15)
-    (kept,) = await site.records(subjects.QUARANTINE)
+    (kept,) = await site.records(streams.QUARANTINE)
     sinks.hear("quarantined headers", repr(kept.headers))
     sinks.hear_all(places.store(site))
 
@@ -110,7 +111,7 @@ async def test_a_consumer_whose_nats_goes_wrong_tells_no_secret(site: Site, list
     async with Scripted() as receiver:
         await site.destination("orders", f"{receiver.url}?token={query.reveal()}")
         async with site.consumer():
-            await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.ATTEMPTS.name}")
+            await site.jetstream.connection.api(f"STREAM.DELETE.{streams.ATTEMPTS.name}")
             await site.deliver("orders")
             await until(lambda: sinks.holds("structlog", "publish.failed"), 10)
             await site.server.restart()

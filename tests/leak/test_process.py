@@ -2,7 +2,7 @@
 
 import signal
 
-from schemas import subjects
+from schemas import streams
 from tests.leak import places
 from tests.leak.processes import bare
 from tests.support.leaks import Canary, Search
@@ -19,7 +19,7 @@ async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site
         return await places.peek(pid) == what
 
     async def is_at_work() -> bool:
-        consumer_info = f"CONSUMER.INFO.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}"
+        consumer_info = f"CONSUMER.INFO.{streams.WORK.name}.{streams.WORK_CONSUMER.name}"
         return bool((await site.jetstream.connection.api(consumer_info))["num_waiting"])
 
     try:

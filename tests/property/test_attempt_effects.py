@@ -12,11 +12,12 @@ from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest, RetryState
 from consumers.retention.archive import ArchivedDelivery
 from messaging.client.headers import block_of, read_headers
-from messaging.publisher import Publication
-from messaging.pull_consumer import Message
-from schemas import subjects
+from messaging.message import Message
+from messaging.publication import Publication
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_result
+from schemas.headers import HEADER_MSG_ID
 from tests.support.site import TENANT, document
 
 pytestmark = pytest.mark.retry
@@ -33,7 +34,7 @@ FOLLOWS = {
 
 def taken(headers: dict[str, str], deliveries: int) -> Message:
     """A request off the stream of work."""
-    subject, reply = subjects.requested(TENANT, "orders"), f"$JS.ACK.{subjects.WORK.name}.delivery.{deliveries}.1.1.0.0"
+    subject, reply = subjects.requested(TENANT, "orders"), f"$JS.ACK.{streams.WORK.name}.delivery.{deliveries}.1.1.0.0"
     nobody: Any = None
     document_ = document("orders", delivery="dlv_1")
     return Message(subject, subjects.lane_of(subject), reply.encode(), document_, block_of(headers), nobody)
@@ -118,7 +119,7 @@ def test_settled_again_it_is_the_same_and_stored_once(
     assert again[1:] == first[1:]
     told = decode_result(again[0].payload).data
     assert told == msgspec.structs.replace(result, outcome=Outcome.SUPPRESSED)
-    assert headers_of(again[0])[subjects.HEADER_MSG_ID] != headers_of(first[0])[subjects.HEADER_MSG_ID]
+    assert headers_of(again[0])[HEADER_MSG_ID] != headers_of(first[0])[HEADER_MSG_ID]
 
 
 @given(attempt=attempts())

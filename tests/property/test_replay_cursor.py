@@ -15,8 +15,8 @@ from consumers.replay.window import CompletionQueue, QueuedItem
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer, ServerUnavailable
 from messaging.direct_get import StoredMessage
-from messaging.publisher import Publication, PublishAck
-from schemas import subjects
+from messaging.publication import Publication, PublishAck
+from schemas.headers import HEADER_ATTEMPT
 from schemas.configuration import Replay, ReplayFilter
 from schemas.events import decode_request
 from tests.support.site import TENANT, document
@@ -107,7 +107,7 @@ class Server:
     async def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """A page once more."""
         for kept in page.deliveries:
-            headers = {subjects.HEADER_ATTEMPT: str(kept.attempt)}
+            headers = {HEADER_ATTEMPT: str(kept.attempt)}
             yield RetainedRecord(
                 kept, StoredMessage("s", kept.sequence, NOW, document("orders", delivery=kept.id), headers)
             )

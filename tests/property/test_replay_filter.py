@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.retention.retained import RetainedDelivery, matches, stream_for, subject_for
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.configuration import ReplayFilter
 
 pytestmark = pytest.mark.retry
@@ -52,9 +52,9 @@ def _reaches(pattern: str, name: str) -> bool:
 def test_what_a_filter_takes_is_where_it_is_looked_for(kept: RetainedDelivery, chosen: ReplayFilter) -> None:
     """The subjects that are read hold everything that the filter takes."""
     if kept.outcome == "delivered":
-        stored_in, stored_on = subjects.DELIVERED, subjects.delivered("acme", kept.destination)
+        stored_in, stored_on = streams.DELIVERED, subjects.delivered("acme", kept.destination)
     else:
-        stored_in, stored_on = subjects.FAILED, subjects.failed("acme", kept.destination, kept.id)
+        stored_in, stored_on = streams.FAILED, subjects.failed("acme", kept.destination, kept.id)
     is_looked_for = stream_for(chosen) is stored_in and _reaches(subject_for("acme", chosen), stored_on)
 
     # With no word about outcomes a filter looks among those that failed or were skipped.

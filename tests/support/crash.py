@@ -11,7 +11,7 @@ from typing import Any
 
 from consumers.http_client.client import HttpWebhookSender
 from consumers.worker import worker
-from messaging.pull_consumer import Message
+from messaging.message import Message
 from oneprotect.__main__ import main
 
 STEPS = ("before_send", "after_send", "after_result", "before_ack")

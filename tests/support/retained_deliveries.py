@@ -8,10 +8,11 @@ import msgspec
 
 from consumers.retention.archive import ArchivedDelivery
 from messaging import direct_get
-from messaging.publisher import Publication, PublishAck
-from schemas import subjects
+from messaging.publication import Publication, PublishAck
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, encode
+from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_FIRST_ATTEMPT_AT, HEADER_OUTCOME
 from schemas.ids import new_delivery_id
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -38,10 +39,10 @@ async def keep(
 
     for one in deliveries:
         headers = {
-            subjects.HEADER_ATTEMPT: str(attempt),
-            subjects.HEADER_CODE: code.value,
-            subjects.HEADER_OUTCOME: outcome.value,
-            subjects.HEADER_FIRST_ATTEMPT_AT: datetime.now(UTC).isoformat(),
+            HEADER_ATTEMPT: str(attempt),
+            HEADER_CODE: code.value,
+            HEADER_OUTCOME: outcome.value,
+            HEADER_FIRST_ATTEMPT_AT: datetime.now(UTC).isoformat(),
         }
         body = document(destination, delivery=one, tenant=tenant, payload=payload)
         publication = Publication(subjects.failed(tenant, destination, one), body, headers)
@@ -84,7 +85,7 @@ async def requested(site: Site) -> list[str]:
 
 async def waiting(site: Site) -> Sequence[direct_get.StoredMessage]:
     """The requests that wait, in the work stream or the overflow."""
-    return [*await site.records(subjects.WORK), *await site.records(subjects.OVERFLOW)]
+    return [*await site.records(streams.WORK), *await site.records(streams.OVERFLOW)]
 
 
 async def pack(site: Site, count: int, *, destination: str = "orders", tenant: str = TENANT) -> list[str]:

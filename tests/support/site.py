@@ -21,7 +21,7 @@ from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetst
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from oneprotect.settings.settings import Settings
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.events import (
     CONTENT_TYPE,
     AttemptResult,
@@ -30,6 +30,7 @@ from schemas.events import (
     decode_result,
     encode,
 )
+from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 TENANT = "acme"
@@ -113,7 +114,7 @@ class Site:
             destination,
             data,
             {
-                subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery),
+                HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery),
                 "content-type": CONTENT_TYPE,
                 **headers,
             },
@@ -121,11 +122,11 @@ class Site:
 
     async def results(self, delivery: str | None = None) -> list[AttemptResult]:
         """The results on record, of one delivery or of all."""
-        records = direct_get.scan(self.jetstream.connection, subjects.ATTEMPTS.name, "oneprotect.delivery.attempted.>")
+        records = direct_get.scan(self.jetstream.connection, streams.ATTEMPTS.name, "oneprotect.delivery.attempted.>")
         results = [decode_result(record.data).data async for record in records]
         return [result for result in results if delivery in (None, result.delivery)]
 
-    async def records(self, stream: subjects.StreamConfig) -> list[direct_get.StoredMessage]:
+    async def records(self, stream: streams.StreamConfig) -> list[direct_get.StoredMessage]:
         """Everything that a stream holds."""
         return [record async for record in direct_get.scan(self.jetstream.connection, stream.name, ">")]
 
@@ -134,7 +135,7 @@ class Site:
         count = 0
         # Along the way that messages take: each is stored in the next stream before it leaves the one before, so
         # none that moves while we count is passed over.
-        for stream in (subjects.OVERFLOW, subjects.WORK, subjects.RETRIES, subjects.ORDERED):
+        for stream in (streams.OVERFLOW, streams.WORK, streams.RETRIES, streams.ORDERED):
             info = await self.jetstream.connection.api(f"STREAM.INFO.{stream.name}")
             count += int(info["state"]["messages"])
         return count

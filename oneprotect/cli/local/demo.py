@@ -20,6 +20,7 @@ from oneprotect.cli.views.attempts import format_attempt
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryRequested, RequestedData, encode
+from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 SENT: Final = ((ORDERS, 60), (FLAKY, 30), (UNSIGNED, 10))
@@ -92,7 +93,7 @@ class DemoRun:
         async with asyncio.TaskGroup() as tasks:
             for delivery, body, sample in requests:
                 headers = {
-                    subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, sample.name, delivery),
+                    HEADER_MSG_ID: subjects.msg_id(TENANT, sample.name, delivery),
                     "content-type": CONTENT_TYPE,
                 }
                 tasks.create_task(publish_request(publisher, TENANT, sample.name, body, headers))

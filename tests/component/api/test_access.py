@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from oneprotect.api.auth.token_format import id_of
-from schemas import subjects
+from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import OURS, ROUTES, THEIRS, place, routes_of_app
 from tests.support.api import Api, Client, Reply
@@ -60,8 +60,8 @@ async def test_nobody_touches_what_another_tenant_has(api: Api) -> None:
     ]
 
 
-def _everything() -> list[subjects.StreamConfig]:
-    return [subjects.WORK, subjects.OVERFLOW, subjects.FAILED, subjects.EVENTS]
+def _everything() -> list[streams.StreamConfig]:
+    return [streams.WORK, streams.OVERFLOW, streams.FAILED, streams.EVENTS]
 
 
 async def test_without_a_token_nothing_but_the_open_pages_is_had(api: Api) -> None:
@@ -89,7 +89,7 @@ async def test_odd_authorization_headers_are_refused(api: Api, header: str) -> N
 async def test_changes_are_told_with_who_and_from_where(api: Api) -> None:
     """Every change leaves an audit event: what, by whom, from which address."""
     admin = await api.client(Role.ADMIN)
-    first = len(await api.site.records(subjects.EVENTS))
+    first = len(await api.site.records(streams.EVENTS))
     destination = "/v1/tenants/acme/destinations/orders"
     for method, path, body in (
         ("PUT", "/v1/tenants/acme/credentials/new", {"secret_ref": "k8s://webhooks/signing-key/signing"}),
@@ -101,7 +101,7 @@ async def test_changes_are_told_with_who_and_from_where(api: Api) -> None:
     ):
         assert (await admin(method, path, body)).status in (200, 204), path
 
-    events = [msgspec.json.decode(record.data) for record in (await api.site.records(subjects.EVENTS))[first:]]
+    events = [msgspec.json.decode(record.data) for record in (await api.site.records(streams.EVENTS))[first:]]
     told = [event["data"] for event in events if event["type"] == "oneprotect.config.changed.v1"]
     assert [(one["kind"], one["action"]) for one in told] == [
         ("credential", "set"), ("destination", "set"), ("destination", "disable"), ("destination", "enable"),

@@ -11,7 +11,7 @@ import pytest
 
 from oneprotect.api.operations.operation import ApiOperation
 from oneprotect.api.web import protocol
-from schemas import subjects
+from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import OURS, ROUTES, operation_of, place
 from tests.support.api import Api, Client, Reply, running
@@ -56,7 +56,7 @@ def _with_bodies() -> list[tuple[str, str, ApiOperation]]:
 async def test_bad_bodies(api: Api, bad: str) -> None:
     """Each route that takes a body refuses each of these, and nothing is stored."""
     client = await _everyone(api)
-    events = len(await api.site.records(subjects.EVENTS))
+    events = len(await api.site.records(streams.EVENTS))
     data, headers, statuses = BODIES[bad]
     for method, path, operation in _with_bodies():
         target = place(path, ROUTES[method, path], OURS)
@@ -74,8 +74,8 @@ async def test_bad_bodies(api: Api, bad: str) -> None:
             continue
         assert reply.status in statuses, f"{method} {path}"
         assert _is_problem(reply), reply
-    assert len(await api.site.records(subjects.EVENTS)) == events
-    assert await api.site.records(subjects.WORK) == []
+    assert len(await api.site.records(streams.EVENTS)) == events
+    assert await api.site.records(streams.WORK) == []
 
 
 async def test_wrong_methods(api: Api) -> None:

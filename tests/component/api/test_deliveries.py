@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.events import decode_request
+from schemas.headers import HEADER_MSG_ID
 from schemas.roles import Role
 from tests.support.api import Api, Client, running
 from tests.support.receiver import Scripted
@@ -72,7 +73,7 @@ async def test_the_same_key_stores_once(api: Api, receiver: Scripted) -> None:
     assert [reply.status for reply in replies] == [202] * 4
     assert [reply.json["deliveries"][0]["duplicate"] for reply in replies] == [False, True, True, True]
     assert {reply.json["id"] for reply in replies} == {"order-1"}
-    assert len(await api.site.records(subjects.WORK)) == 1
+    assert len(await api.site.records(streams.WORK)) == 1
 
 
 async def test_key_and_id_must_agree(api: Api, receiver: Scripted) -> None:
@@ -85,7 +86,7 @@ async def test_key_and_id_must_agree(api: Api, receiver: Scripted) -> None:
 
     assert (differing.status, differing.json["errors"][0]["field"]) == (422, "id")
     assert (malformed.status, malformed.json["errors"][0]["field"]) == (422, "Idempotency-Key")
-    assert await api.site.records(subjects.WORK) == []
+    assert await api.site.records(streams.WORK) == []
 
 
 async def test_without_a_destination_it_goes_to_all_that_ask_for_it(api: Api, receiver: Scripted) -> None:
@@ -102,7 +103,7 @@ async def test_without_a_destination_it_goes_to_all_that_ask_for_it(api: Api, re
 
     assert reply.status == 202
     assert [one["destination"] for one in reply.json["deliveries"]] == ["all", "exact", "group"]
-    stored = [decode_request(record.data) for record in await api.site.records(subjects.WORK)]
+    stored = [decode_request(record.data) for record in await api.site.records(streams.WORK)]
     assert {one.id for one in stored} == {reply.json["id"]}
     assert sorted(one.data.destination for one in stored) == ["all", "exact", "group"]
 
@@ -147,9 +148,9 @@ async def test_a_fan_out_to_one_that_is_full_reaches_all_the_same(tmp_path: Path
         assert [first.status, again.status] == [202, 202]
         assert [one["duplicate"] for one in first.json["deliveries"]] == [False] * 3
         assert [one["duplicate"] for one in again.json["deliveries"]] == [True] * 3
-        work = [record.subject for record in await site.records(subjects.WORK)]
+        work = [record.subject for record in await site.records(streams.WORK)]
         assert sorted(work) == [subjects.requested(TENANT, name) for name in ("full", "full", "one", "two")]
-        assert [record.subject for record in await site.records(subjects.OVERFLOW)] == [
+        assert [record.subject for record in await site.records(streams.OVERFLOW)] == [
             subjects.overflow(TENANT, "full")
         ]
         async with site.consumer():
@@ -165,7 +166,7 @@ async def test_a_fan_out_that_dies_half_way_leaves_no_half(site: Site, receiver:
         headers = {
             "Nats-Batch-Id": "half",
             "Nats-Batch-Sequence": str(number),
-            subjects.HEADER_MSG_ID: f"acme.{number}",
+            HEADER_MSG_ID: f"acme.{number}",
         }
         await site.jetstream.connection.publish(subjects.requested(TENANT, "one"), b"{}", headers=headers)
     await site.jetstream.connection.flush()
@@ -175,7 +176,7 @@ async def test_a_fan_out_that_dies_half_way_leaves_no_half(site: Site, receiver:
         reply = await producer("POST", DELIVERIES, {"event_type": "a.b", "payload": 1})
 
     assert reply.status == 202
-    assert len(await site.records(subjects.WORK)) == 3
+    assert len(await site.records(streams.WORK)) == 3
 
 
 async def test_nobody_asks_for_it(api: Api) -> None:
@@ -185,7 +186,7 @@ async def test_nobody_asks_for_it(api: Api) -> None:
     reply = await producer("POST", DELIVERIES, {"event_type": "a.b", "payload": 1})
 
     assert (reply.status, reply.json["deliveries"]) == (202, [])
-    assert await api.site.records(subjects.WORK) == []
+    assert await api.site.records(streams.WORK) == []
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ async def test_what_breaks_a_rule_is_told_by_field(api: Api, change: dict[str, A
     assert reply.status == 422
     (error,) = reply.json["errors"]
     assert error["field"] == field
-    assert await api.site.records(subjects.WORK) == []
+    assert await api.site.records(streams.WORK) == []
 
 
 async def test_bad_base64_and_too_much_of_it(api: Api) -> None:

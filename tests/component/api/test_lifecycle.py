@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import msgspec
 
-from schemas import subjects
+from schemas import streams
 from schemas.roles import Role
 from tests.support.api import Api, running
 from tests.support.ops import free_port
@@ -97,7 +97,7 @@ async def test_sigterm_finishes_what_is_under_way(site: Site, receiver: Scripted
         assert await asyncio.wait_for(process.wait(), 20) == 0
 
     assert reply.status == 202
-    assert len(await site.records(subjects.WORK)) == 1
+    assert len(await site.records(streams.WORK)) == 1
 
 
 async def _refuses(api: Api) -> bool:
@@ -128,5 +128,5 @@ async def test_a_proxy_is_believed_only_when_it_is_named(site: Site) -> None:
             assert (
                 await admin("PUT", f"/v1/tenants/{TENANT}/destinations/orders", spec, headers=headers)
             ).status == 200
-        events = [msgspec.json.decode(record.data) for record in await site.records(subjects.EVENTS)]
+        events = [msgspec.json.decode(record.data) for record in await site.records(streams.EVENTS)]
         assert events[-1]["data"]["address"] == address

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from oneprotect.api.auth.token_format import id_of
-from schemas import subjects
+from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
 from tests.support.receiver import Scripted
@@ -132,7 +132,7 @@ async def test_a_replay_is_cancelled(api: Api, receiver: Scripted) -> None:
     assert same.json["id"] == begun.json["id"]
     assert (cancelled.status, cancelled.json["state"]) == (200, "cancelled")
     assert cancelled.json["replayed"] < 5
-    told = [msgspec.json.decode(record.data) for record in await api.site.records(subjects.EVENTS)]
+    told = [msgspec.json.decode(record.data) for record in await api.site.records(streams.EVENTS)]
     ended = [event["data"] for event in told if event["type"] == "oneprotect.replay.finished.v1"]
     assert [(one["state"], one["by"], one["address"]) for one in ended] == [
         ("cancelled", f"token:{id_of(operator.token or '')}", "127.0.0.1")

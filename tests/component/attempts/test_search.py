@@ -7,7 +7,7 @@ import pytest
 
 from consumers.attempts import search
 from consumers.attempts.search import AttemptFilter
-from messaging.publisher import Publication
+from messaging.publication import Publication
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, encode

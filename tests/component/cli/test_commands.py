@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from messaging.publisher import Publication
-from schemas import subjects
+from messaging.publication import Publication
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, encode
+from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_OUTCOME
 from schemas.ids import new_delivery_id
 from tests.support.commandline import Ran
 from tests.support.site import NAMESPACE, TENANT, Process, Site, document
@@ -107,7 +108,7 @@ async def _keep(site: Site, count: int, *, code: Code = Code.HTTP_5XX, destinati
     """Keep deliveries as failed, as a consumer does, and return their ids."""
     deliveries = [new_delivery_id() for _ in range(count)]
     for delivery in deliveries:
-        headers = {subjects.HEADER_ATTEMPT: "8", subjects.HEADER_CODE: code, subjects.HEADER_OUTCOME: Outcome.FAILED}
+        headers = {HEADER_ATTEMPT: "8", HEADER_CODE: code, HEADER_OUTCOME: Outcome.FAILED}
         body = document(destination, delivery=delivery)
         await site.jetstream.publisher.publish(
             Publication(subjects.failed(TENANT, destination, delivery), body, headers)
@@ -116,7 +117,7 @@ async def _keep(site: Site, count: int, *, code: Code = Code.HTTP_5XX, destinati
 
 
 async def _requested(site: Site) -> list[str]:
-    return [decode_request(record.data).id for record in await site.records(subjects.WORK)]
+    return [decode_request(record.data).id for record in await site.records(streams.WORK)]
 
 
 async def test_apply_compares_and_changes(oneprotect: RunHere) -> None:
@@ -147,7 +148,7 @@ async def test_deliver_embeds_json_byte_for_byte(site: Site, oneprotect: RunHere
 
     ran = await oneprotect(*DELIVER, "--data", "-", stdin=b" \n" + payload + b"\n")
 
-    (record,) = await site.records(subjects.WORK)
+    (record,) = await site.records(streams.WORK)
     request = decode_request(record.data)
     assert (ran.code, ran.err) == (0, "")
     assert request.id == ran.out.strip()
@@ -177,7 +178,7 @@ async def test_deliver_sends_other_bodies_as_they_are(
 
     ran = await oneprotect(*DELIVER, "--data", str(tmp_path / "body"), *options, "--json")
 
-    (record,) = await site.records(subjects.WORK)
+    (record,) = await site.records(streams.WORK)
     request = decode_request(record.data)
     assert ran.code == 0
     assert request.data.body() == body
@@ -208,7 +209,7 @@ async def test_deliver_goes_to_the_overflow_when_the_destination_is_full(site: S
     over = await oneprotect(*DELIVER, "--data", "-", "--id", "two", "--json", stdin=b"2")
     over_again = await oneprotect(*DELIVER, "--data", "-", "--id", "three", stdin=b"3")
 
-    overflown = await site.records(subjects.OVERFLOW)
+    overflown = await site.records(streams.OVERFLOW)
     assert (due.json["overflow"], over.json["overflow"]) == (False, True)
     assert over.json["stream"] == "ONEPROTECT_OVERFLOW"
     assert "note: overflow: " in over_again.err

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams
 from schemas.codes import CredentialStatus
 from tests.kubernetes.apiserver import ApiServer
 from tests.kubernetes.kubeconfigs import kubeconfig, written
@@ -68,7 +68,7 @@ async def test_what_is_broken(site: Site, oneprotect: RunHere) -> None:
     broken = msgspec.json.decode(path.read_bytes())
     broken["metadata"]["labels"] = {}
     path.write_bytes(msgspec.json.encode(broken))
-    await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.QUARANTINE.name}")
+    await site.jetstream.connection.api(f"STREAM.DELETE.{streams.QUARANTINE.name}")
 
     plain = await oneprotect("doctor", drain_timeout_s="5")
     as_json = await oneprotect("doctor", "--json", drain_timeout_s="5")

@@ -13,7 +13,7 @@ import pytest
 from messaging.client.connection import IncomingMessage
 from oneprotect.cli.app import run
 from oneprotect.dev.sample_secrets import write_sample_secrets
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import CredentialStatus
 from schemas.control_messages import RefreshSecrets
 from tests.support.commandline import Ran
@@ -46,7 +46,7 @@ async def _is_configured(site: Site) -> bool:
 
 async def _are_running(site: Site, count: int) -> bool:
     """Whether so many consumers ask for work; before they do, they hear what they are asked to."""
-    info = await site.jetstream.connection.api(f"CONSUMER.INFO.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+    info = await site.jetstream.connection.api(f"CONSUMER.INFO.{streams.WORK.name}.{streams.WORK_CONSUMER.name}")
     return int(info["num_waiting"]) == count
 
 

@@ -1,7 +1,7 @@
 """`oneprotect token`: made, shown once, listed and revoked."""
 
 from oneprotect.api.auth.token_format import id_of
-from schemas import subjects
+from schemas import streams
 from tests.component.conftest import RunHere
 from tests.support.site import Site
 
@@ -21,7 +21,7 @@ async def test_a_token_is_shown_once_and_kept_as_a_hash(oneprotect: RunHere, sit
     stored = await site.jetstream.token_bucket.list()
     assert secret not in made.err + listed.out
     assert all(secret.encode() not in (entry.value or b"") for entry in stored)
-    assert b"config.changed" in (await site.records(subjects.EVENTS))[-1].data
+    assert b"config.changed" in (await site.records(streams.EVENTS))[-1].data
 
 
 async def test_tokens_for_all_tenants_stand_apart(oneprotect: RunHere) -> None:

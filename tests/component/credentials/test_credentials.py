@@ -11,7 +11,7 @@ import pytest
 
 from messaging.client.connection import IncomingMessage
 from oneprotect.dev.sample_secrets import write_sample_secrets
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import CredentialStatus, Outcome
 from schemas.configuration import CredentialState
 from schemas.control_messages import CheckCredential, RefreshReply, RefreshSecrets
@@ -35,7 +35,7 @@ async def _has_status(site: Site, status: CredentialStatus) -> bool:
 async def _status_events(site: Site) -> list[tuple[str, str]]:
     events = [
         msgspec.json.decode(record.data)["data"]
-        for record in await site.records(subjects.EVENTS)
+        for record in await site.records(streams.EVENTS)
         if ".credential.status_changed." in record.subject
     ]
     return [(event["previous_status"], event["status"]) for event in events]
@@ -114,7 +114,7 @@ async def test_deliveries_that_wait_for_a_secret_go_on_when_it_is_there(tmp_path
 
 
 async def _scheduled(site: Site, count: int) -> bool:
-    return len(await site.records(subjects.RETRIES)) == count
+    return len(await site.records(streams.RETRIES)) == count
 
 
 async def _check(site: Site) -> CredentialState:

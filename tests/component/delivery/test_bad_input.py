@@ -7,8 +7,9 @@ import msgspec
 import pytest
 
 from messaging import direct_get
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
+from schemas.headers import HEADER_CODE, HEADER_REASON
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -63,11 +64,11 @@ async def test_what_cannot_be_understood_is_quarantined_with_its_reason(
         await until(lambda: receiver.seen, 10)
         await until(site.is_settled, 10)
 
-    (kept,) = await site.records(subjects.QUARANTINE)
+    (kept,) = await site.records(streams.QUARANTINE)
     assert kept.data == bad
     assert kept.subject == "oneprotect.delivery.quarantined.requested.acme.orders"
-    assert kept.headers[subjects.HEADER_CODE] == Code.EVENT_INVALID
-    assert reason in kept.headers[subjects.HEADER_REASON]
+    assert kept.headers[HEADER_CODE] == Code.EVENT_INVALID
+    assert reason in kept.headers[HEADER_REASON]
     assert receiver.ids() == [good]
 
 
@@ -99,8 +100,8 @@ async def test_a_broken_state_header_is_quarantined(site: Site, receiver: Script
         await site.publish("orders", document("orders", delivery="dlv_1"), "dlv_1", **{header: "?!"})
         await until(site.is_settled, 10)
 
-    (kept,) = await site.records(subjects.QUARANTINE)
-    assert header in kept.headers[subjects.HEADER_REASON]
+    (kept,) = await site.records(streams.QUARANTINE)
+    assert header in kept.headers[HEADER_REASON]
     assert receiver.seen == []
 
 
@@ -111,9 +112,9 @@ async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, rece
         await until(site.is_settled, 10)
 
     (result,) = await site.results(delivery)
-    (kept,) = await site.records(subjects.FAILED)
+    (kept,) = await site.records(streams.FAILED)
     assert (result.outcome, result.code) == (Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
-    assert kept.headers[subjects.HEADER_CODE] == "destination.not_found"
+    assert kept.headers[HEADER_CODE] == "destination.not_found"
     assert receiver.seen == []
 
 
@@ -143,7 +144,7 @@ async def test_a_secret_that_may_not_sign_fails_the_delivery_at_once(
 
     (result,) = await site.results(delivery)
     assert (result.outcome, result.code) == (Outcome.FAILED, code)
-    assert len(await site.records(subjects.FAILED)) == 1
+    assert len(await site.records(streams.FAILED)) == 1
     assert receiver.seen == []
 
 
@@ -169,12 +170,12 @@ async def test_a_blocked_address_is_never_called(site: Site, receiver: Scripted)
 
 async def test_a_message_larger_than_the_stream_takes_is_refused_at_the_door(site: Site) -> None:
     """A producer learns at once that its event is too large; nothing is accepted that could not be kept."""
-    huge = document("orders", payload=b'"' + b"x" * subjects.MAX_MESSAGE_BYTES + b'"')
+    huge = document("orders", payload=b'"' + b"x" * streams.MAX_MESSAGE_BYTES + b'"')
 
     with pytest.raises(Exception, match="message size exceeds maximum allowed"):
         await site.publish("orders", huge, "dlv_1")
 
     assert (
-        await direct_get.last(site.jetstream.connection, subjects.WORK.name, subjects.requested(TENANT, "orders"))
+        await direct_get.last(site.jetstream.connection, streams.WORK.name, subjects.requested(TENANT, "orders"))
         is None
     )

@@ -10,9 +10,10 @@ import pytest
 from standardwebhooks import Webhook
 
 from oneprotect.dev.sample_secrets import write_sample_secrets
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.configuration import Health
+from schemas.headers import HEADER_DEFERRALS
 from tests.support.receiver import Scripted, Seen
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
@@ -133,7 +134,7 @@ async def test_that_it_goes_in_order(site: Site, receiver: Scripted) -> None:
 
 
 async def _are_in_line(site: Site, count: int) -> bool:
-    return len(await site.records(subjects.ORDERED)) == count
+    return len(await site.records(streams.ORDERED)) == count
 
 
 @pytest.mark.usefixtures("running")
@@ -153,4 +154,4 @@ async def test_that_it_is_to_be_left_alone(site: Site, receiver: Scripted, healt
 
 
 async def _is_put_off(site: Site) -> bool:
-    return any(subjects.HEADER_DEFERRALS in record.headers for record in await site.records(subjects.RETRIES))
+    return any(HEADER_DEFERRALS in record.headers for record in await site.records(streams.RETRIES))

@@ -6,8 +6,9 @@ from datetime import timedelta
 import msgspec
 
 from consumers.destinations.health import HealthPolicy
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Code, Outcome
+from schemas.headers import HEADER_DEFERRALS
 from tests.support.receiver import Answer, Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -20,7 +21,7 @@ QUICK = HealthPolicy(
 async def _events(site: Site) -> list[str]:
     return [
         msgspec.json.decode(record.data)["type"]
-        for record in await site.records(subjects.EVENTS)
+        for record in await site.records(streams.EVENTS)
         if record.subject.startswith("oneprotect.event.destination.")
     ]
 
@@ -98,7 +99,7 @@ async def test_a_dead_receiver_gets_trials_instead_of_all_traffic_and_recovers(s
 
 
 async def _all_scheduled(site: Site, count: int) -> bool:
-    waiting = [record for record in await site.records(subjects.RETRIES) if ".scheduled." in record.subject]
+    waiting = [record for record in await site.records(streams.RETRIES) if ".scheduled." in record.subject]
     return len(waiting) >= count
 
 
@@ -122,7 +123,7 @@ async def test_a_destination_that_fails_for_too_long_is_warned_of_and_then_disab
     assert events.count("oneprotect.destination.disabled.v1") == 1
     (result,) = [r for r in await site.results() if r.outcome is Outcome.SKIPPED]
     assert result.code is Code.DESTINATION_DISABLED
-    assert len(await site.records(subjects.FAILED)) == 1
+    assert len(await site.records(streams.FAILED)) == 1
 
 
 async def test_of_all_workers_one_tries_whether_a_dead_receiver_is_back(site: Site, receiver: Scripted) -> None:
@@ -150,5 +151,5 @@ async def test_of_all_workers_one_tries_whether_a_dead_receiver_is_back(site: Si
 
 async def _are_deferred_again(site: Site, count: int) -> bool:
     """Whether so many deliveries have come due after the rest, and were put off again."""
-    deferrals = [int(one.headers.get(subjects.HEADER_DEFERRALS, 0)) for one in await site.records(subjects.RETRIES)]
+    deferrals = [int(one.headers.get(HEADER_DEFERRALS, 0)) for one in await site.records(streams.RETRIES)]
     return sum(number >= 2 for number in deferrals) >= count

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from schemas import subjects
+from schemas import streams
 from schemas.roles import Role
 from tests.support.api import running
 from tests.support.ops import free_port
@@ -201,7 +201,7 @@ async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
         async with Site(tmp_path, server, work_per_destination="1", **operator) as site:
             await site.destination("orders", receiver.url)
             runs = [await _published(keys, server, TENANT, "orders", name) for name in ("d1", "d1", "d2")]
-            waiting = [len(await site.records(stream)) for stream in (subjects.WORK, subjects.OVERFLOW)]
+            waiting = [len(await site.records(stream)) for stream in (streams.WORK, streams.OVERFLOW)]
             refused = await _published(keys, server, "globex", "orders", "d3")
             async with site.consumer_process(environ=keys.settings("consumer", server.url)):
                 await until(lambda: len(receiver.seen) == 2, 30)
@@ -277,7 +277,7 @@ async def test_a_delivery_is_asked_for_over_http(language: str, program: Program
     async with running(site) as api, _front(api.url) as (front, url):
         asked = await _asked(command, url, await api.token(Role.PRODUCER), "d-1")
         refused = await _asked(command, url, "op_wrong", "d-2")
-        stored = [msgspec.json.decode(record.data) for record in await site.records(subjects.WORK)]
+        stored = [msgspec.json.decode(record.data) for record in await site.records(streams.WORK)]
 
     assert asked[:2] == (0, "d-1"), asked[2]
     assert front.requests == ["d-1"] * 3 + ["d-2"]

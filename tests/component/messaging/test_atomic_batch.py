@@ -6,36 +6,37 @@ from collections import Counter
 import pytest
 
 from messaging.client.errors import BATCH_HAS_DUPLICATE, RejectedByServer, ServerUnavailable
-from messaging.publisher import Publication
-from schemas import subjects
+from messaging.publication import Publication
+from schemas import streams, subjects
+from schemas.headers import HEADER_MSG_ID
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
 
 def _batch(name: str, size: int) -> list[Publication]:
     return [
-        Publication(subjects.requested(TENANT, f"d{number}"), b"{}", {subjects.HEADER_MSG_ID: f"{name}.{number}"})
+        Publication(subjects.requested(TENANT, f"d{number}"), b"{}", {HEADER_MSG_ID: f"{name}.{number}"})
         for number in range(size)
     ]
 
 
 async def test_many_callers_at_once_are_all_served(site: Site) -> None:
     """Hundreds of batches go in few, each caller is told where its own are, and nothing is stored twice."""
-    batches = site.jetstream.publisher.batches(subjects.WORK.name)
+    batches = site.jetstream.publisher.batches(streams.WORK.name)
 
     async with asyncio.timeout(60):
         stored = await asyncio.gather(*(batches.store(_batch(str(number), 5)) for number in range(300)))
 
-    records = {record.sequence: record for record in await site.records(subjects.WORK)}
+    records = {record.sequence: record for record in await site.records(streams.WORK)}
     assert len(records) == 1500
     for number, each in enumerate(stored):
-        ids = [records[one.seq].headers[subjects.HEADER_MSG_ID] for one in each]
+        ids = [records[one.seq].headers[HEADER_MSG_ID] for one in each]
         assert ids == [f"{number}.{place}" for place in range(5)]
 
 
 async def test_one_that_is_refused_holds_up_no_other(site: Site) -> None:
     """A batch with an id that is there already is refused as a whole, and those beside it are stored."""
-    batches = site.jetstream.publisher.batches(subjects.WORK.name)
+    batches = site.jetstream.publisher.batches(streams.WORK.name)
     await batches.store(_batch("first", 2))
 
     asked = [batches.store(_batch(name, 3)) for name in ("second", "first", "third", "fourth")]
@@ -45,16 +46,14 @@ async def test_one_that_is_refused_holds_up_no_other(site: Site) -> None:
     assert isinstance(refused, RejectedByServer)
     assert refused.err_code == BATCH_HAS_DUPLICATE
     assert not any(isinstance(one, BaseException) for one in (found[0], found[2], found[3]))
-    names = Counter(
-        record.headers[subjects.HEADER_MSG_ID].partition(".")[0] for record in await site.records(subjects.WORK)
-    )
+    names = Counter(record.headers[HEADER_MSG_ID].partition(".")[0] for record in await site.records(streams.WORK))
     assert names == {"first": 2, "second": 3, "third": 3, "fourth": 3}
 
 
 async def test_without_a_server_every_caller_is_told(site: Site) -> None:
     """None waits for ever."""
     await site.server.kill()
-    batches = site.jetstream.publisher.batches(subjects.WORK.name)
+    batches = site.jetstream.publisher.batches(streams.WORK.name)
 
     async with asyncio.timeout(60):
         found = await asyncio.gather(*(batches.store(_batch(str(n), 2)) for n in range(10)), return_exceptions=True)
@@ -67,11 +66,11 @@ async def test_without_a_server_every_caller_is_told(site: Site) -> None:
 
 async def test_a_stream_of_an_older_version_is_told_with_the_way_out(site: Site) -> None:
     """Until `apply` has been run, nothing is stored."""
-    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
-    await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", config | {"allow_atomic": False})
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{streams.WORK.name}", config | {"allow_atomic": False})
 
     with pytest.raises(ServerUnavailable, match="oneprotect apply"):
-        await site.jetstream.publisher.batches(subjects.WORK.name).store(_batch("early", 2))
+        await site.jetstream.publisher.batches(streams.WORK.name).store(_batch("early", 2))
 
     await site.apply()
-    assert len(await site.jetstream.publisher.batches(subjects.WORK.name).store(_batch("early", 2))) == 2
+    assert len(await site.jetstream.publisher.batches(streams.WORK.name).store(_batch("early", 2))) == 2

@@ -8,15 +8,16 @@ from typing import Any
 import msgspec
 
 from messaging.client.connection import IncomingMessage, NatsConnection
-from messaging.publisher import Publication
+from messaging.publication import Publication
 from oneprotect.bootstrap.resources import open_jetstream
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID, HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
 
-NAMES = [stream.name for stream in subjects.STREAMS] + [f"KV_{bucket.name}" for bucket in subjects.BUCKETS]
+NAMES = [stream.name for stream in streams.STREAMS] + [f"KV_{bucket.name}" for bucket in streams.BUCKETS]
 CHUNK_BYTES = 64 * 1024
 
 
@@ -74,7 +75,7 @@ async def test_snapshots_bring_everything_back(tmp_path: Path) -> None:
                 changes = await found.apply()
                 async with found.consumer():
                     await until(lambda: len(receiver.seen) == 4, 20)
-                left = await found.records(subjects.RETRIES)
+                left = await found.records(streams.RETRIES)
 
     assert [change for change in changes if change.action != "none"] == []
     assert sorted(receiver.ids()) == sorted([*waiting, scheduled])
@@ -86,10 +87,10 @@ async def _schedule(site: Site, wait: timedelta) -> str:
     delivery = f"dlv_{wait.seconds}_{wait.microseconds}"
     at = (datetime.now(UTC) + wait).isoformat().replace("+00:00", "Z")
     headers = {
-        subjects.HEADER_MSG_ID: delivery,
-        subjects.HEADER_ATTEMPT: "2",
-        subjects.HEADER_SCHEDULE: f"@at {at}",
-        subjects.HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
+        HEADER_MSG_ID: delivery,
+        HEADER_ATTEMPT: "2",
+        HEADER_SCHEDULE: f"@at {at}",
+        HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
     }
     subject = subjects.scheduled(TENANT, "orders", delivery)
     await site.jetstream.publisher.publish(Publication(subject, document("orders", delivery=delivery), headers))

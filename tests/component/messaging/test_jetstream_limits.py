@@ -9,9 +9,10 @@ import pytest
 
 from messaging.client.connection import connect
 from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedByServer, ServerUnavailable
-from messaging.publisher import JetStreamPublisher, Publication
+from messaging.publication import Publication
+from messaging.publisher import JetStreamPublisher
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Outcome
 from tests.support.receiver import Scripted
 from tests.support.site import Site
@@ -45,9 +46,9 @@ async def test_a_full_server_is_told_as_an_outage(tmp_path: Path) -> None:
         await _fill(site)
         with pytest.raises(ServerUnavailable, match=r"insufficient (storage )?resources.*\(100(23|47)\)"):
             await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
-        await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.EVENTS.name}")
+        await site.jetstream.connection.api(f"STREAM.PURGE.{streams.EVENTS.name}")
         await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
-        stored = await site.records(subjects.WORK)
+        stored = await site.records(streams.WORK)
 
     assert len(stored) == 1
 
@@ -69,7 +70,7 @@ async def test_a_result_that_finds_no_room_is_stored_later_and_nothing_is_sent_t
             receiver.hold.set()
             await until(lambda: consumer.says("publish.failed"), 20)
             before = await site.results(delivery)
-            await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.EVENTS.name}")
+            await site.jetstream.connection.api(f"STREAM.PURGE.{streams.EVENTS.name}")
             await until(site.is_settled, 30)
             after = await site.results(delivery)
 
@@ -82,7 +83,7 @@ async def test_a_result_that_finds_no_room_is_stored_later_and_nothing_is_sent_t
 async def test_a_message_that_is_too_large_is_refused_at_once(nats_server: EmbeddedNats, size: int) -> None:
     """By the stream, or by the server as a whole: no try will help, so none is made."""
     async with connect(nats_server.url, name="test") as connection, JetStreamPublisher(connection) as publisher:
-        config = {"name": "X", "subjects": ["x"], "max_msg_size": subjects.MAX_MESSAGE_BYTES - 10_000}
+        config = {"name": "X", "subjects": ["x"], "max_msg_size": streams.MAX_MESSAGE_BYTES - 10_000}
         await connection.api("STREAM.CREATE.X", config)
         with pytest.raises(RejectedByServer) as refused:
             await publisher.publish(Publication("x", b"x" * size, {}))

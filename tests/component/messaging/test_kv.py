@@ -4,7 +4,7 @@ import pytest
 import structlog
 
 from messaging.kv import KvBucket, KvEntry, KvTable, WriteContention
-from schemas import subjects
+from schemas import streams
 from tests.support.site import Site
 
 
@@ -25,7 +25,7 @@ class ContendedBucket(KvBucket):
 @pytest.fixture
 def bucket(site: Site) -> ContendedBucket:
     """A bucket of numbers."""
-    return ContendedBucket(site.jetstream.connection, site.jetstream.publisher, subjects.RATES)
+    return ContendedBucket(site.jetstream.connection, site.jetstream.publisher, streams.RATES)
 
 
 async def test_an_update_is_repeated_after_a_conflict(bucket: ContendedBucket) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from messaging.kv import KvBucket
 from messaging.lease import TTL_S, Lease, LeaseHolder, LeaseLost, find_holder
-from schemas import subjects
+from schemas import streams
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
@@ -19,7 +19,7 @@ BOB = LeaseHolder(replay="rpl-2", by="bob", run="2")
 @pytest.fixture
 def bucket(site: Site) -> KvBucket:
     """The bucket that leases are in."""
-    return KvBucket(site.jetstream.connection, site.jetstream.publisher, subjects.REPLAYS)
+    return KvBucket(site.jetstream.connection, site.jetstream.publisher, streams.REPLAYS)
 
 
 async def test_one_at_a_time(bucket: KvBucket) -> None:

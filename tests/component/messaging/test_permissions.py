@@ -12,13 +12,14 @@ from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection, connect
 from messaging.client.errors import NotAllowed
 from messaging.client.permission_violations import PermissionViolation
-from messaging.publisher import JetStreamPublisher, Publication
+from messaging.publication import Publication
+from messaging.publisher import JetStreamPublisher
 from messaging.pull_consumer import fetch
-from schemas import subjects
+from schemas import streams
 from tests.support.secured import Keys, ShippedServer
 
-STREAMS = tuple(stream.name.removeprefix("ONEPROTECT_").lower() for stream in subjects.STREAMS)
-BUCKETS = tuple(bucket.name.removeprefix("oneprotect_") for bucket in subjects.BUCKETS)
+STREAMS = tuple(stream.name.removeprefix("ONEPROTECT_").lower() for stream in streams.STREAMS)
+BUCKETS = tuple(bucket.name.removeprefix("oneprotect_") for bucket in streams.BUCKETS)
 
 # Streams whose messages a role may read, subjects it may publish to, buckets it may read and write, and what else.
 MAY = {
@@ -53,9 +54,9 @@ MAY = {
 }
 
 EXCEPTIONS = {
-    ("MSG.DELETE", subjects.OVERFLOW.name): ("also", "move"),
-    ("PURGE", subjects.WORK.name): ("also", "purge"),
-    ("PURGE", subjects.OVERFLOW.name): ("also", "purge"),
+    ("MSG.DELETE", streams.OVERFLOW.name): ("also", "move"),
+    ("PURGE", streams.WORK.name): ("also", "purge"),
+    ("PURGE", streams.OVERFLOW.name): ("also", "purge"),
 }
 """What somebody may do to a stream that nobody may do to any other."""
 
@@ -178,7 +179,7 @@ def test_every_kind_of_subject_is_tried() -> None:
 
 
 def _subjects_of_streams() -> list[str]:
-    return [subject for stream in subjects.STREAMS for subject in stream.subjects]
+    return [subject for stream in streams.STREAMS for subject in stream.subjects]
 
 
 @pytest.mark.parametrize("role", MAY)
@@ -216,7 +217,7 @@ async def test_a_producer_publishes_for_its_own_tenant_alone(kind: str, keys: Ke
     """Its own tenant's requests are stored; another tenant's are refused, and said to be, at once."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         async with _as(keys, server, "operator") as (connection, _):
-            stream = subjects.WORK if kind == "requested" else subjects.OVERFLOW
+            stream = streams.WORK if kind == "requested" else streams.OVERFLOW
             config = {"name": stream.name, "subjects": list(stream.subjects)}
             await connection.api(f"STREAM.CREATE.{stream.name}", config)
         async with _as(keys, server, "producer_acme") as (connection, _), JetStreamPublisher(connection) as publisher:
@@ -246,10 +247,10 @@ async def test_nobody_comes_in_without_a_key_of_the_installation(keys: Keys, tmp
 
 
 def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
-    yield connection.api(f"STREAM.INFO.{subjects.WORK.name}")
-    yield direct_get.last(connection, subjects.WORK.name, "oneprotect.delivery.requested.acme.orders")
+    yield connection.api(f"STREAM.INFO.{streams.WORK.name}")
+    yield direct_get.last(connection, streams.WORK.name, "oneprotect.delivery.requested.acme.orders")
     yield direct_get.newest_of_each(connection, "KV_oneprotect_destinations", ["$KV.oneprotect_destinations.>"])
-    yield fetch(connection, stream=subjects.WORK.name, consumer="delivery", batch=1)
+    yield fetch(connection, stream=streams.WORK.name, consumer="delivery", batch=1)
 
 
 async def test_refusals_are_told_to_whoever_waits_for_an_answer(keys: Keys, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from oneprotect.cli.local.demo import DemoRun
 from oneprotect.cli.local.stack import NAMESPACE, DevStack, set_up_tenant
 from oneprotect.dev.receiver import DevReceiver
 from oneprotect.settings.settings import Settings
-from schemas import subjects
+from schemas import streams
 from tests.support.api import running
 from tests.support.commandline import CommandLine, Ran
 from tests.support.receiver import Scripted
@@ -116,8 +116,8 @@ async def test_what_overflows_is_fed_back_and_what_fails_is_kept(tmp_path: Path,
             await until(lambda: any(b"oneprotect.destination.disabled" in seen.body for seen in receiver.seen), 30)
             await until(site.is_settled, 30)
             disabled = await site.jetstream.configuration.get_destination(TENANT, "gone")
-        kept = await site.records(subjects.FAILED)
-        quarantined = await site.records(subjects.QUARANTINE)
+        kept = await site.records(streams.FAILED)
+        quarantined = await site.records(streams.QUARANTINE)
         refusals = _refusals(_server(site))
 
     assert not disabled.enabled
@@ -199,12 +199,12 @@ async def test_every_command_works_for_the_operator(tmp_path: Path, keys: Keys, 
             ),
         ]
         await site.publish("orders", b"not JSON", "dlv_x")
-        await until(lambda: _has(site, subjects.QUARANTINE), 20)
+        await until(lambda: _has(site, streams.QUARANTINE), 20)
         await site.jetstream.configuration.set_destination(
             TENANT, "orders", {"url": receiver.url, "credential": "key", "retry_schedule_s": [0.1]}, by="test"
         )
         await site.deliver("orders")
-        await until(lambda: _has(site, subjects.FAILED), 20)
+        await until(lambda: _has(site, streams.FAILED), 20)
         ran += [
             await run("attempts", "--tenant", TENANT),
             await run("failed", "list", "--tenant", TENANT),
@@ -220,7 +220,7 @@ async def test_every_command_works_for_the_operator(tmp_path: Path, keys: Keys, 
     assert refusals == []
 
 
-async def _has(site: Site, stream: subjects.StreamConfig) -> bool:
+async def _has(site: Site, stream: streams.StreamConfig) -> bool:
     return bool(await site.records(stream))
 
 

@@ -11,7 +11,7 @@ from messaging.admin import topology
 from messaging.client.connection import NatsConnection, connect
 from messaging.client.errors import ServerTooOld, ServerUnavailable
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams
 from tests.support.site import Site
 
 
@@ -32,7 +32,7 @@ async def test_it_creates_everything_once(nats_server: EmbeddedNats) -> None:
     assert {change.action for change in compared} == {"create"}
     assert {change.action for change in first} == {"create"}
     assert {change.action for change in second} == {"none"}
-    assert set(names) == {stream.name for stream in subjects.STREAMS} | {f"KV_{b.name}" for b in subjects.BUCKETS}
+    assert set(names) == {stream.name for stream in streams.STREAMS} | {f"KV_{b.name}" for b in streams.BUCKETS}
 
 
 async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -> None:
@@ -43,7 +43,7 @@ async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -
         updated = await _apply(connection, cap=5)
         after = await _apply(connection, cap=5, check=True)
 
-    expected = topology.TopologyChange("stream", subjects.WORK.name, "update", {"max_msgs_per_subject": (1000, 5)})
+    expected = topology.TopologyChange("stream", streams.WORK.name, "update", {"max_msgs_per_subject": (1000, 5)})
     assert [change for change in compared if change.action != "none"] == [expected]
     assert [change for change in updated if change.action != "none"] == [expected]
     assert {change.action for change in after} == {"none"}
@@ -51,7 +51,7 @@ async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -
 
 async def test_the_work_stream_is_bounded_per_destination(site: Site) -> None:
     """One destination's fill refuses a further message with 10077, and takes nothing from another."""
-    info = await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}")
+    info = await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}")
 
     assert info["config"]["discard"] == "new"
     assert info["config"]["discard_new_per_subject"] is True

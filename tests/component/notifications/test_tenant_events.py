@@ -7,8 +7,8 @@ import pytest
 from standardwebhooks import Webhook
 
 from messaging.audit_events import publish_audit_event
-from messaging.publisher import Publication
-from schemas import events, subjects
+from messaging.publication import Publication
+from schemas import events, streams
 from schemas.codes import Code, CredentialStatus
 from schemas.events import decode_request
 from tests.support.receiver import Scripted, Seen
@@ -37,7 +37,7 @@ async def _credential(site: Site, event: str, before: CredentialStatus, after: C
 async def _is_told(site: Site) -> bool:
     """Whether every operational event so far has been seen to, and nothing waits."""
     info = await site.jetstream.connection.api(
-        f"CONSUMER.INFO.{subjects.TELLING_CONSUMER.stream}.{subjects.TELLING_CONSUMER.name}"
+        f"CONSUMER.INFO.{streams.TELLING_CONSUMER.stream}.{streams.TELLING_CONSUMER.name}"
     )
     return info["num_pending"] == info["num_ack_pending"] == 0 and await site.is_settled()
 
@@ -102,7 +102,7 @@ async def test_a_tenant_is_told_its_own_events_only(site: Site, receiver: Script
 
     assert [seen.path for seen in receiver.seen] == ["/in"]
     assert {result.destination for result in await site.results()} == {"ops"}
-    attempts = await site.records(subjects.ATTEMPTS)
+    attempts = await site.records(streams.ATTEMPTS)
     assert [record.subject for record in attempts if f".{OTHER}." in record.subject] == []
 
 
@@ -167,7 +167,7 @@ async def test_an_event_is_delivered_once_over_workers_and_redeliveries(site: Si
             await _recovered(site, "orders", f"e{number}")
         await until(lambda: len(receiver.seen) == 5, 20)
         await until(lambda: _is_told(site), 20)
-        (again, *_) = [one for one in await site.records(subjects.EVENTS) if ".recovered." in one.subject]
+        (again, *_) = [one for one in await site.records(streams.EVENTS) if ".recovered." in one.subject]
         await site.jetstream.publisher.publish(Publication(again.subject, again.data, {}))
         await until(lambda: _is_told(site), 20)
 
@@ -178,21 +178,21 @@ async def test_an_event_is_delivered_once_over_workers_and_redeliveries(site: Si
 async def test_a_full_destination_is_told_through_the_overflow(site: Site, receiver: Scripted) -> None:
     """Events for a destination that has its fill of due work wait in the overflow."""
     await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"], max_in_flight=1)
-    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
-    await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", config | {"max_msgs_per_subject": 1})
-    await site.jetstream.connection.api(f"CONSUMER.DELETE.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{streams.WORK.name}", config | {"max_msgs_per_subject": 1})
+    await site.jetstream.connection.api(f"CONSUMER.DELETE.{streams.WORK.name}.{streams.WORK_CONSUMER.name}")
 
     async with site.consumer():
         for number in range(3):
             await _recovered(site, "orders", f"e{number}")
         await until(lambda: _is_seen_to(site), 20)
 
-    (due,) = await site.records(subjects.WORK)
-    overflow = await site.records(subjects.OVERFLOW)
+    (due,) = await site.records(streams.WORK)
+    overflow = await site.records(streams.OVERFLOW)
     told = [json.loads(decode_request(one.data).data.body())["id"] for one in [due, *overflow]]
     assert sorted(told) == ["e0", "e1", "e2"]
 
 
 async def _is_seen_to(site: Site) -> bool:
-    stored = [*await site.records(subjects.WORK), *await site.records(subjects.OVERFLOW)]
+    stored = [*await site.records(streams.WORK), *await site.records(streams.OVERFLOW)]
     return len(stored) == 3

@@ -3,7 +3,7 @@
 import asyncio
 
 from consumers.observability.stream_metrics import StreamMetrics
-from schemas import subjects
+from schemas import streams
 from telemetry.metrics import definitions
 from tests.support.site import Site
 
@@ -11,7 +11,7 @@ from tests.support.site import Site
 async def test_a_stream_that_does_not_answer_leaves_the_other_figures(site: Site) -> None:
     """With one stream gone, what the others and their consumers say is told all the same."""
     jetstream = site.jetstream
-    await jetstream.connection.api(f"STREAM.DELETE.{subjects.OVERFLOW.name}")
+    await jetstream.connection.api(f"STREAM.DELETE.{streams.OVERFLOW.name}")
     await site.deliver("orders")
     backlog = StreamMetrics(jetstream.connection, jetstream.replays)
     stop = asyncio.Event()
@@ -20,5 +20,5 @@ async def test_a_stream_that_does_not_answer_leaves_the_other_figures(site: Site
     await backlog.run(stop)
 
     told = {(metric.name, labels): value for metric, labels, value in backlog()}
-    assert told[definitions.PENDING.name, (("stream", subjects.WORK.name),)] == 1
+    assert told[definitions.PENDING.name, (("stream", streams.WORK.name),)] == 1
     assert told[definitions.SCHEDULED.name, ()] == 0

@@ -9,12 +9,13 @@ import pytest
 from consumers.destinations.health import HealthPolicy
 from consumers.retention.archive import BATCH_WAIT_S
 from consumers.retries.reschedule import RetryNow
-from messaging.publisher import Publication
+from messaging.publication import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import ReplayFilter
 from schemas.events import CONTENT_TYPE
+from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID
 from tests.component.conftest import RunHere
 from tests.support.flaky import Flaky
 from tests.support.receiver import Answer, Scripted
@@ -48,7 +49,7 @@ async def test_order_holds_through_failures_overflow_and_a_killed_worker(
     ):
         await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 20)
         early = [await site.deliver("orders") for _ in range(60)]
-        overflowed = len(await site.records(subjects.OVERFLOW))
+        overflowed = len(await site.records(streams.OVERFLOW))
         workers = [await running.enter_async_context(site.consumer_process()) for _ in range(3)]
         late = [await site.deliver("orders") for _ in range(140)]
         await until(lambda: len(receiver.accepted) >= 40, 30)
@@ -84,7 +85,7 @@ async def test_what_fails_holds_up_what_comes_after_it(site: Site, receiver: Scr
     assert [(r.delivery, r.attempt) for r in results] == [(d, n) for d in (first, second) for n in (1, 2, 3)]
     assert [r.outcome for r in results[:3]] == [Outcome.RETRY_SCHEDULED, Outcome.RETRY_SCHEDULED, Outcome.DELIVERED]
     assert receiver.seen[2].at - receiver.seen[1].at >= 0.95, "Retry-After is the earliest time"
-    assert await site.records(subjects.RETRIES) == []
+    assert await site.records(streams.RETRIES) == []
 
 
 @pytest.mark.retry
@@ -100,10 +101,10 @@ async def test_what_is_given_up_on_is_kept_and_the_next_one_goes_on(site: Site, 
         second = await site.deliver("orders")
         await until(site.is_settled, 10)
 
-    (kept,) = await site.records(subjects.FAILED)
+    (kept,) = await site.records(streams.FAILED)
     assert receiver.ids() == [first, first, second]
     assert kept.subject == subjects.failed(TENANT, "orders", first)
-    assert kept.headers[subjects.HEADER_ATTEMPT] == "2"
+    assert kept.headers[HEADER_ATTEMPT] == "2"
     assert b'"payload":{"n": 1}' in kept.data
 
 
@@ -116,7 +117,7 @@ async def test_what_can_not_be_understood_leaves_the_line(site: Site, receiver: 
     async with site.consumer():
         await until(site.is_settled, 10)
 
-    (kept,) = await site.records(subjects.QUARANTINE)
+    (kept,) = await site.records(streams.QUARANTINE)
     assert kept.data == b"{nonsense"
     assert receiver.ids() == [good]
 
@@ -214,7 +215,7 @@ async def test_a_dead_receiver_gets_trials_and_its_order_is_kept(site: Site, rec
         await until(site.is_settled, 20)
 
     assert list(dict.fromkeys(receiver.ids())) == deliveries
-    assert await site.records(subjects.RETRIES) == []
+    assert await site.records(streams.RETRIES) == []
 
 
 async def _rests(site: Site) -> bool:
@@ -287,7 +288,7 @@ async def test_a_retry_from_before_the_change_joins_the_line_when_it_is_due(site
 
     async with site.consumer():
         early = await site.deliver("orders")
-        await until(lambda: site.records(subjects.RETRIES), 10)
+        await until(lambda: site.records(streams.RETRIES), 10)
         receiver.script = [200]
         await site.destination("orders", receiver.url, ordering="fifo")
         late = [await site.deliver("orders") for _ in range(3)]
@@ -299,7 +300,7 @@ async def test_a_retry_from_before_the_change_joins_the_line_when_it_is_due(site
 
 async def test_what_was_moved_and_not_removed_is_delivered_once(site: Site, receiver: Scripted) -> None:
     """A worker died between the two, and it took longer than JetStream remembers what it has stored."""
-    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.ORDERED.name}"))["config"]
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.ORDERED.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
     await site.destination("orders", receiver.url, ordering="fifo")
     deliveries = [await site.deliver("orders") for _ in range(5)]
@@ -307,10 +308,10 @@ async def test_what_was_moved_and_not_removed_is_delivered_once(site: Site, rece
         copy = Publication(
             subjects.ordered(TENANT, "orders"),
             document("orders", delivery=delivery),
-            {subjects.HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", delivery), "content-type": CONTENT_TYPE},
+            {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", delivery), "content-type": CONTENT_TYPE},
         )
         await site.jetstream.publisher.publish(copy)
-    probe = Publication(subjects.ordered(TENANT, "probe"), document("probe"), {subjects.HEADER_MSG_ID: "probe"})
+    probe = Publication(subjects.ordered(TENANT, "probe"), document("probe"), {HEADER_MSG_ID: "probe"})
     await site.jetstream.publisher.publish(probe)
     await until(lambda: _is_forgotten(site, probe), 5)
 

@@ -10,9 +10,10 @@ import pytest
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.queues.overflow_feeder import OverflowFeeder
 from messaging.lease import TTL_S, Lease, LeaseHolder
-from messaging.publisher import Publication
+from messaging.publication import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.headers import HEADER_MSG_ID
 from tests.support.receiver import HANG, Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -49,9 +50,9 @@ async def _overflow(site: Site, destination: str, count: int) -> list[str]:
 async def _take(site: Site, destination: str) -> list[str]:
     """Take all that is due for a destination away, as a consumer would; what it was, in order."""
     subject = subjects.requested(TENANT, destination)
-    due = [record for record in await site.records(subjects.WORK) if record.subject == subject]
-    await site.jetstream.connection.api(f"STREAM.PURGE.{subjects.WORK.name}", {"filter": subject})
-    return [record.headers[subjects.HEADER_MSG_ID].rpartition(".")[2] for record in due]
+    due = [record for record in await site.records(streams.WORK) if record.subject == subject]
+    await site.jetstream.connection.api(f"STREAM.PURGE.{streams.WORK.name}", {"filter": subject})
+    return [record.headers[HEADER_MSG_ID].rpartition(".")[2] for record in due]
 
 
 async def test_it_comes_back_in_its_order_and_no_more_than_there_is_room_for(site: Site) -> None:
@@ -78,11 +79,11 @@ async def test_a_fed_message_keeps_its_body_its_id_and_its_portable_headers(site
     sent = document("orders", delivery="dlv_x")
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
     await site.publish("orders", sent, "dlv_x", traceparent=trace, **{"X-Foo": "1", "Oneprotect-Reason": "1"})
-    (before,) = await site.records(subjects.OVERFLOW)
+    (before,) = await site.records(streams.OVERFLOW)
     await _take(site, "orders")
     await _feeder(site, "one").feed()
 
-    (after,) = await site.records(subjects.WORK)
+    (after,) = await site.records(streams.WORK)
     added = {
         "Nats-Stream",
         "Nats-Subject",
@@ -125,8 +126,8 @@ async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site
     await _take(site, "orders")
     dead = Lease(site.jetstream.leases, f"{TENANT}.orders", LeaseHolder(by="dead", run="1"))
     assert await dead.take() is None
-    for record in (await site.records(subjects.OVERFLOW))[:4]:
-        headers = {subjects.HEADER_MSG_ID: record.headers[subjects.HEADER_MSG_ID]}
+    for record in (await site.records(streams.OVERFLOW))[:4]:
+        headers = {HEADER_MSG_ID: record.headers[HEADER_MSG_ID]}
         await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))
     feeder = _feeder(site, "next")
     await feeder.feed()
@@ -147,14 +148,14 @@ async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site
 
 async def test_what_was_moved_is_known_when_jetstream_has_forgotten_its_id(site: Site) -> None:
     """The duplicate window is over by the time that the next one takes over: what is due is looked at itself."""
-    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
     waiting = await _overflow(site, "orders", 6)
     await _take(site, "orders")
-    for record in (await site.records(subjects.OVERFLOW))[:4]:
-        headers = {subjects.HEADER_MSG_ID: record.headers[subjects.HEADER_MSG_ID]}
+    for record in (await site.records(streams.OVERFLOW))[:4]:
+        headers = {HEADER_MSG_ID: record.headers[HEADER_MSG_ID]}
         await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))
-    probe = Publication(subjects.requested(TENANT, "probe"), document("probe"), {subjects.HEADER_MSG_ID: "probe"})
+    probe = Publication(subjects.requested(TENANT, "probe"), document("probe"), {HEADER_MSG_ID: "probe"})
     await site.jetstream.publisher.publish(probe)
     await until(lambda: _is_forgotten(site, probe), 5)
     await _feeder(site, "next").feed()
@@ -173,10 +174,10 @@ async def test_nothing_is_left_at_the_server(site: Site, receiver: Scripted) -> 
         await _overflow(site, name, 15)
 
     async with site.consumer():
-        during = await site.jetstream.connection.api(f"CONSUMER.NAMES.{subjects.OVERFLOW.name}")
+        during = await site.jetstream.connection.api(f"CONSUMER.NAMES.{streams.OVERFLOW.name}")
         await until(site.is_settled, 20)
         await until(lambda: _no_lease(site), 10)
-    after = await site.jetstream.connection.api(f"CONSUMER.NAMES.{subjects.OVERFLOW.name}")
+    after = await site.jetstream.connection.api(f"CONSUMER.NAMES.{streams.OVERFLOW.name}")
 
     assert not during["consumers"]
     assert not after["consumers"]
@@ -235,7 +236,7 @@ async def test_a_flood_in_the_overflow_holds_up_no_other_overflow(site: Site) ->
             await until(lambda: len(slow.seen) == 8, 20)
             await _overflow(site, "quick", 30)
             await until(lambda: len(quick.seen) == CAP + 30, 20)
-            left = len(await site.records(subjects.OVERFLOW))
+            left = len(await site.records(streams.OVERFLOW))
             consumer.kill()
 
     assert left >= 90

@@ -12,11 +12,20 @@ import pytest
 from consumers.replay.source import SupersededIndex
 from consumers.replay.store import ReplayEnded, UnknownReplay
 from consumers.retention.retained import RetainedDelivery
-from messaging.publisher import Publication
-from schemas import subjects
+from messaging.publication import Publication
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.events import AttemptResult, decode_request
+from schemas.headers import (
+    HEADER_ATTEMPT,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_MSG_ID,
+    HEADER_REPLAY,
+    HEADER_REPLAY_FROM,
+    HEADER_SCHEDULE,
+    HEADER_SCHEDULE_TARGET,
+)
 from tests.support.receiver import Scripted
 from tests.support.retained_deliveries import keep, record, requested, waiting
 from tests.support.site import TENANT, Site, document
@@ -33,7 +42,7 @@ async def _fail(site: Site, receiver: Scripted, destination: str, count: int) ->
 
 
 async def _kept(site: Site, deliveries: list[str]) -> bool:
-    return {decode_request(record.data).id for record in await site.records(subjects.FAILED)} >= set(deliveries)
+    return {decode_request(record.data).id for record in await site.records(streams.FAILED)} >= set(deliveries)
 
 
 async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
@@ -74,10 +83,10 @@ async def test_a_replay_of_something_old_waits_for_its_secret_as_ever(site: Site
     )
     await site.destination("orders", receiver.url, credential="later")
     headers = {
-        subjects.HEADER_ATTEMPT: "9",
-        subjects.HEADER_REPLAY: "rpl-1",
-        subjects.HEADER_REPLAY_FROM: "9",
-        subjects.HEADER_FIRST_ATTEMPT_AT: (datetime.now(UTC) - timedelta(days=10)).isoformat(),
+        HEADER_ATTEMPT: "9",
+        HEADER_REPLAY: "rpl-1",
+        HEADER_REPLAY_FROM: "9",
+        HEADER_FIRST_ATTEMPT_AT: (datetime.now(UTC) - timedelta(days=10)).isoformat(),
     }
 
     async with site.consumer():
@@ -164,13 +173,13 @@ async def test_an_interrupted_replay_goes_on_where_it_stopped(site: Site, receiv
     resumed, row = await replayer.begin(TENANT, ReplayFilter(), by="test")
     done_before = row.replayed
     row = await replayer.run(TENANT, resumed, row)
-    requested = await site.records(subjects.WORK)
+    requested = await site.records(streams.WORK)
 
     assert resumed == replay
     assert 10 <= done_before < 20
     assert row.replayed == 20
     assert len(requested) == 20
-    assert sorted(record.headers[subjects.HEADER_MSG_ID].split(".")[2] for record in requested) == sorted(deliveries)
+    assert sorted(record.headers[HEADER_MSG_ID].split(".")[2] for record in requested) == sorted(deliveries)
 
 
 async def test_a_skipped_delivery_is_kept_and_can_be_replayed(site: Site, receiver: Scripted) -> None:
@@ -211,12 +220,12 @@ async def test_a_replay_is_announced(site: Site) -> None:
 
 async def test_overlapping_replays_ask_once_one_after_the_other(site: Site) -> None:
     """What one has asked for and nobody has attempted yet is left alone by the next, due or overflowed."""
-    await site.jetstream.connection.api(f"STREAM.UPDATE.{subjects.WORK.name}", await _capped(site, 5))
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{streams.WORK.name}", await _capped(site, 5))
     orders = await keep(site, 20)
     invoices = await keep(site, 3, destination="invoices")
 
     first = await _replay(site, ReplayFilter(destination="orders"))
-    overflowed = await site.records(subjects.OVERFLOW)
+    overflowed = await site.records(streams.OVERFLOW)
     second = await _replay(site, ReplayFilter())
     third = await _replay(site, ReplayFilter(ids=(orders[0], orders[19])))
 
@@ -252,10 +261,10 @@ async def test_what_waits_for_its_time_is_left_alone(site: Site, waits_on: str) 
     waiting, other = await keep(site, 2)
     put_off = {"scheduled": subjects.scheduled(TENANT, "orders", waiting), "due": subjects.due(TENANT, "orders")}
     schedule = {
-        subjects.HEADER_SCHEDULE: f"@at {(datetime.now(UTC) + timedelta(hours=1)).isoformat()[:19]}Z",
-        subjects.HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
+        HEADER_SCHEDULE: f"@at {(datetime.now(UTC) + timedelta(hours=1)).isoformat()[:19]}Z",
+        HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
     }
-    headers = {subjects.HEADER_ATTEMPT: "9"} | (schedule if waits_on == "scheduled" else {})
+    headers = {HEADER_ATTEMPT: "9"} | (schedule if waits_on == "scheduled" else {})
     await site.jetstream.publisher.publish(
         Publication(put_off[waits_on], document("orders", delivery=waiting), headers)
     )
@@ -423,11 +432,11 @@ def _at(count: int, reached: asyncio.Event) -> Callable[[Replay], None]:
 async def _told(site: Site) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(record.data)
-        for record in await site.records(subjects.EVENTS)
+        for record in await site.records(streams.EVENTS)
         if record.subject.startswith("oneprotect.event.replay.")
     ]
 
 
 async def _capped(site: Site, cap: int) -> dict[str, Any]:
-    config = (await site.jetstream.connection.api(f"STREAM.INFO.{subjects.WORK.name}"))["config"]
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
     return {**config, "max_msgs_per_subject": cap}

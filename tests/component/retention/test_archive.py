@@ -14,12 +14,13 @@ from messaging.client.connection import connect
 from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.client.headers import block_of
 from messaging.direct_get import StoredMessage
-from messaging.publisher import OnStored, Publication, PublishAck
+from messaging.publication import OnStored, Publication, PublishAck
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.events import decode_request
+from schemas.headers import HEADER_ATTEMPT
 from tests.component.conftest import RunHere
 from tests.support.receiver import Scripted
 from tests.support.retained_deliveries import keep, pack
@@ -37,7 +38,7 @@ async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
 
 
 async def _copies(site: Site) -> list[StoredMessage]:
-    return [one for packed in await site.records(subjects.DELIVERED) for one in read_archive_batch(packed)]
+    return [one for packed in await site.records(streams.DELIVERED) for one in read_archive_batch(packed)]
 
 
 async def test_what_was_delivered_is_kept_as_it_was_requested(site: Site, receiver: Scripted) -> None:
@@ -56,7 +57,7 @@ async def test_what_was_delivered_is_kept_as_it_was_requested(site: Site, receiv
     assert set(copies) == {first, second}
     assert decode_request(copies[first].data).data.body() == b'{"n":  1}'
     assert copies[first].headers["traceparent"] == trace
-    assert copies[first].headers[subjects.HEADER_ATTEMPT] == "2"
+    assert copies[first].headers[HEADER_ATTEMPT] == "2"
 
 
 async def test_a_delivered_one_is_sent_again_with_its_id_and_counts_on(site: Site, receiver: Scripted) -> None:
@@ -110,10 +111,10 @@ async def test_an_ordered_destination_is_not_slowed_down(site: Site, receiver: S
         deliveries = [await site.deliver("orders") for _ in range(5)]
         await until(lambda: _copies_of(site, 5), 30)
 
-    packs = await site.records(subjects.DELIVERED)
+    packs = await site.records(streams.DELIVERED)
     copies = [one for packed in packs for one in read_archive_batch(packed)]
     assert [decode_request(one.data).id for one in copies] == deliveries
-    assert {one.headers[subjects.HEADER_ATTEMPT] for one in copies} == {"2"}
+    assert {one.headers[HEADER_ATTEMPT] for one in copies} == {"2"}
     assert len(packs) == 5
 
 
@@ -174,7 +175,7 @@ async def test_a_replay_stopped_within_a_pack_goes_on_within_it(site: Site) -> N
     again, row = await replayer.begin(TENANT, DELIVERED, by="test")
     row = await replayer.run(TENANT, again, row)
 
-    requested = [decode_request(record.data).id for record in await site.records(subjects.WORK)]
+    requested = [decode_request(record.data).id for record in await site.records(streams.WORK)]
     assert (before.cursor, before.replayed) == (0, 0), "the cursor stands before a pack until all of it is done"
     assert (again, row.replayed, row.skipped) == (replay, 30, 0)
     assert sorted(requested) == sorted(deliveries)
@@ -190,7 +191,7 @@ async def test_a_crash_before_the_pack_is_stored_loses_no_copy(site: Site, recei
 
     async with site.consumer_process() as consumer:
         await until(lambda: consumer.says("consumer.started"), 20)
-        await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.DELIVERED.name}")
+        await site.jetstream.connection.api(f"STREAM.DELETE.{streams.DELIVERED.name}")
         deliveries = {await site.deliver("orders") for _ in range(5)}
         await until(lambda: len(receiver.seen) == 5, 20)
         await until(lambda: consumer.says("publish.failed"), 20)
@@ -214,13 +215,13 @@ async def test_without_an_archive_nothing_is_kept_and_nothing_waits(
         await until(site.is_settled, 20)
         names = (await site.jetstream.connection.api("STREAM.NAMES"))["streams"]
 
-    assert subjects.DELIVERED.name not in names
+    assert streams.DELIVERED.name not in names
 
 
 async def test_a_missing_stream_holds_nothing_up(site: Site, receiver: Scripted) -> None:
     """A consumer that finds no archive, as after an upgrade without `apply`, delivers without one."""
     await site.destination("orders", receiver.url)
-    await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.DELIVERED.name}")
+    await site.jetstream.connection.api(f"STREAM.DELETE.{streams.DELIVERED.name}")
 
     async with site.consumer():
         await site.deliver("orders")
@@ -233,15 +234,15 @@ async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNat
 
     async def change(archive: ArchiveLimits) -> topology.TopologyChange:
         changes = await topology.apply(connection, replicas=1, work_per_destination=10, ack_wait_s=30, archive=archive)
-        return next(change for change in changes if change.name == subjects.DELIVERED.name)
+        return next(change for change in changes if change.name == streams.DELIVERED.name)
 
     async with connect(nats_server.url, name="test") as connection:
         off = await change(ArchiveLimits(days=0))
         made = await change(ArchiveLimits(days=7, max_bytes=2**24))
-        config = (await connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}"))["config"]
+        config = (await connection.api(f"STREAM.INFO.{streams.DELIVERED.name}"))["config"]
         longer = await change(ArchiveLimits(days=8, max_bytes=2**24))
         left = await change(ArchiveLimits(days=0))
-        after = (await connection.api(f"STREAM.INFO.{subjects.DELIVERED.name}"))["config"]
+        after = (await connection.api(f"STREAM.INFO.{streams.DELIVERED.name}"))["config"]
 
     assert (off.action, made.action, longer.action, left.action) == ("none", "create", "update", "none")
     assert (config["max_age"], config["max_bytes"], config["compression"]) == (7 * 86_400 * 10**9, 2**24, "s2")
@@ -262,7 +263,7 @@ async def test_the_command_replays_what_was_delivered(site: Site, oneprotect: Ru
     assert (preview["replayable"], preview["superseded"], len(preview["sample"])) == (12, 0, 10)
     assert preview["by"] == [{"destination": "orders", "code": "http.2xx", "count": 12}]
     assert (done.code, done.json["replayed"]) == (0, 12)
-    assert len(await site.records(subjects.WORK)) == len(deliveries)
+    assert len(await site.records(streams.WORK)) == len(deliveries)
     assert both.code == 2
     assert "--delivered: not together" in both.error["error"]
 

@@ -6,9 +6,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from messaging.publisher import Publication
-from schemas import subjects
+from messaging.publication import Publication
+from schemas import streams, subjects
 from schemas.codes import Code
+from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_ORIGIN, HEADER_REASON
 from tests.support.commandline import Ran
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site, document
@@ -27,9 +28,9 @@ async def _quarantine(
 ) -> int:
     """Keep a message as a consumer does; its number."""
     own = {
-        subjects.HEADER_ORIGIN: origin,
-        subjects.HEADER_CODE: code.value,
-        subjects.HEADER_REASON: "not a JSON document",
+        HEADER_ORIGIN: origin,
+        HEADER_CODE: code.value,
+        HEADER_REASON: "not a JSON document",
     }
     publication = Publication(subjects.quarantined(origin), data, {"content-type": "a/b"} | headers | own)
     return (await site.jetstream.publisher.publish(publication)).seq
@@ -38,7 +39,7 @@ async def _quarantine(
 async def _told(site: Site) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(record.data)
-        for record in await site.records(subjects.EVENTS)
+        for record in await site.records(streams.EVENTS)
         if record.subject.startswith("oneprotect.event.quarantine.released.")
     ]
 
@@ -96,8 +97,8 @@ async def test_a_released_one_goes_back_to_where_it_came_from(
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await site.publish("orders", document("orders", payload=TOO_BIG, delivery="big"), "big")
-        await until(lambda: site.records(subjects.QUARANTINE), 10)
-        (kept,) = await site.records(subjects.QUARANTINE)
+        await until(lambda: site.records(streams.QUARANTINE), 10)
+        (kept,) = await site.records(streams.QUARANTINE)
         number = str(kept.sequence)
         refused = await oneprotect("quarantine", "release", number, "--json")
         nothing = await _told(site)
@@ -105,16 +106,16 @@ async def test_a_released_one_goes_back_to_where_it_came_from(
     raised = {"max_payload_bytes": "300000"}
     released = await oneprotect("quarantine", "release", number, "--json", **raised)
     again = await oneprotect("quarantine", "release", number, **raised)
-    (waiting,) = await site.records(subjects.WORK)
+    (waiting,) = await site.records(streams.WORK)
 
     assert (refused.code, nothing) == (1, [])
     assert "would come back: the payload has 262145 bytes" in refused.error["error"]
     assert released.code == 0
     assert [(row["delivery"], row["understood"], row["duplicate"]) for row in released.json] == [("big", True, False)]
     assert again.out.endswith("0 released; 1 had been a moment ago.\n")
-    assert (waiting.subject, waiting.data) == (kept.headers[subjects.HEADER_ORIGIN], kept.data)
-    assert not [name for name in waiting.headers if name in (subjects.HEADER_REASON, subjects.HEADER_ORIGIN)]
-    assert len(await site.records(subjects.QUARANTINE)) == 1
+    assert (waiting.subject, waiting.data) == (kept.headers[HEADER_ORIGIN], kept.data)
+    assert not [name for name in waiting.headers if name in (HEADER_REASON, HEADER_ORIGIN)]
+    assert len(await site.records(streams.QUARANTINE)) == 1
     told = (await _told(site))[0]
     assert told["tenant"] == TENANT
     assert told["data"] == {
@@ -131,7 +132,7 @@ async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None
     foreign = str(await _quarantine(site, POISON, origin="oneprotect.delivery.attempted.acme.orders"))
 
     held_up = await oneprotect("quarantine", "release", good, bad)
-    waiting = await site.records(subjects.WORK)
+    waiting = await site.records(streams.WORK)
     never = await oneprotect("quarantine", "release", good, foreign, "--force")
     forced = await oneprotect("quarantine", "release", good, bad, good, "--force")
 
@@ -140,7 +141,7 @@ async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None
     assert "it did not come from a subject of requests" in never.err
     assert waiting == []
     assert forced.out.endswith("2 released.\n")
-    assert [record.data for record in await site.records(subjects.WORK)] == [request, POISON]
+    assert [record.data for record in await site.records(streams.WORK)] == [request, POISON]
     assert [event["data"]["understood"] for event in await _told(site)] == [True, False]
 
 
@@ -149,7 +150,7 @@ async def test_a_retry_goes_back_with_its_state(site: Site, receiver: Scripted, 
     await site.destination("orders", receiver.url)
     origin = subjects.due(TENANT, "orders")
     data = document("orders", delivery="dlv_1")
-    number = await _quarantine(site, data, origin=origin, code=Code.INTERNAL, **{subjects.HEADER_ATTEMPT: "3"})
+    number = await _quarantine(site, data, origin=origin, code=Code.INTERNAL, **{HEADER_ATTEMPT: "3"})
 
     ran = await oneprotect("quarantine", "release", str(number))
     async with site.consumer():
@@ -166,7 +167,7 @@ async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
     number = str(await _quarantine(site, document("orders"), code=Code.INTERNAL))
 
     no = await at_terminal(site.environ, "quarantine", "release", number, types=b"no\n")
-    nothing = await site.records(subjects.WORK)
+    nothing = await site.records(streams.WORK)
     yes = await at_terminal(site.environ, "quarantine", "release", number, types=b"y\n")
     unasked = await at_terminal(site.environ, "quarantine", "release", number, "--yes")
 
@@ -176,7 +177,7 @@ async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
     assert nothing == []
     assert "1 released." in yes.out
     assert "[y/N]" not in unasked.err
-    assert len(await site.records(subjects.WORK)) == 1
+    assert len(await site.records(streams.WORK)) == 1
 
 
 @pytest.mark.parametrize("command", ["list", "show", "release"])

@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 from standardwebhooks import Webhook
 
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
+from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET
 from tests.support.receiver import HANG, RESET, Answer, Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -77,10 +78,10 @@ async def test_when_attempts_run_out_the_delivery_is_kept_whole(site: Site, rece
 
     results = await site.results(delivery)
     assert [result.outcome for result in results] == [Outcome.RETRY_SCHEDULED, Outcome.RETRY_SCHEDULED, Outcome.FAILED]
-    (kept,) = await site.records(subjects.FAILED)
+    (kept,) = await site.records(streams.FAILED)
     assert kept.subject == subjects.failed(TENANT, "orders", delivery)
-    assert kept.headers[subjects.HEADER_ATTEMPT] == "3"
-    assert kept.headers[subjects.HEADER_CODE] == "http.5xx"
+    assert kept.headers[HEADER_ATTEMPT] == "3"
+    assert kept.headers[HEADER_CODE] == "http.5xx"
     assert kept.headers["traceparent"].startswith("00-0af7")
     assert b'"payload":{"n": 1}' in kept.data
 
@@ -143,9 +144,9 @@ async def test_a_newer_schedule_replaces_the_pending_one(site: Site, receiver: S
         pending = await _scheduled(site, delivery)
         assert pending is not None
         headers = {
-            subjects.HEADER_SCHEDULE: "@at 2026-01-01T00:00:00Z",
-            subjects.HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
-            subjects.HEADER_ATTEMPT: "2",
+            HEADER_SCHEDULE: "@at 2026-01-01T00:00:00Z",
+            HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders"),
+            HEADER_ATTEMPT: "2",
         }
         await site.jetstream.publisher.put(subjects.scheduled(TENANT, "orders", delivery), pending, headers)
         await until(site.is_settled, 20)
@@ -154,7 +155,7 @@ async def test_a_newer_schedule_replaces_the_pending_one(site: Site, receiver: S
 
 
 async def _scheduled(site: Site, delivery: str) -> bytes | None:
-    for record in await site.records(subjects.RETRIES):
+    for record in await site.records(streams.RETRIES):
         if record.subject == subjects.scheduled(TENANT, "orders", delivery):
             return record.data
     return None

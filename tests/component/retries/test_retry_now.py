@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from tests.component.conftest import RunHere
 from tests.support.receiver import Scripted
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.retry
 
 
 async def _scheduled(site: Site) -> int:
-    return sum(".scheduled." in record.subject for record in await site.records(subjects.RETRIES))
+    return sum(".scheduled." in record.subject for record in await site.records(streams.RETRIES))
 
 
 async def test_a_pending_retry_is_made_at_once_and_once(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:

@@ -12,7 +12,7 @@ import pytest_asyncio
 import yaml
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Outcome
 from schemas.configuration import ReplayFilter
 from telemetry.metrics import definitions
@@ -73,7 +73,7 @@ async def told(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Serie
             deliveries = [await site.deliver(name) for name in ("orders", "broken", "missing")]
             for delivery in deliveries:
                 await until(partial(site.results, delivery), 40)
-            await until(partial(site.records, subjects.FAILED), 40)
+            await until(partial(site.records, streams.FAILED), 40)
             await _replay(site)
             await until(partial(_has_failed_twice, site, deliveries[1]), 40)
             await until(lambda: collector.spans and collector.metrics, 40)

@@ -9,7 +9,7 @@ import pytest
 
 from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from tests.support.receiver import HANG, Scripted
 from tests.support.site import TENANT, Site
@@ -27,7 +27,7 @@ async def test_a_delivery_arrives_signed_and_its_result_says_nothing_private(sit
         await until(site.is_settled, 10)
 
     (seen,) = receiver.seen
-    (record,) = await site.records(subjects.ATTEMPTS)
+    (record,) = await site.records(streams.ATTEMPTS)
     (result,) = await site.results(delivery)
     assert seen.headers["user-agent"].startswith("OneProtect-Delivery/")
     assert seen.headers["content-type"] == "application/json"
@@ -103,7 +103,7 @@ async def test_a_redelivered_request_whose_result_is_on_record_is_not_sent_again
 
 
 async def _taken_by_another(site: Site) -> int:
-    messages = await fetch(site.jetstream.connection, stream=subjects.WORK.name, consumer="delivery", batch=1)
+    messages = await fetch(site.jetstream.connection, stream=streams.WORK.name, consumer="delivery", batch=1)
     return len(messages)
 
 
@@ -176,7 +176,7 @@ async def test_overflow_is_fed_back_as_its_destination_drains(tmp_path: Path, na
     ):
         await site.destination("orders", receiver.url)
         deliveries = [await site.deliver("orders") for _ in range(50)]
-        overflowed = len(await site.records(subjects.OVERFLOW))
+        overflowed = len(await site.records(streams.OVERFLOW))
 
         async with site.consumer():
             await until(site.is_settled, 20)
@@ -206,7 +206,7 @@ async def test_a_pull_whose_consumer_was_deleted_goes_on_when_it_is_back(site: S
         await until(lambda: len(receiver.seen) == 1, 20)
         await until(site.is_settled, 20)
         await site.jetstream.connection.api(
-            f"CONSUMER.DELETE.{subjects.WORK_CONSUMER.stream}.{subjects.WORK_CONSUMER.name}"
+            f"CONSUMER.DELETE.{streams.WORK_CONSUMER.stream}.{streams.WORK_CONSUMER.name}"
         )
         await until(lambda: consumer.says("pull.refused"), 10)
         await site.apply()

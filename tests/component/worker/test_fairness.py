@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from oneprotect.dev.nats_server import EmbeddedNats
-from schemas import subjects
+from schemas import streams
 from tests.support.receiver import HANG, Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
@@ -33,7 +33,7 @@ async def test_a_flood_on_a_dead_receiver_delays_nobody(
             await site.destination(f"quick-{number}", quick.url)
         for _ in range(FLOOD // 100):
             await asyncio.gather(*(site.deliver("slow") for _ in range(100)))
-        overflowed = len(await site.records(subjects.OVERFLOW))
+        overflowed = len(await site.records(streams.OVERFLOW))
         async with site.consumer_process() as consumer:
             await until(lambda: len(slow.seen) == 8, 20)
             for number in range(300):

@@ -23,12 +23,13 @@ from consumers.retries.reschedule import reschedule_now
 from consumers.worker.disposition import quarantine_publication
 from messaging.client.headers import read_headers
 from messaging.direct_get import StoredMessage
-from messaging.publisher import OnStored, Publication, PublishAck
-from messaging.pull_consumer import Message
-from schemas import subjects
+from messaging.message import Message
+from messaging.publication import OnStored, Publication, PublishAck
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import Replay, ReplayFilter
 from schemas.events import AttemptResult
+from schemas.headers import HEADER_SINCE
 from tests.support.site import TENANT, document
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -67,7 +68,7 @@ OWN: dict[str, set[str]] = {
     "delivered": set(),
 }
 """The headers that a stream's publications get from the place that makes them; elsewhere, the id alone."""
-STREAMS = {"due": subjects.RETRIES.name, "ordered": subjects.ORDERED.name}
+STREAMS = {"due": streams.RETRIES.name, "ordered": streams.ORDERED.name}
 
 
 class _Connection:
@@ -101,7 +102,7 @@ class Recorder:
 
 def _message(kind: str) -> Message:
     subject = f"oneprotect.delivery.{kind}.{TENANT}.orders"
-    reply = f"$JS.ACK.{STREAMS.get(kind, subjects.WORK.name)}.delivery.1.7.7.0.0".encode()
+    reply = f"$JS.ACK.{STREAMS.get(kind, streams.WORK.name)}.delivery.1.7.7.0.0".encode()
     message = Message(subject, subjects.lane_of(subject), reply, document("orders", delivery="dlv_1"), b"", nobody)
     message.headers = dict(FOREIGN)
     return message
@@ -153,10 +154,10 @@ async def _release(recorder: Recorder) -> None:
 async def _transfer(recorder: Recorder) -> None:
     unsure: Any = recorder
     source = subjects.overflow(TENANT, "orders")
-    transfer = SubjectTransfer(unsure, unsure, unsure, stream=subjects.OVERFLOW.name, source=source)
+    transfer = SubjectTransfer(unsure, unsure, unsure, stream=streams.OVERFLOW.name, source=source)
     for number, target in enumerate((subjects.requested(TENANT, "orders"), subjects.ordered(TENANT, "orders"))):
         record = msgspec.structs.replace(_record(source), sequence=number + 1)
-        await transfer.publish(record, target, {subjects.HEADER_SINCE: NOW.isoformat()} if number else None)
+        await transfer.publish(record, target, {HEADER_SINCE: NOW.isoformat()} if number else None)
 
 
 async def _due_in_order(recorder: Recorder) -> None:

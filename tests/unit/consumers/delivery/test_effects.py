@@ -10,7 +10,7 @@ from consumers.delivery import effects
 from consumers.delivery.attempt import DeliveryAttempt
 from consumers.model.request import DeliveryAttemptRequest
 from messaging.client.headers import block_of
-from messaging.pull_consumer import Message
+from messaging.message import Message
 from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult

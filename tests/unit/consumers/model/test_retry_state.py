@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumers.model.request import RetryState
-from schemas import subjects
+from schemas.headers import (
+    HEADER_ATTEMPT,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_REPLAY,
+    HEADER_REPLAY_FROM,
+    HEADER_SECRET_WAITS,
+)
 from schemas.ids import is_name, new_replay_id
 
 progresses = st.builds(
@@ -29,7 +35,7 @@ progresses = st.builds(
 @given(progress=progresses)
 def test_what_is_written_is_what_is_read(progress: RetryState) -> None:
     """Headers carry the whole state, and of the producer's own headers the content type only."""
-    own = {"x-own": "1", "Content-Type": "application/json", "Nats-Msg-Id": "gone", subjects.HEADER_ATTEMPT: "77"}
+    own = {"x-own": "1", "Content-Type": "application/json", "Nats-Msg-Id": "gone", HEADER_ATTEMPT: "77"}
     headers = progress.forward_headers(own)
 
     assert RetryState.from_headers(headers) == progress
@@ -45,16 +51,16 @@ def test_a_fresh_request_is_at_its_first_attempt() -> None:
 @pytest.mark.parametrize(
     "headers",
     [
-        {subjects.HEADER_ATTEMPT: "0"},
-        {subjects.HEADER_ATTEMPT: "-1"},
-        {subjects.HEADER_ATTEMPT: "1.0"},
-        {subjects.HEADER_ATTEMPT: "٣"},
-        {subjects.HEADER_ATTEMPT: "9" * 40},
-        {subjects.HEADER_REPLAY: "A B"},
-        {subjects.HEADER_REPLAY: "r", subjects.HEADER_REPLAY_FROM: "2", subjects.HEADER_ATTEMPT: "1"},
-        {subjects.HEADER_FIRST_ATTEMPT_AT: "yesterday"},
-        {subjects.HEADER_FIRST_ATTEMPT_AT: "2026-01-01T00:00:00"},
-        {subjects.HEADER_SECRET_WAITS: "many"},
+        {HEADER_ATTEMPT: "0"},
+        {HEADER_ATTEMPT: "-1"},
+        {HEADER_ATTEMPT: "1.0"},
+        {HEADER_ATTEMPT: "٣"},
+        {HEADER_ATTEMPT: "9" * 40},
+        {HEADER_REPLAY: "A B"},
+        {HEADER_REPLAY: "r", HEADER_REPLAY_FROM: "2", HEADER_ATTEMPT: "1"},
+        {HEADER_FIRST_ATTEMPT_AT: "yesterday"},
+        {HEADER_FIRST_ATTEMPT_AT: "2026-01-01T00:00:00"},
+        {HEADER_SECRET_WAITS: "many"},
     ],
 )
 def test_state_that_makes_no_sense_is_refused_by_name(headers: dict[str, str]) -> None:

@@ -13,7 +13,7 @@ from consumers.observability import attempt_metrics
 from consumers.observability.attempt_metrics import AttemptMetrics, Logged
 from consumers.observability.attempt_tracing import UNUSUAL_PER_S, AttemptTracer
 from messaging.client.connection import NatsConnection
-from messaging.pull_consumer import Message
+from messaging.message import Message
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from telemetry.log_config import configure_logging

@@ -9,8 +9,15 @@ import pytest
 from consumers.replay.run import Pacer, ReplayRun, replayed_state
 from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.retention.retained import RetainedRecord
-from schemas import subjects
 from schemas.configuration import Replay, ReplayFilter
+from schemas.headers import (
+    HEADER_ATTEMPT,
+    HEADER_DEFERRALS,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_REPLAY,
+    HEADER_REPLAY_FROM,
+    HEADER_SECRET_WAITS,
+)
 
 pytestmark = pytest.mark.retry
 
@@ -59,12 +66,12 @@ async def test_it_stops_in_the_middle_of_a_long_look() -> None:
 def test_a_request_begins_its_schedule_and_its_waits_afresh() -> None:
     """The next attempt of a kept delivery is the first of the replay, and has waited for nothing yet."""
     headers = {
-        subjects.HEADER_ATTEMPT: "8",
-        subjects.HEADER_REPLAY: "rpl-0",
-        subjects.HEADER_REPLAY_FROM: "5",
-        subjects.HEADER_SECRET_WAITS: "3",
-        subjects.HEADER_DEFERRALS: "2",
-        subjects.HEADER_FIRST_ATTEMPT_AT: "2026-11-23T20:00:00+00:00",
+        HEADER_ATTEMPT: "8",
+        HEADER_REPLAY: "rpl-0",
+        HEADER_REPLAY_FROM: "5",
+        HEADER_SECRET_WAITS: "3",
+        HEADER_DEFERRALS: "2",
+        HEADER_FIRST_ATTEMPT_AT: "2026-11-23T20:00:00+00:00",
     }
 
     progress = replayed_state(headers, "rpl-1")

@@ -14,7 +14,7 @@ from consumers.worker.fair_scheduler import (
     DestinationLane,
     FairScheduler,
 )
-from messaging.pull_consumer import Message
+from messaging.message import Message
 
 MESSAGE = cast("Message", object())
 """Nothing of a message is looked at here."""

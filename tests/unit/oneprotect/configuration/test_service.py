@@ -10,7 +10,7 @@ from messaging.kv import KvBucket, KvEntry
 from oneprotect.bootstrap.resources import egress_policy
 from oneprotect.configuration.errors import InUseError, MissingCredential, NotFoundError, WriteConflictError
 from oneprotect.configuration.service import ConfigurationService
-from schemas import subjects
+from schemas import streams
 from schemas.codes import CredentialStatus
 from schemas.configuration import Credential, CredentialState, Destination, Rollover
 from schemas.events import ConfigChanged
@@ -57,7 +57,7 @@ def configuration(site: Site) -> ConfigurationService:
 
 
 async def _changes(site: Site) -> list[ConfigChanged]:
-    records = await site.records(subjects.EVENTS)
+    records = await site.records(streams.EVENTS)
     audited = [record for record in records if record.subject.startswith("oneprotect.event.config.changed.")]
     return [msgspec.json.decode(record.data, type=ConfigChanged) for record in audited]
 
@@ -238,7 +238,7 @@ class Contended(KvBucket):
 async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
     """When others keep writing in between, the change is given up, and nothing of theirs is overwritten."""
     jetstream = site.jetstream
-    contended = Contended(jetstream.connection, jetstream.publisher, subjects.DESTINATIONS)
+    contended = Contended(jetstream.connection, jetstream.publisher, streams.DESTINATIONS)
     configuration = ConfigurationService(
         contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
     )
@@ -261,7 +261,7 @@ async def test_a_credential_is_read_without_its_ref(site: Site, configuration: C
     entry = await site.jetstream.credentials.get(f"{TENANT}.short")
     assert entry is not None
     assert msgspec.json.decode(entry.value or b"", type=Credential).secret_ref == f"k8s://{NAMESPACE}/other-secret/key"
-    told = msgspec.json.encode(views) + b"".join(record.data for record in await site.records(subjects.EVENTS))
+    told = msgspec.json.encode(views) + b"".join(record.data for record in await site.records(streams.EVENTS))
     assert b"k8s" not in told
     assert b"other-secret" not in told
     assert set(msgspec.to_builtins(view)) == {
@@ -289,7 +289,7 @@ async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
 async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
     """What consumers found is part of the view; a new ref, or none, starts unchecked."""
     jetstream = site.jetstream
-    statuses = KvBucket(jetstream.connection, jetstream.publisher, subjects.CREDENTIAL_STATUS)
+    statuses = KvBucket(jetstream.connection, jetstream.publisher, streams.CREDENTIAL_STATUS)
     configuration = ConfigurationService(
         jetstream.destinations,
         jetstream.credentials,
@@ -338,7 +338,7 @@ async def test_every_change_is_told(site: Site, configuration: ConfigurationServ
     await configuration.delete_credential(TENANT, "key", by="sam")
 
     changes = await _changes(site)
-    records = await site.records(subjects.EVENTS)
+    records = await site.records(streams.EVENTS)
     assert [(change.data.kind, change.data.name, change.data.action, change.data.by) for change in changes] == [
         ("credential", "key", "set", "test"),
         ("destination", "orders", "set", "jo"),

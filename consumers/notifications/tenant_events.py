@@ -20,13 +20,13 @@ import structlog
 
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable
-from messaging.publication import Publication
 from messaging.message import Message
+from messaging.publication import Publication
 from schemas import subjects
-from schemas.headers import HEADER_MSG_ID
 from schemas.codes import Code, CredentialStatus
 from schemas.configuration import Destination
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
+from schemas.headers import HEADER_MSG_ID
 from schemas.subscriptions import asks_for
 
 SOURCE: Final = "/oneprotect/events"

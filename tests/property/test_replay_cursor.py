@@ -16,9 +16,9 @@ from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer, ServerUnavailable
 from messaging.direct_get import StoredMessage
 from messaging.publication import Publication, PublishAck
-from schemas.headers import HEADER_ATTEMPT
 from schemas.configuration import Replay, ReplayFilter
 from schemas.events import decode_request
+from schemas.headers import HEADER_ATTEMPT
 from tests.support.site import TENANT, document
 
 pytestmark = pytest.mark.retry

@@ -163,9 +163,9 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 "s",
             ),
             Panel(
-                "Wait for an attempt",
-                "From stored to begun: too few workers, or a destination's own limit.",
-                _quantiles(definitions.WAIT),
+                "Queue wait",
+                "Time from storage to the start of the attempt. High with too few workers, or at a destination's limit.",
+                _quantiles(definitions.QUEUE_WAIT),
                 "s",
             ),
             Panel("POST", "How long receivers take.", _quantiles(definitions.SEND), "s"),
@@ -277,8 +277,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         "Health of destinations",
         (
             Panel(
-                "Resting and on trial",
-                "Those that only fail are left alone for a while.",
+                "Circuit breakers open and half-open",
+                "An open circuit breaker pauses a destination that only fails.",
                 (("{{state}}", _top(definitions.DESTINATIONS, "state")),),
             ),
             Panel(
@@ -335,7 +335,11 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 ),
                 "ops",
             ),
-            Panel("Held", "Messages that processes have in hand.", (("{{pod}}", _top(definitions.HELD, "pod")),)),
+            Panel(
+                "Unsettled messages",
+                "Messages received from NATS and not yet acknowledged or returned.",
+                (("{{pod}}", _top(definitions.UNSETTLED, "pod")),),
+            ),
             Panel(
                 "Telemetry",
                 "Traces chosen, and exports.",

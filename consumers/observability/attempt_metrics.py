@@ -47,7 +47,7 @@ class _TenantMetrics:
     def __init__(self, counters: MetricRegistry, labels: Labels) -> None:
         self.counts: collections.Counter[tuple[Outcome, Code]] = collections.Counter()
         self.latency: LatencyHistogram = counters.histogram(definitions.LATENCY, labels)
-        self.wait: LatencyHistogram = counters.histogram(definitions.WAIT, labels)
+        self.wait: LatencyHistogram = counters.histogram(definitions.QUEUE_WAIT, labels)
 
 
 class AttemptMetrics:

@@ -17,7 +17,7 @@ _SUMMED: Final = frozenset(
         *(metric for metric in CATALOGUE.values() if metric.kind == "counter"),
         definitions.IN_FLIGHT,
         definitions.IN_FLIGHT_LIMIT,
-        definitions.HELD,
+        definitions.UNSETTLED,
         definitions.CACHE_ENTRIES,
         definitions.MEMORY,
         definitions.FILES,

@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Final
 
 from telemetry.metrics.definitions import CATALOGUE, MetricDefinition
-from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSnapshot
+from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSnapshot, with_former_names
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -17,6 +17,7 @@ _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 def render(snapshot: MetricSnapshot) -> bytes:
     """The body of an answer to `GET /metrics`: metrics in the catalogue's order, their series sorted."""
+    snapshot = with_former_names(snapshot)
     lines: dict[str, list[str]] = {}
     for (name, labels), value in sorted(snapshot.values.items()):
         lines.setdefault(name, []).append(f"{name}{_braced(labels)} {_number(value)}")

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from telemetry.metrics.definitions import MetricDefinition
+from telemetry.metrics.definitions import FORMER_NAMES, MetricDefinition
 
 Labels = tuple[tuple[str, str], ...]
 """Labels as (name, value) pairs."""
@@ -37,6 +37,15 @@ class MetricSnapshot(Struct, frozen=True):
 
     values: dict[Series, float]
     latencies: dict[Series, LatencySnapshot]
+
+
+def with_former_names(snapshot: MetricSnapshot) -> MetricSnapshot:
+    """Return a snapshot that holds renamed metrics under their former names as well."""
+    values = {(FORMER_NAMES[name], labels): v for (name, labels), v in snapshot.values.items() if name in FORMER_NAMES}
+    latencies = {
+        (FORMER_NAMES[name], labels): one for (name, labels), one in snapshot.latencies.items() if name in FORMER_NAMES
+    }
+    return MetricSnapshot(values=snapshot.values | values, latencies=snapshot.latencies | latencies)
 
 
 class LatencyHistogram:

@@ -23,7 +23,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from telemetry.metrics import definitions
 from telemetry.metrics.definitions import CATALOGUE, MetricDefinition
-from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSample, MetricSnapshot
+from telemetry.metrics.registry import Labels, LatencySnapshot, MetricSample, MetricSnapshot, with_former_names
 from telemetry.otlp.span_encoder import request_bytes, request_start
 from telemetry.otlp.spans import EncodedSpan, SpanFactory
 
@@ -114,7 +114,7 @@ def _metrics_data(
     snapshot: MetricSnapshot, resource: Resource, scope: InstrumentationScope, began_ns: int
 ) -> sdk.MetricsData:
     """The snapshot as OTLP has it: cumulative, in the catalogue's order."""
-    now_ns = time.time_ns()
+    now_ns, snapshot = time.time_ns(), with_former_names(snapshot)
     points: dict[str, list[Any]] = {}
     for (name, labels), value in snapshot.values.items():
         start_ns = began_ns if CATALOGUE[name].kind == "counter" else now_ns

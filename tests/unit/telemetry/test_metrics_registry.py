@@ -59,9 +59,9 @@ def test_sources_are_asked_at_each_snapshot() -> None:
     """What others count is as they say at the moment of reading."""
     counters = MetricRegistry()
     numbers = iter([1, 2])
-    counters.watch(lambda: [(definitions.HELD, (), next(numbers))])
+    counters.watch(lambda: [(definitions.UNSETTLED, (), next(numbers))])
 
-    values = [counters.snapshot().values[definitions.HELD.name, ()] for _ in range(2)]
+    values = [counters.snapshot().values[definitions.UNSETTLED.name, ()] for _ in range(2)]
 
     assert values == [1, 2]
 
@@ -76,7 +76,7 @@ def test_the_text_that_prometheus_reads() -> None:
     lines = render(counters.snapshot()).decode().splitlines()
 
     assert lines[:3] == [
-        f"# HELP {ATTEMPTS} Attempts that a replay had asked for.",
+        f"# HELP {ATTEMPTS} Attempts that a replay requested.",
         f"# TYPE {ATTEMPTS} counter",
         f'{ATTEMPTS}{{outcome="a\\"b\\\\c\\nd"}} 2',
     ]
@@ -100,3 +100,16 @@ def test_names_follow_the_rules(metric: definitions.MetricDefinition) -> None:
     assert metric.kind != "histogram" or metric.name.endswith("_seconds")
     assert metric.help.endswith(".")
     assert "\n" not in metric.help
+
+
+def test_a_renamed_metric_keeps_its_former_name_for_one_release() -> None:
+    """The former name has the same values, and its help names the new one."""
+    counters = MetricRegistry()
+    counters.observe(definitions.QUEUE_WAIT, 0.02)
+    counters.watch(lambda: [(definitions.UNSETTLED, (), 3)])
+
+    lines = render(counters.snapshot()).decode().splitlines()
+
+    assert {"oneprotect_unsettled_messages 3", "oneprotect_held_messages 3"} <= set(lines)
+    assert {"oneprotect_queue_wait_seconds_count 1", "oneprotect_wait_seconds_count 1"} <= set(lines)
+    assert "# HELP oneprotect_wait_seconds Deprecated: use oneprotect_queue_wait_seconds." in lines

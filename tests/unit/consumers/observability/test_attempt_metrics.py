@@ -122,7 +122,7 @@ def test_latencies() -> None:
     told.observation.on_attempt(attempt(resolved_s=None), ended(Outcome.FAILED, Code.SECRET_MALFORMED))
 
     assert told.latency(definitions.LATENCY) == (1, 3.03)
-    assert told.latency(definitions.WAIT) == (3, 6.0)
+    assert told.latency(definitions.QUEUE_WAIT) == (3, 6.0)
     assert told.latency(definitions.SEND, outcome="delivered") == (2, 0.04)
     assert told.latency(definitions.SEND, outcome="failed") == (0, 0.0)
     assert told.value(definitions.REPLAYED, outcome="delivered") == 1

@@ -11,7 +11,7 @@ def told(*readings: MetricSample, observed_s: float | None = None) -> MetricSnap
     counters = MetricRegistry()
     counters.watch(lambda: readings)
     if observed_s is not None:
-        counters.observe(definitions.WAIT, observed_s)
+        counters.observe(definitions.QUEUE_WAIT, observed_s)
     return counters.snapshot()
 
 
@@ -43,7 +43,7 @@ def test_counts_and_shares_are_added_and_views_are_not() -> None:
         (definitions.CONNECTED.name, ()): 0,
         (definitions.LOOP_LAG.name, ()): 0.5,
     }
-    latency = together.latencies[definitions.WAIT.name, ()]
+    latency = together.latencies[definitions.QUEUE_WAIT.name, ()]
     assert (latency.count, round(latency.sum_s, 3)) == (2, 0.05)
 
 

@@ -10,10 +10,11 @@ import contextlib
 import itertools
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 import msgspec
 
+from messaging.atomic_batch import AtomicBatcher
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import (
     BATCHES_OFF,
@@ -26,9 +27,6 @@ from messaging.client.errors import (
 from messaging.client.permission_violations import PermissionViolation
 from messaging.management import delete_message
 from messaging.publication import OnStored, Publication, PublishAck, publish
-
-if TYPE_CHECKING:
-    from messaging.atomic_batch import AtomicBatcher
 
 PUBLISH_TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 8
@@ -125,10 +123,8 @@ class JetStreamPublisher:
                 raise
         raise ServerUnavailable("a stream takes no batches yet: run `oneprotect apply`")
 
-    def batches(self, stream: str) -> "AtomicBatcher":
+    def batches(self, stream: str) -> AtomicBatcher:
         """For whoever wants batches stored in `stream`: those of several callers go together."""
-        from messaging.atomic_batch import AtomicBatcher  # it needs what is defined here
-
         return self._batches.setdefault(stream, AtomicBatcher(self))
 
     async def remove(self, stream: str, sequence: int) -> None:

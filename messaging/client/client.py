@@ -24,7 +24,6 @@ from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedB
 from messaging.client.headers import encode_headers_unchecked, read_headers, read_lines
 from messaging.client.import_nats import allow_websockets
 from messaging.client.parser import FastParser, Listener
-from messaging.periodic import pause
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -229,7 +228,8 @@ async def open_client(
                 f"NATS can't be reached at {access.url} ({reason}). Is it running? See ONEPROTECT_NATS_URL."
             )
         _log.warning("nats.unreachable", url=access.url, reason=reason, next_try_s=delay_s)
-        await pause(delay_s, keep_trying_until)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(keep_trying_until.wait(), delay_s)
         delay_s = min(delay_s * 2, 5.0)
 
 

@@ -18,9 +18,10 @@ from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import JetStreamError
 from messaging.delivery_requests import DeliveryRequest
 from messaging.periodic import pause
-from messaging.publisher import MessagePublisher
+from messaging.publication import MessagePublisher
 from schemas import subjects
 from schemas.configuration import Replay
+from schemas.headers import HEADER_MSG_ID
 
 CATCH_UP_S: Final = 0.25
 """A run that is late by more than this does not catch up: no burst follows a pause."""
@@ -174,7 +175,7 @@ class ReplayRun:
         delivery, message = found.delivery, found.message
         state = replayed_state(message.headers, self._replay)
         request_id = subjects.msg_id(delivery.tenant, delivery.destination, delivery.id)
-        headers = state.forward_headers(message.headers) | {subjects.HEADER_MSG_ID: state.msg_id(request_id)}
+        headers = state.forward_headers(message.headers) | {HEADER_MSG_ID: state.msg_id(request_id)}
         return DeliveryRequest(delivery.tenant, delivery.destination, message.data, headers)
 
 

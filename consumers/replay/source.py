@@ -20,9 +20,10 @@ from consumers.retention import retained
 from consumers.retention.retained import BATCH, RetainedDelivery, RetainedRecord
 from messaging import direct_get
 from messaging.client.connection import NatsConnection
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.configuration import ReplayFilter
 from schemas.events import decode_request, decode_result
+from schemas.headers import HEADER_ATTEMPT, HEADER_REPLAY
 
 PAGE_SIZE: Final = 131_072
 MAX_SAMPLES: Final = 10
@@ -147,17 +148,17 @@ async def find_superseded(
     narrow = names if len(names) <= _FEW_SUBJECTS else {"*"}
     searched = [
         # The order matters: a message is stored in the next place before it leaves the one before.
-        *((subjects.OVERFLOW, subjects.overflow(tenant, name)) for name in narrow),
-        *((subjects.WORK, subjects.requested(tenant, name)) for name in narrow),
+        *((streams.OVERFLOW, subjects.overflow(tenant, name)) for name in narrow),
+        *((streams.WORK, subjects.requested(tenant, name)) for name in narrow),
         # Schedules and due retries in one search, as a schedule may fire meanwhile.
-        (subjects.RETRIES, f"oneprotect.delivery.*.{tenant}.>"),
-        (subjects.ORDERED, subjects.ordered(tenant, "*")),
+        (streams.RETRIES, f"oneprotect.delivery.*.{tenant}.>"),
+        (streams.ORDERED, subjects.ordered(tenant, "*")),
     ]
     for stream, subject in searched:
         async for record in direct_get.scan(connection, stream.name, subject, since=since, batch=BATCH):
             _record_request(index, record)
     for subject in _attempt_subjects(tenant, deliveries):
-        async for record in direct_get.scan(connection, subjects.ATTEMPTS.name, subject, since=since, batch=BATCH):
+        async for record in direct_get.scan(connection, streams.ATTEMPTS.name, subject, since=since, batch=BATCH):
             _record_result(index, record)
     return SupersededPage(deliveries, index)
 
@@ -172,13 +173,13 @@ def _attempt_subjects(tenant: str, deliveries: Sequence[RetainedDelivery]) -> It
 
 
 def _record_request(index: SupersededIndex, record: direct_get.StoredMessage) -> None:
-    attempt = record.headers.get(subjects.HEADER_ATTEMPT, "1")
+    attempt = record.headers.get(HEADER_ATTEMPT, "1")
     if attempt in ("1", ""):  # a first attempt supersedes nothing; nearly all requests are first attempts
         return
     try:
         request = decode_request(record.data)
         key = f"{request.data.destination}.{request.id}"
-        index.record_attempt(key, int(attempt), record.headers.get(subjects.HEADER_REPLAY))
+        index.record_attempt(key, int(attempt), record.headers.get(HEADER_REPLAY))
     except ValueError:
         return
 

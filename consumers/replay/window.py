@@ -13,7 +13,7 @@ import msgspec
 
 from messaging.client.errors import JetStreamError
 from messaging.delivery_requests import DeliveryRequest, OverflowingPublisher
-from messaging.publisher import MessagePublisher, PublishAck
+from messaging.publication import MessagePublisher, PublishAck
 from schemas import subjects
 
 WINDOW_SIZE: Final = 256

@@ -151,7 +151,7 @@ async def find_superseded(
         *((streams.OVERFLOW, subjects.overflow(tenant, name)) for name in narrow),
         *((streams.WORK, subjects.requested(tenant, name)) for name in narrow),
         # Schedules and due retries in one search, as a schedule may fire meanwhile.
-        (streams.RETRIES, f"oneprotect.delivery.*.{tenant}.>"),
+        (streams.RETRIES, subjects.of_tenant(tenant)),
         (streams.ORDERED, subjects.ordered(tenant, "*")),
     ]
     for stream, subject in searched:
@@ -168,7 +168,7 @@ def _attempt_subjects(tenant: str, deliveries: Sequence[RetainedDelivery]) -> It
     for delivery in deliveries:
         exact.add(subjects.attempted(tenant, delivery.destination, delivery.id))
         if len(exact) > _FEW_SUBJECTS:
-            return (f"oneprotect.delivery.attempted.{tenant}.*.*",)
+            return (subjects.attempted(tenant, "*", "*"),)
     return exact
 
 

@@ -1,8 +1,7 @@
-"""Atomic batches of several callers, stored together where they come together.
+"""Atomic batches (ADR-50) that combine the publications of several callers.
 
-A batch costs the server some milliseconds, whatever is in it. So what comes while others are on their way waits for
-them, and then goes in one: all of it or nothing, which keeps each caller's own all or nothing. When such a batch is
-refused for what one of them brought, each is tried alone.
+A batch costs the server milliseconds, however small it is. Publications that arrive while a batch is in progress wait,
+and are stored together in the next one. If the server rejects a combined batch, each caller's part is tried alone.
 """
 
 import asyncio
@@ -16,82 +15,81 @@ from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.publication import Publication, PublishAck
 
 MAX_MESSAGES: Final = 1000
-"""What the server takes in one batch."""
+"""The server's limit for one batch."""
 MAX_BYTES: Final = 64 * 1024 * 1024
-AT_ONCE: Final = 2
-"""Batches of one process. The server has 50 open ones for a stream, and drops what would begin another."""
+MAX_CONCURRENT: Final = 2
+"""Batches in progress for one process. The server allows 50 for a stream, and drops further ones."""
 
 
-class StoresAll(Protocol):
-    """Stores a batch."""
+class BatchPublisher(Protocol):
+    """A publisher of atomic batches."""
 
     async def publish_all(self, publications: Sequence[Publication]) -> PublishAck:
-        """Store all of them or none, at consecutive places of which the last is returned."""
+        """Store all or none at consecutive sequences, and return the acknowledgement of the last one."""
         ...
 
 
 class _BatchRequest(msgspec.Struct, frozen=True):
-    """What one caller wants stored."""
+    """The publications of one caller."""
 
     publications: Sequence[Publication]
     outcome: "asyncio.Future[list[PublishAck]]"
 
     @property
     def size(self) -> int:
-        """Bytes of payload."""
+        """Payload bytes."""
         return sum(len(one.payload) for one in self.publications)
 
 
 class AtomicBatcher:
-    """Batches for one stream."""
+    """Combines publications for one stream into batches."""
 
-    def __init__(self, publisher: StoresAll) -> None:
+    def __init__(self, publisher: BatchPublisher) -> None:
         self._publisher = publisher
         self._waiting: collections.deque[_BatchRequest] = collections.deque()
         self._working: set[asyncio.Task[None]] = set()
 
     async def store(self, publications: Sequence[Publication]) -> list[PublishAck]:
-        """Store all or none; where each one is. Raises `RejectedByServer` or `ServerUnavailable`."""
-        asked = _BatchRequest(publications, asyncio.get_running_loop().create_future())
-        self._waiting.append(asked)
-        if len(self._working) < AT_ONCE:
+        """Store all or none; return an acknowledgement for each. Raises `RejectedByServer` or `ServerUnavailable`."""
+        request = _BatchRequest(publications, asyncio.get_running_loop().create_future())
+        self._waiting.append(request)
+        if len(self._working) < MAX_CONCURRENT:
             task = asyncio.create_task(self._work(), name="batches")
             self._working.add(task)
             task.add_done_callback(self._working.discard)
-        return await asked.outcome
+        return await request.outcome
 
     async def _work(self) -> None:
         while self._waiting:
             await self._store(self._next())
 
     def _next(self) -> list[_BatchRequest]:
-        """Those that wait, in their order, as far as one batch holds them."""
-        taken, count, size = [self._waiting.popleft()], len(self._waiting), 0
-        count, size = len(taken[0].publications), taken[0].size
+        """Remove and return the oldest requests that fit into one batch."""
+        group = [self._waiting.popleft()]
+        count, size = len(group[0].publications), group[0].size
         while self._waiting:
-            asked = self._waiting[0]
-            count, size = count + len(asked.publications), size + asked.size
+            count, size = count + len(self._waiting[0].publications), size + self._waiting[0].size
             if count > MAX_MESSAGES or size > MAX_BYTES:
                 break
-            taken.append(self._waiting.popleft())
-        return taken
+            group.append(self._waiting.popleft())
+        return group
 
     async def _store(self, group: Sequence[_BatchRequest]) -> None:
-        everything = [one for asked in group for one in asked.publications]
+        publications = [one for request in group for one in request.publications]
         try:
-            last = await self._publisher.publish_all(everything)
+            last = await self._publisher.publish_all(publications)
         except JetStreamError as error:
             if isinstance(error, RejectedByServer) and len(group) > 1:
-                for asked in group:
-                    await self._store([asked])
+                for request in group:
+                    await self._store([request])
                 return
-            for asked in group:
-                if not asked.outcome.done():
-                    asked.outcome.set_exception(error)
+            for request in group:
+                if not request.outcome.done():
+                    request.outcome.set_exception(error)
             return
-        sequence = last.seq - len(everything)
-        for asked in group:
-            stored = [PublishAck(last.stream, sequence + number) for number in range(1, len(asked.publications) + 1)]
-            sequence += len(asked.publications)
-            if not asked.outcome.done():
-                asked.outcome.set_result(stored)
+        sequence = last.seq - len(publications)
+        for request in group:
+            count = len(request.publications)
+            if not request.outcome.done():
+                request.outcome.set_result([PublishAck(last.stream, sequence + i) for i in range(1, count + 1)])
+            sequence += count

@@ -1,4 +1,4 @@
-"""Operational events: facts about the installation, kept for thirty days, told once."""
+"""Operational events: the audit trail of the installation, stored for 30 days."""
 
 from messaging.publication import Publication, PublishAck
 from messaging.publisher import JetStreamPublisher
@@ -8,6 +8,6 @@ from schemas.headers import HEADER_MSG_ID
 
 
 async def publish_audit_event(publisher: JetStreamPublisher, kind: str, name: str, event: CloudEvent) -> PublishAck:
-    """Publish `event` on `oneprotect.event.<kind>.<tenant>.<name>`; the same id within two minutes counts once."""
+    """Publish an event on `oneprotect.event.<kind>.<tenant>.<name>`; its id is the key of the duplicate check."""
     headers = {HEADER_MSG_ID: f"{kind}.{event.tenant}.{event.id}", "content-type": CONTENT_TYPE}
     return await publisher.publish(Publication(subjects.operational(kind, event.tenant, name), encode(event), headers))

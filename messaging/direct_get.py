@@ -1,4 +1,4 @@
-"""Reading a stream without a consumer: batched direct gets (ADR-31), which leave nothing behind at the server."""
+"""Reads of a stream without a consumer, by batched direct gets (ADR-31)."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ BATCH: Final = 256
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
-    """A stored message."""
+    """A message in a stream."""
 
     subject: str
     sequence: int
@@ -25,8 +25,8 @@ class StoredMessage(msgspec.Struct, frozen=True, gc=False):
     headers: dict[str, str]
 
 
-async def last(connection: NatsConnection, stream: str, subject: str) -> StoredMessage | None:
-    """The newest message on `subject`, or None."""
+async def get_last(connection: NatsConnection, stream: str, subject: str) -> StoredMessage | None:
+    """Return the newest message on `subject`, or None."""
     answer = await connection.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}")
     status = (answer.headers or {}).get("Status")
     if status == "404":
@@ -45,9 +45,11 @@ async def scan(
     since: datetime | None = None,
     batch: int = BATCH,
 ) -> AsyncIterator[StoredMessage]:
-    """Every message on `subject` (wildcards allowed), oldest first, from a sequence or a time on.
+    """Yield every message on `subject`, oldest first, from a sequence or a time on.
 
-    `batch` are asked for at a time: more is quicker, and the memory is the caller's (the server stops at 64 MB).
+    Args:
+        subject: May contain wildcards.
+        batch: Messages of one request, which are all in memory at once. The server ends a batch at 64 MB.
     """
     start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
     while True:
@@ -59,21 +61,21 @@ async def scan(
         start = {"seq": records[-1].sequence + 1}
 
 
-async def batch(
+async def read_batch(
     connection: NatsConnection, stream: str, subject: str, *, first_sequence: int, size: int
 ) -> tuple[list[StoredMessage], bool]:
-    """At most `size` messages on `subject`, oldest first, from a sequence on; and whether there are more."""
+    """Return at most `size` messages on `subject`, oldest first, from a sequence on, and whether there are more."""
     return await _batch(connection, stream, {"next_by_subj": subject, "batch": size, "seq": first_sequence})
 
 
-async def sequence_at(connection: NatsConnection, stream: str, time: datetime) -> int | None:
-    """The sequence of the first message that was stored at `time` or later; None when none was."""
+async def find_sequence(connection: NatsConnection, stream: str, time: datetime) -> int | None:
+    """Return the sequence of the first message stored at `time` or later, or None."""
     records, _ = await _batch(connection, stream, {"next_by_subj": ">", "batch": 1, "start_time": time})
     return records[0].sequence if records else None
 
 
-async def newest_of_each(connection: NatsConnection, stream: str, subjects: list[str]) -> list[StoredMessage]:
-    """The newest message on each subject that matches: what a key-value bucket holds."""
+async def get_last_of_each(connection: NatsConnection, stream: str, subjects: list[str]) -> list[StoredMessage]:
+    """Return the newest message of each matching subject."""
     records: list[StoredMessage] = []
     up_to: dict[str, Any] = {}
     while True:
@@ -85,7 +87,7 @@ async def newest_of_each(connection: NatsConnection, stream: str, subjects: list
 
 
 async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any]) -> tuple[list[StoredMessage], bool]:
-    """One batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `ServerUnavailable`."""
+    """Return one batch, and whether there is more. Raises `NotFound`, `NotAllowed` or `ServerUnavailable`."""
     records: list[StoredMessage] = []
     ended: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 
@@ -99,23 +101,23 @@ async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any
     subscription = await connection.listen(inbox, receive)
     try:
         subject = f"$JS.API.DIRECT.GET.{stream}"
-        async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
+        async with connection.permissions.guard(subject), asyncio.timeout(API_TIMEOUT_S):
             connection.post(subject, msgspec.json.encode(request), reply=inbox)
             headers = await ended
     except TimeoutError:
         headers = None
     finally:
-        with contextlib.suppress(Exception):  # the client library, when the connection is going
+        with contextlib.suppress(Exception):  # the connection may be closing
             await subscription.unsubscribe()
     if headers is None:
-        raise ServerUnavailable(f"reading {stream} was not answered in {API_TIMEOUT_S:g} s")
+        raise ServerUnavailable(f"no reply to a read of {stream} within {API_TIMEOUT_S:g} s")
     match headers.get(STATUS):
         case "204":
             return records, int(headers.get("Nats-Num-Pending", "0")) > 0
         case "404":
             return [], False
         case "503":
-            raise NotFound(f"there is no stream {stream}: run `oneprotect apply`")
+            raise NotFound(f"stream {stream} does not exist; run `oneprotect apply`")
         case status:
             raise ServerUnavailable(f"reading {stream} failed: {headers.get(DESCRIPTION, status)}")
 

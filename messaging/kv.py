@@ -96,12 +96,12 @@ class KvBucket:
 
     async def find(self, key: str) -> KvEntry:
         """Return the entry. Without one the value is None, and the revision is what `put` must expect."""
-        record = await direct_get.last(self._connection, self._stream, self._prefix + key)
+        record = await direct_get.get_last(self._connection, self._stream, self._prefix + key)
         return KvEntry(key, None, 0) if record is None else self._entry(record)
 
     async def list(self, pattern: str = ">") -> list[KvEntry]:
         """Return all entries whose key matches, sorted by key."""
-        records = await direct_get.newest_of_each(self._connection, self._stream, [self._prefix + pattern])
+        records = await direct_get.get_last_of_each(self._connection, self._stream, [self._prefix + pattern])
         entries = (self._entry(record) for record in records)
         return sorted((entry for entry in entries if entry.value is not None), key=lambda entry: entry.key)
 

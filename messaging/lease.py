@@ -1,8 +1,8 @@
-"""A lease: of all that want to do the same thing, one does it at a time, and a dead one is not waited for long.
+"""Leases: one holder at a time, and a short wait after a holder has died.
 
-It is an entry that the server forgets by itself (`TTL_S`, its own clock) unless its holder keeps renewing it, each time
-on condition that nobody else has written in between. So a process that was killed holds up the next one for `TTL_S` at
-most, and two holders at once can't be: one that has not had its renewal confirmed in time takes itself for replaced.
+A lease is a bucket entry that the server deletes after `TTL_S`, by its own clock, unless the holder renews it. Each
+renewal expects the holder's own last revision. A killed process blocks the next holder for at most `TTL_S`. A holder
+whose renewal is not confirmed in time considers its lease lost, so there are never two holders.
 """
 
 import asyncio
@@ -15,11 +15,11 @@ from messaging.kv import KvBucket, KvEntry, retry_conflicts
 
 TTL_S: Final = 4
 _MARGIN_S: Final = 2.0
-"""So much sooner a holder stops trusting its lease: what it sent last has arrived before the next one looks."""
+"""Time before the expiry at which a holder stops: its last messages arrive before the next holder reads."""
 
 
 class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):
-    """Who has a lease: on whose behalf, which run of it, and of a replay, which one."""
+    """The holder of a lease: its name, the run, and for a replay its id."""
 
     by: str
     run: str
@@ -27,14 +27,14 @@ class LeaseHolder(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LeaseLost(JetStreamError):
-    """Somebody else has the lease, or may have it by now."""
+    """A lease that another process has, or may have."""
 
     def __init__(self) -> None:
-        super().__init__("another process may have taken over meanwhile: the lease was not renewed in time")
+        super().__init__("the lease was not renewed in time; another process may hold it")
 
 
 class Lease:
-    """The lease `key` of a bucket, for `holder`."""
+    """The lease `key` of a bucket, for one holder."""
 
     def __init__(self, bucket: KvBucket, key: str, holder: LeaseHolder) -> None:
         self._bucket = bucket
@@ -45,11 +45,15 @@ class Lease:
 
     @property
     def is_held(self) -> bool:
-        """Whether nobody else can have it yet."""
+        """True while no other process can hold the lease."""
         return asyncio.get_running_loop().time() < self._held_until
 
-    async def take(self) -> LeaseHolder | None:
-        """Take it if it is free: None when it is ours now, or else who has it. Raises `JetStreamError`."""
+    async def acquire(self) -> LeaseHolder | None:
+        """Acquire the lease if it is free.
+
+        Returns:
+            None after acquiring it, or else the current holder.
+        """
 
         async def write() -> LeaseHolder | None:
             entry = await self._bucket.find(self._key)
@@ -61,7 +65,7 @@ class Lease:
         return await retry_conflicts(write)
 
     async def renew(self) -> None:
-        """Keep it. Raises `LeaseLost`, or `JetStreamError` when it can't be known: then try again."""
+        """Renew the lease. Raises `LeaseLost`, or another `JetStreamError` when the result is unknown: then retry."""
         try:
             await self._write(self.revision)
         except RejectedByServer:
@@ -69,14 +73,14 @@ class Lease:
         else:
             return
         entry = await self._bucket.find(self._key)
-        if entry.value == self._holder:  # ours was the last write, only its answer got lost
+        if entry.value == self._holder:  # the last write was stored, and its acknowledgement lost
             self.revision = entry.revision
         else:
             self._held_until = 0.0
             raise LeaseLost
 
     async def release(self) -> None:
-        """Let the next one have it at once, if it is still ours."""
+        """Let the next holder acquire the lease at once, if this process still holds it."""
         self._held_until = 0.0
         try:
             await self._bucket.put(self._key, b"", revision=self.revision, ttl_s=1)
@@ -84,21 +88,20 @@ class Lease:
             return
 
     async def _write(self, revision: int) -> None:
-        # Counted from before it was sent: the server's count can only have begun later.
+        # Measured from before the write: the server starts its clock later.
         held_until = asyncio.get_running_loop().time() + TTL_S - _MARGIN_S
         self.revision = await self._bucket.put(self._key, self._holder, revision=revision, ttl_s=TTL_S)
         self._held_until = held_until
 
 
 async def find_holder(bucket: KvBucket, key: str) -> LeaseHolder | None:
-    """Who has the lease `key`. Raises `JetStreamError`."""
+    """Return the holder of the lease `key`, or None. Raises `JetStreamError`."""
     entry = await bucket.find(key)
     return _holder(entry) if entry.value else None
 
 
 def _holder(entry: KvEntry) -> LeaseHolder:
-    """Who has the lease that `entry` is."""
     try:
         return msgspec.json.decode(entry.value or b"", type=LeaseHolder)
     except msgspec.DecodeError:
-        return LeaseHolder(replay="of another version", by="somebody", run="")
+        return LeaseHolder(replay="(unknown)", by="a process of another version", run="")

@@ -10,7 +10,7 @@ from messaging.management import NANOSECONDS
 class Message:
     """A message of a durable consumer, to be settled exactly once.
 
-    `lane`: what it has in common with others, as `lane_of` says of its subject.
+    `lane`: the tenant and destination, as `lane_of` returns them for the subject.
     """
 
     __slots__ = (
@@ -34,7 +34,7 @@ class Message:
         self.lane = lane
         self.data = data
         self.header_block = header_block
-        """Its headers as they came; empty without any."""
+        """Encoded headers; empty without any."""
         self.reply = reply
         self._headers: dict[str, str] | None = None
         self._connection = connection
@@ -42,15 +42,15 @@ class Message:
         tokens = reply.decode().split(".")
         self._tokens = tokens = tokens[2:] if len(tokens) < 11 else tokens[4:]
         self.stream = tokens[0]
-        """The stream that holds it."""
+        """The stream of the message."""
         self.identity = f"{tokens[0]}.{tokens[3]}"
-        """Names it uniquely, however often it is handed out."""
+        """Identifies the message over all its redeliveries."""
         self.deliveries = int(tokens[2])
-        """How often the server has handed it out, this time included."""
+        """Number of deliveries by the server, this one included."""
 
     @property
     def headers(self) -> dict[str, str]:
-        """Its headers, taken apart when they are first looked at."""
+        """The headers, decoded on first access."""
         if self._headers is None:
             self._headers = read_headers(self.header_block) if self.header_block else {}
         return self._headers
@@ -61,30 +61,30 @@ class Message:
 
     @property
     def sequence(self) -> int:
-        """Its place in the stream."""
+        """The sequence in the stream."""
         return int(self._tokens[3])
 
     @property
     def stored_ns(self) -> int:
-        """When the server stored it, in unix nanoseconds."""
+        """Unix time in nanoseconds when the server stored the message."""
         return int(self._tokens[5])
 
     @property
     def stored_at(self) -> datetime:
-        """When the server stored it."""
+        """Time when the server stored the message."""
         return datetime.fromtimestamp(self.stored_ns / NANOSECONDS, UTC)
 
-    # Should one of these get lost, the server hands the message out again and the recorded result settles it.
+    # If one of these is lost, the server redelivers the message, and the recorded result settles it.
 
     def ack(self) -> None:
-        """Its outcome is stored: the server may let go of it."""
-        self._connection.answer(self.reply, b"+ACK")
+        """Acknowledge the message: its outcome is stored."""
+        self._connection.send_reply(self.reply, b"+ACK")
 
     def nak(self, delay_s: float = 0) -> None:
-        """Hand it back, to be handed out again after `delay_s`."""
+        """Return the message for redelivery after `delay_s` seconds."""
         delay = b' {"delay": %d}' % int(delay_s * NANOSECONDS) if delay_s else b""
-        self._connection.answer(self.reply, b"-NAK" + delay)
+        self._connection.send_reply(self.reply, b"-NAK" + delay)
 
     def in_progress(self) -> None:
-        """Still being worked on: the server's patience starts afresh."""
-        self._connection.answer(self.reply, b"+WPI")
+        """Restart the server's acknowledgement deadline."""
+        self._connection.send_reply(self.reply, b"+WPI")

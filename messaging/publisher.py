@@ -1,7 +1,7 @@
-"""Publishing with acknowledgement: thousands in flight, one subscription, and no coroutine waiting for any of them.
+"""Publishing with acknowledgements by callback.
 
-The client library's own `publish` makes a task and a future for each message. Here one inbox receives all
-acknowledgements, the last token of its subject says which message is meant, and a callback goes on from there.
+One inbox receives all acknowledgements. The last token of the subject is the number of the message, which leads to its
+callback. A message needs no task and no future.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from messaging.publication import OnStored, Publication, PublishAck, publish
 
 PUBLISH_TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 8
-"""So often in that time it is looked who has waited too long."""
+"""Checks for overdue acknowledgements within that time."""
 _BATCH: Final = "Nats-Batch-"
 
 
@@ -49,7 +49,7 @@ _decode = msgspec.json.Decoder(_AckReply).decode
 
 
 class JetStreamPublisher:
-    """Publishes and hears of each message whether it was stored. Use as an asynchronous context manager."""
+    """Publishes messages and reports each acknowledgement. Use as an asynchronous context manager."""
 
     def __init__(self, connection: NatsConnection, *, timeout_s: float = PUBLISH_TIMEOUT_S) -> None:
         self._connection = connection
@@ -58,29 +58,29 @@ class JetStreamPublisher:
         self._token_at = len(self._inbox) + 1
         self._sent = 0
         self.failures: collections.Counter[str] = collections.Counter()
-        """Messages that were not stored, by the reason: `subject_full`, `refused` or `unavailable`."""
+        """Messages that were not stored, by reason: `subject_full`, `refused` or `unavailable`."""
         self._waiting: dict[int, tuple[str, OnStored]] = {}
-        """Who waits, by the number of what was sent, the oldest first; and on which subject that was."""
+        """Subject and callback of each unacknowledged message by its number, oldest first."""
         self._batches: dict[str, AtomicBatcher] = {}
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)
         self._sweeper = asyncio.create_task(self._sweep(), name="publisher-sweep")
-        self._connection.denials.call(self._on_denied)
+        self._connection.permissions.on_violation(self._on_violation)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
         self._sweeper.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._sweeper
-        with contextlib.suppress(Exception):  # closing: the connection may be gone already
+        with contextlib.suppress(Exception):  # the connection may be closed already
             await self._subscription.unsubscribe()
 
     def send(self, publication: Publication, on_stored: OnStored) -> None:
-        """Send, and call `on_stored` once: with what was stored, or with why it was not (or not known to be)."""
+        """Send a message, and call `on_stored` once, with the acknowledgement or the error."""
         connection = self._connection
-        if connection.denials.ack_subscription_error is not None:
-            self._fail(on_stored, connection.denials.ack_subscription_error)
+        if connection.permissions.ack_subscription_error is not None:
+            self._fail(on_stored, connection.permissions.ack_subscription_error)
             return
         self._sent = number = self._sent + 1
         self._waiting[number] = (publication.subject, on_stored)
@@ -101,10 +101,19 @@ class JetStreamPublisher:
         return await publish(self, publication)
 
     async def publish_all(self, publications: Sequence[Publication]) -> PublishAck:
-        """Store all of them or none: one stream, at most `MAX_MESSAGES`. They get consecutive sequences; the last's.
+        """Store all messages or none, as an atomic batch (ADR-50).
 
-        An atomic batch (ADR-50): only its last message is acknowledged, and a server that does not get that far forgets
-        the others. Raises `RejectedByServer` or `ServerUnavailable`; one `Nats-Msg-Id` that is stored already refuses the whole batch.
+        The messages belong to one stream and get consecutive sequences. The server acknowledges the last one only.
+
+        Args:
+            publications: At most `atomic_batch.MAX_MESSAGES`.
+
+        Returns:
+            The acknowledgement of the last message.
+
+        Raises:
+            RejectedByServer: For example because one `Nats-Msg-Id` is stored already.
+            ServerUnavailable: No acknowledgement arrived.
         """
         batch = uuid.uuid4().hex
         *first, last = [
@@ -121,18 +130,18 @@ class JetStreamPublisher:
         except RejectedByServer as error:
             if error.err_code != BATCHES_OFF:
                 raise
-        raise ServerUnavailable("a stream takes no batches yet: run `oneprotect apply`")
+        raise ServerUnavailable("a stream does not allow atomic batches; run `oneprotect apply`")
 
     def batches(self, stream: str) -> AtomicBatcher:
-        """For whoever wants batches stored in `stream`: those of several callers go together."""
+        """Return the batcher of a stream, which combines the batches of several callers."""
         return self._batches.setdefault(stream, AtomicBatcher(self))
 
     async def remove(self, stream: str, sequence: int) -> None:
-        """Take a message out of a stream. Raises `RejectedByServer` when it is not there, or `ServerUnavailable`."""
+        """Delete a message of a stream. Raises `RejectedByServer` when it does not exist, or `ServerUnavailable`."""
         await delete_message(self._connection, stream, sequence)
 
     async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> PublishAck:
-        """`publish` for what is no event."""
+        """Publish a payload with optional headers."""
         return await self.publish(Publication(subject, payload, dict(headers or {})))
 
     def _on_ack(self, subject: bytes, _reply: bytes, data: bytes, _block: bytes) -> None:
@@ -145,11 +154,11 @@ class JetStreamPublisher:
         else:
             waiting[1](result)
 
-    def _on_denied(self, denial: PermissionViolation) -> None:
+    def _on_violation(self, violation: PermissionViolation) -> None:
         for number, (subject, on_stored) in tuple(self._waiting.items()):
-            if refusal := self._connection.denials.refusal(denial, subject):
+            if error := self._connection.permissions.error_for(violation, subject):
                 del self._waiting[number]
-                self._fail(on_stored, refusal)
+                self._fail(on_stored, error)
 
     def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
         is_full = isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL
@@ -159,7 +168,7 @@ class JetStreamPublisher:
         on_stored(error)
 
     async def _sweep(self) -> None:
-        """Give up on what has waited too long: what had been sent, by its number, when that time began."""
+        """Report messages without an acknowledgement as failed."""
         sent: collections.deque[int] = collections.deque([0] * SWEEPS, maxlen=SWEEPS)
         while True:
             await asyncio.sleep(self._timeout_s / SWEEPS)
@@ -172,7 +181,7 @@ class JetStreamPublisher:
 
 def _result(data: bytes) -> PublishAck | JetStreamError:
     if not data:
-        return ServerUnavailable("no stream takes this subject, or JetStream has no leader: run `oneprotect apply`")
+        return ServerUnavailable("no stream stores this subject, or JetStream has no leader; run `oneprotect apply`")
     answer = _decode(data)
     if answer.error is None:
         return answer

@@ -1,8 +1,7 @@
-"""The newest messages of a stream that fit, without reading all of it, and with bounded work for each look.
+"""Reads of the newest matching messages of a stream, with bounded work for each page.
 
-A stream can be read forwards only. So a look takes windows of sequences from the end backwards, each as wide as the
-one before lets expect to be right: what is rare on its subjects is found over wide windows that hold few messages, and
-a window that turns out to hold too many is narrowed and looked at again.
+A stream can only be read forwards. The reader therefore reads windows of sequences from the end backwards. The density
+of matches in one window determines the width of the next. A window with too many messages is narrowed and read again.
 """
 
 from collections.abc import Callable
@@ -16,9 +15,9 @@ from messaging.client.connection import NatsConnection
 from messaging.management import stream_info
 
 EXAMINED: Final = 4096
-"""Messages that one look reads, about: they take some 60 ms."""
+"""Messages that one page reads, approximately."""
 _FIRST_BATCH: Final = 512
-"""Messages that are asked for at a time, at first: asking costs the server more the further from the ends it is."""
+"""Messages of the first request: requests cost the server more the further they are from the ends of the stream."""
 _WIDEN_AT_MOST: Final = 64
 
 T = TypeVar("T")
@@ -27,10 +26,10 @@ Take = Callable[[direct_get.StoredMessage], T | None]
 
 
 class PageResult(msgspec.Struct, Generic[T], frozen=True):
-    """What a look has found, newest first.
+    """A page of results, newest first.
 
-    `cursor`: go on before this sequence; None when there is nothing more. A look that has read enough ends although it
-    may have found little, or nothing; `reached_at` is when the oldest message that it read was stored.
+    `cursor`: the sequence before which the next page begins; None after the last page. A page ends after its share of
+    messages is read, even if it has few results. `reached_at`: storage time of the oldest message that was read.
     """
 
     items: list[T]
@@ -50,20 +49,25 @@ async def read_page_backwards(
     until: datetime | None = None,
     examine: int = EXAMINED,
 ) -> PageResult[T]:
-    """What `take` makes of the newest messages, without those for which it says None: at most `limit`.
+    """Return the results of `take` for the newest messages. Raises `JetStreamError`.
 
-    `before`: only messages with a lower sequence. `since` and `until`: only those stored from then on, and before then.
-    Raises `JetStreamError`.
+    Args:
+        take: Returns the result for a message, or None to skip the message.
+        limit: Most results to return.
+        before: Only messages with a lower sequence.
+        since: Only messages stored at this time or later.
+        until: Only messages stored before this time.
+        examine: Most messages to read, approximately.
     """
     state = (await stream_info(connection, stream)).state
     floor, end = state.first_seq, state.last_seq + 1
     end = min(end, before or end)
     if since is not None:
-        floor = max(floor, await direct_get.sequence_at(connection, stream, since) or end)
+        floor = max(floor, await direct_get.find_sequence(connection, stream, since) or end)
     if until is not None:
-        end = min(end, await direct_get.sequence_at(connection, stream, until) or end)
-    looking = _ReverseReader(connection, stream, subject, take, limit, examine)
-    return await looking.back(floor, end)
+        end = min(end, await direct_get.find_sequence(connection, stream, until) or end)
+    reader = _ReverseReader(connection, stream, subject, take, limit, examine)
+    return await reader.read(floor, end)
 
 
 async def read_last(
@@ -77,7 +81,7 @@ async def read_last(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> list[T]:
-    """The same with as many looks as it takes: newest first, fewer than `limit` only when there are no more."""
+    """Read as many pages as needed for `limit` results; see `read_page_backwards`."""
     found: list[T] = []
     while True:
         part = await read_page_backwards(
@@ -98,8 +102,6 @@ async def read_last(
 
 
 class _ReverseReader(Generic[T]):
-    """One look back through a stream."""
-
     def __init__(
         self, connection: NatsConnection, stream: str, subject: str, take: Take[T], limit: int, examine: int
     ) -> None:
@@ -113,8 +115,8 @@ class _ReverseReader(Generic[T]):
         self._items: list[T] = []
         self._reached_at: datetime | None = None
 
-    async def back(self, floor: int, end: int) -> PageResult[T]:
-        """From before `end` back to `floor`, until there is enough."""
+    async def read(self, floor: int, end: int) -> PageResult[T]:
+        """Read from before `end` back to `floor`, until there are enough results."""
         span = min(2 * self._limit, self._batch)
         while end > floor and len(self._items) < self._limit and self._left > 0:
             start = max(floor, end - span)
@@ -128,16 +130,16 @@ class _ReverseReader(Generic[T]):
         return PageResult(self._items, end if end > floor else None, self._reached_at)
 
     async def _window(self, start: int, end: int) -> tuple[list[direct_get.StoredMessage], bool]:
-        """What is stored from `start` to before `end`, and whether that is all of it."""
+        """Return the messages from `start` to before `end`, and whether they are complete."""
         size = min(self._batch, end - start)
-        records, more = await direct_get.batch(
+        records, more = await direct_get.read_batch(
             self._connection, self._stream, self._subject, first_sequence=start, size=size
         )
         inside = [record for record in records if record.sequence < end]
         return inside, not (more and records) or len(inside) < len(records) or size == end - start
 
     def _add(self, records: list[direct_get.StoredMessage]) -> int | None:
-        """Keep what fits, up to the limit. The sequence of the last one when that filled it."""
+        """Store results up to the limit; return the sequence of the message that reached it, or None."""
         for record in reversed(records):
             self._reached_at = record.stored_at
             item = self._take(record)
@@ -148,7 +150,7 @@ class _ReverseReader(Generic[T]):
         return None
 
     def _next_span(self, span: int, seen: int) -> int:
-        """As wide as should hold what is still wanted; while little of what is seen fits, most of a larger batch."""
+        """Return the width that probably holds the missing results, or a whole batch while results are rare."""
         wanted = 2 * (self._limit - len(self._items))
         if seen > 2 * len(self._items):
             self._batch = max(self._left, 1)
@@ -157,6 +159,6 @@ class _ReverseReader(Generic[T]):
 
 
 def _narrowed(records: list[direct_get.StoredMessage], end: int) -> int:
-    """A window before `end` that holds less, if the messages are as dense there as where these came from."""
+    """Return a narrower width, from the density of the messages that were read."""
     covered = records[-1].sequence - records[0].sequence + 1
     return max(1, min(covered // 2, (end - records[0].sequence) // 4))

@@ -104,7 +104,7 @@ class OrderedQueue:
 
         Raises `JetStreamError` when the queue can't be started.
         """
-        if await self._lease.take() is not None:
+        if await self._lease.acquire() is not None:
             return False
         self.is_leased = True
         self._has_more.set()

@@ -31,7 +31,7 @@ class SubjectTransfer:
 
     async def read(self, size: int) -> tuple[list[StoredMessage], bool]:
         """Return the oldest messages, at most `size`, and whether there are more. Raises `JetStreamError`."""
-        return await direct_get.batch(self._connection, self.stream, self.source, first_sequence=1, size=size)
+        return await direct_get.read_batch(self._connection, self.stream, self.source, first_sequence=1, size=size)
 
     async def publish(self, record: StoredMessage, target: str, extra: Mapping[str, str] | None = None) -> bool:
         """Publish `record` on `target`, with `extra` headers. Returns False when that has been done before.

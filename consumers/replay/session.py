@@ -125,7 +125,7 @@ class ReplaySession:
         """Wait until this session has the lease, or until the replay has ended without it."""
         seen: LeaseHolder | None = None
         while await self._is_running():
-            holder = await self._lease.take()
+            holder = await self._lease.acquire()
             if holder is None:
                 if not await self._is_running():  # the session before ended it
                     await self._lease.release()

@@ -1,1 +1,1 @@
-"""Admin."""
+"""Administration of the NATS server: topology, permissions and generated files."""

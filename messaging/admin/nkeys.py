@@ -5,13 +5,13 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-_nkeys: Final[Any] = importlib.import_module("nkeys")  # it has no types
+_nkeys: Final[Any] = importlib.import_module("nkeys")  # untyped
 
 
 def write_key(path: Path) -> str:
-    """Write a new user's seed into `path`, for its owner's eyes only, and return the public key.
+    """Write a new user's seed to `path`, readable by its owner only, and return the public key.
 
-    Raises `FileExistsError` rather than write over a key, and `OSError`.
+    Raises `FileExistsError` instead of overwriting a key, and `OSError`.
     """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:

@@ -1,7 +1,7 @@
-"""Who may do what at the server: the subjects that each role needs, and no others.
+"""Permissions of each NATS user: the subjects that its role needs, and no others.
 
-Everything is named: a wildcard stands only where tenants, destinations and deliveries come and go. Each role hears
-answers below an inbox of its own, as answers are not for others' ears.
+Subjects are listed by name; wildcards cover only tenants, destinations and deliveries. Each role has an inbox prefix of
+its own, so that no role can read the replies to another.
 """
 
 from typing import Final
@@ -13,26 +13,26 @@ from schemas.streams import BucketConfig, ConsumerConfig, StreamConfig
 
 
 class NatsRole(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's permissions: what it may publish to and subscribe to. Anything else is refused."""
+    """A user's permissions: the subjects to publish and to subscribe to. The server rejects all others."""
 
     name: str
-    does: str
+    purpose: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
 
     @property
     def inbox_prefix(self) -> str:
-        """ONEPROTECT_NATS_INBOX_PREFIX of whoever has this role."""
+        """The value of ONEPROTECT_NATS_INBOX_PREFIX for this role."""
         return inbox_prefix(self.name)
 
 
 def inbox_prefix(role: str) -> str:
-    """Where a role hears answers."""
+    """Return the prefix of the subjects on which a role receives replies."""
     return f"_INBOX_{role}"
 
 
-def _known(*streams: StreamConfig) -> tuple[str, ...]:
-    """How streams are configured, and how much they hold: no content."""
+def _inspect(*streams: StreamConfig) -> tuple[str, ...]:
+    """Return the requests for configuration and state, without content."""
     return tuple(f"$JS.API.STREAM.INFO.{stream.name}" for stream in streams)
 
 
@@ -41,25 +41,25 @@ def _read(*streams: StreamConfig) -> tuple[str, ...]:
     return tuple(f"$JS.API.DIRECT.GET.{name}{below}" for name in names for below in ("", ".>"))
 
 
-def _looked_up(*buckets: BucketConfig) -> tuple[str, ...]:
+def _read_buckets(*buckets: BucketConfig) -> tuple[str, ...]:
     return tuple(f"$JS.API.DIRECT.GET.KV_{bucket.name}{below}" for bucket in buckets for below in ("", ".>"))
 
 
-def _written(*buckets: BucketConfig) -> tuple[str, ...]:
+def _write_buckets(*buckets: BucketConfig) -> tuple[str, ...]:
     return tuple(f"$KV.{bucket.name}.>" for bucket in buckets)
 
 
-def _published(*streams: StreamConfig) -> tuple[str, ...]:
+def _publish(*streams: StreamConfig) -> tuple[str, ...]:
     return tuple(subject for stream in streams for subject in stream.subjects)
 
 
-def _consumed(consumer: ConsumerConfig) -> tuple[str, ...]:
+def _consume(consumer: ConsumerConfig) -> tuple[str, ...]:
     name = f"{consumer.stream}.{consumer.name}"
     return (f"$JS.API.CONSUMER.INFO.{name}", f"$JS.API.CONSUMER.MSG.NEXT.{name}", f"$JS.ACK.{name}.>")
 
 
-def _stood_in_line(stream: StreamConfig) -> tuple[str, ...]:
-    """A consumer for each destination that has a line, made on demand."""
+def _consume_ordered(stream: StreamConfig) -> tuple[str, ...]:
+    """Return the requests for the consumers of ordered queues, which workers create on demand."""
     return (
         *(f"$JS.API.CONSUMER.CREATE.{stream.name}.*.{subject}" for subject in stream.subjects),
         f"$JS.API.CONSUMER.INFO.{stream.name}.*",
@@ -68,18 +68,18 @@ def _stood_in_line(stream: StreamConfig) -> tuple[str, ...]:
     )
 
 
-def _moved(*streams: StreamConfig) -> tuple[str, ...]:
-    """What stands here is read, and removed when it stands somewhere else."""
+def _move(*streams: StreamConfig) -> tuple[str, ...]:
+    """Return the requests for moving messages to another stream: read and purge."""
     return (*_read(*streams), *(f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams))
 
 
-def _applied() -> tuple[str, ...]:
+def _apply() -> tuple[str, ...]:
     names = [stream.name for stream in streams.STREAMS] + [f"KV_{bucket.name}" for bucket in streams.BUCKETS]
-    made = [f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE", "UPDATE")]
+    allowed = [f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE", "UPDATE")]
     for consumer in streams.ALL_CONSUMERS:
-        made.append(f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}")
-        made.append(f"$JS.API.CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}")
-    return tuple(made)
+        allowed.append(f"$JS.API.CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+        allowed.append(f"$JS.API.CONSUMER.CREATE.{consumer.stream}.{consumer.name}.{consumer.filter_subject}")
+    return tuple(allowed)
 
 
 _JETSTREAM: Final = ("$JS.API.INFO",)
@@ -88,7 +88,7 @@ _ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in s
 _CONFIGURED: Final = (
     streams.DESTINATIONS,
     streams.CREDENTIALS,
-    streams.CREDENTIAL_STATUS,  # a credential that was changed has no status until a consumer has looked
+    streams.CREDENTIAL_STATUS,  # the API deletes the status of a changed credential
     streams.TOKENS,
     streams.REPLAYS,
 )
@@ -102,15 +102,15 @@ _SEEN: Final = (
 
 API: Final = NatsRole(
     name="api",
-    does="takes requests, keeps configuration, shows what happened, replays; can't take work or record a result",
+    purpose="accepts requests, stores configuration, shows results, replays; cannot receive work or record a result",
     publish=(
         *_JETSTREAM,
-        *_known(*streams.STREAMS),
+        *_inspect(*streams.STREAMS),
         *_REQUESTED,
-        f"$JS.API.STREAM.MSG.DELETE.{streams.OVERFLOW.name}",  # what it has moved to the work stream
-        *_published(streams.EVENTS),
-        *_written(*_CONFIGURED),
-        *_looked_up(*_SEEN, streams.TOKENS, streams.REPLAYS),
+        f"$JS.API.STREAM.MSG.DELETE.{streams.OVERFLOW.name}",  # after moving it to the work stream
+        *_publish(streams.EVENTS),
+        *_write_buckets(*_CONFIGURED),
+        *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS),
         *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
         subjects.CONTROL,
     ),
@@ -119,15 +119,15 @@ API: Final = NatsRole(
 
 CONSUMER: Final = NatsRole(
     name="consumer",
-    does="takes work and records what came of it; of the configuration it can only disable a destination",
+    purpose="receives work and records results; of the configuration it can only disable a destination",
     publish=(
         *_JETSTREAM,
-        *_known(*streams.STREAMS),
-        *(subject for consumer in streams.ALL_CONSUMERS for subject in _consumed(consumer)),
-        *_moved(streams.WORK, streams.OVERFLOW),
-        *_stood_in_line(streams.ORDERED),
+        *_inspect(*streams.STREAMS),
+        *(subject for consumer in streams.ALL_CONSUMERS for subject in _consume(consumer)),
+        *_move(streams.WORK, streams.OVERFLOW),
+        *_consume_ordered(streams.ORDERED),
         subjects.line("*", "*", "*"),
-        *_published(
+        *_publish(
             streams.WORK,
             streams.OVERFLOW,
             streams.ORDERED,
@@ -138,7 +138,7 @@ CONSUMER: Final = NatsRole(
             streams.EVENTS,
         ),
         subjects.scheduled("*", "*", "*"),
-        *_written(
+        *_write_buckets(
             streams.DESTINATIONS,
             streams.CREDENTIAL_STATUS,
             streams.HEALTH,
@@ -146,9 +146,9 @@ CONSUMER: Final = NatsRole(
             streams.RATES,
             streams.LEASES,
         ),
-        *_looked_up(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES),
+        *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES),
         *_read(streams.ATTEMPTS, streams.RETRIES),
-        f"{inbox_prefix('api')}.>",  # answers to what is asked over `oneprotect.control`
+        f"{inbox_prefix('api')}.>",  # replies to requests on `oneprotect.control`
         f"{inbox_prefix('operator')}.>",
     ),
     subscribe=(f"{inbox_prefix('consumer')}.>", *_ANNOUNCED, subjects.CONTROL),
@@ -156,15 +156,15 @@ CONSUMER: Final = NatsRole(
 
 OPERATOR: Final = NatsRole(
     name="operator",
-    does="the command line: all that the API may, and creating streams, and releasing from quarantine",
+    purpose="the command line: everything that the API may do, creating streams, and releasing from quarantine",
     publish=tuple(
         dict.fromkeys(
             (
                 *API.publish,
-                *_applied(),
+                *_apply(),
                 subjects.due("*", "*"),
                 *_read(streams.QUARANTINE),
-                *_looked_up(*streams.BUCKETS),
+                *_read_buckets(*streams.BUCKETS),
             )
         )
     ),
@@ -175,11 +175,11 @@ ROLES: Final = (API, CONSUMER, OPERATOR)
 
 
 def producer(tenant: str) -> NatsRole:
-    """A producer that publishes over NATS: its own tenant's requests, and nothing else. `tenant` is valid."""
+    """Return the role of a producer that publishes over NATS, for the requests of one valid tenant."""
     name = f"producer_{tenant}"
     return NatsRole(
         name=name,
-        does=f"asks for deliveries of the tenant {tenant}",
+        purpose=f"requests deliveries of the tenant {tenant}",
         publish=(subjects.requested(tenant, "*"), subjects.overflow(tenant, "*")),
         subscribe=(f"{inbox_prefix(name)}.>",),
     )

@@ -1,6 +1,6 @@
-"""Streams, consumers and buckets at the server, made to be what `schemas.subjects` says. Idempotent.
+"""Streams, consumers and buckets at the server, created and updated as `schemas.streams` defines them.
 
-A bucket is a stream with a naming rule, so all of them are compared and written in one way.
+A bucket is a stream with a naming rule, so buckets and streams share one implementation.
 """
 
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ _MAX_WAITING: Final = 2_048
 
 
 class TopologyChange(msgspec.Struct, frozen=True):
-    """What `apply` did or, with `check`, would do to one object. `fields`: old and new value by name."""
+    """A change of one object by `apply`, or with `check` a pending one. `fields`: old and new value by name."""
 
     kind: Literal["stream", "bucket", "consumer"]
     name: str
@@ -29,10 +29,10 @@ class TopologyChange(msgspec.Struct, frozen=True):
 
 
 class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How long, and at most how much of, the deliveries that were taken are kept."""
+    """Limits of the archive of delivered payloads."""
 
     days: int = 30
-    """0: none are."""
+    """0 disables the archive."""
     max_bytes: int = 2 * 1024**3
 
 
@@ -48,12 +48,12 @@ async def apply(
     archive: ArchiveLimits = DEFAULT_ARCHIVE,
     check: bool = False,
 ) -> list[TopologyChange]:
-    """Create or update everything; with `check` only compare. Raises `JetStreamError`, `ServerTooOld` above all."""
+    """Create or update everything; with `check` only compare. Raises `JetStreamError`, such as `ServerTooOld`."""
     connection.require_version()
     changes: list[TopologyChange] = []
     for stream in streams.STREAMS:
         if stream.archived and not archive.days:
-            changes.append(await _left(connection, stream))
+            changes.append(await _skip_archive(connection, stream))
             continue
         wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, archive=archive)
         changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
@@ -68,7 +68,7 @@ async def apply(
 def stream_config(
     stream: streams.StreamConfig, *, replicas: int, work_per_destination: int, archive: ArchiveLimits = DEFAULT_ARCHIVE
 ) -> Config:
-    """A stream as the server is asked for it."""
+    """Return the configuration of a stream, in the fields of the JetStream API."""
     config: Config = {
         "name": stream.name,
         "description": stream.description,
@@ -100,7 +100,7 @@ def stream_config(
 
 
 def bucket_config(bucket: streams.BucketConfig, *, replicas: int) -> Config:
-    """A bucket as the server is asked for it: the stream that any key-value client expects (ADR-8)."""
+    """Return the configuration of a bucket's stream, as any key-value client expects it (ADR-8)."""
     config: Config = {
         "name": f"KV_{bucket.name}",
         "description": bucket.description,
@@ -121,9 +121,8 @@ def bucket_config(bucket: streams.BucketConfig, *, replicas: int) -> Config:
 
 
 def consumer_config(consumer: streams.ConsumerConfig, *, ack_wait_s: float) -> Config:
-    """A durable consumer as the server is asked for it."""
-    begins = {"deliver_policy": "new"} if consumer.from_now else {}
-    return begins | {
+    """Return the configuration of a durable consumer, in the fields of the JetStream API."""
+    return ({"deliver_policy": "new"} if consumer.from_now else {}) | {
         "durable_name": consumer.name,
         "filter_subject": consumer.filter_subject,
         "ack_policy": "explicit",
@@ -150,8 +149,7 @@ async def _apply_stream(
     return TopologyChange(kind, name, "update", fields)
 
 
-async def _left(connection: NatsConnection, stream: streams.StreamConfig) -> TopologyChange:
-    """A stream that the settings do without: it is not made, and what is in one that is there is nobody's to delete."""
+async def _skip_archive(connection: NatsConnection, stream: streams.StreamConfig) -> TopologyChange:
     info = await management.find_stream(connection, stream.name)
     note = "not created: ONEPROTECT_ARCHIVE_DAYS is 0"
     if info is not None:
@@ -179,7 +177,7 @@ async def _apply_consumer(
 
 
 def _differences(current: Config, wanted: Config) -> dict[str, tuple[Any, Any]]:
-    # The server leaves out what is false, zero or empty.
+    # The server omits fields that are false, zero or empty.
     return {
         key: (current.get(key), value) for key, value in wanted.items() if (current.get(key) or None) != (value or None)
     }

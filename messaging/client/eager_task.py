@@ -1,4 +1,4 @@
-"""Running a coroutine that nearly always ends without waiting, and then needs no task: 2 µs less for a delivery."""
+"""Coroutines that nearly always end without waiting, and then need no task."""
 
 import asyncio
 import types
@@ -7,32 +7,32 @@ from typing import Any
 
 
 def run_eagerly(coroutine: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
-    """Run `coroutine` up to where it waits; the rest becomes a task, which is kept in `tasks` until it is done.
+    """Run a coroutine until it waits; a task in `tasks` runs the rest.
 
-    What it raises before it waits is raised here. Before that, there is no current task for it to ask for.
+    Raises what the coroutine raises before it waits. Until then it has no current task.
     """
     try:
         waited_for = coroutine.send(None)
     except StopIteration:
         return
-    task = asyncio.get_running_loop().create_task(_go_on(coroutine, waited_for))
+    task = asyncio.get_running_loop().create_task(_continue(coroutine, waited_for))
     tasks.add(task)
     task.add_done_callback(tasks.discard)
 
 
-async def _go_on(coroutine: Coroutine[Any, Any, None], waited_for: object) -> None:
+async def _continue(coroutine: Coroutine[Any, Any, None], waited_for: object) -> None:
     await _steps(coroutine, waited_for)
 
 
 @types.coroutine
 def _steps(coroutine: Coroutine[Any, Any, None], waited_for: object) -> Generator[object, object, None]:
     while True:
-        told: BaseException | None = None
+        failure: BaseException | None = None
         try:
             yield waited_for
-        except BaseException as error:  # noqa: BLE001  whatever the task is told, the coroutine is
-            told = error
+        except BaseException as error:  # noqa: BLE001 - the coroutine handles it, cancellation above all
+            failure = error
         try:
-            waited_for = coroutine.send(None) if told is None else coroutine.throw(told)
+            waited_for = coroutine.send(None) if failure is None else coroutine.throw(failure)
         except StopIteration:
             return

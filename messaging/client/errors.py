@@ -1,48 +1,48 @@
-"""What can go wrong between us and JetStream.
+"""Errors of NATS and JetStream.
 
 JetStreamError
-├── Unavailable   no answer, no connection, no leader or no room: worth another try
-├── NotFound      the stream, consumer or message is not there
-├── Refused       the server understood and said no, with its error code
-│   └── NotAllowed    this user lacks the permission: no try will help until somebody grants it
-└── Unsupported   the server is too old for this program
+├── ServerUnavailable     no reply, connection, leader or space: retry
+├── NotFound              the stream, consumer or message does not exist
+├── RejectedByServer      the server rejected the request, with an error code
+│   ├── WriteConflict     another writer was first
+│   └── NotAllowed        this user lacks the permission
+└── ServerTooOld          the server is too old for this program
 """
 
 from typing import Final
 
 SUBJECT_FULL: Final = 10077
-"""This subject has its fill of messages (the work stream's bound per destination)."""
+"""The subject is at its limit of messages (the work stream's limit per destination)."""
 BATCH_HAS_DUPLICATE: Final = 10201
-"""A message of an atomic batch has the `Nats-Msg-Id` of one that is stored already."""
+"""A message of an atomic batch has the `Nats-Msg-Id` of a stored message."""
 BATCHES_OFF: Final = 10174
-"""The stream takes no atomic batches: an older version of this program has made it."""
+"""The stream does not allow atomic batches: an older version of this program created it."""
 WRONG_LAST_SEQUENCE: Final = 10071
-"""Somebody else wrote first (optimistic concurrency)."""
-
+"""The subject's newest message has another sequence than the expected one."""
 MESSAGE_TOO_LARGE: Final = 10054
-"""Larger than the stream takes, or than the server does at all."""
+"""The message is larger than the stream or the server allows."""
 TEMPORARY: Final = frozenset({10004, 10008, 10009, 10023, 10047})
-"""No leader just now, or no room on the disk or in the account's limits: the same request may be taken later."""
+"""No leader at the moment, or no space on the disk or in the account's limits: the request may succeed later."""
 
 
 class JetStreamError(Exception):
-    """Something went wrong between us and JetStream; the text says what, and how to mend it where that is known."""
+    """A failed request to NATS or JetStream. The text says what happened and, where known, what to do."""
 
 
 class ServerUnavailable(JetStreamError):
-    """No answer, no connection, no leader or no room: worth another try."""
+    """No reply, connection, leader or space: retry."""
 
 
 class NotFound(JetStreamError):
-    """The stream, consumer or message is not there."""
+    """A stream, consumer or message that does not exist."""
 
 
 class ServerTooOld(JetStreamError):
-    """The server is too old for this program."""
+    """A server that is too old for this program."""
 
 
 class RejectedByServer(JetStreamError):
-    """The server said no. `err_code` is its number for the reason."""
+    """A request that the server rejected. `err_code` is the server's code for the reason."""
 
     def __init__(self, err_code: int, description: str) -> None:
         super().__init__(f"{description} ({err_code})")
@@ -50,11 +50,11 @@ class RejectedByServer(JetStreamError):
 
 
 class WriteConflict(RejectedByServer):
-    """Another writer was first: the expected revision is not the newest one."""
+    """A write that another writer preceded: the expected revision is not the newest one."""
 
 
 class NotAllowed(RejectedByServer):
-    """This user lacks the permission. `err_code` is 0: it is the server that says so, and not JetStream."""
+    """A request that this user lacks the permission for. `err_code` is 0: JetStream gave none."""
 
     def __init__(self, text: str) -> None:
         super().__init__(0, text)
@@ -62,7 +62,7 @@ class NotAllowed(RejectedByServer):
 
 
 def error_of(err_code: int, description: str) -> JetStreamError:
-    """What an error code of the server's means to whoever asked. 0: it gave none."""
+    """Return the exception for an error code of JetStream; 0 is the absence of a code."""
     if not err_code:
         return ServerUnavailable(description)
     if err_code in TEMPORARY:

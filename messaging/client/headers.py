@@ -1,6 +1,6 @@
-"""Headers of NATS messages: taken apart only when somebody asks for them, and put together at once.
+"""Header blocks of NATS messages, decoded only on demand.
 
-A block of headers is `NATS/1.0`, perhaps a status and its description, and then a line for each header (ADR-4).
+A block is `NATS/1.0`, optionally a status and its description, and then a line for each header (ADR-4).
 """
 
 import re
@@ -11,11 +11,11 @@ STATUS: Final = "Status"
 DESCRIPTION: Final = "Description"
 
 _PLAIN: Final = re.compile(r"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: (?:[!-~](?:[ -~]*[!-~])?)?\r\n)+")
-"""Header lines that need no mending."""
+"""Header lines that need no escaping or checks."""
 
 
 def read_headers(block: bytes) -> dict[str, str]:
-    """The headers of a block as it came; `CheckStatus` and `Description` are what its first line says beside the version."""
+    """Return the headers of a block, with the status of its first line as `Status` and `Description`."""
     first, _, lines = block.partition(b"\r\n")
     headers = read_lines(lines)
     status, _, description = first[len("NATS/1.0") :].strip().partition(b" ")
@@ -26,12 +26,12 @@ def read_headers(block: bytes) -> dict[str, str]:
 
 
 def has_status(block: bytes) -> bool:
-    """Whether it is the server itself that says something. A producer may well have a header of the name `CheckStatus`."""
+    """Return true if the block has a status of the server. A producer may send a header named `Status`, too."""
     return block.startswith(b"NATS/1.0 ")
 
 
 def read_lines(lines: bytes) -> dict[str, str]:
-    """The headers of a block's lines. What is no header is passed over, as the client library does."""
+    """Return the headers in the lines of a block; like the client library, skip malformed lines."""
     found: dict[str, str] = {}
     for line in lines.split(b"\r\n"):
         start, colon, value = line.partition(b":")
@@ -43,12 +43,12 @@ def read_lines(lines: bytes) -> dict[str, str]:
 
 
 def block_of(headers: Mapping[str, str]) -> bytes:
-    """A block of `headers`, none of which has a line end in it."""
+    """Encode headers. None of them may contain a line end."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     return b"NATS/1.0\r\n%b\r\n" % lines.encode("utf-8", "surrogatepass")
 
 
 def encode_headers_unchecked(headers: Mapping[str, str]) -> bytes | None:
-    """The same of headers from anywhere; None unless all of them, and there are some, are plain."""
+    """Encode headers from any source; return None if there are none, or if one needs escaping or checks."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
     return b"NATS/1.0\r\n%b\r\n" % lines.encode() if _PLAIN.fullmatch(lines) else None

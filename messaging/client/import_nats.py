@@ -1,6 +1,6 @@
-"""The client library without the HTTP client that it brings for WebSockets, which takes 0.1 to 0.3 s and 20 MB.
+"""Import of the client library without aiohttp, which it uses for WebSockets only.
 
-It does without by itself where aiohttp is not installed; here it is, for other purposes.
+aiohttp takes time and memory to import. The library works without it where it is not installed.
 """
 
 import importlib
@@ -11,10 +11,10 @@ _OPTIONAL: Final = ("aiohttp", "multidict")
 
 
 def import_client_library() -> None:
-    """Import it as if there was no aiohttp, unless that has been imported already."""
+    """Import the client library as if aiohttp were not installed, unless aiohttp is imported already."""
     if "aiohttp" in sys.modules:
         return
-    sys.modules["aiohttp"] = None  # type: ignore[assignment]  # says that there is none
+    sys.modules["aiohttp"] = None  # type: ignore[assignment]  # marks it as not installed
     try:
         importlib.import_module("nats.aio.transport")
     finally:
@@ -22,7 +22,7 @@ def import_client_library() -> None:
 
 
 def allow_websockets() -> None:
-    """Give the library what it needs for `ws://` and `wss://`."""
+    """Give the library the modules that `ws://` and `wss://` need."""
     transport: Any = importlib.import_module("nats.aio.transport")
     for name in _OPTIONAL:
         setattr(transport, name, importlib.import_module(name))

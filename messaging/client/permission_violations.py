@@ -1,7 +1,6 @@
-"""What this user is not allowed to do, told at once to whoever waits for what would have come of it.
+"""Permission violations, reported at once to the callers that wait for a reply.
 
-A server answers a publish that a user lacks the permission for with an error on the connection, and whoever waits for
-an answer to it would wait until its patience is over. Here the error finds them.
+The server answers a forbidden publish with an error on the connection only, so the caller would wait until its timeout.
 """
 
 import asyncio
@@ -14,80 +13,82 @@ import msgspec
 
 from messaging.client.errors import NotAllowed
 
-_DENIED: Final = re.compile(
+_VIOLATION: Final = re.compile(
     r'permissions violation for (?P<verb>publish|subscription)(?: with reply)? (?:of|to) "(?P<subject>[^"]+)"'
 )
 
 
 class PermissionViolation(msgspec.Struct, frozen=True):
-    """What a server said this user may not do. `subject` is in lower case, as the client library tells it."""
+    """A forbidden operation. `subject` is in lower case, as the client library reports it."""
 
     verb: Literal["publish", "subscription"]
     subject: str
 
     @classmethod
-    def of(cls, error: str) -> "PermissionViolation | None":
-        """What an error of the server's denies, or None when it is about something else."""
-        found = _DENIED.search(error.lower())
+    def from_error(cls, error: str) -> "PermissionViolation | None":
+        """Return the violation in an error text of the server, or None for any other error."""
+        found = _VIOLATION.search(error.lower())
         return found and cls("publish" if found["verb"] == "publish" else "subscription", found["subject"])
 
 
 class PermissionViolations:
-    """Brings what is denied to those whom it concerns."""
+    """Reports violations to the callers that they concern."""
 
     def __init__(self, inbox_prefix: str) -> None:
         self._inbox_prefix = inbox_prefix
         self._callbacks: list[Callable[[PermissionViolation], None]] = []
         self.ack_subscription_error: NotAllowed | None = None
-        """Why no answer can be heard at all, if that is so."""
+        """Set when this user may not subscribe to its inbox, so that no reply can arrive."""
 
-    def call(self, callback: Callable[[PermissionViolation], None]) -> None:
-        """Call `callback` with each denial from now on."""
+    def on_violation(self, callback: Callable[[PermissionViolation], None]) -> None:
+        """Call `callback` with each violation from now on."""
         self._callbacks.append(callback)
 
-    def hear(self, denial: PermissionViolation) -> None:
-        """The server has denied something."""
-        if denial.verb == "subscription" and denial.subject.startswith(f"{self._inbox_prefix}.".lower()):
+    def report(self, violation: PermissionViolation) -> None:
+        """Pass a violation that the server reported to all callbacks."""
+        if violation.verb == "subscription" and violation.subject.startswith(f"{self._inbox_prefix}.".lower()):
             self.ack_subscription_error = NotAllowed(
-                f"not allowed: this user lacks subscribe on {self._inbox_prefix}.>, so it hears no answers; "
+                f"not allowed: this user lacks subscribe on {self._inbox_prefix}.>, so it receives no replies; "
                 "set ONEPROTECT_NATS_INBOX_PREFIX to the prefix that the user has"
             )
         for callback in tuple(self._callbacks):
-            callback(denial)
+            callback(violation)
 
     def forget(self) -> None:
-        """Permissions may be others on a new connection; what is refused there, we hear again."""
+        """Forget the inbox violation: a new connection may have other permissions."""
         self.ack_subscription_error = None
 
-    def refusal(self, denial: PermissionViolation, subject: str) -> NotAllowed | None:
-        """What a denial means to somebody who published to `subject` and waits for an answer; None: nothing."""
+    def error_for(self, violation: PermissionViolation, subject: str) -> NotAllowed | None:
+        """Return the error for a caller that published to `subject` and awaits a reply, or None."""
         if self.ack_subscription_error is not None:
             return self.ack_subscription_error
-        if denial != PermissionViolation("publish", subject.lower()):
+        if violation != PermissionViolation("publish", subject.lower()):
             return None
-        return NotAllowed(f"not allowed: this user lacks publish on {subject}; deploy/nats says what each role may do")
+        return NotAllowed(
+            f"not allowed: this user lacks publish on {subject}; see deploy/nats for each role's permissions"
+        )
 
     @contextlib.asynccontextmanager
-    async def unless(self, subject: str) -> AsyncGenerator[None]:
-        """Run a block that publishes to `subject` and waits for an answer. Raises `NotAllowed` as soon as it is."""
-        refusal = self.ack_subscription_error
-        if refusal is not None:
-            raise refusal
+    async def guard(self, subject: str) -> AsyncGenerator[None]:
+        """Run a block that publishes to `subject` and awaits a reply; raise `NotAllowed` on a violation."""
+        error = self.ack_subscription_error
+        if error is not None:
+            raise error
 
-        def hear(denial: PermissionViolation) -> None:
-            nonlocal refusal
-            refusal = refusal or self.refusal(denial, subject)
-            if refusal is not None:
+        def on_violation(violation: PermissionViolation) -> None:
+            nonlocal error
+            error = error or self.error_for(violation, subject)
+            if error is not None:
                 scope.reschedule(0)
 
-        self._callbacks.append(hear)
+        self._callbacks.append(on_violation)
         try:
             async with asyncio.timeout(None) as scope:
                 yield
         except TimeoutError:
-            if refusal is None:
+            if error is None:
                 raise
         finally:
-            self._callbacks.remove(hear)
-        if refusal is not None:
-            raise refusal
+            self._callbacks.remove(on_violation)
+        if error is not None:
+            raise error

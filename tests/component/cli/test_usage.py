@@ -186,7 +186,7 @@ async def test_without_a_server_a_command_says_so_at_once(command_line: CommandL
     ran = await command_line.run({"ONEPROTECT_NATS_URL": "nats://127.0.0.1:1"}, "apply")
 
     assert (ran.code, ran.out) == (1, "")
-    assert ran.err.startswith("error: NATS can't be reached at nats://127.0.0.1:1")
+    assert ran.err.startswith("error: NATS is unreachable at nats://127.0.0.1:1")
     assert ran.err.count("\n") == 1
 
 

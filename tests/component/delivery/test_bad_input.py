@@ -176,6 +176,6 @@ async def test_a_message_larger_than_the_stream_takes_is_refused_at_the_door(sit
         await site.publish("orders", huge, "dlv_1")
 
     assert (
-        await direct_get.last(site.jetstream.connection, streams.WORK.name, subjects.requested(TENANT, "orders"))
+        await direct_get.get_last(site.jetstream.connection, streams.WORK.name, subjects.requested(TENANT, "orders"))
         is None
     )

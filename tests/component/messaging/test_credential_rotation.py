@@ -55,7 +55,7 @@ async def test_a_revoked_key_is_an_outage_and_not_the_end(tmp_path: Path) -> Non
                 await _reload(server, write_key(tmp_path / "stranger.nk"))
                 await until(lambda: consumer.says("Authorization Violation"), 20)
                 keys.seed("consumer").rename(tmp_path / "gone.nk")
-                await until(lambda: consumer.says("the file of credentials can't be used"), 20)
+                await until(lambda: consumer.says("the credentials file cannot be used"), 20)
                 (tmp_path / "gone.nk").rename(keys.seed("consumer"))
                 delivery = await site.deliver("orders")
                 await _reload(server, "$ONEPROTECT_CONSUMER_NKEY")

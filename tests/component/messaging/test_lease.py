@@ -26,10 +26,10 @@ async def test_one_at_a_time(bucket: KvBucket) -> None:
     """Of many that want it at once one has it; given back, the next one has it without a wait."""
     leases = [Lease(bucket, TENANT, LeaseHolder(replay="rpl-1", by="ann", run=str(number))) for number in range(8)]
 
-    holders = await asyncio.gather(*(lease.take() for lease in leases))
+    holders = await asyncio.gather(*(lease.acquire() for lease in leases))
     (first,) = (lease for lease in leases if lease.is_held)
     await first.release()
-    again = await leases[3].take()
+    again = await leases[3].acquire()
 
     assert holders.count(None) == 1
     assert len({holder.run for holder in holders if holder}) == 1
@@ -38,8 +38,8 @@ async def test_one_at_a_time(bucket: KvBucket) -> None:
 
 async def test_another_tenant_has_its_own(bucket: KvBucket) -> None:
     """What one tenant does holds up nobody else."""
-    assert await Lease(bucket, TENANT, ANN).take() is None
-    assert await Lease(bucket, "globex", BOB).take() is None
+    assert await Lease(bucket, TENANT, ANN).acquire() is None
+    assert await Lease(bucket, "globex", BOB).acquire() is None
     assert await find_holder(bucket, TENANT) == ANN
 
 
@@ -47,13 +47,13 @@ async def test_who_has_died_is_not_waited_for_long(bucket: KvBucket) -> None:
     """A lease that nobody renews is free after a few seconds, and one that is renewed is not."""
     loop = asyncio.get_running_loop()
     dead, alive = Lease(bucket, TENANT, ANN), Lease(bucket, "globex", ANN)
-    await dead.take()
-    await alive.take()
+    await dead.acquire()
+    await alive.acquire()
     began = loop.time()
 
     async def is_free() -> bool:
         await alive.renew()
-        return await Lease(bucket, TENANT, BOB).take() is None
+        return await Lease(bucket, TENANT, BOB).acquire() is None
 
     await until(is_free, TTL_S + 3)
 
@@ -68,9 +68,9 @@ async def test_who_has_died_is_not_waited_for_long(bucket: KvBucket) -> None:
 async def test_nobody_gives_back_what_is_another_ones(bucket: KvBucket) -> None:
     """A holder that was replaced changes nothing any more."""
     ann, bob = Lease(bucket, TENANT, ANN), Lease(bucket, TENANT, BOB)
-    await ann.take()
+    await ann.acquire()
     await bucket.put(TENANT, b"", ttl_s=1)
-    await bob.take()
+    await bob.acquire()
 
     await ann.release()
 
@@ -82,7 +82,7 @@ async def test_nobody_gives_back_what_is_another_ones(bucket: KvBucket) -> None:
 async def test_an_answer_that_got_lost_loses_no_lease(bucket: KvBucket) -> None:
     """A renewal that the server has and its holder does not know of is recognised as the holder's own."""
     ann = Lease(bucket, TENANT, ANN)
-    await ann.take()
+    await ann.acquire()
     known = ann.revision
     await ann.renew()
     ann.revision = known

@@ -159,7 +159,7 @@ async def _as(
     """A connection with this role, and what it is denied."""
     denied: list[PermissionViolation] = []
     async with connect(keys.access(role, server.url), name=role) as connection:
-        connection.denials.call(denied.append)
+        connection.permissions.on_violation(denied.append)
         yield connection, denied
 
 
@@ -248,8 +248,8 @@ async def test_nobody_comes_in_without_a_key_of_the_installation(keys: Keys, tmp
 
 def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
     yield connection.api(f"STREAM.INFO.{streams.WORK.name}")
-    yield direct_get.last(connection, streams.WORK.name, "oneprotect.delivery.requested.acme.orders")
-    yield direct_get.newest_of_each(connection, "KV_oneprotect_destinations", ["$KV.oneprotect_destinations.>"])
+    yield direct_get.get_last(connection, streams.WORK.name, "oneprotect.delivery.requested.acme.orders")
+    yield direct_get.get_last_of_each(connection, "KV_oneprotect_destinations", ["$KV.oneprotect_destinations.>"])
     yield fetch(connection, stream=streams.WORK.name, consumer="delivery", batch=1)
 
 

@@ -125,7 +125,7 @@ async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site
     waiting = await _overflow(site, "orders", 15)
     await _take(site, "orders")
     dead = Lease(site.jetstream.leases, f"{TENANT}.orders", LeaseHolder(by="dead", run="1"))
-    assert await dead.take() is None
+    assert await dead.acquire() is None
     for record in (await site.records(streams.OVERFLOW))[:4]:
         headers = {HEADER_MSG_ID: record.headers[HEADER_MSG_ID]}
         await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))

@@ -26,9 +26,11 @@ from messaging.client.connection import IncomingMessage, NatsConnection, Subscri
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from messaging.lease import Lease, LeaseHolder, LeaseLost
+from messaging.message import Message
 from messaging.publisher import JetStreamPublisher
-from messaging.pull_consumer import Message, PullConsumer
-from schemas import subjects
+from messaging.pull_consumer import PullConsumer
+from schemas import streams, subjects
+from schemas.headers import HEADER_SINCE
 
 RENEW_INTERVAL_S: Final = 1.0
 """Interval at which the lease is renewed and the consumer recreated if it is missing."""
@@ -87,7 +89,7 @@ class OrderedQueue:
         self._busy_at = self._now()
         self._pull = PullConsumer(
             shared.connection,
-            stream=subjects.ORDERED.name,
+            stream=streams.ORDERED.name,
             consumer=self._consumer,
             on_message=self._on_message,
             room=lambda: PULL_CAPACITY,
@@ -160,7 +162,7 @@ class OrderedQueue:
                     return
 
     async def _is_empty(self) -> bool:
-        info = await management.consumer_info(self._shared.connection, subjects.ORDERED.name, self._consumer)
+        info = await management.consumer_info(self._shared.connection, streams.ORDERED.name, self._consumer)
         return not info.num_pending and not info.num_ack_pending and not self._has_more.is_set()
 
     async def _transfer_all(self) -> None:
@@ -229,10 +231,10 @@ class OrderedQueue:
 
     def _submit(self, head: Message, state: HeadState | None) -> None:
         if state is not None:
-            since = head.headers.get(subjects.HEADER_SINCE) or head.stored_at.isoformat()
+            since = head.headers.get(HEADER_SINCE) or head.stored_at.isoformat()
             headers = state.progress.forward_headers(head.headers)
             if state.is_settled:
-                headers[subjects.HEADER_SINCE] = since
+                headers[HEADER_SINCE] = since
             head.headers = headers
         self._head = self._state = None
         self._submitted_at = self._now()
@@ -269,7 +271,7 @@ class OrderedQueue:
             "max_ack_pending": 1,
             "inactive_threshold": CONSUMER_IDLE_S * _NANOSECONDS,
         }
-        info = await management.create_consumer(self._shared.connection, subjects.ORDERED.name, config)
+        info = await management.create_consumer(self._shared.connection, streams.ORDERED.name, config)
         if info.created != self._consumer_created:
             self._consumer_created = info.created
             self._is_continuous = False

@@ -16,10 +16,11 @@ from consumers.model.request import RetryState
 from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
 from messaging import management
 from messaging.client.errors import JetStreamError
+from messaging.message import Message
 from messaging.periodic import run_every
-from messaging.publisher import Publication, PublishAck
-from messaging.pull_consumer import Message
-from schemas import subjects
+from messaging.publication import Publication, PublishAck
+from schemas import streams, subjects
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
 
 ADOPT_INTERVAL_S: Final = 1.0
 NAK_DELAY_S: Final = 1.0
@@ -53,7 +54,7 @@ class OrderedQueues:
     def accept(self, message: Message) -> None:
         """Accept a message for an ordered destination, from the work stream or as a due retry."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
-        if message.stream == subjects.RETRIES.name:
+        if message.stream == streams.RETRIES.name:
             self._enqueue_due_retry(message, tenant, destination)
             return
         if self.wake(tenant, destination):
@@ -87,7 +88,7 @@ class OrderedQueues:
 
     async def _adopt(self) -> None:
         pattern = subjects.ordered("*", "*")
-        info = await management.stream_info(self._shared.connection, subjects.ORDERED.name, subjects=pattern)
+        info = await management.stream_info(self._shared.connection, streams.ORDERED.name, subjects=pattern)
         waiting = {subjects.lane_of(subject) for subject in info.state.subjects} - self._queues.keys()
         now = asyncio.get_running_loop().time()
         self._leased_by_others = {key: until for key, until in self._leased_by_others.items() if until > now}
@@ -105,9 +106,9 @@ class OrderedQueues:
             self._shared.submit(message)  # the handler quarantines the message
             return
         headers = state.forward_headers(message.headers)
-        headers[subjects.HEADER_MSG_ID] = f"{message.identity}.due"
+        headers[HEADER_MSG_ID] = f"{message.identity}.due"
         if state.first_attempt_at is not None:
-            headers[subjects.HEADER_SINCE] = state.first_attempt_at.isoformat()
+            headers[HEADER_SINCE] = state.first_attempt_at.isoformat()
 
         def on_stored(result: PublishAck | JetStreamError) -> None:
             if isinstance(result, PublishAck):

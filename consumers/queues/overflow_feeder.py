@@ -24,7 +24,8 @@ from messaging.kv import KvBucket
 from messaging.lease import Lease, LeaseHolder, LeaseLost
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.headers import HEADER_MSG_ID
 
 INTERVAL_S: Final = 1.0
 BATCH: Final = 100
@@ -74,13 +75,13 @@ class OverflowFeeder:
     async def feed(self) -> None:
         """Feed each destination that has overflowed once. Raises `JetStreamError`."""
         pattern = subjects.overflow("*", "*")
-        overflow = await management.stream_info(self._connection, subjects.OVERFLOW.name, subjects=pattern)
+        overflow = await management.stream_info(self._connection, streams.OVERFLOW.name, subjects=pattern)
         waiting = {subjects.lane_of(subject) for subject in overflow.state.subjects}
         await self._release(self._feeds.keys() - waiting)
         if not waiting:
             return
         pattern = subjects.requested("*", "*")
-        work = await management.stream_info(self._connection, subjects.WORK.name, subjects=pattern)
+        work = await management.stream_info(self._connection, streams.WORK.name, subjects=pattern)
         limit = int(work.config["max_msgs_per_subject"])
         await asyncio.gather(
             *(
@@ -111,7 +112,7 @@ class OverflowFeeder:
         """Return a feed of the destination, or None while another worker feeds it."""
         key = f"{tenant}.{destination}"
         lease = Lease(self._leases, key, LeaseHolder(by=self._worker, run=secrets.token_hex(8)))
-        if await lease.take() is not None:
+        if await lease.acquire() is not None:
             return None
         feed = _DestinationFeed(self._connection, self._publisher, lease, tenant, destination)
         await feed.find_moved()
@@ -134,13 +135,13 @@ class _DestinationFeed:
         self._lease = lease
         self._target = subjects.requested(tenant, destination)
         source = subjects.overflow(tenant, destination)
-        self._transfer = SubjectTransfer(connection, publisher, lease, stream=subjects.OVERFLOW.name, source=source)
+        self._transfer = SubjectTransfer(connection, publisher, lease, stream=streams.OVERFLOW.name, source=source)
         self._moved_before: set[str] = set()
 
     async def find_moved(self) -> None:
         """Read the ids of due work: another worker may have moved a message, and died before it removed it here."""
-        async for record in direct_get.scan(self._connection, subjects.WORK.name, self._target):
-            self._moved_before.add(record.headers.get(subjects.HEADER_MSG_ID, ""))
+        async for record in direct_get.scan(self._connection, streams.WORK.name, self._target):
+            self._moved_before.add(record.headers.get(HEADER_MSG_ID, ""))
 
     async def move(self, room: int) -> int:
         """Move at most `room` messages, in their order. Returns how many.

@@ -11,7 +11,8 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
 from oneprotect.doctor.nats_server import parse_server_time
 from oneprotect.doctor.result import CheckGroup, CheckResult
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.headers import HEADER_SCHEDULE
 
 POLLS: Final = 3
 POLL_INTERVAL_S: Final = 0.1
@@ -34,7 +35,7 @@ async def check_work(connection: NatsConnection, *, old_s: float = OLD_S) -> lis
     Args:
         old_s: Age in seconds above which due work is a problem.
     """
-    checks = await asyncio.gather(*(_check_consumer(connection, consumer) for consumer in subjects.CONSUMERS))
+    checks = await asyncio.gather(*(_check_consumer(connection, consumer) for consumer in streams.CONSUMERS))
     return [
         *checks,
         await _check_due(connection, old_s),
@@ -44,7 +45,7 @@ async def check_work(connection: NatsConnection, *, old_s: float = OLD_S) -> lis
     ]
 
 
-async def _check_consumer(connection: NatsConnection, consumer: subjects.ConsumerConfig) -> CheckResult:
+async def _check_consumer(connection: NatsConnection, consumer: streams.ConsumerConfig) -> CheckResult:
     name = f"consumer {consumer.stream}/{consumer.name}"
     polls_left = POLLS
     while True:
@@ -78,7 +79,7 @@ def _judge_consumer(name: str, info: management.ConsumerInfo) -> CheckResult:
 
 
 async def _check_due(connection: NatsConnection, old_s: float) -> CheckResult:
-    info = await management.find_stream(connection, subjects.WORK.name)
+    info = await management.find_stream(connection, streams.WORK.name)
     if info is None:
         return _GROUP.unknown("due work", "the stream is missing", _APPLY)
     count, age_s = info.state.messages, info.oldest_age_s
@@ -88,14 +89,14 @@ async def _check_due(connection: NatsConnection, old_s: float) -> CheckResult:
         return _GROUP.ok("due work", f"{count}, the oldest for {age_s:.0f} s")
     return _GROUP.warning(
         "due work",
-        f"{count} pending, the oldest for {_format_duration(age_s)}; most for {await _busiest(connection, subjects.WORK)}",
+        f"{count} pending, the oldest for {_format_duration(age_s)}; most for {await _busiest(connection, streams.WORK)}",
         "see their attempts: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
         "if receivers are slow, raise the destination's max_in_flight, or run more consumers",
     )
 
 
 async def _check_overflow(connection: NatsConnection) -> CheckResult:
-    info = await management.find_stream(connection, subjects.OVERFLOW.name)
+    info = await management.find_stream(connection, streams.OVERFLOW.name)
     if info is None:
         return _GROUP.unknown("overflow", "the stream is missing", _APPLY)
     count = info.state.messages
@@ -112,7 +113,7 @@ async def _check_overflow(connection: NatsConnection) -> CheckResult:
     return _GROUP.warning(
         "overflow",
         f"{count} pending, because destinations have their maximum of due work; most for "
-        f"{await _busiest(connection, subjects.OVERFLOW)}",
+        f"{await _busiest(connection, streams.OVERFLOW)}",
         "see why it is slow: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
         "if the receiver no longer exists: oneprotect destination disable ID --tenant TENANT",
     )
@@ -121,10 +122,10 @@ async def _check_overflow(connection: NatsConnection) -> CheckResult:
 async def _find_stuck(connection: NatsConnection, before: management.StreamInfo) -> str | None:
     """Return a destination whose overflow has capacity but did not move during some rounds of the feeder."""
     await asyncio.sleep(FEED_INTERVAL_S)
-    overflow = await _by_subject(connection, subjects.OVERFLOW)
+    overflow = await _by_subject(connection, streams.OVERFLOW)
     if overflow.state.first_seq != before.state.first_seq:
         return None
-    work = await _by_subject(connection, subjects.WORK)
+    work = await _by_subject(connection, streams.WORK)
     for subject in overflow.state.subjects:
         tenant, destination = subjects.tenant_and_destination(subject)
         if work.state.subjects.get(subjects.requested(tenant, destination), 0) < work.config["max_msgs_per_subject"]:
@@ -132,25 +133,25 @@ async def _find_stuck(connection: NatsConnection, before: management.StreamInfo)
     return None
 
 
-async def _by_subject(connection: NatsConnection, stream: subjects.StreamConfig) -> management.StreamInfo:
+async def _by_subject(connection: NatsConnection, stream: streams.StreamConfig) -> management.StreamInfo:
     return await management.stream_info(connection, stream.name, subjects=stream.subjects[0])
 
 
 async def _check_ordered(connection: NatsConnection) -> CheckResult:
     """A long ordered queue is no problem by itself: a failing delivery blocks the later ones."""
-    info = await management.find_stream(connection, subjects.ORDERED.name)
+    info = await management.find_stream(connection, streams.ORDERED.name)
     if info is None:
         return _GROUP.unknown("ordered queues", "the stream is missing", _APPLY)
     count = info.state.messages
     if not count:
         return _GROUP.ok("ordered queues", "empty")
-    longest = await _busiest(connection, subjects.ORDERED)
+    longest = await _busiest(connection, streams.ORDERED)
     return _GROUP.ok("ordered queues", f"{count} pending; the longest queue: {longest}")
 
 
 async def _check_schedules(connection: NatsConnection) -> CheckResult:
     """Check the oldest schedules, because overdue ones stay there."""
-    info = await management.find_stream(connection, subjects.RETRIES.name)
+    info = await management.find_stream(connection, streams.RETRIES.name)
     if info is None:
         return _GROUP.unknown("schedules", "the stream is missing", _APPLY)
     late = count_overdue(await _oldest_schedules(connection), info.ts)
@@ -166,9 +167,7 @@ async def _check_schedules(connection: NatsConnection) -> CheckResult:
 
 def count_overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
     """Count the schedules that were due more than a minute before `now`."""
-    times = (
-        parse_server_time(record.headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT)) for record in records
-    )
+    times = (parse_server_time(record.headers.get(HEADER_SCHEDULE, "").removeprefix(_AT)) for record in records)
     return sum((now - time).total_seconds() > OVERDUE_S for time in times if time is not None)
 
 
@@ -176,7 +175,7 @@ async def _oldest_schedules(connection: NatsConnection) -> list[direct_get.Store
     pattern = subjects.scheduled("*", "*", "*")
     records: list[direct_get.StoredMessage] = []
     scan = cast(
-        "AsyncGenerator[direct_get.StoredMessage, Any]", direct_get.scan(connection, subjects.RETRIES.name, pattern)
+        "AsyncGenerator[direct_get.StoredMessage, Any]", direct_get.scan(connection, streams.RETRIES.name, pattern)
     )
     async with contextlib.aclosing(scan) as oldest:
         async for record in oldest:
@@ -186,7 +185,7 @@ async def _oldest_schedules(connection: NatsConnection) -> list[direct_get.Store
     return records
 
 
-async def _busiest(connection: NatsConnection, stream: subjects.StreamConfig) -> str:
+async def _busiest(connection: NatsConnection, stream: streams.StreamConfig) -> str:
     """Return the destination with most messages in the stream, and their number."""
     counts = (await _by_subject(connection, stream)).state.subjects
     if not counts:

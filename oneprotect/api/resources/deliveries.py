@@ -16,6 +16,7 @@ from oneprotect.api.operations.visibility import to_public
 from oneprotect.api.web.problems import Problem, unavailable
 from schemas import subjects, validation
 from schemas.events import CONTENT_TYPE, AttemptResult, BodyContentType, DeliveryRequested, RequestedData, encode
+from schemas.headers import HEADER_MSG_ID, HEADER_TRACE
 from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
 from schemas.subscriptions import OPERATIONAL
 from schemas.validation import ValidationError
@@ -222,9 +223,9 @@ async def _destinations(request: ApiRequest, new: NewDelivery) -> list[str]:
 def _requests(request: ApiRequest, new: NewDelivery, delivery: str, destinations: list[str]) -> list[DeliveryRequest]:
     tenant = request.tenant
     common = {"content-type": CONTENT_TYPE}
-    trace = request.header(subjects.HEADER_TRACE)
+    trace = request.header(HEADER_TRACE)
     if trace is not None and _TRACE_PARENT.fullmatch(trace):
-        common[subjects.HEADER_TRACE] = trace
+        common[HEADER_TRACE] = trace
     _require_size(request, new.data(destinations[0]), len(destinations))
     now = datetime.now(UTC)
     return [
@@ -242,7 +243,7 @@ def _requests(request: ApiRequest, new: NewDelivery, delivery: str, destinations
                     data=new.data(destination),
                 )
             ),
-            {subjects.HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery), **common},
+            {HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery), **common},
         )
         for destination in destinations
     ]

@@ -8,11 +8,11 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from oneprotect.api.operations.operation import ApiResponse, OperationGroup, ResponseDoc
 from oneprotect.api.operations.request import ApiRequest
-from schemas import subjects
+from schemas import streams
 
 OPERATIONS: Final = OperationGroup("operating")
 CHECK_INTERVAL_S: Final = 1.0
-NEEDED: Final = tuple(stream.name for stream in subjects.STREAMS)
+NEEDED: Final = tuple(stream.name for stream in streams.STREAMS)
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 

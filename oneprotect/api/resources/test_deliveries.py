@@ -15,6 +15,7 @@ from oneprotect.api.operations.visibility import to_public
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, PING, AttemptResult, DeliveryRequested, RequestedData, encode
+from schemas.headers import HEADER_MSG_ID
 from schemas.ids import DeliveryId, new_delivery_id
 
 OPERATIONS: Final = OperationGroup("destinations")
@@ -61,7 +62,7 @@ async def test_destination(request: ApiRequest) -> ApiResponse:
     await parts.configuration.audit_test(tenant, name, by=request.by, address=request.address)
     ping = _ping(tenant, name)
     async with follow(parts.connection, tenant, name) as attempts:
-        headers = {subjects.HEADER_MSG_ID: subjects.msg_id(tenant, name, ping.id), "content-type": CONTENT_TYPE}
+        headers = {HEADER_MSG_ID: subjects.msg_id(tenant, name, ping.id), "content-type": CONTENT_TYPE}
         await publish_request(parts.publisher, tenant, name, encode(ping), headers)
         result = None
         try:

@@ -13,8 +13,9 @@ from oneprotect.cli.support.errors import BadUsage, CliError
 from oneprotect.cli.support.options import AsJson, Tenant
 from oneprotect.cli.support.output import print_notice, write_json, write_line
 from oneprotect.cli.support.parsing import read_file
-from schemas import subjects, validation
+from schemas import streams, subjects, validation
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
+from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ async def _publish(jetstream: "JetStream", request: DeliveryRequested, *, force:
             "create it with `oneprotect destination set`, or publish with --force"
         )
     headers = {
-        subjects.HEADER_MSG_ID: subjects.msg_id(tenant, destination, request.id),
+        HEADER_MSG_ID: subjects.msg_id(tenant, destination, request.id),
         "content-type": CONTENT_TYPE,
     }
     stored = await publish_request(jetstream.publisher, tenant, destination, encode(request), headers)
@@ -101,7 +102,7 @@ async def _publish(jetstream: "JetStream", request: DeliveryRequested, *, force:
         "stream": stored.stream,
         "sequence": stored.seq,
         "duplicate": stored.duplicate,
-        "overflow": stored.stream == subjects.OVERFLOW.name,
+        "overflow": stored.stream == streams.OVERFLOW.name,
         "destination_enabled": found is not None and found.enabled,
     }
 

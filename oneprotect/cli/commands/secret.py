@@ -170,7 +170,7 @@ async def _collect_replies(connection: "NatsConnection", request: RefreshSecrets
     inbox = connection.new_inbox()
     await connection.subscribe(inbox, receive)
     collected: list[RefreshReply] = []
-    async with connection.denials.unless(subjects.REFRESH):
+    async with connection.permissions.guard(subjects.REFRESH):
         await connection.publish(subjects.REFRESH, msgspec.json.encode(request), reply=inbox)
         with contextlib.suppress(TimeoutError):
             while reply := await asyncio.wait_for(replies.get(), QUIET_S if collected else FIRST_REPLY_S):

@@ -14,7 +14,7 @@ from messaging.client.connection import NatsConnection
 from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.output import print_notice, write_fields, write_json, write_line, write_table
 from oneprotect.cli.views.attempts import format_attempt
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.configuration import ReplayFilter
 from schemas.events import AttemptResult, decode_request, decode_result
 
@@ -150,7 +150,7 @@ async def _read_attempts(
     subject = subjects.attempted(kept.tenant, kept.destination, kept.id)
     since = since and since - _BEFORE_FIRST
     attempts: list[AttemptResult] = []
-    async for record in direct_get.scan(connection, subjects.ATTEMPTS.name, subject, since=since):
+    async for record in direct_get.scan(connection, streams.ATTEMPTS.name, subject, since=since):
         try:
             result = decode_result(record.data).data
         except msgspec.DecodeError:

@@ -9,13 +9,13 @@ import msgspec
 
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.retention.quarantine import QuarantinedMessage, QuarantineStore
-from messaging.publisher import PublishAck
+from messaging.publication import PublishAck
 from oneprotect.bootstrap.resources import JetStream
 from oneprotect.cli.support.context import current_user
 from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.output import confirm, print_notice, write_fields, write_json, write_line, write_table
 from oneprotect.settings.settings import Settings
-from schemas import subjects
+from schemas import streams
 
 
 class ReleaseCheck(msgspec.Struct, frozen=True):
@@ -139,4 +139,4 @@ def _check_fields(check: ReleaseCheck) -> dict[str, object]:
 
 
 def _stored_fields(stored: PublishAck) -> dict[str, object]:
-    return {"duplicate": stored.duplicate, "overflow": stored.stream == subjects.OVERFLOW.name}
+    return {"duplicate": stored.duplicate, "overflow": stored.stream == streams.OVERFLOW.name}

@@ -16,7 +16,7 @@ import pytest
 from messaging import direct_get
 from oneprotect.console.app import LIVE, PAGES
 from oneprotect.console.web.event_stream import MAX_BUFFERED, MAX_SESSION_STREAMS, EventBuffer
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import ConfigChanged
 from schemas.roles import ALL_TENANTS, Role
@@ -253,7 +253,7 @@ async def test_what_is_changed_is_told_with_who_and_from_where(api: Api, site: S
     page = await visitor.get(f"{BASE}/destinations/orders")
     assert (await visitor.submit(f"{BASE}/destinations/orders/enable")).status == 303
 
-    records = [one for one in await site.records(subjects.EVENTS) if ".config.changed." in one.subject]
+    records = [one for one in await site.records(streams.EVENTS) if ".config.changed." in one.subject]
     told = [msgspec.json.decode(one.data, type=ConfigChanged).data for one in records[-2:]]
     token_id = visitor.cookie.partition("=")[2].partition(".")[0]
     assert [(one.action, one.by, one.address) for one in told] == [

@@ -27,7 +27,7 @@ from provider.local import LocalSecretProvider
 from provider.provider import SnapshotReader
 from provider.secret_ref import SecretRef
 from provider.snapshot import SecretSnapshot
-from schemas import control_messages, subjects
+from schemas import control_messages, streams, subjects
 from schemas.codes import CredentialStatus
 from telemetry.metrics import definitions
 from telemetry.otlp.settings import read_endpoints
@@ -123,7 +123,7 @@ async def test_all_is_well(site: Site, receiver: Scripted) -> None:
 
 
 async def _waits(site: Site, count: int) -> bool:
-    return len(await site.records(subjects.RETRIES)) == count
+    return len(await site.records(streams.RETRIES)) == count
 
 
 async def test_without_nats_the_rest_is_examined(site: Site, nats_server: EmbeddedNats) -> None:
@@ -197,8 +197,8 @@ async def test_an_old_server_is_not_asked_further() -> None:
 async def test_streams_are_compared(site: Site) -> None:
     """What is missing, and what differs, fails by its name, and `oneprotect apply` mends it."""
     connection = site.jetstream.connection
-    await connection.api(f"STREAM.DELETE.{subjects.QUARANTINE.name}")
-    await connection.api(f"CONSUMER.DELETE.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+    await connection.api(f"STREAM.DELETE.{streams.QUARANTINE.name}")
+    await connection.api(f"CONSUMER.DELETE.{streams.WORK.name}.{streams.WORK_CONSUMER.name}")
 
     checks = [check for check in await _examine(site, work_per_destination=7) if check.group == "streams"]
     await site.apply()
@@ -219,7 +219,7 @@ async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
     )
 
     missing = [check for check in checks if check.group == "streams"]
-    assert len(missing) == len(subjects.STREAMS) + len(subjects.BUCKETS) + len(subjects.ALL_CONSUMERS)
+    assert len(missing) == len(streams.STREAMS) + len(streams.BUCKETS) + len(streams.ALL_CONSUMERS)
     assert {check.remedy for check in missing} == {"oneprotect apply"}
     assert _of(checks, "nats", "clock").status is CheckStatus.UNKNOWN
     assert {check.status for check in checks if check.group in ("work", "credentials")} == {CheckStatus.UNKNOWN}
@@ -348,7 +348,7 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
     assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
     assert told["oneprotect_jetstream_storage_bytes"] > 9_500_000
     assert told["oneprotect_backlog_sample_age_seconds"] < 60
-    assert streams == {stream.name for stream in subjects.STREAMS if not stream.archived}
+    assert streams == {stream.name for stream in streams.STREAMS if not stream.archived}
 
 
 async def _fill(site: Site, size: int) -> None:

@@ -4,13 +4,13 @@ from datetime import UTC, datetime, timedelta
 
 from messaging.direct_get import StoredMessage
 from oneprotect.doctor.backlog import count_overdue
-from schemas import subjects
+from schemas.headers import HEADER_SCHEDULE
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 
 
 def _schedule(at: str) -> StoredMessage:
-    return StoredMessage("oneprotect.delivery.scheduled.a.b.c", 1, NOW, b"", {subjects.HEADER_SCHEDULE: at})
+    return StoredMessage("oneprotect.delivery.scheduled.a.b.c", 1, NOW, b"", {HEADER_SCHEDULE: at})
 
 
 def test_schedules_are_overdue_a_minute_late() -> None:

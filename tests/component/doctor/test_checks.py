@@ -336,7 +336,7 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
         await backlog.run(stop)
         readings = list(backlog())
         told = {metric.name: value for metric, labels, value in readings if not labels}
-        streams = {dict(labels)["stream"] for metric, labels, _ in readings if metric is definitions.STREAM_BYTES}
+        names = {dict(labels)["stream"] for metric, labels, _ in readings if metric is definitions.STREAM_BYTES}
 
     assert [check.status for check in (before, nearly, full)] == [
         CheckStatus.OK,
@@ -348,7 +348,7 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
     assert told["oneprotect_jetstream_storage_limit_bytes"] == 10_000_000
     assert told["oneprotect_jetstream_storage_bytes"] > 9_500_000
     assert told["oneprotect_backlog_sample_age_seconds"] < 60
-    assert streams == {stream.name for stream in streams.STREAMS if not stream.archived}
+    assert names == {stream.name for stream in streams.STREAMS if not stream.archived}
 
 
 async def _fill(site: Site, size: int) -> None:

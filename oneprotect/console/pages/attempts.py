@@ -16,7 +16,7 @@ from oneprotect.api.web.problems import Problem
 from oneprotect.console.web.event_stream import EventBuffer, buffer_events, stream_events
 from oneprotect.console.web.forms import parse_time_range
 from oneprotect.console.web.request import PageRequest, PageResponse, redirect
-from schemas import validation
+from schemas import subjects, validation
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted
 from schemas.ids import DeliveryId, DestinationId
@@ -100,7 +100,7 @@ def follow(request: PageRequest) -> AsyncGenerator[bytes]:
     """Return the matching attempts as server-sent events. Raises `Problem` or `ValidationError` before the first one."""
     chosen = request.query(AttemptsForm).to_filter(request)
     arrivals = EventBuffer(chosen.matches)
-    pattern = f"oneprotect.delivery.attempted.{request.tenant}.{chosen.destination or '*'}.*"
+    pattern = subjects.attempted(request.tenant, chosen.destination or "*", "*")
     session = request.session.id if request.session else ""
     request.console.followers.require_capacity(session)
     token_id = request.principal.id.removeprefix("token:")

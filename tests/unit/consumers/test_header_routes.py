@@ -74,7 +74,7 @@ STREAMS = {"due": streams.RETRIES.name, "ordered": streams.ORDERED.name}
 class _Connection:
     """A connection that hears acknowledgements."""
 
-    def answer(self, reply: bytes, answer: bytes) -> None:
+    def send_reply(self, reply: bytes, payload: bytes) -> None:
         """Ignore it."""
 
 

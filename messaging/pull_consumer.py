@@ -104,16 +104,16 @@ class Message:
 
     def ack(self) -> None:
         """Its outcome is stored: the server may let go of it."""
-        self._connection.answer(self.reply, b"+ACK")
+        self._connection.send_reply(self.reply, b"+ACK")
 
     def nak(self, delay_s: float = 0) -> None:
         """Hand it back, to be handed out again after `delay_s`."""
         delay = b' {"delay": %d}' % int(delay_s * _NANOSECONDS) if delay_s else b""
-        self._connection.answer(self.reply, b"-NAK" + delay)
+        self._connection.send_reply(self.reply, b"-NAK" + delay)
 
     def in_progress(self) -> None:
         """Still being worked on: the server's patience starts afresh."""
-        self._connection.answer(self.reply, b"+WPI")
+        self._connection.send_reply(self.reply, b"+WPI")
 
 
 class PullConsumer:
@@ -160,7 +160,7 @@ class PullConsumer:
         """Begin to pull."""
         self._subscription = await self._connection.listen(self._inbox + ".*", self._receive)
         self._connection.on_reconnect(self._restart)
-        self._connection.denials.call(self._on_denied)
+        self._connection.permissions.on_violation(self._on_denied)
         self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog {self._name}")
         self.request_more()
 
@@ -242,7 +242,7 @@ class PullConsumer:
 
     def _on_denied(self, denial: PermissionViolation) -> None:
         """Nothing comes: the watchdog asks again in its own time, for whenever the permission is there."""
-        if refusal := self._connection.denials.refusal(denial, self._subject):
+        if refusal := self._connection.permissions.error_for(denial, self._subject):
             self._refused = True
             _log.error("pull.refused", consumer=self._name, reason=str(refusal))
 
@@ -283,7 +283,7 @@ async def fetch(connection: NatsConnection, *, stream: str, consumer: str, batch
     try:
         request = msgspec.json.encode({"batch": batch, "no_wait": True})
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        async with connection.denials.unless(subject), asyncio.timeout(API_TIMEOUT_S):
+        async with connection.permissions.guard(subject), asyncio.timeout(API_TIMEOUT_S):
             connection.post(subject, request, reply=inbox)
             status = await ended
     except TimeoutError:

@@ -8,7 +8,7 @@ import msgspec
 from messaging import direct_get, reverse_reader
 from messaging.client.connection import NatsConnection
 from messaging.reverse_reader import PageResult
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted, decode_result
 from schemas.subjects import bucket_of
@@ -64,7 +64,7 @@ async def read_page(
     """
     return await reverse_reader.read_page_backwards(
         connection,
-        subjects.ATTEMPTS.name,
+        streams.ATTEMPTS.name,
         sought.subject,
         _taking(sought),
         limit=limit,
@@ -79,7 +79,7 @@ async def read_newest(connection: NatsConnection, sought: AttemptFilter, *, limi
     """The newest `limit` that fit, however long it takes, newest first. Raises `JetStreamError`."""
     return await reverse_reader.read_last(
         connection,
-        subjects.ATTEMPTS.name,
+        streams.ATTEMPTS.name,
         sought.subject,
         _taking(sought),
         limit=limit,

@@ -15,9 +15,10 @@ import msgspec
 from consumers.model.request import RetryState
 from messaging import direct_get, reverse_reader
 from messaging.client.connection import NatsConnection
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_request, decode_result
+from schemas.headers import HEADER_SCHEDULE
 from schemas.ids import time_of
 from schemas.subjects import bucket_of
 
@@ -91,17 +92,17 @@ async def read_timelines(
     since = made_at and made_at - _SKEW
     waiting: dict[str, _WaitingRequest] = {}
     for state, stream, pattern in (
-        (DeliveryState.OVERFLOW, subjects.OVERFLOW, subjects.overflow(tenant, of)),
-        (DeliveryState.PENDING, subjects.WORK, subjects.requested(tenant, of)),
-        (DeliveryState.PENDING, subjects.ORDERED, subjects.ordered(tenant, of)),
-        (DeliveryState.SCHEDULED, subjects.RETRIES, subjects.scheduled(tenant, of, delivery)),
-        (DeliveryState.PENDING, subjects.RETRIES, subjects.due(tenant, of)),
+        (DeliveryState.OVERFLOW, streams.OVERFLOW, subjects.overflow(tenant, of)),
+        (DeliveryState.PENDING, streams.WORK, subjects.requested(tenant, of)),
+        (DeliveryState.PENDING, streams.ORDERED, subjects.ordered(tenant, of)),
+        (DeliveryState.SCHEDULED, streams.RETRIES, subjects.scheduled(tenant, of, delivery)),
+        (DeliveryState.PENDING, streams.RETRIES, subjects.due(tenant, of)),
     ):
         forward = _ForwardScan(connection, stream.name, pattern, delivery)
-        await forward.look(None if stream is subjects.RETRIES else since)
+        await forward.look(None if stream is streams.RETRIES else since)
         waiting |= {found.destination: found for found in _requests(forward, delivery, state)}
     pattern = f"oneprotect.delivery.attempted.{tenant}.{of}.{bucket_of(delivery)}"
-    forward = _ForwardScan(connection, subjects.ATTEMPTS.name, pattern, delivery)
+    forward = _ForwardScan(connection, streams.ATTEMPTS.name, pattern, delivery)
     results = await _attempts(forward, delivery, since)
     found = sorted({result.destination for result in results} | waiting.keys())
     return [
@@ -220,6 +221,6 @@ def _is_held(waiting: _WaitingRequest, last: AttemptResult) -> bool:
 
 def _scheduled_at(headers: Mapping[str, str]) -> datetime | None:
     try:
-        return datetime.fromisoformat(headers.get(subjects.HEADER_SCHEDULE, "").removeprefix("@at "))
+        return datetime.fromisoformat(headers.get(HEADER_SCHEDULE, "").removeprefix("@at "))
     except ValueError:
         return None

@@ -11,13 +11,21 @@ import msgspec
 from consumers.model.request import INITIAL_RETRY_STATE, DeliveryAttemptRequest, RetryState
 from consumers.retention.archive import ArchivePublication, archive_batch
 from messaging.client.headers import block_of
-from messaging.publisher import Publication
+from messaging.publication import Publication
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encode
+from schemas.headers import (
+    HEADER_CODE,
+    HEADER_MSG_ID,
+    HEADER_OUTCOME,
+    HEADER_SCHEDULE,
+    HEADER_SCHEDULE_TARGET,
+    HEADER_TRACE,
+)
 
 SOURCE: Final = "/oneprotect/consumer"
-_BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{subjects.HEADER_MSG_ID}: "
+_BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{HEADER_MSG_ID}: "
 _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
 
@@ -72,7 +80,7 @@ def _record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetim
     msg_id = state.msg_id(subjects.msg_id(tenant, destination, delivery.id)) + suffix
     if state.trace is None:  # without a producer's text in them, the headers need no validation
         return Publication(subject, encode(event), {}, f"{_BEFORE_MSG_ID}{msg_id}{_AFTER_MSG_ID}".encode())
-    headers = {subjects.HEADER_MSG_ID: msg_id, "content-type": CONTENT_TYPE, subjects.HEADER_TRACE: state.trace}
+    headers = {HEADER_MSG_ID: msg_id, "content-type": CONTENT_TYPE, HEADER_TRACE: state.trace}
     return Publication(subject, encode(event), headers)
 
 
@@ -111,9 +119,9 @@ def _archive(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
 
 def _schedule(delivery: DeliveryAttemptRequest, state: RetryState, at: datetime) -> Publication:
     headers = state.forward_headers(delivery.message.headers) | {
-        subjects.HEADER_MSG_ID: state.msg_id(delivery.request_id),
-        subjects.HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
-        subjects.HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
+        HEADER_MSG_ID: state.msg_id(delivery.request_id),
+        HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
+        HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
     }
     subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
     return Publication(subject, delivery.message.data, headers)
@@ -123,9 +131,9 @@ def _keep_failed(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Pub
     state = delivery.progress
     started = msgspec.structs.replace(state, first_attempt_at=state.first_attempt_at or result.started_at)
     headers = started.forward_headers(delivery.message.headers) | {
-        subjects.HEADER_MSG_ID: state.msg_id(delivery.request_id),
-        subjects.HEADER_OUTCOME: result.outcome.value,
-        subjects.HEADER_CODE: result.code.value,
+        HEADER_MSG_ID: state.msg_id(delivery.request_id),
+        HEADER_OUTCOME: result.outcome.value,
+        HEADER_CODE: result.code.value,
     }
     subject = subjects.failed(delivery.tenant, delivery.destination, delivery.id)
     return Publication(subject, delivery.message.data, headers)

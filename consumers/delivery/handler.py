@@ -28,15 +28,16 @@ from consumers.http_client.response import WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
-from messaging.pull_consumer import Message
+from messaging.message import Message
 from provider.errors import SecretError
 from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
 from provider.signing_secret import SigningSecret
-from schemas import subjects
+from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
+from schemas.headers import HEADER_SINCE
 from schemas.ids import Purpose
 
 HALF_OPEN_RETRY_S: Final = 2.0
@@ -44,7 +45,7 @@ HALF_OPEN_RETRY_S: Final = 2.0
 MIN_DEFERRAL_JITTER_S: Final = 1.0
 """Shortest time over which the deliveries deferred by an open circuit breaker come back."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
-_SINCE: Final = subjects.HEADER_SINCE.encode()
+_SINCE: Final = HEADER_SINCE.encode()
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +133,7 @@ class DeliveryHandler:
         lane = message.lane
         if (
             message.deliveries > 1
-            or message.stream == subjects.ORDERED.name
+            or message.stream == streams.ORDERED.name
             or _SINCE in message.header_block
             or lane in self._health.not_closed
         ):

@@ -10,8 +10,8 @@ from consumers.model.request import DeliveryAttemptRequest
 from messaging.kv_cache import CachedValue
 from provider.errors import SecretError, SecretNotFound
 from provider.secret_ref import SecretRef
-from schemas import subjects
 from schemas.configuration import Credential, Destination
+from schemas.headers import HEADER_TRACE
 from schemas.ids import Purpose
 
 MAX_ROUTES: Final = 8192
@@ -82,7 +82,7 @@ class DeliveryRoute:
                 "user-agent": self._user_agent,
             }
             if trace:
-                headers[subjects.HEADER_TRACE] = trace
+                headers[HEADER_TRACE] = trace
             request = self._request = self._sender.prepare(self.destination.url, headers)
             self._prepared_for = wanted
         return request

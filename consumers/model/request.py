@@ -8,14 +8,25 @@ from typing import Final, Literal
 import msgspec
 from msgspec import Raw
 
-from messaging.pull_consumer import Message
-from schemas import subjects
+from messaging.message import Message
+from schemas import streams, subjects
 from schemas.events import JSON, PING, AttemptResult, DeliveryRequested, Source, Time, decode_request
-from schemas.headers import context_headers, trace_context
+from schemas.headers import (
+    HEADER_ATTEMPT,
+    HEADER_DEFERRALS,
+    HEADER_FIRST_ATTEMPT_AT,
+    HEADER_REPLAY,
+    HEADER_REPLAY_FROM,
+    HEADER_SECRET_WAITS,
+    HEADER_SINCE,
+    HEADER_TRACE,
+    context_headers,
+    trace_context,
+)
 from schemas.ids import DELIVERY_ID_PATTERN, is_event_type, is_name
 
 _STATE: Final = b"Oneprotect-"
-_TRACE: Final = subjects.HEADER_TRACE.encode()
+_TRACE: Final = HEADER_TRACE.encode()
 _match_delivery_id: Final = re.compile(DELIVERY_ID_PATTERN).match
 
 
@@ -33,23 +44,23 @@ class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     @classmethod
     def from_headers(cls, headers: dict[str, str]) -> "RetryState":
         """Read the state from a request's headers. Raises `ValueError` naming the header."""
-        replay = headers.get(subjects.HEADER_REPLAY)
+        replay = headers.get(HEADER_REPLAY)
         if replay is not None and not is_name(replay):
-            raise ValueError(f"{subjects.HEADER_REPLAY} is not a replay's id")
-        first_attempt_at = headers.get(subjects.HEADER_FIRST_ATTEMPT_AT)
+            raise ValueError(f"{HEADER_REPLAY} is not a replay's id")
+        first_attempt_at = headers.get(HEADER_FIRST_ATTEMPT_AT)
         state = cls(
-            attempt=_read_count(headers, subjects.HEADER_ATTEMPT, 1),
+            attempt=_read_count(headers, HEADER_ATTEMPT, 1),
             first_attempt_at=(
-                parse_aware_datetime(first_attempt_at, subjects.HEADER_FIRST_ATTEMPT_AT) if first_attempt_at else None
+                parse_aware_datetime(first_attempt_at, HEADER_FIRST_ATTEMPT_AT) if first_attempt_at else None
             ),
             replay=replay,
-            replay_from=_read_count(headers, subjects.HEADER_REPLAY_FROM, 1),
-            secret_waits=_read_count(headers, subjects.HEADER_SECRET_WAITS, 0),
-            deferrals=_read_count(headers, subjects.HEADER_DEFERRALS, 0),
+            replay_from=_read_count(headers, HEADER_REPLAY_FROM, 1),
+            secret_waits=_read_count(headers, HEADER_SECRET_WAITS, 0),
+            deferrals=_read_count(headers, HEADER_DEFERRALS, 0),
             trace=trace_context(headers),
         )
         if state.attempts_in_schedule < 1:
-            raise ValueError(f"{subjects.HEADER_REPLAY_FROM} is more than {subjects.HEADER_ATTEMPT}")
+            raise ValueError(f"{HEADER_REPLAY_FROM} is more than {HEADER_ATTEMPT}")
         return state
 
     @property
@@ -80,18 +91,18 @@ class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return context_headers(headers) | self._headers()
 
     def _headers(self) -> dict[str, str]:
-        headers = {subjects.HEADER_ATTEMPT: str(self.attempt)}
+        headers = {HEADER_ATTEMPT: str(self.attempt)}
         if self.first_attempt_at:
-            headers[subjects.HEADER_FIRST_ATTEMPT_AT] = self.first_attempt_at.isoformat()
+            headers[HEADER_FIRST_ATTEMPT_AT] = self.first_attempt_at.isoformat()
         if self.replay:
-            headers[subjects.HEADER_REPLAY] = self.replay
-            headers[subjects.HEADER_REPLAY_FROM] = str(self.replay_from)
+            headers[HEADER_REPLAY] = self.replay
+            headers[HEADER_REPLAY_FROM] = str(self.replay_from)
         if self.secret_waits:
-            headers[subjects.HEADER_SECRET_WAITS] = str(self.secret_waits)
+            headers[HEADER_SECRET_WAITS] = str(self.secret_waits)
         if self.deferrals:
-            headers[subjects.HEADER_DEFERRALS] = str(self.deferrals)
+            headers[HEADER_DEFERRALS] = str(self.deferrals)
         if self.trace:
-            headers[subjects.HEADER_TRACE] = self.trace
+            headers[HEADER_TRACE] = self.trace
         return headers
 
     def msg_id(self, request_id: str) -> str:
@@ -153,14 +164,14 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
             progress=state,
             message=message,
             is_ping=request.data.event_type == PING,
-            is_ordered=message.stream == subjects.ORDERED.name,
+            is_ordered=message.stream == streams.ORDERED.name,
         )
 
     @property
     def since(self) -> datetime | None:
         """The time from which results may be recorded, if that is before the message was stored."""
-        since = self.message.headers.get(subjects.HEADER_SINCE)
-        return parse_aware_datetime(since, subjects.HEADER_SINCE) if since else None
+        since = self.message.headers.get(HEADER_SINCE)
+        return parse_aware_datetime(since, HEADER_SINCE) if since else None
 
     @property
     def request_id(self) -> str:

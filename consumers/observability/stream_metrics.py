@@ -22,8 +22,9 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from messaging.periodic import pause
-from schemas import subjects
+from schemas import streams, subjects
 from schemas.configuration import ReplayState
+from schemas.headers import HEADER_SCHEDULE
 from telemetry.metrics import definitions
 from telemetry.metrics.definitions import MetricDefinition
 from telemetry.metrics.registry import Labels, MetricSample
@@ -79,7 +80,7 @@ class StreamMetrics:
         self._known[metric.name, labels] = (metric, value, time.monotonic())
 
     async def _streams(self) -> None:
-        for stream in subjects.STREAMS:
+        for stream in streams.STREAMS:
             info = await management.find_stream(self._connection, stream.name)
             if info is None:  # the archive is optional
                 continue
@@ -91,13 +92,13 @@ class StreamMetrics:
         self._read_at = time.monotonic()
 
     async def _consumers(self) -> None:
-        for consumer in subjects.CONSUMERS:
+        for consumer in streams.CONSUMERS:
             info = await management.consumer_info(self._connection, consumer.stream, consumer.name)
             labels = (("stream", consumer.stream),)
             self._set(definitions.PENDING, info.num_pending, labels)
             self._set(definitions.ACK_PENDING, info.num_ack_pending, labels)
             self._set(definitions.WAITING, info.num_waiting, labels)
-            if consumer is subjects.DUE_CONSUMER:
+            if consumer is streams.DUE_CONSUMER:
                 due = info.num_pending + info.num_ack_pending
                 stream = self._known.get((definitions.STREAM_MESSAGES.name, labels))
                 if stream is not None:
@@ -114,9 +115,9 @@ class StreamMetrics:
         pattern = subjects.scheduled("*", "*", "*")
         scan = cast(
             "AsyncGenerator[direct_get.StoredMessage, Any]",
-            direct_get.scan(self._connection, subjects.RETRIES.name, pattern, batch=SCHEDULES_READ),
+            direct_get.scan(self._connection, streams.RETRIES.name, pattern, batch=SCHEDULES_READ),
         )
-        info = await management.stream_info(self._connection, subjects.RETRIES.name)
+        info = await management.stream_info(self._connection, streams.RETRIES.name)
         now, late, seen = info.ts, 0, 0  # by the server's clock, which fires them
         async with contextlib.aclosing(scan) as records:
             async for record in records:
@@ -136,7 +137,7 @@ class StreamMetrics:
 
 def _is_overdue(headers: dict[str, str], now: datetime) -> bool:
     try:
-        at = msgspec.convert(headers.get(subjects.HEADER_SCHEDULE, "").removeprefix(_AT), _Time)
+        at = msgspec.convert(headers.get(HEADER_SCHEDULE, "").removeprefix(_AT), _Time)
     except msgspec.ValidationError:
         return False
     return (now - at).total_seconds() > OVERDUE_S

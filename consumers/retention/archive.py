@@ -18,11 +18,11 @@ import structlog
 from messaging.client.errors import JetStreamError
 from messaging.client.headers import block_of, read_headers
 from messaging.direct_get import StoredMessage
-from messaging.publisher import MessagePublisher, OnStored, Publication, PublishAck
-from schemas import subjects
+from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck
+from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import CONTENT_TYPE
-from schemas.headers import HEADER_CONTENT_TYPE, portable_headers
+from schemas.headers import HEADER_CODE, HEADER_CONTENT_TYPE, HEADER_OUTCOME, portable_headers
 
 BATCH_WAIT_S: Final = 0.025
 """How long a pack waits for more: the longest that an acknowledgement is held back by it."""
@@ -33,11 +33,11 @@ MAX_BATCH_BYTES: Final = 128 * 1024
 _BLOCK: Final = block_of({HEADER_CONTENT_TYPE: "application/msgpack"})
 
 _DOCUMENT: Final = {HEADER_CONTENT_TYPE: CONTENT_TYPE}
-_DELIVERED: Final = {subjects.HEADER_OUTCOME: Outcome.DELIVERED.value, subjects.HEADER_CODE: Code.HTTP_2XX.value}
+_DELIVERED: Final = {HEADER_OUTCOME: Outcome.DELIVERED.value, HEADER_CODE: Code.HTTP_2XX.value}
 FindArchive = Callable[[], Awaitable[bool]]
 
 _log = structlog.get_logger(__name__)
-_DROPPED: Final = PublishAck(subjects.DELIVERED.name, 0)
+_DROPPED: Final = PublishAck(streams.DELIVERED.name, 0)
 _COPIED: Final = "oneprotect.delivery.delivered."
 
 
@@ -150,7 +150,7 @@ class ArchiveBatcher:
         except JetStreamError:  # not to be known now: then it is as it was
             return
         if is_open != self.is_open:
-            _log.info("archive.found" if is_open else "archive.gone", stream=subjects.DELIVERED.name)
+            _log.info("archive.found" if is_open else "archive.gone", stream=streams.DELIVERED.name)
         self.is_open = is_open
 
 

@@ -13,9 +13,9 @@ from messaging import direct_get
 from messaging.client.connection import NatsConnection
 from messaging.reverse_reader import PageResult, Take, read_last, read_page_backwards
 from schemas import streams
-from schemas.headers import HEADER_CODE, HEADER_OUTCOME
 from schemas.configuration import ReplayFilter
 from schemas.events import decode_request
+from schemas.headers import HEADER_CODE, HEADER_OUTCOME
 from schemas.subjects import bucket_of
 
 BATCH: Final = 1024

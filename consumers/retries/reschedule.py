@@ -13,11 +13,12 @@ from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import WriteConflict
 from messaging.kv import EXPECTED_REVISION, KvBucket, KvTable
-from messaging.publisher import JetStreamPublisher, Publication
-from schemas import subjects
+from messaging.publication import Publication
+from messaging.publisher import JetStreamPublisher
+from schemas import streams, subjects
 from schemas.configuration import Destination
 from schemas.events import decode_request
-from schemas.headers import portable_headers
+from schemas.headers import HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET, HEADER_SECRET_WAITS, portable_headers
 
 BATCH_SIZE: Final = 64
 """Schedules that are replaced at a time."""
@@ -36,7 +37,7 @@ class RetryNow:
         The attempt keeps its number, so the retry schedule continues as if its time had come.
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
-        records = await direct_get.newest_of_each(self._connection, subjects.RETRIES.name, [pattern])
+        records = await direct_get.get_last_of_each(self._connection, streams.RETRIES.name, [pattern])
         replaced = [record for record in records if await reschedule_now(self._publisher, record)]
         scheduled = tuple(subjects.destination_scheduled(record.subject) for record in replaced)
         return scheduled + await self._retry_heads(tenant, delivery, destination)
@@ -44,11 +45,11 @@ class RetryNow:
     async def _retry_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
         """Make the delivery due in each ordered queue that it is the head of, and return their destinations."""
         pattern = subjects.ordered(tenant, destination)
-        info = await management.stream_info(self._connection, subjects.ORDERED.name, subjects=pattern)
+        info = await management.stream_info(self._connection, streams.ORDERED.name, subjects=pattern)
         destinations: list[str] = []
         for subject in info.state.subjects:
-            first, _ = await direct_get.batch(
-                self._connection, subjects.ORDERED.name, subject, first_sequence=1, size=1
+            first, _ = await direct_get.read_batch(
+                self._connection, streams.ORDERED.name, subject, first_sequence=1, size=1
             )
             if [_delivery_id(record) for record in first] == [delivery]:
                 destinations.append(subjects.tenant_and_destination(subject)[1])
@@ -77,9 +78,9 @@ class WaitingDeliveryResumer:
         resumed = 0
         waiting: list[direct_get.StoredMessage] = []
         async for record in direct_get.scan(
-            self._connection, subjects.RETRIES.name, subjects.scheduled(tenant, destination, "*")
+            self._connection, streams.RETRIES.name, subjects.scheduled(tenant, destination, "*")
         ):
-            if subjects.HEADER_SECRET_WAITS in record.headers:
+            if HEADER_SECRET_WAITS in record.headers:
                 waiting.append(record)
             if len(waiting) == BATCH_SIZE:
                 resumed += await self._reschedule(waiting)
@@ -93,8 +94,8 @@ class WaitingDeliveryResumer:
 async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:
     """Replace a schedule by one that is due. Returns False if it fired or was replaced in the meantime."""
     headers = portable_headers(scheduled.headers) | {
-        subjects.HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
-        subjects.HEADER_SCHEDULE_TARGET: scheduled.headers[subjects.HEADER_SCHEDULE_TARGET],
+        HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
+        HEADER_SCHEDULE_TARGET: scheduled.headers[HEADER_SCHEDULE_TARGET],
         EXPECTED_REVISION: str(scheduled.sequence),
     }
     try:

@@ -133,7 +133,7 @@ class NatsConnection:
     async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> IncomingMessage:
         """Send a request and return its answer. Raises `NotAllowed` or `ServerUnavailable`."""
         try:
-            async with self.denials.unless(subject):
+            async with self.permissions.guard(subject):
                 return await self._client.request(subject, payload, timeout=timeout_s)
         except nats.errors.NoRespondersError:
             problem: JetStreamError = ServerUnavailable(
@@ -194,8 +194,8 @@ async def connect(
         if connection is None:  # before that, `dial` says it once, and better
             return
         _log.warning("nats.error", error=named(error))
-        if denial := PermissionViolation.of(str(error)):
-            connection.denials.hear(denial)
+        if denial := PermissionViolation.from_error(str(error)):
+            connection.permissions.hear(denial)
 
     async def on_disconnected() -> None:
         if connection is not None:

@@ -6,10 +6,12 @@ from collections.abc import AsyncGenerator, Callable
 
 from consumers.worker.disposition import HandlerResult
 from consumers.worker.worker import Handler, TryStart, Worker, WorkerLimits
-from messaging.publisher import Publication
-from messaging.pull_consumer import Message, PullConsumer
-from schemas import subjects
+from messaging.message import Message
+from messaging.publication import Publication
+from messaging.pull_consumer import PullConsumer
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
+from schemas.headers import HEADER_CODE, HEADER_REASON
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -38,8 +40,8 @@ async def _running(
     runtime.add_source(
         PullConsumer(
             jetstream.connection,
-            stream=subjects.WORK.name,
-            consumer=subjects.WORK_CONSUMER.name,
+            stream=streams.WORK.name,
+            consumer=streams.WORK_CONSUMER.name,
             on_message=runtime.accept,
             room=runtime.free_capacity,
             capacity=runtime.capacity,
@@ -69,11 +71,11 @@ async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(sit
     async with _running(site, handler):
         await until(site.is_settled, 15)
 
-    (kept,) = await site.records(subjects.QUARANTINE)
+    (kept,) = await site.records(streams.QUARANTINE)
     assert calls.count(subjects.requested(TENANT, "bad")) == 3
     assert calls.count(subjects.requested(TENANT, "good")) == 1
-    assert kept.headers[subjects.HEADER_CODE] == Code.INTERNAL
-    assert kept.headers[subjects.HEADER_REASON] == "failed 3 times, last with RuntimeError"
+    assert kept.headers[HEADER_CODE] == Code.INTERNAL
+    assert kept.headers[HEADER_REASON] == "failed 3 times, last with RuntimeError"
 
 
 async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Site) -> None:
@@ -101,10 +103,10 @@ async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Sit
     async with _running(site, handler, try_start=begin):
         await until(site.is_settled, 15)
 
-    kept = await site.records(subjects.QUARANTINE)
+    kept = await site.records(streams.QUARANTINE)
     assert {kind: begun.count(kind) for kind in set(begun)} == {"good": 1, "raising": 3, "failing": 3, "called": 1}
     assert called == ["called"]
-    assert {record.headers[subjects.HEADER_REASON] for record in kept} == {"failed 3 times, last with RuntimeError"}
+    assert {record.headers[HEADER_REASON] for record in kept} == {"failed 3 times, last with RuntimeError"}
     assert len(kept) == 2
 
 
@@ -145,7 +147,7 @@ async def test_work_that_takes_longer_than_the_servers_patience_is_not_handed_ou
         pending_since = asyncio.get_running_loop().time()
         patience_s = site.settings.delivery.ack_wait_s
         await until(lambda: asyncio.get_running_loop().time() > pending_since + 2.5 * patience_s, 20)
-        info = await site.jetstream.connection.api(f"CONSUMER.INFO.{subjects.WORK.name}.{subjects.WORK_CONSUMER.name}")
+        info = await site.jetstream.connection.api(f"CONSUMER.INFO.{streams.WORK.name}.{streams.WORK_CONSUMER.name}")
         release.set()
         await until(site.is_settled, 10)
 
@@ -156,7 +158,7 @@ async def test_work_that_takes_longer_than_the_servers_patience_is_not_handed_ou
 async def test_nothing_is_acknowledged_before_its_outcome_is_stored(site: Site, receiver: Scripted) -> None:
     """With the attempts stream gone, the result is published again and again; the POST is made once."""
     await site.destination("orders", receiver.url)
-    await site.jetstream.connection.api(f"STREAM.DELETE.{subjects.ATTEMPTS.name}")
+    await site.jetstream.connection.api(f"STREAM.DELETE.{streams.ATTEMPTS.name}")
 
     async with site.consumer():
         delivery = await site.deliver("orders")

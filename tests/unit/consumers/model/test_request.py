@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from consumers.model.request import DeliveryAttemptRequest
-from schemas import subjects
+from schemas import streams, subjects
 from tests.support.site import TENANT, document
 
 MAX_BYTES = 1000
@@ -29,7 +29,7 @@ class Came:
 
     def __init__(self, data: bytes, headers: dict[str, str]) -> None:
         self.subject = subjects.requested(TENANT, "orders")
-        self.stream = subjects.WORK.name
+        self.stream = streams.WORK.name
         self.data = data
         self.headers = headers
         self.header_block = b"".join(b"%b: %b\r\n" % (a.encode(), b.encode()) for a, b in headers.items())

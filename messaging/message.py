@@ -23,6 +23,7 @@ class Message:
         "identity",
         "lane",
         "reply",
+        "stored_ns",
         "stream",
         "subject",
     )
@@ -47,6 +48,8 @@ class Message:
         """Identifies the message over all its redeliveries."""
         self.deliveries = int(tokens[2])
         """Number of deliveries by the server, this one included."""
+        self.stored_ns = int(tokens[5])
+        """Unix time in nanoseconds when the server stored the message."""
 
     @property
     def headers(self) -> dict[str, str]:
@@ -63,11 +66,6 @@ class Message:
     def sequence(self) -> int:
         """The sequence in the stream."""
         return int(self._tokens[3])
-
-    @property
-    def stored_ns(self) -> int:
-        """Unix time in nanoseconds when the server stored the message."""
-        return int(self._tokens[5])
 
     @property
     def stored_at(self) -> datetime:

@@ -8,10 +8,9 @@ import msgspec
 from messaging import direct_get, reverse_reader
 from messaging.client.connection import NatsConnection
 from messaging.reverse_reader import PageResult
-from schemas import streams
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted, decode_result
-from schemas.subjects import bucket_of
 
 PAGE_SIZE: Final = 50
 
@@ -30,8 +29,7 @@ class AttemptFilter(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def subject(self) -> str:
         """The subjects that can hold them."""
-        bucket = bucket_of(self.delivery) if self.delivery else "*"
-        return f"oneprotect.delivery.attempted.{self.tenant or '*'}.{self.destination or '*'}.{bucket}"
+        return subjects.attempted(self.tenant or "*", self.destination or "*", self.delivery or "*")
 
     def matches(self, event: DeliveryAttempted) -> bool:
         """Whether `event`, which came from one of those subjects in that time, is one of them."""

@@ -20,7 +20,6 @@ from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_request, decode_result
 from schemas.headers import HEADER_SCHEDULE
 from schemas.ids import time_of
-from schemas.subjects import bucket_of
 
 MAX_SKIPS: Final = 16
 """How often the look for attempts skips to where the next one was due."""
@@ -101,7 +100,7 @@ async def read_timelines(
         forward = _ForwardScan(connection, stream.name, pattern, delivery)
         await forward.look(None if stream is streams.RETRIES else since)
         waiting |= {found.destination: found for found in _requests(forward, delivery, state)}
-    pattern = f"oneprotect.delivery.attempted.{tenant}.{of}.{bucket_of(delivery)}"
+    pattern = subjects.attempted(tenant, of, delivery)
     forward = _ForwardScan(connection, streams.ATTEMPTS.name, pattern, delivery)
     results = await _attempts(forward, delivery, since)
     found = sorted({result.destination for result in results} | waiting.keys())

@@ -36,7 +36,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
         for metric, value in (
             (definitions.IN_FLIGHT, worker.in_flight),
             (definitions.IN_FLIGHT_LIMIT, self.max_in_flight),
-            (definitions.HELD, worker.unsettled),
+            (definitions.UNSETTLED, worker.unsettled),
             (definitions.CRASHES, worker.crashes),
             (definitions.DEFERRALS, self.handler.deferrals),
             (definitions.FED, self.feeder.moved),
@@ -59,5 +59,5 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
         for status in CredentialStatus:
             yield definitions.CREDENTIALS, (("status", status.value),), statuses[status]
         resting, trying = self.health.count()
-        yield definitions.DESTINATIONS, (("state", "resting"),), resting
-        yield definitions.DESTINATIONS, (("state", "trial"),), trying
+        yield definitions.DESTINATIONS, (("state", "open"),), resting
+        yield definitions.DESTINATIONS, (("state", "half_open"),), trying

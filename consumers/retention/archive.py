@@ -19,7 +19,7 @@ from messaging.client.errors import JetStreamError
 from messaging.client.headers import block_of, read_headers
 from messaging.direct_get import StoredMessage
 from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck
-from schemas import streams
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import CONTENT_TYPE
 from schemas.headers import HEADER_CODE, HEADER_CONTENT_TYPE, HEADER_OUTCOME, portable_headers
@@ -38,7 +38,6 @@ FindArchive = Callable[[], Awaitable[bool]]
 
 _log = structlog.get_logger(__name__)
 _DROPPED: Final = PublishAck(streams.DELIVERED.name, 0)
-_COPIED: Final = "oneprotect.delivery.delivered."
 
 
 class ArchivedDelivery(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -123,7 +122,7 @@ class ArchiveBatcher:
             pack.send(self._publisher)
             pack = self._packs[subject] = _ArchiveBatch(subject)
             pack.add(publication.payload, publication.block, on_stored)
-        if self._alone and subject.removeprefix(_COPIED) in self._alone:
+        if self._alone and subjects.lane_of(subject) in self._alone:
             del self._packs[subject]
             pack.send(self._publisher)
 

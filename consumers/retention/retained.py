@@ -12,11 +12,10 @@ from consumers.retention import archive
 from messaging import direct_get
 from messaging.client.connection import NatsConnection
 from messaging.reverse_reader import PageResult, Take, read_last, read_page_backwards
-from schemas import streams
+from schemas import streams, subjects
 from schemas.configuration import ReplayFilter
 from schemas.events import decode_request
 from schemas.headers import HEADER_CODE, HEADER_OUTCOME
-from schemas.subjects import bucket_of
 
 BATCH: Final = 1024
 PACKS: Final = 64
@@ -84,10 +83,9 @@ def stream_for(chosen: ReplayFilter) -> streams.StreamConfig:
 def subject_for(tenant: str, chosen: ReplayFilter) -> str:
     """The subjects that hold what `chosen` takes, and other things besides."""
     if chosen.takes_delivered:
-        return f"oneprotect.delivery.delivered.{tenant}.{chosen.destination or '*'}"
-    buckets = {bucket_of(delivery) for delivery in chosen.ids}
-    bucket = buckets.pop() if len(buckets) == 1 else "*"
-    return f"oneprotect.delivery.failed.{tenant}.{chosen.destination or '*'}.{bucket}"
+        return subjects.delivered(tenant, chosen.destination or "*")
+    patterns = {subjects.failed(tenant, chosen.destination or "*", delivery) for delivery in chosen.ids}
+    return patterns.pop() if len(patterns) == 1 else subjects.failed(tenant, chosen.destination or "*", "*")
 
 
 def matches(kept: RetainedDelivery, chosen: ReplayFilter) -> bool:

@@ -1,8 +1,7 @@
-"""The client library, as we want it: dialled with backoff, and never closed for good by what a server says.
+"""The client library, extended: it connects with backoff, and no error of the server closes it for good.
 
-The library gives up for ever when the server sends an error such as a revoked user, and when a file of credentials
-can't be read in the middle of a reconnect. To a service both are outages that end: the server closes the connection by
-itself, and whoever rotates credentials puts a good file in their place.
+The library closes for good when the server reports an error such as a revoked user, and when a credentials file cannot
+be read during a reconnect. For a service both are temporary: the operator grants the permission or replaces the file.
 """
 
 import asyncio
@@ -29,27 +28,27 @@ DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 CLOSE_TIMEOUT_S: Final = 1.0
 MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
 
-_STALE: Final = "stale connection"  # the library lowers what a server says
+_STALE: Final = "stale connection"  # the library lower-cases the error
 _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
 _log = structlog.get_logger(__name__)
 
 
 class ServerAccess(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server is reached, and as whom. At most one of `creds_file` and `nkey_file`."""
+    """Address and credentials of a server. At most one of `creds_file` and `nkey_file` is set."""
 
     url: str
-    """One, or several of a cluster joined by commas."""
+    """One URL, or a comma-separated list for a cluster."""
     creds_file: Path | None = None
-    """A user's JWT and its seed."""
+    """File with a user's JWT and seed."""
     nkey_file: Path | None = None
-    """A user's seed alone, for servers that list public keys."""
+    """File with a user's seed only, for servers that list public keys."""
     ca_file: Path | None = None
     inbox_prefix: str = DEFAULT_INBOX_PREFIX
-    """Where this user may hear answers."""
+    """Prefix of the subjects on which this user may receive replies."""
 
 
 class ClientCallbacks(msgspec.Struct, frozen=True, kw_only=True):
-    """What is told of a connection: an error of the server's or of the library's, and coming and going."""
+    """Callbacks for errors of the server or the library, for disconnects and for reconnects."""
 
     on_error: Callable[[Exception], Awaitable[None]]
     on_disconnected: Callable[[], Awaitable[None]]
@@ -57,15 +56,15 @@ class ClientCallbacks(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UnusableCredentials(nats.errors.Error):
-    """The file of credentials is of no use right now."""
+    """A credentials file that cannot be used at the moment."""
 
 
 class PersistentClient(Client):
-    """The library's client, which comes back from everything, and is quicker with what is plain.
+    """The library's client, with endless reconnects and a fast path.
 
-    It checks and copies subjects and headers one by one, and brings each message through a queue. Here what is plain,
-    as all of ours is, is put together at once, and goes out with whatever else is sent in the same round of the event
-    loop; and `listen` brings messages to a function as they are read. Everything else is left to the library.
+    The library checks and copies subjects and headers one by one, and queues each message. Here a plain message is
+    encoded at once and written with all others of one event loop iteration. `listen` passes messages to a function as
+    they are read. The library does everything else.
     """
 
     def __init__(self) -> None:
@@ -77,12 +76,12 @@ class PersistentClient(Client):
         self._flushed.set_result(None)
 
     async def listen(self, subject: str, listener: Listener, *, group: str = "") -> Subscription:
-        """Call `listener` with each message on `subject`, as it is read; what it raises goes to `error_cb`."""
-        untyped: Any = self  # its own signatures are only partly typed
+        """Call `listener` with each message on `subject` as it is read; exceptions go to `error_cb`."""
+        untyped: Any = self  # its signatures are only partly typed
         number = b"%d" % (self._sid + 1)
         self._listeners[number] = listener
         try:
-            subscription: Subscription = await untyped.subscribe(subject, queue=group, cb=_unheard)
+            subscription: Subscription = await untyped.subscribe(subject, queue=group, cb=_ignore)
         except BaseException:
             del self._listeners[number]
             raise
@@ -105,17 +104,13 @@ class PersistentClient(Client):
         headers: Mapping[str, str] | None = None,
         block: bytes = b"",
     ) -> None:
-        """Send without waiting: a caller that sends much bounds what is on its way by the answers.
+        """Send without waiting for the write buffer; the caller must limit its unacknowledged messages.
 
         Args:
-            subject: Where to send.
-            payload: The body.
-            reply: Where to answer.
-            headers: Headers from anywhere.
-            block: Headers as they came with another message, instead of `headers`.
+            block: Encoded headers instead of `headers`.
 
         Raises:
-            ServerUnavailable: The buffer is full, or there is no connection.
+            ServerUnavailable: The write buffer is full, or there is no connection.
             RejectedByServer: The message is too large.
         """
         headers = headers or None
@@ -139,7 +134,7 @@ class PersistentClient(Client):
     def _post_plain(
         self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None, block: bytes
     ) -> bool:
-        """Send what needs none of the library's checks. Returns False, and does nothing, for everything else."""
+        """Send a message that needs none of the library's checks; return False for any other message."""
         size, head = len(payload), block if headers is None else encode_headers_unchecked(headers)
         if head is None or size > self._max_payload or self._status != Client.CONNECTED:
             return False
@@ -154,18 +149,18 @@ class PersistentClient(Client):
         self._put(b"%b\r\n%b%b\r\n" % (start.encode(), head, payload))
         return True
 
-    def answer(self, reply: bytes, body: bytes) -> None:
-        """Publish `body` to `reply`, a subject that the server made. Lost if it cannot be sent."""
+    def send_reply(self, reply: bytes, payload: bytes) -> None:
+        """Publish `payload` to the reply subject of a received message. Without a connection it may be lost."""
         if self._status == Client.CONNECTED:
-            self._put(b"PUB %b  %d\r\n%b\r\n" % (reply, len(body), body))
+            self._put(b"PUB %b  %d\r\n%b\r\n" % (reply, len(payload), payload))
         else:
             with contextlib.suppress(JetStreamError):
-                self.post(reply.decode(), body)
+                self.post(reply.decode(), payload)
 
     def _put(self, command: bytes) -> None:
         pending = self._pending
-        if not pending and self._flush_queue is not None:  # the first of this round: have all of them written after it
-            with contextlib.suppress(asyncio.QueueFull):  # then that is going to happen anyway
+        if not pending and self._flush_queue is not None:  # the first write of this iteration: flush at its end
+            with contextlib.suppress(asyncio.QueueFull):  # then a flush is pending anyway
                 self._flush_queue.put_nowait(self._flushed)
         pending.append(command)
         self._pending_data_size += len(command)
@@ -173,40 +168,40 @@ class PersistentClient(Client):
     async def publish(
         self, subject: str, payload: bytes = b"", reply: str = "", headers: dict[str, Any] | None = None
     ) -> None:
-        """Send, and wait only while much is still to be written; see the library's own."""
+        """Publish, and wait while the write buffer is over its limit."""
         if not self._post_plain(subject, payload, reply, headers, b""):
             await super().publish(subject, payload, reply, headers)
-        await self.catch_up()
+        await self.drain_writes()
 
-    async def catch_up(self) -> None:
-        """Wait while more is still to be written than should be."""
+    async def drain_writes(self) -> None:
+        """Wait while the write buffer is over its limit."""
         if self._pending_data_size > MAX_PENDING_BYTES:
             await self._flush_pending(force_flush=True)
 
     async def _process_err(self, err_msg: str) -> None:
         if _STALE in err_msg:
             await super()._process_err(err_msg)
-        else:  # whatever is fatal, the server closes the connection for, and that is what we reconnect after
+        else:  # after a fatal error the server closes the connection, which leads to a reconnect
             await self._error_cb(nats.errors.Error(f"nats: {err_msg.strip(chr(39))}"))
 
     def _connect_command(self) -> bytes:
         try:
             if self._nkeys_seed:
-                self._setup_nkeys_seed_connect()  # the file may hold another key by now
+                self._setup_nkeys_seed_connect()  # the file may have been replaced
             return super()._connect_command()
-        except Exception:  # noqa: BLE001, S110 - whatever a file that is just being replaced leads to, told below
+        except Exception:  # noqa: BLE001, S110 - reported below; a file in replacement may cause any error
             pass
-        raise UnusableCredentials("nats: the file of credentials can't be used; put a good one in its place")
+        raise UnusableCredentials("nats: the credentials file cannot be used; replace it")
 
 
-async def _unheard(_: object) -> None:
-    """Nothing comes this way: there is a listener."""
+async def _ignore(_: object) -> None:
+    """Never called: the listener receives the messages."""
 
 
 async def open_client(
     access: ServerAccess, *, name: str, callbacks: ClientCallbacks, keep_trying_until: asyncio.Event | None
 ) -> PersistentClient:
-    """Connect. Raises `ServerUnavailable` at once, or, with `keep_trying_until`, when that is set and there is no server."""
+    """Connect. Raises `ServerUnavailable` at once, or with `keep_trying_until` only when that event is set."""
     delay_s = 0.1
     options = _options(access, name, callbacks)
     if access.url.startswith("ws"):
@@ -215,17 +210,17 @@ async def open_client(
         client = PersistentClient()
         try:
             _require_credentials(access)
-            # The library would try for ever, and without a word; reconnecting for ever is right only afterwards.
+            # The library would retry the first connection for ever, without logging it.
             await client.connect(access.url.split(","), allow_reconnect=False, max_reconnect_attempts=1, **options)
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            reason = named(error)
-            await close_client(client)  # the library leaves a refused connection open
+            reason = describe_error(error)
+            await close_client(client)  # the library leaves a rejected connection open
         else:
             client.options |= {"allow_reconnect": True, "max_reconnect_attempts": -1}
             return client
         if keep_trying_until is None or keep_trying_until.is_set():
             raise ServerUnavailable(
-                f"NATS can't be reached at {access.url} ({reason}). Is it running? See ONEPROTECT_NATS_URL."
+                f"NATS is unreachable at {access.url} ({reason}); check that it runs, and ONEPROTECT_NATS_URL"
             )
         _log.warning("nats.unreachable", url=access.url, reason=reason, next_try_s=delay_s)
         with contextlib.suppress(TimeoutError):
@@ -234,7 +229,7 @@ async def open_client(
 
 
 async def close_client(client: Client) -> None:
-    """Close, and don't wait long for it: after a TLS handshake that failed, the library would wait for ever."""
+    """Close within `CLOSE_TIMEOUT_S`: after a failed TLS handshake the library would wait for ever."""
     with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.close()
@@ -257,18 +252,18 @@ def _options(access: ServerAccess, name: str, callbacks: ClientCallbacks) -> dic
 
 
 def _require_credentials(access: ServerAccess) -> None:
-    """Raise `UnusableCredentials` unless the file looks like one: else the library raises whatever it stumbles over."""
+    """Raise `UnusableCredentials` for a malformed file, for which the library raises arbitrary exceptions."""
     if access.creds_file is not None:
         text = _content(access.creds_file, "ONEPROTECT_NATS_CREDS_FILE")
         if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
             del text
-            raise UnusableCredentials("the file that ONEPROTECT_NATS_CREDS_FILE names holds no user's JWT and seed")
+            raise UnusableCredentials("the file in ONEPROTECT_NATS_CREDS_FILE does not contain a user's JWT and seed")
     if access.nkey_file is not None and not is_seed(_content(access.nkey_file, "ONEPROTECT_NATS_NKEY_FILE")):
-        raise UnusableCredentials("the file that ONEPROTECT_NATS_NKEY_FILE names holds no user's seed (SU...)")
+        raise UnusableCredentials("the file in ONEPROTECT_NATS_NKEY_FILE does not contain a user's seed (SU...)")
 
 
 def is_seed(content: bytes) -> bool:
-    """Whether it is the seed of a user, and nothing else but a line end."""
+    """Return true if the content is the seed of a user, surrounded by nothing but white space."""
     return _SEED.fullmatch(content.strip()) is not None
 
 
@@ -277,11 +272,11 @@ def _content(path: Path, variable: str) -> bytes:
         return path.read_bytes()
     except OSError:
         pass
-    raise UnusableCredentials(f"the file that {variable} names is missing or unreadable")
+    raise UnusableCredentials(f"the file in {variable} is missing or unreadable")
 
 
-def named(error: Exception) -> str:
-    """What an error says, as far as it can't quote a file or what somebody else raised in a callback."""
+def describe_error(error: Exception) -> str:
+    """Return the text of an error of the library or the system, and of any other error only its type."""
     match error:
         case nats.errors.Error():
             return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""One connection to NATS: publish, subscribe, ask, and hear at once what this user is not allowed to do."""
+"""A connection to NATS: publish, subscribe, and send requests."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,14 @@ import msgspec
 import nats.errors
 import structlog
 
-from messaging.client.client import ClientCallbacks, PersistentClient, ServerAccess, close_client, named, open_client
+from messaging.client.client import (
+    ClientCallbacks,
+    PersistentClient,
+    ServerAccess,
+    close_client,
+    describe_error,
+    open_client,
+)
 from messaging.client.errors import (
     JetStreamError,
     NotFound,
@@ -28,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 class IncomingMessage(Protocol):
-    """A message as it arrives: `headers` is None when it has none."""
+    """A received message. `headers` is None when there are none."""
 
     subject: str
     reply: str
@@ -37,14 +44,14 @@ class IncomingMessage(Protocol):
 
 
 class Subscription(Protocol):
-    """What can be ended again."""
+    """A subscription."""
 
     async def unsubscribe(self) -> None:
-        """End it; what is on its way is dropped."""
+        """End the subscription and drop messages that are not yet received."""
         ...
 
     async def drain(self) -> None:
-        """End it, after what is on its way has been received."""
+        """End the subscription after all pending messages are received."""
         ...
 
 
@@ -65,45 +72,45 @@ _decode_reply = msgspec.json.Decoder(_ApiReply).decode
 
 
 class NatsConnection:
-    """A connection that comes back by itself. `on_reconnect` callbacks run each time it has."""
+    """A connection that reconnects by itself, and then runs the `on_reconnect` callbacks."""
 
     def __init__(self, client: PersistentClient, *, inbox_prefix: str) -> None:
         self._client = client
-        self.answer: Final = client.answer
+        self.send_reply: Final = client.send_reply
         self.post: Final = client.post
-        self.denials: Final = PermissionViolations(inbox_prefix)
+        self.permissions: Final = PermissionViolations(inbox_prefix)
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
         self.reconnects = 0
-        """How often it has come back."""
+        """Number of reconnects."""
 
     @property
     def is_connected(self) -> bool:
-        """Whether the server can be talked to right now."""
+        """True while the connection is up."""
         return self._client.is_connected
 
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
-        """Call `callback` after each reconnect: what was asked of the old connection is gone."""
+        """Call `callback` after each reconnect: requests on the old connection are lost."""
         self._on_reconnect.append(callback)
 
     async def reconnected(self) -> None:
-        """Tell everybody who asked to know. The client library calls this."""
+        """Run the callbacks after a reconnect. The client library calls this method."""
         self.reconnects += 1
         _log.info("nats.reconnected")
-        self.denials.forget()
+        self.permissions.forget()
         for callback in self._on_reconnect:
             await callback()
 
     async def publish(
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """`post`, and wait while a lot is still to be written: for who sends without hearing what became of it."""
+        """Send, and wait while the write buffer is over its limit; for callers that await no acknowledgement."""
         self.post(subject, payload, reply=reply, headers=headers)
-        await self._client.catch_up()
+        await self._client.drain_writes()
 
     async def subscribe(self, subject: str, callback: OnIncoming, *, group: str = "") -> Subscription:
-        """Call `callback` for each message; of a `group`, one member gets it.
+        """Call `callback` for each message, or for each of its share of the messages with a `group`.
 
-        Never drops one: whoever subscribes bounds what it asks for.
+        The client drops no message, so the caller must limit the messages that it requests.
         """
         client: Any = self._client  # its own signatures are only partly typed
         subscription: Subscription = await client.subscribe(
@@ -112,39 +119,39 @@ class NatsConnection:
         return subscription
 
     async def listen(self, subject: str, listener: Listener) -> Subscription:
-        """Call `listener`, a plain function, with the parts of each message: the quick way, for who hears much.
-
-        What it raises is logged.
-        """
+        """Call `listener`, a plain function, with the parts of each message. Exceptions are logged."""
         subscription: Subscription = await self._client.listen(subject, listener)
         return subscription
 
     def new_inbox(self) -> str:
-        """A subject of our own for answers."""
+        """Return a new subject for replies."""
         return self._client.new_inbox()
 
     async def flush(self) -> None:
-        """Wait until the server has seen everything that was sent so far."""
+        """Wait until the server has received everything that was sent so far."""
         with contextlib.suppress(nats.errors.Error):
-            # The library's ping overtakes what it still buffers; by the first answer that has been sent, too.
+            # The first ping overtakes buffered messages. They are sent before the second one.
             await self._client.flush(timeout=int(API_TIMEOUT_S))
             await self._client.flush(timeout=int(API_TIMEOUT_S))
 
     async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> IncomingMessage:
-        """Send a request and return its answer. Raises `NotAllowed` or `ServerUnavailable`."""
+        """Send a request and return the reply. Raises `NotAllowed` or `ServerUnavailable`."""
         try:
             async with self.permissions.guard(subject):
                 return await self._client.request(subject, payload, timeout=timeout_s)
         except nats.errors.NoRespondersError:
             problem: JetStreamError = ServerUnavailable(
-                f"nobody answers on {subject}: is JetStream enabled, and `apply` run?"
+                f"no responder on {subject}; check that JetStream is enabled, and run `oneprotect apply`"
             )
         except (nats.errors.Error, TimeoutError) as error:
-            problem = ServerUnavailable(f"no answer from NATS ({type(error).__name__})")
+            problem = ServerUnavailable(f"no reply from NATS ({type(error).__name__})")
         raise problem
 
     async def api(self, name: str, request: object = None) -> dict[str, Any]:
-        """Ask the JetStream API, for example `STREAM.INFO.X`. Raises `NotFound`, `RejectedByServer` or `ServerUnavailable`."""
+        """Send a request to the JetStream API, for example `STREAM.INFO.X`, and return the reply.
+
+        Raises `NotFound`, `RejectedByServer` or `ServerUnavailable`. See `messaging.management` for typed requests.
+        """
         payload = b"" if request is None else msgspec.json.encode(request)
         answer = await self.ask(f"$JS.API.{name}", payload)
         raise_for_error(_decode_reply(answer.data).error)
@@ -152,24 +159,24 @@ class NatsConnection:
         return decoded
 
     def require_version(self) -> None:
-        """Raise `ServerTooOld` unless the server can carry our retry schedules."""
+        """Raise `ServerTooOld` unless the server supports message schedules."""
         version = self._client.connected_server_version
         if (version.major, version.minor) < MIN_SERVER_VERSION:
             needed = ".".join(map(str, MIN_SERVER_VERSION))
             raise ServerTooOld(
-                f"nats-server {version.major}.{version.minor}.{version.patch} is too old: {needed} or newer is needed, "
-                "because retries are message schedules of the server. Upgrade the server."
+                f"nats-server {version.major}.{version.minor}.{version.patch} is too old: retries need message schedules; "
+                f"upgrade the server to {needed} or newer"
             )
 
     async def close(self) -> None:
-        """Send what is buffered and close."""
+        """Send all buffered messages and close."""
         if self._client.is_connected:
             await self.flush()
         await close_client(self._client)
 
 
 def raise_for_error(error: _ApiError | None) -> None:
-    """Raise what an error in an answer of the JetStream API means."""
+    """Raise the exception for an error in a reply of the JetStream API."""
     if error is None:
         return
     if error.code == 404:
@@ -183,19 +190,19 @@ def raise_for_error(error: _ApiError | None) -> None:
 async def connect(
     access: ServerAccess | str, *, name: str, keep_trying_until: asyncio.Event | None = None
 ) -> AsyncGenerator[NatsConnection]:
-    """Connect, and close on leaving. Raises `ServerUnavailable` at once when there is no server.
+    """Connect, and close on leaving. Raises `ServerUnavailable` at once when the server is unreachable.
 
-    A service passes `keep_trying_until`: then it is tried with backoff, and said so, until there is one or that is set.
+    With `keep_trying_until`, retry with backoff until the connection is up or that event is set.
     """
     access = ServerAccess(url=access) if isinstance(access, str) else access
     connection: NatsConnection | None = None
 
     async def on_error(error: Exception) -> None:
-        if connection is None:  # before that, `dial` says it once, and better
+        if connection is None:  # until then `open_client` reports errors
             return
-        _log.warning("nats.error", error=named(error))
-        if denial := PermissionViolation.from_error(str(error)):
-            connection.permissions.hear(denial)
+        _log.warning("nats.error", error=describe_error(error))
+        if violation := PermissionViolation.from_error(str(error)):
+            connection.permissions.report(violation)
 
     async def on_disconnected() -> None:
         if connection is not None:
@@ -211,5 +218,5 @@ async def connect(
     try:
         yield opened
     finally:
-        connection = None  # from here on a disconnect is what we want
+        connection = None  # from here on a disconnect is expected
         await opened.close()

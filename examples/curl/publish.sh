@@ -1,5 +1,5 @@
 #!/bin/sh
-# Ask for a delivery over HTTP, with curl. Safe to run again with the same id: it is stored once.
+# Request a delivery over HTTP, with curl. An id is stored once, however often the script runs.
 #   echo '{"total": 42}' | DELIVERY_URL=... DELIVERY_TOKEN=... sh publish.sh acme orders invoice.paid [ID]
 set -eu
 
@@ -10,7 +10,7 @@ trap 'rm -f "$answer"' EXIT
 
 for wait_s in 0 1 2 4 8 15 30; do
   sleep "$wait_s"
-  # The token goes to curl through a pipe: what is an argument, every user of the machine can read.
+  # curl gets the token through a pipe, because every user of the machine can read arguments.
   status=$(
     printf %s "$body" | curl --silent --show-error --max-time 10 --output "$answer" --write-out '%{http_code}' \
       --header "content-type: application/json" --header "idempotency-key: $id" \
@@ -20,7 +20,7 @@ EOF
   ) || true
   case $status in
     202) echo "$id"; exit 0 ;;
-    000 | 429 | 5??) ;; # no answer, or not now: the same again
+    000 | 429 | 5??) ;; # no answer, or a temporary problem: repeat
     *) echo "$status $(cat "$answer")" >&2; exit 1 ;;
   esac
 done

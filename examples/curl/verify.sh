@@ -1,8 +1,8 @@
 #!/bin/sh
-# Verify a webhook that was received (Standard Webhooks, v1), with openssl: for looking into one, not for a server.
-#   WEBHOOK_SECRET=whsec_... sh verify.sh ID TIMESTAMP SIGNATURES < body      (ends with 1 when it is not genuine)
-# On a machine of your own: openssl gets the key as an argument, which its other users can read.
-# `oneprotect verify` does the same, and more, and says why a signature differs.
+# Verify a received webhook (Standard Webhooks, v1) with openssl, to inspect one. Not for a server.
+#   WEBHOOK_SECRET=whsec_... sh verify.sh ID TIMESTAMP SIGNATURES < body      (exit code 1 when it is not genuine)
+# Run it on your own machine: openssl gets the key as an argument, which other users can read.
+# `oneprotect verify` also shows why a signature differs.
 set -eu
 
 now=${NOW:-$(date +%s)}

@@ -1,6 +1,6 @@
-// Ask for a delivery over HTTP. Node 18 or newer, no packages.
+// Request a delivery over HTTP. Node 18 or newer, no packages.
 //   echo '{"total": 42}' | DELIVERY_URL=... DELIVERY_TOKEN=... node publish.mjs acme orders invoice.paid [ID]
-// It is tried again with the same id until it is accepted, so it is stored once however often it was sent.
+// The request is repeated with its id until it is accepted. The id is stored once.
 
 import { randomUUID } from "node:crypto";
 import { text } from "node:stream/consumers";
@@ -26,7 +26,7 @@ export async function deliver({ url, token, tenant, destination, eventType, payl
       waitMs = Math.max(waitMs, 1000 * Number(answer.headers.get("retry-after") ?? 0) || 0);
     } catch (error) {
       if (error.final) throw error;
-      problem = error; // the network: the same again
+      problem = error; // a network problem: repeat
     }
     await sleep(waitMs);
   }

@@ -1,12 +1,12 @@
-// Verify a webhook that was received (Standard Webhooks, v1 and v1a). Node 18 or newer, no packages.
-//   WEBHOOK_SECRET=whsec_... node verify.mjs ID TIMESTAMP SIGNATURES < body      (ends with 1 when it is not genuine)
+// Verify a received webhook (Standard Webhooks, v1 and v1a). Node 18 or newer, no packages.
+//   WEBHOOK_SECRET=whsec_... node verify.mjs ID TIMESTAMP SIGNATURES < body      (exit code 1 when it is not genuine)
 
 import { createHmac, createPublicKey, timingSafeEqual, verify as verifySignature } from "node:crypto";
 import { buffer } from "node:stream/consumers";
 import { pathToFileURL } from "node:url";
 
 // secrets: whsec_... (v1) or whpk_... (v1a), the old and the new one during a rollover. headers: names in lower case.
-// body: a Buffer with the bytes as they came; with Express: express.raw({ type: "*/*" }).
+// body: a Buffer with the raw bytes as received; with Express: express.raw({ type: "*/*" }).
 export function verify(secrets, headers, body, { toleranceS = 300, now = Date.now() / 1000 } = {}) {
   const { "webhook-id": id, "webhook-timestamp": timestamp, "webhook-signature": signatures } = headers;
   if (!id || !/^[0-9]{1,12}$/.test(timestamp ?? "")) throw new Error("a header is missing or malformed");

@@ -1,8 +1,8 @@
-"""Ask for a delivery over HTTP, with nothing but the standard library.
+"""Request a delivery over HTTP, with the standard library.
 
     echo '{"total": 42}' | DELIVERY_URL=... DELIVERY_TOKEN=... python publish_http.py acme orders invoice.paid [ID]
 
-It is tried again with the same id until it is accepted, so it is stored once however often it was sent.
+The request is repeated with its id until it is accepted. The id is stored once.
 """
 
 import json
@@ -17,8 +17,8 @@ AGAIN = {429, 500, 502, 503, 504}
 
 
 def deliver(url, token, tenant, destination, event_type, payload, delivery_id=None, tries=8):
-    """Return what was stored. Raises RuntimeError when it is refused, or not accepted after so many tries."""
-    delivery_id = delivery_id or uuid.uuid4().hex  # or your own id of the event: then a restart can't double it
+    """Return the stored delivery. Raises RuntimeError when the API refuses, or after the last try."""
+    delivery_id = delivery_id or uuid.uuid4().hex  # better: your event's id, then a restart requests it once
     request = urllib.request.Request(
         f"{url}/v1/tenants/{tenant}/deliveries",
         data=json.dumps({"destination": destination, "event_type": event_type, "payload": payload}).encode(),

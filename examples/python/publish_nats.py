@@ -1,8 +1,8 @@
-"""Ask for deliveries over NATS itself, with nats-py (pip install 'nats-py[nkeys]'): for high rates, and without HTTP.
+"""Request a delivery over NATS, with nats-py (pip install 'nats-py[nkeys]'), for high rates.
 
     echo '{"total": 42}' | NATS_URL=... NATS_NKEY_FILE=acme.nk python publish_nats.py acme orders invoice.paid [ID]
 
-The user is a producer's of this tenant (`oneprotect nats user producer --tenant acme`).
+The NATS user is a producer of this tenant (`oneprotect nats user producer --tenant acme`).
 """
 
 import asyncio
@@ -17,7 +17,7 @@ import nats
 import nats.errors
 from nats.js.errors import APIError
 
-FULL = 10077  # the destination has its fill of due work: the same message goes to the overflow
+FULL = 10077  # the destination's work limit is reached: publish to the overflow
 
 
 async def deliver(client, tenant, destination, event_type, payload, delivery_id=None, tries=8):
@@ -33,7 +33,7 @@ async def deliver(client, tenant, destination, event_type, payload, delivery_id=
         "data": {"destination": destination, "event_type": event_type, "payload": payload},
     }
     headers = {
-        "Nats-Msg-Id": f"{tenant}.{destination}.{delivery_id}",  # sent again, it is stored once
+        "Nats-Msg-Id": f"{tenant}.{destination}.{delivery_id}",  # a repeated message is stored once
         "content-type": "application/cloudevents+json",
     }
     data = json.dumps(document).encode()
@@ -52,19 +52,19 @@ async def deliver(client, tenant, destination, event_type, payload, delivery_id=
         except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
             if "permissions violation" in str(client.last_error):
                 raise PermissionError(str(client.last_error)) from None
-            # No leader just now, or the answer got lost: the same again.
+            # No leader at the moment, or a lost answer: repeat.
         await asyncio.sleep(min(0.25 * 2**attempt, 10))
     raise TimeoutError("JetStream did not store it")
 
 
 async def main(tenant, destination, event_type, *delivery_id):
-    """Publish what is on stdin."""
+    """Publish the payload on stdin."""
     ca_file = os.environ.get("NATS_CA_FILE")
     client = await nats.connect(
         os.environ["NATS_URL"],
         nkeys_seed=os.environ.get("NATS_NKEY_FILE"),
         tls=ssl.create_default_context(cafile=ca_file) if ca_file else None,
-        inbox_prefix=f"_INBOX_producer_{tenant}",  # a producer hears answers nowhere else
+        inbox_prefix=f"_INBOX_producer_{tenant}",  # the only prefix that the user may subscribe to
         max_reconnect_attempts=-1,
     )
     try:

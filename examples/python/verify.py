@@ -15,7 +15,7 @@ def verify(secrets, headers, body, tolerance_s=300, now=None):
     """Raise ValueError unless the body is genuine and fresh.
 
     `secrets`: `whsec_...` (v1) or `whpk_...` (v1a), the old and the new one during a rollover. `headers`: names in
-    lower case. `body`: the bytes as they came, before any JSON parser has touched them.
+    lower case. `body`: the raw bytes as received.
     """
     message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not (timestamp.isascii() and timestamp.isdigit() and message_id):

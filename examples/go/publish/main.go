@@ -1,8 +1,8 @@
-// Ask for a delivery over HTTP, with the standard library.
+// Request a delivery over HTTP, with the standard library.
 //
 //	echo '{"total": 42}' | DELIVERY_URL=... DELIVERY_TOKEN=... go run ./publish acme orders invoice.paid [ID]
 //
-// It is tried again with the same id until it is accepted, so it is stored once however often it was sent.
+// The request is repeated with its id until it is accepted. The id is stored once.
 package main
 
 import (
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Delivery is one payload for one destination. ID may be your own id of the event.
+// Delivery is one payload for one destination. ID is your event's id, or a random one.
 type Delivery struct {
 	Tenant, Destination, EventType, ID string
 	Payload                            json.RawMessage
@@ -46,7 +46,7 @@ func Deliver(url, token string, delivery Delivery) error {
 	return fmt.Errorf("not accepted: %w", err)
 }
 
-// post sends it once, and says whether to send the same again, and after how long at least.
+// post sends the request once. It returns whether to repeat it, and the shortest wait before.
 func post(url, token, id string, body []byte) (again bool, after time.Duration, err error) {
 	request, err := http.NewRequest(http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {

@@ -1,6 +1,6 @@
-// Verify a webhook that was received (Standard Webhooks, v1 and v1a), with the standard library.
+// Verify a received webhook (Standard Webhooks, v1 and v1a), with the standard library.
 //
-//	WEBHOOK_SECRET=whsec_... go run ./verify ID TIMESTAMP SIGNATURES < body      (ends with 1 when it is not genuine)
+//	WEBHOOK_SECRET=whsec_... go run ./verify ID TIMESTAMP SIGNATURES < body      (exit code 1 when it is not genuine)
 package main
 
 import (
@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// Tolerance is how far a webhook's time may be from ours.
+// Tolerance is the largest difference between a webhook's time and this machine's.
 const Tolerance = 5 * time.Minute
 
 // Verify returns nil if the body is genuine and fresh. Secrets are whsec_... (v1) or whpk_... (v1a), the old and the
-// new one during a rollover. Body has the bytes as they came, before any JSON decoder has touched them.
+// new one during a rollover. Body holds the raw bytes as received.
 func Verify(secrets []string, header http.Header, body []byte, now time.Time) error {
 	id, timestamp := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp")
 	seconds, err := strconv.ParseInt(timestamp, 10, 64)

@@ -7,6 +7,8 @@ from typing import Final
 
 import pytest
 
+from schemas.codes import Code
+from telemetry.metrics.definitions import CATALOGUE
 from tests.component.conftest import RunHere
 from tools import references
 
@@ -89,6 +91,22 @@ def test_every_page_that_the_program_names_exists() -> None:
 
     assert len(mentions) > 20
     assert [(path, mention) for path, mention in sorted(mentions) if _is_broken(ROOT, mention)] == []
+
+
+def test_every_log_event_and_metric_of_the_pages_exists() -> None:
+    """Pages name the log events and metrics that the program has."""
+    sources = "".join(path.read_text(encoding="utf-8") for path in SOURCES if path.suffix == ".py")
+    events: set[str] = set()
+    metrics: set[str] = set()
+    for page in (ROOT / "docs").rglob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        metrics |= set(re.findall(r"`(oneprotect_[a-z_]+_(?:total|seconds|bytes|messages|pending|files))`", text))
+        events |= set(re.findall(r"`([a-z]+\.[a-z_]+)`", text)) if page.name in ("runbooks.md", "monitor.md") else set()
+    events -= {code.value for code in Code}
+
+    assert len(events) > 5
+    assert {event for event in events if f'"{event}"' not in sources} == set()
+    assert {metric for metric in metrics if metric not in CATALOGUE} == set()
 
 
 def test_the_index_names_every_page() -> None:

@@ -1,4 +1,4 @@
-"""The examples, in every language that this machine has: Python and the shell are always there."""
+"""The examples in every language that this machine has. Python and the shell are always present."""
 
 import asyncio
 import base64
@@ -71,7 +71,7 @@ Program = Callable[[str, str], Sequence[str]]
 
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    """The command that runs an example: of a language, and by its name."""
+    """Return the command that runs an example, by language and name."""
     built = tmp_path_factory.mktemp("go")
 
     def command(language: str, name: str) -> Sequence[str]:
@@ -104,7 +104,7 @@ def _verified(command: Sequence[str], body: str, secret: str, signatures: str, *
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_genuine_webhooks_are_verified(language: str, program: Program) -> None:
-    """The vectors of the specification, a rollover on either side, and bodies that are empty or beyond ASCII."""
+    """Each program accepts the vectors of the specification, both keys of a rotation, and empty or non-ASCII bodies."""
     command = program(language, "verify")
 
     assert {case: _verified(command, *given) for case, given in GENUINE.items()} == dict.fromkeys(GENUINE, True)
@@ -112,8 +112,8 @@ def test_genuine_webhooks_are_verified(language: str, program: Program) -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_false_webhooks_are_not(language: str, program: Program) -> None:
-    """Whatever was changed on the way, or signed with something else, or is too old or too new."""
+def test_forged_webhooks_are_refused(language: str, program: Program) -> None:
+    """Each program refuses a changed body, a wrong signature, and a timestamp beyond five minutes."""
     command = program(language, "verify")
 
     assert {case: _verified(command, *given) for case, given in FALSE.items()} == dict.fromkeys(FALSE, False)
@@ -126,7 +126,7 @@ def test_false_webhooks_are_not(language: str, program: Program) -> None:
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "curl"])
 def test_the_second_scheme_is_verified(language: str, program: Program) -> None:
-    """Ed25519 (v1a): the genuine one, beside a v1 signature or alone, and none that was changed."""
+    """Each program accepts a genuine Ed25519 signature (v1a), and refuses a changed one."""
     command = program(language, "verify")
 
     assert _verified(command, BODY, PUBLIC, V1A)
@@ -191,7 +191,7 @@ async def _published(
 
 
 async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
-    """As its tenant's user: stored once however often it is sent, in the overflow when full, delivered in the end."""
+    """A repeated request is stored once, the overflow holds what exceeds the limit, and all is delivered."""
     keys = Keys(tmp_path / "keys", [TENANT])
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
         operator = {
@@ -215,14 +215,14 @@ async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
 
 
 class Front:
-    """Between a producer and the API: the first answer to an id gets lost, and the second is that nothing works."""
+    """A proxy before the API: it loses the first answer to an id, and answers the second request with 503."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.requests: list[str] = []
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """Pass it on, and do what the script says with the answer."""
+        """Forward the request, and lose or return the answer."""
         delivery = request.headers["idempotency-key"]
         self.requests.append(delivery)
         times = self.requests.count(delivery)
@@ -270,8 +270,8 @@ async def _asked(command: Sequence[str], url: str, token: str, delivery: str) ->
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", LANGUAGES)
-async def test_a_delivery_is_asked_for_over_http(language: str, program: Program, site: Site) -> None:
-    """An answer gets lost, the next is an error, the third counts: the delivery is stored once, as it was asked for."""
+async def test_a_delivery_is_requested_over_http(language: str, program: Program, site: Site) -> None:
+    """A lost answer and an error lead to repeated requests, and the delivery is stored once."""
     command = await asyncio.to_thread(program, language, "publish")
     await site.destination("orders", "http://127.0.0.1:9999/")
     async with running(site) as api, _front(api.url) as (front, url):

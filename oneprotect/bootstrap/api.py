@@ -104,11 +104,11 @@ async def _open_api(
         async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
             jetstream.connection.require_version()
             parts = build_dependencies(settings, jetstream, telemetry, jwts)
-            await parts.addressees.start()
+            await parts.destinations.start()
             streams = StreamAvailability(jetstream.connection)
             telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
             updating = [
-                asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replays.run(), streams.run())
+                asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())
             ]
             front.open(create_app(parts, build_console(jetstream, parts, stop)))
             freeze_gc()
@@ -155,12 +155,11 @@ def build_dependencies(
         connection=jetstream.connection,
         publisher=jetstream.publisher,
         configuration=jetstream.configuration,
-        addressees=DestinationCache(jetstream.destinations, jetstream.connection),
-        replayer=jetstream.replayer,
-        replays=ReplayRunner(jetstream.replayer, jetstream.replays),
+        destinations=DestinationCache(jetstream.destinations, jetstream.connection),
+        replay_service=jetstream.replayer,
+        replay_runner=ReplayRunner(jetstream.replayer, jetstream.replays),
         tokens=tokens,
         authenticator=Authenticator(tokens, failures=settings.api.auth_failures, jwts=jwts),
-        counters=telemetry.counters,
         ops=OpsPages(telemetry.counters, telemetry.readiness),
         limits=BodyLimits(
             body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES,

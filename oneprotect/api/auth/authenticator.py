@@ -1,92 +1,123 @@
-"""Who is it that asks? A bearer token of ours, or (with an issuer configured) a JWT of somebody we trust."""
+"""Authentication: bearer tokens of this product and, if an issuer is configured, JWTs."""
 
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from oneprotect.api.auth.failure_throttle import BURST, FailureThrottle
 from oneprotect.api.auth.jwks import KeysUnavailable
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
-from oneprotect.api.auth.token_format import PREFIX, id_of
+from oneprotect.api.auth.token_format import PREFIX, parse_token_id
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
 
 CHALLENGE: Final = 'Bearer realm="oneprotect"'
 INVALID: Final = f'{CHALLENGE}, error="invalid_token"'
+BURST: Final = 20
+PER_S: Final = 0.5
+MAX_ADDRESSES: Final = 4096
 
 _log = structlog.get_logger(__name__)
 
 
-class Authenticator:
-    """Turns what a client sent into who that is.
+class FailureThrottle:
+    """Failed authentications by client address: `burst` at once, then `per_s` a second. Keeps the latest addresses."""
 
-    An address that keeps sending what is no good is told to wait. Who has a good token is let in all the same: somebody
-    else behind the same address can't lock them out, and a token can't be guessed however often one tries.
+    def __init__(
+        self, *, burst: int = BURST, per_s: float = PER_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._burst = burst
+        self._per_s = per_s
+        self._clock = clock
+        self._free_at: OrderedDict[str, float] = OrderedDict()
+        """The time at which all failures of an address are forgotten."""
+
+    def record(self, address: str) -> None:
+        """Record a failure of the address."""
+        source = _source(address)
+        self._free_at[source] = max(self._free_at.pop(source, 0.0), self._clock()) + 1 / self._per_s
+        if len(self._free_at) > MAX_ADDRESSES:
+            self._free_at.popitem(last=False)
+
+    def wait_s(self, address: str) -> int:
+        """Return the whole seconds until the address may fail again; 0 for now."""
+        debt_s = self._free_at.get(_source(address), 0.0) - self._clock() - (self._burst - 1) / self._per_s
+        return max(0, math.ceil(debt_s))
+
+
+def _source(address: str) -> str:
+    """Return the /64 network of an IPv6 address: its owner can use any address of the network."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ipaddress.IPv6Network((address, 64), strict=False))
+    except ValueError:
+        return address
+
+
+class Authenticator:
+    """Finds the principal of a token.
+
+    An address with too many failures must wait. A valid token is always accepted, so that other clients behind the
+    address cannot lock its owner out. Guessing a token is infeasible at any rate.
     """
 
     def __init__(self, tokens: TokenCache, *, failures: int = BURST, jwts: JwtVerifier | None = None) -> None:
-        """`failures`: how often an address may fail at once. `jwts`: for the second way in."""
+        """`failures`: the number of failures of an address that are allowed at once."""
         self._tokens = tokens
         self._jwts = jwts
         self._throttle = FailureThrottle(burst=failures)
 
     async def authenticate(self, authorization: str | None, address: str) -> Principal:
-        """Who sent this `Authorization` header, from `address`. Raises `Problem` 401, 429 or 503."""
+        """Return the principal of an `Authorization` header. Raises `Problem` 401, 429 or 503."""
         scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _unauthorized("A bearer token is needed: `Authorization: Bearer …`.", CHALLENGE)
+            raise _unauthorized("A bearer token is required. Send `Authorization: Bearer TOKEN`.", CHALLENGE)
         return await self.identify(token.strip(), address)
 
     async def identify(self, token: str, address: str) -> Principal:
-        """Who a bare token belongs to; for a sign-in form. Raises as `authenticate` does."""
+        """Return the principal of a token. Raises `Problem` 401, 429 or 503."""
         if not self._tokens.is_ready:
             raise unavailable()
-        token_id = id_of(token)
+        token_id = parse_token_id(token)
         if token_id is None and self._jwts is not None and token.count(".") == 2:
-            return await self._of_jwt(self._jwts, token, address)
+            return await self._identify_jwt(self._jwts, token, address)
         if token_id is None:
-            mistyped = token.startswith(PREFIX)
-            detail = "This token is mistyped: its checksum does not fit." if mistyped else "This is no token of ours."
-            raise self._refusal(detail, address)
+            is_mistyped = token.startswith(PREFIX)
+            detail = "The checksum of the token is wrong." if is_mistyped else "The token has an unknown format."
+            raise self._reject(f"{detail} Copy the whole token again.", address)
         principal = self._tokens.find(token_id, token)
         if principal is None and not self._throttle.wait_s(address):
             principal = await self._tokens.look_up(token_id, token)
         if principal is None:
-            raise self._refusal("This token is unknown, or was revoked.", address)
+            raise self._reject("The token is unknown or was revoked. Create a new one.", address)
         return principal
 
-    async def _of_jwt(self, jwts: JwtVerifier, token: str, address: str) -> Principal:
-        principal = jwts.known(token)
+    async def _identify_jwt(self, jwts: JwtVerifier, token: str, address: str) -> Principal:
+        principal = jwts.find_verified(token)
         if principal is None and not self._throttle.wait_s(address):
             try:
                 principal = await jwts.verify(token)
             except KeysUnavailable:
                 _log.warning("oidc.no_keys")
-                raise _no_keys() from None
+                detail = "The keys of the JWT issuer are not available. Retry the request."
+                headers = {"retry-after": str(RETRY_AFTER_S)}
+                raise Problem(503, "issuer-unavailable", detail, headers=headers) from None
         if principal is None:
-            raise self._refusal("This JWT is not taken here: check issuer, audience, expiry, tenant and key.", address)
+            raise self._reject("The JWT is not valid. Check its issuer, audience, expiry, tenant and key.", address)
         return principal
 
-    def _refusal(self, detail: str, address: str) -> Problem:
-        self._throttle.note(address)
+    def _reject(self, detail: str, address: str) -> Problem:
+        self._throttle.record(address)
         if wait_s := self._throttle.wait_s(address):
-            return Problem(
-                429,
-                "too-many-failures",
-                "This address has failed to authenticate too often; wait before the next try.",
-                headers={"retry-after": str(wait_s)},
-            )
+            detail = "This address has failed to authenticate too often. Wait before the next try."
+            return Problem(429, "too-many-failures", detail, headers={"retry-after": str(wait_s)})
         return _unauthorized(detail, INVALID)
-
-
-def _no_keys() -> Problem:
-    return Problem(
-        503,
-        "issuer-unavailable",
-        "The keys of the JWT's issuer can't be had right now. Try again.",
-        headers={"retry-after": str(RETRY_AFTER_S)},
-    )
 
 
 def _unauthorized(detail: str, challenge: str) -> Problem:

@@ -1,4 +1,4 @@
-"""An issuer's keys: fetched within bounds, kept, and fetched anew when a token names one that is not known."""
+"""The public keys of a JWT issuer: fetched within limits, cached, and refreshed for an unknown key id."""
 
 import asyncio
 import ssl
@@ -12,11 +12,11 @@ import msgspec
 import structlog
 
 REFRESH_S: Final = 3600.0
-"""So old keys are fetched anew, in the background."""
-KEPT_S: Final = 86_400.0
-"""So long they are believed while the issuer does not answer."""
-UNKNOWN_S: Final = 10.0
-"""A key that is not known makes us look, at most this often: tokens with made-up ones are no lever."""
+"""The age at which the keys are fetched again in the background."""
+MAX_STALE_S: Final = 86_400.0
+"""The age up to which the keys are used while the issuer does not respond."""
+MIN_INTERVAL_S: Final = 10.0
+"""The minimum time between fetches, so that invented key ids cause no load on the issuer."""
 TIMEOUT_S: Final = 5.0
 MAX_BYTES: Final = 256 * 1024
 MAX_KEYS: Final = 64
@@ -25,10 +25,10 @@ _log = structlog.get_logger(__name__)
 
 
 class KeysUnavailable(Exception):
-    """The issuer's keys have never been had, or not for too long."""
+    """The keys were never fetched, or are too old."""
 
 
-class _FetchedKeys(msgspec.Struct):
+class _Discovery(msgspec.Struct):
     jwks_uri: str
 
 
@@ -37,7 +37,7 @@ class _KeySet(msgspec.Struct):
 
 
 class IssuerKeys:
-    """Finds keys by their id. `jwks_url`: where they are, if the issuer is not to be asked."""
+    """Finds keys by their id. `jwks_url` replaces the discovery document of the issuer."""
 
     def __init__(self, issuer: str, *, jwks_url: str | None = None, ca_file: Path | None = None) -> None:
         self._discovery = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
@@ -51,14 +51,14 @@ class IssuerKeys:
         self._fetching: asyncio.Task[None] | None = None
 
     async def find(self, key_id: str | None) -> jwt.PyJWK | None:
-        """The key, or None when the issuer has none of this id. Raises `KeysUnavailable`."""
+        """Return the key, or None for an unknown id. Raises `KeysUnavailable`."""
         age_s = time.monotonic() - self._fetched_at
         key = self._find(key_id)
         if key is None or age_s > REFRESH_S:
-            fetching = self._begin()
-            if fetching is not None and (key is None or age_s > KEPT_S):
+            fetching = self._ensure_fetching()
+            if fetching is not None and (key is None or age_s > MAX_STALE_S):
                 await asyncio.shield(fetching)
-        if time.monotonic() - self._fetched_at > KEPT_S:
+        if time.monotonic() - self._fetched_at > MAX_STALE_S:
             raise KeysUnavailable
         return self._find(key_id)
 
@@ -67,9 +67,9 @@ class IssuerKeys:
             return next(iter(self._keys.values()))
         return self._keys.get(key_id)
 
-    def _begin(self) -> asyncio.Task[None] | None:
-        """The fetching that is under way, or a new one unless there was one just now."""
-        if self._fetching is None and time.monotonic() - self._tried_at > UNKNOWN_S:
+    def _ensure_fetching(self) -> asyncio.Task[None] | None:
+        """Return the current fetch or a new one; None within `MIN_INTERVAL_S` of the last one."""
+        if self._fetching is None and time.monotonic() - self._tried_at > MIN_INTERVAL_S:
             self._tried_at = time.monotonic()
             self._fetching = asyncio.create_task(self._fetch(), name="jwks")
             self._fetching.add_done_callback(self._done)
@@ -81,7 +81,7 @@ class IssuerKeys:
     async def _fetch(self) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S), aiohttp.ClientSession() as session:
-                url = self._jwks_url or (await self._read(session, self._discovery, _FetchedKeys)).jwks_uri
+                url = self._jwks_url or (await self._read(session, self._discovery, _Discovery)).jwks_uri
                 found = await self._read(session, url, _KeySet)
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, ValueError) as error:
             _log.warning("oidc.keys_unavailable", error=type(error).__name__)
@@ -91,11 +91,11 @@ class IssuerKeys:
 
     async def _read(self, session: aiohttp.ClientSession, url: str, kind: type[Any]) -> Any:  # noqa: ANN401
         if not url.startswith("https://") and not self._discovery.startswith("http://"):
-            raise ValueError("an issuer over https has its keys there, too")
-        async with session.get(url, ssl=self._tls, allow_redirects=False) as answer:
-            answer.raise_for_status()
-            content = await answer.content.read(MAX_BYTES + 1)
-            while len(content) <= MAX_BYTES and (more := await answer.content.read(MAX_BYTES)):
+            raise ValueError("the keys of an https issuer must be at an https URL")
+        async with session.get(url, ssl=self._tls, allow_redirects=False) as response:
+            response.raise_for_status()
+            content = await response.content.read(MAX_BYTES + 1)
+            while len(content) <= MAX_BYTES and (more := await response.content.read(MAX_BYTES)):
                 content += more
             if len(content) > MAX_BYTES:
                 raise ValueError("too large")
@@ -103,7 +103,7 @@ class IssuerKeys:
 
 
 def _key(found: dict[str, Any]) -> jwt.PyJWK | None:
-    """A key that may verify; None for what is for something else, symmetric, or not understood."""
+    """Return the key if it can verify signatures: asymmetric, supported, and for that use."""
     if found.get("use", "sig") != "sig" or found.get("kty") not in ("RSA", "EC", "OKP"):
         return None
     try:

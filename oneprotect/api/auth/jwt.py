@@ -1,4 +1,4 @@
-"""JWTs of an OpenID Connect issuer, as the second way in."""
+"""JWTs of an OpenID Connect issuer."""
 
 import hashlib
 import time
@@ -16,7 +16,7 @@ from schemas.roles import ALL_TENANTS, Role
 
 LEEWAY_S: Final = 30
 MAX_LENGTH: Final = 8192
-MAX_KNOWN: Final = 4096
+MAX_CACHED: Final = 4096
 MAX_SUBJECT: Final = 128
 
 
@@ -26,7 +26,7 @@ class _VerifiedJwt(msgspec.Struct, frozen=True):
 
 
 class JwtVerifier:
-    """Checks JWTs, and remembers those that it has checked until they expire: a signature costs more than a look-up."""
+    """Verifies JWTs, and caches verified ones until they expire."""
 
     def __init__(
         self,
@@ -44,21 +44,21 @@ class JwtVerifier:
         self._algorithms = frozenset(algorithms)
         self._tenant_claim = tenant_claim
         self._roles_claim = roles_claim
-        self._known: OrderedDict[bytes, _VerifiedJwt] = OrderedDict()
+        self._verified: OrderedDict[bytes, _VerifiedJwt] = OrderedDict()
 
-    def known(self, token: str) -> Principal | None:
-        """Who a token belongs to that was found good before, and has not expired."""
+    def find_verified(self, token: str) -> Principal | None:
+        """Return the principal of a token that was verified before and has not expired."""
         digest = hashlib.sha256(token.encode()).digest()
-        found = self._known.get(digest)
+        found = self._verified.get(digest)
         if found is None:
             return None
         if found.until <= time.time():
-            del self._known[digest]
+            del self._verified[digest]
             return None
         return found.principal
 
     async def verify(self, token: str) -> Principal | None:
-        """Who a token belongs to, or None when it is no good. Raises `KeysUnavailable`."""
+        """Return the principal of a token, or None if it is not valid. Raises `KeysUnavailable`."""
         if len(token) > MAX_LENGTH:
             return None
         try:
@@ -72,7 +72,7 @@ class JwtVerifier:
         claims = None if key is None else self._claims(token, key, algorithm)
         principal = None if claims is None else self._principal(claims)
         if principal is not None and claims is not None:
-            self._remember(token, _VerifiedJwt(principal, float(claims["exp"])))
+            self._cache(token, _VerifiedJwt(principal, float(claims["exp"])))
         return principal
 
     def _claims(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any] | None:
@@ -97,17 +97,17 @@ class JwtVerifier:
             return None
         return Principal(tenant=tenant, roles=_roles(roles), id=f"oidc:{subject}")
 
-    def _remember(self, token: str, verified: _VerifiedJwt) -> None:
-        self._known[hashlib.sha256(token.encode()).digest()] = verified
-        if len(self._known) > MAX_KNOWN:
-            self._known.popitem(last=False)
+    def _cache(self, token: str, verified: _VerifiedJwt) -> None:
+        self._verified[hashlib.sha256(token.encode()).digest()] = verified
+        if len(self._verified) > MAX_CACHED:
+            self._verified.popitem(last=False)
 
 
 def _roles(claim: object) -> frozenset[Role]:
-    """Those that we know, of a list or of words parted by blanks."""
-    words: Sequence[object] = ()
+    """Return the known roles of a list or of a string with spaces."""
+    names: Sequence[object] = ()
     if isinstance(claim, str):
-        words = claim.split()
+        names = claim.split()
     elif isinstance(claim, list):
-        words = cast("list[object]", claim)
-    return frozenset(role for role in Role if role.value in words)
+        names = cast("list[object]", claim)
+    return frozenset(role for role in Role if role.value in names)

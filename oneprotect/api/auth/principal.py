@@ -1,4 +1,4 @@
-"""Who asks, and what for."""
+"""The authenticated caller."""
 
 from collections.abc import Set as AbstractSet
 
@@ -8,7 +8,7 @@ from schemas.roles import ALL_TENANTS, Role
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True):
-    """Who was authenticated. `id` names them in the audit trail: `token:<id>`, or `oidc:<subject>`."""
+    """An authenticated caller. `id` is in the audit trail: `token:<id>` or `oidc:<subject>`."""
 
     tenant: str
     roles: frozenset[Role]
@@ -17,13 +17,13 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_operator(self) -> bool:
-        """Whether they may know what exactly is wrong with a Secret."""
+        """True if the caller may see the exact state of Secrets."""
         return Role.OPERATOR in self.roles
 
     def is_of(self, tenant: str) -> bool:
-        """Whether that tenant's affairs are theirs."""
+        """Return true if the caller belongs to the tenant."""
         return self.tenant in (tenant, ALL_TENANTS)
 
     def has_any(self, roles: AbstractSet[Role]) -> bool:
-        """Whether they have one of these roles."""
+        """Return true if the caller has one of the roles."""
         return not self.roles.isdisjoint(roles)

@@ -1,7 +1,7 @@
-"""What a token looks like: `oneprotect_`, 16 characters that name it, 43 that are secret, and 6 of a checksum.
+"""The format of tokens: `oneprotect_`, an id of 16 characters, a secret of 43, and a checksum of 6.
 
-The prefix lets scanners find tokens that were left somewhere; the checksum tells a slip of the finger from a token that
-was revoked, without asking anybody. Only the SHA-256 of the whole is ever kept: 256 random bits need no slow hash.
+The prefix lets secret scanners find leaked tokens. The checksum distinguishes a typing error from a revoked token
+without a look-up. Only the SHA-256 of a token is stored: 256 random bits need no slow hash.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ _TOKEN: Final = re.compile(
 
 
 class IssuedToken:
-    """A token that was just made, to be shown once. It can't be printed, copied or pickled by mistake."""
+    """A new token, to be shown once. It cannot be printed, copied or pickled by mistake."""
 
     __slots__ = ("_text", "id")
 
@@ -35,22 +35,22 @@ class IssuedToken:
 
     @property
     def digest(self) -> str:
-        """What is kept of it."""
+        """The digest to store."""
         return digest(self._text)
 
     def reveal(self) -> str:
-        """The text, for whoever is to use it."""
+        """Return the text of the token."""
         return self._text
 
     def __repr__(self) -> str:
         return f"IssuedToken({self.id})"
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a token is not copied")
+        raise TypeError("a token cannot be copied")
 
 
-def id_of(text: str) -> str | None:
-    """The id of a token, or None when this is none of ours or was mistyped."""
+def parse_token_id(text: str) -> str | None:
+    """Return the id of a token, or None for another format or a wrong checksum."""
     found = _TOKEN.fullmatch(text)
     if found is None or not hmac.compare_digest(_checksum(text[:-6]), found["sum"]):
         return None
@@ -58,7 +58,7 @@ def id_of(text: str) -> str | None:
 
 
 def digest(text: str) -> str:
-    """The SHA-256 of a token, in hex."""
+    """Return the SHA-256 of a token in hex."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 

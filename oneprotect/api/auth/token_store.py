@@ -1,4 +1,4 @@
-"""Tokens as they are kept, created and revoked: for the command line, and for whoever else manages them."""
+"""The stored tokens: create, list and revoke."""
 
 import uuid
 from datetime import UTC, datetime
@@ -18,18 +18,18 @@ SOURCE: Final = "/oneprotect/tokens"
 USED: Final = "used"
 
 _ALL: Final = "_all"
-"""No tenant is called so."""
+"""The key part of tokens for all tenants; no tenant can have this name."""
 
 
 class UnknownToken(Exception):
-    """There is no such token."""
+    """No token has this id."""
 
     def __init__(self) -> None:
-        super().__init__("there is no token of this id; see `oneprotect token list`")
+        super().__init__("no token has this id; see `oneprotect token list`")
 
 
 class TokenStore:
-    """The bucket of tokens. Any method raises `JetStreamError` when NATS can't be asked."""
+    """The bucket of tokens. Every method raises `JetStreamError` when NATS is unavailable."""
 
     def __init__(self, bucket: KvBucket, publisher: JetStreamPublisher) -> None:
         self._bucket = bucket
@@ -38,7 +38,7 @@ class TokenStore:
         self._publisher = publisher
 
     async def create(self, spec: TokenSpec, *, by: str) -> tuple[TokenView, IssuedToken]:
-        """Make a token. Its text is in the answer and nowhere else. Raises `ValidationError`."""
+        """Create a token. Only the returned `IssuedToken` has its text. Raises `ValidationError`."""
         spec = validation.round_trip(spec)
         issued = IssuedToken()
         token = Token(
@@ -50,11 +50,11 @@ class TokenStore:
             name=spec.name,
         )
         await self._tokens.put(_key(token.tenant, issued.id), token, revision=0)
-        await self._tell(token.tenant, issued.id, "create", by)
+        await self._audit(token.tenant, issued.id, "create", by)
         return _view(issued.id, token, None), issued
 
     async def list(self, tenant: str | None = None) -> list[TokenView]:
-        """The tenant's tokens (`*`: those for all tenants), or everybody's, the oldest first."""
+        """Return the tokens of one tenant (`*`: the tokens for all tenants) or of every tenant, oldest first."""
         pattern = "*" if tenant is None else _key_part(tenant)
         rows = await self._tokens.list(f"{pattern}.*")
         uses = {row.key: row.value for row in await self._uses.list(f"{pattern}.*.{USED}")}
@@ -62,15 +62,15 @@ class TokenStore:
         return sorted(views, key=lambda view: view.created_at)
 
     async def delete(self, token_id: str, *, by: str) -> TokenView:
-        """Revoke a token: within a second no API process takes it any more. Raises `UnknownToken` or `ValidationError`."""
+        """Revoke a token; API processes reject it within a second. Raises `UnknownToken` or `ValidationError`."""
         for row in await self._tokens.list(f"*.{validation.name(token_id, 'id')}"):
             await self._bucket.delete(row.key)
             await self._bucket.delete(f"{row.key}.{USED}")
-            await self._tell(row.value.tenant, token_id, "delete", by)
+            await self._audit(row.value.tenant, token_id, "delete", by)
             return _view(token_id, row.value, None)
         raise UnknownToken
 
-    async def _tell(self, tenant: str, token_id: str, action: str, by: str) -> None:
+    async def _audit(self, tenant: str, token_id: str, action: str, by: str) -> None:
         event = ConfigChanged(
             specversion="1.0",
             id=str(uuid.uuid4()),

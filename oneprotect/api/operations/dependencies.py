@@ -1,4 +1,4 @@
-"""What the API is made of: opened by the wiring, used by the operations."""
+"""The parts of the running API that operations use."""
 
 from msgspec import Struct
 
@@ -11,22 +11,20 @@ from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.web.request_body import BodyLimits
 from oneprotect.configuration.service import ConfigurationService
-from telemetry.metrics.registry import MetricRegistry
 from telemetry.ops_server import OpsPages
 
 
 class ApiDependencies(Struct, frozen=True, kw_only=True):
-    """Everything that operations use. Nothing in it opens or closes anything."""
+    """Everything that operations use; opened and closed elsewhere."""
 
     connection: NatsConnection
     publisher: JetStreamPublisher
     configuration: ConfigurationService
-    addressees: DestinationCache
-    replayer: ReplayService
-    replays: ReplayRunner
+    destinations: DestinationCache
+    replay_service: ReplayService
+    replay_runner: ReplayRunner
     tokens: TokenCache
     authenticator: Authenticator
-    counters: MetricRegistry
     ops: OpsPages
     limits: BodyLimits
     max_payload_bytes: int

@@ -1,7 +1,7 @@
-"""Runs replays in the background of API processes. A process that ends, however it does, leaves them to another one.
+"""Replays in the background of API processes.
 
-Which replays there are, and how far each has come, is in the bucket alone (`consumers.replay.service`): a process looks there
-for those that nobody runs.
+The bucket holds all replays and their progress (`consumers.replay.service`). Each process adopts unfinished replays that
+no process runs, so that the replays of an ended process continue.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from messaging.lease import find_holder
 from messaging.periodic import run_every
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 
-LOOK_S: Final = 3.0
+ADOPT_INTERVAL_S: Final = 3.0
 
 _log = structlog.get_logger(__name__)
 
@@ -27,8 +27,8 @@ _log = structlog.get_logger(__name__)
 class ReplayRunner:
     """The replays that this process runs."""
 
-    def __init__(self, replayer: ReplayService, bucket: KvBucket) -> None:
-        self._replayer = replayer
+    def __init__(self, service: ReplayService, bucket: KvBucket) -> None:
+        self._service = service
         self._replays = KvTable(bucket, Replay)
         self._rows = ReplayStore(bucket)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -36,24 +36,24 @@ class ReplayRunner:
     async def begin(
         self, tenant: str, chosen: ReplayFilter, *, by: str, address: str, rate_per_s: float | None
     ) -> tuple[str, Replay]:
-        """Start a replay, or go on with the unfinished one that has the same filter. Raises `JetStreamError`."""
-        replay, row = await self._replayer.begin(tenant, chosen, by=by)
+        """Start a replay, or resume the unfinished one with the same filter. Raises `JetStreamError`."""
+        replay, row = await self._service.begin(tenant, chosen, by=by)
         stored = await self._find(tenant, replay)
         begun = msgspec.structs.replace(
             row,
             rate_per_s=rate_per_s,
             unattended=True,
             address=row.address if stored else address,
-            total=row.total if row.total is not None else await self._total(tenant, row),
+            total=row.total if row.total is not None else await self._service.count_remaining(tenant, row),
         )
         saved = await self._rows.save(tenant, ReplayRow(replay, begun, stored.revision if stored else 0))
         self._start(tenant, replay, saved.replay)
         return replay, saved.replay
 
     async def run(self) -> None:
-        """Go on with what other processes have left, until cancelled."""
+        """Adopt the replays of ended processes until cancelled."""
         try:
-            await run_every(LOOK_S, self._adopt, asyncio.Event(), failure_event="replays.unreadable")
+            await run_every(ADOPT_INTERVAL_S, self._adopt, asyncio.Event(), failure_event="replays.unreadable")
         finally:
             tasks = list(self._running.values())
             for task in tasks:
@@ -72,21 +72,18 @@ class ReplayRunner:
     def _start(self, tenant: str, replay: str, row: Replay) -> None:
         key = f"{tenant}.{replay}"
         if key not in self._running:
-            task = self._running[key] = asyncio.create_task(self._go(tenant, replay, row), name=f"replay {key}")
+            task = self._running[key] = asyncio.create_task(self._run(tenant, replay, row), name=f"replay {key}")
             task.add_done_callback(lambda _: self._running.pop(key, None))
 
-    async def _go(self, tenant: str, replay: str, row: Replay) -> None:
+    async def _run(self, tenant: str, replay: str, row: Replay) -> None:
         try:
-            await self._replayer.run(tenant, replay, row, rate_per_s=row.rate_per_s)
-        except (JetStreamError, ReplayError) as error:  # its progress is kept, and it is looked at again
+            await self._service.run(tenant, replay, row, rate_per_s=row.rate_per_s)
+        except (JetStreamError, ReplayError) as error:  # its progress is stored, and a process adopts it again
             _log.warning("replay.failed", tenant=tenant, replay=replay, error=str(error))
-        except Exception as error:  # noqa: BLE001 - a task of its own: nobody else would hear of it
+        except Exception as error:  # noqa: BLE001 - nothing else awaits the task
             _log.exception("replay.crashed", tenant=tenant, replay=replay, exc_info=error)
 
     async def _find(self, tenant: str, replay: str) -> ReplayRow | None:
         with contextlib.suppress(ReplayError):
             return await self._rows.get(tenant, replay)
         return None
-
-    async def _total(self, tenant: str, row: Replay) -> int:
-        return await self._replayer.count_remaining(tenant, row)

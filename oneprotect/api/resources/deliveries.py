@@ -207,15 +207,15 @@ def _delivery_id(request: ApiRequest, new: NewDelivery) -> str:
 
 
 async def _destinations(request: ApiRequest, new: NewDelivery) -> list[str]:
-    addressees = request.parts.addressees
+    known = request.parts.destinations
     if isinstance(new.destination, UnsetType):
-        found = await addressees.subscribed(request.tenant, new.event_type)
+        found = await known.subscribed(request.tenant, new.event_type)
         if len(found) > MAX_MESSAGES:
             raise ValidationError(
                 "event_type", f"more than {MAX_MESSAGES} destinations subscribe; send one request per destination"
             )
         return found
-    if not await addressees.has(request.tenant, new.destination):
+    if not await known.has(request.tenant, new.destination):
         raise ValidationError("destination", "the tenant has no destination of this name; create it first")
     return [new.destination]
 

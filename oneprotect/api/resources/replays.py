@@ -177,9 +177,9 @@ async def create_replay(request: ApiRequest) -> ApiResponse:
     chosen = new.filter.to_filter(public=request.is_public)
     if new.dry_run:
         summary = DryRunSummary()
-        await summary.add_pages(request.parts.replayer.find_pages(request.tenant, chosen))
+        await summary.add_pages(request.parts.replay_service.find_pages(request.tenant, chosen))
         return ApiResponse(body=_dry_run(summary, public=request.is_public))
-    replay, row = await request.parts.replays.begin(
+    replay, row = await request.parts.replay_runner.begin(
         request.tenant, chosen, by=request.by, address=request.address, rate_per_s=new.rate_per_s
     )
     return ApiResponse(
@@ -200,9 +200,9 @@ async def list_replays(request: ApiRequest) -> ApiResponse:
     """List replays."""
     query = request.query(PageQuery)
     before = None if query.cursor is None else decode_cursor(query.cursor, str)
-    rows = reversed((await request.parts.replayer.list(request.tenant)).items())
+    rows = reversed((await request.parts.replay_service.list(request.tenant)).items())
     rest = [(replay, row) for replay, row in rows if before is None or replay < before]
-    running = await request.parts.replayer.find_running(request.tenant)
+    running = await request.parts.replay_service.find_running(request.tenant)
     page = rest[: query.limit]
     items = [_view(request, replay, row, running) for replay, row in page]
     return ApiResponse(body=Page(items, encode_cursor(page[-1][0]) if len(rest) > len(page) else None))
@@ -211,8 +211,10 @@ async def list_replays(request: ApiRequest) -> ApiResponse:
 @OPERATIONS.add("GET", ONE, _ONE, roles=READERS, problems=(404,))
 async def get_replay(request: ApiRequest) -> ApiResponse:
     """Get a replay and its progress."""
-    row = await request.parts.replayer.get(request.tenant, request.id)
-    return ApiResponse(body=_view(request, request.id, row, await request.parts.replayer.find_running(request.tenant)))
+    row = await request.parts.replay_service.get(request.tenant, request.id)
+    return ApiResponse(
+        body=_view(request, request.id, row, await request.parts.replay_service.find_running(request.tenant))
+    )
 
 
 @OPERATIONS.add("DELETE", ONE, _ONE, roles=MANAGERS, problems=(404, 409))
@@ -221,7 +223,7 @@ async def cancel_replay(request: ApiRequest) -> ApiResponse:
 
     Deliveries that the replay has already requested are not cancelled.
     """
-    row = await request.parts.replayer.cancel(request.tenant, request.id, by=request.by, address=request.address)
+    row = await request.parts.replay_service.cancel(request.tenant, request.id, by=request.by, address=request.address)
     return ApiResponse(body=_view(request, request.id, row, None))
 
 

@@ -1,7 +1,4 @@
-"""What stands before the application: it answers from the first moment on, counts, and logs.
-
-The process listens before NATS is there. Until the application is, it says that it lives, and that it is not ready.
-"""
+"""The outermost ASGI application: responds before NATS is connected, and counts and logs every request."""
 
 import time
 from typing import Final
@@ -15,51 +12,49 @@ from telemetry.metrics.registry import MetricRegistry
 from telemetry.ops_server import OpsPages
 
 METHODS: Final = frozenset({"GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH"})
-EVENTS: Final = b"text/event-stream"
-OPERATING: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+EVENT_STREAM: Final = b"text/event-stream"
+PROBES: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 
 _log = structlog.get_logger(__name__)
 
 
 class StartupGateway:
-    """An ASGI application that hands over to another one as soon as there is one."""
+    """Forwards requests to the application once there is one. Until then the process is alive, and not ready."""
 
     def __init__(self, counters: MetricRegistry, ops: OpsPages) -> None:
         self._counters = counters
         self._ops = ops
-        self._app: ASGIApp | None = None
+        self._app: ASGIApp = self._respond_before_start
 
     def open(self, app: ASGIApp) -> None:
-        """From now on `app` answers."""
+        """Forward requests to `app` from now on."""
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        began, ended, status = time.perf_counter(), 0.0, 500
+        """Respond to one request."""
+        started, ended, status = time.perf_counter(), 0.0, 500
 
-        async def sent(event: Message) -> None:
+        async def send_and_note(event: Message) -> None:
             nonlocal ended, status
             if event["type"] == "http.response.start":
                 status = event["status"]
-                if any(value.startswith(EVENTS) for _, value in event["headers"]):
-                    ended = time.perf_counter()  # its answer has no end of its own: that it has begun is what counts
+                if any(value.startswith(EVENT_STREAM) for _, value in event["headers"]):
+                    ended = time.perf_counter()  # the duration of an endless response says nothing
             await send(event)
 
         try:
-            await (self._app or self._not_yet)(scope, receive, sent)
+            await self._app(scope, receive, send_and_note)
         finally:
-            self._note(scope, status, (ended or time.perf_counter()) - began)
+            self._record(scope, status, (ended or time.perf_counter()) - started)
 
-    async def _not_yet(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["path"] in OPERATING:
-            await self._ops(scope, receive, send)
-            return
-        await problem_response(unavailable())(scope, receive, send)
+    async def _respond_before_start(self, scope: Scope, receive: Receive, send: Send) -> None:
+        respond = self._ops if scope["path"] in PROBES else problem_response(unavailable())
+        await respond(scope, receive, send)
 
-    def _note(self, scope: Scope, status: int, took_s: float) -> None:
+    def _record(self, scope: Scope, status: int, duration_s: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
         route = scope.get("path_template") or "none"
         self._counters.add(definitions.HTTP_REQUESTS, (("method", method), ("route", route), ("status", str(status))))
-        self._counters.observe(definitions.HTTP_DURATION, took_s, (("route", route),))
-        log = _log.warning if status >= 500 and route not in OPERATING else _log.debug
-        log("api.answered", method=method, route=route, status=status, ms=round(took_s * 1000, 2))
+        self._counters.observe(definitions.HTTP_DURATION, duration_s, (("route", route),))
+        log = _log.warning if status >= 500 and route not in PROBES else _log.debug
+        log("api.answered", method=method, route=route, status=status, ms=round(duration_s * 1000, 2))

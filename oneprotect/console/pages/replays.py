@@ -65,8 +65,8 @@ class ReplayProgressView(Struct, frozen=True, kw_only=True):
 
 async def show_all(request: PageRequest) -> PageResponse:
     """Show the tenant's replays, newest first."""
-    rows = await request.parts.replayer.list(request.tenant)
-    running = await request.parts.replayer.find_running(request.tenant)
+    rows = await request.parts.replay_service.list(request.tenant)
+    running = await request.parts.replay_service.find_running(request.tenant)
     newest = list(reversed(rows.items()))[:SHOWN]
     return request.render(
         "replays.html",
@@ -98,7 +98,7 @@ async def start(request: PageRequest) -> PageResponse:
     """Start a replay in the background."""
     fields = await request.manager_form()
     form = decode_query([(name, value) for name, value in fields.items() if value], ReplayForm)
-    replay, _ = await request.parts.replays.begin(
+    replay, _ = await request.parts.replay_runner.begin(
         request.tenant,
         form.to_filter(request),
         by=request.by,
@@ -122,7 +122,7 @@ async def show_progress(request: PageRequest) -> PageResponse:
 async def cancel(request: PageRequest) -> PageResponse:
     """Cancel a replay."""
     await request.manager_form()
-    await request.parts.replayer.cancel(request.tenant, request.id, by=request.by, address=request.address)
+    await request.parts.replay_service.cancel(request.tenant, request.id, by=request.by, address=request.address)
     return redirect(f"{request.base}/replays/{request.id}?done=cancelled")
 
 
@@ -130,7 +130,7 @@ async def _count(request: PageRequest, chosen: ReplayFilter) -> DryRunSummary:
     summary = DryRunSummary()
     try:
         async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-            await summary.add_pages(request.parts.replayer.find_pages(request.tenant, chosen))
+            await summary.add_pages(request.parts.replay_service.find_pages(request.tenant, chosen))
     except TimeoutError:
         raise Problem(
             503,
@@ -141,8 +141,8 @@ async def _count(request: PageRequest, chosen: ReplayFilter) -> DryRunSummary:
 
 
 async def _load(request: PageRequest) -> ReplayProgressView:
-    row = await request.parts.replayer.get(request.tenant, request.id)
-    return _view(request, request.id, row, await request.parts.replayer.find_running(request.tenant))
+    row = await request.parts.replay_service.get(request.tenant, request.id)
+    return _view(request, request.id, row, await request.parts.replay_service.find_running(request.tenant))
 
 
 def _view(request: PageRequest, replay: str, row: Replay, running: LeaseHolder | None) -> ReplayProgressView:

@@ -5,7 +5,7 @@ import asyncio
 import msgspec
 import pytest
 
-from oneprotect.api.auth.token_format import id_of
+from oneprotect.api.auth.token_format import parse_token_id
 from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import OURS, ROUTES, THEIRS, place, routes_of_app
@@ -107,7 +107,7 @@ async def test_changes_are_told_with_who_and_from_where(api: Api) -> None:
         ("credential", "set"), ("destination", "set"), ("destination", "disable"), ("destination", "enable"),
         ("destination", "delete"), ("credential", "delete"),
     ]  # fmt: skip
-    assert {one["by"] for one in told} == {f"token:{id_of(admin.token or '')}"}
+    assert {one["by"] for one in told} == {f"token:{parse_token_id(admin.token or '')}"}
     assert {one["address"] for one in told} == {"127.0.0.1"}
 
 

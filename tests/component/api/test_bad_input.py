@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from oneprotect.api.operations.operation import ApiOperation
-from oneprotect.api.web import protocol
+from oneprotect.api.web import server
 from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import OURS, ROUTES, operation_of, place
@@ -154,7 +154,7 @@ async def _raw(api: Api) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.S
 
 async def test_a_slow_head_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """Slowloris: whoever does not finish its headers in time holds no connection."""
-    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.5)
     async with _raw(api) as (reader, writer), asyncio.timeout(10):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-a: ")
         answer = await reader.read()

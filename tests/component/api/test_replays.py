@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from oneprotect.api.auth.token_format import id_of
+from oneprotect.api.auth.token_format import parse_token_id
 from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
 from tests.support.api import Api, Client, running
@@ -135,7 +135,7 @@ async def test_a_replay_is_cancelled(api: Api, receiver: Scripted) -> None:
     told = [msgspec.json.decode(record.data) for record in await api.site.records(streams.EVENTS)]
     ended = [event["data"] for event in told if event["type"] == "oneprotect.replay.finished.v1"]
     assert [(one["state"], one["by"], one["address"]) for one in ended] == [
-        ("cancelled", f"token:{id_of(operator.token or '')}", "127.0.0.1")
+        ("cancelled", f"token:{parse_token_id(operator.token or '')}", "127.0.0.1")
     ]
     assert again.status == 409
 

@@ -1,6 +1,6 @@
 """Tokens: made, used, seen and revoked."""
 
-from oneprotect.api.auth.token_format import PREFIX, id_of
+from oneprotect.api.auth.token_format import PREFIX, parse_token_id
 from schemas.roles import Role
 from tests.support.api import Api, Client, running
 from tests.support.site import TENANT
@@ -17,7 +17,7 @@ async def test_a_token_lets_in_until_it_is_revoked(api: Api) -> None:
         assert (await client("GET", LIST)).status == 200
         assert (await elsewhere("GET", LIST)).status == 200
 
-        await api.site.jetstream.tokens.delete(id_of(client.token or "") or "", by="test")
+        await api.site.jetstream.tokens.delete(parse_token_id(client.token or "") or "", by="test")
 
         await until(lambda: _answers(client, 401), 1)
         await until(lambda: _answers(elsewhere, 401), 1)
@@ -31,7 +31,7 @@ async def test_no_token_a_mistyped_and_an_unknown_one_are_told_apart(api: Api) -
     """Each is a 401 with a challenge, and what was sent is not repeated."""
     good = await api.token(Role.VIEWER)
     mistyped = good[:-1] + ("a" if good[-1] != "a" else "b")
-    for token, says in ((None, "is needed"), (mistyped, "mistyped"), ("something-else", "no token of ours")):
+    for token, says in ((None, "is required"), (mistyped, "checksum"), ("something-else", "unknown format")):
         reply = await api.with_token(token)("GET", LIST)
 
         assert reply.status == 401

@@ -1,6 +1,6 @@
 """`oneprotect token`: made, shown once, listed and revoked."""
 
-from oneprotect.api.auth.token_format import id_of
+from oneprotect.api.auth.token_format import parse_token_id
 from schemas import streams
 from tests.component.conftest import RunHere
 from tests.support.site import Site
@@ -14,7 +14,7 @@ async def test_a_token_is_shown_once_and_kept_as_a_hash(oneprotect: RunHere, sit
 
     (view,) = listed.json
     assert made.code == 0
-    assert view["id"] == id_of(text)
+    assert view["id"] == parse_token_id(text)
     assert (view["tenant"], view["roles"], view["name"]) == ("acme", ["producer"], "billing")
     assert view["last_used_at"] is None
     secret = text[27:-6]

@@ -1,6 +1,6 @@
 """How often an address may fail: so many at once, then seldom, and with bounded memory."""
 
-from oneprotect.api.auth.failure_throttle import MAX_ADDRESSES, FailureThrottle
+from oneprotect.api.auth.authenticator import MAX_ADDRESSES, FailureThrottle
 
 
 class Clock:
@@ -19,20 +19,20 @@ def test_a_burst_and_then_one_after_the_other() -> None:
 
     for _ in range(3):
         assert throttle.wait_s("192.0.2.1") == 0
-        throttle.note("192.0.2.1")
+        throttle.record("192.0.2.1")
     wait_s = throttle.wait_s("192.0.2.1")
     assert wait_s == 2
     clock.now += wait_s
     assert throttle.wait_s("192.0.2.1") == 0
-    throttle.note("192.0.2.1")
+    throttle.record("192.0.2.1")
     assert throttle.wait_s("192.0.2.1") == 2
 
 
 def test_others_are_not_held_up() -> None:
     """But all of an IPv6 /64 is one."""
     throttle = FailureThrottle(burst=1, per_s=0.5, clock=Clock())
-    throttle.note("192.0.2.1")
-    throttle.note("2001:db8::1")
+    throttle.record("192.0.2.1")
+    throttle.record("2001:db8::1")
 
     assert throttle.wait_s("192.0.2.1") > 0
     assert throttle.wait_s("192.0.2.2") == 0
@@ -44,7 +44,7 @@ def test_memory_is_bounded() -> None:
     """Of many addresses the latest are remembered."""
     throttle = FailureThrottle(burst=1, per_s=0.01, clock=Clock())
     for number in range(MAX_ADDRESSES + 10):
-        throttle.note(f"client-{number}")
+        throttle.record(f"client-{number}")
 
     assert throttle.wait_s("client-0") == 0
     assert throttle.wait_s(f"client-{MAX_ADDRESSES + 9}") > 0

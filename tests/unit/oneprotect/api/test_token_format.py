@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oneprotect.api.auth.token_format import PREFIX, IssuedToken, digest, id_of
+from oneprotect.api.auth.token_format import PREFIX, IssuedToken, digest, parse_token_id
 from telemetry.redaction import scrub
 
 
@@ -15,7 +15,7 @@ def test_a_token_tells_its_id_and_what_is_kept_of_it() -> None:
     """And it is another one each time."""
     first, second = IssuedToken(), IssuedToken()
 
-    assert id_of(first.reveal()) == first.id
+    assert parse_token_id(first.reveal()) == first.id
     assert digest(first.reveal()) == first.digest
     assert first.reveal().startswith(PREFIX)
     assert first.reveal() != second.reveal()
@@ -27,14 +27,14 @@ def test_any_slip_of_the_finger_is_noticed(place: int, letter: str) -> None:
     text = IssuedToken().reveal()
     changed = text[:place] + letter + text[place + 1 :]
 
-    assert id_of(changed) == (id_of(text) if changed == text else None)
+    assert parse_token_id(changed) == (parse_token_id(text) if changed == text else None)
 
 
 @given(st.text(max_size=100))
 def test_other_text_is_no_token(text: str) -> None:
     """Whatever it is."""
-    assert id_of(text) is None
-    assert id_of(PREFIX + text) is None
+    assert parse_token_id(text) is None
+    assert parse_token_id(PREFIX + text) is None
 
 
 def test_it_can_not_get_out_by_mistake() -> None:

@@ -108,7 +108,8 @@ async def _open_api(
             streams = StreamAvailability(jetstream.connection)
             telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
             updating = [
-                asyncio.create_task(coroutine) for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())
+                asyncio.create_task(coroutine)
+                for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())
             ]
             front.open(create_app(parts, build_console(jetstream, parts, stop)))
             freeze_gc()

@@ -79,7 +79,8 @@ class ShippedServer(EmbeddedNats):
         if self.routes:
             self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self.routes[self.name]}")
         entries = "".join(user_entry(role, self._keys.public[role.name]) for role in self._keys.producers)
-        self._replace("accounts.conf", "      # A tenant that publishes", entries + "      # A tenant that publishes")
+        mark = "      # Add one entry per tenant"
+        self._replace("accounts.conf", mark, entries + mark)
         config = self.shipped / ("cluster.conf" if self.routes else "server.conf")
         config.write_text(f'{config.read_text()}\nports_file_dir: "{self._directory}"\n')
         return config

@@ -1,4 +1,4 @@
-"""What every test may use: uvloop, as in production, and a nats-server of its own."""
+"""Fixtures for all tests: uvloop, as in production, and a real nats-server for each test."""
 
 import asyncio
 import os
@@ -24,13 +24,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`make chaos` repeats the tests of failure, and keeps what they counted."""
-    parser.addoption("--times", type=int, default=1, help="how often to run each test under tests/chaos")
-    parser.addoption("--figures", type=Path, default=None, help="a file for what the tests counted, too")
+    """Add the options of `make chaos`: repeat its tests, and write their figures to a file."""
+    parser.addoption("--times", type=int, default=1, help="number of runs of each test under tests/chaos")
+    parser.addoption("--figures", type=Path, default=None, help="file to which the reported figures are written")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Repeat a test of failure as often as asked for: which moment a kill hits is chance."""
+    """Repeat each test under tests/chaos `--times` times, because the moment of a kill is random."""
     times: int = metafunc.config.option.times
     if times > 1 and "chaos" in metafunc.definition.path.parts:
         metafunc.fixturenames.append("time")
@@ -70,7 +70,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """In CI a test that would be skipped has failed: what nobody looks at there is looked at nowhere."""
+    """Fail each skipped test in CI, where every test must run."""
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("CI"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
@@ -81,27 +81,27 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest_asyncio.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    """A nats-server with an empty JetStream store, for this test alone."""
+    """Return a nats-server with an empty JetStream store, for this test alone."""
     async with EmbeddedNats(tmp_path / "nats") as server:
         yield server
 
 
 @pytest_asyncio.fixture
 async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Site]:
-    """A tenant with a signing secret on that server, everything applied; consumers are up to the test."""
+    """Return an installation with a tenant and a signing secret; the test starts consumers."""
     async with Site(tmp_path, nats_server) as opened:
         yield opened
 
 
 @pytest_asyncio.fixture
 async def receiver() -> AsyncIterator[Scripted]:
-    """A receiver that answers 200 unless its script says otherwise."""
+    """Return a receiver that answers 200 unless the test changes its script."""
     async with Scripted() as opened:
         yield opened
 
 
 @pytest_asyncio.fixture
 async def api(site: Site) -> AsyncIterator[Api]:
-    """The site's HTTP API."""
+    """Return the HTTP API of the site."""
     async with running(site) as opened:
         yield opened

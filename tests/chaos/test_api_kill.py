@@ -1,4 +1,4 @@
-"""kill -9 of the API under load: what it had accepted is there, and what is asked for again is there once."""
+"""kill -9 of the API under load: every accepted request is stored, and a repeated request is stored once."""
 
 import asyncio
 import contextlib
@@ -40,7 +40,7 @@ async def _is_ready(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 class Producer:
-    """Asks for deliveries under ids of its own, until each was accepted, whatever happens to the API meanwhile."""
+    """A producer that repeats each request, with its own id, until the API accepts it."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, name: str) -> None:
         self._session = session
@@ -50,7 +50,7 @@ class Producer:
         self.repeated = 0
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ask for one after the other."""
+        """Request one delivery after the other."""
         number = 0
         while not stop.is_set():
             number += 1
@@ -73,7 +73,7 @@ class Producer:
 
 
 async def test_an_api_killed_under_load(site: Site, figure: Figure) -> None:
-    """Every accepted fan-out is stored for all of its destinations and once for each, over several deaths."""
+    """Every accepted fan-out is stored exactly once for each of its destinations, over several kills."""
     for name in DESTINATIONS:
         await site.destination(name, "https://example.com/in", event_types=["*"])
     _, token = await site.jetstream.tokens.create(TokenSpec(tenant=TENANT, roles=(Role.PRODUCER,)), by="test")

@@ -1,4 +1,4 @@
-"""kill -9 of consumers and of the server under load: the archive misses nothing that was delivered."""
+"""kill -9 of consumers and of the server under load: the archive holds everything that was delivered."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -22,7 +22,7 @@ EACH = 100
 async def test_killed_again_and_again_the_archive_holds_all_that_was_delivered(
     site: Site, receiver: Scripted, figure: Callable[[str], None]
 ) -> None:
-    """Consumers die amid their packs, and every other time the server does, too; each copy is there in the end."""
+    """Consumers die in the middle of an archive batch, and every other time the server dies too; no copy is missing."""
     for name in ("orders", "invoices"):
         await site.destination(name, receiver.url, max_in_flight=32)
     deliveries: set[str] = set()
@@ -31,7 +31,7 @@ async def test_killed_again_and_again_the_archive_holds_all_that_was_delivered(
         async with site.consumer_process() as consumer:
             for number in range(EACH):
                 deliveries.add(await site.deliver("orders" if number % 2 else "invoices"))
-            # They have begun to come, and the last of them have neither been packed nor acknowledged.
+            # The first deliveries have arrived; the last ones are neither archived nor acknowledged.
             await until(lambda kill=kill: len(receiver.seen) >= EACH * kill + EACH // 2, 30)  # type: ignore[misc]
             if kill % 2:
                 await site.server.kill()

@@ -1,4 +1,4 @@
-"""A cluster of three: its leaders are killed under load, and what was accepted is delivered."""
+"""Kills of leaders in a cluster of three servers under load: every accepted delivery is delivered."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from tests.support.waiting import until
 
 
 async def _deliver(site: Site) -> str:
-    """Ask until it is accepted, with the same id: what every producer does."""
+    """Repeat the request with one id until the server accepts it, as every producer does."""
     delivery = new_delivery_id()
     while True:
         with contextlib.suppress(JetStreamError):
@@ -25,7 +25,7 @@ async def _deliver(site: Site) -> str:
 
 
 async def test_a_stream_leader_killed_under_load_loses_nothing(tmp_path: Path, figure: Callable[[str], None]) -> None:
-    """Twice the work stream's leader dies while deliveries run: each accepted one is delivered."""
+    """The leader of the work stream dies twice during deliveries, and each accepted one is delivered."""
     accepted: list[str] = []
     async with (
         cluster(tmp_path / "nats") as nodes,

@@ -1,4 +1,4 @@
-"""kill -9, of the consumer and of the server, in mid-flight: every accepted delivery reaches an outcome."""
+"""kill -9 of the consumer and of the server during deliveries: every accepted delivery reaches an outcome."""
 
 import asyncio
 import signal
@@ -26,7 +26,7 @@ async def _delivered(site: Site) -> Counter[str]:
 
 
 async def test_a_consumer_killed_while_it_sends(site: Site, receiver: Scripted, figure: Figure) -> None:
-    """What was in flight is sent again by the next consumer, with the same id; the rest once; nothing is lost."""
+    """The next consumer repeats requests in flight with their ids and sends the rest once; nothing is lost."""
     in_flight = 8
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=in_flight)
@@ -47,7 +47,7 @@ async def test_a_consumer_killed_while_it_sends(site: Site, receiver: Scripted, 
 
 
 async def test_consumers_killed_again_and_again(site: Site, receiver: Scripted, figure: Figure) -> None:
-    """Five kills under load, with failures and retries on the way: every delivery ends as delivered."""
+    """Every delivery is delivered in the end, over five kills under load with failures and retries."""
     receiver.script = [503, 200]
     await site.destination("orders", receiver.url, max_in_flight=16, retry_schedule_s=[0.2, 0.2, 0.2, 0.2, 0.2, 0.2])
     deliveries: list[str] = []
@@ -69,7 +69,7 @@ async def test_consumers_killed_again_and_again(site: Site, receiver: Scripted, 
 
 
 async def test_a_server_killed_under_load(site: Site, receiver: Scripted, figure: Figure) -> None:
-    """JetStream is killed and restarted while deliveries run: what it had acknowledged is delivered."""
+    """Every acknowledged request is delivered although JetStream is killed and restarted meanwhile."""
     receiver.script = [Answer(503, {"retry-after": "1"}), 200]
     await site.destination("orders", receiver.url, max_in_flight=16, retry_schedule_s=[0.2] * 6)
     accepted: list[str] = []
@@ -89,8 +89,8 @@ async def test_a_server_killed_under_load(site: Site, receiver: Scripted, figure
 
 
 @pytest.mark.retry
-async def test_retries_that_come_due_while_nobody_is_there(site: Site, receiver: Scripted) -> None:
-    """Schedules live in the server: consumer and server are both gone at their time, and they fire afterwards."""
+async def test_retries_that_come_due_without_consumer_and_server(site: Site, receiver: Scripted) -> None:
+    """Schedules that come due while consumer and server are down fire after the restart."""
     receiver.script = [500, 200]
     await site.destination("orders", receiver.url, retry_schedule_s=[1])
     async with site.consumer_process() as consumer:
@@ -117,7 +117,7 @@ async def test_retries_that_come_due_while_nobody_is_there(site: Site, receiver:
 async def test_death_between_any_two_steps_of_the_path(
     site: Site, receiver: Scripted, figure: Figure, step: str, outcome: str
 ) -> None:
-    """Nothing is lost, whichever step it is; only what died between the answer and its record is sent twice."""
+    """A kill before any step loses nothing; only a kill between the response and its result repeats a request."""
     receiver.script = {"delivered at once": [200], "tried again": [503, 200], "given up": [410]}[outcome]
     await site.destination("orders", receiver.url, max_in_flight=4, retry_schedule_s=[0.2, 0.2, 0.2])
     deliveries = [await site.deliver("orders") for _ in range(20)]

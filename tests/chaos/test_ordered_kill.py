@@ -1,4 +1,4 @@
-"""kill -9 of consumers and of the server while a line is delivered: its order holds, and nothing is lost."""
+"""kill -9 of consumers and of the server while an ordered queue is delivered: the order holds, nothing is lost."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ COUNT = 200
 async def test_workers_killed_again_and_again(
     tmp_path: Path, nats_server: EmbeddedNats, figure: Callable[[str], None]
 ) -> None:
-    """200 deliveries, a receiver that fails at random, three workers killed by turns, a work stream that overflows."""
+    """Order holds with random failures, three workers killed in turn, and an overflowing work stream."""
     deliveries: list[str] = []
     async with (
         Flaky(fails=30, seed=random.randrange(1000)) as receiver,  # noqa: S311 - not for security
@@ -61,7 +61,7 @@ async def test_workers_killed_again_and_again(
 
 
 async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str], None]) -> None:
-    """JetStream is killed three times in mid-line; what it had accepted is delivered, in its order."""
+    """Accepted deliveries arrive in order although JetStream is killed three times meanwhile."""
     accepted: list[str] = []
     async with Flaky(fails=20) as receiver, site.consumer_process(), site.consumer_process():
         await site.destination("orders", receiver.url, ordering="fifo", timeout_s=0.2, retry_schedule_s=[0.02] * 30)
@@ -79,10 +79,10 @@ async def test_a_server_killed_again_and_again(site: Site, figure: Callable[[str
 
 @pytest.mark.long
 @pytest.mark.parametrize("stream", [streams.WORK, streams.ORDERED], ids=lambda stream: stream.name)
-async def test_a_leader_killed_in_mid_line(
+async def test_a_leader_killed_during_an_ordered_queue(
     tmp_path: Path, figure: Callable[[str], None], stream: streams.StreamConfig
 ) -> None:
-    """Three servers, two consumers; twice a leader dies: what was accepted comes in order, though replicas may lag."""
+    """Accepted deliveries arrive in order although the leader of the stream dies twice and replicas lag."""
     accepted: list[str] = []
     async with (
         cluster(tmp_path / "nats") as nodes,
@@ -108,7 +108,7 @@ async def test_a_leader_killed_in_mid_line(
 
 
 async def _deliver(site: Site) -> str:
-    """Ask until it is accepted, with the same id: what every producer does."""
+    """Repeat the request with one id until the server accepts it, as every producer does."""
     delivery = new_delivery_id()
     while True:
         with contextlib.suppress(JetStreamError):
@@ -124,10 +124,10 @@ async def _deliver(site: Site) -> str:
         pytest.param("given up", marks=pytest.mark.long),
     ],
 )
-async def test_death_between_any_two_steps_of_a_head(
+async def test_a_kill_between_any_two_steps_of_an_ordered_queue(
     site: Site, receiver: Scripted, figure: Callable[[str], None], step: str, outcome: str
 ) -> None:
-    """Whichever step it is: order holds, each attempt has one result, and only the unrecorded one is sent twice."""
+    """A kill before any step keeps the order and one result per attempt; only an unrecorded attempt is repeated."""
     receiver.script = {"delivered at once": [200], "tried again": [503, 200], "given up": [503]}[outcome]
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.1])
     deliveries = [await site.deliver("orders") for _ in range(10)]

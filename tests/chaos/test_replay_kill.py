@@ -1,4 +1,4 @@
-"""kill -9 of a replay under load: each delivery is asked for once, however little the server remembers."""
+"""kill -9 of a replay under load: each delivery is requested once, even after the duplicate window."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ SHORTEST_WINDOW_NS = 100_000_000
 
 
 async def test_a_replay_killed_again_and_again(site: Site, figure: Callable[[str], None]) -> None:
-    """Three kills in mid-flight, with duplicate windows that are over by then: none is asked for twice, none missed."""
+    """Three kills, each followed by the end of the duplicate window: no delivery is requested twice, none is missed."""
     for stream in (streams.WORK, streams.OVERFLOW):
         config = (await site.jetstream.connection.api(f"STREAM.INFO.{stream.name}"))["config"]
         short = {**config, "duplicate_window": SHORTEST_WINDOW_NS}

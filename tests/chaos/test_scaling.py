@@ -1,4 +1,4 @@
-"""Consumers that come and go under load: they share the work, and nobody notices."""
+"""Consumers that start and stop under load: they share the work, and no delivery is late."""
 
 import asyncio
 import contextlib
@@ -15,13 +15,13 @@ RATE_PER_S = 200
 COUNT = 1200
 ACK_WAIT_S = 20
 LEAST_SHARE = 0.5
-"""Of an even part: at this load a worker takes a turn as often as its requests stand in the server's line."""
+"""Least share of an even part; the server serves pull requests in turn, so shares differ at this load."""
 
 
 async def test_joining_and_leaving_under_load(
     tmp_path: Path, nats_server: EmbeddedNats, receiver: Scripted, figure: Callable[[str], None]
 ) -> None:
-    """Four share the work; one leaves by SIGTERM and another joins; nothing is lost, doubled or late."""
+    """Four workers share the work, one ends by SIGTERM and another starts; nothing is lost, doubled or late."""
     loop = asyncio.get_running_loop()
     published: dict[str, float] = {}
     async with contextlib.AsyncExitStack() as running:
@@ -64,6 +64,6 @@ async def test_joining_and_leaving_under_load(
 
 
 def _number(delivery: str) -> int:
-    """Which of the measured ones it is; those of the warm-up have no number, and count as later."""
+    """Return the number of a measured delivery; a delivery of the warm-up counts as later than all of them."""
     number = delivery.removeprefix("dlv_")
     return int(number) if number.isdecimal() else COUNT

@@ -1,4 +1,4 @@
-"""Three servers with the configuration that is shipped, certificates, users and all, and a leader that is killed."""
+"""A cluster of three servers with the shipped configuration, certificates and users, and a leader that is killed."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ async def _cluster(directory: Path, keys: Keys) -> AsyncGenerator[list[ShippedSe
 
 
 async def _deliver(site: Site) -> str:
-    """Ask until it is accepted, with the same id: what every producer does."""
+    """Repeat the request with one id until the server accepts it, as every producer does."""
     delivery = new_delivery_id()
     while True:
         with contextlib.suppress(JetStreamError):
@@ -41,7 +41,7 @@ async def _deliver(site: Site) -> str:
 
 
 async def test_a_leader_killed_under_load_loses_nothing(tmp_path: Path, figure: Callable[[str], None]) -> None:
-    """Over TLS, as the shipped users, while the work stream's leader dies: each accepted delivery is delivered."""
+    """Each accepted delivery is delivered, over TLS and as the shipped users, although the leader dies."""
     keys = Keys(tmp_path / "keys", [TENANT])
     async with _cluster(tmp_path / "nats", keys) as nodes, Scripted() as receiver:
         url = ",".join(node.url for node in nodes)
@@ -89,7 +89,7 @@ async def _is_settled(site: Site) -> bool:
 
 
 async def test_a_stranger_does_not_become_a_member(tmp_path: Path) -> None:
-    """A server whose certificate another authority signed is kept out of the cluster."""
+    """The cluster refuses a server whose certificate another authority signed."""
     keys, strangers = Keys(tmp_path / "keys"), Keys(tmp_path / "strangers")
     async with _cluster(tmp_path / "nats", keys) as nodes:
         routes = nodes[0].routes | {"n4": nodes[0].routes["n1"] + 9}

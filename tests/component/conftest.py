@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures for tests of the command line."""
 
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -12,14 +12,14 @@ RunHere = Callable[..., Awaitable[Ran]]
 
 @pytest.fixture(scope="session")
 def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
-    """What runs command lines, for the whole session."""
+    """Return the runner of command lines, one for each test process."""
     with CommandLine(tmp_path_factory.mktemp("command-line")) as running:
         yield running
 
 
 @pytest.fixture
 def oneprotect(command_line: CommandLine, site: Site) -> RunHere:
-    """Run a command against the site, with the site's settings."""
+    """Return a function that runs a command with the settings of the site."""
     environ = site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}
 
     async def run(*arguments: str, stdin: bytes = b"", **settings: str) -> Ran:

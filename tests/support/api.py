@@ -1,4 +1,4 @@
-"""The HTTP API for a test: a real server on loopback, and clients that carry a token."""
+"""HTTP API for a test: a real server on loopback, and clients with tokens."""
 
 import asyncio
 import contextlib
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What was answered."""
+    """An HTTP response of the API."""
 
     status: int
     headers: Mapping[str, str]
@@ -28,7 +28,7 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 class Client:
-    """Sends requests with one token, or with none. Paths begin with `/`."""
+    """A client with one token or without a token; paths begin with `/`."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession, token: str | None) -> None:
         self.url = url
@@ -45,7 +45,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         params: Any = None,
     ) -> Reply:
-        """Send a request: with `body` as JSON, or `data` as it is."""
+        """Send a request with `body` as JSON or with the bytes `data`."""
         sent = {} if self.token is None else {"authorization": f"Bearer {self.token}"}
         if body is not None:
             data = msgspec.json.encode(body)
@@ -63,7 +63,7 @@ class Client:
 
 
 class Api:
-    """A running API. `client` makes tokens as it needs them."""
+    """A running API; `client` creates the tokens that it needs."""
 
     def __init__(self, site: Site, url: str, session: aiohttp.ClientSession) -> None:
         self.site = site
@@ -71,28 +71,28 @@ class Api:
         self._session = session
 
     async def token(self, *roles: Role | str, tenant: str = TENANT) -> str:
-        """A new token with these roles."""
+        """Create a token with these roles."""
         spec = TokenSpec(tenant=tenant, roles=tuple(Role(role) for role in roles))
         _, issued = await self.site.jetstream.tokens.create(spec, by="test")
         return issued.reveal()
 
     async def client(self, *roles: Role | str, tenant: str = TENANT) -> Client:
-        """A client whose token has these roles; with none, one without a token."""
+        """Return a client whose token has these roles, or without roles a client without a token."""
         token = await self.token(*roles, tenant=tenant) if roles else None
         return Client(self.url, self._session, token)
 
     async def is_ready(self) -> bool:
-        """Whether it says that it is."""
+        """Return True when the readiness probe succeeds."""
         return (await self.with_token(None)("GET", "/readyz")).status == 200
 
     def with_token(self, token: str | None) -> Client:
-        """A client with this very token."""
+        """Return a client with this token."""
         return Client(self.url, self._session, token)
 
 
 @contextlib.asynccontextmanager
 async def running(site: Site, *, ready: bool = True, **settings: str) -> AsyncGenerator[Api]:
-    """The API of a site, in this process, on a port of its own. `settings` as for a `Site`."""
+    """Run the API of a site in this process on a free port; `settings` are those of `Site`."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     serving = asyncio.create_task(

@@ -1,4 +1,4 @@
-"""Receivers that are scripted byte by byte: what they get is kept, what they answer need not be HTTP."""
+"""Receivers that are scripted byte by byte; their responses need not be valid HTTP."""
 
 import asyncio
 import os
@@ -12,7 +12,7 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Exchange:
-    """One request, and the connection to answer it on."""
+    """A request, and the connection for its response."""
 
     def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.head = head
@@ -23,37 +23,37 @@ class Exchange:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The request's headers, by their names in lower case."""
+        """Return the headers of the request by their names in lower case."""
         lines = self.head.decode("latin-1").split("\r\n")[1:]
         return {name.lower(): value for name, _, value in (line.partition(": ") for line in lines) if name}
 
     async def send(self, data: bytes) -> None:
-        """Send bytes and let them leave as a segment of their own. `sent` counts them."""
+        """Send bytes in a TCP segment of their own, and count them in `sent`."""
         self._writer.write(data)
         await self._writer.drain()
         self.sent += len(data)
         await asyncio.sleep(0)
 
     async def drip(self, data: bytes) -> None:
-        """Send these bytes, a few every few milliseconds, over and over until the other side has had enough."""
+        """Send these bytes repeatedly, a few every few milliseconds, until the client closes the connection."""
         while not self._writer.is_closing():
             await self.send(data)
             await asyncio.sleep(0.005)
 
     async def stay(self) -> None:
-        """Say nothing until the other side hangs up."""
+        """Send nothing until the client closes the connection."""
         await self._reader.read()
 
     def close(self) -> None:
-        """Close in good order."""
+        """Close the connection normally."""
         self._writer.close()
 
     def half_close(self) -> None:
-        """Promise to send nothing more."""
+        """Close the sending half of the connection."""
         self._writer.write_eof()
 
     def reset(self) -> None:
-        """Break the connection off with a reset segment."""
+        """Abort the connection with a reset segment."""
         sock = self._writer.get_extra_info("socket")
         with socket.socket(fileno=os.dup(sock.fileno())) as duplicate:
             duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -64,7 +64,7 @@ Script = Callable[[Exchange], Awaitable[None]]
 
 
 class Receiver:
-    """What a scripted receiver got: its exchanges, and how often it was connected to."""
+    """A scripted receiver, with its exchanges and the number of its connections."""
 
     def __init__(self, script: Script) -> None:
         self.exchanges: list[Exchange] = []
@@ -81,7 +81,7 @@ class Receiver:
         self._tasks.add(task)
 
     async def aclose(self) -> None:
-        """End every connection, and raise what went wrong in a script."""
+        """Close every connection, and raise the error of a failed script."""
         for task in self._tasks:
             task.cancel()
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
@@ -104,7 +104,7 @@ class Receiver:
 
 
 def answering(*segments: bytes, close: bool = False) -> Script:
-    """A script that answers each request with these bytes."""
+    """Return a script that answers each request with these bytes."""
 
     async def answer(exchange: Exchange) -> None:
         for segment in segments:

@@ -1,4 +1,4 @@
-"""Three nats-servers that are one cluster, each killable."""
+"""A cluster of three nats-servers; each can be killed."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from oneprotect.dev.nats_server import EmbeddedNats
 
 
 class Named(Protocol):
-    """A server that says which one of the cluster it is."""
+    """A server with its name in the cluster."""
 
     name: str
 
@@ -34,7 +34,7 @@ class Node(EmbeddedNats):
 
 @contextlib.asynccontextmanager
 async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
-    """Three nodes with a leader."""
+    """Run three nodes, and wait for a leader."""
     ports = [_free_port() for _ in range(3)]
     routes = [f"nats://127.0.0.1:{port}" for port in ports]
     nodes = [
@@ -49,7 +49,7 @@ async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
 
 
 async def leader_of(connection: NatsConnection, stream: str, nodes: Sequence[N]) -> N | None:
-    """The node that leads a stream, or None while there is none."""
+    """Return the node that leads a stream, or None while the stream has no leader."""
     info = await connection.api(f"STREAM.INFO.{stream}")
     name: str | None = info["cluster"].get("leader")
     return next((node for node in nodes if node.name == name), None)

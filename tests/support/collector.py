@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver: takes what a process exports, decodes it, and keeps it."""
+"""An OTLP/HTTP collector that decodes and keeps everything that a process exports."""
 
 import gzip
 from typing import Any, Self
@@ -10,7 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class Span(msgspec.Struct, frozen=True):
-    """A span as it came."""
+    """A received span."""
 
     name: str
     trace_id: str
@@ -27,14 +27,14 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Collector:
-    """Listens on loopback."""
+    """A collector on loopback."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
-        """Everything that came, as it came, uncompressed."""
+        """The received bodies, decompressed."""
         self.spans: list[Span] = []
         self.metrics: dict[str, list[Any]] = {}
-        """The last data points of each metric, by name."""
+        """The latest data points of each metric, by name."""
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 1024 * 1024)
@@ -51,15 +51,15 @@ class Collector:
         await self._runner.cleanup()
 
     def named(self, name: str) -> list[Span]:
-        """The spans of that name, in the order in which they began."""
+        """Return the spans of that name in the order of their start."""
         return sorted((span for span in self.spans if span.name == name), key=lambda span: span.start_ns)
 
     def below(self, span: Span) -> dict[str, Span]:
-        """The spans under `span`, by name."""
+        """Return the children of `span` by name."""
         return {one.name: one for one in self.spans if one.parent_id == span.span_id}
 
     def value(self, metric: str, **labels: str) -> float | None:
-        """The last value of a series."""
+        """Return the latest value of a series."""
         for point in self.metrics.get(metric, ()):
             if _attributes(point.attributes) == labels:
                 return float(point.as_double)

@@ -1,7 +1,7 @@
-"""Runs command lines without paying for Python's start each time.
+"""A runner of command lines that starts Python only once.
 
-One process imports everything and then forks for each command: a run of its own, with its own environment, files and
-exit code. Run as a program, this file is that process.
+A server process imports everything and forks for each command, which has its own environment, files and exit code.
+This module, run as a program, is the server process.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ _INHERITED = ("PATH", "HOME", "LANG")
 
 
 class Ran(msgspec.Struct, frozen=True):
-    """How a command went."""
+    """The exit code and output of a command."""
 
     code: int
     out: str
@@ -28,17 +28,17 @@ class Ran(msgspec.Struct, frozen=True):
 
     @property
     def json(self) -> Any:
-        """The one JSON document that it printed."""
+        """Return the JSON document on stdout."""
         return json.loads(self.out)
 
     @property
     def error(self) -> Any:
-        """The one JSON document that it wrote to stderr."""
+        """Return the JSON document on stderr."""
         return json.loads(self.err)
 
 
 class CommandLine:
-    """The process to fork from. Use as a context manager."""
+    """The server process, as a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -51,7 +51,7 @@ class CommandLine:
         self._server.communicate(timeout=30)
 
     async def run(self, environ: dict[str, str], *arguments: str, stdin: bytes = b"") -> Ran:
-        """Run `oneprotect ARGUMENTS` with nothing in its environment but `environ` and what Python needs."""
+        """Run `oneprotect ARGUMENTS` with only `environ` and Python's own variables in its environment."""
         return await asyncio.to_thread(self._run, environ, arguments, stdin)
 
     def _run(self, environ: dict[str, str], arguments: Sequence[str], stdin: bytes) -> Ran:
@@ -67,8 +67,8 @@ class CommandLine:
 
 
 def _serve() -> None:
-    """Take orders, one JSON document a line, and answer each with an exit code."""
-    for module in ("cli.app", "cli.views.replay", "bootstrap.resources"):  # once, and not in each run
+    """Read orders, one JSON document a line, and answer each with an exit code."""
+    for module in ("cli.app", "cli.views.replay", "bootstrap.resources"):  # once, and not in each fork
         importlib.import_module(f"oneprotect.{module}")
     for line in iter(sys.stdin.buffer.readline, b""):
         order = json.loads(line)

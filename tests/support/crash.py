@@ -1,6 +1,6 @@
-"""`python -m tests.support.crash STEP COUNT`: a consumer that dies as by kill -9 the COUNTth time it gets to STEP.
+"""`python -m tests.support.crash STEP COUNT`: a consumer that kills itself (SIGKILL) at STEP for the COUNTth time.
 
-Wherever a process may die, the next one must carry on; these are the gaps between two steps of the path.
+The steps are the gaps between two actions of the delivery path, where a process may die.
 """
 
 import os
@@ -18,7 +18,7 @@ STEPS = ("before_send", "after_send", "after_result", "before_ack")
 
 
 class Fuse:
-    """Kills this process at the `count`th passage."""
+    """A trigger that kills this process at its `count`th use."""
 
     def __init__(self, count: int) -> None:
         self._left = count
@@ -29,7 +29,7 @@ class Fuse:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def before_call(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """`method`, which is no coroutine, with the passage before it."""
+        """Return the plain function `method` with the fuse before it."""
 
         def wrapped(*arguments: Any, **named: Any) -> Any:
             self._pass()
@@ -38,7 +38,7 @@ class Fuse:
         return wrapped
 
     def after_reply(self, method: Callable[..., Any]) -> Callable[..., Any]:
-        """`method`, with the passage between its reply and whoever waits for that."""
+        """Return `method` with the fuse between its reply and the caller that awaits the reply."""
 
         def wrapped(*arguments: Any, on_reply: Callable[[Any], None], **named: Any) -> Any:
             def passing(reply: Any) -> None:
@@ -51,7 +51,7 @@ class Fuse:
 
 
 def arm(step: str, fuse: Fuse) -> None:
-    """Put `fuse` at `step`."""
+    """Install `fuse` at `step`."""
     sender: Any = HttpWebhookSender
     message: Any = Message
     work: Any = worker.InFlightMessage  # pyright: ignore[reportPrivateUsage] - the gap is inside it

@@ -1,4 +1,4 @@
-"""A receiver that fails at random, and remembers in which order it accepted what."""
+"""A receiver that fails at random and records the order of the deliveries that it accepted."""
 
 import random
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ FAILURES: Sequence[Step] = (500, 503, RESET, HANG)
 
 
 class Flaky(Scripted):
-    """Of a hundred requests, `fails` end badly, in one of four ways. `seed` says which ones."""
+    """A receiver that fails `fails` percent of its requests in one of four ways; `seed` fixes the choice."""
 
     def __init__(self, *, fails: int = 30, seed: int = 1) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
-"""Looking for a secret wherever it could have got to, in whatever form it could have got there.
+"""A search for secrets in every place and every encoding that could show them.
 
-A canary is a random value with constant looks of its own, so that what is found was really in the place, and not in the
-test that looks. It is found by any twelve bytes in a row: of itself, of what stands for it (its key, encoded once or
-twice, backwards, as a hash takes it), and in a place written with escapes, as numbers or in groups.
+A canary is a random value, so a finding comes from the searched place and not from the test. The search finds any
+twelve consecutive bytes of the canary or of its other forms: the key, encoded once or twice, reversed, or as the
+input of a hash. It also reads places that are written with escapes, as numbers or in groups.
 """
 
 import base64
@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 WINDOW: Final = 12
-"""As many bytes in a row are a finding. Fewer would turn up by chance, in hexadecimal above all."""
+"""Consecutive bytes that make a finding; fewer would match by chance, above all in hexadecimal."""
 
 _GRAM: Final = 6
 _STRIDE: Final = WINDOW - _GRAM + 1
@@ -24,11 +24,11 @@ _ESCAPES: Final = re.compile(rb"\\(?:x(?P<hex>[0-9A-Fa-f]{2})|u00(?P<json>[0-9A-
 _PERCENT: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _CONTROL: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 _DEEPEST: Final = 3
-"""So many times a text is taken for a literal in a literal."""
+"""Depth to which a literal inside a literal is decoded."""
 
 
 class Canary:
-    """A value that may be nowhere but where it belongs. `name` is what findings call it."""
+    """A secret value to search for; findings show its `name`."""
 
     __slots__ = ("_text", "name")
 
@@ -38,24 +38,24 @@ class Canary:
 
     @classmethod
     def secret(cls, name: str = "secret") -> "Canary":
-        """A new signing secret: `whsec_` and base64 of 32 random bytes."""
+        """Create a signing secret: `whsec_` and base64 of 32 random bytes."""
         return cls(name, b"whsec_" + base64.b64encode(os.urandom(32)))
 
     @classmethod
     def word(cls, name: str, prefix: str = "") -> "Canary":
-        """A new word for what is no signing secret: a token, a part of a URL. No scrubber takes it for a secret."""
+        """Create a value that is no signing secret, such as a token; redaction does not recognize its form."""
         return cls(name, prefix + os.urandom(12).hex())
 
     def reveal(self) -> str:
-        """The text, for putting it where it belongs."""
+        """Return the text, for the place where the secret belongs."""
         return self._text.decode()
 
     def reveal_bytes(self) -> bytes:
-        """The bytes."""
+        """Return the bytes."""
         return self._text
 
     def forms(self) -> Iterator[tuple[str, bytes]]:
-        """What stands for the value: the form's name, and how it looks there."""
+        """Yield each form of the value: the name of the form, and its bytes."""
         yield from _forms("text", self._text)
         if self._text.startswith(b"whsec_"):
             key = base64.b64decode(self._text.removeprefix(b"whsec_"))
@@ -68,14 +68,14 @@ class Canary:
 
 
 class Finding(msgspec.Struct, frozen=True, order=True):
-    """A canary, and the form in which it was there."""
+    """A canary, and the form in which it was found."""
 
     canary: str
     form: str
 
 
 class Search:
-    """Looks for all of its canaries at once."""
+    """A search for several canaries at once."""
 
     __slots__ = ("_grams", "_windows")
 
@@ -85,11 +85,11 @@ class Search:
             for form, value in canary.forms():
                 for window in _pieces(value, WINDOW):
                     self._windows.setdefault(window, Finding(canary.name, form))
-        # Every window in a place has one of these at a multiple of the stride, so few positions need a look.
+        # Every window has one of these at a multiple of the stride, so only few positions are compared.
         self._grams = {gram for window in self._windows for gram in _pieces(window, _GRAM)}
 
     def find(self, place: bytes | str) -> list[Finding]:
-        """What is in `place`, each finding once."""
+        """Return the findings in `place`, each one once."""
         content = place.encode(errors="surrogateescape") if isinstance(place, str) else place
         return sorted({finding for view in _views(content) for finding in self._in(view)})
 
@@ -117,7 +117,7 @@ def _forms(name: str, value: bytes) -> Iterator[tuple[str, bytes]]:
 
 
 def _base64(value: bytes) -> Iterator[bytes]:
-    """The characters that depend on nothing but `value`, for each way in which it can lie in a longer text."""
+    """Yield the characters that depend only on `value`, for each alignment in a longer text."""
     for offset in range(3):
         encoded = base64.b64encode(b"\0" * offset + value)
         yield encoded[-(-offset * 8 // 6) : len(encoded.rstrip(b"=")) - 1]
@@ -129,7 +129,7 @@ def _pieces(value: bytes, length: int) -> Iterator[bytes]:
 
 
 def _views(content: bytes) -> Iterator[bytes]:
-    """The content as it is, and as it is meant where it is written with escapes, as numbers or in groups."""
+    """Yield the content as it is, and decoded from escapes, numbers and groups."""
     yield content
     literal = content
     for _ in range(_DEEPEST):

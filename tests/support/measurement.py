@@ -1,4 +1,4 @@
-"""A measurement of the tests': writes a figure if it is told one, waits, and ends as it is told."""
+"""A measurement for tests of the bench: writes the figure, waits, and exits with the code of its arguments."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def main() -> int:
-    """Do so."""
+    """Run the measurement and return the exit code."""
     parser = ArgumentParser()
     parser.add_argument("--json", type=Path)
     parser.add_argument("--figure")

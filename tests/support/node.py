@@ -1,4 +1,4 @@
-"""A receiver that neither we nor aiohttp have written: Node's HTTP server, as a process for as long as it is needed."""
+"""A receiver with an independent HTTP implementation: the HTTP server of Node, as a child process."""
 
 import asyncio
 import os
@@ -16,17 +16,17 @@ _START_TIMEOUT_S: Final = 30.0
 
 
 class NodeReceiver(Struct, frozen=True):
-    """The ports that it listens on, and the paths that it knows."""
+    """The ports and paths of a Node receiver."""
 
     plain: int
     secured: int
     brief: int
-    """A plain one that closes its connections half a second after an answer."""
+    """Port of a plain HTTP server that closes each connection half a second after its response."""
     paths: list[str]
 
 
 def node() -> str:
-    """The Node that comes with Playwright. Raises `FileNotFoundError` with how to mend it."""
+    """Return the Node binary of Playwright. Raises `FileNotFoundError` with the command that installs it."""
     path = os.environ.get("PLAYWRIGHT_NODEJS_PATH") or str(Path(playwright.__file__).parent / "driver" / "node")
     if not os.access(path, os.X_OK):
         raise FileNotFoundError(
@@ -37,7 +37,7 @@ def node() -> str:
 
 @asynccontextmanager
 async def node_receiver(certificate: Path, key: Path) -> AsyncGenerator[NodeReceiver]:
-    """Run it on loopback, on free ports. It ends with this, or when this process ends."""
+    """Run the receiver on free ports of the loopback interface; it ends with this process at the latest."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(node(), SCRIPT, certificate, key, stdin=pipe, stdout=pipe)
     assert process.stdin is not None

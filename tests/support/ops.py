@@ -1,4 +1,4 @@
-"""Asks a process's operations port."""
+"""Client of the operations port of a process."""
 
 import socket
 
@@ -11,14 +11,14 @@ def free_port() -> int:
 
 
 class Ops:
-    """Asks the port."""
+    """A client of one operations port."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self._url = f"http://127.0.0.1:{port}"
 
     async def get(self, path: str, method: str = "GET") -> tuple[int, str]:
-        """Status and body; 0 when nobody answers."""
+        """Return status and body; the status is 0 when the port does not answer."""
         try:
             async with aiohttp.request(method, self._url + path) as response:
                 return response.status, await response.text()
@@ -26,11 +26,11 @@ class Ops:
             return 0, ""
 
     async def is_ready(self) -> bool:
-        """Whether it says so."""
+        """Return True when the readiness probe succeeds."""
         return (await self.get("/readyz"))[0] == 200
 
     async def value(self, series: str) -> float | None:
-        """The value of a series as `/metrics` writes it."""
+        """Return the value of a series, named as in `/metrics`."""
         for line in (await self.get("/metrics"))[1].splitlines():
             if line.startswith(series + " "):
                 return float(line.removeprefix(series))

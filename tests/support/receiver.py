@@ -1,4 +1,4 @@
-"""A receiver that does, request by request, what a script says: answer, hang, or cut the line."""
+"""A receiver with a script for each request: answer, hang, or reset the connection."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ RESET = "reset"
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """An HTTP answer."""
+    """An HTTP response."""
 
     status: int
     headers: dict[str, str] = {}
@@ -23,7 +23,7 @@ Step = int | str | Answer
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """A request as it came in; `at` is the loop's time."""
+    """A received request; `at` is the time of the event loop in seconds."""
 
     path: str
     headers: dict[str, str]
@@ -32,28 +32,28 @@ class Seen(msgspec.Struct, frozen=True):
 
     @property
     def id(self) -> str:
-        """The `webhook-id`."""
+        """Return the `webhook-id`."""
         return self.headers["webhook-id"]
 
 
 class Scripted:
-    """Each webhook-id goes through `script` from its start; the last step repeats. Use as a context manager."""
+    """A receiver that runs `script` for each webhook-id and repeats its last step; a context manager."""
 
     def __init__(self, script: Iterable[Step] = (200,)) -> None:
         self.script: Sequence[Step] = list(script)
         self.seen: list[Seen] = []
         self.hold: asyncio.Event | None = None
-        """When set, no request is answered before the event is."""
+        """An event that every response waits for, or None."""
         self.on_request: Callable[[Seen], None] = lambda _: None
         self._counts: dict[str, int] = {}
         self._release = asyncio.Event()
 
     def ids(self) -> list[str]:
-        """The webhook-ids, in the order in which they came."""
+        """Return the webhook-ids in the order of arrival."""
         return [seen.id for seen in self.seen]
 
     def of(self, delivery: str) -> list[Seen]:
-        """What came for one delivery."""
+        """Return the requests of one delivery."""
         return [seen for seen in self.seen if seen.id == delivery]
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:

@@ -1,4 +1,4 @@
-"""What another HTTP client makes of a receiver's answer: aiohttp, told to follow, keep and unpack nothing."""
+"""A reference HTTP client: aiohttp without redirects, kept connections and decompression."""
 
 import asyncio
 import ssl
@@ -9,7 +9,7 @@ import aiohttp
 async def status_by_aiohttp(
     url: str, *, timeout_s: float, body: bytes = b"{}", tls: ssl.SSLContext | None = None
 ) -> int | None:
-    """POST to `url` on a connection of its own; the status, or None if aiohttp says that there was none."""
+    """POST to `url` on a new connection; return the status, or None when aiohttp received no valid response."""
     try:
         async with (
             asyncio.timeout(timeout_s),

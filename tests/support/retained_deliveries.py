@@ -1,4 +1,4 @@
-"""Deliveries kept as failed and results put on record as a consumer does it, without one."""
+"""Failed deliveries, attempt results and archive batches, stored as a consumer stores them."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ async def keep(
     tenant: str = TENANT,
     payload: bytes = b'{"n": 1}',
 ) -> list[str]:
-    """Keep deliveries, many at a time, and return their ids."""
+    """Store failed deliveries and return their ids."""
     deliveries = [delivery or new_delivery_id() for _ in range(count)]
     stored: list[object] = []
 
@@ -79,17 +79,17 @@ async def record(site: Site, delivery: str, **fields: Any) -> None:
 
 
 async def requested(site: Site) -> list[str]:
-    """The ids of what has been asked for and waits, in the work stream or the overflow."""
+    """Return the ids of the requests in the work stream and the overflow stream."""
     return sorted([decode_request(one.data).id for one in await waiting(site)])
 
 
 async def waiting(site: Site) -> Sequence[direct_get.StoredMessage]:
-    """The requests that wait, in the work stream or the overflow."""
+    """Return the requests in the work stream and the overflow stream."""
     return [*await site.records(streams.WORK), *await site.records(streams.OVERFLOW)]
 
 
 async def pack(site: Site, count: int, *, destination: str = "orders", tenant: str = TENANT) -> list[str]:
-    """Have deliveries in the archive, in one pack, as a consumer has delivered them at their first attempt."""
+    """Store deliveries in the archive in one batch, as delivered at the first attempt."""
     deliveries = [new_delivery_id() for _ in range(count)]
     copies = [ArchivedDelivery(document(destination, delivery=one, tenant=tenant), {}) for one in deliveries]
     packed = Publication(subjects.delivered(tenant, destination), msgspec.msgpack.encode(copies), {})

@@ -1,4 +1,4 @@
-"""nats-servers with the configuration that `deploy/nats` ships, TLS and users and all, and settings for each role."""
+"""nats-servers with the shipped configuration of `deploy/nats`, its TLS and users, and settings for each role."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ HOST: Final = "127.0.0.1"
 
 
 class Keys:
-    """A key for each role and each producer, and the authority of the servers' certificates."""
+    """The keys of all roles and producers, and the authority of the server certificates."""
 
     def __init__(self, directory: Path, producers: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True)
@@ -31,15 +31,15 @@ class Keys:
 
     @property
     def roles(self) -> list[NatsRole]:
-        """All roles of the installation."""
+        """Return all roles of the installation."""
         return [*ROLES, *self.producers]
 
     def seed(self, name: str) -> Path:
-        """The file with a role's seed."""
+        """Return the file with the seed of a role."""
         return self.directory / f"{name}.nk"
 
     def settings(self, name: str, url: str) -> dict[str, str]:
-        """What a program with this role has in its environment."""
+        """Return the environment variables of a program with this role."""
         role = next(role for role in self.roles if role.name == name)
         return {
             "ONEPROTECT_NATS_URL": url,
@@ -49,7 +49,7 @@ class Keys:
         }
 
     def access(self, name: str, url: str, *, inbox_prefix: str | None = None) -> ServerAccess:
-        """The same, for `connect`."""
+        """Return the access of this role, for `connect`."""
         return ServerAccess(
             url=url,
             nkey_file=self.seed(name),
@@ -59,7 +59,7 @@ class Keys:
 
 
 class ShippedServer(EmbeddedNats):
-    """One server with `server.conf`, or with `cluster.conf` when it is one of several."""
+    """A server with `server.conf`, or with `cluster.conf` as a member of a cluster."""
 
     def __init__(self, directory: Path, keys: Keys, *, name: str = "n1", routes: dict[str, int] | None = None) -> None:
         super().__init__(directory)
@@ -69,7 +69,7 @@ class ShippedServer(EmbeddedNats):
         self.routes = routes or {}
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal: SIGHUP makes it read its configuration again."""
+        """Send a signal to the server; SIGHUP reloads its configuration."""
         os.kill(self.pid, number)
 
     def _write_config(self, port: int) -> Path:

@@ -1,4 +1,4 @@
-"""A whole installation for a test: a real nats-server, a tenant with a secret, and consumers."""
+"""A complete installation for a test: a real nats-server, a tenant with a secret, and consumers."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ NAMESPACE = "webhooks"
 
 
 class Site:
-    """What a test works with. `secret` is the tenant's signing secret, for verifying and as a canary."""
+    """An installation; `secret` is the signing secret of the tenant, for verification and as a canary."""
 
     jetstream: JetStream
 
@@ -79,7 +79,7 @@ class Site:
         await self._open.aclose()
 
     def load(self, **settings: str) -> Settings:
-        """The site's settings, with some others in their place."""
+        """Return the settings of the site with some of them replaced."""
         return Settings.load(self.environ | {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()})
 
     async def apply(self) -> list[topology.TopologyChange]:
@@ -93,7 +93,7 @@ class Site:
         )
 
     async def destination(self, name: str, url: str, **fields: Any) -> None:
-        """Set a destination signed with the tenant's credential."""
+        """Store a destination that is signed with the credential of the tenant."""
         await self.jetstream.configuration.set_destination(
             TENANT, name, {"url": url, "credential": "key"} | fields, by="test"
         )
@@ -107,7 +107,7 @@ class Site:
         return delivery
 
     async def publish(self, destination: str, data: bytes, delivery: str, **headers: str) -> None:
-        """Publish a document as a producer does."""
+        """Publish a request as a producer does."""
         await publish_request(
             self.jetstream.publisher,
             TENANT,
@@ -121,32 +121,32 @@ class Site:
         )
 
     async def results(self, delivery: str | None = None) -> list[AttemptResult]:
-        """The results on record, of one delivery or of all."""
+        """Return the recorded results of one delivery or of all."""
         records = direct_get.scan(self.jetstream.connection, streams.ATTEMPTS.name, "oneprotect.delivery.attempted.>")
         results = [decode_result(record.data).data async for record in records]
         return [result for result in results if delivery in (None, result.delivery)]
 
     async def records(self, stream: streams.StreamConfig) -> list[direct_get.StoredMessage]:
-        """Everything that a stream holds."""
+        """Return all messages of a stream."""
         return [record async for record in direct_get.scan(self.jetstream.connection, stream.name, ">")]
 
     async def waiting(self) -> int:
-        """Messages that are not settled yet: due, overflowed, in a line or scheduled."""
+        """Return the number of unsettled messages: pending, overflowed, in ordered queues or scheduled."""
         count = 0
-        # Along the way that messages take: each is stored in the next stream before it leaves the one before, so
-        # none that moves while we count is passed over.
+        # In the order in which messages move: each is stored in the next stream before it leaves the previous one,
+        # so the count misses no message that moves meanwhile.
         for stream in (streams.OVERFLOW, streams.WORK, streams.RETRIES, streams.ORDERED):
             info = await self.jetstream.connection.api(f"STREAM.INFO.{stream.name}")
             count += int(info["state"]["messages"])
         return count
 
     async def is_settled(self) -> bool:
-        """Whether nothing waits any more."""
+        """Return True when every message is settled."""
         return await self.waiting() == 0
 
     @contextlib.asynccontextmanager
     async def consumer(self, health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY) -> AsyncGenerator[asyncio.Event]:
-        """A consumer in this process; it drains on leaving, or when the event is set."""
+        """Run a consumer in this process; it drains at the end, or when the event is set."""
         stop = asyncio.Event()
         running = asyncio.create_task(run_consumer(self.settings, stop=stop, health_policy=health_policy))
         try:
@@ -159,7 +159,7 @@ class Site:
     async def consumer_process(
         self, *arguments: str, environ: dict[str, str] | None = None
     ) -> AsyncGenerator["Process"]:
-        """A consumer as it is deployed, with other settings over the site's. Killed on leaving, if it still runs."""
+        """Run a consumer process with the settings of the site and `environ`; it is killed at the end."""
         process = await Process.start(self.environ | (environ or {}), "consumer", *arguments)
         try:
             yield process
@@ -169,7 +169,7 @@ class Site:
 
 
 class Process:
-    """`oneprotect …` as a process, with all that it writes to stdout and stderr."""
+    """A process of `oneprotect`, with its output on stdout and stderr."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -178,7 +178,7 @@ class Process:
 
     @classmethod
     async def start(cls, environ: dict[str, str], *arguments: str, module: str = "oneprotect") -> "Process":
-        """Start it with nothing in its environment but `environ` and what Python needs."""
+        """Start a process with only `environ` and Python's own variables in its environment."""
         inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -197,27 +197,27 @@ class Process:
             self.output += chunk
 
     def says(self, text: str) -> bool:
-        """Whether `text` is in its output so far."""
+        """Return True when the output contains `text`."""
         return text.encode() in self.output
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
         self.process.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, if it still runs."""
+        """Send SIGKILL to the process if it still runs."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
 
     async def wait(self) -> int:
-        """Its exit code, when all of its output has been read."""
+        """Return the exit code, after all output has been read."""
         code = await self.process.wait()
         await self._reading
         return code
 
 
 def document(destination: str, *, payload: bytes = b'{"n": 1}', delivery: str = "dlv_1", tenant: str = TENANT) -> bytes:
-    """A delivery request as a producer publishes it."""
+    """Return a delivery request as a producer publishes it."""
     return encode(
         DeliveryRequested(
             specversion="1.0",

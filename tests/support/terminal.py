@@ -1,4 +1,4 @@
-"""Runs a command as a person at a terminal does: stdin and stderr are one, stdout is read."""
+"""A runner of commands at a terminal: stdin and stderr are the terminal, stdout is a pipe."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from tests.support.commandline import Ran
 
 
 async def at_terminal(environ: dict[str, str], *arguments: str, types: bytes = b"") -> Ran:
-    """Run `oneprotect ARGUMENTS` while somebody types `types`."""
+    """Run `oneprotect ARGUMENTS`, and type `types` at its terminal."""
     ours, theirs = pty.openpty()
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     try:
@@ -26,7 +26,7 @@ async def at_terminal(environ: dict[str, str], *arguments: str, types: bytes = b
     shown = bytearray()
 
     def read() -> None:
-        with contextlib.suppress(OSError):  # it has hung up
+        with contextlib.suppress(OSError):  # the command has closed the terminal
             while chunk := os.read(ours, 65536):
                 shown.extend(chunk)
 

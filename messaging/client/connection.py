@@ -136,9 +136,15 @@ class NatsConnection:
 
     async def ask(self, subject: str, payload: bytes = b"", *, timeout_s: float = API_TIMEOUT_S) -> IncomingMessage:
         """Send a request and return the reply. Raises `NotAllowed` or `ServerUnavailable`."""
+        cancellations = _cancellations()
         try:
             async with self.permissions.guard(subject):
-                return await self._client.request(subject, payload, timeout=timeout_s)
+                reply = await self._client.request(subject, payload, timeout=timeout_s)
+                if _cancellations() > cancellations:
+                    # The client library uses `asyncio.wait_for`, which before Python 3.12 drops a cancellation
+                    # that arrives together with the reply: the caller would wait forever at its shutdown.
+                    raise asyncio.CancelledError
+                return reply
         except nats.errors.NoRespondersError:
             problem: JetStreamError = ServerUnavailable(
                 f"no responder on {subject}; check that JetStream is enabled, and run `oneprotect apply`"
@@ -220,3 +226,8 @@ async def connect(
     finally:
         connection = None  # from here on a disconnect is expected
         await opened.close()
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return task.cancelling() if task else 0

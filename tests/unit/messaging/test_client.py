@@ -3,12 +3,14 @@
 import asyncio
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.errors import Error
 
 from messaging.client.client import PersistentClient
+from messaging.client.connection import NatsConnection
 from messaging.client.headers import block_of, read_headers, read_lines
 
 NAMES = st.sampled_from(["Nats-Msg-Id", "content-type", "x", " x ", "a:b", "", "a b", "\u00e4", "x\r\ny"]) | st.text(
@@ -103,3 +105,21 @@ def test_a_block_that_came_goes_on_as_it_is(headers: dict[str, str]) -> None:
         return client._pending  # pyright: ignore[reportPrivateUsage]
 
     assert asyncio.run(posted()) == [b"HPUB a.b  %d %d\r\n%bbody\r\n" % (len(block), len(block) + 4, block)]
+
+
+async def test_a_cancellation_that_meets_the_reply_is_kept() -> None:
+    """A task that is cancelled in the moment of the reply ends, and does not run on."""
+    reply = asyncio.get_running_loop().create_future()
+
+    class Replying(PersistentClient):
+        async def request(self, *_: object, timeout: float = 0.5, **__: object) -> Any:
+            return await asyncio.wait_for(reply, timeout)
+
+    connection = NatsConnection(Replying(), inbox_prefix="_INBOX")
+    asking = asyncio.create_task(connection.ask("subject"))
+    await asyncio.sleep(0)
+    reply.set_result(b"reply")
+    asking.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await asking

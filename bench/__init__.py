@@ -1,6 +1,5 @@
-"""What one consumer delivers in a second and how soon, beside a bare loop on the same libraries in the same run.
+"""Throughput and latency of one consumer, compared with a bare loop on the same libraries in the same run.
 
-Absolute figures say more about the machine than about the program, so the line to watch is the ratio of the two.
-Everything listens on loopback, and every phase has a deadline. `python -m bench` says whether each delivery came, was
-signed as it should be and is on record; if not, it fails, however fast it was.
+Absolute figures depend on the machine, so compare the ratio of the two. Everything listens on loopback, and every
+phase has a deadline. `python -m bench` fails unless each delivery arrived, was signed correctly and is on record.
 """

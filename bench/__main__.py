@@ -1,4 +1,4 @@
-"""`python -m bench`: measure, print, and exit 1 unless every delivery came, signed and recorded."""
+"""`python -m bench`: measure and print; exit with 1 unless every delivery arrived, signed and recorded."""
 
 import argparse
 import asyncio

@@ -1,4 +1,4 @@
-"""`python -m bench.api`: `POST …/deliveries` a second and its latency, beside a bare loop in the same run."""
+"""`python -m bench.api`: rate and latency of `POST …/deliveries`, compared with a bare loop in the same run."""
 
 import argparse
 import asyncio
@@ -42,7 +42,7 @@ BARE: Final = streams.StreamConfig(
 
 
 class Measured(Struct, frozen=True):
-    """One contender: medians over the rounds, and latency at a steady pace."""
+    """The result of a contender: medians over the rounds, and latency at a steady pace."""
 
     per_s: float
     cpu_us: float
@@ -64,7 +64,7 @@ class Contender:
         self._head = head
 
     async def wait_until_up(self) -> None:
-        """Wait until it takes a request. Raises `BenchError`."""
+        """Wait until the server accepts a request. Raises `BenchError`."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, BenchError, asyncio.IncompleteReadError):
@@ -76,7 +76,7 @@ class Contender:
         raise BenchError(f"the {self.name} does not answer{self._process.log_tail()}")
 
     async def round(self, number: int, seconds: float) -> float:
-        """As many as it takes over all connections for so long. Returns how many a second."""
+        """Send requests over all connections for `seconds`, and return the requests per second."""
         stop = time.perf_counter() + seconds
         cpu_s, began = self._process.cpu_s(), time.perf_counter()
         counts = await asyncio.gather(*(self._press(f"{number}-{one}", stop) for one in range(CONNECTIONS)))
@@ -94,7 +94,7 @@ class Contender:
         return count
 
     async def pace(self, seconds: float) -> None:
-        """One after the other at a steady pace, each timed from when it was due."""
+        """Send requests one after the other at a steady pace, and time each from its due time."""
         lines = [asyncio.create_task(self._line(one, seconds)) for one in range(8)]
         for line in lines:
             self.latencies_ms += await line
@@ -112,7 +112,7 @@ class Contender:
         return took_ms
 
     def measured(self) -> Measured:
-        """What it comes to."""
+        """Return the result."""
         latencies = sorted(self.latencies_ms)
         return Measured(
             per_s=median(per_s for per_s, _ in self.rounds),
@@ -124,7 +124,7 @@ class Contender:
 
 
 class _Connection:
-    """A kept connection that speaks just enough HTTP to cost little."""
+    """A kept connection with a minimal HTTP client."""
 
     _BODY: Final = msgspec.json.encode(
         {"event_type": "invoice.paid", "destination": "orders", "payload": {"invoice": 42, "text": "x" * 300}}
@@ -142,7 +142,7 @@ class _Connection:
         self._writer.close()
 
     async def post(self, key: str) -> None:
-        """One delivery. Raises `BenchError` for anything but a 202."""
+        """Request a delivery. Raises `BenchError` unless the response is a 202."""
         head = f"{self._head}idempotency-key: {key}\r\ncontent-length: {len(self._BODY)}\r\n\r\n"
         self._writer.write(head.encode() + self._BODY)
         answer = await self._reader.readuntil(b"\r\n\r\n")
@@ -183,7 +183,7 @@ async def _site(directory: Path) -> AsyncGenerator[tuple[JetStream, list[Contend
 
 
 async def _set_up(jetstream: JetStream, settings: Settings) -> str:
-    """Streams, a destination, and a producer's token."""
+    """Create streams and a destination, and return the token of a producer."""
     per_destination = settings.nats.work_per_destination
     await topology.apply(
         jetstream.connection,

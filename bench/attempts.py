@@ -1,8 +1,7 @@
-"""`python -m bench.attempts`: how fast pages of attempts are read while a million, or more, are on record.
+"""`python -m bench.attempts`: time to read pages of attempts while a million or more are on record.
 
-Results are published as consumers publish them: most of one busy tenant, some of a destination among a thousand, a few
-with a code that is rare. Then pages are read as the API and the console read them, each many times. Everything is on
-loopback and stops by itself.
+The bench publishes results as consumers do: most for one busy tenant, some for one destination of a thousand, a few
+with a rare code. Then it reads pages as the API and the console do, each many times.
 """
 
 import argparse
@@ -42,7 +41,7 @@ ROUNDS: Final = 30
 
 
 async def fill(publisher: JetStreamPublisher, count: int) -> float:
-    """Have `count` results on record; returns how many seconds that took. Raises `BenchError`."""
+    """Publish `count` results, and return the seconds that it took. Raises `BenchError`."""
     free, refused = asyncio.Semaphore(IN_FLIGHT), 0
 
     def on_stored(result: PublishAck | JetStreamError) -> None:
@@ -89,7 +88,7 @@ def _result(number: int) -> Publication:
 
 
 async def measure(name: str, read: Callable[[], Awaitable[PageResult[RecordedAttempt]]], *, expect: int | None) -> None:
-    """Print how long `read` takes. Raises `BenchError` when it finds another number than expected."""
+    """Print the duration of `read`. Raises `BenchError` when the number of results is unexpected."""
     times_ms: list[float] = []
     found: PageResult[RecordedAttempt] | None = None
     for _ in range(ROUNDS):
@@ -127,7 +126,7 @@ async def pages(connection: NatsConnection, count: int, began: datetime, ended: 
 
 
 async def _all_rare(connection: NatsConnection, rare: AttemptFilter, count: int) -> None:
-    """Go on until there are no more, as somebody would who has to know."""
+    """Read pages until the last one."""
     before, looks, found, began = None, 0, 0, time.perf_counter()
     while True:
         part = await search.read_page(connection, rare, before=before)
@@ -156,7 +155,7 @@ async def _run(count: int) -> None:
 
 
 def main() -> int:
-    """Run it and return the exit code: 0 when each page held what it should."""
+    """Run the bench and return the exit code: 0 when each page held the expected results."""
     parser = argparse.ArgumentParser(prog="python -m bench.attempts", description=__doc__)
     parser.add_argument("--attempts", type=int, default=1_000_000)
     arguments = parser.parse_args()

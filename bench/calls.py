@@ -1,7 +1,7 @@
-"""`python -m bench.calls`: how many calls of functions a delivery takes in the consumer, and whether that has grown.
+"""`python -m bench.calls`: number of function calls per delivery in the consumer, with an upper limit.
 
-Seconds depend on the machine and on what else it does. Calls, of Python's functions and of C's from Python, depend on
-the program alone, but for how many messages happen to arrive in one read: they repeat to fifteen percent.
+Durations depend on the machine and its other load. The calls of Python functions, and of C functions from Python,
+depend on the program alone, except for the number of messages per read: they vary by fifteen percent.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from oneprotect.settings.settings import Settings
 from telemetry.log_config import configure_logging
 
 MOST_CALLS: Final = 280
-"""Above this, `make check` fails. Lower it when a change has saved some; raise it only with a reason."""
+"""Limit of `make check`. Lower it when a change saves calls; raise it only with a reason."""
 DELIVERIES: Final = 4500
 WARM_UP: Final = 1500
 
@@ -34,17 +34,17 @@ _ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 class Calls:
-    """Counts calls by the file of who calls, on this thread."""
+    """A counter of calls on this thread, by the file of the caller."""
 
     def __init__(self) -> None:
         self.by_place: collections.Counter[tuple[str, str]] = collections.Counter()
 
     def start(self) -> None:
-        """Count from now on."""
+        """Start counting."""
         sys.setprofile(self._on_event)
 
     def stop(self) -> None:
-        """Count no more."""
+        """Stop counting."""
         sys.setprofile(None)
 
     def _on_event(self, frame: FrameType, event: str, _argument: object) -> None:

@@ -1,7 +1,6 @@
-"""`python -m bench.destinations`: many destinations, each with little to do and closing its connections, over HTTPS.
+"""`python -m bench.destinations`: many destinations over HTTPS, each with few deliveries and no kept connections.
 
-Then nearly every delivery pays for a connection and a TLS handshake of its own, and nothing that is kept helps. The
-bare loop beside it has the same work, in turns.
+Nearly every delivery needs a new connection and a TLS handshake. The bare loop does the same work, in turns.
 """
 
 import sys
@@ -36,7 +35,7 @@ async def _measure(arguments: Namespace, directory: Path) -> Beside:
 
 
 def main() -> int:
-    """Run it and return the exit code."""
+    """Run the bench and return the exit code."""
 
     def options(parser: ArgumentParser) -> None:
         parser.add_argument("--destinations", type=int, default=500, help="each on a port of its own (%(default)s)")

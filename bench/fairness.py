@@ -1,8 +1,7 @@
-"""`python -m bench.fairness`: does one tenant's backlog on a slow receiver cost the others anything?
+"""`python -m bench.fairness`: latency of other tenants while one tenant's backlog waits for a slow receiver.
 
-A flood waits for receivers that take seconds, all of them one tenant's; meanwhile others, each a tenant of its own, get
-deliveries at a steady rate, and the time of each one from publish to receipt is measured. Everything runs on loopback
-and stops by itself.
+One tenant has a flood of deliveries for receivers that need seconds. The other tenants get deliveries at a steady
+rate, and the bench measures the time of each from publish to receipt.
 """
 
 import asyncio
@@ -33,11 +32,11 @@ from tests.support.waiting import until
 IN_FLIGHT: Final = 512
 WANTED_P99_MS: Final = 50.0
 WANTED_SHARE: Final = 0.8
-"""Of what their limits allow: the first and the last attempts of the measured time are only partly in it."""
+"""Least share of the limit that the flood must reach; its first and last attempts are measured only in part."""
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What is asked for."""
+    """The command-line options."""
 
     flood: int
     flooders: int
@@ -50,7 +49,7 @@ class Options(msgspec.Struct, frozen=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """What it came to: milliseconds from publish to receipt of the others', and what the flood got."""
+    """The result: milliseconds from publish to receipt of the other tenants, and the attempts of the flood."""
 
     options: Options
     delivered: int
@@ -64,7 +63,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """Answers at once on `/quick`, and after a while on `/slow`; notes when each delivery came."""
+    """A receiver that responds at once on `/quick` and slowly on `/slow`, and records the time of each delivery."""
 
     def __init__(self, slow_s: float) -> None:
         self.slow_s = slow_s
@@ -97,7 +96,7 @@ class Receiver:
 
 
 async def _flood(site: Site, options: Options) -> None:
-    """Publish the backlog, pipelined: to the work stream first, and what that refuses to the overflow."""
+    """Publish the backlog, pipelined: to the work stream first, and the excess to the overflow stream."""
     free, refused = asyncio.Semaphore(IN_FLIGHT), set[asyncio.Task[None]]()
 
     async def one(destination: str, delivery: str, to: str) -> None:
@@ -114,7 +113,7 @@ async def _flood(site: Site, options: Options) -> None:
 
     for number in range(options.flood):
         destination = f"slow-{number % options.flooders}"
-        # The first thousand of each are due; the rest would be refused one by one, so go where the rule sends them.
+        # The work stream accepts the first thousand of each destination; the rest belongs to the overflow stream.
         is_due = number // options.flooders < site.settings.nats.work_per_destination
         subject = subjects.requested if is_due else subjects.overflow
         await one(destination, new_delivery_id(), subject(TENANT, destination))
@@ -123,7 +122,7 @@ async def _flood(site: Site, options: Options) -> None:
 
 
 async def _pace(site: Site, options: Options) -> dict[str, int]:
-    """Publish for the others at their rate; return when each delivery was published."""
+    """Publish for the other tenants at their rate, and return the time of each publication."""
     published: dict[str, int] = {}
     began = time.monotonic()
     count = int(options.rate_per_s * options.seconds)
@@ -144,7 +143,7 @@ async def _deliver(site: Site, tenant: str, delivery: str) -> None:
 
 
 async def _tenant(site: Site, tenant: str, url: str) -> None:
-    """A tenant with a destination and a secret."""
+    """Create a tenant with a destination and a secret."""
     write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=tenant, names=[tenant])
     configuration = site.jetstream.configuration
     ref = f"k8s://{NAMESPACE}/{tenant}/signing"
@@ -175,7 +174,7 @@ async def _run(options: Options, directory: Path) -> Measured:
 
 @contextlib.asynccontextmanager
 async def _workers(site: Site, count: int) -> AsyncGenerator[None]:
-    """So many consumers run meanwhile."""
+    """Run `count` consumers."""
     processes = [await Process.start(site.environ, "consumer") for _ in range(count)]
     try:
         yield
@@ -192,7 +191,7 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> Measured
     await asyncio.sleep(options.settle_s)
     slow_before, began = receiver.slow, time.monotonic()
     published = await _pace(site, options)
-    with contextlib.suppress(AssertionError):  # what is missing then is told
+    with contextlib.suppress(AssertionError):  # the result reports the missing ones
         await until(lambda: published.keys() <= receiver.came_at.keys(), 10)
     took_s, attempts = time.monotonic() - began, receiver.slow - slow_before
     times_ms = sorted((receiver.came_at[d] - at) / 1e6 for d, at in published.items() if d in receiver.came_at)
@@ -213,14 +212,14 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> Measured
 
 
 def _slots(site: Site, options: Options) -> int:
-    """How many attempts the flooders may have in flight, by the limits of their destinations and of a tenant."""
+    """Return the attempts that the flood may have in flight, by the limits of destinations and tenants."""
     limits = site.settings.delivery
     share_of_tenant = limits.max_in_flight * MAX_SHARE_OF_FREE_SLOTS // (MAX_SHARE_OF_FREE_SLOTS + 1)
     return options.workers * min(options.flooders * limits.destination_max_in_flight, share_of_tenant)
 
 
 def _tell(found: Measured) -> Sequence[str]:
-    """Print it; returns what is not as wanted."""
+    """Print the result, and return the missed goals."""
     asked = found.options
     print(
         f"{asked.tenants} tenants at {asked.rate_per_s:g}/s, beside one with {asked.flood} waiting "
@@ -241,7 +240,7 @@ def _tell(found: Measured) -> Sequence[str]:
 
 
 def main() -> int:
-    """Run it. 0 when nobody was delayed, nothing is missing, and the flooders got their share."""
+    """Run the bench. Returns 0 when no tenant was delayed, nothing is missing, and the flood got its share."""
 
     def options(parser: ArgumentParser) -> None:
         parser.add_argument("--flood", type=int, default=300_000, help="its deliveries (default %(default)s)")

@@ -20,7 +20,7 @@ _WARM_UP_PER_S = 200.0
 
 
 class Measured(Struct, frozen=True):
-    """What a pace came to."""
+    """The latency at a pace."""
 
     asked_per_s: float
     product: Latency

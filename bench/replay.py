@@ -221,7 +221,7 @@ async def _run(kept: int, attempts: int) -> None:
 
 
 async def _run_delivered(count: int) -> None:
-    """The same for what was delivered: one result on record for each, and no consumer."""
+    """Store delivered deliveries, with one result on record for each, without a consumer."""
     with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
         async with (
             EmbeddedNats(Path(directory) / "nats") as server,
@@ -246,7 +246,7 @@ async def _run_delivered(count: int) -> None:
 
 
 async def _requested(connection: NatsConnection, replay: str) -> dict[str, datetime]:
-    """What a replay has asked for, by `Nats-Msg-Id` and stream, and when."""
+    """Return the requests of a replay by `Nats-Msg-Id` and stream, with their times."""
     requested: dict[str, datetime] = {}
     for stream in (streams.WORK, streams.OVERFLOW):
         async for record in direct_get.scan(connection, stream.name, ">", batch=1024):

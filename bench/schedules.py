@@ -36,7 +36,7 @@ DUE: Final = 1000
 
 
 class Measured(Struct, frozen=True):
-    """What it came to. `memory_mb` of the server: before, with them, restarted; `late_s`: least, median, most."""
+    """The result: `memory_mb` of the server before, with the schedules and restarted; `late_s` least, median, most."""
 
     count: int
     per_s: float
@@ -58,7 +58,7 @@ class Schedules:
         self.failed = 0
 
     async def add(self, number: int, at: datetime) -> None:
-        """One schedule for `at`."""
+        """Publish a schedule for `at`."""
         destination, delivery = f"d{number % DESTINATIONS}", f"dlv_{number}"
         headers = {
             HEADER_MSG_ID: f"{TENANT}.{destination}.{delivery}.a2",

@@ -43,7 +43,7 @@ ANSWER_S: Final = 0.003
 
 
 class Row(Struct, frozen=True):
-    """One figure, and what it should be."""
+    """A figure, and its target."""
 
     what: str
     found: str
@@ -137,7 +137,7 @@ async def from_nothing() -> list[Row]:
 
 
 async def from_one() -> list[Row]:
-    """One Secret that is not known, wanted by everybody at once."""
+    """Measure a cold Secret that all callers request at once."""
     async with stand(1) as (opened, (ref,)):
 
         async def crowd() -> None:

@@ -35,7 +35,7 @@ LEFT_OUT: Final = (
 
 
 class Costs(Struct, frozen=True, kw_only=True):
-    """What was measured (`docs/explanation/performance.md`); CPU microseconds unless they say otherwise."""
+    """Measured costs (`docs/explanation/performance.md`), in CPU microseconds unless the name has another unit."""
 
     worker_us: float = 125.0
     """A worker per delivery over a connection that is open: the CPU column of `make bench`, archive on."""
@@ -59,7 +59,7 @@ MEASURED: Final = Costs()
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What is to be delivered, and to whom."""
+    """The load: deliveries and the behaviour of receivers."""
 
     deliveries_per_s: float
     receiver_ms: float = 50.0
@@ -70,7 +70,7 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 class Layout(Struct, frozen=True, kw_only=True):
-    """What is deployed. A shard is a set of our streams and consumers; shards share the nodes."""
+    """The deployment. A shard is a set of streams and consumers; shards share the nodes."""
 
     shards: int = 1
     workers: int = 1
@@ -83,7 +83,7 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """What came of it, for all shards together."""
+    """The outcome for all shards together."""
 
     delivered_per_s: float
     keeps_up: bool
@@ -95,7 +95,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     streams: int
     consumers: int
     limit: str
-    """What is used most."""
+    """The resource with the highest use."""
 
 
 class _Station:
@@ -129,7 +129,7 @@ class _Station:
 
 
 class _Shard:
-    """One shard's streams and workers, from the first arrival to the last delivery."""
+    """The streams and workers of a shard, from the first arrival to the last delivery."""
 
     def __init__(self, load: Load, layout: Layout, costs: Costs, *, seed: int) -> None:
         self._load, self._layout, self._costs = load, layout, costs
@@ -189,7 +189,7 @@ class _Shard:
 
 
 def simulate(load: Load, layout: Layout, costs: Costs = MEASURED, *, seed: int = 1) -> Outcome:
-    """What `layout` makes of `load`. Latency is from acceptance until the request has left for its receiver."""
+    """Simulate `load` on `layout`. Latency is from acceptance until the request is sent to the receiver."""
     per_shard = load.deliveries_per_s / layout.shards
     count = min(MOST_DELIVERIES, max(2_000, int(per_shard * 10)))
     shard = _Shard(load, layout, costs, seed=seed)
@@ -234,7 +234,7 @@ def _enough(use: float) -> int:
 
 
 def _uses(load: Load, layout: Layout, costs: Costs) -> dict[str, float]:
-    """Of each thing that can be short, how much is used: 1 is all of it."""
+    """Return the use of each resource; 1 is all of it."""
     per_s, workers = load.deliveries_per_s, layout.shards * layout.workers
     worker_s, server_s = _worker_s(load, costs), _server_s(layout, costs)
     mean_answer_s = load.receiver_ms / 1e3 * math.exp(load.receiver_sigma**2 / 2)

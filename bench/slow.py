@@ -27,7 +27,7 @@ _VARIABLES: Final = {"ONEPROTECT_DESTINATION_MAX_IN_FLIGHT": "1024", "ONEPROTECT
 
 
 class Held(Struct, frozen=True):
-    """What one of them took. `at_once`: how many the receiver held at the same time, all of which it verified."""
+    """The cost of a contender; `at_once` is the number of verified requests that the receiver held at a time."""
 
     at_once: int
     base_mb: float

@@ -1,4 +1,4 @@
-"""`python -m bench.telemetry`: what telemetry costs. Nothing exported, 5 % of traces and metrics, all traces.
+"""`python -m bench.telemetry`: cost of telemetry without export, with 5 % of traces and metrics, and with all traces.
 
 One consumer at a time, as it is deployed, with the same work, in turns: every round each of the three is started,
 given more than it can do, and stopped. Counting and `/metrics` are always on; what is compared is the export.
@@ -28,14 +28,14 @@ _EXPORT: Final = {"OTEL_METRIC_EXPORT_INTERVAL": "1000", "OTEL_TRACES_SAMPLER": 
 
 
 class Way(Struct, frozen=True):
-    """How much is told: of how many deliveries a trace (None: nothing is exported), and what is logged."""
+    """A configuration of telemetry: the share of traced deliveries (None: no export), and the log level."""
 
     name: str
     ratio: float | None
     logged: str = "failed"
 
     def environ(self, collector: str) -> Mapping[str, str]:
-        """The variables of a consumer that does so."""
+        """Return the environment variables of a consumer with this configuration."""
         logged = {"ONEPROTECT_LOG_ATTEMPTS": self.logged, "ONEPROTECT_OPS_PORT": "0"}
         if self.ratio is None:
             return logged
@@ -52,19 +52,19 @@ WAYS: Final = (
 
 
 TRACED: Final = WAYS[1]
-"""As it would be deployed."""
+"""The configuration of a usual deployment."""
 
 
 class Told(Struct, frozen=True):
-    """What one way came to. `spans`: the share of those that should have come that did."""
+    """The result of a configuration; `spans` is the share of the expected spans that arrived."""
 
     name: str
     per_s: float
     consumer_us: float
     share: float
-    """Of the throughput of the first way, within each round; the median."""
+    """Throughput relative to the first configuration within each round; the median."""
     cpu_share: float
-    """CPU time of the consumer for each delivery, the first way's / this one's; the median over the rounds."""
+    """CPU time per delivery, first configuration / this one; the median over the rounds."""
     spans: float | None
 
 
@@ -114,14 +114,14 @@ def _told(name: str, rounds: list[Throughput], first: list[Throughput], spans: l
 
 @contextlib.asynccontextmanager
 async def collector(directory: Path) -> AsyncGenerator[Child]:
-    """A collector runs meanwhile."""
+    """Run a collector."""
     async with child("collector", "bench.harness.collector", log=directory / "collector.log", speaks=True) as running:
         yield running
 
 
 @contextlib.asynccontextmanager
 async def exporting(directory: Path, way: Way) -> AsyncGenerator[Mapping[str, str]]:
-    """A collector runs meanwhile; yields the variables of a consumer that exports to it."""
+    """Run a collector, and yield the environment variables of a consumer that exports to it."""
     async with collector(directory) as collecting:
         yield way.environ(f"http://127.0.0.1:{await collecting.hear('port', START_TIMEOUT_S)}")
 

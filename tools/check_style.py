@@ -45,7 +45,7 @@ _FENCE: Final = re.compile(r"^ *(```|~~~)")
 
 
 class Violation(NamedTuple):
-    """One broken rule; `line` is 0 when the whole file or folder breaks it."""
+    """A broken rule; `line` is 0 when the whole file or folder breaks it."""
 
     path: Path
     line: int
@@ -100,7 +100,9 @@ def python_prose(source: str) -> Iterator[tuple[int, str]]:
         kind = tokenize.tok_name[token.type]
         is_prose = kind in ("STRING", "FSTRING_MIDDLE") and re.search(r"\s", token.string)
         if kind == "COMMENT" or is_prose:
-            yield from enumerate(token.string.splitlines(), token.start[0])
+            is_template = token.string.lower().startswith(("f", "rf", "fr"))
+            text = re.sub(r"\{[^{}]*\}", " ", token.string) if is_template else token.string
+            yield from enumerate(text.splitlines(), token.start[0])
 
 
 def text_prose(path: Path, text: str) -> Iterator[tuple[int, str]]:

@@ -1,7 +1,7 @@
-"""The bare loop of the API: the least that accepts a delivery over HTTP and stores it, with the product's libraries.
+"""Bare loop of the API: a minimal program that accepts a delivery over HTTP and stores it.
 
-uvicorn, one decode, one awaited publish by the NATS client's own JetStream. It asks nobody who they are, checks nothing
-but what its type says, and knows no destinations. It imports nothing of the product.
+It uses uvicorn, one decode, and one awaited publish of the NATS client. It has no authentication, no validation beyond
+its types, and no destinations. It imports nothing of the product.
 """
 
 import sys
@@ -15,7 +15,7 @@ from nats.aio.client import Client
 
 
 class Setup(Struct, frozen=True):
-    """Where to listen, and where to store."""
+    """The port to listen on, and the stream to store in."""
 
     nats_url: str
     port: int
@@ -31,7 +31,7 @@ class Asked(Struct):
 
 
 class Stored(Struct):
-    """What is stored of it."""
+    """The stored event."""
 
     id: str
     tenant: str

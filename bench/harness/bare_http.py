@@ -1,4 +1,4 @@
-"""The least that POSTs over kept connections: an asyncio protocol around httptools, and nothing that could go wrong."""
+"""Minimal HTTP client with kept connections: an asyncio protocol around httptools, without error handling."""
 
 import asyncio
 import ssl
@@ -10,7 +10,7 @@ from httptools import HttpResponseParser
 
 
 class BareHttp:
-    """Connections by host and port, used again as soon as they are free."""
+    """A pool of connections by host and port, which are reused as soon as they are free."""
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         self._tls = tls

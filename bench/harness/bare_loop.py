@@ -1,8 +1,8 @@
-"""The bare loops: the least that delivers signed events from JetStream over HTTP, with aiohttp or with `bare_http`.
+"""Bare loops: minimal programs that deliver signed events from JetStream, with aiohttp or with `bare_http`.
 
-Continuous pull by callback, one HMAC, one POST, one result, and the acknowledgement once the result is stored. It knows
-its destinations and keys from the start, retries nothing, guards nothing and is fair to nobody: what the product takes
-longer than the second is the price of everything it does beyond. It imports nothing of the product.
+Continuous pull by callback, one HMAC, one POST, one result, and the acknowledgement once the result is stored. The
+loop knows its destinations and keys from the start. It has no retries, no egress guard and no fairness, so the
+difference to the product is the cost of all these features. It imports nothing of the product.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Target(Struct, frozen=True):
 
 
 class Setup(Struct, frozen=True):
-    """What to work on, and at how many deliveries at a time. `targets` by `<tenant>.<destination>`."""
+    """The streams to work on, the concurrency, and the targets by `<tenant>.<destination>`."""
 
     nats_url: str
     stream: str
@@ -52,7 +52,7 @@ class Setup(Struct, frozen=True):
 
 
 class RequestedData(Struct):
-    """What to deliver."""
+    """The data of a request."""
 
     destination: str
     event_type: str
@@ -60,7 +60,7 @@ class RequestedData(Struct):
 
 
 class Requested(Struct):
-    """The event that asks for a delivery."""
+    """The event that requests a delivery."""
 
     id: str
     tenant: str
@@ -68,7 +68,7 @@ class Requested(Struct):
 
 
 class ResultData(Struct):
-    """How it ended."""
+    """The data of a result."""
 
     delivery: str
     destination: str
@@ -82,7 +82,7 @@ class ResultData(Struct):
 
 
 class Result(Struct):
-    """The event that says so."""
+    """The event with the result of a delivery."""
 
     id: str
     time: datetime
@@ -95,11 +95,11 @@ class Result(Struct):
 
 
 Post = Callable[[str, dict[str, str], bytes], Awaitable[int]]
-"""POSTs headers and a body to a URL, and returns the status."""
+"""A function that POSTs headers and a body to a URL and returns the status."""
 
 
 class Loop:
-    """Pulls, sends, records, acknowledges."""
+    """A loop that pulls, sends, records and acknowledges."""
 
     def __init__(self, setup: Setup, client: Client, post: Post) -> None:
         self._setup = setup
@@ -136,7 +136,7 @@ class Loop:
             await self._client.publish(self._pull_subject, request, reply=self._pull_inbox)
 
     async def _on_message(self, message: Msg) -> None:
-        if message.subject == self._pull_inbox:  # the request has expired; it says what it did not deliver
+        if message.subject == self._pull_inbox:  # the pull request has expired, and reports the undelivered rest
             self._outstanding -= int((message.headers or {}).get("Nats-Pending-Messages", self._outstanding))
             await self._pull()
             return
@@ -156,7 +156,7 @@ class Loop:
             self._failed.set_exception(error)
 
     async def _work(self, message: Msg) -> None:
-        """Deliver one after the other while any waits."""
+        """Deliver one message after the other while any is pending."""
         while True:
             await self._deliver(message)
             if not self._waiting:

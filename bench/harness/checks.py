@@ -1,4 +1,4 @@
-"""Whether everything was delivered, signed, and recorded: a fast way to lose deliveries is no result."""
+"""Checks after a measurement: every delivery arrived, was signed, and is on record."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -23,7 +23,7 @@ EMPTY = (
 
 
 async def problems(site: Site, benches: Sequence[Bench], report: Report, others: Collection[str] = ()) -> list[str]:
-    """What is not as it should be, in sentences. `others` have been published, too, and are checked for receipt."""
+    """Return the problems as sentences; `others` were published too, and are checked for receipt."""
     published = {name for bench in benches for name in bench.load.published_ns}.union(others)
     found = [*_received(published, report)]
     for bench in benches:
@@ -43,7 +43,7 @@ def _received(published: set[str], report: Report) -> Iterable[str]:
     if lost := published - report.receipts.keys():
         yield f"{len(lost)} of {len(published)} deliveries were lost"
     if foreign := report.receipts.keys() - published:
-        yield f"{len(foreign)} deliveries came that nobody asked for"
+        yield f"{len(foreign)} deliveries arrived that were not requested"
     for count, what in ((report.unsigned, "unsigned"), (report.wrong, "wrongly signed"), (report.broken, "broken")):
         if count:
             yield f"{count} requests were {what}"
@@ -57,7 +57,7 @@ def _recorded(published: set[str], recorded: list[str]) -> Iterable[str]:
 
 
 async def _delivered_on_record(site: Site) -> list[str]:
-    """`<path> <delivery id>` of each result that says so."""
+    """Return `<path> <delivery id>` of each delivered result."""
     recorded: list[str] = []
     async for record in direct_get.scan(site.jetstream.connection, PRODUCT.results.name, PRODUCT.results.subjects[0]):
         event = decode_result(record.data)

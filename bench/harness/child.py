@@ -1,4 +1,4 @@
-"""A process of the bench: told by lines on its stdin, heard by lines from its stdout, and gone when we are."""
+"""Child processes of the bench, which read commands from stdin, write replies to stdout, and end with the parent."""
 
 import asyncio
 import contextlib
@@ -32,27 +32,27 @@ class Child:
         self._usage = psutil.Process(process.pid)
 
     def cpu_s(self) -> float:
-        """Seconds of CPU time that it and the processes it has started have used so far."""
+        """Return the CPU seconds of the process and its children."""
         return sum(map(cpu_s, self._family()))
 
     def memory_mb(self) -> float:
-        """Megabytes that it and the processes it has started hold in memory."""
+        """Return the resident megabytes of the process and its children."""
         return sum(process.memory_info().rss for process in self._family()) / 1e6
 
     def _family(self) -> list[psutil.Process]:
         return [self._usage, *self._usage.children(recursive=True)]
 
     async def wait(self, deadline_s: float) -> int:
-        """Wait until it has ended by itself, and return its exit code. Raises `TimeoutError`."""
+        """Wait until the process ends by itself, and return its exit code. Raises `TimeoutError`."""
         return await asyncio.wait_for(self._process.wait(), deadline_s)
 
     def tell(self, line: bytes) -> None:
-        """Write a line to its stdin."""
+        """Write a line to stdin of the process."""
         if self._process.stdin is not None:
             self._process.stdin.write(line + b"\n")
 
     async def hear(self, word: str, deadline_s: float) -> str:
-        """Wait for its next line, which must begin with `word`, and return the rest. Raises `BenchError`."""
+        """Wait for the next line, which must begin with `word`, and return its rest. Raises `BenchError`."""
         try:
             async with asyncio.timeout(deadline_s):
                 line = await self._process.stdout.readline() if self._process.stdout else b""
@@ -64,19 +64,19 @@ class Child:
         return rest
 
     def log_tail(self) -> str:
-        """The end of what it wrote to stderr, on lines of its own."""
+        """Return the last lines of stderr."""
         lines = self._log.read_text(errors="replace").splitlines()[-_LOG_TAIL_LINES:]
         return "".join(f"\n  {self.name}: {line}" for line in lines)
 
     async def stop(self) -> int:
-        """Ask it to stop, wait until it has, and return its exit code; killed when that takes too long."""
+        """Terminate the process, or kill it after a deadline, and return its exit code."""
         self._signal(signal.SIGTERM)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._process.wait(), STOP_TIMEOUT_S)
         return await self.kill()
 
     async def kill(self) -> int:
-        """End it if it still runs, and return its exit code."""
+        """Kill the process if it still runs, and return its exit code."""
         self._signal(signal.SIGKILL)
         return await self._process.wait()
 
@@ -84,7 +84,7 @@ class Child:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
-            if number == signal.SIGKILL:  # it leads a session of its own: whatever it has started goes with it
+            if number == signal.SIGKILL:  # the process leads its own session, so its children end too
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, number)
 
@@ -100,7 +100,7 @@ async def child(
 ) -> AsyncGenerator[Child]:
     """Start `python -m <arguments>`, or another `program`, with little but `environ` in its environment.
 
-    It is killed on leaving. What it writes goes to `log`, except that it is listened to on stdout when it `speaks`.
+    The process is killed at the end. Its output goes to `log`, except for stdout when it `speaks`.
     """
     inherited = {variable: os.environ[variable] for variable in _INHERITED if variable in os.environ}
     with log.open("wb") as stderr:
@@ -111,7 +111,7 @@ async def child(
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE if speaks else stderr,
             stderr=stderr,
-            start_new_session=True,  # Ctrl-C is ours to handle
+            start_new_session=True,  # this process handles Ctrl-C
             preexec_fn=_die_with_parent,
         )
     running = Child(name, process, log)
@@ -122,12 +122,12 @@ async def child(
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """Seconds of CPU time that a process has used so far."""
+    """Return the CPU seconds of a process."""
     times = process.cpu_times()
     return times.user + times.system
 
 
 def _die_with_parent() -> None:
-    """In the child, before it becomes the program: ask Linux to kill it when we are gone, however we went."""
+    """Let Linux kill the child when its parent ends; runs in the child before it becomes the program."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -1,7 +1,7 @@
-"""A collector that takes whatever is exported and counts the spans: `python -m bench.harness.collector`, told by stdin.
+"""`python -m bench.harness.collector`: an OTLP collector that counts spans, with commands on stdin.
 
-`report` makes it say how many spans and how many exports of metrics came since the last one. Bodies are kept as they
-came, and decoded only then, so that the collector takes next to nothing of the machine while something is measured.
+The command `report` prints the number of spans and of metric exports since the previous report. The collector keeps
+the bodies and decodes them only then, so that it uses little CPU during a measurement.
 """
 
 import asyncio
@@ -15,25 +15,25 @@ _MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class Collector:
-    """What came."""
+    """The received spans and exports."""
 
     def __init__(self) -> None:
         self._spans: list[bytes] = []
         self._metrics = 0
 
     async def take_spans(self, request: web.Request) -> web.Response:
-        """`POST /v1/traces`."""
+        """Answer `POST /v1/traces`."""
         self._spans.append(await request.read())
         return web.Response()
 
     async def take_metrics(self, request: web.Request) -> web.Response:
-        """`POST /v1/metrics`."""
+        """Answer `POST /v1/metrics`."""
         await request.read()
         self._metrics += 1
         return web.Response()
 
     def report(self) -> str:
-        """Spans and exports of metrics since the last report."""
+        """Return the spans and metric exports since the last report."""
         bodies, self._spans = self._spans, []
         metrics, self._metrics = self._metrics, 0
         return f"{sum(map(_count, bodies))} {metrics}"

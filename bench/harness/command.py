@@ -1,4 +1,4 @@
-"""What the commands that measure one thing have in common: arguments, a directory, errors, and the results as JSON."""
+"""Shared frame of the commands that measure one thing: arguments, directory, errors, and JSON results."""
 
 import asyncio
 import signal
@@ -28,9 +28,9 @@ def run(
     measure: Callable[[Namespace, Path], Awaitable[T]],
     tell: Callable[[T], Sequence[str] | None],
 ) -> int:
-    """Measure in a directory of its own, `tell` the result and write it where `--json` says; return the exit code.
+    """Measure in a temporary directory, print the result with `tell`, write it to `--json`, and return the exit code.
 
-    `tell` may return what is not as wanted: the figures are written all the same, and the exit code is 1.
+    When `tell` returns missed goals, the figures are written nevertheless, and the exit code is 1.
     """
     parser = ArgumentParser(prog=f"python -m {name}", description=description)
     options(parser)
@@ -60,6 +60,6 @@ def run(
 
 
 def write_json(path: Path | None, found: object) -> None:
-    """Write results where they are wanted, if they are."""
+    """Write the result to `path` unless it is None."""
     if path:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")

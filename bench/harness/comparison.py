@@ -1,4 +1,4 @@
-"""The product beside the bare loop with its own HTTP, in one run: medians of the rounds, and ratios."""
+"""Comparison of the product with the bare loop in one run: medians of the rounds, and ratios."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from bench.harness.result import medians, ratio
 
 
 class Beside(Struct, frozen=True):
-    """Medians of each. Ratios are medians over the rounds, each of which has both; 1 means as much as the bare loop.
+    """Medians of both contenders, and medians of the ratios within each round; 1 means equal to the bare loop.
 
     `ratio`: deliveries a second, product / bare; `cpu_ratio`: CPU time of the consumer per delivery, bare / product.
     """
@@ -23,13 +23,13 @@ class Beside(Struct, frozen=True):
 
 
 def compared(product: Sequence[Throughput], bare: Sequence[Throughput]) -> Beside:
-    """Put one beside the other, round by round."""
+    """Compare both round by round."""
     cpu_ratio = median(theirs.consumer_us / ours.consumer_us for ours, theirs in zip(product, bare, strict=True))
     return Beside(medians(product), medians(bare), ratio(product, bare), cpu_ratio)
 
 
 async def rounds_in_turn(benches: Sequence[Bench], rounds: int, count: int) -> None:
-    """Give each of them `count` deliveries, in turns, and say how it went."""
+    """Give each contender `count` deliveries in turn, and print the rate."""
     for number in range(1, rounds + 1):
         for bench in benches:
             bench.rounds.append(one := await bench.saturate(count))
@@ -37,12 +37,12 @@ async def rounds_in_turn(benches: Sequence[Bench], rounds: int, count: int) -> N
 
 
 def say(what: str) -> None:
-    """To stderr, where progress goes."""
+    """Print progress to stderr."""
     print(what, file=sys.stderr, flush=True)
 
 
 def table(found: Beside) -> Iterator[str]:
-    """Lines for a terminal; the ratio stands alone on the last one."""
+    """Yield lines for a terminal; the last one holds only the ratio."""
     yield f"{'':10}{'':>14}{'CPU us per delivery':>30}"
     yield f"{'':10}{'deliveries/s':>14}{'consumer':>10}{'nats':>10}{'receiver':>10}"
     for name, one in (("product", found.product), ("bare", found.bare)):

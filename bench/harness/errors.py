@@ -1,5 +1,5 @@
-"""The one way in which a measurement fails."""
+"""Error of a failed measurement."""
 
 
 class BenchError(Exception):
-    """Something did not happen that should have; the text says what."""
+    """A measurement failed; the text says why."""

@@ -80,7 +80,7 @@ class Bench:
         await self._settled()
 
     def latency(self, receipts: dict[str, int]) -> Latency:
-        """What `pace` has measured."""
+        """The latency that `pace` has measured."""
         waits_ms = sorted((receipts[name] - self.load.published_ns[name]) / 1e6 for name in self._paced)
         return Latency(*(waits_ms[int((len(waits_ms) - 1) * share)] for share in (0.5, 0.95, 0.99)))
 

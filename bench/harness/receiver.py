@@ -1,9 +1,9 @@
-"""The receiver: a process that answers 200 as fast as Python can, and verifies every request in full all the same.
+"""Receiver: a process that answers 200 as fast as Python can, and verifies every request in full.
 
-It reads a `Setup` from its stdin, says `port <number> ...`, and then takes two commands: `expect <count> <warm-up>` has
-it say `warm <nanoseconds>` and `complete <nanoseconds>` when so many new deliveries have come, and `report <file>` has
-it write a `ChildReport`. At the first request that it refuses it says `refused` and why. The verification is written from
-the specification and shares nothing with the sender.
+The process reads a `Setup` from stdin and prints `port <number> ...`. It then reads two commands. After
+`expect <count> <warm-up>` it prints `warm <nanoseconds>` and `complete <nanoseconds>` when that many new deliveries
+have arrived. After `report <file>` it writes a `Report`. At the first request that it refuses it prints `refused` and
+the reason. The verification is written from the specification and shares no code with the product.
 """
 
 import asyncio
@@ -27,10 +27,7 @@ _HOST: Final = "127.0.0.1"
 
 
 class Manner(Struct, frozen=True):
-    """How a receiver behaves: on so many ports, answering after a while, with each connection closed after its answer.
-
-    It says all of its ports.
-    """
+    """The behaviour of a receiver: number of ports, delay of a response, and whether each response closes its connection."""
 
     ports: int = 1
     answer_after_s: float = 0.0
@@ -38,9 +35,9 @@ class Manner(Struct, frozen=True):
 
 
 class Setup(Struct, frozen=True):
-    """What to take: a secret (`whsec_` and base64) for each path, and the one body that is right.
+    """The accepted requests: a secret (`whsec_` and base64) for each path, and the expected body.
 
-    `certificate`: the files of a certificate and its key, to be spoken to over TLS.
+    `certificate`: the files of a certificate and its key, for TLS.
     """
 
     secrets: dict[str, str]
@@ -50,7 +47,7 @@ class Setup(Struct, frozen=True):
 
 
 class Report(Struct):
-    """What came. `receipts`: nanoseconds since 1970 by `<path> <webhook-id>`, of the first time each came."""
+    """The received requests; `receipts` holds first arrivals in ns since 1970 by `<path> <webhook-id>`."""
 
     receipts: dict[str, int] = {}
     duplicates: int = 0
@@ -62,7 +59,7 @@ class Report(Struct):
 
 
 class Answers(Struct, frozen=True):
-    """What there is to answer in one second: dated and signed with a server's name, as real servers do."""
+    """Return the response of one second, with the `Date` and `Server` headers of real servers."""
 
     made_at_s: int
     taken: bytes
@@ -144,7 +141,7 @@ class Receiver:
 
 
 class Exchange(asyncio.Protocol):
-    """One connection, kept alive."""
+    """A kept connection."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -176,7 +173,7 @@ class Exchange(asyncio.Protocol):
         self._path += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One of its headers."""
+        """Record a header."""
         self._headers[name.lower()] = value
 
     def on_body(self, body: bytes) -> None:
@@ -184,7 +181,7 @@ class Exchange(asyncio.Protocol):
         self._body += body
 
     def on_message_complete(self) -> None:
-        """It is whole: answer it."""
+        """Answer the complete request."""
         receiver, answer = self._receiver, self._receiver.receive(self._path, self._headers, self._body)
         if not receiver.manner.answer_after_s:
             self._answer(answer)

@@ -1,4 +1,4 @@
-"""What a run has found, as JSON and as a table."""
+"""The result of a run, as JSON and as a table."""
 
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
@@ -15,7 +15,7 @@ _WIDTHS: Final = (14, 10, 10, 10, 8, 8, 8)
 
 
 class Measured(Struct, frozen=True):
-    """One contender. `median` is field by field, its `count` the sum."""
+    """The result of a contender; `median` is taken field by field, and its `count` is the sum."""
 
     median: Throughput
     rounds: tuple[Throughput, ...]
@@ -40,12 +40,12 @@ class Result(Struct, frozen=True):
 
 
 def measured(bench: Bench, report: Report) -> Measured:
-    """What a contender's rounds come to."""
+    """Return the result of a contender."""
     return Measured(medians(bench.rounds), tuple(bench.rounds), bench.latency(report.receipts))
 
 
 def compared(options: Options, product: Measured, bare: Measured, aiohttp: Measured, *, duplicates: int) -> Result:
-    """Put the product beside the bare loops: round by round, as the machine is not the same from one to the next."""
+    """Compare the product with the bare loops round by round, because the machine changes between rounds."""
     return Result(
         options=options,
         product=product,
@@ -60,12 +60,12 @@ def compared(options: Options, product: Measured, bare: Measured, aiohttp: Measu
 
 
 def ratio(product: Sequence[Throughput], bare: Sequence[Throughput]) -> float:
-    """Of deliveries a second, within each round; the median."""
+    """Return the median over the rounds of the ratio of deliveries a second."""
     return median(one.per_s / other.per_s for one, other in zip(product, bare, strict=True))
 
 
 def medians(rounds: Sequence[Throughput]) -> Throughput:
-    """Field by field; the count is the sum."""
+    """Return the medians field by field; the count is the sum."""
 
     def of(field: Callable[[Throughput], float]) -> float:
         return median(map(field, rounds))
@@ -80,7 +80,7 @@ def medians(rounds: Sequence[Throughput]) -> Throughput:
 
 
 def table(result: Result) -> Iterator[str]:
-    """Lines for a terminal; the ratio stands alone on the last one."""
+    """Yield lines for a terminal; the last one holds only the ratio."""
     scheme = "HTTPS" if result.options.https else "HTTP"
     yield f"{scheme}, {len(TENANTS)} tenants, {len(ADDRESSES)} destinations, {IN_FLIGHT} in flight, one process each;"
     if result.options.traced:

@@ -51,7 +51,7 @@ class CpuTimes(Struct, frozen=True):
 
 
 class Site:
-    """What is measured, and what measures it."""
+    """The measured installation, and the processes that measure it."""
 
     def __init__(
         self,
@@ -94,12 +94,12 @@ class Site:
 
     @property
     def targets(self) -> Mapping[str, Target]:
-        """URL and key of each destination, by `<tenant>.<destination>`: for those who have no secrets of their own."""
+        """URL and key of each destination, by `<tenant>.<destination>`: for contenders without secrets."""
         return self._bare_setups[BARE.name].targets
 
     @property
     def nats_url(self) -> str:
-        """Where the server is."""
+        """Return the URL of the server."""
         return self.environ["ONEPROTECT_NATS_URL"]
 
     def nats_cpu_s(self) -> float:
@@ -127,17 +127,17 @@ class Site:
         await self.jetstream.connection.api(f"CONSUMER.PAUSE.{_durable(contender)}", request)
 
     async def is_pulling(self, contender: Contender) -> bool:
-        """Whether its process has asked the server for work."""
+        """Return True when the process has requested work from the server."""
         info = await self.jetstream.connection.api(f"CONSUMER.INFO.{_durable(contender)}")
         return int(info.get("num_waiting", 0)) > 0
 
     async def messages(self, stream: str) -> int:
-        """How many messages a stream holds."""
+        """Return the number of messages in a stream."""
         info = await self.jetstream.connection.api(f"STREAM.INFO.{stream}")
         return int(info["state"]["messages"])
 
     async def report(self) -> receiver.Report:
-        """What the receiver has seen so far. Raises `BenchError`."""
+        """Return the report of the receiver. Raises `BenchError`."""
         path = self._directory / "report.json"
         self.receiver.tell(b"report %b" % os.fsencode(path))
         await self.receiver.hear("reported", START_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""What `python -m bench.all` measures, and how one of them is run."""
+"""The measurements of `python -m bench.all`, and the runner of one of them."""
 
 import subprocess
 import sys
@@ -15,27 +15,27 @@ _STOP_S: Final = 20.0
 
 
 class Measurement(Struct, frozen=True):
-    """A command, whose results go to `<name>.json`. `takes_s`: on two cores that do nothing else."""
+    """A command that writes `<name>.json`; `takes_s` is its duration in seconds on two idle cores."""
 
     name: str
     module: str
     takes_s: int
     arguments: tuple[str, ...] = ()
     short: tuple[str, ...] = ()
-    """Arguments with which it takes seconds, and shows no more than that it works."""
+    """Additional arguments for a run of seconds, which only shows that the command works."""
 
     @property
     def command(self) -> str:
-        """As one would type it."""
+        """Return the command line."""
         return " ".join(("python -m", self.module, *self.arguments))
 
     @property
     def limit_s(self) -> float:
-        """When it is stopped, for a machine that is much slower, and packages that have to be fetched first."""
+        """Return the seconds after which the command is stopped, with room for slow machines and downloads."""
         return 60 + 3 * self.takes_s
 
     def shortened(self) -> "Measurement":
-        """The same, in seconds."""
+        """Return the measurement with the arguments of a short run."""
         return Measurement(self.name, self.module, max(4, self.takes_s // 3), (*self.arguments, *self.short))
 
 
@@ -69,10 +69,9 @@ MEASUREMENTS: Final = (
 
 
 class Ran(Struct, frozen=True):
-    """A measurement that was run: how, when, how busy the machine was with other things just before, and how it ended.
+    """A finished run of a measurement: command, time, load of the machine before, duration and exit code.
 
-    `code` is its exit code, None when it was stopped. With another one than 0 its figures, if it wrote any, are not
-    what they should be.
+    `code` is None when the run was stopped. With any other code than 0 the figures are not valid.
     """
 
     command: str
@@ -83,7 +82,7 @@ class Ran(Struct, frozen=True):
 
 
 def run(measurement: Measurement, results: Path, *, limit_s: float) -> Ran:
-    """Run it, with what it writes to our stdout and stderr. Results of a run before are gone, whatever happens."""
+    """Run a measurement with the stdout and stderr of this process; results of an earlier run are deleted."""
     file = results / f"{measurement.name}.json"
     file.unlink(missing_ok=True)
     at, load, began = datetime.now(UTC), psutil.getloadavg()[0], time.monotonic()
@@ -100,7 +99,7 @@ def run(measurement: Measurement, results: Path, *, limit_s: float) -> Ran:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End it if it still runs; whatever it has started ends with it."""
+    """Stop the process if it still runs; its children end with it."""
     if process.poll() is None:
         process.terminate()
         try:

@@ -1,4 +1,4 @@
-"""What is measured, and with what: the same tenants, payload and concurrency for both contenders."""
+"""The workload: equal tenants, payload and concurrency for every contender."""
 
 from typing import Final, Literal
 
@@ -16,13 +16,13 @@ PAYLOAD: Final = b'{"invoice":"in_0000001","amount":129900,"currency":"EUR","lin
 PACE_PER_S: Final = 200
 PACED_S: Final = 3.0
 CALIBRATION_COUNT: Final = 1000
-"""Deliveries ahead of the first round, from which its length is guessed."""
+"""Deliveries before the first round, from which its number of deliveries is estimated."""
 WARM_UP_SHARE: Final = 0.1
-"""The first deliveries of a round, which open the connections, count for nothing but the checks."""
+"""Share of the first deliveries of a round, which open connections; only the checks count them."""
 
 
 class Options(Struct, frozen=True):
-    """What the command line asks for."""
+    """The command-line options."""
 
     rounds: int = 3
     seconds: float = 1.6
@@ -38,7 +38,7 @@ class Address(Struct, frozen=True):
 
     @property
     def path(self) -> str:
-        """Where the receiver takes it."""
+        """Return the path at the receiver."""
         return f"/{self.tenant}/{self.destination}"
 
 
@@ -46,7 +46,7 @@ ADDRESSES: Final = tuple(Address(tenant, destination) for destination in DESTINA
 
 
 class Contender(Struct, frozen=True):
-    """Who is measured: where its work comes from, and where its results go."""
+    """A measured program: the stream of its work, its consumer, and the stream of its results."""
 
     name: str
     work: streams.StreamConfig
@@ -55,7 +55,7 @@ class Contender(Struct, frozen=True):
     http: Literal["aiohttp", "own"] = "own"
 
     def requested(self, address: Address) -> str:
-        """The subject of a request."""
+        """Return the subject of a request."""
         return self.work.subjects[0].replace("*.*", f"{address.tenant}.{address.destination}")
 
 

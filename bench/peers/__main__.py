@@ -49,7 +49,10 @@ async def _measure(arguments: Namespace, directory: Path) -> Result:
 
 
 async def _proof(site: Site, peers: Sequence[Peer], directory: Path) -> dict[str, int]:
-    """How many of 1,000 deliveries each still has once its broker was killed. Raises `BenchError` if ours are not."""
+    """Return how many of 1,000 deliveries each keeps after a kill of its broker.
+
+    Raises `BenchError` when the product loses any.
+    """
     found = {PRODUCT.name: await kept_of_product(directory / "proof")}
     for peer in peers:
         found[peer.name] = await kept(peer, site, directory)

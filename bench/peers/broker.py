@@ -1,4 +1,4 @@
-"""What the peers' work waits in: Redis servers of the run's own, or streams of their own in a nats-server."""
+"""Brokers of the peers: Redis servers of the run, or streams in a nats-server."""
 
 import asyncio
 import contextlib
@@ -38,11 +38,11 @@ class Broker(Protocol):
         ...
 
     async def waiting(self, peer: Peer) -> int:
-        """How many deliveries wait in it for a worker."""
+        """Return the number of deliveries that wait for a worker."""
         ...
 
     async def recorded(self, peer: Peer) -> int:
-        """How many results it holds."""
+        """Return the number of results."""
         ...
 
 
@@ -68,11 +68,11 @@ class Nats:
             await self._api(f"STREAM.PURGE.{name}", {})
 
     async def waiting(self, peer: Peer) -> int:  # noqa: ARG002
-        """How many deliveries there are."""
+        """Return the number of deliveries."""
         return await self._messages("PEER_WORK")
 
     async def recorded(self, peer: Peer) -> int:  # noqa: ARG002
-        """How many results there are."""
+        """Return the number of results."""
         return await self._messages("PEER_RESULTS")
 
     async def _messages(self, stream: str) -> int:
@@ -94,24 +94,24 @@ class Redis:
         await self.ask("FLUSHALL", "SYNC")
 
     async def waiting(self, peer: Peer) -> int:
-        """How many deliveries there are."""
+        """Return the number of deliveries."""
         return int(await self.ask(*peer.waiting))
 
     async def recorded(self, peer: Peer) -> int:
-        """How many results there are."""
+        """Return the number of results."""
         return int(await self.ask(*peer.counted))
 
     async def ask(self, *command: str) -> str:
-        """The answer of `redis-cli`. Raises `BenchError`."""
+        """Return the reply of `redis-cli`. Raises `BenchError`."""
         process = await asyncio.create_subprocess_exec(
             *("redis-cli", "-p", str(self._port), *command),
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        told, _ = await process.communicate()
-        if process.returncode or told.startswith((b"ERR", b"LOADING")):
-            raise BenchError(f"redis-cli {command[0]}: {told.decode().strip() or 'no answer'}")
-        return told.decode().strip()
+        reply, _ = await process.communicate()
+        if process.returncode or reply.startswith((b"ERR", b"LOADING")):
+            raise BenchError(f"redis-cli {command[0]}: {reply.decode().strip() or 'no answer'}")
+        return reply.decode().strip()
 
 
 def nats(site: Site) -> Nats:
@@ -150,6 +150,6 @@ async def _answering(one: Redis) -> None:
 
 
 def setup(site: Site, payload: bytes) -> bytes:
-    """What a peer is told: URL and key (base64) of each destination, their order, and the payload."""
+    """Return the setup of a peer: URL and key (base64) of each destination, their order, and the payload."""
     targets = {address: (target.url, target.key) for address, target in site.targets.items()}
     return msgspec.json.encode({"targets": targets, "addresses": list(targets), "payload": payload.decode()})

@@ -17,7 +17,7 @@ REDIS: Final = "redis-server"
 
 
 def missing(peer: Peer) -> str | None:
-    """What this machine has not that a peer needs, and how to get it; None if it can run."""
+    """Return a missing requirement of a peer and the way to install it, or None."""
     if peer.broker != "nats" and not (shutil.which(REDIS) and shutil.which("redis-cli")):
         return "it needs redis-server and redis-cli: apt-get install redis-server"
     if peer.runs_on_node and not (shutil.which("node") and shutil.which("npm")):
@@ -26,7 +26,7 @@ def missing(peer: Peer) -> str | None:
 
 
 def install(peer: Peer) -> None:
-    """What a peer is made of, unless it is there already, as its lock file has it. Raises `CalledProcessError`."""
+    """Install the packages of a peer from its lock file, unless they are installed. Raises `CalledProcessError`."""
     if peer.runs_on_node:
         _install_node()
     else:

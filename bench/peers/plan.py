@@ -1,4 +1,4 @@
-"""Who the peers are, how each is started, and what each leaves to its user."""
+"""The peers, their commands, and the features that each leaves to its user."""
 
 from typing import Final, Literal
 

@@ -1,4 +1,4 @@
-"""Whether what a broker has accepted is still there after kill -9: tried with each peer's own producer, and ours."""
+"""Check that a broker keeps accepted deliveries after kill -9, with the producer of each peer and of the product."""
 
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ _BACK_S: Final = 20.0
 
 
 async def kept_of_product(directory: Path) -> int:
-    """How many of `COUNT` requests are in the work stream after its server was killed."""
+    """Return the number of `COUNT` requests in the work stream after a kill of its server."""
     async with (
         EmbeddedNats(directory) as server,
         connect(server.url, name="bench") as connection,
@@ -36,7 +36,7 @@ async def kept_of_product(directory: Path) -> int:
 
 
 async def kept(peer: Peer, site: Site, directory: Path) -> int:
-    """How many of `COUNT` deliveries wait in a broker of the peer's kind after it was killed."""
+    """Return the number of `COUNT` deliveries in a broker of the peer after a kill."""
     if peer.broker == "nats":
         return await _kept_by_nats(peer, site, directory)
     to_disk, store = peer.broker == "redis", directory / f"proof-{peer.name}"

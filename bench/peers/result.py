@@ -1,4 +1,4 @@
-"""What a run of the peers has found, as JSON and as a table."""
+"""The result of a run of the peers, as JSON and as a table."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
@@ -15,9 +15,9 @@ TITLES: Final = {PRODUCT.name: PRODUCT.name} | {peer.name: peer.title for peer i
 
 
 class Measured(Struct, frozen=True):
-    """One of them. Medians over the rounds; `times` is its CPU time per delivery / the product's, round by round.
+    """The result of a peer: medians over the rounds; `times` is CPU per delivery, peer / product, round by round.
 
-    `kept`: how many of 1,000 accepted deliveries were there after kill -9 of the broker.
+    `kept`: the number of 1,000 accepted deliveries that survived kill -9 of the broker.
     """
 
     per_s: float
@@ -73,7 +73,7 @@ def _measured(rounds: Sequence[Round], product: Sequence[Round], kept: int) -> M
 
 
 def table(result: Result) -> Iterator[str]:
-    """Lines for a terminal; the ratio stands alone on the last one."""
+    """Yield lines for a terminal; the last one holds only the ratio."""
     yield f"{IN_FLIGHT} in flight to {len(ADDRESSES)} destinations; medians of {len(result.product.rounds)} rounds"
     yield ""
     yield f"{'':26}{'':>14}{'CPU us per delivery':>30}{'':12}{f'kept of {COUNT}':>14}"

@@ -1,4 +1,4 @@
-"""A browser for the tests: Debian's Chromium, driven by Playwright."""
+"""Browser for tests: Debian's Chromium, driven by Playwright."""
 
 import contextlib
 import os
@@ -18,14 +18,14 @@ Theme = Literal["light", "dark"]
 
 
 def chromium() -> str | None:
-    """Where it is."""
+    """Return the path of Chromium, or None."""
     named = os.environ.get("ONEPROTECT_TEST_CHROMIUM")
     return named or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 @contextlib.asynccontextmanager
 async def launched(path: str) -> AsyncGenerator[Browser]:
-    """It, running, without a window."""
+    """Run Chromium without a window."""
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         try:
@@ -37,7 +37,7 @@ async def launched(path: str) -> AsyncGenerator[Browser]:
 async def opened(
     browser: Browser, url: str, *, theme: Theme = "light", size: tuple[int, int] = DESKTOP, scripts: bool = True
 ) -> BrowserContext:
-    """A profile of its own. Paths of its pages begin at `url`."""
+    """Open a new profile; paths of its pages are relative to `url`."""
     context = await browser.new_context(
         base_url=url,
         color_scheme=theme,
@@ -51,7 +51,7 @@ async def opened(
 
 
 async def sign_in(page: Page, token: str, *, to: str = "/console/integrations") -> None:
-    """As somebody would."""
+    """Sign in with the form."""
     await page.goto(f"/console/sign-in?next={to}")
     await page.get_by_label("Token", exact=True).fill(token)
     await page.get_by_role("button", name="Sign in").click()

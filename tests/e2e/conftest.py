@@ -1,4 +1,4 @@
-"""What the browser tests share: one tenant's day, and one browser, for all of them."""
+"""Fixtures for browser tests: one scene and one browser for all of them."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.support.site import Site
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def day(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
-    """The scene. Each test leaves it so that the others can go on."""
+    """Return the scene; each test restores the state that the others need."""
     if chromium() is None:
         pytest.skip(HOW)
     directory: Path = tmp_path_factory.mktemp("console")
@@ -29,7 +29,7 @@ async def day(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Scene]:
 
 @pytest_asyncio.fixture(scope="package", loop_scope="package")
 async def browser() -> AsyncIterator[Browser]:
-    """Chromium."""
+    """Return a running Chromium."""
     path = chromium()
     if path is None:
         pytest.skip(HOW)

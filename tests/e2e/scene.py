@@ -20,7 +20,7 @@ from tests.support.waiting import until
 
 
 class Scene:
-    """What there is: `working` takes what it gets, `shaky` at the second try, `broken` nothing until it is told to."""
+    """A scene: `working` accepts everything, `shaky` each second attempt, `broken` nothing until it is repaired."""
 
     def __init__(self, site: Site, api: Api, working: Scripted, shaky: Scripted, broken: Scripted) -> None:
         self.site = site
@@ -72,7 +72,7 @@ class Scene:
         )
 
     async def _activity(self) -> None:
-        """What consumers would have written through the day."""
+        """Store the statistics that consumers write during a day."""
         now = hour_of(datetime.now(UTC).timestamp())
         for name, share, busiest in (
             ("orders", 0.002, 900),

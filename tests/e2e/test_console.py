@@ -23,7 +23,7 @@ AXE = (Path(__file__).parent / "axe" / "axe.min.js").read_text()
 
 @contextlib.asynccontextmanager
 async def _visiting(day: Scene, browser: Browser, *roles: Role, **how: Any) -> AsyncGenerator[tuple[Page, list[str]]]:
-    """A page of somebody who is signed in, and all that the browser complains about."""
+    """Open a page with a signed-in session, and collect the errors of the browser."""
     context = await opened(browser, day.api.url, **how)
     try:
         page = await context.new_page()
@@ -69,8 +69,8 @@ async def _addresses(day: Scene) -> list[str]:
     ]
 
 
-async def test_somebody_signs_in_and_sees_each_state_of_a_credential(day: Scene, browser: Browser) -> None:
-    """Configured with its rollover, missing, and mismatched; and what a tenant is told of that."""
+async def test_an_operator_signs_in_and_sees_each_state_of_a_credential(day: Scene, browser: Browser) -> None:
+    """Configured with its rollover, missing, and mismatched; a tenant sees less than an operator."""
     async with _visiting(day, browser, Role.OPERATOR) as (page, _):
         credentials = page.get_by_role("table", name="Credentials")
         for name, status in (("orders-key", "Configured"), ("erp-key", "Missing"), ("audit-key", "Mismatch")):
@@ -121,7 +121,7 @@ async def test_a_failed_delivery_is_replayed(day: Scene, browser: Browser) -> No
 
 
 async def test_a_replay_is_cancelled(day: Scene, browser: Browser) -> None:
-    """One that is slow shows its progress, and stops when it is told to."""
+    """A slow replay shows its progress, and stops on request."""
     async with _visiting(day, browser, Role.OPERATOR) as (page, complaints):
         page.on("dialog", lambda dialog: dialog.accept())
         await page.goto(f"{BASE}/replays/new?destination=crm&rate=0.5")
@@ -164,7 +164,7 @@ async def test_every_page_is_accessible_and_quiet(day: Scene, browser: Browser, 
         for address in await _addresses(day):
             serious += await _serious(page, address)
         assert serious == []
-        # The browser itself tells of answers that are no 200: these pages are asked for on purpose.
+        # The browser itself reports responses that are no 200: these pages are requested on purpose.
         assert [text for text in complaints if "status of 404" not in text] == []
 
 
@@ -193,7 +193,7 @@ async def test_no_page_is_wider_than_a_phone(day: Scene, browser: Browser) -> No
 
 
 async def test_pages_can_be_read_without_scripts(day: Scene, browser: Browser) -> None:
-    """Signing in, looking, filtering and going on need none."""
+    """Sign-in, lists, filters and pagination need no scripts."""
     async with _visiting(day, browser, Role.VIEWER, scripts=False) as (page, _):
         await expect(page.get_by_role("table", name="Destinations")).to_contain_text("orders")
         await page.get_by_role("link", name="Failed").click()

@@ -21,7 +21,7 @@ app.conf.update(
 
 @app.task(name="deliver")
 def deliver(delivery: dict[str, Any]) -> dict[str, Any]:
-    """One delivery; what it returns is its result on record."""
+    """Send a delivery, and return the result to record."""
     return send(delivery)
 
 

@@ -18,7 +18,7 @@ dramatiq.set_broker(broker)
 
 @dramatiq.actor(max_retries=3)
 def deliver(delivery: dict[str, Any]) -> dict[str, Any]:
-    """One delivery; what it returns is its result on record."""
+    """Send a delivery, and return the result to record."""
     return send(delivery)
 
 

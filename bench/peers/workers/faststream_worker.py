@@ -23,7 +23,7 @@ sessions: list[aiohttp.ClientSession] = []
 
 @app.on_startup
 async def open_session() -> None:
-    """One session, with a pool of connections, for all deliveries."""
+    """Open a session, with a pool of connections, for all deliveries."""
     connector = aiohttp.TCPConnector(limit=IN_FLIGHT, keepalive_timeout=60)
     sessions.append(aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar()))
 
@@ -43,7 +43,7 @@ async def close_session() -> None:
     ack_policy=AckPolicy.NACK_ON_ERROR,
 )
 async def deliver(delivery: dict[str, Any]) -> None:
-    """One delivery."""
+    """Send a delivery."""
     began = time.time()
     url, headers, body = signed(delivery)
     async with sessions[0].post(url, data=body, headers=headers, allow_redirects=False) as response:

@@ -1,4 +1,4 @@
-"""What the Python peers share: where each delivery goes, how it is signed, and what a round is made of.
+"""Shared parts of the Python peers: targets, signature and payload.
 
 It runs in the peers' own environment and imports nothing of the product.
 """
@@ -51,7 +51,7 @@ def signed(delivery: dict[str, Any]) -> tuple[str, dict[str, str], bytes]:
 
 
 def result(delivery: dict[str, Any], status: int, began: float) -> dict[str, Any]:
-    """What is recorded of it. Raises `RuntimeError` unless it was taken."""
+    """Return the result to record. Raises `RuntimeError` unless the receiver accepted the delivery."""
     if status != 200:
         raise RuntimeError(f"the receiver said {status}")
     return {

@@ -1,4 +1,4 @@
-"""The ratios that the bench tells, from rounds."""
+"""Ratios of the bench, computed from rounds."""
 
 from bench.harness import comparison
 from bench.harness.measure import Throughput
@@ -8,12 +8,12 @@ from bench.peers.result import compared, table
 
 
 def peer(*system_us: float) -> list[Round]:
-    """Rounds that cost so much CPU in all."""
+    """Return rounds with these CPU costs in total."""
     return [Round(1000.0, us - 10, 10, 5000) for us in system_us]
 
 
 def test_peers_are_compared_with_the_best_that_loses_nothing() -> None:
-    """A peer that is cheap as it keeps nothing is told beside, and is not what the product has to beat."""
+    """A cheap peer that loses work is reported, but it does not set the ratio."""
     rounds = {
         "product": peer(50, 100),
         "bullmq": peer(100, 200),
@@ -31,7 +31,7 @@ def test_peers_are_compared_with_the_best_that_loses_nothing() -> None:
 
 
 def test_without_a_peer_that_keeps_its_work_there_is_no_ratio() -> None:
-    """One delivery lost is enough."""
+    """A single lost delivery excludes a peer."""
     rounds = {"product": peer(50), "bullmq": peer(100)}
 
     result = compared(rounds, {"product": COUNT, "bullmq": COUNT - 1}, {}, 0)
@@ -41,7 +41,7 @@ def test_without_a_peer_that_keeps_its_work_there_is_no_ratio() -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """A machine that is slower in one round is slower for both."""
+    """A slow round affects both contenders equally."""
 
     def rounds(*figures: tuple[float, float]) -> list[Throughput]:
         return [Throughput(per_s, us, 20.0, 20.0, 100) for per_s, us in figures]

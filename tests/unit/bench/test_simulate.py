@@ -1,4 +1,4 @@
-"""The model of scaling out: what it says is bounded by what it was fed with, and near what was measured."""
+"""The scaling model: its results are near the measured ones and bounded by its inputs."""
 
 import json
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ MEASURED_BEFORE = Costs(worker_us=133, server_us=47, receiver_us=31)
 
 
 @pytest.mark.parametrize(("workers", "measured_per_s"), [(1, 7_159), (2, 8_600)])
-def test_it_is_near_what_was_measured(workers: int, measured_per_s: float) -> None:
-    """One worker is bound by its core, two by the machine's two: both within 12 % of the measured rate."""
+def test_the_model_is_near_the_measured_rates(workers: int, measured_per_s: float) -> None:
+    """The rates of one and two workers on two cores are within 12 % of the measured rates."""
     layout = Layout(workers=workers, shared_cores=2)
 
     assert capacity_per_s(layout, MEASURED_BEFORE) == pytest.approx(measured_per_s, rel=0.12)
@@ -31,7 +31,7 @@ def test_more_of_anything_is_never_slower() -> None:
 @pytest.mark.parametrize("rate", [200, 1_000, 10_000, 100_000])
 @pytest.mark.parametrize("replicas", [1, 3])
 def test_the_layout_for_a_load_keeps_up_with_it(rate: float, replicas: int) -> None:
-    """What is proposed delivers the load, with room left, and soon."""
+    """The proposed layout delivers the load quickly, with room left."""
     load = Load(deliveries_per_s=rate)
 
     outcome = simulate(load, layout_for(load, replicas=replicas))
@@ -78,7 +78,7 @@ def test_the_command_prints_what_a_load_takes(
 
 
 @pytest.mark.parametrize("arguments", [["--rate", "0"], ["--workers", "-1"], ["--new-connections", "2"]])
-def test_what_makes_no_sense_is_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """A rate of nothing, fewer than no workers, a share above one: exit 2, with the reason."""
     with pytest.raises(SystemExit) as ended:
         main(arguments)

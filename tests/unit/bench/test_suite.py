@@ -1,4 +1,4 @@
-"""How `python -m bench.all` runs one measurement after the other."""
+"""Runs of `python -m bench.all`: one measurement after the other."""
 
 import time
 from pathlib import Path
@@ -10,24 +10,24 @@ from bench.all import RESULTS, Machine, measure, print_goals
 from bench.harness.suite import MEASUREMENTS, Measurement, run
 
 
-def told(name: str, *arguments: str) -> Measurement:
-    """A measurement that does as it is told."""
+def measurement(name: str, *arguments: str) -> Measurement:
+    """Return a measurement that follows its arguments."""
     return Measurement(name, "tests.support.measurement", 1, arguments)
 
 
 def machine(results: Path) -> Machine:
-    """What is known of the run."""
+    """Return the recorded machine."""
     return msgspec.json.decode((results / "machine.json").read_bytes(), type=Machine)
 
 
 def test_one_that_fails_costs_the_others_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Figures of all others are there, those of a failed one as far as it wrote any, and none of a run before."""
+    """A failed measurement keeps its own figures, if it wrote any, and does not stop the others."""
     (tmp_path / "fails.json").write_text("old")
     measurements = [
-        told("first", "--figure", "1"),
-        told("fails", "--code", "3"),
-        told("misses", "--figure", "2", "--code", "1"),
-        told("last", "--figure", "4"),
+        measurement("first", "--figure", "1"),
+        measurement("fails", "--code", "3"),
+        measurement("misses", "--figure", "2", "--code", "1"),
+        measurement("last", "--figure", "4"),
     ]
 
     ran = measure(measurements, tmp_path)
@@ -46,10 +46,10 @@ def test_one_that_fails_costs_the_others_nothing(tmp_path: Path, capfd: pytest.C
 
 
 def test_a_run_of_some_leaves_the_figures_of_others(tmp_path: Path) -> None:
-    """What is not measured anew stays as it was, and is still known."""
-    measure([told("one", "--figure", "1"), told("other", "--figure", "2")], tmp_path)
+    """A run of one measurement keeps the earlier results of the others."""
+    measure([measurement("one", "--figure", "1"), measurement("other", "--figure", "2")], tmp_path)
 
-    measure([told("other", "--figure", "3")], tmp_path)
+    measure([measurement("other", "--figure", "3")], tmp_path)
 
     assert (tmp_path / "one.json").read_text() == "1"
     assert (tmp_path / "other.json").read_text() == "3"
@@ -57,10 +57,10 @@ def test_a_run_of_some_leaves_the_figures_of_others(tmp_path: Path) -> None:
 
 
 def test_one_that_does_not_end_is_stopped(tmp_path: Path) -> None:
-    """After its time it is ended, and counts as failed."""
+    """A measurement that exceeds its limit is stopped and counts as failed."""
     began = time.monotonic()
 
-    ran = run(told("long", "--wait-s", "60", "--figure", "1"), tmp_path, limit_s=0.5)
+    ran = run(measurement("long", "--wait-s", "60", "--figure", "1"), tmp_path, limit_s=0.5)
 
     assert ran.code is None
     assert time.monotonic() - began < 30
@@ -68,7 +68,7 @@ def test_one_that_does_not_end_is_stopped(tmp_path: Path) -> None:
 
 
 def test_all_of_them_have_names_of_their_own_and_end() -> None:
-    """No two write the same file, and all of them together are bounded."""
+    """Each measurement writes its own file, and the sum of the limits is bounded."""
     names = [one.name for one in MEASUREMENTS]
 
     assert len(names) == len(set(names))

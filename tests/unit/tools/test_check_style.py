@@ -51,6 +51,22 @@ def test_identifiers_are_no_prose() -> None:
     assert list(check_phrases(FILE, python_prose(source))) == []
 
 
+def test_code_in_an_f_string_is_no_prose() -> None:
+    """Only the text around the fields of an f-string counts."""
+    assert (
+        list(
+            check_phrases(
+                FILE,
+                python_prose(
+                    'x = f"reply: {told.decode()} here"\
+'
+                ),
+            )
+        )
+        == []
+    )
+
+
 def test_f_strings_and_docstrings_are_prose() -> None:
     """A literal that spans lines reports the line of the phrase."""
     source = (

@@ -1,4 +1,4 @@
-"""The attempts on record: has this one been made before, and what is being recorded now."""
+"""The attempt log: recorded results, and results as they are recorded."""
 
 import asyncio
 import contextlib
@@ -16,10 +16,10 @@ from schemas.events import AttemptResult, DeliveryAttempted, decode_result
 
 
 class AttemptLog(Protocol):
-    """Knows the results on record."""
+    """Recorded results."""
 
     async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
-        """The recorded result of this very attempt, or None. Raises `JetStreamError` when that can't be known."""
+        """Return the recorded result of this attempt, or None. Raises `JetStreamError`."""
         ...
 
 
@@ -30,38 +30,32 @@ class StreamAttemptLog:
         self._connection = connection
 
     async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
-        """Look through what was recorded since the request was stored, on the delivery's own subject."""
-        progress = delivery.progress
+        """Return the last result of this attempt since the request was stored, or None. Raises `JetStreamError`."""
+        wanted = delivery.progress.attempt, delivery.progress.replay
         found = None
-        async for result in self._results(delivery):
-            if (
-                (result.attempt, result.replay) == (progress.attempt, progress.replay)
-                and result.outcome is not Outcome.SUPPRESSED
-            ):  # fmt: skip
-                found = result  # the last one counts: an attempt that waited for its secret has several
+        for result in await self.read_results(delivery):
+            if (result.attempt, result.replay) == wanted and result.outcome is not Outcome.SUPPRESSED:
+                found = result  # an attempt that waited for its secret has several
         return found
 
     async def read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
-        """All results of the delivery since the request was stored, in their order. Raises `JetStreamError`."""
-        return [result async for result in self._results(delivery)]
-
-    async def _results(self, delivery: DeliveryAttemptRequest) -> AsyncIterator[AttemptResult]:
+        """Return all results of the delivery since the request was stored, in order. Raises `JetStreamError`."""
+        results: list[AttemptResult] = []
         subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
         since = delivery.since or delivery.message.stored_at
         async for record in direct_get.scan(self._connection, streams.ATTEMPTS.name, subject, since=since):
-            try:
+            with contextlib.suppress(msgspec.DecodeError):
                 result = decode_result(record.data).data
-            except msgspec.DecodeError:
-                continue
-            if result.delivery == delivery.id:
-                yield result
+                if result.delivery == delivery.id:
+                    results.append(result)
+        return results
 
 
 @contextlib.asynccontextmanager
 async def follow(
     connection: NatsConnection, tenant: str = "*", destination: str = "*"
 ) -> AsyncGenerator[AsyncIterator[DeliveryAttempted]]:
-    """Results as they are recorded, from the moment of entering on."""
+    """Yield an iterator over results as they are recorded, from now on."""
     arrived: asyncio.Queue[DeliveryAttempted] = asyncio.Queue()
 
     async def receive(incoming: IncomingMessage) -> None:
@@ -77,5 +71,5 @@ async def follow(
     try:
         yield results()
     finally:
-        with contextlib.suppress(Exception):  # the client library, when the connection is going
+        with contextlib.suppress(Exception):  # the client library, while the connection closes
             await subscription.unsubscribe()

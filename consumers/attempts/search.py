@@ -1,4 +1,4 @@
-"""Attempts on record: by destination, outcome, code and time, newest first, a page at a time."""
+"""Recorded attempts by destination, outcome, code and time, newest first, a page at a time."""
 
 from datetime import datetime
 from typing import Final
@@ -16,7 +16,7 @@ PAGE_SIZE: Final = 50
 
 
 class AttemptFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which attempts to show. Every given condition must hold; the times are those at which they were stored."""
+    """The attempts to show: every given condition must hold. The times are those of storage."""
 
     tenant: str | None = None
     destination: str | None = None
@@ -28,11 +28,11 @@ class AttemptFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def subject(self) -> str:
-        """The subjects that can hold them."""
+        """The narrowest subject pattern that covers all of them."""
         return subjects.attempted(self.tenant or "*", self.destination or "*", self.delivery or "*")
 
     def matches(self, event: DeliveryAttempted) -> bool:
-        """Whether `event`, which came from one of those subjects in that time, is one of them."""
+        """Return True if `event`, stored on one of those subjects in that time, fulfils the other conditions."""
         result = event.data
         return (
             (self.delivery is None or result.delivery == self.delivery)
@@ -50,56 +50,55 @@ class RecordedAttempt(msgspec.Struct, frozen=True, gc=False):
 
 async def read_page(
     connection: NatsConnection,
-    sought: AttemptFilter,
+    chosen: AttemptFilter,
     *,
     limit: int = PAGE_SIZE,
     before: int | None = None,
     examine: int = reverse_reader.EXAMINED,
 ) -> PageResult[RecordedAttempt]:
-    """The newest that fit, of those before stream sequence `before`; see `PageResult` for how to go on.
+    """Return the newest matches before stream sequence `before`; `PageResult.cursor` continues the search.
 
-    However many are on record and however few fit, about `examine` of them are read. Raises `JetStreamError`.
+    Reads about `examine` attempts, however many are recorded and however few match. Raises `JetStreamError`.
     """
     return await reverse_reader.read_page_backwards(
         connection,
         streams.ATTEMPTS.name,
-        sought.subject,
-        _taking(sought),
+        chosen.subject,
+        _matcher(chosen),
         limit=limit,
         before=before,
-        since=sought.since,
-        until=sought.until,
+        since=chosen.since,
+        until=chosen.until,
         examine=examine,
     )
 
 
-async def read_newest(connection: NatsConnection, sought: AttemptFilter, *, limit: int) -> list[RecordedAttempt]:
-    """The newest `limit` that fit, however long it takes, newest first. Raises `JetStreamError`."""
+async def read_newest(connection: NatsConnection, chosen: AttemptFilter, *, limit: int) -> list[RecordedAttempt]:
+    """Return the newest `limit` matches, newest first, however long the search takes. Raises `JetStreamError`."""
     return await reverse_reader.read_last(
         connection,
         streams.ATTEMPTS.name,
-        sought.subject,
-        _taking(sought),
+        chosen.subject,
+        _matcher(chosen),
         limit=limit,
-        since=sought.since,
-        until=sought.until,
+        since=chosen.since,
+        until=chosen.until,
     )
 
 
-def _taking(sought: AttemptFilter) -> reverse_reader.Take[RecordedAttempt]:
-    takes = sought.matches
-    # A code or an id stands in the document as it is, so most of what does not fit need not be decoded.
-    marks = [f'"{code.value}"'.encode() for code in sought.codes] or (
-        [f'"{sought.delivery}"'.encode()] if sought.delivery else []
+def _matcher(chosen: AttemptFilter) -> reverse_reader.Take[RecordedAttempt]:
+    # Codes and ids are literals in the document, so most attempts that do not match need not be decoded.
+    marks = [f'"{code.value}"'.encode() for code in chosen.codes] or (
+        [f'"{chosen.delivery}"'.encode()] if chosen.delivery else []
     )
 
-    def take(record: direct_get.StoredMessage) -> RecordedAttempt | None:
+    def match(record: direct_get.StoredMessage) -> RecordedAttempt | None:
         if marks and not any(mark in record.data for mark in marks):
             return None
         try:
             event = decode_result(record.data)
         except msgspec.DecodeError:  # recorded by another version of this program
             return None
-        return RecordedAttempt(event, record.sequence) if takes(event) else None
+        return RecordedAttempt(event, record.sequence) if chosen.matches(event) else None
 
-    return take
+    return match

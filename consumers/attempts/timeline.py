@@ -1,8 +1,8 @@
-"""One delivery: where it stands, and how each of its attempts went.
+"""The timeline of a delivery: its state and its attempts.
 
-Nothing keeps a register of deliveries. A delivery is in the overflow, in the work stream, in a line or among the
-retries, or else its last attempt says how it ended; the time in its id, and the bucket that the id belongs to, say
-where to look. A request is stored in the next place before it leaves the one before, so looking in that order finds it.
+No index of deliveries exists. A delivery is in the overflow, the work stream, an ordered queue or the retries, or else
+its last attempt is the result. The time in its id, and the id's bucket, narrow the search. A request is stored in the
+next place before it leaves the one before, so a search in that order finds it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,22 +22,22 @@ from schemas.headers import HEADER_SCHEDULE
 from schemas.ids import time_of
 
 MAX_SKIPS: Final = 16
-"""How often the look for attempts skips to where the next one was due."""
+"""Times that the search for attempts skips to the time at which the next one was due."""
 _SKEW: Final = timedelta(minutes=1)
-"""Ids are made by producers, whose clocks differ from the server's."""
+"""Producers make the ids, and their clocks differ from the server's."""
 _BATCH: Final = 512
 _ENDED: Final = frozenset({Outcome.DELIVERED, Outcome.FAILED, Outcome.SKIPPED})
 
 
 class DeliveryState(StrEnum):
-    """Where a delivery stands."""
+    """State of a delivery."""
 
     PENDING = "pending"
-    """Due, or being attempted."""
+    """Due, or in progress."""
     OVERFLOW = "overflow"
-    """Behind others of its destination, which has its fill of due work."""
+    """Behind other deliveries of its destination, whose limit of due work is reached."""
     SCHEDULED = "scheduled"
-    """Its next attempt waits for its time."""
+    """Waiting for the time of its next attempt."""
     DELIVERED = "delivered"
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -54,8 +54,8 @@ _STATES: Final = {
 class DeliveryTimeline(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery to one destination. `attempts`: oldest first.
 
-    `is_complete`: whether everything was looked at that could hold an attempt of it. For a delivery of long ago to a
-    busy tenant it may not be; naming the destination narrows the look.
+    `is_complete` is False when the search ended before the end of the log, as it may for an old delivery of a busy
+    tenant. Naming the destination narrows the search.
     """
 
     delivery: str
@@ -70,7 +70,7 @@ class DeliveryTimeline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _WaitingRequest(msgspec.Struct, frozen=True):
-    """A request that stands somewhere."""
+    """A request that is in a stream."""
 
     state: DeliveryState
     destination: str
@@ -82,25 +82,25 @@ class _WaitingRequest(msgspec.Struct, frozen=True):
 async def read_timelines(
     connection: NatsConnection, tenant: str, delivery: str, destination: str | None = None
 ) -> list[DeliveryTimeline]:
-    """The delivery, for each destination that it goes to (or for the one), by destination; none if it is unknown.
+    """Return the timeline of a delivery for each of its destinations, or for one; none if the delivery is unknown.
 
     Raises `JetStreamError`.
     """
-    of = destination or "*"
+    name = destination or "*"
     made_at = time_of(delivery)
     since = made_at and made_at - _SKEW
     waiting: dict[str, _WaitingRequest] = {}
     for state, stream, pattern in (
-        (DeliveryState.OVERFLOW, streams.OVERFLOW, subjects.overflow(tenant, of)),
-        (DeliveryState.PENDING, streams.WORK, subjects.requested(tenant, of)),
-        (DeliveryState.PENDING, streams.ORDERED, subjects.ordered(tenant, of)),
-        (DeliveryState.SCHEDULED, streams.RETRIES, subjects.scheduled(tenant, of, delivery)),
-        (DeliveryState.PENDING, streams.RETRIES, subjects.due(tenant, of)),
+        (DeliveryState.OVERFLOW, streams.OVERFLOW, subjects.overflow(tenant, name)),
+        (DeliveryState.PENDING, streams.WORK, subjects.requested(tenant, name)),
+        (DeliveryState.PENDING, streams.ORDERED, subjects.ordered(tenant, name)),
+        (DeliveryState.SCHEDULED, streams.RETRIES, subjects.scheduled(tenant, name, delivery)),
+        (DeliveryState.PENDING, streams.RETRIES, subjects.due(tenant, name)),
     ):
         forward = _ForwardScan(connection, stream.name, pattern, delivery)
-        await forward.look(None if stream is streams.RETRIES else since)
+        await forward.read(None if stream is streams.RETRIES else since)
         waiting |= {found.destination: found for found in _requests(forward, delivery, state)}
-    pattern = subjects.attempted(tenant, of, delivery)
+    pattern = subjects.attempted(tenant, name, delivery)
     forward = _ForwardScan(connection, streams.ATTEMPTS.name, pattern, delivery)
     results = await _attempts(forward, delivery, since)
     found = sorted({result.destination for result in results} | waiting.keys())
@@ -118,11 +118,11 @@ async def read_timelines(
 
 
 class _ForwardScan:
-    """Reads on from a time, and keeps what has to do with one delivery."""
+    """A scan from a time onwards that keeps the messages about one delivery."""
 
     def __init__(self, connection: NatsConnection, stream: str, subject: str, delivery: str) -> None:
         self.has_ended = False
-        """Whether it has come to the end of the stream."""
+        """True after a scan that reached the end of the stream."""
         self.reached_at: datetime | None = None
         self._scanned = (connection, stream, subject)
         self._mark = f'"{delivery}"'.encode()
@@ -130,11 +130,11 @@ class _ForwardScan:
 
     @property
     def records(self) -> Iterable[direct_get.StoredMessage]:
-        """What it has kept, oldest first."""
+        """Messages about the delivery, oldest first."""
         return self._kept.values()
 
-    async def look(self, since: datetime | None) -> None:
-        """Read about `newest.EXAMINED` messages that were stored at `since` or later."""
+    async def read(self, since: datetime | None) -> None:
+        """Read about `reverse_reader.EXAMINED` messages that were stored at `since` or later."""
         left = reverse_reader.EXAMINED
         async for record in direct_get.scan(*self._scanned, since=since, batch=_BATCH):
             self.reached_at = record.stored_at
@@ -158,14 +158,14 @@ def _requests(forward: _ForwardScan, delivery: str, state: DeliveryState) -> Ite
 
 
 async def _attempts(forward: _ForwardScan, delivery: str, since: datetime | None) -> list[AttemptResult]:
-    """Its attempts, oldest first: those soon after it was asked for, and those around when each next one was due."""
-    await forward.look(since)
+    """Return the attempts, oldest first: those soon after the request, and those around each next due time."""
+    await forward.read(since)
     results = list(_results(forward, delivery))
     for _ in range(MAX_SKIPS):
         due_at = max((result.next_attempt_at for result in results if result.next_attempt_at), default=None)
         if forward.has_ended or due_at is None or forward.reached_at is None or due_at <= forward.reached_at:
             break
-        await forward.look(max(due_at - _SKEW, forward.reached_at))
+        await forward.read(max(due_at - _SKEW, forward.reached_at))
         results = list(_results(forward, delivery))
     return results
 
@@ -191,8 +191,8 @@ def _build_timeline(
 ) -> DeliveryTimeline:
     last = next((result for result in reversed(attempts) if result.outcome is not Outcome.SUPPRESSED), None)
     if waiting is not None and last is not None and last.outcome in _ENDED and last.attempt >= waiting.attempt:
-        waiting = None  # its result is stored, and the request will be gone in a moment
-    if waiting is not None and last is not None and _is_held(waiting, last):
+        waiting = None  # its result is stored, and the request is about to be removed
+    if waiting is not None and last is not None and _is_held_head(waiting, last):
         waiting = msgspec.structs.replace(waiting, state=DeliveryState.SCHEDULED, at=last.next_attempt_at)
     state = waiting.state if waiting else _STATES[last.outcome] if last else DeliveryState.PENDING
     return DeliveryTimeline(
@@ -208,8 +208,8 @@ def _build_timeline(
     )
 
 
-def _is_held(waiting: _WaitingRequest, last: AttemptResult) -> bool:
-    """Whether it is the head of a line (`ordering: fifo`), which stays where it is between its attempts."""
+def _is_held_head(waiting: _WaitingRequest, last: AttemptResult) -> bool:
+    """Return True for the head of an ordered queue, which stays in its stream between its attempts."""
     return (
         waiting.state is DeliveryState.PENDING
         and last.attempt >= waiting.attempt

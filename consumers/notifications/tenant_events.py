@@ -1,12 +1,11 @@
-"""Tells tenants what happens to their destinations, credentials and replays: as deliveries, to whoever of them asked.
+"""Notifications to tenants about their destinations, credentials and replays, as deliveries.
 
 An operational event becomes one request for each destination of its tenant that names the event among its
-`event_types` (`schemas.subscriptions`: no wildcard from outside reaches them). From there it is a delivery like any
-other: signed, retried, kept. Its id is made from the event, so that two consumers, or one that crashed half-way,
-ask for the same one, which counts once.
+`event_types` (`schemas.subscriptions`: no wildcard for other events covers these). From there it is a delivery like any
+other: signed, retried, retained. Its id is derived from the event, so two consumers, or one that crashed half-way,
+request one delivery.
 
-No event about a destination is delivered to that destination: what its failure causes would be told to it, fail, and so
-on without end.
+No event about a destination is delivered to that destination: a failure would cause the next event, without end.
 """
 
 import asyncio
@@ -30,12 +29,12 @@ from schemas.headers import HEADER_MSG_ID
 from schemas.subscriptions import asks_for
 
 SOURCE: Final = "/oneprotect/events"
-PAUSE_S: Final = 1.0
+RETRY_S: Final = 1.0
 
 _log = structlog.get_logger(__name__)
 
 Data = dict[str, Any]
-Shown = Callable[[Data], Data | None]
+PublicView = Callable[[Data], Data | None]
 
 
 class OperationalEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,82 +49,82 @@ class OperationalEvent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event_type(self) -> str:
-        """What destinations ask for it by: its type without the version."""
+        """The event type that destinations subscribe to: the type without its version."""
         return self.type.removesuffix(".v1")
 
     @property
     def delivery_id(self) -> str:
-        """The id of the delivery that tells it."""
+        """The id of the delivery that carries the event."""
         named = f"{self.type}\n{self.tenant}\n{self.id}"
         return "evt_" + hashlib.sha256(named.encode()).hexdigest()[:32]
 
 
 class TenantEventPublisher:
-    """Turns an operational event into the requests that tell it. A handler for a `Worker`."""
+    """Turns an operational event into delivery requests. A handler for a `Worker`."""
 
     def __init__(self, destinations: KvBucket) -> None:
         self._destinations = KvTable(destinations, Destination)
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
-        """The requests, if anybody is to be told."""
+        """Return one request for each subscribed destination."""
         try:
-            happened = msgspec.json.decode(message.data, type=OperationalEvent)
-        except msgspec.DecodeError:  # told by another version of this program
+            event = msgspec.json.decode(message.data, type=OperationalEvent)
+        except msgspec.DecodeError:  # published by another version of this program
             return ()
-        show = _SHOWN.get(happened.event_type)
-        shown = show(happened.data) if show is not None else None
-        if shown is None:
+        view = _PUBLIC_VIEWS.get(event.event_type)
+        data = view(event.data) if view is not None else None
+        if data is None:
             return ()
-        about = happened.data.get("destination")
+        about = event.data.get("destination")
         return tuple(
-            _request(happened, name, shown)
-            for name, destination in await self._of(happened.tenant)
-            if name != about and destination.enabled and asks_for(destination.event_types, happened.event_type)
+            _request(event, name, data)
+            for name, destination in await self._destinations_of(event.tenant)
+            if name != about and destination.enabled and asks_for(destination.event_types, event.event_type)
         )
 
-    async def _of(self, tenant: str) -> list[tuple[str, Destination]]:
+    async def _destinations_of(self, tenant: str) -> list[tuple[str, Destination]]:
         """Return the tenant's destinations; wait for JetStream as long as necessary."""
         while True:
             try:
                 return [(row.id, row.value) for row in await self._destinations.list(f"{tenant}.*")]
             except JetStreamError as error:
-                _log.warning("telling.waits", error=str(error), next_try_s=PAUSE_S)
-            await asyncio.sleep(PAUSE_S)
+                _log.warning("notifications.read_failed", error=str(error), next_try_s=RETRY_S)
+            await asyncio.sleep(RETRY_S)
 
 
-def _request(happened: OperationalEvent, destination: str, shown: Data) -> Publication:
-    event = {
+def _request(event: OperationalEvent, destination: str, data: Data) -> Publication:
+    payload = {
         "specversion": "1.0",
-        "id": happened.id,
-        "source": happened.source,
-        "type": happened.type,
-        "time": happened.time,
+        "id": event.id,
+        "source": event.source,
+        "type": event.type,
+        "time": event.time,
         "datacontenttype": "application/json",
-        "tenant": happened.tenant,
-        "data": shown,
+        "tenant": event.tenant,
+        "data": data,
     }
     request = DeliveryRequested(
         specversion="1.0",
-        id=happened.delivery_id,
+        id=event.delivery_id,
         source=SOURCE,
         type="oneprotect.delivery.requested.v1",
-        time=happened.time,
-        tenant=happened.tenant,
+        time=event.time,
+        tenant=event.tenant,
         data=RequestedData(
             destination=destination,
-            event_type=happened.event_type,
-            payload=msgspec.Raw(msgspec.json.encode(event)),
+            event_type=event.event_type,
+            payload=msgspec.Raw(msgspec.json.encode(payload)),
             content_type=CONTENT_TYPE,
         ),
     )
     headers = {
-        HEADER_MSG_ID: subjects.msg_id(happened.tenant, destination, happened.delivery_id),
+        HEADER_MSG_ID: subjects.msg_id(event.tenant, destination, event.delivery_id),
         "content-type": CONTENT_TYPE,
     }
-    return Publication(subjects.requested(happened.tenant, destination), encode(request), headers)
+    return Publication(subjects.requested(event.tenant, destination), encode(request), headers)
 
 
-def _all(data: Data) -> Data:
+def _everything(data: Data) -> Data:
     return data
 
 
@@ -137,7 +136,7 @@ def _failing(data: Data) -> Data | None:
 
 
 def _credential(data: Data) -> Data | None:
-    """What a tenant may know of it: nothing, when the difference is one that it must not see."""
+    """Return the statuses as a tenant may see them; None when the change is not visible to the tenant."""
     try:
         before = CredentialStatus(data["previous_status"]).public
         after = CredentialStatus(data["status"]).public
@@ -146,19 +145,19 @@ def _credential(data: Data) -> Data | None:
     return None if before is after else data | {"status": after, "previous_status": before}
 
 
-def _without_who(data: Data) -> Data:
-    """An operator's name is nothing that a tenant needs."""
+def _without_actor(data: Data) -> Data:
+    # Tenants do not see the names of operators.
     return {name: value for name, value in data.items() if name != "by"}
 
 
-_SHOWN: Final[dict[str, Shown]] = {
-    "oneprotect.destination.disabled": _all,
+_PUBLIC_VIEWS: Final[dict[str, PublicView]] = {
+    "oneprotect.destination.disabled": _everything,
     "oneprotect.destination.failing": _failing,
-    "oneprotect.destination.recovered": _all,
+    "oneprotect.destination.recovered": _everything,
     "oneprotect.credential.status_changed": _credential,
-    "oneprotect.replay.started": _without_who,
-    "oneprotect.replay.finished": _without_who,
-    "oneprotect.quarantine.released": _all,
-    "oneprotect.config.changed": _all,
+    "oneprotect.replay.started": _without_actor,
+    "oneprotect.replay.finished": _without_actor,
+    "oneprotect.quarantine.released": _everything,
+    "oneprotect.config.changed": _everything,
 }
-"""Each event that is told, and what of it. One that is not here is told to nobody."""
+"""Events that tenants may receive, and the part of the data that they see."""

@@ -1,4 +1,8 @@
-"""Quarantined messages: read as they were kept, tried again, and published again to where they had come from."""
+"""Quarantined messages: listed, decoded again, and released to the subject that they came from.
+
+The quarantine keeps the bytes of the body, and of the headers the portable ones (`schemas.headers`): a release needs
+the retry state, the trace and the content type, and nothing else.
+"""
 
 from datetime import UTC, datetime
 from typing import Final
@@ -36,14 +40,13 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @classmethod
     def from_message(cls, record: direct_get.StoredMessage) -> "QuarantinedMessage":
-        """What `record` of the quarantine stream holds."""
-        origin = record.headers.get(HEADER_ORIGIN, "")
+        """Decode a message of the quarantine stream."""
         tokens = subjects.origin_quarantined(record.subject).split(".")[2:]
         return cls(
             sequence=record.sequence,
             kept_at=record.stored_at,
             tenant=tokens[1] if len(tokens) > 1 else "",
-            origin=origin,
+            origin=record.headers.get(HEADER_ORIGIN, ""),
             code=record.headers.get(HEADER_CODE, ""),
             reason=record.headers.get(HEADER_REASON, ""),
             data=record.data,
@@ -52,12 +55,12 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> str:
-        """Of the subject that it came from: `requested` or `due`, if it was a request."""
+        """The kind of subject that it came from: `requested` or `due` for a request."""
         return subjects.kind_of(self.origin)
 
 
 class QuarantineStore:
-    """The quarantine stream. Nothing is ever taken out of it: what is in it ends by age."""
+    """The quarantine stream. No message is ever removed; messages expire by age."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher) -> None:
         self._connection = connection
@@ -73,20 +76,20 @@ class QuarantineStore:
         limit: int,
         before: int | None = None,
     ) -> list[QuarantinedMessage]:
-        """The newest `limit` for which every given condition holds, newest first, before sequence `before`."""
+        """Return the newest messages that fulfil every given condition, newest first, before sequence `before`."""
 
-        def take(record: direct_get.StoredMessage) -> QuarantinedMessage | None:
-            found = QuarantinedMessage.from_message(record)
-            fits = (code is None or found.code == code) and (until is None or found.kept_at < until)
-            return found if fits else None
+        def match(record: direct_get.StoredMessage) -> QuarantinedMessage | None:
+            message = QuarantinedMessage.from_message(record)
+            fits = (code is None or message.code == code) and (until is None or message.kept_at < until)
+            return message if fits else None
 
         pattern = subjects.quarantined(subjects.of_tenant(tenant) if tenant else ">")
         return await read_last(
-            self._connection, streams.QUARANTINE.name, pattern, take, limit=limit, before=before, since=since
+            self._connection, streams.QUARANTINE.name, pattern, match, limit=limit, before=before, since=since
         )
 
     async def get(self, sequence: int) -> QuarantinedMessage | None:
-        """The one at this place of the stream, or None."""
+        """Return the message with this stream sequence, or None."""
         async for record in direct_get.scan(
             self._connection, streams.QUARANTINE.name, subjects.quarantined(">"), first_sequence=sequence, batch=1
         ):
@@ -94,7 +97,7 @@ class QuarantineStore:
         return None
 
     def decode_request(self, found: QuarantinedMessage, *, max_payload_bytes: int) -> DeliveryAttemptRequest:
-        """It as a consumer would understand it now. Raises `ValueError`, with the reason, when that can't be."""
+        """Decode a message as a consumer would now. Raises `ValueError` with the reason when that fails."""
         if found.kind not in ("requested", "due"):
             raise ValueError("it did not come from a subject of requests")
         reply = f"$JS.ACK.{streams.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0".encode()
@@ -106,9 +109,10 @@ class QuarantineStore:
     async def release(
         self, found: QuarantinedMessage, *, by: str, delivery: DeliveryAttemptRequest | None
     ) -> PublishAck:
-        """Publish its bytes and headers again, to where it came from, or to the overflow if that is full.
+        """Publish a message to the subject that it came from, or to the overflow if that is full.
 
-        Done again within ten minutes, it is stored once. `delivery` is what `understood` has made of it, if it could.
+        A second release within ten minutes is a duplicate. `delivery` is the result of `decode_request`, if it
+        succeeded. Raises `JetStreamError`.
         """
         headers = found.headers | {HEADER_MSG_ID: f"{streams.QUARANTINE.name}.{found.sequence}"}
         if found.kind == "requested":
@@ -116,10 +120,6 @@ class QuarantineStore:
             stored = await publish_request(self._publisher, tenant, destination, found.data, headers)
         else:
             stored = await self._publisher.publish(Publication(found.origin, found.data, headers))
-        await self._tell(found, by, delivery)
-        return stored
-
-    async def _tell(self, found: QuarantinedMessage, by: str, delivery: DeliveryAttemptRequest | None) -> None:
         now = datetime.now(UTC)
         event = QuarantineReleased(
             specversion="1.0",
@@ -136,3 +136,4 @@ class QuarantineStore:
             ),
         )
         await publish_audit_event(self._publisher, "quarantine.released", str(found.sequence), event)
+        return stored

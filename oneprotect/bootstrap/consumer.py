@@ -115,7 +115,7 @@ class _Consumer:
         self._archive = ArchiveBatcher(
             jetstream.publisher,
             find=_archive_finder(settings, jetstream),
-            alone=self._directory.ordered_destinations,
+            unbatched=self._directory.ordered_destinations,
         )
         self._health = DestinationHealth(
             bucket=jetstream.health,

@@ -265,7 +265,7 @@ async def test_the_command_replays_what_was_delivered(site: Site, oneprotect: Ru
     assert (done.code, done.json["replayed"]) == (0, 12)
     assert len(await site.records(streams.WORK)) == len(deliveries)
     assert both.code == 2
-    assert "--delivered: not together" in both.error["error"]
+    assert "--delivered: conflicts with --outcome" in both.error["error"]
 
 
 class _Stream:

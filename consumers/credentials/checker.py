@@ -1,8 +1,7 @@
-"""Credentials, checked by those who can: a consumer resolves the Secret, says how it is, and lets what waited go on.
+"""Checks of credentials: a consumer resolves the Secret, stores the status, and resumes the deliveries that waited.
 
-A credential is checked when it changes, when somebody asks, when a delivery saw something else than its status says,
-and every few minutes. The status is kept in a bucket with its revision, so of several consumers that find the same
-change, one tells it.
+A credential is checked when it changes, on request, when a delivery contradicts its status, and every few minutes. The
+status is in a bucket with revisions, so of several consumers that notice a change, one publishes it.
 """
 
 import asyncio
@@ -33,9 +32,8 @@ from schemas.events import CredentialStatusChanged, CredentialStatusData
 
 SOURCE: Final = "/oneprotect/consumer"
 INTERVAL_S: Final = 300.0
-"""How old the word on a credential that works may become."""
 INTERVAL_BROKEN_S: Final = 15.0
-"""The same for one that doesn't: somebody is probably mending it right now."""
+"""Interval for a credential that does not work: an operator is probably fixing it right now."""
 ROUND_S: Final = 5.0
 
 STATUS_OF: Final = {
@@ -52,15 +50,15 @@ _log = structlog.get_logger(__name__)
 
 
 class SecretObserver(Protocol):
-    """Wants to know how deliveries fared with their secrets."""
+    """Observer of the secrets that deliveries resolve."""
 
     def on_secret_result(self, credential: str, code: Code | None) -> None:
-        """A delivery resolved the secret of `<tenant>.<id>` (None), or could not and why. Must be cheap."""
+        """Receive the result of resolving the secret of `<tenant>.<id>`: None, or the code of the failure."""
         ...
 
 
 class CredentialChecker:
-    """Checks credentials and keeps their status. `provider_name` is what the status says of where secrets come from."""
+    """Checks credentials and stores their status. `provider_name` is part of the status."""
 
     def __init__(
         self,
@@ -89,37 +87,37 @@ class CredentialChecker:
         self._wake = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Check what is due, until `stop` is set."""
-        await self._statuses.bucket.on_change(self._learn)
-        self._directory.on_credential(self._changed)
-        await run_every(ROUND_S, self._round, stop, failure_event="credentials.check_failed", wake=self._wake)
+        """Check due credentials until `stop` is set."""
+        await self._statuses.bucket.on_change(self._on_status)
+        self._directory.on_credential(self._on_credential)
+        await run_every(ROUND_S, self._check_due, stop, failure_event="credentials.check_failed", wake=self._wake)
 
     def count(self) -> Counter[CredentialStatus]:
-        """How many credentials have each status, as far as this consumer knows."""
+        """Return how many credentials known to this consumer have each status."""
         return Counter(state.status for state in self._known.values())
 
     def on_secret_result(self, credential: str, code: Code | None) -> None:
-        """See `SecretObserver`: what a delivery saw is news if the status says otherwise."""
+        """Check the credential soon if the result contradicts its status; see `SecretObserver`."""
         state = self._known.get(credential)
         seen = CredentialStatus.CONFIGURED if code is None else STATUS_OF.get(code)
         if state is None or seen is not state.status:
-            self._ask(credential)
+            self._check_soon(credential)
 
-    def _ask(self, key: str) -> None:
+    def _check_soon(self, key: str) -> None:
         self._due[key] = 0.0
         self._wake.set()
 
-    def _changed(self, key: str, old: Credential | None, new: Credential | None) -> None:
+    def _on_credential(self, key: str, old: Credential | None, new: Credential | None) -> None:
         for credential in (old, new):
             self._evict(credential)
         if new is None:
             self._known.pop(key, None)
             self._due.pop(key, None)
         elif old != new:
-            self._ask(key)
+            self._check_soon(key)
 
     async def evict(self, tenant: str | None, credential: str | None) -> int:
-        """Evict the Secrets of one credential, or of all of a tenant's. Returns how many Secrets that were."""
+        """Evict the Secrets of one credential, or of all credentials of a tenant, and return their number."""
         rows = await self._credentials.list(f"{tenant or '*'}.{credential or '*'}")
         return sum(self._evict(row.value) for row in rows)
 
@@ -133,18 +131,18 @@ class CredentialChecker:
         return False
 
     async def check(self, tenant: str, credential: str, *, fresh: bool = False) -> CredentialState | None:
-        """Resolve the credential's Secret, keep what was found, and return it; None without such a credential."""
+        """Resolve the credential's Secret, store its status and return it; None without the credential."""
         key = f"{tenant}.{credential}"
         found = await self._directory.credential(tenant, credential)
         if found is None:
             return None
         if fresh:
             self._evict(found)
-        state = await self._examine(tenant, found)
-        await self._keep(key, state)
+        state = await self._resolve(tenant, found)
+        await self._store_status(key, state)
         return state
 
-    async def _examine(self, tenant: str, credential: Credential) -> CredentialState:
+    async def _resolve(self, tenant: str, credential: Credential) -> CredentialState:
         now = datetime.now(UTC)
         try:
             ref = SecretRef.parse(credential.secret_ref, central_namespace=self._secret_namespace)
@@ -163,7 +161,7 @@ class CredentialChecker:
             ),
         )
 
-    async def _keep(self, key: str, state: CredentialState) -> None:
+    async def _store_status(self, key: str, state: CredentialState) -> None:
         entry = await self._statuses.bucket.find(key)
         before = self._statuses.decode(entry) or CredentialState()
         if _is_same(before, state) and not self._is_old(before):
@@ -175,9 +173,9 @@ class CredentialChecker:
             return  # another consumer has just stored its own result
         self._known[key] = state
         if before.status is not state.status:
-            await self._tell(key, before.status, state.status, revision)
+            await self._publish_change(key, before.status, state.status, revision)
 
-    async def _tell(self, key: str, before: CredentialStatus, after: CredentialStatus, revision: int) -> None:
+    async def _publish_change(self, key: str, before: CredentialStatus, after: CredentialStatus, revision: int) -> None:
         tenant, _, credential = key.partition(".")
         _log.info("credential.status", tenant=tenant, credential=credential, status=after.value, before=before.value)
         event = CredentialStatusChanged(
@@ -193,8 +191,8 @@ class CredentialChecker:
             resumed = await self._resumption.resume(tenant, credential)
             _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
 
-    async def _round(self) -> None:
-        """Check every credential whose time has come."""
+    async def _check_due(self) -> None:
+        """Check every credential that is due."""
         for entry in await self._credentials.bucket.list():
             self._due.setdefault(entry.key, 0.0)
         now = time.monotonic()
@@ -207,13 +205,13 @@ class CredentialChecker:
             else:
                 self._due[key] = time.monotonic() + self._interval_s(state) * self._spread(0.8, 1.2)
 
-    async def _learn(self, entry: KvEntry) -> None:
-        """What another consumer has found counts as if this one had."""
+    async def _on_status(self, entry: KvEntry) -> None:
+        """Adopt a status that another consumer stored."""
         state = self._statuses.decode(entry) or CredentialState()
         before = self._known.get(entry.key, CredentialState())
         self._known[entry.key] = state
         if state.status is CredentialStatus.CONFIGURED and before.status is not state.status:
-            # What waited for it goes on now, perhaps here, where the refusal may still be remembered.
+            # Waiting deliveries resume now, perhaps here, where the failure may still be cached.
             self._evict(await self._directory.credential(*entry.key.split(".")))
         if state.checked_at is not None:
             self._due[entry.key] = time.monotonic() + self._interval_s(state) * self._spread(1.0, 1.2)

@@ -1,4 +1,4 @@
-"""What consumers are asked for over core NATS, by whoever can't read Secrets."""
+"""Requests to consumers over core NATS, from processes that can't read Secrets."""
 
 from typing import Final
 
@@ -11,15 +11,15 @@ from schemas.configuration import CredentialState
 from schemas.control_messages import CheckCredential
 
 CHECK_TIMEOUT_S: Final = 15.0
-"""What a consumer may take: its read of the Secret, tried again where that can help, and writing down what it found."""
+"""Time for a consumer to read the Secret, with retries, and to store the status."""
 
 
 class NoConsumerReplied(Exception):
-    """No consumer did what was asked; the text says why."""
+    """No consumer answered the request; the text says why."""
 
 
 async def check_credential(connection: NatsConnection, tenant: str, credential: str) -> CredentialState:
-    """What one consumer finds when it reads a credential's Secret now. Raises `NoConsumerReplied`."""
+    """Return the status that one consumer finds when it reads the Secret now. Raises `NoConsumerReplied`."""
     asked = msgspec.json.encode(CheckCredential(tenant=tenant, credential=credential))
     try:
         answer = await connection.ask(subjects.CHECK, asked, timeout_s=CHECK_TIMEOUT_S)

@@ -1,4 +1,4 @@
-"""What operators ask of running consumers, over core NATS: forget secrets (all consumers), check a credential (one)."""
+"""Requests of operators to running consumers, over core NATS: evict Secrets (all consumers), check a credential (one)."""
 
 import msgspec
 import structlog
@@ -15,7 +15,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WorkerControl:
-    """Hears and answers. What can't be understood is logged and not answered."""
+    """Answers control requests. An invalid request is logged and not answered."""
 
     def __init__(
         self, connection: NatsConnection, checks: CredentialChecker, provider: CachedSecretProvider, worker: str
@@ -26,21 +26,21 @@ class WorkerControl:
         self._worker = worker
 
     async def start(self) -> None:
-        """Hear from now on."""
+        """Answer requests from now on."""
         await self._connection.subscribe(subjects.REFRESH, self._refresh)
         await self._connection.subscribe(subjects.CHECK, self._check, group=_GROUP)
 
     async def _refresh(self, incoming: IncomingMessage) -> None:
         try:
             asked = msgspec.json.decode(incoming.data, type=RefreshSecrets)
-            forgotten = await self._forget(asked)
+            forgotten = await self._evict(asked)
         except (msgspec.DecodeError, JetStreamError) as error:
             _log.warning("control.failed", subject=incoming.subject, error=type(error).__name__)
             return
         _log.info("secrets.refreshed", tenant=asked.tenant, credential=asked.credential, forgotten=forgotten)
         await self._answer(incoming, RefreshReply(worker=self._worker, forgotten=forgotten))
 
-    async def _forget(self, asked: RefreshSecrets) -> int | None:
+    async def _evict(self, asked: RefreshSecrets) -> int | None:
         if asked.tenant is None:
             self._provider.evict_all()
             return None

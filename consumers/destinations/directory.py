@@ -15,39 +15,39 @@ class ConfigurationDirectory:
         self._destinations.on_update = self._on_destination_update
         self._on_destination: Callable[[str], None] = lambda _: None
         self.ordered_destinations: set[str] = set()
-        """`<tenant>.<id>` of each destination that is known to take its deliveries in order."""
+        """`<tenant>.<id>` of each known destination with `ordering: fifo`."""
         self.rates: dict[str, float] = {}
-        """Attempts a second that a destination takes, by `<tenant>.<id>`, for those that are known to have a limit."""
+        """Attempts per second by `<tenant>.<id>`, for each known destination with a rate limit."""
         self._credentials = KvCache(KvTable(credentials, Credential))
 
     async def start(self) -> None:
-        """Hear of changes from now on."""
+        """Follow changes from now on."""
         await self._destinations.start()
         await self._credentials.start()
 
     async def forget(self) -> None:
-        """After a reconnect: announcements may have been missed."""
+        """Forget everything: after a reconnect, announcements may have been missed."""
         self.ordered_destinations.clear()
         self.rates.clear()
         await self._destinations.forget()
         await self._credentials.forget()
 
     async def destination(self, tenant: str, name: str) -> Destination | None:
-        """The destination, or None."""
+        """Return the destination, or None."""
         key = f"{tenant}.{name}"
         known = self._destinations.get_if_fresh(key)
         return known.value if known is not None else await self._destinations.get(key)
 
     def known_destination(self, key: str) -> CachedValue[Destination] | None:
-        """What is known of the destination `<tenant>.<id>`, unless that is nothing or too old."""
+        """Return the cached destination `<tenant>.<id>` if it is still valid."""
         return self._destinations.get_if_fresh(key)
 
     def known_credential(self, key: str) -> CachedValue[Credential] | None:
-        """The same of a credential."""
+        """Return the cached credential `<tenant>.<id>` if it is still valid."""
         return self._credentials.get_if_fresh(key)
 
     async def credential(self, tenant: str, name: str) -> Credential | None:
-        """The credential, or None."""
+        """Return the credential, or None."""
         key = f"{tenant}.{name}"
         known = self._credentials.get_if_fresh(key)
         return known.value if known is not None else await self._credentials.get(key)
@@ -72,7 +72,7 @@ class ConfigurationDirectory:
         self._on_destination(key)
 
     def lane_limit(self, lane: str, default: int) -> int:
-        """How many deliveries to the destination `<tenant>.<id>` may be in flight: none before it has been read."""
+        """Return how many deliveries to `<tenant>.<id>` may be in flight: none before the destination was read."""
         if not self._destinations.knows(lane):
             self._destinations.begin_reading(lane)
             return 0

@@ -1,9 +1,8 @@
-"""How attempts go over a day: counted by each consumer where they end, and put together in a bucket once a minute.
+"""The hourly statistics of destinations: counted where attempts end, merged into a bucket once a minute.
 
-The same could be counted from the attempts on record, but a busy destination has millions of them, and a page of a
-thousand destinations is to be had in milliseconds. So a row for each destination holds a day of hours; what it costs is
-one write a minute for each destination that is attempted, and nothing that a delivery waits for. A consumer that is
-killed takes at most a minute of its counts with it; the attempts on record are the truth.
+The attempt log has these numbers as well, but millions of entries for a busy destination, and a page of the console
+shows a thousand destinations. A row per destination holds a day of hours, for one write a minute and nothing that a
+delivery waits for. A consumer that is killed loses a minute of counts at most; the attempt log is the source of truth.
 """
 
 import asyncio
@@ -28,7 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _HourCount:
-    """What one consumer saw of a destination in the present hour."""
+    """Attempts that one consumer made on a destination in the current hour."""
 
     __slots__ = ("delivered", "failed", "times")
 
@@ -42,7 +41,7 @@ class _HourCount:
 
 
 class HourlyStatsRecorder:
-    """Hears how attempts end."""
+    """Counts attempts, and merges the counts into the bucket."""
 
     def __init__(self, bucket: KvBucket, *, clock: Callable[[], float] = time.time) -> None:
         self._rows = KvTable(bucket, HourlyStats)
@@ -50,10 +49,10 @@ class HourlyStatsRecorder:
         self._counts: collections.defaultdict[str, _HourCount] = collections.defaultdict(_HourCount)
         self._hour = 0
         self._hour_began_s = self._hour_ends_s = 0.0
-        self._untold: dict[str, list[HourCounts]] = {}
+        self._unflushed: dict[str, list[HourCounts]] = {}
 
     def record_attempt(self, lane: str, result: AttemptResult, now_s: float) -> None:
-        """An attempt on `<tenant>.<id>` ended at `now_s`, since 1970. Cheap: every delivery comes through here."""
+        """Count an attempt on `<tenant>.<id>` that ended at `now_s`, in seconds since 1970."""
         if result.outcome is Outcome.SKIPPED or result.code is Code.DESTINATION_NOT_FOUND:
             return
         if not self._hour_began_s <= now_s < self._hour_ends_s:
@@ -67,42 +66,41 @@ class HourlyStatsRecorder:
             count.times[bisect_left(TIMES_MS, result.duration_ms)] += 1
 
     def _begin_hour(self, hour: int) -> None:
-        self._set_aside()
+        self._close_hour()
         self._hour = hour
         self._hour_began_s, self._hour_ends_s = hour * 3600.0, (hour + 1) * 3600.0
 
-    def _set_aside(self) -> None:
-        """What was counted up to now waits to be told."""
+    def _close_hour(self) -> None:
         counts, self._counts = self._counts, collections.defaultdict(_HourCount)
         for lane, count in counts.items():
-            self._untold.setdefault(lane, []).append(count.hour(self._hour))
+            self._unflushed.setdefault(lane, []).append(count.hour(self._hour))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tell what was counted, once a minute, until `stop` is set; `flush` when the last attempt has ended."""
+        """Flush once a minute until `stop` is set. Call `flush` when the last attempt has ended."""
         while not await pause(FLUSH_INTERVAL_S, stop):
             await self.flush()
 
     async def flush(self) -> None:
-        """Put what was counted together with what is kept. What can't be stored now is, later."""
-        self._set_aside()
-        news, self._untold = self._untold, {}
+        """Merge the counts into the bucket. Counts that can't be stored now are merged later."""
+        self._close_hour()
+        news, self._unflushed = self._unflushed, {}
         for key, hours in news.items():
             try:
-                await self._tell(key, tuple(hours))
+                await self._flush_one(key, tuple(hours))
             except JetStreamError as error:
-                _log.warning("activity.untold", key=key, error=str(error))
-                self._untold[key] = _joined(hours + self._untold.get(key, []))
+                _log.warning("hourly_stats.flush_failed", key=key, error=str(error))
+                self._unflushed[key] = _merge_hours(hours + self._unflushed.get(key, []))
 
-    async def _tell(self, key: str, hours: tuple[HourCounts, ...]) -> None:
+    async def _flush_one(self, key: str, hours: tuple[HourCounts, ...]) -> None:
         now = hour_of(self._clock())
         await self._rows.update(key, lambda stored: (stored or HourlyStats()).merged(hours, now))
 
 
-def _joined(hours: list[HourCounts]) -> list[HourCounts]:
-    """One of each hour, and a day of them at most."""
+def _merge_hours(hours: list[HourCounts]) -> list[HourCounts]:
+    """Merge the counts of each hour, and keep one day at most."""
     return list(HourlyStats().merged(tuple(hours), max(hour.at for hour in hours)).hours)
 
 
 def hour_of(time_s: float) -> int:
-    """The number of the hour since 1970."""
+    """Return the number of hours since 1970."""
     return int(time_s // 3600)

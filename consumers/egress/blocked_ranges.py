@@ -1,8 +1,8 @@
-"""Which network addresses no delivery may go to, as tables that the chart's network policy is generated from as well.
+"""The address ranges that no delivery may go to: tables for the egress policy and the chart's network policy.
 
 IPv4 is allowed except for the listed ranges. IPv6 is denied except for global unicast (`2000::/3`) less the listed
 holes: that way loopback, unique local, link-local, multicast, discard, NAT64 and every range that is yet to be invented
-are out without being named. The standard library's `is_global` is no substitute: in Python 3.11 it takes multicast,
+are excluded without being named. The standard library's `is_global` is no substitute: in Python 3.11 it takes multicast,
 6to4, NAT64, IPv4-compatible and other addresses that lead inside for public ones.
 
 Sources: the IANA special-purpose registries of both families, and the documents named beside each range.
@@ -17,7 +17,7 @@ IPAddress = IPv4Address | IPv6Address
 
 
 class IPv4Range(Struct, frozen=True):
-    """A range of IPv4 addresses, what it is for, and where that is written."""
+    """A range of IPv4 addresses, its purpose and its source."""
 
     network: IPv4Network
     name: str
@@ -28,7 +28,7 @@ class IPv4Range(Struct, frozen=True):
 
 
 class IPv6Range(Struct, frozen=True):
-    """A range of IPv6 addresses, what it is for, and where that is written."""
+    """A range of IPv6 addresses, its purpose and its source."""
 
     network: IPv6Network
     name: str
@@ -88,7 +88,7 @@ _IPV6_ELSEWHERE: Final = _v6("::/0", "outside IPv6 global unicast", "RFC 4291")
 
 
 def denied_range(address: IPAddress) -> IPv4Range | IPv6Range | None:
-    """The range that denies `address`, or None if it is allowed. Mapped addresses have to be unmapped before."""
+    """Return the range that denies `address`, or None. Mapped addresses have to be unmapped before."""
     if isinstance(address, IPv4Address):
         return next((range_ for range_ in IPV4_DENIED if address in range_.network), None)
     if address not in IPV6_ALLOWED.network:
@@ -97,5 +97,5 @@ def denied_range(address: IPAddress) -> IPv4Range | IPv6Range | None:
 
 
 def strip_ipv4_mapping(address: IPAddress) -> IPAddress:
-    """`::ffff:a.b.c.d` as the IPv4 address that a connection to it would go to; any other address as it is."""
+    """Return the IPv4 address of `::ffff:a.b.c.d`, to which a connection would go; any other address unchanged."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

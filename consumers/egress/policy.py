@@ -5,11 +5,11 @@
 3. `EgressPolicy.guard_address`, on the address that is about to be connected to. It holds for addresses written in a
    URL, which no resolver ever sees, and for a name that means one thing when checked and another when used.
 
-What is checked is what is connected to: the sender takes scheme, host, port and path from the `ValidatedUrl` that came of the
-check, and nobody parses the URL a second time.
+The sender connects to what was checked: scheme, host, port and path come from the `ValidatedUrl` that the check
+returned, and the URL is parsed once.
 
-Whatever cannot be understood is blocked. An error's text names the rule and repeats nothing of the URL: its path and
-query often are credentials of their own, and people put passwords in front of hosts.
+A URL that does not parse is blocked. An error names the rule and repeats nothing of the URL: path and query are often
+credentials, and some URLs contain passwords.
 """
 
 import re
@@ -57,13 +57,13 @@ _PORTS = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
 
 
 class EgressRule(StrEnum):
-    """What a blocked destination has broken; the value is the sentence for whoever wrote it."""
+    """The rule that a blocked destination breaks; the value is the text for its author."""
 
     ADDRESS = "its address is in a blocked range"
-    CHARACTERS = "a URL is ASCII, with neither blanks, control characters nor backslashes"
-    FORM = "it is no absolute URL with a host"
+    CHARACTERS = "a URL is ASCII, without spaces, control characters and backslashes"
+    FORM = "it is not an absolute URL with a host"
     FRAGMENT = "a URL to deliver to has no fragment"
-    HOST = "its host is neither a plainly written address nor a host name"
+    HOST = "its host is neither a host name nor an address in its usual form"
     INTERNAL_NAME = "its host name is one for internal use"
     LENGTH = f"a URL has at most {MAX_URL_LENGTH} characters"
     PORT = "its port is not one of the allowed ports"
@@ -73,7 +73,7 @@ class EgressRule(StrEnum):
 
 
 class EgressBlocked(ValueError):
-    """A delivery must not go there. Its text names the rule, and nothing of where it would have gone."""
+    """A URL or address that deliveries must not be sent to. The text names the rule and repeats nothing of the URL."""
 
     def __init__(self, rule: EgressRule, detail: str = "") -> None:
         super().__init__(f"blocked destination: {rule.value}" + (f" ({detail})" if detail else ""))
@@ -81,23 +81,23 @@ class EgressBlocked(ValueError):
 
 
 class ConnectionBlocked(EgressBlocked, OSError):
-    """The same, found on the way to a connection: there an `OSError` is how a connection fails."""
+    """A blocked address, found while connecting: there every failure is an `OSError`."""
 
 
 class ValidatedUrl(Struct, frozen=True):
-    """A URL that passed, normalised, and what to make of it. `host` may be reported."""
+    """A URL that passed the policy, normalised. `host` may be reported."""
 
     scheme: str
     host: str
     port: int
     url: str
     head: bytes
-    """How a request to it begins: request line, `host`, and that its answer is to come as it is."""
+    """Start of each request: request line, `host` and `accept-encoding: identity`."""
     address: AddrInfo | None
-    """Where to connect to if `host` is an address; a name has to be resolved."""
+    """The address to connect to when `host` is an address; None for a name."""
 
     def __repr__(self) -> str:
-        return f"Target({self.scheme}://{self.host}:{self.port})"
+        return f"ValidatedUrl({self.scheme}://{self.host}:{self.port})"
 
 
 class EgressPolicy:
@@ -123,11 +123,11 @@ class EgressPolicy:
         self._check = lru_cache(maxsize=MAX_CACHED_URLS)(self._checked)
 
     def check_url(self, url: str) -> ValidatedUrl:
-        """Return where `url` leads, from memory if it was asked lately. Raises `EgressBlocked`."""
+        """Return the checked `url`, from the cache if it was checked lately. Raises `EgressBlocked`."""
         return self._check(url)
 
     def is_allowed(self, address: str | IPAddress) -> bool:
-        """Whether a connection may go to `address`. What is no address, or has a scope id, is denied."""
+        """Return True if a connection may go to `address`. An invalid address, or one with a scope id, is denied."""
         return self._denial(address) is None
 
     def guard_address(self, addr_info: AddrInfo) -> None:
@@ -209,7 +209,7 @@ def _port_range(first: int, last: int) -> PortRange:
 
 
 def _split(text: str) -> tuple[str, str, str]:
-    """Scheme in lower case, authority, and all that follows it."""
+    """Return the scheme in lower case, the authority, and everything after it."""
     if len(text) > MAX_URL_LENGTH:
         raise EgressBlocked(EgressRule.LENGTH)
     if _UNFIT.search(text):
@@ -243,10 +243,10 @@ def _ipv6(text: str) -> IPAddress:
 
 
 def _name_or_ipv4(text: str) -> str | IPv4Address:
-    """The host name in ASCII, lower case and without a last dot, or the IPv4 address if it is written in four decimals.
+    """Return the host name in ASCII, lower case and without a last dot, or the IPv4 address in four decimals.
 
-    A host that ends in a number is an address to whoever connects, in any of its historical forms (WHATWG URL, section
-    3.5); all but the plain one, and digits that are not ASCII's, are only ever written to get past a check.
+    A host that ends in a number is an address for HTTP clients, in any of its historical forms (WHATWG URL, section
+    3.5). Those forms, and digits outside ASCII, serve to get past a check, and are refused.
     """
     name = text.lower() if text.isascii() else _idna(text)
     try:
@@ -261,7 +261,7 @@ def _name_or_ipv4(text: str) -> str | IPv4Address:
 
 
 def _idna(text: str) -> str:
-    """The name in ASCII (UTS 46, IDNA 2008). A character that would vanish on the way is refused: it only deceives."""
+    """Return the name in ASCII (UTS 46, IDNA 2008). A character that the mapping drops is refused: it only deceives."""
     import idna
 
     try:
@@ -273,7 +273,6 @@ def _idna(text: str) -> str:
 
 
 def _target(scheme: str, host: str | IPAddress, port: int, rest: str) -> ValidatedUrl:
-    """Put the parts together."""
     written = f"[{host}]" if isinstance(host, IPv6Address) else str(host)
     authority = written if port == _DEFAULT_PORTS[scheme] else f"{written}:{port}"
     path = rest if rest.startswith("/") else f"/{rest}"

@@ -408,7 +408,7 @@ def test_a_target_shows_its_host_alone() -> None:
     """The repr of a target has no path and no query."""
     target = EgressPolicy().check_url("https://hooks.example.com/services/T0/c4n4ry?c4n4ry")
 
-    assert repr(target) == "Target(https://hooks.example.com:443)"
+    assert repr(target) == "ValidatedUrl(https://hooks.example.com:443)"
 
 
 def test_a_target_is_remembered() -> None:

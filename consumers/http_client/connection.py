@@ -1,14 +1,13 @@
-"""One HTTP/1.1 connection: a request is written, its answer read, and then perhaps the next one (RFC 9112).
+"""A connection of HTTP/1.1: a request is written, the response read, and then perhaps the next request (RFC 9112).
 
-What is kept to, as a receiver that has taken a delivery must not get it again, and one that has not must not be
-believed to have:
-- The head decides. Once it is whole nothing that happens to the body changes the answer; a connection that is not done
-  with its answer, or has more to say than it was asked for, is closed.
-- What arrives while nothing was asked belongs to no request: the connection is closed. Only a connection's first bytes
-  may come early, since there is just one request that they can be about.
-- Head and body are bounded, and one timer holds the deadline of the exchange, or of being idle.
-- An answer that is byte for byte the last one of this connection means the same: parsing it again would cost as much as
-  all else here. Receivers that date their answers repeat them for a second.
+Invariants: never resend a delivery that the receiver accepted; never record one as accepted that it did not accept.
+- The head decides. After the head, nothing that happens to the body changes the result. A connection with an
+  unfinished response, or with bytes after it, is closed.
+- Bytes that arrive between exchanges belong to no request: the connection is closed. Only a connection's first bytes
+  may come early, as they can be about one request only.
+- Head and body are bounded. One timer holds the deadline of the exchange, or of the idle connection.
+- A response equal to the last one of this connection, byte for byte, is not parsed again: that would cost as much as
+  everything else here. Receivers that date their responses repeat them for a second.
 """
 
 import asyncio
@@ -25,50 +24,50 @@ from consumers.http_client.response import WebhookResponse, response_from_head
 from schemas.codes import Code
 
 CAPTURED_BYTES: Final = 3 * 1024
-"""More than is shown, so that a secret across the end of what is shown is seen whole, and masked."""
+"""More than is shown, so that a secret across the end of the shown part is complete, and masked."""
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
-"""Of all heads of one answer: the informational ones (1xx) and the one that counts."""
+"""Limit of all heads of one response together, the informational ones (1xx) included."""
 MAX_HEADERS: Final = 128
 MAX_LINE_BYTES: Final = 8190
 MAX_REMEMBERED_BYTES: Final = 1024
-"""Of a longer answer the bytes are not kept."""
+"""A longer response is parsed each time."""
 BODY_DRAIN_TIMEOUT_S: Final = 2.0
-"""How long a body may go on after its status, within the deadline: it only decides whether the connection is kept."""
+"""Time for the body after the head, within the deadline: the body decides only if the connection is reused."""
 IDLE_PROBE_AFTER_S: Final = 1.0
-"""After so long without use, the socket is asked whether the receiver has hung up. Before that the loop will know."""
+"""After this time without use, the socket is probed for a closed connection. Before, the loop notices in time."""
 
 ConnectionKey = tuple[str, str, int, str]
-"""What may share a connection: scheme, host, port, and the address that it goes to."""
+"""Scheme, host, port and address: requests with equal keys may share a connection."""
 
 _log = structlog.get_logger(__name__)
 
 
 OnReply = Callable[[WebhookResponse], None]
-"""Told once how an exchange ended: with an answer, or why there is none."""
+"""Called once with the response, or with the code of why there is none."""
 
 
 class ConnectionOwner(Protocol):
-    """Where connections are between exchanges. None is kept for longer than `keep_alive_s`."""
+    """Owner of the connections between exchanges, each for `keep_alive_s` at most."""
 
     keep_alive_s: float
 
     def release(self, connection: "HttpConnection") -> None:
-        """It is free for another exchange."""
+        """Keep a connection that is free for another exchange."""
         ...
 
     def remove(self, connection: "HttpConnection") -> None:
-        """It is closed."""
+        """Remove a closed connection."""
         ...
 
 
 class _ParsingRefused(Exception):
-    """Ends the parsing; why has been noted."""
+    """Stops the parser; the connection has noted the reason."""
 
 
 @final
 class HttpConnection(asyncio.Protocol):
-    """A connection to `place`, with one exchange at a time. `begin` the first one before it is made."""
+    """A connection with one exchange at a time. Call `send_request` for the first before connecting."""
 
     __slots__ = (
         "_armed_at",
@@ -82,11 +81,11 @@ class HttpConnection(asyncio.Protocol):
         "_is_complete",
         "_is_graced",
         "_is_reusable",
-        "_keeper",
         "_last",
         "_last_reply",
         "_loop",
         "_on_reply",
+        "_owner",
         "_parser",
         "_reason_size",
         "_request",
@@ -97,16 +96,16 @@ class HttpConnection(asyncio.Protocol):
         "_status",
         "_timer",
         "_transport",
-        "place",
+        "key",
     )
 
-    def __init__(self, place: ConnectionKey, sock: socket.socket, keeper: ConnectionOwner) -> None:
-        self.place = place
+    def __init__(self, key: ConnectionKey, sock: socket.socket, owner: ConnectionOwner) -> None:
+        self.key = key
         self._socket = sock
-        self._keeper = keeper
+        self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(self)
-        # A receiver with bare line feeds or a blank before a colon has answered, and nothing here is passed on.
+        # A receiver with bare line feeds or a space before a colon has answered, and nothing here is passed on.
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
@@ -119,15 +118,15 @@ class HttpConnection(asyncio.Protocol):
         self._retry_after: bytes | None = None
         self._fault: Code | None = None
         self._last = b""
-        """The last answer, if it came in one piece, ended cleanly, and means the same at any time."""
+        """The last response, if it arrived in one piece, ended cleanly, and does not depend on the time."""
 
     def send_request(self, request: bytes, deadline: float, on_reply: OnReply, *, capture: bool = False) -> None:
-        """Send `request` once there is a connection, and call `on_reply` once, at the loop's `deadline` at last."""
+        """Send `request` when connected, and call `on_reply` once, by the loop's `deadline` at the latest."""
         self._on_reply = on_reply
         self._deadline = deadline
         self._capture = capture
         self._status = self._seen = 0
-        # One timer for all exchanges, set again when it rings too early: one for each would cost 0.9 µs.
+        # One timer for all exchanges, set again when it fires too early, is cheaper than one for each.
         if self._armed_at > deadline:
             self._arm(deadline)
         if self._transport is None:
@@ -136,7 +135,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.write(request)
 
     def is_reusable(self, now: float) -> bool:
-        """Whether nothing says that the receiver has hung up, or has something to say that nobody asked for."""
+        """Return True unless the receiver has closed the connection, or has sent bytes without a request."""
         if self._transport is None or self._transport.is_closing():
             return False
         if now - self._idle_since < IDLE_PROBE_AFTER_S:
@@ -150,19 +149,19 @@ class HttpConnection(asyncio.Protocol):
         return False
 
     def abort(self) -> None:
-        """Close at once. An exchange that is going on ends as `net.reset`, unless its status has come."""
+        """Close at once. An exchange in progress ends with its response if the head arrived, else as `net.reset`."""
         if self._transport is not None:
             self._transport.abort()
 
     def drop(self) -> None:
-        """Close at once, and call nobody."""
+        """Close at once, without a callback."""
         self._on_reply = None
         self.abort()
 
-    # What the event loop calls
+    # Called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the request that was begun."""
+        """Send the first request."""
         self._transport = cast("asyncio.Transport", transport)
         if self._on_reply is None:
             self._transport.abort()
@@ -171,7 +170,7 @@ class HttpConnection(asyncio.Protocol):
         self._request = b""
 
     def data_received(self, data: bytes) -> None:
-        """Read on in the answer."""
+        """Parse the next bytes of the response."""
         if self._on_reply is None:
             self.abort()
             return
@@ -180,7 +179,7 @@ class HttpConnection(asyncio.Protocol):
             if data == self._last and not self._capture:
                 self._end(self._last_reply, is_free=True)
                 return
-            self._start_reading()
+            self._start_response()
         self._seen += len(data)
         try:
             self._parser.feed_data(data)
@@ -196,14 +195,14 @@ class HttpConnection(asyncio.Protocol):
         self._end(reply, is_free=self._is_reusable)
 
     def eof_received(self) -> None:
-        """Nothing more will come: what has come is the answer, if it is one. The transport closes itself."""
+        """End the exchange with what has arrived. The transport closes itself."""
         self._break_off(Code.NET_RESET)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The connection is gone."""
+        """End the exchange, and remove the connection."""
         if self._timer is not None:
             self._timer.cancel()
-        self._keeper.remove(self)
+        self._owner.remove(self)
         match exc:
             case ssl.SSLError():
                 self._break_off(Code.NET_TLS)
@@ -213,10 +212,10 @@ class HttpConnection(asyncio.Protocol):
                 self._break_off(Code.NET_RESET)
         del self._parser  # it refers to us
 
-    # What the parser calls
+    # Called by the parser
 
     def on_message_begin(self) -> None:
-        """Another answer than the one that was asked for is none of ours."""
+        """Refuse a second response to one request."""
         if self._is_complete:
             raise _ParsingRefused
 
@@ -227,7 +226,7 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(Code.NET_RESPONSE_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Keep `Retry-After`, of a head and not of a trailer, and bound all of them."""
+        """Keep `Retry-After`, of a head and not of a trailer, and bound all headers."""
         self._headers += 1
         size = len(name) + len(value)
         self._head_size += size
@@ -239,7 +238,7 @@ class HttpConnection(asyncio.Protocol):
             self._retry_after = value
 
     def on_headers_complete(self) -> None:
-        """The head is whole. An informational one is read past; there is no other protocol to switch to."""
+        """Keep the status. An informational head is skipped; there is no other protocol to switch to."""
         status = self._parser.get_status_code()
         if status >= 200:
             self._status = status
@@ -247,23 +246,23 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(Code.NET_RESET)
 
     def on_body(self, body: bytes) -> None:
-        """Count it."""
+        """Count the bytes of the body."""
         self._size += len(body)
         if self._capture:
             self._beginning += body[: CAPTURED_BYTES - len(self._beginning)]
 
     def on_message_complete(self) -> None:
-        """The answer is whole, or only an informational one."""
+        """Complete the response, unless it is an informational one."""
         if self._status:
             self._is_complete = True
-            self._is_reusable = self._parser.should_keep_alive()  # now that trailers have had their say as well
+            self._is_reusable = self._parser.should_keep_alive()  # after the trailers, which may change the answer
         else:
             self._headers = self._reason_size = 0
             self._retry_after = None
 
-    # How it goes on
+    # Ends of an exchange
 
-    def _start_reading(self) -> None:
+    def _start_response(self) -> None:
         self._head_size = self._headers = self._reason_size = self._size = 0
         self._beginning = b""
         self._retry_after = None
@@ -274,9 +273,9 @@ class HttpConnection(asyncio.Protocol):
         return response_from_head(self._status, self._retry_after, self._size, self._beginning)
 
     def _remember(self, data: bytes, reply: WebhookResponse) -> None:
-        """Keep an answer that was all of what came, so that the parser is where it was before: at a message's start.
+        """Remember a response without `Retry-After`, which may be a date, and without a captured body.
 
-        Not one that says when to come back, as that may be a date, nor one whose body was asked for.
+        The response was all that arrived, so the parser is at the start of a message, as before.
         """
         if len(data) <= MAX_REMEMBERED_BYTES and self._retry_after is None and not self._capture:
             self._last, self._last_reply = data, reply
@@ -286,14 +285,14 @@ class HttpConnection(asyncio.Protocol):
         raise _ParsingRefused
 
     def _on_broken(self, context: BaseException | None) -> None:
-        """What came is no HTTP, or more than was asked for, or more than is taken."""
+        """End an exchange whose response is not HTTP, exceeds a limit, or is followed by more bytes."""
         if context is not None and not isinstance(context, _ParsingRefused):
-            _log.error("reading an answer failed", error=type(context).__qualname__)
+            _log.error("http.parse_failed", error=type(context).__qualname__)
             self._fault = Code.INTERNAL
         self._break_off(self._fault or Code.NET_RESET)
 
     def _on_part(self) -> None:
-        """There is more to come."""
+        """Bound a response that is not complete yet."""
         if not self._status:
             if self._seen > MAX_HEAD_BYTES:
                 self._break_off(Code.NET_RESPONSE_TOO_LARGE)
@@ -306,7 +305,7 @@ class HttpConnection(asyncio.Protocol):
                 self._arm(self._deadline)
 
     def _break_off(self, code: Code) -> None:
-        """End with what there is: the answer if its head is whole, or else this code."""
+        """End with the response if its head is complete, or else with `code`."""
         if self._on_reply is None:
             return
         if self._status:
@@ -317,16 +316,16 @@ class HttpConnection(asyncio.Protocol):
         on_reply(WebhookResponse(code))
 
     def _end(self, reply: WebhookResponse, *, is_free: bool) -> None:
-        """End with an answer. A receiver that answers before it has the whole request can't have another one."""
+        """End with a response. A connection whose request is not written yet is not reused."""
         on_reply, transport = self._on_reply, self._transport
         if on_reply is None or transport is None:
             return
         self._on_reply = None
         if is_free and not transport.get_write_buffer_size():
             self._idle_since = self._loop.time()
-            if self._armed_at > self._idle_since + self._keeper.keep_alive_s:
-                self._arm(self._idle_since + self._keeper.keep_alive_s)
-            self._keeper.release(self)
+            if self._armed_at > self._idle_since + self._owner.keep_alive_s:
+                self._arm(self._idle_since + self._owner.keep_alive_s)
+            self._owner.release(self)
         else:
             transport.abort()
         on_reply(reply)
@@ -339,7 +338,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _on_time(self) -> None:
         self._armed_at = inf
-        due = self._idle_since + self._keeper.keep_alive_s if self._on_reply is None else self._deadline
+        due = self._idle_since + self._owner.keep_alive_s if self._on_reply is None else self._deadline
         if due > self._loop.time():
             self._arm(due)
         elif self._on_reply is None:

@@ -1,7 +1,7 @@
-"""From addresses to a connection: TCP to the first of them that answers, then TLS.
+"""New connections: TCP to the first address that answers, then TLS.
 
-The address is what the egress policy has checked, and is checked once more by whatever makes the socket. The name is
-what the certificate has to be for, and what is asked for in the handshake.
+The egress policy has checked the address; the code that creates the socket checks it again. The certificate has to be
+for the host name, which the handshake names.
 """
 
 import asyncio
@@ -13,38 +13,34 @@ from typing import Final
 
 from consumers.egress.policy import AddrInfo, EgressPolicy, ValidatedUrl
 from consumers.http_client.connection import HttpConnection
-from consumers.http_client.dialer import (
-    HttpProxy,
-    connect_happy_eyeballs,
-    direct_dialer,
-    interleave_families,
-    proxy_dialer,
-)
+from consumers.http_client.dialer import connect_happy_eyeballs, direct_dialer, interleave_families
 from consumers.http_client.errors import SendError, connect_error_code
 from consumers.http_client.pool import ConnectionPool
+from consumers.http_client.proxy import HttpProxy, proxy_dialer
 from schemas.codes import Code
 
-_ATTEMPTS_HAVE_THEIR_OWN_DEADLINE_S: Final = 3600.0
+_NO_TIMEOUT_S: Final = 3600.0
+"""Exchanges have a deadline of their own."""
 
 
 class HttpConnector:
-    """Opens connections for `pool`. Build it inside a running event loop."""
+    """Opens connections for `pool`. Create it inside a running event loop."""
 
     def __init__(
         self, policy: EgressPolicy, pool: ConnectionPool, *, ca_file: Path | None, proxy: HttpProxy | None
     ) -> None:
         self._policy = policy
         self._pool = pool
-        self._reach = direct_dialer(policy) if proxy is None else proxy_dialer(proxy, policy)
+        self._dial = direct_dialer(policy) if proxy is None else proxy_dialer(proxy, policy)
         self._tls = _tls_context(ca_file)
 
     async def open(
         self, target: ValidatedUrl, addresses: Sequence[AddrInfo], begin: Callable[[HttpConnection], None]
     ) -> None:
-        """Connect to one of `addresses`, with an exchange begun on it. Raises `SendError` or `EgressBlocked`."""
+        """Connect to one of `addresses`, after calling `begin` with the connection. Raises `SendError` or `EgressBlocked`."""
         for address in addresses:
             self._policy.guard_address(address)
-        sock, address = await connect_happy_eyeballs(self._reach, interleave_families(addresses))
+        sock, address = await connect_happy_eyeballs(self._dial, interleave_families(addresses))
         connection = HttpConnection((target.scheme, target.host, target.port, str(address[4][0])), sock, self._pool)
         begin(connection)
         self._pool.add(connection)
@@ -67,7 +63,7 @@ class HttpConnector:
                 sock=sock,
                 ssl=self._tls,
                 server_hostname=target.host,
-                ssl_handshake_timeout=_ATTEMPTS_HAVE_THEIR_OWN_DEADLINE_S,
+                ssl_handshake_timeout=_NO_TIMEOUT_S,
             )
         except OSError as error:  # those of `ssl` among them
             code = connect_error_code(error, otherwise=Code.NET_TLS)
@@ -77,7 +73,7 @@ class HttpConnector:
 
 
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Verification is on and stays on."""
+    """Return a context that verifies certificates."""
     context = ssl.create_default_context()
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])

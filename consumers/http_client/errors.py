@@ -1,4 +1,4 @@
-"""Why there is no reply: a code and nothing else, since what a library says may quote what was being sent."""
+"""Failures of a request as a code and nothing else: the text of a library may quote the request."""
 
 import errno
 from typing import Final
@@ -9,7 +9,7 @@ _LOCAL_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errn
 
 
 class SendError(Exception):
-    """There is no answer to be had. Raise it outside an `except` block, so that nothing foreign stays attached."""
+    """A request without a response. Raise it outside an `except` block, so that no foreign exception is attached."""
 
     def __init__(self, code: Code) -> None:
         super().__init__(code.value)
@@ -17,7 +17,7 @@ class SendError(Exception):
 
 
 def connect_error_code(error: Exception, *, otherwise: Code) -> Code:
-    """Why there is no connection: `otherwise` unless it took too long, or this machine is out of something."""
+    """Return the code of a failed connection: `otherwise`, except for a time-out or an exhausted local resource."""
     if isinstance(error, TimeoutError):
         return Code.NET_TIMEOUT
     if not isinstance(error, OSError) or error.errno in _LOCAL_ERRNOS:

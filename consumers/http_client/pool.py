@@ -1,4 +1,4 @@
-"""Connections between exchanges. The one that was used last is used first, and the oldest go when room is short."""
+"""Idle connections: the last one used is reused first, and the oldest are closed when there are too many."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ KEEP_ALIVE_S: Final = 60.0
 
 
 class ConnectionPool:
-    """Keeps connections that are free. They go when they are taken, after a minute, or when the receiver hangs up."""
+    """Keeps idle connections, until they are acquired, expire after a minute, or are closed by the receiver."""
 
     __slots__ = ("_idle", "_is_closed", "_max_idle", "_open", "_order", "keep_alive_s")
 
@@ -20,12 +20,12 @@ class ConnectionPool:
         self._max_idle = max_idle
         self._idle: defaultdict[ConnectionKey, list[HttpConnection]] = defaultdict(list)
         self._order: dict[HttpConnection, None] = {}
-        """The free ones, the one that has been so for longest first."""
+        """Idle connections, the longest idle first."""
         self._open: set[HttpConnection] = set()
         self._is_closed = False
 
     def add(self, connection: HttpConnection) -> None:
-        """There is a new connection, in use."""
+        """Add a new connection that is in use."""
         self._open.add(connection)
 
     def acquire(self, keys: Sequence[ConnectionKey], now: float) -> HttpConnection | None:
@@ -42,7 +42,7 @@ class ConnectionPool:
 
     def release(self, connection: HttpConnection) -> None:
         """See `ConnectionOwner.release`."""
-        self._idle[connection.place].append(connection)
+        self._idle[connection.key].append(connection)
         self._order[connection] = None
         if len(self._order) > self._max_idle or self._is_closed:
             oldest = next(iter(self._order))
@@ -55,17 +55,17 @@ class ConnectionPool:
         self._withdraw(connection)
 
     def close(self) -> None:
-        """Close all of them, those in use as well."""
+        """Close all connections, including those in use."""
         self._is_closed = True
         for connection in list(self._open):
             connection.abort()
 
     def _withdraw(self, connection: HttpConnection) -> None:
-        idle = self._idle.get(connection.place)
+        idle = self._idle.get(connection.key)
         if idle is None:
             return
         if connection in self._order:
             del self._order[connection]
             idle.remove(connection)
         if not idle:
-            del self._idle[connection.place]
+            del self._idle[connection.key]

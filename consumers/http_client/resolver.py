@@ -1,4 +1,4 @@
-"""From host names to addresses that deliveries may go to, with a short memory."""
+"""Host names resolved to addresses that deliveries may go to, with a short cache."""
 
 import asyncio
 import socket
@@ -16,29 +16,29 @@ from schemas.codes import Code
 
 DNS_THREADS: Final = 32
 RESOLVED_TTL_S: Final = 10.0
-"""How long a name's addresses are taken for granted."""
+"""Lifetime of a name's addresses in the cache."""
 FAILED_TTL_S: Final = 1.0
-"""How long a name that could not be resolved, or may not be, is not asked for again."""
+"""Lifetime of a failure: a name without addresses, or with a blocked one."""
 MAX_NAMES: Final = 4096
 
 
 class NameResolver(Protocol):
-    """A source of addresses. Whoever connects checks each of them again."""
+    """A source of addresses. The connector checks each address again."""
 
     async def resolve(self, host: str, port: int) -> Sequence[AddrInfo]:
-        """All addresses of `host`, the preferred ones first. Raises `ConnectionBlocked` or `OSError`."""
+        """Return all addresses of `host`, the preferred first. Raises `ConnectionBlocked` or `OSError`."""
         ...
 
     async def close(self) -> None:
-        """Let go of what it uses."""
+        """Release its resources."""
         ...
 
 
 class PolicyCheckedResolver:
     """Resolves host names, and refuses one as a whole if any of its addresses is denied.
 
-    A name is asked for as fully qualified, with a dot at its end, so that a cluster's search domains never complete it.
-    It has threads of its own: the loop's few would let the names of one dead name server hold up everybody's.
+    A name is resolved as fully qualified, with a dot at its end, so that a cluster's search domains never complete it.
+    The resolver has its own threads: with the loop's few, one dead name server would delay every other name.
     """
 
     def __init__(
@@ -59,23 +59,23 @@ class PolicyCheckedResolver:
         return self._policy.guard_answers(host, answers)
 
     async def close(self) -> None:
-        """Let the threads end. One that waits for a name server is not waited for."""
+        """Stop the threads, without waiting for those that wait for a name server."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 Name = tuple[str, int]
-"""A host name, and the port that its addresses are wanted with."""
+"""A host name and a port."""
 
 
 class ResolvedName(Struct, frozen=True):
-    """A name's addresses, or why there are none, and until when of the loop's time that is taken for granted."""
+    """A name's addresses, or the code of the failure, and the loop's time until which they are valid."""
 
     answer: tuple[AddrInfo, ...] | Code
     until: float
 
 
 class DnsCache:
-    """Remembers what `resolver` said. A name is asked for once at a time, however many wait for it."""
+    """A cache of names. A name is resolved once at a time, however many callers wait for it."""
 
     def __init__(self, resolver: NameResolver) -> None:
         self._resolver = resolver
@@ -84,12 +84,12 @@ class DnsCache:
         self._asking: dict[Name, asyncio.Task[tuple[AddrInfo, ...] | Code]] = {}
 
     def peek(self, name: Name, now: float) -> ResolvedName | None:
-        """What was found out about a name, if that was lately."""
+        """Return the cached addresses or failure of a name, if they are still valid."""
         known = self._known.get(name)
         return known if known is not None and known.until > now else None
 
     async def resolve(self, name: Name) -> tuple[AddrInfo, ...]:
-        """The addresses of a name. Raises `SendError`."""
+        """Return the addresses of a name. Raises `SendError`."""
         known = self.peek(name, self._loop.time())
         if known is not None:
             answer = known.answer
@@ -104,7 +104,7 @@ class DnsCache:
         return answer
 
     async def close(self) -> None:
-        """Stop asking."""
+        """Cancel every lookup, and close the resolver."""
         asking = list(self._asking.values())
         for task in asking:
             task.cancel()

@@ -1,4 +1,4 @@
-"""What a receiver's answer, or the lack of one, comes to for a delivery."""
+"""The result of a POST: the receiver's response, or a code for the lack of one."""
 
 import re
 from datetime import UTC, datetime
@@ -15,9 +15,9 @@ _SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
 
 
 class WebhookResponse(Struct, frozen=True, gc=False):
-    """How a POST ended. `http_status` is there whenever the receiver sent one; `response_bytes` counts the body read.
+    """The end of a POST. `http_status` is set whenever the receiver sent one; `response_bytes` counts the body read.
 
-    `body` is its beginning, at most `http1.CAPTURED_BYTES`, and empty unless asked for.
+    `body` is the beginning, at most `connection.CAPTURED_BYTES`, and empty unless captured.
     """
 
     code: Code
@@ -28,7 +28,7 @@ class WebhookResponse(Struct, frozen=True, gc=False):
 
 
 def response_from_head(status: int, retry_after: bytes | None, size: int, body: bytes) -> WebhookResponse:
-    """The reply that an answer is: its status, its `Retry-After`, its body's size and what is kept of that."""
+    """Return the response for a head with `status` and `retry_after`, and a body of `size` bytes."""
     wait_s = None
     if retry_after is not None and status >= 300:
         wait_s = retry_after_s(retry_after.decode("latin-1").strip(), datetime.now(UTC))
@@ -36,7 +36,7 @@ def response_from_head(status: int, retry_after: bytes | None, size: int, body: 
 
 
 def retry_after_s(value: str, now: datetime) -> float | None:
-    """Read a `Retry-After` header: seconds, or an HTTP date (RFC 9110, section 10.2.3). Garbage is None.
+    """Return the seconds of a `Retry-After` header, which may be a date (RFC 9110, section 10.2.3). Garbage is None.
 
     At least 0 and at most a day.
     """

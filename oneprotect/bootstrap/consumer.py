@@ -18,7 +18,7 @@ from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth, DisableDestination, HealthPolicy
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
 from consumers.http_client.client import HttpWebhookSender
-from consumers.http_client.dialer import HttpProxy
+from consumers.http_client.proxy import HttpProxy
 from consumers.notifications.tenant_events import TenantEventPublisher
 from consumers.observability.attempt_metrics import AttemptMetrics
 from consumers.observability.attempt_tracing import AttemptTracer

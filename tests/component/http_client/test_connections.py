@@ -14,7 +14,8 @@ import pytest_asyncio
 from consumers.egress.policy import AddrInfo, EgressPolicy
 from consumers.http_client import resolver as resolving
 from consumers.http_client.client import HttpWebhookSender, PreparedRequest
-from consumers.http_client.dialer import HEAD_START_S, HttpProxy
+from consumers.http_client.dialer import HEAD_START_S
+from consumers.http_client.proxy import HttpProxy
 from consumers.http_client.resolver import FAILED_TTL_S, PolicyCheckedResolver
 from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code

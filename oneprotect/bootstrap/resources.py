@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+import os
+from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from consumers.egress.policy import EgressPolicy
 from consumers.replay.service import ReplayService
@@ -12,11 +15,17 @@ from messaging.client.connection import NatsConnection, connect
 from messaging.kv import KvBucket
 from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.token_store import TokenStore
-from oneprotect.bootstrap.secret_providers import open_reader
 from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
 from provider.cache.provider import CachedSecretProvider
+from provider.errors import ProviderMisconfigured
+from provider.provider import SnapshotReader
 from schemas import streams
+
+if TYPE_CHECKING:
+    from provider.kubernetes.access_review import AccessReviews
+
+ProviderName = Literal["kubernetes", "local"]
 
 
 class JetStream:
@@ -85,6 +94,48 @@ def egress_policy(settings: Settings) -> EgressPolicy:
 def archive_limits(settings: Settings) -> ArchiveLimits:
     """Return the age and size limits of the archive."""
     return ArchiveLimits(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
+
+
+def is_pod(environ: Mapping[str, str] = os.environ) -> bool:
+    """Return whether this process runs in a Kubernetes pod."""
+    return "KUBERNETES_SERVICE_HOST" in environ
+
+
+async def open_reader(
+    provider: ProviderName | None,
+    *,
+    namespaces: frozenset[str],
+    local_dir: Path | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> SnapshotReader:
+    """Open the provider without a cache. Outside a cluster, `kubernetes` uses the kubeconfig.
+
+    Raises:
+        ProviderMisconfigured: There is no provider name, or `local` has no `local_dir`. There is no default.
+    """
+    if provider is None:
+        raise ProviderMisconfigured("No secret provider is configured.")
+    if provider == "local":
+        from provider.local import LocalSecretProvider
+
+        if local_dir is None:
+            raise ProviderMisconfigured("The local provider needs a directory.")
+        return LocalSecretProvider(local_dir, namespaces_allowed=namespaces)
+
+    from provider.kubernetes.provider import KubernetesSecretProvider
+
+    if is_pod(environ):
+        return await KubernetesSecretProvider.in_cluster(namespaces_allowed=namespaces)
+    kubeconfig = Path(environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+    return await KubernetesSecretProvider.from_kubeconfig(kubeconfig, namespaces_allowed=namespaces)
+
+
+async def open_reviews() -> "AccessReviews":
+    """Open access reviews for this pod's service account. Raises `ProviderMisconfigured` outside a pod."""
+    from provider.kubernetes.access_review import AccessReviews
+    from provider.kubernetes.api_server import SERVICE_ACCOUNT, ApiServerConfig
+
+    return AccessReviews(await ApiServerConfig.in_cluster(directory=SERVICE_ACCOUNT, environ=os.environ))
 
 
 async def open_provider(settings: Settings) -> CachedSecretProvider:

@@ -100,12 +100,6 @@ class SecretSettings(Struct, frozen=True, kw_only=True):
         central = {self.namespace} if self.namespace else set[str]()
         return frozenset(central | set(self.namespaces_allowed))
 
-    def require_local_dir(self) -> Path:
-        """Return the directory of the local provider. Raises `SettingsError` when it is not set."""
-        if self.local_dir is None:
-            raise SettingsError([_NO_LOCAL_DIR])
-        return self.local_dir
-
 
 class EgressSettings(Struct, frozen=True, kw_only=True):
     """Egress policy. Private, loopback and other special-purpose ranges are blocked unless allowed here."""

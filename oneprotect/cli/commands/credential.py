@@ -6,8 +6,8 @@ import typer
 
 from oneprotect.cli.support.context import current_user, run_connected
 from oneprotect.cli.support.errors import CliError
-from oneprotect.cli.support.options import AsJson, Tenant, examples
-from oneprotect.cli.support.output import write_fields, write_json, write_result, write_table
+from oneprotect.cli.support.options import AsJson, Tenant, command_group, examples
+from oneprotect.cli.support.output import write_fields, write_json, write_result, write_table, write_view
 from oneprotect.doctor.remedies import REMEDY_BY_STATUS
 from schemas.codes import CredentialStatus
 from schemas.ids import Purpose
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
     from oneprotect.bootstrap.resources import JetStream
     from schemas.configuration import CredentialState, Rollover
 
-app = typer.Typer(
-    help="Manage which Secrets sign a tenant's deliveries. A credential holds a ref; the Secret holds the key.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = command_group(
+    "Manage which Secrets sign a tenant's deliveries. A credential holds a ref; the Secret holds the key."
 )
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Credential id, for example orders-key.")]
@@ -64,11 +62,7 @@ def set_(
 def get(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
     """Show a credential and its status, without its ref."""
     view = run_connected(lambda jetstream: jetstream.configuration.get_credential(tenant, credential))
-    if as_json:
-        write_json(view)
-        return
-    shown = {field: getattr(view, field) for field in view.__struct_fields__}
-    write_fields((shown | {"rollover": _format_rollover(view.rollover)}).items())
+    write_view(view, as_json=as_json, rollover=_format_rollover(view.rollover))
 
 
 @app.command(name="list", epilog=examples("oneprotect credential list --tenant acme --json"))
@@ -90,7 +84,7 @@ def list_(*, tenant: Tenant, as_json: AsJson = False) -> None:
 
 @app.command(epilog=examples("oneprotect credential check orders-key --tenant acme"))
 def check(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
-    """Ask a consumer to read the credential's Secret now, and show the status.
+    """Ask a consumer to read the Secret, and show the status.
 
     Consumers also check a credential when it changes, when a delivery finds another status, and every few minutes.
     Deliveries that wait for the Secret continue when the status becomes `configured`. Any other status exits with

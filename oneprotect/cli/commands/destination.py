@@ -6,17 +6,15 @@ import typer
 
 from oneprotect.cli.support.context import current_user, run_connected
 from oneprotect.cli.support.errors import BadUsage
-from oneprotect.cli.support.options import AsJson, Tenant, examples
-from oneprotect.cli.support.output import write_fields, write_json, write_result, write_table
+from oneprotect.cli.support.options import AsJson, Tenant, command_group, examples
+from oneprotect.cli.support.output import write_json, write_result, write_table, write_view
 from oneprotect.cli.support.parsing import parse_headers
 
 if TYPE_CHECKING:
     from schemas.configuration import DestinationView
 
-app = typer.Typer(
-    help="Manage the URLs that receive a tenant's deliveries, the credential that signs them, and their limits.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = command_group(
+    "Manage the URLs that receive a tenant's deliveries, the credential that signs them, and their limits."
 )
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Destination id, for example orders.")]
@@ -128,12 +126,7 @@ def set_(
 def get(destination: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
     """Show a destination."""
     view = run_connected(lambda jetstream: jetstream.configuration.get_destination(tenant, destination))
-    if as_json:
-        write_json(view)
-        return
-    shown = {field: getattr(view, field) for field in view.__struct_fields__}
-    shown["headers"] = tuple(f"{name}: {value}" for name, value in view.headers.items())
-    write_fields(shown.items())
+    write_view(view, as_json=as_json, headers=tuple(f"{name}: {value}" for name, value in view.headers.items()))
 
 
 @app.command(name="list", epilog=examples("oneprotect destination list --tenant acme"))

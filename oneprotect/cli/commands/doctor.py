@@ -72,7 +72,7 @@ async def _examine(settings: "Settings", installation: "InstallationSettings") -
 
 
 async def _open_sources(settings: "Settings", opened: AsyncExitStack) -> "SecretSources":
-    from oneprotect.bootstrap.secret_providers import is_pod, open_reader, open_reviews
+    from oneprotect.bootstrap.resources import is_pod, open_reader, open_reviews
     from oneprotect.doctor.runner import SecretSources
     from provider.errors import ProviderMisconfigured
 

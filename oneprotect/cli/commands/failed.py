@@ -6,13 +6,21 @@ import typer
 
 from oneprotect.cli.commands.replay import Codes, Deliveries, EventTypes, Outcomes, build_filter, filter_outcomes
 from oneprotect.cli.support.context import run_connected
-from oneprotect.cli.support.options import AsJson, Before, Limit, OneDestination, Since, Tenant, Until, examples
+from oneprotect.cli.support.options import (
+    AsJson,
+    Before,
+    Limit,
+    OneDestination,
+    Since,
+    Tenant,
+    Until,
+    command_group,
+    examples,
+)
 from schemas import validation
 
-app = typer.Typer(
-    help="List and show deliveries that failed or were skipped. They are retained for 30 days, for a replay.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = command_group(
+    "List and show deliveries that failed or were skipped. They are retained for 30 days, for a replay."
 )
 
 
@@ -68,7 +76,10 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a retained delivery: its request, its attempts, and the reason of its failure."""
+    """Show a retained delivery.
+
+    The output has its request, its attempts, and the reason of its failure.
+    """
     from oneprotect.cli.views.failed import show_retained
 
     validation.name(tenant, "--tenant")

@@ -8,7 +8,7 @@ import typer
 
 from oneprotect.cli.support.context import load_settings, run_connected
 from oneprotect.cli.support.errors import DONE, FAILED, BadUsage, CliError
-from oneprotect.cli.support.options import AsJson, examples
+from oneprotect.cli.support.options import AsJson, command_group, examples
 from oneprotect.cli.support.output import print_notice, write_json, write_line, write_result, write_table
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class RoleName(StrEnum):
     PRODUCER = "producer"
 
 
-app = typer.Typer(help="Generate files, users and keys for NATS servers.", no_args_is_help=True, rich_markup_mode=None)
+app = command_group("Generate files, users and keys for NATS servers.")
 
 _PUBLIC_KEY_LENGTH: Final = 56
 
@@ -86,11 +86,6 @@ def _format(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-@app.callback()
-def root() -> None:
-    """Generate files, users and keys for NATS servers."""
-
-
 @app.command(epilog=examples("oneprotect nats files --output deploy/nats"))
 def files(
     *,
@@ -98,9 +93,9 @@ def files(
     replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1, max=5, help="Copies of each stream.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Write permissions, streams, consumers, and values for the NATS chart.
+    """Write files for the operators of NATS servers.
 
-    Use them for servers that are configured by hand or in Kubernetes. `oneprotect apply` needs none of them.
+    They contain permissions, streams, consumers, and values for the NATS chart. Use them for servers that are configured by hand or in Kubernetes. `oneprotect apply` needs none of them.
     """
     from messaging.admin.manifests import documents
     from oneprotect.settings.settings import Settings
@@ -133,9 +128,9 @@ def key(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Create a NATS user's key: write the seed to a file with mode 0600, and print the public key.
+    """Create the key of a NATS user.
 
-    Add the public key to the server's configuration. Give the file to the process, as ONEPROTECT_NATS_NKEY_FILE.
+    The seed goes to a file with mode 0600, the public key to stdout. Add the public key to the server's configuration. Give the file to the process, as ONEPROTECT_NATS_NKEY_FILE.
     """
     public_key = _create_key(output)
     write_result({"public_key": public_key, "file": str(output)}, public_key, as_json=as_json)
@@ -159,9 +154,9 @@ def user(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print the entry of a user for the server's configuration: its key and its permissions.
+    """Print a user's entry for the server's configuration.
 
-    A notice on stderr gives the inbox prefix of the role. Set ONEPROTECT_NATS_INBOX_PREFIX to it.
+    The entry has the user's key and permissions. A notice on stderr gives the inbox prefix of the role. Set ONEPROTECT_NATS_INBOX_PREFIX to it.
     """
     from messaging.admin.manifests import user_entry
 

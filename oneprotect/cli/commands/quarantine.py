@@ -6,7 +6,7 @@ import typer
 
 from oneprotect.cli.support.context import load_settings, run_connected
 from oneprotect.cli.support.errors import BadUsage
-from oneprotect.cli.support.options import AnyTenant, AsJson, Before, Limit, Since, Until, Yes, examples
+from oneprotect.cli.support.options import AnyTenant, AsJson, Before, Limit, Since, Until, Yes, command_group, examples
 from oneprotect.cli.support.parsing import parse_time
 from schemas import validation
 from schemas.codes import Code
@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
     from oneprotect.cli.views.quarantine import QuarantineCli
 
-app = typer.Typer(
-    help="List, show and release messages that consumers could not read. They are stored unchanged for 30 days.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
+app = command_group(
+    "List, show and release messages that consumers could not read. They are stored unchanged for 30 days."
 )
 
 Number = Annotated[int, typer.Argument(metavar="N", min=1, help="Number of the message, from the list.")]
@@ -64,7 +62,10 @@ def show(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the source of a message, why it is invalid, and whether this version can read it."""
+    """Show a quarantined message.
+
+    The output has its source, why it is invalid, and whether this version can read it.
+    """
     if raw and as_json:
         raise BadUsage("--raw conflicts with --json; omit one of them")
     _run(lambda messages: messages.write_raw(number) if raw else messages.show(number), as_json=as_json)

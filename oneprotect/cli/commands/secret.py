@@ -10,7 +10,7 @@ import typer
 
 from oneprotect.cli.support.context import load_settings, run_async, run_connected
 from oneprotect.cli.support.errors import BadUsage, CliError
-from oneprotect.cli.support.options import AsJson, Tenant, examples
+from oneprotect.cli.support.options import AsJson, Tenant, command_group, examples
 from oneprotect.cli.support.output import write_fields, write_json, write_table
 from oneprotect.doctor.remedies import REMEDY_BY_CODE
 from schemas import subjects, validation
@@ -31,16 +31,7 @@ QUIET_S: Final = 1.0
 
 NO_REPLY: Final = "no consumer replied; start one with `oneprotect consumer`, or check its connection to NATS"
 
-app = typer.Typer(
-    help="Check a secret ref, or refresh the secrets that consumers cache. Secrets are never shown.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
-
-@app.callback()
-def root() -> None:
-    """Check a secret ref, or refresh the secrets that consumers cache. Secrets are never shown."""
+app = command_group("Check a secret ref, or refresh the secrets that consumers cache. Secrets are never shown.")
 
 
 @app.command(epilog=examples("oneprotect secret check k8s://webhooks/acme-orders/signing --tenant acme"))
@@ -53,7 +44,10 @@ def check(
     ] = Purpose.WEBHOOK_SIGNING,
     as_json: AsJson = False,
 ) -> None:
-    """Read a secret with the configured provider, like a consumer, and show its metadata."""
+    """Read a secret like a consumer, and show its metadata.
+
+    The command uses the configured provider and its settings. It never shows the secret.
+    """
     from oneprotect.bootstrap.process_hardening import harden_process
     from provider.errors import SecretError
 
@@ -113,9 +107,9 @@ def refresh(
     everything: Annotated[bool, typer.Option("--all", help="All tenants.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove secrets from the cache of every consumer, so that the next delivery reads them again.
+    """Remove secrets from the caches of all consumers.
 
-    Use it after a rotation, or to revoke a key at once. Otherwise consumers read a secret again after
+    The next delivery reads them again. Use it after a rotation, or to revoke a key at once. Otherwise consumers read a secret again after
     ONEPROTECT_SECRET_CACHE_TTL_S, and may sign with a cached one while Kubernetes is unavailable. Check the result with
     `oneprotect credential check`.
     """

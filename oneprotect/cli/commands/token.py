@@ -6,7 +6,7 @@ import typer
 
 from oneprotect.cli.support.context import current_user, run_connected
 from oneprotect.cli.support.errors import CliError
-from oneprotect.cli.support.options import AsJson, examples
+from oneprotect.cli.support.options import AsJson, command_group, examples
 from oneprotect.cli.support.output import print_notice, write_json, write_line, write_result, write_table
 from schemas import validation
 from schemas.roles import Role, TokenSpec
@@ -15,11 +15,7 @@ if TYPE_CHECKING:
     from oneprotect.bootstrap.resources import JetStream
     from schemas.roles import TokenView
 
-app = typer.Typer(
-    help="Manage tokens for the HTTP API. A token is shown once; only its SHA-256 is stored.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
+app = command_group("Manage tokens for the HTTP API. A token is shown once; only its SHA-256 is stored.")
 
 
 @app.command(

@@ -30,6 +30,11 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation. W
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON to stdout, and errors as JSON to stderr.")]
 
 
+def command_group(summary: str) -> typer.Typer:
+    """Return a group of commands."""
+    return typer.Typer(help=summary, no_args_is_help=True, rich_markup_mode=None)
+
+
 def examples(*lines: str) -> str:
     """Return the epilog of a command's help."""
     title = "Example:" if len(lines) == 1 else "Examples:"

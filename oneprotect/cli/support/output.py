@@ -44,6 +44,14 @@ def write_result(value: object, text: str, *, as_json: bool) -> None:
         write_line(text)
 
 
+def write_view(view: msgspec.Struct, *, as_json: bool, **formatted: object) -> None:
+    """Write a struct as JSON, or its fields for people, with `formatted` in place of fields."""
+    if as_json:
+        write_json(view)
+    else:
+        write_fields((msgspec.structs.asdict(view) | formatted).items())
+
+
 def write_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Write a table, or the sentence `empty` when it has no rows."""
     from rich.table import Table

@@ -283,9 +283,7 @@ def test_local_needs_a_directory() -> None:
 
     assert problem.startswith("ONEPROTECT_LOCAL_SECRETS_DIR: required")
     assert settings.require_provider().provider == "local"
-    assert settings.require_provider().require_local_dir() == Path("secrets")
-    with pytest.raises(SettingsError, match="ONEPROTECT_LOCAL_SECRETS_DIR: required"):
-        Settings().secret.require_local_dir()
+    assert settings.require_provider().local_dir == Path("secrets")
 
 
 @pytest.mark.parametrize("sign", ["variable", "token file"])

@@ -23,6 +23,7 @@ from msgspec import Struct
 
 from bench.harness.command import write_json
 from provider.cache.provider import CachedSecretProvider
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import MAX_CONCURRENT_READS
 from provider.secret_ref import SecretRef
@@ -74,10 +75,11 @@ async def stand(secrets: int) -> AsyncGenerator[tuple[Stand, list[SecretRef]]]:
             server.grant(NAMESPACE)
             for ref in refs:
                 server.objects["secrets", NAMESPACE, ref.name] = manifest(name=ref.name)
-            provider = await KubernetesSecretProvider.in_cluster(
+            provider = KubernetesSecretProvider(
                 namespaces_allowed=frozenset({NAMESPACE}),
-                directory=server.service_account(Path(directory) / "account"),
-                environ=server.environ,
+                server=await ApiServerConfig.in_cluster(
+                    directory=server.service_account(Path(directory) / "account"), environ=server.environ
+                ),
                 timeout_s=DEADLINE_S,
             )
             cache = CachedSecretProvider(provider)

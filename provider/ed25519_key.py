@@ -23,8 +23,7 @@ class Ed25519SigningKey(SigningKey):
     def __init__(self, material: bytes) -> None:
         """Parse `whsk_` and strict base64 of the private and the public half, 32 bytes each.
 
-        Raises:
-            SecretMalformed: no such key, or the halves do not match; receivers would verify with another key.
+        Raises `SecretMalformed`, also for halves that do not match: receivers would verify with another key.
         """
         key = _parse(material)
         del material  # a traceback that shows locals must not find it in this frame

@@ -1,15 +1,7 @@
 """Errors of secret resolution. They carry a code and no text, so nothing can leak through them.
 
-SecretError
-├── SecretRefused            given up at once; the operator must fix the cause, then replay
-│   ├── SecretRefInvalid
-│   ├── SecretRefForbidden
-│   ├── SecretMismatch
-│   └── SecretMalformed
-└── SecretMissing            retried on a slow schedule that uses none of the receiver's attempts
-    ├── SecretNotFound
-    ├── SecretDenied
-    └── SecretUnavailable
+A `SecretRefused` delivery is given up at once: the operator fixes the cause and replays. A `SecretMissing` delivery is
+retried on a slow schedule that uses none of the receiver's attempts.
 """
 
 from typing import ClassVar, Final

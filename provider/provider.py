@@ -12,10 +12,9 @@ class SecretProvider(Protocol):
     """Resolver of the secrets that tenants registered. A process has one provider and no fallback."""
 
     async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
-        """Return the secret behind `ref`, after checking that it belongs to `tenant` and is meant for `purpose`.
+        """Return the secret behind `ref`, checked to belong to `tenant` and to serve `purpose`.
 
-        Raises:
-            SecretError: no usable secret; the error carries a code and nothing else.
+        Raises a `SecretError`; no other exception leaves a provider.
         """
         ...
 

@@ -68,16 +68,9 @@ _decoder = msgspec.json.Decoder(_SecretManifest)
 def read_manifest(
     body: bytes, ref: SecretRef, *, uid: str = "", resource_version: str = ""
 ) -> SecretSnapshot | type[SecretError]:
-    """Decode and check the Secret that `ref` names, and parse its keys.
+    """Decode, check and parse the Secret that `ref` names. Returns the snapshot, or the error to raise.
 
-    Args:
-        body: the manifest as JSON.
-        ref: the requested Secret; the key in it is not looked at.
-        uid: used when the manifest has none, as in one written by hand.
-        resource_version: used when the manifest has none.
-
-    Returns:
-        The snapshot, or the error to raise.
+    `uid` and `resource_version` are defaults for manifests written by hand.
     """
     manifest = _decode(body)
     if manifest is None:

@@ -38,11 +38,9 @@ class SecretRef:
 
     @classmethod
     def parse(cls, text: str, *, central_namespace: str | None = None) -> "SecretRef":
-        """Parse a ref. Raises `SecretRefInvalid`, which never repeats the text: people paste secrets here.
+        """Parse a ref; `central_namespace` completes a two-part ref.
 
-        Args:
-            text: `k8s://NAMESPACE/SECRET/KEY`, or `k8s://SECRET/KEY` with a central namespace.
-            central_namespace: namespace of a two-part ref.
+        Raises `SecretRefInvalid`, which never repeats the text: people paste secrets here.
         """
         parts = text[len(_SCHEME) :].split("/") if text.startswith(_SCHEME) and len(text) <= MAX_LENGTH else []
         del text

@@ -58,11 +58,7 @@ class HmacKey(SigningKey):
     scheme: ClassVar[Scheme] = "v1"
 
     def __init__(self, material: bytes) -> None:
-        """Parse `whsec_` and strict base64, or raw bytes: 24 to 64 bytes after decoding.
-
-        Raises:
-            SecretMalformed: `material` is no such key.
-        """
+        """Parse `whsec_` and strict base64, or raw bytes: 24 to 64 after decoding. Raises `SecretMalformed`."""
         key = _parse(material)
         del material  # a traceback that shows locals must not find it in this frame
         if key is None:
@@ -89,10 +85,7 @@ def require_bytes(message: bytes) -> None:
 
 
 def decode_strict_base64(text: bytes) -> bytes | None:
-    """Return the decoded bytes, or None for anything but canonical base64.
-
-    Returns where others raise: a traceback would keep the key's text.
-    """
+    """Return the decoded bytes, or None for anything but canonical base64. Never raises: tracebacks keep locals."""
     # b64decode(validate=True) alone lets surplus padding pass.
     return base64.b64decode(text, validate=True) if _BASE64.fullmatch(text) else None
 

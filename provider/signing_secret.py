@@ -49,15 +49,9 @@ class SigningSecret(Opaque):
         previous_expires_at: datetime | None = None,
         rollover_misconfigured: bool = False,
     ) -> None:
-        """Hold the keys; their schemes may differ while a receiver moves from one scheme to the other.
+        """Hold the keys, whose schemes may differ. `version` is the Secret's `uid/resourceVersion`.
 
-        Args:
-            current: key that always signs.
-            version: `uid/resourceVersion` of the Secret.
-            previous: key that signs until `previous_expires_at`.
-            previous_expires_at: end of the rollover, with a time zone.
-            rollover_misconfigured: a previous key exists but is malformed, equals the current key, or has no usable
-                expiry.
+        `rollover_misconfigured`: a previous key exists, but is malformed, repeats the current key, or never expires.
         """
         self.__current = (current,)
         self.__both = None if previous is None else (current, previous)
@@ -84,10 +78,6 @@ class SigningSecret(Opaque):
         return both if both is not None and self.is_previous_valid(now) else self.__current
 
     def sign(self, message: bytes, now: datetime) -> list[KeySignature]:
-        """Sign with every key that is valid at `now`, the current one first.
-
-        Raises:
-            TypeError: `message` is not bytes, or `now` has no time zone.
-        """
+        """Sign with every valid key, the current one first. Raises `TypeError` like `select_keys` and `sign` of keys."""
         keys = self.select_keys(now)
         return [KeySignature(slot, key.scheme, key.sign(message)) for slot, key in zip(SLOTS, keys, strict=False)]

@@ -23,14 +23,7 @@ class SecretSnapshot(Opaque):
         version: str,
         secrets: Mapping[str, SigningSecret | None],
     ) -> None:
-        """Hold what was read.
-
-        Args:
-            tenant: label of the Secret, or None. `find_secret` decides who may use the Secret.
-            purpose: label of the Secret, or None.
-            version: `uid/resourceVersion`.
-            secrets: signing secret by key; None for a malformed key.
-        """
+        """Hold labels, version (`uid/resourceVersion`) and secrets by key; None marks a malformed key."""
         self.tenant: Final = tenant
         self._purpose = purpose
         self._secrets = secrets

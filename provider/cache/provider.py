@@ -226,26 +226,24 @@ class CachedSecretProvider:
         now, soon_s = self._clock(), REFUSAL_TTL_S * self._jitter(0.8, 1.2)
         if isinstance(outcome, SecretSnapshot):
             self._refusals.pop(name, None)
-            self._snapshots.put(name, self._build_entry(outcome, began_at, soon_s), now=now)
+            fresh_s = self._ttl_s * self._jitter(0.8, 1.0)
+            entry = CacheEntry(
+                outcome,
+                began_at=began_at,
+                fresh_s=fresh_s,
+                stale_s=self._max_stale_s,
+                refuses_s=soon_s,
+                refresh_s=fresh_s * REFRESH_AFTER,
+            )
+            self._snapshots.put(name, entry, now=now)
         elif outcome is not SecretUnavailable:
             self._snapshots.discard(name)
             self._refusals[name] = (outcome, now + soon_s)
             if len(self._refusals) > MAX_REFUSALS:
                 self._refusals.popitem(last=False)
-        elif (entry := self._snapshots.get(name)) is not None:
-            entry.retry_at = now + soon_s
-            entry.refresh_at = max(entry.refresh_at, entry.retry_at)
-
-    def _build_entry(self, snapshot: SecretSnapshot, began_at: float, soon_s: float) -> CacheEntry:
-        fresh_s = self._ttl_s * self._jitter(0.8, 1.0)
-        return CacheEntry(
-            snapshot,
-            began_at=began_at,
-            fresh_s=fresh_s,
-            stale_s=self._max_stale_s,
-            refuses_s=soon_s,
-            refresh_s=fresh_s * REFRESH_AFTER,
-        )
+        elif (known := self._snapshots.get(name)) is not None:
+            known.retry_at = now + soon_s
+            known.refresh_at = max(known.refresh_at, known.retry_at)
 
 
 async def _read_outcome(reader: SnapshotReader, ref: SecretRef) -> _Outcome:

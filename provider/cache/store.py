@@ -34,15 +34,10 @@ class CacheEntry:
         refuses_s: float,
         refresh_s: float,
     ) -> None:
-        """Compute the times.
+        """Compute the times; every duration counts from `began_at`, the start of the read.
 
-        Args:
-            snapshot: result of the read.
-            began_at: start of the read; all durations count from here.
-            fresh_s: seconds of use without a read.
-            stale_s: seconds of use while the provider is unavailable.
-            refuses_s: seconds during which the snapshot may refuse a caller.
-            refresh_s: seconds after which a use starts a background read.
+        The snapshot serves for `fresh_s`, and for `stale_s` while the provider is unavailable. It refuses callers for
+        `refuses_s`. A use after `refresh_s` starts a background read.
         """
         self.snapshot: Final = snapshot
         self.began_at: Final = began_at
@@ -109,8 +104,7 @@ class SnapshotStore:
 
     def _drop_expired(self, now: float) -> None:
         """Drop least recently used entries that are too old to serve."""
-        expired = list(takewhile(lambda item: now >= item[1].stale_until, self._entries.items()))
-        for name, _ in expired:
+        for name, _ in list(takewhile(lambda item: now >= item[1].stale_until, self._entries.items())):
             self.discard(name)
 
     def _select_victim(self) -> NamespacedName:

@@ -44,12 +44,9 @@ class AccessReviews:
         self._session = ApiServerSession(server)
 
     async def is_allowed(self, verb: Verb, *, namespace: str, name: str = "") -> bool | None:
-        """Return true if this process may `verb` a Secret; None without an answer.
+        """Return true if this process may `verb` the Secret; None without an answer.
 
-        Args:
-            verb: Kubernetes verb.
-            namespace: namespace of the Secret; empty for every namespace.
-            name: name of the Secret; empty for all Secrets.
+        An empty name stands for all Secrets, and an empty namespace for every namespace.
         """
         attributes = {"group": "", "version": "v1", "resource": "secrets", "verb": verb}
         review = {

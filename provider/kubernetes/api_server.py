@@ -1,5 +1,6 @@
 """API server: address, trusted CAs, and the credentials of this process."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -81,18 +82,13 @@ class ApiServerConfig:
                 "This process is not in a pod: KUBERNETES_SERVICE_HOST or KUBERNETES_SERVICE_PORT is missing."
             )
         credentials = TokenFile(directory / "token")
-        if not await _is_readable(credentials):
+        is_readable = False
+        with contextlib.suppress(OSError, ValueError):
+            is_readable = bool(await credentials.read_authorization(fresh=True))
+        if not is_readable:
             raise ProviderMisconfigured("The service account's token file is missing, empty or unreadable.")
         url = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
         return cls(url=url, trust=CaBundle(ca_file=directory / "ca.crt"), credentials=credentials)
 
     def __repr__(self) -> str:
         return "ApiServerConfig(...)"
-
-
-async def _is_readable(credentials: ApiServerCredentials) -> bool:
-    try:
-        await credentials.read_authorization(fresh=True)
-    except (OSError, ValueError):
-        return False
-    return True

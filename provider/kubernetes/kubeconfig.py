@@ -7,6 +7,7 @@ whole Secrets at DEBUG, reads proxies from the environment and follows redirects
 """
 
 import base64
+import contextlib
 import logging
 import tempfile
 from pathlib import Path
@@ -25,24 +26,12 @@ _FILES: Final = ("certificate-authority", "client-certificate", "client-key")
 
 
 async def load_kubeconfig(path: Path | str, context: str | None = None) -> ApiServerConfig:
-    """Load the API server of a context. A proxy in the kubeconfig is not used.
+    """Load the API server of a context, the current one by default. A proxy in the kubeconfig is not used.
 
-    Args:
-        path: file, or several files as in `KUBECONFIG`.
-        context: name of the context; the current one by default.
-
-    Raises:
-        ProviderMisconfigured: the kubeconfig is unusable, or skips the verification of certificates.
+    `path` may list several files, as `KUBECONFIG` does. Raises `ProviderMisconfigured`, also for a kubeconfig that skips
+    the verification of certificates.
     """
-    with tempfile.TemporaryDirectory(prefix="oneprotect-") as directory:
-        configuration = await _load(path, context, Path(directory))
-        if not configuration.verify_ssl:
-            raise ProviderMisconfigured("The kubeconfig sets insecure-skip-tls-verify, which is refused.")
-        trust = CaBundle(
-            ca_file=configuration.ssl_ca_cert,
-            certificate_file=configuration.cert_file,
-            key_file=configuration.key_file,
-        )
+    configuration, trust = await _load(path, context)
     return ApiServerConfig(
         url=str(configuration.host),
         trust=trust,
@@ -65,28 +54,33 @@ class _KubeconfigCredentials(Opaque):
     async def read_authorization(self, *, fresh: bool) -> str | None:
         """Return the header. Raises `ProviderMisconfigured`."""
         if fresh:
-            with tempfile.TemporaryDirectory(prefix="oneprotect-") as directory:
-                self._header = _authorization(await _load(self._path, self._context, Path(directory)))
+            configuration, _ = await _load(self._path, self._context)
+            self._header = _authorization(configuration)
         return self._header
 
 
-async def _load(path: Path | str, context: str | None, directory: Path) -> "Configuration":
+async def _load(path: Path | str, context: str | None) -> "tuple[Configuration, CaBundle]":
     from kubernetes_asyncio.client import Configuration
-    from kubernetes_asyncio.config import load_kube_config_from_dict
+    from kubernetes_asyncio.config import load_kube_config_from_dict  # pyright: ignore[reportUnknownVariableType] - it has no types
     from kubernetes_asyncio.config.kube_config import KubeConfigMerger
 
     _silence_library()
-    configuration = Configuration()
-    try:
-        merged = cast("ConfigNode", KubeConfigMerger(str(path)).config)
-        _write_inline_data(merged, context, directory)
-        await load_kube_config_from_dict(merged, context=context, client_configuration=configuration)
-        loaded = True
-    except Exception:  # noqa: BLE001 - a parser's message quotes the file, and a plugin may raise anything
-        loaded = False
-    if not loaded:
-        raise ProviderMisconfigured("The kubeconfig, or the context in it, could not be loaded.")
-    return configuration
+    configuration, loaded = Configuration(), False
+    with tempfile.TemporaryDirectory(prefix="oneprotect-") as directory:
+        with contextlib.suppress(Exception):  # a parser's message quotes the file, and a plugin may raise anything
+            merged = cast("ConfigNode", KubeConfigMerger(str(path)).config)
+            _write_inline_data(merged, context, Path(directory))
+            await load_kube_config_from_dict(merged, context=context, client_configuration=configuration)
+            loaded = True
+        if not loaded:
+            raise ProviderMisconfigured("The kubeconfig, or the context in it, could not be loaded.")
+        if not configuration.verify_ssl:
+            raise ProviderMisconfigured("The kubeconfig sets insecure-skip-tls-verify, which is refused.")
+        return configuration, CaBundle(
+            ca_file=configuration.ssl_ca_cert,
+            certificate_file=configuration.cert_file,
+            key_file=configuration.key_file,
+        )
 
 
 def _write_inline_data(merged: "ConfigNode", context: str | None, directory: Path) -> None:

@@ -31,15 +31,7 @@ class KubernetesSecretProvider:
         retry_policy: ReadRetryPolicy | None = None,
         breaker: CircuitBreaker | None = None,
     ) -> None:
-        """Open a session; nothing is sent yet.
-
-        Args:
-            namespaces_allowed: namespaces that may be read; there is no wildcard.
-            server: the API server.
-            timeout_s: bound of a whole read: waiting for a slot, every attempt, pauses and the body.
-            retry_policy: pauses between the attempts of a read.
-            breaker: circuit breaker of the API server.
-        """
+        """Open a session; nothing is sent yet. `timeout_s` bounds a whole read, see `SecretReader`."""
         self._namespaces_allowed = namespaces_allowed
         self._api = SecretsApi(server)
         self.breaker: Final = breaker or CircuitBreaker()
@@ -55,18 +47,10 @@ class KubernetesSecretProvider:
         namespaces_allowed: frozenset[str],
         directory: Path = SERVICE_ACCOUNT,
         environ: Mapping[str, str] = os.environ,
-        timeout_s: float = TIMEOUT_S,
-        retry_policy: ReadRetryPolicy | None = None,
-        breaker: CircuitBreaker | None = None,
     ) -> "KubernetesSecretProvider":
         """Create the provider of a pod, with its service account. Raises `ProviderMisconfigured`."""
-        return cls(
-            namespaces_allowed=namespaces_allowed,
-            server=await ApiServerConfig.in_cluster(directory=directory, environ=environ),
-            timeout_s=timeout_s,
-            retry_policy=retry_policy,
-            breaker=breaker,
-        )
+        server = await ApiServerConfig.in_cluster(directory=directory, environ=environ)
+        return cls(namespaces_allowed=namespaces_allowed, server=server)
 
     @classmethod
     async def from_kubeconfig(

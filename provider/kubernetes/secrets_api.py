@@ -22,12 +22,7 @@ class SecretsApi:
         self._session = ApiServerSession(server)
 
     async def get_secret(self, ref: SecretRef, *, fresh_credentials: bool) -> ApiServerResponse | ResponseFault:
-        """Send one GET and return the answer or the fault. Never raises, except when cancelled.
-
-        Args:
-            ref: the Secret; its grammar makes it safe in a path.
-            fresh_credentials: read the token again first.
-        """
+        """Send one GET and return the answer or the fault. Never raises, except when cancelled."""
         try:
             authorization = await self._server.credentials.read_authorization(fresh=fresh_credentials)
         except Exception:  # noqa: BLE001 - a token file or a credential plugin may raise anything

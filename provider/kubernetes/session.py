@@ -75,18 +75,9 @@ class ApiServerSession:
         max_bytes: int,
         body: bytes | None = None,
     ) -> ApiServerResponse:
-        """Send one request and read the answer.
+        """Send one request and read the answer; a body of more than `max_bytes` becomes an empty one.
 
-        Args:
-            method: HTTP method.
-            path: absolute path, below the server's URL.
-            authorization: `Authorization` header, or None with a client certificate.
-            timeout_s: bound of the whole exchange, body included.
-            max_bytes: bound of the answer's body; a longer body becomes an empty one.
-            body: JSON to send.
-
-        Raises:
-            Exception: any failure to send or to read; `translate_error` gives its meaning.
+        `timeout_s` bounds the whole exchange. Raises any exception; `translate_error` gives its meaning.
         """
         async with self._http.request(
             method,

@@ -1,8 +1,10 @@
 """TLS to the API server, verified with the CAs in a file that may change while the process runs."""
 
+import contextlib
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final, final
 
@@ -19,7 +21,7 @@ class CaBundle:
     finish on the old ones.
     """
 
-    __slots__ = ("_ca_file", "_certificate_file", "_checked_at", "_clock", "_content", "_key_file", "context")
+    __slots__ = ("_ca_file", "_checked_at", "_clock", "_content", "_create", "context")
 
     def __init__(
         self,
@@ -29,25 +31,16 @@ class CaBundle:
         key_file: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Load the files.
-
-        Args:
-            ca_file: the only trusted CAs, in PEM; None for the system's.
-            certificate_file: client certificate, in PEM.
-            key_file: key of the client certificate.
-            clock: monotonic seconds.
-
-        Raises:
-            ProviderMisconfigured: a file is missing, unreadable or malformed.
-        """
+        """Trust only the CAs in `ca_file`, or the system's without a file. Raises `ProviderMisconfigured`."""
         self._ca_file = ca_file
-        self._certificate_file = certificate_file
-        self._key_file = key_file
         self._clock = clock
         self._checked_at = clock()
+        self._create = partial(
+            create_client_context, ca_file=ca_file, certificate_file=certificate_file, key_file=key_file
+        )
         # Read before the context: a change in between is noticed at the next check.
         self._content = _read(ca_file)
-        self.context = create_client_context(ca_file=ca_file, certificate_file=certificate_file, key_file=key_file)
+        self.context = self._create()
 
     def reload_if_due(self) -> None:
         """Check the file for a change, at most once a minute."""
@@ -61,9 +54,7 @@ class CaBundle:
         if content is None or content == self._content:
             return
         try:
-            self.context = create_client_context(
-                ca_file=self._ca_file, certificate_file=self._certificate_file, key_file=self._key_file
-            )
+            self.context = self._create()
         except ProviderMisconfigured:
             return  # perhaps half written
         self._content = content
@@ -73,15 +64,17 @@ def create_client_context(
     *, ca_file: Path | str | None, certificate_file: str | None = None, key_file: str | None = None
 ) -> ssl.SSLContext:
     """Return a context that verifies certificates and host names, from TLS 1.2. Raises `ProviderMisconfigured`."""
-    context = _trust_only(ca_file)
-    if context is None:
-        raise ProviderMisconfigured("The file with the API server's CA is missing, unreadable or holds no certificate.")
-    if certificate_file is not None and not _load_client_certificate(context, certificate_file, key_file):
-        raise ProviderMisconfigured("The client certificate or its key is missing, unreadable or encrypted.")
-    context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
-    # Python 3.13 requires extensions that the CAs of existing clusters lack.
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
-    return context
+    problem = "The file with the API server's CA is missing, unreadable or holds no certificate."
+    with contextlib.suppress(OSError, ValueError):
+        context = ssl.create_default_context(cafile=ca_file)
+        problem = "The client certificate or its key is missing, unreadable or encrypted."
+        if certificate_file is not None:
+            context.load_cert_chain(certificate_file, key_file, password="")  # no prompt on the terminal
+        context.minimum_version = max(context.minimum_version, ssl.TLSVersion.TLSv1_2)
+        # Python 3.13 requires extensions that the CAs of existing clusters lack.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+    raise ProviderMisconfigured(problem)  # outside the block: a traceback must not keep the foreign exception
 
 
 def _read(ca_file: Path | str | None) -> bytes | None:
@@ -89,18 +82,3 @@ def _read(ca_file: Path | str | None) -> bytes | None:
         return None if ca_file is None else Path(ca_file).read_bytes()
     except OSError:
         return None
-
-
-def _trust_only(ca_file: Path | str | None) -> ssl.SSLContext | None:
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ValueError):
-        return None
-
-
-def _load_client_certificate(context: ssl.SSLContext, certificate_file: str, key_file: str | None) -> bool:
-    try:
-        context.load_cert_chain(certificate_file, key_file, password="")  # no prompt on the terminal
-    except (OSError, ValueError):
-        return False
-    return True

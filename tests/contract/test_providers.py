@@ -25,6 +25,7 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import ReadRetryPolicy
 from provider.local import LocalSecretProvider
@@ -180,10 +181,9 @@ async def local_world(directory: Path) -> AsyncGenerator[World]:
 async def pod_world(directory: Path) -> AsyncGenerator[World]:
     async with ApiServer.running(directory / "server") as server:
         account = server.service_account(directory / "account")
-        provider = await KubernetesSecretProvider.in_cluster(
+        provider = KubernetesSecretProvider(
             namespaces_allowed=ALLOWED,
-            directory=account,
-            environ=server.environ,
+            server=await ApiServerConfig.in_cluster(directory=account, environ=server.environ),
             retry_policy=ReadRetryPolicy(sleep=Pauses()),
         )
         yield Pod(server, provider)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.circuit_breaker import CircuitBreaker
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import ReadRetryPolicy
@@ -39,10 +40,11 @@ async def provider(
     server: ApiServer, tmp_path: Path, pauses: Pauses, breaker_clock: Clock
 ) -> AsyncIterator[KubernetesSecretProvider]:
     """A provider with the service account in `tmp_path / "account"`, whose draws are the longest allowed."""
-    opened = await KubernetesSecretProvider.in_cluster(
+    opened = KubernetesSecretProvider(
         namespaces_allowed=ALLOWED,
-        directory=server.service_account(tmp_path / "account"),
-        environ=server.environ,
+        server=await ApiServerConfig.in_cluster(
+            directory=server.service_account(tmp_path / "account"), environ=server.environ
+        ),
         retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max),
         breaker=CircuitBreaker(clock=breaker_clock, jitter=max),
     )

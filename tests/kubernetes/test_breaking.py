@@ -9,6 +9,7 @@ import pytest_asyncio
 from aiohttp import web
 
 from provider.errors import SecretDenied, SecretNotFound, SecretUnavailable
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.circuit_breaker import BreakerState, CallOutcome, CircuitBreaker
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import ReadRetryPolicy
@@ -29,10 +30,11 @@ async def provider(
 ) -> AsyncIterator[KubernetesSecretProvider]:
     """With half a second for a read."""
     server.put(manifest(name="globex-signing", labels={TENANT_LABEL: "globex", PURPOSE_LABEL: "webhook-signing"}))
-    opened = await KubernetesSecretProvider.in_cluster(
+    opened = KubernetesSecretProvider(
         namespaces_allowed=ALLOWED,
-        directory=server.service_account(tmp_path / "account"),
-        environ=server.environ,
+        server=await ApiServerConfig.in_cluster(
+            directory=server.service_account(tmp_path / "account"), environ=server.environ
+        ),
         timeout_s=0.5,
         retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max),
         breaker=CircuitBreaker(clock=breaker_clock, jitter=max),

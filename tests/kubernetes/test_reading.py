@@ -15,6 +15,7 @@ from provider.errors import (
     SecretRefForbidden,
     SecretUnavailable,
 )
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import ReadRetryPolicy
 from provider.kubernetes.session import ApiServerResponse as Got
@@ -262,10 +263,11 @@ async def test_a_server_that_is_not_there_is_tried_again(
 ) -> None:
     """Nothing listens: three connections are tried."""
     environ = server.environ | {"KUBERNETES_SERVICE_PORT": "1"}
-    nobody = await KubernetesSecretProvider.in_cluster(
+    nobody = KubernetesSecretProvider(
         namespaces_allowed=ALLOWED,
-        directory=server.service_account(tmp_path / "account"),
-        environ=environ,
+        server=await ApiServerConfig.in_cluster(
+            directory=server.service_account(tmp_path / "account"), environ=environ
+        ),
         retry_policy=ReadRetryPolicy(sleep=pauses, jitter=max),
     )
 
@@ -351,10 +353,11 @@ async def opened(
     server: ApiServer, directory: Path, *, timeout_s: float, retry_policy: ReadRetryPolicy | None = None
 ) -> KubernetesSecretProvider:
     """A provider with its own clock and time limit."""
-    return await KubernetesSecretProvider.in_cluster(
+    return KubernetesSecretProvider(
         namespaces_allowed=ALLOWED,
-        directory=server.service_account(directory / "account"),
-        environ=server.environ,
+        server=await ApiServerConfig.in_cluster(
+            directory=server.service_account(directory / "account"), environ=server.environ
+        ),
         timeout_s=timeout_s,
         retry_policy=retry_policy or ReadRetryPolicy(),
     )

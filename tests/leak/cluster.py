@@ -12,6 +12,7 @@ from pathlib import Path
 from aiohttp import web
 
 from provider.errors import SecretError
+from provider.kubernetes.api_server import ApiServerConfig
 from provider.kubernetes.provider import KubernetesSecretProvider
 from provider.kubernetes.reader import ReadRetryPolicy
 from provider.provider import SecretProvider
@@ -53,10 +54,9 @@ class Cluster:
 
     async def provider(self, *, timeout_s: float = 5.0) -> KubernetesSecretProvider:
         """A provider in a pod of the cluster. It does not pause between its tries."""
-        return await KubernetesSecretProvider.in_cluster(
+        return KubernetesSecretProvider(
             namespaces_allowed=frozenset({"webhooks"}),
-            directory=self.account,
-            environ=self.server.environ,
+            server=await ApiServerConfig.in_cluster(directory=self.account, environ=self.server.environ),
             timeout_s=timeout_s,
             retry_policy=ReadRetryPolicy(jitter=lambda low, _: low),
         )

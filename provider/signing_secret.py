@@ -1,26 +1,18 @@
 """Signing secret of one ref: the current key, and the previous key while a rollover lasts."""
 
 from datetime import datetime, timedelta
-from typing import Final, Literal, NamedTuple, final
+from typing import Final, Literal, final
 
 from msgspec import Struct
 
 from provider.opaque import Opaque
-from provider.signing_keys import Scheme, SigningKey
+from provider.signing_keys import SigningKey
 
 MAX_OVERLAP: Final = timedelta(days=30)
 """Longest time that a previous key may still sign (contract, section 5)."""
 
 Slot = Literal["current", "previous"]
 SLOTS: Final[tuple[Slot, Slot]] = ("current", "previous")
-
-
-class KeySignature(NamedTuple):
-    """Signature that one key made of a message."""
-
-    slot: Slot
-    scheme: Scheme
-    value: bytes
 
 
 class KeyRollover(Struct, frozen=True):
@@ -76,8 +68,3 @@ class SigningSecret(Opaque):
             raise TypeError("a time to sign at must have a time zone")
         both = self.__both
         return both if both is not None and self.is_previous_valid(now) else self.__current
-
-    def sign(self, message: bytes, now: datetime) -> list[KeySignature]:
-        """Sign with every valid key, the current one first. Raises `TypeError` like `select_keys` and `sign` of keys."""
-        keys = self.select_keys(now)
-        return [KeySignature(slot, key.scheme, key.sign(message)) for slot, key in zip(SLOTS, keys, strict=False)]

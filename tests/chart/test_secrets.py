@@ -17,6 +17,7 @@ from schemas.ids import Purpose
 from tests.chart.conftest import Rendered
 from tests.chart.searching import of_kind, one, pod_of
 from tests.chart.test_pods import violations
+from tests.support.signing import sign_with
 from tools.chart_files import CHART
 from tools.get_helm import ROOT
 from tools.manifests import Manifest, parse, problems
@@ -100,7 +101,7 @@ async def signs_with(secret: Manifest, tenant: str, directory: Path) -> tuple[st
     provider = LocalSecretProvider(directory, namespaces_allowed=frozenset({namespace}))
     ref = SecretRef.parse(f"k8s://{namespace}/{name}/signing")
     resolved = await provider.resolve(ref, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING)
-    return tuple(signature.slot for signature in resolved.sign(b"message", datetime.now(UTC)))
+    return tuple(signature.slot for signature in sign_with(resolved, b"message", datetime.now(UTC)))
 
 
 def sources(manifests: list[Manifest]) -> list[Manifest]:

@@ -49,6 +49,7 @@ from tests.kubernetes.manifests import (
     write,
 )
 from tests.kubernetes.resolving import ALLOWED, Pauses, refused, resolve
+from tests.support.signing import sign_with
 
 Provider = LocalSecretProvider | KubernetesSecretProvider | CachedSecretProvider
 
@@ -205,7 +206,7 @@ async def test_the_owners_secret_signs(world: World) -> None:
 
     secret = await resolve(world.provider, world.ref())
 
-    assert secret.sign(b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
+    assert sign_with(secret, b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
     assert secret.version == version
 
 
@@ -216,7 +217,7 @@ async def test_the_second_scheme_signs(world: World) -> None:
 
     secret = await resolve(world.provider, world.ref())
 
-    assert secret.sign(b"message", NOW) == [
+    assert sign_with(secret, b"message", NOW) == [
         ("current", "v1a", Ed25519SigningKey(ED25519_KEY).sign(b"message")),
         ("previous", "v1", HmacKey(KEY).sign(b"message")),
     ]
@@ -241,7 +242,7 @@ async def test_a_rollover_signs_with_both_keys_until_it_ends(
 
     secret = await resolve(world.provider, world.ref())
 
-    assert [signature.slot for signature in secret.sign(b"message", NOW)] == slots
+    assert [signature.slot for signature in sign_with(secret, b"message", NOW)] == slots
     assert secret.describe_rollover(NOW) == rollover
 
 

@@ -22,7 +22,7 @@ from schemas.ids import Purpose
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import EXPIRES_AT, Manifest, manifest
-from tests.leak.elsewhere import elsewhere
+from tests.leak.threaded_doubles import run_in_thread
 from tests.support.leaks import Canary, Search
 
 REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
@@ -93,7 +93,7 @@ class Cluster:
 @contextlib.asynccontextmanager
 async def running(directory: Path) -> AsyncGenerator[Cluster]:
     """Run a cluster until the block ends."""
-    async with elsewhere(lambda: ApiServer.running(directory)) as server:
+    async with run_in_thread(lambda: ApiServer.running(directory)) as server:
         yield Cluster(server, directory)
 
 

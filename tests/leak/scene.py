@@ -10,8 +10,8 @@ from aiohttp import web
 
 from schemas.codes import Outcome
 from tests.kubernetes.manifests import EXPIRES_AT, manifest, write
-from tests.leak.elsewhere import elsewhere
 from tests.leak.malformed import MALFORMED, made_of
+from tests.leak.threaded_doubles import run_in_thread
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import HANG, RESET, Answer, Scripted, Step
 from tests.support.site import NAMESPACE, TENANT, Site
@@ -41,8 +41,8 @@ class Scene:
         async with contextlib.AsyncExitStack() as stack:
             script: list[Step] = [500, Answer(503, {"retry-after": "1"}), Answer(302, {"location": "/"}), RESET, 200]
             scripts: tuple[list[Step], ...] = (script, [HANG], [410])
-            receivers = [await stack.enter_async_context(elsewhere(partial(Scripted, it))) for it in scripts]
-            echo = await stack.enter_async_context(elsewhere(_echo))
+            receivers = [await stack.enter_async_context(run_in_thread(partial(Scripted, it))) for it in scripts]
+            echo = await stack.enter_async_context(run_in_thread(_echo))
             scene = cls(site, receivers, echo)
             await scene._set_up()
             yield scene

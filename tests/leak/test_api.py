@@ -10,7 +10,7 @@ import aiohttp
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import ROUTES, Access, place
-from tests.leak import places
+from tests.leak import search_targets
 from tests.leak.scene import MARKER, Scene
 from tests.leak.sinks import Sinks
 from tests.support.api import Api, Client, Reply
@@ -85,7 +85,7 @@ async def test_no_route_tells_a_secret_a_ref_or_a_token(
 ) -> None:
     """With deliveries of every ending on record; to operators, to a tenant, and to nobody in particular."""
     async with Site(tmp_path, nats_server) as site, Scene.opened(site) as scene:
-        await places.overhear(site, sinks)
+        await search_targets.overhear(site, sinks)
         async with site.consumer(), _deployed(site) as (api, process):
             await scene.play()
             await until(api.is_ready, 20)
@@ -100,7 +100,7 @@ async def test_no_route_tells_a_secret_a_ref_or_a_token(
                     _hear(sinks, f"answer about {kind}", await tenant("GET", f"/v1/tenants/{TENANT}/{kind}/{name}"))
             await _paste(sinks, operator, pasted.reveal())
         sinks.hear("output of the API", bytes(process.output))
-        sinks.hear_all(places.store(site))
+        sinks.hear_all(search_targets.store(site))
 
     tokens = [Canary("token", (client.token or "")[27:-6]) for client in (operator, tenant)]  # the part that is secret
     # A destination is shown as it was written, its description and the reason for disabling it included.
@@ -118,13 +118,16 @@ async def test_no_route_tells_a_secret_a_ref_or_a_token(
     assert sinks.holds("output of the API", "api.answered")
     assert sinks.findings(scene.secrets) == []
     assert sinks.findings(Search(*tokens)) == []
-    assert sinks.findings(Search(scene.ref), but=places.CONFIGURATION) == []
+    assert sinks.findings(Search(scene.ref), but=search_targets.CONFIGURATION) == []
     assert (
         sinks.findings(
-            Search(scene.query, scene.header), but=(*places.CONFIGURATION, "answer about destinations", *shown)
+            Search(scene.query, scene.header), but=(*search_targets.CONFIGURATION, "answer about destinations", *shown)
         )
         == []
     )
     assert (
-        sinks.findings(Search(pasted), but=(*places.CONFIGURATION, *shown, "NATS oneprotect", "file ONEPROTECT")) == []
+        sinks.findings(
+            Search(pasted), but=(*search_targets.CONFIGURATION, *shown, "NATS oneprotect", "file ONEPROTECT")
+        )
+        == []
     )

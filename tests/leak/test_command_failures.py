@@ -10,7 +10,7 @@ from aiohttp import web
 from oneprotect.settings.variables import VARIABLES
 from schemas.validation import ValidationError
 from tests.kubernetes.manifests import manifest, write
-from tests.leak import cluster, places
+from tests.leak import cluster, search_targets
 from tests.leak.commands import Run, ran
 from tests.leak.faults import faults
 from tests.leak.malformed import MALFORMED, made_of
@@ -157,7 +157,7 @@ async def test_verifying_shows_neither_the_secret_nor_the_signature(site: Site, 
 async def test_a_secret_pasted_as_a_ref_is_refused_and_not_kept(site: Site, sinks: Sinks, form: str) -> None:
     """By the way in that the command line and the HTTP API share: it is in no error, no event and no bucket."""
     pasted = Canary.secret("pasted secret")
-    await places.overhear(site, sinks)
+    await search_targets.overhear(site, sinks)
 
     with pytest.raises(ValidationError) as failure:
         await site.jetstream.configuration.set_credential(
@@ -165,7 +165,7 @@ async def test_a_secret_pasted_as_a_ref_is_refused_and_not_kept(site: Site, sink
         )
     sinks.hear_error("refused", failure.value)
     await site.jetstream.configuration.set_credential(TENANT, "new", {"secret_ref": "k8s://a/b/c"}, by="test")
-    sinks.hear_all(places.store(site))
+    sinks.hear_all(search_targets.store(site))
 
     assert attached(failure.value) == [failure.value]
     assert sinks.holds("refused: traceback", "secret_ref: expected")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.leak import places
+from tests.leak import search_targets
 from tests.leak.commands import Ran, Run, parameters, ran
 from tests.leak.sinks import Sinks
 from tests.support.leaks import Canary, Search
@@ -150,7 +150,7 @@ async def test_a_secret_pasted_at_any_parameter_is_not_repeated(site: Site, sink
     assert wrong > 0.8 * len(runs)
     assert all(result.err for result in results if result.code)
     assert sinks.findings(Search(pasted)) == []
-    stored = places.store(site)
+    stored = search_targets.store(site)
     assert Search(pasted).find(stored["file KV_oneprotect_credentials"]) == []
 
 

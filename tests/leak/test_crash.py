@@ -11,7 +11,7 @@ from messaging.message import Message
 from messaging.publication import Publication
 from messaging.pull_consumer import PullConsumer
 from schemas import streams
-from tests.leak import places
+from tests.leak import search_targets
 from tests.leak.listening import Listener
 from tests.leak.sinks import Sinks
 from tests.support.leaks import Canary, Search
@@ -89,13 +89,13 @@ async def test_a_handler_that_crashes_takes_its_secret_with_it(site: Site, liste
         calls.append(message.subject)
         _crash(canary)
 
-    await places.overhear(site, sinks)
+    await search_targets.overhear(site, sinks)
     await site.deliver("orders", payload=f'"{MARKER}"'.encode())
     async with _running(site, handler):
         await until(site.is_settled, 15)
     (kept,) = await site.records(streams.QUARANTINE)
     sinks.hear("quarantined headers", repr(kept.headers))
-    sinks.hear_all(places.store(site))
+    sinks.hear_all(search_targets.store(site))
 
     assert len(calls) == 3
     assert sinks.holds("quarantined headers", "PoisonedError")

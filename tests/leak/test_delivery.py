@@ -6,13 +6,13 @@ from pathlib import Path
 
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas.codes import Outcome
-from tests.leak import cluster, places
-from tests.leak.elsewhere import elsewhere
+from tests.leak import cluster, search_targets
 from tests.leak.faults import faults, value_of
 from tests.leak.listening import Listener
 from tests.leak.processes import consumer_pid
 from tests.leak.scene import MARKER, Scene, signatures, until_ended
 from tests.leak.sinks import Sinks
+from tests.leak.threaded_doubles import run_in_thread
 from tests.support import api
 from tests.support.collector import Collector
 from tests.support.leaks import Search
@@ -36,14 +36,14 @@ async def _site(tmp_path: Path, server: EmbeddedNats, **settings: str) -> AsyncG
 
 async def _stop(sinks: Sinks, site: Site, consumer: Process) -> None:
     """Stop the consumer, and take down what is there after all is done: output, files, the server's pages."""
-    sinks.hear_all(places.kernel(consumer_pid(), "the consumer"))
-    sinks.hear_all(places.kernel(site.server.pid, "nats-server"))
+    sinks.hear_all(search_targets.kernel(consumer_pid(), "the consumer"))
+    sinks.hear_all(search_targets.kernel(site.server.pid, "nats-server"))
     consumer.terminate()
     assert await consumer.wait() == 0
     sinks.hear("output of the consumer", bytes(consumer.output))
-    sinks.hear_all(places.store(site))
-    sinks.hear_all(await places.monitoring(site.server))
-    sinks.hear("temporary files", places.files(site.directory / "temporary"))
+    sinks.hear_all(search_targets.store(site))
+    sinks.hear_all(await search_targets.monitoring(site.server))
+    sinks.hear("temporary files", search_targets.files(site.directory / "temporary"))
 
 
 async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks) -> None:
@@ -54,7 +54,7 @@ async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: E
     ops = Ops(free_port())
     everything = {"log_attempts": "all", "metrics_tenants_max": "5"}
     async with (
-        elsewhere(Collector) as collector,
+        run_in_thread(Collector) as collector,
         _site(tmp_path, nats_server, **everything) as site,
         Scene.opened(site) as scene,
         api.running(site) as served,
@@ -65,7 +65,7 @@ async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: E
             "OTEL_TRACES_SAMPLER": "always_on",
             "OTEL_METRIC_EXPORT_INTERVAL": "200",
         }
-        await places.overhear(site, sinks)
+        await search_targets.overhear(site, sinks)
         async with site.consumer_process() as consumer:
             await scene.play()
             sinks.hear("/metrics of the consumer", (await ops.get("/metrics"))[1])
@@ -85,7 +85,7 @@ async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: E
     assert sinks.holds("output of the consumer", "consumer.stopped")
     assert all(sinks.holds(f"environ of {name}", "HOME=") for name in ("the consumer", "nats-server"))
     assert sinks.findings(scene.secrets) == []
-    assert sinks.findings(scene.configuration, but=places.CONFIGURATION) == []
+    assert sinks.findings(scene.configuration, but=search_targets.CONFIGURATION) == []
     assert sinks.findings(scene.configuration) != []  # where it is configured, it is found
 
 
@@ -114,7 +114,7 @@ async def test_a_consumer_with_secrets_from_kubernetes_leaves_none_behind(
         Scripted() as receiver,
     ):
         site.environ["KUBECONFIG"] = str(running.kubeconfig())
-        await places.overhear(site, sinks)
+        await search_targets.overhear(site, sinks)
         await site.jetstream.configuration.set_credential(TENANT, "key", {"secret_ref": str(cluster.REF)}, by=MARKER)
         await site.destination("orders", receiver.url)
         running.server.every_answer = faults()["no UTF-8"](running.server, running.document())

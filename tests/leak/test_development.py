@@ -13,7 +13,7 @@ from consumers.signatures.signer import sign
 from oneprotect.dev.receiver import DevReceiver
 from provider.signing_keys import HmacKey
 from provider.signing_secret import SigningSecret
-from tests.leak import places
+from tests.leak import search_targets
 from tests.leak.listening import Listener
 from tests.leak.sinks import Sinks
 from tests.support.leaks import Canary, Search
@@ -66,14 +66,14 @@ async def test_dev_shows_its_sample_secrets_nowhere(sinks: Sinks, tmp_path: Path
         assert await process.wait() == 0
     canaries = [_canary(path) for path in (directory / "secrets").rglob("*.json")]
     sinks.hear("output", bytes(process.output))
-    sinks.hear("files", places.files(directory / "nats"))
+    sinks.hear("files", search_targets.files(directory / "nats"))
 
     assert answer.startswith(b"HTTP/1.0 400")
     assert len(canaries) > 1
     assert sinks.holds("output", "consumer.stopped")
     assert sinks.holds("files", "ONEPROTECT_WORK")
     assert sinks.findings(Search(signature, *canaries)) == []
-    assert Search(*canaries).find(places.files(directory / "secrets"))
+    assert Search(*canaries).find(search_targets.files(directory / "secrets"))
 
 
 async def _no_http(port: int, signature: Canary) -> bytes:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.leak import places
+from tests.leak import search_targets
 from tests.leak.commands import Run, ran
 from tests.leak.processes import consumer_pid
 from tests.leak.secured import secured
@@ -43,12 +43,12 @@ async def test_the_seed_of_nats_credentials_goes_nowhere(sinks: Sinks, tmp_path:
         sinks.hear("commands", *(result.out + result.err for result in results))
         consumer = await Process.start(environ, "consumer")
         await until(lambda: consumer.says("consumer.started"), 10)
-        sinks.hear_all(places.kernel(consumer_pid(), "the consumer"))
+        sinks.hear_all(search_targets.kernel(consumer_pid(), "the consumer"))
         consumer.terminate()
         assert await consumer.wait() == 0
         sinks.hear("output of the consumer", bytes(consumer.output))
         sinks.hear("nats-server's log", server.log.read_bytes())
-        sinks.hear("temporary files", places.files(temporary))
+        sinks.hear("temporary files", search_targets.files(temporary))
         search = Search(server.seed, server.key)
         credentials = server.credentials.read_text()
 

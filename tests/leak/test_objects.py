@@ -25,6 +25,7 @@ from tests.leak.objects import contents, looks, reachable
 from tests.leak.sinks import Sinks
 from tests.leak.tracebacks import attached
 from tests.support.leaks import Canary, Search
+from tests.support.signing import sign_with
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 NAMESPACES = frozenset({"webhooks"})
@@ -52,7 +53,7 @@ async def test_nothing_that_the_provider_holds_is_the_secret(tmp_path: Path) -> 
         inner = await running.provider()
         provider = CachedSecretProvider(inner)
         secret = await cluster.resolved(provider)
-        signatures = secret.sign(b"message", datetime.now(UTC))
+        signatures = sign_with(secret, b"message", datetime.now(UTC))
         await asyncio.sleep(0)
 
         held = list(reachable(provider, inner, secret))
@@ -116,19 +117,28 @@ async def test_no_object_of_the_provider_shows_a_secret(sinks: Sinks, tmp_path: 
         await provider.aclose()
 
         kinds = {type(one).__name__ for one in ours}
-        assert kinds >= {"SigningKey", "Ed25519SigningKey", "SigningSecret", "Snapshot", "SecretRef", "Answer"}
+        assert kinds >= {
+            "HmacKey",
+            "Ed25519SigningKey",
+            "SigningSecret",
+            "SecretSnapshot",
+            "SecretRef",
+            "ApiServerResponse",
+        }
         assert kinds >= {
             "KubernetesSecretProvider",
             "LocalSecretProvider",
             "CachedSecretProvider",
-            "Cluster",
+            "ApiServerConfig",
             "TokenFile",
         }
         assert all(sinks.holds(f"seen by repr, {kind}", kind) for kind in kinds)
         found = sinks.findings(Search(running.secret, running.previous, running.token, *canaries))
-        # An answer's body may be asked for by its name, and so may the token, which is sent with each request.
+        # The body of a response has a public name, and so has the token, which every request carries.
         assert [line for line in found if not line.startswith("out by")] == []
-        assert [line for line in found if "bearer token" not in line and "attributes, Answer" not in line] == []
+        assert [
+            line for line in found if "bearer token" not in line and "attributes, ApiServerResponse" not in line
+        ] == []
 
 
 @pytest.mark.parametrize("make", MALFORMED.values(), ids=MALFORMED)
@@ -149,9 +159,9 @@ def test_a_key_that_is_refused_is_not_shown(
 
 
 MISUSES: dict[str, Callable[[SigningSecret], object]] = {
-    "text to sign": lambda secret: secret.sign("text", NOW),  # type: ignore[arg-type]  # what is misused
-    "a time without a zone": lambda secret: secret.sign(b"", datetime(2026, 1, 1)),  # noqa: DTZ001 - the misuse
-    "no time": lambda secret: secret.sign(b"", None),  # type: ignore[arg-type]  # what is misused
+    "text to sign": lambda secret: sign_with(secret, "text", NOW),  # type: ignore[arg-type]  # what is misused
+    "a time without a zone": lambda secret: sign_with(secret, b"", datetime(2026, 1, 1)),  # noqa: DTZ001 - the misuse
+    "no time": lambda secret: sign_with(secret, b"", None),  # type: ignore[arg-type]  # what is misused
     "an id with a dot": lambda secret: signer.sign(secret, delivery="a.b", body=b"", now=NOW),
     "a body of text": lambda secret: signer.sign(secret, delivery="a", body="text", now=NOW),  # type: ignore[arg-type]  # misuse
     "a time that is none": lambda secret: signer.sign(secret, delivery="a", body=b"", now="now"),  # type: ignore[arg-type]  # misuse

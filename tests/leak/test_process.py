@@ -3,7 +3,7 @@
 import signal
 
 from schemas import streams
-from tests.leak import places
+from tests.leak import search_targets
 from tests.leak.processes import bare
 from tests.support.leaks import Canary, Search
 from tests.support.site import Site
@@ -16,7 +16,7 @@ async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site
     consumer = await bare(site.environ, "-m", "oneprotect", "consumer")
 
     async def sees(pid: int, what: str) -> bool:
-        return await places.peek(pid) == what
+        return await search_targets.peek(pid) == what
 
     async def is_at_work() -> bool:
         consumer_info = f"CONSUMER.INFO.{streams.WORK.name}.{streams.WORK_CONSUMER.name}"
@@ -25,7 +25,7 @@ async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site
     try:
         await until(is_at_work, 10)  # it hears signals by then
         await until(lambda: sees(other.pid, "open"), 10)
-        await until(lambda: places.core_limit(consumer.pid) == ["0", "0"], 10)
+        await until(lambda: search_targets.core_limit(consumer.pid) == ["0", "0"], 10)
         await until(lambda: sees(consumer.pid, "closed"), 10)
     finally:
         other.kill()
@@ -40,7 +40,7 @@ async def test_what_is_in_a_command_line_or_an_environment_would_be_found() -> N
     program = ("-c", "import time; time.sleep(60)", argument.reveal())
     process = await bare({"SECRET": variable.reveal()}, *program)
 
-    seen = places.kernel(process.pid, "it")
+    seen = search_targets.kernel(process.pid, "it")
     process.kill()
     await process.wait()
 

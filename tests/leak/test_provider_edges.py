@@ -11,7 +11,7 @@ import pytest
 from provider.errors import SecretRefInvalid
 from provider.kubernetes.api_server import TokenFile
 from provider.secret_ref import SecretRef
-from tests.leak import cluster, places
+from tests.leak import cluster, search_targets
 from tests.leak.sinks import Sinks
 from tests.leak.tracebacks import frames
 from tests.support.leaks import Canary, Search
@@ -78,4 +78,4 @@ async def test_a_clients_private_key_is_written_to_no_file(tmp_path: Path) -> No
         consumer.kill()
         await consumer.wait()
 
-        assert Search(Canary("private key", key.read_bytes())).find(places.files(temporary)) == []
+        assert Search(Canary("private key", key.read_bytes())).find(search_targets.files(temporary)) == []

@@ -25,6 +25,7 @@ from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
 from provider.local import LocalSecretProvider
 from provider.secret_ref import SecretRef
 from schemas.ids import Purpose
+from tests.support.signing import sign_with
 from tests.support.waiting import until
 
 SECRET = "whsec_Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5"
@@ -324,7 +325,7 @@ class TestSampleSecrets:
         secret = await provider.resolve(
             SecretRef.parse(f"k8s://dev/orders/{KEY}"), tenant="acme", purpose=Purpose.WEBHOOK_SIGNING
         )
-        ((slot, _, signature),) = secret.sign(f"dlv_1.{int(now.timestamp())}.{{}}".encode(), now)
+        ((slot, _, signature),) = sign_with(secret, f"dlv_1.{int(now.timestamp())}.{{}}".encode(), now)
 
         headers = signed("{}", at=now) | {"webhook-signature": f"v1,{base64.b64encode(signature).decode()}"}
         async with http.post(receiver.url("/orders"), data="{}", headers=headers) as answer:

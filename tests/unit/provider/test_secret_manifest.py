@@ -29,6 +29,7 @@ from tests.kubernetes.manifests import (
     encoded,
     manifest,
 )
+from tests.support.signing import sign_with
 
 REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
@@ -52,7 +53,7 @@ def signing(document: dict[str, Any]) -> SigningSecret:
 
 
 def slots(secret: SigningSecret) -> list[str]:
-    return [signature.slot for signature in secret.sign(b"message", NOW)]
+    return [signature.slot for signature in sign_with(secret, b"message", NOW)]
 
 
 def with_metadata(**fields: object) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def test_a_secret_signs_with_its_key() -> None:
     """The key under the ref's name signs, and the version says which object it came from."""
     secret = signing(manifest())
 
-    assert secret.sign(b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
+    assert sign_with(secret, b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
     assert secret.version == "6d1f3a52-0000-4000-8000-000000000001/41"
     assert not secret.rollover_misconfigured
 
@@ -211,7 +212,7 @@ def test_both_keys_sign_during_a_rollover(expires_at: str) -> None:
     data = {"signing": KEY, "signing.previous": OTHER_KEY}
     secret = signing(manifest(data=data, annotations={EXPIRES_AT: expires_at}))
 
-    assert secret.sign(b"message", NOW) == [
+    assert sign_with(secret, b"message", NOW) == [
         ("current", "v1", HmacKey(KEY).sign(b"message")),
         ("previous", "v1", HmacKey(OTHER_KEY).sign(b"message")),
     ]
@@ -275,7 +276,7 @@ def test_each_slot_has_the_scheme_of_its_key(current: bytes, previous: bytes, sc
     data = {"signing": current, "signing.previous": previous}
     secret = signing(manifest(data=data, annotations={EXPIRES_AT: SOON}))
 
-    assert [signature.scheme for signature in secret.sign(b"message", NOW)] == schemes
+    assert [signature.scheme for signature in sign_with(secret, b"message", NOW)] == schemes
 
 
 def test_the_same_ed25519_key_is_no_rollover() -> None:

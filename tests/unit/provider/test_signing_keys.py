@@ -17,10 +17,11 @@ from standardwebhooks import Webhook
 from provider.ed25519_key import Ed25519SigningKey
 from provider.errors import SecretMalformed
 from provider.signing_keys import HmacKey, SigningKey
-from provider.signing_secret import MAX_OVERLAP, KeyRollover, KeySignature, SigningSecret
+from provider.signing_secret import MAX_OVERLAP, KeyRollover, SigningSecret
 from provider.snapshot import SecretSnapshot
 from tests.kubernetes.canary import locals_in_provider, shows
 from tests.kubernetes.manifests import ED25519_KEY, KEY, OTHER_KEY
+from tests.support.signing import KeySignature, sign_with
 
 NOW = datetime(2026, 11, 23, 20, 0, tzinfo=UTC)
 RAW = bytes(range(200, 232))
@@ -246,7 +247,7 @@ def secret(expires_at: datetime | None) -> SigningSecret:
 
 def test_both_keys_sign_while_a_rollover_lasts() -> None:
     """The current key signs first."""
-    signatures = secret(NOW + timedelta(hours=1)).sign(b"message", NOW)
+    signatures = sign_with(secret(NOW + timedelta(hours=1)), b"message", NOW)
 
     assert signatures == [
         KeySignature("current", "v1", HmacKey(KEY).sign(b"message")),
@@ -270,7 +271,7 @@ def test_the_previous_key_signs_until_it_expires(expires_in: timedelta, valid: b
     held = secret(NOW + expires_in)
 
     assert held.is_previous_valid(NOW) is valid
-    assert [signature.slot for signature in held.sign(b"message", NOW)] == (
+    assert [signature.slot for signature in sign_with(held, b"message", NOW)] == (
         ["current", "previous"] if valid else ["current"]
     )
 
@@ -279,21 +280,21 @@ def test_the_previous_key_expires_in_memory() -> None:
     """The same object signs with one key fewer, one moment later."""
     held = secret(NOW.astimezone(timezone(timedelta(hours=-9))))
 
-    before, after = held.sign(b"m", NOW - timedelta(seconds=1)), held.sign(b"m", NOW)
+    before, after = sign_with(held, b"m", NOW - timedelta(seconds=1)), sign_with(held, b"m", NOW)
 
     assert (len(before), len(after)) == (2, 1)
 
 
 def test_a_previous_key_without_expiry_never_signs() -> None:
     """An overlap without an end is none."""
-    assert [signature.slot for signature in secret(None).sign(b"message", NOW)] == ["current"]
+    assert [signature.slot for signature in sign_with(secret(None), b"message", NOW)] == ["current"]
 
 
 def test_a_time_without_a_zone_is_refused_always() -> None:
     """Not only in a rollover, when it would be noticed too late."""
     for held in (secret(None), secret(NOW)):
         with pytest.raises(TypeError, match="time zone"):
-            held.sign(b"message", NOW.replace(tzinfo=None))
+            sign_with(held, b"message", NOW.replace(tzinfo=None))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Doubles in a thread of their own, so that what they log, and what goes wrong in them, is not taken for ours."""
+"""Doubles that run in their own thread, so that the search ignores their logs and errors."""
 
 import asyncio
 import contextlib
@@ -16,8 +16,8 @@ _Started = tuple[T, Callable[[], object]]
 
 
 @contextlib.asynccontextmanager
-async def elsewhere(make: Callable[[], contextlib.AbstractAsyncContextManager[T]]) -> AsyncGenerator[T]:
-    """Enter what `make` makes in a thread with an event loop of its own, and leave it there when the block ends."""
+async def run_in_thread(make: Callable[[], contextlib.AbstractAsyncContextManager[T]]) -> AsyncGenerator[T]:
+    """Run the context manager of `make` in a thread with its own event loop until the block ends."""
     started: queue.SimpleQueue[_Started[T]] = queue.SimpleQueue()
     thread = threading.Thread(target=lambda: asyncio.run(_keep(make, started)), name=OTHERS)
     thread.start()
@@ -40,4 +40,4 @@ async def _keep(
 
 
 def _ignore(_loop: asyncio.AbstractEventLoop, _context: dict[str, Any]) -> None:
-    """What goes wrong in a double is not ours."""
+    """Ignore errors of a double."""

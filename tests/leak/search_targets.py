@@ -1,4 +1,4 @@
-"""Places outside a process where something could turn up: messages, files, the monitoring's pages, the kernel's."""
+"""Targets of the search outside the process: messages, files, monitoring pages, and /proc."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ from tests.leak.sinks import Sinks
 from tests.support.site import Site
 
 CONFIGURATION: Final = ("NATS _INBOX", "NATS $KV", "NATS oneprotect.kv", "file KV_", "command destination ")
-"""Where destinations' URLs and credentials' refs are kept and read: the URL is no secret there, nor is the ref."""
+"""Sinks that may hold the URLs of destinations and the refs of credentials."""
 
 PAGES: Final = (
     "varz",
@@ -38,7 +38,7 @@ except PermissionError:
 
 
 async def overhear(site: Site, sinks: Sinks) -> None:
-    """Take down every message, on every subject, from now on."""
+    """Record every message on every subject from now on."""
 
     async def hear(incoming: IncomingMessage) -> None:
         contents = (incoming.subject, incoming.reply, repr(incoming.headers), incoming.data)
@@ -49,13 +49,13 @@ async def overhear(site: Site, sinks: Sinks) -> None:
 
 
 def _family(subject: str) -> str:
-    """The part of a subject that says what it is for."""
+    """Return the leading tokens of a subject, which name its use."""
     tokens = subject.split(".")
     return ".".join(tokens[: {"oneprotect": 3, "$KV": 2, "$JS": 3}.get(tokens[0], 1)])
 
 
 def store(site: Site) -> Mapping[str, bytes]:
-    """What nats-server has on disk, by stream; the rest of it (configuration, log) by file name."""
+    """Return the files of nats-server: contents by stream, and other files by name."""
     found: defaultdict[str, bytes] = defaultdict(bytes)
     root = site.directory / "nats"
     for path in sorted(one for one in root.rglob("*") if one.is_file()):
@@ -66,12 +66,12 @@ def store(site: Site) -> Mapping[str, bytes]:
 
 
 def files(directory: Path) -> bytes:
-    """Names and contents of all files below a directory."""
+    """Return names and contents of all files below a directory."""
     return b"\n".join(str(path).encode() + path.read_bytes() for path in directory.rglob("*") if path.is_file())
 
 
 async def monitoring(server: EmbeddedNats) -> Mapping[str, bytes]:
-    """The pages of the server's monitoring, which ask for no password."""
+    """Return the monitoring pages of the server, which need no password."""
     found: dict[str, bytes] = {}
     async with aiohttp.ClientSession() as session:
         for page in PAGES:
@@ -81,21 +81,20 @@ async def monitoring(server: EmbeddedNats) -> Mapping[str, bytes]:
 
 
 def kernel(pid: int, name: str) -> Mapping[str, bytes]:
-    """What the kernel tells of a process: its command line, and the environment that it was started with."""
-    return {f"{what} of {name}": Path(f"/proc/{pid}/{what}").read_bytes() for what in ("cmdline", "environ")}
+    """Return the command line and the start environment of a process, from /proc."""
+    return {f"{file} of {name}": Path(f"/proc/{pid}/{file}").read_bytes() for file in ("cmdline", "environ")}
 
 
 def core_limit(pid: int) -> list[str]:
-    """The soft and the hard limit of a core dump's size."""
+    """Return the soft and the hard limit of core dumps."""
     lines = Path(f"/proc/{pid}/limits").read_text().splitlines()
     return next(line for line in lines if line.startswith("Max core file size")).split()[4:6]
 
 
 async def peek(pid: int) -> str:
-    """Whether a process of the same user, without privileges, gets to see what is inside: `open` or `closed`.
+    """Return `open` if an unprivileged process of the same user can read the environment, else `closed`.
 
-    Its environment is as good as its memory: the kernel asks the same question before it shows either, and before it
-    lets a debugger attach.
+    The kernel makes the same check for memory and for debuggers.
     """
     run = await asyncio.create_subprocess_exec(sys.executable, "-c", _PEEK, str(pid), stdout=asyncio.subprocess.PIPE)
     output, _ = await run.communicate()

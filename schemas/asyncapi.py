@@ -1,4 +1,4 @@
-"""An AsyncAPI 3.0 document of the subjects that others publish to or read, and of the events on them."""
+"""The AsyncAPI 3.0 document of the public subjects and their events."""
 
 from typing import Any, Final, Literal, get_args
 
@@ -9,19 +9,19 @@ from schemas.events import CONTENT_TYPE, CloudEvent, DeliveryAttempted, Delivery
 from schemas.json_schema import Json, event_name
 
 VERSION: Final = "1.0.0"
-"""Of what the document describes. An addition raises the second number; the first stays, as the contract only grows."""
+"""Version of the described interface. An addition raises the second number; the first one stays."""
 
 _TENANT, _DESTINATION = "{tenant}", "{destination}"
 _PARAMETERS: Final[Json] = {
     "tenant": {"description": "The tenant: a DNS label."},
     "destination": {"description": "The destination's id: a DNS label."},
-    "name": {"description": "The id of what the event is about."},
+    "name": {"description": "Id of the subject of the event."},
     "bucket": {"description": "The first hex digit of the SHA-256 of the delivery id.", "enum": [*"0123456789abcdef"]},
 }
 
 
 class AsyncApiChannel(Struct, frozen=True, kw_only=True):
-    """A subject, what this program does there, and the event on it."""
+    """A subject, the event on it, and whether this program sends or receives it."""
 
     name: str
     action: Literal["send", "receive"]
@@ -40,7 +40,7 @@ def _operational(event: type[CloudEvent]) -> AsyncApiChannel:
         name=kind,
         action="send",
         address=subjects.operational(kind, _TENANT, "{name}"),
-        summary="An operational event, kept for 30 days.",
+        summary="An operational event, stored for 30 days.",
         event=event,
     )
 
@@ -50,35 +50,35 @@ CHANNELS: Final = (
         name="delivery.requested",
         action="receive",
         address=subjects.requested(_TENANT, _DESTINATION),
-        summary="Producers ask for deliveries here, with `Nats-Msg-Id` set to `<tenant>.<destination>.<id>`.",
+        summary="Requests of producers, with `Nats-Msg-Id` set to `<tenant>.<destination>.<id>`.",
         event=DeliveryRequested,
     ),
     AsyncApiChannel(
         name="delivery.overflow",
         action="receive",
         address=subjects.overflow(_TENANT, _DESTINATION),
-        summary="Where the same message goes, headers and all, when the first subject refuses it with error 10077.",
+        summary="Requests that the server rejected on the first subject with error 10077, with the same headers.",
         event=DeliveryRequested,
     ),
     AsyncApiChannel(
         name="delivery.ordered",
         action="send",
         address=subjects.ordered(_TENANT, _DESTINATION),
-        summary="The line of a destination with `ordering: fifo`. Consumers move requests here; nobody else publishes.",
+        summary="The ordered queue of a destination with `ordering: fifo`. Only consumers publish here.",
         event=DeliveryRequested,
     ),
     AsyncApiChannel(
         name="delivery.attempted",
         action="send",
         address=_bucketed(subjects.attempted(_TENANT, _DESTINATION, "")),
-        summary="One redacted result per attempt, kept for 30 days.",
+        summary="One redacted result per attempt, stored for 30 days.",
         event=DeliveryAttempted,
     ),
     AsyncApiChannel(
         name="delivery.failed",
         action="send",
         address=_bucketed(subjects.failed(_TENANT, _DESTINATION, "")),
-        summary="Deliveries that were given up on, as they were requested, kept for 30 days and replayable.",
+        summary="Failed and skipped deliveries as they were requested, stored for 30 days and replayable.",
         event=DeliveryRequested,
     ),
     *map(_operational, get_args(OperationalEvent)),
@@ -86,7 +86,7 @@ CHANNELS: Final = (
 
 
 def document() -> Json:
-    """The document."""
+    """Return the document."""
     return {
         "asyncapi": "3.0.0",
         "info": {

@@ -1,11 +1,11 @@
-"""Closed sets of words: outcomes, codes, and the status of a credential (contract, section 3)."""
+"""Closed sets of values: outcomes, codes, and the status of a credential (contract, section 3)."""
 
 from enum import StrEnum
 from typing import Final
 
 
 class Outcome(StrEnum):
-    """How one attempt ended."""
+    """The result of an attempt."""
 
     DELIVERED = "delivered"
     RETRY_SCHEDULED = "retry_scheduled"
@@ -15,7 +15,7 @@ class Outcome(StrEnum):
 
 
 class Code(StrEnum):
-    """Why it ended so: ``area.reason``."""
+    """The reason of an outcome: ``area.reason``."""
 
     HTTP_2XX = "http.2xx"
     HTTP_3XX = "http.3xx"
@@ -48,12 +48,12 @@ class Code(StrEnum):
 
     @property
     def public(self) -> "Code":
-        """What a tenant is told. Why it may not have a Secret would tell it which Secrets of others there are."""
+        """The code for tenants. The true reason would reveal which Secrets of other tenants exist."""
         return Code.SECRET_UNAVAILABLE if self in _HIDDEN_CODES else self
 
     @classmethod
     def of_http_status(cls, status: int) -> "Code":
-        """The code of a receiver's answer. 1xx answers never get here: a sender reads past them."""
+        """Return the code of a receiver's status. The client skips 1xx responses before this."""
         match status:
             case 410:
                 return cls.HTTP_410
@@ -70,7 +70,7 @@ class Code(StrEnum):
 
 
 class CredentialStatus(StrEnum):
-    """What the consumers found when they last checked a credential."""
+    """The result of the last check of a credential."""
 
     CONFIGURED = "configured"
     MISSING = "missing"
@@ -82,7 +82,7 @@ class CredentialStatus(StrEnum):
 
     @property
     def public(self) -> "CredentialStatus":
-        """What a tenant is told, as with `Code.public`."""
+        """The status for tenants; see `Code.public`."""
         return CredentialStatus.UNAVAILABLE if self in _HIDDEN_STATUSES else self
 
 

@@ -1,4 +1,4 @@
-"""What tenants configure, as it is kept in the key-value buckets (contract, sections 3 and 8). Never a secret value."""
+"""The configuration of tenants in the key-value buckets (contract, sections 3 and 8), without secret values."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,7 +12,7 @@ from schemas.ids import CredentialId, DestinationId, EventType, Purpose, TenantI
 DEFAULT_RETRY_SCHEDULE_S: Final = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 36000.0)
 MAX_TIMEOUT_S: Final = 30.0
 MAX_HEADERS_BYTES: Final = 4096
-"""All custom headers of a destination as they go over the wire: `name: value` and a line end each."""
+"""Limit for all custom headers of a destination on the wire: `name: value` and a line end each."""
 DENIED_HEADERS: Final = (
     "webhook-*",
     "host",
@@ -32,13 +32,13 @@ DENIED_HEADERS: Final = (
     "metadata*",
     "x-aws-ec2-metadata-token*",
 )
-"""Headers that no tenant sets, in lower case; `*` is any ending. The sender sets them, they steer the connection or
-proxies on the way, or they unlock a cloud's metadata service."""
+"""Headers that tenants cannot set, in lower case; `*` is a wildcard. The sender sets them, or they control connections,
+proxies or a cloud's metadata service."""
 HEADER_NAME_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
 HEADER_VALUE_PATTERN: Final = r"^[ -~]{0,1024}$(?!\n)"
 EVENT_PATTERN: Final = r"^(\*|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*(\.\*)?)$(?!\n)"
 
-Revision = Annotated[int, Meta(ge=0, description="Another one after each change; its `ETag` over HTTP.")]
+Revision = Annotated[int, Meta(ge=0, description="Changes with each update; the `ETag` over HTTP.")]
 Seconds = Annotated[float, Meta(gt=0, le=259_200, description="Seconds, at most three days.")]
 RetrySchedule = Annotated[tuple[Seconds, ...], Meta(max_length=32)]
 EventPattern = Annotated[
@@ -46,7 +46,7 @@ EventPattern = Annotated[
     Meta(
         pattern=EVENT_PATTERN,
         max_length=128,
-        description="An event type, all of a kind, or `*` for all.",
+        description="An event type, a group such as `invoice.*`, or `*` for all.",
         examples=["invoice.paid", "invoice.*", "*"],
     ),
 ]
@@ -55,18 +55,18 @@ HeaderValue = Annotated[str, Meta(pattern=HEADER_VALUE_PATTERN)]
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """When a failed attempt is tried again: one wait before each further attempt, so one more attempt than waits."""
+    """The retry schedule: one wait before each further attempt, so there is one more attempt than waits."""
 
     schedule_s: RetrySchedule = DEFAULT_RETRY_SCHEDULE_S
-    jitter: Annotated[float, Meta(ge=0, lt=1, description="Each wait is spread by this share to both sides.")] = 0.2
+    jitter: Annotated[float, Meta(ge=0, lt=1, description="Each wait varies by this share in both directions.")] = 0.2
     after_timeout_s: Annotated[
         float,
-        Meta(ge=0, description="The least wait after a time-out: who is too slow is not helped by being hurried."),
+        Meta(ge=0, description="Shortest wait after a time-out, so that a slow receiver can recover."),
     ] = 60.0
 
 
 class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a tenant decides about a destination. Raises `ValueError` with the rule when its headers break one."""
+    """The part of a destination that tenants set. Raises `ValueError` for headers that break a rule."""
 
     url: Annotated[str, Meta(min_length=1, max_length=2048)]
     credential: CredentialId
@@ -78,19 +78,21 @@ class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     retry_schedule_s: RetrySchedule | None = None
     ordering: Annotated[
         Literal["any", "fifo"],
-        Meta(description="`fifo`: one at a time, in the order of publishing; what fails holds up what comes after it."),
+        Meta(
+            description="`fifo`: one at a time, in the order of publishing; a failing delivery blocks the later ones."
+        ),
     ] = "any"
     capture_response: bool = False
     forward_trace: bool = False
     description: Annotated[str, Meta(max_length=1024)] = ""
 
     def __post_init__(self) -> None:
-        if problem := _problem_with(self.headers):
+        if problem := _broken_rule(self.headers):
             raise ValueError(problem)
 
 
 class Destination(DestinationSpec, frozen=True, kw_only=True):
-    """Where a tenant's deliveries go: a URL, the credential that signs them, and a policy. Key: `<tenant>.<id>`."""
+    """A destination: URL, signing credential and delivery policy. Key: `<tenant>.<id>`."""
 
     enabled: bool = True
     disabled_reason: str | None = None
@@ -98,7 +100,7 @@ class Destination(DestinationSpec, frozen=True, kw_only=True):
 
 
 class DestinationView(Destination, frozen=True, kw_only=True):
-    """A destination as it is read."""
+    """A destination with its id, tenant and revision."""
 
     id: DestinationId
     tenant: TenantId
@@ -106,41 +108,39 @@ class DestinationView(Destination, frozen=True, kw_only=True):
 
 
 class Credential(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A purpose and the ref of the Secret that serves it. The ref is written and never shown."""
+    """A purpose and the ref of its Secret. The ref is never shown."""
 
     secret_ref: Annotated[str, Meta(max_length=512)]
     purpose: Purpose = Purpose.WEBHOOK_SIGNING
 
 
 class Health(Struct, frozen=True, kw_only=True):
-    """How a destination has been answering lately, as all consumers together see it. Key: `<tenant>.<id>`."""
+    """The health of a destination, as all consumers together see it. Key: `<tenant>.<id>`."""
 
     consecutive_failures: int = 0
     failing_since: Annotated[datetime, Meta(description="The first failure since the last success.")] | None = None
     last_success_at: datetime | None = None
     last_failure_at: datetime | None = None
     last_code: Code | None = None
-    open_until: Annotated[datetime, Meta(description="Until then nothing is sent: attempts wait.")] | None = None
-    openings: Annotated[int, Meta(description="How often in a row it has been given a rest.")] = 0
-    warnings: Annotated[int, Meta(description="How often in a row its failing was told.")] = 0
-    trial_by: Annotated[str | None, Meta(description="The consumer that tries, after a rest, whether it is back.")] = (
-        None
-    )
-    trial_until: Annotated[datetime | None, Meta(description="Until then no other one does.")] = None
+    open_until: Annotated[datetime, Meta(description="The circuit breaker is open until then.")] | None = None
+    openings: Annotated[int, Meta(description="Consecutive times that the circuit breaker opened.")] = 0
+    warnings: Annotated[int, Meta(description="Warnings published since the last success.")] = 0
+    trial_by: Annotated[str | None, Meta(description="The consumer that sends half-open probes.")] = None
+    trial_until: Annotated[datetime | None, Meta(description="Until then no other consumer sends probes.")] = None
 
 
 class Rollover(Struct, frozen=True, kw_only=True):
-    """Whether a previous key signs beside the current one, and until when."""
+    """The previous key that signs beside the current one, if there is one, and its expiry."""
 
     active: bool = False
     expires_at: datetime | None = None
     misconfigured: Annotated[
-        bool, Meta(description="There is a previous key that can't sign: no valid expiry, no key, or the current one.")
+        bool, Meta(description="The previous key cannot sign: no valid expiry, malformed, or equal to the current key.")
     ] = False
 
 
 class CredentialState(Struct, frozen=True, kw_only=True):
-    """What the consumers last found out about a credential."""
+    """The result of the last check of a credential."""
 
     status: CredentialStatus = CredentialStatus.UNCHECKED
     provider: str | None = None
@@ -150,7 +150,7 @@ class CredentialState(Struct, frozen=True, kw_only=True):
 
 
 class CredentialView(Struct, frozen=True, kw_only=True):
-    """A credential as it is read: all about it but the ref."""
+    """A credential without its ref."""
 
     id: CredentialId
     tenant: TenantId
@@ -167,10 +167,9 @@ KeptOutcome = Literal["failed", "skipped", "delivered"]
 
 
 class ReplayFilter(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Which deliveries a replay takes. Every given condition must hold; an empty tuple is no condition.
+    """The deliveries of a replay. All conditions must hold; an empty tuple is no condition.
 
-    `outcomes`: how they ended. With none given, those that failed or were skipped; those that were delivered are kept
-    elsewhere, so they are replayed by themselves. Raises `ValueError` when they are named with others.
+    `outcomes`: by default `failed` and `skipped`. `delivered` is in another stream and cannot be combined with others.
     """
 
     destination: str | None = None
@@ -183,16 +182,16 @@ class ReplayFilter(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def __post_init__(self) -> None:
         if "delivered" in self.outcomes and len(set(self.outcomes)) > 1:
-            raise ValueError("`outcomes`: `delivered` is replayed by itself, without `failed` and `skipped`")
+            raise ValueError("`outcomes`: `delivered` cannot be combined with `failed` or `skipped`")
 
     @property
     def takes_delivered(self) -> bool:
-        """Whether it is about deliveries that were taken, and not those that failed or were skipped."""
+        """True for a replay of delivered deliveries."""
         return "delivered" in self.outcomes
 
 
 class ReplayState(StrEnum):
-    """Where a replay stands."""
+    """The state of a replay."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -200,39 +199,39 @@ class ReplayState(StrEnum):
 
 
 class Replay(Struct, frozen=True, kw_only=True):
-    """One replay and its progress, so that it can be resumed. Key: `<tenant>.<replay id>`."""
+    """A replay and its progress. Key: `<tenant>.<replay id>`."""
 
     filter: ReplayFilter
     by: str
     started_at: datetime
-    until_sequence: Annotated[int, Meta(description="The last kept delivery that belongs to it, by stream sequence.")]
-    cursor: Annotated[int, Meta(description="Everything up to this stream sequence is done.")] = 0
+    until_sequence: Annotated[int, Meta(description="Stream sequence of the last delivery of the replay.")]
+    cursor: Annotated[int, Meta(description="Stream sequence up to which the replay is done.")] = 0
     replayed: int = 0
     skipped: int = 0
     state: ReplayState = ReplayState.RUNNING
     cancelled_by: str | None = None
-    cancelled_from: Annotated[str, Meta(description="The address of who cancelled it, as far as known.")] | None = None
-    ended_at: Annotated[datetime, Meta(description="When it was finished or cancelled.")] | None = None
-    rate_per_s: Annotated[float, Meta(gt=0, description="Deliveries a second, at most.")] | None = None
+    cancelled_from: Annotated[str, Meta(description="Network address that cancelled it, if known.")] | None = None
+    ended_at: Annotated[datetime, Meta(description="End of the replay.")] | None = None
+    rate_per_s: Annotated[float, Meta(gt=0, description="Limit of deliveries per second.")] | None = None
     unattended: Annotated[
-        bool, Meta(description="API processes run it, and another one goes on with it when one of them ends.")
+        bool, Meta(description="API processes run the replay; another process resumes it when one ends.")
     ] = False
-    total: Annotated[int, Meta(description="Kept deliveries that it looks at, counted when it began.")] | None = None
-    address: Annotated[str, Meta(description="From where it was asked for.")] | None = None
+    total: Annotated[int, Meta(description="Deliveries to examine, counted at the start.")] | None = None
+    address: Annotated[str, Meta(description="Network address that requested it, if known.")] | None = None
 
 
-def _problem_with(headers: dict[str, str]) -> str | None:
-    """The rule that `headers` break, if any, with nothing of them in it."""
+def _broken_rule(headers: dict[str, str]) -> str | None:
+    """Return the rule that the headers break, without any input, or None."""
     names = [name.lower() for name in headers]
     if len(set(names)) < len(names):
-        return "`headers` name the same header twice; case makes no difference"
+        return "`headers` contain a header twice; names are case-insensitive"
     for rule in DENIED_HEADERS:
-        if any(_falls_under(rule, name) for name in names):
-            return f"`headers` can't set `{rule}`: no destination may"
+        if any(_matches(rule, name) for name in names):
+            return f"`headers` cannot set `{rule}`"
     if sum(len(name) + len(value) + 4 for name, value in headers.items()) > MAX_HEADERS_BYTES:
-        return f"`headers` take more than {MAX_HEADERS_BYTES} bytes in all"
+        return f"`headers` exceed {MAX_HEADERS_BYTES} bytes in total"
     return None
 
 
-def _falls_under(rule: str, name: str) -> bool:
+def _matches(rule: str, name: str) -> bool:
     return name.startswith(rule[:-1]) if rule.endswith("*") else name == rule

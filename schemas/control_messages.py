@@ -1,4 +1,4 @@
-"""What consumers are asked over core NATS, outside of any stream."""
+"""Requests to consumers over core NATS."""
 
 from msgspec import Struct
 
@@ -6,21 +6,21 @@ from schemas.ids import CredentialId, TenantId
 
 
 class RefreshSecrets(Struct, frozen=True, kw_only=True):
-    """Forget what is remembered of one credential's Secret, of a tenant's, or, with neither named, of all."""
+    """A request to evict the Secret of a credential, the Secrets of a tenant, or all Secrets."""
 
     tenant: TenantId | None = None
     credential: CredentialId | None = None
 
 
 class RefreshReply(Struct, frozen=True, kw_only=True):
-    """One consumer's answer: how many Secrets it forgot; None when it forgot all."""
+    """The reply of one consumer: the number of evicted Secrets, or None for all."""
 
     worker: str
     forgotten: int | None = None
 
 
 class CheckCredential(Struct, frozen=True, kw_only=True):
-    """Read a credential's Secret now, and say how it is."""
+    """A request to read a credential's Secret now, and to reply with its state."""
 
     tenant: TenantId
     credential: CredentialId

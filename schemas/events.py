@@ -1,7 +1,7 @@
 """The events on NATS: CloudEvents 1.0 in structured JSON mode (contract, section 3).
 
-An event is an immutable fact. What a producer publishes (`DeliveryRequested`) is decoded leniently at the envelope, as
-CloudEvents asks (extensions are allowed), and strictly in its `data`; what we publish is encoded from the same types.
+The envelope of a request (`DeliveryRequested`) is decoded leniently, because CloudEvents allows extensions. Its `data` is
+decoded strictly.
 """
 
 import base64
@@ -17,9 +17,9 @@ from schemas.ids import CredentialId, DeliveryId, DestinationId, EventType, Tena
 CONTENT_TYPE: Final = "application/cloudevents+json"
 JSON: Final = "application/json"
 PING: Final = "oneprotect.ping"
-"""The event type of a test: it is tried once, and never kept."""
+"""Event type of a test delivery, which is attempted once and never stored."""
 MAX_ENVELOPE_BYTES: Final = 64 * 1024
-"""What the document around a payload may take, beside the payload itself."""
+"""Limit for the document around a payload, without the payload."""
 
 Time = Annotated[datetime, Meta(tz=True)]
 Source = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -35,10 +35,10 @@ BodyContentType = Annotated[
 
 
 class RequestedData(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What to deliver: exactly one of `payload` and `payload_base64`.
+    """The delivery to make, with exactly one of `payload` and `payload_base64`.
 
-    `payload` is JSON and is delivered byte for byte as it was published; `payload_base64` is any other body, and then
-    `content_type` says what it is.
+    `payload` is JSON and is delivered byte for byte as published. `payload_base64` is any other body and needs
+    `content_type`.
     """
 
     destination: DestinationId
@@ -54,7 +54,7 @@ class RequestedData(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise ValueError("Expected `content_type` beside `payload_base64`")
 
     def body(self) -> bytes:
-        """The bytes that are signed and sent. Raises `ValueError`, with none of the input in it, on bad base64."""
+        """Return the bytes to sign and send. Raises `ValueError`, without the input, for malformed base64."""
         if isinstance(self.payload, Raw):
             return bytes(self.payload)
         try:
@@ -69,7 +69,7 @@ class RequestedData(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
 
 
 class CloudEvent(Struct, frozen=True, kw_only=True):
-    """The attributes that every event here has. `id` of a request is its delivery id."""
+    """The attributes of every event. The `id` of a request is its delivery id."""
 
     id: str
     source: Source
@@ -80,7 +80,7 @@ class CloudEvent(Struct, frozen=True, kw_only=True):
 
 
 class DeliveryRequested(CloudEvent, frozen=True, kw_only=True):
-    """A producer asks for a delivery. Published to `oneprotect.delivery.requested.<tenant>.<destination>`."""
+    """A request of a producer for a delivery. Published to `oneprotect.delivery.requested.<tenant>.<destination>`."""
 
     id: DeliveryId
     type: Literal["oneprotect.delivery.requested.v1"]
@@ -93,14 +93,14 @@ class AttemptResult(Struct, frozen=True, kw_only=True, gc=False):
     delivery: DeliveryId
     destination: DestinationId
     event_type: EventType
-    attempt: Annotated[int, Meta(ge=1, description="From 1, counting on through replays.")]
+    attempt: Annotated[int, Meta(ge=1, description="Number of the attempt, from 1; replays continue to count.")]
     outcome: Outcome
     code: Code
     started_at: Time
     duration_ms: Annotated[float, Meta(ge=0)]
     worker: str
     http_status: int | None = None
-    retry_after_s: Annotated[float, Meta(description="What the receiver asked for.")] | None = None
+    retry_after_s: Annotated[float, Meta(description="The receiver's `Retry-After`, in seconds.")] | None = None
     next_attempt_at: Time | None = None
     request_bytes: int = 0
     response_bytes: int = 0
@@ -110,34 +110,32 @@ class AttemptResult(Struct, frozen=True, kw_only=True, gc=False):
     ) = None
     replay: str | None = None
     url_host: str | None = None
-    response_body: Annotated[str, Meta(description="First 1 KiB, scrubbed; only with `capture_response`.")] | None = (
-        None
-    )
+    response_body: Annotated[str, Meta(description="First 1 KiB, masked; only with `capture_response`.")] | None = None
 
 
 class DeliveryAttempted(CloudEvent, frozen=True, kw_only=True):
-    """The result of one attempt. Kept on `oneprotect.delivery.attempted.<tenant>.<destination>.<bucket>`."""
+    """The result of one attempt. Stored on `oneprotect.delivery.attempted.<tenant>.<destination>.<bucket>`."""
 
     data: AttemptResult
     type: Literal["oneprotect.delivery.attempted.v1"] = "oneprotect.delivery.attempted.v1"
 
 
 class DestinationDisabledData(Struct, frozen=True, kw_only=True):
-    """Which destination, and why it takes no deliveries any more."""
+    """The disabled destination and the reason."""
 
     destination: DestinationId
     reason: str
 
 
 class DestinationDisabled(CloudEvent, frozen=True, kw_only=True):
-    """A destination was disabled."""
+    """A destination that was disabled."""
 
     data: DestinationDisabledData
     type: Literal["oneprotect.destination.disabled.v1"] = "oneprotect.destination.disabled.v1"
 
 
 class DestinationFailingData(Struct, frozen=True, kw_only=True):
-    """Which destination, how badly, and when it will be disabled if that goes on."""
+    """The failing destination, its failures, and when it will be disabled."""
 
     destination: DestinationId
     failing_since: Time
@@ -147,27 +145,27 @@ class DestinationFailingData(Struct, frozen=True, kw_only=True):
 
 
 class DestinationFailing(CloudEvent, frozen=True, kw_only=True):
-    """A warning: a destination has not taken a delivery for a day, or another one."""
+    """A warning, once a day, about a destination without a successful delivery."""
 
     data: DestinationFailingData
     type: Literal["oneprotect.destination.failing.v1"] = "oneprotect.destination.failing.v1"
 
 
 class DestinationRecoveredData(Struct, frozen=True, kw_only=True):
-    """Which destination works again."""
+    """The recovered destination."""
 
     destination: DestinationId
 
 
 class DestinationRecovered(CloudEvent, frozen=True, kw_only=True):
-    """A destination that had been failing works again, or was enabled again."""
+    """A failing destination that works again, or a disabled one that was enabled."""
 
     data: DestinationRecoveredData
     type: Literal["oneprotect.destination.recovered.v1"] = "oneprotect.destination.recovered.v1"
 
 
 class CredentialStatusData(Struct, frozen=True, kw_only=True):
-    """What a consumer found when it checked a credential."""
+    """The result of a check of a credential."""
 
     credential: CredentialId
     status: CredentialStatus
@@ -175,66 +173,66 @@ class CredentialStatusData(Struct, frozen=True, kw_only=True):
 
 
 class CredentialStatusChanged(CloudEvent, frozen=True, kw_only=True):
-    """A credential's status is another one than before."""
+    """A change of a credential's status."""
 
     data: CredentialStatusData
     type: Literal["oneprotect.credential.status_changed.v1"] = "oneprotect.credential.status_changed.v1"
 
 
 class ReplayData(Struct, frozen=True, kw_only=True):
-    """A replay and how far it has come."""
+    """A replay and its progress."""
 
     replay: str
-    by: Annotated[str, Meta(description="Who asked for it: for the replay, for going on with it, or to cancel it.")]
-    address: Annotated[str, Meta(description="From where, as far as that is known.")] | None = None
+    by: Annotated[str, Meta(description="User who started, resumed or cancelled it.")]
+    address: Annotated[str, Meta(description="Network address of that user, if known.")] | None = None
     replayed: int = 0
     skipped: int = 0
     state: Literal["running", "finished", "cancelled"] = "running"
 
 
 class ReplayStarted(CloudEvent, frozen=True, kw_only=True):
-    """A replay began, or went on after an interruption."""
+    """The start of a replay, or its resumption."""
 
     data: ReplayData
     type: Literal["oneprotect.replay.started.v1"] = "oneprotect.replay.started.v1"
 
 
 class ReplayFinished(CloudEvent, frozen=True, kw_only=True):
-    """A replay has come to its end: it has requested everything that it was asked to, or it was cancelled."""
+    """The end of a replay: finished or cancelled."""
 
     data: ReplayData
     type: Literal["oneprotect.replay.finished.v1"] = "oneprotect.replay.finished.v1"
 
 
 class QuarantineReleasedData(Struct, frozen=True, kw_only=True):
-    """Audit: who had which quarantined message published again, and where."""
+    """Audit: a released message, its subject, and the user who released it."""
 
-    sequence: Annotated[int, Meta(ge=1, description="Its place in the quarantine, where it stays.")]
-    subject: Annotated[str, Meta(description="Where it had come from, and has been published to again.")]
+    sequence: Annotated[int, Meta(ge=1, description="Sequence in the quarantine stream, where the message stays.")]
+    subject: Annotated[str, Meta(description="Subject that the message came from and was published to again.")]
     by: str
-    understood: Annotated[bool, Meta(description="Whether it looked as if a consumer could read it now.")]
+    understood: Annotated[bool, Meta(description="True if a consumer can probably decode the message now.")]
     delivery: DeliveryId | None = None
 
 
 class QuarantineReleased(CloudEvent, frozen=True, kw_only=True):
-    """A quarantined message was published again, as it had come."""
+    """The release of a quarantined message."""
 
     data: QuarantineReleasedData
     type: Literal["oneprotect.quarantine.released.v1"] = "oneprotect.quarantine.released.v1"
 
 
 class ConfigChangedData(Struct, frozen=True, kw_only=True):
-    """Audit: who changed what. The changed values are not in it."""
+    """Audit: a change and the user who made it, without the changed values."""
 
     kind: Literal["destination", "credential", "token"]
     name: str
     action: Literal["set", "delete", "enable", "disable", "create", "test"]
     by: str
-    address: Annotated[str, Meta(description="From where: the client's address, as far as it is known.")] | None = None
+    address: Annotated[str, Meta(description="Network address of the client, if known.")] | None = None
 
 
 class ConfigChanged(CloudEvent, frozen=True, kw_only=True):
-    """A tenant's configuration was changed."""
+    """A change of a tenant's configuration."""
 
     data: ConfigChangedData
     type: Literal["oneprotect.config.changed.v1"] = "oneprotect.config.changed.v1"
@@ -257,7 +255,7 @@ encode = msgspec.json.Encoder().encode
 
 
 def decode_request(document: bytes) -> DeliveryRequested:
-    """Decode what a producer published. Raises `ValueError` whose text names the field and the rule."""
+    """Decode a request. Raises `ValueError` with the field and the rule."""
     return _decode_request(document)
 
 
@@ -267,5 +265,5 @@ def decode_result(document: bytes) -> DeliveryAttempted:
 
 
 def now() -> datetime:
-    """The current time, in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""How a destination's attempts went, hour by hour, as consumers keep it in a bucket. It is a chart and no record."""
+"""Attempts of a destination by hour, for charts."""
 
 from typing import Final
 
@@ -6,17 +6,17 @@ from msgspec import Struct
 
 HOURS: Final = 24
 TIMES_MS: Final = (5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-"""Upper bounds of the classes of durations; one more class is for what took longer."""
+"""Upper bounds of the duration classes; one more class is for longer durations."""
 
 
 class HourCounts(Struct, frozen=True, gc=False):
-    """What happened in one hour: `at` is its number since 1970."""
+    """The counts of one hour. `at`: hours since 1970."""
 
     at: int
     delivered: int = 0
     failed: int = 0
     times: tuple[int, ...] = (0,) * (len(TIMES_MS) + 1)
-    """Attempts by duration, for those that an answer came to."""
+    """Attempts with a response, by duration class."""
 
     def __add__(self, other: "HourCounts") -> "HourCounts":
         return HourCounts(
@@ -28,31 +28,35 @@ class HourCounts(Struct, frozen=True, gc=False):
 
 
 class HourlyStats(Struct, frozen=True):
-    """The last hours in which there were attempts, oldest first. Key: `<tenant>.<destination>`."""
+    """The last hours with attempts, oldest first. Key: `<tenant>.<destination>`."""
 
     hours: tuple[HourCounts, ...] = ()
 
     def merged(self, news: tuple[HourCounts, ...], now: int) -> "HourlyStats":
-        """Together with what was counted since, without what is too old in the hour `now`."""
+        """Return the sum with new counts, without hours that are older than a day in the hour `now`."""
         hours = {hour.at: hour for hour in self.hours}
         for hour in news:
             hours[hour.at] = hours[hour.at] + hour if hour.at in hours else hour
         return HourlyStats(tuple(hours[at] for at in sorted(hours) if at > now - HOURS))
 
     def last_day(self, now: int) -> list[HourCounts]:
-        """One after another, the hours of a day that ends with the hour `now`."""
+        """Return the 24 hours that end with the hour `now`, oldest first."""
         hours = {hour.at: hour for hour in self.hours}
         return [hours.get(at, HourCounts(at)) for at in range(now - HOURS + 1, now + 1)]
 
 
 def success_rate(hour: HourCounts) -> float | None:
-    """The share of attempts that delivered; None when there was none."""
+    """Return the share of delivered attempts, or None without attempts."""
     attempts = hour.delivered + hour.failed
     return hour.delivered / attempts if attempts else None
 
 
 def percentile_ms(hour: HourCounts, share: float) -> float | None:
-    """The duration that `share` of the answered attempts stayed below, to within its class; None without any."""
+    """Return the duration percentile in ms, interpolated in its class, or None without attempts.
+
+    Args:
+        share: 0.95 for the 95th percentile.
+    """
     wanted, seen = share * sum(hour.times), 0
     if not wanted:
         return None

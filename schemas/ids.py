@@ -1,7 +1,7 @@
-"""Identifiers and their grammars (contract, section 2), as msgspec types that check on decoding.
+"""Identifiers and their grammars (contract, section 2), as msgspec types that validate on decoding.
 
-A pattern ends in ``$(?!\\n)``: Python's bare ``$`` would also match before a trailing line feed, and ``\\Z`` is no JSON
-Schema. Nothing is ever stripped, lower-cased or repaired.
+A pattern ends in ``$(?!\\n)``: Python's ``$`` alone also matches before a trailing line feed, and JSON Schema has no
+``\\Z``. Input is never stripped, lower-cased or corrected.
 """
 
 import functools
@@ -44,7 +44,7 @@ EventType = Annotated[
 
 
 class Purpose(StrEnum):
-    """What a credential is for. A Secret's purpose label must say the same."""
+    """The purpose of a credential. The purpose label of the Secret must be equal."""
 
     WEBHOOK_SIGNING = "webhook-signing"
 
@@ -57,28 +57,28 @@ _YEAR_3000_MS = 32_503_680_000_000
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` may name a tenant, a destination or a credential."""
+    """Return true if ``text`` is a valid name of a tenant, a destination or a credential."""
     return _NAME.match(text) is not None
 
 
 def is_delivery_id(text: str) -> bool:
-    """Whether ``text`` may be a delivery id."""
+    """Return true if ``text`` is a valid delivery id."""
     return _DELIVERY_ID.match(text) is not None
 
 
 @functools.lru_cache(maxsize=1024)
 def is_event_type(text: str) -> bool:
-    """Whether ``text`` may be an event type. Remembered, as there are few and they come again and again."""
+    """Return true if ``text`` is a valid event type. Results are cached: event types are few and repeat."""
     return len(text) <= MAX_EVENT_TYPE and _EVENT_TYPE.match(text) is not None
 
 
 def new_delivery_id() -> str:
-    """``dlv_`` and 26 Crockford base-32 characters (48 bits of milliseconds, 80 random ones): sorts by time."""
+    """Return ``dlv_`` and 26 Crockford base-32 characters: 48 bits of milliseconds and 80 random bits."""
     return "dlv_" + _sortable()
 
 
 def new_replay_id() -> str:
-    """``rpl-`` and 26 lower-case characters, sortable by time; it is also a bucket key, so a name."""
+    """Return ``rpl-`` and 26 lower-case characters, sortable by time and valid as a bucket key."""
     return "rpl-" + _sortable().lower()
 
 
@@ -88,7 +88,7 @@ def _sortable() -> str:
 
 
 def time_of(delivery: str) -> datetime | None:
-    """When a delivery id was made, if we made it; None for any other id."""
+    """Return the creation time of a delivery id of this program, or None for any other id."""
     text = delivery.removeprefix("dlv_")
     if len(text) != 26 or text == delivery or not set(text) <= set(_CROCKFORD):
         return None

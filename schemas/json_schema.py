@@ -1,4 +1,4 @@
-"""JSON Schema (draft 2020-12) of every event and configuration object, made from the types."""
+"""JSON Schema (draft 2020-12) of every event and configuration object, generated from the types."""
 
 import inspect
 import types
@@ -21,18 +21,18 @@ _ONE_BODY: Final = [
 
 
 def event_type(event: type[CloudEvent]) -> str:
-    """The CloudEvents `type`, for example `oneprotect.delivery.requested.v1`."""
+    """Return the CloudEvents `type`, for example `oneprotect.delivery.requested.v1`."""
     field = next(field for field in msgspec.structs.fields(event) if field.name == "type")
     return cast("str", get_args(field.type)[0])
 
 
 def event_name(event: type[CloudEvent]) -> str:
-    """The same without the root: `delivery.requested.v1`."""
+    """Return the `type` without the root: `delivery.requested.v1`."""
     return event_type(event).removeprefix("oneprotect.")
 
 
 def config_name(kind: type[Struct]) -> str:
-    """`configuration.` and the type's name in lower case, for example `configuration.retry-policy`."""
+    """Return the name of a configuration schema, for example `configuration.retry-policy`."""
     words = "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in kind.__name__)
     return "configuration." + words.removeprefix("-")
 
@@ -48,19 +48,19 @@ CONFIGURATION: Final = tuple(_defined_in(configuration))
 
 
 def document(kind: type[Struct], name: str) -> Json:
-    """The schema of one type, with everything that it refers to inside."""
+    """Return the schema of one type, including the types that it refers to."""
     found = components([kind], ref_template="#/$defs/{name}")
     root = found.pop(kind.__name__)
     return {"$schema": _DIALECT, "$id": f"urn:oneprotect:schema:{name}", **root} | ({"$defs": found} if found else {})
 
 
 def components(kinds: Iterable[type[Struct]], *, ref_template: str) -> dict[str, Json]:
-    """The schemas of `kinds` and of all that they refer to, by type name and sorted by it."""
+    """Return the schemas of `kinds` and of the types that they refer to, sorted by type name."""
     _, found = msgspec.json.schema_components(kinds, ref_template=ref_template)
     for schema in found.values():
         _clean(schema)
     if events.RequestedData.__name__ in found:
-        # What its `__post_init__` checks, which no type says.
+        # The rule of `__post_init__`, which the types cannot express.
         found[events.RequestedData.__name__]["oneOf"] = _ONE_BODY
     for event in EVENTS:
         if event.__name__ in found:
@@ -69,14 +69,14 @@ def components(kinds: Iterable[type[Struct]], *, ref_template: str) -> dict[str,
 
 
 def _require_type(schema: Json) -> None:
-    """Say that `type` is always there: it has a default for us who write it, and readers tell events apart by it."""
+    """Mark `type` as required: the default is for this program only, and readers distinguish events by it."""
     required = cast("list[str]", schema["required"])
     if "type" not in required:
         required.append("type")
 
 
 def _clean(node: object) -> None:
-    """Take the source's indentation out of descriptions, which are docstrings."""
+    """Remove indentation from descriptions, which come from docstrings."""
     if isinstance(node, list):
         for item in cast("list[object]", node):
             _clean(item)

@@ -1,4 +1,4 @@
-"""Who may do what over HTTP: roles, and tokens as they are kept. Of a token only its SHA-256 is kept."""
+"""Roles and tokens of the HTTP API. Only the SHA-256 of a token is stored."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -12,20 +12,20 @@ ALL_TENANTS: Final = "*"
 
 
 class Role(StrEnum):
-    """What a token is for."""
+    """The permission of a token."""
 
     PRODUCER = "producer"
-    """Asks for deliveries, and looks at them."""
+    """Requests deliveries and reads them."""
     ADMIN = "admin"
     """Changes destinations and credentials."""
     OPERATOR = "operator"
-    """Replays, enables, disables and tests; is told what exactly is wrong with a Secret."""
+    """Replays, enables, disables and tests; sees the exact problem of a Secret."""
     VIEWER = "viewer"
-    """Looks at everything, and changes nothing."""
+    """Reads everything and changes nothing."""
 
 
 class Token(Struct, frozen=True, kw_only=True):
-    """A token as it is kept. Key: `<tenant>.<id>`, where `_all` stands for all tenants."""
+    """A stored token. Key: `<tenant>.<id>`, with `_all` for all tenants."""
 
     tenant: str
     roles: tuple[Role, ...]
@@ -36,7 +36,7 @@ class Token(Struct, frozen=True, kw_only=True):
 
 
 class TokenSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a new token is for."""
+    """The tenant, roles and name of a new token."""
 
     tenant: Annotated[str, Meta(pattern=rf"(?:^\*$|{NAME_PATTERN})(?!\n)", description="A tenant, or `*` for all.")]
     roles: Annotated[tuple[Role, ...], Meta(min_length=1, max_length=4)]
@@ -44,7 +44,7 @@ class TokenSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class TokenView(Struct, frozen=True, kw_only=True):
-    """A token as it is shown: all about it but what would let somebody in."""
+    """A token without its digest."""
 
     id: str
     tenant: str
@@ -52,4 +52,4 @@ class TokenView(Struct, frozen=True, kw_only=True):
     name: str
     created_at: datetime
     created_by: str
-    last_used_at: Annotated[datetime, Meta(description="To the minute.")] | None = None
+    last_used_at: Annotated[datetime, Meta(description="Accurate to the minute.")] | None = None

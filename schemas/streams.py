@@ -6,24 +6,22 @@ from msgspec import Meta, Struct
 
 
 class StreamConfig(Struct, frozen=True, kw_only=True):
-    """A stream as this version needs it. Storage is always on file; replicas come from the settings."""
+    """A stream. Storage is always on file; the settings define the replicas."""
 
     name: str
     subjects: tuple[str, ...]
     description: str
     retention: Literal["workqueue", "limits"] = "limits"
-    max_age_s: Annotated[float, Meta(description="0 keeps for ever.")] = 0
+    max_age_s: Annotated[float, Meta(description="0: no limit.")] = 0
     duplicate_window_s: float = 120
-    capped_per_subject: Annotated[bool, Meta(description="Refuse (10077) beyond ONEPROTECT_WORK_PER_DESTINATION.")] = (
+    capped_per_subject: Annotated[bool, Meta(description="Reject (10077) beyond ONEPROTECT_WORK_PER_DESTINATION.")] = (
         False
     )
-    max_message_bytes: Annotated[int, Meta(description="-1: whatever the server takes.")] = -1
-    archived: Annotated[bool, Meta(description="Kept as long, and as much of it, as the settings say.")] = False
-    max_consumers: Annotated[int, Meta(description="0: the server's own bound.")] = 0
+    max_message_bytes: Annotated[int, Meta(description="-1: the limit of the server.")] = -1
+    archived: Annotated[bool, Meta(description="The settings limit age and size.")] = False
+    max_consumers: Annotated[int, Meta(description="0: the limit of the server.")] = 0
     schedules: Annotated[bool, Meta(description="Message schedules (ADR-51), nats-server 2.12 or newer.")] = False
-    batches: Annotated[bool, Meta(description="All or nothing: atomic batches (ADR-50), as of nats-server 2.12.")] = (
-        False
-    )
+    batches: Annotated[bool, Meta(description="Atomic batches (ADR-50), nats-server 2.12 or newer.")] = False
 
 
 class ConsumerConfig(Struct, frozen=True, kw_only=True):
@@ -32,7 +30,7 @@ class ConsumerConfig(Struct, frozen=True, kw_only=True):
     stream: str
     name: str
     filter_subject: str
-    from_now: Annotated[bool, Meta(description="It begins with what is stored after it was made.")] = False
+    from_now: Annotated[bool, Meta(description="Deliver only messages stored after its creation.")] = False
 
 
 class BucketConfig(Struct, frozen=True, kw_only=True):
@@ -40,19 +38,19 @@ class BucketConfig(Struct, frozen=True, kw_only=True):
 
     name: str
     description: str
-    announced: Annotated[bool, Meta(description="Stored values are published again on `announced(bucket)`.")] = False
+    announced: Annotated[bool, Meta(description="The server announces stored values on `subjects.announced`.")] = False
 
 
 _DAY_S = 86_400.0
 _KEPT_S = 30 * _DAY_S
 
 MAX_MESSAGE_BYTES: Final = 960 * 1024
-"""What a producer may publish, headers and all: below the server's usual 1 MiB by what we add on the way."""
+"""Largest message of a producer, headers included: 1 MiB, the usual limit, less the headers that are added later."""
 
 WORK: Final = StreamConfig(
     name="ONEPROTECT_WORK",
     subjects=("oneprotect.delivery.requested.*.*",),
-    description="Deliveries due now; bounded per destination.",
+    description="Deliveries due now; limited per destination.",
     retention="workqueue",
     duplicate_window_s=600,
     capped_per_subject=True,
@@ -62,7 +60,7 @@ WORK: Final = StreamConfig(
 OVERFLOW: Final = StreamConfig(
     name="ONEPROTECT_OVERFLOW",
     subjects=("oneprotect.delivery.overflow.*.*",),
-    description="What the work stream refused; fed back as its destination drains.",
+    description="Requests beyond that limit; moved back as the destination drains.",
     retention="workqueue",
     duplicate_window_s=600,
     max_message_bytes=MAX_MESSAGE_BYTES,
@@ -71,7 +69,7 @@ OVERFLOW: Final = StreamConfig(
 ORDERED: Final = StreamConfig(
     name="ONEPROTECT_ORDERED",
     subjects=("oneprotect.delivery.ordered.*.*",),
-    description="The lines of destinations that take their deliveries in order.",
+    description="Ordered queues of destinations with `ordering: fifo`.",
     retention="workqueue",
     duplicate_window_s=600,
     max_consumers=10_000,
@@ -79,7 +77,7 @@ ORDERED: Final = StreamConfig(
 RETRIES: Final = StreamConfig(
     name="ONEPROTECT_RETRIES",
     subjects=("oneprotect.delivery.scheduled.*.*.*", "oneprotect.delivery.due.*.*"),
-    description="Attempts that wait for their time, and where they fire.",
+    description="Scheduled attempts, and the attempts that became due.",
     retention="workqueue",
     duplicate_window_s=600,
     schedules=True,
@@ -94,20 +92,20 @@ ATTEMPTS: Final = StreamConfig(
 FAILED: Final = StreamConfig(
     name="ONEPROTECT_FAILED",
     subjects=("oneprotect.delivery.failed.*.*.*",),
-    description="Deliveries given up on or skipped, whole, replayable.",
+    description="Failed and skipped deliveries, complete and replayable.",
     max_age_s=_KEPT_S,
     duplicate_window_s=600,
 )
 DELIVERED: Final = StreamConfig(
     name="ONEPROTECT_DELIVERED",
     subjects=("oneprotect.delivery.delivered.*.*",),
-    description="Deliveries that were taken, whole, replayable; several to a message.",
+    description="Archive of delivered deliveries, complete and replayable; several in a message.",
     archived=True,
 )
 QUARANTINE: Final = StreamConfig(
     name="ONEPROTECT_QUARANTINE",
     subjects=("oneprotect.delivery.quarantined.>",),
-    description="What could not be understood, as it came.",
+    description="Messages that could not be decoded, unchanged.",
     max_age_s=_KEPT_S,
     duplicate_window_s=600,
 )
@@ -124,24 +122,24 @@ WORK_CONSUMER: Final = ConsumerConfig(
 )
 DUE_CONSUMER: Final = ConsumerConfig(stream=RETRIES.name, name="delivery", filter_subject="oneprotect.delivery.due.*.*")
 CONSUMERS: Final = (WORK_CONSUMER, DUE_CONSUMER)
-"""Those that bring deliveries."""
+"""The consumers of deliveries."""
 TELLING_CONSUMER: Final = ConsumerConfig(
     stream=EVENTS.name, name="telling", filter_subject="oneprotect.event.>", from_now=True
 )
-"""The one that brings operational events, to be told to tenants that asked for them."""
+"""The consumer of operational events, which are delivered to subscribed tenants."""
 ALL_CONSUMERS: Final = (*CONSUMERS, TELLING_CONSUMER)
 
 DESTINATIONS: Final = BucketConfig(name="oneprotect_destinations", description="Destinations.", announced=True)
 CREDENTIALS: Final = BucketConfig(
-    name="oneprotect_credentials", description="Credentials: refs, no values.", announced=True
+    name="oneprotect_credentials", description="Credentials: refs, no secret values.", announced=True
 )
 CREDENTIAL_STATUS: Final = BucketConfig(
-    name="oneprotect_credential_status", description="What consumers found.", announced=True
+    name="oneprotect_credential_status", description="Results of credential checks.", announced=True
 )
-HEALTH: Final = BucketConfig(name="oneprotect_health", description="How destinations answer.", announced=True)
-ACTIVITY: Final = BucketConfig(name="oneprotect_activity", description="How attempts went, hour by hour.")
-RATES: Final = BucketConfig(name="oneprotect_rates", description="Until when destinations' rates are spoken for.")
-LEASES: Final = BucketConfig(name="oneprotect_leases", description="Which consumer moves what waits for a destination.")
-TOKENS: Final = BucketConfig(name="oneprotect_tokens", description="API tokens: hashes, no tokens.", announced=True)
+HEALTH: Final = BucketConfig(name="oneprotect_health", description="Health of destinations.", announced=True)
+ACTIVITY: Final = BucketConfig(name="oneprotect_activity", description="Attempts of destinations by hour.")
+RATES: Final = BucketConfig(name="oneprotect_rates", description="Rate reservations of destinations.")
+LEASES: Final = BucketConfig(name="oneprotect_leases", description="Leases of consumers on destinations.")
+TOKENS: Final = BucketConfig(name="oneprotect_tokens", description="API tokens: digests, no tokens.", announced=True)
 REPLAYS: Final = BucketConfig(name="oneprotect_replays", description="Replays and their progress.")
 BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, LEASES, TOKENS, REPLAYS)

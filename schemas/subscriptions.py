@@ -1,20 +1,20 @@
-"""Which event types a destination's `event_types` ask for."""
+"""Subscriptions: matching event types against a destination's `event_types`."""
 
 from collections.abc import Iterable
 from typing import Final
 
 OPERATIONAL: Final = "oneprotect."
-"""What happened to the tenant's own destinations, credentials and replays."""
+"""Prefix of the events about the tenant's own destinations, credentials and replays."""
 AUDIT: Final = ("oneprotect.config.", "oneprotect.quarantine.")
-"""Who changed what."""
+"""Prefixes of the audit trail."""
 _RESERVED: Final = (OPERATIONAL, *AUDIT)
 
 
 def matches(pattern: str, event_type: str) -> bool:
-    """Whether an `EventPattern` means `event_type`: that very type, all below `prefix.*`, or with `*` all of them.
+    """Return true if an `EventPattern` matches `event_type`.
 
-    Nobody gets our own events by surprise: a wildcard reaches those below `oneprotect.`, and below that the audit
-    trail, only when it names them itself, as in `oneprotect.*` and `oneprotect.config.*`.
+    `*` matches every type except those below `oneprotect.`. `oneprotect.*` matches these, except the audit trail, which
+    needs a pattern of its own, such as `oneprotect.config.*`.
     """
     if not pattern.endswith("*"):
         return pattern == event_type
@@ -25,5 +25,5 @@ def matches(pattern: str, event_type: str) -> bool:
 
 
 def asks_for(patterns: Iterable[str], event_type: str) -> bool:
-    """Whether one of a destination's `event_types` means `event_type`; with none given, none does."""
+    """Return true if one of a destination's `event_types` matches `event_type`."""
     return any(matches(pattern, event_type) for pattern in patterns)

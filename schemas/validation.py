@@ -1,6 +1,6 @@
-"""Input from outside, turned into our types. What is wrong with it is told as a field and a rule.
+"""Validation of input. An error names a field and a rule.
 
-An error repeats nothing that was given, be it a value or the name of an unknown field: people paste secrets anywhere.
+An error never repeats the input, not even the name of an unknown field: people paste secrets anywhere.
 """
 
 import re
@@ -26,11 +26,11 @@ _IN_WORDS: Final = {
 }
 _MISSING = re.compile(r"Object missing required field `(?P<field>\w+)`(?: - at .*)?")
 _OWN_RULE = re.compile(r"`(?P<field>\w+)` (?P<rule>.*)")
-"""How `schemas.configuration` says what types don't."""
+"""Format of the rules in `schemas.configuration` that types cannot express."""
 
 
 class ValidationError(ValueError):
-    """Input breaks a rule. `field` is where, for example `event_types[0]`, or None when it is about the whole."""
+    """Input that breaks a rule. `field`: for example `event_types[0]`, or None for the whole input."""
 
     def __init__(self, field: str | None, rule: str) -> None:
         super().__init__(f"{field}: {rule}" if field else rule)
@@ -39,7 +39,7 @@ class ValidationError(ValueError):
 
     @classmethod
     def of(cls, error: msgspec.ValidationError) -> "ValidationError":
-        """What `error` says. Raise it outside the `except` block, so that nothing else stays attached."""
+        """Convert an error of msgspec. Raise the result outside the `except` block, so that it has no context."""
         text = str(error)
         if found := _MISSING.fullmatch(text):
             return cls(found["field"], "required")
@@ -51,12 +51,10 @@ class ValidationError(ValueError):
 
 
 def convert(fields: Mapping[str, object], kind: type[T]) -> T:
-    """The fields as a `kind`. Raises `ValidationError`."""
+    """Convert fields to a `kind`. Raises `ValidationError`."""
     known = kind.__struct_fields__
     if not fields.keys() <= set(known):
-        raise ValidationError(
-            None, f"a field that can't be set here; there are {', '.join(f'`{name}`' for name in known)}"
-        )
+        raise ValidationError(None, f"unknown field; the fields are {', '.join(f'`{name}`' for name in known)}")
     try:
         return msgspec.convert(dict(fields), kind)
     except msgspec.ValidationError as error:
@@ -65,7 +63,7 @@ def convert(fields: Mapping[str, object], kind: type[T]) -> T:
 
 
 def round_trip(value: T) -> T:
-    """`value` as it is after a journey as JSON, every rule checked: building a struct checks few. Raises `ValidationError`."""
+    """Encode and decode a value, so that every rule is checked. Raises `ValidationError`."""
     try:
         return msgspec.json.decode(msgspec.json.encode(value), type=type(value))
     except msgspec.ValidationError as error:
@@ -74,14 +72,14 @@ def round_trip(value: T) -> T:
 
 
 def name(text: str, field: str) -> str:
-    """`text` if it may name a tenant, a destination or a credential. Raises `ValidationError`."""
+    """Return `text` if it is a valid name of a tenant, destination or credential. Raises `ValidationError`."""
     if not is_name(text):
         raise ValidationError(field, f"expected {NAME_IN_WORDS}")
     return text
 
 
 def delivery_id(text: str, field: str) -> str:
-    """`text` if it may be a delivery id. Raises `ValidationError`."""
+    """Return `text` if it is a valid delivery id. Raises `ValidationError`."""
     if not is_delivery_id(text):
         raise ValidationError(field, f"expected {_IN_WORDS[DELIVERY_ID_PATTERN]}")
     return text
@@ -89,9 +87,9 @@ def delivery_id(text: str, field: str) -> str:
 
 def _without_input(rule: str) -> str:
     if rule.startswith("Invalid enum value"):
-        return "not one of the words that may stand here"
+        return "not one of the allowed values"
     if rule.startswith("Object contains unknown field"):
-        return "a field that can't be set here"
+        return "unknown field"
     for pattern, words in _IN_WORDS.items():
         rule = rule.replace(f"`str` matching regex {pattern!r}", words)
     return rule[:1].lower() + rule[1:]

@@ -1,8 +1,8 @@
-"""Structured logs on stderr, one record a line: ours through structlog, other libraries' through the same chain.
+"""Structured logs on stderr, one record a line, for structlog and for the standard library's logging.
 
-An exception is shown as its type and where it was raised: no locals, and no text, since texts repeat their input (a
-`KeyError` its key, an `int()` its string, an HTTP client its headers). Of other libraries' exceptions only the type is
-shown, and of their records only the first line.
+An exception is logged as its type and stack, without locals and without text, because texts repeat their input: a
+`KeyError` its key, an HTTP client its headers. Exceptions of other libraries are logged as their type only, and records
+of other libraries as their first line.
 """
 
 import logging
@@ -22,20 +22,20 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 Format = Literal["json", "console"]
 
 CHATTY: Final = frozenset({"aiohttp", "asyncio", "client", "kubernetes_asyncio", "nats", "urllib3"})
-"""Loggers (and all below them) that print bodies, headers or arguments when they are let: WARNING at the least.
-`client` is what kubernetes_asyncio's configuration calls its own."""
+"""Loggers, with their children, that print bodies, headers or arguments below WARNING.
+`client` is the logger of kubernetes_asyncio's configuration."""
 
 _MAX_FRAMES: Final = 20
 _MAX_CHAIN: Final = 5
 _UNSCRUBBED: Final = frozenset({"delivery"})
-"""A delivery id's grammar is checked where it comes in, and masking it would cost the one word to search for."""
-_NO_WORDS: Final = re.compile(r"[^A-Za-z ]")
+"""Fields that are not masked: the grammar of a delivery id is checked on input, and operators search for it."""
+_NOT_WORDS: Final = re.compile(r"[^A-Za-z ]")
 
 _Record = MutableMapping[str, Any]
 
 
-def configure_logging(*, level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the setting's name
-    """Send every log record of this process to `stream` (stderr), as JSON lines or for a console."""
+def configure_logging(*, level: Level, format: Format, stream: TextIO | None = None) -> None:  # noqa: A002 - the name of the setting
+    """Send every log record of this process to `stream` (default: stderr), as JSON lines or for a console."""
     out = stream or sys.stderr
     number = logging.getLevelNamesMapping()[level.upper()]
     finish = _finisher(_to_json if format == "json" else _console(colours=out.isatty()))
@@ -57,7 +57,7 @@ def configure_logging(*, level: Level, format: Format, stream: TextIO | None = N
 
 
 class _LogOutput:
-    """Where structlog writes: a stream, and the name that the logger was asked for with."""
+    """A stream for structlog, and the logger's name."""
 
     __slots__ = ("_stream", "name")
 
@@ -73,7 +73,7 @@ class _LogOutput:
 
 
 class _LibraryLogHandler(logging.Handler):
-    """Records of libraries that use the standard library's logging."""
+    """A handler for records of the standard library's logging."""
 
     def __init__(self, output: _LogOutput, finish: "_Finish") -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class _LibraryLogHandler(logging.Handler):
         self._finish = finish
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Hold chatty loggers at WARNING, even when somebody has set their level."""
+        """Keep chatty loggers at WARNING, whatever their level is."""
         return record.levelno >= logging.WARNING or record.name.partition(".")[0] not in CHATTY
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -99,7 +99,7 @@ _Finish = Callable[[_Record, _Describe], str]
 
 
 def _finisher(render: Callable[[_Record], str]) -> _Finish:
-    """The end of the chain, one for all records: time, exception, scrubbing, text."""
+    """Return the last processor of all records: time, exception, masking, text."""
 
     def finish(record: _Record, describe: _Describe) -> str:
         error = _exception_of(record.pop("exc_info", None))
@@ -125,7 +125,7 @@ def _to_json(record: Mapping[str, Any]) -> str:
 
 
 def _console(*, colours: bool) -> Callable[[_Record], str]:
-    # Given to the renderer as text, an exception is printed below the line; the formatter is never asked.
+    # The exception is text here, so the renderer prints it below the line and never calls the formatter.
     renderer = structlog.dev.ConsoleRenderer(
         colors=colours, exception_formatter=structlog.dev.plain_traceback, force_colors=colours
     )
@@ -146,13 +146,13 @@ def _add_logger_name(logger: _LogOutput, _method: str, record: _Record) -> _Reco
 
 
 def _message(record: logging.LogRecord) -> str:
-    """A foreign record's first line; of asyncio's, which go on with the objects concerned, the words before those."""
+    """Return the first line of a library's record; of asyncio's records only the words before the objects."""
     try:
         text = record.getMessage()
-    except Exception:  # noqa: BLE001 - formatting calls foreign code, and the default is to print all arguments
+    except Exception:  # noqa: BLE001 - formatting calls foreign code; by default logging prints all arguments
         return "a log record could not be formatted"
     if record.name == "asyncio":
-        return _NO_WORDS.split(text, maxsplit=1)[0].strip()
+        return _NOT_WORDS.split(text, maxsplit=1)[0].strip()
     return text.partition("\n")[0]
 
 
@@ -165,7 +165,7 @@ def _exception_of(exc_info: object) -> BaseException | None:
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
-    """Type, stack (innermost last), the types that it came from, and for a group the same of each in it."""
+    """Return type, stack (innermost last), types of the causes, and the members of a group."""
     described: dict[str, Any] = {"type": _type_of(error), "stack": _stack(error.__traceback__)}
     causes = _causes(error)
     if causes:

@@ -1,7 +1,6 @@
-"""The operations port: `/healthz`, `/readyz` and `/metrics` over plain HTTP, with no tenant data in health.
+"""The operations port: `/healthz`, `/readyz` and `/metrics` over plain HTTP.
 
-It is served on the event loop that does the work, so an answer to `/healthz` says that this loop turns; what else the
-process needs has no say in it.
+The event loop that delivers serves the port, so a reply to `/healthz` shows that this loop runs, and nothing else.
 """
 
 import asyncio
@@ -22,18 +21,18 @@ _Event = MutableMapping[str, Any]
 
 
 class MetricSource(Protocol):
-    """What is shown at `/metrics`."""
+    """A source of the metrics at `/metrics`."""
 
     def snapshot(self) -> MetricSnapshot:
-        """As it is at this moment."""
+        """Return the current metrics."""
         ...
 
 
 class OpsPages:
-    """The pages, as an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+    """The operations pages as an ASGI application (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
 
-    def __init__(self, figures: MetricSource, readiness: ReadinessState) -> None:
-        self._figures = figures
+    def __init__(self, metrics: MetricSource, readiness: ReadinessState) -> None:
+        self._metrics = metrics
         self._readiness = readiness
 
     async def __call__(
@@ -50,28 +49,28 @@ class OpsPages:
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
     def answer(self, method: str, path: str) -> _Answer:
-        """Status, content type and body."""
+        """Return status, content type and body."""
         if method not in ("GET", "HEAD"):
             return 405, _TEXT, b"only GET and HEAD\n"
         match path:
             case "/healthz":
                 return 200, _TEXT, b"alive\n"
             case "/readyz":
-                word = self._readiness.word
-                return 200 if word in ("ready", "draining") else 503, _TEXT, word.encode() + b"\n"
+                status = self._readiness.status
+                return 200 if status in ("ready", "draining") else 503, _TEXT, status.encode() + b"\n"
             case "/metrics":
-                return 200, CONTENT_TYPE, render(self._figures.snapshot())
+                return 200, CONTENT_TYPE, render(self._metrics.snapshot())
             case _:
-                return 404, _TEXT, b"there are /healthz, /readyz and /metrics\n"
+                return 404, _TEXT, b"not found; use /healthz, /readyz or /metrics\n"
 
 
 @contextlib.asynccontextmanager
 async def serving(pages: OpsPages, *, host: str, port: int) -> AsyncGenerator[int]:
-    """Serve on `host` and `port` (0: a free one), which is given. Raises `OSError` when it can't be had."""
-    import uvicorn  # 50 ms and 6 MB, for those who have set a port
+    """Serve on `host` and `port` (0: any free port), and yield the port. Raises `OSError` when the port is taken."""
+    import uvicorn  # only processes with a port need it
 
     class Server(uvicorn.Server):
-        """One that leaves signals to the process."""
+        """A server that leaves signals to the process."""
 
         @contextlib.contextmanager
         def capture_signals(self) -> Generator[None]:

@@ -1,7 +1,7 @@
-"""Whether this process can do its work, told so that it does not flap.
+"""Readiness of a process, without flapping.
 
-A dependency that is away for a moment comes back by itself, and restarting or unlisting every pod meanwhile would only
-add to it. So readiness is lost only when the work has not been possible for `patience_s` on end.
+A short outage of a dependency must not restart or unlist every pod. So a process becomes unready only after it has been
+unable to work for `patience_s` without interruption.
 """
 
 import time
@@ -12,40 +12,40 @@ PATIENCE_S: Final = 30.0
 
 
 class ReadinessState:
-    """Before the work has once been possible, nothing is ready.
+    """The readiness of one process.
 
-    What drains stays ready: it still does its work, and losing it is no news to whoever asked it to stop.
+    A process is not ready before it has once been able to work. A draining process stays ready.
     """
 
     def __init__(self, *, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._works: Callable[[], bool] = lambda: False
+        self._can_work: Callable[[], bool] = lambda: False
         self._patience_s = patience_s
         self._clock = clock
         self._worked_at: float | None = None
         self._draining = False
 
-    def watch(self, works: Callable[[], bool]) -> None:
-        """From now on `works` says whether the work is possible right now."""
-        self._works = works
+    def set_check(self, can_work: Callable[[], bool]) -> None:
+        """Set the function that returns true while the process can work."""
+        self._can_work = can_work
 
     def drain(self) -> None:
-        """From now on it drains."""
+        """Mark the process as draining."""
         self._draining = True
 
-    def look(self) -> bool:
-        """Whether it is ready. Call it at least every few seconds: what nobody looks at has not been seen to work."""
+    def check(self) -> bool:
+        """Return true if the process is ready. Call it every few seconds, so that it sees the process work."""
         now = self._clock()
         if self._draining:
             return True
-        if self._works():
+        if self._can_work():
             self._worked_at = now
         return self._worked_at is not None and now - self._worked_at < self._patience_s
 
     @property
-    def word(self) -> str:
-        """What to answer who asks: `ready`, `draining`, `starting` or `waiting`."""
+    def status(self) -> str:
+        """One of `ready`, `draining`, `starting` and `waiting`."""
         if self._draining:
             return "draining"
-        if self.look():
+        if self.check():
             return "ready"
         return "starting" if self._worked_at is None else "waiting"

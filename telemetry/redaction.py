@@ -1,7 +1,7 @@
-"""The second line against secrets in logs: whatever looks like one is masked in every record.
+"""Masking of everything in a log record that resembles a secret.
 
-The first line is that secrets never get there: keys can't be printed, and errors carry codes. This one is for what
-somebody overlooked, so it rather masks too much than too little.
+This is the second line of defence; the first is that keys cannot be printed, and errors carry codes. It masks too much
+rather than too little.
 """
 
 import re
@@ -28,12 +28,12 @@ _SEPARATORS: Final = re.compile(r"[-_/]")
 
 
 def scrub(text: str) -> str:
-    """Mask what looks like a signing secret, a bearer token, a JWT, or long base64 or hex that is no plain id."""
+    """Mask signing secrets, bearer tokens, JWTs, and long base64 or hex that is not a known kind of id."""
     return _SUSPECT.sub(_masked, text)
 
 
 def plain(value: object, depth: int = 0) -> Plain:
-    """A value as a log may show it: text scrubbed, containers walked, and of any other object only its type's name."""
+    """Return a value for a log: text masked, containers converted, any other object as the name of its type."""
     match value:
         case str() | datetime():
             text = str(value)
@@ -60,7 +60,7 @@ def _masked(found: re.Match[str]) -> str:
 
 
 def _is_plain_id(text: str) -> bool:
-    """Whether long text is words or ids and no encoded bytes, which mix cases or never pause for 32 characters."""
+    """Return true for words and ids. Encoded bytes mix cases, or have no separator for 32 characters."""
     rest = _IDS.sub("", text)
     if len(rest) < 32:
         return True

@@ -1,4 +1,4 @@
-"""What one process tells of itself, put together: figures, readiness, and the port where both are read."""
+"""The telemetry of one process: metrics, traces, readiness and the operations port."""
 
 import asyncio
 import contextlib
@@ -20,16 +20,20 @@ if TYPE_CHECKING:  # the SDK: only when something is exported
     from telemetry.otlp.exporter import OtlpExporter
     from telemetry.otlp.spans import SpanFactory
 
-LOOK_S: Final = 1.0
-NOTHING: Final = ExportSettings()
+CHECK_EVERY_S: Final = 1.0
+NO_EXPORT: Final = ExportSettings()
 
 _log = structlog.get_logger(__name__)
 
 
 class Telemetry:
-    """`role`: `consumer` or `api`. `instance`: names this process. `export`: what goes out over OTLP.
+    """The telemetry of a process.
 
-    `patience_s`: for how long readiness survives that the work is not possible.
+    Args:
+        role: `consumer` or `api`.
+        instance: Name of this process.
+        export: Signals to export over OTLP.
+        patience_s: Seconds that the process stays ready although it cannot work.
     """
 
     def __init__(
@@ -38,14 +42,14 @@ class Telemetry:
         version: str,
         role: str,
         instance: str,
-        export: ExportSettings = NOTHING,
+        export: ExportSettings = NO_EXPORT,
         patience_s: float = PATIENCE_S,
     ) -> None:
         self.instance = instance
         self.counters = MetricRegistry()
         self.sampling = TraceSampler(export)
         self.spans: SpanFactory | None = None
-        """Where spans go, if they are exported."""
+        """Creates spans, if traces are exported."""
         self._otlp: OtlpExporter | None = None
         self._every_s = export.metrics_every_s
         if export.traces or export.metrics:
@@ -59,16 +63,19 @@ class Telemetry:
                 metrics=export.metrics,
             )
             self.spans = self._otlp.spans
-            self.counters.watch(self._otlp.readings)
+            self.counters.add_source(self._otlp.samples)
         self.readiness = ReadinessState(patience_s=patience_s)
         self._lag_s = 0.0
-        self.counters.watch(process_readings(version=version, role=role))
-        self.counters.watch(self._readings)
+        self.counters.add_source(process_readings(version=version, role=role))
+        self.counters.add_source(self._samples)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        """Look after itself meanwhile."""
-        tasks = [asyncio.create_task(self._look(), name="telemetry"), asyncio.create_task(self._export(), name="otlp")]
+        """Export, and check readiness, while the block runs."""
+        tasks = [
+            asyncio.create_task(self._check_repeatedly(), name="telemetry"),
+            asyncio.create_task(self._export(), name="otlp"),
+        ]
         try:
             yield
         finally:
@@ -79,12 +86,12 @@ class Telemetry:
                 await self._otlp.aclose(self.counters.snapshot())
 
     def report(self) -> ChildReport:
-        """How this process is, for its supervisor."""
-        return ChildReport.of(self.readiness.word, self.counters.snapshot())
+        """Return a report for the supervisor."""
+        return ChildReport.of(self.readiness.status, self.counters.snapshot())
 
     @contextlib.asynccontextmanager
     async def listening(self, *, host: str, port: int | None) -> AsyncGenerator[None]:
-        """Serve the operations port meanwhile, if there is one. Raises `OSError` when it can't be had."""
+        """Serve the operations port, if there is one, while the block runs. Raises `OSError` when it is taken."""
         if port is None:
             yield
             return
@@ -97,19 +104,19 @@ class Telemetry:
             await asyncio.sleep(self._every_s)
             try:
                 await self._otlp.export(self.counters.snapshot())
-            except Exception as error:  # noqa: BLE001 - whatever the SDK does not foresee, the next export is tried
-                _log.warning("metrics.unexported", error=type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - an unexpected error of the SDK must not end the exports
+                _log.warning("metrics.export_failed", error=type(error).__name__)
 
-    async def _look(self) -> None:
-        """Measure how late the loop is, and keep an eye on readiness."""
+    async def _check_repeatedly(self) -> None:
+        """Measure the lag of the event loop, and check readiness."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LOOK_S
-            await asyncio.sleep(LOOK_S)
-            # It fades within seconds, so that a scrape sees a stall that was between two of them.
+            due = loop.time() + CHECK_EVERY_S
+            await asyncio.sleep(CHECK_EVERY_S)
+            # The value decays within seconds, so that a scrape sees a stall since the last one.
             self._lag_s = max(loop.time() - due, self._lag_s * 0.9, 0.0)
-            self.readiness.look()
+            self.readiness.check()
 
-    def _readings(self) -> Iterator[MetricSample]:
+    def _samples(self) -> Iterator[MetricSample]:
         yield definitions.LOOP_LAG, (), self._lag_s
-        yield definitions.READY, (), self.readiness.look()
+        yield definitions.READY, (), self.readiness.check()

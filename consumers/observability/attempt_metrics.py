@@ -78,7 +78,7 @@ class AttemptMetrics:
         self._all = None if tenants_max else self._tenant("")
         if self._all is not None:
             self._all.counts.update(dict.fromkeys(_PRESET, 0))
-        counters.watch(self._readings)
+        counters.add_source(self._readings)
 
     def on_attempt(self, attempt: DeliveryAttempt, result: AttemptResult) -> None:
         """See `consumers.delivery.handler.AttemptObserver`."""

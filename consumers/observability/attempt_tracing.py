@@ -109,7 +109,7 @@ class AttemptTracer:
         )
 
     def readings(self) -> Iterator[MetricSample]:
-        """Yield the counts, as a source for `MetricRegistry.watch`."""
+        """Yield the counts, as a source for `MetricRegistry.add_source`."""
         for decision, count in self.counts.items():
             yield definitions.TRACES, (("decision", decision),), count
 

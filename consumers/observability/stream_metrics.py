@@ -68,7 +68,7 @@ class StreamMetrics:
                 return
 
     def __call__(self) -> Iterator[MetricSample]:
-        """Yield the readings, as a source for `MetricRegistry.watch`."""
+        """Yield the readings, as a source for `MetricRegistry.add_source`."""
         now = time.monotonic()
         if self._read_at is not None:
             yield definitions.SAMPLE_AGE, (), now - self._read_at

@@ -31,7 +31,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int
 
     def __call__(self) -> Iterator[MetricSample]:
-        """Yield the readings, as a source for `MetricRegistry.watch`."""
+        """Yield the readings, as a source for `MetricRegistry.add_source`."""
         worker, provider = self.worker, self.provider
         for metric, value in (
             (definitions.IN_FLIGHT, worker.in_flight),

@@ -37,7 +37,7 @@ from schemas.configuration import Health
 from schemas.hourly_stats import HourlyStats
 from telemetry.ops_server import OpsPages
 from telemetry.otlp.settings import ExportSettings
-from telemetry.telemetry import NOTHING, Telemetry
+from telemetry.telemetry import NO_EXPORT, Telemetry
 
 API_PATIENCE_S: Final = 5.0
 """Time without NATS after which the API is not ready. Every operation needs NATS."""
@@ -50,7 +50,7 @@ async def run_api(
     *,
     stop: asyncio.Event,
     on_listening: Callable[[str], None] = lambda _: None,
-    export: ExportSettings = NOTHING,
+    export: ExportSettings = NO_EXPORT,
 ) -> None:
     """Serve the HTTP API until `stop` is set, then finish the requests in progress.
 
@@ -106,7 +106,7 @@ async def _open_api(
             parts = build_dependencies(settings, jetstream, telemetry, jwts)
             await parts.destinations.start()
             streams = StreamAvailability(jetstream.connection)
-            telemetry.readiness.watch(lambda: streams.are_usable and parts.tokens.is_ready)
+            telemetry.readiness.set_check(lambda: streams.are_usable and parts.tokens.is_ready)
             updating = [
                 asyncio.create_task(coroutine)
                 for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())

@@ -46,7 +46,7 @@ from schemas import streams, subjects
 from schemas.configuration import RetryPolicy
 from telemetry.metrics.child_reports import report_to_supervisor
 from telemetry.otlp.settings import ExportSettings
-from telemetry.telemetry import NOTHING, Telemetry
+from telemetry.telemetry import NO_EXPORT, Telemetry
 
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
 NOTIFICATIONS_IN_FLIGHT: Final = 16
@@ -59,7 +59,7 @@ async def run_consumer(
     *,
     stop: asyncio.Event,
     health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY,
-    export: ExportSettings = NOTHING,
+    export: ExportSettings = NO_EXPORT,
     link: socket.socket | None = None,
 ) -> None:
     """Consume until `stop` is set, then drain.
@@ -242,8 +242,8 @@ class _Consumer:
         for consumer in streams.CONSUMERS:
             self._worker.add_source(_pull_consumer(self._jetstream, self._worker, consumer, self._receive))
         telemetry = self._resources.telemetry
-        telemetry.counters.watch(self._stream_metrics)
-        telemetry.counters.watch(
+        telemetry.counters.add_source(self._stream_metrics)
+        telemetry.counters.add_source(
             WorkerMetrics(
                 connection=self._jetstream.connection,
                 publisher=self._jetstream.publisher,
@@ -256,7 +256,7 @@ class _Consumer:
                 max_in_flight=self._settings.delivery.max_in_flight,
             )
         )
-        telemetry.readiness.watch(lambda: self._worker.is_pulling)
+        telemetry.readiness.set_check(lambda: self._worker.is_pulling)
 
     def _receive(self, message: Message) -> None:
         """Pass a message to its ordered queue, or to the worker."""
@@ -320,7 +320,7 @@ def _build_tracer(resources: ConsumerResources) -> AttemptTracer | None:
     if telemetry.spans is None:
         return None
     tracer = AttemptTracer(telemetry.spans, telemetry.sampling, slow_s=resources.settings.telemetry.trace_slow_s)
-    telemetry.counters.watch(tracer.readings)
+    telemetry.counters.add_source(tracer.readings)
     return tracer
 
 

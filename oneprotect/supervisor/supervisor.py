@@ -56,7 +56,7 @@ class Supervisor:
 
     def is_working(self) -> bool:
         """Return whether at least one process is ready."""
-        return any(report.word == "ready" for report in self._reports.values())
+        return any(report.status == "ready" for report in self._reports.values())
 
     def snapshot(self) -> MetricSnapshot:
         """Return the combined metrics of all processes, including ended ones."""

@@ -1,1 +1,1 @@
-"""Metrics."""
+"""Metrics: catalogue, registry, Prometheus text and reports to a supervisor."""

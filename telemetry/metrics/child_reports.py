@@ -1,6 +1,6 @@
-"""What a process tells its supervisor, once a second and when it ends, over a socket that it was born with.
+"""Reports of a process to its supervisor, once a second and at the end, over an inherited socket.
 
-When the other end is closed the supervisor is gone, and with it whoever would be told to stop: so the process stops.
+When the supervisor closes its end or dies, the process stops.
 """
 
 import asyncio
@@ -21,21 +21,21 @@ _HEAD_BYTES: Final = 4
 
 
 class ChildReport(Struct, frozen=True):
-    """How a process is (a word of `ReadinessState`), and what it has counted."""
+    """Readiness (`ReadinessState.status`) and metrics of a process."""
 
-    word: str
+    status: str
     values: tuple[tuple[str, Labels, float], ...] = ()
     latencies: tuple[tuple[str, Labels, LatencySnapshot], ...] = ()
 
     @classmethod
-    def of(cls, word: str, snapshot: MetricSnapshot) -> "ChildReport":
-        """A report on a snapshot."""
+    def of(cls, status: str, snapshot: MetricSnapshot) -> "ChildReport":
+        """Return a report of a snapshot."""
         values = tuple((name, labels, float(value)) for (name, labels), value in snapshot.values.items())
-        return cls(word, values, tuple((name, labels, one) for (name, labels), one in snapshot.latencies.items()))
+        return cls(status, values, tuple((name, labels, one) for (name, labels), one in snapshot.latencies.items()))
 
     @property
     def snapshot(self) -> MetricSnapshot:
-        """The snapshot that it is on."""
+        """The reported snapshot."""
         return MetricSnapshot(
             values={(name, labels): value for name, labels, value in self.values},
             latencies={(name, labels): latency for name, labels, latency in self.latencies},
@@ -50,7 +50,7 @@ _decode = msgspec.msgpack.Decoder(ChildReport).decode
 async def report_to_supervisor(
     link: socket.socket | None, report: Callable[[], ChildReport], stop: asyncio.Event
 ) -> AsyncGenerator[None]:
-    """Report meanwhile, if there is a `link`, and set `stop` when nobody listens any more."""
+    """Report while the block runs, if there is a `link`, and set `stop` when the supervisor is gone."""
     if link is None:
         yield
         return
@@ -60,17 +60,17 @@ async def report_to_supervisor(
         data = _encode(report())
         writer.write(len(data).to_bytes(_HEAD_BYTES, "big") + data)
 
-    async def tell() -> None:
+    async def report_repeatedly() -> None:
         while not writer.is_closing():
             send()
             await asyncio.sleep(EVERY_S)
 
     async def listen() -> None:
-        with contextlib.suppress(OSError):  # killed with a report unread, it leaves a reset and no end of the stream
+        with contextlib.suppress(OSError):  # a killed supervisor may leave a reset instead of an end of the stream
             await reader.read()
         stop.set()
 
-    tasks = [asyncio.create_task(tell(), name="report"), asyncio.create_task(listen(), name="supervised")]
+    tasks = [asyncio.create_task(report_repeatedly(), name="report"), asyncio.create_task(listen(), name="supervised")]
     try:
         yield
     finally:
@@ -85,10 +85,10 @@ async def report_to_supervisor(
 
 
 async def read_reports(reader: asyncio.StreamReader, on_report: Callable[[ChildReport], None]) -> None:
-    """Pass on each report of a process until it ends. Raises `ValueError` for what is none."""
+    """Call `on_report` with each report of a process until it ends. Raises `ValueError` for a malformed one."""
     with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
         while True:
             size = int.from_bytes(await reader.readexactly(_HEAD_BYTES), "big")
             if size > MAX_REPORT_BYTES:
-                raise ValueError("a report is too large")
+                raise ValueError("the report is too large")
             on_report(_decode(await reader.readexactly(size)))

@@ -1,4 +1,4 @@
-"""What this process takes of its machine, and what it is."""
+"""Metrics of the process itself: build, CPU, memory, files."""
 
 import os
 import platform
@@ -17,7 +17,7 @@ _FDS: Final = Path("/proc/self/fd")
 
 
 def process_readings(*, version: str, role: str) -> Callable[[], Iterator[MetricSample]]:
-    """A source of readings for `MetricRegistry.watch`. `role`: `consumer` or `api`."""
+    """Return a source for `MetricRegistry.add_source`. `role`: `consumer` or `api`."""
     labels = (("version", version), ("python", platform.python_version()), ("role", role))
 
     def read() -> Iterator[MetricSample]:
@@ -28,6 +28,6 @@ def process_readings(*, version: str, role: str) -> Callable[[], Iterator[Metric
         yield definitions.FILES_LIMIT, (), resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if _STATM.exists():  # Linux
             yield definitions.MEMORY, (), int(_STATM.read_text().split()[1]) * resource.getpagesize()
-            yield definitions.FILES, (), len(os.listdir(_FDS))  # noqa: PTH208 - of thousands, no object each
+            yield definitions.FILES, (), len(os.listdir(_FDS))  # noqa: PTH208 - no object for each of thousands of files
 
     return read

@@ -1,4 +1,4 @@
-"""A snapshot as Prometheus reads it: the text format, version 0.0.4.
+"""The Prometheus text format, version 0.0.4.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/
 """
@@ -16,7 +16,7 @@ _ESCAPES: Final = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 def render(snapshot: MetricSnapshot) -> bytes:
-    """The body of an answer to `GET /metrics`: metrics in the catalogue's order, their series sorted."""
+    """Return the body of `GET /metrics`: metrics in the order of the catalogue, with sorted series."""
     snapshot = with_former_names(snapshot)
     lines: dict[str, list[str]] = {}
     for (name, labels), value in sorted(snapshot.values.items()):

@@ -1,7 +1,7 @@
-"""Counts and latencies in plain dicts: 0.2 microseconds each, where a metrics library takes 15.
+"""Counters and histograms in plain dicts, because a metrics library is too slow for the hot path.
 
-What others count, or know at any moment, is asked for when somebody reads: `watch`. Whatever exposes all that
-(Prometheus text, OTLP) takes a snapshot. For one event loop: nothing is locked, and a snapshot is taken on that loop.
+Sources (`add_source`) are read with each snapshot. Prometheus text and OTLP export snapshots. Nothing is locked: counts
+and snapshots belong to one event loop.
 """
 
 from bisect import bisect_left
@@ -15,25 +15,27 @@ from telemetry.metrics.definitions import FORMER_NAMES, MetricDefinition
 Labels = tuple[tuple[str, str], ...]
 """Labels as (name, value) pairs."""
 Series = tuple[str, Labels]
-"""A metric's name, and its labels."""
+"""A metric's name and labels."""
 MetricSample = tuple[MetricDefinition, Labels, float]
-"""The value of a series at this moment."""
+"""The current value of a series."""
 
 
 class LatencySnapshot(Struct, frozen=True):
-    """How long something took, over all times it was observed."""
+    """The observations of a histogram."""
 
-    buckets: Annotated[tuple[int, ...], Meta(description="Observations per bucket, not cumulated; the last is open.")]
+    buckets: Annotated[
+        tuple[int, ...], Meta(description="Observations per bucket, not cumulative; the last bucket has no bound.")
+    ]
     sum_s: float
 
     @property
     def count(self) -> int:
-        """How often it was observed."""
+        """Number of observations."""
         return sum(self.buckets)
 
 
 class MetricSnapshot(Struct, frozen=True):
-    """Everything that was counted or could be read, as it was at one moment."""
+    """All values and histograms at one moment."""
 
     values: dict[Series, float]
     latencies: dict[Series, LatencySnapshot]
@@ -49,7 +51,7 @@ def with_former_names(snapshot: MetricSnapshot) -> MetricSnapshot:
 
 
 class LatencyHistogram:
-    """Counts by how long something took."""
+    """Counts of durations by bucket."""
 
     __slots__ = ("bounds_s", "buckets", "sum_s")
 
@@ -59,17 +61,17 @@ class LatencyHistogram:
         self.sum_s = 0.0
 
     def observe(self, seconds: float) -> None:
-        """It took so long once more. Who observes with every delivery does these two lines itself."""
+        """Record a duration. The hot path contains these two lines itself."""
         self.buckets[bisect_left(self.bounds_s, seconds)] += 1
         self.sum_s += seconds
 
     def read(self) -> LatencySnapshot:
-        """What came together so far."""
+        """Return the observations so far."""
         return LatencySnapshot(buckets=tuple(self.buckets), sum_s=self.sum_s)
 
 
 class MetricRegistry:
-    """Counts events and observes latencies of metrics in the catalogue."""
+    """The counters and histograms of the catalogue's metrics."""
 
     __slots__ = ("_counts", "_histograms", "_sources")
 
@@ -79,12 +81,12 @@ class MetricRegistry:
         self._sources: list[Callable[[], Iterable[MetricSample]]] = []
 
     def add(self, metric: MetricDefinition, labels: Labels = (), amount: float = 1) -> None:
-        """Count `amount` events."""
+        """Add `amount` to a counter."""
         series = (metric.name, labels)
         self._counts[series] = self._counts.get(series, 0) + amount
 
     def histogram(self, metric: MetricDefinition, labels: Labels = ()) -> LatencyHistogram:
-        """The histogram of a series, for who observes often."""
+        """Return the histogram of a series."""
         series = (metric.name, labels)
         histogram = self._histograms.get(series)
         if histogram is None:
@@ -92,15 +94,15 @@ class MetricRegistry:
         return histogram
 
     def observe(self, metric: MetricDefinition, seconds: float, labels: Labels = ()) -> None:
-        """Record that something took `seconds`."""
+        """Record a duration in a histogram."""
         self.histogram(metric, labels).observe(seconds)
 
-    def watch(self, source: Callable[[], Iterable[MetricSample]]) -> None:
-        """Ask `source` for its readings at each snapshot."""
+    def add_source(self, source: Callable[[], Iterable[MetricSample]]) -> None:
+        """Read the samples of `source` with each snapshot."""
         self._sources.append(source)
 
     def snapshot(self) -> MetricSnapshot:
-        """Everything so far, and what the sources say now."""
+        """Return all counts so far, and the current samples of the sources."""
         values = dict(self._counts)
         for source in self._sources:
             for metric, labels, value in source():

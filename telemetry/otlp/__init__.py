@@ -1,1 +1,1 @@
-"""Otlp."""
+"""OTLP: settings, trace context, spans and export."""

@@ -1,8 +1,8 @@
-"""Export over OTLP/HTTP by the OpenTelemetry SDK: spans in batches from a thread, metrics from snapshots.
+"""Export over OTLP/HTTP with the OpenTelemetry SDK: spans in batches from a thread, metrics from snapshots.
 
-Imported only when `OTEL_*` ask for it: it takes 0.2 seconds and 20 MB. The exporters read endpoint, headers,
-certificates and limits from their own variables. What they would log of a failure may quote the endpoint, with
-whatever token is in it, so they are silenced, and failures are counted instead.
+The module is imported only when `OTEL_*` enable an export, because the SDK is large. The exporters read endpoint,
+headers, certificates and limits from their own variables. Their logs may quote the endpoint with a token in it, so they
+are silenced; failed exports are counted instead.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from telemetry.otlp.span_encoder import request_bytes, request_start
 from telemetry.otlp.spans import EncodedSpan, SpanFactory
 
 LAST_S: Final = 3.0
-"""What the last export may take: whoever stops must not wait for a collector that is away."""
+"""Limit of the last export, so that an unavailable collector does not delay the end of the process."""
 
 _CUMULATIVE: Final = sdk.AggregationTemporality.CUMULATIVE
 
@@ -39,7 +39,7 @@ class OtlpExporter:
     def __init__(self, *, service: str, version: str, instance: str, traces: bool, metrics: bool) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL + 1)
         resource = Resource.create({"service.version": version, "service.instance.id": instance})
-        if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):  # nobody has set it
+        if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):  # it is not set
             resource = resource.merge(Resource({"service.name": service}))
         signals = [name for name, wanted in (("traces", traces), ("metrics", metrics)) if wanted]
         self._results = collections.Counter({(signal, result): 0 for signal in signals for result in ("ok", "failed")})
@@ -51,15 +51,15 @@ class OtlpExporter:
         self._metrics: _MetricExporter | None = OTLPMetricExporter() if metrics else None
         self._began_ns = time.time_ns()
         self.spans = SpanFactory(self._processor.on_end) if self._processor else None
-        """Where to put spans; None when traces are not exported."""
+        """Creates spans; None when traces are not exported."""
 
-    def readings(self) -> Iterator[MetricSample]:
-        """How exports went: a source for `MetricRegistry.watch`."""
+    def samples(self) -> Iterator[MetricSample]:
+        """Yield the results of exports; a source for `MetricRegistry.add_source`."""
         for (signal, result), count in list(self._results.items()):
             yield definitions.EXPORTS, (("signal", signal), ("result", result)), count
 
     async def export(self, snapshot: MetricSnapshot) -> None:
-        """Send a snapshot of all metrics, in a thread."""
+        """Export a snapshot of all metrics, in a thread."""
         if self._metrics is None:
             return
         data = _metrics_data(snapshot, self._resource, self._scope, self._began_ns)
@@ -67,13 +67,13 @@ class OtlpExporter:
         self._results["metrics", "ok" if result is sdk.MetricExportResult.SUCCESS else "failed"] += 1
 
     async def aclose(self, snapshot: MetricSnapshot) -> None:
-        """Send what is left, for a few seconds at most."""
+        """Export what is left, within `LAST_S`."""
         closing = asyncio.gather(self.export(snapshot), self._close_spans())
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(closing), LAST_S)
         for exporter in (self._spans, self._metrics):
             if exporter is not None:
-                exporter.shutdown()  # ends the waits of a retry, so the threads come back
+                exporter.shutdown()  # ends the pauses between retries, so that the threads end
         await closing
 
     async def _close_spans(self) -> None:
@@ -83,20 +83,20 @@ class OtlpExporter:
 
 
 class _MetricExporter(Protocol):
-    """The SDK's, of which the types say less."""
+    """The SDK's exporter, whose own types are partial."""
 
     def export(self, metrics_data: sdk.MetricsData) -> sdk.MetricExportResult: ...
     def shutdown(self) -> None: ...
 
 
 class _HasShutdown(Protocol):
-    """Anything that is closed by it."""
+    """An object with `shutdown`."""
 
     def shutdown(self) -> None: ...
 
 
 class _SpanExporter(OTLPSpanExporter):
-    """The SDK's exporter, for spans that are written already. Counts how its exports went."""
+    """The SDK's exporter for encoded spans; it counts the results of exports."""
 
     def __init__(self, start: tuple[bytes, bytes], results: collections.Counter[tuple[str, str]]) -> None:
         super().__init__()
@@ -105,15 +105,15 @@ class _SpanExporter(OTLPSpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         body = request_bytes(self._start, [span.body for span in spans if isinstance(span, EncodedSpan)])
-        is_taken = self._client.export(body).success
-        self._results["traces", "ok" if is_taken else "failed"] += 1
-        return SpanExportResult.SUCCESS if is_taken else SpanExportResult.FAILURE
+        is_accepted = self._client.export(body).success
+        self._results["traces", "ok" if is_accepted else "failed"] += 1
+        return SpanExportResult.SUCCESS if is_accepted else SpanExportResult.FAILURE
 
 
 def _metrics_data(
     snapshot: MetricSnapshot, resource: Resource, scope: InstrumentationScope, began_ns: int
 ) -> sdk.MetricsData:
-    """The snapshot as OTLP has it: cumulative, in the catalogue's order."""
+    """Return a snapshot in the types of the SDK: cumulative, in the order of the catalogue."""
     now_ns, snapshot = time.time_ns(), with_former_names(snapshot)
     points: dict[str, list[Any]] = {}
     for (name, labels), value in snapshot.values.items():
@@ -128,7 +128,7 @@ def _metrics_data(
 def _distribution(
     metric: MetricDefinition, labels: Labels, latency: LatencySnapshot, began_ns: int, now_ns: int
 ) -> sdk.HistogramDataPoint:
-    # Neither the least nor the most is kept. Both are optional by the data model, if not by the SDK's type.
+    # Minimum and maximum are not recorded. The data model allows that, although the SDK's types do not.
     unknown = cast("float", None)
     return sdk.HistogramDataPoint(
         attributes=dict(labels),

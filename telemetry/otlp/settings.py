@@ -1,11 +1,11 @@
-"""OpenTelemetry's own variables, as far as it is ours to follow them; the SDK's exporters read the rest themselves.
+"""OpenTelemetry's environment variables, except those that the SDK's exporters read themselves.
 
-https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ - and as with our own settings, a
-value that can't be followed stops the process, by the variable's name and without the value.
+See https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. An invalid value stops the process
+with an error that names the variable and not the value.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -19,23 +19,16 @@ Sampler = Literal[
     "parentbased_traceidratio",
 ]
 
-_SAMPLERS: Final[dict[str, Sampler]] = {
-    "always_on": "always_on",
-    "always_off": "always_off",
-    "traceidratio": "traceidratio",
-    "parentbased_always_on": "parentbased_always_on",
-    "parentbased_always_off": "parentbased_always_off",
-    "parentbased_traceidratio": "parentbased_traceidratio",
-}
+_SAMPLERS: Final[dict[str, Sampler]] = {name: name for name in get_args(Sampler)}
 _INTERVAL_MS: Final = 60_000
 
 
 class OtelError(ValueError):
-    """A variable says what can't be done. Its text names the variable, and what it may hold."""
+    """An invalid variable. The text names the variable and the values that are allowed."""
 
 
 class CollectorEndpoint(Struct, frozen=True):
-    """Where a signal goes, as `variable` says it; `host` is None when that holds no URL."""
+    """The endpoint of a signal, as set in `variable`; `host` is None for a malformed URL."""
 
     signal: Literal["traces", "metrics"]
     variable: str
@@ -44,7 +37,7 @@ class CollectorEndpoint(Struct, frozen=True):
 
 
 def read_endpoints(environ: Mapping[str, str]) -> tuple[CollectorEndpoint, ...]:
-    """Where signals go, of those that are exported. Raises `OtelError` as `ExportSettings.read` does."""
+    """Return the endpoints of the exported signals. Raises `OtelError`, as `ExportSettings.read` does."""
     export = ExportSettings.read(environ)
     wanted: list[Literal["traces", "metrics"]] = []
     if export.traces:
@@ -66,18 +59,18 @@ def _collector(environ: Mapping[str, str], signal: Literal["traces", "metrics"])
 
 
 class ExportSettings(Struct, frozen=True):
-    """What is exported over OTLP, and how traces are chosen."""
+    """Signals to export over OTLP, and the sampling of traces."""
 
     traces: bool = False
     metrics: bool = False
     sampler: Sampler = "parentbased_always_on"
     ratio: float = 1.0
-    """Of deliveries that come without a trace of their own; only the samplers with a ratio use it."""
+    """Share of the deliveries without a trace of their own to sample; for the samplers with a ratio."""
     metrics_every_s: float = 60.0
 
     @classmethod
     def read(cls, environ: Mapping[str, str]) -> "ExportSettings":
-        """What `OTEL_*` say. Nothing is exported unless they name an endpoint or an exporter. Raises `OtelError`."""
+        """Read `OTEL_*`. Nothing is exported without an endpoint or an exporter. Raises `OtelError`."""
         if environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
             return cls()
         traces, metrics = _wanted(environ, "TRACES"), _wanted(environ, "METRICS")
@@ -86,7 +79,7 @@ class ExportSettings(Struct, frozen=True):
         for name in ("", "TRACES_", "METRICS_"):
             variable = f"OTEL_EXPORTER_OTLP_{name}PROTOCOL"
             if environ.get(variable, "http/protobuf") != "http/protobuf":
-                raise OtelError(f"{variable}: expected `http/protobuf`, which is what is spoken here; or unset it")
+                raise OtelError(f"{variable}: expected `http/protobuf`, the only supported protocol")
         sampler = _SAMPLERS.get(environ.get("OTEL_TRACES_SAMPLER") or "parentbased_always_on")
         if sampler is None:
             raise OtelError(f"OTEL_TRACES_SAMPLER: expected {' or '.join(f'`{name}`' for name in _SAMPLERS)}")
@@ -99,7 +92,9 @@ def _wanted(environ: Mapping[str, str], signal: str) -> bool:
     variable = f"OTEL_{signal}_EXPORTER"
     exporter = environ.get(variable) or None
     if exporter not in (None, "otlp", "none"):
-        raise OtelError(f"{variable}: expected `otlp` or `none`; Prometheus reads /metrics, see ONEPROTECT_OPS_PORT")
+        raise OtelError(
+            f"{variable}: expected `otlp` or `none`; for Prometheus set ONEPROTECT_OPS_PORT and scrape /metrics"
+        )
     if exporter is not None:
         return exporter == "otlp"
     return any(environ.get(f"OTEL_EXPORTER_OTLP_{name}ENDPOINT") for name in ("", f"{signal}_"))

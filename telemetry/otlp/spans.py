@@ -1,6 +1,6 @@
-"""Spans made after the fact, with the times that were taken anyway: nothing is kept open while the work is done.
+"""Spans created after the work has ended, from recorded times.
 
-There is no exception, event or status text in them: a failure is named by its code.
+They contain no exception, event or status text: a failure is a code.
 """
 
 import random
@@ -14,20 +14,20 @@ from telemetry.otlp.span_encoder import span_bytes
 from telemetry.otlp.trace_context import Attributes, Kind, TraceContext
 
 _SAMPLED: Final = SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
-"""All that the SDK's batch processor asks of a span is whether it is sampled."""
+"""The SDK's batch processor reads only the sampling flag of a span."""
 
 
 class EncodedSpan(ReadableSpan):
-    """A span as the SDK's processor takes it, written already."""
+    """An encoded span, in the type of the SDK's processor."""
 
     def __init__(self, body: bytes) -> None:
-        # What the SDK keeps of a span is in `body`: its own fields stay empty, which spares a microsecond.
+        # The span is in `body`; the other fields of the SDK's class stay unset.
         self._context = _SAMPLED
         self.body: Final = body
 
 
 class SpanFactory:
-    """Makes spans, and gives each to `on_end`."""
+    """Creates spans and passes each to `on_end`."""
 
     __slots__ = ("_on_end",)
 
@@ -35,7 +35,7 @@ class SpanFactory:
         self._on_end = on_end
 
     def new_id(self) -> int:
-        """An id for a span that is added later."""
+        """Return an id for a span that is added later."""
         return random.getrandbits(64) or 1
 
     def add(
@@ -50,9 +50,9 @@ class SpanFactory:
         error: str | None = None,
         span_id: int | None = None,
     ) -> TraceContext:
-        """A span below `parent`, from and to unix nanoseconds; returns it as the parent of others.
+        """Add a span below `parent`, and return its context for child spans.
 
-        `error`: the code of what went wrong, if anything did.
+        Times are in unix nanoseconds. `error` is the code of a failure.
         """
         span_id = span_id or self.new_id()
         body = span_bytes(

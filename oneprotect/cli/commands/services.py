@@ -185,12 +185,12 @@ async def _serve_operations(
     from telemetry.readiness import ReadinessState
 
     readiness = ReadinessState()
-    readiness.watch(supervisor.is_working)
+    readiness.set_check(supervisor.is_working)
 
     async def update_readiness() -> None:
-        readiness.look()
+        readiness.check()
         while not await pause(READINESS_INTERVAL_S, stop):
-            readiness.look()
+            readiness.check()
         readiness.drain()
 
     async with bind_port("ONEPROTECT_OPS", serving(OpsPages(supervisor, readiness), host=host, port=port)):

@@ -52,7 +52,7 @@ BAD_DESTINATIONS: list[tuple[tuple[str, ...], int, str]] = [
     (
         ("--url", "https://acme.com/", "--credential", "key", "--header", "Host: hidden"),
         2,
-        "headers: can't set `host`",
+        "headers: cannot set `host`",
     ),
     (
         ("--url", "https://acme.com/", "--credential", "key", "--timeout-s", "31"),

@@ -77,7 +77,7 @@ async def test_a_port_that_is_taken_is_said(tmp_path: Path, nats_server: Embedde
         async with Site(tmp_path, nats_server, ops_port=port) as site, site.consumer_process() as consumer:
             async with asyncio.timeout(20):
                 assert await consumer.wait() == 2
-            assert consumer.says("ONEPROTECT_OPS_PORT: can't be had")
+            assert consumer.says("ONEPROTECT_OPS_PORT: cannot listen on it")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

@@ -59,7 +59,7 @@ def test_sources_are_asked_at_each_snapshot() -> None:
     """What others count is as they say at the moment of reading."""
     counters = MetricRegistry()
     numbers = iter([1, 2])
-    counters.watch(lambda: [(definitions.UNSETTLED, (), next(numbers))])
+    counters.add_source(lambda: [(definitions.UNSETTLED, (), next(numbers))])
 
     values = [counters.snapshot().values[definitions.UNSETTLED.name, ()] for _ in range(2)]
 
@@ -106,7 +106,7 @@ def test_a_renamed_metric_keeps_its_former_name_for_one_release() -> None:
     """The former name has the same values, and its help names the new one."""
     counters = MetricRegistry()
     counters.observe(definitions.QUEUE_WAIT, 0.02)
-    counters.watch(lambda: [(definitions.UNSETTLED, (), 3)])
+    counters.add_source(lambda: [(definitions.UNSETTLED, (), 3)])
 
     lines = render(counters.snapshot()).decode().splitlines()
 

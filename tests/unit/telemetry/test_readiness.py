@@ -10,7 +10,7 @@ class Times:
         self.now_s = 0.0
         self.works = True
         self.readiness = ReadinessState(clock=lambda: self.now_s)
-        self.readiness.watch(lambda: self.works)
+        self.readiness.set_check(lambda: self.works)
 
 
 def test_nothing_is_ready_before_it_has_worked_once() -> None:
@@ -18,11 +18,11 @@ def test_nothing_is_ready_before_it_has_worked_once() -> None:
     times = Times()
     times.works = False
 
-    words = [times.readiness.word]
+    words = [times.readiness.status]
     times.now_s = 10 * PATIENCE_S
-    words.append(times.readiness.word)
+    words.append(times.readiness.status)
     times.works = True
-    words.append(times.readiness.word)
+    words.append(times.readiness.status)
 
     assert words == ["starting", "starting", "ready"]
 
@@ -30,15 +30,15 @@ def test_nothing_is_ready_before_it_has_worked_once() -> None:
 def test_a_short_absence_is_no_news() -> None:
     """What is away for less than the bound changes nothing; longer, readiness is lost, and it comes back at once."""
     times = Times()
-    assert times.readiness.look()
+    assert times.readiness.check()
     times.works = False
 
     words: list[str] = []
     for now_s in (1.0, PATIENCE_S - 0.1, PATIENCE_S + 0.1):
         times.now_s = now_s
-        words.append(times.readiness.word)
+        words.append(times.readiness.status)
     times.works = True
-    words.append(times.readiness.word)
+    words.append(times.readiness.status)
 
     assert words == ["ready", "ready", "waiting", "ready"]
 
@@ -50,5 +50,5 @@ def test_what_drains_stays_ready() -> None:
     times.works = False
     times.now_s = 2 * PATIENCE_S
 
-    assert times.readiness.word == "draining"
-    assert times.readiness.look()
+    assert times.readiness.status == "draining"
+    assert times.readiness.check()

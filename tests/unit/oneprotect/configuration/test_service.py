@@ -36,16 +36,16 @@ REFUSED: list[tuple[dict[str, object], str]] = [
     ({"event_types": ("invoice.paid\n",)}, "event_types[0]: expected an event type"),
     ({"headers": {"x team": "1"}}, "headers: expected a header name of 1 to 64 letters, digits and `-`"),
     ({"headers": {"x-team": "1\r\nhost: x"}}, "headers[...]: expected at most 1024 printable ASCII characters"),
-    ({"headers": {"X-Team": "1", "x-team": "2"}}, "headers: name the same header twice"),
-    ({"headers": {f"x-{n}": "v" * 1000 for n in range(5)}}, "headers: take more than 4096 bytes in all"),
+    ({"headers": {"X-Team": "1", "x-team": "2"}}, "headers: contain a header twice"),
+    ({"headers": {f"x-{n}": "v" * 1000 for n in range(5)}}, "headers: exceed 4096 bytes in total"),
     ({"timeout_s": 31}, "timeout_s: expected `float` <= 30.0"),
     ({"timeout_s": float("nan")}, "timeout_s: expected `float` > 0.0"),
     ({"rate_per_s": float("inf")}, "rate_per_s: expected `float` <= 1000000.0"),
     ({"max_in_flight": 0}, "max_in_flight: expected `int` >= 1"),
     ({"retry_schedule_s": (5, -1)}, "retry_schedule_s[1]: expected `float` > 0.0"),
     ({"retry_schedule_s": (1,) * 33}, "retry_schedule_s: expected `array` of length <= 32"),
-    ({"enabled": False}, "a field that can't be set here; there are `url`, `credential`"),
-    ({PASTED: "x"}, "a field that can't be set here"),
+    ({"enabled": False}, "unknown field; the fields are `url`, `credential`"),
+    ({PASTED: "x"}, "unknown field"),
 ]
 """What can't be set, and what the error says of it."""
 
@@ -117,7 +117,7 @@ async def test_no_destination_sets_headers_that_are_not_its_own(name: str) -> No
     denied = msgspec.json.encode({"url": URL, "credential": "key", "headers": {name: "1"}})
     allowed = msgspec.json.encode({"url": URL, "credential": "key", "headers": {f"x-{name}": "1"}})
 
-    with pytest.raises(msgspec.ValidationError, match="`headers` can't set `"):
+    with pytest.raises(msgspec.ValidationError, match="`headers` cannot set `"):
         msgspec.json.decode(denied, type=Destination)
 
     assert msgspec.json.decode(allowed, type=Destination).headers == {f"x-{name}": "1"}

@@ -9,7 +9,7 @@ from telemetry.metrics.registry import MetricRegistry, MetricSample, MetricSnaps
 def told(*readings: MetricSample, observed_s: float | None = None) -> MetricSnapshot:
     """What a process tells."""
     counters = MetricRegistry()
-    counters.watch(lambda: readings)
+    counters.add_source(lambda: readings)
     if observed_s is not None:
         counters.observe(definitions.QUEUE_WAIT, observed_s)
     return counters.snapshot()

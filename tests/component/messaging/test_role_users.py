@@ -89,7 +89,7 @@ async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys
         refusals = _refusals(server)
 
     assert code == 0, out.getvalue()
-    assert "All 100 deliveries ended as they should" in out.getvalue()
+    assert "All 100 deliveries ended as expected" in out.getvalue()
     assert refusals == []
     assert REFUSAL not in process.output
 

@@ -79,7 +79,7 @@ async def retry_conflicts(write: Callable[[], Awaitable[T]]) -> T:
 
 
 class KvBucket:
-    """One of `schemas.streams.BUCKETS`. Every method raises `JetStreamError`."""
+    """A bucket of `schemas.streams.BUCKETS`. Every method raises `JetStreamError`."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, spec: streams.BucketConfig) -> None:
         self.name: Final = spec.name

@@ -1,1 +1,1 @@
-"""What travels: identifiers, events, subjects, codes and configuration, as pure data."""
+"""Wire types and names: identifiers, events, subjects, streams, headers, codes and configuration."""

@@ -88,7 +88,7 @@ class DeliveryRequested(CloudEvent, frozen=True, kw_only=True):
 
 
 class AttemptResult(Struct, frozen=True, kw_only=True, gc=False):
-    """One attempt, redacted by construction: no ref, no URL path or query, no header, no signature."""
+    """An attempt, redacted by construction: no ref, no URL path or query, no header, no signature."""
 
     delivery: DeliveryId
     destination: DestinationId

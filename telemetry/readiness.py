@@ -43,7 +43,7 @@ class ReadinessState:
 
     @property
     def status(self) -> str:
-        """One of `ready`, `draining`, `starting` and `waiting`."""
+        """`ready`, `draining`, `starting` or `waiting`."""
         if self._draining:
             return "draining"
         if self.check():

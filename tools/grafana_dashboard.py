@@ -118,7 +118,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Broken credentials",
-                "Deliveries wait for these, or fail.",
+                "Deliveries that need them wait or fail.",
                 (
                     (
                         "broken",
@@ -133,15 +133,15 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 1,
             ),
             Panel(
-                "Deliveries by how they ended",
-                "The outcome for the producer.",
+                "Deliveries by outcome",
+                "Delivered, failed and skipped deliveries.",
                 (("{{outcome}}", _rate(definitions.DELIVERIES, "outcome")),),
                 "ops",
                 width=12,
             ),
             Panel(
                 "Attempts that did not deliver",
-                "Why: the code.",
+                "By result code.",
                 (
                     (
                         "{{outcome}} {{code}}",
@@ -157,8 +157,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         "Latency",
         (
             Panel(
-                "From event to delivery",
-                "What producers and receivers see, retries included.",
+                "Delivery latency",
+                "Time from the event to the receiver's 2xx, retries included.",
                 _quantiles(definitions.LATENCY),
                 "s",
             ),
@@ -168,7 +168,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 _quantiles(definitions.QUEUE_WAIT),
                 "s",
             ),
-            Panel("POST", "How long receivers take.", _quantiles(definitions.SEND), "s"),
+            Panel("POST", "Duration of requests to receivers.", _quantiles(definitions.SEND), "s"),
         ),
     ),
     (
@@ -176,12 +176,12 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 "Messages in the streams",
-                "Work, overflow and retries are what is still to do.",
+                "Work, overflow and retries are the backlog.",
                 (("{{stream}}", _top(definitions.STREAM_MESSAGES, "stream")),),
             ),
             Panel(
                 "Oldest message",
-                "Of work: how long the one longest due has been.",
+                "Age of the oldest due delivery.",
                 (
                     (
                         "{{stream}}",
@@ -192,7 +192,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Destinations with work",
-                "Few of them with much: a flood, which costs the others nothing.",
+                "Few destinations with many messages: a flood, which does not delay others.",
                 (
                     (
                         "{{stream}}",
@@ -201,8 +201,8 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 ),
             ),
             Panel(
-                "With workers, and lag",
-                "In hand, and not handed out yet.",
+                "Unacknowledged messages and lag",
+                "Messages delivered to workers, and messages not delivered yet.",
                 (
                     ("in hand, {{stream}}", _top(definitions.ACK_PENDING, "stream")),
                     ("lag, {{stream}}", _top(definitions.PENDING, "stream")),
@@ -211,12 +211,12 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Scheduled retries",
-                "Overdue ones are the server's fault.",
+                "Overdue schedules are a fault of the NATS server.",
                 (("waiting", _top(definitions.SCHEDULED)), ("overdue", _top(definitions.OVERDUE))),
             ),
             Panel(
                 "Overflow in and out",
-                "What was refused, and what came back.",
+                "Requests beyond the per-destination limit, and requests moved back.",
                 (
                     ("refused/s", _rate(definitions.PUBLISH_FAILURES, where='reason="subject_full"')),
                     ("fed back/s", _rate(definitions.FED)),
@@ -225,7 +225,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Replays",
-                "What they have asked for, and what is before them.",
+                "Requested deliveries, and stream sequences still ahead.",
                 (
                     ("running", _top(definitions.REPLAYS)),
                     ("asked for", _top(definitions.REPLAY_ASKED)),
@@ -236,7 +236,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Storage",
-                "Disk that JetStream takes, and may take.",
+                "Disk space used by JetStream, and its limit.",
                 (
                     ("used", _top(definitions.STORAGE)),
                     ("limit", _top(definitions.STORAGE_LIMIT)),
@@ -252,7 +252,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 "Cache",
-                "Misses wait for a read; stale ones are given while the provider is silent.",
+                "Misses wait for a read. Stale Secrets are used while the provider is unavailable.",
                 (
                     ("hits/s", _rate(definitions.CACHE_HITS)),
                     ("misses/s", _rate(definitions.CACHE_MISSES)),
@@ -261,12 +261,10 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 ),
                 "ops",
             ),
+            Panel("Failed reads", "By result code.", (("{{code}}", _rate(definitions.READ_FAILURES, "code")),), "ops"),
             Panel(
-                "Reads that failed", "By the reason.", (("{{code}}", _rate(definitions.READ_FAILURES, "code")),), "ops"
-            ),
-            Panel(
-                "Age of what is in memory",
-                "Beyond ONEPROTECT_SECRET_MAX_STALE_S nothing signs.",
+                "Age of cached Secrets",
+                "Secrets older than ONEPROTECT_SECRET_MAX_STALE_S do not sign.",
                 (("oldest", _top(definitions.CACHE_OLDEST)), ("Secrets", _sum(definitions.CACHE_ENTRIES))),
                 "s",
             ),
@@ -282,14 +280,14 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 (("{{state}}", _top(definitions.DESTINATIONS, "state")),),
             ),
             Panel(
-                "Put off",
-                "Requests that were not tried, as their destination rests.",
+                "Deferred",
+                "Requests deferred because of an open circuit breaker.",
                 (("put off/s", _rate(definitions.DEFERRALS)),),
                 "ops",
             ),
             Panel(
                 "Blocked, suppressed, quarantined",
-                "The egress guard; redeliveries with nothing sent; what was not understood.",
+                "By the egress policy; duplicates not sent again; undecodable messages.",
                 (
                     ("blocked/s", _rate(definitions.BLOCKED)),
                     ("suppressed/s", _rate(definitions.SUPPRESSED)),
@@ -304,7 +302,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 "Processes",
-                "What runs.",
+                "Running processes by version and role.",
                 (
                     ("{{role}} {{version}}", f"count by (role, version) ({_select(definitions.BUILD.name, '')})"),
                     ("ready", _sum(definitions.READY)),
@@ -312,18 +310,18 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                     ("supervised", _sum(definitions.SUPERVISED)),
                 ),
             ),
-            Panel("CPU", "Seconds of CPU each second.", (("{{pod}}", _rate(definitions.CPU, "pod")),)),
-            Panel("Memory", "Resident.", (("{{pod}}", _top(definitions.MEMORY, "pod")),), "bytes"),
-            Panel("Event loop", "How late timers run.", (("{{pod}}", _top(definitions.LOOP_LAG, "pod")),), "s"),
+            Panel("CPU", "CPU seconds per second.", (("{{pod}}", _rate(definitions.CPU, "pod")),)),
+            Panel("Memory", "Resident memory.", (("{{pod}}", _top(definitions.MEMORY, "pod")),), "bytes"),
+            Panel("Event loop", "Delay of timers.", (("{{pod}}", _top(definitions.LOOP_LAG, "pod")),), "s"),
             Panel(
                 "Open files",
-                "Of those that may be.",
+                "Share of the limit.",
                 (("{{pod}}", f"{_top(definitions.FILES, 'pod')} / {_top(definitions.FILES_LIMIT, 'pod')}"),),
                 "percentunit",
             ),
             Panel(
                 "NATS and crashes",
-                "What went wrong underneath.",
+                "Reconnects, failed publishes and crashes.",
                 (
                     (
                         "{{reason}} not stored/s",
@@ -331,7 +329,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                     ),
                     ("reconnects/s", _rate(definitions.RECONNECTS)),
                     ("crashes/s", _rate(definitions.CRASHES)),
-                    ("processes started again/s", _rate(definitions.RESTARTS)),
+                    ("restarts/s", _rate(definitions.RESTARTS)),
                 ),
                 "ops",
             ),
@@ -342,7 +340,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Telemetry",
-                "Traces chosen, and exports.",
+                "Sampled traces and exports.",
                 (
                     ("{{decision}}/s", _rate(definitions.TRACES, "decision")),
                     ("{{signal}} {{result}}/s", _rate(definitions.EXPORTS, "signal", "result")),
@@ -351,7 +349,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "API",
-                "Requests by status, and how long they take.",
+                "Requests by status, and their duration.",
                 (
                     ("{{status}}/s", _rate(definitions.HTTP_REQUESTS, "status")),
                     ("p95, seconds", _quantile(0.95, definitions.HTTP_DURATION)),

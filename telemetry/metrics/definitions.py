@@ -18,7 +18,7 @@ Kind = Literal["counter", "gauge", "histogram"]
 
 
 class MetricDefinition(Struct, frozen=True):
-    """One metric. The name of a counter ends in `_total`; any other name ends in the unit, if there is one."""
+    """A metric. The name of a counter ends in `_total`; any other name ends in the unit, if there is one."""
 
     name: str
     kind: Kind

@@ -1,4 +1,4 @@
-"""The Grafana dashboard, `deploy/grafana/oneprotect.json`, made from the catalogue, so that it names what there is.
+"""The Grafana dashboard, `deploy/grafana/oneprotect.json`, generated from the catalogue of metrics.
 
 `python -m tools.grafana_dashboard > deploy/grafana/oneprotect.json` refreshes it; a test fails when it is stale.
 Every consumer tells the same backlog, so those figures are maxima; what each counts for itself is summed.
@@ -23,7 +23,7 @@ _HEIGHT: Final = 8
 
 
 class Panel(Struct, frozen=True):
-    """A panel: what it shows, in which unit, and why one would look. `queries`: (legend, PromQL)."""
+    """A panel with its description and unit. `queries`: (legend, PromQL)."""
 
     title: str
     why: str
@@ -74,15 +74,15 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
         (
             Panel(
                 "Delivered",
-                "What goes out.",
+                "Delivered deliveries per second.",
                 (("delivered/s", _rate(definitions.DELIVERIES, where=_WELL)),),
                 "ops",
                 "stat",
                 4,
             ),
             Panel(
-                "Failed for good",
-                "Kept, replayable.",
+                "Failed deliveries",
+                "Failed deliveries per second. They can be replayed.",
                 (("failed/s", _rate(definitions.DELIVERIES, where='outcome="failed"')),),
                 "ops",
                 "stat",
@@ -91,7 +91,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "In flight",
-                "Of all that may be.",
+                "Attempts in progress, and their limit.",
                 (("share", f"{_sum(definitions.IN_FLIGHT)} / {_sum(definitions.IN_FLIGHT_LIMIT)}"),),
                 "percentunit",
                 "stat",
@@ -100,7 +100,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Lag",
-                "Due, and with no worker yet.",
+                "Due messages that no worker has received yet.",
                 (("{{stream}}", _top(definitions.PENDING, "stream")),),
                 "short",
                 "stat",
@@ -109,7 +109,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Overflow",
-                "Behind a destination's fill.",
+                "Requests beyond the limit of their destination.",
                 (("waiting", _top(definitions.STREAM_MESSAGES, where=_stream("OVERFLOW"))),),
                 "short",
                 "stat",

@@ -5,8 +5,7 @@ project's own chart.
 """
 
 import json
-from collections.abc import Iterator
-from typing import Any, Final, cast
+from typing import Final
 
 from messaging.admin.permissions import ROLES, NatsRole
 from messaging.admin.topology import bucket_config, consumer_config, stream_config
@@ -32,7 +31,7 @@ def documents(*, replicas: int, work_per_destination: int, ack_wait_s: float) ->
         config = consumer_config(consumer, ack_wait_s=ack_wait_s)
         made[f"consumers/{consumer.stream}.{consumer.name}.json"] = _json(config)
     made["permissions.conf"] = _GENERATED + "".join(_permissions(role) for role in ROLES)
-    made["helm-values.yaml"] = _GENERATED + _VALUES_HEAD + "\n".join(_yaml(_values(replicas))) + "\n"
+    made["helm-values.yaml"] = _GENERATED + _helm_values(replicas)
     return made
 
 
@@ -58,98 +57,100 @@ def _indented(text: str, by: int) -> str:
     return "\n".join(" " * by + line for line in text.splitlines())
 
 
-_VALUES_HEAD: Final = f"""\
+def _helm_values(replicas: int) -> str:
+    users = "".join(_yaml_user(role) for role in ROLES)
+    env = "".join(_yaml_env(name) for name in [*(role.name for role in ROLES), "sys"])
+    return f"""\
 # Values for the NATS project's Helm chart (`nats`, 2.x): helm upgrade --install nats nats/nats -f helm-values.yaml
 # Create first: the Secrets nats-client-tls and nats-route-tls (ca.crt, tls.crt, tls.key; for example by cert-manager),
 # and {SECRET} with the public keys, as README.md describes.
+config:
+  cluster:
+    enabled: {json.dumps(replicas > 1)}
+    replicas: {max(replicas, 2)}
+    tls:
+      enabled: true
+      secretName: "nats-route-tls"
+      merge:
+        ca_file: "/etc/nats-certs/cluster/ca.crt"
+        verify: true
+  jetstream:
+    enabled: true
+    fileStore:
+      enabled: true
+      dir: "/data"
+      pvc:
+        enabled: true
+        size: "20Gi"
+    memoryStore:
+      enabled: false
+    merge:
+      limits:
+        default_max_consumers: {MAX_CONSUMERS}
+  nats:
+    tls:
+      enabled: true
+      secretName: "nats-client-tls"
+  monitor:
+    enabled: true
+    port: 8222
+  merge:
+    max_payload: "<< 1MB >>"
+    accounts:
+      ONEPROTECT:
+        jetstream: "enabled"
+        users:
+{users}      SYS:
+        users:
+          - nkey: "<< $ONEPROTECT_SYS_NKEY >>"
+    system_account: "SYS"
+container:
+  env:
+{env}    GOMEMLIMIT: "1GiB"
+  merge:
+    resources:
+      requests:
+        cpu: "1"
+        memory: "1536Mi"
+      limits:
+        memory: "1536Mi"
+podTemplate:
+  topologySpreadConstraints:
+    kubernetes.io/hostname:
+      maxSkew: 1
+      whenUnsatisfiable: "DoNotSchedule"
+natsBox:
+  enabled: false
+promExporter:
+  enabled: true
 """
 
 
-def _values(replicas: int) -> dict[str, Any]:
-    names = [role.name for role in ROLES]
-    users = [{"nkey": _unquoted(_variable(role.name)), "permissions": _allowed(role)} for role in ROLES]
-    return {
-        "config": {
-            "cluster": {
-                "enabled": replicas > 1,
-                "replicas": max(replicas, 2),
-                "tls": {
-                    "enabled": True,
-                    "secretName": "nats-route-tls",
-                    "merge": {"ca_file": "/etc/nats-certs/cluster/ca.crt", "verify": True},
-                },
-            },
-            "jetstream": {
-                "enabled": True,
-                "fileStore": {"enabled": True, "dir": "/data", "pvc": {"enabled": True, "size": "20Gi"}},
-                "memoryStore": {"enabled": False},
-                "merge": {"limits": {"default_max_consumers": MAX_CONSUMERS}},
-            },
-            "nats": {"tls": {"enabled": True, "secretName": "nats-client-tls"}},
-            "monitor": {"enabled": True, "port": 8222},
-            "merge": {
-                "max_payload": _unquoted("1MB"),
-                "accounts": {
-                    "ONEPROTECT": {"jetstream": "enabled", "users": users},
-                    "SYS": {"users": [{"nkey": _unquoted(_variable("sys"))}]},
-                },
-                "system_account": "SYS",
-            },
-        },
-        "container": {
-            "env": {
-                _variable(name)[1:]: {"valueFrom": {"secretKeyRef": {"name": SECRET, "key": name}}}
-                for name in [*names, "sys"]
-            }
-            | {"GOMEMLIMIT": "1GiB"},
-            "merge": {
-                "resources": {
-                    "requests": {"cpu": "1", "memory": "1536Mi"},
-                    "limits": {"memory": "1536Mi"},
-                }
-            },
-        },
-        "podTemplate": {
-            "topologySpreadConstraints": {
-                "kubernetes.io/hostname": {"maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"}
-            }
-        },
-        "natsBox": {"enabled": False},
-        "promExporter": {"enabled": True},
-    }
+def _yaml_user(role: NatsRole) -> str:
+    # `<< >>` makes the chart write a value without quotes, as a variable needs it.
+    publish, subscribe = (
+        "".join(f"                  - {json.dumps(one)}\n" for one in allowed)
+        for allowed in (role.publish, role.subscribe)
+    )
+    return f"""\
+          - nkey: "<< $ONEPROTECT_{role.name.upper()}_NKEY >>"
+            permissions:
+              publish:
+                allow:
+{publish}              subscribe:
+                allow:
+{subscribe}"""
 
 
-def _allowed(role: NatsRole) -> dict[str, Any]:
-    return {"publish": {"allow": list(role.publish)}, "subscribe": {"allow": list(role.subscribe)}}
-
-
-def _variable(name: str) -> str:
-    return f"$ONEPROTECT_{name.upper()}_NKEY"
-
-
-def _unquoted(text: str) -> str:
-    """Mark a value that the chart must write without quotes: a variable or a size."""
-    return f"<< {text} >>"
+def _yaml_env(name: str) -> str:
+    return f"""\
+    ONEPROTECT_{name.upper()}_NKEY:
+      valueFrom:
+        secretKeyRef:
+          name: "{SECRET}"
+          key: "{name}"
+"""
 
 
 def _json(document: object) -> str:
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def _yaml(node: object, indent: int = 0) -> Iterator[str]:
-    """Yield lines of YAML: maps and lists in block style, scalars as JSON."""
-    margin = " " * indent
-    if isinstance(node, dict):
-        for key, value in cast("dict[str, object]", node).items():
-            if value and isinstance(value, dict | list):
-                yield f"{margin}{key}:"
-                yield from _yaml(cast("object", value), indent + 2)
-            else:
-                yield f"{margin}{key}: {json.dumps(value, ensure_ascii=False)}"
-    elif isinstance(node, list):
-        for item in cast("list[object]", node):
-            first, *rest = _yaml(item, indent + 2)
-            yield f"{margin}- {first.lstrip()}"
-            yield from rest
-    else:
-        yield f"{margin}{json.dumps(node, ensure_ascii=False)}"

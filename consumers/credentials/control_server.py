@@ -1,13 +1,16 @@
 """Requests of operators to running consumers, over core NATS: evict Secrets (all consumers), check a credential (one)."""
 
+from collections.abc import Awaitable, Callable
+
 import msgspec
 import structlog
 
 from consumers.credentials.checker import CredentialChecker
-from messaging.client.connection import IncomingMessage, NatsConnection
+from messaging.client.connection import IncomingMessage, NatsConnection, OnIncoming
 from messaging.client.errors import JetStreamError
 from provider.cache.provider import CachedSecretProvider
 from schemas import subjects
+from schemas.configuration import CredentialState
 from schemas.control_messages import CheckCredential, RefreshReply, RefreshSecrets
 
 _GROUP = "consumers"
@@ -18,43 +21,39 @@ class WorkerControl:
     """Answers control requests. An invalid request is logged and not answered."""
 
     def __init__(
-        self, connection: NatsConnection, checks: CredentialChecker, provider: CachedSecretProvider, worker: str
+        self, connection: NatsConnection, checker: CredentialChecker, provider: CachedSecretProvider, worker: str
     ) -> None:
         self._connection = connection
-        self._checks = checks
+        self._checker = checker
         self._provider = provider
         self._worker = worker
 
     async def start(self) -> None:
         """Answer requests from now on."""
-        await self._connection.subscribe(subjects.REFRESH, self._refresh)
-        await self._connection.subscribe(subjects.CHECK, self._check, group=_GROUP)
+        await self._connection.subscribe(subjects.REFRESH, self._answering(self._refresh))
+        await self._connection.subscribe(subjects.CHECK, self._answering(self._check), group=_GROUP)
 
-    async def _refresh(self, incoming: IncomingMessage) -> None:
-        try:
-            asked = msgspec.json.decode(incoming.data, type=RefreshSecrets)
-            forgotten = await self._evict(asked)
-        except (msgspec.DecodeError, JetStreamError) as error:
-            _log.warning("control.failed", subject=incoming.subject, error=type(error).__name__)
-            return
-        _log.info("secrets.refreshed", tenant=asked.tenant, credential=asked.credential, forgotten=forgotten)
-        await self._answer(incoming, RefreshReply(worker=self._worker, forgotten=forgotten))
-
-    async def _evict(self, asked: RefreshSecrets) -> int | None:
-        if asked.tenant is None:
+    async def _refresh(self, data: bytes) -> RefreshReply:
+        request, evicted = msgspec.json.decode(data, type=RefreshSecrets), None
+        if request.tenant is None:
             self._provider.evict_all()
-            return None
-        return await self._checks.evict(asked.tenant, asked.credential)
+        else:
+            evicted = await self._checker.evict(request.tenant, request.credential)
+        _log.info("secrets.refreshed", tenant=request.tenant, credential=request.credential, forgotten=evicted)
+        return RefreshReply(worker=self._worker, forgotten=evicted)
 
-    async def _check(self, incoming: IncomingMessage) -> None:
-        try:
-            asked = msgspec.json.decode(incoming.data, type=CheckCredential)
-            state = await self._checks.check(asked.tenant, asked.credential, fresh=True)
-        except (msgspec.DecodeError, JetStreamError) as error:
-            _log.warning("control.failed", subject=incoming.subject, error=type(error).__name__)
-            return
-        await self._answer(incoming, state)
+    async def _check(self, data: bytes) -> CredentialState | None:
+        request = msgspec.json.decode(data, type=CheckCredential)
+        return await self._checker.check(request.tenant, request.credential, fresh=True)
 
-    async def _answer(self, incoming: IncomingMessage, answer: object) -> None:
-        if incoming.reply:
-            await self._connection.publish(incoming.reply, msgspec.json.encode(answer))
+    def _answering(self, handle: Callable[[bytes], Awaitable[object]]) -> OnIncoming:
+        async def answer(incoming: IncomingMessage) -> None:
+            try:
+                reply = await handle(incoming.data)
+            except (msgspec.DecodeError, JetStreamError) as error:
+                _log.warning("control.failed", subject=incoming.subject, error=type(error).__name__)
+                return
+            if incoming.reply:
+                await self._connection.publish(incoming.reply, msgspec.json.encode(reply))
+
+        return answer

@@ -58,20 +58,17 @@ class DisableDestination(Protocol):
     async def __call__(self, tenant: str, destination: str, *, url: str, reason: str) -> None: ...
 
 
-class HealthDelta:
+class HealthDelta(msgspec.Struct, gc=False):
     """Attempts that one consumer made on a destination since its last flush."""
 
-    __slots__ = ("code", "failures", "first_failure_at", "last_failure_at", "last_success_at", "throttled_until", "url")
-
-    def __init__(self) -> None:
-        self.failures = 0
-        """Since the last success."""
-        self.first_failure_at: datetime | None = None
-        self.last_failure_at: datetime | None = None
-        self.last_success_at: datetime | None = None
-        self.throttled_until: datetime | None = None
-        self.code: Code | None = None
-        self.url = ""
+    failures: int = 0
+    """Since the last success."""
+    first_failure_at: datetime | None = None
+    last_failure_at: datetime | None = None
+    last_success_at: datetime | None = None
+    throttled_until: datetime | None = None
+    code: Code | None = None
+    url: str = ""
 
     def record_success(self, now: datetime) -> None:
         """Record an attempt that succeeded."""

@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import structlog
 
 from messaging.client.errors import JetStreamError
@@ -26,15 +27,12 @@ FLUSH_INTERVAL_S: Final = 60.0
 _log = structlog.get_logger(__name__)
 
 
-class _HourCount:
+class _HourCount(msgspec.Struct):
     """Attempts that one consumer made on a destination in the current hour."""
 
-    __slots__ = ("delivered", "failed", "times")
-
-    def __init__(self) -> None:
-        self.delivered = 0
-        self.failed = 0
-        self.times = [0] * (len(TIMES_MS) + 1)
+    delivered: int = 0
+    failed: int = 0
+    times: list[int] = msgspec.field(default_factory=lambda: [0] * (len(TIMES_MS) + 1))
 
     def hour(self, at: int) -> HourCounts:
         return HourCounts(at, self.delivered, self.failed, tuple(self.times))

@@ -9,17 +9,18 @@ Sources: the IANA special-purpose registries of both families, and the documents
 """
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
 
 IPAddress = IPv4Address | IPv6Address
+N = TypeVar("N", IPv4Network, IPv6Network)
 
 
-class IPv4Range(Struct, frozen=True):
-    """A range of IPv4 addresses, its purpose and its source."""
+class AddressRange(Struct, Generic[N], frozen=True):
+    """A range of addresses, its purpose and its source."""
 
-    network: IPv4Network
+    network: N
     name: str
     source: str
 
@@ -27,23 +28,12 @@ class IPv4Range(Struct, frozen=True):
         return f"{self.name}, {self.network}"
 
 
-class IPv6Range(Struct, frozen=True):
-    """A range of IPv6 addresses, its purpose and its source."""
-
-    network: IPv6Network
-    name: str
-    source: str
-
-    def __str__(self) -> str:
-        return f"{self.name}, {self.network}"
+def _v4(network: str, name: str, source: str) -> AddressRange[IPv4Network]:
+    return AddressRange(IPv4Network(network), name, source)
 
 
-def _v4(network: str, name: str, source: str) -> IPv4Range:
-    return IPv4Range(IPv4Network(network), name, source)
-
-
-def _v6(network: str, name: str, source: str) -> IPv6Range:
-    return IPv6Range(IPv6Network(network), name, source)
+def _v6(network: str, name: str, source: str) -> AddressRange[IPv6Network]:
+    return AddressRange(IPv6Network(network), name, source)
 
 
 IPV4_DENIED: Final = (
@@ -87,7 +77,7 @@ NAT64: Final = IPv6Network("64:ff9b::/96")
 _IPV6_ELSEWHERE: Final = _v6("::/0", "outside IPv6 global unicast", "RFC 4291")
 
 
-def denied_range(address: IPAddress) -> IPv4Range | IPv6Range | None:
+def denied_range(address: IPAddress) -> AddressRange[IPv4Network] | AddressRange[IPv6Network] | None:
     """Return the range that denies `address`, or None. Mapped addresses have to be unmapped before."""
     if isinstance(address, IPv4Address):
         return next((range_ for range_ in IPV4_DENIED if address in range_.network), None)

@@ -18,11 +18,10 @@ from msgspec import Struct
 from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, ValidatedUrl
 from consumers.http_client.connection import ConnectionKey, HttpConnection, OnReply
 from consumers.http_client.connector import HttpConnector
-from consumers.http_client.errors import SendError
 from consumers.http_client.pool import KEEP_ALIVE_S, MAX_IDLE, ConnectionPool
 from consumers.http_client.proxy import HttpProxy
 from consumers.http_client.resolver import DnsCache, NameResolver, PolicyCheckedResolver
-from consumers.http_client.response import WebhookResponse
+from consumers.http_client.response import SendError, WebhookResponse
 from schemas.codes import Code
 
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")

@@ -14,9 +14,9 @@ from typing import Final
 from consumers.egress.policy import AddrInfo, EgressPolicy, ValidatedUrl
 from consumers.http_client.connection import HttpConnection
 from consumers.http_client.dialer import connect_happy_eyeballs, direct_dialer, interleave_families
-from consumers.http_client.errors import SendError, connect_error_code
 from consumers.http_client.pool import ConnectionPool
 from consumers.http_client.proxy import HttpProxy, proxy_dialer
+from consumers.http_client.response import SendError, connect_error_code
 from schemas.codes import Code
 
 _NO_TIMEOUT_S: Final = 3600.0

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from consumers.egress.policy import AddrInfo, EgressPolicy
-from consumers.http_client.errors import SendError, connect_error_code
+from consumers.http_client.response import SendError, connect_error_code
 from schemas.codes import Code
 
 HEAD_START_S: Final = 0.25

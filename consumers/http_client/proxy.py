@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from consumers.egress.policy import AddrInfo, EgressPolicy
 from consumers.http_client.dialer import MAX_ADDRESSES, Dial, connect_happy_eyeballs, connect_socket
-from consumers.http_client.errors import SendError
+from consumers.http_client.response import SendError
 from schemas.codes import Code
 
 MAX_PROXY_HEAD_BYTES: Final = 8192

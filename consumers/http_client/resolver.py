@@ -11,7 +11,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressPolicy
-from consumers.http_client.errors import SendError
+from consumers.http_client.response import SendError
 from schemas.codes import Code
 
 DNS_THREADS: Final = 32

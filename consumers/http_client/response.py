@@ -1,5 +1,9 @@
-"""The result of a POST: the receiver's response, or a code for the lack of one."""
+"""The result of a POST: the receiver's response, or a code for the lack of one.
 
+A failure has no text: that of a library may quote the request.
+"""
+
+import errno
 import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -11,6 +15,7 @@ from schemas.codes import Code
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
 
+_LOCAL_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
 
 
@@ -49,3 +54,20 @@ def retry_after_s(value: str, now: datetime) -> float | None:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return min(max((moment - now).total_seconds(), 0.0), MAX_RETRY_AFTER_S)
+
+
+class SendError(Exception):
+    """A request without a response. Raise it outside an `except` block, so that no foreign exception is attached."""
+
+    def __init__(self, code: Code) -> None:
+        super().__init__(code.value)
+        self.code = code
+
+
+def connect_error_code(error: Exception, *, otherwise: Code) -> Code:
+    """Return the code of a failed connection: `otherwise`, except for a time-out or an exhausted local resource."""
+    if isinstance(error, TimeoutError):
+        return Code.NET_TIMEOUT
+    if not isinstance(error, OSError) or error.errno in _LOCAL_ERRNOS:
+        return Code.INTERNAL
+    return otherwise

@@ -20,7 +20,7 @@ from consumers.attempts.log import StreamAttemptLog
 from consumers.delivery.head_state import HeadState, HeadStateCache, head_state_from_results
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.model.request import DeliveryAttemptRequest
-from consumers.queues.ordered_transfer import OrderedTransfer
+from consumers.queues.transfer import OrderedTransfer
 from messaging import management
 from messaging.client.connection import IncomingMessage, NatsConnection, Subscription
 from messaging.client.errors import JetStreamError
@@ -66,7 +66,7 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OrderedQueue:
-    """One destination's queue, from its lease until nothing is left to do."""
+    """The queue of one destination, from its lease until nothing is left to do."""
 
     def __init__(self, shared: OrderedQueueDependencies, tenant: str, destination: str) -> None:
         self._shared = shared

@@ -1,7 +1,7 @@
 """The ordered queues of a worker: each destination with `ordering: fifo` is served by one worker at a time.
 
 A message for an ordered destination is a wake-up and nothing more. The worker that has the queue transfers everything
-that waits in the streams, this message included, in order (`consumers.queues.ordered_transfer`). Another worker that
+that waits in the streams, this message included, in order (`consumers.queues.transfer`). Another worker that
 gets the message returns it for a moment, in case the queue has no worker by then. Once a second, each worker looks for
 queues that have none.
 """

@@ -126,7 +126,7 @@ class OverflowFeeder:
 
 
 class _DestinationFeed:
-    """One destination's overflow, while this worker has its lease."""
+    """The overflow of one destination, while this worker has its lease."""
 
     def __init__(
         self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, tenant: str, destination: str

@@ -67,7 +67,7 @@ class ReplayAudit:
 
 
 class ReplaySession:
-    """One process's part in a replay: `run` waits for the lease, does the work and releases the lease.
+    """A process's part in a replay: `run` waits for the lease, does the work and releases the lease.
 
     After an interruption, call `run` again.
     """

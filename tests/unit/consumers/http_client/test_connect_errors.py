@@ -7,7 +7,7 @@ import traceback
 
 import pytest
 
-from consumers.http_client.errors import SendError, connect_error_code
+from consumers.http_client.response import SendError, connect_error_code
 from schemas.codes import Code
 
 

@@ -46,7 +46,7 @@ async def test_kept_deliveries_are_listed_newest_first(site: Site, oneprotect: R
     assert await _ids(oneprotect, "--event-type", "other") == []
     assert [line.split()[3] for line in shown.out.splitlines()[1:]] == [third, second, first]
     assert "skipped" in shown.out
-    assert nothing.out == "Nothing that fits is kept.\n"
+    assert nothing.out == "No retained delivery matches.\n"
 
 
 async def test_they_come_a_page_at_a_time(site: Site, oneprotect: RunHere) -> None:
@@ -99,7 +99,7 @@ async def test_one_is_shown_with_its_attempts(site: Site, oneprotect: RunHere) -
     assert (shown.code, shown.err) == (0, "")
     assert "failed with http.5xx (HTTP 500) at attempt 2" in shown.out
     assert f"{len(payload)} bytes of application/json" in shown.out
-    assert "no: a replay would take it" in shown.out
+    assert "no: a replay sends it" in shown.out
     assert "#1 retry_scheduled" in shown.out
     assert "order-8" not in shown.out
     assert (invoices["destination"], invoices["code"], invoices["attempts"]) == ("invoices", "net.dns", [])
@@ -117,7 +117,7 @@ async def test_what_is_not_kept_is_an_error(oneprotect: RunHere) -> None:
     bad_tenant = await oneprotect("failed", "list", "--tenant", "Hidden")
 
     assert (unknown.code, bad.code, bad_tenant.code) == (1, 2, 2)
-    assert unknown.err.startswith("error: nothing is kept of a delivery of this id; ")
+    assert unknown.err.startswith("error: no delivery with this id is retained; ")
     assert bad.err.startswith("error: ID: expected 1 to 64 of A-Z")
     assert "idden" not in unknown.err + bad.err + bad_tenant.err
 

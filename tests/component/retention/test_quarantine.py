@@ -84,7 +84,7 @@ async def test_one_is_shown_and_its_bytes_only_raw(site: Site, oneprotect: RunHe
     assert (as_json["origin"], as_json["understood"], as_json["bytes"]) == (WORK, False, len(POISON))
     assert bytes(raw.output) == POISON
     assert (unknown.code, unknown.err) == (
-        1, "error: 99 is not in the quarantine; see `oneprotect quarantine list`\n",
+        1, "error: message 99 is not in the quarantine; see `oneprotect quarantine list`\n",
     )  # fmt: skip
     assert both.code == 2
     assert "secret" not in shown.out + str(as_json)
@@ -109,10 +109,10 @@ async def test_a_released_one_goes_back_to_where_it_came_from(
     (waiting,) = await site.records(streams.WORK)
 
     assert (refused.code, nothing) == (1, [])
-    assert "would come back: the payload has 262145 bytes" in refused.error["error"]
+    assert "is still invalid, so nothing was released: the payload has 262145 bytes" in refused.error["error"]
     assert released.code == 0
     assert [(row["delivery"], row["understood"], row["duplicate"]) for row in released.json] == [("big", True, False)]
-    assert again.out.endswith("0 released; 1 had been a moment ago.\n")
+    assert again.out.endswith("0 released; 1 had been released a moment ago.\n")
     assert (waiting.subject, waiting.data) == (kept.headers[HEADER_ORIGIN], kept.data)
     assert not [name for name in waiting.headers if name in (HEADER_REASON, HEADER_ORIGIN)]
     assert len(await site.records(streams.QUARANTINE)) == 1
@@ -137,7 +137,7 @@ async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None
     forced = await oneprotect("quarantine", "release", good, bad, good, "--force")
 
     assert (held_up.code, never.code, forced.code) == (1, 1, 0)
-    assert held_up.err == f"error: {bad} would come back: not a JSON document. Nothing was released\n"
+    assert held_up.err == f"error: message {bad} is still invalid, so nothing was released: not a JSON document\n"
     assert "it did not come from a subject of requests" in never.err
     assert waiting == []
     assert forced.out.endswith("2 released.\n")
@@ -172,7 +172,7 @@ async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
     unasked = await at_terminal(site.environ, "quarantine", "release", number, "--yes")
 
     assert (no.code, yes.code, unasked.code) == (1, 0, 0)
-    assert "Publish 1 again? [y/N]" in no.err
+    assert "Publish 1 messages again? [y/N]" in no.err
     assert "error: nothing was released" in no.err
     assert nothing == []
     assert "1 released." in yes.out

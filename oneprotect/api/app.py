@@ -9,10 +9,9 @@ from starlette.routing import BaseRoute
 
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.docs.pages import docs_operations
-from oneprotect.api.operations.dependencies import ApiDependencies
 from oneprotect.api.operations.operation import ApiOperation
-from oneprotect.api.operations.request import ApiRequest
-from oneprotect.api.resources import attempts, credentials, deliveries, destinations, probes, replays, test_deliveries
+from oneprotect.api.operations.request import ApiDependencies, ApiRequest, client_address
+from oneprotect.api.resources import attempts, credentials, deliveries, destinations, probes, replays
 from oneprotect.api.web.problems import Problem, problem_of, problem_response
 from oneprotect.api.web.routing import Endpoint, Handler, NormalizingRouter, routes_of
 
@@ -20,7 +19,6 @@ _RESOURCES: Final[tuple[ApiOperation, ...]] = (
     *deliveries.OPERATIONS,
     *attempts.OPERATIONS,
     *destinations.OPERATIONS,
-    *test_deliveries.OPERATIONS,
     *credentials.OPERATIONS,
     *replays.OPERATIONS,
     *probes.OPERATIONS,
@@ -50,8 +48,8 @@ def _handler(operation: ApiOperation, parts: ApiDependencies) -> Handler:
 
 async def _authorize(request: Request, operation: ApiOperation, parts: ApiDependencies) -> Principal:
     """Return the caller. Check the tenant before the role, so that no caller learns about other tenants."""
-    address = request.client.host if request.client else "unknown"
-    principal = await parts.authenticator.authenticate(request.headers.get("authorization"), address)
+    authorization = request.headers.get("authorization")
+    principal = await parts.authenticator.authenticate(authorization, client_address(request))
     if not principal.is_of(request.path_params["tenant"]):
         raise Problem(403, "forbidden", "This token belongs to another tenant. Use a token of this tenant.")
     if not principal.has_any(operation.roles):

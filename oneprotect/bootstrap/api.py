@@ -17,9 +17,9 @@ from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.jwks import IssuerKeys
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.token_cache import TokenCache
-from oneprotect.api.operations.dependencies import ApiDependencies
 from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
+from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.resources.probes import StreamAvailability
 from oneprotect.api.web.gateway import StartupGateway
 from oneprotect.api.web.request_body import ENVELOPE_BYTES, BodyLimits

@@ -339,15 +339,5 @@ def _destination_view(tenant: str, row: KvRow[Destination]) -> DestinationView:
 
 
 def _credential_view(tenant: str, row: KvRow[Credential], status: KvRow[CredentialState] | None) -> CredentialView:
-    found = status.value if status else CredentialState()
-    return CredentialView(
-        id=row.id,
-        tenant=tenant,
-        purpose=row.value.purpose,
-        provider=found.provider,
-        status=found.status,
-        checked_at=found.checked_at,
-        version=found.version,
-        rollover=found.rollover,
-        revision=row.revision,
-    )
+    state = msgspec.structs.asdict(status.value if status else CredentialState())
+    return CredentialView(id=row.id, tenant=tenant, purpose=row.value.purpose, revision=row.revision, **state)

@@ -49,7 +49,7 @@ class TokenStore:
             created_by=by,
             name=spec.name,
         )
-        await self._tokens.put(_key(token.tenant, issued.id), token, revision=0)
+        await self._tokens.put(token_key(token.tenant, issued.id), token, revision=0)
         await self._audit(token.tenant, issued.id, "create", by)
         return _view(issued.id, token, None), issued
 
@@ -82,7 +82,8 @@ class TokenStore:
         await publish_audit_event(self._publisher, "config.changed", f"token.{token_id}", event)
 
 
-def _key(tenant: str, token_id: str) -> str:
+def token_key(tenant: str, token_id: str) -> str:
+    """Return the key of a token. Keys of what belongs to the token begin with this key."""
     return f"{_key_part(tenant)}.{token_id}"
 
 

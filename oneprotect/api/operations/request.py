@@ -5,12 +5,37 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
+from consumers.replay.service import ReplayService
+from messaging.client.connection import NatsConnection
+from messaging.publisher import JetStreamPublisher
+from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.principal import Principal
-from oneprotect.api.operations.dependencies import ApiDependencies
+from oneprotect.api.auth.token_cache import TokenCache
+from oneprotect.api.operations.destination_cache import DestinationCache
+from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.web import request_body
+from oneprotect.configuration.service import ConfigurationService
 from schemas import validation
+from telemetry.ops_server import OpsPages
 
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that operations use; opened and closed elsewhere."""
+
+    connection: NatsConnection
+    publisher: JetStreamPublisher
+    configuration: ConfigurationService
+    destinations: DestinationCache
+    replay_service: ReplayService
+    replay_runner: ReplayRunner
+    tokens: TokenCache
+    authenticator: Authenticator
+    ops: OpsPages
+    limits: request_body.BodyLimits
+    max_payload_bytes: int
+    request_timeout_s: float
 
 
 class ApiRequest:

@@ -129,17 +129,7 @@ async def check_credential(request: ApiRequest) -> ApiResponse:
             "No consumer responded, and only consumers can read Secrets. Start a consumer and retry.",
             headers={"retry-after": str(RETRY_AFTER_S)},
         )
-    return _respond(
-        request,
-        msgspec.structs.replace(
-            view,
-            provider=state.provider,
-            status=state.status,
-            checked_at=state.checked_at,
-            version=state.version,
-            rollover=state.rollover,
-        ),
-    )
+    return _respond(request, msgspec.structs.replace(view, **msgspec.structs.asdict(state)))
 
 
 def _respond(request: ApiRequest, view: CredentialView) -> ApiResponse:

@@ -232,21 +232,24 @@ def _requests(request: ApiRequest, new: NewDelivery, delivery: str, destinations
         DeliveryRequest(
             tenant,
             destination,
-            encode(
-                DeliveryRequested(
-                    specversion="1.0",
-                    id=delivery,
-                    source=SOURCE,
-                    type="oneprotect.delivery.requested.v1",
-                    time=now,
-                    tenant=tenant,
-                    data=new.data(destination),
-                )
-            ),
+            encode(new_event(tenant, delivery, now, new.data(destination))),
             {HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery), **common},
         )
         for destination in destinations
     ]
+
+
+def new_event(tenant: str, delivery: str, time: datetime, data: RequestedData) -> DeliveryRequested:
+    """Return the event that requests a delivery."""
+    return DeliveryRequested(
+        specversion="1.0",
+        id=delivery,
+        source=SOURCE,
+        type="oneprotect.delivery.requested.v1",
+        time=time,
+        tenant=tenant,
+        data=data,
+    )
 
 
 def _require_size(request: ApiRequest, data: RequestedData, count: int) -> None:

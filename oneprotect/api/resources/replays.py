@@ -42,10 +42,7 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ids: Annotated[tuple[DeliveryId, ...], Meta(max_length=1000)] = ()
     outcomes: Annotated[
         tuple[KeptOutcome, ...],
-        Meta(
-            max_length=3,
-            description="`failed` and `skipped` (both if empty), or only `delivered`.",
-        ),
+        Meta(max_length=3, description="`failed` and `skipped` (both if empty), or only `delivered`."),
     ] = ()
 
     def to_filter(self, *, public: bool) -> ReplayFilter:

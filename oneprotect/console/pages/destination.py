@@ -8,7 +8,7 @@ from msgspec import Struct
 from consumers.attempts import search
 from consumers.attempts.search import AttemptFilter
 from oneprotect.api.operations.visibility import to_public
-from oneprotect.api.resources.test_deliveries import TestResult, test_destination
+from oneprotect.api.resources.destinations import TestResult, test_destination
 from oneprotect.console.pages.destination_cards import load_card
 from oneprotect.console.web.labels import DONE
 from oneprotect.console.web.request import PageRequest, PageResponse, redirect

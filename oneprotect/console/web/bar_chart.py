@@ -28,24 +28,18 @@ class HourBar(Struct, frozen=True):
     p95_ms: float | None
 
 
-class BarChart(Struct, frozen=True):
-    """A chart of 24 hours. `most`: the attempts of the busiest hour. `text`: the chart in words."""
-
-    bars: tuple[HourBar, ...]
-    width: int
-    height: int
-    most: int
-    text: str
-
-
-class DaySummary(Struct, frozen=True):
-    """The attempts of 24 hours."""
+class DaySummary(Struct, frozen=True, kw_only=True):
+    """The attempts of 24 hours and their chart. `most`: attempts of the busiest hour. `text`: the chart in words."""
 
     attempts: int
     delivered: int
     success_rate: float | None
     p95_ms: float | None
-    chart: BarChart
+    bars: tuple[HourBar, ...]
+    width: int
+    height: int = HEIGHT
+    most: int
+    text: str
 
 
 def summarize_day(hours: Sequence[HourCounts]) -> DaySummary:
@@ -53,14 +47,18 @@ def summarize_day(hours: Sequence[HourCounts]) -> DaySummary:
     total = HourCounts(0)
     for hour in hours:
         total += hour
-    attempts = total.delivered + total.failed
-    return DaySummary(attempts, total.delivered, success_rate(total), percentile_ms(total, 0.95), _chart(hours, total))
-
-
-def _chart(hours: Sequence[HourCounts], total: HourCounts) -> BarChart:
     most = max((hour.delivered + hour.failed for hour in hours), default=0)
     bars = tuple(_bar(number, hour, most) for number, hour in enumerate(hours))
-    return BarChart(bars, len(bars) * STEP, HEIGHT, most, _describe(bars, total))
+    return DaySummary(
+        attempts=total.delivered + total.failed,
+        delivered=total.delivered,
+        success_rate=success_rate(total),
+        p95_ms=percentile_ms(total, 0.95),
+        bars=bars,
+        width=len(bars) * STEP,
+        most=most,
+        text=_describe(bars, total),
+    )
 
 
 def _bar(number: int, hour: HourCounts, most: int) -> HourBar:

@@ -10,9 +10,8 @@ import msgspec
 from starlette.requests import Request
 
 from messaging.kv import KvBucket, KvTable
-from oneprotect.api.operations.dependencies import ApiDependencies
 from oneprotect.api.operations.operation import MANAGERS
-from oneprotect.api.operations.request import ApiRequest
+from oneprotect.api.operations.request import ApiDependencies, ApiRequest
 from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem
 from oneprotect.console.web.event_stream import EventStreamLimiter

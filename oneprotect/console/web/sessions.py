@@ -12,12 +12,11 @@ from typing import Final, NoReturn
 from messaging.kv import KvBucket
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
+from oneprotect.api.auth.token_store import token_key
 from schemas.ids import is_name
-from schemas.roles import ALL_TENANTS
 
 LIFETIME_S: Final = 12 * 3600
 _TOKEN: Final = "token:"
-_ALL: Final = "_all"
 
 
 class ConsoleSession:
@@ -48,8 +47,7 @@ class ConsoleSession:
     @property
     def key(self) -> str:
         """The key of the digest, beside the token."""
-        tenant = _ALL if self.principal.tenant == ALL_TENANTS else self.principal.tenant
-        return f"{tenant}.{self.principal.id.removeprefix(_TOKEN)}.session-{self.id}"
+        return f"{token_key(self.principal.tenant, self.principal.id.removeprefix(_TOKEN))}.session-{self.id}"
 
     def __repr__(self) -> str:
         return f"Session({self.id})"

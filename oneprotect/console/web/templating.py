@@ -78,21 +78,10 @@ class TemplateRenderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.filters |= {
-            "ago": ago,
-            "iso": iso,
-            "utc": utc,
-            "minute": minute,
-            "percent": percent,
-            "duration": duration,
-            "count": count,
-            "size": size,
-        }
+        filters = (ago, iso, utc, minute, percent, duration, count, size)
+        self._environment.filters |= {function.__name__: function for function in filters}
         common: dict[str, Any] = self._environment.globals  # its type allows only the built-in ones
-        common["asset"] = assets.url
-        common["states"] = STATES
-        common["credential_labels"] = CREDENTIALS
-        common["code_hints"] = CODES
+        common |= {"asset": assets.url, "states": STATES, "credential_labels": CREDENTIALS, "code_hints": CODES}
         common["ui"] = self._environment.get_template("macros.html").module
 
     def __call__(self, template: str, **values: object) -> bytes:

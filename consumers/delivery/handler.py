@@ -112,9 +112,7 @@ class DeliveryHandler:
         self._observer = observer
         self._archive = archive
         self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s)
-        self._routes = RouteCache(
-            directory, sender, secret_namespace=policy.secret_namespace, user_agent=policy.user_agent
-        )
+        self._routes = RouteCache(directory, policy.secret_namespace)
         self.deferrals = 0
         """Requests deferred because their destination's circuit breaker was open."""
         self.quarantines = 0
@@ -146,7 +144,7 @@ class DeliveryHandler:
         route = self._routes.find(lane, attempt.started_monotonic_s)
         if route is None or not route.is_direct or route.secret_ref is None:
             return None
-        secret = self._provider.find_cached(route.secret_ref, tenant=route.tenant, purpose=route.purpose)
+        secret = self._provider.find_cached(route.secret_ref, tenant=delivery.tenant, purpose=route.purpose)
         return None if secret is None else self._send(attempt, route, secret, on_result)
 
     async def __call__(self, message: Message) -> Disposition:
@@ -196,12 +194,13 @@ class DeliveryHandler:
         route = await self._routes.load(attempt.delivery.message.lane)
         if route is None:
             return self._finish_without_request(attempt, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
-        if route.is_ordered and not attempt.delivery.is_ordered:
+        destination = route.destination
+        if destination.ordering == "fifo" and not attempt.delivery.is_ordered:
             return Requeue()  # for the destination's ordered queue
-        if not route.destination.enabled:
+        if not destination.enabled:
             return self._finish_without_request(attempt, Outcome.SKIPPED, Code.DESTINATION_DISABLED)
         try:
-            secret = await self._resolve_secret(route)
+            secret = await self._resolve_secret(attempt.delivery.tenant, route)
         except SecretError as error:
             failed = type(error)
         else:
@@ -209,10 +208,10 @@ class DeliveryHandler:
         self._secret_observer.on_secret_result(route.credential_key, failed.code)
         return self._finish(attempt, self._results.without_secret(attempt, failed))
 
-    async def _resolve_secret(self, route: DeliveryRoute) -> SigningSecret:
+    async def _resolve_secret(self, tenant: str, route: DeliveryRoute) -> SigningSecret:
         if route.secret_ref is None:
             raise route.secret_error
-        return await self._provider.resolve(route.secret_ref, tenant=route.tenant, purpose=route.purpose)
+        return await self._provider.resolve(route.secret_ref, tenant=tenant, purpose=route.purpose)
 
     async def _send_and_wait(
         self, attempt: DeliveryAttempt, route: DeliveryRoute, secret: SigningSecret
@@ -242,7 +241,7 @@ class DeliveryHandler:
         self._secret_observer.on_secret_result(route.credential_key, None)
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         return self._sender.start(
-            route.prepared_request(delivery),
+            route.prepare(delivery, self._sender, self._policy.user_agent),
             lines=(
                 f"webhook-id: {delivery.id}\r\nwebhook-timestamp: {signed.timestamp}\r\n"
                 f"webhook-signature: {signed.signature}\r\n"

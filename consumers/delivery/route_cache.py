@@ -23,83 +23,59 @@ class DeliveryRoute:
     __slots__ = (
         "_prepared_for",
         "_request",
-        "_sender",
-        "_user_agent",
         "credential_key",
         "destination",
         "is_direct",
-        "is_ordered",
         "known_credential",
         "known_destination",
         "lane",
         "purpose",
         "secret_error",
         "secret_ref",
-        "tenant",
     )
 
     def __init__(
         self,
         lane: str,
         destination: Destination,
-        known: tuple[CachedValue[Destination], CachedValue[Credential]],
+        known_destination: CachedValue[Destination],
+        known_credential: CachedValue[Credential],
         secret_ref: SecretRef | type[SecretError],
-        *,
-        sender: WebhookSender,
-        user_agent: str,
     ) -> None:
         self.lane = lane
-        self.tenant = lane.partition(".")[0]
         self.destination = destination
-        self.known_destination, self.known_credential = known
-        self.is_ordered = destination.ordering == "fifo"
-        self.is_direct = destination.enabled and not self.is_ordered
+        self.known_destination, self.known_credential = known_destination, known_credential
+        self.is_direct = destination.enabled and destination.ordering != "fifo"
         """Whether deliveries may be sent at once, whatever stream they came from."""
-        self.credential_key = f"{self.tenant}.{destination.credential}"
-        credential = self.known_credential.value
+        self.credential_key = f"{lane.partition('.')[0]}.{destination.credential}"
+        credential = known_credential.value
         self.purpose = Purpose.WEBHOOK_SIGNING if credential is None else credential.purpose
-        self.secret_ref: SecretRef | None = None
-        self.secret_error: type[SecretError] = SecretNotFound
+        self.secret_ref = secret_ref if isinstance(secret_ref, SecretRef) else None
+        self.secret_error = SecretNotFound if isinstance(secret_ref, SecretRef) else secret_ref
         """Why there is no ref."""
-        if isinstance(secret_ref, SecretRef):
-            self.secret_ref = secret_ref
-        else:
-            self.secret_error = secret_ref
-        self._sender = sender
-        self._user_agent = user_agent
         self._request: PreparedRequest | None = None
         self._prepared_for: tuple[str, str | None] = ("", None)
 
-    def prepared_request(self, delivery: DeliveryAttemptRequest) -> PreparedRequest:
+    def prepare(self, delivery: DeliveryAttemptRequest, sender: WebhookSender, user_agent: str) -> PreparedRequest:
         """Return the beginning of the request of `delivery`: the last one again, unless its headers differ."""
         trace = delivery.progress.trace if self.destination.forward_trace else None
         wanted = (delivery.content_type, trace)
-        request = self._request
-        if request is None or wanted != self._prepared_for:
-            headers = {
-                **self.destination.headers,
-                "content-type": delivery.content_type,
-                "user-agent": self._user_agent,
-            }
+        if self._request is None or wanted != self._prepared_for:
+            headers = self.destination.headers | {"content-type": delivery.content_type, "user-agent": user_agent}
             if trace:
                 headers[HEADER_TRACE] = trace
-            request = self._request = self._sender.prepare(self.destination.url, headers)
-            self._prepared_for = wanted
-        return request
+            self._request, self._prepared_for = sender.prepare(self.destination.url, headers), wanted
+        return self._request
 
 
 class RouteCache:
     """The routes to destinations, by `<tenant>.<id>`. A route never differs from what the directory knows."""
 
-    __slots__ = ("_directory", "_routes", "_secret_namespace", "_sender", "_user_agent")
+    __slots__ = ("_directory", "_routes", "_secret_namespace")
 
-    def __init__(
-        self, directory: ConfigurationDirectory, sender: WebhookSender, *, secret_namespace: str | None, user_agent: str
-    ) -> None:
+    def __init__(self, directory: ConfigurationDirectory, secret_namespace: str | None) -> None:
         self._directory = directory
-        self._sender = sender
         self._secret_namespace = secret_namespace
-        self._user_agent = user_agent
         self._routes: dict[str, DeliveryRoute] = {}
 
     def find(self, lane: str, now: float) -> DeliveryRoute | None:
@@ -134,14 +110,7 @@ class RouteCache:
         credential = self._directory.known_credential(f"{lane.partition('.')[0]}.{destination.value.credential}")
         if credential is None:
             return None
-        return DeliveryRoute(
-            lane,
-            destination.value,
-            (destination, credential),
-            self._read_ref(credential.value),
-            sender=self._sender,
-            user_agent=self._user_agent,
-        )
+        return DeliveryRoute(lane, destination.value, destination, credential, self._read_ref(credential.value))
 
     def _read_ref(self, credential: Credential | None) -> SecretRef | type[SecretError]:
         if credential is None:

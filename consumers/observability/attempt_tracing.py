@@ -50,12 +50,9 @@ class SpanSink(Protocol):
 class _OpenSpan(msgspec.Struct, frozen=True, gc=False):
     """A traced attempt whose result is not stored yet."""
 
-    delivery: DeliveryAttemptRequest
+    attempt: DeliveryAttempt
     result: AttemptResult
     parent: TraceContext
-    started_ns: int
-    resolved_ns: int | None
-    ended_ns: int
 
 
 class AttemptTracer:
@@ -98,15 +95,8 @@ class AttemptTracer:
         if decision == "dropped":
             return
         delivery = attempt.delivery
-        started_ns = int(attempt.started_s * _NANOSECONDS)
-        self._open[delivery.message.identity] = _OpenSpan(
-            delivery,
-            result,
-            TraceContext.read(delivery.progress.trace) or TraceContext.of_key(delivery.request_id),
-            started_ns,
-            None if attempt.resolved_s is None else started_ns + int(attempt.resolved_s * _NANOSECONDS),
-            started_ns + int(attempt.duration_s * _NANOSECONDS),
-        )
+        parent = TraceContext.read(delivery.progress.trace) or TraceContext.of_key(delivery.request_id)
+        self._open[delivery.message.identity] = _OpenSpan(attempt, result, parent)
 
     def readings(self) -> Iterator[MetricSample]:
         """Yield the counts, as a source for `MetricRegistry.add_source`."""
@@ -119,29 +109,24 @@ class AttemptTracer:
             self._export(span, time.time_ns())
 
     def _export(self, span: _OpenSpan, stored_ns: int) -> None:
-        add, result = self._spans.add, span.result
+        add, attempt, result = self._spans.add, span.attempt, span.result
         error = None if result.outcome in _SUCCESSFUL else result.code.value
-        pulled_ns = min(span.delivery.message.stored_ns, span.started_ns)
-        attributes = _describe_attempt(span.delivery, result)
+        started_ns = int(attempt.started_s * _NANOSECONDS)
+        ended_ns = started_ns + int(attempt.duration_s * _NANOSECONDS)
+        pulled_ns = min(attempt.delivery.message.stored_ns, started_ns)
+        about = _describe_attempt(attempt.delivery, result)
         parent = add(
-            "deliver",
-            span.parent,
-            kind="consumer",
-            start_ns=pulled_ns,
-            end_ns=stored_ns,
-            attributes=attributes,
-            error=error,
+            "deliver", span.parent, kind="consumer", start_ns=pulled_ns, end_ns=stored_ns, attributes=about, error=error
         )
-        add("pull", parent, start_ns=pulled_ns, end_ns=span.started_ns, attributes={})
-        if span.resolved_ns is not None:
-            add("resolve secret", parent, start_ns=span.started_ns, end_ns=span.resolved_ns, attributes={})
-            attributes = _describe_request(result)
-            start_ns, end_ns = span.resolved_ns, span.ended_ns
-            add("POST", parent, kind="client", start_ns=start_ns, end_ns=end_ns, attributes=attributes, error=error)
+        add("pull", parent, start_ns=pulled_ns, end_ns=started_ns, attributes={})
+        if attempt.resolved_s is not None:
+            resolved_ns = started_ns + int(attempt.resolved_s * _NANOSECONDS)
+            add("resolve secret", parent, start_ns=started_ns, end_ns=resolved_ns, attributes={})
+            about = _describe_request(result)
+            add("POST", parent, kind="client", start_ns=resolved_ns, end_ns=ended_ns, attributes=about, error=error)
         elif result.code.startswith("secret."):
-            start_ns, end_ns = span.started_ns, span.ended_ns
-            add("resolve secret", parent, start_ns=start_ns, end_ns=end_ns, attributes={}, error=result.code.value)
-        add("publish result", parent, kind="producer", start_ns=span.ended_ns, end_ns=stored_ns, attributes=_PUBLISH)
+            add("resolve secret", parent, start_ns=started_ns, end_ns=ended_ns, attributes={}, error=error)
+        add("publish result", parent, kind="producer", start_ns=ended_ns, end_ns=stored_ns, attributes=_PUBLISH)
 
 
 # Attributes are costly to export: no span repeats one of another span of the trace.

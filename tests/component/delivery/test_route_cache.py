@@ -8,13 +8,10 @@ import pytest
 from consumers.delivery import route_cache
 from consumers.delivery.route_cache import DeliveryRoute, RouteCache
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.egress.policy import EgressPolicy
-from consumers.http_client.client import HttpWebhookSender
 from messaging.kv_cache import MAX_AGE_S, MAX_ENTRIES
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
-POLICY = EgressPolicy()
 URL = "https://receiver.acme.com/in"
 
 
@@ -26,9 +23,7 @@ class Known:
         self.directory = ConfigurationDirectory(
             site.jetstream.destinations, site.jetstream.credentials, max_entries=max_entries
         )
-        self.routes = RouteCache(
-            self.directory, HttpWebhookSender(POLICY), secret_namespace=NAMESPACE, user_agent="test"
-        )
+        self.routes = RouteCache(self.directory, NAMESPACE)
 
     async def read(self, *names: str) -> None:
         """Have destinations at hand, and their credential."""

@@ -1,7 +1,6 @@
-"""Where the heads of lines stand: which attempt comes next, and when.
+"""The state of the head of each ordered queue: which attempt comes next, and when.
 
-The results on record say it. What this very consumer has recorded last it need not read back, and must not: a replica
-that answers may lag behind.
+The attempt log has it. What this consumer recorded last comes from memory, because a replica that answers may lag.
 """
 
 import asyncio
@@ -16,9 +15,9 @@ from schemas.events import AttemptResult
 
 
 class HeadState(msgspec.Struct, frozen=True):
-    """The attempt that comes next, not before `due`; with `is_settled`, its result is on record already.
+    """The next attempt on a head, not before `due`; if `is_settled`, the final result is recorded.
 
-    `noted_at`: the loop's time at which this consumer noted it, if it did.
+    `noted_at`: the loop's time at which this consumer recorded it, if it did.
     """
 
     progress: RetryState
@@ -28,30 +27,30 @@ class HeadState(msgspec.Struct, frozen=True):
 
 
 def head_state_from_results(progress: RetryState, results: list[AttemptResult]) -> HeadState:
-    """Where a delivery stands that came with `progress`, after `results`, in the order in which they were recorded."""
-    standing = HeadState(progress)
+    """Return the state of a delivery that arrived with `progress`, after its `results` in the order of recording."""
+    state = HeadState(progress)
     for result in results:
         if result.attempt < progress.attempt or result.replay != progress.replay:
             continue
         if result.outcome is Outcome.RETRY_SCHEDULED:
-            standing = HeadState(standing.progress.after_result(result), result.next_attempt_at)
+            state = HeadState(state.progress.after_result(result), result.next_attempt_at)
         elif result.outcome is not Outcome.SUPPRESSED:
-            return HeadState(msgspec.structs.replace(standing.progress, attempt=result.attempt), is_settled=True)
-    return standing
+            return HeadState(msgspec.structs.replace(state.progress, attempt=result.attempt), is_settled=True)
+    return state
 
 
 class HeadStateCache:
-    """What this consumer has recorded of each line's head since it was handed out last."""
+    """The states that this consumer recorded of heads since they were last delivered to it."""
 
     def __init__(self) -> None:
         self._noted: dict[str, tuple[str, HeadState]] = {}
 
-    def note(self, tenant: str, destination: str, message: Message, standing: HeadState) -> None:
-        """The head `message` has been attempted, and is to be attempted again."""
-        noted = msgspec.structs.replace(standing, noted_at=asyncio.get_running_loop().time())
+    def note(self, tenant: str, destination: str, message: Message, state: HeadState) -> None:
+        """Keep the state of the head `message`, which was attempted and is to be attempted again."""
+        noted = msgspec.structs.replace(state, noted_at=asyncio.get_running_loop().time())
         self._noted[f"{tenant}.{destination}"] = message.identity, noted
 
     def take(self, key: str, message: Message) -> HeadState | None:
-        """What was noted of `message`, the head of the line `<tenant>.<destination>`."""
-        identity, standing = self._noted.pop(key, ("", None))
-        return standing if identity == message.identity else None
+        """Remove and return the state of `message`, the head of the ordered queue `<tenant>.<destination>`."""
+        identity, state = self._noted.pop(key, ("", None))
+        return state if identity == message.identity else None

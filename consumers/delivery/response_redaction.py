@@ -1,8 +1,8 @@
-"""A receiver's response as operators may see it: its beginning, without anything that we sent as a credential.
+"""A receiver's response as operators may see it: its beginning, without the credentials that the request carried.
 
-A receiver that is being mended echoes whatever it got, in whatever form, and may know the secret itself. So the text is
-first decoded as far as anybody would read it; then the values that we know are masked, whole or in pieces; then what
-looks like a secret, which includes text in lines, groups or numbers. Rather too much than too little.
+A broken receiver may echo the request, in any encoding, and may know the secret itself. So the text is decoded as far as
+a reader would. Then known values are masked, whole or in pieces, and then what looks like a secret, also in lines,
+groups or numbers. Too much is masked rather than too little.
 """
 
 import html
@@ -15,11 +15,11 @@ from telemetry.redaction import MASK, scrub
 
 SHOWN_CHARACTERS: Final = 1024
 
-_DEEPEST: Final = 3
+_MAX_DECODINGS: Final = 3
 _PIECE: Final = 8
-"""So many characters in a row of a value that we know are masked."""
+"""Characters in a row of a known value that are masked."""
 _SHORTEST: Final = 4
-"""A value shorter than this is no secret, and would mask half the text."""
+"""A shorter value is no secret, and would mask half the text."""
 _ESCAPES: Final = re.compile(r"""\\(?:u(?P<u>[0-9A-Fa-f]{4})|x(?P<x>[0-9A-Fa-f]{2})|(?P<plain>[/\\"'nrt]))""")
 _CONTROL: Final = {"n": "\n", "r": "\n", "t": "\t"}
 _GROUPED: Final = re.compile(r"(?:[0-9A-Fa-f]{2}[ :,\-]\s?){11,}[0-9A-Fa-f]{2}|(?:[0-9]{1,3},\s?){11,}[0-9]{1,3}")
@@ -28,14 +28,14 @@ _MIXED: Final = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))
 
 
 def redact_response(body: bytes, *, known: Iterable[str]) -> str:
-    """The beginning of `body` with `known` values, and what looks like a secret, masked."""
+    """Return the beginning of `body`, with `known` values and what looks like a secret masked."""
     text = _mask_known(_decoded(body.decode(errors="replace")), {value for value in known if len(value) >= _SHORTEST})
     text = _IN_LINES.sub(_masked_if_mixed, _GROUPED.sub(MASK, text))
     return scrub(text)[:SHOWN_CHARACTERS]
 
 
 def credential_candidates_in_url(url: str) -> Iterator[str]:
-    """What a URL may hold as a credential: user, long parts of the path, and what is in the query."""
+    """Yield what may be a credential in a URL: user and password, long path segments, and query values."""
     parts = urlsplit(url)
     for part in (parts.username, parts.password, parts.path, parts.query, parts.fragment):
         yield part or ""
@@ -46,13 +46,13 @@ def credential_candidates_in_url(url: str) -> Iterator[str]:
 
 
 def credential_candidates_in_header(value: str) -> Iterator[str]:
-    """A header's value and its words, such as what stands behind `Bearer`."""
+    """Yield a header's value and its long parts, such as the token after `Bearer`."""
     yield value
-    yield from (word for word in value.split() if len(word) >= _PIECE)
+    yield from (part for part in value.split() if len(part) >= _PIECE)
 
 
 def _decoded(text: str) -> str:
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DECODINGS):
         once = unquote(html.unescape(_ESCAPES.sub(_unescaped, text)), errors="replace")
         if once == text:
             break
@@ -66,7 +66,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _mask_known(text: str, known: set[str]) -> str:
-    """Mask each value where it stands whole, and each piece of one that is long enough to be no accident."""
+    """Mask each value, and each piece of one that is too long to match by accident."""
     hidden = bytearray(len(text))
     for value in known:
         size = min(len(value), _PIECE)
@@ -76,17 +76,8 @@ def _mask_known(text: str, known: set[str]) -> str:
             while at >= 0:
                 hidden[at : at + size] = b"\1" * size
                 at = text.find(piece, at + 1)
-    return "".join(_with_masks(text, hidden))
-
-
-def _with_masks(text: str, hidden: bytearray) -> Iterator[str]:
-    for is_hidden, run in _runs(hidden):
-        yield MASK if is_hidden else text[run]
-
-
-def _runs(hidden: bytearray) -> Iterator[tuple[int, slice]]:
-    for found in re.finditer(rb"\x00+|\x01+", hidden):
-        yield hidden[found.start()], slice(*found.span())
+    runs = re.finditer(rb"\x00+|\x01+", hidden)
+    return "".join([MASK if hidden[run.start()] else text[slice(*run.span())] for run in runs])
 
 
 def _masked_if_mixed(found: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""Signatures on deliveries: Standard Webhooks 1.0.0, schemes `v1` (HMAC-SHA256) and `v1a` (Ed25519).
+"""Signatures of Standard Webhooks 1.0.0: schemes `v1` (HMAC-SHA256) and `v1a` (Ed25519).
 
-Signed are the delivery id, the time of this attempt and the body, joined by full stops, so that a receiver can refuse
-what was altered, what is old and what it has already seen. While a secret is rolled over, both of its keys sign.
+A signature covers delivery id, time of the attempt and body, so that a receiver can refuse an altered, an old or a
+repeated request. During a rollover both keys sign.
 """
 
 from binascii import b2a_base64
@@ -20,26 +20,26 @@ _CURRENT = SLOTS[:1]
 
 
 class SignedHeaders(Struct, frozen=True, gc=False):
-    """What goes into the headers beside the delivery id, and what the attempt's result says of it."""
+    """The signature headers of one attempt, and the keys that signed."""
 
     timestamp: str
-    """`webhook-timestamp`: seconds since 1970 of this attempt."""
+    """`webhook-timestamp`: unix seconds of this attempt."""
     signature: str
-    """`webhook-signature`: scheme, comma and base64 for each key, the current one first, with a blank between."""
+    """`webhook-signature`: scheme, comma and base64 for each key, the current one first, separated by spaces."""
     slots: tuple[Slot, ...]
-    """Which keys signed, in the same order."""
+    """The keys that signed, in that order."""
 
 
 def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) -> SignedHeaders:
-    """Sign `body` for an attempt that is made at `now`, an aware time. Send exactly these bytes.
+    """Sign `body`, exactly as it is sent, for an attempt at `now`, a time with a time zone.
 
-    Raises `ValueError` for a delivery id with a full stop in it: what is signed could then be read in two ways.
+    Raises `ValueError` for a delivery id with a full stop, which would make the signed bytes ambiguous.
     """
     if "." in delivery:
         raise ValueError("a delivery id has no full stop in it")
     timestamp = f"{int(now.timestamp())}"
     message = signed_bytes(delivery, timestamp, body)
-    key, *others = secret.select_keys(now)  # nearly always one, for which neither a list nor a join is needed
+    key, *others = secret.select_keys(now)  # one key, but for rollovers
     signature = f"{key.scheme},{b2a_base64(key.sign(message), newline=False).decode()}"
     if not others:
         return SignedHeaders(timestamp, signature, _CURRENT)
@@ -49,5 +49,5 @@ def sign(secret: SigningSecret, *, delivery: str, body: bytes, now: datetime) ->
 
 
 def signed_bytes(delivery: str, timestamp: str, body: bytes) -> bytes:
-    """The bytes that a signature is made of: `{id}.{timestamp}.{body}`."""
+    """Return the bytes that a signature covers: `{id}.{timestamp}.{body}`."""
     return f"{delivery}.{timestamp}.".encode(errors="surrogateescape") + body

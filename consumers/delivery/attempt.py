@@ -1,4 +1,4 @@
-"""One attempt: its clocks, and the result that it comes to."""
+"""Delivery attempts: their clocks, and their results."""
 
 import functools
 import time
@@ -24,18 +24,6 @@ from schemas.events import AttemptResult
 
 class DeliveryAttempt:
     """An attempt that starts when it is created. Each clock is read once at its start and once at its end."""
-
-    __slots__ = (
-        "delivery",
-        "duration_ms",
-        "duration_s",
-        "ended_at",
-        "ended_s",
-        "resolved_s",
-        "started_at",
-        "started_monotonic_s",
-        "started_s",
-    )
 
     def __init__(self, delivery: DeliveryAttemptRequest) -> None:
         self.delivery = delivery

@@ -23,22 +23,21 @@ from consumers.delivery.route_cache import DeliveryRoute, RouteCache
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
-from consumers.http_client.client import WebhookSender
+from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
+from consumers.retention.archive import ArchiveBatcher
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
 from messaging.message import Message
+from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretError
-from provider.provider import SecretProvider
-from provider.secret_ref import SecretRef
 from provider.signing_secret import SigningSecret
 from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
 from schemas.headers import HEADER_SINCE
-from schemas.ids import Purpose
 
 HALF_OPEN_RETRY_S: Final = 2.0
 """Deferral of a delivery while another attempt probes its half-open circuit breaker."""
@@ -67,21 +66,6 @@ class AttemptObserver(Protocol):
         ...
 
 
-class CachingSecretProvider(SecretProvider, Protocol):
-    """A secret provider with a cache."""
-
-    def find_cached(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret | None:
-        """Return the secret if it is fresh in memory and `tenant` may use it. Never waits."""
-        ...
-
-
-class ArchiveState(Protocol):
-    """The state of the archive of delivered payloads."""
-
-    is_open: bool
-    """Whether there is an archive to store them."""
-
-
 class DeliveryHandler:
     """Handles requests from the streams. Returns what must be stored before a request may be acknowledged."""
 
@@ -89,8 +73,8 @@ class DeliveryHandler:
         self,
         *,
         directory: ConfigurationDirectory,
-        provider: CachingSecretProvider,
-        sender: WebhookSender,
+        provider: CachedSecretProvider,
+        sender: HttpWebhookSender,
         history: AttemptLog,
         watch: SecretObserver,
         health: DestinationHealth,
@@ -99,7 +83,7 @@ class DeliveryHandler:
         policy: DeliveryPolicy,
         worker: str,
         observer: AttemptObserver,
-        archive: ArchiveState,
+        archive: ArchiveBatcher,
     ) -> None:
         self._provider = provider
         self._sender = sender

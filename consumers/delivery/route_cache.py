@@ -5,7 +5,7 @@ import time
 from typing import Final
 
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.http_client.client import PreparedRequest, WebhookSender
+from consumers.http_client.client import HttpWebhookSender, PreparedRequest
 from consumers.model.request import DeliveryAttemptRequest
 from messaging.kv_cache import CachedValue
 from provider.errors import SecretError, SecretNotFound
@@ -19,20 +19,6 @@ MAX_ROUTES: Final = 8192
 
 class DeliveryRoute:
     """A destination, the credential that signs for it, and the beginning of its requests."""
-
-    __slots__ = (
-        "_prepared_for",
-        "_request",
-        "credential_key",
-        "destination",
-        "is_direct",
-        "known_credential",
-        "known_destination",
-        "lane",
-        "purpose",
-        "secret_error",
-        "secret_ref",
-    )
 
     def __init__(
         self,
@@ -56,7 +42,7 @@ class DeliveryRoute:
         self._request: PreparedRequest | None = None
         self._prepared_for: tuple[str, str | None] = ("", None)
 
-    def prepare(self, delivery: DeliveryAttemptRequest, sender: WebhookSender, user_agent: str) -> PreparedRequest:
+    def prepare(self, delivery: DeliveryAttemptRequest, sender: HttpWebhookSender, user_agent: str) -> PreparedRequest:
         """Return the beginning of the request of `delivery`: the last one again, unless its headers differ."""
         trace = delivery.progress.trace if self.destination.forward_trace else None
         wanted = (delivery.content_type, trace)

@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from math import inf
 from pathlib import Path
-from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -39,39 +38,6 @@ class PreparedRequest(Struct):
     """Connections to the known addresses of the target."""
     until: float = inf
     """The loop's time at which the addresses must be resolved again."""
-
-
-class WebhookSender(Protocol):
-    """A client that sends prepared requests."""
-
-    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest:
-        """Prepare requests to `url` that start with `headers`. Raises nothing: sending reports what is wrong."""
-        ...
-
-    def start(
-        self,
-        request: PreparedRequest,
-        *,
-        lines: str,
-        body: bytes,
-        timeout_s: float,
-        capture: bool,
-        on_reply: OnReply,
-    ) -> Callable[[], None]:
-        """Send a POST, and call `on_reply` once with its end, later than this returns.
-
-        Args:
-            request: The beginning of the request.
-            lines: Further header lines, each with its line end.
-            body: The body, sent as it is.
-            timeout_s: Limit for resolving, connecting, writing and reading together.
-            capture: Keep the beginning of the response's body.
-            on_reply: Called with the response, or with the code of why there is none.
-
-        Returns:
-            A function that abandons the request. Call it only before `on_reply` is called.
-        """
-        ...
 
 
 class HttpWebhookSender:
@@ -111,7 +77,7 @@ class HttpWebhookSender:
         self._is_closed = False
 
     def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest:
-        """See `WebhookSender.prepare`."""
+        """Prepare requests to `url` that start with `headers`. Raises nothing: sending reports what is wrong."""
         try:
             target = self._policy.check_url(url)
             head = target.head + _header_lines(headers)
@@ -133,7 +99,19 @@ class HttpWebhookSender:
         capture: bool,
         on_reply: OnReply,
     ) -> Callable[[], None]:
-        """See `WebhookSender.start`."""
+        """Send a POST, and call `on_reply` once with its end, later than this returns.
+
+        Args:
+            request: The beginning of the request.
+            lines: Further header lines, each with its line end.
+            body: The body, sent as it is.
+            timeout_s: Limit for resolving, connecting, writing and reading together.
+            capture: Keep the beginning of the response's body.
+            on_reply: Called with the response, or with the code of why there is none.
+
+        Returns:
+            A function that abandons the request. Call it only before `on_reply` is called.
+        """
         now = self._loop.time()
         if now >= request.until:
             self._update_keys(request, now)

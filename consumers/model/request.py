@@ -91,19 +91,15 @@ class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         return context_headers(headers) | self._headers()
 
     def _headers(self) -> dict[str, str]:
-        headers = {HEADER_ATTEMPT: str(self.attempt)}
-        if self.first_attempt_at:
-            headers[HEADER_FIRST_ATTEMPT_AT] = self.first_attempt_at.isoformat()
-        if self.replay:
-            headers[HEADER_REPLAY] = self.replay
-            headers[HEADER_REPLAY_FROM] = str(self.replay_from)
-        if self.secret_waits:
-            headers[HEADER_SECRET_WAITS] = str(self.secret_waits)
-        if self.deferrals:
-            headers[HEADER_DEFERRALS] = str(self.deferrals)
-        if self.trace:
-            headers[HEADER_TRACE] = self.trace
-        return headers
+        optional = {
+            HEADER_FIRST_ATTEMPT_AT: self.first_attempt_at and self.first_attempt_at.isoformat(),
+            HEADER_REPLAY: self.replay,
+            HEADER_REPLAY_FROM: self.replay and self.replay_from,
+            HEADER_SECRET_WAITS: self.secret_waits,
+            HEADER_DEFERRALS: self.deferrals,
+            HEADER_TRACE: self.trace,
+        }
+        return {HEADER_ATTEMPT: str(self.attempt)} | {name: str(v) for name, v in optional.items() if v}
 
     def msg_id(self, request_id: str) -> str:
         """Return the `Nats-Msg-Id` of this attempt's publications, equal each time the attempt is settled."""
@@ -117,7 +113,7 @@ INITIAL_RETRY_STATE: Final = RetryState()
 
 
 class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """One payload for one destination, and its retry state."""
+    """A payload for a destination, and its retry state."""
 
     id: str
     tenant: str

@@ -58,7 +58,7 @@ class MismatchCause(StrEnum):
 
 
 class VerificationStep(Struct, frozen=True):
-    """One part of the request, whether it is valid, and a sentence about it."""
+    """A part of the request, whether it is valid, and a sentence about it."""
 
     part: VerifiedPart
     ok: bool
@@ -73,7 +73,7 @@ class VerificationResult(Struct, frozen=True):
 
     @property
     def valid(self) -> bool:
-        """Whether a receiver must accept the request. An unusable secret beside a good one does not matter."""
+        """True if a receiver must accept the request. An unusable secret beside a good one does not matter."""
         return all(check.ok for check in self.checks if check.part is not VerifiedPart.SECRET)
 
 

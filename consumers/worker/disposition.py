@@ -1,4 +1,4 @@
-"""How a message is settled: its publications are stored, and then it is acknowledged or requeued."""
+"""Dispositions of a message: publications to store, and then an acknowledgement or a requeue."""
 
 import msgspec
 

@@ -121,7 +121,7 @@ class Worker:
 
     @property
     def is_pulling(self) -> bool:
-        """Whether all sources deliver."""
+        """True if all sources deliver."""
         return bool(self._sources) and all(source.is_working for source in self._sources)
 
     def free_capacity(self) -> int:

@@ -3,12 +3,18 @@
 import asyncio
 from collections.abc import Mapping
 
-from consumers.http_client.client import WebhookSender
+from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import WebhookResponse
 
 
 async def send(
-    sender: WebhookSender, url: str, *, headers: Mapping[str, str], body: bytes, timeout_s: float, capture: bool = False
+    sender: HttpWebhookSender,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes,
+    timeout_s: float,
+    capture: bool = False,
 ) -> WebhookResponse:
     """Send a POST and return the reply. Cancelling this abandons the request."""
     ended: asyncio.Future[WebhookResponse] = asyncio.get_running_loop().create_future()

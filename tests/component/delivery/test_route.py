@@ -100,7 +100,7 @@ async def _consumer(site: Site, receiver: Scripted) -> AsyncGenerator[None]:
 async def test_a_warm_delivery_visits_few_modules(site: Site, status: int, figure: Callable[[str], None]) -> None:
     """With everything in memory, neither a success nor a failure visits many modules, or returns to them often."""
     async with Scripted([status]) as receiver, Scripted() as other, _consumer(site, other):
-        await site.destination("orders", receiver.url)
+        await site.destination("orders", receiver.url, retry_schedule_s=[3600])
         traces = [await _trace_delivery(site, "orders") for _ in range(ROUNDS)][1:]
 
     modules, reentries = min(trace.modules for trace in traces), min(trace.reentries for trace in traces)
@@ -114,7 +114,7 @@ async def test_a_warm_delivery_visits_few_modules(site: Site, status: int, figur
 async def test_a_cold_delivery_takes_the_same_route(site: Site, status: int, figure: Callable[[str], None]) -> None:
     """A delivery that waits for its destination, secret and connection passes every module of one that does not."""
     async with Scripted([status]) as receiver, Scripted() as other, _consumer(site, other):
-        await site.destination("orders", receiver.url)
+        await site.destination("orders", receiver.url, retry_schedule_s=[3600])
         refresh = msgspec.json.encode(RefreshSecrets())
         await site.jetstream.connection.ask(subjects.REFRESH, refresh)
         cold = await _trace_delivery(site, "orders")

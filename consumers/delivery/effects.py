@@ -42,12 +42,7 @@ def after_attempt(
     """
     if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ping:
         result = msgspec.structs.replace(result, outcome=Outcome.FAILED, next_attempt_at=None)
-    return (_record(delivery, result, at), *_follow_up(delivery, result, archived=archived))
-
-
-def result_only(delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime) -> tuple[Publication, ...]:
-    """Return the result alone: for the head of an ordered queue, which stays where it is until its next attempt."""
-    return (_record(delivery, result, at),)
+    return (record(delivery, result, at), *_follow_up(delivery, result, archived=archived))
 
 
 def for_duplicate(
@@ -56,7 +51,7 @@ def for_duplicate(
     """Return what to store for a redelivered request whose result is recorded: nothing was sent this time."""
     suppressed = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
     return (
-        _record(delivery, suppressed, at, suffix=f".s{delivery.message.deliveries}"),
+        record(delivery, suppressed, at, suffix=f".s{delivery.message.deliveries}"),
         *_follow_up(delivery, recorded, archived=archived),
     )
 
@@ -66,7 +61,8 @@ def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> tuple[Publica
     return (_schedule(delivery, delivery.progress.after_deferral(), until),)
 
 
-def _record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, suffix: str = "") -> Publication:
+def record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, suffix: str = "") -> Publication:
+    """Return the publication of a result. `suffix` distinguishes a redelivery's from that of the attempt itself."""
     event = DeliveryAttempted(
         specversion="1.0",
         id=f"{delivery.id}.{result.attempt}{suffix}",

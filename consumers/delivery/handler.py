@@ -265,5 +265,5 @@ class DeliveryHandler:
         if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ordered and not delivery.is_ping:
             head = HeadState(delivery.progress.after_result(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
-            return Requeue(effects.result_only(delivery, result, at=attempt.ended_at))
+            return Requeue((effects.record(delivery, result, attempt.ended_at),))
         return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)

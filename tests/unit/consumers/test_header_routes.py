@@ -135,7 +135,7 @@ async def _attempts(recorder: Recorder) -> None:
     for outcome in (Outcome.RETRY_SCHEDULED, Outcome.FAILED, Outcome.SKIPPED):
         recorder.sent += effects.after_attempt(_delivery(), _result(outcome), at=NOW, archived=True)
         recorder.sent += effects.for_duplicate(_delivery(), _result(outcome), at=NOW, archived=True)
-    recorder.sent += effects.result_only(_delivery("ordered"), _result(Outcome.RETRY_SCHEDULED), at=NOW)
+    recorder.sent.append(effects.record(_delivery("ordered"), _result(Outcome.RETRY_SCHEDULED), NOW))
     recorder.sent += effects.deferral(_delivery("due"), NOW)
 
 

@@ -1,4 +1,4 @@
-"""Bad input: each gets a clear reason, nothing loops, nothing is lost, and what is good goes through beside it."""
+"""Bad input: it is kept with a reason, never loops, and delays no good delivery."""
 
 import base64
 from collections.abc import Callable
@@ -51,10 +51,10 @@ def _data(**fields: object) -> bytes:
         (lambda: document("orders", payload=b'"' + b"x" * 262_143 + b'"'), "the payload has 262145 bytes"),
     ],
 )
-async def test_what_cannot_be_understood_is_quarantined_with_its_reason(
+async def test_an_invalid_message_is_quarantined_with_its_reason(
     site: Site, receiver: Scripted, make: Callable[[], bytes], reason: str
 ) -> None:
-    """The message is kept byte for byte with a reason that names the rule; a good one behind it is delivered."""
+    """The message is kept byte for byte, the reason names the rule, and the next delivery arrives."""
     await site.destination("orders", receiver.url)
     bad = make()
 
@@ -93,7 +93,7 @@ async def test_a_payload_of_just_the_limit_is_delivered(site: Site, receiver: Sc
 
 @pytest.mark.parametrize("header", ["Oneprotect-Attempt", "Oneprotect-First-Attempt-At", "Oneprotect-Replay"])
 async def test_a_broken_state_header_is_quarantined(site: Site, receiver: Scripted, header: str) -> None:
-    """A message whose retry state makes no sense is kept, not guessed at."""
+    """A message with an invalid retry state is kept."""
     await site.destination("orders", receiver.url)
 
     async with site.consumer():
@@ -106,7 +106,7 @@ async def test_a_broken_state_header_is_quarantined(site: Site, receiver: Script
 
 
 async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, receiver: Scripted) -> None:
-    """A delivery to nowhere ends as failed with a code of its own, and can be replayed once the destination exists."""
+    """The delivery fails with a code of its own, and can be replayed once the destination exists."""
     async with site.consumer():
         delivery = await site.deliver("nowhere")
         await until(site.is_settled, 10)
@@ -130,7 +130,7 @@ async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, rece
 async def test_a_secret_that_may_not_sign_fails_the_delivery_at_once(
     site: Site, receiver: Scripted, manifest: dict[str, object], code: str
 ) -> None:
-    """Another tenant's, an unlabelled or an unusable secret never signs: failed, kept, nothing sent."""
+    """Another tenant's, an unlabelled or an unusable secret never signs: the delivery fails and is kept."""
     path = site.directory / "secrets" / "webhooks" / "signing-key.json"
     content = msgspec.json.decode(path.read_bytes())
     content["metadata"] |= {key: value for key, value in manifest.items() if key == "labels"}
@@ -149,7 +149,7 @@ async def test_a_secret_that_may_not_sign_fails_the_delivery_at_once(
 
 
 async def test_a_blocked_address_is_never_called(site: Site, receiver: Scripted) -> None:
-    """A destination whose URL was written past the checks is stopped at the guard: failed, kept, nothing sent."""
+    """A URL that was written past the checks is stopped by the egress policy: the delivery fails and is kept."""
     url = receiver.url.replace("127.0.0.1", "[::ffff:7f00:1]")
     await site.destination("orders", receiver.url)
     entry = await site.jetstream.destinations.get(f"{TENANT}.orders")
@@ -168,8 +168,8 @@ async def test_a_blocked_address_is_never_called(site: Site, receiver: Scripted)
     assert receiver.seen == []
 
 
-async def test_a_message_larger_than_the_stream_takes_is_refused_at_the_door(site: Site) -> None:
-    """A producer learns at once that its event is too large; nothing is accepted that could not be kept."""
+async def test_a_message_too_large_for_the_stream_is_refused(site: Site) -> None:
+    """The producer gets the error at once."""
     huge = document("orders", payload=b'"' + b"x" * streams.MAX_MESSAGE_BYTES + b'"')
 
     with pytest.raises(Exception, match="message size exceeds maximum allowed"):

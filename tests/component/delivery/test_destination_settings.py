@@ -1,4 +1,4 @@
-"""What is changed while deliveries run: the very next one obeys, though all that it needs was at hand before."""
+"""Changes of a destination between deliveries: the next delivery follows them, although everything was in memory."""
 
 import asyncio
 import contextlib
@@ -59,8 +59,8 @@ async def _ended(site: Site, delivery: str) -> tuple[Outcome, Code]:
 
 
 @pytest.mark.usefixtures("running")
-async def test_where_it_goes_and_what_goes_along(site: Site, receiver: Scripted) -> None:
-    """URL, headers and whether the answer is kept are those of the destination as it is now."""
+async def test_a_changed_url_and_headers_are_used(site: Site, receiver: Scripted) -> None:
+    """URL, headers and response capture are those of the destination as it is now."""
     before = await _next(site, receiver)
     await site.destination("orders", receiver.url + "/new", headers={"x-team": "new"}, capture_response=True)
     after = await _next(site, receiver)
@@ -73,8 +73,8 @@ async def test_where_it_goes_and_what_goes_along(site: Site, receiver: Scripted)
 
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("changed", ["destination", "credential"])
-async def test_what_it_is_signed_with(site: Site, receiver: Scripted, changed: str) -> None:
-    """Another credential at the destination, or another Secret behind the credential, signs what comes next."""
+async def test_a_changed_credential_signs(site: Site, receiver: Scripted, changed: str) -> None:
+    """Another credential, or another Secret of the credential, signs the next delivery."""
     other = write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["other"])
     credential = {"secret_ref": f"k8s://{NAMESPACE}/other/signing"}
     before = await _next(site, receiver)
@@ -90,8 +90,8 @@ async def test_what_it_is_signed_with(site: Site, receiver: Scripted, changed: s
 
 
 @pytest.mark.usefixtures("running")
-async def test_that_nothing_goes_any_more(site: Site, receiver: Scripted) -> None:
-    """To a destination that is disabled, or gone."""
+async def test_a_disabled_or_deleted_destination_gets_nothing(site: Site, receiver: Scripted) -> None:
+    """The next delivery is skipped or fails."""
     await _next(site, receiver)
     count = len(receiver.seen)
     await site.jetstream.configuration.disable_destination(TENANT, "orders", by="test", reason="test")
@@ -105,8 +105,8 @@ async def test_that_nothing_goes_any_more(site: Site, receiver: Scripted) -> Non
 
 
 @pytest.mark.usefixtures("running")
-async def test_that_the_credential_is_gone(site: Site, receiver: Scripted) -> None:
-    """Then nothing is signed, and the delivery waits for its secret."""
+async def test_without_its_credential_a_delivery_waits(site: Site, receiver: Scripted) -> None:
+    """Nothing is sent unsigned."""
     await _next(site, receiver)
     count = len(receiver.seen)
     await site.jetstream.credentials.delete(f"{TENANT}.key")
@@ -117,8 +117,8 @@ async def test_that_the_credential_is_gone(site: Site, receiver: Scripted) -> No
 
 
 @pytest.mark.usefixtures("running")
-async def test_that_it_goes_in_order(site: Site, receiver: Scripted) -> None:
-    """They stand in a line from then on, and the next one is sent when the one before is settled."""
+async def test_a_destination_becomes_ordered(site: Site, receiver: Scripted) -> None:
+    """Its deliveries queue, and each is sent after the one before is settled."""
     await _next(site, receiver)
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, ordering="fifo")
@@ -139,8 +139,10 @@ async def _are_in_line(site: Site, count: int) -> bool:
 
 @pytest.mark.usefixtures("running")
 @pytest.mark.parametrize("health", [RESTING, TRIED_BY_ANOTHER])
-async def test_that_it_is_to_be_left_alone(site: Site, receiver: Scripted, health: Health) -> None:
-    """While it has a rest, or another consumer tries whether it is back, nothing is sent; and then the next one is."""
+async def test_an_open_or_probed_circuit_breaker_holds_deliveries(
+    site: Site, receiver: Scripted, health: Health
+) -> None:
+    """Nothing is sent until it closes, or until the other consumer's probe ends."""
     await _next(site, receiver)
     count, key = len(receiver.seen), f"{TENANT}.orders"
     await site.jetstream.health.put(key, msgspec.json.encode(health))

@@ -1,4 +1,4 @@
-"""What is kept of a destination for its deliveries: exactly as long as it holds."""
+"""The route cache: a route is kept exactly as long as it is valid."""
 
 import time
 
@@ -46,8 +46,8 @@ async def known(site: Site) -> Known:
     return found
 
 
-async def test_a_route_is_kept_as_long_as_what_it_is_made_of_is_believed(known: Known) -> None:
-    """The same one is found again, until a minute is over; then it is made anew of what is read anew."""
+async def test_a_route_is_kept_as_long_as_its_parts_are_fresh(known: Known) -> None:
+    """The cache returns the route for a minute, and then builds it from what is read again."""
     first, again, late = known.find(), known.find(after_s=MAX_AGE_S - 5), known.find(after_s=MAX_AGE_S + 1)
 
     assert first is not None
@@ -56,8 +56,8 @@ async def test_a_route_is_kept_as_long_as_what_it_is_made_of_is_believed(known: 
 
 
 @pytest.mark.parametrize("what", ["destination", "credential"])
-async def test_a_change_of_either_ends_it(site: Site, known: Known, what: str) -> None:
-    """What is announced of the destination or of its credential counts at once."""
+async def test_a_change_of_destination_or_credential_ends_a_route(site: Site, known: Known, what: str) -> None:
+    """An announced change counts at once."""
     before = known.find()
     assert before is not None
     if what == "destination":
@@ -75,8 +75,8 @@ async def test_a_change_of_either_ends_it(site: Site, known: Known, what: str) -
     )
 
 
-async def test_after_a_reconnect_nothing_is_left_of_it(known: Known) -> None:
-    """An announcement may have been missed: there is no route before all has been read again."""
+async def test_a_reconnect_ends_a_route(known: Known) -> None:
+    """Announcements may have been missed, so there is no route before everything is read again."""
     before = known.find()
     await known.directory.forget()
     forgotten = known.find()
@@ -89,8 +89,8 @@ async def test_after_a_reconnect_nothing_is_left_of_it(known: Known) -> None:
     assert known.find() is not None
 
 
-async def test_lanes_hear_of_what_is_forgotten(known: Known) -> None:
-    """How many may be in flight, and how many a second, is to be asked again; what was in order may not be any more."""
+async def test_lanes_are_notified_of_forgotten_destinations(known: Known) -> None:
+    """Limits, rates and ordering must be read again."""
     await known.site.destination("slow", URL, rate_per_s=2, ordering="fifo")
     await known.read("slow")
     asked: list[str] = []
@@ -107,8 +107,8 @@ async def test_lanes_hear_of_what_is_forgotten(known: Known) -> None:
     assert known.directory.lane_limit(slow, 16) == 0
 
 
-async def test_too_many_destinations_end_it(site: Site) -> None:
-    """When memory is bounded by forgetting, routes are forgotten along with what they are made of."""
+async def test_too_many_destinations_end_a_route(site: Site) -> None:
+    """A bounded cache that forgets its entries ends their routes."""
     await site.destination("orders", URL)
     known = Known(site, max_entries=1)
     await known.directory.start()
@@ -122,8 +122,8 @@ async def test_too_many_destinations_end_it(site: Site) -> None:
     assert after == [False, True]
 
 
-async def test_so_many_routes_are_kept(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bound they are made anew."""
+async def test_the_number_of_routes_is_bounded(known: Known, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the bound they are built again."""
     await known.site.destination("more", URL)
     await known.read("more")
     first = known.find()

@@ -1,4 +1,4 @@
-"""The retry path on a real nats-server: attempts, their schedule, and what is left behind."""
+"""Retries on a real nats-server: attempts, their schedule, and what they leave."""
 
 import itertools
 from datetime import timedelta
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.retry
 async def test_a_failing_receiver_gets_every_attempt_numbered_signed_and_on_time(
     site: Site, receiver: Scripted
 ) -> None:
-    """A receiver that fails in four ways and then works gets five attempts with one id, each signed afresh."""
+    """A receiver that fails in four ways and then works gets five attempts with one id, each with its own signature."""
     receiver.script = [500, Answer(503, {"retry-after": "1"}), HANG, RESET, 200]
     await site.destination("orders", receiver.url, timeout_s=0.5)
 
@@ -53,7 +53,7 @@ async def test_a_failing_receiver_gets_every_attempt_numbered_signed_and_on_time
 
 
 async def test_each_attempt_has_a_fresh_timestamp(site: Site, receiver: Scripted) -> None:
-    """The signed timestamp is the attempt's own, so that a receiver's tolerance never runs out over retries."""
+    """A receiver's tolerance never runs out over retries."""
     receiver.script = [Answer(503, {"retry-after": "2"}), 200]
     await site.destination("orders", receiver.url)
 
@@ -67,7 +67,7 @@ async def test_each_attempt_has_a_fresh_timestamp(site: Site, receiver: Scripted
 
 
 async def test_when_attempts_run_out_the_delivery_is_kept_whole(site: Site, receiver: Scripted) -> None:
-    """After the last attempt the request is kept byte for byte, with the reason, and nothing waits any more."""
+    """The request is kept byte for byte, with the reason, and nothing is scheduled."""
     receiver.script = [500]
     await site.destination("orders", receiver.url, retry_schedule_s=[0.1, 0.1])
 
@@ -89,7 +89,7 @@ async def test_when_attempts_run_out_the_delivery_is_kept_whole(site: Site, rece
 @pytest.mark.parametrize(
     ("script", "code"), [([410], Code.HTTP_410), ([404, 404, 404, 404, 404], Code.HTTP_4XX), ([301] * 5, Code.HTTP_3XX)]
 )
-async def test_how_other_answers_end(site: Site, receiver: Scripted, script: list[int], code: Code) -> None:
+async def test_outcomes_of_other_replies(site: Site, receiver: Scripted, script: list[int], code: Code) -> None:
     """410 is final at once; other refusals and redirects use up the schedule; a redirect is never followed."""
     receiver.script = [Answer(status, {"location": receiver.url + "/elsewhere"}) for status in script]
     await site.destination("orders", receiver.url, retry_schedule_s=[0.05] * 4)
@@ -107,7 +107,7 @@ async def test_how_other_answers_end(site: Site, receiver: Scripted, script: lis
 async def test_a_missing_secret_uses_up_no_attempt_and_nothing_goes_out_unsigned(
     site: Site, receiver: Scripted
 ) -> None:
-    """A delivery waits for its secret, however often it looks; its first attempt is made when the secret is there."""
+    """The delivery waits for its secret, and its first attempt starts when the secret is available."""
     manifest = site.directory / "secrets" / "webhooks" / "signing-key.json"
     content = manifest.read_bytes()
     manifest.unlink()
@@ -134,7 +134,7 @@ async def _waits(site: Site, delivery: str, count: int) -> bool:
 
 
 async def test_a_newer_schedule_replaces_the_pending_one(site: Site, receiver: Scripted) -> None:
-    """A delivery has one pending attempt at most, so that asking again never doubles it."""
+    """A delivery has one pending attempt at most."""
     receiver.script = [500, 200]
     await site.destination("orders", receiver.url, retry_schedule_s=[600])
 

@@ -1,4 +1,4 @@
-"""A pending retry is made at once, on request, and replaces the one that was scheduled."""
+"""A pending retry on request: it replaces the scheduled one and starts at once."""
 
 import pytest
 
@@ -16,8 +16,8 @@ async def _scheduled(site: Site) -> int:
     return sum(".scheduled." in record.subject for record in await site.records(streams.RETRIES))
 
 
-async def test_a_pending_retry_is_made_at_once_and_once(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
-    """The schedule for an hour later is gone, the attempt has its next number, and nothing is left to fire."""
+async def test_a_pending_retry_starts_at_once(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
+    """The schedule for an hour later is gone, and the attempt has the next number."""
     receiver.script = [500, 200]
     await site.destination("orders", receiver.url, retry_schedule_s=[3600])
 
@@ -41,8 +41,8 @@ async def _is_scheduled(site: Site, count: int) -> bool:
     return await _scheduled(site) == count
 
 
-async def test_without_a_pending_retry_it_says_what_to_do(oneprotect: RunHere) -> None:
-    """A delivery of which nothing is scheduled is an error that names the command for what was given up on."""
+async def test_without_a_pending_retry_the_command_fails(oneprotect: RunHere) -> None:
+    """The error names the command for failed deliveries."""
     ran = await oneprotect("retry", "--tenant", TENANT, "--id", "dlv_1", "--destination", "orders", "--json")
 
     assert ran.code == 1

@@ -1,4 +1,4 @@
-"""Traces and metrics over OTLP, of a consumer as it is deployed, received by a real collector."""
+"""Traces and metrics over OTLP, from a consumer as it is deployed to a real collector."""
 
 from functools import partial
 from itertools import pairwise
@@ -39,7 +39,7 @@ async def stop(consumer: Process) -> None:
 
 
 async def test_a_delivery_is_one_trace(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """A delivery whose caller is sampled has one span per step, in their order, under the caller's span."""
+    """A sampled caller's delivery has one span per step, in order, under the caller's span."""
     async with Collector() as collector, Site(tmp_path, nats_server) as site, Scripted() as receiver:
         await site.destination("orders", receiver.url + "?token=1")
         consumer = await Process.start(exporting(site, collector), "consumer")
@@ -78,8 +78,8 @@ async def test_a_delivery_is_one_trace(tmp_path: Path, nats_server: EmbeddedNats
     assert below["publish result"].kind == PRODUCER
 
 
-async def test_a_request_to_the_api_begins_the_trace(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """From the caller's span to the API's, and from there to the consumer's, each is the parent of the next."""
+async def test_an_api_request_starts_the_trace(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """The caller's span is the parent of the API's, and that is the parent of the consumer's."""
     port = free_port()
     async with (
         Collector() as collector,
@@ -119,7 +119,7 @@ async def _is_ready(client: aiohttp.ClientSession) -> bool:
 
 
 async def test_retries_stay_in_the_trace(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """Each attempt is a span of the same trace; one that fails says its code, and no text at all."""
+    """Each attempt is a span of the trace; one that fails has its code and no text."""
     async with Collector() as collector, Site(tmp_path, nats_server) as site, Scripted([503, 200]) as receiver:
         await site.destination("orders", receiver.url)
         consumer = await Process.start(exporting(site, collector), "consumer")
@@ -137,8 +137,8 @@ async def test_retries_stay_in_the_trace(tmp_path: Path, nats_server: EmbeddedNa
     assert all(span.status_text == "" and span.events == 0 for span in collector.spans)
 
 
-async def test_the_callers_flag_is_honoured(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """A caller that is not sampled leaves no trace of what goes well, and one of what fails."""
+async def test_the_callers_sampling_flag_is_respected(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """Without it, only failures are traced."""
     async with (
         Collector() as collector,
         Site(tmp_path, nats_server) as site,
@@ -159,7 +159,7 @@ async def test_the_callers_flag_is_honoured(tmp_path: Path, nats_server: Embedde
 
 
 async def test_without_a_caller_the_ratio_decides(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """Deliveries without a trace get one of their own, by the ratio: all of them with 1, and with 0 none."""
+    """Deliveries without a trace get their own by the ratio: all of them with 1, none with 0."""
     for ratio, expected in (("1", 1), ("0", 0)):
         async with Collector() as collector, Scripted() as receiver, Site(tmp_path, nats_server) as site:
             await site.destination("orders", receiver.url)
@@ -174,8 +174,8 @@ async def test_without_a_caller_the_ratio_decides(tmp_path: Path, nats_server: E
         assert all(span.parent_id == "" for span in collector.named("deliver"))
 
 
-async def test_metrics_go_out_too(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """The same figures that `/metrics` shows are exported, the last time when the consumer has drained."""
+async def test_metrics_are_exported(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """The figures of `/metrics` are exported, the last time after the drain."""
     async with Collector() as collector, Site(tmp_path, nats_server) as site, Scripted() as receiver:
         await site.destination("orders", receiver.url)
         consumer = await Process.start(exporting(site, collector, OTEL_TRACES_EXPORTER="none"), "consumer")
@@ -192,8 +192,8 @@ async def test_metrics_go_out_too(tmp_path: Path, nats_server: EmbeddedNats) -> 
     assert len(latency.bucket_counts) == len(latency.explicit_bounds) + 1
 
 
-async def test_a_collector_that_is_away_costs_nothing(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """With no collector deliveries go on, and a drain does not wait for it longer than a few seconds."""
+async def test_an_unavailable_collector_delays_nothing(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """Deliveries continue, and a drain waits for the collector a few seconds at most."""
     async with Collector() as collector:
         pass
     async with Site(tmp_path, nats_server) as site, Scripted() as receiver:
@@ -207,8 +207,8 @@ async def test_a_collector_that_is_away_costs_nothing(tmp_path: Path, nats_serve
         assert not consumer.says(collector.url.removeprefix("http://"))
 
 
-async def test_what_cannot_be_followed_is_said(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """A variable of OpenTelemetry that asks for what there is not stops the consumer, by its name."""
+async def test_an_unsupported_otel_variable_is_refused(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """The consumer stops, and names the variable."""
     async with Site(tmp_path, nats_server) as site:
         consumer = await Process.start(
             {**site.environ, "OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "consumer"

@@ -1,4 +1,4 @@
-"""The consumer around the handler: bounds, refresh, redelivery, drain, and life without NATS."""
+"""The consumer: bounds, refresh, redelivery, drain, and life without NATS."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
 
-async def test_a_delivery_arrives_signed_and_its_result_says_nothing_private(site: Site, receiver: Scripted) -> None:
+async def test_a_delivery_is_signed_and_its_result_has_nothing_private(site: Site, receiver: Scripted) -> None:
     """One request, one POST, one result; no path, query, ref, signature or header is in the result."""
     await site.destination(
         "orders", receiver.url + "/hidden-path?token=hidden-query", headers={"x-team": "hidden-header"}
@@ -42,7 +42,7 @@ async def test_a_delivery_arrives_signed_and_its_result_says_nothing_private(sit
 
 
 async def test_a_changed_destination_is_used_at_once(site: Site, receiver: Scripted) -> None:
-    """The consumer's memory of a destination follows the bucket, without a restart."""
+    """The consumer's cache follows the bucket, without a restart."""
     await site.destination("orders", receiver.url + "/one")
 
     async with site.consumer():
@@ -55,10 +55,8 @@ async def test_a_changed_destination_is_used_at_once(site: Site, receiver: Scrip
     assert [seen.path for seen in receiver.seen] == ["/in/one", "/in/two"]
 
 
-async def test_one_destination_never_gets_more_than_its_share_and_holds_up_nobody(
-    site: Site, receiver: Scripted
-) -> None:
-    """A destination that hangs takes its own slots only; another one is served as if it were not there."""
+async def test_a_slow_destination_is_bounded_and_delays_no_other(site: Site, receiver: Scripted) -> None:
+    """A destination that hangs fills its own slots only."""
     async with Scripted([HANG]) as slow:
         await site.destination("slow", slow.url, max_in_flight=3, timeout_s=30)
         await site.destination("quick", receiver.url)
@@ -75,10 +73,8 @@ async def test_one_destination_never_gets_more_than_its_share_and_holds_up_nobod
     assert len(slow.seen) == 3
 
 
-async def test_a_redelivered_request_whose_result_is_on_record_is_not_sent_again(
-    site: Site, receiver: Scripted
-) -> None:
-    """The recorded result settles it, and the redelivery shows as suppressed."""
+async def test_a_redelivered_request_with_a_recorded_result_is_not_sent_again(site: Site, receiver: Scripted) -> None:
+    """The recorded result settles it, and the redelivery is recorded as suppressed."""
     await site.destination("orders", receiver.url)
     delivery = await site.deliver("orders")
     # Somebody took it, delivered it and recorded the result, and died before acknowledging.
@@ -108,10 +104,8 @@ async def _taken_by_another(site: Site) -> int:
 
 
 @pytest.mark.serial
-async def test_sigterm_under_load_finishes_what_is_in_flight_and_hands_back_the_rest(
-    site: Site, receiver: Scripted
-) -> None:
-    """It exits 0 in time, nothing in flight is sent twice, and the next consumer delivers the rest at once."""
+async def test_sigterm_under_load_finishes_what_is_in_flight(site: Site, receiver: Scripted) -> None:
+    """The consumer exits with 0 in time, nothing is sent twice, and the next consumer delivers the rest at once."""
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=5)
     async with site.consumer_process() as consumer:
@@ -136,8 +130,8 @@ async def test_sigterm_under_load_finishes_what_is_in_flight_and_hands_back_the_
     assert time.monotonic() - began < site.settings.delivery.ack_wait_s, "handed back, not waited for"
 
 
-async def test_a_consumer_waits_for_nats_and_says_so(site: Site, receiver: Scripted) -> None:
-    """NATS being down at the start is said with the time of the next try, and mended without a restart."""
+async def test_a_consumer_waits_for_nats(site: Site, receiver: Scripted) -> None:
+    """It logs when it retries, and starts without a restart."""
     await site.destination("orders", receiver.url)
     await site.deliver("orders")
     await site.server.kill()
@@ -151,8 +145,8 @@ async def test_a_consumer_waits_for_nats_and_says_so(site: Site, receiver: Scrip
     assert len(receiver.seen) == 1
 
 
-async def test_nats_lost_and_back_in_mid_run_loses_nothing(site: Site, receiver: Scripted) -> None:
-    """After the server was killed and restarted, a parked pull lives again and every accepted delivery arrives."""
+async def test_a_restart_of_nats_loses_nothing(site: Site, receiver: Scripted) -> None:
+    """The consumer pulls again, and every accepted delivery arrives."""
     await site.destination("orders", receiver.url)
     async with site.consumer_process() as consumer:
         first = [await site.deliver("orders") for _ in range(20)]
@@ -169,7 +163,7 @@ async def test_nats_lost_and_back_in_mid_run_loses_nothing(site: Site, receiver:
 
 
 async def test_overflow_is_fed_back_as_its_destination_drains(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """What the work stream refused is delivered after it, through the overflow."""
+    """Deliveries that the work stream refused arrive through the overflow."""
     async with (
         Scripted() as receiver,
         Site(tmp_path, nats_server, work_per_destination="10") as site,
@@ -186,7 +180,7 @@ async def test_overflow_is_fed_back_as_its_destination_drains(tmp_path: Path, na
 
 
 async def test_an_undecodable_destination_counts_as_absent(site: Site, receiver: Scripted) -> None:
-    """A destination that this version can't read takes no delivery; the delivery is kept, replayable."""
+    """It gets no delivery; the delivery is kept and can be replayed."""
     await site.jetstream.destinations.put(f"{TENANT}.orders", b'{"url": 1}')
 
     async with site.consumer():
@@ -198,8 +192,8 @@ async def test_an_undecodable_destination_counts_as_absent(site: Site, receiver:
     assert receiver.seen == []
 
 
-async def test_a_pull_whose_consumer_was_deleted_goes_on_when_it_is_back(site: Site, receiver: Scripted) -> None:
-    """The server ends the parked request with a status; the watchdog asks again until there is an answer."""
+async def test_pulling_continues_when_a_deleted_consumer_is_back(site: Site, receiver: Scripted) -> None:
+    """The server ends the pull request with a status, and the watchdog repeats it."""
     await site.destination("orders", receiver.url)
     async with site.consumer_process() as consumer:
         await site.deliver("orders")
@@ -214,10 +208,8 @@ async def test_a_pull_whose_consumer_was_deleted_goes_on_when_it_is_back(site: S
         await until(lambda: len(receiver.seen) == 2, 20)
 
 
-async def test_a_consumer_that_is_started_before_apply_says_so_and_begins_afterwards(
-    tmp_path: Path, nats_server: EmbeddedNats
-) -> None:
-    """The order in which things are installed does not matter; the log names the command that is missing."""
+async def test_a_consumer_may_be_started_before_apply(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """The log names the missing command, and the consumer starts afterwards."""
     site = Site(tmp_path, nats_server)
     async with site.consumer_process() as consumer, Scripted() as receiver:
         await until(lambda: consumer.says("oneprotect apply"), 10)
@@ -227,8 +219,8 @@ async def test_a_consumer_that_is_started_before_apply_says_so_and_begins_afterw
             await until(lambda: receiver.seen, 20)
 
 
-async def test_sigterm_while_there_is_no_nats_ends_at_once(site: Site) -> None:
-    """A consumer that still waits for its server stops with 0 when told to."""
+async def test_sigterm_without_nats_ends_at_once(site: Site) -> None:
+    """A consumer that waits for its server exits with 0."""
     await site.server.kill()
     async with site.consumer_process() as consumer:
         await until(lambda: consumer.says("nats.unreachable"), 10)

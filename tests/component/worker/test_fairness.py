@@ -1,4 +1,4 @@
-"""One tenant's backlog, or one slow destination, costs the others nothing that they could measure."""
+"""Fairness: a tenant's backlog or a slow destination does not delay the others."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,10 +17,10 @@ pytestmark = pytest.mark.serial
 FLOOD = 3000
 
 
-async def test_a_flood_on_a_dead_receiver_delays_nobody(
+async def test_a_flood_on_a_dead_receiver_delays_no_other(
     tmp_path: Path, nats_server: EmbeddedNats, figure: Callable[[str], None]
 ) -> None:
-    """With thousands waiting, due and overflowed, the other destinations are served as if they were alone."""
+    """With thousands of messages due and overflowed, other destinations get their deliveries as usual."""
     began: dict[str, float] = {}
     loop = asyncio.get_running_loop()
     async with (

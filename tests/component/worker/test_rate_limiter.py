@@ -1,4 +1,4 @@
-"""Rate limits per destination, over all consumers."""
+"""Rate limits per destination, across all consumers."""
 
 import contextlib
 import itertools
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.serial
 async def test_a_rate_holds_however_many_consumers_there_are(
     site: Site, receiver: Scripted, figure: Callable[[str], None], workers: int
 ) -> None:
-    """Within ten percent of what the destination asks for, with one consumer and with four; no other is held back."""
+    """Within ten percent of the limit, with one consumer and with four; other destinations are not delayed."""
     rate_per_s, count = 100.0, 400
     async with Scripted() as other:
         await site.destination("limited", receiver.url, rate_per_s=rate_per_s)
@@ -41,8 +41,8 @@ async def test_a_rate_holds_however_many_consumers_there_are(
     figure(f"{workers} consumers, {rate_per_s:.0f}/s asked for, {measured:.1f}/s measured")
 
 
-async def test_a_slow_rate_is_one_by_one(site: Site, receiver: Scripted) -> None:
-    """Four a second means a quarter of a second between any two."""
+async def test_a_slow_rate_is_even(site: Site, receiver: Scripted) -> None:
+    """Four a second are a quarter of a second apart."""
     await site.destination("limited", receiver.url, rate_per_s=4)
 
     async with site.consumer(), site.consumer():

@@ -1,4 +1,4 @@
-"""The runtime with handlers of its own: crashes, slowness, and results that can't be stored at once."""
+"""The worker with handlers of its own: crashes, slowness, and results that cannot be stored at once."""
 
 import asyncio
 import contextlib
@@ -57,7 +57,7 @@ async def _running(
 
 
 async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(site: Site) -> None:
-    """It is tried again after the first two crashes, never counts as a success, and others go on beside it."""
+    """The worker retries twice, reports no success, and handles other messages meanwhile."""
     calls: list[str] = []
 
     async def handler(message: Message) -> tuple[Publication, ...]:
@@ -78,8 +78,8 @@ async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(sit
     assert kept.headers[HEADER_REASON] == "failed 3 times, last with RuntimeError"
 
 
-async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Site) -> None:
-    """A crash at its beginning or at its end counts as one; what can't be begun so is handled by a call."""
+async def test_messages_handled_without_a_task_are_settled_alike(site: Site) -> None:
+    """Crashes at their start and at their end count, and other messages get a task."""
     begun: list[str] = []
     called: list[str] = []
 
@@ -110,8 +110,8 @@ async def test_what_is_handled_without_a_task_is_settled_like_the_rest(site: Sit
     assert len(kept) == 2
 
 
-async def test_what_does_not_end_in_time_is_given_up_and_handed_back(site: Site) -> None:
-    """When the time to drain is over, what is still going on is broken off, and the next consumer has it at once."""
+async def test_a_drain_abandons_what_does_not_end_in_time(site: Site) -> None:
+    """The next consumer gets the message at once."""
     given_up: list[str] = []
 
     def begin(message: Message, _on_end: Callable[[HandlerResult], None]) -> Callable[[], None] | None:
@@ -130,8 +130,8 @@ async def test_what_does_not_end_in_time_is_given_up_and_handed_back(site: Site)
     assert given_up == [subjects.requested(TENANT, "slow")]
 
 
-async def test_work_that_takes_longer_than_the_servers_patience_is_not_handed_out_twice(site: Site) -> None:
-    """What runs, and what waits behind it, is marked as in progress."""
+async def test_slow_work_is_not_redelivered(site: Site) -> None:
+    """The worker extends the deadlines of running and of waiting messages."""
     calls: list[str] = []
     release = asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_work_that_takes_longer_than_the_servers_patience_is_not_handed_ou
 
 
 async def test_nothing_is_acknowledged_before_its_outcome_is_stored(site: Site, receiver: Scripted) -> None:
-    """With the attempts stream gone, the result is published again and again; the POST is made once."""
+    """Without the attempts stream the worker repeats the publish; the POST is made once."""
     await site.destination("orders", receiver.url)
     await site.jetstream.connection.api(f"STREAM.DELETE.{streams.ATTEMPTS.name}")
 
@@ -174,8 +174,8 @@ async def test_nothing_is_acknowledged_before_its_outcome_is_stored(site: Site, 
     assert len(receiver.seen) == 1
 
 
-async def test_lanes_take_turns(site: Site) -> None:
-    """What came last, for a lane of its own, runs before the rest of a lane that has much waiting."""
+async def test_lanes_alternate(site: Site) -> None:
+    """A later message in a lane of its own runs before the rest of a long lane."""
     order: list[str] = []
     release = asyncio.Event()
 
@@ -198,8 +198,8 @@ async def test_lanes_take_turns(site: Site) -> None:
     assert order.index("few") <= 9
 
 
-async def test_no_more_run_than_are_allowed(site: Site) -> None:
-    """Neither the whole nor a lane goes over its limit."""
+async def test_limits_of_worker_and_lanes_hold(site: Site) -> None:
+    """Neither is exceeded."""
     running: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
     release = asyncio.Event()
@@ -225,8 +225,8 @@ async def test_no_more_run_than_are_allowed(site: Site) -> None:
     assert most["b"] <= 3
 
 
-async def test_a_worker_that_joins_gets_its_share_of_what_waits(site: Site) -> None:
-    """The first worker has taken all of a long lane; it hands some back, and each message is handled once."""
+async def test_a_later_worker_gets_a_share_of_the_backlog(site: Site) -> None:
+    """The first worker returns a part of a long lane, and each message is handled once."""
     calls: list[str] = []
     release = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""A result as it is published: every byte of it is what others rely on."""
+"""The published result, of which every byte is part of the contract."""
 
 import hashlib
 from datetime import UTC, datetime
@@ -67,8 +67,8 @@ RESULT = AttemptResult(
         ),
     ],
 )
-def test_a_result_is_published_so(given: dict[str, str], told: dict[str, str]) -> None:
-    """Its document, its subject, and headers that say which attempt it is of, with the trace if there is one."""
+def test_the_publication_of_a_result(given: dict[str, str], told: dict[str, str]) -> None:
+    """It has the event as payload, the delivery's subject, and headers with the attempt's id and the trace."""
     (published,) = effects.after_attempt(read(given), RESULT, at=AT, archived=False)
 
     block = block_of(published.headers) if published.headers else published.block
@@ -80,14 +80,14 @@ def test_a_result_is_published_so(given: dict[str, str], told: dict[str, str]) -
 
 
 def test_a_bucket_is_the_first_digit_of_a_hash() -> None:
-    """In hexadecimal, for any id."""
+    """The digit is hexadecimal, for any delivery id."""
     ids = [f"dlv_{number}" for number in range(200)]
 
     assert [bucket_of(one) for one in ids] == [hashlib.sha256(one.encode()).hexdigest()[0] for one in ids]
 
 
-def test_a_duration_is_told_to_the_microsecond() -> None:
-    """In milliseconds, to three places, as it was measured."""
+def test_a_duration_has_microseconds() -> None:
+    """The duration is in milliseconds, rounded to three places."""
     attempt = DeliveryAttempt(read({}))
     attempt.end()
 

@@ -1,4 +1,4 @@
-"""Where the head of a line stands: what the results on record say, and nothing else."""
+"""The state of the head of an ordered queue, from its results."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -35,15 +35,15 @@ def _failed(attempt: int) -> AttemptResult:
     return _result(attempt, Outcome.RETRY_SCHEDULED)
 
 
-def test_without_a_result_it_is_as_it_came() -> None:
-    """Its first attempt, or the one that a replay asked for, may begin at once."""
+def test_without_a_result_the_state_is_that_of_the_message() -> None:
+    """The first attempt, or the one that a replay asked for, may start at once."""
     standing = head_state_from_results(RetryState(attempt=4, replay="rpl-1", replay_from=4), [])
 
     assert (standing.progress.attempt, standing.due, standing.is_settled) == (4, None, False)
 
 
-def test_the_attempt_after_the_last_one_comes_when_that_one_said() -> None:
-    """The number, the time, and when the first attempt was made."""
+def test_the_next_attempt_follows_from_the_last_result() -> None:
+    """Its number, its time, and the time of the first attempt come from the results."""
     standing = head_state_from_results(RetryState(), [_failed(1), _failed(2)])
 
     assert standing.progress.attempt == 3
@@ -52,7 +52,7 @@ def test_the_attempt_after_the_last_one_comes_when_that_one_said() -> None:
 
 
 def test_waiting_for_a_secret_repeats_the_attempt() -> None:
-    """The number stays, and the waits are counted, until there is an answer of the receiver's."""
+    """The attempt keeps its number, and its waits are counted, until the receiver replies."""
     waits = [_result(2, Outcome.RETRY_SCHEDULED, Code.SECRET_NOT_FOUND)] * 2
     waiting = head_state_from_results(RetryState(), [_failed(1), *waits]).progress
     after = head_state_from_results(RetryState(), [_failed(1), *waits, _failed(2)]).progress
@@ -61,8 +61,8 @@ def test_waiting_for_a_secret_repeats_the_attempt() -> None:
     assert (after.attempt, after.secret_waits) == (3, 0)
 
 
-def test_what_is_settled_stays_so() -> None:
-    """Delivered, given up on or skipped: whatever else is on record, it is that attempt's result that counts."""
+def test_a_final_result_settles_the_head() -> None:
+    """Delivered, failed or skipped: later results do not matter."""
     for outcome in (Outcome.DELIVERED, Outcome.FAILED, Outcome.SKIPPED):
         standing = head_state_from_results(
             RetryState(), [_failed(1), _result(2, outcome), _result(2, Outcome.SUPPRESSED)]
@@ -72,8 +72,8 @@ def test_what_is_settled_stays_so() -> None:
         assert standing.progress.attempt == 2
 
 
-def test_other_lives_of_the_delivery_do_not_count() -> None:
-    """What was attempted before a replay asked for it, and by another replay, says nothing about this one."""
+def test_results_of_other_replays_do_not_count() -> None:
+    """Earlier attempts, and those of another replay, say nothing about this one."""
     before = [_failed(1), _result(2, Outcome.FAILED), _result(3, Outcome.FAILED, replay="rpl-0")]
     standing = head_state_from_results(RetryState(attempt=3, replay="rpl-1", replay_from=3), before)
 
@@ -82,7 +82,7 @@ def test_other_lives_of_the_delivery_do_not_count() -> None:
 
 @given(st.lists(st.sampled_from(["failed", "secret", "suppressed"]), max_size=30))
 def test_attempts_count_failures_and_nothing_else(course: list[str]) -> None:
-    """Whatever the course: the next attempt is one more than there were answers, and its waits are since the last."""
+    """The next attempt is one more than the replies, and its waits are those since the last reply."""
     results: list[AttemptResult] = []
     attempt = 1
     for step in course:

@@ -1,4 +1,4 @@
-"""What is shown of a receiver's response."""
+"""Redaction of a receiver's response."""
 
 import html
 import json
@@ -35,7 +35,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("value", [SIGNATURE, SECRET])
 def test_neither_signature_nor_secret_is_shown_in_any_form(value: str, form: Callable[[str], str]) -> None:
-    """The signature is known; the secret is not, and is found by its looks. What stands around them stays."""
+    """The signature is known, and the secret is recognized by its form. The text around them stays."""
     text = redact_response(f"got {form(value)} and refused it".encode(), known=[SIGNATURE])
 
     assert text.startswith("got ")
@@ -44,16 +44,16 @@ def test_neither_signature_nor_secret_is_shown_in_any_form(value: str, form: Cal
     assert "***" in text
 
 
-def test_a_piece_of_what_is_known_is_masked() -> None:
-    """A receiver that prints the first characters only gives away as much."""
+def test_a_piece_of_a_known_value_is_masked() -> None:
+    """A receiver may print only the first characters."""
     assert (
         redact_response(f"signature {SIGNATURE[:12]}... differs".encode(), known=[SIGNATURE])
         == "signature ***... differs"
     )
 
 
-def test_what_stands_at_the_end_is_masked_before_it_is_cut() -> None:
-    """Half a secret looks like none."""
+def test_the_end_is_masked_before_it_is_cut() -> None:
+    """Half a secret does not look like one."""
     body = ". " * (SHOWN_CHARACTERS // 2 - 5) + SECRET
 
     text = redact_response(body.encode(), known=[])
@@ -61,15 +61,15 @@ def test_what_stands_at_the_end_is_masked_before_it_is_cut() -> None:
     assert text.endswith(". whsec_***")
 
 
-def test_ordinary_answers_are_shown_as_they_are() -> None:
-    """Words, short ids and lists of them are what operators need."""
+def test_ordinary_responses_are_unchanged() -> None:
+    """Operators need words, short ids and lists of them."""
     body = 'invalid field "amount": expected a number\nname\ncity\ncountry\nrequest id 7f3a-11 at 2026-11-24T06:00:00Z'
 
     assert redact_response(body.encode(), known=["", "ab"]) == body
 
 
-def test_bytes_that_are_no_text_do_not_matter() -> None:
-    """The body is the receiver's, in whatever encoding."""
+def test_a_body_may_have_any_encoding() -> None:
+    """Bytes that are not UTF-8 are replaced."""
     assert redact_response(b"caf\xe9", known=[]) == "caf�"
 
 
@@ -85,6 +85,6 @@ def test_a_urls_credentials_are_its_user_path_and_query() -> None:
     assert not any("example" in part for part in parts)
 
 
-def test_a_headers_words_are_known_too() -> None:
-    """`Bearer` is not what must not be shown."""
+def test_a_token_after_its_scheme_is_known() -> None:
+    """`Bearer` itself is shown."""
     assert list(credential_candidates_in_header("Bearer abcdefgh")) == ["Bearer abcdefgh", "abcdefgh"]

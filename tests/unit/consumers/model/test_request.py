@@ -1,4 +1,4 @@
-"""What is read the quick way: nothing that the rules of a request would refuse, and as they would have it."""
+"""Decoding of requests: the quick decoder accepts what the schema accepts, and nothing else."""
 
 import itertools
 import json
@@ -65,7 +65,7 @@ def _read_fully(data: bytes, headers: dict[str, str]) -> DeliveryAttemptRequest 
 
 
 def test_a_first_attempt_is_read_as_by_the_schema() -> None:
-    """Every document is read, or refused for the same reason, whether it is read the quick way or not."""
+    """Every document is decoded, or refused for the same reason, by the quick decoder and by the schema."""
     headers = {"content-type": "application/cloudevents+json"}
     documents = list(_documents())
 
@@ -86,8 +86,8 @@ def test_a_first_attempt_is_read_as_by_the_schema() -> None:
         {"Oneprotect-Attempt": "two"},
     ],
 )
-def test_what_rides_in_headers_is_read_the_same(headers: dict[str, str]) -> None:
-    """The state of a delivery and its trace, or that they can't be understood."""
+def test_headers_are_read_the_same_by_both_decoders(headers: dict[str, str]) -> None:
+    """Retry state and trace are equal, or are refused for the same reason."""
     data = document("orders")
 
     assert _read(data, headers) == _read_fully(data, headers)

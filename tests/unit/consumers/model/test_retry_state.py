@@ -1,4 +1,4 @@
-"""Where a delivery stands, as it travels in headers."""
+"""The retry state of a delivery in its headers."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -33,7 +33,7 @@ progresses = st.builds(
 
 
 @given(progress=progresses)
-def test_what_is_written_is_what_is_read(progress: RetryState) -> None:
+def test_a_written_state_is_read_back(progress: RetryState) -> None:
     """Headers carry the whole state, and of the producer's own headers the content type only."""
     own = {"x-own": "1", "Content-Type": "application/json", "Nats-Msg-Id": "gone", HEADER_ATTEMPT: "77"}
     headers = progress.forward_headers(own)
@@ -43,8 +43,8 @@ def test_what_is_written_is_what_is_read(progress: RetryState) -> None:
     assert not headers.keys() & {"x-own", "Content-Type", "Nats-Msg-Id"}
 
 
-def test_a_fresh_request_is_at_its_first_attempt() -> None:
-    """A producer sends none of our headers."""
+def test_a_request_without_state_headers_is_a_first_attempt() -> None:
+    """A producer sets no Oneprotect headers."""
     assert RetryState.from_headers({"content-type": "application/cloudevents+json"}) == RetryState()
 
 
@@ -63,15 +63,15 @@ def test_a_fresh_request_is_at_its_first_attempt() -> None:
         {HEADER_SECRET_WAITS: "many"},
     ],
 )
-def test_state_that_makes_no_sense_is_refused_by_name(headers: dict[str, str]) -> None:
-    """Each broken header is named, and its value is not repeated."""
+def test_an_invalid_state_header_is_refused_by_name(headers: dict[str, str]) -> None:
+    """The error names the header, and does not repeat its value."""
     with pytest.raises(ValueError, match="Oneprotect-") as raised:
         RetryState.from_headers(headers)
 
     assert all(len(value) < 3 or value not in str(raised.value) for value in headers.values())
 
 
-def test_the_next_attempt_counts_on_and_starts_waiting_afresh() -> None:
+def test_the_next_attempt_has_the_next_number_and_no_waits() -> None:
     """Waits for a secret belong to one attempt."""
     progress = RetryState(attempt=3, secret_waits=5, first_attempt_at=datetime.now(UTC) - timedelta(hours=1))
 
@@ -80,15 +80,15 @@ def test_the_next_attempt_counts_on_and_starts_waiting_afresh() -> None:
     assert (progress.after_secret_wait().attempt, progress.after_secret_wait().secret_waits) == (3, 6)
 
 
-def test_a_replay_starts_the_schedule_afresh() -> None:
-    """Its first attempt is the first by the schedule, whatever its number."""
+def test_a_replay_starts_a_new_schedule() -> None:
+    """Its first attempt is the first of the schedule, whatever its number."""
     assert RetryState(attempt=9, replay="rpl-1", replay_from=9).attempts_in_schedule == 1
     assert RetryState(attempt=9).attempts_in_schedule == 9
 
 
 @given(one=progresses, other=progresses)
-def test_ids_are_the_same_for_the_same_step_only(one: RetryState, other: RetryState) -> None:
-    """`Nats-Msg-Id` tells attempts, waits and replays apart, so that only a true repetition is a duplicate."""
+def test_only_equal_steps_have_equal_ids(one: RetryState, other: RetryState) -> None:
+    """`Nats-Msg-Id` distinguishes attempts, waits and replays, so that only a repetition is a duplicate."""
     same_step = (one.attempt, one.replay, one.secret_waits) == (other.attempt, other.replay, other.secret_waits)
 
     assert (one.msg_id("t.d.x") == other.msg_id("t.d.x")) == same_step

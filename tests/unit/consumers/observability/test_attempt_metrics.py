@@ -1,4 +1,4 @@
-"""What is told of attempts: counts, latencies, records, and which are traced."""
+"""Observation of attempts: counts, latencies, log records and traces."""
 
 import io
 from datetime import UTC, datetime, timedelta
@@ -95,7 +95,7 @@ class Told:
 
 
 def test_attempts_and_deliveries_are_counted() -> None:
-    """Each attempt by outcome and code, a delivery when it has come to its end, and what was blocked or suppressed."""
+    """Attempts by outcome and code, final outcomes of deliveries, and blocked and suppressed attempts."""
     told = Told()
     for result in (
         ended(),
@@ -115,7 +115,7 @@ def test_attempts_and_deliveries_are_counted() -> None:
 
 
 def test_latencies() -> None:
-    """Since the event, since the stream had it, and of the POST alone; a replay is no measure of the first."""
+    """Since the event, since the message was stored, and of the POST; a replay does not count for the first."""
     told = Told()
     told.observation.on_attempt(attempt(), ended())
     told.observation.on_attempt(attempt(), ended(replay="rpl-1"))
@@ -128,8 +128,8 @@ def test_latencies() -> None:
     assert told.value(definitions.REPLAYED, outcome="delivered") == 1
 
 
-def test_a_clock_that_is_ahead_spoils_nothing() -> None:
-    """An event from the future was delivered at once: no latency is less than nothing."""
+def test_a_latency_is_never_negative() -> None:
+    """An event from the future was delivered at once."""
     told = Told()
     early = msgspec.structs.replace(request(), requested_at=NOW + timedelta(hours=1))
     told.observation.on_attempt(attempt(early), ended())
@@ -137,8 +137,8 @@ def test_a_clock_that_is_ahead_spoils_nothing() -> None:
     assert told.latency(definitions.LATENCY) == (1, 0.0)
 
 
-def test_tenants_are_told_apart_up_to_a_bound() -> None:
-    """Without the setting no tenant is named; with it the first ones are, and all further ones together."""
+def test_tenant_labels_are_bounded() -> None:
+    """Without the setting there are none; with it, tenants beyond the bound share a label."""
     none, two = Told(), Told(tenants_max=2)
     for told in (none, two):
         for tenant in ("acme", "globex", "initech", "acme", "hooli"):
@@ -156,7 +156,7 @@ def test_tenants_are_told_apart_up_to_a_bound() -> None:
 @pytest.mark.parametrize(
     ("logged", "records"), [("failed", ["failed"]), ("all", ["delivered", "failed"]), ("none", [])]
 )
-def test_which_attempts_get_a_record(logged: Logged, records: list[str]) -> None:
+def test_attempts_are_logged_by_the_setting(logged: Logged, records: list[str]) -> None:
     """Those that did not deliver, all, or none; a record has the decision and the trace."""
     out = io.StringIO()
     vars(getattr(attempt_metrics, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
@@ -192,8 +192,8 @@ def tracer(spans: Spans, ratio: float = 0.0) -> tuple[AttemptTracer, list[float]
     return AttemptTracer(spans, sampling, slow_s=1.0, clock=lambda: now[0]), now
 
 
-def test_spans_are_made_when_all_is_stored() -> None:
-    """Nothing is told of an attempt before its result is stored, and nothing of one that nobody sampled."""
+def test_spans_are_made_after_the_result_is_stored() -> None:
+    """Attempts that were not sampled have none."""
     spans = Spans()
     tracing, _ = tracer(spans)
     sampled, unsampled = request(number=1, trace=TRACE + "01"), request(number=2, trace=TRACE + "00")
@@ -219,8 +219,8 @@ def test_spans_are_made_when_all_is_stored() -> None:
         (ended(Outcome.FAILED, Code.HTTP_410), 1),
     ],
 )
-def test_what_is_unusual_is_traced(result: AttemptResult, unusual: int) -> None:
-    """An attempt that fails or takes long is traced though nobody sampled it."""
+def test_failed_and_slow_attempts_are_traced(result: AttemptResult, unusual: int) -> None:
+    """Even if they were not sampled."""
     tracing, _ = tracer(Spans())
 
     tracing.on_attempt(attempt(), result)
@@ -228,8 +228,8 @@ def test_what_is_unusual_is_traced(result: AttemptResult, unusual: int) -> None:
     assert tracing.counts["unusual"] == unusual
 
 
-def test_an_outage_is_not_traced_whole() -> None:
-    """Of what is unusual, so many are traced in one second, and as many in the next."""
+def test_traces_of_failures_are_bounded() -> None:
+    """Each second has the same bound."""
     tracing, now = tracer(Spans())
 
     for second in (100.0, 101.0):
@@ -240,8 +240,8 @@ def test_an_outage_is_not_traced_whole() -> None:
     assert tracing.counts == {"sampled": 0, "unusual": 2 * UNUSUAL_PER_S, "dropped": 10}
 
 
-def test_an_attempt_without_a_secret_has_no_post() -> None:
-    """Where it ended at the secret, that span says so, and there is none of a request."""
+def test_an_attempt_without_a_secret_has_no_post_span() -> None:
+    """The span of the secret has the error."""
     spans = Spans()
     tracing, _ = tracer(spans, ratio=1.0)
     delivery = request()

@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again, and when a missing secret is looked for again."""
+"""The retry policy for failed attempts and for missing secrets."""
 
 from typing import Final
 
@@ -27,20 +27,20 @@ def test_each_attempt_has_its_wait_and_the_last_has_none() -> None:
     assert waits == [5, 300, 1800, None]
 
 
-def test_an_empty_schedule_never_tries_again() -> None:
+def test_an_empty_schedule_allows_no_retry() -> None:
     """A destination may ask for one attempt only."""
     assert next_wait_s(RetryPolicy(schedule_s=()), tried=1, reply=FAILED) is None
 
 
 @pytest.mark.parametrize("code", [Code.HTTP_410, Code.NET_BLOCKED])
-def test_some_ends_are_final(code: Code) -> None:
-    """A receiver that is gone, or must not be called, is not tried again."""
+def test_some_codes_are_final(code: Code) -> None:
+    """A receiver that is gone, or must not be called, gets no retry."""
     assert next_wait_s(POLICY, tried=1, reply=WebhookResponse(code=code)) is None
 
 
 @pytest.mark.parametrize("code", sorted(set(Code) - {Code.HTTP_410, Code.NET_BLOCKED, Code.HTTP_2XX}))
-def test_all_other_failures_are_tried_again(code: Code) -> None:
-    """Every other failure gets the schedule; after a time-out it is a minute at least."""
+def test_all_other_failures_are_retried(code: Code) -> None:
+    """By the schedule; after a time-out, a minute later at the earliest."""
     waits = {code: 60.0 if code is Code.NET_TIMEOUT else 5.0}
     assert next_wait_s(POLICY, tried=1, reply=WebhookResponse(code=code), spread=middle) == waits[code]
 
@@ -50,10 +50,8 @@ def test_all_other_failures_are_tried_again(code: Code) -> None:
     retry_after_s=st.none() | st.floats(0, 1e7),
     point=st.floats(0, 1),
 )
-def test_jitter_stays_in_its_bounds_and_retry_after_is_the_earliest(
-    tried: int, retry_after_s: float | None, point: float
-) -> None:
-    """The wait is within 20 % of the schedule's, or later if the receiver asks, but never by more than a day."""
+def test_jitter_is_bounded_and_retry_after_is_respected(tried: int, retry_after_s: float | None, point: float) -> None:
+    """The wait is within 20 % of the schedule's, or as long as the receiver asks, up to a day."""
     wait_s = next_wait_s(
         POLICY,
         tried=tried,
@@ -69,8 +67,8 @@ def test_jitter_stays_in_its_bounds_and_retry_after_is_the_earliest(
     assert wait_s <= max(asked_s, planned_s * 1.2 + 1e-9)
 
 
-def test_waits_for_a_secret_repeat_their_last_step_until_patience_ends() -> None:
-    """A secret is looked for ever more slowly, and for three days."""
+def test_waits_for_a_secret_end_after_three_days() -> None:
+    """The last step of their schedule repeats until then."""
     schedule = (30.0, 60.0)
 
     def wait(waits: int, waited_s: float) -> float | None:

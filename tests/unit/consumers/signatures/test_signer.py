@@ -1,4 +1,4 @@
-"""Signatures against the specification's vector and others computed independently."""
+"""Signatures against the vectors of the specification and of other implementations."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -40,15 +40,15 @@ def secret_of(current: str, previous: str | None = None, *, lasts_s: float = 360
         ('{"n":"Zoë ☃"}'.encode(), "v1,Oyrrljv3Vb2xCfd8mXX4m0zOm5JFGUzVNTkaYXHOz9M="),
     ],
 )
-def test_a_signature_is_the_one_of_the_vector(body: bytes, signature: str) -> None:
-    """The official vector, an empty body and one that is not ASCII have the signatures that others compute."""
+def test_signatures_match_the_vectors(body: bytes, signature: str) -> None:
+    """The official vector, an empty body and a body that is not ASCII."""
     signed = sign(secret_of(OLD), delivery=DELIVERY, body=body, now=NOW)
 
     assert signed == SignedHeaders("1614265330", signature, ("current",))
 
 
 def test_during_a_rollover_both_keys_sign_the_current_one_first() -> None:
-    """The header holds both signatures with a blank between, and receivers of either secret accept it."""
+    """A space separates the signatures, and receivers of either secret accept the header."""
     signed = sign(secret_of(NEW, OLD), delivery=DELIVERY, body=BODY, now=NOW)
 
     assert signed.slots == ("current", "previous")
@@ -57,8 +57,8 @@ def test_during_a_rollover_both_keys_sign_the_current_one_first() -> None:
     )
 
 
-def test_the_second_scheme_says_its_name() -> None:
-    """The published signature of the published Ed25519 key, and beside it that of an HMAC key on its way out."""
+def test_an_ed25519_signature_has_its_scheme() -> None:
+    """The published signature of the published key, beside that of an HMAC key that is being replaced."""
     secret = SigningSecret(
         current=Ed25519SigningKey(ED25519_KEY),
         version="uid/1",
@@ -76,8 +76,8 @@ def test_the_second_scheme_says_its_name() -> None:
 
 
 @pytest.mark.parametrize("library", [Webhook, SvixWebhook])
-def test_receivers_with_the_first_scheme_pass_over_the_second(library: type[Webhook] | type[SvixWebhook]) -> None:
-    """Both libraries find the signature of the key that they have, among those of keys that they have not."""
+def test_receivers_skip_other_schemes(library: type[Webhook] | type[SvixWebhook]) -> None:
+    """Both libraries find the signature of their key among others."""
     now = datetime.now(UTC)
     secret = SigningSecret(
         current=Ed25519SigningKey(ED25519_KEY),
@@ -99,15 +99,15 @@ def test_receivers_with_the_first_scheme_pass_over_the_second(library: type[Webh
 
 
 @pytest.mark.parametrize("lasts_s", [0, -1, 31 * 86_400])
-def test_a_previous_key_whose_time_is_over_or_too_far_off_does_not_sign(lasts_s: float) -> None:
-    """Only the current key signs at the expiry, after it, and while it lies more than 30 days ahead."""
+def test_an_expired_previous_key_does_not_sign(lasts_s: float) -> None:
+    """Nor does one that expires more than 30 days ahead."""
     signed = sign(secret_of(NEW, OLD, lasts_s=lasts_s), delivery=DELIVERY, body=BODY, now=NOW)
 
     assert signed == SignedHeaders("1614265330", "v1,78nXHjpFP0tVJQW5D0SBwmVyyW87BV/rL6MgfM/Bw44=", ("current",))
 
 
-def test_the_time_is_the_attempts_in_whole_seconds_of_utc() -> None:
-    """A fraction of a second is cut off, and the zone that a time is told in does not matter."""
+def test_the_timestamp_has_whole_seconds() -> None:
+    """Fractions are cut off, and the time zone does not matter."""
     elsewhere = NOW.astimezone(tz=None) + timedelta(microseconds=999_999)
 
     signed = sign(secret_of(OLD), delivery=DELIVERY, body=b"", now=elsewhere)
@@ -117,13 +117,13 @@ def test_the_time_is_the_attempts_in_whole_seconds_of_utc() -> None:
 
 @pytest.mark.parametrize("delivery", ["a.b", ".", "dlv_1.2"])
 def test_a_delivery_id_with_a_full_stop_is_not_signed(delivery: str) -> None:
-    """Or `a.1` at `2` would have the signature of `a` at `1.2`."""
+    """Otherwise `a.1` at `2` would have the signature of `a` at `1.2`."""
     with pytest.raises(ValueError, match="full stop"):
         sign(secret_of(OLD), delivery=delivery, body=b"", now=NOW)
 
 
-def test_an_independent_verifier_accepts_what_is_signed() -> None:
-    """The reference library accepts a signature that is made now."""
+def test_an_independent_verifier_accepts_a_signature() -> None:
+    """The reference library accepts a signature made now."""
     now = datetime.now(UTC)
     body = b'{"a": 1}'
 

@@ -1,4 +1,4 @@
-"""What `verify` finds out about a received request."""
+"""Verification of a received request."""
 
 import base64
 import hmac
@@ -49,7 +49,7 @@ def failed(found: VerificationResult) -> list[VerifiedPart]:
 
 
 def test_a_genuine_request_is_valid() -> None:
-    """Every part is in order, whatever the case of the headers' names."""
+    """Every step passes, whatever the case of the headers' names."""
     found = verify([SECRET], headers=signed_headers(), body=BODY, now=NOW)
 
     assert found.valid
@@ -63,7 +63,7 @@ def test_a_genuine_request_is_valid() -> None:
 
 
 def test_any_of_several_secrets_and_signatures_is_enough() -> None:
-    """A rollover has two of both, and what is of another scheme or unusable beside them does no harm."""
+    """A rollover has two of both; signatures of other schemes and unusable secrets do not matter."""
     headers = signed_headers()
     headers["Webhook-Signature"] = f"v1a,AAAA v1,!!! v1,AAAA {signed_headers(secret=OTHER)['Webhook-Signature']}"
 
@@ -75,7 +75,7 @@ def test_any_of_several_secrets_and_signatures_is_enough() -> None:
 
 @pytest.mark.parametrize("name", ["Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"])
 def test_a_missing_header_is_named(name: str) -> None:
-    """A header that a proxy has dropped is found missing."""
+    """A proxy may have dropped it."""
     headers = signed_headers()
     del headers[name]
 
@@ -87,7 +87,7 @@ def test_a_missing_header_is_named(name: str) -> None:
 
 @pytest.mark.parametrize(("offset_s", "ok"), [(0, True), (300, True), (-300, True), (301, False), (-301, False)])
 def test_the_timestamp_may_be_five_minutes_off(offset_s: int, ok: bool) -> None:
-    """Older or newer than that is refused even with the right signature, and the distance is told."""
+    """A request outside the tolerance is invalid despite its signature, and the step states the distance."""
     found = verify([SECRET], headers=signed_headers(), body=BODY, now=NOW + timedelta(seconds=offset_s))
 
     assert found.valid is ok
@@ -97,23 +97,23 @@ def test_the_timestamp_may_be_five_minutes_off(offset_s: int, ok: bool) -> None:
 
 
 @pytest.mark.parametrize("timestamp", ["now", "1.5", "-1", "1e9", "\uff11\uff12\uff13", "9" * 13])
-def test_a_timestamp_that_is_no_number_of_seconds_is_found(timestamp: str) -> None:
-    """ISO dates, fractions and milliseconds are no Unix seconds."""
+def test_a_timestamp_must_be_unix_seconds(timestamp: str) -> None:
+    """ISO dates, fractions and milliseconds are invalid."""
     found = verify([SECRET], headers=signed_headers() | {"Webhook-Timestamp": timestamp}, body=BODY, now=NOW)
 
     assert VerifiedPart.TIMESTAMP in failed(found)
 
 
-def test_a_timestamp_beyond_all_calendars_is_found() -> None:
-    """Microseconds, say, are a number of seconds that no date has."""
+def test_a_timestamp_may_be_beyond_the_calendar() -> None:
+    """Microseconds, for example, are a number of seconds that no date has."""
     found = verify([SECRET], headers=signed_headers() | {"Webhook-Timestamp": "9" * 12}, body=BODY, now=NOW)
 
     (check,) = [check for check in found.checks if check.part is VerifiedPart.TIMESTAMP]
     assert check.text.startswith("beyond the year 9999, ")
 
 
-def test_an_id_with_a_full_stop_is_found() -> None:
-    """What is signed could then be read in two ways, so the request is not valid."""
+def test_an_id_with_a_full_stop_is_invalid() -> None:
+    """The signed bytes would be ambiguous."""
     headers = {name: value for name, value in signed_headers().items() if name != "Webhook-Id"}
 
     found = verify([SECRET], headers=headers | {"Webhook-Id": "dlv.1"}, body=BODY, now=NOW)
@@ -131,8 +131,8 @@ def test_an_id_with_a_full_stop_is_found() -> None:
         ([], ["`v1,` signature of 32 bytes"]),
     ],
 )
-def test_what_a_header_lacks_depends_on_the_keys(secrets: list[str], wanted: list[str]) -> None:
-    """It is said of the scheme that the receiver has a key for."""
+def test_the_missing_signature_depends_on_the_keys(secrets: list[str], wanted: list[str]) -> None:
+    """The step names the scheme that the receiver has a key for."""
     headers = signed_headers() | {"Webhook-Signature": "v1,AAAA v1a,AAAA v2,AAAA"}
 
     found = verify(secrets, headers=headers, body=BODY, now=NOW)
@@ -149,15 +149,15 @@ def headers_of_ed25519(body: bytes = BODY) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("secrets", [[PUBLIC], [SECRET, PUBLIC], [OTHER_PUBLIC, PUBLIC]])
-def test_a_public_key_verifies_the_second_scheme(secrets: list[str]) -> None:
-    """Alone, or beside others."""
+def test_a_public_key_verifies_ed25519_signatures(secrets: list[str]) -> None:
+    """Alone, or beside other secrets."""
     found = verify(secrets, headers=headers_of_ed25519(), body=BODY, now=NOW)
 
     assert (found.valid, failed(found)) == (True, [])
 
 
-def test_a_signature_of_another_scheme_does_not_stand_in() -> None:
-    """A key of one scheme verifies nothing of the other, whatever else is in the header."""
+def test_a_key_verifies_only_its_scheme() -> None:
+    """Whatever else is in the header."""
     both = f"{signed_headers()['Webhook-Signature']} {headers_of_ed25519()['Webhook-Signature']}"
     headers = signed_headers() | {"Webhook-Signature": both}
 
@@ -176,8 +176,8 @@ def test_a_signature_of_another_scheme_does_not_stand_in() -> None:
         (b"something else", f"{PUBLIC}A", None),
     ],
 )
-def test_what_explains_the_second_scheme(sent: bytes, given: str, cause: MismatchCause | None) -> None:
-    """The same mistakes with the body, and blanks around the key; others cannot be made with a public key."""
+def test_causes_of_a_differing_ed25519_signature(sent: bytes, given: str, cause: MismatchCause | None) -> None:
+    """Changes to the body, and spaces around the key; a public key allows no others."""
     found = verify([given], headers=headers_of_ed25519(sent), body=b'{"n": 1, "a": 2}', now=NOW)
 
     assert VerifiedPart.SIGNATURE in failed(found)
@@ -185,8 +185,8 @@ def test_what_explains_the_second_scheme(sent: bytes, given: str, cause: Mismatc
 
 
 @pytest.mark.parametrize("header", ["v1a,AAAA", "v1,", "v1,!!!!", "v1,AAAA", "g0hM9SsE", "v2,AAAA v1a,AAAA"])
-def test_a_header_without_a_v1_signature_is_found(header: str) -> None:
-    """Another scheme, or something that is no 32 bytes of base64, is not a signature that differs."""
+def test_a_header_without_a_v1_signature_is_invalid(header: str) -> None:
+    """Another scheme, or a value that is not 32 bytes of base64, is no signature that differs."""
     found = verify([SECRET], headers=signed_headers() | {"Webhook-Signature": header}, body=BODY, now=NOW)
 
     assert failed(found) == [VerifiedPart.SIGNATURE]
@@ -212,8 +212,8 @@ def test_a_header_without_a_v1_signature_is_found(header: str) -> None:
         (b"no json", b"\xef\xbb\xbfno json", MismatchCause.BODY_BYTE_ORDER_MARK),
     ],
 )
-def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes, cause: MismatchCause) -> None:
-    """A framework's JSON in place of the sender's, or an editor's line ends, explain the signature."""
+def test_a_reserialized_body_is_recognized(sent: bytes, received: bytes, cause: MismatchCause) -> None:
+    """A framework's JSON or an editor's line ends explain the signature."""
     found = verify([SECRET], headers=signed_headers(sent), body=received, now=NOW)
 
     assert failed(found) == [VerifiedPart.SIGNATURE]
@@ -230,16 +230,16 @@ def test_a_body_that_was_written_anew_is_recognised(sent: bytes, received: bytes
         (KEY, f"{SECRET}\n", MismatchCause.KEY_SPACES),
     ],
 )
-def test_a_key_that_was_made_otherwise_is_recognised(key: bytes, given: str, cause: MismatchCause) -> None:
-    """A secret used as text, or with its prefix, or given without it, explains the signature."""
+def test_a_misused_key_is_recognized(key: bytes, given: str, cause: MismatchCause) -> None:
+    """A secret used as text, with its prefix, or given without it, explains the signature."""
     found = verify([given], headers=headers_signed_with(key), body=BODY, now=NOW)
 
     assert VerifiedPart.SIGNATURE in failed(found)
     assert found.cause is cause
 
 
-def test_a_key_and_a_body_that_both_differ_are_recognised() -> None:
-    """One mistake of each kind at a time is still explained, by the key first."""
+def test_a_misused_key_with_a_changed_body_is_recognized() -> None:
+    """The cause is that of the key."""
     received = json.dumps(json.loads(BODY), separators=(",", ":"), ensure_ascii=False).encode()
 
     found = verify([SECRET], headers=headers_signed_with(SECRET.encode()), body=received, now=NOW)
@@ -248,8 +248,8 @@ def test_a_key_and_a_body_that_both_differ_are_recognised() -> None:
 
 
 @pytest.mark.parametrize("body", [BODY.replace(b"1", b"2"), b"", b"[" * 100_000, b"1" * 10_000, b"\xff", b'"\\ud800"'])
-def test_a_body_that_was_altered_has_no_excuse(body: bytes) -> None:
-    """A signature that nothing usual explains differs, and that is all that is said."""
+def test_an_altered_body_has_no_known_cause(body: bytes) -> None:
+    """The step reports that the signature differs, and nothing else."""
     found = verify([SECRET], headers=signed_headers(), body=body, now=NOW)
 
     assert failed(found) == [VerifiedPart.SIGNATURE]
@@ -257,7 +257,7 @@ def test_a_body_that_was_altered_has_no_excuse(body: bytes) -> None:
 
 
 def test_a_tampered_signature_differs() -> None:
-    """One changed character of the signature is found, as it is in the specification's vector."""
+    """One changed character is enough, as in the specification's vector."""
     headers = {
         "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
         "webhook-timestamp": "1614265330",
@@ -285,8 +285,8 @@ def test_a_tampered_signature_differs() -> None:
         ("", "not an HMAC key"),
     ],
 )
-def test_a_secret_that_is_none_is_found(secret: str, text: str) -> None:
-    """A malformed secret is said to be that, by the same judgement as the sender's."""
+def test_an_unusable_secret_is_reported(secret: str, text: str) -> None:
+    """By the rules of the sender."""
     found = verify([secret], headers=signed_headers(secret=OTHER), body=BODY, now=NOW)
 
     assert failed(found) == [VerifiedPart.SECRET, VerifiedPart.SIGNATURE]
@@ -294,13 +294,13 @@ def test_a_secret_that_is_none_is_found(secret: str, text: str) -> None:
 
 
 def test_without_a_secret_nothing_is_valid() -> None:
-    """An empty list of secrets accepts nothing."""
+    """An empty list of secrets accepts no request."""
     assert not verify([], headers=signed_headers(), body=BODY, now=NOW).valid
 
 
 @pytest.mark.parametrize("secret", [SECRET, SECRET.removeprefix("whsec_"), f"{SECRET}\n", "whsec_c4n4ry c4n4ry"])
-def test_a_finding_repeats_neither_the_secret_nor_the_body(secret: str) -> None:
-    """Findings are pasted into tickets: no part of a secret or of a body is in them."""
+def test_a_result_contains_neither_secret_nor_body(secret: str) -> None:
+    """Operators paste results into tickets."""
     found = verify([secret], headers=signed_headers(secret=OTHER), body=b'{"private": "b0dy"}', now=NOW)
 
     text = repr(found)

@@ -1,4 +1,4 @@
-"""Whose turn it is: tenants by turns, of each its lanes by turns, and never more than is allowed."""
+"""Fair scheduling: tenants alternate, their lanes alternate, and every limit holds."""
 
 from collections import Counter
 from typing import cast
@@ -62,7 +62,7 @@ class Bench:
 
 
 def test_a_tenant_with_many_destinations_gets_as_many_starts_as_one_with_one() -> None:
-    """A thousand lanes of one tenant and one of another: every second start is the other's."""
+    """With a thousand lanes of one tenant and one of another, every second start is the other tenant's."""
     bench = Bench(slots=1000, limit=100)
     for number in range(1000):
         bench.arrive(f"many.d{number}")
@@ -76,7 +76,7 @@ def test_a_tenant_with_many_destinations_gets_as_many_starts_as_one_with_one() -
 
 
 def test_a_tenant_that_fills_the_slots_leaves_some() -> None:
-    """However much a tenant could start, a quarter of the slots stays free for others, who get one at once."""
+    """A quarter of the slots stays free for other tenants, who start at once."""
     bench = Bench(slots=256, limit=8)
     for number in range(200):
         bench.arrive(f"flooder.d{number}", 100)
@@ -90,7 +90,7 @@ def test_a_tenant_that_fills_the_slots_leaves_some() -> None:
 
 @pytest.mark.parametrize("flooders", [2, 5, 20])
 def test_several_that_fill_the_slots_share_them_and_still_leave_some(flooders: int) -> None:
-    """Each of them has as many as the next, and one who comes later does not wait for any of theirs to end."""
+    """They have equal shares, and a later tenant starts without waiting for any of them."""
     bench = Bench(slots=256, limit=8)
     for number in range(200 * flooders):
         bench.arrive(f"flooder-{number % flooders}.d{number}", 100)
@@ -102,8 +102,8 @@ def test_several_that_fill_the_slots_share_them_and_still_leave_some(flooders: i
     assert bench.start_one() == "other.d"
 
 
-def test_a_few_slots_are_nobodys_to_leave() -> None:
-    """Below what is never in question, a tenant alone has all there is."""
+def test_a_tenant_may_always_use_a_few_slots() -> None:
+    """A tenant alone fills a worker with that few slots."""
     bench = Bench(slots=MIN_SLOTS_PER_TENANT)
     bench.arrive("only.d", 100)
     bench.start_all()
@@ -111,8 +111,8 @@ def test_a_few_slots_are_nobodys_to_leave() -> None:
     assert len(bench.running) == MIN_SLOTS_PER_TENANT
 
 
-def test_who_stood_aside_goes_on_when_slots_are_free_again() -> None:
-    """Tenants that had their share are called again by the ends of others and by their own, until all is done."""
+def test_a_suspended_tenant_continues_when_slots_are_free() -> None:
+    """Ends of its own deliveries and of others resume it, until everything is done."""
     bench = Bench(slots=32)
     for number in range(10):
         bench.arrive(f"t{number}.d", 50)
@@ -124,8 +124,8 @@ def test_who_stood_aside_goes_on_when_slots_are_free_again() -> None:
     assert Counter(bench.starts) == {f"t{number}.d": 50 for number in range(10)}
 
 
-def test_what_a_tenant_has_beyond_its_part_is_no_work_at_hand() -> None:
-    """A thousand lanes of one tenant count as an eighth of the slots; the others' work is asked for nevertheless."""
+def test_a_long_backlog_counts_as_an_eighth_of_the_slots() -> None:
+    """The worker still pulls the messages of other tenants."""
     bench = Bench(slots=256, limit=8)
     for number in range(1000):
         bench.arrive(f"many.d{number}", 8)
@@ -134,8 +134,8 @@ def test_what_a_tenant_has_beyond_its_part_is_no_work_at_hand() -> None:
     assert bench.turns.runnable == 256 // 8 + 8
 
 
-def test_a_lane_that_may_not_start_stands_aside_and_holds_up_nobody() -> None:
-    """It is not asked again until it is lined up again, and then it has its turn."""
+def test_a_suspended_lane_delays_no_other() -> None:
+    """It starts after it is refreshed."""
     bench = Bench(slots=10)
     bench.arrive("a.rated", 2)
     bench.arrive("a.free")
@@ -197,10 +197,10 @@ STEPS = st.lists(
     limits=st.dictionaries(KEYS, st.integers(0, 4), max_size=9),
     limit=st.integers(1, 12),
 )
-def test_limits_hold_and_nobody_starves(
+def test_limits_hold_and_no_lane_starves(
     steps: list[tuple[str, str | int | None]], slots: int, limits: dict[str, int], limit: int
 ) -> None:
-    """Whatever comes and goes: no limit is passed, and in the end all that has a limit above none has been started."""
+    """No limit is exceeded, and in the end every lane with a limit above zero has started everything."""
     bench = Bench(slots, limit=limit, limits=limits)
     arrived: Counter[str] = Counter()
 
@@ -234,7 +234,7 @@ def test_limits_hold_and_nobody_starves(
     rounds=st.integers(1, 60),
 )
 def test_shares_differ_by_one_at_most_while_both_have_work(lanes: dict[str, int], slots: int, rounds: int) -> None:
-    """After any number of starts, no two tenants that still have something to start are more than one apart."""
+    """After any number of starts, two tenants with work differ by one at most."""
     bench = Bench(slots)
     for key, count in lanes.items():
         bench.arrive(key, count)

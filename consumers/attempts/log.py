@@ -31,7 +31,7 @@ class StreamAttemptLog:
 
     async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
         """Return the last result of this attempt since the request was stored, or None. Raises `JetStreamError`."""
-        wanted = delivery.progress.attempt, delivery.progress.replay
+        wanted = delivery.retry_state.attempt, delivery.retry_state.replay
         found = None
         for result in await self.read_results(delivery):
             if (result.attempt, result.replay) == wanted and result.outcome is not Outcome.SUPPRESSED:

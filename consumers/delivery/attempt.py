@@ -63,7 +63,7 @@ class ResultBuilder:
     ) -> AttemptResult:
         """Return the result of an attempt that was sent."""
         attempt.end()
-        delivery, state = attempt.delivery, attempt.delivery.progress
+        delivery, state = attempt.delivery, attempt.delivery.retry_state
         is_delivered = reply.code is Code.HTTP_2XX
         wait_s = None if is_delivered else self._wait_s(delivery, destination, reply)
         result = AttemptResult(  # fifteen arguments: for more, Python allocates a dict
@@ -99,7 +99,7 @@ class ResultBuilder:
         """Return the result of an attempt whose secret could not be resolved."""
         if not error.retryable:
             return self.without_request(attempt, Outcome.FAILED, error.code)
-        state, schedule_s = attempt.delivery.progress, self._secret_schedule_s
+        state, schedule_s = attempt.delivery.retry_state, self._secret_schedule_s
         since_first = attempt.started_at - (state.first_attempt_at or attempt.started_at)
         # A replay of an old delivery has not waited for its secret since the first attempt.
         waited_s = min(since_first.total_seconds(), 2 * total_wait_s(schedule_s, state.secret_waits))
@@ -117,14 +117,14 @@ class ResultBuilder:
             delivery=delivery.id,
             destination=delivery.destination,
             event_type=delivery.event_type,
-            attempt=delivery.progress.attempt,
+            attempt=delivery.retry_state.attempt,
             outcome=outcome,
             code=code,
             started_at=attempt.started_at,
             duration_ms=attempt.duration_ms,
             worker=self._worker,
             next_attempt_at=_next_attempt_at(attempt, wait_s),
-            replay=delivery.progress.replay,
+            replay=delivery.retry_state.replay,
         )
 
     def _wait_s(
@@ -133,7 +133,7 @@ class ResultBuilder:
         policy = self._retry
         if destination.retry_schedule_s is not None:
             policy = msgspec.structs.replace(policy, schedule_s=destination.retry_schedule_s)
-        return next_wait_s(policy, tried=delivery.progress.attempts_in_schedule, reply=reply)
+        return next_wait_s(policy, tried=delivery.retry_state.attempts_in_schedule, reply=reply)
 
 
 def _next_attempt_at(attempt: DeliveryAttempt, wait_s: float | None) -> datetime | None:

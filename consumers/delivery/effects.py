@@ -58,7 +58,7 @@ def for_duplicate(
 
 def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> tuple[Publication, ...]:
     """Return the schedule for a request whose circuit breaker is open: without an attempt, there is no result."""
-    return (_schedule(delivery, delivery.progress.after_deferral(), until),)
+    return (_schedule(delivery, delivery.retry_state.after_deferral(), until),)
 
 
 def record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, suffix: str = "") -> Publication:
@@ -71,7 +71,7 @@ def record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime
         tenant=delivery.tenant,
         data=result,
     )
-    tenant, destination, state = delivery.tenant, delivery.destination, delivery.progress
+    tenant, destination, state = delivery.tenant, delivery.destination, delivery.retry_state
     subject = subjects.attempted(tenant, destination, delivery.id)
     msg_id = state.msg_id(subjects.msg_id(tenant, destination, delivery.id)) + suffix
     if state.trace is None:  # without a producer's text in them, the headers need no validation
@@ -89,7 +89,7 @@ def _follow_up(delivery: DeliveryAttemptRequest, result: AttemptResult, *, archi
         case Outcome.RETRY_SCHEDULED:
             if result.next_attempt_at is None:
                 raise ValueError("a scheduled retry has no time")
-            return (_schedule(delivery, delivery.progress.after_result(result), result.next_attempt_at),)
+            return (_schedule(delivery, delivery.retry_state.after_result(result), result.next_attempt_at),)
         case Outcome.FAILED | Outcome.SKIPPED:
             return (_keep_failed(delivery, result),)
         case Outcome.SUPPRESSED:
@@ -103,10 +103,10 @@ def _archive(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
     attempt log, and gets it into the headers here.
     """
     message, subject = delivery.message, subjects.delivered(delivery.tenant, delivery.destination)
-    if delivery.progress is INITIAL_RETRY_STATE and attempt == 1:
+    if delivery.retry_state is INITIAL_RETRY_STATE and attempt == 1:
         block = b""
     else:
-        state = msgspec.structs.replace(delivery.progress, attempt=attempt)
+        state = msgspec.structs.replace(delivery.retry_state, attempt=attempt)
         block = block_of(state.forward_headers(message.headers))
     if delivery.is_ordered:  # the queue's next delivery starts when this one is acknowledged
         return archive_batch(subject, message.data, block)
@@ -124,7 +124,7 @@ def _schedule(delivery: DeliveryAttemptRequest, state: RetryState, at: datetime)
 
 
 def _keep_failed(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:
-    state = delivery.progress
+    state = delivery.retry_state
     started = msgspec.structs.replace(state, first_attempt_at=state.first_attempt_at or result.started_at)
     headers = started.forward_headers(delivery.message.headers) | {
         HEADER_MSG_ID: state.msg_id(delivery.request_id),

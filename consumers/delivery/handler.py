@@ -75,10 +75,10 @@ class DeliveryHandler:
         directory: ConfigurationDirectory,
         provider: CachedSecretProvider,
         sender: HttpWebhookSender,
-        history: AttemptLog,
-        watch: SecretObserver,
+        attempt_log: AttemptLog,
+        secret_observer: SecretObserver,
         health: DestinationHealth,
-        activity: HourlyStatsRecorder,
+        hourly_stats: HourlyStatsRecorder,
         heads: HeadStateCache,
         policy: DeliveryPolicy,
         worker: str,
@@ -87,10 +87,10 @@ class DeliveryHandler:
     ) -> None:
         self._provider = provider
         self._sender = sender
-        self._attempt_log = history
-        self._secret_observer = watch
+        self._attempt_log = attempt_log
+        self._secret_observer = secret_observer
         self._health = health
-        self._hourly_stats = activity
+        self._hourly_stats = hourly_stats
         self._heads = heads
         self._policy = policy
         self._observer = observer
@@ -263,7 +263,7 @@ class DeliveryHandler:
         self._observer.on_attempt(attempt, result)
         self._hourly_stats.record_attempt(delivery.message.lane, result, attempt.ended_s)
         if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ordered and not delivery.is_ping:
-            head = HeadState(delivery.progress.after_result(result), result.next_attempt_at)
+            head = HeadState(delivery.retry_state.after_result(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
             return Requeue((effects.record(delivery, result, attempt.ended_at),))
         return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)

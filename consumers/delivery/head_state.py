@@ -20,23 +20,23 @@ class HeadState(msgspec.Struct, frozen=True):
     `noted_at`: the loop's time at which this consumer recorded it, if it did.
     """
 
-    progress: RetryState
+    retry_state: RetryState
     due: datetime | None = None
     is_settled: bool = False
     noted_at: float = 0.0
 
 
-def head_state_from_results(progress: RetryState, results: list[AttemptResult]) -> HeadState:
-    """Return the state of a delivery that arrived with `progress`, after its `results` in the order of recording."""
-    state = HeadState(progress)
+def head_state_from_results(retry_state: RetryState, results: list[AttemptResult]) -> HeadState:
+    """Return the state of a delivery that arrived with `retry_state`, after its `results` in recorded order."""
+    head = HeadState(retry_state)
     for result in results:
-        if result.attempt < progress.attempt or result.replay != progress.replay:
+        if result.attempt < retry_state.attempt or result.replay != retry_state.replay:
             continue
         if result.outcome is Outcome.RETRY_SCHEDULED:
-            state = HeadState(state.progress.after_result(result), result.next_attempt_at)
+            head = HeadState(head.retry_state.after_result(result), result.next_attempt_at)
         elif result.outcome is not Outcome.SUPPRESSED:
-            return HeadState(msgspec.structs.replace(state.progress, attempt=result.attempt), is_settled=True)
-    return state
+            return HeadState(msgspec.structs.replace(head.retry_state, attempt=result.attempt), is_settled=True)
+    return head
 
 
 class HeadStateCache:

@@ -44,7 +44,7 @@ class DeliveryRoute:
 
     def prepare(self, delivery: DeliveryAttemptRequest, sender: HttpWebhookSender, user_agent: str) -> PreparedRequest:
         """Return the beginning of the request of `delivery`: the last one again, unless its headers differ."""
-        trace = delivery.progress.trace if self.destination.forward_trace else None
+        trace = delivery.retry_state.trace if self.destination.forward_trace else None
         wanted = (delivery.content_type, trace)
         if self._request is None or wanted != self._prepared_for:
             headers = self.destination.headers | {"content-type": delivery.content_type, "user-agent": user_agent}

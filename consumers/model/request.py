@@ -123,7 +123,7 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
     """By the producer's clock."""
     content_type: str
     body: bytes
-    progress: RetryState
+    retry_state: RetryState
     message: Message
     is_ping: bool = False
     """Only tests the destination: no retry, archive or failed delivery follows."""
@@ -157,7 +157,7 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
             requested_at=request.time,
             content_type=content_type,
             body=body,
-            progress=state,
+            retry_state=state,
             message=message,
             is_ping=request.data.event_type == PING,
             is_ordered=message.stream == streams.ORDERED.name,

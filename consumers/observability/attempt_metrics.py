@@ -129,7 +129,7 @@ class AttemptMetrics:
     def _log(self, delivery: DeliveryAttemptRequest, result: AttemptResult) -> None:
         fields = {name: getattr(result, name) for name in _LOGGED_FIELDS}
         fields |= {"outcome": result.outcome.value, "code": result.code.value}
-        parent = TraceContext.read(delivery.progress.trace)
+        parent = TraceContext.read(delivery.retry_state.trace)
         trace_id = None if parent is None else f"{parent.trace_id:032x}"
         _log.info("attempt", tenant=delivery.tenant, **fields, trace_id=trace_id)
 

@@ -76,7 +76,7 @@ class AttemptTracer:
         """See `consumers.delivery.handler.AttemptObserver`."""
         delivery = attempt.delivery
         # The request's id, without the call: this runs for every delivery.
-        if self._sampling.samples(delivery.progress.trace, f"{delivery.message.lane}.{delivery.id}"):
+        if self._sampling.samples(delivery.retry_state.trace, f"{delivery.message.lane}.{delivery.id}"):
             self._open_span("sampled", attempt, result)
         elif result.outcome not in _SUCCESSFUL or result.duration_ms > self._slow_ms:
             self._open_span("unusual" if self._may_trace_unusual() else "dropped", attempt, result)
@@ -95,7 +95,7 @@ class AttemptTracer:
         if decision == "dropped":
             return
         delivery = attempt.delivery
-        parent = TraceContext.read(delivery.progress.trace) or TraceContext.of_key(delivery.request_id)
+        parent = TraceContext.read(delivery.retry_state.trace) or TraceContext.of_key(delivery.request_id)
         self._open[delivery.message.identity] = _OpenSpan(attempt, result, parent)
 
     def readings(self) -> Iterator[MetricSample]:

@@ -225,14 +225,14 @@ class OrderedQueue:
             return open_for_s
         # A call that came before the attempt ended was not about the wait that followed the attempt.
         since = max(self._submitted_at, state.noted_at)
-        if self._retry_called_at > since or (state.progress.secret_waits and self._secret_called_at > since):
+        if self._retry_called_at > since or (state.retry_state.secret_waits and self._secret_called_at > since):
             return open_for_s
         return max(open_for_s, (state.due - datetime.now(UTC)).total_seconds())
 
     def _submit(self, head: Message, state: HeadState | None) -> None:
         if state is not None:
             since = head.headers.get(HEADER_SINCE) or head.stored_at.isoformat()
-            headers = state.progress.forward_headers(head.headers)
+            headers = state.retry_state.forward_headers(head.headers)
             if state.is_settled:
                 headers[HEADER_SINCE] = since
             head.headers = headers
@@ -258,8 +258,8 @@ class OrderedQueue:
         except ValueError:
             return None  # the handler quarantines the message
         if head.deliveries == 1 and since is None and self._is_continuous:
-            return HeadState(delivery.progress)
-        return head_state_from_results(delivery.progress, await self._shared.attempt_log.read_results(delivery))
+            return HeadState(delivery.retry_state)
+        return head_state_from_results(delivery.retry_state, await self._shared.attempt_log.read_results(delivery))
 
     async def _ensure_consumer(self) -> None:
         config = {

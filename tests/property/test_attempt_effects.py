@@ -72,7 +72,7 @@ def attempts(draw: st.DrawFn) -> tuple[DeliveryAttemptRequest, AttemptResult]:
         delivery=delivery.id,
         destination=delivery.destination,
         event_type=delivery.event_type,
-        attempt=delivery.progress.attempt,
+        attempt=delivery.retry_state.attempt,
         outcome=ended,
         code=Code.HTTP_2XX
         if ended is Outcome.DELIVERED
@@ -81,7 +81,7 @@ def attempts(draw: st.DrawFn) -> tuple[DeliveryAttemptRequest, AttemptResult]:
         duration_ms=1.5,
         worker="w",
         next_attempt_at=NOW + waits if ended is Outcome.RETRY_SCHEDULED else None,
-        replay=delivery.progress.replay,
+        replay=delivery.retry_state.replay,
     )
     return delivery, result
 
@@ -133,19 +133,19 @@ def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[DeliveryAttemp
     if result.outcome is not Outcome.RETRY_SCHEDULED:
         assert after.attempt == result.attempt
     elif result.code.startswith("secret."):
-        assert (after.attempt, after.secret_waits) == (result.attempt, delivery.progress.secret_waits + 1)
+        assert (after.attempt, after.secret_waits) == (result.attempt, delivery.retry_state.secret_waits + 1)
     else:
         assert (after.attempt, after.secret_waits) == (result.attempt + 1, 0)
-    assert (after.replay, after.replay_from) == (delivery.progress.replay, delivery.progress.replay_from)
+    assert (after.replay, after.replay_from) == (delivery.retry_state.replay, delivery.retry_state.replay_from)
     if result.outcome is not Outcome.DELIVERED:
-        assert after.first_attempt_at == (delivery.progress.first_attempt_at or result.started_at)
+        assert after.first_attempt_at == (delivery.retry_state.first_attempt_at or result.started_at)
 
 
 @given(attempt=attempts())
 def test_ids_tell_attempts_apart(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
     """No attempt, wait or rest of a delivery has the id of another: none is dropped for a duplicate."""
     delivery, _ = attempt
-    progress = delivery.progress
+    progress = delivery.retry_state
     others = [progress.after_attempt(), progress.after_secret_wait(), progress.after_deferral()]
 
     ids = [one.msg_id(delivery.request_id) for one in (progress, *others)]

@@ -39,23 +39,23 @@ def test_without_a_result_the_state_is_that_of_the_message() -> None:
     """The first attempt, or the one that a replay asked for, may start at once."""
     standing = head_state_from_results(RetryState(attempt=4, replay="rpl-1", replay_from=4), [])
 
-    assert (standing.progress.attempt, standing.due, standing.is_settled) == (4, None, False)
+    assert (standing.retry_state.attempt, standing.due, standing.is_settled) == (4, None, False)
 
 
 def test_the_next_attempt_follows_from_the_last_result() -> None:
     """Its number, its time, and the time of the first attempt come from the results."""
     standing = head_state_from_results(RetryState(), [_failed(1), _failed(2)])
 
-    assert standing.progress.attempt == 3
+    assert standing.retry_state.attempt == 3
     assert standing.due == BEGAN + timedelta(seconds=12)
-    assert standing.progress.first_attempt_at == BEGAN + timedelta(seconds=1)
+    assert standing.retry_state.first_attempt_at == BEGAN + timedelta(seconds=1)
 
 
 def test_waiting_for_a_secret_repeats_the_attempt() -> None:
     """The attempt keeps its number, and its waits are counted, until the receiver replies."""
     waits = [_result(2, Outcome.RETRY_SCHEDULED, Code.SECRET_NOT_FOUND)] * 2
-    waiting = head_state_from_results(RetryState(), [_failed(1), *waits]).progress
-    after = head_state_from_results(RetryState(), [_failed(1), *waits, _failed(2)]).progress
+    waiting = head_state_from_results(RetryState(), [_failed(1), *waits]).retry_state
+    after = head_state_from_results(RetryState(), [_failed(1), *waits, _failed(2)]).retry_state
 
     assert (waiting.attempt, waiting.secret_waits) == (2, 2)
     assert (after.attempt, after.secret_waits) == (3, 0)
@@ -69,7 +69,7 @@ def test_a_final_result_settles_the_head() -> None:
         )
 
         assert standing.is_settled
-        assert standing.progress.attempt == 2
+        assert standing.retry_state.attempt == 2
 
 
 def test_results_of_other_replays_do_not_count() -> None:
@@ -77,7 +77,7 @@ def test_results_of_other_replays_do_not_count() -> None:
     before = [_failed(1), _result(2, Outcome.FAILED), _result(3, Outcome.FAILED, replay="rpl-0")]
     standing = head_state_from_results(RetryState(attempt=3, replay="rpl-1", replay_from=3), before)
 
-    assert (standing.progress.attempt, standing.is_settled) == (3, False)
+    assert (standing.retry_state.attempt, standing.is_settled) == (3, False)
 
 
 @given(st.lists(st.sampled_from(["failed", "secret", "suppressed"]), max_size=30))
@@ -98,5 +98,5 @@ def test_attempts_count_failures_and_nothing_else(course: list[str]) -> None:
     since_last = [step for step in course if step != "suppressed"]
     while "failed" in since_last:
         since_last = since_last[since_last.index("failed") + 1 :]
-    assert standing.progress.attempt == 1 + course.count("failed")
-    assert standing.progress.secret_waits == len(since_last)
+    assert standing.retry_state.attempt == 1 + course.count("failed")
+    assert standing.retry_state.secret_waits == len(since_last)

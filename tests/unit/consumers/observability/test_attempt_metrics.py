@@ -44,7 +44,7 @@ def request(tenant: str = "acme", *, number: int = 1, trace: str | None = None) 
         requested_at=NOW - timedelta(seconds=3),
         content_type="application/json",
         body=b"{}",
-        progress=RetryState(trace=trace),
+        retry_state=RetryState(trace=trace),
         message=message(number),
     )
 

@@ -9,8 +9,8 @@ import asyncio
 import collections
 import contextlib
 import functools
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 import msgspec
 import structlog
@@ -73,12 +73,8 @@ class Worker:
         """Create a worker without sources.
 
         Args:
-            publisher: Stores what the handler returns.
-            handler: Handles one message.
             try_start: Called before `handler`; returns None for messages that it leaves to `handler`.
             lane_limit: Returns how many messages of a lane may be handled at a time; see `on_lane_changed`.
-            limits: Bounds of this worker.
-            rate_limiter: Limits how often the messages of a lane start.
             on_settled: Called with each message after everything its handler returned is stored.
             is_announced: Log when draining starts and ends.
         """
@@ -170,11 +166,8 @@ class Worker:
         """Start what may start, in the scheduler's order."""
         scheduler, limiter = self._scheduler, self._rate_limiter
         while scheduler.ready and not self._is_draining and (lane := scheduler.next()) is not None:
-            if (
-                limiter is not None
-                and lane.key in limiter.rates
-                and not limiter.try_acquire(lane.key, len(lane.waiting))
-            ):
+            key, waiting = lane.key, len(lane.waiting)
+            if limiter is not None and key in limiter.rates and not limiter.try_acquire(key, waiting):
                 scheduler.suspend(lane)
             else:
                 self._start(InFlightMessage(self, lane, scheduler.start(lane)))
@@ -188,9 +181,10 @@ class Worker:
         if abandon is not None:
             self._started[work.message.identity] = (work, abandon)
         else:
-            self._add_task(asyncio.create_task(self._run(work)))
+            self._add_task(self._run(work))
 
-    def _add_task(self, task: asyncio.Task[None]) -> None:
+    def _add_task(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -265,13 +259,12 @@ class Worker:
             self._drained.set()
 
     def retry_later(self, retry: Callable[[], None], delay_s: float) -> None:
-        """Call `retry` after `delay_s`, in a task of its own."""
+        """Call `retry` after `delay_s`, unless a drain has ended by then."""
+        self._add_task(self._retry(retry, delay_s))
 
-        async def wait_and_retry() -> None:
-            await asyncio.sleep(delay_s)
-            retry()
-
-        self._add_task(asyncio.create_task(wait_and_retry()))
+    async def _retry(self, retry: Callable[[], None], delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        retry()
 
     async def _extend_ack_deadlines(self) -> None:
         seen: set[str] = set()

@@ -201,7 +201,12 @@ class DeliveryHandler:
         self, attempt: DeliveryAttempt, route: DeliveryRoute, secret: SigningSecret
     ) -> Disposition:
         ended: asyncio.Future[HandlerResult] = asyncio.get_running_loop().create_future()
-        abandon = self._send(attempt, route, secret, ended.set_result)
+
+        def on_result(result: HandlerResult) -> None:
+            if not ended.done():  # a reply may come between a cancellation and its effect
+                ended.set_result(result)
+
+        abandon = self._send(attempt, route, secret, on_result)
         try:
             result = await ended
         except asyncio.CancelledError:

@@ -18,13 +18,18 @@ async def send(
 ) -> WebhookResponse:
     """Send a POST and return the reply. Cancelling this abandons the request."""
     ended: asyncio.Future[WebhookResponse] = asyncio.get_running_loop().create_future()
+
+    def on_reply(reply: WebhookResponse) -> None:
+        if not ended.done():  # a reply may come between a cancellation and its effect
+            ended.set_result(reply)
+
     abandon = sender.start(
         sender.prepare(url, headers),
         lines="",
         body=body,
         timeout_s=timeout_s,
         capture=capture,
-        on_reply=ended.set_result,
+        on_reply=on_reply,
     )
     try:
         return await ended

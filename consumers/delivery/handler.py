@@ -189,6 +189,7 @@ class DeliveryHandler:
             failed = type(error)
         else:
             return await self._send_and_wait(attempt, route, secret)
+        route.is_secret_reported = False
         self._secret_observer.on_secret_result(route.credential_key, failed.code)
         return self._finish(attempt, self._results.without_secret(attempt, failed))
 
@@ -227,7 +228,9 @@ class DeliveryHandler:
         """Sign and send, and call `on_result` with what must be stored. Returns a function that abandons the send."""
         delivery, destination = attempt.delivery, route.destination
         attempt.resolved_s = time.monotonic() - attempt.started_monotonic_s
-        self._secret_observer.on_secret_result(route.credential_key, None)
+        if not route.is_secret_reported:
+            route.is_secret_reported = True
+            self._secret_observer.on_secret_result(route.credential_key, None)
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         return self._sender.start(
             route.prepare(delivery, self._sender, self._policy.user_agent),

@@ -39,6 +39,8 @@ class DeliveryRoute:
         self.secret_ref = secret_ref if isinstance(secret_ref, SecretRef) else None
         self.secret_error = SecretNotFound if isinstance(secret_ref, SecretRef) else secret_ref
         """Why there is no ref."""
+        self.is_secret_reported = False
+        """Whether the last result of resolving the secret was a success, and was reported."""
         self._request: PreparedRequest | None = None
         self._prepared_for: tuple[str, str | None] = ("", None)
 

@@ -11,7 +11,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from messaging.pull_consumer import Message, PullConsumer
+from messaging.message import Message
+from messaging.pull_consumer import PullConsumer
 from schemas import subjects
 from schemas.control_messages import RefreshSecrets
 from schemas.ids import new_delivery_id

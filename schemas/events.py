@@ -18,8 +18,6 @@ CONTENT_TYPE: Final = "application/cloudevents+json"
 JSON: Final = "application/json"
 PING: Final = "oneprotect.ping"
 """Event type of a test delivery, which is attempted once and never stored."""
-MAX_ENVELOPE_BYTES: Final = 64 * 1024
-"""Limit for the document around a payload, without the payload."""
 
 Time = Annotated[datetime, Meta(tz=True)]
 Source = Annotated[str, Meta(min_length=1, max_length=1024)]

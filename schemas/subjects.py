@@ -91,12 +91,12 @@ def announced(bucket: str) -> str:
     return f"oneprotect.kv.{bucket}"
 
 
-def line(tenant: str, destination: str, word: Literal["more", "now", "*"]) -> str:
+def line(tenant: str, destination: str, signal: Literal["more", "now", "*"]) -> str:
     """Return the subject on which the holder of an ordered queue is notified.
 
     `more`: there are messages to transfer into the queue. `now`: the head need not wait for its retry.
     """
-    return f"oneprotect.control.line.{tenant}.{destination}.{word}"
+    return f"oneprotect.control.line.{tenant}.{destination}.{signal}"
 
 
 def kind_of(subject: str) -> str:

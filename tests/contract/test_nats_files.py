@@ -33,7 +33,7 @@ def test_checked_in_files_are_fresh() -> None:
     assert listed == {name for name in made if name.startswith(("streams/", "consumers/"))}
 
 
-async def test_a_server_takes_the_definitions(nats_server: EmbeddedNats) -> None:
+async def test_a_server_accepts_the_definitions(nats_server: EmbeddedNats) -> None:
     """Each stream and consumer can be created from its file alone."""
     made = _made(replicas=1)
     async with connect(nats_server.url, name="test") as connection:

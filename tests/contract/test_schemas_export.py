@@ -62,7 +62,7 @@ def test_every_event_has_its_file() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(documents()))
-def test_references_lead_somewhere(name: str) -> None:
+def test_references_resolve(name: str) -> None:
     """Every `$ref` points into its own document, at something that is there."""
     document = documents()[name]
 
@@ -84,7 +84,7 @@ def test_descriptions_are_clean(name: str) -> None:
     assert [text for text in texts if "\n " in text or text != text.strip()] == []
 
 
-def test_events_tell_themselves_apart() -> None:
+def test_events_have_distinct_types() -> None:
     """Every event's schema requires `type`, and allows one value of it."""
     for event in EVENTS:
         schema = documents()[event_type(event).removeprefix("oneprotect.")]
@@ -115,7 +115,7 @@ def test_every_event_has_a_channel() -> None:
     assert {channel.event for channel in CHANNELS} == set(EVENTS)
 
 
-def test_is_json_that_others_can_read() -> None:
+def test_the_document_is_plain_json() -> None:
     """The files are UTF-8 JSON with a line feed at the end."""
     for path in CHECKED_IN.glob("*.json"):
         content = path.read_bytes()

@@ -20,7 +20,7 @@ def _batch(name: str, size: int) -> list[Publication]:
     ]
 
 
-async def test_many_callers_at_once_are_all_served(site: Site) -> None:
+async def test_requests_of_concurrent_callers_are_all_stored(site: Site) -> None:
     """Hundreds of batches go in few, each caller is told where its own are, and nothing is stored twice."""
     batches = site.jetstream.publisher.batches(streams.WORK.name)
 
@@ -34,7 +34,7 @@ async def test_many_callers_at_once_are_all_served(site: Site) -> None:
         assert ids == [f"{number}.{place}" for place in range(5)]
 
 
-async def test_one_that_is_refused_holds_up_no_other(site: Site) -> None:
+async def test_a_rejected_request_does_not_affect_the_others(site: Site) -> None:
     """A batch with an id that is there already is refused as a whole, and those beside it are stored."""
     batches = site.jetstream.publisher.batches(streams.WORK.name)
     await batches.store(_batch("first", 2))
@@ -50,7 +50,7 @@ async def test_one_that_is_refused_holds_up_no_other(site: Site) -> None:
     assert names == {"first": 2, "second": 3, "third": 3, "fourth": 3}
 
 
-async def test_without_a_server_every_caller_is_told(site: Site) -> None:
+async def test_every_caller_gets_an_error_without_a_server(site: Site) -> None:
     """None waits for ever."""
     await site.server.kill()
     batches = site.jetstream.publisher.batches(streams.WORK.name)
@@ -64,7 +64,7 @@ async def test_without_a_server_every_caller_is_told(site: Site) -> None:
     assert len(await batches.store(_batch("afterwards", 2))) == 2
 
 
-async def test_a_stream_of_an_older_version_is_told_with_the_way_out(site: Site) -> None:
+async def test_a_stream_of_an_older_version_is_reported_with_the_remedy(site: Site) -> None:
     """Until `apply` has been run, nothing is stored."""
     config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{streams.WORK.name}", config | {"allow_atomic": False})

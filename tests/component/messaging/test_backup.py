@@ -58,7 +58,7 @@ async def restore(connection: NatsConnection, stream: str, taken: Snapshot) -> N
         assert b'"error"' not in last.data
 
 
-async def test_snapshots_bring_everything_back(tmp_path: Path) -> None:
+async def test_snapshots_restore_everything(tmp_path: Path) -> None:
     """Configuration, due work and scheduled retries are there again, and what came due meanwhile is delivered."""
     async with Scripted() as receiver:
         async with EmbeddedNats(tmp_path / "lost") as server, Site(tmp_path, server) as lost:

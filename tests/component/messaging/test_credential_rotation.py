@@ -10,7 +10,7 @@ from tests.support.site import Site
 from tests.support.waiting import until
 
 
-async def test_a_key_is_rotated_under_a_running_consumer(tmp_path: Path) -> None:
+async def test_a_consumer_survives_the_rotation_of_its_key(tmp_path: Path) -> None:
     """New key beside the old one, new file, old key gone: the consumer comes back by itself, with the new key."""
     keys = Keys(tmp_path / "keys")
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
@@ -40,7 +40,7 @@ async def test_a_key_is_rotated_under_a_running_consumer(tmp_path: Path) -> None
     assert receiver.ids() == [before, after]
 
 
-async def test_a_revoked_key_is_an_outage_and_not_the_end(tmp_path: Path) -> None:
+async def test_a_consumer_reconnects_after_a_revoked_key_is_replaced(tmp_path: Path) -> None:
     """A key that was taken away too early: the consumer goes on trying, and works again once it is back."""
     keys = Keys(tmp_path / "keys")
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:

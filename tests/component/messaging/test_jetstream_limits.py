@@ -37,7 +37,7 @@ async def _fill(site: Site) -> None:
             await site.jetstream.publisher.publish(publication)
 
 
-async def test_a_full_server_is_told_as_an_outage(tmp_path: Path) -> None:
+async def test_a_full_server_is_reported_as_unavailable(tmp_path: Path) -> None:
     """What it refuses for want of room may be asked for again, and is stored once there is some."""
     async with (
         SmallServer(tmp_path / "nats") as server,
@@ -54,7 +54,7 @@ async def test_a_full_server_is_told_as_an_outage(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(60)
-async def test_a_result_that_finds_no_room_is_stored_later_and_nothing_is_sent_twice(tmp_path: Path) -> None:
+async def test_a_result_is_stored_once_the_server_has_space_and_nothing_is_sent_twice(tmp_path: Path) -> None:
     """The disk fills up while a receiver answers: the result waits, and the delivery is not made again."""
     async with (
         SmallServer(tmp_path / "nats") as server,
@@ -80,7 +80,7 @@ async def test_a_result_that_finds_no_room_is_stored_later_and_nothing_is_sent_t
 
 
 @pytest.mark.parametrize("size", [980_000, 1_200_000])
-async def test_a_message_that_is_too_large_is_refused_at_once(nats_server: EmbeddedNats, size: int) -> None:
+async def test_a_message_that_is_too_large_is_rejected_at_once(nats_server: EmbeddedNats, size: int) -> None:
     """By the stream, or by the server as a whole: no try will help, so none is made."""
     async with connect(nats_server.url, name="test") as connection, JetStreamPublisher(connection) as publisher:
         config = {"name": "X", "subjects": ["x"], "max_msg_size": streams.MAX_MESSAGE_BYTES - 10_000}

@@ -22,7 +22,7 @@ def bucket(site: Site) -> KvBucket:
     return KvBucket(site.jetstream.connection, site.jetstream.publisher, streams.REPLAYS)
 
 
-async def test_one_at_a_time(bucket: KvBucket) -> None:
+async def test_a_lease_has_one_holder(bucket: KvBucket) -> None:
     """Of many that want it at once one has it; given back, the next one has it without a wait."""
     leases = [Lease(bucket, TENANT, LeaseHolder(replay="rpl-1", by="ann", run=str(number))) for number in range(8)]
 
@@ -36,14 +36,14 @@ async def test_one_at_a_time(bucket: KvBucket) -> None:
     assert (again, leases[3].is_held, first.is_held) == (None, True, False)
 
 
-async def test_another_tenant_has_its_own(bucket: KvBucket) -> None:
+async def test_tenants_have_separate_leases(bucket: KvBucket) -> None:
     """What one tenant does holds up nobody else."""
     assert await Lease(bucket, TENANT, ANN).acquire() is None
     assert await Lease(bucket, "globex", BOB).acquire() is None
     assert await find_holder(bucket, TENANT) == ANN
 
 
-async def test_who_has_died_is_not_waited_for_long(bucket: KvBucket) -> None:
+async def test_the_lease_of_a_dead_holder_expires(bucket: KvBucket) -> None:
     """A lease that nobody renews is free after a few seconds, and one that is renewed is not."""
     loop = asyncio.get_running_loop()
     dead, alive = Lease(bucket, TENANT, ANN), Lease(bucket, "globex", ANN)
@@ -65,7 +65,7 @@ async def test_who_has_died_is_not_waited_for_long(bucket: KvBucket) -> None:
     assert (alive.is_held, await find_holder(bucket, "globex")) == (True, ANN)
 
 
-async def test_nobody_gives_back_what_is_another_ones(bucket: KvBucket) -> None:
+async def test_a_former_holder_cannot_release_the_lease(bucket: KvBucket) -> None:
     """A holder that was replaced changes nothing any more."""
     ann, bob = Lease(bucket, TENANT, ANN), Lease(bucket, TENANT, BOB)
     await ann.acquire()
@@ -79,7 +79,7 @@ async def test_nobody_gives_back_what_is_another_ones(bucket: KvBucket) -> None:
     assert bob.is_held
 
 
-async def test_an_answer_that_got_lost_loses_no_lease(bucket: KvBucket) -> None:
+async def test_a_lost_acknowledgement_does_not_lose_the_lease(bucket: KvBucket) -> None:
     """A renewal that the server has and its holder does not know of is recognised as the holder's own."""
     ann = Lease(bucket, TENANT, ANN)
     await ann.acquire()

@@ -171,7 +171,7 @@ def _subjects(denied: Iterable[PermissionViolation], verb: str) -> set[str]:
     return {denial.subject for denial in denied if denial.verb == verb}
 
 
-def test_every_kind_of_subject_is_tried() -> None:
+def test_every_kind_of_subject_is_covered() -> None:
     """A stream that is added has to be thought of here, too."""
     kinds = {subject.split(".")[-1 - subject.count("*") - subject.count(">")] for subject in _subjects_of_streams()}
 
@@ -197,7 +197,7 @@ async def test_a_role_may_publish_what_it_needs_and_nothing_else(role: str, keys
 
 
 @pytest.mark.parametrize("role", MAY)
-async def test_a_role_may_hear_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
+async def test_a_role_may_subscribe_to_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
     """It hears its own answers and what it follows; nobody hears another's answers, requests or deliveries."""
     may = MAY[role]["hear"].split()
     listened = [*_heard(), ("own", f"_INBOX_{role}.x.>")]
@@ -213,7 +213,7 @@ async def test_a_role_may_hear_what_it_needs_and_nothing_else(role: str, keys: K
 
 
 @pytest.mark.parametrize("kind", ["requested", "overflow"])
-async def test_a_producer_publishes_for_its_own_tenant_alone(kind: str, keys: Keys, tmp_path: Path) -> None:
+async def test_a_producer_may_publish_for_its_own_tenant_only(kind: str, keys: Keys, tmp_path: Path) -> None:
     """Its own tenant's requests are stored; another tenant's are refused, and said to be, at once."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         async with _as(keys, server, "operator") as (connection, _):
@@ -231,7 +231,7 @@ async def test_a_producer_publishes_for_its_own_tenant_alone(kind: str, keys: Ke
     assert took_s < 2, "an answer, and no time-out (5 s)"
 
 
-async def test_nobody_comes_in_without_a_key_of_the_installation(keys: Keys, tmp_path: Path) -> None:
+async def test_the_server_rejects_unknown_keys(keys: Keys, tmp_path: Path) -> None:
     """No key, a key that the server does not know, and a server whose certificate is by somebody else."""
     strangers = Keys(tmp_path / "strangers")
     async with ShippedServer(tmp_path / "nats", keys) as server:
@@ -253,7 +253,7 @@ def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
     yield fetch(connection, stream=streams.WORK.name, consumer="delivery", batch=1)
 
 
-async def test_refusals_are_told_to_whoever_waits_for_an_answer(keys: Keys, tmp_path: Path) -> None:
+async def test_permission_violations_reach_the_waiting_callers(keys: Keys, tmp_path: Path) -> None:
     """Asking, reading and pulling end at once, and say which permission is lacking."""
     async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, "producer_acme") as (connection, _):
         async with asyncio.timeout(4):
@@ -262,7 +262,7 @@ async def test_refusals_are_told_to_whoever_waits_for_an_answer(keys: Keys, tmp_
                     await ask
 
 
-async def test_an_inbox_that_is_anothers_is_told_as_such(keys: Keys, tmp_path: Path) -> None:
+async def test_a_forbidden_inbox_is_reported(keys: Keys, tmp_path: Path) -> None:
     """With the wrong prefix no answer can be heard: that is what is said, of asking and of publishing."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         access = keys.access("producer_acme", server.url, inbox_prefix="_INBOX_producer_globex")

@@ -94,7 +94,7 @@ async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys
     assert REFUSAL not in process.output
 
 
-async def test_what_overflows_is_fed_back_and_what_fails_is_kept(tmp_path: Path, keys: Keys) -> None:
+async def test_overflow_is_moved_back_and_failures_are_stored_under_role_users(tmp_path: Path, keys: Keys) -> None:
     """The consumer's user suffices for feeding, lines, retrying, keeping, quarantining, rates and telling."""
     async with _site(tmp_path, keys, work_per_destination="2") as (site, process), Scripted() as receiver:
         gone = Scripted([410])
@@ -238,7 +238,7 @@ async def _has(site: Site, stream: streams.StreamConfig) -> bool:
         (f"producer_{TENANT}", ("secret", "refresh", "--all")),
     ],
 )
-async def test_a_command_without_the_permission_says_so_at_once(
+async def test_a_command_without_the_permission_fails_at_once(
     tmp_path: Path, keys: Keys, command_line: CommandLine, role: str, arguments: tuple[str, ...]
 ) -> None:
     """It ends with 1 and names what the user lacks, long before any time-out."""

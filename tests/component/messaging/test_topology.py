@@ -19,7 +19,7 @@ async def _apply(connection: NatsConnection, *, cap: int = 1000, check: bool = F
     return await topology.apply(connection, replicas=1, work_per_destination=cap, ack_wait_s=30, check=check)
 
 
-async def test_it_creates_everything_once(nats_server: EmbeddedNats) -> None:
+async def test_apply_creates_everything_once(nats_server: EmbeddedNats) -> None:
     """The first run creates all streams, buckets and consumers of the contract; the second changes nothing."""
     async with connect(nats_server.url, name="test") as connection:
         compared = await _apply(connection, check=True)
@@ -35,7 +35,7 @@ async def test_it_creates_everything_once(nats_server: EmbeddedNats) -> None:
     assert set(names) == {stream.name for stream in streams.STREAMS} | {f"KV_{b.name}" for b in streams.BUCKETS}
 
 
-async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -> None:
+async def test_apply_updates_and_reports_differences(nats_server: EmbeddedNats) -> None:
     """A changed setting is one update, told with the old and the new value; `check` only tells."""
     async with connect(nats_server.url, name="test") as connection:
         await _apply(connection)
@@ -49,7 +49,7 @@ async def test_it_updates_what_differs_and_says_how(nats_server: EmbeddedNats) -
     assert {change.action for change in after} == {"none"}
 
 
-async def test_the_work_stream_is_bounded_per_destination(site: Site) -> None:
+async def test_the_work_stream_limits_each_destination(site: Site) -> None:
     """One destination's fill refuses a further message with 10077, and takes nothing from another."""
     info = await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}")
 
@@ -78,7 +78,7 @@ async def _server_that_says(version: str) -> AsyncGenerator[str]:
 
 
 @pytest.mark.parametrize(("version", "is_refused"), [("2.11.9", True), ("1.4.1", True), ("2.12.0", False)])
-async def test_an_old_server_is_refused_with_the_reason(version: str, is_refused: bool) -> None:
+async def test_an_old_server_is_rejected_with_the_reason(version: str, is_refused: bool) -> None:
     """Retries are message schedules of the server, so one that has none is not worked with."""
     async with _server_that_says(version) as url, connect(url, name="test") as connection:
         if not is_refused:
@@ -88,7 +88,7 @@ async def test_an_old_server_is_refused_with_the_reason(version: str, is_refused
             await _apply(connection)
 
 
-async def test_no_server_is_said_at_once(nats_server: EmbeddedNats) -> None:
+async def test_an_unreachable_server_is_reported_at_once(nats_server: EmbeddedNats) -> None:
     """A person at a terminal does not wait: the error names the address and the setting."""
     await nats_server.kill()
 

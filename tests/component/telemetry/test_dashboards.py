@@ -123,7 +123,7 @@ def _expressions() -> Iterator[tuple[str, str]]:
             yield f"panel {panel['title']}", target["expr"]
 
 
-async def test_every_name_and_label_is_told(told: Series) -> None:
+async def test_every_metric_and_label_in_queries_is_exported(told: Series) -> None:
     """Whatever alerts and panels ask for, a running consumer tells, with those labels, and of those values."""
     wrong = [f"{where}: {problem}" for where, text in _expressions() for problem in _problems(read(text), told)]
 
@@ -163,7 +163,7 @@ def _metric(line: str) -> str:
     return line if line in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", line)
 
 
-async def test_all_that_is_told_is_in_the_catalogue(told: Series) -> None:
+async def test_every_exported_metric_is_in_the_catalogue(told: Series) -> None:
     """A consumer tells every metric of the catalogue that is not told elsewhere, with its labels, and no other."""
     labels: dict[str, set[str]] = {}
     for line, series in told.items():
@@ -195,7 +195,7 @@ def test_alerts_are_named_once() -> None:
     assert sorted(names) == sorted(set(names)) == sorted(headings)
 
 
-def test_the_dashboard_is_fresh() -> None:
+def test_the_dashboard_is_up_to_date() -> None:
     """The file is what the catalogue gives; its panels have places of their own, and a source that can be chosen."""
     found = msgspec.json.decode(DASHBOARD.read_bytes())
     taken = [

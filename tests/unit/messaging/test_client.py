@@ -45,7 +45,7 @@ async def _sent(client: Client, subject: str, reply: str, headers: dict[str, str
 @given(SUBJECTS, SUBJECTS, st.none() | st.dictionaries(NAMES, VALUES, max_size=4))
 @example("a.b", "", {"Nats-Msg-Id": "acme.orders.dlv_1", "content-type": "application/json"})
 @example("a.b", "_INBOX.x.1", None)
-def test_messages_are_written_as_the_library_writes_them(
+def test_messages_are_encoded_like_the_library_encodes_them(
     subject: str, reply: str, headers: dict[str, str] | None
 ) -> None:
     """Byte for byte the same, whatever is in them, and refused where it refuses them."""
@@ -60,7 +60,7 @@ def test_messages_are_written_as_the_library_writes_them(
 
 
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=4), st.binary(max_size=30))
-def test_headers_are_read_as_the_library_reads_them(pairs: list[tuple[str, str]], junk: bytes) -> None:
+def test_headers_are_decoded_like_the_library_decodes_them(pairs: list[tuple[str, str]], junk: bytes) -> None:
     """The same names and values, from whatever bytes."""
     raw = "".join(f"{name}:{value}\r\n" for name, value in pairs).encode("utf-8", "surrogatepass") + junk
 
@@ -71,7 +71,7 @@ def test_headers_are_read_as_the_library_reads_them(pairs: list[tuple[str, str]]
     st.sampled_from(["", " 404 No Messages", " 408 Request Timeout", " 100 Idle Heartbeat"]),
     st.lists(st.tuples(NAMES, VALUES), max_size=4),
 )
-def test_a_block_of_headers_is_read_as_the_library_reads_it(status: str, pairs: list[tuple[str, str]]) -> None:
+def test_a_header_block_is_decoded_like_the_library_decodes_it(status: str, pairs: list[tuple[str, str]]) -> None:
     """Status, description and headers."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in pairs if name.strip() and "\n" not in name + value)
     block = f"NATS/1.0{status}\r\n{lines}\r\n".encode()
@@ -86,14 +86,14 @@ def test_a_block_of_headers_is_read_as_the_library_reads_it(status: str, pairs: 
     assert ours == (asyncio.run(theirs()) or {})
 
 
-def test_a_bare_status_is_read() -> None:
+def test_a_status_without_description_is_decoded() -> None:
     """As the server answers when nobody listens; the library takes the headers after it for its description."""
     assert read_headers(b"NATS/1.0 503\r\n\r\n")["Status"] == "503"
     assert read_headers(b"NATS/1.0 503\r\na: b\r\n\r\n")["a"] == "b"
 
 
 @given(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4))
-def test_a_block_that_came_goes_on_as_it_is(headers: dict[str, str]) -> None:
+def test_a_received_header_block_is_forwarded_unchanged(headers: dict[str, str]) -> None:
     """Whatever is in it: not a byte of it changes."""
     block = block_of(headers)
 
@@ -107,7 +107,7 @@ def test_a_block_that_came_goes_on_as_it_is(headers: dict[str, str]) -> None:
     assert asyncio.run(posted()) == [b"HPUB a.b  %d %d\r\n%bbody\r\n" % (len(block), len(block) + 4, block)]
 
 
-async def test_a_cancellation_that_meets_the_reply_is_kept() -> None:
+async def test_a_cancellation_at_the_time_of_the_reply_is_not_lost() -> None:
     """A task that is cancelled in the moment of the reply ends, and does not run on."""
     reply = asyncio.get_running_loop().create_future()
 

@@ -7,7 +7,7 @@ import pytest
 from messaging.client.eager_task import run_eagerly
 
 
-async def test_what_does_not_wait_is_over_at_once() -> None:
+async def test_a_coroutine_that_does_not_wait_ends_at_once() -> None:
     """No task is made for it."""
     done: list[str] = []
     tasks: set[asyncio.Task[None]] = set()
@@ -20,7 +20,7 @@ async def test_what_does_not_wait_is_over_at_once() -> None:
     assert (done, tasks) == (["done"], set())
 
 
-async def test_what_waits_goes_on_in_a_task() -> None:
+async def test_a_coroutine_that_waits_continues_in_a_task() -> None:
     """It gets what it waits for, as often as it does, in a task that is kept until it is over."""
     steps: list[str] = []
     tasks: set[asyncio.Task[None]] = set()
@@ -42,7 +42,7 @@ async def test_what_waits_goes_on_in_a_task() -> None:
     assert (steps, tasks) == (["begun", "opened", "done"], set())
 
 
-async def test_a_failure_comes_out_where_it_happens() -> None:
+async def test_an_exception_is_raised_where_it_happens() -> None:
     """Before any waiting it is raised to the caller, and after that it is the task's."""
     tasks: set[asyncio.Task[None]] = set()
     gate: asyncio.Future[None] = asyncio.get_running_loop().create_future()

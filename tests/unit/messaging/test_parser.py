@@ -78,7 +78,7 @@ def _cut(data: bytes, lengths: list[int]) -> list[bytes]:
 
 
 @given(st.lists(messages() | WORDS, max_size=12), st.lists(st.integers(0, 60), max_size=12))
-def test_it_hears_what_the_library_hears(sent: list[bytes], lengths: list[int]) -> None:
+def test_the_parser_and_the_library_produce_equal_messages(sent: list[bytes], lengths: list[int]) -> None:
     """Messages with and without headers, and everything else, in the same order."""
     pieces = _cut(b"".join(sent), lengths)
     ours, theirs = Listening(), Library()
@@ -99,13 +99,13 @@ def test_it_hears_what_the_library_hears(sent: list[bytes], lengths: list[int]) 
     "line",
     [b"MSG a\r\n", b"MSG a 1 x\r\n", b"HMSG a 1 9 4\r\n1234\r\n", b"MSG a 1 -3\r\n", b"what\r\n", b"\r\n"],
 )
-async def test_what_is_no_protocol_ends_the_connection(line: bytes) -> None:
+async def test_malformed_protocol_ends_the_connection(line: bytes) -> None:
     """As the library has it: it reconnects then."""
     with pytest.raises(ProtocolError):
         await Listening().intake.parse(line)
 
 
-async def test_a_line_that_never_ends_is_not_kept_for_ever() -> None:
+async def test_an_endless_line_is_not_buffered() -> None:
     """There is a bound to what is waited for."""
     intake = Listening().intake
 
@@ -114,7 +114,7 @@ async def test_a_line_that_never_ends_is_not_kept_for_ever() -> None:
         await intake.parse(b"x")
 
 
-async def test_a_listener_that_fails_costs_the_others_nothing() -> None:
+async def test_a_failing_listener_does_not_affect_others() -> None:
     """It is told as an error, and the next message is heard."""
     client = Library()
     heard: list[bytes] = []
@@ -129,7 +129,7 @@ async def test_a_listener_that_fails_costs_the_others_nothing() -> None:
     assert (client.heard, heard) == ([("failed", "ValueError")], [b"y"])
 
 
-async def test_what_came_of_a_connection_that_is_gone_is_dropped() -> None:
+async def test_input_of_a_closed_connection_is_dropped() -> None:
     """When an error has had the client reconnect, the rest of what was read belongs to nothing."""
     client = Listening()
 

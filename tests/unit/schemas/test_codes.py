@@ -9,18 +9,18 @@ HIDDEN_STATUSES = {CredentialStatus.MISSING, CredentialStatus.DENIED, Credential
 
 
 @pytest.mark.parametrize("code", Code)
-def test_a_tenant_cannot_tell_another_tenants_secret_from_none(code: Code) -> None:
+def test_public_codes_do_not_reveal_secrets_of_other_tenants(code: Code) -> None:
     """Absent, not granted, another's and out of bounds look as if the provider could not be asked; the rest is told."""
     assert code.public is (Code.SECRET_UNAVAILABLE if code in HIDDEN else code)
 
 
 @pytest.mark.parametrize("status", CredentialStatus)
-def test_a_credentials_status_tells_a_tenant_no_more_than_a_code(status: CredentialStatus) -> None:
+def test_the_public_status_reveals_no_more_than_the_public_code(status: CredentialStatus) -> None:
     """Missing, denied and mismatch look as unavailable does; what is the tenant's own to mend is told."""
     assert status.public is (CredentialStatus.UNAVAILABLE if status in HIDDEN_STATUSES else status)
 
 
 @pytest.mark.parametrize("code", Code)
-def test_what_is_public_once_stays_so(code: Code) -> None:
+def test_the_public_code_of_a_public_code_is_itself(code: Code) -> None:
     """Whoever asks twice learns nothing more."""
     assert code.public.public is code.public

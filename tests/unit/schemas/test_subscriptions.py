@@ -25,7 +25,7 @@ EVENT_TYPES = st.from_regex(r"[A-Za-z0-9_]{1,5}(\.[A-Za-z0-9_]{1,5}){0,3}", full
         ("oneprotect.quarantine.*", "oneprotect.quarantine.released"),
     ],
 )
-def test_a_pattern_means_its_type_and_a_wildcard_all_below(pattern: str, event_type: str) -> None:
+def test_a_pattern_matches_its_type_and_a_wildcard_the_types_below(pattern: str, event_type: str) -> None:
     """An exact type, a prefix with a wildcard and the bare wildcard each mean what they say."""
     assert matches(pattern, event_type)
 
@@ -41,7 +41,7 @@ def test_a_pattern_means_its_type_and_a_wildcard_all_below(pattern: str, event_t
         ("oneprotect.destination.*", "oneprotect.replay.started"),
     ],
 )
-def test_nothing_beside_it_is_meant(pattern: str, event_type: str) -> None:
+def test_a_pattern_matches_no_other_type(pattern: str, event_type: str) -> None:
     """A type is neither its beginning, nor what begins with it, nor itself in other letters."""
     assert not matches(pattern, event_type)
 
@@ -55,19 +55,19 @@ def test_nothing_beside_it_is_meant(pattern: str, event_type: str) -> None:
         ("oneprotect.*", "oneprotect.quarantine.released"),
     ],
 )
-def test_nobody_gets_our_own_events_by_surprise(pattern: str, event_type: str) -> None:
+def test_a_bare_wildcard_does_not_match_operational_events(pattern: str, event_type: str) -> None:
     """A wildcard from outside reaches neither the operational events nor, from among them, the audit trail."""
     assert not matches(pattern, event_type)
 
 
 @given(EVENT_TYPES)
-def test_every_type_is_meant_by_itself_and_by_the_bare_wildcard_unless_it_is_ours(event_type: str) -> None:
+def test_every_type_matches_itself_and_the_bare_wildcard_unless_it_is_operational(event_type: str) -> None:
     """Whatever its words, a type is meant by its own name, and by `*` exactly when it is not below `oneprotect.`."""
     assert matches(event_type, event_type)
     assert matches("*", event_type) is not event_type.startswith("oneprotect.")
 
 
-def test_a_destination_that_names_no_type_asks_for_none() -> None:
+def test_a_destination_without_types_has_no_subscription() -> None:
     """Among several patterns one is enough; with none there is nothing that could match."""
     assert asks_for(("order.*", "invoice.paid"), "invoice.paid")
     assert not asks_for(("order.*",), "invoice.paid")

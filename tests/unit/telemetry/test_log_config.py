@@ -148,7 +148,7 @@ def test_chatty_loggers(configure: Configure, name: str) -> None:
     logger.setLevel(logging.NOTSET)
 
 
-def test_errors_that_nobody_awaited(configure: Configure) -> None:
+def test_exceptions_of_unawaited_tasks(configure: Configure) -> None:
     """What asyncio reports of a failed task or callback has the type, and neither arguments nor any text of it."""
     stream = configure()
 

@@ -40,7 +40,7 @@ def test_latency_buckets() -> None:
     assert (latency.count, round(latency.sum_s, 3)) == (4, 31.011)
 
 
-def test_snapshots_stand_still() -> None:
+def test_a_snapshot_does_not_change() -> None:
     """A snapshot does not change with what is counted after it."""
     counters = MetricRegistry()
     counters.add(definitions.DEFERRALS)
@@ -55,7 +55,7 @@ def test_snapshots_stand_still() -> None:
     assert counters.snapshot().values == {("oneprotect_deferrals_total", ()): 2}
 
 
-def test_sources_are_asked_at_each_snapshot() -> None:
+def test_sources_are_read_with_each_snapshot() -> None:
     """What others count is as they say at the moment of reading."""
     counters = MetricRegistry()
     numbers = iter([1, 2])

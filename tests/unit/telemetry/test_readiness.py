@@ -13,7 +13,7 @@ class Times:
         self.readiness.set_check(lambda: self.works)
 
 
-def test_nothing_is_ready_before_it_has_worked_once() -> None:
+def test_a_process_is_not_ready_before_it_has_worked_once() -> None:
     """A process that has not begun is starting, however long that takes."""
     times = Times()
     times.works = False
@@ -27,7 +27,7 @@ def test_nothing_is_ready_before_it_has_worked_once() -> None:
     assert words == ["starting", "starting", "ready"]
 
 
-def test_a_short_absence_is_no_news() -> None:
+def test_a_short_outage_keeps_the_process_ready() -> None:
     """What is away for less than the bound changes nothing; longer, readiness is lost, and it comes back at once."""
     times = Times()
     assert times.readiness.check()
@@ -43,7 +43,7 @@ def test_a_short_absence_is_no_news() -> None:
     assert words == ["ready", "ready", "waiting", "ready"]
 
 
-def test_what_drains_stays_ready() -> None:
+def test_a_draining_process_stays_ready() -> None:
     """A process that was told to stop still does its work, and says so."""
     times = Times()
     times.readiness.drain()

@@ -50,7 +50,7 @@ def test_nothing_is_exported_unless_asked_for(environ: dict[str, str], traces: b
         ("OTEL_METRIC_EXPORT_INTERVAL", "0"),
     ],
 )
-def test_what_cannot_be_followed_names_the_variable(variable: str, value: str) -> None:
+def test_an_invalid_value_is_reported_with_the_variable(variable: str, value: str) -> None:
     """A value that asks for what there is not is refused, by the variable's name and without the value."""
     environ = {"OTEL_TRACES_SAMPLER": "traceidratio", **ENDPOINT, variable: value}
 
@@ -60,7 +60,7 @@ def test_what_cannot_be_followed_names_the_variable(variable: str, value: str) -
     assert f"`{value}`" not in str(caught.value)
 
 
-def test_the_callers_flag_comes_first() -> None:
+def test_the_flag_of_the_caller_takes_precedence() -> None:
     """With a `parentbased_` sampler the flag decides, whatever the ratio; with the others only the ratio does."""
     for name in ("parentbased_traceidratio", "parentbased_always_off", "parentbased_always_on"):
         assert [sampling(name).samples(header, "key") for header in (YES, NO)] == [True, False]
@@ -93,7 +93,7 @@ def test_the_ratio_is_kept_and_constant(ratio: str) -> None:
         "whsec_c2VjcmV0",
     ],
 )
-def test_what_is_no_traceparent(header: str | None) -> None:
+def test_a_malformed_traceparent_is_ignored(header: str | None) -> None:
     """Anything that the specification does not allow counts as no header."""
     assert TraceContext.read(header) is None
 

@@ -46,7 +46,7 @@ class AccessReviews:
     async def is_allowed(self, verb: Verb, *, namespace: str, name: str = "") -> bool | None:
         """Return true if this process may `verb` the Secret; None without an answer.
 
-        An empty name stands for all Secrets, and an empty namespace for every namespace.
+        An empty name means all Secrets, and an empty namespace every namespace.
         """
         attributes = {"group": "", "version": "v1", "resource": "secrets", "verb": verb}
         review = {

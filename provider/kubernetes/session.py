@@ -97,7 +97,7 @@ class ApiServerSession:
 
 
 def translate_error(error: Exception) -> ResponseFault:
-    """Return the fault that an exception of `fetch` stands for."""
+    """Return the fault that an exception of `fetch` means."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ResponseFault.UNTRUSTED
     if isinstance(error, aiohttp.ClientError | OSError):

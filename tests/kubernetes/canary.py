@@ -1,4 +1,4 @@
-"""Finding a secret value where none should be."""
+"""Search for a secret value in text."""
 
 import base64
 import traceback

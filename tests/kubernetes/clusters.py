@@ -1,4 +1,4 @@
-"""The clusters that there are to test with: the double always, and a real one when a kubeconfig is given."""
+"""Clusters to test with: always the double, and a real one if a kubeconfig is given."""
 
 import os
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""What may come instead of an answer."""
+"""Faulty answers of the API server."""
 
 import asyncio
 import gzip

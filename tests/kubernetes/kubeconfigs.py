@@ -1,4 +1,4 @@
-"""Kubeconfig files, as JSON, which is YAML too."""
+"""Kubeconfig files, written as JSON, which is valid YAML."""
 
 import base64
 import json

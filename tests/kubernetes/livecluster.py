@@ -1,4 +1,4 @@
-"""A namespace of our own in a cluster, real or double, set up and taken down with raw requests."""
+"""Namespace in a cluster, real or double, set up and removed with raw requests."""
 
 import json
 import secrets

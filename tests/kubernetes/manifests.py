@@ -1,4 +1,4 @@
-"""Secret manifests as the API server would answer them, and as a developer would write them to a file."""
+"""Secret manifests, as the API server returns them and as a developer writes them."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What an API server keeps, and what it does when it is asked to."""
+"""Objects of the API server double, and the operations on them."""
 
 import base64
 import secrets

@@ -1,4 +1,4 @@
-"""Who may do what: a request's attributes, and the Roles that allow it or not, as the real server reads both."""
+"""RBAC of the API server double: request attributes, and the Roles that allow them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

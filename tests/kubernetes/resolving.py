@@ -1,4 +1,4 @@
-"""Resolving, as the tests here do it."""
+"""Helpers that resolve secrets."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What an API server's answers look like: compact JSON with a line feed, and `CheckStatus` objects, field for field."""
+"""Statuses and answers of an API server: compact JSON with a line feed."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A cache before Kubernetes: what an API server's answers do to Secrets that are in memory."""
+"""Cache before Kubernetes: effect of the API server's answers on cached Secrets."""
 
 from collections.abc import AsyncIterator
 
@@ -49,10 +49,10 @@ LOSSES = [(lose_token, SecretDenied), (lose_right, SecretDenied), (lose_secret, 
 
 @pytest.mark.parametrize(("lose", "error"), LOSSES)
 @pytest.mark.parametrize("elapsed_s", [50, 61])
-async def test_a_definite_no_ends_a_secret_at_once(
+async def test_a_certain_refusal_evicts_the_secret(
     server: ApiServer, cache: CachedSecretProvider, clock: Clock, lose: object, error: type[SecretError], elapsed_s: int
 ) -> None:
-    """A token that is refused twice, a right that was revoked, a Secret that is gone: and an outage revives nothing."""
+    """A denied or deleted Secret leaves the cache at once, and a later outage does not revive it."""
     assert callable(lose)
     lose(server)
     clock.now_s += elapsed_s
@@ -69,14 +69,14 @@ async def test_a_definite_no_ends_a_secret_at_once(
     assert cache.failures == {error.code: 1, Code.SECRET_UNAVAILABLE: 1}
 
 
-async def test_an_outage_is_bridged_and_the_server_left_alone(
+async def test_the_cache_bridges_an_outage_with_few_reads(
     server: ApiServer,
     provider: KubernetesSecretProvider,
     cache: CachedSecretProvider,
     clock: Clock,
     breaker_clock: Clock,
 ) -> None:
-    """Deliveries go on for five minutes, with five GETs and not one for each, and then stop."""
+    """Deliveries continue for five minutes with five GETs in total, and then stop."""
     server.every_answer = faults.hanging_up()
     before = len(server.requests)
 

@@ -1,4 +1,4 @@
-"""The breaker between us and an API server that fails: one for all of it, whoever asks for whatever."""
+"""Circuit breaker between the provider and a failing API server."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,10 +57,10 @@ async def broken(server: ApiServer, provider: KubernetesSecretProvider, fault: A
     [faults.hanging_up(), faults.internal_error(), faults.too_many_requests("0"), faults.cut_body(manifest())],
     ids=["reset", "500", "429", "cut body"],
 )
-async def test_five_failed_gets_in_a_row_open_it(
+async def test_five_failed_gets_open_the_breaker(
     server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, fault: Answer
 ) -> None:
-    """The fifth is in the second read, which gives up with it; then nobody asks any more, for any Secret."""
+    """The fifth failed GET ends its read, and later reads of any Secret send nothing."""
     await broken(server, provider, fault)
     server.every_answer = None
 
@@ -70,8 +70,8 @@ async def test_five_failed_gets_in_a_row_open_it(
     assert (len(server.requests), len(pauses.lengths_s)) == (5, 3)
 
 
-async def test_while_it_is_open_nobody_waits(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """Not for a turn either, while the last of those who were let through still wait for an answer."""
+async def test_an_open_breaker_refuses_without_waiting(server: ApiServer, provider: KubernetesSecretProvider) -> None:
+    """A refused read does not wait for a slot, even while admitted reads are in flight."""
     server.every_answer = faults.stalled(server)
     waiting = [asyncio.ensure_future(resolve(provider)) for _ in range(8)]
     await server.until_in_flight(8)
@@ -90,10 +90,10 @@ async def test_while_it_is_open_nobody_waits(server: ApiServer, provider: Kubern
     assert provider.breaker.state is BreakerState.CLOSED
 
 
-async def test_who_waits_for_a_turn_while_it_opens_is_told(
+async def test_reads_that_wait_for_a_slot_are_refused_when_the_breaker_opens(
     server: ApiServer, provider: KubernetesSecretProvider
 ) -> None:
-    """Of twenty, those who come to their turn afterwards send nothing."""
+    """Of twenty reads, those that get a slot after the opening send nothing."""
 
     async def hang_up_together(request: web.Request) -> web.StreamResponse:
         await server.gate.wait()
@@ -110,10 +110,10 @@ async def test_who_waits_for_a_turn_while_it_opens_is_told(
     assert 8 <= len(server.requests) < 20
 
 
-async def test_one_probe_goes_out_when_its_time_has_come(
+async def test_a_half_open_breaker_admits_one_probe(
     server: ApiServer, provider: KubernetesSecretProvider, breaker_clock: Clock
 ) -> None:
-    """Of many who ask, one is let through and is answered, and with that everybody is."""
+    """Of many reads one is admitted, and its success closes the breaker for all."""
     await broken(server, provider)
     server.every_answer = faults.stalled(server)
     sent = len(server.requests)
@@ -130,10 +130,10 @@ async def test_one_probe_goes_out_when_its_time_has_come(
     assert isinstance(await resolve(provider, OTHERS, tenant="globex"), SigningSecret)
 
 
-async def test_a_probe_that_fails_is_not_tried_again(
+async def test_a_failed_probe_is_not_retried(
     server: ApiServer, provider: KubernetesSecretProvider, breaker_clock: Clock
 ) -> None:
-    """It opens for twice as long."""
+    """The breaker opens for twice as long."""
     await broken(server, provider)
     sent = len(server.requests)
     breaker_clock.now_s += 1
@@ -148,10 +148,10 @@ async def test_a_probe_that_fails_is_not_tried_again(
 
 
 @pytest.mark.parametrize("status", [403, 404, 400, 302])
-async def test_any_answer_that_makes_sense_closes_it(
+async def test_any_valid_answer_closes_the_breaker(
     server: ApiServer, provider: KubernetesSecretProvider, breaker_clock: Clock, status: int
 ) -> None:
-    """A server that refuses is one that answers."""
+    """A server that refuses is a server that answers."""
     await broken(server, provider)
     server.every_answer = with_status(server, status)
     breaker_clock.now_s += 1
@@ -161,10 +161,10 @@ async def test_any_answer_that_makes_sense_closes_it(
     assert provider.breaker.state is BreakerState.CLOSED
 
 
-async def test_what_cannot_be_understood_is_an_answer_too(
+async def test_a_malformed_secret_does_not_open_the_breaker(
     server: ApiServer, provider: KubernetesSecretProvider
 ) -> None:
-    """One Secret that is broken does not shut the way to the others."""
+    """A single broken Secret does not block the others."""
     server.every_answer = faults.cut_json(manifest())
 
     for _ in range(4):
@@ -173,8 +173,8 @@ async def test_what_cannot_be_understood_is_an_answer_too(
     assert (provider.breaker.state, len(server.requests)) == (BreakerState.CLOSED, 12)
 
 
-async def test_running_out_of_time_is_a_failure(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """Eight who wait in vain open it once."""
+async def test_a_timeout_counts_as_a_failure(server: ApiServer, provider: KubernetesSecretProvider) -> None:
+    """Eight reads that time out open the breaker once."""
     server.every_answer = faults.stalled(server)
 
     await asyncio.gather(*(refused(provider, SecretUnavailable) for _ in range(8)))
@@ -182,10 +182,10 @@ async def test_running_out_of_time_is_a_failure(server: ApiServer, provider: Kub
     assert (provider.breaker.state, provider.breaker.opened) == (BreakerState.OPEN, 1)
 
 
-async def test_being_called_off_is_none(
+async def test_a_cancelled_call_does_not_count(
     server: ApiServer, provider: KubernetesSecretProvider, breaker_clock: Clock
 ) -> None:
-    """Neither while it is closed, nor for the probe: the next one goes out in its place."""
+    """A cancelled call or probe changes nothing, and the next probe is admitted."""
     await broken(server, provider)
     server.every_answer = faults.stalled(server)
     breaker_clock.now_s += 1

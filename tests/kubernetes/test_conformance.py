@@ -42,8 +42,8 @@ def is_exactly(reply: Reply, document: dict[str, Any]) -> bool:
     return reply.status == document["code"] and b"\n" not in reply.body.rstrip(b"\n")
 
 
-async def test_a_granted_secret_is_answered_whole(cluster: LiveCluster) -> None:
-    """Kind, names, labels, type and base64, with a uid and an opaque version."""
+async def test_a_granted_secret_is_returned_in_full(cluster: LiveCluster) -> None:
+    """The answer has kind, names, labels, type, base64 data, a uid and an opaque version."""
     reply = await get(cluster, cluster.path("acme-signing"))
 
     document, metadata = reply.document, reply.document["metadata"]
@@ -58,7 +58,7 @@ async def test_a_granted_secret_is_answered_whole(cluster: LiveCluster) -> None:
 
 
 async def test_a_changed_secret_has_another_version_and_a_recreated_one_another_uid(cluster: LiveCluster) -> None:
-    """So a version made of both changes with either."""
+    """A version made of both changes with either."""
     before = (await get(cluster, cluster.path("acme-signing"))).document
     changed = await cluster.request(
         "PUT", cluster.path("acme-signing"), {**before, "data": {"signing": base64.b64encode(KEY[::-1]).decode()}}
@@ -73,7 +73,7 @@ async def test_a_changed_secret_has_another_version_and_a_recreated_one_another_
 
 
 async def test_plain_values_come_back_encoded(cluster: LiveCluster) -> None:
-    """`stringData` is for writing only."""
+    """`stringData` is write-only."""
     await cluster.put(manifest(data={}, stringData={"signing": KEY.decode()}))
 
     document = (await get(cluster, cluster.path("acme-signing"))).document
@@ -83,7 +83,7 @@ async def test_plain_values_come_back_encoded(cluster: LiveCluster) -> None:
 
 
 async def test_an_absent_secret_that_is_granted_is_not_found(cluster: LiveCluster) -> None:
-    """Who may get it may know that it is not there; a deleted one is gone at once."""
+    """A permitted user sees 404 for an absent Secret, also right after its deletion."""
     absent = await get(cluster, cluster.path("not-there-yet"))
     await cluster.request("DELETE", cluster.path("acme-signing"))
     deleted = await get(cluster, cluster.path("acme-signing"))
@@ -94,7 +94,7 @@ async def test_an_absent_secret_that_is_granted_is_not_found(cluster: LiveCluste
 
 @pytest.mark.parametrize("name", ["globex-signing", "nothing-at-all"])
 async def test_a_secret_that_is_not_granted_is_forbidden(cluster: LiveCluster, name: str) -> None:
-    """In the same words, whether it is there or not."""
+    """The answer is identical for existing and absent Secrets."""
     reply = await get(cluster, cluster.path(name))
 
     expected = forbidden(cluster.user, "get", "secrets", namespace=cluster.namespace, name=name)
@@ -102,7 +102,7 @@ async def test_a_secret_that_is_not_granted_is_forbidden(cluster: LiveCluster, n
 
 
 async def test_another_namespace_is_forbidden(cluster: LiveCluster) -> None:
-    """A Role reaches no further than its namespace."""
+    """A Role ends at its namespace."""
     reply = await get(cluster, cluster.path("acme-signing", namespace="default"))
 
     expected = forbidden(cluster.user, "get", "secrets", namespace="default", name="acme-signing")
@@ -110,7 +110,7 @@ async def test_another_namespace_is_forbidden(cluster: LiveCluster) -> None:
 
 
 async def test_an_unknown_token_is_unauthorized(cluster: LiveCluster) -> None:
-    """And hears nothing of what it asked for."""
+    """The answer says nothing about the requested object."""
     reply = await get(cluster, cluster.path("acme-signing"), token="nobody")
 
     assert is_exactly(reply, unauthorized())
@@ -118,14 +118,14 @@ async def test_an_unknown_token_is_unauthorized(cluster: LiveCluster) -> None:
 
 @pytest.mark.parametrize(("query", "verb"), [("", "list"), ("?watch=true", "watch")])
 async def test_secrets_cannot_be_listed_or_watched(cluster: LiveCluster, query: str, verb: str) -> None:
-    """Getting one by name is no right to the collection."""
+    """`get` on a name gives no permission on the collection."""
     reply = await get(cluster, cluster.path() + query)
 
     assert is_exactly(reply, forbidden(cluster.user, verb, "secrets", namespace=cluster.namespace))
 
 
 async def test_a_selected_list_is_forbidden_without_its_verb(cluster: LiveCluster) -> None:
-    """The name that a field selector requires counts as the request's name."""
+    """The name in a field selector counts as the name of the request."""
     reply = await get(cluster, cluster.path() + SELECTED)
 
     expected = forbidden(cluster.user, "list", "secrets", namespace=cluster.namespace, name="acme-signing")
@@ -133,7 +133,7 @@ async def test_a_selected_list_is_forbidden_without_its_verb(cluster: LiveCluste
 
 
 async def test_a_list_of_names_covers_a_list_that_selects_one_of_them(cluster: LiveCluster) -> None:
-    """With the verb, though not the whole collection."""
+    """With the verb `list`, a named Secret may be listed, but not the whole collection."""
     await cluster.grant("acme-signing", verbs=("get", "list"))
 
     selected = await get(cluster, cluster.path() + SELECTED)
@@ -145,7 +145,7 @@ async def test_a_list_of_names_covers_a_list_that_selects_one_of_them(cluster: L
 
 
 async def test_no_names_in_a_role_are_all_names(cluster: LiveCluster) -> None:
-    """An empty list forbids nothing, so no Role of ours may have one."""
+    """An empty list of names allows every Secret, so the product never creates such a Role."""
     await cluster.grant(verbs=("get",))
 
     reply = await get(cluster, cluster.path("globex-signing"))
@@ -155,7 +155,7 @@ async def test_no_names_in_a_role_are_all_names(cluster: LiveCluster) -> None:
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE"])
 async def test_a_secret_that_may_be_read_may_not_be_changed(cluster: LiveCluster, method: str) -> None:
-    """Each verb stands for itself."""
+    """Each verb needs its own permission."""
     verb = {"PUT": "update", "DELETE": "delete"}[method]
     body = manifest(namespace=cluster.namespace)
 
@@ -165,8 +165,8 @@ async def test_a_secret_that_may_be_read_may_not_be_changed(cluster: LiveCluster
     assert is_exactly(reply, expected)
 
 
-async def test_a_service_account_may_ask_what_it_may_do(cluster: LiveCluster) -> None:
-    """Everybody may ask for themselves, and is told by which binding."""
+async def test_a_service_account_may_review_its_own_access(cluster: LiveCluster) -> None:
+    """Every user may review their own access, and the answer names the binding."""
     reply = await cluster.review("get", "acme-signing")
 
     assert reply.status == 201
@@ -181,7 +181,7 @@ async def test_a_service_account_may_ask_what_it_may_do(cluster: LiveCluster) ->
 
 
 async def test_a_service_account_with_get_alone_may_do_nothing_else(cluster: LiveCluster) -> None:
-    """By the server's word, which is what a check for too many rights goes by."""
+    """Access reviews deny every other verb; the check for excess permissions relies on this."""
     verbs = ("get", "list", "watch", "create", "update", "patch", "delete")
 
     allowed = [
@@ -193,8 +193,8 @@ async def test_a_service_account_with_get_alone_may_do_nothing_else(cluster: Liv
     assert (denied.status, denied.document["status"]) == (201, {"allowed": False})
 
 
-async def test_a_revoked_right_is_gone(cluster: LiveCluster) -> None:
-    """Without its binding, a Role is nothing."""
+async def test_a_revoked_permission_is_gone(cluster: LiveCluster) -> None:
+    """A Role without a binding grants nothing."""
     await cluster.revoke("acme-signing")
 
     reply = await get(cluster, cluster.path("acme-signing"))

@@ -1,4 +1,4 @@
-"""What surrounds the provider: loggers that would show Secrets, and an environment that would redirect it."""
+"""Environment of the provider: loggers that would show Secrets, and proxies that would redirect requests."""
 
 import asyncio
 import json
@@ -52,7 +52,7 @@ def heard() -> Iterator[Everything]:
 async def test_debug_logging_shows_no_secret_and_no_token(
     server: ApiServer, provider: KubernetesSecretProvider, heard: Everything
 ) -> None:
-    """Neither when all goes well nor when it fails."""
+    """Neither successful nor failed reads log a secret at DEBUG."""
     asyncio.get_running_loop().set_debug(True)
     server.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY}))
 
@@ -129,7 +129,7 @@ SCRIPT = """
 
 
 async def test_proxies_and_netrc_in_the_environment_are_ignored(server: ApiServer, tmp_path: Path) -> None:
-    """Other clients in the same process would be redirected or broken by them; reading Secrets is not."""
+    """The environment redirects or breaks other clients in the process, but not the reads of Secrets."""
     visits: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Connecting: TLS that verifies, a pod's service account, a kubeconfig, and settings that are refused."""
+"""Connection: verified TLS, service account, kubeconfig, and refused settings."""
 
 import base64
 import ssl
@@ -50,8 +50,8 @@ async def misconfigured(
     assert TOKEN not in "".join(traceback.format_exception(refusal.value))
 
 
-async def test_a_server_with_an_unknown_authority_gets_no_token(server: ApiServer, tmp_path: Path) -> None:
-    """The CA that was configured counts, and no other."""
+async def test_a_server_with_an_unknown_ca_gets_no_token(server: ApiServer, tmp_path: Path) -> None:
+    """Only the configured CA is trusted."""
     directory = server.service_account(tmp_path / "account")
     (directory / "ca.crt").write_bytes(Authority(tmp_path / "other").ca_file.read_bytes())
     provider = await KubernetesSecretProvider.in_cluster(
@@ -64,8 +64,8 @@ async def test_a_server_with_an_unknown_authority_gets_no_token(server: ApiServe
     await provider.aclose()
 
 
-async def test_a_server_with_anothers_certificate_gets_no_token(tmp_path: Path) -> None:
-    """The certificate must be for the address that was asked."""
+async def test_a_server_with_a_foreign_certificate_gets_no_token(tmp_path: Path) -> None:
+    """The certificate must be valid for the requested address."""
     async with ApiServer.running(tmp_path, host_in_certificate="127.0.0.2") as server:
         provider = await KubernetesSecretProvider.in_cluster(
             namespaces_allowed=ALLOWED, directory=server.service_account(tmp_path / "account"), environ=server.environ
@@ -77,8 +77,8 @@ async def test_a_server_with_anothers_certificate_gets_no_token(tmp_path: Path) 
         await provider.aclose()
 
 
-def test_a_context_verifies_whoever_it_talks_to(tmp_path: Path) -> None:
-    """Certificate and host name, over TLS 1.2 at least, and by rules that the CAs of older clusters can meet."""
+def test_a_context_verifies_the_server(tmp_path: Path) -> None:
+    """The context checks certificate and host name, from TLS 1.2, and accepts the CAs of older clusters."""
     context = CaBundle(ca_file=Authority(tmp_path).ca_file).context
 
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
@@ -86,8 +86,8 @@ def test_a_context_verifies_whoever_it_talks_to(tmp_path: Path) -> None:
     assert not context.verify_flags & ssl.VERIFY_X509_STRICT
 
 
-def test_the_address_is_encrypted(tmp_path: Path) -> None:
-    """Plain HTTP is refused."""
+def test_plain_http_is_refused(tmp_path: Path) -> None:
+    """An API server needs an `https://` URL."""
     with pytest.raises(ProviderMisconfigured, match="https"):
         ApiServerConfig(
             url="http://127.0.0.1",
@@ -97,7 +97,7 @@ def test_the_address_is_encrypted(tmp_path: Path) -> None:
 
 
 async def test_a_pod_with_an_ipv6_service_address_gets_a_url(server: ApiServer, tmp_path: Path) -> None:
-    """The address is bracketed."""
+    """An IPv6 address is put in brackets."""
     environ = {"KUBERNETES_SERVICE_HOST": "fd00::1", "KUBERNETES_SERVICE_PORT": "443"}
 
     cluster = await ApiServerConfig.in_cluster(directory=server.service_account(tmp_path / "account"), environ=environ)
@@ -108,7 +108,7 @@ async def test_a_pod_with_an_ipv6_service_address_gets_a_url(server: ApiServer, 
 
 @pytest.mark.parametrize("missing", ["host", "port", "token", "ca", "certificate in ca"])
 async def test_outside_a_pod_there_is_no_service_account(server: ApiServer, tmp_path: Path, missing: str) -> None:
-    """It says what is missing before anything is sent."""
+    """The error names the missing part before anything is sent."""
     directory, environ = server.service_account(tmp_path / "account"), server.environ
     match missing:
         case "host" | "port":
@@ -129,7 +129,7 @@ async def test_outside_a_pod_there_is_no_service_account(server: ApiServer, tmp_
 
 
 async def test_a_token_is_read_again_after_a_minute(tmp_path: Path) -> None:
-    """A renewed token is used before the old one stops working."""
+    """A renewed token is used before the old one expires."""
     path, times_s = tmp_path / "token", [1000.0]
     tokens = TokenFile(path, clock=lambda: times_s[-1])
     path.write_text("token-1")
@@ -147,14 +147,14 @@ async def test_a_token_is_read_again_after_a_minute(tmp_path: Path) -> None:
 
 
 async def test_a_kubeconfig_with_a_token(server: ApiServer, tmp_path: Path) -> None:
-    """Outside a cluster, the user's token is ours."""
+    """A token in the kubeconfig authenticates the provider."""
     server.users = {TOKEN: USER}
 
     assert await resolves(await provider_of(tmp_path, config(server, {"token": TOKEN})))
 
 
 async def test_a_kubeconfig_with_a_token_file(server: ApiServer, tmp_path: Path) -> None:
-    """A line end after the token is none of it, and a renewed one is found when the old one stops working."""
+    """A trailing line end is ignored, and a renewed token is read after a 401."""
     token = tmp_path / "user-token"
     token.write_text("token-1\n")
     provider = await provider_of(tmp_path, config(server, {"tokenFile": str(token)}))
@@ -167,7 +167,7 @@ async def test_a_kubeconfig_with_a_token_file(server: ApiServer, tmp_path: Path)
 
 
 async def test_a_kubeconfig_with_a_client_certificate(server: ApiServer, tmp_path: Path) -> None:
-    """Without a token, the certificate says who we are."""
+    """A client certificate authenticates the provider without a token."""
     certificate, key = server.authority.issue("operator.test")
     server.grant("webhooks", "acme-signing", user="operator.test")
     user: dict[str, object] = {
@@ -180,7 +180,7 @@ async def test_a_kubeconfig_with_a_client_certificate(server: ApiServer, tmp_pat
 
 
 async def test_a_kubeconfig_with_a_server_name(tmp_path: Path) -> None:
-    """The certificate is checked against it where the address says another."""
+    """The certificate is checked against `tls-server-name` instead of the address."""
     async with ApiServer.running(tmp_path, host_in_certificate="api.test") as server:
         server.put(manifest())
         user: dict[str, object] = {"token": "token-1"}
@@ -193,7 +193,7 @@ async def test_a_kubeconfig_with_a_server_name(tmp_path: Path) -> None:
 
 
 async def test_cookies_are_not_kept(tmp_path: Path) -> None:
-    """Nothing that a server sets comes back to it."""
+    """The provider never sends back a cookie."""
     async with ApiServer.running(tmp_path, host_in_certificate="localhost") as server:
         server.put(manifest())
         server.next_answers.append(saying(400, Set_Cookie="session=1; Path=/"))
@@ -208,14 +208,14 @@ async def test_cookies_are_not_kept(tmp_path: Path) -> None:
 
 
 async def test_a_proxy_in_a_kubeconfig_is_not_used(server: ApiServer, tmp_path: Path) -> None:
-    """The way to the API server is direct."""
+    """The provider connects to the API server directly."""
     document = config(server, {"token": "token-1"}, **{"proxy-url": "http://127.0.0.1:9"})
 
     assert await resolves(await provider_of(tmp_path, document))
 
 
 async def test_another_context_may_be_chosen(server: ApiServer, tmp_path: Path) -> None:
-    """By name, and one that is not there is refused."""
+    """A context is selected by name, and an unknown name is refused."""
     document = config(server, {"token": "token-1"})
     document["current-context"] = "elsewhere"
 
@@ -225,12 +225,12 @@ async def test_another_context_may_be_chosen(server: ApiServer, tmp_path: Path) 
 
 
 async def test_a_kubeconfig_may_not_skip_verification(server: ApiServer, tmp_path: Path) -> None:
-    """Refused, and not quietly ignored, so that nobody relies on it."""
+    """`insecure-skip-tls-verify` is refused instead of ignored."""
     await misconfigured(tmp_path, config(server, {"token": TOKEN}, **{"insecure-skip-tls-verify": True}), "is refused")
 
 
-async def test_a_kubeconfig_must_be_encrypted(server: ApiServer, tmp_path: Path) -> None:
-    """An address with plain HTTP is refused."""
+async def test_a_kubeconfig_with_plain_http_is_refused(server: ApiServer, tmp_path: Path) -> None:
+    """An `http://` server is refused."""
     await misconfigured(tmp_path, config(server, {"token": TOKEN}, server="http://127.0.0.1:6443"), "https")
 
 
@@ -248,18 +248,18 @@ async def test_a_kubeconfig_must_be_encrypted(server: ApiServer, tmp_path: Path)
 async def test_a_kubeconfig_with_unusable_credentials_is_refused(
     server: ApiServer, tmp_path: Path, user: dict[str, object], problem: str
 ) -> None:
-    """Before anything is sent."""
+    """The provider is refused before anything is sent."""
     await misconfigured(tmp_path, config(server, user), problem)
     assert server.requests == []
 
 
 @pytest.mark.parametrize("text", ["", f"users: [{{user: {{token: {TOKEN}", f"- {TOKEN}", f"token: {TOKEN}\x00", "{}"])
 async def test_a_broken_kubeconfig_is_refused_without_quoting_it(tmp_path: Path, text: str) -> None:
-    """A parser's message would repeat the line, and with it the token."""
+    """The parser's message would repeat a line with a token."""
     await misconfigured(tmp_path, text, "could not be loaded")
 
 
 async def test_a_missing_kubeconfig_is_refused(tmp_path: Path) -> None:
-    """No default is taken in its place."""
+    """No default file replaces a missing one."""
     with pytest.raises(ProviderMisconfigured):
         await KubernetesSecretProvider.from_kubeconfig(tmp_path / "none", namespaces_allowed=ALLOWED)

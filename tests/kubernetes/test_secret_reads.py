@@ -1,4 +1,4 @@
-"""Reading from the API: one GET, what its status means, and what happens when it goes wrong."""
+"""Reads of Secrets: one GET, the meaning of its status, retries and deadlines."""
 
 import asyncio
 import json
@@ -58,7 +58,7 @@ LASTING: dict[str, Fault] = {
 
 
 async def test_a_resolve_is_one_plain_get(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """Of exactly the named Secret, for an answer that is not compressed, by our service account."""
+    """The provider sends one uncompressed GET of the named Secret with the service account's token."""
     secret = await resolve(provider)
 
     (request,) = server.requests
@@ -70,24 +70,24 @@ async def test_a_resolve_is_one_plain_get(server: ApiServer, provider: Kubernete
 
 
 async def test_an_absent_secret_is_not_found(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """With the right to see that it is absent."""
+    """A permitted user gets `SecretNotFound`."""
     server.remove("webhooks", "acme-signing")
 
     await refused(provider, SecretNotFound)
 
 
 async def test_a_secret_that_is_not_granted_is_denied(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """Whether it exists or not."""
+    """The error is the same for existing and absent Secrets."""
     server.revoke_all()
 
     await refused(provider, SecretDenied)
     assert len(server.requests) == 1
 
 
-async def test_an_unknown_token_is_read_anew_once_and_then_denied(
+async def test_an_unknown_token_is_read_again_once_and_then_denied(
     server: ApiServer, provider: KubernetesSecretProvider
 ) -> None:
-    """No loop, and no other credentials."""
+    """A second 401 ends the read, without other credentials."""
     server.users.clear()
 
     await refused(provider, SecretDenied)
@@ -95,10 +95,10 @@ async def test_an_unknown_token_is_read_anew_once_and_then_denied(
 
 
 @pytest.mark.parametrize("token", ["token-2", "token-2\n", "\n token-2\r\n"])
-async def test_a_renewed_token_is_picked_up(
+async def test_a_renewed_token_is_used(
     server: ApiServer, provider: KubernetesSecretProvider, tmp_path: Path, token: str
 ) -> None:
-    """When the old one stops working, from the file, with or without a line end."""
+    """After a 401 the token file is read again, with or without a line end."""
     await resolve(provider)
     server.users = {"token-2": USER}
     (tmp_path / "account" / "token").write_text(token)
@@ -114,10 +114,10 @@ async def test_a_renewed_token_is_picked_up(
 
 
 @pytest.mark.parametrize("token", ["", "\n", "two tokens", "token\x00", "tökén", None])
-async def test_a_token_file_without_a_token_is_no_answer(
+async def test_an_empty_token_file_makes_secrets_unavailable(
     server: ApiServer, provider: KubernetesSecretProvider, tmp_path: Path, token: str | None
 ) -> None:
-    """Nothing is sent with it, and once it is right again, secrets are."""
+    """Nothing is sent without a token, and reads work again once the file is valid."""
     server.users = {"token-2": USER}
     file = tmp_path / "account" / "token"
     file.unlink()
@@ -133,10 +133,10 @@ async def test_a_token_file_without_a_token_is_no_answer(
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-async def test_what_may_pass_is_tried_twice_more(
+async def test_a_transient_fault_is_retried_twice(
     server: ApiServer, provider: KubernetesSecretProvider, fault: Fault
 ) -> None:
-    """Then it is unavailable: no empty secret comes of it, no foreign exception, and the next answer counts."""
+    """The read is then unavailable, without a foreign exception, and the next read works."""
     server.next_answers.extend([fault(server)] * 3)
 
     await refused(provider, SecretUnavailable)
@@ -147,8 +147,10 @@ async def test_what_may_pass_is_tried_twice_more(
 
 
 @pytest.mark.parametrize("fault", PASSING.values(), ids=PASSING)
-async def test_what_passes_is_not_noticed(server: ApiServer, provider: KubernetesSecretProvider, fault: Fault) -> None:
-    """The answer after it is the answer."""
+async def test_a_fault_before_a_good_answer_is_hidden(
+    server: ApiServer, provider: KubernetesSecretProvider, fault: Fault
+) -> None:
+    """The read returns the answer that follows the fault."""
     server.next_answers.extend([fault(server)] * 2)
 
     assert isinstance(await resolve(provider), SigningSecret)
@@ -156,10 +158,10 @@ async def test_what_passes_is_not_noticed(server: ApiServer, provider: Kubernete
 
 
 @pytest.mark.parametrize("fault", LASTING.values(), ids=LASTING)
-async def test_what_will_not_pass_is_unavailable_at_once(
+async def test_a_permanent_fault_is_not_retried(
     server: ApiServer, provider: KubernetesSecretProvider, fault: Fault
 ) -> None:
-    """Asking again would change nothing just now."""
+    """A retry would not change the answer."""
     server.next_answers.append(fault(server))
 
     await refused(provider, SecretUnavailable)
@@ -183,10 +185,10 @@ async def test_what_will_not_pass_is_unavailable_at_once(
     ],
     ids=range(8),
 )
-async def test_a_pause_is_what_the_server_asks_for(
+async def test_a_pause_follows_retry_after(
     server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, fault: Answer, expected_s: list[float]
 ) -> None:
-    """In whole seconds and not more than two; where it says nothing that can be used, one that grows."""
+    """`Retry-After` counts in whole seconds up to two; without it the pause grows."""
     server.every_answer = fault
 
     await refused(provider, SecretUnavailable)
@@ -194,8 +196,8 @@ async def test_a_pause_is_what_the_server_asks_for(
     assert pauses.lengths_s == expected_s
 
 
-async def test_a_pause_that_does_not_fit_is_not_begun(server: ApiServer, tmp_path: Path) -> None:
-    """Who would be late anyway is told at once."""
+async def test_a_pause_beyond_the_deadline_is_skipped(server: ApiServer, tmp_path: Path) -> None:
+    """A read that would miss its deadline fails at once."""
     provider = await opened(server, tmp_path, timeout_s=0.9)
     server.every_answer = faults.too_many_requests("1")
     loop = asyncio.get_running_loop()
@@ -209,8 +211,8 @@ async def test_a_pause_that_does_not_fit_is_not_begun(server: ApiServer, tmp_pat
     await provider.aclose()
 
 
-async def test_a_pause_takes_its_time(server: ApiServer, tmp_path: Path) -> None:
-    """By the clock on the wall, as in production."""
+async def test_a_pause_lasts_its_time(server: ApiServer, tmp_path: Path) -> None:
+    """The default policy waits on the real clock."""
     provider = await opened(server, tmp_path, timeout_s=5, retry_policy=ReadRetryPolicy(jitter=max))
     server.next_answers.append(faults.internal_error())
     loop = asyncio.get_running_loop()
@@ -223,10 +225,10 @@ async def test_a_pause_takes_its_time(server: ApiServer, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-async def test_a_refusal_is_not_tried_again(
+async def test_a_refusal_is_not_retried(
     server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, status: int
 ) -> None:
-    """It is an answer; only a token is read anew, once."""
+    """A refusal is an answer; only a 401 leads to one more GET with a fresh token."""
     server.every_answer = with_status(server, status)
 
     await refused(provider, SecretNotFound if status == 404 else SecretDenied)
@@ -235,10 +237,10 @@ async def test_a_refusal_is_not_tried_again(
     assert pauses.lengths_s == []
 
 
-async def test_a_token_that_is_renewed_between_two_tries_is_used(
+async def test_a_token_renewed_between_two_attempts_is_used(
     server: ApiServer, provider: KubernetesSecretProvider
 ) -> None:
-    """Four GETs are the most that one read may send."""
+    """A read sends at most four GETs."""
     unauthorized = with_status(server, 401)
     server.next_answers.extend([faults.internal_error(), unauthorized, faults.internal_error()])
 
@@ -246,10 +248,10 @@ async def test_a_token_that_is_renewed_between_two_tries_is_used(
     assert len(server.requests) == 4
 
 
-async def test_a_connection_that_drops_is_not_tried_behind_our_back(
+async def test_the_http_library_does_not_retry_a_dropped_connection(
     server: ApiServer, provider: KubernetesSecretProvider
 ) -> None:
-    """Reused or new, each try is one request: the HTTP library adds none of its own."""
+    """Each attempt is one request, on a new or a reused connection."""
     await resolve(provider)
     server.every_answer = faults.hanging_up()
 
@@ -258,10 +260,10 @@ async def test_a_connection_that_drops_is_not_tried_behind_our_back(
     assert len(server.requests) == 1 + 3
 
 
-async def test_a_server_that_is_not_there_is_tried_again(
+async def test_a_refused_connection_is_retried(
     server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses, tmp_path: Path
 ) -> None:
-    """Nothing listens: three connections are tried."""
+    """Three connections are attempted."""
     environ = server.environ | {"KUBERNETES_SERVICE_PORT": "1"}
     nobody = KubernetesSecretProvider(
         namespaces_allowed=ALLOWED,
@@ -279,24 +281,24 @@ async def test_a_server_that_is_not_there_is_tried_again(
 
 
 async def test_a_large_secret_is_read(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """The bound is above what a cluster can hold."""
+    """The bound is above the largest Secret of a cluster."""
     server.put(manifest(data={"signing": b"k" * 32, "ballast": b"x" * 1_048_000}))
 
     assert isinstance(await resolve(provider), SigningSecret)
 
 
 @pytest.mark.parametrize(("status", "error"), [(404, SecretNotFound), (403, SecretDenied)])
-async def test_the_status_counts_and_not_the_body(
+async def test_the_status_decides_and_not_the_body(
     server: ApiServer, provider: KubernetesSecretProvider, status: int, error: type[SecretError]
 ) -> None:
-    """A valid Secret in a refusal is no Secret."""
+    """A valid Secret in a refusal is ignored."""
     server.every_answer = with_status(server, status)
 
     await refused(provider, error)
 
 
 async def test_another_object_is_a_mismatch(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """An answer that belongs to another question signs nothing."""
+    """An answer about another object never signs."""
     server.next_answers.append(saying(200, json.dumps(manifest(name="globex-signing")), "application/json"))
     server.next_answers.append(saying(200, json.dumps(manifest(namespace="globex")), "application/json"))
 
@@ -308,7 +310,7 @@ async def test_another_object_is_a_mismatch(server: ApiServer, provider: Kuberne
 async def test_redirects_are_not_followed(
     server: ApiServer, provider: KubernetesSecretProvider, tmp_path: Path, status: int
 ) -> None:
-    """The token goes to the API server and nowhere else, even if it says so."""
+    """The token is sent to the API server only."""
     async with ApiServer.running(tmp_path / "elsewhere") as elsewhere:
         elsewhere.put(manifest())
         server.next_answers.append(saying(status, Location=f"{elsewhere.url}{PATH}"))
@@ -322,8 +324,8 @@ async def test_redirects_are_not_followed(
 
 
 @pytest.mark.parametrize("slow", [faults.stalled, faults.dripping])
-async def test_a_slow_server_is_given_up_on(server: ApiServer, tmp_path: Path, slow: Fault) -> None:
-    """The time allowed is for all of it, waiting for a turn included; afterwards reading works again."""
+async def test_a_slow_server_ends_the_read_at_its_deadline(server: ApiServer, tmp_path: Path, slow: Fault) -> None:
+    """The deadline includes the wait for a slot, and later reads work."""
     provider = await opened(server, tmp_path, timeout_s=0.3)
     server.every_answer = slow(server)
     loop = asyncio.get_running_loop()
@@ -338,8 +340,8 @@ async def test_a_slow_server_is_given_up_on(server: ApiServer, tmp_path: Path, s
     await provider.aclose()
 
 
-async def test_waiting_for_a_turn_counts(server: ApiServer, tmp_path: Path) -> None:
-    """Who never came to ask has heard no more than who asked in vain."""
+async def test_the_wait_for_a_slot_counts_toward_the_deadline(server: ApiServer, tmp_path: Path) -> None:
+    """A read without a slot ends at the deadline too."""
     provider = await opened(server, tmp_path, timeout_s=0.3)
     server.every_answer = faults.stalled(server)
 
@@ -363,8 +365,8 @@ async def opened(
     )
 
 
-async def test_at_most_eight_reads_go_on_at_once(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """The rest wait for their turn."""
+async def test_at_most_eight_reads_are_in_flight(server: ApiServer, provider: KubernetesSecretProvider) -> None:
+    """Further reads wait for a slot."""
     server.every_answer = faults.stalled(server)
 
     waiting = [asyncio.ensure_future(resolve(provider)) for _ in range(20)]
@@ -377,7 +379,7 @@ async def test_at_most_eight_reads_go_on_at_once(server: ApiServer, provider: Ku
 
 
 async def test_a_cancelled_resolve_is_cancelled(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """It is not mistaken for a failure, and frees its turn."""
+    """A cancellation is not a failure, and frees the slot."""
     server.every_answer = faults.stalled(server)
     waiting = [asyncio.ensure_future(resolve(provider)) for _ in range(8)]
     await server.until_in_flight(8)
@@ -392,10 +394,10 @@ async def test_a_cancelled_resolve_is_cancelled(server: ApiServer, provider: Kub
 
 
 @pytest.mark.parametrize("allowed", [frozenset[str](), frozenset({"webhooks-2"})])
-async def test_a_namespace_that_is_not_allowed_is_not_asked_for(
+async def test_a_namespace_that_is_not_allowed_is_never_read(
     server: ApiServer, tmp_path: Path, allowed: frozenset[str]
 ) -> None:
-    """The service account might read it; we do not try."""
+    """No request is sent, although the service account may read the namespace."""
     provider = await KubernetesSecretProvider.in_cluster(
         namespaces_allowed=allowed, directory=server.service_account(tmp_path / "account"), environ=server.environ
     )
@@ -406,16 +408,16 @@ async def test_a_namespace_that_is_not_allowed_is_not_asked_for(
     await provider.aclose()
 
 
-async def test_anothers_secret_is_a_mismatch(provider: KubernetesSecretProvider) -> None:
-    """The service account may read it, the tenant may not use it."""
+async def test_another_tenants_secret_is_a_mismatch(provider: KubernetesSecretProvider) -> None:
+    """The service account may read the Secret, but the tenant may not use it."""
     await refused(provider, SecretMismatch, tenant="globex")
     await refused(provider, SecretNotFound, SecretRef(namespace="webhooks", name="acme-signing", key="other"))
 
     assert isinstance(await resolve(provider), SigningSecret)
 
 
-async def test_a_closed_provider_answers_nothing(server: ApiServer, provider: KubernetesSecretProvider) -> None:
-    """Nor does it open connections again."""
+async def test_a_closed_provider_is_unavailable(server: ApiServer, provider: KubernetesSecretProvider) -> None:
+    """A closed provider opens no new connection."""
     await resolve(provider)
 
     await provider.aclose()
@@ -424,8 +426,8 @@ async def test_a_closed_provider_answers_nothing(server: ApiServer, provider: Ku
     assert len(server.requests) == 1
 
 
-def test_an_answer_shows_nothing_of_its_body() -> None:
-    """It may be a Secret."""
+def test_a_response_hides_its_body() -> None:
+    """The body may be a Secret."""
     answer = Got(200, KEY)
 
     assert repr(answer) == "ApiServerResponse(...)"

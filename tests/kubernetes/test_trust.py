@@ -1,4 +1,4 @@
-"""Trust in the API server: certificates that are no good, and CAs that change while we run."""
+"""Trust in the API server: bad certificates, and CAs that change while the process runs."""
 
 import asyncio
 from pathlib import Path
@@ -25,10 +25,10 @@ def successor(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "successor")
 
 
-async def test_an_expired_certificate_is_not_accepted(
+async def test_an_expired_certificate_is_refused(
     server: ApiServer, provider: KubernetesSecretProvider, pauses: Pauses
 ) -> None:
-    """And is not tried again: it does not become valid by that. One that is renewed is accepted."""
+    """An expired certificate is not retried, and a renewed one is accepted."""
     server.present(server.authority, expired=True)
     await refused(provider, SecretUnavailable)
     requests = len(server.requests)
@@ -39,10 +39,8 @@ async def test_an_expired_certificate_is_not_accepted(
     assert (requests, pauses.lengths_s) == (0, [])
 
 
-async def test_certificates_that_are_no_good_open_the_breaker(
-    server: ApiServer, provider: KubernetesSecretProvider
-) -> None:
-    """They are no answer."""
+async def test_untrusted_certificates_open_the_breaker(server: ApiServer, provider: KubernetesSecretProvider) -> None:
+    """An untrusted server counts as a failure."""
     server.present(server.authority, expired=True)
 
     for _ in range(5):
@@ -51,10 +49,10 @@ async def test_certificates_that_are_no_good_open_the_breaker(
     assert provider.breaker.state is BreakerState.OPEN
 
 
-async def test_a_changed_ca_is_found_when_the_old_one_fails(
+async def test_a_changed_ca_is_loaded_when_the_old_one_fails(
     server: ApiServer, provider: KubernetesSecretProvider, successor: Authority, tmp_path: Path
 ) -> None:
-    """At once, by everybody who asks just then, and without one of them being told that there is an outage."""
+    """All concurrent reads succeed at once, and none reports an outage."""
     server.present(successor)
     (tmp_path / "account" / "ca.crt").write_bytes(successor.ca_file.read_bytes())
 
@@ -64,10 +62,10 @@ async def test_a_changed_ca_is_found_when_the_old_one_fails(
     assert (provider.breaker.state, provider.breaker.opened) == (BreakerState.CLOSED, 0)
 
 
-async def test_what_is_under_way_on_an_old_connection_ends_well(
+async def test_requests_on_an_old_connection_finish(
     server: ApiServer, provider: KubernetesSecretProvider, successor: Authority, tmp_path: Path
 ) -> None:
-    """New trust makes new connections, and breaks none."""
+    """A new CA opens new connections and breaks none."""
     server.next_answers.append(faults.stalled(server))
     slow = asyncio.ensure_future(resolve(provider))
     await server.until_in_flight(1)
@@ -82,10 +80,10 @@ async def test_what_is_under_way_on_an_old_connection_ends_well(
     assert len(server.requests) == 2
 
 
-async def test_a_ca_that_is_no_longer_in_the_file_is_no_longer_trusted(
+async def test_a_removed_ca_is_no_longer_trusted(
     server: ApiServer, provider: KubernetesSecretProvider, successor: Authority, tmp_path: Path
 ) -> None:
-    """Once the change is noticed, the old one counts for nothing."""
+    """After the reload, the old CA does not count."""
     server.present(successor)
     (tmp_path / "account" / "ca.crt").write_bytes(successor.ca_file.read_bytes())
     await resolve(provider)
@@ -100,14 +98,14 @@ async def test_a_ca_that_is_no_longer_in_the_file_is_no_longer_trusted(
 
 
 @pytest.mark.parametrize("content", [b"", b"no certificate", None], ids=["empty", "text", "missing"])
-async def test_a_file_of_no_use_changes_nothing(
+async def test_an_unusable_ca_file_changes_nothing(
     server: ApiServer,
     provider: KubernetesSecretProvider,
     successor: Authority,
     tmp_path: Path,
     content: bytes | None,
 ) -> None:
-    """It may be half written; the CAs known so far go on to count, and the file is looked at again."""
+    """The file may be half written: known CAs stay trusted, and the file is checked again."""
     file = tmp_path / "account" / "ca.crt"
     file.unlink()
     if content is not None:
@@ -124,7 +122,7 @@ async def test_a_file_of_no_use_changes_nothing(
 
 
 def test_a_changed_file_is_noticed_within_a_minute(tmp_path: Path, successor: Authority) -> None:
-    """Without any failure, and without a look at it each time."""
+    """The change is noticed without a failure, and the file is not read each time."""
     clock, file = Clock(), tmp_path / "ca.crt"
     file.write_bytes(Authority(tmp_path / "first").ca_file.read_bytes())
     trust = CaBundle(ca_file=file, clock=clock)
@@ -145,10 +143,10 @@ def test_a_changed_file_is_noticed_within_a_minute(tmp_path: Path, successor: Au
     assert trust.context is second
 
 
-async def test_a_ca_that_was_taken_away_stops_counting_without_any_failure(
+async def test_a_removed_ca_stops_counting_within_a_minute(
     server: ApiServer, successor: Authority, tmp_path: Path
 ) -> None:
-    """A minute later, though the connection that it vouched for is still open."""
+    """The CA loses trust although a connection that it verified is still open."""
     clock, account = Clock(), server.service_account(tmp_path / "account")
     trust = CaBundle(ca_file=account / "ca.crt", clock=clock)
     cluster = ApiServerConfig(url=server.url, trust=trust, credentials=TokenFile(account / "token"))
@@ -165,8 +163,8 @@ async def test_a_ca_that_was_taken_away_stops_counting_without_any_failure(
     await api.aclose()
 
 
-def test_without_a_file_the_systems_cas_count() -> None:
-    """There is nothing to look at again."""
+def test_the_systems_cas_count_without_a_file() -> None:
+    """Without a file there is nothing to reload."""
     trust = CaBundle(ca_file=None)
     context = trust.context
 
@@ -175,7 +173,7 @@ def test_without_a_file_the_systems_cas_count() -> None:
     assert trust.context is context
 
 
-def test_a_file_of_no_use_at_the_start_is_refused(tmp_path: Path) -> None:
-    """There is nothing to go on with."""
+def test_an_unusable_ca_file_at_the_start_is_refused(tmp_path: Path) -> None:
+    """Without a first context the provider cannot start."""
     with pytest.raises(ProviderMisconfigured, match="CA is missing"):
         CaBundle(ca_file=tmp_path / "none")

@@ -1,4 +1,4 @@
-"""The chart as both Helms render it: each file of values once a session."""
+"""Chart rendered by both Helm versions, once a session for each values file."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Ways to look at manifests."""
+"""Lookups in manifests."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""Files of the chart that are made from the program: fresh, and saying the same."""
+"""Generated files of the chart are up to date."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from tools.values_reference import reference
 
 @pytest.mark.parametrize("path", files())
 def test_generated_files_are_fresh(path: str) -> None:
-    """The file is what the program says now."""
+    """The file equals what the program generates."""
     assert (CHART / path).read_text() == files()[path], "stale: run make generate"
 
 
-def test_the_readme_has_every_value_with_what_it_is() -> None:
-    """Each value of the chart has a row, and one without a comment is an error."""
+def test_the_readme_documents_every_value() -> None:
+    """Each value has a row, and a value without a comment is an error."""
     rows = (CHART / "README.md").read_text().splitlines()
 
     names = {row.split("`")[1] for row in rows if row.startswith("| `")}

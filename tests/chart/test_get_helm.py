@@ -1,4 +1,4 @@
-"""Where Helm comes from: the PATH if it is of use, else a package whose hash is pinned."""
+"""Source of Helm: the PATH, or a package with a pinned hash."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Network policies: deny, but for what each role needs, and for receivers what the egress guard allows."""
+"""Network policies: deny by default, allow what each role needs, and match the egress guard."""
 
 from ipaddress import ip_address, ip_network
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Pods: the pod security standard "restricted", their settings, their end."""
+"""Pods: security standard "restricted", settings and termination."""
 
 from collections.abc import Iterator
 from typing import Any

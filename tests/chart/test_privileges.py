@@ -1,4 +1,4 @@
-"""Who may do what: consumers get the Secrets that are named, and there is no other permission at all."""
+"""Privileges: consumers get the named Secrets, and no other permission exists."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is rendered: valid, alike with both Helms, quoted, in order, and only what was asked for."""
+"""Rendered manifests: valid, identical with both Helm versions, quoted, ordered and minimal."""
 
 import json
 import re
@@ -29,13 +29,13 @@ KINDS_OF_OTHERS = {
 
 @EVERY
 def test_every_manifest_is_valid(rendered: Rendered, name: str) -> None:
-    """Strictly, for the oldest Kubernetes that the chart allows and for a new one; unknown kinds are errors."""
+    """Manifests are valid for the oldest supported Kubernetes and for a new version."""
     assert list(problems(rendered[name])) == []
 
 
 @EVERY
 def test_helm_3_and_helm_4_render_alike(helm_3: Path, helm_4: Path, name: str) -> None:
-    """The same manifests, whichever Helm renders them."""
+    """Both Helm versions render identical manifests."""
     three, four = (sorted(render(each, name), key=identity) for each in (helm_3, helm_4))
 
     assert three == four
@@ -44,14 +44,14 @@ def test_helm_3_and_helm_4_render_alike(helm_3: Path, helm_4: Path, name: str) -
 
 
 @EVERY
-def test_the_same_values_render_the_same(binary: Path, rendered: Rendered, name: str) -> None:
-    """Nothing depends on chance or on the time, so that a GitOps controller sees no change where there is none."""
+def test_rendering_is_deterministic(binary: Path, rendered: Rendered, name: str) -> None:
+    """A GitOps controller sees no change without a change of values."""
     assert render(binary, name) == rendered[name]
 
 
 @EVERY
 def test_names_are_unique_and_labels_are_strings(rendered: Rendered, name: str) -> None:
-    """No two manifests are one object, and every label and annotation is a string to the API server."""
+    """No two manifests have one identity, and every label and annotation is a string."""
     identities = [identity(manifest) for manifest in rendered[name]]
     assert len(set(identities)) == len(identities)
 
@@ -67,7 +67,7 @@ def test_names_are_unique_and_labels_are_strings(rendered: Rendered, name: str) 
 
 
 def test_a_long_release_name_makes_no_name_too_long(binary: Path) -> None:
-    """Helm allows 53 characters; every name and label made of them is still one."""
+    """Names and labels fit with a release name of 53 characters, Helm's maximum."""
     manifests = render(binary, "full", release="r" * 53)
 
     assert list(problems(manifests, ["1.36"])) == []
@@ -76,8 +76,8 @@ def test_a_long_release_name_makes_no_name_too_long(binary: Path) -> None:
     assert {name.rpartition("-")[2] for name in names} == {"api", "apply", "consumer"}
 
 
-def test_what_looks_like_something_else_stays_a_string(rendered: Rendered) -> None:
-    """`y`, `0042`, `on`, a date: as labels and annotations they are what was written; so are names `42` and `true`."""
+def test_ambiguous_values_stay_strings(rendered: Rendered) -> None:
+    """Labels, annotations and names such as `y`, `0042` and `42` stay strings."""
     consumer = one(rendered["full"], "Deployment", "oneprotect-consumer")
     metadata = consumer["spec"]["template"]["metadata"]
 
@@ -91,8 +91,8 @@ def test_what_looks_like_something_else_stays_a_string(rendered: Rendered) -> No
     assert tenants == {"acme-signing": "acme", "globex.signing": "globex", "42": "42", "true": "true"}
 
 
-def test_labels_of_the_values_do_not_replace_those_that_select(binary: Path) -> None:
-    """A common label called like one of ours changes no selector and no pod."""
+def test_common_labels_do_not_replace_selector_labels(binary: Path) -> None:
+    """A common label with the name of a selector label changes no selector and no pod."""
     manifests = render(binary, "minimal", {"commonLabels": {"app.kubernetes.io/component": "web"}})
 
     for workload in of_kind(manifests, "Deployment"):
@@ -102,8 +102,8 @@ def test_labels_of_the_values_do_not_replace_those_that_select(binary: Path) -> 
 
 
 @EVERY
-def test_only_what_was_asked_for_needs_other_projects(rendered: Rendered, name: str) -> None:
-    """Kinds of other projects appear with the values that ask for them, so the least works on any cluster."""
+def test_kinds_of_other_projects_are_optional(rendered: Rendered, name: str) -> None:
+    """Kinds of other projects appear only with the values that enable them."""
     foreign = {
         manifest["kind"]
         for manifest in rendered[name]
@@ -114,15 +114,15 @@ def test_only_what_was_asked_for_needs_other_projects(rendered: Rendered, name: 
 
 
 def test_large_numbers_are_not_written_with_an_exponent(rendered: Rendered) -> None:
-    """Helm reads numbers as floating point: a million must not become `1e+06`."""
+    """Helm reads numbers as floats, but a million does not become `1e+06`."""
     text = json.dumps(rendered)
 
     assert '"1000000"' in text
     assert re.search(r"[0-9]e\+[0-9]", text) is None
 
 
-def test_streams_are_made_before_consumers_start(rendered: Rendered) -> None:
-    """As a hook the Job comes before installs and upgrades, and before it what it needs: its account and its policy."""
+def test_streams_are_created_before_consumers_start(rendered: Rendered) -> None:
+    """The hook Job runs before installs and upgrades, after its account and its network policy."""
     hooks = [m for m in rendered["minimal"] if "helm.sh/hook" in m["metadata"].get("annotations", {})]
     order = sorted(hooks, key=lambda m: int(m["metadata"]["annotations"]["helm.sh/hook-weight"]))
 
@@ -135,8 +135,8 @@ def test_streams_are_made_before_consumers_start(rendered: Rendered) -> None:
         assert hook["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
 
 
-def test_a_plain_job_is_another_one_when_it_changes(binary: Path, rendered: Rendered) -> None:
-    """Jobs can't be changed: without a hook, its name follows its content, and nothing is a hook."""
+def test_a_changed_plain_job_gets_a_new_name(binary: Path, rendered: Rendered) -> None:
+    """Jobs are immutable, so the name of a Job without a hook follows its content."""
     (before,) = of_kind(rendered["plain"], "Job")
     (same,) = of_kind(render(binary, "plain", {"consumer": {"replicas": 2}}), "Job")
     (other,) = of_kind(render(binary, "plain", {"nats": {"replicas": 3}}), "Job")
@@ -145,8 +145,8 @@ def test_a_plain_job_is_another_one_when_it_changes(binary: Path, rendered: Rend
     assert "helm.sh/hook" not in json.dumps(rendered["plain"])
 
 
-def test_one_thing_at_most_scales(rendered: Rendered) -> None:
-    """KEDA, or CPU, or a fixed number: the Deployment names a number only when nothing else does."""
+def test_at_most_one_autoscaler_exists(rendered: Rendered) -> None:
+    """The Deployment sets a number of pods only without an autoscaler."""
     scalers = {
         name: [m["kind"] for m in of_kind(manifests, "ScaledObject", "HorizontalPodAutoscaler")]
         for name, manifests in rendered.items()
@@ -161,8 +161,8 @@ def test_one_thing_at_most_scales(rendered: Rendered) -> None:
     assert fixed == {"minimal": True, "plain": True, "gateway": False, "full": False}
 
 
-def test_keda_looks_at_the_consumers_that_the_program_pulls_from(rendered: Rendered) -> None:
-    """One trigger for each durable consumer: what is due, what is due again, and what is to be told."""
+def test_keda_watches_the_durable_consumers(rendered: Rendered) -> None:
+    """KEDA has one trigger for each durable consumer of the program."""
     from schemas.streams import ALL_CONSUMERS
 
     triggers = one(rendered["full"], "ScaledObject", "oneprotect-consumer")["spec"]["triggers"]
@@ -171,8 +171,8 @@ def test_keda_looks_at_the_consumers_that_the_program_pulls_from(rendered: Rende
     assert watched == [(consumer.stream, consumer.name) for consumer in ALL_CONSUMERS]
 
 
-def test_selectors_of_monitors_budgets_and_services_find_their_pods(rendered: Rendered) -> None:
-    """What selects pods or Services selects those of its component."""
+def test_selectors_match_their_pods(rendered: Rendered) -> None:
+    """Monitors, budgets and Services select the pods of their component."""
     manifests = rendered["full"]
     labels = {
         w["metadata"]["labels"]["app.kubernetes.io/component"]: w["spec"]["template"]["metadata"]["labels"]
@@ -190,8 +190,8 @@ def test_selectors_of_monitors_budgets_and_services_find_their_pods(rendered: Re
         assert budget["selector"]["matchLabels"].items() <= labels[component].items()
 
 
-def test_the_admission_policy_holds_every_namespace_of_secrets(rendered: Rendered) -> None:
-    """It denies, in all namespaces that consumers read, and knows the Secrets that they may get."""
+def test_the_admission_policy_covers_every_namespace_of_secrets(rendered: Rendered) -> None:
+    """The policy denies in all namespaces of consumers' Secrets, and lists those Secrets."""
     (policy,) = of_kind(rendered["full"], "ValidatingAdmissionPolicy")
     (binding,) = of_kind(rendered["full"], "ValidatingAdmissionPolicyBinding")
     granted = [
@@ -208,8 +208,8 @@ def test_the_admission_policy_holds_every_namespace_of_secrets(rendered: Rendere
     assert namespaces["values"] == ["webhooks", "webhooks-eu"]
 
 
-def test_the_chart_is_of_the_programs_version() -> None:
-    """The image that is taken by default is the one of the program beside it."""
+def test_the_chart_has_the_programs_version() -> None:
+    """The default image is the image of this version."""
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -217,7 +217,7 @@ def test_the_chart_is_of_the_programs_version() -> None:
 
 
 def test_notes_name_commands_that_exist(helm_4: Path) -> None:
-    """What a release prints says the next commands, with the release's own names, and no command that is unknown."""
+    """The notes show next commands with the release's names, and every command exists."""
     # With Helm 3 a dry run asks a cluster for its version.
     from oneprotect.cli.app import app
 

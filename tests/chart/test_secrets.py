@@ -1,4 +1,4 @@
-"""Secret sync: each way yields the Secret that deliveries are signed with, with the least permissions."""
+"""Secret sync: each way yields the signing Secret with the least permissions."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Values: what is bad is refused by name, and no value has a place for a secret."""
+"""Values: bad values are refused by name, and no value can hold a secret."""
 
 import json
 from collections.abc import Iterator
@@ -101,7 +101,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("values", "named"), BAD, ids=[named for _, named in BAD])
 def test_a_bad_value_is_refused_by_its_name(helm_3: Path, helm_4: Path, values: dict[str, Any], named: str) -> None:
-    """Rendering fails, and what is said names the value to mend, whichever Helm says it."""
+    """Rendering fails with a message that names the value, with both Helm versions."""
     for helm in (helm_3, helm_4):
         with pytest.raises(ChartError) as refused:
             render(helm, "minimal", values)
@@ -121,7 +121,7 @@ PASTED = (
 
 @pytest.mark.parametrize("pasted", PASTED)
 def test_a_pasted_key_is_refused_and_not_repeated(binary: Path, pasted: str) -> None:
-    """Whatever looks like a key stops the rendering, wherever it is, and is not in what is said."""
+    """A value that looks like a key stops the rendering, and the message does not repeat it."""
     with pytest.raises(ChartError, match="looks like a key or a token") as refused:
         render(binary, "minimal", {"consumer": {"podAnnotations": {"note": pasted}}})
 
@@ -129,7 +129,7 @@ def test_a_pasted_key_is_refused_and_not_repeated(binary: Path, pasted: str) -> 
 
 
 def test_the_schema_is_closed() -> None:
-    """Every mapping of the values has named keys, or typed ones; `global` is Helm's own, and nothing reads it."""
+    """Every mapping of the schema has named or typed keys, except Helm's own `global`."""
     open_ones = [
         path
         for path, node in nodes(SCHEMA)
@@ -141,7 +141,7 @@ def test_the_schema_is_closed() -> None:
 
 
 def test_every_value_has_a_schema_and_every_schema_a_value() -> None:
-    """The values file and the schema name the same things."""
+    """`values.yaml` and the schema have identical keys."""
     defaults = yaml.safe_load((CHART / "values.yaml").read_text())
 
     assert SCHEMA["properties"].keys() - {"global"} == defaults.keys()
@@ -152,7 +152,7 @@ def test_every_value_has_a_schema_and_every_schema_a_value() -> None:
 
 
 def test_settings_are_those_of_the_program() -> None:
-    """Each setting is either a value of the chart's own or one under `settings`."""
+    """Each setting is a value of the chart or a key of `settings`."""
     free = SCHEMA["properties"]["settings"]["properties"].keys()
 
     assert not free & SET_BY_THE_CHART
@@ -161,8 +161,8 @@ def test_settings_are_those_of_the_program() -> None:
     assert [name for name in free if name.endswith(("_FILE", "_DIR"))] == [], "a file needs a volume: give it a value"
 
 
-def test_no_value_is_called_like_a_secrets_value() -> None:
-    """Where a name speaks of a secret, it is about a Secret's name, or how Secrets are read."""
+def test_no_value_can_hold_a_secret() -> None:
+    """Names that mention secrets refer to Secret objects, or to the way they are read."""
     speaking = {
         path.rpartition("/")[2]
         for path, _ in nodes(SCHEMA)
@@ -176,7 +176,7 @@ def test_no_value_is_called_like_a_secrets_value() -> None:
 
 
 @pytest.mark.parametrize("name", VALUES)
-def test_each_file_of_values_differs_from_the_defaults_only_where_it_says(binary: Path, name: str) -> None:
+def test_each_values_file_renders(binary: Path, name: str) -> None:
     """Rendering needs no cluster and no other file."""
     assert render(binary, name)
 

@@ -1,4 +1,4 @@
-"""A cluster of one Secret whose value, and our token there, are canaries."""
+"""Cluster with one Secret, whose value and bearer token are canaries."""
 
 import asyncio
 import base64

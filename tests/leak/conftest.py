@@ -1,4 +1,4 @@
-"""What the leak suite shares: sinks for each test, and this process listened to."""
+"""Fixtures of the leak tests: sinks, and a listener on this process."""
 
 from collections.abc import AsyncIterator
 

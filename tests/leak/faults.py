@@ -1,4 +1,4 @@
-"""Every way in which the API server can fail, each with the secret, or our token, where an error message finds it."""
+"""Faults of the API server, each with a secret or a token where an error message would quote it."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""The sinks of a Python process, listened to from inside: logging, output, warnings, and errors that nobody handled."""
+"""Sinks inside a Python process: logging, output, warnings, and unhandled errors."""
 
 import asyncio
 import contextlib

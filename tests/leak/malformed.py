@@ -1,4 +1,4 @@
-"""What people put into a Secret in place of a key, made of a canary."""
+"""Malformed keys, each made of a canary."""
 
 import base64
 from collections.abc import Callable

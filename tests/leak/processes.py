@@ -1,4 +1,4 @@
-"""Processes as they run in a pod: without privileges, and with an environment of our choosing."""
+"""Processes as in a pod: without privileges, and with a chosen environment."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Deliveries of every ending, in an installation whose secrets are canaries."""
+"""Deliveries with every outcome, in an installation whose secrets are canaries."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Iterable

@@ -1,4 +1,4 @@
-"""A nats-server that asks for credentials, and a file of them whose seed is a canary."""
+"""nats-server that requires credentials, and a credentials file whose seed is a canary."""
 
 import asyncio
 import base64

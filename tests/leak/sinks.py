@@ -1,4 +1,4 @@
-"""What came out, by the way it came out, and whether a secret is in it."""
+"""Recorded output by sink, and the search for secrets in it."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

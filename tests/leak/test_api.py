@@ -1,4 +1,4 @@
-"""The HTTP API: every route, asked well and badly, tells no secret, ref or token, in answers, logs or messages."""
+"""HTTP API: no route shows a secret, ref or token in answers, logs or messages."""
 
 import contextlib
 from collections.abc import AsyncGenerator

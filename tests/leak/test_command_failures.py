@@ -1,4 +1,4 @@
-"""Commands that fail: over settings, NATS, a Secret, or a request to verify; and a ref that is a secret."""
+"""Failing commands: bad settings, NATS, Secrets, requests to verify, and a secret pasted as a ref."""
 
 import itertools
 from pathlib import Path

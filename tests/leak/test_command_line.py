@@ -1,4 +1,4 @@
-"""What commands print, when they succeed and when they fail, with a secret in the installation or pasted at them."""
+"""Output of commands that succeed or fail, with a secret in the installation or in an argument."""
 
 import asyncio
 import itertools

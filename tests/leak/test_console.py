@@ -1,4 +1,4 @@
-"""The console's pages, of deliveries of every ending: bodies, headers, cookies, live events, and what is logged."""
+"""Console pages with deliveries of every outcome: bodies, headers, cookies, events and logs."""
 
 import asyncio
 import re

@@ -1,4 +1,4 @@
-"""Handlers that crash with a secret in their hands, and a NATS that refuses: what the runtime says of it."""
+"""Handlers that crash while they hold a secret, and a NATS server that refuses."""
 
 import asyncio
 import contextlib

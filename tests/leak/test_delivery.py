@@ -1,4 +1,4 @@
-"""The whole way of a delivery, with every ending, and everything that it leaves behind."""
+"""Deliveries with every outcome, and everything that they leave behind."""
 
 import contextlib
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""Deliveries and NATS where somebody else repeats what we sent: echoing receivers, foreign errors, pasted paths."""
+"""Deliveries to receivers and servers that repeat secrets: echoes, foreign errors, pasted paths."""
 
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable

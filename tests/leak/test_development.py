@@ -1,4 +1,4 @@
-"""`oneprotect dev` and its receiver, which has to know the secrets that it verifies with."""
+"""`oneprotect dev`, whose receiver knows the secrets that it verifies with."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The credentials for NATS: a file, whose seed goes nowhere, whether the server takes it or not."""
+"""NATS credentials: the seed in the file appears nowhere, accepted or refused."""
 
 from collections.abc import Callable
 from pathlib import Path

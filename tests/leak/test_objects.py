@@ -1,4 +1,4 @@
-"""The provider's objects in memory: what they hold after a resolve, and what they show when somebody prints them."""
+"""Objects of the provider: contents after a resolve, and output when printed."""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""The consumer's process, as others on the same machine see it."""
+"""Process of the consumer, as seen by other processes on the machine."""
 
 import signal
 

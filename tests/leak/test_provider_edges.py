@@ -1,4 +1,4 @@
-"""The provider where it is left early: cancelled reads, refused refs, copies, and the files of a kubeconfig."""
+"""Provider with cancelled reads, refused refs, copies, and files of a kubeconfig."""
 
 import asyncio
 import copy

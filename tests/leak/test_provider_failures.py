@@ -1,4 +1,4 @@
-"""The provider, failing in every way: what it raises, logs and leaves behind holds nothing of what it read."""
+"""Failing provider: errors, logs and files contain nothing that it read."""
 
 import asyncio
 import os

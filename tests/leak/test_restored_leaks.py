@@ -1,4 +1,4 @@
-"""Leaks, put back on purpose: each is one that a library or a habit brings, and the suite's search turns red for it."""
+"""Leaks restored on purpose: the search finds each leak that a library or a habit causes."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The search that the leak suite rests on: it finds every form, any part, and nothing that is not there."""
+"""Search of the leak tests: finds every form and part of a secret, and no false match."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The sinks of this process: each hears what is said there, and a secret that is said is found in it."""
+"""Sinks of this process: each records its output, and a secret in the output is found."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""An exception as everything that prints exceptions would show it, with locals, and all that hangs on it."""
+"""Exceptions as tools print them, with locals and attached exceptions."""
 
 import traceback
 from collections.abc import Iterable, Iterator

@@ -78,10 +78,8 @@ def _section(name: str, command: _Command) -> Iterator[str]:
     yield f"## {name}\n"
     yield f"`{' '.join(filter(None, (name, '[OPTIONS]', arguments)))}`\n"
     yield "\n\n".join(" ".join(part.split()) for part in (command.help or "").split("\n\n")) + "\n"
-    yield "| option | default | description |"
-    yield "|---|---|---|"
-    yield from (_row(one) for one in command.params if not one.hidden and "--json" not in one.opts)
-    yield ""
+    if rows := [_row(one) for one in command.params if not one.hidden and "--json" not in one.opts]:
+        yield from ("| option | default | description |", "|---|---|---|", *rows, "")
     if command.epilog:
         yield "```sh"
         yield from (line.removeprefix("  ") for line in command.epilog.splitlines()[2:])

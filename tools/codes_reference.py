@@ -48,7 +48,7 @@ _CODES: Final[Mapping[Code, tuple[str, str, str]]] = {
     ),
     Code.HTTP_429: (
         "The receiver limits the rate.",
-        "Retries by schedule, not before `Retry-After`. The destination rests until then.",
+        "Retries by schedule, not before `Retry-After`. The circuit breaker stays open until then.",
         "Set the destination's `rate_per_s`.",
     ),
     Code.HTTP_5XX: ("The receiver failed.", _RETRIES, "Ask the receiver. Replay what failed after the repair."),
@@ -114,7 +114,7 @@ _CODES: Final[Mapping[Code, tuple[str, str, str]]] = {
         "Add the Secret to the Role's `resourceNames`: `secrets.resourceNames` in the chart.",
     ),
     Code.SECRET_UNAVAILABLE: (
-        "The provider did not answer, and no fresh key is in memory.",
+        "The provider did not answer, and no usable key is in memory.",
         _WAITS,
         "Check the API server and the consumers' NetworkPolicy.",
     ),

@@ -80,7 +80,7 @@ _HEADERS: Final = {
     HEADER_REPLAY: "Replay that requested the delivery.",
     HEADER_REPLAY_FROM: "Attempt number that the replay began with. The retry schedule starts there again.",
     HEADER_SECRET_WAITS: "Waits for the secret. They use no attempt.",
-    HEADER_DEFERRALS: "Deferrals because the destination rested. They use no attempt.",
+    HEADER_DEFERRALS: "Deferrals because the circuit breaker was open. They use no attempt.",
     HEADER_SINCE: "Time from which results of this delivery may be on record.",
     HEADER_CODE: "Code of the last attempt.",
     HEADER_OUTCOME: "Outcome of the delivery.",

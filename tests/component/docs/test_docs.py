@@ -109,6 +109,26 @@ def test_every_log_event_and_metric_of_the_pages_exists() -> None:
     assert {metric for metric in metrics if metric not in CATALOGUE} == set()
 
 
+def test_every_file_that_the_pages_name_exists() -> None:
+    """Paths of the repository that pages name exist."""
+    path = re.compile(r"`((?:schemas|provider|messaging|telemetry|consumers|oneprotect|deploy|bench|tests)/[\w./-]+)`")
+    named = {name for page in PAGES for name in path.findall(page.read_text(encoding="utf-8"))}
+
+    assert len(named) > 20
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_the_architecture_page_names_every_package() -> None:
+    """The package tree of the page has every package of `consumers` and `oneprotect`, and no other."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
+    tree = page.partition("## Packages")[2].partition("\ndeploy/")[0]
+    packages = {
+        init.parent.name for name in ("consumers", "oneprotect") for init in (ROOT / name).glob("*/__init__.py")
+    }
+
+    assert set(re.findall(r"^  (\w+)/", tree, re.MULTILINE)) == packages
+
+
 def test_the_index_names_every_page() -> None:
     """A reader reaches every page of the documentation from its index."""
     index = ROOT / "docs" / "index.md"

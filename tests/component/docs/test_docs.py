@@ -112,7 +112,8 @@ def test_every_log_event_and_metric_of_the_pages_exists() -> None:
 def test_every_file_that_the_pages_name_exists() -> None:
     """Paths of the repository that pages name exist."""
     path = re.compile(r"`((?:schemas|provider|messaging|telemetry|consumers|oneprotect|deploy|bench|tests)/[\w./-]+)`")
-    named = {name for page in PAGES for name in path.findall(page.read_text(encoding="utf-8"))}
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
+    named = {name for page in pages for name in path.findall(page.read_text(encoding="utf-8"))}
 
     assert len(named) > 20
     assert {name for name in named if not (ROOT / name).exists()} == set()

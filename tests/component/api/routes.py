@@ -1,4 +1,4 @@
-"""Every route of the application, as the application itself has it, and what it takes to use each."""
+"""Every route of the application, and the access that each requires."""
 
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ T: Final = "/v1/tenants/{tenant}"
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """Who may use a route (None: anybody), and a request that it understands."""
+    """The roles that may use a route (None: no token needed), and a valid request."""
 
     roles: set[Role] | None
     body: Any = None

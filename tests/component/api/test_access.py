@@ -1,4 +1,4 @@
-"""Who may do what: every route of the application, with every role of the right tenant, the wrong one, and of all."""
+"""Access: every route with every role, for a token of the tenant, of another tenant, and of all tenants."""
 
 import asyncio
 
@@ -23,7 +23,7 @@ async def _ask(client: Client, method: str, path: str, tenant: str) -> Reply:
     return await client(method, place(path, access, tenant), access.body)
 
 
-async def test_each_role_gets_what_it_may_and_nothing_else(api: Api) -> None:
+async def test_each_role_may_use_exactly_its_routes(api: Api) -> None:
     """A token of the tenant or of all tenants: 403 without one of the roles, anything but 401 and 403 with one."""
     await api.site.destination("orders", "https://example.com/in")
     wrong: list[str] = []
@@ -39,8 +39,8 @@ async def test_each_role_gets_what_it_may_and_nothing_else(api: Api) -> None:
     assert wrong == []
 
 
-async def test_nobody_touches_what_another_tenant_has(api: Api) -> None:
-    """403 for every route and role, in the same words whether the thing exists or not; nothing is changed."""
+async def test_a_token_of_another_tenant_is_forbidden(api: Api) -> None:
+    """Every route responds 403 to every role, with one text for existing and missing resources, and changes nothing."""
     await api.site.destination("orders", "https://example.com/in")
     before = [await api.site.records(stream) for stream in _everything()]
     bodies: set[bytes] = set()
@@ -64,8 +64,8 @@ def _everything() -> list[streams.StreamConfig]:
     return [streams.WORK, streams.OVERFLOW, streams.FAILED, streams.EVENTS]
 
 
-async def test_without_a_token_nothing_but_the_open_pages_is_had(api: Api) -> None:
-    """401 with a challenge."""
+async def test_without_a_token_only_the_open_routes_respond(api: Api) -> None:
+    """Every other route responds 401 with a challenge."""
     client = api.with_token(None)
     for (method, path), access in ROUTES.items():
         reply = await _ask(client, method, path, OURS)
@@ -79,15 +79,15 @@ async def test_without_a_token_nothing_but_the_open_pages_is_had(api: Api) -> No
 @pytest.mark.parametrize(
     "header", ["", "Bearer", "Bearer ", "Basic YTpi", "Token x", "bearer\tx", "Bearer " + "x" * 9000]
 )
-async def test_odd_authorization_headers_are_refused(api: Api, header: str) -> None:
-    """With a 401, whatever they are."""
+async def test_malformed_authorization_headers_are_rejected(api: Api, header: str) -> None:
+    """The API responds 401."""
     reply = await api.with_token(None)("GET", "/v1/tenants/acme/destinations", headers={"authorization": header})
 
     assert reply.status == 401
 
 
-async def test_changes_are_told_with_who_and_from_where(api: Api) -> None:
-    """Every change leaves an audit event: what, by whom, from which address."""
+async def test_every_change_is_audited(api: Api) -> None:
+    """An audit event names the change, the caller and the address."""
     admin = await api.client(Role.ADMIN)
     first = len(await api.site.records(streams.EVENTS))
     destination = "/v1/tenants/acme/destinations/orders"
@@ -111,8 +111,8 @@ async def test_changes_are_told_with_who_and_from_where(api: Api) -> None:
     assert {one["address"] for one in told} == {"127.0.0.1"}
 
 
-async def test_last_use_is_written_down_off_the_path_and_seldom(api: Api) -> None:
-    """Once for many requests, to be seen in the list."""
+async def test_the_last_use_of_a_token_is_stored_once_for_many_requests(api: Api) -> None:
+    """The list of tokens shows the time."""
     viewer = await api.client(Role.VIEWER)
     await asyncio.gather(*(viewer("GET", "/v1/tenants/acme/destinations") for _ in range(20)))
 

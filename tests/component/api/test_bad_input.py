@@ -1,4 +1,4 @@
-"""Bad input on every route, from the application's own table: a problem document, nothing lost, nothing told."""
+"""Bad input on every route, from the application's table: a problem document, and no side effect."""
 
 import asyncio
 import contextlib
@@ -54,7 +54,7 @@ def _with_bodies() -> list[tuple[str, str, ApiOperation]]:
 
 @pytest.mark.parametrize("bad", BODIES)
 async def test_bad_bodies(api: Api, bad: str) -> None:
-    """Each route that takes a body refuses each of these, and nothing is stored."""
+    """Each route with a body rejects each malformed body, and stores nothing."""
     client = await _everyone(api)
     events = len(await api.site.records(streams.EVENTS))
     data, headers, statuses = BODIES[bad]
@@ -79,7 +79,7 @@ async def test_bad_bodies(api: Api, bad: str) -> None:
 
 
 async def test_wrong_methods(api: Api) -> None:
-    """A 405 that says what is allowed."""
+    """The API responds 405, and `Allow` lists the methods."""
     client = await _everyone(api)
     for path in {path for _, path in ROUTES}:
         allowed = {method for method, other in ROUTES if other == path}
@@ -93,7 +93,7 @@ async def test_wrong_methods(api: Api) -> None:
 
 
 async def test_bad_names_in_paths(api: Api) -> None:
-    """What is no name is refused with a 422 that names the parameter; an unknown path is a 404."""
+    """A malformed name is a 422 that names the parameter; an unknown path is a 404."""
     client = await _everyone(api)
     for (method, path), access in ROUTES.items():
         if "{id}" not in path:
@@ -123,7 +123,7 @@ async def test_bad_queries(api: Api, query: str) -> None:
 
 
 async def test_a_slow_body_ends_by_its_deadline(site: Site) -> None:
-    """Each route that takes a body gives up on one that drips, and says so."""
+    """Each route with a body responds 408 to a slow one."""
     async with running(site, api_body_timeout_s="1") as api:
         client = await _everyone(api)
 
@@ -152,8 +152,8 @@ async def _raw(api: Api) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.S
         writer.close()
 
 
-async def test_a_slow_head_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Slowloris: whoever does not finish its headers in time holds no connection."""
+async def test_a_slow_head_closes_the_connection(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that does not finish its headers in time gets a 408."""
     monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.5)
     async with _raw(api) as (reader, writer), asyncio.timeout(10):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-a: ")
@@ -176,8 +176,8 @@ async def test_a_slow_head_is_hung_up_on(api: Api, monkeypatch: pytest.MonkeyPat
         (b"GET /healthz HTTP/1.1\r\nhost: a b\r\n\r\n", b"400"),
     ],
 )
-async def test_what_is_no_http_is_answered_with_a_problem(api: Api, sent: bytes, status: bytes) -> None:
-    """And the connection is closed, where it can't go on."""
+async def test_malformed_http_gets_a_problem_document(api: Api, sent: bytes, status: bytes) -> None:
+    """The server closes the connection if it cannot continue."""
     async with _raw(api) as (reader, writer), asyncio.timeout(10):
         writer.write(sent)
         answer = await reader.readuntil(b"}")
@@ -187,7 +187,7 @@ async def test_what_is_no_http_is_answered_with_a_problem(api: Api, sent: bytes,
 
 
 async def test_random_bytes_never_make_it_fail(api: Api) -> None:
-    """Whatever is sent, the process lives, and answers the next request."""
+    """The process survives random bytes, and responds to the next request."""
     chance = random.Random(7)  # noqa: S311 - the same bytes each time
     for _ in range(50):
         async with _raw(api) as (_, writer):

@@ -1,4 +1,4 @@
-"""Destinations and credentials over HTTP: validated, tried out, and never overwritten unseen."""
+"""Destinations and credentials over HTTP: validation, tests, and optimistic concurrency."""
 
 from typing import Any
 
@@ -39,7 +39,7 @@ async def test_a_destination_from_creation_to_deletion(api: Api) -> None:
 
 
 async def test_two_admins_never_overwrite_each_other(api: Api) -> None:
-    """`If-Match` with what somebody has seen: the second one is told, with a 412, and nothing is lost."""
+    """The second of two changes with one `If-Match` gets a 412, and the first one stays."""
     admin = await api.client(Role.ADMIN)
     one = f"{DESTINATIONS}/orders"
     seen = (await admin("PUT", one, SPEC)).headers["etag"]
@@ -85,8 +85,8 @@ async def test_create_only(api: Api) -> None:
         ({"surprise": 1}, None, "can't be set"),
     ],
 )
-async def test_what_breaks_a_rule(api: Api, change: dict[str, Any], field: str | None, says: str) -> None:
-    """A 422 that names the field and the rule, with nothing of the value."""
+async def test_a_broken_rule_is_a_422(api: Api, change: dict[str, Any], field: str | None, says: str) -> None:
+    """The problem names the field and the rule, and never the value."""
     admin = await api.client(Role.ADMIN)
 
     reply = await admin("PUT", f"{DESTINATIONS}/orders", SPEC | change)
@@ -98,7 +98,7 @@ async def test_what_breaks_a_rule(api: Api, change: dict[str, Any], field: str |
 
 
 async def test_lists_come_in_pages(api: Api) -> None:
-    """Each once, in order, whatever the size of a page."""
+    """Pages of any size show each item once, in order."""
     admin = await api.client(Role.ADMIN)
     for number in range(5):
         await api.site.destination(f"d{number}", "https://example.com/in")
@@ -115,8 +115,8 @@ async def test_lists_come_in_pages(api: Api) -> None:
     assert items == [f"d{number}" for number in range(5)]
 
 
-async def test_a_ref_goes_in_and_never_comes_out(api: Api) -> None:
-    """What is read of a credential is all but its ref, and one that is in use stays."""
+async def test_no_response_holds_a_secret_ref(api: Api) -> None:
+    """A credential is read without its ref, and a credential in use cannot be deleted."""
     admin = await api.client(Role.ADMIN)
     one = f"{CREDENTIALS}/new"
 
@@ -134,7 +134,7 @@ async def test_a_ref_goes_in_and_never_comes_out(api: Api) -> None:
 
 
 async def test_checking_a_credential(api: Api) -> None:
-    """A consumer looks; what is wrong with a Secret is told to operators alone; without a consumer it is a 503."""
+    """A consumer checks it; only operators see the cause of a failure; without a consumer the check is a 503."""
     admin, operator = await api.client(Role.ADMIN), await api.client(Role.OPERATOR, tenant=ALL_TENANTS)
     await admin("PUT", f"{CREDENTIALS}/gone", {"secret_ref": f"k8s://{NAMESPACE}/nowhere/signing"})
     nobody = await admin("POST", f"{CREDENTIALS}/key/check")
@@ -160,8 +160,8 @@ async def _test(client: Client, name: str) -> Any:
     return reply.status, reply.json["result"]
 
 
-async def test_a_ping_is_real_signed_and_tried_once(api: Api, receiver: Scripted) -> None:
-    """Its result is the answer; one that fails is neither tried again nor kept."""
+async def test_a_test_delivery_is_signed_and_attempted_once(api: Api, receiver: Scripted) -> None:
+    """The response has its result; a failed test is neither retried nor retained."""
     admin = await api.client(Role.ADMIN)
     async with Scripted([500]) as failing, api.site.consumer():
         await api.site.destination("orders", receiver.url)
@@ -178,8 +178,8 @@ async def test_a_ping_is_real_signed_and_tried_once(api: Api, receiver: Scripted
     assert await api.site.jetstream.replayer.list(TENANT) == {}
 
 
-async def test_a_ping_that_nobody_sends_is_told_as_waiting(site: Site, receiver: Scripted) -> None:
-    """202 and no result when no consumer runs."""
+async def test_a_test_delivery_without_a_consumer_is_pending(site: Site, receiver: Scripted) -> None:
+    """The response is a 202 without a result."""
     await site.destination("orders", receiver.url)
     async with running(site, request_timeout_s="0.5") as api:
         admin = await api.client(Role.ADMIN)

@@ -1,4 +1,4 @@
-"""The API process: before NATS is there, while it is away, behind a proxy, and on SIGTERM."""
+"""The API process before NATS starts, while NATS is down, behind a proxy, and on SIGTERM."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def _lives(api: Api) -> bool:
         return False
 
 
-async def test_it_lives_before_nats_is_there_and_is_ready_afterwards(site: Site) -> None:
+async def test_the_api_is_alive_before_nats_starts_and_ready_afterwards(site: Site) -> None:
     """Meanwhile everything else is a 503, as a problem document; no restart is needed."""
     await site.server.kill()
     async with _process(site) as (process, api):
@@ -101,7 +101,7 @@ async def test_sigterm_finishes_what_is_under_way(site: Site, receiver: Scripted
 
 
 async def _refuses(api: Api) -> bool:
-    """Whether nobody listens any more."""
+    """Return true if the port refuses connections."""
     try:
         async with aiohttp.ClientSession() as fresh, fresh.get(f"{api.url}/healthz"):
             return False
@@ -109,8 +109,8 @@ async def _refuses(api: Api) -> bool:
         return True
 
 
-async def test_a_port_that_is_taken_is_told_by_the_settings_name(api: Api) -> None:
-    """Exit code 2, the variable, and how to mend it."""
+async def test_a_port_in_use_is_reported_by_the_name_of_its_setting(api: Api) -> None:
+    """The command exits with 2, and names the variable and a remedy."""
     port = api.url.rpartition(":")[2]
     process = await Process.start(api.site.environ | {"ONEPROTECT_API_PORT": port}, "api")
 
@@ -118,7 +118,7 @@ async def test_a_port_that_is_taken_is_told_by_the_settings_name(api: Api) -> No
     assert process.says("ONEPROTECT_API_PORT")
 
 
-async def test_a_proxy_is_believed_only_when_it_is_named(site: Site) -> None:
+async def test_only_trusted_proxies_set_the_client_address(site: Site) -> None:
     """The audit trail has the client's address then, and otherwise that of whoever connects."""
     headers = {"X-Forwarded-For": "203.0.113.7"}
     for proxies, address in (("", "127.0.0.1"), ("127.0.0.0/8", "203.0.113.7")):

@@ -1,4 +1,4 @@
-"""Tokens: made, used, seen and revoked."""
+"""Tokens: create, use, list and revoke."""
 
 from oneprotect.api.auth.token_format import PREFIX, parse_token_id
 from schemas.roles import Role
@@ -27,8 +27,8 @@ async def _answers(client: Client, status: int) -> bool:
     return (await client("GET", LIST)).status == status
 
 
-async def test_no_token_a_mistyped_and_an_unknown_one_are_told_apart(api: Api) -> None:
-    """Each is a 401 with a challenge, and what was sent is not repeated."""
+async def test_missing_mistyped_and_unknown_tokens_get_different_problems(api: Api) -> None:
+    """Each is a 401 with a challenge, and never repeats the token."""
     good = await api.token(Role.VIEWER)
     mistyped = good[:-1] + ("a" if good[-1] != "a" else "b")
     for token, says in ((None, "is required"), (mistyped, "checksum"), ("something-else", "unknown format")):
@@ -42,7 +42,7 @@ async def test_no_token_a_mistyped_and_an_unknown_one_are_told_apart(api: Api) -
 
 
 async def test_another_tenant_and_another_role_are_refused(api: Api) -> None:
-    """A 403 that tells nothing of what there is."""
+    """The API responds 403 without details."""
     viewer, producer = await api.client(Role.VIEWER), await api.client(Role.PRODUCER)
 
     assert (await viewer("GET", LIST)).status == 200
@@ -51,7 +51,7 @@ async def test_another_tenant_and_another_role_are_refused(api: Api) -> None:
 
 
 async def test_failing_too_often_is_answered_with_429(api: Api) -> None:
-    """And whoever has a good token is let in all the same."""
+    """A valid token from the address is still accepted."""
     good, bad = await api.client(Role.VIEWER), api.with_token("wrong")
     statuses = [(await bad("GET", LIST)).status for _ in range(25)]
     limited = await bad("GET", LIST)

@@ -1,4 +1,4 @@
-"""The console over HTTP: who gets in, what forms do, and what pages never show. How it looks is tested in a browser."""
+"""The console over HTTP: sign-in, forms, and content that no page shows. Browser tests cover the appearance."""
 
 import asyncio
 import html
@@ -32,7 +32,7 @@ FORM: Final = "application/x-www-form-urlencoded"
 
 
 class Visitor:
-    """Somebody with a browser of few words."""
+    """A minimal browser."""
 
     def __init__(self, client: Client, url: str) -> None:
         self._client = client
@@ -115,7 +115,7 @@ async def test_a_bad_token_is_refused_and_not_repeated(api: Api, token: str) -> 
     assert not token or token.encode() not in answer.body
 
 
-async def test_who_may_only_publish_may_not_look(api: Api) -> None:
+async def test_a_producer_cannot_sign_in(api: Api) -> None:
     """A producer's token opens no page."""
     visitor = await _visitor(api)
 
@@ -126,7 +126,7 @@ async def test_who_may_only_publish_may_not_look(api: Api) -> None:
 
 
 async def test_guessing_tokens_is_slowed_down(api: Api) -> None:
-    """As at the API: an address that keeps failing is told to wait."""
+    """An address with too many failures must wait."""
     visitor = await _visitor(api)
 
     statuses = [(await visitor.sign_in("oneprotect_guess")).status for _ in range(30)]
@@ -135,8 +135,8 @@ async def test_guessing_tokens_is_slowed_down(api: Api) -> None:
     assert statuses[-1] == 429
 
 
-async def test_nobody_sees_a_page_without_signing_in(api: Api) -> None:
-    """Each page leads to the form, and from there to where one wanted to go."""
+async def test_every_page_requires_a_session(api: Api) -> None:
+    """Each page redirects to the form, and the form back to the page."""
     visitor = await _visitor(api)
 
     for path in _paths("GET"):
@@ -148,8 +148,8 @@ async def test_nobody_sees_a_page_without_signing_in(api: Api) -> None:
         assert (await visitor.post(path)).status in (303, 403), path
 
 
-async def test_signing_in_leads_nowhere_else(api: Api) -> None:
-    """Whatever the address says, one ends up on a page of the console."""
+async def test_signing_in_never_redirects_to_another_site(api: Api) -> None:
+    """Sign-in redirects to a page of the console."""
     visitor = await _visitor(api)
     token = await api.token(Role.VIEWER)
 
@@ -161,7 +161,7 @@ async def test_signing_in_leads_nowhere_else(api: Api) -> None:
 
 
 async def test_a_session_ends_with_its_token_and_by_signing_out(api: Api, site: Site) -> None:
-    """Revoked, it is over at once; signed out, the old cookie opens nothing."""
+    """A revoked token ends its session at once; after sign-out the cookie opens nothing."""
     token = await api.token(Role.VIEWER)
     revoked, out = await _visitor(api), await _visitor(api)
     await revoked.sign_in(token)
@@ -193,7 +193,7 @@ async def test_a_made_up_cookie_opens_nothing(api: Api, cookie: str) -> None:
 
 
 async def test_no_page_of_another_tenant_opens(api: Api) -> None:
-    """Whatever the role; somebody for all tenants may."""
+    """A token of another tenant is forbidden in every role; a token for all tenants is allowed."""
     for role in (Role.VIEWER, Role.ADMIN, Role.OPERATOR):
         visitor = await _visitor(api, role, tenant="globex")
         for path in _paths("GET"):
@@ -207,8 +207,8 @@ async def test_no_page_of_another_tenant_opens(api: Api) -> None:
     assert (await everywhere.get("/console/tenant?tenant=acme")).headers["location"] == f"{BASE}/integrations"
 
 
-async def test_forms_that_others_made_do_nothing(api: Api, site: Site, receiver: Scripted) -> None:
-    """Without the session's own mark, from another site, or from nowhere."""
+async def test_forged_forms_are_rejected(api: Api, site: Site, receiver: Scripted) -> None:
+    """The form token is missing or wrong, or the origin is another site or missing."""
     await site.destination("orders", receiver.url)
     visitor = await _visitor(api, Role.OPERATOR)
     mark = await visitor.form_token()
@@ -244,7 +244,7 @@ async def test_a_viewer_changes_nothing(api: Api, site: Site, receiver: Scripted
     assert (await site.jetstream.configuration.get_destination(TENANT, "orders")).enabled
 
 
-async def test_what_is_changed_is_told_with_who_and_from_where(api: Api, site: Site, receiver: Scripted) -> None:
+async def test_every_change_in_the_console_is_audited(api: Api, site: Site, receiver: Scripted) -> None:
     """The audit event names the token and the address."""
     await site.destination("orders", receiver.url)
     visitor = await _visitor(api, Role.OPERATOR)
@@ -320,7 +320,7 @@ async def test_bad_input_is_answered_with_a_clear_page(api: Api) -> None:
     ids=["huge", "no UTF-8", "many fields", "JSON"],
 )
 async def test_a_bad_form_is_answered_with_a_clear_page(api: Api, data: bytes, headers: dict[str, str]) -> None:
-    """Too large, not a form, or none of ours."""
+    """The form is too large, of another type, or malformed."""
     client = await api.client()
 
     answer = await client(
@@ -341,7 +341,7 @@ def _assert_safe(answer: Reply) -> None:
     assert answer.headers["referrer-policy"] == "same-origin"
 
 
-async def test_what_others_wrote_is_escaped_wherever_it_is_shown(api: Api, site: Site) -> None:
+async def test_every_value_is_escaped_on_every_page(api: Api, site: Site) -> None:
     """A description, a reason, a captured response: on every page, as text."""
     await site.destination("orders", "http://127.0.0.1:1024/", description=HOSTILE)
     await site.jetstream.configuration.disable_destination(TENANT, "orders", by="test", reason=HOSTILE)
@@ -376,8 +376,8 @@ async def test_no_url_and_no_ref_is_shown(api: Api, site: Site, receiver: Script
     assert b"x-api-key" in pages[1].body
 
 
-async def test_a_tenant_is_told_less_about_secrets_than_an_operator(api: Api, site: Site) -> None:
-    """Why it may not have a Secret would tell it of others'."""
+async def test_only_operators_see_the_exact_state_of_a_secret(api: Api, site: Site) -> None:
+    """The cause could reveal Secrets of other tenants."""
     result = recorded(1, tenant=TENANT, destination="orders", code=Code.SECRET_DENIED)
     await site.jetstream.publisher.publish(result)
     operator, viewer = await _visitor(api, Role.OPERATOR), await _visitor(api, Role.VIEWER)
@@ -422,8 +422,8 @@ async def test_empty_pages_say_what_to_do_next(api: Api) -> None:
     assert "No tenants yet" in (await everywhere.get("/console/integrations")).body.decode()
 
 
-async def test_a_look_for_what_is_rare_goes_on_by_a_link(api: Api, site: Site) -> None:
-    """A page that has looked far enough says how far, and leads further."""
+async def test_a_search_continues_by_a_link(api: Api, site: Site) -> None:
+    """A page that reached its limit shows how far it searched, and links further back."""
     for number in range(5000):
         await site.jetstream.publisher.publish(
             recorded(number, tenant=TENANT, destination="orders", code=Code.HTTP_410 if number == 3 else Code.HTTP_2XX)
@@ -459,8 +459,8 @@ async def test_live_attempts_come_as_events(site: Site) -> None:
         assert await live.content.read() == b"event: bye\ndata: \n\n"
 
 
-async def test_a_session_follows_only_so_many_at_once(api: Api) -> None:
-    """One more is told so; when one is closed there is room again."""
+async def test_a_session_has_a_maximum_number_of_live_streams(api: Api) -> None:
+    """A further stream is a 429 until another one is closed."""
     visitor = await _visitor(api, Role.VIEWER)
     headers = {"cookie": visitor.cookie}
     async with aiohttp.ClientSession() as session:
@@ -489,8 +489,8 @@ class _Published(msgspec.Struct):
     headers: dict[str, str] | None = None
 
 
-def test_a_slow_client_misses_the_oldest_and_is_told_how_many() -> None:
-    """What waits for one client is bounded."""
+def test_a_slow_client_misses_the_oldest_attempts_and_sees_how_many() -> None:
+    """The buffer of one client is bounded."""
     arrivals = EventBuffer(lambda event: event.data.outcome is Outcome.DELIVERED)
 
     async def fill() -> None:
@@ -509,8 +509,8 @@ def test_a_slow_client_misses_the_oldest_and_is_told_how_many() -> None:
     assert arrivals.drain() == ([], 0)
 
 
-async def test_a_page_says_so_when_nats_is_away(api: Api, site: Site) -> None:
-    """As a page, with when to try again; the session goes on afterwards."""
+async def test_a_page_reports_that_nats_is_down(api: Api, site: Site) -> None:
+    """The page says when to retry; the session is still valid afterwards."""
     visitor = await _visitor(api, Role.VIEWER)
     await site.server.stop()
 

@@ -1,10 +1,10 @@
-"""How often an address may fail: so many at once, then seldom, and with bounded memory."""
+"""The failure throttle: a burst, then a rate, with bounded memory."""
 
 from oneprotect.api.auth.authenticator import MAX_ADDRESSES, FailureThrottle
 
 
 class Clock:
-    """Stands still until it is told otherwise."""
+    """A clock that a test advances."""
 
     now = 1000.0
 

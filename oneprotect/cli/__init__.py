@@ -1,4 +1,1 @@
-"""The command line: one file per group of commands, and `app` that puts them together.
-
-These files import nothing heavy: a command imports what it needs when it runs, so that `--help` is there at once.
-"""
+"""Command line: `app` is the root, `commands` parse options, `views` write output, `support` is shared by both."""

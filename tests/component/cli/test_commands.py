@@ -121,7 +121,7 @@ async def _requested(site: Site) -> list[str]:
 
 
 async def test_apply_compares_and_changes(oneprotect: RunHere) -> None:
-    """--check exits with 1 and changes nothing where something differs; without it, it is changed; then all is well."""
+    """--check exits with code 1 and changes nothing; `apply` then removes the differences."""
     smaller = {"work_per_destination": "7"}
 
     compared = await oneprotect("apply", "--check", **smaller)
@@ -143,7 +143,7 @@ async def test_apply_compares_and_changes(oneprotect: RunHere) -> None:
     "payload", [b'{"b" : 1.50,\n "a":[ 1e2, "\\u00e4\xc3\xa4" ]}', b"null", b'"text"', b"[" * 50 + b"]" * 50]
 )
 async def test_deliver_embeds_json_byte_for_byte(site: Site, oneprotect: RunHere, payload: bytes) -> None:
-    """What lies in the work stream holds the very bytes of the JSON, and is what consumers understand."""
+    """The stored request contains the JSON byte for byte, and consumers can read it."""
     await site.destination("orders", "https://acme.com/hook")
 
     ran = await oneprotect(*DELIVER, "--data", "-", stdin=b" \n" + payload + b"\n")
@@ -186,8 +186,8 @@ async def test_deliver_sends_other_bodies_as_they_are(
     assert request.data.body_content_type == content_type
 
 
-async def test_deliver_tells_a_duplicate(site: Site, oneprotect: RunHere) -> None:
-    """The same id to the same destination is stored once, and the second time is told as a duplicate."""
+async def test_deliver_reports_a_duplicate(site: Site, oneprotect: RunHere) -> None:
+    """A repeated id and destination are stored once, and reported as a duplicate."""
     await site.destination("orders", "https://acme.com/hook")
 
     first = await oneprotect(*DELIVER, "--data", "-", "--id", "order-1", "--json", stdin=b"1")
@@ -201,7 +201,7 @@ async def test_deliver_tells_a_duplicate(site: Site, oneprotect: RunHere) -> Non
 
 
 async def test_deliver_goes_to_the_overflow_when_the_destination_is_full(site: Site, oneprotect: RunHere) -> None:
-    """Beyond a destination's fill of due work the same request is stored in the overflow, and that is told."""
+    """Beyond a destination's limit of due work, a request is stored in the overflow and reported."""
     await site.destination("orders", "https://acme.com/hook")
     await oneprotect("apply", work_per_destination="1")
 
@@ -219,7 +219,7 @@ async def test_deliver_goes_to_the_overflow_when_the_destination_is_full(site: S
 
 
 async def test_deliver_to_nowhere_needs_force(site: Site, oneprotect: RunHere) -> None:
-    """An unknown destination is an error before anything is published; --force publishes all the same."""
+    """An unknown destination is an error before the request is published; --force publishes it."""
     refused = await oneprotect(*DELIVER, "--data", "-", stdin=b"1")
     nothing = await _requested(site)
     forced = await oneprotect(*DELIVER, "--data", "-", "--force", "--id", "x", stdin=b"1")
@@ -230,8 +230,8 @@ async def test_deliver_to_nowhere_needs_force(site: Site, oneprotect: RunHere) -
     assert await _requested(site) == ["x"]
 
 
-async def test_deliver_to_a_disabled_destination_is_stored_and_told(site: Site, oneprotect: RunHere) -> None:
-    """A disabled destination's delivery is accepted, to be kept for a replay, and that is said."""
+async def test_deliver_to_a_disabled_destination_is_stored_with_a_notice(site: Site, oneprotect: RunHere) -> None:
+    """A delivery to a disabled destination is stored, and a notice says that it will be retained."""
     await site.destination("orders", "https://acme.com/hook")
     await oneprotect("destination", "disable", "orders", "--tenant", TENANT)
 
@@ -241,8 +241,8 @@ async def test_deliver_to_a_disabled_destination_is_stored_and_told(site: Site, 
     assert "disabled" in ran.err
 
 
-async def test_deliver_refuses_what_consumers_would_quarantine(site: Site, oneprotect: RunHere) -> None:
-    """A bad request ends with 2, named by field and rule, with nothing of it repeated and nothing published."""
+async def test_deliver_refuses_requests_that_consumers_would_quarantine(site: Site, oneprotect: RunHere) -> None:
+    """An invalid request exits with code 2, by field and rule, without its content and without a publication."""
     await site.destination("orders", "https://acme.com/hook")
 
     runs = [
@@ -260,7 +260,7 @@ async def test_deliver_refuses_what_consumers_would_quarantine(site: Site, onepr
 
 
 async def test_a_destination_through_its_life(oneprotect: RunHere) -> None:
-    """Set, shown, listed, disabled, enabled and deleted, each told to people and to programs."""
+    """A destination is set, shown, listed, disabled, enabled and deleted, with output for people and programs."""
     to = ("orders", "--tenant", TENANT)
     fields = (
         "--url",
@@ -298,7 +298,7 @@ async def test_a_destination_through_its_life(oneprotect: RunHere) -> None:
 
 
 async def test_a_bad_destination_is_refused(oneprotect: RunHere) -> None:
-    """What breaks a rule ends with 2, what is missing with 1, both in one line that repeats nothing."""
+    """An invalid destination exits with code 2, a missing one with code 1, each with one line without its input."""
     for fields, code, told in BAD_DESTINATIONS:
         plain = await oneprotect("destination", "set", "orders", "--tenant", TENANT, *fields)
         as_json = await oneprotect("destination", "set", "orders", "--tenant", TENANT, *fields, "--json")
@@ -310,7 +310,7 @@ async def test_a_bad_destination_is_refused(oneprotect: RunHere) -> None:
 
 
 async def test_a_credential_through_its_life_without_its_ref(site: Site, oneprotect: RunHere) -> None:
-    """Set, shown, listed and deleted; no output holds the ref, and one that is refused is not repeated."""
+    """A credential is set, shown, listed and deleted, and no output contains its ref."""
     to = ("hook-key", "--tenant", TENANT)
 
     runs = [
@@ -342,7 +342,7 @@ async def test_a_credential_through_its_life_without_its_ref(site: Site, oneprot
 
 
 async def test_attempts_are_listed_newest_last(site: Site, oneprotect: RunHere) -> None:
-    """All of them by default, fewer by tenant, destination, delivery, outcome, code, time and number."""
+    """The list has all attempts by default, and fewer by tenant, destination, delivery, outcome, code, time and number."""
     await _record(site, "one")
     between = datetime.now(UTC).isoformat()
     await _record(site, "two", outcome=Outcome.RETRY_SCHEDULED, code=Code.HTTP_5XX, next_attempt_at=datetime.now(UTC))
@@ -370,7 +370,7 @@ async def test_attempts_are_listed_newest_last(site: Site, oneprotect: RunHere) 
 
 
 async def test_the_newest_are_found_behind_many_others(site: Site, oneprotect: RunHere) -> None:
-    """A delivery from long ago is found although thousands of other results came after it."""
+    """An old delivery is found behind thousands of newer results."""
     await _record(site, "old", destination="quiet")
     async with asyncio.TaskGroup() as tasks:
         for number in range(6000):
@@ -384,7 +384,7 @@ async def test_the_newest_are_found_behind_many_others(site: Site, oneprotect: R
 
 
 async def test_attempts_are_followed_until_interrupted(site: Site) -> None:
-    """--follow shows what is on record, then each new result once, and Ctrl-C ends it with 0."""
+    """--follow shows stored results, then each new result once, and exits with code 0 on Ctrl-C."""
     await _record(site, "before")
     environ = site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}
     process = await Process.start(
@@ -401,8 +401,8 @@ async def test_attempts_are_followed_until_interrupted(site: Site) -> None:
     assert [json.loads(line)["delivery"] for line in process.output.splitlines()] == ["before", "after"]
 
 
-async def test_replay_shows_what_it_would_do(site: Site, oneprotect: RunHere) -> None:
-    """--dry-run counts by destination and code, tells what is superseded, shows a few, and requests nothing."""
+async def test_a_dry_run_shows_the_deliveries_of_a_replay(site: Site, oneprotect: RunHere) -> None:
+    """--dry-run counts by destination and code, counts superseded deliveries, shows a sample, and requests nothing."""
     (superseded, *_) = await _keep(site, 12)
     await _keep(site, 2, code=Code.SECRET_NOT_FOUND, destination="other")
     await _record(site, superseded, attempt=9)
@@ -423,8 +423,8 @@ async def test_replay_shows_what_it_would_do(site: Site, oneprotect: RunHere) ->
     assert await _requested(site) == []
 
 
-async def test_replay_requests_what_fits_once(site: Site, oneprotect: RunHere) -> None:
-    """A replay requests what its filter takes; another one leaves alone what waits for its attempt from the first."""
+async def test_a_replay_requests_matching_deliveries_once(site: Site, oneprotect: RunHere) -> None:
+    """A replay requests the deliveries of its filter, and a second one skips those that are pending."""
     first, second = await _keep(site, 2)
 
     one = await oneprotect("replay", "--tenant", TENANT, "--id", first)
@@ -442,8 +442,8 @@ async def test_replay_requests_what_fits_once(site: Site, oneprotect: RunHere) -
 
 
 @pytest.mark.retry
-async def test_an_interrupted_replay_goes_on_with_the_command_that_it_prints(site: Site, oneprotect: RunHere) -> None:
-    """Stopped half-way it exits with 1, and what it prints finishes the rest: each delivery is requested once."""
+async def test_an_interrupted_replay_resumes_with_the_printed_command(site: Site, oneprotect: RunHere) -> None:
+    """An interrupted replay exits with code 1, and the printed command requests each remaining delivery once."""
     deliveries = await _keep(site, 60)
     environ = site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}
     arguments = ("replay", "--tenant", TENANT, "--since", "2h", "--code", "http.5xx", "--rate", "20", "--json")
@@ -469,8 +469,8 @@ async def test_an_interrupted_replay_goes_on_with_the_command_that_it_prints(sit
     assert sorted(await _requested(site)) == sorted(deliveries)
 
 
-async def test_secret_check_says_how_to_mend(site: Site, oneprotect: RunHere) -> None:
-    """A secret that can't be had ends with 1, its code, and one sentence; the ref is not repeated."""
+async def test_secret_check_gives_a_remedy(site: Site, oneprotect: RunHere) -> None:
+    """An unusable secret exits with code 1, its result code and a remedy, without the ref."""
     manifest = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -495,7 +495,7 @@ async def test_secret_check_says_how_to_mend(site: Site, oneprotect: RunHere) ->
 
 
 async def test_secret_check_shows_all_but_the_secret(site: Site, oneprotect: RunHere) -> None:
-    """A secret that signs gives its version and slots, and not one form of its value."""
+    """A usable secret shows its version and keys, and no form of its value."""
     plain = await oneprotect("secret", "check", REF, "--tenant", TENANT)
     as_json = await oneprotect("secret", "check", REF, "--tenant", TENANT, "--json")
 
@@ -508,7 +508,7 @@ async def test_secret_check_shows_all_but_the_secret(site: Site, oneprotect: Run
     assert "signing-key" not in told
 
 
-async def test_verify_accepts_what_was_signed_and_explains_what_was_not(
+async def test_verify_accepts_a_valid_signature_and_explains_an_invalid_one(
     site: Site, oneprotect: RunHere, tmp_path: Path
 ) -> None:
     """A right request is 0; a body that was written anew is 1, with the cause; the secret is never shown."""

@@ -1,4 +1,4 @@
-"""`oneprotect doctor` as people and programs see it."""
+"""Output of `oneprotect doctor` for people and programs."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -37,7 +37,7 @@ def _named(ran: Ran, group: str, status: str) -> dict[str, dict[str, Any]]:
 
 
 async def test_a_sound_installation(site: Site, oneprotect: RunHere, receiver: Scripted) -> None:
-    """Where all is well every line has its tick, grouped by what it is about, and the exit code is 0."""
+    """Without problems every check has a tick in its group, and the exit code is 0."""
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await until(lambda: _is_configured(site))
@@ -62,8 +62,8 @@ def _require_discretion(site: Site, ran: Ran) -> None:
     assert str(site.directory) not in told
 
 
-async def test_what_is_broken(site: Site, oneprotect: RunHere) -> None:
-    """What failed is marked and followed by how to mend it, and makes the exit code 1."""
+async def test_a_failed_check_has_a_remedy(site: Site, oneprotect: RunHere) -> None:
+    """A failed check is marked and followed by its remedy, and the exit code is 1."""
     path = site.directory / "secrets" / NAMESPACE / "signing-key.json"
     broken = msgspec.json.decode(path.read_bytes())
     broken["metadata"]["labels"] = {}
@@ -86,7 +86,7 @@ async def test_what_is_broken(site: Site, oneprotect: RunHere) -> None:
 
 
 async def test_settings_that_can_not_be_used(command_line: CommandLine) -> None:
-    """Every problem with the settings is told at once, without a value, and the exit code is 2."""
+    """All problems of the settings are shown without values, and the exit code is 2."""
     environ = {"ONEPROTECT_NATS_ULR": PASTED, "ONEPROTECT_API_PORT": PASTED}
     plain = await command_line.run(environ, "doctor")
     as_json = await command_line.run(environ, "doctor", "--json")
@@ -99,7 +99,7 @@ async def test_settings_that_can_not_be_used(command_line: CommandLine) -> None:
 
 
 async def test_without_nats(site: Site, oneprotect: RunHere, nats_server: EmbeddedNats) -> None:
-    """While NATS is down that is told, the rest is looked at, and no error cuts it short."""
+    """Without NATS, the other checks still run."""
     await nats_server.stop()
     ran = await oneprotect("doctor", "--json")
 
@@ -118,7 +118,7 @@ class _Closed(EmbeddedNats):
 
 
 async def test_a_server_that_refuses_us(command_line: CommandLine, tmp_path: Path) -> None:
-    """A server that asks for credentials is told apart from one that is gone."""
+    """A server that requires credentials has another result than an unreachable one."""
     async with _Closed(tmp_path / "nats") as server:
         ran = await command_line.run({"ONEPROTECT_NATS_URL": server.url}, "doctor", "--json")
 
@@ -129,7 +129,7 @@ async def test_a_server_that_refuses_us(command_line: CommandLine, tmp_path: Pat
 
 
 async def test_a_cluster_from_outside(site: Site, command_line: CommandLine, tmp_path: Path) -> None:
-    """With a kubeconfig the Secrets are looked at, and nothing is claimed of the consumers' service account."""
+    """With a kubeconfig, Secrets are checked, and the consumers' permissions are unknown."""
     async with ApiServer.running(tmp_path / "apiserver") as server:
         server.put(manifest(name="signing-key", data={"signing": KEY + b"\n"}))
         document = kubeconfig(server.url, server.authority.ca_file.read_bytes(), {"token": "token-1"})

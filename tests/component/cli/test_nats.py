@@ -1,4 +1,4 @@
-"""`oneprotect nats`: keys that show only their public half, users' entries, and files."""
+"""`oneprotect nats`: keys, entries of users, and files."""
 
 import stat
 from pathlib import Path
@@ -13,7 +13,7 @@ SEED = "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY"
 
 
 async def test_a_key_is_made_for_its_owner_alone(tmp_path: Path, command_line: CommandLine) -> None:
-    """The seed is in the file and nowhere else, and nobody else can read it; the public key is printed."""
+    """The seed is only in the file, only its owner can read the file, and the public key is printed."""
     path = tmp_path / "consumer.nk"
 
     ran = await command_line.run({}, "nats", "key", "--output", str(path))
@@ -40,7 +40,7 @@ async def test_a_key_is_made_for_its_owner_alone(tmp_path: Path, command_line: C
         (("producer", "--nkey", PUBLIC, "--tenant", "a.b"), "--tenant: "),
     ],
 )
-async def test_a_user_that_makes_no_sense_is_refused(
+async def test_contradictory_options_of_a_user_are_refused(
     command_line: CommandLine, arguments: tuple[str, ...], says: str
 ) -> None:
     """The mistake is named, and what was typed is not repeated: it may be the seed."""
@@ -52,7 +52,7 @@ async def test_a_user_that_makes_no_sense_is_refused(
 
 
 async def test_a_producers_entry_holds_its_tenants_subjects_alone(command_line: CommandLine) -> None:
-    """For the server's list of users; with --json, for the chart's."""
+    """The entry has the format of the server's configuration, and with --json the format of the chart."""
     ran = await command_line.run({}, "nats", "user", "producer", "--tenant", "acme", "--nkey", PUBLIC)
     as_json = await command_line.run({}, "nats", "user", "producer", "--tenant", "acme", "--nkey", PUBLIC, "--json")
 
@@ -70,7 +70,7 @@ async def test_a_producers_entry_holds_its_tenants_subjects_alone(command_line: 
 
 
 async def test_files_are_written_for_as_many_servers_as_asked(tmp_path: Path, command_line: CommandLine) -> None:
-    """The directory is made; what is in the way is told."""
+    """The directory is created, and an unwritable one is an error."""
     ran = await command_line.run(
         {}, "nats", "files", "--output", str(tmp_path / "a" / "b"), "--replicas", "1", "--json"
     )

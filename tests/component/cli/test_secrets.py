@@ -1,4 +1,4 @@
-"""Asking running consumers from the command line: forget secrets, and look at a credential now."""
+"""Commands that ask running consumers: refresh secrets, and check a credential."""
 
 import asyncio
 import base64
@@ -68,8 +68,8 @@ async def _hearing(site: Site, *answers: bytes) -> AsyncGenerator[list[RefreshSe
         await subscription.unsubscribe()
 
 
-async def test_every_consumer_says_what_it_forgot(site: Site, oneprotect: RunHere) -> None:
-    """However many consumers run, each has its row; a tenant's secrets are counted, everybody's are all."""
+async def test_every_consumer_reports_the_secrets_it_removed(site: Site, oneprotect: RunHere) -> None:
+    """Each consumer has a row, with the number of removed secrets, or `all`."""
     async with site.consumer(), site.consumer(), site.consumer():
         await until(lambda: _are_running(site, 3))
         one = await oneprotect(*REFRESH, "--credential", "key", "--json")
@@ -85,8 +85,10 @@ async def test_every_consumer_says_what_it_forgot(site: Site, oneprotect: RunHer
     _require_discretion(site, everything)
 
 
-async def test_the_next_delivery_is_signed_anew(site: Site, oneprotect: RunHere, receiver: Scripted) -> None:
-    """After a rotation and a refresh, consumers sign with the new key at once, though they remembered the old one."""
+async def test_a_refresh_makes_the_next_delivery_use_the_new_key(
+    site: Site, oneprotect: RunHere, receiver: Scripted
+) -> None:
+    """After a rotation and a refresh, consumers sign with the new key at once, although they had cached the old one."""
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await _deliver(site, receiver)
@@ -120,7 +122,7 @@ async def _deliver(site: Site, receiver: Scripted) -> None:
         (("--tenant", TENANT, "--credential", "key"), RefreshSecrets(tenant=TENANT, credential="key")),
     ],
 )
-async def test_consumers_are_asked_for_what_was_typed(
+async def test_the_request_to_consumers_has_the_options(
     site: Site, oneprotect: RunHere, options: tuple[str, ...], refresh: RefreshSecrets
 ) -> None:
     """One question goes to all of them; an answer that can't be understood is not taken for one."""
@@ -131,8 +133,8 @@ async def test_consumers_are_asked_for_what_was_typed(
     assert asked == [refresh]
 
 
-async def test_where_nobody_answers(site: Site, oneprotect: RunHere) -> None:
-    """A question that is heard, and that nobody answers, ends with 1 and says so."""
+async def test_a_refresh_without_replies_fails(site: Site, oneprotect: RunHere) -> None:
+    """A request without replies exits with code 1 and says so."""
     async with _hearing(site) as asked:
         ran = await oneprotect(*REFRESH, "--json")
 
@@ -143,8 +145,8 @@ async def test_where_nobody_answers(site: Site, oneprotect: RunHere) -> None:
 
 
 @pytest.mark.serial
-async def test_without_consumers_it_is_said_at_once(oneprotect: RunHere) -> None:
-    """Where nothing listens there is nothing to wait for."""
+async def test_without_consumers_a_refresh_fails_at_once(oneprotect: RunHere) -> None:
+    """Without subscribed consumers there is no wait for a reply."""
     began_at = asyncio.get_running_loop().time()
     refresh = await oneprotect(*REFRESH)
     check = await oneprotect(*CHECK)
@@ -156,7 +158,7 @@ async def test_without_consumers_it_is_said_at_once(oneprotect: RunHere) -> None
 
 
 async def test_a_slip_of_the_finger_is_no_revocation(site: Site, oneprotect: RunHere) -> None:
-    """A tenant or credential that does not exist ends with 1, and nothing is asked of anybody."""
+    """An unknown tenant or credential exits with code 1, without a request to consumers."""
     async with _hearing(site, b'{"worker": "w-1", "forgotten": 1}') as asked:
         unknown = await oneprotect(*REFRESH, "--credential", "kez")
         nobody = await oneprotect("secret", "refresh", "--tenant", "acne")
@@ -182,8 +184,8 @@ async def test_a_slip_of_the_finger_is_no_revocation(site: Site, oneprotect: Run
         (("--tenant", "acme", "--credential", "whsec_C2FVsBQIhrsc"), "--credential: expected 1 to 63 of a-z"),
     ],
 )
-def test_whose_secrets_must_be_said(options: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither nobody's nor somebody's and everybody's secrets can be forgotten, and what was typed is not repeated."""
+def test_a_refresh_requires_one_scope(options: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A refresh without a scope, or with two, is refused without its input."""
     code = run(["secret", "refresh", *options])
 
     shown = capsys.readouterr().err
@@ -193,7 +195,7 @@ def test_whose_secrets_must_be_said(options: tuple[str, ...], told: str, capsys:
 
 
 async def test_a_credential_that_can_sign(site: Site, oneprotect: RunHere) -> None:
-    """Its state is shown, as a consumer finds it at this moment, and the exit code is 0."""
+    """The status is shown as a consumer finds it now, and the exit code is 0."""
     async with site.consumer():
         await until(lambda: _is_configured(site))
         plain = await oneprotect(*CHECK)
@@ -251,8 +253,8 @@ async def test_a_credential_that_can_not_sign(
     _require_discretion(site, as_json)
 
 
-async def test_a_rollover_that_can_not_be_relied_on_is_told(site: Site, oneprotect: RunHere) -> None:
-    """A previous key without an end does not sign, which `check` and `get` both show."""
+async def test_a_misconfigured_rollover_is_shown(site: Site, oneprotect: RunHere) -> None:
+    """`check` and `get` show that a previous key without an expiry does not sign."""
     manifest = msgspec.json.decode(_manifest(site).read_bytes())
     manifest["data"]["signing.previous"] = base64.b64encode(Canary.secret().reveal_bytes()).decode()
     _manifest(site).write_bytes(msgspec.json.encode(manifest))

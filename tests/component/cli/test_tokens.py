@@ -1,4 +1,4 @@
-"""`oneprotect token`: made, shown once, listed and revoked."""
+"""`oneprotect token`: tokens are created, shown once, listed and revoked."""
 
 from oneprotect.api.auth.token_format import parse_token_id
 from schemas import streams
@@ -7,7 +7,7 @@ from tests.support.site import Site
 
 
 async def test_a_token_is_shown_once_and_kept_as_a_hash(oneprotect: RunHere, site: Site) -> None:
-    """It is on stdout alone; neither the list nor NATS has more of it than its id."""
+    """The token is only on stdout. The list and NATS contain only its id."""
     made = await oneprotect("token", "create", "--tenant", "acme", "--role", "producer", "--name", "billing")
     text = made.out.strip()
     listed = await oneprotect("token", "list", "--json")
@@ -25,7 +25,7 @@ async def test_a_token_is_shown_once_and_kept_as_a_hash(oneprotect: RunHere, sit
 
 
 async def test_tokens_for_all_tenants_stand_apart(oneprotect: RunHere) -> None:
-    """`*` is all of them, and no tenant."""
+    """The tenant `*` means all tenants."""
     await oneprotect("token", "create", "--tenant", "*", "--role", "operator", "--role", "viewer")
     await oneprotect("token", "create", "--tenant", "acme", "--role", "viewer")
 
@@ -39,7 +39,7 @@ async def test_tokens_for_all_tenants_stand_apart(oneprotect: RunHere) -> None:
 
 
 async def test_a_token_is_revoked_by_its_id(oneprotect: RunHere) -> None:
-    """Another time there is none, which is said with a way to find out which there are."""
+    """A second deletion fails, and names the command that lists tokens."""
     made = await oneprotect("token", "create", "--tenant", "acme", "--role", "viewer", "--json")
 
     deleted = await oneprotect("token", "delete", made.json["id"], "--json")
@@ -50,8 +50,8 @@ async def test_a_token_is_revoked_by_its_id(oneprotect: RunHere) -> None:
     assert (await oneprotect("token", "list", "--json")).json == []
 
 
-async def test_what_is_no_tenant_or_role_is_refused(oneprotect: RunHere) -> None:
-    """With code 2, and without repeating it."""
+async def test_an_invalid_tenant_or_role_is_refused(oneprotect: RunHere) -> None:
+    """The exit code is 2, and the error does not repeat the input."""
     for arguments in (
         ("--tenant", "Not A Tenant", "--role", "viewer"),
         ("--tenant", "acme", "--role", "canary"),

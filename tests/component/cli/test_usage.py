@@ -1,4 +1,4 @@
-"""The command line before anything is connected: help, bad arguments, bad settings, and secrets at wrong places."""
+"""The command line without a connection: help, invalid arguments and settings, and misplaced secrets."""
 
 import json
 import subprocess
@@ -40,8 +40,8 @@ def test_help_teaches_with_an_example(command: Sequence[str], capsys: pytest.Cap
     assert f"oneprotect {' '.join(command)}" in text.partition("\n  Example")[2]
 
 
-def test_help_is_there_at_once() -> None:
-    """The help of all commands needs none of the libraries that take their time to import."""
+def test_help_imports_nothing_heavy() -> None:
+    """The list of commands imports none of the slow libraries."""
     program = (
         "import sys; from oneprotect.cli.app import run; code = run(['--help']); "
         "heavy = {'aiohttp', 'nats', 'rich', 'structlog', 'uvloop', 'kubernetes_asyncio', 'cryptography'}; "
@@ -107,7 +107,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_arguments_are_one_line_and_code_2(
     arguments: Sequence[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Bad arguments end with 2 and one line on stderr that says what is wrong; with --json it is one object."""
+    """Invalid arguments exit with code 2 and one line on stderr, or one object with --json."""
     plain_code = run(arguments)
     plain = capsys.readouterr()
     json_code = run([*arguments, "--json"])
@@ -148,7 +148,7 @@ def test_bad_arguments_are_one_line_and_code_2(
 def test_a_secret_at_a_wrong_place_is_not_repeated(
     arguments: Sequence[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever is typed where it does not belong, the error shows none of it."""
+    """The error repeats nothing of a secret that was typed in the wrong place."""
     for extra in ((), ("--json",)):
         code = run([*arguments, *extra])
 
@@ -159,7 +159,7 @@ def test_a_secret_at_a_wrong_place_is_not_repeated(
 
 
 async def test_settings_end_a_command_before_it_begins() -> None:
-    """An unknown variable, or a bad value, ends with 2, names the variable, and repeats no value."""
+    """An unknown variable or an invalid value exits with code 2, by variable name and without the value."""
     environ = {"ONEPROTECT_NATS_ULR": PASTED, "ONEPROTECT_API_PORT": PASTED}
 
     plain = await Process.start(environ, "apply")
@@ -174,7 +174,7 @@ async def test_settings_end_a_command_before_it_begins() -> None:
 
 
 async def test_a_consumer_without_a_provider_does_not_start(command_line: CommandLine) -> None:
-    """There is no default and no fallback for where secrets come from."""
+    """A consumer requires a secret provider: there is no default and no fallback."""
     ran = await command_line.run({}, "consumer", "--json")
 
     assert ran.code == 2
@@ -182,7 +182,7 @@ async def test_a_consumer_without_a_provider_does_not_start(command_line: Comman
 
 
 async def test_without_a_server_a_command_says_so_at_once(command_line: CommandLine) -> None:
-    """No NATS is one line and code 1: a person at a terminal is not kept waiting."""
+    """Without NATS, a command exits with code 1 and one line at once."""
     ran = await command_line.run({"ONEPROTECT_NATS_URL": "nats://127.0.0.1:1"}, "apply")
 
     assert (ran.code, ran.out) == (1, "")
@@ -190,8 +190,8 @@ async def test_without_a_server_a_command_says_so_at_once(command_line: CommandL
     assert ran.err.count("\n") == 1
 
 
-def test_what_nobody_foresaw_is_told_by_its_type_alone(capsys: pytest.CaptureFixture[str]) -> None:
-    """An unknown exception gives its type and how to learn more; its text, which may hold anything, is left out."""
+def test_an_unexpected_error_shows_only_its_type(capsys: pytest.CaptureFixture[str]) -> None:
+    """The output of an unexpected exception has its type and the next step, and not its text."""
     group = ExceptionGroup("tasks", [KeyError(PASTED)])
 
     print_error(to_cli_error(group), as_json=False)
@@ -202,8 +202,8 @@ def test_what_nobody_foresaw_is_told_by_its_type_alone(capsys: pytest.CaptureFix
     assert PASTED not in told
 
 
-def test_a_command_stops_when_nobody_reads(tmp_path: Path) -> None:
-    """Output into a closed pipe is no crash: nothing is written to stderr."""
+def test_a_closed_pipe_is_no_crash(tmp_path: Path) -> None:
+    """Output to a closed pipe writes nothing to stderr."""
     program = [sys.executable, "-m", "oneprotect", "schemas", "--output", str(tmp_path)]
 
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -217,7 +217,7 @@ def test_a_command_stops_when_nobody_reads(tmp_path: Path) -> None:
 
 
 async def test_schemas_are_written(command_line: CommandLine, tmp_path: Path) -> None:
-    """`schemas` writes its documents, each of them JSON, and says where."""
+    """`schemas` writes JSON documents and prints their paths."""
     ran = await command_line.run({}, "schemas", "--output", str(tmp_path / "new"), "--json")
     refused = await command_line.run({}, "schemas", "--output", "/dev/null/x", "--json")
 

@@ -59,7 +59,7 @@ def _reader(site: Site) -> LocalSecretProvider:
 
 
 async def _examine(site: Site, *, reader: SnapshotReader | None = None, **changes: Any) -> list[CheckResult]:
-    """Examine, and require that neither the secret nor its place is told."""
+    """Run all checks, and require that no result contains the secret or its ref."""
     checks = await examine(_installation(site, **changes), SecretSources(reader=reader or _reader(site)))
     _require_discretion(site, checks)
     return checks
@@ -106,7 +106,7 @@ def _rewrite(site: Site, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 async def test_all_is_well(site: Site, receiver: Scripted) -> None:
-    """With consumers at work, and one delivery waiting for its next attempt, every check is fine, in every group."""
+    """With consumers and one scheduled retry, every check in every group passes."""
     receiver.script = [503]
     await site.destination("orders", receiver.url, retry_schedule_s=[3600])
     async with site.consumer():
@@ -127,7 +127,7 @@ async def _waits(site: Site, count: int) -> bool:
 
 
 async def test_without_nats_the_rest_is_examined(site: Site, nats_server: EmbeddedNats) -> None:
-    """A server that is gone is one failure with how to mend it; what needs it is unknown, and the rest is looked at."""
+    """An unreachable server is one failure with a remedy. The checks that need it are unknown, and the others run."""
     await nats_server.stop()
     checks = await _examine(site)
 
@@ -147,7 +147,7 @@ class _WithoutJetStream(EmbeddedNats):
 
 
 async def test_a_server_without_jetstream(tmp_path: Path) -> None:
-    """A server that only passes messages on is told as such, and what needs JetStream is not even asked."""
+    """A server without JetStream fails, and the checks that need JetStream are skipped."""
     async with _WithoutJetStream(tmp_path / "nats") as server:
         checks = await examine(
             InstallationSettings(variables_set=0, nats=ServerAccess(url=server.url)), SecretSources()
@@ -181,7 +181,7 @@ async def _old_server() -> AsyncGenerator[str]:
 
 
 async def test_an_old_server_is_not_asked_further() -> None:
-    """A server that can't carry retry schedules is named with its version, and nothing is asked of it."""
+    """A server that is too old fails with its version, and nothing else is requested from it."""
     async with _old_server() as url:
         checks = await examine(InstallationSettings(variables_set=0, nats=ServerAccess(url=url)), SecretSources())
 
@@ -195,7 +195,7 @@ async def test_an_old_server_is_not_asked_further() -> None:
 
 
 async def test_streams_are_compared(site: Site) -> None:
-    """What is missing, and what differs, fails by its name, and `oneprotect apply` mends it."""
+    """Missing and different streams fail by name, and `oneprotect apply` fixes them."""
     connection = site.jetstream.connection
     await connection.api(f"STREAM.DELETE.{streams.QUARANTINE.name}")
     await connection.api(f"CONSUMER.DELETE.{streams.WORK.name}.{streams.WORK_CONSUMER.name}")
@@ -213,7 +213,7 @@ async def test_streams_are_compared(site: Site) -> None:
 
 
 async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
-    """On an empty server everything is missing, and nothing crashes for it."""
+    """On an empty server every stream is missing, and no check crashes."""
     checks = await examine(
         InstallationSettings(variables_set=0, nats=ServerAccess(url=nats_server.url)), SecretSources()
     )
@@ -235,7 +235,7 @@ async def test_before_the_first_apply(nats_server: EmbeddedNats) -> None:
     ],
 )
 async def test_a_clock_that_is_wrong(site: Site, ahead_s: float, status: CheckStatus, told: str) -> None:
-    """This host's clock is held against the server's: a little is fine, more is told, with who is ahead."""
+    """A small difference of the clocks passes, and a large one is reported with its direction."""
     wrong = timedelta(seconds=ahead_s)
     checks = await examine(
         _installation(site), SecretSources(reader=_reader(site)), now=lambda: datetime.now(UTC) + wrong
@@ -247,8 +247,8 @@ async def test_a_clock_that_is_wrong(site: Site, ahead_s: float, status: CheckSt
     assert _of(checks, "work", "schedules").status is CheckStatus.OK
 
 
-async def test_nobody_takes_the_work(site: Site) -> None:
-    """Without a consumer nothing is delivered: both durable consumers fail, and say how much waits."""
+async def test_work_without_consumers_fails(site: Site) -> None:
+    """Without a consumer process both durable consumers fail, with the number of pending messages."""
     await site.destination("orders", "https://acme.com/hook")
     await site.deliver("orders")
     before = await _examine(site)
@@ -262,8 +262,8 @@ async def test_nobody_takes_the_work(site: Site) -> None:
     assert _of(during, "work", "consumer ONEPROTECT_RETRIES").status is CheckStatus.OK
 
 
-async def test_work_in_the_hands_of_the_dead(site: Site) -> None:
-    """Work that was handed out, with nobody asking for more, is a warning: they are busy, or gone."""
+async def test_unsettled_work_without_requests_is_a_warning(site: Site) -> None:
+    """Unsettled messages without further requests are a warning: workers are busy or have stopped."""
     await site.destination("orders", "https://acme.com/hook")
     await site.deliver("orders")
     await fetch(site.jetstream.connection, stream="ONEPROTECT_WORK", consumer="delivery", batch=1)
@@ -273,8 +273,8 @@ async def test_work_in_the_hands_of_the_dead(site: Site) -> None:
     assert "1 unsettled, 0 pending" in check.finding
 
 
-async def test_what_waits_for_long(site: Site) -> None:
-    """Due work that is older than it should be is a warning, with its age and where most of it is to go."""
+async def test_old_due_work_is_a_warning(site: Site) -> None:
+    """Old due work is a warning, with its age and the destination with most of it."""
     for name, count in (("orders", 1), ("invoices", 2)):
         await site.destination(name, "https://acme.com/hook")
         for _ in range(count):
@@ -290,7 +290,7 @@ async def test_what_waits_for_long(site: Site) -> None:
 
 
 async def test_overflow_names_the_destination(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """What waits behind a destination's fill of due work is counted, and most of it named."""
+    """The overflow is counted, and the destination with most of it is named."""
     async with Site(tmp_path, nats_server, work_per_destination="2") as site:
         for name, count in (("orders", 5), ("invoices", 3)):
             await site.destination(name, "https://acme.com/hook")
@@ -302,8 +302,8 @@ async def test_overflow_names_the_destination(tmp_path: Path, nats_server: Embed
     assert check.finding == "4 pending, because destinations have their maximum of due work; most for acme/orders (3)"
 
 
-async def test_an_overflow_that_stands_still(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """Work that waits though its destination has room is told as such: nobody brings it back."""
+async def test_an_overflow_that_does_not_move_is_a_warning(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """Overflow of a destination with capacity is a warning when no feeder moves it back."""
     async with Site(tmp_path, nats_server, work_per_destination="2") as site:
         await site.destination("orders", "https://acme.com/hook")
         for _ in range(5):
@@ -324,7 +324,7 @@ class _Limited(EmbeddedNats):
 
 
 async def test_a_disk_that_fills(tmp_path: Path) -> None:
-    """An account near its limit is a warning, at the limit a failure, and the metrics tell both figures."""
+    """An account near its limit is a warning, at the limit a failure, and the metrics have both values."""
     async with _Limited(tmp_path / "limited") as server, Site(tmp_path, server, archive_days="0") as site:
         before = _of(await _examine(site), "nats", "storage")
         await _fill(site, 8_400_000)
@@ -357,7 +357,7 @@ async def _fill(site: Site, size: int) -> None:
 
 
 async def test_whether_telemetry_is_heard(site: Site) -> None:
-    """The operations port is asked, and collectors are tried; what is not there is said, by the variable's name."""
+    """Unreachable collectors and operations ports are reported by the name of their variable."""
     async with Collector() as collector:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         heard = await _examine(site, collectors=read_endpoints(environ))
@@ -373,7 +373,7 @@ async def test_whether_telemetry_is_heard(site: Site) -> None:
 
 
 async def test_the_operations_port_answers(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """Where a consumer runs, its port says that it is ready; with Kubernetes and no port, that is a warning."""
+    """The port of a running consumer is ready. With Kubernetes, a missing port is a warning."""
     port = free_port()
     async with Site(tmp_path, nats_server, ops_port=str(port)) as site, site.consumer():
         await until(Ops(port).is_ready, 20)
@@ -439,7 +439,7 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], None], SecretProblem, str]] = [
 async def test_a_secret_that_can_not_sign(
     site: Site, change: Callable[[dict[str, Any]], None], cause: SecretProblem, mending: str
 ) -> None:
-    """Each way in which a Secret is unusable is told apart from the others, by the credential, with how to mend it."""
+    """Each defect of a Secret has its own finding and remedy."""
     well = await _examine_credentials(site)
     _rewrite(site, change)
     check = _of(await _examine_credentials(site), "credentials")
@@ -450,7 +450,7 @@ async def test_a_secret_that_can_not_sign(
 
 
 async def test_a_secret_that_is_not_there(site: Site) -> None:
-    """A Secret that is missing, one in a closed namespace, and an unreadable credential each have their finding."""
+    """A missing Secret, a forbidden namespace, and an unreadable credential have different findings."""
     await _set_credential(site, "gone", "nothing-there")
     await _set_credential(site, "far", "signing-key", namespace="elsewhere")
     await site.jetstream.credentials.put(f"{TENANT}.odd", b"not a credential")
@@ -467,8 +467,8 @@ async def _set_credential(site: Site, name: str, secret: str, *, namespace: str 
     await site.jetstream.configuration.set_credential(TENANT, name, fields, by="test")
 
 
-async def test_what_was_mended_since(site: Site) -> None:
-    """When the Secret can sign again and the consumers have not noticed, that is told, and how they will."""
+async def test_a_fixed_secret_that_consumers_have_not_checked_is_a_warning(site: Site) -> None:
+    """A Secret that can sign again is a warning until a consumer has checked it."""
     manifest = _manifest(site).read_bytes()
     _manifest(site).unlink()
     async with site.consumer():
@@ -481,8 +481,8 @@ async def test_what_was_mended_since(site: Site) -> None:
     assert check.remedy == "check it again: oneprotect credential check key --tenant acme"
 
 
-async def test_what_broke_since(site: Site) -> None:
-    """When the Secret is gone and the consumers have not noticed, it fails, and they are said to go on for a while."""
+async def test_a_deleted_secret_that_consumers_still_cache_fails(site: Site) -> None:
+    """A deleted Secret fails, although consumers still sign with the cached one."""
     async with site.consumer():
         await until(lambda: _is_configured(site))
         _manifest(site).unlink()
@@ -508,10 +508,10 @@ class _Blind:
 
 
 @pytest.mark.parametrize("reader", [None, _Blind()])
-async def test_where_secrets_can_not_be_read_the_consumers_word_is_told(
+async def test_without_access_to_secrets_the_status_of_the_consumers_is_shown(
     site: Site, reader: SnapshotReader | None
 ) -> None:
-    """A host that may not read Secrets says what consumers found, and the commonest way to mend that."""
+    """Without access to Secrets, the result has the consumers' status and the most frequent remedy."""
     sources = SecretSources(reader=reader)
     async with site.consumer():
         await until(lambda: _is_configured(site))
@@ -530,8 +530,8 @@ async def test_where_secrets_can_not_be_read_the_consumers_word_is_told(
     _require_discretion(site, checks)
 
 
-async def test_a_credential_that_nobody_looked_at(site: Site) -> None:
-    """Without a consumer's word, and no way to read the Secret, nothing is known."""
+async def test_an_unchecked_credential_is_unknown(site: Site) -> None:
+    """Without a status and without access to the Secret, the result is unknown."""
     checks = await examine(_installation(site), SecretSources())
 
     assert _of(checks, "credentials").status is CheckStatus.UNKNOWN
@@ -539,7 +539,7 @@ async def test_a_credential_that_nobody_looked_at(site: Site) -> None:
 
 
 async def test_a_previous_key_that_can_not_be_relied_on(site: Site) -> None:
-    """A rollover without an end signs with the current key alone, which is a warning, with the annotation to set."""
+    """A rollover without an expiry is a warning, with the annotation to set."""
     old = Canary.secret("old")
 
     def roll_over(manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Several consumers under one supervisor: they share the work, die without loss, and end together."""
+"""Several consumers under a supervisor: they share work, restart without loss, and stop together."""
 
 import asyncio
 import json
@@ -35,7 +35,7 @@ async def started(consumer: Process, count: int) -> None:
 
 
 async def test_a_consumer_that_is_killed_is_started_again_and_nothing_is_lost(site: Site, receiver: Scripted) -> None:
-    """What it had in flight is delivered by another one, and there are as many consumers as before."""
+    """Another consumer delivers the messages of a killed one, and the supervisor restarts it."""
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=5)
 
@@ -61,7 +61,7 @@ async def test_a_consumer_that_is_killed_is_started_again_and_nothing_is_lost(si
 
 
 async def test_sigterm_drains_all_of_them(site: Site, receiver: Scripted) -> None:
-    """What is in flight is finished by each, the rest is handed back, and the supervisor exits 0 in time."""
+    """Each consumer finishes attempts in flight and returns the rest, and the supervisor exits with code 0 in time."""
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=3)
 
@@ -129,7 +129,7 @@ async def test_the_figures_of_all_are_shown_as_one(
 
 
 async def test_consumers_that_are_started_again_are_counted(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """The supervisor tells how many run of how many, and how often one that was killed was started again."""
+    """The metrics show running and wanted processes, and restarts."""
     ops = Ops(free_port())
 
     async def figures() -> list[float | None]:
@@ -154,7 +154,7 @@ async def test_consumers_that_are_started_again_are_counted(tmp_path: Path, nats
 
 
 async def test_one_that_ends_at_once_is_started_again_and_does_not_count_as_running() -> None:
-    """A command that fails at its start is tried again and again; between two tries none is running."""
+    """A command that fails at start is restarted after pauses."""
     command, environ = [sys.executable, "-c", "raise SystemExit(3)"], dict[str, str]()
     supervisor, stop = Supervisor(command, environ, count=1, drain_timeout_s=1), asyncio.Event()
 
@@ -174,7 +174,7 @@ async def test_one_that_ends_at_once_is_started_again_and_does_not_count_as_runn
 
 
 async def test_consumers_end_with_their_supervisor(site: Site) -> None:
-    """When the supervisor itself is killed, none of them stays behind."""
+    """When the supervisor is killed, all consumers end."""
     async with site.consumer_process("--processes", "2") as consumer:
         await started(consumer, 2)
         ours = children(consumer)
@@ -185,7 +185,7 @@ async def test_consumers_end_with_their_supervisor(site: Site) -> None:
 
 
 async def test_a_number_that_is_none_is_refused(site: Site) -> None:
-    """Zero, or a word, starts nothing: exit 2, and what is expected."""
+    """An invalid number of processes exits with code 2 and names the accepted values."""
     for text in ("0", "many", "257"):
         process = await Process.start(site.environ, "consumer", "--processes", text)
 

@@ -18,42 +18,43 @@ help: ## list the targets
 setup: $(READY) ## create .venv from the hashed lock file
 
 $(READY): requirements-dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with make PYTHON=...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is required; choose one with make PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-dev: $(READY) ## run everything for a developer: nats-server, consumer, a receiver, a sample tenant
+dev: $(READY) ## run a local installation: nats-server, consumer, receiver and a sample tenant
 	$(BIN)/oneprotect dev
 
-demo: $(READY) ## send 100 real deliveries through it; exits 0 only if each ended as it should
+demo: $(READY) ## send 100 deliveries through a local installation, and check the outcome of each
 	$(BIN)/oneprotect dev --demo
 
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(READY) ## run all tests but the longest on a real nats-server: WORKERS at a time, then the serial ones
+test: $(READY) ## run all tests except the longest: in WORKERS processes, then the serial tests alone
 	@failed=0; \
 	$(BIN)/python -m pytest -m "not long and not serial" -n $(WORKERS) --dist loadfile || failed=$$?; \
 	$(BIN)/python -m pytest -m "not long and serial" || failed=$$?; \
 	exit $$failed
 
-test-delivery-retry: $(READY) ## the retry and replay tests only
+test-delivery-retry: $(READY) ## run the retry and replay tests
 	$(BIN)/python -m pytest -m retry -v
 
-check: $(READY) ## format, lint, types, layers, and that a delivery takes no more calls than it did
+check: $(READY) ## check format, lint, types, layers, style, generated pages, and the calls per delivery
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/python -m tools.references --check
+	$(BIN)/python -m tools.check_style --structure
 	$(BIN)/python -m bench.calls
 
-coverage: $(READY) ## branch coverage of what handles keys; anything below 100 % fails
+coverage: $(READY) ## measure branch coverage of the code that handles keys; fail below 100 %
 	$(BIN)/python -m pytest -q tests/unit/provider tests/unit/consumers tests/kubernetes tests/contract tests/property \
 		--cov=provider --cov=consumers.signatures.signer --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100,000; prints and keeps figures (half an hour)
+chaos: $(READY) ## run the long tests: repeated kills, floods, a replay of 100,000 deliveries (half an hour)
 	$(BIN)/python -m pytest tests/chaos --times 5 --figures chaos.txt
 	$(BIN)/python -m bench.fairness
 	$(BIN)/python -m bench.fairness --flooders 20 --tenants 30
@@ -61,31 +62,31 @@ chaos: $(READY) ## the long runs: kills again and again, floods, a replay of 100
 	$(BIN)/python -m bench.fairness --flood 30000 --flooders 200
 	$(BIN)/python -m bench.replay
 
-fuzz: $(READY) ## the sender and the parsers against thousands of made-up inputs (a quarter of an hour)
+fuzz: $(READY) ## test the HTTP client and the parsers with thousands of generated inputs (a quarter of an hour)
 	$(BIN)/python -m pytest tests/fuzz tests/property --hypothesis-profile fuzz --timeout 1200
 
-screenshots: $(READY) ## take the pictures of the console anew, with Chromium
+screenshots: $(READY) ## take the screenshots of the console with Chromium
 	$(BIN)/python -m tests.e2e.screenshots docs/images
 
-bench: $(READY) ## POSTs to the API, and deliveries/s and latency of one consumer, each beside bare loops in the same run
+bench: $(READY) ## measure the API and one consumer, each compared with bare loops in the same run (a minute)
 	$(BIN)/python -m bench.api --rounds 2 --seconds 0.8
 	$(BIN)/python -m bench
 
-bench-peers: $(READY) ## the product beside FastStream, Celery, dramatiq and BullMQ: CPU per delivery (Redis and Node wanted)
+bench-peers: $(READY) ## compare CPU per delivery with FastStream, Celery, dramatiq and BullMQ (needs Redis and Node)
 	$(BIN)/python -m bench.peers
 
 bench-all: $(READY) ## run every measurement (10 min): JSON in bench/results, and a table of the goals
 	$(BIN)/python -m bench.all
 
-helm-template: ## render the Helm chart to stdout, for VALUES=file or the least that it needs
+helm-template: ## render the Helm chart to stdout with VALUES=file (default: ci/minimal.yaml)
 	@$(MAKE) --silent setup >&2
 	@"$$($(BIN)/python -m tools.get_helm)" template oneprotect $(CHART) --namespace oneprotect --values $(VALUES)
 
-chart: $(READY) ## lint the chart, render it in each way under ci/, and check what comes out
+chart: $(READY) ## lint the chart, render it with every file of ci/, and check the manifests
 	$(BIN)/python -m tools.chart
 	$(BIN)/python -m tools.manifests deploy/secrets/*.yaml
 
-generate: $(READY) ## bring everything up to date that is made from the program: chart, NATS, schemas, docs/reference
+generate: $(READY) ## regenerate the files that the code determines: chart, NATS, schemas, docs/reference
 	$(BIN)/oneprotect schemas --output schemas
 	$(BIN)/python -m tools.references
 	$(BIN)/oneprotect nats files --output deploy/nats
@@ -94,19 +95,19 @@ generate: $(READY) ## bring everything up to date that is made from the program:
 image-lint: $(READY) ## lint the Dockerfile
 	$(BIN)/hadolint Dockerfile
 
-sbom: $(READY) ## dist/sbom.cdx.json: what the image's environment is made of, from the lock file
+sbom: $(READY) ## write dist/sbom.cdx.json, the bill of materials of the image
 	@mkdir -p dist
 	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json requirements.txt
 
-nats: $(READY) ## refresh what deploy/nats has from the code: permissions, streams, consumers, chart values
+nats: $(READY) ## regenerate deploy/nats from the code: permissions, streams, consumers, chart values
 	$(BIN)/oneprotect nats files --output deploy/nats
 
-lock: $(READY) ## resolve requirements*.txt anew (hashed, no addresses)
+lock: $(READY) ## resolve requirements*.txt again, with versions and hashes and without URLs
 	$(LOCK) pyproject.toml -o requirements.txt
 	$(LOCK) pyproject.toml --extra dev --group test -c requirements.txt -o requirements-dev.txt
 	$(LOCK) bench/peers/requirements.in -o bench/peers/requirements.txt
 	$(LOCK) --group build -c requirements-dev.txt -o requirements-build.txt
 
-clean: ## remove what the other targets made
+clean: ## remove the files that the other targets create
 	rm -rf $(VENV) .tools .oneprotect .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,7 +1,8 @@
 """Style rules that the linters do not know: folder size, class names, docstring openings and banned phrases.
 
 `python -m tools.check_style` prints every violation as `path:line: reason` and exits with 1 when there is one.
-With `--report` it prints the number of violations per package instead, and exits with 0.
+With `--structure` it checks folder sizes and class names only. With `--report` it prints the number of violations per
+package instead, and exits with 0.
 """
 
 import ast
@@ -115,17 +116,24 @@ def text_prose(path: Path, text: str) -> Iterator[tuple[int, str]]:
             yield number, line
 
 
-def check_all(files: list[Path]) -> Iterator[Violation]:
-    """Yield every violation of every rule."""
+def check_structure(files: list[Path]) -> Iterator[Violation]:
+    """Yield the violations of folder sizes and class names."""
     yield from check_folders(files)
-    product = {path: path.read_text() for path in files if path.suffix == ".py" and path.parts[0] in PRODUCT}
-    yield from check_class_names(product)
-    for path, source in product.items():
+    yield from check_class_names(_product_sources(files))
+
+
+def check_prose(files: list[Path]) -> Iterator[Violation]:
+    """Yield the violations in docstrings, comments, literals, documentation and templates."""
+    for path, source in _product_sources(files).items():
         yield from check_docstring_openings(path, source)
         yield from check_phrases(path, python_prose(source))
     for path in files:
         if path.suffix in PROSE_SUFFIXES and (len(path.parts) == 1 or path.parts[0] in PROSE_FOLDERS):
             yield from check_phrases(path, text_prose(path, path.read_text()))
+
+
+def _product_sources(files: list[Path]) -> dict[Path, str]:
+    return {path: path.read_text() for path in files if path.suffix == ".py" and path.parts[0] in PRODUCT}
 
 
 def tracked_files() -> list[Path]:
@@ -136,7 +144,10 @@ def tracked_files() -> list[Path]:
 
 def main(arguments: list[str]) -> int:
     """Print violations, or with `--report` their number per package; return the exit code."""
-    violations = list(check_all(tracked_files()))
+    files = tracked_files()
+    violations = list(check_structure(files))
+    if "--structure" not in arguments:
+        violations += check_prose(files)
     if "--report" in arguments:
         packages = Counter("/".join(violation.path.parts[:-1][:2]) or "." for violation in violations)
         for package, count in sorted(packages.items()):

@@ -47,7 +47,7 @@ check: $(READY) ## check format, lint, types, layers, style, generated pages, an
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/python -m tools.references --check
-	$(BIN)/python -m tools.check_style --structure
+	$(BIN)/python -m tools.check_style
 	$(BIN)/python -m bench.calls
 
 coverage: $(READY) ## measure branch coverage of the code that handles keys; fail below 100 %

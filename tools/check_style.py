@@ -41,7 +41,7 @@ _PHRASES: Final = {
     re.compile(rf"(?<![\w.`/-])(?:{words})(?![\w`=(/-])", re.IGNORECASE): hint for words, hint in BANNED.items()
 }
 _BAD_OPENING: Final = re.compile(r"(It|What|Whether|Where|Who|How|The same|One)\b")
-_CODE: Final = re.compile(r"``[^`]+``|`[^`\n]+`|https?://\S+|\]\([^)\s]*\)")
+_CODE: Final = re.compile(r"\"[\w.-]+\"|``[^`]+``|`[^`\n]+`|https?://\S+|\]\([^)\s]*\)")
 _FENCE: Final = re.compile(r"^ *(```|~~~)")
 
 

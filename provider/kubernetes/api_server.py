@@ -58,7 +58,7 @@ class TokenFile(Opaque):
 
 @final
 class ApiServerConfig:
-    """One API server: URL, trusted CAs, credentials, and the host name in its certificate."""
+    """An API server: URL, trusted CAs, credentials, and the host name in its certificate."""
 
     __slots__ = ("credentials", "server_name", "trust", "url")
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.leak.listening import Listener, listening
-from tests.leak.sinks import Sinks
+from tests.leak.support.listening import Listener, listening
+from tests.leak.support.sinks import Sinks
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import aiohttp
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import ROUTES, Access, place
-from tests.leak import search_targets
-from tests.leak.scene import MARKER, Scene
-from tests.leak.sinks import Sinks
+from tests.leak.support import search_targets
+from tests.leak.support.scene import MARKER, Scene
+from tests.leak.support.sinks import Sinks
 from tests.support.api import Api, Client, Reply
 from tests.support.leaks import Canary, Search
 from tests.support.ops import free_port

@@ -10,12 +10,12 @@ from aiohttp import web
 from oneprotect.settings.variables import VARIABLES
 from schemas.validation import ValidationError
 from tests.kubernetes.manifests import manifest, write
-from tests.leak import cluster, search_targets
-from tests.leak.commands import Run, ran
-from tests.leak.faults import faults
-from tests.leak.malformed import MALFORMED, made_of
-from tests.leak.sinks import Sinks
-from tests.leak.tracebacks import LOCALS, attached
+from tests.leak.support import cluster, search_targets
+from tests.leak.support.commands import Run, ran
+from tests.leak.support.faults import faults
+from tests.leak.support.malformed import MALFORMED, made_of
+from tests.leak.support.sinks import Sinks
+from tests.leak.support.tracebacks import LOCALS, attached
 from tests.support.leaks import Canary, Search
 from tests.support.site import NAMESPACE, TENANT, Site
 

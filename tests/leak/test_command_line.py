@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from tests.leak import search_targets
-from tests.leak.commands import Ran, Run, parameters, ran
-from tests.leak.sinks import Sinks
+from tests.leak.support import search_targets
+from tests.leak.support.commands import Ran, Run, parameters, ran
+from tests.leak.support.sinks import Sinks
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site

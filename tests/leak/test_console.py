@@ -8,9 +8,9 @@ import aiohttp
 
 from oneprotect.console.app import LIVE, PAGES
 from schemas.roles import Role
-from tests.leak.listening import Listener
-from tests.leak.scene import MARKER, Scene
-from tests.leak.sinks import Sinks
+from tests.leak.support.listening import Listener
+from tests.leak.support.scene import MARKER, Scene
+from tests.leak.support.sinks import Sinks
 from tests.support.api import Api, Client, Reply, running
 from tests.support.leaks import Canary, Search
 from tests.support.site import TENANT, Site

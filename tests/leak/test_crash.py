@@ -11,9 +11,9 @@ from messaging.message import Message
 from messaging.publication import Publication
 from messaging.pull_consumer import PullConsumer
 from schemas import streams
-from tests.leak import search_targets
-from tests.leak.listening import Listener
-from tests.leak.sinks import Sinks
+from tests.leak.support import search_targets
+from tests.leak.support.listening import Listener
+from tests.leak.support.sinks import Sinks
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site

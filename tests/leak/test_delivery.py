@@ -6,13 +6,13 @@ from pathlib import Path
 
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas.codes import Outcome
-from tests.leak import cluster, search_targets
-from tests.leak.faults import faults, value_of
-from tests.leak.listening import Listener
-from tests.leak.processes import consumer_pid
-from tests.leak.scene import MARKER, Scene, signatures, until_ended
-from tests.leak.sinks import Sinks
-from tests.leak.threaded_doubles import run_in_thread
+from tests.leak.support import cluster, search_targets
+from tests.leak.support.faults import faults, value_of
+from tests.leak.support.listening import Listener
+from tests.leak.support.processes import consumer_pid
+from tests.leak.support.scene import MARKER, Scene, signatures, until_ended
+from tests.leak.support.sinks import Sinks
+from tests.leak.support.threaded_doubles import run_in_thread
 from tests.support import api
 from tests.support.collector import Collector
 from tests.support.leaks import Search

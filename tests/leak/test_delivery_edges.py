@@ -8,10 +8,10 @@ import pytest
 from aiohttp import web
 
 from messaging.client.connection import IncomingMessage
-from tests.leak.commands import Run, ran
-from tests.leak.listening import Listener
-from tests.leak.secured import secured
-from tests.leak.sinks import Sinks
+from tests.leak.support.commands import Run, ran
+from tests.leak.support.listening import Listener
+from tests.leak.support.secured import secured
+from tests.leak.support.sinks import Sinks
 from tests.support.leaks import Canary, Search
 from tests.support.site import Site
 from tests.support.waiting import until

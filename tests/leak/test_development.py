@@ -13,9 +13,9 @@ from consumers.signatures.signer import sign
 from oneprotect.dev.receiver import DevReceiver
 from provider.signing_keys import HmacKey
 from provider.signing_secret import SigningSecret
-from tests.leak import search_targets
-from tests.leak.listening import Listener
-from tests.leak.sinks import Sinks
+from tests.leak.support import search_targets
+from tests.leak.support.listening import Listener
+from tests.leak.support.sinks import Sinks
 from tests.support.leaks import Canary, Search
 from tests.support.site import Process
 from tests.support.waiting import until

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.leak import search_targets
-from tests.leak.commands import Run, ran
-from tests.leak.processes import consumer_pid
-from tests.leak.secured import secured
-from tests.leak.sinks import Sinks
+from tests.leak.support import search_targets
+from tests.leak.support.commands import Run, ran
+from tests.leak.support.processes import consumer_pid
+from tests.leak.support.secured import secured
+from tests.leak.support.sinks import Sinks
 from tests.support.leaks import Search
 from tests.support.site import Process
 from tests.support.waiting import until

@@ -19,11 +19,11 @@ from provider.local import LocalSecretProvider
 from provider.signing_keys import HmacKey
 from provider.signing_secret import SigningSecret
 from tests.kubernetes.manifests import manifest, write
-from tests.leak import cluster
-from tests.leak.malformed import MALFORMED, USABLE, Malformed, made_of
-from tests.leak.objects import contents, looks, reachable
-from tests.leak.sinks import Sinks
-from tests.leak.tracebacks import attached
+from tests.leak.support import cluster
+from tests.leak.support.malformed import MALFORMED, USABLE, Malformed, made_of
+from tests.leak.support.objects import contents, looks, reachable
+from tests.leak.support.sinks import Sinks
+from tests.leak.support.tracebacks import attached
 from tests.support.leaks import Canary, Search
 from tests.support.signing import sign_with
 

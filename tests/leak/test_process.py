@@ -3,8 +3,8 @@
 import signal
 
 from schemas import streams
-from tests.leak import search_targets
-from tests.leak.processes import bare
+from tests.leak.support import search_targets
+from tests.leak.support.processes import bare
 from tests.support.leaks import Canary, Search
 from tests.support.site import Site
 from tests.support.waiting import until

@@ -11,9 +11,9 @@ import pytest
 from provider.errors import SecretRefInvalid
 from provider.kubernetes.api_server import TokenFile
 from provider.secret_ref import SecretRef
-from tests.leak import cluster, search_targets
-from tests.leak.sinks import Sinks
-from tests.leak.tracebacks import frames
+from tests.leak.support import cluster, search_targets
+from tests.leak.support.sinks import Sinks
+from tests.leak.support.tracebacks import frames
 from tests.support.leaks import Canary, Search
 from tests.support.site import Process
 from tests.support.waiting import until

@@ -15,13 +15,13 @@ from provider.provider import SecretProvider
 from provider.secret_ref import SecretRef
 from provider.snapshot import SecretSnapshot
 from tests.kubernetes.manifests import manifest, write
-from tests.leak import cluster
-from tests.leak.cluster import REF
-from tests.leak.faults import faults, value_of
-from tests.leak.listening import Listener
-from tests.leak.malformed import MALFORMED, made_of
-from tests.leak.sinks import Sinks
-from tests.leak.tracebacks import attached
+from tests.leak.support import cluster
+from tests.leak.support.cluster import REF
+from tests.leak.support.faults import faults, value_of
+from tests.leak.support.listening import Listener
+from tests.leak.support.malformed import MALFORMED, made_of
+from tests.leak.support.sinks import Sinks
+from tests.leak.support.tracebacks import attached
 from tests.support.leaks import Canary, Search
 
 MARKER = "a-harmless-marker"

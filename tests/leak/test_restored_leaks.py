@@ -18,11 +18,11 @@ from rich.console import Console
 
 from provider.errors import SecretUnavailable
 from provider.kubernetes.kubeconfig import load_kubeconfig
-from tests.leak import cluster
-from tests.leak.cluster import Cluster
-from tests.leak.listening import Listener
-from tests.leak.sinks import Sinks
-from tests.leak.tracebacks import LOCALS
+from tests.leak.support import cluster
+from tests.leak.support.cluster import Cluster
+from tests.leak.support.listening import Listener
+from tests.leak.support.sinks import Sinks
+from tests.leak.support.tracebacks import LOCALS
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import Scripted
 

@@ -2,8 +2,8 @@
 
 import logging
 
-from tests.leak.listening import LOGGERS, Listener
-from tests.leak.sinks import Sinks
+from tests.leak.support.listening import LOGGERS, Listener
+from tests.leak.support.sinks import Sinks
 from tests.support.leaks import Canary, Search
 
 

@@ -49,7 +49,7 @@ class ResponseDoc(Struct, frozen=True):
 
 
 class ApiOperation(Struct, frozen=True, kw_only=True):
-    """One method of one path. Without `roles`, no token is needed."""
+    """A method of a path. Without `roles`, no token is needed."""
 
     method: Method
     path: str

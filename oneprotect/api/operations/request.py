@@ -1,4 +1,4 @@
-"""One request to an operation: who calls, and with what."""
+"""A request to an operation: the caller and the parameters."""
 
 from typing import TypeVar
 
@@ -57,7 +57,7 @@ class ApiRequest:
 
     @property
     def is_public(self) -> bool:
-        """Whether the caller sees codes in their public form."""
+        """Return True when the caller sees codes in their public form."""
         return not self.principal.is_operator
 
     @property

@@ -81,7 +81,7 @@ class Count(Struct, frozen=True):
 
 
 class Sample(Struct, frozen=True, kw_only=True):
-    """One matching delivery. `superseded`: the replay would skip it."""
+    """A matching delivery. `superseded`: the replay would skip it."""
 
     id: str
     destination: str

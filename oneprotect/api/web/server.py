@@ -28,7 +28,7 @@ _HOST: Final = re.compile(rb"[A-Za-z0-9._~!$&'()*+,;=%:\[\]-]*")
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. A slow, large or malformed head gets a problem document, and closes the connection."""
+    """A connection. A slow, large or malformed head gets a problem document, and closes the connection."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*arguments, **named)

@@ -1,4 +1,4 @@
-"""One destination: health, settings and latest attempts; enable, disable and test."""
+"""A destination: health, settings and latest attempts; enable, disable and test."""
 
 from typing import Final
 

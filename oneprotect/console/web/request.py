@@ -1,4 +1,4 @@
-"""One request for a page of the console: who asks, and with what."""
+"""A request for a page of the console: the visitor and the parameters."""
 
 import asyncio
 import hmac

@@ -224,6 +224,7 @@ async def _has(site: Site, stream: streams.StreamConfig) -> bool:
     return bool(await site.records(stream))
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize(
     ("role", "arguments"),
     [

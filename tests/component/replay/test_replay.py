@@ -307,6 +307,7 @@ async def test_a_delivery_that_was_kept_twice_is_asked_for_once(site: Site) -> N
     }
 
 
+@pytest.mark.serial
 @pytest.mark.parametrize("rate_per_s", [50, 1000])
 async def test_a_rate_is_kept(site: Site, rate_per_s: int) -> None:
     """Deliveries are asked for evenly, and within a twentieth of the rate."""

@@ -12,7 +12,7 @@ from bench.harness.suite import MEASUREMENTS, Measurement, run
 
 def measurement(name: str, *arguments: str) -> Measurement:
     """Return a measurement that follows its arguments."""
-    return Measurement(name, "tests.support.measurement", 1, arguments)
+    return Measurement(name, "tests.unit.bench.measurement", 1, arguments)
 
 
 def machine(results: Path) -> Machine:
@@ -40,7 +40,7 @@ def test_one_that_fails_costs_the_others_nothing(tmp_path: Path, capfd: pytest.C
         "last.json": "4",
     }
     out = capfd.readouterr().out
-    assert "[1/4] python -m tests.support.measurement --figure 1: about 1 s" in out
+    assert "[1/4] python -m tests.unit.bench.measurement --figure 1: about 1 s" in out
     assert "[2/4] fails: FAILED with 3" in out
     assert "[4/4] last: done" in out
 

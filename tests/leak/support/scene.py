@@ -10,8 +10,8 @@ from aiohttp import web
 
 from schemas.codes import Outcome
 from tests.kubernetes.manifests import EXPIRES_AT, manifest, write
-from tests.leak.malformed import MALFORMED, made_of
-from tests.leak.threaded_doubles import run_in_thread
+from tests.leak.support.malformed import MALFORMED, made_of
+from tests.leak.support.threaded_doubles import run_in_thread
 from tests.support.leaks import Canary, Search
 from tests.support.receiver import HANG, RESET, Answer, Scripted, Step
 from tests.support.site import NAMESPACE, TENANT, Site

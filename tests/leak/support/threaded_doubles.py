@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from tests.leak.listening import OTHERS
+from tests.leak.support.listening import OTHERS
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from tests.leak.tracebacks import shown
+from tests.leak.support.tracebacks import shown
 from tests.support.leaks import Search
 
 

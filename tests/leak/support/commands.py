@@ -38,7 +38,7 @@ async def ran(environ: Mapping[str, str], runs: Sequence[Run]) -> list[Ran]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__),
         env={**inherited, **environ},
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )

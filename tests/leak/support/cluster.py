@@ -22,7 +22,7 @@ from schemas.ids import Purpose
 from tests.kubernetes.apiserver import USER, ApiServer
 from tests.kubernetes.kubeconfigs import kubeconfig, written
 from tests.kubernetes.manifests import EXPIRES_AT, Manifest, manifest
-from tests.leak.threaded_doubles import run_in_thread
+from tests.leak.support.threaded_doubles import run_in_thread
 from tests.support.leaks import Canary, Search
 
 REF = SecretRef.parse("k8s://webhooks/acme-signing/signing")

@@ -11,7 +11,7 @@ import aiohttp
 
 from messaging.client.connection import IncomingMessage
 from oneprotect.dev.nats_server import EmbeddedNats
-from tests.leak.sinks import Sinks
+from tests.leak.support.sinks import Sinks
 from tests.support.site import Site
 
 CONFIGURATION: Final = ("NATS _INBOX", "NATS $KV", "NATS oneprotect.kv", "file KV_", "command destination ")

@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from telemetry.log_config import CHATTY
-from tests.leak.sinks import Sinks
+from tests.leak.support.sinks import Sinks
 
 LOGGERS: Final = ("root", *sorted(CHATTY))
 

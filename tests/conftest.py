@@ -37,13 +37,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("time", range(1, times + 1), ids=lambda time: f"time {time}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test under tests/chaos as serial."""
-    for item in items:
-        if "chaos" in item.path.parts:
-            item.add_marker(pytest.mark.serial)
-
-
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return a function that reports one line; the summary of the run prints all lines."""

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 
 import aiohttp
+import pytest
 
 from oneprotect.cli.local.stack import free_port
 from schemas import streams
@@ -13,6 +14,8 @@ from schemas.events import decode_request
 from schemas.roles import Role, TokenSpec
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.serial
 
 Figure = Callable[[str], None]
 

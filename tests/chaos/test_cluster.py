@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from messaging.client.errors import JetStreamError
 from schemas import streams
 from schemas.codes import Outcome
@@ -14,6 +16,8 @@ from tests.support.cluster import Node, cluster, leader_of
 from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.serial
 
 
 async def _deliver(site: Site) -> str:

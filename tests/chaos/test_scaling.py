@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.serial
 
 RATE_PER_S = 200
 COUNT = 1200

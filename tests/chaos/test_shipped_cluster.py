@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 
+import pytest
+
 from messaging.client.errors import JetStreamError
 from schemas import streams
 from schemas.codes import Outcome
@@ -16,6 +18,9 @@ from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
+
+pytestmark = pytest.mark.serial
+
 
 _NAMES = ("n1", "n2", "n3")
 

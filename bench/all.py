@@ -34,9 +34,9 @@ def _in_minutes(seconds: float) -> str:
 
 
 EPILOG: Final = f"""All measurements take about {_in_minutes(sum(one.takes_s for one in MEASUREMENTS))} on two idle
-cores, and a minute more when the peers have to be installed. A measurement is stopped after three times its usual duration
-plus a minute, so a run ends within {_in_minutes(sum(one.limit_s for one in MEASUREMENTS))}. `--short` takes three
-minutes. Each measurement writes a JSON file to bench/results when it ends. A failed measurement does not stop the
+cores, and a minute more when the peers have to be installed. A measurement is stopped after three times its usual
+duration plus a minute, so a run ends within {_in_minutes(sum(one.limit_s for one in MEASUREMENTS))}. `--short` takes
+three minutes. Each measurement writes a JSON file to bench/results when it ends. A failed measurement does not stop the
 others; the exit code is then 1. Peers that need Redis or Node are skipped on machines without them."""
 
 

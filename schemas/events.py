@@ -1,7 +1,7 @@
 """The events on NATS: CloudEvents 1.0 in structured JSON mode (contract, section 3).
 
-The envelope of a request (`DeliveryRequested`) is decoded leniently, because CloudEvents allows extensions. Its `data` is
-decoded strictly.
+The envelope of a request (`DeliveryRequested`) is decoded leniently, because CloudEvents allows extensions. Its `data`
+is decoded strictly.
 """
 
 import base64

@@ -164,7 +164,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Queue wait",
-                "Time from storage to the start of the attempt. High with too few workers, or at a destination's limit.",
+                "Time from storage to the start of the attempt. High with too few workers, or at a destination limit.",
                 _quantiles(definitions.QUEUE_WAIT),
                 "s",
             ),

@@ -27,7 +27,7 @@ _HOST: Final = "127.0.0.1"
 
 
 class Manner(Struct, frozen=True):
-    """The behaviour of a receiver: number of ports, delay of a response, and whether each response closes its connection."""
+    """The behaviour of a receiver: number of ports, delay of a response, whether a response closes its connection."""
 
     ports: int = 1
     answer_after_s: float = 0.0

@@ -1,4 +1,4 @@
-"""Requests of operators to running consumers, over core NATS: evict Secrets (all consumers), check a credential (one)."""
+"""Requests of operators to running consumers, over core NATS: evict Secrets (all of them), check a credential (one)."""
 
 from collections.abc import Awaitable, Callable
 

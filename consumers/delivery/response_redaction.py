@@ -1,7 +1,7 @@
 """A receiver's response as operators may see it: its beginning, without the credentials that the request carried.
 
-A broken receiver may echo the request, in any encoding, and may know the secret itself. So the text is decoded as far as
-a reader would. Then known values are masked, whole or in pieces, and then what looks like a secret, also in lines,
+A broken receiver may echo the request, in any encoding, and may know the secret itself. So the text is decoded as far
+as a reader would. Then known values are masked, whole or in pieces, and then what looks like a secret, also in lines,
 groups or numbers. Too much is masked rather than too little.
 """
 

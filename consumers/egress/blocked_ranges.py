@@ -2,8 +2,8 @@
 
 IPv4 is allowed except for the listed ranges. IPv6 is denied except for global unicast (`2000::/3`) less the listed
 holes: that way loopback, unique local, link-local, multicast, discard, NAT64 and every range that is yet to be invented
-are excluded without being named. The standard library's `is_global` is no substitute: in Python 3.11 it takes multicast,
-6to4, NAT64, IPv4-compatible and other addresses that lead inside for public ones.
+are excluded without being named. The standard library's `is_global` is no substitute: in Python 3.11 it takes
+multicast, 6to4, NAT64, IPv4-compatible and other addresses that lead inside for public ones.
 
 Sources: the IANA special-purpose registries of both families, and the documents named beside each range.
 """

@@ -37,7 +37,7 @@ class HttpConnector:
     async def open(
         self, target: ValidatedUrl, addresses: Sequence[AddrInfo], begin: Callable[[HttpConnection], None]
     ) -> None:
-        """Connect to one of `addresses`, after calling `begin` with the connection. Raises `SendError` or `EgressBlocked`."""
+        """Connect to one of `addresses`; call `begin` with the connection. Raises `SendError` or `EgressBlocked`."""
         for address in addresses:
             self._policy.guard_address(address)
         sock, address = await connect_happy_eyeballs(self._dial, interleave_families(addresses))

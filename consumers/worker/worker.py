@@ -243,7 +243,7 @@ class Worker:
         self._forget(message)
 
     def on_settled(self, message: Message, *, is_acknowledged: bool) -> None:
-        """Forget a message whose publications are stored. The server delivers an acknowledged one again by mistake only."""
+        """Forget a message whose publications are stored. The server rarely redelivers an acknowledged message."""
         if is_acknowledged:
             self._settled.add(message.identity)
             if len(self._settled) >= MAX_SETTLED:

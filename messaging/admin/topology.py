@@ -153,7 +153,8 @@ async def _skip_archive(connection: NatsConnection, stream: streams.StreamConfig
     info = await management.find_stream(connection, stream.name)
     note = "not created: ONEPROTECT_ARCHIVE_DAYS is 0"
     if info is not None:
-        note = f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added; its {info.state.messages} messages stay until they age out"
+        count = info.state.messages
+        note = f"ONEPROTECT_ARCHIVE_DAYS is 0: nothing is added; its {count} messages stay until they age out"
     return TopologyChange("stream", stream.name, "none", note=note)
 
 

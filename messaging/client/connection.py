@@ -170,7 +170,8 @@ class NatsConnection:
         if (version.major, version.minor) < MIN_SERVER_VERSION:
             needed = ".".join(map(str, MIN_SERVER_VERSION))
             raise ServerTooOld(
-                f"nats-server {version.major}.{version.minor}.{version.patch} is too old: retries need message schedules; "
+                f"nats-server {version.major}.{version.minor}.{version.patch} is too old: "
+                "retries need message schedules; "
                 f"upgrade the server to {needed} or newer"
             )
 

@@ -1,7 +1,7 @@
 """Parser of the NATS protocol with a fast path for messages to listeners.
 
-The library matches each line against seven patterns, copies the rest of its buffer, and passes a message through a queue
-and a task. The fast path finds the end of the line and calls the listener, a plain function. The library parses
+The library matches each line against seven patterns, copies the rest of its buffer, and passes a message through a
+queue and a task. The fast path finds the end of the line and calls the listener, a plain function. The library parses
 everything else.
 """
 

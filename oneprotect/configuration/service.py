@@ -72,8 +72,9 @@ class ConfigurationService:
 
     Every method raises `JetStreamError` when NATS is unavailable, and `ValidationError` for a malformed name. Methods
     that change something take `by` and `address` (who asks, from where) for the audit event, and `precondition`. They
-    raise `PreconditionFailedError` when the precondition rejects the stored revision, and `WriteConflictError` when other writers
-    keep changing the entry. They also raise when the change is stored and its audit event is not: repeat it.
+    raise `PreconditionFailedError` when the precondition rejects the stored revision, and `WriteConflictError` when
+    other writers keep changing the entry. They also raise when the change is stored and its audit event is not: repeat
+    it.
     """
 
     def __init__(

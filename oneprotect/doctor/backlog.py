@@ -87,9 +87,10 @@ async def _check_due(connection: NatsConnection, old_s: float) -> CheckResult:
         return _GROUP.ok("due work", "none")
     if age_s <= old_s:
         return _GROUP.ok("due work", f"{count}, the oldest for {age_s:.0f} s")
+    busiest = await _busiest(connection, streams.WORK)
     return _GROUP.warning(
         "due work",
-        f"{count} pending, the oldest for {_format_duration(age_s)}; most for {await _busiest(connection, streams.WORK)}",
+        f"{count} pending, the oldest for {_format_duration(age_s)}; most for {busiest}",
         "see their attempts: oneprotect attempts --tenant TENANT --destination ID --since 15m\n"
         "if receivers are slow, raise the destination's max_in_flight, or run more consumers",
     )

@@ -171,7 +171,8 @@ def _report_rollover(one: RegisteredCredential) -> CheckResult:
     return _GROUP.warning(
         one.name,
         "it signs with the current key only, because the rollover to the previous key is misconfigured",
-        "set when the previous key expires, at most 30 days ahead: kubectl annotate secret SECRET --namespace NAMESPACE "
+        "set when the previous key expires, at most 30 days ahead: "
+        "kubectl annotate secret SECRET --namespace NAMESPACE "
         "--overwrite oneprotect.io/previous-expires-at=\"$(date -u -d '+24 hours' +%Y-%m-%dT%H:%M:%SZ)\"\n"
         "if the time is right, the previous key is malformed or equals the current one: "
         "see docs/how-to/rotate-a-secret.md",

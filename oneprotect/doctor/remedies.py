@@ -141,8 +141,8 @@ _LOCAL: Final = _KUBERNETES | {
         "oneprotect.io/tenant: {tenant} and oneprotect.io/purpose: {purpose}"
     ),
     SecretProblem.NO_KEY: "add it to the manifest's `data`, in base64, or set the right one: " + _SET,
-    SecretProblem.OTHER_TYPE: "set the manifest's `apiVersion` to v1, `kind` to Secret, `type` to Opaque, and the ref's names",
-    SecretProblem.UNLABELLED: "set its metadata.labels: oneprotect.io/tenant: {tenant}, oneprotect.io/purpose: {purpose}",
+    SecretProblem.OTHER_TYPE: "set `apiVersion` to v1, `kind` to Secret, `type` to Opaque, and the ref's names",
+    SecretProblem.UNLABELLED: "set metadata.labels: oneprotect.io/tenant: {tenant}, oneprotect.io/purpose: {purpose}",
     SecretProblem.OTHER_TENANT: (
         "if it belongs to the other tenant, set another Secret: " + _SET + "\n"
         "if it belongs to {tenant}, set its metadata.labels: oneprotect.io/tenant: {tenant}"

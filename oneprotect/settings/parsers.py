@@ -71,7 +71,7 @@ def one_of(*choices: str, ignore_case: bool = False) -> ValueParser:
 
 
 def list_of(rule: ValueParser, expectation: str, *, least: int = 0, most: int = 1024) -> ValueParser:
-    """Return a parser of comma-separated values without spaces, as a tuple. Without a minimum, it accepts empty text."""
+    """Return a parser of comma-separated values without spaces, as a tuple. With no minimum it accepts empty text."""
 
     def parse(text: str) -> tuple[Any, ...] | None:
         parts = text.split(",") if text else []

@@ -129,7 +129,7 @@ class DeliverySettings(Struct, frozen=True, kw_only=True):
     retry_schedule_s: tuple[float, ...] = DEFAULT_RETRY_SCHEDULE_S
     """Waits before each further attempt. N waits allow N + 1 attempts. The default spans 28 hours."""
     retry_jitter: float = 0.2
-    """Random spread of each wait as a fraction: 0.2 is ±20 %. It separates retries of deliveries that failed together."""
+    """Random spread of each wait as a fraction: 0.2 is ±20 %. It separates deliveries that failed together."""
     retry_after_timeout_s: float = 60.0
     """Minimum wait after an attempt that timed out, so that retries do not overload a slow receiver."""
     max_payload_bytes: int = 256 * 1024

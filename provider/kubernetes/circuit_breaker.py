@@ -46,7 +46,7 @@ class CircuitBreaker:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """Start closed. `jitter` draws from a range: pods pause between half and all of the length, so probes spread."""
+        """Start closed. `jitter` draws from a range: a pod pauses between half and all of the length."""
         self._clock = clock
         self._jitter = jitter
         self._failures = 0

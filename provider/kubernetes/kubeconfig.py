@@ -28,8 +28,8 @@ _FILES: Final = ("certificate-authority", "client-certificate", "client-key")
 async def load_kubeconfig(path: Path | str, context: str | None = None) -> ApiServerConfig:
     """Load the API server of a context, the current one by default. A proxy in the kubeconfig is not used.
 
-    `path` may list several files, as `KUBECONFIG` does. Raises `ProviderMisconfigured`, also for a kubeconfig that skips
-    the verification of certificates.
+    `path` may list several files, as `KUBECONFIG` does. Raises `ProviderMisconfigured`, also for a kubeconfig that
+    skips the verification of certificates.
     """
     configuration, trust = await _load(path, context)
     return ApiServerConfig(

@@ -1,7 +1,7 @@
 """OpenTelemetry's environment variables, except those that the SDK's exporters read themselves.
 
-See https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. An invalid value stops the process
-with an error that names the variable and not the value.
+See https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/. An invalid value stops the
+process with an error that names the variable and not the value.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Spans encoded for OTLP: https://github.com/open-telemetry/opentelemetry-proto, trace/v1/trace.proto.
 
-The SDK creates an object for each span, attribute and value, and copies all of them into messages, which is too slow for
-the hot path. Here a span is encoded directly. Attributes repeat, so their encodings are cached.
+The SDK creates an object for each span, attribute and value, and copies all of them into messages, which is too slow
+for the hot path. Here a span is encoded directly. Attributes repeat, so their encodings are cached.
 """
 
 import functools

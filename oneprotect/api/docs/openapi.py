@@ -47,7 +47,7 @@ _TAGS: Final = {
     "operating": "Endpoints for monitoring. They need no token and reveal no tenant data.",
 }
 _DESCRIPTION: Final = """\
-Signed event delivery on NATS JetStream. Every request needs a bearer token; create one with `oneprotect token create`. \
+Signed event delivery on NATS JetStream. Every request needs a bearer token, made by `oneprotect token create`. \
 A token belongs to one tenant and has roles. Errors are problem documents (RFC 9457) and never repeat the input. Lists \
 are paged: pass the value of `next` as `cursor` to get the next page."""
 

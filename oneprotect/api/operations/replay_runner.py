@@ -1,7 +1,7 @@
 """Replays in the background of API processes.
 
-The bucket holds all replays and their progress (`consumers.replay.service`). Each process adopts unfinished replays that
-no process runs, so that the replays of an ended process continue.
+The bucket holds all replays and their progress (`consumers.replay.service`). Each process adopts unfinished replays
+that no process runs, so that the replays of an ended process continue.
 """
 
 import asyncio

@@ -147,8 +147,8 @@ async def request_delivery(request: ApiRequest) -> ApiResponse:
     The API responds 202 after JetStream has stored the delivery, never before.
 
     With `destination`, that destination gets the delivery. If the destination is disabled, the delivery is skipped and
-    kept for a replay. Without `destination`, every enabled destination that subscribes to the event type gets one. After
-    an error none of them gets one. If no destination subscribes, `deliveries` is empty and nothing is stored.
+    kept for a replay. Without `destination`, every enabled destination that subscribes to the event type gets one.
+    After an error none of them gets one. If no destination subscribes, `deliveries` is empty and nothing is stored.
 
     Repeating a request is safe with an id of your own in `Idempotency-Key` or `id`. Within ten minutes, each
     destination gets an id once, with the first body.

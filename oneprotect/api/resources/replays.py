@@ -46,7 +46,7 @@ class Criteria(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = ()
 
     def to_filter(self, *, public: bool) -> ReplayFilter:
-        """Return the filter in canonical order, so that an unfinished replay is found again. Raises `ValidationError`."""
+        """Return the filter in canonical order, which finds an unfinished replay again. Raises `ValidationError`."""
         require_time_range(self.since, self.until, "filter.until")
         if "delivered" in self.outcomes and len(set(self.outcomes)) > 1:
             raise ValidationError("filter.outcomes", "expected `delivered` without other outcomes")

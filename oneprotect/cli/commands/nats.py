@@ -95,7 +95,8 @@ def files(
 ) -> None:
     """Write files for the operators of NATS servers.
 
-    They contain permissions, streams, consumers, and values for the NATS chart. Use them for servers that are configured by hand or in Kubernetes. `oneprotect apply` needs none of them.
+    They contain permissions, streams, consumers, and values for the NATS chart. Use them for servers that are
+    configured by hand or in Kubernetes. `oneprotect apply` needs none of them.
     """
     from messaging.admin.manifests import documents
     from oneprotect.settings.settings import Settings
@@ -130,7 +131,8 @@ def key(
 ) -> None:
     """Create the key of a NATS user.
 
-    The seed goes to a file with mode 0600, the public key to stdout. Add the public key to the server's configuration. Give the file to the process, as ONEPROTECT_NATS_NKEY_FILE.
+    The seed goes to a file with mode 0600, the public key to stdout. Add the public key to the server's configuration.
+    Give the file to the process, as ONEPROTECT_NATS_NKEY_FILE.
     """
     public_key = _create_key(output)
     write_result({"public_key": public_key, "file": str(output)}, public_key, as_json=as_json)
@@ -156,7 +158,8 @@ def user(
 ) -> None:
     """Print a user's entry for the server's configuration.
 
-    The entry has the user's key and permissions. A notice on stderr gives the inbox prefix of the role. Set ONEPROTECT_NATS_INBOX_PREFIX to it.
+    The entry has the user's key and permissions. A notice on stderr gives the inbox prefix of the role. Set
+    ONEPROTECT_NATS_INBOX_PREFIX to it.
     """
     from messaging.admin.manifests import user_entry
 

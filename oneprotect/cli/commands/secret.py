@@ -109,9 +109,9 @@ def refresh(
 ) -> None:
     """Remove secrets from the caches of all consumers.
 
-    The next delivery reads them again. Use it after a rotation, or to revoke a key at once. Otherwise consumers read a secret again after
-    ONEPROTECT_SECRET_CACHE_TTL_S, and may sign with a cached one while Kubernetes is unavailable. Check the result with
-    `oneprotect credential check`.
+    The next delivery reads them again. Use it after a rotation, or to revoke a key at once. Otherwise consumers read a
+    secret again after ONEPROTECT_SECRET_CACHE_TTL_S, and may sign with a cached one while Kubernetes is unavailable.
+    Check the result with `oneprotect credential check`.
     """
     request = _refresh_request(tenant, credential, everything=everything)
 

@@ -89,7 +89,7 @@ class ReplayCli:
             write_line(f"Replay {replay} is finished: {_progress_text(row)}.")
 
     async def _confirmed_total(self, row: Replay, *, ask: bool) -> int:
-        """Return the number of deliveries for a user at a terminal, else 0. Raises `CliError` when the user declines."""
+        """Return the number of deliveries for a user at a terminal, else 0. Raises `CliError` if the user declines."""
         if self._as_json or not sys.stderr.isatty():
             return 0
         total = await self._replayer.count_remaining(self._tenant, row)

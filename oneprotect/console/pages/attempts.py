@@ -97,7 +97,7 @@ async def show_delivery(request: PageRequest) -> PageResponse:
 
 
 def follow(request: PageRequest) -> AsyncGenerator[bytes]:
-    """Return the matching attempts as server-sent events. Raises `Problem` or `ValidationError` before the first one."""
+    """Return the matching attempts as server-sent events. Raises `Problem` or `ValidationError` before the first."""
     chosen = request.query(AttemptsForm).to_filter(request)
     arrivals = EventBuffer(chosen.matches)
     pattern = subjects.attempted(request.tenant, chosen.destination or "*", "*")

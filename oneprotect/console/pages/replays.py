@@ -135,7 +135,8 @@ async def _count(request: PageRequest, chosen: ReplayFilter) -> DryRunSummary:
         raise Problem(
             503,
             "too-many",
-            "The dry run took too long. Narrow the filter by destination or time, or run `oneprotect replay --dry-run`.",
+            "The dry run took too long. Narrow the filter by destination or time, "
+            "or run `oneprotect replay --dry-run`.",
         ) from None
     return summary
 

@@ -342,7 +342,7 @@ async def test_a_credential_through_its_life_without_its_ref(site: Site, oneprot
 
 
 async def test_attempts_are_listed_newest_last(site: Site, oneprotect: RunHere) -> None:
-    """The list has all attempts by default, and fewer by tenant, destination, delivery, outcome, code, time and number."""
+    """The list has all attempts by default. Filters: tenant, destination, delivery, outcome, code, time and number."""
     await _record(site, "one")
     between = datetime.now(UTC).isoformat()
     await _record(site, "two", outcome=Outcome.RETRY_SCHEDULED, code=Code.HTTP_5XX, next_attempt_at=datetime.now(UTC))

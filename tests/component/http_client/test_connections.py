@@ -224,7 +224,7 @@ async def test_a_name_is_asked_for_once_for_all_who_wait() -> None:
 
 
 async def test_a_prepared_request_goes_where_its_name_leads_now(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reuses idle connections while its name's addresses are known, and none to an address that the name has left."""
+    """Idle connections are reused while the name's addresses are known, but not to an address that the name left."""
     monkeypatch.setattr(resolving, "RESOLVED_TTL_S", 2.0)
     names = Names("127.0.0.1")
 

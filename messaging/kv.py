@@ -202,16 +202,15 @@ class KvTable(Generic[T]):
 
         `check` is called with the current entry before each change, and may raise.
         """
-        value: T
+        values: list[T] = []
 
         def encode(entry: KvEntry) -> bytes:
-            nonlocal value
             check(entry)
-            value = change(self.decode(entry))
-            return msgspec.json.encode(value)
+            values.append(change(self.decode(entry)))
+            return msgspec.json.encode(values[-1])
 
         entry = await self.bucket.update(key, encode)
-        return KvRow(key, value, entry.revision)
+        return KvRow(key, values[-1], entry.revision)
 
     def _row(self, entry: KvEntry) -> KvRow[T] | None:
         value = self.decode(entry)

@@ -1,7 +1,6 @@
 """The reference of result codes, `docs/reference/result-codes.md`: every outcome, code and credential status."""
 
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Final
 
 from schemas.codes import Code, CredentialStatus, Outcome
@@ -188,5 +187,5 @@ def _hidden(values: type[Code] | type[CredentialStatus]) -> list[str]:
     return [f"| `{one}` | `{_public(one)}` |\n" for one in members if _public(one) != one]
 
 
-def _public(value: Code | CredentialStatus) -> StrEnum:
+def _public(value: Code | CredentialStatus) -> Code | CredentialStatus:
     return value.public

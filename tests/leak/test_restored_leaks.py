@@ -38,13 +38,14 @@ async def running(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 async def _read_with_library(running: Cluster) -> Any:
     """Read the Secret with the client of kubernetes-asyncio, which the provider does not use."""
-    from kubernetes_asyncio.client import ApiClient, Configuration, CoreV1Api
+    from kubernetes_asyncio import client as untyped
 
-    configuration = Configuration(host=running.server.url)
+    library: Any = untyped
+    configuration = library.Configuration(host=running.server.url)
     configuration.ssl_ca_cert = str(running.server.authority.ca_file)
     configuration.api_key["BearerToken"] = f"Bearer {running.token.reveal()}"
-    async with ApiClient(configuration) as client:
-        return await CoreV1Api(client).read_namespaced_secret("acme-signing", "webhooks")
+    async with library.ApiClient(configuration) as client:
+        return await library.CoreV1Api(client).read_namespaced_secret("acme-signing", "webhooks")
 
 
 def _found(sinks: Sinks, *canaries: Canary) -> set[str]:

@@ -164,7 +164,7 @@ def _summary_fields(summary: DryRunSummary, tenant: str, chosen: ReplayFilter) -
 
 def _sample_fields(kept: RetainedDelivery) -> dict[str, object]:
     fields = ("id", "destination", "event_type", "code", "attempt", "superseded")
-    return {field: getattr(kept, field) for field in fields} | {"kept_at": kept.stored_at}
+    return {**{field: getattr(kept, field) for field in fields}, "kept_at": kept.stored_at}
 
 
 def _write_summary(summary: DryRunSummary) -> None:

@@ -155,7 +155,7 @@ async def test_the_receiver_accepts_genuine_webhooks_only() -> None:
     try:
         await until(lambda: _is_listening(port), 20)
         async with aiohttp.ClientSession() as session:
-            statuses = []
+            statuses: list[int] = []
             for text in (f"v1,{base64.b64encode(signature).decode()}", TAMPERED):
                 url = f"http://127.0.0.1:{port}/hook"
                 async with session.post(url, data=BODY, headers=headers | {"webhook-signature": text}) as answer:

@@ -1,7 +1,7 @@
 """Every way on which a received message is published again: nothing outside the allow-list of headers travels."""
 
 import ast
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -180,12 +180,12 @@ class _Source:
         assert kept is not None
         self._record = RetainedRecord(kept, record)
 
-    async def find_pages(self, *, after: int, until: int) -> Any:
+    async def find_pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
         """It is on the only page."""
         assert after < until
         yield SupersededPage([self._record.delivery], SupersededIndex([self._record.delivery]))
 
-    async def read_page(self, page: SupersededPage) -> Any:
+    async def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
         """There it is."""
         assert page.deliveries
         yield self._record
@@ -234,7 +234,7 @@ async def test_the_archive_keeps_only_listed_headers() -> None:
             (*_, copy) = effects.after_attempt(_delivery(kind), _result(Outcome.DELIVERED), at=NOW, archived=True)
             assert isinstance(copy, ArchivePublication)
             batcher.send(copy, lambda _: None)
-        batcher._flush()
+        batcher._flush()  # pyright: ignore[reportPrivateUsage] - the tick that the test does not wait for
 
     older = msgspec.msgpack.encode([ArchivedDelivery(b"{}", FOREIGN)])
     for payload in (*(one.payload for one in recorder.sent), older):

@@ -68,7 +68,7 @@ async def test_a_row_whose_deletion_was_not_announced_disappears_with_the_next_l
     updates: list[tuple[str, int | None, int | None]] = []
     await cache.refresh("*")
     await cache.receive(KvEntry("acme.a", b"7", 3))
-    cache.on_update = lambda *update: updates.append(update)
+    cache.on_update = lambda key, old, new: updates.append((key, old, new))
     bucket.entries = []
     cache.expire()
     await cache.refresh("*")

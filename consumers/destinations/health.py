@@ -16,7 +16,8 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
-from consumers.http_client.response import MAX_RETRY_AFTER_S, WebhookResponse
+from consumers.destinations.circuit_breaker import HealthDelta, HealthPolicy, apply_health_delta, is_half_open
+from consumers.http_client.response import WebhookResponse
 from messaging.audit_events import publish_audit_event
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable
@@ -30,91 +31,16 @@ from schemas.events import DestinationFailing, DestinationFailingData, Destinati
 SOURCE: Final = "/oneprotect/consumer"
 FLUSH_INTERVAL_S: Final = 1.0
 SUCCESS_FLUSH_INTERVAL: Final = timedelta(minutes=1)
-DEFAULT_THROTTLE_S: Final = 10.0
-"""Pause after a 429 without `Retry-After`."""
 HALF_OPEN_LEASE: Final = timedelta(seconds=45)
 """Time for which a probe belongs to one consumer, even a dead one: longer than any attempt and its flush."""
 
 _log = structlog.get_logger(__name__)
 
 
-class HealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """When a circuit breaker opens, for how long, and when a destination is disabled."""
-
-    failures: int = 10
-    """Consecutive failures that open the circuit breaker, after `failing_for` without a success."""
-    failing_for: timedelta = timedelta(seconds=10)
-    """Without this minimum, one burst of failures would open the circuit breaker."""
-    open_for: timedelta = timedelta(seconds=5)
-    """Duration of the first opening; each further one in a row is twice as long."""
-    max_open_for: timedelta = timedelta(minutes=5)
-    warn_every: timedelta = timedelta(days=1)
-    disable_after: timedelta = timedelta(days=5)
-
-
 class DisableDestination(Protocol):
     """Disables a destination, if it still has this URL."""
 
     async def __call__(self, tenant: str, destination: str, *, url: str, reason: str) -> None: ...
-
-
-class HealthDelta(msgspec.Struct, gc=False):
-    """Attempts that one consumer made on a destination since its last flush."""
-
-    failures: int = 0
-    """Since the last success."""
-    first_failure_at: datetime | None = None
-    last_failure_at: datetime | None = None
-    last_success_at: datetime | None = None
-    throttled_until: datetime | None = None
-    code: Code | None = None
-    url: str = ""
-
-    def record_success(self, now: datetime) -> None:
-        """Record an attempt that succeeded."""
-        self.failures = 0
-        self.first_failure_at = None
-        self.last_success_at = now
-
-    def record_failure(self, now: datetime, reply: WebhookResponse, url: str) -> None:
-        """Record an attempt that failed."""
-        self.failures += 1
-        self.first_failure_at = self.first_failure_at or now
-        self.last_failure_at = now
-        self.code = reply.code
-        self.url = url
-        if reply.code is Code.HTTP_429:
-            wait_s = min(reply.retry_after_s or DEFAULT_THROTTLE_S, MAX_RETRY_AFTER_S)
-            self.throttled_until = now + timedelta(seconds=wait_s)
-
-
-def apply_health_delta(health: Health, delta: HealthDelta, policy: HealthPolicy, now: datetime) -> Health:
-    """Return `health` after the attempts in `delta`. Pure."""
-    if delta.last_success_at is not None:
-        health = Health(last_success_at=delta.last_success_at, last_failure_at=health.last_failure_at)
-    if delta.failures:
-        health = msgspec.structs.replace(
-            health,
-            consecutive_failures=health.consecutive_failures + delta.failures,
-            failing_since=health.failing_since or delta.first_failure_at,
-            last_failure_at=delta.last_failure_at,
-            last_code=delta.code,
-            trial_by=None,
-            trial_until=None,
-        )
-        health = _open_if_failing(health, policy, now)
-    if delta.throttled_until is not None and delta.throttled_until > (health.open_until or now):
-        health = msgspec.structs.replace(health, open_until=delta.throttled_until)
-    return health
-
-
-def _open_if_failing(health: Health, policy: HealthPolicy, now: datetime) -> Health:
-    failing_for = now - (health.failing_since or now)
-    is_open = health.open_until is not None and health.open_until > now
-    if health.consecutive_failures < policy.failures or failing_for < policy.failing_for or is_open:
-        return health
-    open_for = min(policy.open_for * 2 ** min(health.openings, 16), policy.max_open_for)
-    return msgspec.structs.replace(health, open_until=now + open_for, openings=health.openings + 1)
 
 
 class DestinationHealth:
@@ -155,7 +81,7 @@ class DestinationHealth:
         self._on_change = callback
 
     def _on_update(self, key: str, _old: Health | None, new: Health | None) -> None:
-        if new is not None and (new.open_until is not None or _is_half_open(new)):
+        if new is not None and (new.open_until is not None or is_half_open(new)):
             self.not_closed.add(key)
         else:
             self.not_closed.discard(key)
@@ -172,7 +98,7 @@ class DestinationHealth:
     def is_half_open(self, lane: str) -> bool:
         """Return True if the circuit breaker of `<tenant>.<id>` was open and no attempt succeeded since."""
         health = self._cache.peek(lane)
-        return health is not None and _is_half_open(health)
+        return health is not None and is_half_open(health)
 
     async def acquire_half_open_probe(self, lane: str) -> bool:
         """Return True if this consumer may attempt the half-open destination `<tenant>.<id>` now.
@@ -186,7 +112,7 @@ class DestinationHealth:
         now = self._clock()
         try:
             row = await self._rows.get(lane)
-            if row is None or not _is_half_open(row.value):
+            if row is None or not is_half_open(row.value):
                 return True
             health = row.value
             if _is_after(health.open_until, now) or (
@@ -206,7 +132,7 @@ class DestinationHealth:
         for health in self._cache.values():
             if health.open_until is not None and health.open_until > now:
                 is_open += 1
-            elif _is_half_open(health):
+            elif is_half_open(health):
                 half_open += 1
         return is_open, half_open
 
@@ -296,10 +222,6 @@ class DestinationHealth:
             data=DestinationRecoveredData(destination=destination),
         )
         await publish_audit_event(self._publisher, "destination.recovered", destination, event)
-
-
-def _is_half_open(health: Health) -> bool:
-    return health.openings > 0 and health.consecutive_failures > 0
 
 
 def _is_after(time: datetime | None, now: datetime) -> bool:

@@ -14,8 +14,9 @@ from consumers.credentials.checker import CredentialChecker
 from consumers.credentials.control_server import WorkerControl
 from consumers.delivery.handler import DeliveryHandler, DeliveryPolicy
 from consumers.delivery.head_state import HeadStateCache
+from consumers.destinations.circuit_breaker import HealthPolicy
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.destinations.health import DestinationHealth, DisableDestination, HealthPolicy
+from consumers.destinations.health import DestinationHealth, DisableDestination
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.proxy import HttpProxy

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
-from consumers.destinations.health import HealthPolicy
+from consumers.destinations.circuit_breaker import HealthPolicy
 from messaging import direct_get
 from messaging.admin import topology
 from messaging.delivery_requests import publish_request

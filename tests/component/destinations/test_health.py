@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import msgspec
 
-from consumers.destinations.health import HealthPolicy
+from consumers.destinations.circuit_breaker import HealthPolicy
 from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.headers import HEADER_DEFERRALS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from consumers.destinations.health import HealthPolicy
+from consumers.destinations.circuit_breaker import HealthPolicy
 from consumers.retention.archive import BATCH_WAIT_S
 from consumers.retries.reschedule import RetryNow
 from messaging.publication import Publication

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.destinations.health import HealthDelta, HealthPolicy, apply_health_delta
+from consumers.destinations.circuit_breaker import HealthDelta, HealthPolicy, apply_health_delta
 from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from schemas.configuration import Health

@@ -47,7 +47,8 @@ async def test_joining_and_leaving_under_load(
             if number == COUNT // 3:
                 workers[0].terminate()
             if number == COUNT // 2:
-                await running.enter_async_context(site.consumer_process())
+                workers.append(await running.enter_async_context(site.consumer_process()))
+                await until(lambda: workers[-1].says("consumer.started"), 30)
         await until(lambda: len(receiver.seen) >= COUNT + 40, 20)
         await until(site.is_settled, 20)
         results = await site.results()

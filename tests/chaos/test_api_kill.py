@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Callable
 import aiohttp
 import pytest
 
-from oneprotect.cli.local.stack import free_port
 from schemas import streams
 from schemas.events import decode_request
 from schemas.roles import Role, TokenSpec
+from tests.support.ops import free_port
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
 
@@ -80,7 +80,7 @@ async def test_an_api_killed_under_load(site: Site, figure: Figure) -> None:
     for name in DESTINATIONS:
         await site.destination(name, "https://example.com/in", event_types=["*"])
     _, token = await site.jetstream.tokens.create(TokenSpec(tenant=TENANT, roles=(Role.PRODUCER,)), by="test")
-    port = free_port(0)
+    port = free_port()
     url, stop = f"http://127.0.0.1:{port}", asyncio.Event()
     headers = {"authorization": f"Bearer {token.reveal()}"}
     async with aiohttp.ClientSession(headers=headers) as session:

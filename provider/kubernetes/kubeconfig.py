@@ -69,7 +69,7 @@ async def _load(path: Path | str, context: str | None) -> "tuple[Configuration, 
     with tempfile.TemporaryDirectory(prefix="oneprotect-") as directory:
         with contextlib.suppress(Exception):  # a parser's message quotes the file, and a plugin may raise anything
             merged = cast("ConfigNode", KubeConfigMerger(str(path)).config)
-            _write_inline_data(merged, context, Path(directory))
+            await _resolve_files(merged, context, Path(directory))
             await load_kube_config_from_dict(merged, context=context, client_configuration=configuration)
             loaded = True
         if not loaded:
@@ -83,21 +83,37 @@ async def _load(path: Path | str, context: str | None) -> "tuple[Configuration, 
         )
 
 
-def _write_inline_data(merged: "ConfigNode", context: str | None, directory: Path) -> None:
-    """Replace inline certificates and keys of the context by files in `directory`.
+async def _resolve_files(merged: "ConfigNode", context: str | None, directory: Path) -> None:
+    """Run the context's credential plugin, and write inline certificates and keys to files in `directory`.
 
     The library would write the files itself, and keep them and their content until the process ends.
     """
     entries: dict[str, list[Any]] = {kind: merged.value[kind] for kind in ("contexts", "clusters", "users")}
     by_name = {(kind, entry.value["name"]): entry.value for kind in entries for entry in entries[kind]}
     chosen = by_name["contexts", context or merged.value["current-context"]]["context"]
-    for kind, name in (("clusters", "cluster"), ("users", "user")):
-        values: dict[str, Any] = by_name.get((kind, chosen.get(name)), {}).get(name) or {}
+    user: dict[str, Any] = by_name.get(("users", chosen.get("user")), {}).get("user") or {}
+    if "exec" in user:
+        await _run_plugin(user)
+    cluster: dict[str, Any] = by_name.get(("clusters", chosen.get("cluster")), {}).get("cluster") or {}
+    for values in (cluster, user):
         for option in _FILES:
             if data := values.pop(f"{option}-data", None):
                 file = directory / option
                 file.write_bytes(base64.b64decode(data))
                 values[option] = str(file)
+
+
+async def _run_plugin(user: dict[str, Any]) -> None:
+    """Replace the plugin of `user` by the token, or the certificate and key, that the plugin returns."""
+    from kubernetes_asyncio.config.exec_provider import ExecProvider
+    from kubernetes_asyncio.config.kube_config import ConfigNode
+
+    status: dict[str, str] = await ExecProvider(ConfigNode("exec", user.pop("exec"))).run()
+    if "token" in status:
+        user["token"] = status["token"]
+        return
+    for option, field in (("client-certificate", "clientCertificateData"), ("client-key", "clientKeyData")):
+        user[f"{option}-data"] = base64.b64encode(status[field].encode()).decode()
 
 
 def _authorization(configuration: "Configuration") -> str | None:

@@ -1,7 +1,9 @@
 """Connection: verified TLS, service account, kubeconfig, and refused settings."""
 
 import base64
+import json
 import ssl
+import tempfile
 import traceback
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,37 @@ async def test_a_kubeconfig_with_a_client_certificate(server: ApiServer, tmp_pat
 
     assert await resolves(await provider_of(tmp_path, config(server, user)))
     assert "Authorization" not in server.requests[0].headers
+
+
+def plugin(status: dict[str, str]) -> dict[str, object]:
+    """Return a user whose credential plugin returns `status`."""
+    version = "client.authentication.k8s.io/v1"
+    answer = json.dumps({"apiVersion": version, "kind": "ExecCredential", "status": status})
+    return {"exec": {"apiVersion": version, "command": "printf", "args": ["%s", answer]}}
+
+
+async def test_a_kubeconfig_with_a_plugin_that_returns_a_token(server: ApiServer, tmp_path: Path) -> None:
+    """The plugin runs again after a 401."""
+    server.users = {TOKEN: USER}
+
+    assert await resolves(await provider_of(tmp_path, config(server, plugin({"token": TOKEN}))))
+
+
+async def test_a_kubeconfig_with_a_plugin_that_returns_a_certificate(
+    server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The certificate authenticates the provider each time it is loaded, and its key stays in no file."""
+    certificate, key = server.authority.issue("operator.test")
+    server.grant("webhooks", "acme-signing", user="operator.test")
+    user = plugin({"clientCertificateData": certificate.read_text(), "clientKeyData": key.read_text()})
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
+    for _ in range(2):
+        assert await resolves(await provider_of(tmp_path, config(server, user)))
+    assert "Authorization" not in server.requests[0].headers
+    assert list(temporary.iterdir()) == []
 
 
 async def test_a_kubeconfig_with_a_server_name(tmp_path: Path) -> None:

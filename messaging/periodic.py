@@ -3,10 +3,14 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 import structlog
 
 from messaging.client.errors import JetStreamError
+
+MIN_PAUSE_AFTER_FAILURE_S: Final = 1.0
+"""`wake` cannot make failing rounds follow each other faster."""
 
 _log = structlog.get_logger(__name__)
 
@@ -50,4 +54,5 @@ async def run_every(
             await work()
         except JetStreamError as error:
             _log.warning(failure_event, error=str(error))
+            await pause(min(interval_s, MIN_PAUSE_AFTER_FAILURE_S), stop)
         await pause(interval_s * random.uniform(1 - jitter, 1 + jitter), *events)  # noqa: S311 - no secret

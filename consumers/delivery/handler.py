@@ -139,7 +139,7 @@ class DeliveryHandler:
             self.quarantines += 1
             return (quarantine_publication(message, Code.EVENT_INVALID, str(error)),)
         # An ordered queue checks its head itself, and sets the header when the head may have been attempted before.
-        if (message.deliveries > 1 and not delivery.is_ordered) or _SINCE in message.header_block:
+        if (message.deliveries > 1 and not delivery.is_ordered) or HEADER_SINCE in message.headers:
             recorded = await self._attempt_log.find(delivery)
             if recorded is not None:
                 return self._suppress(delivery, recorded)
@@ -189,7 +189,6 @@ class DeliveryHandler:
             failed = type(error)
         else:
             return await self._send_and_wait(attempt, route, secret)
-        route.is_secret_reported = False
         self._secret_observer.on_secret_result(route.credential_key, failed.code)
         return self._finish(attempt, self._results.without_secret(attempt, failed))
 
@@ -228,9 +227,7 @@ class DeliveryHandler:
         """Sign and send, and call `on_result` with what must be stored. Returns a function that abandons the send."""
         delivery, destination = attempt.delivery, route.destination
         attempt.resolved_s = time.monotonic() - attempt.started_monotonic_s
-        if not route.is_secret_reported:
-            route.is_secret_reported = True
-            self._secret_observer.on_secret_result(route.credential_key, None)
+        self._secret_observer.on_secret_result(route.credential_key, None)
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         return self._sender.start(
             route.prepare(delivery, self._sender, self._policy.user_agent),

@@ -15,6 +15,7 @@ from schemas.headers import HEADER_TRACE
 from schemas.ids import Purpose
 
 MAX_ROUTES: Final = 8192
+MAX_LOADS: Final = 8
 
 
 class DeliveryRoute:
@@ -39,8 +40,6 @@ class DeliveryRoute:
         self.secret_ref = secret_ref if isinstance(secret_ref, SecretRef) else None
         self.secret_error = SecretNotFound if isinstance(secret_ref, SecretRef) else secret_ref
         """Why there is no ref."""
-        self.is_secret_reported = False
-        """Whether the last result of resolving the secret was a success, and was reported."""
         self._request: PreparedRequest | None = None
         self._prepared_for: tuple[str, str | None] = ("", None)
 
@@ -82,7 +81,7 @@ class RouteCache:
     async def load(self, lane: str) -> DeliveryRoute | None:
         """Return the route to `lane`, and wait for what is not in memory. None if there is no such destination."""
         tenant, _, name = lane.partition(".")
-        while True:
+        for _ in range(MAX_LOADS):
             destination = await self._directory.destination(tenant, name)
             if destination is None:
                 return None
@@ -90,6 +89,7 @@ class RouteCache:
             route = self.find(lane, time.monotonic())
             if route is not None:  # else the destination changed while its credential was read
                 return route
+        raise RuntimeError("destination and credential changed with every read")
 
     def _build(self, lane: str) -> DeliveryRoute | None:
         destination = self._directory.known_destination(lane)

@@ -56,6 +56,18 @@ class HealthDelta(msgspec.Struct, gc=False):
             wait_s = min(reply.retry_after_s or DEFAULT_THROTTLE_S, MAX_RETRY_AFTER_S)
             self.throttled_until = now + timedelta(seconds=wait_s)
 
+    def add_earlier(self, earlier: "HealthDelta") -> None:
+        """Add attempts that were made before those in this delta."""
+        self.throttled_until = max(filter(None, (self.throttled_until, earlier.throttled_until)), default=None)
+        if self.last_success_at is not None:
+            return  # it came after the earlier failures
+        self.last_success_at = earlier.last_success_at
+        self.first_failure_at = earlier.first_failure_at or self.first_failure_at
+        self.last_failure_at = self.last_failure_at or earlier.last_failure_at
+        if not self.failures:
+            self.code, self.url = earlier.code, earlier.url
+        self.failures += earlier.failures
+
 
 def apply_health_delta(health: Health, delta: HealthDelta, policy: HealthPolicy, now: datetime) -> Health:
     """Return `health` after the attempts in `delta`. Pure."""

@@ -145,11 +145,20 @@ class DestinationHealth:
             delta.record_failure(now, reply, url)
 
     async def flush(self) -> None:
-        """Merge the recorded attempts into the bucket, and act on the result. Raises `JetStreamError`."""
+        """Merge the recorded attempts into the bucket, and act on the result.
+
+        Attempts that can't be stored now are merged later. Raises the last `JetStreamError`.
+        """
         deltas, self._deltas = self._deltas, collections.defaultdict(HealthDelta)
+        failed: JetStreamError | None = None
         for key, delta in deltas.items():
             if self._is_worth_flushing(key, delta):
-                await self._flush_one(key, delta)
+                try:
+                    await self._flush_one(key, delta)
+                except JetStreamError as error:
+                    failed = error
+        if failed is not None:
+            raise failed
 
     def _is_worth_flushing(self, key: str, delta: HealthDelta) -> bool:
         if delta.failures or delta.throttled_until:
@@ -168,7 +177,11 @@ class DestinationHealth:
             after = apply_health_delta(before, delta, self._policy, now)
             return msgspec.structs.replace(after, warnings=max(after.warnings, self._warnings(after, now)))
 
-        row = await self._rows.update(key, merge)
+        try:
+            row = await self._rows.update(key, merge)
+        except JetStreamError:
+            self._deltas[key].add_earlier(delta)
+            raise
         await self._act(key, delta, before, row.value, now)
 
     def _warnings(self, health: Health, now: datetime) -> int:

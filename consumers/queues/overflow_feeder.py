@@ -152,6 +152,11 @@ class _DestinationFeed:
         while count < room:
             await self._lease.renew()
             records, has_more = await self._transfer.read(min(room - count, BATCH))
+            if records and self._transfer.is_moved(records[-1]):
+                # The stream was recreated, or its replica lags: then the server drops the duplicates.
+                self._transfer.start_over()
+                await self.find_moved()
+                break
             moved = await self._move_all(records)
             count += moved
             if moved < len(records) or not has_more:
@@ -170,9 +175,9 @@ class _DestinationFeed:
             for record in records:
                 if self._transfer.message_id(record) in self._moved_before:
                     self._transfer.skip(record)
+                    moved += 1
                 else:
-                    await self._transfer.publish(record, self._target)
-                moved += 1
+                    moved += await self._transfer.publish(record, self._target)
         except RejectedByServer as error:
             if error.err_code != SUBJECT_FULL:  # else another publisher was quicker
                 raise

@@ -52,7 +52,7 @@ class SubjectTransfer:
 
         Raises `JetStreamError`, `LeaseLost` among them.
         """
-        if record.sequence <= self._moved:
+        if self.is_moved(record):
             return False
         if not self._lease.is_held:
             raise LeaseLost
@@ -60,6 +60,14 @@ class SubjectTransfer:
         await self._publisher.publish(Publication(target, record.data, headers))
         self._moved = record.sequence
         return True
+
+    def is_moved(self, record: StoredMessage) -> bool:
+        """Return whether this transfer has moved `record`."""
+        return record.sequence <= self._moved
+
+    def start_over(self) -> None:
+        """Forget how far messages have been moved: a recreated stream counts from 1 again."""
+        self._moved = self._removed = 0
 
     def skip(self, record: StoredMessage) -> None:
         """Count `record` as moved: the target has it already."""

@@ -3,6 +3,7 @@
 Exceptions of aiohttp end here. They may hold a token, an address or a body, so only their type is looked at.
 """
 
+import re
 from enum import Enum
 from typing import Final, Literal, final
 
@@ -19,6 +20,12 @@ _HEADERS: Final = {
     "Accept-Encoding": "identity",
     "Content-Type": "application/json",
     "User-Agent": "oneprotect-delivery",
+}
+
+
+_ALLOWED: Final = {
+    "GET": re.compile(r"/api/v1/namespaces/[a-z0-9-]+/secrets/[a-z0-9.-]+").fullmatch,
+    "POST": re.compile(r"/apis/authorization\.k8s\.io/v1/selfsubjectaccessreviews").fullmatch,
 }
 
 
@@ -79,6 +86,8 @@ class ApiServerSession:
 
         `timeout_s` bounds the whole exchange. Raises any exception; `translate_error` gives its meaning.
         """
+        if not _ALLOWED[method](path):
+            raise ValueError("only one Secret is read, and only access reviews are created")
         async with self._http.request(
             method,
             self._server.url + path,

@@ -240,3 +240,23 @@ async def test_a_flood_in_the_overflow_holds_up_no_other_overflow(site: Site) ->
             consumer.kill()
 
     assert left >= 90
+
+
+async def test_a_recreated_stream_is_fed_from_its_start(site: Site) -> None:
+    """Its sequences begin again, so how far the former stream was fed does not count."""
+    api, feeder = site.jetstream.connection.api, _feeder(site, "one")
+    await _overflow(site, "orders", 20)
+    await _take(site, "orders")
+    await feeder.feed()
+    config = (await api(f"STREAM.INFO.{streams.OVERFLOW.name}"))["config"]
+    await api(f"STREAM.DELETE.{streams.OVERFLOW.name}")
+    await api(f"STREAM.CREATE.{streams.OVERFLOW.name}", config)
+    await _take(site, "orders")
+    waiting = await _overflow(site, "orders", 5)
+    await _take(site, "orders")
+
+    await feeder.feed()
+    await feeder.feed()
+
+    assert await _take(site, "orders") == waiting
+    assert feeder.moved == CAP + 5

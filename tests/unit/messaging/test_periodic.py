@@ -2,8 +2,10 @@
 
 import asyncio
 
+import pytest
 import structlog
 
+from messaging import periodic
 from messaging.client.errors import ServerUnavailable
 from messaging.periodic import pause, run_every
 
@@ -52,3 +54,22 @@ async def test_a_wake_event_starts_the_next_round_early() -> None:
         await asyncio.sleep(0)
         wake.set()
         await running
+
+
+async def test_a_wake_event_does_not_hurry_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that fails at once and wakes itself has one round a pause, not one after another."""
+    monkeypatch.setattr(periodic, "MIN_PAUSE_AFTER_FAILURE_S", 60.0)
+    stop, wake, rounds = asyncio.Event(), asyncio.Event(), 0
+
+    async def work() -> None:
+        nonlocal rounds
+        rounds += 1
+        wake.set()
+        raise ServerUnavailable("no answer")
+
+    running = asyncio.create_task(run_every(60, work, stop, failure_event="work.failed", wake=wake))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    stop.set()
+    await running
+    assert rounds == 1

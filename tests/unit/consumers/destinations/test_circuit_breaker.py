@@ -83,3 +83,23 @@ def test_counting_in_parts_is_counting_at_once(steps: list[list[bool]]) -> None:
     flat = [step for part in steps for step in part]
     trailing = next((i for i, step in enumerate(reversed(flat)) if step), len(flat))
     assert health.consecutive_failures == trailing
+
+
+@given(st.lists(st.booleans(), max_size=5), st.lists(st.booleans(), max_size=5))
+def test_attempts_that_could_not_be_stored_count_as_if_they_were_stored_later(
+    earlier: list[bool], later: list[bool]
+) -> None:
+    """Two deltas that are put together have the effect of one delta with all attempts."""
+    together = _tally(*later)
+    together.add_earlier(_tally(*earlier))
+
+    stored = [apply_health_delta(Health(), one, POLICY, NOW) for one in (together, _tally(*earlier, *later))]
+
+    assert stored[0] == stored[1]
+
+
+def test_the_longest_pause_holds_whenever_it_was_asked_for() -> None:
+    """A pause that could not be stored is not lost."""
+    pauses = [HealthDelta(throttled_until=NOW + timedelta(seconds=s)) for s in (5, 60)]
+    pauses[0].add_earlier(pauses[1])
+    assert pauses[0].throttled_until == NOW + timedelta(seconds=60)

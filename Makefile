@@ -91,6 +91,7 @@ generate: $(READY) ## regenerate the files that the code determines: chart, NATS
 	$(BIN)/python -m tools.references
 	$(BIN)/oneprotect nats files --output deploy/nats
 	$(BIN)/python -m tools.chart_files
+	$(BIN)/python -m tools.grafana_dashboard > deploy/grafana/oneprotect.json
 
 image-lint: $(READY) ## lint the Dockerfile
 	$(BIN)/hadolint Dockerfile

@@ -20,16 +20,17 @@ from typing import Final, Protocol, cast, final
 import structlog
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
-from consumers.http_client.response import WebhookResponse, response_from_head
+from consumers.http_client.response import (
+    CAPTURED_BYTES,
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_HEADERS,
+    MAX_LINE_BYTES,
+    WebhookResponse,
+    response_from_head,
+)
 from schemas.codes import Code
 
-CAPTURED_BYTES: Final = 3 * 1024
-"""More than is shown, so that a secret across the end of the shown part is complete, and masked."""
-MAX_BODY_BYTES: Final = 64 * 1024
-MAX_HEAD_BYTES: Final = 64 * 1024
-"""Limit of all heads of one response together, the informational ones (1xx) included."""
-MAX_HEADERS: Final = 128
-MAX_LINE_BYTES: Final = 8190
 MAX_REMEMBERED_BYTES: Final = 1024
 """A longer response is parsed each time."""
 BODY_DRAIN_TIMEOUT_S: Final = 2.0

@@ -1,4 +1,4 @@
-"""The result of a POST: the receiver's response, or a code for the lack of one.
+"""The result of a POST: the receiver's response with its limits, or a code for the lack of one.
 
 A failure has no text: that of a library may quote the request.
 """
@@ -14,6 +14,14 @@ from msgspec import Struct
 from schemas.codes import Code
 
 MAX_RETRY_AFTER_S: Final = 86_400.0
+"""Longest pause that a receiver may ask for: one day."""
+CAPTURED_BYTES: Final = 3 * 1024
+"""More than is shown, so that a secret across the end of the shown part is complete, and masked."""
+MAX_BODY_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Limit of all heads of one response together, the informational ones (1xx) included."""
+MAX_HEADERS: Final = 128
+MAX_LINE_BYTES: Final = 8190
 
 _LOCAL_ERRNOS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
@@ -22,7 +30,7 @@ _SECONDS = re.compile(r"[0-9]{1,32}(?:\.[0-9]{1,32})?")
 class WebhookResponse(Struct, frozen=True, gc=False):
     """The end of a POST. `http_status` is set whenever the receiver sent one; `response_bytes` counts the body read.
 
-    `body` is the beginning, at most `connection.CAPTURED_BYTES`, and empty unless captured.
+    `body` is the beginning, at most `CAPTURED_BYTES`, and empty unless captured.
     """
 
     code: Code

@@ -17,9 +17,9 @@ import pytest_asyncio
 
 from consumers.egress.policy import AddrInfo, EgressPolicy
 from consumers.http_client.client import HttpWebhookSender
-from consumers.http_client.connection import BODY_DRAIN_TIMEOUT_S, CAPTURED_BYTES, MAX_BODY_BYTES
+from consumers.http_client.connection import BODY_DRAIN_TIMEOUT_S
 from consumers.http_client.resolver import NameResolver, PolicyCheckedResolver
-from consumers.http_client.response import WebhookResponse
+from consumers.http_client.response import CAPTURED_BYTES, MAX_BODY_BYTES, WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support.bytewise import OK, Exchange, Receiver, Script, answering, receiving

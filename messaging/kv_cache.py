@@ -17,7 +17,10 @@ from messaging.kv import KvEntry, KvTable
 MAX_AGE_S: Final = 60.0
 MAX_ENTRIES: Final = 50_000
 REPLICA_LAG_S: Final = 10.0
-"""A list may come from a replica that lags behind; rows announced within this time outweigh their absence in it."""
+"""A read may come from a replica that lags behind, but none misses a change that is older than this.
+
+Rows announced within this time outweigh their absence in a list. Deleted rows are remembered for this time.
+"""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +46,7 @@ class KvCache(Generic[T]):
     """The rows of one table, read key by key (`get`) or all at once (`refresh`)."""
 
     def __init__(self, table: KvTable[T], *, max_age_s: float = MAX_AGE_S, max_entries: int = MAX_ENTRIES) -> None:
-        """With more than `max_entries` keys, all of them are forgotten."""
+        """With more than `max_entries` keys read one by one or announced, all of them are forgotten."""
         self.on_update: Callable[[str, T | None, T | None], None] = lambda _key, _old, _new: None
         """Called with key, old and new value whenever a value was read or announced."""
         self.on_forget: Callable[[str], None] = lambda _: None
@@ -52,7 +55,7 @@ class KvCache(Generic[T]):
         self._max_age_s = max_age_s
         self._max_entries = max_entries
         self._known: dict[str, CachedValue[T]] = {}
-        self._fresh_until = 0.0
+        self._fresh_until = self._expired_at = 0.0
         self._reading: dict[str, asyncio.Task[Any]] = {}
 
     async def start(self) -> None:
@@ -61,17 +64,28 @@ class KvCache(Generic[T]):
 
     async def receive(self, entry: KvEntry) -> None:
         """Store an entry that was just announced."""
-        self._store(entry, announced_at=time.monotonic())
+        self._add(entry, announced_at=time.monotonic())
+
+    def add(self, entry: KvEntry) -> None:
+        """Store an entry that was just read, unless a newer change is known."""
+        self._add(entry)
 
     async def forget(self) -> None:
         """Forget every value."""
         self._forget()
 
-    def expire(self) -> None:
-        """Let the next `refresh` read all rows again, as after a reconnect; their values stay until then."""
-        self._fresh_until = 0.0
-        for known in self._known.values():
-            known.announced_at = 0.0
+    def expire(self, *, keep_announced: bool = True) -> None:
+        """Let the next `refresh` read all rows again, as after a reconnect; their values stay until then.
+
+        Args:
+            keep_announced: Keep rows that were just announced although the next list lacks them. If false, the list
+                decides, because the announcement of a deletion may have been lost.
+        """
+        self._fresh_until, self._expired_at = 0.0, time.monotonic()
+        if not keep_announced:
+            for known in self._known.values():
+                if known.value is not None:
+                    known.announced_at = 0.0
 
     def knows(self, key: str) -> bool:
         """Return true if the key has been read, even if it has no value."""
@@ -114,16 +128,23 @@ class KvCache(Generic[T]):
 
         Raises `JetStreamError`; then the rows stay as they are.
         """
+        started = time.monotonic()
         entries = await self._table.bucket.list(pattern)
+        every_replica_has = started - REPLICA_LAG_S
+        for key, known in list(self._known.items()):
+            if known.value is None and known.announced_at <= every_replica_has:
+                self._known.pop(key).until = 0.0
         for entry in entries:
             self._store(entry)
         now = time.monotonic()
         for key in self._known.keys() - {entry.key for entry in entries}:
             known = self._known[key]
-            if known.announced_at <= now - REPLICA_LAG_S and known.value is not None:
-                del self._known[key]
+            if known.value is not None and known.announced_at <= every_replica_has:
+                known.until = 0.0  # the deletion is remembered, so that no lagging replica brings the row back
+                self._known[key] = CachedValue(None, known.revision, now + REPLICA_LAG_S, now)
                 self.on_update(key, known.value, None)
-        self._fresh_until = now + self._max_age_s
+        if self._expired_at <= started:
+            self._fresh_until = now + self._max_age_s
 
     def _once(self, name: str, read: Callable[[], Coroutine[Any, Any, R]]) -> asyncio.Task[R]:
         reading = self._reading.get(name)
@@ -136,7 +157,7 @@ class KvCache(Generic[T]):
         delay_s = 0.1
         while True:
             try:
-                self._store(await self._table.bucket.find(key))
+                self._add(await self._table.bucket.find(key))
             except JetStreamError as error:
                 _log.warning("kv.unreadable", bucket=self._table.bucket.name, error=str(error), next_try_s=delay_s)
             else:
@@ -144,20 +165,26 @@ class KvCache(Generic[T]):
             await asyncio.sleep(delay_s)
             delay_s = min(delay_s * 2, 5.0)
 
+    def _add(self, entry: KvEntry, announced_at: float = 0.0) -> None:
+        if len(self._known) >= self._max_entries and entry.key not in self._known:
+            self._forget()
+        self._store(entry, announced_at)
+
     def _store(self, entry: KvEntry, announced_at: float = 0.0) -> None:
         known, now = self._known.get(entry.key), time.monotonic()
         if known is not None:
-            if entry.revision < known.revision and known.until > now:
-                return  # from a replica that lags behind what was announced
+            # `read_all` learns that a row was deleted, but not the revision of the deletion: only a newer row counts.
+            is_deleted_row = known.value is None and entry.revision == known.revision and not announced_at
+            if known.until > now and (is_deleted_row or entry.revision < known.revision):
+                return  # from a replica that lags behind
             known.until = 0.0
-        elif len(self._known) >= self._max_entries:
-            self._forget()
+            announced_at = max(announced_at, known.announced_at)
         value = self._table.decode(entry)
         self._known[entry.key] = CachedValue(value, entry.revision, now + self._max_age_s, announced_at)
         self.on_update(entry.key, known.value if known else None, value)
 
     def _forget(self) -> None:
-        forgotten, self._known = self._known, {}
+        forgotten, self._known, self._fresh_until = self._known, {}, 0.0
         for known in forgotten.values():
             known.until = 0.0
         for key in forgotten:

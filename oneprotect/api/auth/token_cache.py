@@ -1,7 +1,7 @@
 """The tokens of all tenants in memory.
 
-A revoked token is refused as soon as the bucket has announced the change. All tokens are read again every minute, and
-after a reconnect, because announcements can be lost while the connection is down.
+A revoked token is refused as soon as the bucket has announced the change. All tokens are read again within a minute,
+and after a reconnect, because announcements can be lost while the connection is down.
 """
 
 import asyncio
@@ -19,14 +19,15 @@ import structlog
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvEntry, KvTable
-from messaging.kv_cache import KvCache
+from messaging.kv_cache import REPLICA_LAG_S, KvCache
 from messaging.periodic import pause
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_format import digest
 from oneprotect.api.auth.token_store import USED
 from schemas.roles import Token
 
-READ_AGAIN_S: Final = 60.0
+READ_AGAIN_S: Final = 60.0 - REPLICA_LAG_S
+"""A lost announcement counts within a minute, even of a token that was announced just before."""
 RECORD_USE_EVERY_S: Final = 60.0
 _RETRY_S: Final = 1.0
 
@@ -63,7 +64,7 @@ class TokenCache:
 
     async def forget(self) -> None:
         """Read all tokens again: announcements may have been lost."""
-        self._rows.expire()
+        self._rows.expire(keep_announced=False)
         self._stale.set()
 
     def find(self, token_id: str, text: str) -> Principal | None:
@@ -82,7 +83,7 @@ class TokenCache:
     async def look_up(self, token_id: str, text: str) -> Principal | None:
         """Read the token from the bucket, because it may be new, and return its principal. Raises `JetStreamError`."""
         for entry in await self._bucket.list(f"*.{token_id}"):
-            await self._receive(entry)
+            self._rows.add(entry)
         return self.find(token_id, text)
 
     async def record_uses(self) -> None:

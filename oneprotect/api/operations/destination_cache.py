@@ -1,5 +1,6 @@
 """The destinations of each tenant in memory, for requests that ask for deliveries."""
 
+import sys
 from collections import OrderedDict
 from typing import Final
 
@@ -32,9 +33,8 @@ class DestinationCache:
     async def has(self, tenant: str, name: str) -> bool:
         """Return true if the tenant has a destination of this name, enabled or not."""
         key, cache = f"{tenant}.{name}", await self._cache(tenant)
-        if cache.knows(key):
-            return cache.peek(key) is not None
-        return await self._table.get(key) is not None  # it may have been created before its announcement arrived
+        # Without a row the destination may have just been created, and its announcement not have arrived.
+        return cache.peek(key) is not None or await self._table.get(key) is not None
 
     async def subscribed(self, tenant: str, event_type: str) -> list[str]:
         """Return the sorted names of the enabled destinations that subscribe to events of this type."""
@@ -48,7 +48,7 @@ class DestinationCache:
     async def _cache(self, tenant: str) -> KvCache[Destination]:
         cache = self._tenants.get(tenant)
         if cache is None:  # from here on announcements reach it
-            cache = self._tenants[tenant] = KvCache(self._table)
+            cache = self._tenants[tenant] = KvCache(self._table, max_entries=sys.maxsize)
         self._tenants.move_to_end(tenant)
         while len(self._tenants) > MAX_TENANTS:
             self._tenants.popitem(last=False)

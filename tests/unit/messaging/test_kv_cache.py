@@ -1,44 +1,24 @@
 """The cache of a bucket's rows."""
 
-from typing import cast
-
 import pytest
 
+from messaging import kv_cache
 from messaging.client.errors import ServerUnavailable
-from messaging.kv import KvBucket, KvEntry, KvTable
+from messaging.kv import KvEntry, KvTable
 from messaging.kv_cache import KvCache
-
-
-class StubBucket:
-    """A bucket in memory that may be unavailable."""
-
-    name = "numbers"
-
-    def __init__(self) -> None:
-        self.entries: list[KvEntry] = []
-        self.reads = 0
-        self.is_available = True
-
-    async def list(self, _pattern: str) -> list[KvEntry]:
-        """Return all entries."""
-        self.reads += 1
-        if not self.is_available:
-            raise ServerUnavailable("no answer")
-        return self.entries
+from tests.support.kv_bucket import StubBucket
 
 
 @pytest.fixture
 def bucket() -> StubBucket:
     """A bucket with two numbers."""
-    stub = StubBucket()
-    stub.entries = [KvEntry("acme.a", b"1", 1), KvEntry("acme.b", b"2", 2)]
-    return stub
+    return StubBucket(KvEntry("acme.a", b"1", 1), KvEntry("acme.b", b"2", 2))
 
 
 @pytest.fixture
 def cache(bucket: StubBucket) -> KvCache[int]:
     """A cache of that bucket."""
-    return KvCache(KvTable(cast("KvBucket", bucket), int))
+    return KvCache(KvTable(bucket.bucket, int))
 
 
 async def test_rows_are_read_once_while_they_are_valid(bucket: StubBucket, cache: KvCache[int]) -> None:
@@ -70,7 +50,7 @@ async def test_a_row_whose_deletion_was_not_announced_disappears_with_the_next_l
     await cache.receive(KvEntry("acme.a", b"7", 3))
     cache.on_update = lambda key, old, new: updates.append((key, old, new))
     bucket.entries = []
-    cache.expire()
+    cache.expire(keep_announced=False)
     await cache.refresh("*")
     assert sorted(updates) == [("acme.a", 7, None), ("acme.b", 2, None)]
 
@@ -83,3 +63,111 @@ async def test_rows_stay_when_they_cannot_be_read_again(bucket: StubBucket, cach
     with pytest.raises(ServerUnavailable):
         await cache.refresh("*")
     assert cache.peek("acme.a") == 1
+
+
+async def test_a_list_longer_than_the_bound_is_kept_whole(bucket: StubBucket) -> None:
+    """The next new key makes the cache forget every row, and the next refresh reads them again."""
+    cache = KvCache(KvTable(bucket.bucket, int), max_entries=1)
+    await cache.refresh("*")
+    assert dict(cache.items()) == {"acme.a": 1, "acme.b": 2}
+
+    await cache.receive(KvEntry("acme.new", b"9", 5))
+    await cache.refresh("*")
+
+    assert dict(cache.items()) == {"acme.a": 1, "acme.b": 2, "acme.new": 9}
+    assert bucket.reads == 2
+
+
+async def test_a_deletion_is_remembered_only_while_replicas_may_lag(
+    cache: KvCache[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later the row in a list has been created again, even if its announcement was lost."""
+    await cache.receive(KvEntry("acme.b", None, 4))
+    await cache.receive(KvEntry("acme.gone", None, 5))
+    await cache.read_all("*")
+    assert cache.knows("acme.gone")
+    assert cache.peek("acme.b") is None
+
+    monkeypatch.setattr(kv_cache, "REPLICA_LAG_S", 0)
+    await cache.read_all("*")
+
+    assert not cache.knows("acme.gone")
+    assert cache.peek("acme.b") == 2
+
+
+async def test_a_row_missing_from_a_list_is_not_accepted_again_from_a_lagging_replica(
+    bucket: StubBucket, cache: KvCache[int]
+) -> None:
+    """A newer revision is accepted."""
+    await cache.refresh("*")
+    lagging, bucket.entries = bucket.entries, []
+    await cache.read_all("*")
+
+    cache.add(lagging[0])
+    bucket.entries = lagging
+    await cache.read_all("*")
+    assert dict(cache.items()) == {}
+
+    cache.add(KvEntry("acme.a", b"7", 3))
+    assert cache.peek("acme.a") == 7
+
+
+async def test_an_announcement_restores_a_row_that_a_lagging_list_lacked(cache: KvCache[int]) -> None:
+    """The row was read before its announcement arrived."""
+    new = KvEntry("acme.new", b"9", 5)
+    cache.add(new)
+    await cache.read_all("*")
+    assert cache.peek("acme.new") is None
+
+    await cache.receive(new)
+    await cache.read_all("*")
+    assert cache.peek("acme.new") == 9
+
+
+async def test_a_holder_of_a_value_sees_that_its_row_is_missing_from_a_list(
+    bucket: StubBucket, cache: KvCache[int]
+) -> None:
+    """The value's `until` becomes 0."""
+    await cache.refresh("*")
+    held = cache.get_if_fresh("acme.a")
+    bucket.entries = []
+    await cache.read_all("*")
+
+    assert held is not None
+    assert held.until == 0
+    assert cache.peek("acme.a") is None
+
+
+async def test_after_a_reconnect_an_announced_row_still_outweighs_a_lagging_list(
+    bucket: StubBucket, cache: KvCache[int]
+) -> None:
+    """A list that already had the row changes nothing about that."""
+    new = KvEntry("acme.new", b"9", 5)
+    await cache.receive(new)
+    for entries in ([*bucket.entries, new], bucket.entries):
+        bucket.entries = entries
+        cache.expire()
+        await cache.refresh("*")
+
+    assert cache.peek("acme.new") == 9
+
+
+async def test_after_a_reconnect_the_list_decides_if_asked_but_deletions_stay(cache: KvCache[int]) -> None:
+    """Without the announcements kept, a missing row is removed, and a lagging list restores no deleted one."""
+    await cache.receive(KvEntry("acme.new", b"9", 5))
+    await cache.receive(KvEntry("acme.b", None, 4))
+    cache.expire(keep_announced=False)
+    await cache.refresh("*")
+
+    assert dict(cache.items()) == {"acme.a": 1}
+
+
+async def test_rows_that_expire_while_they_are_read_are_read_again(bucket: StubBucket, cache: KvCache[int]) -> None:
+    """The list may be older than the reconnect."""
+    bucket.on_list = cache.expire
+    await cache.refresh("*")
+    bucket.on_list = lambda: None
+    await cache.refresh("*")
+    await cache.refresh("*")
+
+    assert bucket.reads == 2

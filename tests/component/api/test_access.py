@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 def test_every_route_is_in_the_table() -> None:
-    """A new route needs an entry that says who may use it."""
+    """A new route requires an entry with its roles."""
     assert routes_of_app() == set(ROUTES)
 
 

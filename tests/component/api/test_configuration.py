@@ -56,7 +56,7 @@ async def test_two_admins_never_overwrite_each_other(api: Api) -> None:
 
 
 async def test_create_only(api: Api) -> None:
-    """`If-None-Match: *` changes nothing that is there; `If-Match: *` creates nothing."""
+    """`If-None-Match: *` changes no existing object; `If-Match: *` creates none."""
     admin = await api.client(Role.ADMIN)
     for place, body in ((f"{DESTINATIONS}/orders", SPEC), (f"{CREDENTIALS}/new", {"secret_ref": "k8s://a/b/c"})):
         statuses = [
@@ -115,8 +115,8 @@ async def test_lists_come_in_pages(api: Api) -> None:
     assert items == [f"d{number}" for number in range(5)]
 
 
-async def test_no_response_holds_a_secret_ref(api: Api) -> None:
-    """A credential is read without its ref, and a credential in use cannot be deleted."""
+async def test_no_response_contains_a_secret_ref(api: Api) -> None:
+    """A credential is shown without its ref, and a credential in use cannot be deleted."""
     admin = await api.client(Role.ADMIN)
     one = f"{CREDENTIALS}/new"
 

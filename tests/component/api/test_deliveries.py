@@ -1,4 +1,4 @@
-"""Deliveries over HTTP: accepted when stored, fanned out as one, shown as they stand."""
+"""Deliveries over HTTP: accepted when stored, fanned out under one id, and shown with their state."""
 
 import asyncio
 import base64
@@ -21,8 +21,8 @@ DELIVERIES = f"/v1/tenants/{TENANT}/deliveries"
 BODY: dict[str, Any] = {"event_type": "invoice.paid", "destination": "orders", "payload": {"n": 1}}
 
 
-async def test_what_is_accepted_arrives_byte_for_byte(api: Api, receiver: Scripted) -> None:
-    """The payload reaches the receiver as it was written, and the state says delivered with its attempt."""
+async def test_an_accepted_payload_arrives_byte_for_byte(api: Api, receiver: Scripted) -> None:
+    """The receiver gets the payload unchanged, and the state is delivered with one attempt."""
     await api.site.destination("orders", receiver.url)
     producer = await api.client(Role.PRODUCER)
     payload = b'{"a" :  1.50, "\\u00e4":"\xc3\xa4"}'
@@ -62,8 +62,8 @@ async def test_a_body_that_is_no_json_goes_in_base64(api: Api, receiver: Scripte
     assert [(seen.body, seen.headers["content-type"]) for seen in receiver.seen] == [(b"\x00<xml/>", "text/xml")]
 
 
-async def test_the_same_key_stores_once(api: Api, receiver: Scripted) -> None:
-    """`Idempotency-Key` is the delivery id; repeated, the answer says that nothing was added."""
+async def test_the_same_idempotency_key_stores_once(api: Api, receiver: Scripted) -> None:
+    """`Idempotency-Key` is the delivery id, and a repeated request stores nothing."""
     await api.site.destination("orders", receiver.url)
     producer = await api.client(Role.PRODUCER)
 
@@ -89,8 +89,8 @@ async def test_key_and_id_must_agree(api: Api, receiver: Scripted) -> None:
     assert await api.site.records(streams.WORK) == []
 
 
-async def test_without_a_destination_it_goes_to_all_that_ask_for_it(api: Api, receiver: Scripted) -> None:
-    """By exact type, prefix or `*`, to enabled ones alone, and under one id."""
+async def test_a_delivery_without_a_destination_goes_to_all_subscribers(api: Api, receiver: Scripted) -> None:
+    """Enabled destinations match by exact type, prefix or `*`, and share one delivery id."""
     for name, event_types in (
         ("all", ["*"]), ("exact", ["invoice.paid"]), ("group", ["invoice.*"]), ("other", ["order.*"]), ("none", []),
         ("off", ["*"]),
@@ -108,8 +108,8 @@ async def test_without_a_destination_it_goes_to_all_that_ask_for_it(api: Api, re
     assert sorted(one.data.destination for one in stored) == ["all", "exact", "group"]
 
 
-async def test_a_changed_subscription_holds_at_once(api: Api, receiver: Scripted) -> None:
-    """What a tenant changes is followed by every process, as the bucket announces it."""
+async def test_a_changed_subscription_applies_at_once(api: Api, receiver: Scripted) -> None:
+    """Every process follows a tenant's change, because the bucket announces it."""
     await api.site.destination("orders", receiver.url, event_types=["*"])
     producer = await api.client(Role.PRODUCER)
     assert await _addressed(producer) == ["orders"]
@@ -179,8 +179,8 @@ async def test_a_fan_out_that_dies_half_way_leaves_no_half(site: Site, receiver:
     assert len(await site.records(streams.WORK)) == 3
 
 
-async def test_nobody_asks_for_it(api: Api) -> None:
-    """202 with an empty list: there is nothing to deliver, and nothing is stored."""
+async def test_a_delivery_without_subscribers_stores_nothing(api: Api) -> None:
+    """The API returns 202 with an empty list and stores nothing."""
     producer = await api.client(Role.PRODUCER)
 
     reply = await producer("POST", DELIVERIES, {"event_type": "a.b", "payload": 1})
@@ -202,8 +202,8 @@ async def test_nobody_asks_for_it(api: Api) -> None:
         ({"content_type": "a\nb"}, "content_type"),
     ],
 )
-async def test_what_breaks_a_rule_is_told_by_field(api: Api, change: dict[str, Any], field: str | None) -> None:
-    """A 422 that names the field and the rule, and nothing is stored."""
+async def test_an_invalid_request_names_its_fields(api: Api, change: dict[str, Any], field: str | None) -> None:
+    """The API returns 422 with the field and the rule, and stores nothing."""
     await api.site.destination("orders", "https://example.com/in")
     producer = await api.client(Role.PRODUCER)
 
@@ -265,8 +265,8 @@ async def test_an_unknown_delivery_is_a_404(api: Api) -> None:
     assert (await client("GET", f"{DELIVERIES}/made-by-others")).status == 404
 
 
-async def test_without_nats_the_answer_is_503_at_once(api: Api, receiver: Scripted) -> None:
-    """With `Retry-After`; when NATS is back, so is the API, and the same key still stores once."""
+async def test_the_api_returns_503_at_once_without_nats(api: Api, receiver: Scripted) -> None:
+    """The API returns 503 with `Retry-After` and recovers with NATS; the same key then stores once."""
     await api.site.destination("orders", receiver.url)
     producer = await api.client(Role.PRODUCER)
     assert (await producer("POST", DELIVERIES, BODY, headers={"Idempotency-Key": "k"})).status == 202

@@ -55,8 +55,8 @@ async def test_the_api_is_alive_before_nats_starts_and_ready_afterwards(site: Si
     assert "retry-after" in other.headers
 
 
-async def test_it_loses_readiness_only_after_a_while_without_nats(api: Api) -> None:
-    """A short outage shows as 503 on what needs NATS, and not on `/readyz`; a long one does; then it comes back."""
+async def test_only_a_long_nats_outage_ends_readiness(api: Api) -> None:
+    """A short outage causes 503 only for routes that need NATS; a long one also fails `/readyz`."""
     await api.site.server.kill()
     await api.site.server.restart()
     assert (await api.with_token(None)("GET", "/readyz")).status == 200
@@ -72,8 +72,8 @@ async def test_it_loses_readiness_only_after_a_while_without_nats(api: Api) -> N
     await until(api.is_ready, 20)
 
 
-async def test_sigterm_finishes_what_is_under_way(site: Site, receiver: Scripted) -> None:
-    """A request whose body is still coming is answered, and stored, before the process ends with 0."""
+async def test_sigterm_finishes_requests_in_progress(site: Site, receiver: Scripted) -> None:
+    """A request whose body is still arriving is stored and answered before the process exits with 0."""
     await site.destination("orders", receiver.url)
     async with _process(site) as (process, api):
         await until(lambda: _lives(api), 20)
@@ -119,7 +119,7 @@ async def test_a_port_in_use_is_reported_by_the_name_of_its_setting(api: Api) ->
 
 
 async def test_only_trusted_proxies_set_the_client_address(site: Site) -> None:
-    """The audit trail has the client's address then, and otherwise that of whoever connects."""
+    """The audit trail has the forwarded address from a trusted proxy, and otherwise the peer's address."""
     headers = {"X-Forwarded-For": "203.0.113.7"}
     for proxies, address in (("", "127.0.0.1"), ("127.0.0.0/8", "203.0.113.7")):
         async with running(site, api_trusted_proxies=proxies) as api:

@@ -1,4 +1,4 @@
-"""JWTs of an issuer as the second way in: what is taken, what is not, and what the issuer's absence does."""
+"""JWT authentication: accepted and refused tokens, and an unavailable issuer."""
 
 import base64
 import contextlib
@@ -23,7 +23,7 @@ LIST = f"/v1/tenants/{TENANT}/destinations"
 
 
 class Issuer:
-    """An issuer with one RSA and one EC key, and a set of keys to be asked for."""
+    """An issuer with one RSA key, one EC key and a key set over HTTP."""
 
     def __init__(self) -> None:
         self.rsa = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -50,7 +50,7 @@ class Issuer:
         return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/keys"})
 
     def token(self, *, key: str = "rsa", **changes: Any) -> str:
-        """A good token, but for what is changed; None leaves a claim out."""
+        """Return a valid token with the given claims changed; None removes a claim."""
         claims = {
             "iss": self.url,
             "aud": "oneprotect",
@@ -86,8 +86,8 @@ async def _trusting(site: Site, issuer: Issuer) -> AsyncGenerator[Api]:
         yield api
 
 
-async def test_a_jwt_lets_in_as_its_claims_say(site: Site) -> None:
-    """For its tenant and with its roles, whichever of the issuer's keys has signed it; the keys are fetched once."""
+async def test_a_jwt_gives_the_tenant_and_roles_of_its_claims(site: Site) -> None:
+    """Any of the issuer's keys may sign the token, and the keys are fetched once."""
     async with _issuer() as issuer, _trusting(site, issuer) as api:
         for key in ("rsa", "ec"):
             client = api.with_token(issuer.token(key=key))
@@ -110,8 +110,8 @@ async def test_a_jwt_lets_in_as_its_claims_say(site: Site) -> None:
         {"sub": "x" * 500},
     ],
 )  # fmt: skip
-async def test_claims_that_are_not_taken(site: Site, changes: dict[str, Any]) -> None:
-    """Each is a 401, which says nothing of what was sent."""
+async def test_invalid_claims_are_refused(site: Site, changes: dict[str, Any]) -> None:
+    """Each invalid claim causes a 401 that repeats no input."""
     async with _issuer() as issuer, _trusting(site, issuer) as api:
         reply = await api.with_token(issuer.token(**changes))("GET", LIST)
         good = await api.with_token(issuer.token())("GET", LIST)
@@ -119,8 +119,8 @@ async def test_claims_that_are_not_taken(site: Site, changes: dict[str, Any]) ->
     assert (reply.status, good.status) == (401, 200)
 
 
-async def test_signatures_that_are_not_taken(site: Site) -> None:
-    """None at all, another's, one made with the public key as if it were shared, and one cut off."""
+async def test_invalid_signatures_are_refused(site: Site) -> None:
+    """Missing, foreign, truncated and public-key HMAC signatures cause a 401."""
     async with _issuer() as issuer, _trusting(site, issuer) as api:
         claims = jwt.decode(issuer.token(), options={"verify_signature": False})
         public = issuer.rsa.public_key().public_bytes(
@@ -145,14 +145,14 @@ async def test_signatures_that_are_not_taken(site: Site) -> None:
 
 
 def _signed(claims: dict[str, Any], header: dict[str, str], secret: bytes) -> str:
-    """A JWT with an HMAC, or with no signature at all: what libraries refuse to make."""
+    """Return a JWT with an HMAC or no signature, which libraries refuse to create."""
     head, body = (base64.urlsafe_b64encode(msgspec.json.encode(part)).rstrip(b"=") for part in (header, claims))
     signature = hmac.digest(secret, head + b"." + body, "sha256") if secret else b""
     return b".".join([head, body, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
-async def test_an_issuer_that_is_away(site: Site) -> None:
-    """Before its keys were ever had, a JWT is a 503; made-up key ids do not make us ask again and again."""
+async def test_an_unavailable_issuer(site: Site) -> None:
+    """A JWT causes a 503 until the keys are known, and unknown key ids cause no repeated fetches."""
     async with _issuer() as issuer, _trusting(site, issuer) as api:
         issuer.is_away = True
         statuses = [(await api.with_token(issuer.token())("GET", LIST)).status for _ in range(5)]
@@ -163,8 +163,8 @@ async def test_an_issuer_that_is_away(site: Site) -> None:
         assert (await own("GET", LIST)).status == 200
 
 
-async def test_without_an_issuer_no_jwt_is_taken(api: Api) -> None:
-    """A 401, like any other text."""
+async def test_no_jwt_is_accepted_without_an_issuer(api: Api) -> None:
+    """A JWT causes a 401, like any other text."""
     issuer = Issuer()
 
     assert (await api.with_token(issuer.token())("GET", LIST)).status == 401

@@ -28,8 +28,8 @@ async def _fail(site: Site, receiver: Scripted, count: int) -> list[str]:
     return deliveries
 
 
-async def test_attempts_newest_first_by_what_is_asked_for(api: Api, receiver: Scripted) -> None:
-    """By destination, outcome, code and time, in pages."""
+async def test_attempts_are_filtered_and_listed_newest_first(api: Api, receiver: Scripted) -> None:
+    """Attempts are filtered by destination, outcome, code and time, and listed in pages."""
     receiver.script = [500, 200]
     await api.site.destination("orders", receiver.url)
     await api.site.destination("others", receiver.url)
@@ -63,8 +63,8 @@ async def test_attempts_newest_first_by_what_is_asked_for(api: Api, receiver: Sc
     assert len(await got(since="2020-01-01T00:00:00Z", delivery="to-orders")) == 2
 
 
-async def test_a_tenant_is_not_told_why_a_secret_can_not_be_had(api: Api, receiver: Scripted) -> None:
-    """Operators see the code; a tenant sees `secret.unavailable`, and can't find out by asking for a code."""
+async def test_a_tenant_does_not_see_why_a_secret_is_unavailable(api: Api, receiver: Scripted) -> None:
+    """An operator sees the code; a tenant sees `secret.unavailable` and cannot filter by the code."""
     await api.site.jetstream.configuration.set_credential(
         TENANT, "gone", {"secret_ref": "k8s://webhooks/nowhere/signing"}, by="test"
     )
@@ -91,7 +91,7 @@ async def _has_attempt(client: Client) -> bool:
 
 
 async def test_a_dry_run_counts_and_a_replay_delivers(api: Api, receiver: Scripted) -> None:
-    """The count comes with a sample; the replay runs in the background, to its end, and is told of."""
+    """A dry run returns a count and a sample; a background replay ends with an event."""
     deliveries = await _fail(api.site, receiver, 5)
     operator = await api.client(Role.OPERATOR)
     body: dict[str, Any] = {"filter": {"destination": "orders", "codes": ["http.410"]}}
@@ -140,8 +140,8 @@ async def test_a_replay_is_cancelled(api: Api, receiver: Scripted) -> None:
     assert again.status == 409
 
 
-async def test_a_replay_goes_on_in_another_process(site: Site, receiver: Scripted) -> None:
-    """The process that ran it ends; another one finds it, and finishes it with nothing asked for twice."""
+async def test_another_process_finishes_a_replay(site: Site, receiver: Scripted) -> None:
+    """Another process finds the replay of an ended process and finishes it without repeated requests."""
     deliveries = await _fail(site, receiver, 6)
     async with running(site) as first:
         operator = await first.client(Role.OPERATOR)
@@ -162,8 +162,8 @@ async def _replayed(client: Client, place: str) -> bool:
     return bool((await client("GET", place)).json["replayed"])
 
 
-async def test_what_was_delivered_is_replayed_by_itself(api: Api) -> None:
-    """`outcomes: [delivered]` takes what is in the archive, and nothing else; mixed with others it is refused."""
+async def test_delivered_outcomes_are_replayed_separately(api: Api) -> None:
+    """`outcomes: [delivered]` replays only the archive, and a mix with other outcomes is refused."""
     await pack(api.site, 3)
     await keep(api.site, 2)
     admin = await api.client(Role.OPERATOR)

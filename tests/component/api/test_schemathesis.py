@@ -1,4 +1,4 @@
-"""The running API against its own OpenAPI document: requests made from it, and every answer as it says."""
+"""Generated requests to the running API, checked against its own OpenAPI document."""
 
 import asyncio
 import sys
@@ -24,8 +24,8 @@ CHECKS = (
 )
 
 
-async def test_every_answer_is_as_the_document_says(site: Site, tmp_path: Path) -> None:
-    """No 5xx but where it says so, no status, header or body that it does not know, no bad input let through."""
+async def test_every_response_conforms_to_the_document(site: Site, tmp_path: Path) -> None:
+    """Each response has a documented status, headers and body, and invalid input is refused."""
     await site.destination("orders", "https://example.com/in")
     async with running(site, api_auth_failures="100000") as api:
         await _run(api, tmp_path)

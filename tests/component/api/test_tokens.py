@@ -9,7 +9,7 @@ from tests.support.waiting import until
 LIST = f"/v1/tenants/{TENANT}/destinations"
 
 
-async def test_a_token_lets_in_until_it_is_revoked(api: Api) -> None:
+async def test_a_token_is_valid_until_it_is_revoked(api: Api) -> None:
     """A revoked token is refused within a second by every API process."""
     async with running(api.site) as another:
         client = await api.client(Role.VIEWER)
@@ -50,7 +50,7 @@ async def test_another_tenant_and_another_role_are_refused(api: Api) -> None:
     assert (await producer("GET", LIST)).status == 403
 
 
-async def test_failing_too_often_is_answered_with_429(api: Api) -> None:
+async def test_too_many_failures_cause_a_429(api: Api) -> None:
     """A valid token from the address is still accepted."""
     good, bad = await api.client(Role.VIEWER), api.with_token("wrong")
     statuses = [(await bad("GET", LIST)).status for _ in range(25)]

@@ -171,7 +171,7 @@ async def test_deliver_embeds_json_byte_for_byte(site: Site, oneprotect: RunHere
 async def test_deliver_sends_other_bodies_as_they_are(
     site: Site, oneprotect: RunHere, tmp_path: Path, options: tuple[str, ...], content_type: str
 ) -> None:
-    """Any other type, and JSON that has to keep its white space, travels as base64 and arrives as the same bytes."""
+    """Bodies of other types, and JSON with significant white space, arrive as the same bytes."""
     await site.destination("orders", "https://acme.com/hook")
     body = b'\n{"a": 1}\n'
     (tmp_path / "body").write_bytes(body)
@@ -259,7 +259,7 @@ async def test_deliver_refuses_requests_that_consumers_would_quarantine(site: Si
     assert (right.code, await _requested(site)) == (0, [right.out.strip()])
 
 
-async def test_a_destination_through_its_life(oneprotect: RunHere) -> None:
+async def test_a_destination_life_cycle(oneprotect: RunHere) -> None:
     """A destination is set, shown, listed, disabled, enabled and deleted, with output for people and programs."""
     to = ("orders", "--tenant", TENANT)
     fields = (
@@ -298,7 +298,7 @@ async def test_a_destination_through_its_life(oneprotect: RunHere) -> None:
 
 
 async def test_a_bad_destination_is_refused(oneprotect: RunHere) -> None:
-    """An invalid destination exits with code 2, a missing one with code 1, each with one line without its input."""
+    """An invalid destination exits with code 2 and a missing one with 1, in one line without the input."""
     for fields, code, told in BAD_DESTINATIONS:
         plain = await oneprotect("destination", "set", "orders", "--tenant", TENANT, *fields)
         as_json = await oneprotect("destination", "set", "orders", "--tenant", TENANT, *fields, "--json")
@@ -309,7 +309,7 @@ async def test_a_bad_destination_is_refused(oneprotect: RunHere) -> None:
         assert "hidden" not in plain.err + as_json.err + plain.out
 
 
-async def test_a_credential_through_its_life_without_its_ref(site: Site, oneprotect: RunHere) -> None:
+async def test_a_credential_life_cycle_shows_no_ref(site: Site, oneprotect: RunHere) -> None:
     """A credential is set, shown, listed and deleted, and no output contains its ref."""
     to = ("hook-key", "--tenant", TENANT)
 
@@ -511,7 +511,7 @@ async def test_secret_check_shows_all_but_the_secret(site: Site, oneprotect: Run
 async def test_verify_accepts_a_valid_signature_and_explains_an_invalid_one(
     site: Site, oneprotect: RunHere, tmp_path: Path
 ) -> None:
-    """A right request is 0; a body that was written anew is 1, with the cause; the secret is never shown."""
+    """A valid request exits with code 0 and a changed body with 1; neither output shows the secret."""
     body, delivery, now = b'{"a":  1}', "dlv_1", datetime.now(UTC)
     signature = Webhook(site.secret).sign(delivery, now, body.decode())
     headers = f"""POST / HTTP/1.1

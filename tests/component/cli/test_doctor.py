@@ -85,7 +85,7 @@ async def test_a_failed_check_has_a_remedy(site: Site, oneprotect: RunHere) -> N
     _require_discretion(site, as_json)
 
 
-async def test_settings_that_can_not_be_used(command_line: CommandLine) -> None:
+async def test_unusable_settings_are_reported(command_line: CommandLine) -> None:
     """All problems of the settings are shown without values, and the exit code is 2."""
     environ = {"ONEPROTECT_NATS_ULR": PASTED, "ONEPROTECT_API_PORT": PASTED}
     plain = await command_line.run(environ, "doctor")
@@ -111,7 +111,7 @@ async def test_without_nats(site: Site, oneprotect: RunHere, nats_server: Embedd
 
 
 class _Closed(EmbeddedNats):
-    """A server that asks who one is."""
+    """A server that requires authentication."""
 
     def _config(self, port: int) -> dict[str, Any]:
         return super()._config(port) | {"authorization": {"token": "a-token"}}

@@ -1,4 +1,4 @@
-"""A consumer is light: it imports what it uses, and what it uses not until then."""
+"""Import cost of a consumer: each library is imported only when it is needed."""
 
 import asyncio
 import os
@@ -70,8 +70,8 @@ def test_a_consumers_parts_bring_no_heavy_library() -> None:
     assert int(printed[0]) < MOST_MODULES
 
 
-async def test_an_idle_consumer_takes_little_memory(site: Site) -> None:
-    """With the local provider and nothing to do, a consumer stays below 80 MB."""
+async def test_an_idle_consumer_uses_little_memory(site: Site) -> None:
+    """An idle consumer with the local provider stays below 80 MB."""
     async with site.consumer_process() as consumer:
         await until(lambda: consumer.says("consumer.started"), 60)
         resident = psutil.Process(consumer.process.pid).memory_info().rss
@@ -79,7 +79,7 @@ async def test_an_idle_consumer_takes_little_memory(site: Site) -> None:
     assert 10_000_000 < resident < MOST_MEMORY_BYTES
 
 
-async def test_a_consumer_with_a_kubeconfig_delivers_and_takes_less_than_160_mb(site: Site, tmp_path: Path) -> None:
+async def test_a_consumer_with_a_kubeconfig_delivers_in_less_than_160_mb(site: Site, tmp_path: Path) -> None:
     """Outside a cluster, the library that loads the kubeconfig stays in memory."""
     async with ApiServer.running(tmp_path / "api") as api, Scripted() as receiver:
         environ = {"ONEPROTECT_SECRET_PROVIDER": "kubernetes", "KUBECONFIG": str(_kubeconfig(api, tmp_path))}
@@ -94,7 +94,7 @@ async def test_a_consumer_with_a_kubeconfig_delivers_and_takes_less_than_160_mb(
     assert 10_000_000 < resident < MOST_MEMORY_WITH_KUBECONFIG_BYTES
 
 
-async def test_reading_secrets_in_a_pod_takes_little_more(tmp_path: Path) -> None:
+async def test_reading_secrets_in_a_pod_uses_little_more(tmp_path: Path) -> None:
     """In a pod, a consumer that reads a Secret imports no Kubernetes library and stays below 80 MB."""
     async with ApiServer.running(tmp_path / "api") as api:
         api.put(manifest(name="signing-key"))
@@ -124,7 +124,7 @@ def _kubeconfig(api: ApiServer, directory: Path) -> Path:
 
 @pytest.mark.filterwarnings("ignore:.*ws_close.*:DeprecationWarning")  # how the client library calls aiohttp
 async def test_websockets_to_nats_still_work(tmp_path: Path) -> None:
-    """What was left out for all others is there for who connects by a WebSocket."""
+    """A consumer that connects by WebSocket imports the library that others do not need."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         at = f"127.0.0.1:{free.getsockname()[1]}"
 

@@ -43,7 +43,7 @@ async def test_a_key_is_made_for_its_owner_alone(tmp_path: Path, command_line: C
 async def test_contradictory_options_of_a_user_are_refused(
     command_line: CommandLine, arguments: tuple[str, ...], says: str
 ) -> None:
-    """The mistake is named, and what was typed is not repeated: it may be the seed."""
+    """The error names the mistake and does not repeat the input, which may be the seed."""
     ran = await command_line.run({}, "nats", "user", *arguments, "--json")
 
     assert ran.code == 2

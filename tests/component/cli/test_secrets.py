@@ -1,4 +1,4 @@
-"""Commands that ask running consumers: refresh secrets, and check a credential."""
+"""Commands that query running consumers: refresh secrets and check a credential."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ def _manifest(site: Site) -> Path:
 
 
 def _require_discretion(site: Site, ran: Ran) -> None:
-    """Neither the secret nor the ref is told."""
+    """Require that the output contains neither the secret nor the ref."""
     assert Search(Canary("secret", site.secret)).find(ran.out + ran.err) == []
     assert "signing-key" not in ran.out + ran.err
     assert "k8s://" not in ran.out + ran.err
@@ -45,14 +45,14 @@ async def _is_configured(site: Site) -> bool:
 
 
 async def _are_running(site: Site, count: int) -> bool:
-    """Whether so many consumers ask for work; before they do, they hear what they are asked to."""
+    """Return whether that many consumers listen for requests."""
     info = await site.jetstream.connection.api(f"CONSUMER.INFO.{streams.WORK.name}.{streams.WORK_CONSUMER.name}")
     return int(info["num_waiting"]) == count
 
 
 @contextlib.asynccontextmanager
 async def _hearing(site: Site, *answers: bytes) -> AsyncGenerator[list[RefreshSecrets]]:
-    """What consumers are asked to forget, by one that answers so."""
+    """Collect the refresh requests that a fake consumer receives and answers."""
     heard: list[RefreshSecrets] = []
 
     async def hear(incoming: IncomingMessage) -> None:
@@ -88,7 +88,7 @@ async def test_every_consumer_reports_the_secrets_it_removed(site: Site, oneprot
 async def test_a_refresh_makes_the_next_delivery_use_the_new_key(
     site: Site, oneprotect: RunHere, receiver: Scripted
 ) -> None:
-    """After a rotation and a refresh, consumers sign with the new key at once, although they had cached the old one."""
+    """Consumers sign with the new key at once after a rotation and a refresh."""
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await _deliver(site, receiver)
@@ -125,7 +125,7 @@ async def _deliver(site: Site, receiver: Scripted) -> None:
 async def test_the_request_to_consumers_has_the_options(
     site: Site, oneprotect: RunHere, options: tuple[str, ...], refresh: RefreshSecrets
 ) -> None:
-    """One question goes to all of them; an answer that can't be understood is not taken for one."""
+    """One request reaches all consumers, and an unreadable reply is not counted."""
     async with _hearing(site, b"garbage", b'{"worker": "w-1", "forgotten": 2}', b"{}") as asked:
         ran = await oneprotect("secret", "refresh", *options, "--json")
 
@@ -134,7 +134,7 @@ async def test_the_request_to_consumers_has_the_options(
 
 
 async def test_a_refresh_without_replies_fails(site: Site, oneprotect: RunHere) -> None:
-    """A request without replies exits with code 1 and says so."""
+    """A request without replies exits with code 1 and an error."""
     async with _hearing(site) as asked:
         ran = await oneprotect(*REFRESH, "--json")
 
@@ -195,7 +195,7 @@ def test_a_refresh_requires_one_scope(options: tuple[str, ...], told: str, capsy
 
 
 async def test_a_credential_that_can_sign(site: Site, oneprotect: RunHere) -> None:
-    """The status is shown as a consumer finds it now, and the exit code is 0."""
+    """The command shows the status that a consumer finds now and exits with code 0."""
     async with site.consumer():
         await until(lambda: _is_configured(site))
         plain = await oneprotect(*CHECK)
@@ -234,7 +234,7 @@ def _renamed(manifest: dict[str, Any]) -> None:
 async def test_a_credential_that_can_not_sign(
     site: Site, oneprotect: RunHere, spoil: Callable[[dict[str, Any]], None], status: str, mending: str
 ) -> None:
-    """Its status is shown, one sentence says how to mend it, and the exit code is 1."""
+    """The command shows the status and one sentence with the remedy, and exits with code 1."""
     manifest = msgspec.json.decode(_manifest(site).read_bytes())
     spoil(manifest)
     async with site.consumer():

@@ -24,7 +24,7 @@ async def test_a_token_is_shown_once_and_kept_as_a_hash(oneprotect: RunHere, sit
     assert b"config.changed" in (await site.records(streams.EVENTS))[-1].data
 
 
-async def test_tokens_for_all_tenants_stand_apart(oneprotect: RunHere) -> None:
+async def test_tokens_for_all_tenants_are_listed_under_a_star(oneprotect: RunHere) -> None:
     """The tenant `*` means all tenants."""
     await oneprotect("token", "create", "--tenant", "*", "--role", "operator", "--role", "viewer")
     await oneprotect("token", "create", "--tenant", "acme", "--role", "viewer")

@@ -30,8 +30,8 @@ def _words(value: str | tuple[str, ...]) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_help_teaches_with_an_example(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command says what it does, has --json, and shows at least one whole command line."""
+def test_help_has_an_example(command: Sequence[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Each command has a summary, `--json` and at least one complete example."""
     code = run([*command, "--help"])
 
     text = capsys.readouterr().out
@@ -104,7 +104,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     ],
     ids=_words,
 )
-def test_bad_arguments_are_one_line_and_code_2(
+def test_bad_arguments_exit_with_one_line_and_code_2(
     arguments: Sequence[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Invalid arguments exit with code 2 and one line on stderr, or one object with --json."""
@@ -181,7 +181,7 @@ async def test_a_consumer_without_a_provider_does_not_start(command_line: Comman
     assert ran.error["error"].startswith("ONEPROTECT_SECRET_PROVIDER: required")
 
 
-async def test_without_a_server_a_command_says_so_at_once(command_line: CommandLine) -> None:
+async def test_a_command_without_a_server_fails_at_once(command_line: CommandLine) -> None:
     """Without NATS, a command exits with code 1 and one line at once."""
     ran = await command_line.run({"ONEPROTECT_NATS_URL": "nats://127.0.0.1:1"}, "apply")
 

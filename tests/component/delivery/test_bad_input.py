@@ -106,7 +106,7 @@ async def test_a_broken_state_header_is_quarantined(site: Site, receiver: Script
 
 
 async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, receiver: Scripted) -> None:
-    """The delivery fails with a code of its own, and can be replayed once the destination exists."""
+    """The delivery fails with its own code and can be replayed once the destination exists."""
     async with site.consumer():
         delivery = await site.deliver("nowhere")
         await until(site.is_settled, 10)

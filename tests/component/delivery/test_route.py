@@ -112,8 +112,8 @@ async def test_a_warm_delivery_visits_few_modules(site: Site, status: int, figur
 
 
 @pytest.mark.parametrize("status", [200, 500])
-async def test_a_cold_delivery_takes_the_same_route(site: Site, status: int, figure: Callable[[str], None]) -> None:
-    """A delivery that waits for its destination, secret and connection passes every module of one that does not."""
+async def test_a_cold_delivery_uses_the_same_modules(site: Site, status: int, figure: Callable[[str], None]) -> None:
+    """A delivery that waits for its destination, secret and connection uses the same modules as a warm one."""
     async with Scripted([status]) as receiver, Scripted() as other, _consumer(site, other):
         await site.destination("orders", receiver.url, retry_schedule_s=[3600])
         refresh = msgspec.json.encode(RefreshSecrets())

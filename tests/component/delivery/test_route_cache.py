@@ -26,19 +26,19 @@ class Known:
         self.routes = RouteCache(self.directory, NAMESPACE)
 
     async def read(self, *names: str) -> None:
-        """Have destinations at hand, and their credential."""
+        """Load the destinations and their credential into memory."""
         for name in names or ("orders",):
             await self.directory.destination(TENANT, name)
         await self.directory.credential(TENANT, "key")
 
     def find(self, name: str = "orders", *, after_s: float = 0) -> DeliveryRoute | None:
-        """What a request to a destination finds so much later."""
+        """Return the route to a destination after the given time."""
         return self.routes.find(f"{TENANT}.{name}", time.monotonic() + after_s)
 
 
 @pytest.fixture
 async def known(site: Site) -> Known:
-    """One that hears of changes and has `orders` at hand."""
+    """A route cache that follows changes and has `orders` in memory."""
     await site.destination("orders", URL)
     found = Known(site)
     await found.directory.start()
@@ -47,7 +47,7 @@ async def known(site: Site) -> Known:
 
 
 async def test_a_route_is_kept_as_long_as_its_parts_are_fresh(known: Known) -> None:
-    """The cache returns the route for a minute, and then builds it from what is read again."""
+    """The cache returns the route for a minute and then rebuilds it."""
     first, again, late = known.find(), known.find(after_s=MAX_AGE_S - 5), known.find(after_s=MAX_AGE_S + 1)
 
     assert first is not None
@@ -144,7 +144,7 @@ async def test_the_number_of_routes_is_bounded(known: Known, monkeypatch: pytest
         ({"credential": "none"}, True, False),
     ],
 )
-async def test_a_route_says_what_prevents_a_delivery_at_once(
+async def test_a_route_shows_what_prevents_a_delivery(
     site: Site, known: Known, fields: dict[str, object], *, is_direct: bool, has_ref: bool
 ) -> None:
     """A disabled or ordered destination is not direct, and an unusable credential has no ref."""
@@ -162,8 +162,8 @@ async def test_a_route_says_what_prevents_a_delivery_at_once(
     assert (route.is_direct, route.secret_ref is not None) == (is_direct, has_ref)
 
 
-async def test_loading_a_route_waits_for_what_is_not_in_memory(site: Site) -> None:
-    """Destination and credential are read, and then the route is in memory."""
+async def test_loading_a_route_reads_missing_parts(site: Site) -> None:
+    """Loading reads the destination and the credential, and then the route is in memory."""
     await site.destination("orders", URL)
     unread = Known(site)
     before, missing = unread.find(), await unread.routes.load(f"{TENANT}.missing")

@@ -1,4 +1,4 @@
-"""Destinations that are gone, busy, dead or back: how they are treated, and what is told of it."""
+"""Delivery to destinations that are gone, busy, failing or recovered, and the events about them."""
 
 import asyncio
 from datetime import timedelta
@@ -31,7 +31,7 @@ async def _is_disabled(site: Site) -> bool:
 
 
 async def test_a_receiver_that_is_gone_disables_its_destination(site: Site, receiver: Scripted) -> None:
-    """After 410 the destination takes no more deliveries; they are kept as skipped, and the reason is told once."""
+    """A 410 disables the destination and publishes the reason once; later deliveries are kept as skipped."""
     receiver.script = [410]
     await site.destination("orders", receiver.url)
 
@@ -49,8 +49,8 @@ async def test_a_receiver_that_is_gone_disables_its_destination(site: Site, rece
     assert len(receiver.seen) == 1
 
 
-async def test_a_busy_receiver_is_left_alone_as_a_whole(site: Site, receiver: Scripted) -> None:
-    """One 429 holds back all deliveries there for as long as it asks, and uses up none of their attempts."""
+async def test_a_429_pauses_the_whole_destination(site: Site, receiver: Scripted) -> None:
+    """A 429 pauses all deliveries to the destination for the requested time and uses no attempts."""
     receiver.script = [Answer(429, {"retry-after": "3"}), 200]
     async with Scripted() as other:
         await site.destination("orders", receiver.url, max_in_flight=1)
@@ -78,8 +78,8 @@ async def _rests(site: Site) -> bool:
     return entry is not None and b'"open_until":"' in (entry.value or b"")
 
 
-async def test_a_dead_receiver_gets_trials_instead_of_all_traffic_and_recovers(site: Site, receiver: Scripted) -> None:
-    """Its deliveries wait in the server; when it is back all arrive, and the recovery is told."""
+async def test_a_failing_receiver_gets_probes_and_recovers(site: Site, receiver: Scripted) -> None:
+    """The deliveries wait in the server and arrive after the recovery, which one event reports."""
     receiver.script = [500]
     await site.destination("orders", receiver.url, retry_schedule_s=[0.2] * 30)
 
@@ -103,10 +103,8 @@ async def _all_scheduled(site: Site, count: int) -> bool:
     return len(waiting) >= count
 
 
-async def test_a_destination_that_fails_for_too_long_is_warned_of_and_then_disabled(
-    site: Site, receiver: Scripted
-) -> None:
-    """Warnings on the way, then disabled with the reason; nothing is lost, as what comes is kept as skipped."""
+async def test_a_destination_that_fails_for_too_long_is_disabled_after_warnings(site: Site, receiver: Scripted) -> None:
+    """The destination is disabled with a reason after the warnings, and later deliveries are kept as skipped."""
     receiver.script = [500]
     policy = msgspec.structs.replace(
         QUICK, failures=1000, warn_every=timedelta(seconds=1), disable_after=timedelta(seconds=3)
@@ -150,6 +148,6 @@ async def test_of_all_workers_one_tries_whether_a_dead_receiver_is_back(site: Si
 
 
 async def _are_deferred_again(site: Site, count: int) -> bool:
-    """Whether so many deliveries have come due after the rest, and were put off again."""
+    """Return whether that many deliveries were deferred again after the pause."""
     deferrals = [int(one.headers.get(HEADER_DEFERRALS, 0)) for one in await site.records(streams.RETRIES)]
     return sum(number >= 2 for number in deferrals) >= count

@@ -37,8 +37,8 @@ async def _kept(site: Site) -> HourlyStats:
     return row.value if row else HourlyStats()
 
 
-async def test_a_consumer_keeps_how_attempts_went(site: Site) -> None:
-    """Delivered and failed ones, and how long the answers took; all is told when it stops."""
+async def test_a_consumer_stores_its_counts_when_it_stops(site: Site) -> None:
+    """A consumer stores delivered and failed attempts and their durations when it stops."""
     async with Scripted([500, 200]) as receiver:
         await site.destination("orders", receiver.url)
         async with site.consumer():
@@ -50,8 +50,8 @@ async def test_a_consumer_keeps_how_attempts_went(site: Site) -> None:
     assert sum(sum(hour.times) for hour in hours) == 2
 
 
-async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
-    """Also when both tell at once; skipped deliveries are no attempts, and unanswered ones have no duration."""
+async def test_counts_of_several_consumers_are_added(site: Site) -> None:
+    """Concurrent writes are added; skipped deliveries do not count, and unanswered attempts have no duration."""
     several = [HourlyStatsRecorder(site.jetstream.activity, clock=lambda: NOW_S) for _ in range(2)]
     for one in several:
         one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200, duration_ms=30), NOW_S)
@@ -66,8 +66,8 @@ async def test_what_several_consumers_saw_is_put_together(site: Site) -> None:
     assert hour.times == (0, 0, 0, 2, *[0] * (len(TIMES_MS) - 3))
 
 
-async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
-    """A row that can't be written now costs no counts."""
+async def test_a_failed_write_is_repeated_later(site: Site) -> None:
+    """A row that cannot be written now loses no counts."""
     one = HourlyStatsRecorder(site.jetstream.activity, clock=lambda: NOW_S)
     one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), NOW_S)
     await site.jetstream.connection.api("STREAM.DELETE.KV_oneprotect_activity")
@@ -82,7 +82,7 @@ async def test_what_could_not_be_told_is_told_later(site: Site) -> None:
 
 
 async def test_each_attempt_counts_in_the_hour_in_which_it_ended(site: Site) -> None:
-    """Whenever that is told, and also when the clock is set back."""
+    """An attempt counts in its own hour, even if the write is late or the clock is set back."""
     one = HourlyStatsRecorder(site.jetstream.activity, clock=lambda: NOW_S)
     for at in (NOW_S - 3600, NOW_S - 3600, NOW_S, NOW_S - 3600):
         one.record_attempt(LANE, _result(Outcome.DELIVERED, Code.HTTP_2XX, status=200), at)
@@ -93,8 +93,8 @@ async def test_each_attempt_counts_in_the_hour_in_which_it_ended(site: Site) -> 
     assert [(hour.at, hour.delivered) for hour in hours] == [(hour_of(NOW_S) - 1, 3), (hour_of(NOW_S), 1)]
 
 
-def test_a_row_holds_a_day_and_no_more() -> None:
-    """What is older is dropped as something newer comes; a day without attempts is a day of empty hours."""
+def test_a_row_covers_one_day() -> None:
+    """New hours replace the oldest, and a day without attempts has empty hours."""
     old = HourlyStats((HourCounts(100, 1), HourCounts(101, 2), HourCounts(123, 3)))
 
     new = old.merged((HourCounts(124, 4), HourCounts(123, 1)), now=125)

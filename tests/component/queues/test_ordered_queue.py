@@ -38,10 +38,8 @@ async def test_deliveries_come_one_at_a_time_in_their_order(site: Site, receiver
 
 
 @pytest.mark.retry
-async def test_order_holds_through_failures_overflow_and_a_killed_worker(
-    tmp_path: Path, nats_server: EmbeddedNats
-) -> None:
-    """A receiver that fails at random, three workers of which one is killed, a work stream that is soon full."""
+async def test_order_survives_failures_overflow_and_a_killed_worker(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """Order is kept with a failing receiver, a killed worker and a full work stream."""
     async with (
         Flaky(fails=30) as receiver,
         Site(tmp_path, nats_server, work_per_destination="20") as site,
@@ -71,8 +69,8 @@ async def _holder(site: Site) -> str:
 
 
 @pytest.mark.retry
-async def test_what_fails_holds_up_what_comes_after_it(site: Site, receiver: Scripted) -> None:
-    """The head is tried again on its schedule, its attempts numbered, and nothing overtakes it."""
+async def test_a_failed_head_blocks_the_queue(site: Site, receiver: Scripted) -> None:
+    """The head is retried on its schedule with numbered attempts, and no delivery overtakes it."""
     receiver.script = [500, Answer(503, {"retry-after": "1"}), 200]
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.2, 0.2])
 
@@ -89,8 +87,8 @@ async def test_what_fails_holds_up_what_comes_after_it(site: Site, receiver: Scr
 
 
 @pytest.mark.retry
-async def test_what_is_given_up_on_is_kept_and_the_next_one_goes_on(site: Site, receiver: Scripted) -> None:
-    """When attempts run out the head leaves the line, whole and replayable."""
+async def test_an_exhausted_head_is_kept_and_the_next_one_follows(site: Site, receiver: Scripted) -> None:
+    """The head leaves the queue after its last attempt, complete and replayable."""
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[0.05])
     receiver.script = [500]
 
@@ -108,8 +106,8 @@ async def test_what_is_given_up_on_is_kept_and_the_next_one_goes_on(site: Site, 
     assert b'"payload":{"n": 1}' in kept.data
 
 
-async def test_what_can_not_be_understood_leaves_the_line(site: Site, receiver: Scripted) -> None:
-    """A poison message is quarantined as it came, and the next one goes on."""
+async def test_an_unreadable_head_leaves_the_queue(site: Site, receiver: Scripted) -> None:
+    """A poison message is quarantined unchanged, and the next delivery follows."""
     await site.destination("orders", receiver.url, ordering="fifo")
     await site.publish("orders", b"{nonsense", "dlv_0")
     good = await site.deliver("orders")
@@ -123,10 +121,10 @@ async def test_what_can_not_be_understood_leaves_the_line(site: Site, receiver: 
 
 
 @pytest.mark.retry
-async def test_a_head_that_waits_for_its_secret_goes_on_the_moment_it_is_there(
+async def test_a_head_that_waits_for_its_secret_continues_when_it_is_available(
     tmp_path: Path, nats_server: EmbeddedNats
 ) -> None:
-    """Its next look would be in ten minutes; the credential turns configured, and both deliveries arrive, in order."""
+    """Both deliveries arrive in order as soon as the credential is configured, ten minutes before the next retry."""
     async with Scripted() as receiver, Site(tmp_path, nats_server, secret_retry_schedule_s=str(LONG_S)) as site:
         manifest = site.directory / "secrets" / "webhooks" / "signing-key.json"
         content = manifest.read_bytes()
@@ -145,8 +143,8 @@ async def test_a_head_that_waits_for_its_secret_goes_on_the_moment_it_is_there(
 
 
 @pytest.mark.retry
-async def test_a_head_can_be_told_not_to_wait(site: Site, receiver: Scripted) -> None:
-    """`retry` of the head makes the attempt at once that was ten minutes off; of one behind it, it does nothing."""
+async def test_a_retry_request_makes_the_head_due(site: Site, receiver: Scripted) -> None:
+    """`retry` of the head starts its next attempt at once; `retry` of a later delivery has no effect."""
     receiver.script = [500]
     await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
     hurry = RetryNow(site.jetstream.connection, site.jetstream.publisher)
@@ -183,8 +181,8 @@ async def test_a_head_keeps_its_place_and_its_attempts_when_its_consumer_stops(s
     assert receiver.seen[1].at - receiver.seen[0].at >= 2.9
 
 
-async def test_a_rest_is_waited_for_in_the_line(site: Site, receiver: Scripted) -> None:
-    """A 429 holds the line for as long as it asks; that uses up no attempt of those behind, and keeps their order."""
+async def test_a_429_pauses_the_ordered_queue(site: Site, receiver: Scripted) -> None:
+    """A 429 pauses the queue for the requested time, uses no later attempts and keeps the order."""
     receiver.script = [Answer(429, {"retry-after": "2"}), 200]
     await site.destination("orders", receiver.url, ordering="fifo")
 
@@ -200,8 +198,8 @@ async def test_a_rest_is_waited_for_in_the_line(site: Site, receiver: Scripted) 
     assert [r.attempt for r in await site.results() if r.delivery != first] == [1, 1, 1]
 
 
-async def test_a_dead_receiver_gets_trials_and_its_order_is_kept(site: Site, receiver: Scripted) -> None:
-    """Rests and trials as for any destination, all in the line; when it is back everything comes in order."""
+async def test_a_failing_receiver_gets_probes_and_order_is_kept(site: Site, receiver: Scripted) -> None:
+    """The ordered queue pauses and probes like any destination, and delivers in order after the recovery."""
     policy = HealthPolicy(
         failures=2, failing_for=timedelta(0), open_for=timedelta(seconds=1), max_open_for=timedelta(seconds=1)
     )
@@ -224,8 +222,8 @@ async def _rests(site: Site) -> bool:
 
 
 @pytest.mark.serial
-async def test_a_rate_holds_in_a_line(site: Site, receiver: Scripted) -> None:
-    """Ten a second means ten a second, counted once for each delivery and not for what wakes the line up."""
+async def test_an_ordered_queue_keeps_its_rate(site: Site, receiver: Scripted) -> None:
+    """Ten a second means ten deliveries a second; wake-ups of the queue do not count."""
     await site.destination("orders", receiver.url, ordering="fifo", rate_per_s=10)
 
     async with site.consumer(), site.consumer():
@@ -237,8 +235,8 @@ async def test_a_rate_holds_in_a_line(site: Site, receiver: Scripted) -> None:
     assert 1.7 <= took_s <= 3.5
 
 
-async def test_what_comes_while_it_is_disabled_is_kept_and_replayed_in_order(site: Site, receiver: Scripted) -> None:
-    """Skipped in their order, and a replay asks for them in that order, behind what is in the line by then."""
+async def test_deliveries_skipped_while_disabled_are_replayed_in_order(site: Site, receiver: Scripted) -> None:
+    """A replay requests skipped deliveries in their order, behind the queued ones."""
     configuration = site.jetstream.configuration
     await site.destination("orders", receiver.url, ordering="fifo")
     await configuration.disable_destination(TENANT, "orders", by="test")
@@ -258,8 +256,8 @@ async def test_what_comes_while_it_is_disabled_is_kept_and_replayed_in_order(sit
     assert [(r.attempt, r.replay) for r in results if r.outcome is Outcome.DELIVERED] == [(2, replay)] * 10
 
 
-async def test_the_setting_changes_back_and_forth_under_load(site: Site, receiver: Scripted) -> None:
-    """Whatever stands where at that moment is delivered; from then on there is order, or there is not."""
+async def test_ordering_can_be_switched_under_load(site: Site, receiver: Scripted) -> None:
+    """All deliveries arrive, and the order is kept only while ordering is enabled."""
     deliveries: list[str] = []
     await site.destination("orders", receiver.url)
 
@@ -281,8 +279,8 @@ async def test_the_setting_changes_back_and_forth_under_load(site: Site, receive
 
 
 @pytest.mark.retry
-async def test_a_retry_from_before_the_change_joins_the_line_when_it_is_due(site: Site, receiver: Scripted) -> None:
-    """It was scheduled when there was no order to keep: its attempts count on, behind what is in the line by then."""
+async def test_an_earlier_retry_joins_the_ordered_queue_when_due(site: Site, receiver: Scripted) -> None:
+    """A retry scheduled before ordering was enabled keeps its attempt count and joins at the end."""
     receiver.script = [500]
     await site.destination("orders", receiver.url, retry_schedule_s=[1.5])
 
@@ -298,8 +296,8 @@ async def test_a_retry_from_before_the_change_joins_the_line_when_it_is_due(site
     assert [r.attempt for r in await site.results(early)] == [1, 2]
 
 
-async def test_what_was_moved_and_not_removed_is_delivered_once(site: Site, receiver: Scripted) -> None:
-    """A worker died between the two, and it took longer than JetStream remembers what it has stored."""
+async def test_a_moved_but_not_removed_delivery_is_delivered_once(site: Site, receiver: Scripted) -> None:
+    """A worker's death between move and removal causes no duplicate, even after the duplicate window."""
     config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.ORDERED.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
     await site.destination("orders", receiver.url, ordering="fifo")
@@ -326,8 +324,8 @@ async def _is_forgotten(site: Site, probe: Publication) -> bool:
     return not (await site.jetstream.publisher.publish(probe)).duplicate
 
 
-async def test_a_destination_without_order_is_not_held_up_by_a_line(site: Site, receiver: Scripted) -> None:
-    """A line whose head waits for minutes costs the tenant's other destinations nothing."""
+async def test_an_ordered_queue_does_not_delay_other_destinations(site: Site, receiver: Scripted) -> None:
+    """A head that waits for minutes does not delay the tenant's other destinations."""
     receiver.script = [500]
     async with Scripted() as other:
         await site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
@@ -344,8 +342,8 @@ async def test_a_destination_without_order_is_not_held_up_by_a_line(site: Site, 
 
 
 @pytest.mark.serial
-async def test_a_line_waits_for_no_pack(site: Site, receiver: Scripted) -> None:
-    """What was delivered is kept before the next one begins, and that is not put off to keep several at once."""
+async def test_an_ordered_queue_does_not_wait_for_a_batch(site: Site, receiver: Scripted) -> None:
+    """Each result is stored before the next delivery begins, without waiting for a batch."""
     await site.destination("orders", receiver.url, ordering="fifo")
 
     async with site.consumer():
@@ -357,8 +355,8 @@ async def test_a_line_waits_for_no_pack(site: Site, receiver: Scripted) -> None:
     assert took_s < 100 * BATCH_WAIT_S, "each would have waited for so long"
 
 
-async def test_the_setting_is_made_and_shown_by_the_command_line(receiver: Scripted, oneprotect: RunHere) -> None:
-    """`--ordering fifo` is kept, shown by get and list, and anything but the two words is refused without an echo."""
+async def test_the_command_line_sets_and_shows_ordering(receiver: Scripted, oneprotect: RunHere) -> None:
+    """`--ordering fifo` is stored and shown by get and list; other values are refused without an echo."""
     arguments = ("destination", "set", "orders", "--tenant", TENANT, "--url", receiver.url, "--credential", "key")
 
     made = await oneprotect(*arguments, "--ordering", "fifo", "--json")

@@ -1,4 +1,4 @@
-"""What the work stream refused comes back as its destination drains: in order, once, whoever feeds and whoever dies."""
+"""The overflow feeder: refused messages return in order and once, even if a feeder dies."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ CAP = 10
 
 @pytest.fixture
 async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncGenerator[Site]:
-    """A site whose work stream takes ten messages of a destination."""
+    """A site whose work stream accepts ten messages per destination."""
     async with Site(tmp_path, nats_server, work_per_destination=str(CAP)) as opened:
         yield opened
 
@@ -42,21 +42,21 @@ def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> Overflo
 
 
 async def _overflow(site: Site, destination: str, count: int) -> list[str]:
-    """Fill the work stream, and then the overflow with `count`; what waits there, in order."""
+    """Fill the work stream and put `count` messages into the overflow; return those in order."""
     deliveries = [await site.deliver(destination) for _ in range(CAP + count)]
     return deliveries[CAP:]
 
 
 async def _take(site: Site, destination: str) -> list[str]:
-    """Take all that is due for a destination away, as a consumer would; what it was, in order."""
+    """Consume all messages due for a destination and return them in order."""
     subject = subjects.requested(TENANT, destination)
     due = [record for record in await site.records(streams.WORK) if record.subject == subject]
     await site.jetstream.connection.api(f"STREAM.PURGE.{streams.WORK.name}", {"filter": subject})
     return [record.headers[HEADER_MSG_ID].rpartition(".")[2] for record in due]
 
 
-async def test_it_comes_back_in_its_order_and_no_more_than_there_is_room_for(site: Site) -> None:
-    """Each round fills the work stream up with the oldest; nothing is fed while it is full."""
+async def test_the_overflow_returns_in_order_while_there_is_room(site: Site) -> None:
+    """Each round fills the work stream with the oldest messages and feeds none while it is full."""
     waiting = await _overflow(site, "orders", 25)
     feeder = _feeder(site, "one")
     await feeder.feed()
@@ -99,8 +99,8 @@ async def test_a_fed_message_keeps_its_body_its_id_and_its_portable_headers(site
     }
 
 
-async def test_any_worker_may_feed_and_none_twice(site: Site) -> None:
-    """Several feed at once, destinations shared among them as it comes: each message once, in the order of its own."""
+async def test_several_feeders_feed_each_message_once(site: Site) -> None:
+    """Several feeders share the destinations, and each message returns once in its order."""
     names = [f"d{number}" for number in range(6)]
     waiting = {name: await _overflow(site, name, 30) for name in names}
     feeders = [_feeder(site, f"worker-{number}") for number in range(3)]
@@ -120,8 +120,8 @@ async def test_any_worker_may_feed_and_none_twice(site: Site) -> None:
     assert sum(feeder.moved for feeder in feeders) == 6 * 30
 
 
-async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site) -> None:
-    """It had moved some and not removed them; the next one waits until its lease runs out, and goes on from there."""
+async def test_a_dead_feeder_is_replaced_without_duplicates(site: Site) -> None:
+    """The next feeder waits until the lease expires and continues after the messages already moved."""
     waiting = await _overflow(site, "orders", 15)
     await _take(site, "orders")
     dead = Lease(site.jetstream.leases, f"{TENANT}.orders", LeaseHolder(by="dead", run="1"))
@@ -146,8 +146,8 @@ async def test_a_worker_that_died_is_replaced_and_nothing_comes_twice(site: Site
     assert came == waiting
 
 
-async def test_what_was_moved_is_known_when_jetstream_has_forgotten_its_id(site: Site) -> None:
-    """The duplicate window is over by the time that the next one takes over: what is due is looked at itself."""
+async def test_moved_messages_are_recognized_after_the_duplicate_window(site: Site) -> None:
+    """The next feeder checks the due messages when the duplicate window has ended."""
     config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
     waiting = await _overflow(site, "orders", 6)
@@ -188,8 +188,8 @@ async def _no_lease(site: Site) -> bool:
     return not [entry for entry in await site.jetstream.leases.list() if entry.value]
 
 
-async def test_a_destination_that_is_closed_or_in_order_is_not_fed(site: Site, receiver: Scripted) -> None:
-    """One that rests is left alone, and one with a line has its overflow emptied by that: the others are fed."""
+async def test_open_and_ordered_destinations_are_not_fed(site: Site, receiver: Scripted) -> None:
+    """The feeder skips a destination with an open breaker, and an ordered queue empties its own overflow."""
     stirred: list[tuple[str, str]] = []
     jetstream = site.jetstream
     await site.destination("fifo", receiver.url, ordering="fifo")
@@ -211,8 +211,8 @@ async def test_a_destination_that_is_closed_or_in_order_is_not_fed(site: Site, r
     assert stirred == [(TENANT, "fifo")]
 
 
-async def test_workers_killed_while_they_feed(site: Site, receiver: Scripted) -> None:
-    """One of two is killed in the middle of it: all that overflowed arrives, twice only what was in flight."""
+async def test_a_worker_killed_while_feeding_loses_nothing(site: Site, receiver: Scripted) -> None:
+    """All overflowed messages arrive, and only those in flight arrive twice."""
     await site.destination("orders", receiver.url, max_in_flight=4)
     deliveries = [await site.deliver("orders") for _ in range(60)]
     async with contextlib.AsyncExitStack() as running:
@@ -226,8 +226,8 @@ async def test_workers_killed_while_they_feed(site: Site, receiver: Scripted) ->
     assert len(receiver.seen) <= 60 + 4
 
 
-async def test_a_flood_in_the_overflow_holds_up_no_other_overflow(site: Site) -> None:
-    """A destination whose receiver hangs keeps its overflow; another one's comes back meanwhile."""
+async def test_a_large_overflow_does_not_delay_another(site: Site) -> None:
+    """One overflow returns while the receiver of another destination hangs."""
     async with Scripted([HANG]) as slow, Scripted() as quick:
         await site.destination("slow", slow.url, timeout_s=30)
         await site.destination("quick", quick.url)

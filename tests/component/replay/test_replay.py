@@ -51,7 +51,7 @@ async def _replay(site: Site, chosen: ReplayFilter) -> Replay:
 
 
 async def test_a_replayed_delivery_keeps_its_id_and_counts_its_attempts_on(site: Site, receiver: Scripted) -> None:
-    """A replay delivers a failed delivery with its own id, its next attempt number, and a retry schedule afresh."""
+    """A replay keeps the delivery id, continues the attempt numbers and restarts the retry schedule."""
     await site.destination("orders", receiver.url, retry_schedule_s=[0.1])
     receiver.script = [500]
 
@@ -76,8 +76,8 @@ async def test_a_replayed_delivery_keeps_its_id_and_counts_its_attempts_on(site:
     assert len({seen.headers["webhook-id"] for seen in receiver.seen}) == 1
 
 
-async def test_a_replay_of_something_old_waits_for_its_secret_as_ever(site: Site, receiver: Scripted) -> None:
-    """What first failed days ago is not given up on at its first look for a secret that is missing."""
+async def test_a_replay_of_an_old_delivery_waits_for_its_secret(site: Site, receiver: Scripted) -> None:
+    """A replayed delivery that failed days ago does not fail at the first missing secret."""
     await site.jetstream.configuration.set_credential(
         TENANT, "later", {"secret_ref": "k8s://webhooks/not-there-yet/signing"}, by="test"
     )
@@ -102,8 +102,8 @@ async def _two_looks(site: Site) -> list[AttemptResult]:
     return results if len(results) >= 2 else []
 
 
-async def test_only_what_is_still_failed_is_replayed(site: Site, receiver: Scripted) -> None:
-    """A second replay leaves alone what the first one has had attempted."""
+async def test_only_deliveries_that_are_still_failed_are_replayed(site: Site, receiver: Scripted) -> None:
+    """A second replay skips deliveries that the first one has caused to be attempted."""
     await site.destination("orders", receiver.url)
 
     async with site.consumer():
@@ -119,8 +119,8 @@ async def test_only_what_is_still_failed_is_replayed(site: Site, receiver: Scrip
     assert len(receiver.seen) == 6
 
 
-async def test_a_replay_takes_what_its_filter_names(site: Site, receiver: Scripted) -> None:
-    """Destination, id, code and time each narrow it down."""
+async def test_a_replay_selects_by_its_filter(site: Site, receiver: Scripted) -> None:
+    """Destination, id, code and time each restrict the selection."""
     await site.destination("orders", receiver.url)
     await site.destination("invoices", receiver.url)
 
@@ -145,8 +145,8 @@ async def test_a_replay_takes_what_its_filter_names(site: Site, receiver: Script
     assert await chosen(event_types=["other"]) == set()
 
 
-async def test_another_tenants_deliveries_are_never_taken(site: Site, receiver: Scripted) -> None:
-    """A replay of one tenant sees nothing of the others."""
+async def test_another_tenants_deliveries_are_never_replayed(site: Site, receiver: Scripted) -> None:
+    """A replay of one tenant sees no deliveries of another."""
     await site.destination("orders", receiver.url)
 
     async with site.consumer():
@@ -157,8 +157,8 @@ async def test_another_tenants_deliveries_are_never_taken(site: Site, receiver: 
     assert (len(others), len(own)) == (0, 1)
 
 
-async def test_an_interrupted_replay_goes_on_where_it_stopped(site: Site, receiver: Scripted) -> None:
-    """Cancelled in the middle and begun again with the same filter, every delivery is requested exactly once."""
+async def test_an_interrupted_replay_continues(site: Site, receiver: Scripted) -> None:
+    """A cancelled replay that starts again with the same filter requests each delivery exactly once."""
     await site.destination("orders", receiver.url)
     async with site.consumer():
         deliveries = await _fail(site, receiver, "orders", 20)
@@ -183,7 +183,7 @@ async def test_an_interrupted_replay_goes_on_where_it_stopped(site: Site, receiv
 
 
 async def test_a_skipped_delivery_is_kept_and_can_be_replayed(site: Site, receiver: Scripted) -> None:
-    """What a disabled destination did not get is delivered by a replay once it is enabled."""
+    """A replay delivers skipped deliveries once their destination is enabled."""
     await site.destination("orders", receiver.url)
     await site.jetstream.configuration.disable_destination(TENANT, "orders", by="test")
 
@@ -204,7 +204,7 @@ async def test_a_skipped_delivery_is_kept_and_can_be_replayed(site: Site, receiv
 
 
 async def test_a_replay_is_announced(site: Site) -> None:
-    """The audit trail says who replayed how much."""
+    """The audit trail has the actor and the count of the replay."""
     await keep(site, 2)
 
     await _replay(site, ReplayFilter())
@@ -218,8 +218,8 @@ async def test_a_replay_is_announced(site: Site) -> None:
     }  # fmt: skip
 
 
-async def test_overlapping_replays_ask_once_one_after_the_other(site: Site) -> None:
-    """What one has asked for and nobody has attempted yet is left alone by the next, due or overflowed."""
+async def test_successive_replays_request_once(site: Site) -> None:
+    """A replay skips deliveries that an earlier one requested and that are not attempted yet."""
     await site.jetstream.connection.api(f"STREAM.UPDATE.{streams.WORK.name}", await _capped(site, 5))
     orders = await keep(site, 20)
     invoices = await keep(site, 3, destination="invoices")
@@ -234,8 +234,8 @@ async def test_overlapping_replays_ask_once_one_after_the_other(site: Site) -> N
     assert await requested(site) == sorted(orders + invoices)
 
 
-async def test_overlapping_replays_ask_once_at_the_same_time(site: Site) -> None:
-    """Of replays that are begun together one runs at a time, and each delivery is asked for once by all of them."""
+async def test_concurrent_replays_request_once(site: Site) -> None:
+    """Concurrent replays run one at a time and request each delivery once."""
     deliveries = await keep(site, 300)
     filters = [ReplayFilter(), ReplayFilter(destination="orders"), ReplayFilter(codes=("http.5xx",)), ReplayFilter()]
     waited: list[str] = []
@@ -256,8 +256,8 @@ async def test_overlapping_replays_ask_once_at_the_same_time(site: Site) -> None
 
 
 @pytest.mark.parametrize("waits_on", ["scheduled", "due"])
-async def test_what_waits_for_its_time_is_left_alone(site: Site, waits_on: str) -> None:
-    """A request that was put off without an attempt is neither due work nor on record, and is seen all the same."""
+async def test_a_deferred_request_is_not_replayed(site: Site, waits_on: str) -> None:
+    """A replay recognizes a request that was deferred without an attempt."""
     waiting, other = await keep(site, 2)
     put_off = {"scheduled": subjects.scheduled(TENANT, "orders", waiting), "due": subjects.due(TENANT, "orders")}
     schedule = {
@@ -291,8 +291,8 @@ async def test_later_attempts_are_those_of_the_same_delivery(site: Site) -> None
     assert {one.id for one in kept if not one.superseded} == {elsewhere, earlier}
 
 
-async def test_a_delivery_that_was_kept_twice_is_asked_for_once(site: Site) -> None:
-    """The same attempt may be kept again when a consumer died at the wrong moment."""
+async def test_a_delivery_stored_twice_is_requested_once(site: Site) -> None:
+    """An attempt that a dying consumer stored twice is requested once."""
     (delivery,) = await keep(site, 1)
     await keep(site, 1, delivery=delivery)
     await keep(site, 1, delivery=delivery, destination="invoices")
@@ -310,7 +310,7 @@ async def test_a_delivery_that_was_kept_twice_is_asked_for_once(site: Site) -> N
 @pytest.mark.serial
 @pytest.mark.parametrize("rate_per_s", [50, 1000])
 async def test_a_rate_is_kept(site: Site, rate_per_s: int) -> None:
-    """Deliveries are asked for evenly, and within a twentieth of the rate."""
+    """A replay requests deliveries evenly, within five percent of its rate."""
     count = rate_per_s // 2
     await keep(site, count + 1)
     replay, row = await site.jetstream.replayer.begin(TENANT, ReplayFilter(), by="test")
@@ -325,7 +325,7 @@ async def test_a_rate_is_kept(site: Site, rate_per_s: int) -> None:
 
 
 async def test_a_cancelled_replay_stops_within_a_second(site: Site) -> None:
-    """Another one says so; what had been asked for by then counts, and the audit trail says who began and who ended."""
+    """Another process can cancel a replay; its requests count, and the audit trail names both actors."""
     await keep(site, 400)
     replayer = site.jetstream.replayer
     halfway = asyncio.Event()
@@ -354,8 +354,8 @@ async def test_a_cancelled_replay_stops_within_a_second(site: Site) -> None:
         await replayer.cancel(TENANT, replay, by="bob")
 
 
-async def test_one_that_waits_for_its_turn_can_be_cancelled(site: Site) -> None:
-    """It asks for nothing, and the one that runs goes on."""
+async def test_a_waiting_replay_can_be_cancelled(site: Site) -> None:
+    """A cancelled waiting replay requests nothing, and the running one continues."""
     deliveries = await keep(site, 30)
     replayer = site.jetstream.replayer
     waits = asyncio.Event()
@@ -384,8 +384,8 @@ async def test_an_unknown_replay_is_nobodys(site: Site) -> None:
             await site.jetstream.replayer.cancel(tenant, name, by="test")
 
 
-async def test_a_replay_outlives_its_server(site: Site) -> None:
-    """The server is killed under it and comes back: it goes on by itself, and each delivery is asked for once."""
+async def test_a_replay_survives_a_server_restart(site: Site) -> None:
+    """The replay continues after the server was killed and restarted, and requests each delivery once."""
     deliveries = await keep(site, 200)
     replayer = site.jetstream.replayer
     halfway = asyncio.Event()
@@ -401,8 +401,8 @@ async def test_a_replay_outlives_its_server(site: Site) -> None:
     assert await requested(site) == sorted(deliveries)
 
 
-def test_the_look_at_what_came_later_is_bounded_by_what_is_looked_for() -> None:
-    """A hundred thousand attempts of other deliveries take no memory."""
+def test_memory_is_bounded_by_the_selected_deliveries() -> None:
+    """A hundred thousand attempts of other deliveries use no memory."""
     wanted = RetainedDelivery(
         id="dlv_1", tenant=TENANT, destination="orders", event_type="a", code="http.5xx", outcome="failed", attempt=8,
         sequence=1, stored_at=datetime.now(UTC),

@@ -32,8 +32,8 @@ BAD: list[tuple[tuple[str, ...], int, str]] = [
 """Options, exit code, and what the error says."""
 
 
-async def test_what_makes_no_sense_is_refused(site: Site, oneprotect: RunHere) -> None:
-    """Options that contradict each other end with 2, an unknown replay with 1, in one line; nothing is asked for."""
+async def test_invalid_options_are_refused(site: Site, oneprotect: RunHere) -> None:
+    """Contradictory options exit with 2 and an unknown replay with 1, in one line and without requests."""
     await keep(site, 1)
 
     runs = [await oneprotect(*REPLAY, *options) for options, _, _ in BAD]
@@ -46,7 +46,7 @@ async def test_what_makes_no_sense_is_refused(site: Site, oneprotect: RunHere) -
 
 
 async def test_a_running_replay_is_shown_cancelled_and_shown_again(site: Site, oneprotect: RunHere) -> None:
-    """--list says that it runs, --cancel ends it within seconds and says how far it came, and it stays ended."""
+    """`--list` shows a running replay; `--cancel` ends it within seconds and shows its progress."""
     await keep(site, 300)
     process = await Process.start(
         site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, *REPLAY, "--code", "http.5xx", "--rate", "20", "--json"
@@ -75,7 +75,7 @@ async def test_a_running_replay_is_shown_cancelled_and_shown_again(site: Site, o
 
 
 async def test_an_interrupted_replay_is_resumed_by_its_id(site: Site, oneprotect: RunHere) -> None:
-    """--resume goes on with what is left of it; nothing is asked for twice, and an interrupted one is shown as such."""
+    """`--resume` continues an interrupted replay without repeated requests."""
     deliveries = await keep(site, 40)
     process = await Process.start(site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, *REPLAY, "--rate", "20", "--json")
     await until(lambda: requested(site), 20)
@@ -94,8 +94,8 @@ async def test_an_interrupted_replay_is_resumed_by_its_id(site: Site, oneprotect
     assert await requested(site) == sorted(deliveries)
 
 
-async def test_one_that_waits_for_another_says_so(site: Site, oneprotect: RunHere) -> None:
-    """A second replay waits for the first, tells for which, and then finds nothing left to do."""
+async def test_a_waiting_replay_names_the_running_one(site: Site, oneprotect: RunHere) -> None:
+    """A second replay waits for the first, names it, and then finds no deliveries."""
     await keep(site, 20)
     replayer = site.jetstream.replayer
     process = await Process.start(site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, *REPLAY, "--rate", "20", "--json")
@@ -113,8 +113,8 @@ async def test_one_that_waits_for_another_says_so(site: Site, oneprotect: RunHer
     ]
 
 
-async def test_a_person_at_a_terminal_is_asked_and_shown(site: Site) -> None:
-    """They are told how many it is, anything but yes replays nothing, and a bar shows how it goes."""
+async def test_a_terminal_gets_a_prompt_and_a_progress_bar(site: Site) -> None:
+    """The prompt shows the count, only yes starts the replay, and a bar shows the progress."""
     deliveries = await keep(site, 3)
 
     no = await at_terminal(site.environ, *REPLAY, types=b"\n")

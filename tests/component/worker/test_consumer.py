@@ -104,8 +104,8 @@ async def _taken_by_another(site: Site) -> int:
 
 
 @pytest.mark.serial
-async def test_sigterm_under_load_finishes_what_is_in_flight(site: Site, receiver: Scripted) -> None:
-    """The consumer exits with 0 in time, nothing is sent twice, and the next consumer delivers the rest at once."""
+async def test_sigterm_under_load_finishes_requests_in_flight(site: Site, receiver: Scripted) -> None:
+    """The consumer exits with 0 in time without duplicates, and the next consumer delivers the remainder at once."""
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=5)
     async with site.consumer_process() as consumer:

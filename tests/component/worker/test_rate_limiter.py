@@ -14,10 +14,10 @@ pytestmark = pytest.mark.serial
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-async def test_a_rate_holds_however_many_consumers_there_are(
+async def test_a_rate_applies_to_all_consumers_together(
     site: Site, receiver: Scripted, figure: Callable[[str], None], workers: int
 ) -> None:
-    """Within ten percent of the limit, with one consumer and with four; other destinations are not delayed."""
+    """One and four consumers stay within ten percent of the limit and delay no other destination."""
     rate_per_s, count = 100.0, 400
     async with Scripted() as other:
         await site.destination("limited", receiver.url, rate_per_s=rate_per_s)

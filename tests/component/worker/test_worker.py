@@ -1,4 +1,4 @@
-"""The worker with handlers of its own: crashes, slowness, and results that cannot be stored at once."""
+"""The worker with its own handlers: crashes, slowness, and results that cannot be stored at once."""
 
 import asyncio
 import contextlib
@@ -110,7 +110,7 @@ async def test_messages_handled_without_a_task_are_settled_alike(site: Site) -> 
     assert len(kept) == 2
 
 
-async def test_a_drain_abandons_what_does_not_end_in_time(site: Site) -> None:
+async def test_a_drain_abandons_handlers_that_exceed_its_time(site: Site) -> None:
     """The next consumer gets the message at once."""
     given_up: list[str] = []
 
@@ -175,7 +175,7 @@ async def test_nothing_is_acknowledged_before_its_outcome_is_stored(site: Site, 
 
 
 async def test_lanes_alternate(site: Site) -> None:
-    """A later message in a lane of its own runs before the rest of a long lane."""
+    """A later message in its own lane runs before the remainder of a long lane."""
     order: list[str] = []
     release = asyncio.Event()
 
@@ -198,8 +198,8 @@ async def test_lanes_alternate(site: Site) -> None:
     assert order.index("few") <= 9
 
 
-async def test_limits_of_worker_and_lanes_hold(site: Site) -> None:
-    """Neither is exceeded."""
+async def test_limits_of_worker_and_lanes_are_kept(site: Site) -> None:
+    """The worker and its lanes stay within their limits."""
     running: dict[str, int] = {"a": 0, "b": 0}
     most: dict[str, int] = {"a": 0, "b": 0, "all": 0}
     release = asyncio.Event()

@@ -74,19 +74,23 @@ _CODES: Final[Mapping[Code, tuple[str, str, str]]] = {
     Code.NET_TIMEOUT: (
         "No answer within the destination's `timeout_s`.",
         "Retries by schedule, not before `ONEPROTECT_RETRY_AFTER_TIMEOUT_S`.",
-        "Let the receiver answer first and work later, or raise `timeout_s` (at most 30).",
+        "Let the receiver answer at once and process the delivery afterwards, or raise `timeout_s` (at most 30).",
     ),
     Code.NET_BLOCKED: (
         "The egress policy forbids the address. Nothing was sent.",
         _FAILS,
-        "For a receiver of your own name its network in `ONEPROTECT_EGRESS_ALLOW_CIDRS`.",
+        "If the receiver is yours, add its network to `ONEPROTECT_EGRESS_ALLOW_CIDRS`.",
     ),
     Code.NET_RESPONSE_TOO_LARGE: (
         "The head of the answer exceeds its limit.",
         _RETRIES,
         "Reduce the receiver's response headers.",
     ),
-    Code.SECRET_REF_INVALID: ("The ref does not match its grammar.", _FAILS, "Set the credential again; replay."),
+    Code.SECRET_REF_INVALID: (
+        "The ref has a wrong format; expected `k8s://NAMESPACE/SECRET/KEY`.",
+        _FAILS,
+        "Set the credential again; replay.",
+    ),
     Code.SECRET_REF_FORBIDDEN: (
         "The ref names a namespace that this installation may not read.",
         _FAILS,

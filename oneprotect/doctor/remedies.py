@@ -85,7 +85,8 @@ _LABEL: Final = (
 _NEW_KEY: Final = "printf 'whsec_%s' \"$(openssl rand -base64 32)\""
 
 _CREATE: Final = _NEW_KEY + (
-    " | kubectl create secret generic SECRET --namespace NAMESPACE --from-file=KEY=/dev/stdin\nthen consent: " + _LABEL
+    " | kubectl create secret generic SECRET --namespace NAMESPACE --from-file=KEY=/dev/stdin\n"
+    "then allow its use by labels: " + _LABEL
 )
 _PATCH: Final = _NEW_KEY + (
     " | jq --raw-input '{{stringData: {{\"KEY\": .}}}}' | "

@@ -135,7 +135,7 @@ def _show(checks: list[CheckResult], *, as_json: bool) -> None:
     for line in _format_checks(checks):
         write_line(line)
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    write_line(f"\n{len(checks)} checks: {summary}.")
+    write_line(f"\n{len(checks)} {'check' if len(checks) == 1 else 'checks'}: {summary}.")
 
 
 def _format_checks(checks: list[CheckResult]) -> "list[Text]":

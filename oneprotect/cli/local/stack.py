@@ -47,14 +47,14 @@ class SampleDestination(msgspec.Struct, frozen=True, kw_only=True):
         return f"/{TENANT}/{self.name}"
 
 
-ORDERS: Final = SampleDestination(name="orders", shows="works")
+ORDERS: Final = SampleDestination(name="orders", shows="delivered at once")
 FLAKY: Final = SampleDestination(
     name="flaky",
-    shows="503 twice, then works",
+    shows="503 twice, then delivered",
     answers=ScriptedAnswers(failures=2, status=503),
     retry_schedule_s=(0.3, 0.3, 1, 5),
 )
-UNSIGNED: Final = SampleDestination(name="no-secret", shows="no Secret: nothing sent", has_secret=False)
+UNSIGNED: Final = SampleDestination(name="no-secret", shows="no Secret, nothing is sent", has_secret=False)
 SAMPLES: Final = (ORDERS, FLAKY, UNSIGNED)
 
 

@@ -50,7 +50,7 @@ class AttemptList:
     async def write(self) -> None:
         """Write the newest stored attempts, oldest first."""
         if not await self._write_stored() and not self._as_json:
-            print_notice("no stored attempt matches")
+            print_notice("no stored attempt matches; check the names of the tenant and the destination")
 
     async def follow(self) -> None:
         """Write the newest stored attempts, then each new one, until SIGINT or SIGTERM."""

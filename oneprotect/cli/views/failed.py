@@ -72,7 +72,7 @@ async def list_retained(
             (kept.stored_at, kept.destination, kept.id, kept.event_type, kept.outcome, kept.code, kept.attempt)
             for kept in found
         ],
-        empty="No retained delivery matches.",
+        empty="No kept delivery matches. Check the names of the tenant and the destination.",
     )
     if following:
         print_notice(f"there may be more; continue with --before {following}")

@@ -178,10 +178,17 @@ def _write_summary(summary: DryRunSummary) -> None:
     if summary.samples:
         write_line(f"\nThe first {len(summary.samples)}:")
         rows = [
-            (kept.stored_at, kept.destination, kept.id, kept.event_type, kept.code, not kept.superseded)
+            (
+                kept.stored_at,
+                kept.destination,
+                kept.id,
+                kept.event_type,
+                kept.code,
+                "skip" if kept.superseded else "replay",
+            )
             for kept in summary.samples
         ]
-        write_table(("retained at", "destination", "id", "event type", "code", "replay"), rows, empty="")
+        write_table(("retained at", "destination", "id", "event type", "code", "action"), rows, empty="")
 
 
 def _progress_text(row: Replay) -> str:

@@ -366,7 +366,11 @@ async def test_attempts_are_listed_newest_last(site: Site, oneprotect: RunHere) 
     assert await listed("--id", "two", "--outcome", "failed") == [("two", 2)]
     assert await listed("--code", "http.5xx", "--code", "http.410") == [("two", 1), ("two", 2)]
     assert [line.split()[3] for line in shown.out.splitlines()] == ["#1", "#1", "#2", "#1"]
-    assert (nothing.code, nothing.out, nothing.err) == (0, "", "note: no stored attempt matches\n")
+    assert (nothing.code, nothing.out, nothing.err) == (
+        0,
+        "",
+        "note: no stored attempt matches; check the names of the tenant and the destination\n",
+    )
 
 
 async def test_the_newest_are_found_behind_many_others(site: Site, oneprotect: RunHere) -> None:

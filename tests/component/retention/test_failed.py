@@ -46,7 +46,7 @@ async def test_kept_deliveries_are_listed_newest_first(site: Site, oneprotect: R
     assert await _ids(oneprotect, "--event-type", "other") == []
     assert [line.split()[3] for line in shown.out.splitlines()[1:]] == [third, second, first]
     assert "skipped" in shown.out
-    assert nothing.out == "No retained delivery matches.\n"
+    assert nothing.out == "No kept delivery matches. Check the names of the tenant and the destination.\n"
 
 
 async def test_they_come_a_page_at_a_time(site: Site, oneprotect: RunHere) -> None:

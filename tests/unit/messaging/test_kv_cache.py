@@ -6,7 +6,7 @@ from messaging import kv_cache
 from messaging.client.errors import ServerUnavailable
 from messaging.kv import KvEntry, KvTable
 from messaging.kv_cache import KvCache
-from tests.support.kv_bucket import StubBucket
+from tests.unit.messaging.kv_bucket import StubBucket
 
 
 @pytest.fixture

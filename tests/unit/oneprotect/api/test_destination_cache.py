@@ -5,7 +5,7 @@ import pytest
 from messaging.kv import KvEntry
 from messaging.kv_cache import MAX_ENTRIES
 from oneprotect.api.operations.destination_cache import DestinationCache
-from tests.support.kv_bucket import StubBucket
+from tests.unit.messaging.kv_bucket import StubBucket
 
 DOCUMENT = b'{"url":"https://receiver.acme.com/in","credential":"key","event_types":["*"]}'
 

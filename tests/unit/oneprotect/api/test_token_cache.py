@@ -13,8 +13,8 @@ from oneprotect.api.auth import token_cache
 from oneprotect.api.auth.token_cache import READ_AGAIN_S, TokenCache
 from oneprotect.api.auth.token_format import IssuedToken
 from schemas.roles import Role, Token
-from tests.support.kv_bucket import StubBucket
 from tests.support.waiting import until
+from tests.unit.messaging.kv_bucket import StubBucket
 
 ISSUED = IssuedToken()
 TOKEN = Token(

@@ -26,7 +26,7 @@ async def _delivered(site: Site) -> Counter[str]:
 
 
 async def test_a_consumer_killed_while_it_sends(site: Site, receiver: Scripted, figure: Figure) -> None:
-    """The next consumer repeats requests in flight with their ids and sends the rest once; nothing is lost."""
+    """The next consumer repeats requests in flight with their ids and sends the others once."""
     in_flight = 8
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=in_flight)

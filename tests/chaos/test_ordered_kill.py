@@ -1,4 +1,4 @@
-"""kill -9 of consumers and of the server while an ordered queue is delivered: the order holds, nothing is lost."""
+"""kill -9 of consumers and of the server during ordered delivery: order is kept and nothing is lost."""
 
 import asyncio
 import contextlib
@@ -27,10 +27,10 @@ pytestmark = pytest.mark.retry
 COUNT = 200
 
 
-async def test_workers_killed_again_and_again(
+async def test_order_survives_repeated_kills(
     tmp_path: Path, nats_server: EmbeddedNats, figure: Callable[[str], None]
 ) -> None:
-    """Order holds with random failures, three workers killed in turn, and an overflowing work stream."""
+    """Order is kept with random failures, three workers killed in turn, and an overflowing work stream."""
     deliveries: list[str] = []
     async with (
         Flaky(fails=30, seed=random.randrange(1000)) as receiver,  # noqa: S311 - not for security

@@ -33,5 +33,5 @@ def helm_4() -> Path:
 
 @pytest.fixture(scope="session")
 def rendered(binary: Path) -> Rendered:
-    """What comes out for every file of values."""
+    """Rendered manifests of every values file."""
     return {name: render(binary, name) for name in VALUES}

@@ -15,7 +15,7 @@ PLACES = ("/build", "/opt/oneprotect")
 
 
 class Instruction(msgspec.Struct, frozen=True):
-    """Instruction: keyword, and arguments in one line."""
+    """An instruction: keyword and arguments in one line."""
 
     word: str
     rest: str

@@ -14,7 +14,7 @@ def of_kind(manifests: Iterable[Manifest], *kinds: str) -> list[Manifest]:
 
 
 def one(manifests: Iterable[Manifest], kind: str, name: str, namespace: str | None = None) -> Manifest:
-    """The one of that kind and name, and namespace if it is told."""
+    """Return the only object of that kind and name, in the namespace if given."""
     found = [
         manifest
         for manifest in of_kind(manifests, kind)
@@ -37,7 +37,7 @@ def environment(manifest: Manifest) -> dict[str, str]:
 
 
 def values_in(document: object) -> Iterator[tuple[str, object]]:
-    """Every key with what is under it, at any depth."""
+    """Yield every key with its value, at any depth."""
     if isinstance(document, dict):
         for key, value in cast("dict[str, object]", document).items():
             yield key, value

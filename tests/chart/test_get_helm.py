@@ -11,12 +11,12 @@ from tools.get_helm import PINS, HelmUnavailable, pinned_helm, unpack
 
 
 def version(binary: Path) -> str:
-    """What a Helm says of itself."""
+    """Return the version that a Helm program reports."""
     return subprocess.run([binary, "version", "--short"], capture_output=True, text=True, check=True).stdout
 
 
 def asked(path: str) -> str:
-    """The Helm that is taken with such a PATH."""
+    """Return the Helm that is selected with such a PATH."""
     command = [sys.executable, "-m", "tools.get_helm"]
     done = subprocess.run(
         command, env={**os.environ, "PATH": path}, cwd=PINS.parent, capture_output=True, text=True, check=True
@@ -25,23 +25,23 @@ def asked(path: str) -> str:
 
 
 def helm_that_says(text: str, directory: Path) -> Path:
-    """A program called `helm`, of another version."""
+    """Create a program called `helm` that reports another version."""
     binary = directory / "helm"
     binary.write_text(f"#!/bin/sh\necho '{text}'\n")
     binary.chmod(0o755)
     return binary
 
 
-def test_the_pinned_ones_are_of_their_major_version(helm_3: Path, helm_4: Path) -> None:
-    """What was unpacked is an official build of the version that was asked for, and is kept."""
+def test_pinned_helms_have_their_major_version(helm_3: Path, helm_4: Path) -> None:
+    """An unpacked Helm is an official build of the requested version and is cached."""
     assert version(helm_3).startswith("v3.")
     assert version(helm_4).startswith("v4.")
     assert pinned_helm(4) == helm_4
 
 
 @pytest.mark.parametrize("says", ["v3.99.0+g1234567", "v4.0.1"])
-def test_one_on_the_path_is_taken(says: str, tmp_path: Path) -> None:
-    """A Helm 3 or 4 that is there already is used as it is."""
+def test_a_helm_on_the_path_is_used(says: str, tmp_path: Path) -> None:
+    """An installed Helm 3 or 4 is used unchanged."""
     there = helm_that_says(says, tmp_path)
 
     assert asked(f"{tmp_path}:{os.environ['PATH']}") == str(there)

@@ -17,7 +17,7 @@ WITH_POLICIES = pytest.mark.parametrize("name", ["minimal", "full", "gateway"])
 
 
 def rules(manifests: list[Manifest], role: str) -> list[dict[str, Any]]:
-    """What a role's pods may connect to."""
+    """Return the destinations that a role's pods may connect to."""
     (policy,) = [m for m in of_kind(manifests, "NetworkPolicy") if m["metadata"]["name"].endswith(f"-{role}")]
     found: list[dict[str, Any]] = policy["spec"]["egress"]
     return found
@@ -41,8 +41,8 @@ def test_everything_is_denied_first(rendered: Rendered, name: str) -> None:
         assert selector.items() <= workload["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_with_a_proxy_consumers_reach_it_and_no_receiver(rendered: Rendered) -> None:
-    """The proxy's pods, at the port that the setting names, take the place of the internet."""
+def test_consumers_reach_only_the_proxy(rendered: Rendered) -> None:
+    """The proxy's pods, at the port of the setting, replace the internet."""
     allowed = rules(rendered["gateway"], "consumer")
 
     to_proxy = [rule for rule in allowed if rule["ports"] == [{"protocol": "TCP", "port": 4750}]]
@@ -59,8 +59,8 @@ def test_with_a_proxy_consumers_reach_it_and_no_receiver(rendered: Rendered) -> 
 
 
 @pytest.mark.parametrize("name", ["minimal", "full"])
-def test_ranges_are_the_guards(rendered: Rendered, name: str) -> None:
-    """Deliveries may go where the egress guard's own tables let them, in both families, and to the exceptions."""
+def test_ranges_equal_those_of_the_egress_guard(rendered: Rendered, name: str) -> None:
+    """Consumers may reach the ranges of the egress guard's tables, in both families, and the exceptions."""
     blocks = [peer["ipBlock"] for peer in to_receivers(rendered[name])["to"]]
     exceptions = environment(one_consumer(rendered[name])).get("ONEPROTECT_EGRESS_ALLOW_CIDRS", "")
 

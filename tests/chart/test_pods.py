@@ -21,7 +21,7 @@ RESTRICTED_VOLUMES = {
 
 
 def violations(pod: dict[str, Any]) -> Iterator[str]:
-    """What the standard "restricted" forbids (kubernetes.io, Pod Security Standards), and a read-only root."""
+    """Violations of the Pod Security Standard "restricted", and of a read-only root."""
     yield from (key for key in ("hostNetwork", "hostPID", "hostIPC") if pod.get(key))
     for volume in pod.get("volumes", []):
         if not (volume.keys() - {"name"}) <= RESTRICTED_VOLUMES:
@@ -50,8 +50,8 @@ def test_every_pod_is_restricted(rendered: Rendered, name: str) -> None:
     assert [found for workload in workloads for found in violations(pod_of(workload))] == []
 
 
-def test_the_check_sees_what_is_missing() -> None:
-    """A pod that says nothing breaks every rule that the check knows."""
+def test_the_check_detects_missing_fields() -> None:
+    """A pod without a security context violates every rule of the check."""
     bare = {
         "hostNetwork": True,
         "volumes": [{"name": "node", "hostPath": {"path": "/"}}],
@@ -86,8 +86,8 @@ def roles(manifests: list[Manifest]) -> dict[str, Manifest]:
 
 
 @EVERY
-def test_the_program_takes_the_settings_that_pods_are_given(rendered: Rendered, name: str) -> None:
-    """Each pod's variables load: no name that is unknown, no value that is bad, none that is missing."""
+def test_the_program_accepts_the_settings_of_pods(rendered: Rendered, name: str) -> None:
+    """Each pod's variables load without unknown names, bad values or missing settings."""
     for role, workload in roles(rendered[name]).items():
         settings = Settings.load(environment(workload), resolves_secrets=role == "consumer")
 
@@ -96,7 +96,7 @@ def test_the_program_takes_the_settings_that_pods_are_given(rendered: Rendered, 
 
 
 def test_values_reach_the_settings(rendered: Rendered) -> None:
-    """What the values say is what the program reads, in all roles where it matters."""
+    """The program reads the given values in all roles that use them."""
     full = roles(rendered["full"])
     read = {role: Settings.load(environment(workload)) for role, workload in full.items()}
 
@@ -115,8 +115,8 @@ def test_values_reach_the_settings(rendered: Rendered) -> None:
     assert "ONEPROTECT_SECRET_PROVIDER" not in environment(full["api"])
 
 
-def test_each_role_is_the_nats_user_that_it_should_be(rendered: Rendered) -> None:
-    """Keys or credentials as the values say, and the inbox that the role's user may subscribe to."""
+def test_each_role_uses_its_own_nats_user(rendered: Rendered) -> None:
+    """Each role uses the configured keys or credentials and its user's inbox."""
     for name, kind in (("full", "nkey_file"), ("gateway", "creds_file")):
         for role, workload in roles(rendered[name]).items():
             nats = Settings.load(environment(workload)).nats
@@ -153,8 +153,8 @@ def test_pods_have_the_time_to_end_well(rendered: Rendered, name: str) -> None:
 
 
 @EVERY
-def test_probes_ask_the_ports_that_the_program_opens(rendered: Rendered, name: str) -> None:
-    """Liveness and start ask /healthz, readiness asks /readyz, at the port that the settings open."""
+def test_probes_use_the_ports_that_the_program_opens(rendered: Rendered, name: str) -> None:
+    """Liveness and startup probes use /healthz and readiness uses /readyz, at the port of the settings."""
     port_of = {"consumer": "ONEPROTECT_OPS_PORT", "api": "ONEPROTECT_API_PORT"}
     for role, workload in roles(rendered[name]).items():
         if role == "apply":
@@ -175,7 +175,7 @@ def test_probes_ask_the_ports_that_the_program_opens(rendered: Rendered, name: s
         }
 
 
-def test_pods_run_commands_that_the_program_has(rendered: Rendered) -> None:
+def test_pods_run_existing_commands(rendered: Rendered) -> None:
     """Every pod's arguments are a command of the command line."""
     from oneprotect.cli.app import app
 

@@ -47,8 +47,8 @@ def test_only_the_consumers_account_is_bound(rendered: Rendered, name: str) -> N
 
 
 @EVERY
-def test_nothing_reads_more_than_it_names(rendered: Rendered, name: str) -> None:
-    """No ClusterRole, no `list`, `watch` or `*`, and no Secret of the chart's own, anywhere."""
+def test_roles_read_only_named_secrets(rendered: Rendered, name: str) -> None:
+    """No role has `list`, `watch`, `*`, a ClusterRole, or a Secret of the chart."""
     kinds = {manifest["kind"] for manifest in rendered[name]}
     verbs = [value for key, value in values_in(rendered[name]) if key == "verbs"]
 
@@ -73,7 +73,7 @@ NO_NAMES: list[tuple[dict[str, Any], str]] = [
 def test_an_empty_list_of_names_renders_nothing(
     binary: Path, secrets: dict[str, Any], named: str, options: tuple[str, ...]
 ) -> None:
-    """Kubernetes takes an empty list for every Secret; the chart fails and says what to set, with no schema as well."""
+    """The chart refuses an empty list, which Kubernetes reads as every Secret, even without the schema."""
     with pytest.raises(ChartError) as refused:
         render(binary, "minimal", {"secrets": secrets}, options=options)
 
@@ -109,7 +109,7 @@ def test_only_consumers_have_a_token_and_it_is_short_lived(rendered: Rendered, n
 
 
 def test_each_role_mounts_its_own_nats_credentials(rendered: Rendered) -> None:
-    """Credentials are one file of the role's own, for the pod's user alone; no variable takes a Secret's value."""
+    """Credentials are a file of one role that only the pod's user reads, and never a variable."""
     for name in ("minimal", "gateway"):
         values = yaml.safe_load((CHART / "ci" / f"{name}.yaml").read_text())["nats"]["credentials"]
         defaults = yaml.safe_load((CHART / "values.yaml").read_text())["nats"]["credentials"]

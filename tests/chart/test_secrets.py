@@ -42,7 +42,7 @@ def filled(text: str, data: Mapping[str, str]) -> str:
 
 
 def synced(manifest: Manifest, stored: Mapping[str, str]) -> Manifest:
-    """The Secret that the operator or driver makes of it, as it is documented to, when the store holds `stored`."""
+    """Return the Secret that the operator or driver creates from the `stored` values."""
     spec = manifest["spec"]
     match manifest["kind"]:
         case "ExternalSecret":
@@ -105,13 +105,13 @@ async def signs_with(secret: Manifest, tenant: str, directory: Path) -> tuple[st
 
 
 def sources(manifests: list[Manifest]) -> list[Manifest]:
-    """What stands for a Secret."""
+    """Return the objects that create a Secret."""
     return of_kind(manifests, "ExternalSecret", "VaultStaticSecret", "SecretProviderClass")
 
 
 @pytest.mark.parametrize("name", WAYS)
-async def test_each_way_yields_the_secret_that_signs(name: str, tmp_path: Path) -> None:
-    """What is in the store becomes a Secret that the product's own checks take, with both keys during a rollover."""
+async def test_each_source_yields_a_signing_secret(name: str, tmp_path: Path) -> None:
+    """Stored values become a Secret that the product accepts, with both keys during a rollover."""
     (source,) = sources(manifests_of(name))
     secret = synced(source, STORED)
     if name in ("eso-aws.yaml", "vault-operator.yaml"):  # their end stands in the manifest, as a date to replace
@@ -124,8 +124,8 @@ async def test_each_way_yields_the_secret_that_signs(name: str, tmp_path: Path) 
     assert await signs_with(ended, "acme", tmp_path) == ("current",)
 
 
-async def test_the_charts_external_secrets_do_as_well(rendered: Rendered, tmp_path: Path) -> None:
-    """With versions, with properties, and without a rollover; each for its own tenant."""
+async def test_external_secrets_of_the_chart_yield_a_signing_secret(rendered: Rendered, tmp_path: Path) -> None:
+    """The chart supports versions, properties, and no rollover, each for its own tenant."""
     full = {m["metadata"]["name"]: m for m in of_kind(rendered["full"], "ExternalSecret")}
 
     by_properties = synced(full["globex.signing"], STORED)
@@ -168,8 +168,8 @@ def test_permissions_are_the_least(name: str) -> None:
     assert re.search(r"(?i)skip.?tls|insecure", text) is None
 
 
-def test_the_holder_is_restricted_and_holds_the_class() -> None:
-    """The pod that keeps a CSI Secret alive would run under "restricted", mounts its class, and has no token."""
+def test_the_holder_pod_is_restricted_and_mounts_the_class() -> None:
+    """The pod that keeps a CSI Secret alive meets "restricted", mounts its class and has no token."""
     manifests = manifests_of("csi.yaml")
     pod = pod_of(one(manifests, "Deployment", "acme-orders-holder"))
 
@@ -183,15 +183,15 @@ def test_the_holder_is_restricted_and_holds_the_class() -> None:
 
 
 def test_the_page_names_every_manifest_and_no_other() -> None:
-    """Each file beside it is told when to use, and what is told exists."""
+    """The page explains when to use each manifest, and names only existing ones."""
     named = set(re.findall(r"`((?:eso-|csi|vault-)[a-z-]*\.yaml)`", DOCUMENT))
 
     assert named == set(WAYS)
     assert WAYS == FILES
 
 
-def test_the_times_that_are_told_are_those_of_manifests_and_settings() -> None:
-    """Intervals, cache and their sums: page, manifests, chart, program and rotation runbook agree."""
+def test_documented_times_equal_manifests_and_settings() -> None:
+    """Page, manifests, chart, program and rotation runbook have the same intervals, cache times and sums."""
     secret = Settings().secret
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     intervals = {

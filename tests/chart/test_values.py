@@ -1,4 +1,4 @@
-"""Values: bad values are refused by name, and no value can hold a secret."""
+"""Values: bad values are refused by name, and no value can contain a secret."""
 
 import json
 from collections.abc import Iterator
@@ -161,8 +161,8 @@ def test_settings_are_those_of_the_program() -> None:
     assert [name for name in free if name.endswith(("_FILE", "_DIR"))] == [], "a file needs a volume: give it a value"
 
 
-def test_no_value_can_hold_a_secret() -> None:
-    """Names that mention secrets refer to Secret objects, or to the way they are read."""
+def test_no_value_can_contain_a_secret() -> None:
+    """Names that mention secrets refer to Secret objects or to the way they are read."""
     speaking = {
         path.rpartition("/")[2]
         for path, _ in nodes(SCHEMA)

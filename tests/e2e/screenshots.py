@@ -40,7 +40,7 @@ async def pages(scene: Scene) -> dict[str, str]:
 
 
 async def picture(browser: Browser, scene: Scene, directory: Path, theme: Theme, addresses: dict[str, str]) -> None:
-    """Take them all."""
+    """Take all screenshots."""
     token = await scene.token(Role.OPERATOR)
     for size, suffix in ((DESKTOP, ""), (PHONE, "-phone")):
         context = await opened(browser, scene.api.url, theme=theme, size=size)
@@ -56,7 +56,7 @@ async def picture(browser: Browser, scene: Scene, directory: Path, theme: Theme,
 
 
 async def main(directory: Path) -> int:
-    """Take the pictures, and return the exit code."""
+    """Take the screenshots and return the exit code."""
     path = chromium()
     if path is None:
         sys.stderr.write(HOW + "\n")

@@ -138,7 +138,7 @@ async def test_a_replay_is_cancelled(day: Scene, browser: Browser) -> None:
 
 
 async def test_a_destination_is_tested_disabled_and_enabled(day: Scene, browser: Browser) -> None:
-    """A real ping shows how it went; disabled, it says so, and since when."""
+    """The console shows the result of a real ping, and since when the destination is disabled."""
     async with _visiting(day, browser, Role.OPERATOR) as (page, complaints):
         page.on("dialog", lambda dialog: dialog.accept())
         await page.goto(f"{BASE}/destinations/search")
@@ -205,7 +205,7 @@ async def test_pages_can_be_read_without_scripts(day: Scene, browser: Browser) -
 
 
 async def test_the_theme_is_switched_and_remembered(day: Scene, browser: Browser) -> None:
-    """By the button, against what the system prefers, and without a flash on the next page."""
+    """The button overrides the system's preference, and the next page loads without a flash."""
     async with _visiting(day, browser, Role.VIEWER, theme="light") as (page, _):
         await page.get_by_role("button", name="Switch between dark and light").click()
         await page.get_by_role("link", name="Attempts").click()
@@ -225,8 +225,8 @@ async def test_the_keyboard_reaches_everything(day: Scene, browser: Browser) -> 
         assert outline == "solid"
 
 
-async def test_a_revoked_token_ends_what_is_open(day: Scene, browser: Browser) -> None:
-    """The next page asks to sign in, and a page that follows live is let go."""
+async def test_a_revoked_token_ends_open_pages(day: Scene, browser: Browser) -> None:
+    """The next page requires a login, and a live page is disconnected."""
     context: BrowserContext = await opened(browser, day.api.url)
     page = await context.new_page()
     token = await day.token(Role.VIEWER)

@@ -11,7 +11,7 @@ from tests.leak.support.sinks import Sinks
 
 @pytest.fixture
 def sinks() -> Sinks:
-    """What came out in this test."""
+    """Output of this test."""
     return Sinks()
 
 

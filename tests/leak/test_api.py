@@ -22,7 +22,7 @@ from tests.support.waiting import until
 
 @contextlib.asynccontextmanager
 async def _deployed(site: Site) -> AsyncGenerator[tuple[Api, Process]]:
-    """The API as a process of its own, at DEBUG."""
+    """The API as its own process, at DEBUG."""
     port = free_port()
     process = await Process.start(site.environ | {"ONEPROTECT_API_PORT": str(port)}, "api")
     try:
@@ -46,7 +46,7 @@ def _hear(sinks: Sinks, sink: str, reply: Reply) -> None:
 
 
 async def _walk(sinks: Sinks, client: Client, who: str) -> list[int]:
-    """Ask for everything once, as it is meant. Returns the statuses."""
+    """Send one valid request to every route and return the statuses."""
     statuses: list[int] = []
     for (method, path), access in ROUTES.items():
         reply = await client(method, place(path, access, TENANT), access.body)
@@ -80,10 +80,8 @@ async def _paste(sinks: Sinks, client: Client, canary: str) -> None:
             _hear(sinks, f"answer to pasting: {method} {path}", reply)
 
 
-async def test_no_route_tells_a_secret_a_ref_or_a_token(
-    tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks
-) -> None:
-    """With deliveries of every ending on record; to operators, to a tenant, and to nobody in particular."""
+async def test_no_route_shows_a_secret_ref_or_token(tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks) -> None:
+    """Operators, tenants and anonymous callers see no secret after deliveries with every outcome."""
     async with Site(tmp_path, nats_server) as site, Scene.opened(site) as scene:
         await search_targets.overhear(site, sinks)
         async with site.consumer(), _deployed(site) as (api, process):

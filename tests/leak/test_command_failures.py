@@ -26,7 +26,7 @@ SOME_MALFORMED = list(MALFORMED.values())[::3]
 
 
 async def _hear(sinks: Sinks, environ: dict[str, str], *runs: Run) -> list[int]:
-    """Run the commands, for people and as JSON, take down what they print, and return their exit codes."""
+    """Run the commands in both output formats, record their output and return their exit codes."""
     both = [*runs, *(msgspec.structs.replace(run, arguments=(*run.arguments, "--json")) for run in runs)]
     results = await ran(environ, both)
     for run, result in zip(both, results, strict=True):
@@ -35,8 +35,8 @@ async def _hear(sinks: Sinks, environ: dict[str, str], *runs: Run) -> list[int]:
     return [result.code for result in results]
 
 
-async def test_no_setting_is_repeated_by_an_error(site: Site, sinks: Sinks) -> None:
-    """A secret, a token, a seed or a URL with a password in place of any value; a path may be such a word."""
+async def test_no_error_repeats_a_setting(site: Site, sinks: Sinks) -> None:
+    """No error repeats a secret, token, seed or URL with a password that replaces a setting."""
     pasted, word = Canary.secret("pasted secret"), Canary.word("pasted token")
     seed, password = Canary("pasted seed", f"SU{Canary.word('').reveal()}"), Canary.word("pasted password")
     values = [pasted.reveal(), word.reveal(), seed.reveal(), f"nats://user:{password.reveal()}@127.0.0.1:4222"]
@@ -61,8 +61,8 @@ async def test_no_setting_is_repeated_by_an_error(site: Site, sinks: Sinks) -> N
     assert sinks.findings(Search(pasted, word, seed, password)) == []
 
 
-async def test_without_nats_no_command_tells_a_secret(site: Site, sinks: Sinks) -> None:
-    """Each says that it can't be reached, at DEBUG with the places where that was noticed."""
+async def test_no_command_shows_a_secret_without_nats(site: Site, sinks: Sinks) -> None:
+    """Each command reports the failed connection, at DEBUG with tracebacks, and no secret."""
     secret, query = Canary("secret", site.secret), Canary.word("URL's query")
     url = f"https://example.com/?token={query.reveal()}"
     runs = [
@@ -98,7 +98,7 @@ async def test_checking_a_secret_that_is_of_no_use_does_not_show_it(site: Site, 
 async def test_checking_a_secret_in_kubernetes_shows_neither_it_nor_the_token(
     site: Site, sinks: Sinks, tmp_path: Path
 ) -> None:
-    """While the API server answers with one fault after the other, and then with the Secret."""
+    """The check shows neither while the API server returns each fault and then the Secret."""
     async with cluster.running(tmp_path / "cluster") as running:
         names = ("401 with our token", "no base64", "its name", "a broken header", "404 with the Secret")
         answers = [faults()[name](running.server, running.document()) for name in names]
@@ -120,7 +120,7 @@ async def test_checking_a_secret_in_kubernetes_shows_neither_it_nor_the_token(
 
 
 async def test_verifying_shows_neither_the_secret_nor_the_signature(site: Site, sinks: Sinks, tmp_path: Path) -> None:
-    """A good or a malformed secret, a request that is signed with it, or with its text by mistake, or not at all."""
+    """Output of `verify` has neither, for good and malformed secrets and for valid and invalid signatures."""
     from consumers.signatures.signer import sign
     from provider.signing_keys import HmacKey
     from provider.signing_secret import SigningSecret
@@ -154,8 +154,8 @@ async def test_verifying_shows_neither_the_secret_nor_the_signature(site: Site, 
 
 
 @pytest.mark.parametrize("form", ["{}", "k8s://{}", "k8s://webhooks/{}/signing", "k8s://webhooks/signing/{}"])
-async def test_a_secret_pasted_as_a_ref_is_refused_and_not_kept(site: Site, sinks: Sinks, form: str) -> None:
-    """By the way in that the command line and the HTTP API share: it is in no error, no event and no bucket."""
+async def test_a_secret_pasted_as_a_ref_is_refused_and_not_stored(site: Site, sinks: Sinks, form: str) -> None:
+    """No error, event or bucket contains a secret that a caller passed as a ref."""
     pasted = Canary.secret("pasted secret")
     await search_targets.overhear(site, sinks)
 

@@ -68,7 +68,7 @@ KEPT: Final = {
 
 
 def _line(command: tuple[str, ...], values: Mapping[str, str], files: Path) -> tuple[str, ...]:
-    """The command line that gives these values to these parameters."""
+    """Return the command with these values for these parameters."""
     words = list(command)
     for name, value in values.items():
         parameter = parameters()[command][name]
@@ -84,7 +84,7 @@ def _hear(sinks: Sinks, runs: list[Run], results: list[Ran]) -> None:
 
 
 async def _ran_beside(slow: tuple[str, ...], site: Site, runs: list[Run]) -> list[Ran]:
-    """Run all, and meanwhile those that wait for others to answer."""
+    """Run all commands, and at the same time those that wait for replies."""
     is_slow = [run.arguments[: len(slow)] == slow for run in runs]
     parts = [[run for run, it in zip(runs, is_slow, strict=True) if it is kind] for kind in (False, True)]
     quick, waiting = (iter(part) for part in await asyncio.gather(*(ran(site.environ, part) for part in parts)))
@@ -92,7 +92,7 @@ async def _ran_beside(slow: tuple[str, ...], site: Site, runs: list[Run]) -> lis
 
 
 def _write_files(directory: Path, secret: str) -> Path:
-    """What commands read from files."""
+    """Write the files that commands read."""
     directory.mkdir()
     (directory / "secret").write_text(secret)
     (directory / "body.json").write_text(f'{{"marker": "{MARKER}"}}')
@@ -100,13 +100,13 @@ def _write_files(directory: Path, secret: str) -> Path:
     return directory
 
 
-def test_every_command_is_looked_at() -> None:
-    """A new one needs a line in the table above, with what it takes to succeed."""
+def test_every_command_is_covered() -> None:
+    """A new command requires an entry in the table with arguments that succeed."""
     assert set(parameters()) <= COMMANDS.keys() | ENDLESS
 
 
 async def test_commands_that_succeed_print_no_secret(site: Site, sinks: Sinks, tmp_path: Path) -> None:
-    """For people and as JSON, at DEBUG. `verify`, `token delete` and some others are given what is no good."""
+    """Commands print no secret in either format at DEBUG; some, such as `verify`, get invalid input."""
     secret, query = Canary("secret", site.secret), Canary.word("URL's query")
     files = _write_files(tmp_path / "files", site.secret)
     runs = [

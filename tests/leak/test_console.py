@@ -20,7 +20,7 @@ DESTINATIONS = ("orders", "echo", "late", "gone", "closed", "spoiled", "missing"
 
 
 class _Visitor:
-    """Opens every page, and takes down all that is answered."""
+    """Opens every page and records all responses."""
 
     def __init__(self, api: Api, client: Client, sinks: Sinks) -> None:
         self._api = api
@@ -52,7 +52,7 @@ class _Visitor:
         return answer
 
     async def follow(self) -> asyncio.Task[None]:
-        """Take down live events, from when this returns."""
+        """Record live events from the moment this returns."""
         began = asyncio.Event()
 
         async def listen() -> None:

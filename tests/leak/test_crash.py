@@ -1,4 +1,4 @@
-"""Handlers that crash while they hold a secret, and a NATS server that refuses."""
+"""Handlers that crash with a secret in memory, and a NATS server that refuses."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ MARKER = "a-harmless-marker"
 
 
 class Poisoned:
-    """Shows its secret to whoever prints it."""
+    """An object whose text forms show its secret."""
 
     def __init__(self, canary: Canary) -> None:
         self._canary = canary
@@ -80,8 +80,8 @@ async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
         await running
 
 
-async def test_a_handler_that_crashes_takes_its_secret_with_it(site: Site, listener: Listener, sinks: Sinks) -> None:
-    """Three times, until its message is quarantined: of the exception nothing is told but its type."""
+async def test_a_crashing_handler_leaks_no_secret(site: Site, listener: Listener, sinks: Sinks) -> None:
+    """Only the type of the exception is logged, three times until the message is quarantined."""
     canary = Canary.secret()
     calls: list[str] = []
 
@@ -105,8 +105,8 @@ async def test_a_handler_that_crashes_takes_its_secret_with_it(site: Site, liste
     assert sinks.findings(Search(canary)) == []
 
 
-async def test_a_consumer_whose_nats_goes_wrong_tells_no_secret(site: Site, listener: Listener, sinks: Sinks) -> None:
-    """The stream for results is deleted under it, the server restarted, and what is stored as configuration broken."""
+async def test_a_consumer_leaks_no_secret_when_nats_fails(site: Site, listener: Listener, sinks: Sinks) -> None:
+    """A deleted result stream, a server restart and broken configuration reveal no secret."""
     canary, query = Canary("secret", site.secret), Canary.word("URL's query")
     async with Scripted() as receiver:
         await site.destination("orders", f"{receiver.url}?token={query.reveal()}")
@@ -127,7 +127,7 @@ async def test_a_consumer_whose_nats_goes_wrong_tells_no_secret(site: Site, list
 
 
 async def _break(site: Site, query: Canary) -> None:
-    """Store what no version of this program would: a destination whose URL is cut, and whose type is wrong."""
+    """Store a destination with a truncated URL and a wrong type."""
     value = b'{"url": ["https://example.com/?token=' + query.reveal_bytes() + b'"], "credential": "key"}'
     with contextlib.suppress(JetStreamError):
         await site.jetstream.destinations.put(f"{TENANT}.orders", value)

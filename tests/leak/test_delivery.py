@@ -35,7 +35,7 @@ async def _site(tmp_path: Path, server: EmbeddedNats, **settings: str) -> AsyncG
 
 
 async def _stop(sinks: Sinks, site: Site, consumer: Process) -> None:
-    """Stop the consumer, and take down what is there after all is done: output, files, the server's pages."""
+    """Stop the consumer and record its output, its files and the server's pages."""
     sinks.hear_all(search_targets.kernel(consumer_pid(), "the consumer"))
     sinks.hear_all(search_targets.kernel(site.server.pid, "nats-server"))
     consumer.terminate()
@@ -47,10 +47,7 @@ async def _stop(sinks: Sinks, site: Site, consumer: Process) -> None:
 
 
 async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks) -> None:
-    """As it is deployed, at DEBUG, through every ending, a rollover, a restart of NATS, and a shutdown in between.
-
-    It tells all that it can tell: metrics, a trace and a log record of every attempt.
-    """
+    """No metric, trace or log record at DEBUG contains a secret, through every outcome and a shutdown."""
     ops = Ops(free_port())
     everything = {"log_attempts": "all", "metrics_tenants_max": "5"}
     async with (
@@ -89,10 +86,10 @@ async def test_a_consumer_leaves_no_secret_behind(tmp_path: Path, nats_server: E
     assert sinks.findings(scene.configuration) != []  # where it is configured, it is found
 
 
-async def test_a_consumer_tells_no_secret_to_whoever_listens_inside(
+async def test_a_consumer_shows_no_secret_inside_its_process(
     tmp_path: Path, nats_server: EmbeddedNats, listener: Listener, sinks: Sinks
 ) -> None:
-    """In this process, before anything is scrubbed: log records with their arguments, errors with all locals."""
+    """Log records with arguments and errors with locals contain no secret, even before redaction."""
     async with _site(tmp_path, nats_server) as site, Scene.opened(site) as scene:
         async with site.consumer():
             await scene.play()
@@ -106,7 +103,7 @@ async def test_a_consumer_tells_no_secret_to_whoever_listens_inside(
 async def test_a_consumer_with_secrets_from_kubernetes_leaves_none_behind(
     tmp_path: Path, nats_server: EmbeddedNats, sinks: Sinks
 ) -> None:
-    """It meets faults of the API server, then gets the secret, delivers, and stops."""
+    """The consumer meets faults of the API server, gets the secret, delivers, and stops."""
     kubernetes = {"secret_provider": "kubernetes", "secret_cache_ttl_s": "0", "secret_max_stale_s": "0"}
     async with (
         cluster.running(tmp_path / "cluster") as running,

@@ -27,7 +27,7 @@ ECHOES: dict[str, Callable[[str], str]] = {
 
 @contextlib.asynccontextmanager
 async def _receiver(handle: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncGenerator[str]:
-    """A receiver of our own, and its URL."""
+    """A receiver of the test, and its URL."""
     application = web.Application()
     application.router.add_post("/in", handle)
     runner = web.AppRunner(application, access_log=None)
@@ -39,7 +39,7 @@ async def _receiver(handle: Callable[[web.Request], Awaitable[web.Response]]) ->
 
 @pytest.mark.parametrize("write", ECHOES.values(), ids=ECHOES)
 async def test_a_captured_response_shows_no_signature_and_no_secret(site: Site, write: Callable[[str], str]) -> None:
-    """A receiver knows both, and one that is being mended prints both; the scrubber knows one way of writing them."""
+    """A captured response is redacted even if the receiver prints its secret and the signature."""
     seen: list[str] = []
 
     async def handle(request: web.Request) -> web.Response:
@@ -58,7 +58,7 @@ async def test_a_captured_response_shows_no_signature_and_no_secret(site: Site, 
 
 
 async def test_a_captured_response_shows_nothing_of_the_destinations_configuration(site: Site) -> None:
-    """Its URL's query and its headers are credentials of the receiver's: short ones look like any other word."""
+    """A captured response shows neither the URL's query nor the configured headers, which may be credentials."""
     query, header = Canary.word("URL's query"), Canary.word("destination's header")
 
     async def handle(request: web.Request) -> web.Response:
@@ -76,8 +76,8 @@ async def test_a_captured_response_shows_nothing_of_the_destinations_configurati
     assert Search(query, header).find(result.response_body or "") == []
 
 
-async def test_a_foreign_error_in_a_callback_is_told_by_its_type(site: Site, listener: Listener, sinks: Sinks) -> None:
-    """The client library hands over whatever a callback raised, and `nats.error` tells its text."""
+async def test_a_foreign_error_in_a_callback_is_logged_by_type(site: Site, listener: Listener, sinks: Sinks) -> None:
+    """The log has the type of a callback's exception, and not its text."""
     canary = Canary.secret()
 
     async def receive(_: IncomingMessage) -> None:
@@ -92,10 +92,10 @@ async def test_a_foreign_error_in_a_callback_is_told_by_its_type(site: Site, lis
 
 
 @pytest.mark.parametrize("command", [("apply", "--check"), ("attempts", "--json")])
-async def test_what_was_pasted_as_the_credentials_file_is_not_repeated(
+async def test_a_secret_pasted_as_the_credentials_file_is_not_repeated(
     tmp_path: Path, command: tuple[str, ...]
 ) -> None:
-    """A server that asks for credentials makes the client library open the file, and its error names the file."""
+    """The client library's error names the file, and the log does not repeat it."""
     pasted = Canary.secret("pasted secret")
     async with secured(tmp_path) as server:
         environ = {"ONEPROTECT_NATS_URL": server.url, "ONEPROTECT_NATS_CREDS_FILE": pasted.reveal()}

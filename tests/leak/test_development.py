@@ -1,4 +1,4 @@
-"""`oneprotect dev`, whose receiver knows the secrets that it verifies with."""
+"""`oneprotect dev`, whose receiver has the secrets for verification."""
 
 import asyncio
 import base64
@@ -23,8 +23,8 @@ from tests.support.waiting import until
 MARKER = "a-harmless-marker"
 
 
-async def test_the_receivers_answers_show_neither_its_secret_nor_a_signature(listener: Listener, sinks: Sinks) -> None:
-    """To requests that are right, forged, malformed in each part, or to another path."""
+async def test_receiver_responses_show_neither_secret_nor_signature(listener: Listener, sinks: Sinks) -> None:
+    """Responses show neither for valid, forged and malformed requests, and on other paths."""
     canary = Canary.secret()
     secret = SigningSecret(current=HmacKey(canary.reveal_bytes()), version="1")
     signed = sign(secret, delivery="a", body=b"{}", now=datetime.now(UTC))
@@ -53,7 +53,7 @@ async def test_the_receivers_answers_show_neither_its_secret_nor_a_signature(lis
 
 
 async def test_dev_shows_its_sample_secrets_nowhere(sinks: Sinks, tmp_path: Path) -> None:
-    """They are in its directory of secrets, and no output or file, even when the receiver is sent what is no HTTP."""
+    """Sample secrets are only in their directory, even after the receiver got invalid HTTP."""
     directory, signature = tmp_path / "dev", Canary.secret("signature")
     process = await Process.start({"ONEPROTECT_LOG_LEVEL": "debug"}, "dev", "--data-dir", str(directory))
     try:
@@ -77,7 +77,7 @@ async def test_dev_shows_its_sample_secrets_nowhere(sinks: Sinks, tmp_path: Path
 
 
 async def _no_http(port: int, signature: Canary) -> bytes:
-    """What the receiver answers; it quotes the line, to the one who sent it."""
+    """Return the receiver's response to invalid HTTP, which it quotes to the sender."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"POST /in HTTP/1.1\r\nwebhook-signature {signature.reveal()}\r\n\r\n".encode())
     answer = await reader.read()

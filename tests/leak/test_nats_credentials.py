@@ -21,8 +21,8 @@ SPOILED: dict[str, Callable[[str], str]] = {
 }
 
 
-async def test_the_seed_of_nats_credentials_goes_nowhere(sinks: Sinks, tmp_path: Path) -> None:
-    """Commands and a consumer that connect with it, and commands whose file of credentials is spoiled."""
+async def test_the_seed_of_nats_credentials_is_never_shown(sinks: Sinks, tmp_path: Path) -> None:
+    """No output contains the seed, with valid and with damaged credentials files."""
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     async with secured(tmp_path) as server:

@@ -32,7 +32,7 @@ NAMESPACES = frozenset({"webhooks"})
 
 
 def private_key() -> Canary:
-    """A new `whsk_` secret, whose public half is as secret as the rest for our purposes."""
+    """A new `whsk_` secret, whose public half these tests treat as secret too."""
     key = Ed25519PrivateKey.generate()
     halves = key.private_bytes_raw() + key.public_key().public_bytes_raw()
     return Canary("private key", b"whsk_" + base64.b64encode(halves))
@@ -47,8 +47,8 @@ def _secret_of(*canaries: Canary) -> SigningSecret:
     )
 
 
-async def test_nothing_that_the_provider_holds_is_the_secret(tmp_path: Path) -> None:
-    """After resolving and signing, of all text and bytes its objects lead to; our token is, so the walk gets there."""
+async def test_no_object_of_the_provider_contains_the_secret(tmp_path: Path) -> None:
+    """No text or bytes reachable after signing contain the secret; the token proves the walk works."""
     async with cluster.running(tmp_path) as running:
         inner = await running.provider()
         provider = CachedSecretProvider(inner)
@@ -65,8 +65,8 @@ async def test_nothing_that_the_provider_holds_is_the_secret(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("make", USABLE.values(), ids=USABLE)
-async def test_nothing_that_the_local_provider_holds_is_the_secret(tmp_path: Path, make: Malformed) -> None:
-    """However the secret is written in the file."""
+async def test_no_object_of_the_local_provider_contains_the_secret(tmp_path: Path, make: Malformed) -> None:
+    """No reachable object contains the secret in any file format."""
     canary, other = Canary.secret(), private_key()
     write(tmp_path, manifest(data={"signing": made_of(canary, make), "other": other.reveal_bytes()}))
     provider = CachedSecretProvider(LocalSecretProvider(tmp_path, NAMESPACES))
@@ -79,8 +79,8 @@ async def test_nothing_that_the_local_provider_holds_is_the_secret(tmp_path: Pat
     assert Search(canary, other).find(contents(held)) == []
 
 
-def test_the_walk_finds_what_is_hidden() -> None:
-    """In slots, closures, bound methods, containers and untracked objects."""
+def test_the_walk_finds_hidden_objects() -> None:
+    """The walk finds objects in slots, closures, bound methods, containers and untracked objects."""
     canaries = [Canary.secret(str(number)) for number in range(4)]
     texts = [canary.reveal() for canary in canaries]
 
@@ -99,7 +99,7 @@ def test_the_walk_finds_what_is_hidden() -> None:
 
 
 async def test_no_object_of_the_provider_shows_a_secret(sinks: Sinks, tmp_path: Path) -> None:
-    """Printed in any way, copied, pickled, encoded, or asked for what it holds; nor does the refusal."""
+    """Printing, copying, pickling and encoding show no secret, and neither does the refusal."""
     async with cluster.running(tmp_path) as running:
         canaries = Canary.secret(), private_key()
         inner = await running.provider()
@@ -143,10 +143,8 @@ async def test_no_object_of_the_provider_shows_a_secret(sinks: Sinks, tmp_path: 
 
 @pytest.mark.parametrize("make", MALFORMED.values(), ids=MALFORMED)
 @pytest.mark.parametrize("kind", [HmacKey, Ed25519SigningKey])
-def test_a_key_that_is_refused_is_not_shown(
-    sinks: Sinks, make: Malformed, kind: type[HmacKey | Ed25519SigningKey]
-) -> None:
-    """The frame that refused it has let go of it."""
+def test_a_refused_key_is_not_shown(sinks: Sinks, make: Malformed, kind: type[HmacKey | Ed25519SigningKey]) -> None:
+    """The frame that refused the key no longer refers to it."""
     canary = Canary.secret()
 
     with pytest.raises(SecretMalformed) as failure:

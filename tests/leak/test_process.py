@@ -10,8 +10,8 @@ from tests.support.site import Site
 from tests.support.waiting import until
 
 
-async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site: Site) -> None:
-    """Without privileges, as in a pod, a process can look into others of the same user, but not into this one."""
+async def test_a_running_consumer_dumps_no_core_and_cannot_be_traced(site: Site) -> None:
+    """Other processes of the same user cannot read the consumer's memory."""
     other = await bare({}, "-c", "import time; time.sleep(60)")
     consumer = await bare(site.environ, "-m", "oneprotect", "consumer")
 
@@ -34,8 +34,8 @@ async def test_a_running_consumer_dumps_no_core_and_lets_nobody_look_inside(site
         assert await consumer.wait() == 0
 
 
-async def test_what_is_in_a_command_line_or_an_environment_would_be_found() -> None:
-    """Both are there for every process of the same user to read, so no secret may ever be passed in them."""
+async def test_a_secret_in_arguments_or_environment_is_found() -> None:
+    """The search covers arguments and environment, which processes of the same user can read."""
     argument, variable = Canary.secret("argument"), Canary.secret("variable")
     program = ("-c", "import time; time.sleep(60)", argument.reveal())
     process = await bare({"SECRET": variable.reveal()}, *program)

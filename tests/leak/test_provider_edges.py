@@ -19,8 +19,8 @@ from tests.support.site import Process
 from tests.support.waiting import until
 
 
-async def test_a_read_that_is_cancelled_leaves_nothing_in_its_traceback(sinks: Sinks, tmp_path: Path) -> None:
-    """The provider itself, without the cache before it: `CancelledError` keeps the frames that hold body and token."""
+async def test_a_cancelled_read_leaves_no_secret_in_its_traceback(sinks: Sinks, tmp_path: Path) -> None:
+    """`CancelledError` of the uncached provider refers to no frame with the body or token."""
     async with cluster.running(tmp_path) as running:
         provider = await running.provider()
         running.send_without_end()
@@ -37,8 +37,8 @@ async def test_a_read_that_is_cancelled_leaves_nothing_in_its_traceback(sinks: S
 
 
 @pytest.mark.parametrize("form", ["{}", "k8s://{}", "k8s://webhooks/{}/signing", "k8s://webhooks/signing/{}"])
-def test_a_secret_pasted_as_a_ref_is_in_no_local_of_ours(form: str) -> None:
-    """A key that is refused is forgotten by the frame that refuses it; a ref is not."""
+def test_a_secret_pasted_as_a_ref_is_in_no_product_local(form: str) -> None:
+    """The frame that refuses a key drops it; a ref stays."""
     pasted = Canary.secret("pasted secret")
 
     with pytest.raises(SecretRefInvalid) as failure:

@@ -29,14 +29,14 @@ NAMESPACES = frozenset({"webhooks"})
 
 
 async def _refuse(sinks: Sinks, provider: SecretProvider, name: str) -> None:
-    """Take down how resolving fails. The error is alone: nothing foreign hangs on it, and it says its code only."""
+    """Record how resolving fails, and require an error without causes that shows only its code."""
     error = await cluster.refusal(provider)
     sinks.hear_error(name, error)
     assert (attached(error), error.args) == ([error], ()), name
 
 
-async def test_no_fault_of_the_api_server_shows_anything(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
-    """Each fault has the secret or our token in it; the error, its traceback with locals and the logs have neither."""
+async def test_no_fault_of_the_api_server_shows_a_secret(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """Error, traceback with locals and logs contain neither the secret nor the token of a fault."""
     async with cluster.running(tmp_path) as running:
         for name, fault in faults().items():
             provider = await running.provider(timeout_s=0.2)
@@ -53,7 +53,7 @@ async def test_no_fault_of_the_api_server_shows_anything(listener: Listener, sin
 
 
 async def test_malformed_secrets_are_not_shown(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
-    """Whatever is wrong with a secret, and whichever provider read it, its error shows nothing of it."""
+    """The error of each provider shows no part of a malformed secret."""
     async with cluster.running(tmp_path) as running:
         canary = Canary.secret("malformed secret")
         local = LocalSecretProvider(tmp_path / "secrets", NAMESPACES)
@@ -93,10 +93,10 @@ FILES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("spoil", FILES.values(), ids=FILES)
-async def test_files_of_no_use_are_not_shown(
+async def test_unusable_files_are_not_shown(
     listener: Listener, sinks: Sinks, tmp_path: Path, spoil: Callable[[Path], object]
 ) -> None:
-    """The local provider's file is as it should not be."""
+    """The error shows no content of an unusable file of the local provider."""
     canary = Canary.secret()
     spoil(write(tmp_path, manifest(data={"signing": canary.reveal_bytes()})))
 
@@ -120,7 +120,7 @@ async def test_another_tenant_learns_nothing(listener: Listener, sinks: Sinks, t
 
 
 class Careless:
-    """A reader that raises what was never meant to leave a provider."""
+    """A reader that raises an exception that no provider should raise."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -133,8 +133,8 @@ class Careless:
         pass
 
 
-async def test_the_cache_lets_no_foreign_exception_through(listener: Listener, sinks: Sinks) -> None:
-    """Not even one from a provider that forgot to translate it, and nobody is told its text."""
+async def test_the_cache_raises_no_foreign_exception(listener: Listener, sinks: Sinks) -> None:
+    """The cache hides the text of an exception that a provider did not translate."""
     canary = Canary.secret()
     decoding = UnicodeDecodeError("utf-8", canary.reveal_bytes(), 0, 1, "no")
     for error in (KeyError(canary.reveal()), decoding, RuntimeError(canary.reveal())):
@@ -144,8 +144,8 @@ async def test_the_cache_lets_no_foreign_exception_through(listener: Listener, s
     assert sinks.findings(Search(canary)) == []
 
 
-async def test_a_read_that_is_called_off_shows_nothing(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
-    """The secret has come, but not the end of the answer, when a delivery is cancelled, and then the program ends."""
+async def test_a_cancelled_read_shows_nothing(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """A delivery cancelled between the secret and the end of the response leaks nothing at exit."""
     async with cluster.running(tmp_path) as running:
         provider = CachedSecretProvider(await running.provider())
         listener.turn_up()
@@ -171,10 +171,10 @@ MISCONFIGURED: dict[str, Callable[[str], str]] = {
 
 
 @pytest.mark.parametrize("spoil", MISCONFIGURED.values(), ids=MISCONFIGURED)
-async def test_a_token_of_no_use_is_not_shown(
+async def test_an_unusable_token_is_not_shown(
     listener: Listener, sinks: Sinks, tmp_path: Path, spoil: Callable[[str], str]
 ) -> None:
-    """The provider does not start, and says why without it; one that runs already fails."""
+    """The provider refuses to start, or fails when running, without showing the token."""
     async with cluster.running(tmp_path) as running:
         started = await running.provider()
         running.server.users.clear()
@@ -192,10 +192,10 @@ async def test_a_token_of_no_use_is_not_shown(
 
 
 @pytest.mark.parametrize("spoiled", ['"token": [', '"token": {"a": ', '"tokens": \t@', '"exec": {"command": 1}, "x": '])
-async def test_a_kubeconfig_of_no_use_is_not_shown(
+async def test_an_unusable_kubeconfig_is_not_shown(
     listener: Listener, sinks: Sinks, tmp_path: Path, spoiled: str
 ) -> None:
-    """Its parser's messages quote the lines."""
+    """The error omits the lines that the parser's messages quote."""
     async with cluster.running(tmp_path) as running:
         path = running.kubeconfig()
         path.write_text(path.read_text().replace('"token": ', spoiled))
@@ -209,8 +209,8 @@ async def test_a_kubeconfig_of_no_use_is_not_shown(
         assert sinks.findings(running.search) == []
 
 
-async def test_a_server_that_is_not_trusted_is_told_no_token(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
-    """Nor does the error say anything of the certificate that it showed."""
+async def test_an_untrusted_server_gets_no_token(listener: Listener, sinks: Sinks, tmp_path: Path) -> None:
+    """The error shows no part of the server's certificate either."""
     async with cluster.running(tmp_path / "one") as one, cluster.running(tmp_path / "other") as other:
         other.account.joinpath("ca.crt").write_bytes(one.server.authority.ca_file.read_bytes())
         provider = await other.provider()

@@ -157,7 +157,7 @@ CARELESS: dict[str, tuple[Careless, set[str]]] = {
 
 @pytest.mark.parametrize(("careless", "beside_locals"), CARELESS.values(), ids=CARELESS)
 def test_careless_code_is_caught(sinks: Sinks, careless: Careless, beside_locals: set[str]) -> None:
-    """A provider's function that fails with what it read: whatever shows locals, and whatever else, is found out."""
+    """The search finds a provider function that fails with the secret in its locals."""
     canary = Canary.secret()
 
     with pytest.raises(Exception) as failure:  # noqa: PT011 - each fails in its own way
@@ -172,8 +172,8 @@ async def _fail(body: bytes) -> object:
     return body.decode()
 
 
-async def test_an_error_that_nobody_awaited_is_caught(listener: Listener, sinks: Sinks) -> None:
-    """The event loop's handler is given the exception, and with it the bytes that were no UTF-8."""
+async def test_an_unawaited_error_is_caught(listener: Listener, sinks: Sinks) -> None:
+    """The event loop's handler gets the exception with the bytes that are not UTF-8."""
     canary = Canary.secret()
 
     await asyncio.wait([asyncio.create_task(_fail(b"\xff" + canary.reveal_bytes()))])
@@ -217,10 +217,10 @@ async def _raised(response: aiohttp.ClientResponse) -> str:
 
 
 @pytest.mark.parametrize("show", [_printed, _raised])
-async def test_what_the_http_client_prints_is_caught(
+async def test_output_of_the_http_client_is_caught(
     sinks: Sinks, show: Callable[[aiohttp.ClientResponse], Awaitable[str]]
 ) -> None:
-    """A response or its error: the URL's query, and the headers that were sent, a signature among them."""
+    """A printed response or error shows the URL's query and the sent headers."""
     query, signature = Canary.word("query"), Canary.secret("signature")
     async with Scripted([500]) as receiver, aiohttp.ClientSession() as session:
         headers = {"webhook-signature": f"v1,{signature.reveal().removeprefix('whsec_')}", "webhook-id": "a"}
@@ -234,7 +234,7 @@ async def test_what_the_http_client_prints_is_caught(
 
 
 def test_a_struct_with_bytes_in_it_is_caught(sinks: Sinks) -> None:
-    """Data in a struct is printed with it, which is why keys are in none."""
+    """A printed struct shows its data, so structs contain no keys."""
     canary = Canary.secret()
     kind = msgspec.defstruct("Careless", [("material", bytes)])
 

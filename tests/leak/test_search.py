@@ -58,7 +58,7 @@ def test_a_text_is_found_however_it_is_written(writing: Writing) -> None:
 
 @pytest.mark.parametrize("start", range(0, 38, 5))
 def test_any_twelve_bytes_are_enough(start: int) -> None:
-    """At any place in what is searched, whose length says nothing."""
+    """The search finds twelve bytes at any position."""
     canary = Canary.secret()
     part = canary.reveal_bytes()[start : start + WINDOW]
 
@@ -67,8 +67,8 @@ def test_any_twelve_bytes_are_enough(start: int) -> None:
     assert Search(canary).find(part[:-1]) == []
 
 
-def test_what_is_not_there_is_not_found() -> None:
-    """Neither in random bytes in any writing, nor in what the tests publish; and another canary is another."""
+def test_absent_canaries_are_not_found() -> None:
+    """The search finds nothing in random bytes, in test output, or of another canary."""
     canary, other = Canary.secret("one"), Canary.secret("other")
     search = Search(canary, other, Canary.word("word"))
 
@@ -77,8 +77,8 @@ def test_what_is_not_there_is_not_found() -> None:
     assert {finding.canary for finding in search.find(other.reveal())} == {"other"}
 
 
-def test_the_canary_shows_itself_to_no_traceback() -> None:
-    """Or the tests' own frames, which are in every traceback, would be what is found."""
+def test_the_canary_is_in_no_traceback() -> None:
+    """Frames of the tests do not show the canary, so they cause no findings."""
     canary = Canary.secret()
 
     assert Search(canary).find(f"{canary!r} {canary!s} {Search(canary)!r} {[canary]}") == []

@@ -8,14 +8,14 @@ from tests.support.leaks import Canary, Search
 
 
 async def test_every_sink_is_alive(listener: Listener) -> None:
-    """What is said at a sink comes out of it."""
+    """A marker written to a sink is recorded."""
     deaf = await listener.prove_alive("a-harmless-marker")
 
     assert deaf == []
 
 
 async def test_a_secret_is_found_at_every_sink(listener: Listener, sinks: Sinks) -> None:
-    """What the marker can reach, a secret can reach."""
+    """The search finds a secret wherever the marker was found."""
     canary = Canary.word("word")
 
     await listener.prove_alive(canary.reveal())
@@ -29,7 +29,7 @@ async def test_a_secret_is_found_at_every_sink(listener: Listener, sinks: Sinks)
 
 
 async def test_listening_leaves_no_trace(listener: Listener, sinks: Sinks) -> None:
-    """A sink holds what was said, under its own name and no other's."""
+    """A sink contains its own output under its own name only."""
     logging.getLogger("nats.somewhere").debug("just this")
     listener.finish()
 

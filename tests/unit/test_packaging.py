@@ -1,4 +1,4 @@
-"""The names that this application takes for itself, and the way it is installed."""
+"""Top-level names, lock files and the wheel of the application."""
 
 import importlib.metadata
 import re
@@ -17,8 +17,8 @@ def _top_level_names(distribution: importlib.metadata.Distribution) -> set[str]:
     return {Path(file).parts[0].removesuffix(".py") for file in distribution.files or () if Path(file).parts}
 
 
-def test_no_other_distribution_ships_our_top_level_names() -> None:
-    """Plain names such as `schemas` are ours alone in an environment where this program is installed."""
+def test_no_other_distribution_ships_its_top_level_names() -> None:
+    """Plain names such as `schemas` belong to this program alone in its environment."""
     others = [d for d in importlib.metadata.distributions() if d.metadata["Name"] != "oneprotect-delivery"]
 
     taken = {d.metadata["Name"]: names for d in others if (names := _top_level_names(d).intersection(OURS))}
@@ -30,7 +30,7 @@ def test_no_other_distribution_ships_our_top_level_names() -> None:
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_lock_files_pin_and_hash_everything_and_name_no_address(name: str) -> None:
-    """Every requirement has one version and at least one hash; where it comes from is the installer's business."""
+    """Every requirement has one version and at least one hash, and no source address."""
     lines = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
     requirements = [line for line in lines if line.strip() and not line.startswith("#")]
 
@@ -41,8 +41,8 @@ def test_lock_files_pin_and_hash_everything_and_name_no_address(name: str) -> No
         assert "://" not in line
 
 
-def test_what_production_needs_is_locked_alike_for_development() -> None:
-    """The development lock is the production lock and more."""
+def test_development_locks_the_production_versions() -> None:
+    """The development lock contains the production lock."""
     pinned = [
         {line.split(" ")[0] for line in (ROOT / name).read_text().splitlines() if "==" in line}
         for name in ("requirements.txt", "requirements-dev.txt")
@@ -51,8 +51,8 @@ def test_what_production_needs_is_locked_alike_for_development() -> None:
     assert pinned[0] < pinned[1]
 
 
-def test_the_wheel_ships_what_the_console_shows(tmp_path: Path) -> None:
-    """Templates and static files are installed beside the code that reads them; tests and benches are not."""
+def test_the_wheel_contains_the_console_files(tmp_path: Path) -> None:
+    """Templates and static files are installed beside their code; tests and benches are not."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=ROOT,

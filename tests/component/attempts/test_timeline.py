@@ -1,4 +1,4 @@
-"""Where a delivery stands, from the streams alone, at every station of its way."""
+"""The state of a delivery, derived from the streams alone, at every step."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

@@ -123,7 +123,7 @@ async def test_what_is_not_kept_is_an_error(oneprotect: RunHere) -> None:
 
 
 @pytest.mark.parametrize("command", ["list", "show"])
-async def test_help_teaches_with_an_example(oneprotect: RunHere, command: str) -> None:
+async def test_help_has_an_example(oneprotect: RunHere, command: str) -> None:
     """Each command has --json, and shows a whole command line."""
     ran = await oneprotect("failed", command, "--help")
 

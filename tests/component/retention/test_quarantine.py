@@ -181,7 +181,7 @@ async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
 
 
 @pytest.mark.parametrize("command", ["list", "show", "release"])
-async def test_help_teaches_with_an_example(oneprotect: RunHere, command: str) -> None:
+async def test_help_has_an_example(oneprotect: RunHere, command: str) -> None:
     """Each command has --json, and shows a whole command line."""
     ran = await oneprotect("quarantine", command, "--help")
 

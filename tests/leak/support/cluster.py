@@ -62,7 +62,7 @@ class Cluster:
         )
 
     def send_without_end(self) -> None:
-        """From now on, answer with the Secret, and do not end the answer."""
+        """Respond with the Secret from now on, and never end the response."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             response = web.StreamResponse(headers={"Content-Type": "application/json"})
@@ -76,7 +76,7 @@ class Cluster:
         self.server.every_answer = answer
 
     async def until_sent(self) -> None:
-        """Wait until such an answer has been sent, and received by this loop."""
+        """Wait until such a response has been sent and received by this loop."""
         assert await asyncio.to_thread(self._sent.wait, 10)
         for _ in range(20):  # rounds of the loop: read, decrypt, parse, and wake whoever reads
             await asyncio.sleep(0)

@@ -1,7 +1,4 @@
-"""Many command lines, run one after the other in one process of their own, which is much quicker than one for each.
-
-Run as a program, this file is that process.
-"""
+"""Many commands run in one process, which this file is when run as a program."""
 
 import asyncio
 import contextlib
@@ -18,7 +15,7 @@ import msgspec
 
 
 class Run(msgspec.Struct, frozen=True):
-    """A command line to run, with settings over those that all have."""
+    """A command to run, with settings beyond the common ones."""
 
     arguments: tuple[str, ...]
     settings: dict[str, str] = {}
@@ -33,7 +30,7 @@ class Ran(msgspec.Struct, frozen=True):
 
 
 async def ran(environ: Mapping[str, str], runs: Sequence[Run]) -> list[Ran]:
-    """Run `oneprotect` with each of the command lines, in order."""
+    """Run `oneprotect` with each of the argument lists, in order."""
     inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", __name__),
@@ -48,7 +45,7 @@ async def ran(environ: Mapping[str, str], runs: Sequence[Run]) -> list[Ran]:
 
 @functools.cache
 def parameters() -> dict[tuple[str, ...], dict[str, Any]]:
-    """Every command and its parameters by name, as the command line itself knows them."""
+    """Return every command and its parameters by name."""
     import typer.main
 
     from oneprotect.cli.app import app

@@ -22,7 +22,7 @@ def text_of(document: Manifest) -> str:
 
 
 def value_of(document: Manifest) -> str:
-    """What the Secret holds, in base64."""
+    """Return the Secret's value in base64."""
     return str(document["data"]["signing"])
 
 
@@ -33,7 +33,7 @@ def faults() -> dict[str, Fault]:
 
 
 def _of(make: Callable[..., Answer]) -> Fault:
-    """A fault of the double, given what its parameters ask for by their names."""
+    """Return a fault of the test double, called with the parameters that it names."""
 
     def fault(server: ApiServer, document: Manifest) -> Answer:
         known: dict[str, Any] = {
@@ -79,7 +79,7 @@ def broken(rewrite: Callable[[bytes], bytes]) -> Fault:
 
 
 def no_http(write: Callable[[bytes, bytes], bytes]) -> Fault:
-    """What is no HTTP, made of the Secret's value and of the `Authorization` header that came."""
+    """Return invalid HTTP that contains the Secret's value and the received `Authorization` header."""
 
     def fault(_: ApiServer, document: Manifest) -> Answer:
         async def answer(request: web.Request) -> web.StreamResponse:
@@ -94,7 +94,7 @@ def no_http(write: Callable[[bytes, bytes], bytes]) -> Fault:
 
 
 def echo(status: int) -> Fault:
-    """What was asked, headers and all, in the body and in the headers."""
+    """Return the request, with its headers, in the body and in the headers."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         text = f"{request.path_qs} {dict(request.headers)}"

@@ -30,14 +30,14 @@ _WARNINGS = "warnings"
 
 
 class Listener:
-    """Hears what this process says. `prove_alive` says something harmless at every sink."""
+    """Captures the output of this process. `prove_alive` writes a harmless marker to every sink."""
 
     def __init__(self, sinks: Sinks, capture: pytest.CaptureFixture[str]) -> None:
         self.sinks = sinks
         self._capture = capture
 
     async def prove_alive(self, marker: str) -> list[str]:
-        """Say `marker` at every sink, and return those that did not hear it."""
+        """Write `marker` to every sink, and return the sinks that did not receive it."""
         for name in LOGGERS:
             # A child that is made now, as the loggers that the provider has silenced stay silent.
             child = logging.getLogger(None if name == "root" else f"{name}.{os.urandom(4).hex()}")
@@ -64,7 +64,7 @@ class Listener:
             logging.getLogger(None if name == "root" else name).setLevel(logging.DEBUG)
 
     def finish(self) -> None:
-        """Make what was left behind say its last words, and take down the output so far."""
+        """Finalize remaining objects and record the output so far."""
         gc.collect()
         out, err = self._capture.readouterr()
         self.sinks.hear("stdout", out)
@@ -100,7 +100,7 @@ class Listener:
 
 
 class _Handler(logging.Handler):
-    """Takes down records, arguments and exceptions of a logger and of all below it."""
+    """Records log records, arguments and exceptions of a logger and its descendants."""
 
     def __init__(self, sinks: Sinks, name: str) -> None:
         super().__init__(logging.NOTSET)

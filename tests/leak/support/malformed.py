@@ -45,5 +45,5 @@ USABLE: Final[dict[str, Malformed]] = {
 
 
 def made_of(canary: Canary, make: Malformed) -> bytes:
-    """What stands in the Secret."""
+    """Return the content of the Secret."""
     return make(canary.reveal_bytes())

@@ -69,7 +69,7 @@ def contents(objects: Iterable[object]) -> bytes:
 
 
 def looks(it: object) -> Iterator[tuple[str, str | BaseException]]:
-    """What each way of looking at `it`, and then each door out of it, gives: text, or the exception that it raised."""
+    """Return the text or exception of each way to show or export `it`."""
     ways = {f"seen by {name}": way for name, way in SHOWN.items()} | {
         f"out by {name}": way for name, way in DOORS.items()
     }
@@ -99,7 +99,7 @@ def _referents(one: object) -> list[object]:
 
 
 def _slots(one: object) -> Iterator[object]:
-    """Attributes that the collector is not told of, as in msgspec's structs without it."""
+    """Return attributes that the collector does not track, as in msgspec's structs without it."""
     for kind in type(one).__mro__:
         names = vars(kind).get("__slots__") or ()
         for name in (names,) if isinstance(names, str) else names:

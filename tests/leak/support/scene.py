@@ -23,7 +23,7 @@ _PAYLOAD = f'{{"marker": "{MARKER}"}}'.encode()
 
 
 class Scene:
-    """One tenant in the middle of a rollover, with destinations that answer well, badly, late or not at all."""
+    """A tenant during a rollover, with receivers that succeed, fail, respond late or never."""
 
     def __init__(self, site: Site, receivers: Iterable[Scripted], echo: str) -> None:
         self._site = site
@@ -70,7 +70,7 @@ class Scene:
         await self._site.destination(name, f"{url}?token={self.query.reveal()}", headers=headers, **fields)
 
     async def play(self) -> None:
-        """Ask for deliveries, restart NATS in the middle, and leave one in flight that does not end."""
+        """Request deliveries, restart NATS, and leave one endless delivery in flight."""
         site = self._site
         delivery = await site.deliver("orders", delivery=MARKER)
         for name in ("echo", "late", "gone", "closed", "spoiled", "missing", "nowhere"):
@@ -89,12 +89,12 @@ class Scene:
 
     @property
     def secrets(self) -> Search:
-        """What may be nowhere."""
+        """Values that no output may contain."""
         return Search(self.current, self.previous, self.spoiled, *self.signatures)
 
     @property
     def configuration(self) -> Search:
-        """What may be nowhere but where it is configured."""
+        """Values that only the configuration may contain."""
         return Search(self.query, self.header, self.ref)
 
 
@@ -115,7 +115,7 @@ async def until_ended(site: Site, delivery: str, outcome: Outcome) -> None:
 
 @contextlib.asynccontextmanager
 async def _echo() -> AsyncGenerator[str]:
-    """The URL of a receiver that answers with the signature that it was sent."""
+    """Return the URL of a receiver that responds with the received signature."""
 
     async def handle(request: web.Request) -> web.Response:
         return web.Response(text=f"{MARKER} {request.headers['webhook-signature']}")

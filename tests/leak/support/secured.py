@@ -46,7 +46,7 @@ _CREDENTIALS: Final = """-----BEGIN NATS USER JWT-----
 
 
 class Secured(msgspec.Struct, frozen=True):
-    """Where it is, a file of credentials that it takes, and what is secret in it."""
+    """Address of the server, an accepted credentials file, and its secrets."""
 
     url: str
     credentials: Path

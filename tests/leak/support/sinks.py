@@ -8,24 +8,24 @@ from tests.support.leaks import Search
 
 
 class Sinks:
-    """Takes down what each sink was given. Sinks are named as findings are to be read."""
+    """Output by sink. Sinks are named as findings show them."""
 
     def __init__(self) -> None:
         self._heard: defaultdict[str, bytearray] = defaultdict(bytearray)
 
     def hear(self, sink: str, *contents: bytes | str) -> None:
-        """Take down what came out."""
+        """Record the output of a sink."""
         for content in contents:
             self._heard[sink] += content.encode(errors="surrogateescape") if isinstance(content, str) else content
             self._heard[sink] += b"\n"
 
     def hear_error(self, sink: str, error: BaseException) -> None:
-        """Take down an exception, in every way in which it could be shown."""
+        """Record an exception in every form in which it could be shown."""
         for way, text in shown(error):
             self.hear(f"{sink}: {way}", text)
 
     def hear_all(self, contents: Mapping[str, bytes]) -> None:
-        """Take down what came out of several."""
+        """Record the output of several sinks."""
         for sink, content in contents.items():
             self.hear(sink, content)
 
@@ -35,7 +35,7 @@ class Sinks:
         return sorted(self._heard)
 
     def findings(self, search: Search, *, but: Iterable[str] = ()) -> list[str]:
-        """What `search` finds, one line each, in all sinks but those whose names begin with one of `but`."""
+        """Return the findings of `search`, without sinks whose names begin with one of `but`."""
         return [
             f"{sink}: {finding.canary}, as {finding.form}"
             for sink in self.names
@@ -44,9 +44,9 @@ class Sinks:
         ]
 
     def carry(self, marker: str) -> list[str]:
-        """The sinks that `marker` came out of."""
+        """Return the sinks that contain `marker`."""
         return [sink for sink in self.names if marker.encode() in self._heard[sink]]
 
     def holds(self, sink: str, text: str) -> bool:
-        """Whether `text` came out of `sink`."""
+        """Return whether `sink` contains `text`."""
         return text.encode() in self._heard.get(sink, b"")

@@ -37,7 +37,7 @@ def shown(error: BaseException) -> Iterator[tuple[str, str]]:
 
 
 def attached(error: BaseException) -> list[BaseException]:
-    """The exception, and whatever hangs on it as a cause, a context (suppressed or not) or a member of a group."""
+    """Return the exception with all its causes, contexts and group members."""
     found: dict[int, BaseException] = {}
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -56,7 +56,7 @@ def frames(error: BaseException) -> Iterable[FrameType]:
 
 
 def _rich(error: BaseException) -> str:
-    """What `rich` shows, without the colours, which take it most of the time."""
+    """Return the output of `rich` without colours, which are slow."""
     trace = Traceback.extract(
         type(error),
         error,

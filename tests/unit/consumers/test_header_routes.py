@@ -82,7 +82,7 @@ nobody: Any = _Connection()
 
 
 class Recorder:
-    """A publisher, a connection and a lease that are there, and keep what is published."""
+    """A publisher, a connection and a lease that record publications."""
 
     is_held = True
 
@@ -209,8 +209,8 @@ ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.__name__.strip("_"))
-async def test_only_listed_headers_travel(route: Callable[[Recorder], Awaitable[None]]) -> None:
-    """A publication has the portable headers of the message that it came from, and those of its own place."""
+async def test_only_listed_headers_are_copied(route: Callable[[Recorder], Awaitable[None]]) -> None:
+    """A publication has the portable headers of its source message and its own headers."""
     recorder = Recorder()
 
     await route(recorder)

@@ -1,4 +1,4 @@
-"""Messages and headers, put together and taken apart as the client library does it."""
+"""Messages and headers, encoded and decoded as the client library does it."""
 
 import asyncio
 from typing import Any
@@ -25,7 +25,7 @@ SUBJECTS = st.sampled_from(["a.b", "", "a b", "a\r\nPUB x  1", "\u00e4", "a.>"])
 
 
 async def _sent(client: Client, subject: str, reply: str, headers: dict[str, str] | None) -> list[bytes] | str:
-    """What would go over the wire, or why nothing would."""
+    """Return the bytes that would be sent, or the reason of the refusal."""
     sent: list[bytes] = []
 
     async def send(cmd: bytes, priority: bool = False) -> None:
@@ -87,7 +87,7 @@ def test_a_header_block_is_decoded_like_the_library_decodes_it(status: str, pair
 
 
 def test_a_status_without_description_is_decoded() -> None:
-    """As the server answers when nobody listens; the library takes the headers after it for its description."""
+    """The server sends such a status without subscribers, and the library reads further headers as its description."""
     assert read_headers(b"NATS/1.0 503\r\n\r\n")["Status"] == "503"
     assert read_headers(b"NATS/1.0 503\r\na: b\r\n\r\n")["a"] == "b"
 

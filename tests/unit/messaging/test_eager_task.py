@@ -21,7 +21,7 @@ async def test_a_coroutine_that_does_not_wait_ends_at_once() -> None:
 
 
 async def test_a_coroutine_that_waits_continues_in_a_task() -> None:
-    """It gets what it waits for, as often as it does, in a task that is kept until it is over."""
+    """The coroutine gets each awaited result, in a task that is referenced until it ends."""
     steps: list[str] = []
     tasks: set[asyncio.Task[None]] = set()
     gate: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -16,7 +16,7 @@ class PagingServer:
         self.offsets: list[int] = []
 
     async def api(self, name: str, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request for a page of subjects."""
+        """Return one page of subjects."""
         assert (name, request["subjects_filter"]) == ("STREAM.INFO.ORDERS", "orders.*")
         offset = request.get("offset", 0)
         self.offsets.append(offset)

@@ -1,4 +1,4 @@
-"""What a server sends is taken apart as the client library does it, however it is cut into pieces."""
+"""Parsing of server input as in the client library, however the input is split."""
 
 import asyncio
 from typing import Any
@@ -106,7 +106,7 @@ async def test_malformed_protocol_ends_the_connection(line: bytes) -> None:
 
 
 async def test_an_endless_line_is_not_buffered() -> None:
-    """There is a bound to what is waited for."""
+    """The parser buffers a bounded number of bytes."""
     intake = Listening().intake
 
     await intake.parse(b"x" * MAX_LINE_BYTES)
@@ -115,7 +115,7 @@ async def test_an_endless_line_is_not_buffered() -> None:
 
 
 async def test_a_failing_listener_does_not_affect_others() -> None:
-    """It is told as an error, and the next message is heard."""
+    """The failure is reported as an error, and the next message is delivered."""
     client = Library()
     heard: list[bytes] = []
 
@@ -130,7 +130,7 @@ async def test_a_failing_listener_does_not_affect_others() -> None:
 
 
 async def test_input_of_a_closed_connection_is_dropped() -> None:
-    """When an error has had the client reconnect, the rest of what was read belongs to nothing."""
+    """The remaining input is dropped after an error caused a reconnect."""
     client = Listening()
 
     async def reconnect(_: str) -> None:

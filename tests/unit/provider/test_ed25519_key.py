@@ -93,8 +93,8 @@ def test_whatever_else_is_malformed(material: bytes) -> None:
     assert len(material) < 12 or not shows(locals_in_provider(refused.value), material)
 
 
-def test_without_such_a_key_the_library_is_not_imported() -> None:
-    """It would cost every process its start."""
+def test_the_library_is_imported_only_for_such_a_key() -> None:
+    """The import would slow the start of every process."""
     script = (
         "import sys\n"
         "from tests.kubernetes.manifests import ED25519_KEY, KEY, encoded, manifest\n"

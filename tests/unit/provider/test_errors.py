@@ -18,8 +18,8 @@ LEAVES = [
 
 
 @pytest.mark.parametrize(("kind", "code", "retryable"), LEAVES)
-def test_each_error_is_its_code(kind: type[SecretError], code: Code, retryable: bool) -> None:
-    """An error says its code, whether waiting can help, and nothing else."""
+def test_each_error_shows_its_code(kind: type[SecretError], code: Code, retryable: bool) -> None:
+    """An error shows its code and whether it is temporary, and nothing else."""
     error = kind()
 
     assert (error.code, error.retryable, str(error), error.args) == (code, retryable, code.value, ())
@@ -27,8 +27,8 @@ def test_each_error_is_its_code(kind: type[SecretError], code: Code, retryable: 
 
 
 @pytest.mark.parametrize("kind", [kind for kind, _, _ in LEAVES])
-def test_an_error_takes_no_text(kind: type[SecretError]) -> None:
-    """Nobody can put a value into an error."""
+def test_an_error_accepts_no_text(kind: type[SecretError]) -> None:
+    """No caller can put a value into an error."""
     with pytest.raises(TypeError):
         kind("a value")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue] - the point of the test
 

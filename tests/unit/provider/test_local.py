@@ -55,7 +55,7 @@ async def test_a_file_is_read_each_time(tmp_path: Path) -> None:
 
 
 async def test_the_version_of_a_file_by_hand_comes_from_its_time_and_size(tmp_path: Path) -> None:
-    """It changes with the file, and says nothing of the value."""
+    """The version changes with the file and reveals nothing about the value."""
     document = manifest()
     del document["metadata"]["uid"], document["metadata"]["resourceVersion"]
     path = write(tmp_path, document)
@@ -95,7 +95,7 @@ async def test_a_namespace_that_is_not_allowed_is_not_read(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("link", ["file", "namespace", "chain"])
 async def test_a_link_out_of_the_directory_is_denied(tmp_path: Path, link: str) -> None:
-    """What lies outside is not read, whichever part of the path leads there."""
+    """A file outside the directory is not read, whichever part of the path is a link."""
     inside, outside = tmp_path / "secrets", write(tmp_path / "outside", manifest())
     inside.mkdir()
     if link == "namespace":
@@ -137,8 +137,8 @@ async def test_links_in_a_circle_are_denied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
-async def test_what_is_no_file_is_denied(tmp_path: Path, make: object) -> None:
-    """A pipe does not hold the reader up either."""
+async def test_a_special_file_is_denied(tmp_path: Path, make: object) -> None:
+    """A pipe does not block the reader."""
     assert callable(make)
     (tmp_path / "webhooks").mkdir()
     make(tmp_path / "webhooks" / "acme-signing.json")
@@ -180,8 +180,8 @@ async def test_a_broken_or_endless_file_is_unavailable(tmp_path: Path, body: byt
     await refused(tmp_path, SecretUnavailable)
 
 
-async def test_a_file_may_be_as_long_as_an_answer(tmp_path: Path) -> None:
-    """The bound is the API's, to the byte."""
+async def test_a_file_has_the_size_limit_of_the_api(tmp_path: Path) -> None:
+    """The limit is exact to the byte."""
     body = encoded(manifest())
     write(tmp_path, manifest()).write_bytes(b" " * (MAX_BYTES - len(body)) + body)
 
@@ -195,7 +195,7 @@ async def test_plain_values_are_refused(tmp_path: Path) -> None:
     await refused(tmp_path, SecretMalformed)
 
 
-async def test_the_file_must_hold_what_its_name_says(tmp_path: Path) -> None:
+async def test_the_file_must_contain_the_named_secret(tmp_path: Path) -> None:
     """A copied file does not serve under another name."""
     write(tmp_path, manifest(name="globex-signing")).rename(tmp_path / "webhooks" / "acme-signing.json")
 

@@ -63,7 +63,7 @@ def with_metadata(**fields: object) -> dict[str, Any]:
 
 
 def test_a_secret_signs_with_its_key() -> None:
-    """The key under the ref's name signs, and the version says which object it came from."""
+    """The key under the ref's name signs, and the version identifies its object."""
     secret = signing(manifest())
 
     assert sign_with(secret, b"message", NOW) == [("current", "v1", HmacKey(KEY).sign(b"message"))]
@@ -72,8 +72,8 @@ def test_a_secret_signs_with_its_key() -> None:
 
 
 @pytest.mark.parametrize("kind", ["Opaque", "oneprotect.io/signing"])
-def test_secrets_made_for_it_may_sign(kind: str) -> None:
-    """Opaque and our own types are keys by intent."""
+def test_secrets_of_signing_types_may_sign(kind: str) -> None:
+    """Opaque Secrets and Secrets of the product's types may sign."""
     assert slots(signing(manifest(type=kind))) == ["current"]
 
 
@@ -90,8 +90,8 @@ def test_secrets_made_for_it_may_sign(kind: str) -> None:
         "",
     ],
 )
-def test_secrets_made_for_something_else_never_sign(kind: str) -> None:
-    """A token or a TLS key must not become a key that signs what others choose."""
+def test_secrets_of_other_types_never_sign(kind: str) -> None:
+    """A token or TLS key must not become a signing key."""
     assert read(manifest(type=kind)) is SecretMismatch
 
 
@@ -108,13 +108,13 @@ def test_secrets_made_for_something_else_never_sign(kind: str) -> None:
         with_metadata(namespace=""),
     ],
 )
-def test_another_object_than_was_asked_for_is_a_mismatch(document: dict[str, Any]) -> None:
-    """Whatever stands between may mix answers up; its mistakes sign nothing."""
+def test_another_object_is_a_mismatch(document: dict[str, Any]) -> None:
+    """A proxy may mix up responses, and a wrong object signs nothing."""
     assert read(document) is SecretMismatch
 
 
-def test_a_secret_that_is_being_deleted_is_gone() -> None:
-    """Deletion counts from when it was asked for."""
+def test_a_secret_under_deletion_is_missing() -> None:
+    """A deletion counts from its request."""
     assert read(with_metadata(deletionTimestamp="2026-11-23T19:00:00Z")) is SecretNotFound
 
 
@@ -166,8 +166,8 @@ def test_who_is_not_the_owner_learns_nothing_about_the_keys() -> None:
     ("key", "error"),
     [("other", SecretNotFound), ("Signing", SecretNotFound), ("short", SecretMalformed), ("empty", SecretMalformed)],
 )
-def test_a_key_must_be_there_and_be_able_to_sign(key: str, error: type[SecretError]) -> None:
-    """An absent key may come; a malformed one must be mended. Neither spoils its neighbours."""
+def test_a_key_must_exist_and_be_valid(key: str, error: type[SecretError]) -> None:
+    """Missing and malformed keys have their own codes, and neither affects other keys."""
     document = manifest(data={"signing": KEY, "short": b"whsec_abcd", "empty": b""})
 
     assert found(document, key) is error
@@ -193,7 +193,7 @@ def test_reserved_slots_are_no_keys() -> None:
     assert found(document, "signing.next") is SecretNotFound
 
 
-def test_a_secret_holds_a_bounded_number_of_keys() -> None:
+def test_the_number_of_keys_is_bounded() -> None:
     """One Secret cannot fill the memory."""
     keys = {f"key-{number}": KEY for number in range(MAX_KEYS)}
 
@@ -202,13 +202,13 @@ def test_a_secret_holds_a_bounded_number_of_keys() -> None:
 
 
 def test_plain_values_in_a_manifest_are_refused() -> None:
-    """`stringData` is for writing; a file that has it would hold values nobody encoded or checked."""
+    """`stringData` is refused, because its values were neither encoded nor checked."""
     assert read(manifest(stringData={"signing": KEY.decode()})) is SecretMalformed
 
 
 @pytest.mark.parametrize("expires_at", [SOON, "2026-12-01T01:30:00.5+01:30", "2026-11-30 23:00:00-01:00"])
 def test_both_keys_sign_during_a_rollover(expires_at: str) -> None:
-    """The annotation says until when, with any offset."""
+    """The annotation sets the end, with any UTC offset."""
     data = {"signing": KEY, "signing.previous": OTHER_KEY}
     secret = signing(manifest(data=data, annotations={EXPIRES_AT: expires_at}))
 
@@ -249,8 +249,8 @@ def test_a_previous_key_without_a_certain_end_is_left_out(expires_at: str | None
 
 
 @pytest.mark.parametrize("previous", [b"", b"short", b"whsk_" + KEY[6:], KEY + b"\n", KEY])
-def test_a_previous_key_that_is_malformed_or_the_same_is_left_out(previous: bytes) -> None:
-    """It signs with the current key alone, once, and says that something is wrong."""
+def test_an_unusable_previous_key_is_ignored(previous: bytes) -> None:
+    """The current key signs alone and once, and the result reports the mistake."""
     data = {"signing": KEY, "signing.previous": previous}
     secret = signing(manifest(data=data, annotations={EXPIRES_AT: SOON}))
 
@@ -288,7 +288,7 @@ def test_the_same_ed25519_key_is_no_rollover() -> None:
 
 
 def test_an_ed25519_key_whose_halves_do_not_match_is_malformed() -> None:
-    """Its receivers would verify with another key than the one that signs."""
+    """Its receivers would verify with another key than the signing one."""
     assert found(manifest(data={"signing": ED25519_KEY[:-8] + b"AAAAAA=="})) is SecretMalformed
 
 
@@ -344,13 +344,13 @@ def test_an_annotation_that_stayed_behind_is_no_misconfiguration() -> None:
     ],
     ids=range(23),
 )
-def test_what_cannot_be_understood_is_no_answer(body: bytes) -> None:
-    """A broken body is neither an empty Secret nor an exception of somebody else."""
+def test_an_unreadable_body_is_no_answer(body: bytes) -> None:
+    """A broken body is neither an empty Secret nor a foreign exception."""
     assert read(body) is SecretUnavailable
 
 
-def test_a_manifest_by_hand_may_do_without_uid_and_version() -> None:
-    """They are stood in for, not made up."""
+def test_a_local_manifest_needs_no_uid_and_version() -> None:
+    """Missing values have substitutes that are not invented."""
     document = with_metadata(uid="", resourceVersion="")
 
     snapshot = read_manifest(encoded(document), REF, uid="local", resource_version="7")

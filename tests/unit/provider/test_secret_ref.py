@@ -23,7 +23,7 @@ LONGEST_NAME = "a" * 253
     ],
 )
 def test_a_three_part_ref_is_its_own_canonical_form(text: str) -> None:
-    """What the grammar allows is taken as it is."""
+    """A ref that the grammar allows is accepted unchanged."""
     ref = SecretRef.parse(text)
 
     assert str(ref) == text
@@ -155,8 +155,8 @@ def test_a_namespace_must_be_allowed_by_name() -> None:
         ref.require_namespace(frozenset())
 
 
-def test_a_ref_shows_itself_only_when_asked() -> None:
-    """`repr`, which ends up in logs, gives nothing away."""
+def test_a_ref_is_shown_only_explicitly() -> None:
+    """`repr`, which may be logged, reveals nothing."""
     ref = SecretRef.parse("k8s://webhooks/acme/signing")
 
     assert repr(ref) == f"{ref!r}" == "SecretRef(...)"

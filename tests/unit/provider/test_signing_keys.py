@@ -180,8 +180,8 @@ WAYS_TO_SHOW: list[Callable[[object], str]] = [
         SecretSnapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={}),
     ],
 )
-def test_what_holds_a_key_cannot_be_copied_or_serialised(held: object, take: Callable[[Any], object]) -> None:
-    """Each way out of the process is shut, with an error that has no value in it."""
+def test_an_object_with_a_key_cannot_be_copied_or_serialised(held: object, take: Callable[[Any], object]) -> None:
+    """Each way to export the object raises an error without a value."""
     with pytest.raises(TypeError) as refused:
         take(held)
 
@@ -191,7 +191,7 @@ def test_what_holds_a_key_cannot_be_copied_or_serialised(held: object, take: Cal
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("take", NOT_FOR_KEYS)
 def test_a_key_is_no_value(key: SigningKey, take: Callable[[Any], object]) -> None:
-    """A key is neither hashed, nor counted, nor taken apart, nor compared by order."""
+    """A key cannot be hashed, counted, split or ordered."""
     with pytest.raises(TypeError) as refused:
         take(key)
 
@@ -200,7 +200,7 @@ def test_a_key_is_no_value(key: SigningKey, take: Callable[[Any], object]) -> No
 
 @pytest.mark.parametrize(("one", "twin"), [(KEYS[0], HmacKey(KEY)), (KEYS[1], Ed25519SigningKey(ED25519_KEY))])
 def test_a_key_is_equal_to_itself_only(one: SigningKey, twin: SigningKey) -> None:
-    """Nobody learns by `==` whether two keys are the same."""
+    """`==` does not reveal whether two keys are the same."""
     assert one == one  # noqa: PLR0124 - the point of the test
     assert one != twin
     assert one != KEY
@@ -209,8 +209,8 @@ def test_a_key_is_equal_to_itself_only(one: SigningKey, twin: SigningKey) -> Non
 
 
 @pytest.mark.parametrize("show", WAYS_TO_SHOW)
-def test_what_holds_a_key_shows_nothing_of_it(show: Callable[[object], str]) -> None:
-    """Every text of it is the same for every key."""
+def test_an_object_with_a_key_does_not_show_it(show: Callable[[object], str]) -> None:
+    """Every text form is the same for every key."""
     key, secret = HmacKey(KEY), SigningSecret(current=HmacKey(KEY), version="1")
     snapshot = SecretSnapshot(tenant="acme", purpose="webhook-signing", version="1", secrets={"signing": secret})
 
@@ -221,7 +221,7 @@ def test_what_holds_a_key_shows_nothing_of_it(show: Callable[[object], str]) -> 
 
 
 def test_a_key_keeps_no_bytes() -> None:
-    """Neither the material nor the key is among what it refers to."""
+    """A key refers neither to its material nor to its bytes."""
     key = HmacKey(KEY)
 
     kept = [getattr(key, f"_HmacKey{name}") for name in HmacKey.__slots__]
@@ -286,7 +286,7 @@ def test_the_previous_key_expires_in_memory() -> None:
 
 
 def test_a_previous_key_without_expiry_never_signs() -> None:
-    """An overlap without an end is none."""
+    """A rollover without an end is not valid."""
     assert [signature.slot for signature in sign_with(secret(None), b"message", NOW)] == ["current"]
 
 
@@ -307,8 +307,8 @@ def test_a_time_without_a_zone_is_refused_always() -> None:
         (MAX_OVERLAP + timedelta(seconds=1), False, True),
     ],
 )
-def test_a_rollover_is_told_as_it_stands(expires_in: timedelta, active: bool, misconfigured: bool) -> None:
-    """Over is no mistake; an end that lies too far ahead is one, for as long as it does."""
+def test_the_state_of_a_rollover_is_reported(expires_in: timedelta, active: bool, misconfigured: bool) -> None:
+    """An ended rollover is valid, and an end too far ahead is a mistake."""
     held = secret(NOW + expires_in)
 
     assert held.describe_rollover(NOW) == KeyRollover(active, NOW + expires_in, misconfigured)
@@ -316,7 +316,7 @@ def test_a_rollover_is_told_as_it_stands(expires_in: timedelta, active: bool, mi
 
 @pytest.mark.parametrize("misconfigured", [False, True])
 def test_without_a_usable_previous_key_there_is_no_rollover(misconfigured: bool) -> None:
-    """Whether there was none, or one that had to be left out."""
+    """A missing or ignored previous key means no rollover."""
     held = SigningSecret(
         current=HmacKey(KEY), version="1", previous_expires_at=NOW, rollover_misconfigured=misconfigured
     )

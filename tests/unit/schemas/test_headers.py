@@ -42,8 +42,8 @@ def test_the_list_is_exact() -> None:
 @pytest.mark.parametrize(
     "name", ["Nats-Msg-Id", "Nats-TTL", "Nats-Rollup", "X-Foo", "Oneprotect-Code", "Oneprotect-Origin-Subject"]
 )
-def test_other_headers_do_not_pass(name: str) -> None:
-    """The server's headers, the producer's own, and those that one stream gives to its messages stay where they are."""
+def test_other_headers_are_dropped(name: str) -> None:
+    """Headers of the server, of the producer and of single streams are not copied."""
     assert portable_headers({name: "1"}) == {}
 
 
@@ -57,7 +57,7 @@ def test_names_are_compared_without_case() -> None:
 @pytest.mark.parametrize(
     "value", ["", " ", "a\r\nX-Foo: 1", "a\n", "a\rb", "\x00", "ü", "a" * (MAX_VALUE_LENGTH + 1), "a "]
 )
-def test_a_value_that_is_not_plain_does_not_pass(value: str) -> None:
-    """A line end, a control character, another script, a space at the end, or too many characters."""
+def test_a_value_that_is_not_plain_is_dropped(value: str) -> None:
+    """A plain value has no line end, control character, foreign script, trailing space or excess length."""
     assert portable_headers({"traceparent": value}) == {}
     assert trace_context({"traceparent": value}) is None

@@ -1,4 +1,4 @@
-"""Subscriptions: which event types a destination asks for."""
+"""Subscriptions: the event types of a destination."""
 
 import pytest
 from hypothesis import given
@@ -26,7 +26,7 @@ EVENT_TYPES = st.from_regex(r"[A-Za-z0-9_]{1,5}(\.[A-Za-z0-9_]{1,5}){0,3}", full
     ],
 )
 def test_a_pattern_matches_its_type_and_a_wildcard_the_types_below(pattern: str, event_type: str) -> None:
-    """An exact type, a prefix with a wildcard and the bare wildcard each mean what they say."""
+    """An exact type, a prefix with a wildcard and the bare wildcard match their types."""
     assert matches(pattern, event_type)
 
 
@@ -42,7 +42,7 @@ def test_a_pattern_matches_its_type_and_a_wildcard_the_types_below(pattern: str,
     ],
 )
 def test_a_pattern_matches_no_other_type(pattern: str, event_type: str) -> None:
-    """A type is neither its beginning, nor what begins with it, nor itself in other letters."""
+    """A pattern does not match prefixes, longer types or another letter case."""
     assert not matches(pattern, event_type)
 
 
@@ -62,13 +62,13 @@ def test_a_bare_wildcard_does_not_match_operational_events(pattern: str, event_t
 
 @given(EVENT_TYPES)
 def test_every_type_matches_itself_and_the_bare_wildcard_unless_it_is_operational(event_type: str) -> None:
-    """Whatever its words, a type is meant by its own name, and by `*` exactly when it is not below `oneprotect.`."""
+    """Every type matches its own name, and `*` if it is not below `oneprotect.`."""
     assert matches(event_type, event_type)
     assert matches("*", event_type) is not event_type.startswith("oneprotect.")
 
 
 def test_a_destination_without_types_has_no_subscription() -> None:
-    """Among several patterns one is enough; with none there is nothing that could match."""
+    """One matching pattern is enough, and no pattern matches nothing."""
     assert asks_for(("order.*", "invoice.paid"), "invoice.paid")
     assert not asks_for(("order.*",), "invoice.paid")
     assert not asks_for((), "invoice.paid")

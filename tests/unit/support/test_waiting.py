@@ -1,4 +1,4 @@
-"""The tests' own way of waiting."""
+"""Waiting in tests."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from tests.support.waiting import until
 
 
 async def test_returns_what_became_true() -> None:
-    """A plain condition is asked until it is true, and its value is returned."""
+    """The condition is polled until it is true, and its value is returned."""
     seen: list[int] = []
     asyncio.get_running_loop().call_later(0.01, seen.append, 7)
 
@@ -28,15 +28,15 @@ async def test_awaits_conditions() -> None:
 
 
 async def test_gives_up_at_the_deadline() -> None:
-    """A condition that stays false, or never answers, fails when the deadline has passed."""
+    """A condition that stays false or never returns fails at the deadline."""
     with pytest.raises(AssertionError, match="last: 0"):
         await until(lambda: 0, deadline_s=0.02)
     with pytest.raises(AssertionError, match=r"not within 0\.08 s"):
         await until(asyncio.Event().wait, deadline_s=0.02)
 
 
-async def test_lets_errors_through() -> None:
-    """What the condition raises is raised, a TimeoutError of its own among it."""
+async def test_raises_errors_of_the_condition() -> None:
+    """An exception of the condition is raised, also a TimeoutError."""
 
     async def condition() -> bool:
         raise TimeoutError("its own")

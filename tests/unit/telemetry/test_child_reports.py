@@ -1,4 +1,4 @@
-"""What a process does about its supervisor."""
+"""Reports of a process to its supervisor."""
 
 import asyncio
 import socket

@@ -1,4 +1,4 @@
-"""Log records as they leave the process: ours and other libraries', with no value in them that should not be."""
+"""Log records of the product and of libraries, without sensitive values."""
 
 import asyncio
 import gc
@@ -52,7 +52,7 @@ def raise_with_secret(text: str) -> None:
 
 
 def test_one_json_object_a_line(configure: Configure) -> None:
-    """A record of ours is one JSON object: time in UTC, level, event, its fields, and who wrote it."""
+    """A record is one JSON object with the time in UTC, level, event, fields and logger."""
     stream = configure()
 
     structlog.get_logger("consumers.test").info("attempt", tenant="acme", duration_ms=1.5, delivery="X" * 64)
@@ -70,7 +70,7 @@ def test_one_json_object_a_line(configure: Configure) -> None:
 
 
 def test_level(configure: Configure) -> None:
-    """Records below the level are left out, ours and others'."""
+    """Records below the level are dropped, for the product and for libraries."""
     stream = configure("warning")
 
     structlog.get_logger("a").info("no")
@@ -83,7 +83,7 @@ def test_level(configure: Configure) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_own_exceptions(configure: Configure, log_format: Format) -> None:
-    """An exception of ours is shown as its type and where it was raised: no text, no locals."""
+    """An exception of the product shows its type and location, without text or locals."""
     stream = configure("debug", log_format)
 
     try:
@@ -98,7 +98,7 @@ def test_own_exceptions(configure: Configure, log_format: Format) -> None:
 
 
 def test_chained_and_grouped_exceptions(configure: Configure) -> None:
-    """What an exception came from, and what a group holds, is told by type."""
+    """Causes and members of a group are shown by type."""
     stream = configure()
 
     try:
@@ -114,7 +114,7 @@ def test_chained_and_grouped_exceptions(configure: Configure) -> None:
 
 
 def test_foreign_exceptions(configure: Configure) -> None:
-    """Of another library's exception only the type is shown, and of its message the first line."""
+    """A library's exception shows its type, and its message the first line."""
     stream = configure()
 
     logging.getLogger("library").error("failed\ncanary", exc_info=ValueError("canary"))
@@ -136,7 +136,7 @@ def test_unformattable_records(configure: Configure) -> None:
 
 @pytest.mark.parametrize("name", sorted(CHATTY))
 def test_chatty_loggers(configure: Configure, name: str) -> None:
-    """Libraries that print bodies and headers stay at WARNING, even after somebody turned them up."""
+    """Libraries that print bodies and headers stay at WARNING, even if a lower level is set."""
     stream = configure()
     logger = logging.getLogger(f"{name}.rest")
     logger.setLevel(logging.DEBUG)
@@ -149,7 +149,7 @@ def test_chatty_loggers(configure: Configure, name: str) -> None:
 
 
 def test_exceptions_of_unawaited_tasks(configure: Configure) -> None:
-    """What asyncio reports of a failed task or callback has the type, and neither arguments nor any text of it."""
+    """asyncio's reports show the exception's type, without arguments or text."""
     stream = configure()
 
     async def fail() -> None:
@@ -174,7 +174,7 @@ def test_exceptions_of_unawaited_tasks(configure: Configure) -> None:
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_scrubbing(configure: Configure, log_format: Format) -> None:
-    """Secret-shaped text is masked wherever it stands, in our records and in others'."""
+    """Text in the form of a secret is masked at any position, in all records."""
     stream = configure("debug", log_format)
     canary = "whsec_Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5Y2FuYXJ5"
 

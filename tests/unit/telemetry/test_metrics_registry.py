@@ -1,4 +1,4 @@
-"""Counts, latency buckets, and how they are shown."""
+"""Counters, latency buckets, and their text format."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_counts_by_metric_and_labels() -> None:
 
 
 def test_latency_buckets() -> None:
-    """A latency counts in the first bucket whose bound it does not exceed, and beyond all bounds in the last."""
+    """A latency counts in the first bucket whose bound it does not exceed, or in the last."""
     counters = MetricRegistry()
 
     for seconds in (0.0, SHORT_S[0], 0.006, 31.0):
@@ -41,7 +41,7 @@ def test_latency_buckets() -> None:
 
 
 def test_a_snapshot_does_not_change() -> None:
-    """A snapshot does not change with what is counted after it."""
+    """Later counts do not change a snapshot."""
     counters = MetricRegistry()
     counters.add(definitions.DEFERRALS)
     counters.observe(SEND, 1.0)
@@ -56,7 +56,7 @@ def test_a_snapshot_does_not_change() -> None:
 
 
 def test_sources_are_read_with_each_snapshot() -> None:
-    """What others count is as they say at the moment of reading."""
+    """Each snapshot reads the current values of its sources."""
     counters = MetricRegistry()
     numbers = iter([1, 2])
     counters.add_source(lambda: [(definitions.UNSETTLED, (), next(numbers))])
@@ -67,7 +67,7 @@ def test_sources_are_read_with_each_snapshot() -> None:
 
 
 def test_the_text_that_prometheus_reads() -> None:
-    """Each metric has its help and type once, label values are escaped, and buckets are cumulated up to +Inf."""
+    """Each metric has its help and type once, escaped labels, and buckets cumulated up to +Inf."""
     counters = MetricRegistry()
     counters.add(definitions.REPLAYED, (("outcome", 'a"b\\c\nd'),), 2)
     counters.observe(SEND, 0.02, DELIVERED)

@@ -14,7 +14,7 @@ class Times:
 
 
 def test_a_process_is_not_ready_before_it_has_worked_once() -> None:
-    """A process that has not begun is starting, however long that takes."""
+    """A process without a first success stays in its start phase for any time."""
     times = Times()
     times.works = False
 
@@ -28,7 +28,7 @@ def test_a_process_is_not_ready_before_it_has_worked_once() -> None:
 
 
 def test_a_short_outage_keeps_the_process_ready() -> None:
-    """What is away for less than the bound changes nothing; longer, readiness is lost, and it comes back at once."""
+    """Readiness ends only after an outage longer than the bound, and returns at once."""
     times = Times()
     assert times.readiness.check()
     times.works = False
@@ -44,7 +44,7 @@ def test_a_short_outage_keeps_the_process_ready() -> None:
 
 
 def test_a_draining_process_stays_ready() -> None:
-    """A process that was told to stop still does its work, and says so."""
+    """A draining process still works and reports ready."""
     times = Times()
     times.readiness.drain()
     times.works = False

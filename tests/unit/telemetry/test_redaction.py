@@ -1,4 +1,4 @@
-"""What is masked in logs, and what is left readable."""
+"""Masked and readable parts of logs."""
 
 import base64
 import hashlib
@@ -14,7 +14,7 @@ from telemetry.redaction import MASK, plain, scrub
 
 
 def key_of(seed: int, size: int) -> bytes:
-    """Bytes as evenly spread as a real key's, which hypothesis' own are not."""
+    """Return evenly spread bytes like a real key's, unlike those of hypothesis."""
     return hashlib.sha512(str(seed).encode()).digest()[:size]
 
 
@@ -25,7 +25,7 @@ AFTER = st.sampled_from(["", " ", ",", '"', ")", ".", "\n"])
 
 @given(KEYS, BEFORE, AFTER)
 def test_signing_secrets_are_masked(key: bytes, before: str, after: str) -> None:
-    """A `whsec_` or `whsk_` secret goes, whatever stands around it, and its prefix stays."""
+    """A `whsec_` or `whsk_` secret is masked in any context, and its prefix stays."""
     encoded = base64.b64encode(key).decode()
 
     assert scrub(f"{before}whsec_{encoded}{after}") == f"{before}whsec_{MASK}{after}"
@@ -52,7 +52,7 @@ def test_encoded_keys_are_masked(key: bytes, before: str, after: str) -> None:
     ],
 )
 def test_credentials_are_masked(text: str, expected: str) -> None:
-    """Bearer tokens, JWTs, signatures and short secrets go; the words around them stay."""
+    """Bearer tokens, JWTs, signatures and short secrets are masked, and the text around them stays."""
     assert scrub(text) == expected
 
 
@@ -80,19 +80,19 @@ def test_plain_text_stays(text: str) -> None:
 
 @given(st.text() | KEYS.map(lambda key: base64.b64encode(key).decode()))
 def test_scrubbing_twice_is_scrubbing_once(text: str) -> None:
-    """What has been scrubbed is not changed again."""
+    """A second redaction changes nothing."""
     assert scrub(scrub(text)) == scrub(text)
 
 
 class Secretive:
-    """An object whose text forms would tell."""
+    """An object whose text forms show a secret."""
 
     def __repr__(self) -> str:
         return "canary"
 
 
 def test_objects_are_shown_by_type() -> None:
-    """Of anything but plain data, only the type's name is shown; containers are walked, keys and all."""
+    """Objects other than plain data show only their type; containers are searched with their keys."""
     value = {
         "whsec_Y2FuYXJ5": [Secretive(), b"canary", ValueError("canary"), None, True, 1.5, 2**70],
         1: ({"Bearer canary"}, datetime(2026, 1, 1, tzinfo=UTC), "\ud800"),
@@ -105,7 +105,7 @@ def test_objects_are_shown_by_type() -> None:
 
 
 def test_endless_containers_end() -> None:
-    """A container that holds itself is cut off."""
+    """A container that contains itself is cut off."""
     endless: list[object] = []
     endless.append(endless)
 

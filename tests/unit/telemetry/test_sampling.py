@@ -1,4 +1,4 @@
-"""Which deliveries are traced, and what OpenTelemetry's variables say of it."""
+"""Sampling of deliveries, and OpenTelemetry's variables for it."""
 
 import pytest
 
@@ -28,8 +28,8 @@ def sampling(sampler: str, ratio: str = "0.05") -> TraceSampler:
         ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, False, False),
     ],
 )
-def test_nothing_is_exported_unless_asked_for(environ: dict[str, str], traces: bool, metrics: bool) -> None:
-    """An endpoint or an exporter asks for it, `none` and the switch for all of it forbid it."""
+def test_export_is_off_by_default(environ: dict[str, str], traces: bool, metrics: bool) -> None:
+    """An endpoint or exporter enables export; `none` and the global switch disable it."""
     export = ExportSettings.read(environ)
 
     assert (export.traces, export.metrics) == (traces, metrics)
@@ -51,7 +51,7 @@ def test_nothing_is_exported_unless_asked_for(environ: dict[str, str], traces: b
     ],
 )
 def test_an_invalid_value_is_reported_with_the_variable(variable: str, value: str) -> None:
-    """A value that asks for what there is not is refused, by the variable's name and without the value."""
+    """An unsupported value is refused with the variable's name and without the value."""
     environ = {"OTEL_TRACES_SAMPLER": "traceidratio", **ENDPOINT, variable: value}
 
     with pytest.raises(OtelError, match=f"^{variable}: expected ") as caught:
@@ -61,7 +61,7 @@ def test_an_invalid_value_is_reported_with_the_variable(variable: str, value: st
 
 
 def test_the_flag_of_the_caller_takes_precedence() -> None:
-    """With a `parentbased_` sampler the flag decides, whatever the ratio; with the others only the ratio does."""
+    """With a `parentbased_` sampler the caller's flag decides, and with others the ratio."""
     for name in ("parentbased_traceidratio", "parentbased_always_off", "parentbased_always_on"):
         assert [sampling(name).samples(header, "key") for header in (YES, NO)] == [True, False]
     assert [sampling("always_on").samples(header, "key") for header in (YES, NO, None)] == [True, True, True]

@@ -1,4 +1,4 @@
-"""Spans as we write them are read by OpenTelemetry's own messages, whatever is in them."""
+"""Encoded spans, decoded with OpenTelemetry's own messages."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -35,8 +35,8 @@ def _failed(attempt: int) -> AttemptResult:
     return _result(attempt, Outcome.RETRY_SCHEDULED)
 
 
-def test_without_a_result_the_state_is_that_of_the_message() -> None:
-    """The first attempt, or the one that a replay asked for, may start at once."""
+def test_a_head_without_a_result_may_start_at_once() -> None:
+    """The first attempt, or the one of a replay, may start at once."""
     standing = head_state_from_results(RetryState(attempt=4, replay="rpl-1", replay_from=4), [])
 
     assert (standing.retry_state.attempt, standing.due, standing.is_settled) == (4, None, False)
@@ -73,7 +73,7 @@ def test_a_final_result_settles_the_head() -> None:
 
 
 def test_results_of_other_replays_do_not_count() -> None:
-    """Earlier attempts, and those of another replay, say nothing about this one."""
+    """Earlier attempts and attempts of another replay do not change the state."""
     before = [_failed(1), _result(2, Outcome.FAILED), _result(3, Outcome.FAILED, replay="rpl-0")]
     standing = head_state_from_results(RetryState(attempt=3, replay="rpl-1", replay_from=3), before)
 

@@ -62,7 +62,7 @@ def test_the_end_is_masked_before_it_is_cut() -> None:
 
 
 def test_ordinary_responses_are_unchanged() -> None:
-    """Operators need words, short ids and lists of them."""
+    """Plain text, short ids and lists of them are not redacted."""
     body = 'invalid field "amount": expected a number\nname\ncity\ncountry\nrequest id 7f3a-11 at 2026-11-24T06:00:00Z'
 
     assert redact_response(body.encode(), known=["", "ab"]) == body
@@ -85,6 +85,6 @@ def test_a_urls_credentials_are_its_user_path_and_query() -> None:
     assert not any("example" in part for part in parts)
 
 
-def test_a_token_after_its_scheme_is_known() -> None:
+def test_a_token_after_its_scheme_is_redacted() -> None:
     """`Bearer` itself is shown."""
     assert list(credential_candidates_in_header("Bearer abcdefgh")) == ["Bearer abcdefgh", "abcdefgh"]

@@ -1,4 +1,4 @@
-"""What is known of a destination together with what was seen of it."""
+"""State of a circuit breaker together with the observed attempts."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,16 +25,16 @@ def _tally(*steps: bool, now: datetime = NOW) -> HealthDelta:
     return tally
 
 
-def test_a_burst_of_failures_is_no_verdict() -> None:
-    """However many fail at once, a rest needs that nothing was taken for a while."""
+def test_a_burst_of_failures_opens_no_breaker() -> None:
+    """A breaker opens only after a time without any success."""
     health = apply_health_delta(Health(), _tally(*[False] * 100), POLICY, NOW)
 
     assert health.consecutive_failures == 100
     assert health.open_until is None
 
 
-def test_failing_for_long_enough_means_rests_that_double() -> None:
-    """Each rest in a row is twice as long, up to a bound, and is not prolonged while it lasts."""
+def test_open_periods_double_up_to_a_bound() -> None:
+    """Each open period in a row is twice as long, up to a bound, and is not prolonged."""
     health = apply_health_delta(Health(), _tally(False, False, False), POLICY, NOW)
     lengths: list[float] = []
     now = NOW + timedelta(seconds=10)
@@ -48,8 +48,8 @@ def test_failing_for_long_enough_means_rests_that_double() -> None:
     assert lengths == [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]
 
 
-def test_one_success_forgets_all_failures() -> None:
-    """A destination that takes one delivery works."""
+def test_one_success_resets_all_failures() -> None:
+    """A destination that accepts one delivery is healthy."""
     bad = Health(consecutive_failures=50, failing_since=NOW, openings=4, warnings=2, open_until=NOW)
 
     health = apply_health_delta(bad, _tally(False, True), POLICY, NOW + timedelta(seconds=1))
@@ -59,8 +59,8 @@ def test_one_success_forgets_all_failures() -> None:
 
 
 @given(retry_after_s=st.none() | st.floats(0, 1e6))
-def test_a_429_is_heeded_within_reason(retry_after_s: float | None) -> None:
-    """At least as long as asked up to an hour; ten seconds when it does not say."""
+def test_a_429_pauses_for_a_bounded_time(retry_after_s: float | None) -> None:
+    """The pause is at least the requested time, up to an hour, and ten seconds by default."""
     tally = HealthDelta()
     tally.record_failure(
         NOW, WebhookResponse(code=Code.HTTP_429, http_status=429, retry_after_s=retry_after_s), "https://example.com/"
@@ -74,8 +74,8 @@ def test_a_429_is_heeded_within_reason(retry_after_s: float | None) -> None:
 
 
 @given(steps=st.lists(st.lists(st.booleans(), max_size=6), max_size=6))
-def test_counting_in_parts_is_counting_at_once(steps: list[list[bool]]) -> None:
-    """Told in pieces by several consumers or at once by one, consecutive failures come to the same."""
+def test_failures_of_several_consumers_add_up(steps: list[list[bool]]) -> None:
+    """Several consumers together count consecutive failures as one consumer does."""
     health = Health()
     for part in steps:
         health = apply_health_delta(health, _tally(*part), POLICY, NOW)
@@ -98,7 +98,7 @@ def test_attempts_that_could_not_be_stored_count_as_if_they_were_stored_later(
     assert stored[0] == stored[1]
 
 
-def test_the_longest_pause_holds_whenever_it_was_asked_for() -> None:
+def test_the_longest_pause_wins() -> None:
     """A pause that could not be stored is not lost."""
     pauses = [HealthDelta(throttled_until=NOW + timedelta(seconds=s)) for s in (5, 60)]
     pauses[0].add_earlier(pauses[1])

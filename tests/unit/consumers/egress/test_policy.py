@@ -210,15 +210,15 @@ def test_public_addresses_are_allowed(address: str) -> None:
 
 
 @pytest.mark.parametrize("text", NO_ADDRESSES)
-def test_what_is_no_address_is_denied(text: str) -> None:
+def test_an_invalid_address_is_denied(text: str) -> None:
     """A text that is not plainly an address is denied, even where everything is allowed."""
     policy = EgressPolicy(allow_cidrs=["0.0.0.0/0", "::/0"])
 
     assert not policy.is_allowed(text)
 
 
-def test_a_range_is_lifted_only_by_an_exception_that_holds_the_address() -> None:
-    """An exception opens its own addresses, the mapped forms of them, and no neighbour."""
+def test_only_a_matching_exception_allows_a_denied_range() -> None:
+    """An exception allows its own addresses and their mapped forms, and no neighbour."""
     policy = EgressPolicy(allow_cidrs=["10.1.0.0/16", "fd00:1::/32"])
 
     assert policy.is_allowed("10.1.2.3")
@@ -246,8 +246,8 @@ def test_an_exception_that_is_no_network_is_refused(cidr: str) -> None:
         EgressPolicy(allow_cidrs=[cidr])
 
 
-def test_the_tables_are_fit_to_be_rendered() -> None:
-    """Every range has a name and a source, none is listed twice, and the IPv6 holes lie in what is allowed."""
+def test_the_tables_can_be_rendered() -> None:
+    """Each range has a name and a source, is listed once, and lies in an allowed range."""
     ranges = (*IPV4_DENIED, *IPV6_DENIED)
 
     assert len({range_.network for range_ in ranges}) == len(ranges) == 24
@@ -351,7 +351,7 @@ def test_a_denied_address_in_a_url_is_blocked(address: str) -> None:
     ],
 )
 def test_a_url_that_breaks_a_rule_is_blocked_by_that_rule(url: str, rule: EgressRule) -> None:
-    """Each trap is caught, and said to be what it is."""
+    """Each bad URL is blocked with the code of its rule."""
     policy = EgressPolicy()
 
     assert rule_of(policy, url) is rule
@@ -365,7 +365,7 @@ def test_the_longest_url_passes() -> None:
 
 
 def test_plain_http_needs_its_switch_and_its_port() -> None:
-    """`http` is allowed by its own switch, and port 80 then still has to be one of the ports."""
+    """`http` requires its own switch, and port 80 must still be an allowed port."""
     assert rule_of(EgressPolicy(allow_http=True), "http://hooks.example.com/") is EgressRule.PORT
     assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "http://hooks.example.com/") is None
     assert rule_of(EgressPolicy(allow_http=True, ports=(80,)), "https://hooks.example.com/") is EgressRule.PORT
@@ -388,8 +388,8 @@ def test_localhost_is_allowed_with_an_exception_for_loopback(cidr: str) -> None:
     assert rule_of(policy, "https://a.localhost/") is EgressRule.INTERNAL_NAME
 
 
-def test_an_error_says_nothing_of_where_it_would_have_gone() -> None:
-    """User information, path and query may be secrets: neither the error nor its traceback's last line has them."""
+def test_an_error_shows_nothing_of_the_url() -> None:
+    """Neither the error nor its traceback shows user information, path or query."""
     policy = EgressPolicy()
     secret = "c4n4ry"
     urls = (f"http://h.example.com/{secret}", f"https://{secret}@h.example.com/{secret}?{secret}", f"https://{secret}/")
@@ -411,8 +411,8 @@ def test_a_target_shows_its_host_alone() -> None:
     assert repr(target) == "ValidatedUrl(https://hooks.example.com:443)"
 
 
-def test_a_target_is_remembered() -> None:
-    """The same URL is taken apart once."""
+def test_a_parsed_target_is_cached() -> None:
+    """The same URL is parsed once."""
     policy = EgressPolicy()
 
     assert policy.check_url("https://hooks.example.com/a") is policy.check_url("https://hooks.example.com/a")
@@ -435,8 +435,8 @@ def test_ports_are_read_from_a_setting(text: str, ports: tuple[tuple[int, int], 
 @pytest.mark.parametrize(
     "text", ["", ",", "443,", "https", "0", "65536", "100000", "2-1", "1-2-3", "-1", "*", "\uff14\uff14\uff13"]
 )
-def test_ports_that_are_none_are_refused(text: str) -> None:
-    """There is no way to write "any", and a mistyped port stops the program."""
+def test_invalid_ports_are_refused(text: str) -> None:
+    """No value means "any", and a mistyped port stops the program."""
     with pytest.raises(ValueError, match="port"):
         parse_ports(text)
 
@@ -447,12 +447,12 @@ def test_no_ports_allow_nothing() -> None:
 
 
 def v4(address: str) -> AddrInfo:
-    """An IPv4 answer."""
+    """Return an IPv4 answer."""
     return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 443))
 
 
 def v6(address: str, scope: int = 0) -> AddrInfo:
-    """An IPv6 answer."""
+    """Return an IPv6 answer."""
     return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 443, 0, scope))
 
 
@@ -460,7 +460,7 @@ def v6(address: str, scope: int = 0) -> AddrInfo:
     "info", [v4("127.0.0.1"), v6("::ffff:127.0.0.1"), v6("::1"), v6("fe80::1", 2), v6("2606:4700::1111", 2)]
 )
 def test_no_socket_is_made_for_a_denied_address(info: AddrInfo) -> None:
-    """The last check, just before connecting, blocks what reached it by whatever way."""
+    """The last check before connecting blocks a denied address."""
     policy = EgressPolicy()
 
     with pytest.raises(ConnectionBlocked) as blocked:
@@ -471,7 +471,7 @@ def test_no_socket_is_made_for_a_denied_address(info: AddrInfo) -> None:
 
 
 def test_a_socket_is_made_for_an_allowed_address() -> None:
-    """The last check lets public addresses and exceptions pass."""
+    """The last check allows public addresses and exceptions."""
     policy = EgressPolicy(allow_cidrs=["127.0.0.1/32"])
 
     for info in (v4("8.8.8.8"), v4("127.0.0.1")):
@@ -480,7 +480,7 @@ def test_a_socket_is_made_for_an_allowed_address() -> None:
 
 
 class Names:
-    """A name service with scripted answers that keeps what it was asked for."""
+    """A name service with scripted answers that records its queries."""
 
     def __init__(self, *answers: AddrInfo) -> None:
         self.answers = answers
@@ -505,7 +505,7 @@ async def test_a_name_is_resolved_as_fully_qualified() -> None:
 
 @pytest.mark.parametrize("denied", [v4("127.0.0.1"), v4("10.0.0.1"), v6("::ffff:10.0.0.1"), v6("2606:4700::1", 3)])
 async def test_one_denied_answer_refuses_the_name(denied: AddrInfo) -> None:
-    """A name with a public and a denied address is refused as a whole, and the error does not tell the address."""
+    """A name with a public and a denied address is refused without showing the address."""
     resolver = PolicyCheckedResolver(EgressPolicy(), getaddrinfo=Names(v4("8.8.8.8"), denied))
 
     with pytest.raises(ConnectionBlocked) as blocked:
@@ -516,8 +516,8 @@ async def test_one_denied_answer_refuses_the_name(denied: AddrInfo) -> None:
     assert str(denied[4][0]) not in str(blocked.value)
 
 
-async def test_of_localhost_the_allowed_addresses_are_used() -> None:
-    """Where only 127.0.0.1 is allowed, `localhost` means that and not ::1; it is asked for without a dot."""
+async def test_localhost_resolves_to_allowed_addresses() -> None:
+    """`localhost` uses 127.0.0.1 and not ::1 if only that is allowed, and is queried without a dot."""
     names = Names(v6("::1"), v4("127.0.0.1"))
     resolver = PolicyCheckedResolver(EgressPolicy(allow_cidrs=["127.0.0.0/8"]), getaddrinfo=names)
 
@@ -538,8 +538,8 @@ async def test_localhost_is_refused_where_no_loopback_is_allowed() -> None:
     await resolver.close()
 
 
-async def test_a_name_without_addresses_is_a_failure_of_the_name_service() -> None:
-    """No answers are not taken for permission."""
+async def test_a_name_without_addresses_is_a_name_failure() -> None:
+    """An empty answer does not allow the name."""
     resolver = PolicyCheckedResolver(EgressPolicy(), getaddrinfo=Names())
 
     with pytest.raises(socket.gaierror):

@@ -1,4 +1,4 @@
-"""From what the system says to codes, for what cannot be had on loopback."""
+"""Codes of system errors that cannot be caused on loopback."""
 
 import errno
 import os
@@ -27,8 +27,8 @@ from schemas.codes import Code
         (errno.ENOBUFS, Code.INTERNAL),
     ],
 )
-def test_a_connection_that_fails_has_the_code_of_its_kind(number: int, code: Code) -> None:
-    """What the receiver or the way to it is to blame for is told apart from what this machine is out of."""
+def test_a_failed_connection_has_the_code_of_its_kind(number: int, code: Code) -> None:
+    """Failures of the receiver or network have other codes than exhausted local resources."""
     assert connect_error_code(OSError(number, os.strerror(number)), otherwise=Code.NET_REFUSED) is code
 
 
@@ -38,8 +38,8 @@ def test_a_handshake_that_fails_is_one_of_tls(error: OSError) -> None:
     assert connect_error_code(error, otherwise=Code.NET_TLS) is Code.NET_TLS
 
 
-def test_a_failure_says_its_code_alone() -> None:
-    """Nothing but the code is in it, or hangs on to it."""
+def test_a_failure_contains_only_its_code() -> None:
+    """The exception has no other text and no cause."""
     failed = SendError(Code.NET_TLS)
 
     assert "".join(traceback.format_exception_only(failed)).strip().endswith("SendError: net.tls")

@@ -50,5 +50,5 @@ def test_seconds_and_dates_are_read(value: str, seconds: float) -> None:
     ],
 )
 def test_garbage_is_ignored(value: str) -> None:
-    """What is neither is as good as no header."""
+    """A value that is neither format counts as no header."""
     assert retry_after_s(value, NOW) is None

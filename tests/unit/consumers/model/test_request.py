@@ -1,4 +1,4 @@
-"""Decoding of requests: the quick decoder accepts what the schema accepts, and nothing else."""
+"""Decoding of requests: the fast decoder accepts exactly the documents that the schema accepts."""
 
 import itertools
 import json
@@ -25,7 +25,7 @@ DATA = ("destination", "event_type", "payload", "payload_base64", "content_type"
 
 
 class Came:
-    """A message as it came off the stream of work."""
+    """A message from the work stream."""
 
     def __init__(self, data: bytes, headers: dict[str, str]) -> None:
         self.subject = subjects.requested(TENANT, "orders")
@@ -36,7 +36,7 @@ class Came:
 
 
 def _documents() -> Iterator[bytes]:
-    """Requests: as they should be, with each field changed or left out, with others added, and what is no request."""
+    """Generate valid requests, requests with changed, missing or added fields, and other documents."""
     yield from (b"", b"[" * 100_000, b"\xff", b"[]", b"{}")
     for payload in PAYLOADS:
         yield document("orders", payload=payload)
@@ -50,7 +50,7 @@ def _documents() -> Iterator[bytes]:
 
 
 def _read(data: bytes, headers: dict[str, str]) -> DeliveryAttemptRequest | str:
-    """The request in a message, or why there is none."""
+    """Return the request in a message, or the reason of the refusal."""
     message: Any = Came(data, headers)
     try:
         request = DeliveryAttemptRequest.from_message(message, max_payload_bytes=MAX_BYTES)

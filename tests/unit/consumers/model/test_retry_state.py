@@ -34,7 +34,7 @@ progresses = st.builds(
 
 @given(progress=progresses)
 def test_a_written_state_is_read_back(progress: RetryState) -> None:
-    """Headers carry the whole state, and of the producer's own headers the content type only."""
+    """Headers carry the whole state and, of the producer's headers, only the content type."""
     own = {"x-own": "1", "Content-Type": "application/json", "Nats-Msg-Id": "gone", HEADER_ATTEMPT: "77"}
     headers = progress.forward_headers(own)
 

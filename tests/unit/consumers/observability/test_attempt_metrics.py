@@ -78,14 +78,14 @@ def attempt(delivery: DeliveryAttemptRequest | None = None, *, resolved_s: float
 
 
 class Told:
-    """Figures after some attempts."""
+    """Metrics after some attempts."""
 
     def __init__(self, *, tenants_max: int = 0, logged: Logged = "none") -> None:
         self.counters = MetricRegistry()
         self.observation = AttemptMetrics(self.counters, tenants_max=tenants_max, logged=logged)
 
     def value(self, metric: MetricDefinition, **labels: str) -> float:
-        """The value of a series; KeyError when it is not told."""
+        """Return the value of a series; KeyError when it does not exist."""
         return self.counters.snapshot().values[metric.name, tuple(labels.items())]
 
     def latency(self, metric: MetricDefinition, **labels: str) -> tuple[int, float]:
@@ -138,7 +138,7 @@ def test_a_latency_is_never_negative() -> None:
 
 
 def test_tenant_labels_are_bounded() -> None:
-    """Without the setting there are none; with it, tenants beyond the bound share a label."""
+    """There are no labels by default; with the setting, tenants beyond the bound share a label."""
     none, two = Told(), Told(tenants_max=2)
     for told in (none, two):
         for tenant in ("acme", "globex", "initech", "acme", "hooli"):
@@ -157,7 +157,7 @@ def test_tenant_labels_are_bounded() -> None:
     ("logged", "records"), [("failed", ["failed"]), ("all", ["delivered", "failed"]), ("none", [])]
 )
 def test_attempts_are_logged_by_the_setting(logged: Logged, records: list[str]) -> None:
-    """Those that did not deliver, all, or none; a record has the decision and the trace."""
+    """The setting logs failed, all or no attempts, with the decision and the trace."""
     out = io.StringIO()
     vars(getattr(attempt_metrics, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
     configure_logging(level="info", format="json", stream=out)
@@ -174,7 +174,7 @@ def test_attempts_are_logged_by_the_setting(logged: Logged, records: list[str]) 
 
 
 class Spans:
-    """Takes spans down, by name."""
+    """Records spans by name."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -192,8 +192,8 @@ def tracer(spans: Spans, ratio: float = 0.0) -> tuple[AttemptTracer, list[float]
     return AttemptTracer(spans, sampling, slow_s=1.0, clock=lambda: now[0]), now
 
 
-def test_spans_are_made_after_the_result_is_stored() -> None:
-    """Attempts that were not sampled have none."""
+def test_spans_are_created_after_the_result_is_stored() -> None:
+    """Attempts that were not sampled have no span."""
     spans = Spans()
     tracing, _ = tracer(spans)
     sampled, unsampled = request(number=1, trace=TRACE + "01"), request(number=2, trace=TRACE + "00")

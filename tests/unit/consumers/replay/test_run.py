@@ -1,4 +1,4 @@
-"""A run of a replay that is told to stop."""
+"""A replay run that is cancelled."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,33 +25,33 @@ ROW = Replay(filter=ReplayFilter(), by="test", started_at=datetime.now(UTC), unt
 
 
 class Endless:
-    """A look that takes for ever."""
+    """A source whose search never ends."""
 
     def __init__(self) -> None:
         self.has_begun = asyncio.Event()
 
     async def find_pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
-        """Never comes to the first page."""
+        """Wait forever."""
         self.has_begun.set()
         while after < until:
             await asyncio.Event().wait()
             yield SupersededPage([], SupersededIndex([]))
 
     def read_page(self, page: SupersededPage) -> AsyncIterator[RetainedRecord]:
-        """There are none."""
+        """Return nothing."""
         raise AssertionError(page)
 
 
 class Nobody:
-    """Takes no request."""
+    """A publisher that must not be called."""
 
     def send(self, publication: object, on_stored: object) -> None:
-        """There is to be none."""
+        """Fail, because no request is expected."""
         raise AssertionError(publication, on_stored)
 
 
-async def test_it_stops_in_the_middle_of_a_long_look() -> None:
-    """Looking at what came later may take a while; nobody who cancels a replay waits for that."""
+async def test_a_cancelled_run_stops_during_a_long_search() -> None:
+    """Cancelling a replay does not wait for its search of later attempts."""
     source = Endless()
     run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pacer=Pacer(None))
     going = asyncio.create_task(run.run())

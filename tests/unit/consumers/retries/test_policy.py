@@ -21,14 +21,14 @@ def middle(low: float, high: float) -> float:
 
 
 def test_each_attempt_has_its_wait_and_the_last_has_none() -> None:
-    """Three waits make four attempts."""
+    """Three waits cause four attempts."""
     waits = [next_wait_s(POLICY, tried=tried, reply=FAILED, spread=middle) for tried in (1, 2, 3, 4)]
 
     assert waits == [5, 300, 1800, None]
 
 
 def test_an_empty_schedule_allows_no_retry() -> None:
-    """A destination may ask for one attempt only."""
+    """An empty schedule means one attempt only."""
     assert next_wait_s(RetryPolicy(schedule_s=()), tried=1, reply=FAILED) is None
 
 
@@ -51,7 +51,7 @@ def test_all_other_failures_are_retried(code: Code) -> None:
     point=st.floats(0, 1),
 )
 def test_jitter_is_bounded_and_retry_after_is_respected(tried: int, retry_after_s: float | None, point: float) -> None:
-    """The wait is within 20 % of the schedule's, or as long as the receiver asks, up to a day."""
+    """The wait is within 20 % of the schedule, or the receiver's time up to a day."""
     wait_s = next_wait_s(
         POLICY,
         tried=tried,

@@ -23,7 +23,7 @@ NEW = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
 
 
 def secret_of(current: str, previous: str | None = None, *, lasts_s: float = 3600) -> SigningSecret:
-    """A signing secret whose previous key, if there is one, lasts that long from `NOW`."""
+    """Return a signing secret whose previous key, if any, lasts that long from `NOW`."""
     return SigningSecret(
         current=HmacKey(current.encode()),
         version="uid/1",

@@ -36,7 +36,7 @@ def signed_headers(body: bytes = BODY, secret: str = SECRET) -> dict[str, str]:
 
 
 def headers_signed_with(key: bytes, body: bytes = BODY) -> dict[str, str]:
-    """The headers of a sender that takes `key` as it is."""
+    """Return the headers of a sender that signs with `key`."""
     headers = signed_headers()
     message = f"dlv_1.{headers['Webhook-Timestamp']}.".encode() + body
     digest = hmac.digest(key, message, "sha256")

@@ -1,4 +1,4 @@
-"""Fair scheduling: tenants alternate, their lanes alternate, and every limit holds."""
+"""Fair scheduling: tenants alternate, their lanes alternate, and every limit is kept."""
 
 from collections import Counter
 from typing import cast
@@ -32,16 +32,16 @@ class Bench:
         self.starts: list[str] = []
 
     def limit(self, key: str) -> int:
-        """How many of a lane may run."""
+        """Return how many deliveries of a lane may run."""
         return self._limits.get(key, self._limit)
 
     def arrive(self, key: str, count: int = 1) -> None:
-        """Something to do comes in."""
+        """Add deliveries of a lane."""
         for _ in range(count):
             self.turns.enqueue(key, MESSAGE)
 
     def start_one(self) -> str | None:
-        """Start whose turn it is."""
+        """Start the next delivery."""
         lane = self.turns.next()
         if lane is None:
             return None
@@ -51,12 +51,12 @@ class Bench:
         return lane.key
 
     def start_all(self) -> None:
-        """Start as long as somebody may."""
+        """Start deliveries while slots are free."""
         while self.start_one():
             pass
 
     def end(self, place: int = 0) -> None:
-        """What runs at `place` ends."""
+        """End the delivery that runs at `place`."""
         lane = self.running.pop(place)
         self.turns.end(lane)
 
@@ -112,7 +112,7 @@ def test_a_tenant_may_always_use_a_few_slots() -> None:
 
 
 def test_a_suspended_tenant_continues_when_slots_are_free() -> None:
-    """Ends of its own deliveries and of others resume it, until everything is done."""
+    """Ended deliveries of any tenant resume it until all are done."""
     bench = Bench(slots=32)
     for number in range(10):
         bench.arrive(f"t{number}.d", 50)
@@ -197,10 +197,10 @@ STEPS = st.lists(
     limits=st.dictionaries(KEYS, st.integers(0, 4), max_size=9),
     limit=st.integers(1, 12),
 )
-def test_limits_hold_and_no_lane_starves(
+def test_limits_are_kept_and_no_lane_starves(
     steps: list[tuple[str, str | int | None]], slots: int, limits: dict[str, int], limit: int
 ) -> None:
-    """No limit is exceeded, and in the end every lane with a limit above zero has started everything."""
+    """No limit is exceeded, and every lane with a limit above zero starts all its deliveries."""
     bench = Bench(slots, limit=limit, limits=limits)
     arrived: Counter[str] = Counter()
 

@@ -12,8 +12,8 @@ class Clock:
         return self.now
 
 
-def test_a_burst_and_then_one_after_the_other() -> None:
-    """After the burst it has to wait, and what it waited for it may do."""
+def test_a_burst_is_allowed_and_then_one_at_a_time() -> None:
+    """An address must wait after the burst, and each wait allows one more failure."""
     clock = Clock()
     throttle = FailureThrottle(burst=3, per_s=0.5, clock=clock)
 

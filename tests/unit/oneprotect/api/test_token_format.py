@@ -1,4 +1,4 @@
-"""What a token looks like, and what can be told of one without asking anybody."""
+"""The format of a token, and the checks that need no lookup."""
 
 import copy
 import pickle
@@ -11,8 +11,8 @@ from oneprotect.api.auth.token_format import PREFIX, IssuedToken, digest, parse_
 from telemetry.redaction import scrub
 
 
-def test_a_token_tells_its_id_and_what_is_kept_of_it() -> None:
-    """And it is another one each time."""
+def test_a_token_contains_its_id_and_gives_its_hash() -> None:
+    """Each created token is different."""
     first, second = IssuedToken(), IssuedToken()
 
     assert parse_token_id(first.reveal()) == first.id

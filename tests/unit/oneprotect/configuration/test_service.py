@@ -1,4 +1,4 @@
-"""What is written as configuration, what is refused, and what is told about it."""
+"""Configuration: stored values, refused values, and the events about changes."""
 
 import asyncio
 from typing import Any
@@ -63,7 +63,7 @@ async def _changes(site: Site) -> list[ConfigChanged]:
 
 
 async def test_a_destination_is_read_as_it_was_written(configuration: ConfigurationService) -> None:
-    """Every field that is set comes back, with the tenant, the id, and enabled."""
+    """Every stored field is returned, with the tenant, the id, and enabled."""
     fields: dict[str, Any] = {
         "url": "https://receiver.acme.com/hook?x=1",
         "credential": "key",
@@ -89,7 +89,7 @@ async def test_a_destination_is_read_as_it_was_written(configuration: Configurat
 
 
 async def test_a_destination_that_breaks_a_rule_is_refused(configuration: ConfigurationService) -> None:
-    """The error names the field and the rule, nothing is written, and the same without the fault is taken."""
+    """The error names the field and the rule and nothing is written; the valid variant is accepted."""
     right: dict[str, object] = {"url": "https://acme.com/", "credential": "key"}
     told: list[str] = []
 
@@ -112,8 +112,8 @@ async def test_a_destination_that_breaks_a_rule_is_refused(configuration: Config
         "X-Forwarded-For", "metadata", "Metadata-Flavor", "x-aws-ec2-metadata-token-ttl-seconds",
     ],
 )  # fmt: skip
-async def test_no_destination_sets_headers_that_are_not_its_own(name: str) -> None:
-    """A denied header is refused wherever a destination is decoded, in any case, and its neighbours are not."""
+async def test_no_destination_sets_denied_headers(name: str) -> None:
+    """A denied header is refused wherever a destination is decoded, in any case; similar names are allowed."""
     denied = msgspec.json.encode({"url": URL, "credential": "key", "headers": {name: "1"}})
     allowed = msgspec.json.encode({"url": URL, "credential": "key", "headers": {f"x-{name}": "1"}})
 
@@ -124,8 +124,8 @@ async def test_no_destination_sets_headers_that_are_not_its_own(name: str) -> No
 
 
 @pytest.mark.parametrize("pasted", [PASTED, "https://user:hunter2@10.0.0.1/", "a b\n", "x" * 5000])
-async def test_what_was_given_is_never_repeated(configuration: ConfigurationService, pasted: str) -> None:
-    """Whatever is pasted into whichever field, the error does not hold it."""
+async def test_errors_never_repeat_the_input(configuration: ConfigurationService, pasted: str) -> None:
+    """No error contains the value of any field."""
     right: dict[str, object] = {"url": "https://acme.com/", "credential": "key"}
     places: list[dict[str, object]] = [
         {"credential": pasted},
@@ -157,8 +157,8 @@ async def test_what_was_given_is_never_repeated(configuration: ConfigurationServ
     assert not [problem for problem in problems if pasted in problem or "hunter2" in problem]
 
 
-async def test_a_destination_needs_a_credential_that_is_there(configuration: ConfigurationService) -> None:
-    """Without the credential it is refused, and told how to create one; another tenant's does not count."""
+async def test_a_destination_requires_an_existing_credential(configuration: ConfigurationService) -> None:
+    """The refusal explains how to create the credential, and another tenant's credential does not count."""
     await configuration.set_credential("globex", "theirs", {"secret_ref": REF}, by="test")
 
     with pytest.raises(MissingCredential, match="create it first, with `oneprotect credential set`"):
@@ -169,8 +169,8 @@ async def test_a_destination_needs_a_credential_that_is_there(configuration: Con
     assert await configuration.list_destinations(TENANT) == []
 
 
-async def test_setting_anew_keeps_a_destination_disabled(site: Site, configuration: ConfigurationService) -> None:
-    """Whether it is enabled is changed by enabling and disabling alone, with the reason kept until then."""
+async def test_a_repeated_set_keeps_a_destination_disabled(site: Site, configuration: ConfigurationService) -> None:
+    """Only enable and disable change the state, and the reason is kept until then."""
     await site.destination("orders", "https://acme.com/one")
 
     disabled = await configuration.disable_destination(TENANT, "orders", by="jo", reason="moves house")
@@ -184,8 +184,8 @@ async def test_setting_anew_keeps_a_destination_disabled(site: Site, configurati
     assert (enabled.enabled, enabled.disabled_reason, enabled.disabled_at) == (True, None, None)
 
 
-async def test_what_is_not_there_is_unknown(configuration: ConfigurationService) -> None:
-    """Reading, switching and deleting what does not exist says so, and makes nothing of it."""
+async def test_a_missing_object_is_unknown(configuration: ConfigurationService) -> None:
+    """Reading, switching and deleting a missing object fails and creates nothing."""
     for attempt in (
         configuration.get_destination(TENANT, "none"),
         configuration.enable_destination(TENANT, "none", by="test"),
@@ -201,8 +201,8 @@ async def test_what_is_not_there_is_unknown(configuration: ConfigurationService)
     assert [view.id for view in await configuration.list_credentials(TENANT)] == ["key"]
 
 
-async def test_what_was_deleted_can_be_set_again(site: Site, configuration: ConfigurationService) -> None:
-    """A deleted destination is gone, and its id is free."""
+async def test_a_deleted_destination_can_be_set_again(site: Site, configuration: ConfigurationService) -> None:
+    """A deleted destination no longer exists, and its id is free."""
     await site.destination("orders", "https://acme.com/one")
 
     await configuration.delete_destination(TENANT, "orders", by="test")
@@ -213,8 +213,8 @@ async def test_what_was_deleted_can_be_set_again(site: Site, configuration: Conf
     assert (await configuration.get_destination(TENANT, "orders")).url == "https://acme.com/two"
 
 
-async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: ConfigurationService) -> None:
-    """Setting and disabling side by side loses neither: whoever comes second starts from what the first wrote."""
+async def test_concurrent_changes_are_all_kept(site: Site, configuration: ConfigurationService) -> None:
+    """Concurrent set and disable lose nothing: the second starts from the result of the first."""
     await site.destination("orders", "https://acme.com/one")
 
     await asyncio.gather(
@@ -227,7 +227,7 @@ async def test_changes_at_the_same_time_are_all_kept(site: Site, configuration: 
 
 
 class Contended(KvBucket):
-    """A bucket that somebody else writes to each time it has been read."""
+    """A bucket that another writer changes after every read."""
 
     async def find(self, key: str) -> KvEntry:
         entry = await super().find(key)
@@ -254,7 +254,7 @@ async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
 
 
 async def test_a_credential_is_read_without_its_ref(site: Site, configuration: ConfigurationService) -> None:
-    """The ref is stored in its canonical form, and no view or event holds it."""
+    """The ref is stored in its canonical form, and no view or event contains it."""
     view = await configuration.set_credential(TENANT, "short", {"secret_ref": "k8s://other-secret/key"}, by="test")
 
     views = [view, await configuration.get_credential(TENANT, "short"), *await configuration.list_credentials(TENANT)]
@@ -270,7 +270,7 @@ async def test_a_credential_is_read_without_its_ref(site: Site, configuration: C
 
 
 async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
-    """Without one, two parts are refused, and three are taken."""
+    """A ref of two parts is refused without a central namespace, and three parts are accepted."""
     jetstream = site.jetstream
     configuration = ConfigurationService(
         jetstream.destinations, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
@@ -287,7 +287,7 @@ async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
 
 
 async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
-    """What consumers found is part of the view; a new ref, or none, starts unchecked."""
+    """The view shows the status that consumers found; a new ref starts unchecked."""
     jetstream = site.jetstream
     statuses = KvBucket(jetstream.connection, jetstream.publisher, streams.CREDENTIAL_STATUS)
     configuration = ConfigurationService(
@@ -327,8 +327,8 @@ async def test_a_credential_in_use_is_not_deleted(site: Site, configuration: Con
     assert await configuration.list_credentials(TENANT) == []
 
 
-async def test_every_change_is_told(site: Site, configuration: ConfigurationService) -> None:
-    """One event for each change, on the subject of what was changed: who did what, and not one value."""
+async def test_every_change_publishes_an_event(site: Site, configuration: ConfigurationService) -> None:
+    """Each change publishes one event on the object's subject, with the actor and without values."""
     await configuration.set_destination(
         TENANT, "orders", {"url": "https://acme.com/hidden", "credential": "key"}, by="jo"
     )
@@ -353,8 +353,8 @@ async def test_every_change_is_told(site: Site, configuration: ConfigurationServ
     assert not [record for record in records if b"hidden" in record.data]
 
 
-async def test_what_can_not_be_understood_counts_as_absent(site: Site, configuration: ConfigurationService) -> None:
-    """An entry of another version is left out of lists, and can be replaced; the others are shown."""
+async def test_an_unreadable_entry_counts_as_absent(site: Site, configuration: ConfigurationService) -> None:
+    """Lists omit an entry of another version, and a new value can replace it."""
     await site.destination("orders", "https://acme.com/one")
     await site.jetstream.destinations.put(f"{TENANT}.newer", b'{"url":"https://acme.com/","credential":"key","x":1}')
 

@@ -7,7 +7,7 @@ from telemetry.metrics.registry import MetricRegistry, MetricSample, MetricSnaps
 
 
 def told(*readings: MetricSample, observed_s: float | None = None) -> MetricSnapshot:
-    """What a process tells."""
+    """Return the snapshot of a process."""
     counters = MetricRegistry()
     counters.add_source(lambda: readings)
     if observed_s is not None:
@@ -16,7 +16,7 @@ def told(*readings: MetricSample, observed_s: float | None = None) -> MetricSnap
 
 
 def test_counts_and_shares_are_added_and_views_are_not() -> None:
-    """Counters, latencies and shares of a whole add up; what all see alike is taken once, and the worst counts."""
+    """Counters, latencies and shares are added; shared views count once, and the worst value wins."""
     one = told(
         (definitions.FED, (), 3),
         (definitions.IN_FLIGHT, (), 2),
@@ -47,8 +47,8 @@ def test_counts_and_shares_are_added_and_views_are_not() -> None:
     assert (latency.count, round(latency.sum_s, 3)) == (2, 0.05)
 
 
-def test_what_has_ended_leaves_its_counts_alone() -> None:
-    """The counts of a process that has ended stay, its state goes."""
+def test_an_ended_process_leaves_only_its_counts() -> None:
+    """The merge keeps the counts of an ended process and drops its state."""
     ended = told((definitions.FED, (), 3), (definitions.IN_FLIGHT, (), 2), observed_s=0.02)
 
     left = final_counters(ended)
@@ -58,7 +58,7 @@ def test_what_has_ended_leaves_its_counts_alone() -> None:
 
 
 def test_a_report_carries_a_snapshot() -> None:
-    """What a process tells its supervisor is what it would have shown itself."""
+    """A process reports to its supervisor the metrics that it would show itself."""
     snapshot = told((definitions.READY, (), True), (definitions.EXPORTS, (("signal", "traces"),), 2), observed_s=0.2)
 
     assert ChildReport.of("ready", snapshot).snapshot == snapshot

@@ -1,4 +1,4 @@
-"""The cache: fresh for a minute, stale for a while and only in an outage, and never open where it should be shut."""
+"""The cache: fresh for a minute, stale only in an outage, and closed in doubt."""
 
 import asyncio
 import gc
@@ -32,7 +32,7 @@ REFUSALS = [SecretNotFound, SecretDenied, SecretMismatch, SecretMalformed, Secre
 
 
 class Reader:
-    """A provider that answers as told: with a snapshot, or an exception."""
+    """A provider with scripted snapshots and exceptions."""
 
     def __init__(self) -> None:
         self.answer: SecretSnapshot | Exception = snapshot()
@@ -69,7 +69,7 @@ def snapshot(version: int = 1, *, tenant: str = "acme", key: bytes = KEY) -> Sec
 
 
 class Desk:
-    """A cache, with its clock and what is behind it. Draws are the latest that are allowed."""
+    """A cache with its clock and provider. Random draws are the latest allowed."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Desk:
         assert failure.value.__context__ is None
 
     async def settled(self) -> None:
-        """Wait until no read is under way, and what the last one brought is kept."""
+        """Wait until no read is in progress and the last result is cached."""
         await until(lambda: len(asyncio.all_tasks()) == 1)
         await asyncio.sleep(0)
 
@@ -109,7 +109,7 @@ class Desk:
 
 
 async def test_a_secret_is_read_once_a_minute() -> None:
-    """Between two reads, memory answers, and answering prolongs nothing."""
+    """The cache answers between two reads, and an answer prolongs nothing."""
     desk = Desk()
 
     for now_s in (1000.0, 1030.0, 1047.9):
@@ -124,7 +124,7 @@ async def test_a_secret_is_read_once_a_minute() -> None:
 
 
 async def test_the_minute_is_shortened_at_random() -> None:
-    """By up to a fifth, so that what was read together is not read together again."""
+    """The time is shortened by up to a fifth, so that simultaneous reads spread."""
     drawn: list[tuple[float, float]] = []
 
     def earliest(low: float, high: float) -> float:
@@ -144,7 +144,7 @@ async def test_the_minute_is_shortened_at_random() -> None:
 
 
 async def test_an_answer_ages_from_when_its_read_began() -> None:
-    """A slow answer is as old as the question."""
+    """The age of a slow answer counts from its request."""
     desk = Desk()
     desk.reader.held = asyncio.Event()
     first = asyncio.ensure_future(desk.resolve())
@@ -166,7 +166,7 @@ async def test_an_answer_ages_from_when_its_read_began() -> None:
 
 
 async def test_all_keys_of_a_secret_come_with_one_read() -> None:
-    """What is kept is the Secret, not the key."""
+    """The cache stores the Secret and not the key."""
     desk = Desk()
     await desk.version()
 
@@ -176,8 +176,8 @@ async def test_all_keys_of_a_secret_come_with_one_read() -> None:
     assert desk.reader.reads == 1
 
 
-async def test_many_who_ask_at_once_share_one_read() -> None:
-    """A hundred resolves of an unknown Secret are one call to the provider."""
+async def test_concurrent_resolves_share_one_read() -> None:
+    """A hundred resolves of an unknown Secret cause one call to the provider."""
     desk = Desk()
 
     found = await asyncio.gather(*(desk.resolve() for _ in range(100)))
@@ -186,8 +186,8 @@ async def test_many_who_ask_at_once_share_one_read() -> None:
     assert desk.reader.reads == 1
 
 
-async def test_many_who_are_refused_at_once_each_get_their_own_error() -> None:
-    """One exception object raised to many would carry the tracebacks of all."""
+async def test_concurrent_refusals_have_their_own_errors() -> None:
+    """A shared exception object would contain the tracebacks of all callers."""
     desk = Desk()
     desk.reader.answer = SecretDenied()
 
@@ -198,8 +198,8 @@ async def test_many_who_are_refused_at_once_each_get_their_own_error() -> None:
     assert desk.reader.reads == 1
 
 
-async def test_who_started_a_read_may_leave() -> None:
-    """A cancelled first caller does not take the answer from the others."""
+async def test_the_first_caller_can_be_cancelled() -> None:
+    """Cancelling the first caller does not affect the other callers."""
     desk = Desk()
     desk.reader.held = asyncio.Event()
     first, second = asyncio.ensure_future(desk.resolve()), asyncio.ensure_future(desk.resolve())
@@ -215,10 +215,8 @@ async def test_who_started_a_read_may_leave() -> None:
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_read_that_nobody_waits_for_any_more_is_still_kept(
-    fails: bool, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It ends quietly, and serves the next one who asks."""
+async def test_an_abandoned_read_is_still_cached(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """The read ends quietly and serves the next caller."""
     desk = Desk()
     desk.reader.answer = SecretDenied() if fails else snapshot()
     desk.reader.held = asyncio.Event()
@@ -282,8 +280,8 @@ async def test_nothing_is_served_stale_when_that_is_switched_off() -> None:
     assert version == "uid/1"
 
 
-async def test_in_an_outage_the_provider_is_not_asked_each_time() -> None:
-    """A failed read is repeated after some five seconds, and meanwhile nobody waits for it."""
+async def test_an_outage_limits_calls_to_the_provider() -> None:
+    """A failed read is repeated after about five seconds, and no caller waits in between."""
     desk = Desk()
     await desk.version()
     desk.reader.answer = SecretUnavailable()
@@ -300,8 +298,8 @@ async def test_in_an_outage_the_provider_is_not_asked_each_time() -> None:
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-async def test_a_refusal_throws_away_what_was_known(refusal: type[SecretError]) -> None:
-    """A Secret that is gone, or may not be read any more, is not served stale, not even in an outage after it."""
+async def test_a_refusal_drops_the_cached_secret(refusal: type[SecretError]) -> None:
+    """A deleted or denied Secret is not served stale, not even in a later outage."""
     desk = Desk()
     await desk.version()
     desk.clock.now_s += 60
@@ -317,7 +315,7 @@ async def test_a_refusal_throws_away_what_was_known(refusal: type[SecretError]) 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
 async def test_a_refusal_is_remembered_for_five_seconds(refusal: type[SecretError]) -> None:
-    """Asking again and again does not reach the provider, and what was mended is soon seen."""
+    """Repeated calls do not reach the provider, and a corrected Secret is seen soon."""
     desk = Desk()
     desk.reader.answer = refusal()
     await desk.refused(refusal)
@@ -331,8 +329,8 @@ async def test_a_refusal_is_remembered_for_five_seconds(refusal: type[SecretErro
     assert (reads, await desk.version()) == (1, "uid/1")
 
 
-async def test_an_outage_is_not_remembered_when_nothing_is_known() -> None:
-    """The first answer after it counts at once."""
+async def test_an_outage_is_not_cached_without_a_snapshot() -> None:
+    """The first answer after the outage counts at once."""
     desk = Desk()
     desk.reader.answer = SecretUnavailable()
     await desk.refused(SecretUnavailable)
@@ -341,8 +339,8 @@ async def test_an_outage_is_not_remembered_when_nothing_is_known() -> None:
     assert await desk.version() == "uid/1"
 
 
-async def test_unknown_secrets_push_out_no_known_ones() -> None:
-    """A flood of refs to nothing has a memory of its own, and that is bounded."""
+async def test_unknown_secrets_evict_no_known_ones() -> None:
+    """Refused refs have their own bounded cache."""
     desk = Desk(max_entries=2)
     await desk.version()
     desk.reader.answer = SecretNotFound()
@@ -374,8 +372,8 @@ async def test_the_least_used_secret_makes_room() -> None:
     assert (reads, reads_of_kept, desk.reader.reads) == (3, 0, 4)
 
 
-async def test_secrets_that_nobody_uses_do_not_stay() -> None:
-    """Once too old to be of any use, they leave memory with the next read of another."""
+async def test_unused_secrets_are_removed() -> None:
+    """The next read of another Secret removes those that are too old."""
     desk = Desk()
     await desk.resolve("a")
 
@@ -389,7 +387,7 @@ async def test_secrets_that_nobody_uses_do_not_stay() -> None:
 
 
 async def test_the_owner_is_checked_on_every_resolve() -> None:
-    """What is in memory for one tenant is not for another, fresh or stale, and the owner does not suffer."""
+    """A Secret cached for one tenant is refused to others, fresh or stale, without effect on its owner."""
     desk = Desk()
     await desk.version()
 
@@ -402,8 +400,8 @@ async def test_the_owner_is_checked_on_every_resolve() -> None:
     assert desk.cache.stale_served == 1
 
 
-async def test_asking_for_anothers_secret_takes_nothing_from_its_owner() -> None:
-    """Refusals neither evict nor make the owner wait, and reach the provider every five seconds at most."""
+async def test_requests_for_another_tenants_secret_do_not_affect_its_owner() -> None:
+    """Refusals evict nothing, delay no owner, and reach the provider every five seconds at most."""
     desk = Desk()
     await desk.version()
 
@@ -417,8 +415,8 @@ async def test_asking_for_anothers_secret_takes_nothing_from_its_owner() -> None
     assert desk.cache.hits == 1
 
 
-async def test_a_refusal_is_not_drawn_from_what_may_be_outdated() -> None:
-    """In an outage, a refusal that rests on an older snapshot is no certainty, and the answer is: not now."""
+async def test_a_stale_snapshot_causes_no_refusal() -> None:
+    """A refusal based on an older snapshot is reported as unavailable in an outage."""
     desk = Desk()
     await desk.version()
     desk.reader.answer = SecretUnavailable()
@@ -442,8 +440,8 @@ async def test_a_relabelled_secret_stops_serving_its_old_owner() -> None:
     assert (await desk.resolve(tenant="globex")).version == "uid/2"
 
 
-async def test_what_was_mended_is_seen_before_its_minute_is_over() -> None:
-    """A malformed key, in a Secret that was read well, is looked at again after five seconds."""
+async def test_a_corrected_key_is_seen_within_its_minute() -> None:
+    """A malformed key is read again after five seconds."""
     desk = Desk()
     desk.reader.answer = snapshot(1, key=b"short")
     await desk.refused(SecretMalformed)
@@ -468,8 +466,8 @@ async def test_an_evicted_secret_is_read_again() -> None:
     assert await desk.version() == "uid/2"
 
 
-async def test_everything_can_be_forgotten_at_once() -> None:
-    """Secrets, refusals, and what is just being read."""
+async def test_the_whole_cache_can_be_cleared() -> None:
+    """Clearing drops Secrets, refusals and reads in progress."""
     desk = Desk()
     await desk.version("a")
     await desk.version("b")
@@ -504,7 +502,7 @@ async def test_evicting_forgets_a_refusal_too() -> None:
 
 @pytest.mark.parametrize("late", [snapshot(1), SecretNotFound(), SecretUnavailable()])
 async def test_an_older_answer_never_replaces_a_newer_one(late: SecretSnapshot | Exception) -> None:
-    """A read that was overtaken by an eviction and another read leaves no trace."""
+    """A read that is older than an eviction and a second read is dropped."""
     desk = Desk()
     desk.reader.answer, desk.reader.held = late, asyncio.Event()
     slow = asyncio.ensure_future(desk.resolve())
@@ -520,8 +518,8 @@ async def test_an_older_answer_never_replaces_a_newer_one(late: SecretSnapshot |
     assert (newer, await desk.version(), desk.reader.reads) == ("uid/2", "uid/2", 2)
 
 
-async def test_closing_forgets_everything_and_stops_what_is_under_way() -> None:
-    """Who waits is told so, and nothing is served or read afterwards."""
+async def test_closing_clears_the_cache_and_stops_reads() -> None:
+    """Waiting callers get an error, and nothing is served or read afterwards."""
     desk = Desk()
     await desk.version()
     desk.reader.held = asyncio.Event()
@@ -540,8 +538,8 @@ async def test_closing_forgets_everything_and_stops_what_is_under_way() -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-async def test_an_unknown_exception_is_no_answer() -> None:
-    """Whatever the provider behind may raise, callers see ours, with nothing attached, and stale bridges it."""
+async def test_an_unknown_exception_counts_as_an_outage() -> None:
+    """Callers get the product's error without a cause, and a stale snapshot bridges the outage."""
     desk = Desk()
     desk.reader.answer = ValueError(KEY)
     await desk.refused(SecretUnavailable)
@@ -555,8 +553,8 @@ async def test_an_unknown_exception_is_no_answer() -> None:
     assert desk.counts == (0, 3, 1, 2)
 
 
-async def test_the_fast_path_answers_only_what_is_fresh_and_allowed() -> None:
-    """It never waits, never reads, and leaves every doubt to `resolve`."""
+async def test_the_fast_path_serves_only_fresh_and_allowed_secrets() -> None:
+    """The fast path never waits or reads, and leaves other cases to `resolve`."""
     desk = Desk()
 
     def cached(tenant: str = "acme") -> SigningSecret | None:
@@ -572,8 +570,8 @@ async def test_the_fast_path_answers_only_what_is_fresh_and_allowed() -> None:
     assert desk.cache.hits == 1
 
 
-async def test_a_secret_in_use_is_read_anew_before_its_time_is_over() -> None:
-    """Once, after four fifths of it, in the background: whoever asks meanwhile has the old one, and nobody waits."""
+async def test_a_used_secret_is_refreshed_before_it_expires() -> None:
+    """One background read starts after four fifths of the time, and callers get the old Secret meanwhile."""
     desk = Desk()
     await desk.version()
     desk.reader.answer, desk.reader.held = snapshot(2), asyncio.Event()
@@ -592,8 +590,8 @@ async def test_a_secret_in_use_is_read_anew_before_its_time_is_over() -> None:
     assert desk.counts == (102, 1, 0, 0)
 
 
-async def test_who_comes_after_the_time_is_over_joins_the_read_that_is_under_way() -> None:
-    """There is one read, whoever wanted it first."""
+async def test_a_caller_after_expiry_joins_the_running_read() -> None:
+    """There is one read, whichever caller started it."""
     desk = Desk()
     await desk.version()
     desk.reader.answer, desk.reader.held = snapshot(2), asyncio.Event()
@@ -607,8 +605,8 @@ async def test_who_comes_after_the_time_is_over_joins_the_read_that_is_under_way
     assert ((await late).version, desk.reader.reads) == ("uid/2", 2)
 
 
-async def test_a_background_read_that_fails_is_repeated_after_a_while() -> None:
-    """Some five seconds later, by the next who asks; the old one serves on until its time is over, and then stale."""
+async def test_a_failed_background_read_is_repeated() -> None:
+    """The next caller after five seconds repeats the read, and the old Secret is served meanwhile."""
     desk = Desk()
     await desk.version()
     desk.reader.answer = SecretUnavailable()
@@ -668,8 +666,8 @@ async def test_a_background_read_that_was_overtaken_leaves_no_trace() -> None:
     assert desk.cache.size == 0
 
 
-async def test_one_tenant_cannot_push_out_anothers_secrets() -> None:
-    """Who has the most of them makes room, with the least used of its own."""
+async def test_one_tenant_cannot_evict_anothers_secrets() -> None:
+    """The tenant with most Secrets loses its least used one."""
     desk = Desk(max_entries=4)
     for name in ("a", "b"):
         await desk.resolve(name)
@@ -686,8 +684,8 @@ async def test_one_tenant_cannot_push_out_anothers_secrets() -> None:
     assert (desk.reader.reads, desk.cache.size) == (reads, 4)
 
 
-async def test_a_tenant_may_use_what_others_leave() -> None:
-    """A share is what is kept for a tenant, not the most that it may have."""
+async def test_a_tenant_may_use_free_shares_of_others() -> None:
+    """A share is a guaranteed minimum and not a maximum."""
     desk = Desk(max_entries=4)
     for name in ("a", "b", "c"):
         await desk.resolve(name)
@@ -723,8 +721,8 @@ async def test_a_relabelled_secret_counts_for_its_new_owner() -> None:
     assert (desk.reader.reads, desk.cache.size) == (reads, 3)
 
 
-async def test_ages_are_told_without_names() -> None:
-    """For a histogram: how long ago each Secret in memory was read."""
+async def test_ages_are_reported_without_names() -> None:
+    """The histogram gets the age of each cached Secret."""
     desk = Desk()
     await desk.version("a")
     desk.clock.now_s += 7

@@ -1,4 +1,4 @@
-"""Asking what one may do: the answer of the API server, or none; never a guess, a proxy, or an exception."""
+"""Access reviews: the answer of the API server or none, without guesses, proxies or exceptions."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -25,7 +25,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
 
 @pytest_asyncio.fixture
 async def reviews(server: ApiServer, tmp_path: Path) -> AsyncIterator[AccessReviews]:
-    """Asks as the consumer."""
+    """An access reviewer with the consumer's token."""
     asking = AccessReviews(await _cluster(server, tmp_path), timeout_s=1.0)
     yield asking
     await asking.aclose()
@@ -41,8 +41,8 @@ async def _may(reviews: AccessReviews) -> bool | None:
     return await reviews.is_allowed("get", namespace="webhooks", name="acme-signing")
 
 
-async def test_yes_and_no(reviews: AccessReviews) -> None:
-    """What a role allows is True, and all else False."""
+async def test_allowed_is_true_and_all_else_is_false(reviews: AccessReviews) -> None:
+    """A permission of the role is True, and all others are False."""
     assert await _may(reviews) is True
     assert await reviews.is_allowed("get", namespace="webhooks", name="another") is False
     assert await reviews.is_allowed("list", namespace="webhooks") is False
@@ -79,8 +79,8 @@ async def test_a_renewed_token_is_read(server: ApiServer, reviews: AccessReviews
         hanging_up(),
     ],
 )
-async def test_what_is_no_answer(server: ApiServer, reviews: AccessReviews, answer: Answer) -> None:
-    """Whatever is not the server's plain word is no answer, and is asked for once; the right one is understood."""
+async def test_an_unclear_response_is_no_answer(server: ApiServer, reviews: AccessReviews, answer: Answer) -> None:
+    """A response that is not a clear review gives no answer and is not retried."""
     server.next_answers.append(answer)
     none = await _may(reviews)
     asked = len(server.requests)
@@ -91,8 +91,8 @@ async def test_what_is_no_answer(server: ApiServer, reviews: AccessReviews, answ
     assert await _may(reviews) is True
 
 
-async def test_a_server_that_says_nothing(server: ApiServer, tmp_path: Path) -> None:
-    """A question has its limit."""
+async def test_a_silent_server_causes_a_timeout(server: ApiServer, tmp_path: Path) -> None:
+    """A review has a time limit."""
     server.every_answer = stalled(server)
     reviews = AccessReviews(await _cluster(server, tmp_path), timeout_s=0.1)
     none = await _may(reviews)
@@ -105,7 +105,7 @@ async def test_a_server_that_says_nothing(server: ApiServer, tmp_path: Path) -> 
 async def test_no_proxy_from_the_environment(
     server: ApiServer, reviews: AccessReviews, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a proxy nor a netrc file of the environment comes between us and the server."""
+    """A review uses neither a proxy nor a netrc file of the environment."""
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     may = await _may(reviews)
@@ -114,8 +114,8 @@ async def test_no_proxy_from_the_environment(
     assert len(server.requests) == 1
 
 
-async def test_after_closing(reviews: AccessReviews) -> None:
-    """What is closed gives no answer, and no exception."""
+async def test_a_closed_reviewer_gives_no_answer(reviews: AccessReviews) -> None:
+    """A closed reviewer raises no exception."""
     before = await _may(reviews)
     await reviews.aclose()
 

@@ -19,13 +19,13 @@ from tests.kubernetes.resolving import Clock
 
 
 def made(jitter: Callable[[float, float], float] = max) -> tuple[CircuitBreaker, Clock]:
-    """A breaker whose pauses are the longest, and its clock."""
+    """Return a breaker with the longest pauses, and its clock."""
     clock = Clock()
     return CircuitBreaker(clock=clock, jitter=jitter), clock
 
 
 def call(breaker: CircuitBreaker, verdict: CallOutcome) -> bool:
-    """Make one call that ends so; False when it is not let through."""
+    """Make one call with that result; False when the breaker refuses it."""
     ticket = breaker.admit_call()
     if ticket is None:
         return False
@@ -38,8 +38,8 @@ def fail(breaker: CircuitBreaker, times: int = THRESHOLD) -> None:
         assert call(breaker, CallOutcome.FAILED)
 
 
-def test_it_opens_at_the_fifth_failure_in_a_row() -> None:
-    """Not before, and then it lets nothing through."""
+def test_the_breaker_opens_at_the_fifth_failure_in_a_row() -> None:
+    """The breaker allows four failures, and then refuses calls."""
     breaker, _ = made()
 
     fail(breaker, 4)
@@ -51,8 +51,8 @@ def test_it_opens_at_the_fifth_failure_in_a_row() -> None:
     assert breaker.admit_call() is None
 
 
-def test_a_success_between_failures_starts_the_count_anew() -> None:
-    """A provider that fails now and then is not shut off."""
+def test_a_success_between_failures_resets_the_count() -> None:
+    """A provider that fails now and then is not blocked."""
     breaker, _ = made()
 
     for _ in range(10):
@@ -62,8 +62,8 @@ def test_a_success_between_failures_starts_the_count_anew() -> None:
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_a_call_that_says_nothing_counts_neither_way() -> None:
-    """Such as one that was called off."""
+def test_a_call_without_a_result_does_not_count() -> None:
+    """A cancelled call is neither a success nor a failure."""
     breaker, _ = made()
 
     fail(breaker, 4)
@@ -74,8 +74,8 @@ def test_a_call_that_says_nothing_counts_neither_way() -> None:
     assert (before, breaker.state) == (BreakerState.CLOSED, BreakerState.OPEN)
 
 
-def test_after_its_pause_one_call_is_let_through() -> None:
-    """The others have to wait for how that goes, and a success lets everybody through again."""
+def test_one_probe_is_allowed_after_the_pause() -> None:
+    """Other calls wait for the probe, and its success closes the breaker."""
     breaker, clock = made()
     fail(breaker)
     clock.now_s += 0.999
@@ -92,8 +92,8 @@ def test_after_its_pause_one_call_is_let_through() -> None:
     assert breaker.state is BreakerState.CLOSED
 
 
-def test_a_probe_that_says_nothing_makes_room_for_another() -> None:
-    """Or nobody would ever try again."""
+def test_a_probe_without_a_result_allows_another() -> None:
+    """The breaker would otherwise stay open forever."""
     breaker, clock = made()
     fail(breaker)
     clock.now_s += 1
@@ -127,7 +127,7 @@ def test_each_pause_is_twice_the_one_before_up_to_a_bound() -> None:
 
 
 def test_a_pause_may_be_half_as_long() -> None:
-    """By chance, so that what failed together does not come back together."""
+    """Random pauses keep breakers from probing together."""
     drawn: list[tuple[float, float]] = []
 
     def shortest(low: float, high: float) -> float:
@@ -162,8 +162,8 @@ def test_failures_of_calls_from_before_it_opened_change_nothing(elapsed_s: float
     assert breaker.is_refusing
 
 
-def test_a_late_success_closes_it() -> None:
-    """Whichever call it was: the provider answers again. The probe then has no say any more."""
+def test_a_late_success_closes_the_breaker() -> None:
+    """Any success closes the breaker, and the probe no longer matters."""
     breaker, clock = made()
     late = breaker.admit_call()
     assert late is not None

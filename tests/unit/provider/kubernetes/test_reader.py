@@ -1,4 +1,4 @@
-"""Reads of a source that does as told: what counts against it, and what ends a read."""
+"""Reads of a scripted source: counted failures, and the end of a read."""
 
 from collections import deque
 
@@ -17,7 +17,7 @@ GOOD = ApiServerResponse(200, encoded(manifest()))
 
 
 class Source:
-    """Gives what is next, and the good answer when there is no more."""
+    """A source with scripted results, and the good result after them."""
 
     def __init__(self, *outcomes: ApiServerResponse | ResponseFault) -> None:
         self.outcomes = deque(outcomes)
@@ -39,8 +39,8 @@ def reads(source: Source) -> tuple[SecretReader, CircuitBreaker, Pauses]:
     )
 
 
-async def test_what_was_not_sent_is_no_failure_of_the_server() -> None:
-    """A token file that cannot be read shuts no breaker's way, and is not tried again within the read."""
+async def test_an_unsent_request_is_no_failure_of_the_server() -> None:
+    """An unreadable token file opens no breaker and is not retried within the read."""
     source = Source(*[ResponseFault.NOT_SENT] * 10)
     reading, breaker, pauses = reads(source)
 

@@ -1,4 +1,4 @@
-"""The HTTP sender's connections: which are used again, which address is tried, what is remembered, and the proxy."""
+"""Connections of the HTTP sender: reuse, choice of address, caches, and the proxy."""
 
 import asyncio
 import socket
@@ -76,7 +76,7 @@ async def post(sender: HttpWebhookSender, url: str, *, body: bytes = b"{}", time
 
 
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
-    """What nobody has used for as long as connections are kept is closed, and the next delivery opens another."""
+    """An idle connection is closed at its limit, and the next delivery opens another."""
     async with receiving() as receiver, opened(keep_alive_s=0.1) as sender:
         url = f"http://127.0.0.1:{receiver.port}/"
         await post(sender, url)
@@ -107,8 +107,8 @@ async def test_only_so_many_idle_connections_are_kept() -> None:
     assert receiver.connections == 5
 
 
-async def test_a_connection_that_was_closed_while_nobody_looked_is_not_used() -> None:
-    """After a while without use the socket itself is asked, as the loop may not have got round to it yet."""
+async def test_a_connection_closed_while_idle_is_not_used() -> None:
+    """The sender checks the socket after an idle time, because the loop may not have read yet."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         served: list[bytes] = []
 
@@ -138,8 +138,8 @@ def _hold_up_the_loop() -> None:
     threading.Event().wait(1.5)
 
 
-async def test_an_answer_before_the_whole_request_is_the_answer() -> None:
-    """A receiver that refuses a body without reading it has answered; there is no next request on that connection."""
+async def test_an_early_response_counts() -> None:
+    """A response before the end of the request counts, and the connection is not used again."""
     refusal = b"HTTP/1.1 413 Too Large\r\ncontent-length: 0\r\n\r\n"
     closed = asyncio.Event()
 
@@ -158,8 +158,8 @@ async def test_an_answer_before_the_whole_request_is_the_answer() -> None:
     assert replies == [WebhookResponse(Code.HTTP_4XX, 413)] * 2
 
 
-async def test_a_trailer_may_say_that_it_was_the_last_answer() -> None:
-    """What stands behind the body may end the connection as well: the next delivery has one of its own."""
+async def test_a_trailer_may_close_the_connection() -> None:
+    """A `Connection: close` trailer makes the next delivery open its own connection."""
     last = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\nconnection: close\r\n\r\n"
 
     async with receiving(answering(last)) as receiver, opened() as sender:
@@ -180,8 +180,8 @@ async def test_the_next_address_is_tried_when_one_refuses() -> None:
     assert (reply.code, len(receiver.exchanges)) == (Code.HTTP_2XX, 1)
 
 
-async def test_an_address_that_does_not_answer_costs_its_head_start() -> None:
-    """A name with an address that drops everything is delivered to by the next one, long before the deadline."""
+async def test_an_unresponsive_address_delays_only_by_its_head_start() -> None:
+    """The next address of the name gets the delivery long before the deadline."""
     async with receiving() as receiver:
         with socket.socket() as mute, closing(socket.socket()) as one, closing(socket.socket()) as two:
             mute.bind(("127.0.0.2", receiver.port))
@@ -198,8 +198,8 @@ async def test_an_address_that_does_not_answer_costs_its_head_start() -> None:
     assert HEAD_START_S * 0.8 < took_s < 5
 
 
-async def test_a_name_with_dead_addresses_alone_is_refused() -> None:
-    """When all of them refuse, that is what it is."""
+async def test_a_name_whose_addresses_all_refuse_is_refused() -> None:
+    """The delivery fails as refused if every address refuses."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         async with opened(Names("127.0.0.1", "127.0.0.2", "127.0.0.3")) as sender:
@@ -211,8 +211,8 @@ async def test_a_name_with_dead_addresses_alone_is_refused() -> None:
 # What is remembered
 
 
-async def test_a_name_is_asked_for_once_for_all_who_wait() -> None:
-    """Deliveries at the same time, and soon after, share one question to the name service."""
+async def test_concurrent_deliveries_share_one_name_query() -> None:
+    """Deliveries at the same time and soon after share one query to the name service."""
     names = Names("127.0.0.1")
 
     async with receiving() as receiver, opened(names) as sender:
@@ -251,8 +251,8 @@ async def started(sender: HttpWebhookSender, request: PreparedRequest) -> Webhoo
     return await ended
 
 
-async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> None:
-    """For a second nobody asks again; then a name that has come into being is found."""
+async def test_a_failed_name_query_is_cached_briefly() -> None:
+    """A failure is cached for a second, and then a new name is found."""
     names = Names()
 
     async with receiving() as receiver, opened(names) as sender:
@@ -272,8 +272,8 @@ async def test_a_failure_of_the_name_service_is_not_remembered_for_long() -> Non
 # What is said in the handshake
 
 
-async def test_the_name_is_asked_for_in_the_handshake_and_an_address_is_not(authority: Authority) -> None:
-    """A receiver with several certificates learns which one is wanted, though the socket goes to an address."""
+async def test_the_handshake_contains_the_host_name(authority: Authority) -> None:
+    """The TLS handshake names the host and not the address, so the receiver can select its certificate."""
     asked: list[str | None] = []
     context = authority.server_context(NAME)
     context.sni_callback = lambda _socket, name, _context: asked.append(name)
@@ -293,7 +293,7 @@ async def test_the_name_is_asked_for_in_the_handshake_and_an_address_is_not(auth
 
 
 class Tunnels:
-    """A CONNECT proxy: keeps what it was asked for, and refuses with a status if told to."""
+    """A CONNECT proxy that records its requests and can refuse with a status."""
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []
@@ -330,10 +330,10 @@ async def tunnels() -> AsyncIterator[tuple[Tunnels, HttpProxy]]:
 
 
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_with_a_proxy_everything_goes_through_tunnels(
+async def test_all_deliveries_use_the_proxy_tunnel(
     tunnels: tuple[Tunnels, HttpProxy], authority: Authority, *, encrypted: bool
 ) -> None:
-    """The proxy is told an address that was checked here; the receiver is held to its name; connections are kept."""
+    """The proxy gets a checked address, the receiver's name is verified, and connections are kept."""
     context: ssl.SSLContext | None = authority.server_context(NAME) if encrypted else None
     seen, proxy = tunnels
 
@@ -374,8 +374,8 @@ async def test_a_proxy_that_refuses_is_a_refusal(tunnels: tuple[Tunnels, HttpPro
     assert receiver.connections == 0
 
 
-async def test_a_proxy_that_is_not_there_is_a_refusal() -> None:
-    """A sender whose proxy is down sends nothing."""
+async def test_an_unreachable_proxy_is_a_refusal() -> None:
+    """A sender sends nothing while its proxy is down."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         proxy = HttpProxy("127.0.0.1", free.getsockname()[1])

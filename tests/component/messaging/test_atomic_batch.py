@@ -1,4 +1,4 @@
-"""Atomic batches: many callers at once, and one who brings what is refused."""
+"""Atomic batches: concurrent callers, and a caller with a refused message."""
 
 import asyncio
 from collections import Counter
@@ -21,7 +21,7 @@ def _batch(name: str, size: int) -> list[Publication]:
 
 
 async def test_requests_of_concurrent_callers_are_all_stored(site: Site) -> None:
-    """Hundreds of batches go in few, each caller is told where its own are, and nothing is stored twice."""
+    """Hundreds of requests go in few batches; each caller gets its sequence, and nothing is stored twice."""
     batches = site.jetstream.publisher.batches(streams.WORK.name)
 
     async with asyncio.timeout(60):
@@ -51,7 +51,7 @@ async def test_a_rejected_request_does_not_affect_the_others(site: Site) -> None
 
 
 async def test_every_caller_gets_an_error_without_a_server(site: Site) -> None:
-    """None waits for ever."""
+    """No caller waits forever."""
     await site.server.kill()
     batches = site.jetstream.publisher.batches(streams.WORK.name)
 

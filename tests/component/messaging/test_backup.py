@@ -29,7 +29,7 @@ class Snapshot(msgspec.Struct):
 
 
 async def snapshot(connection: NatsConnection, stream: str) -> Snapshot:
-    """Take one."""
+    """Create a snapshot."""
     chunks: list[bytes] = []
     ended, inbox = asyncio.Event(), connection.new_inbox()
 
@@ -59,7 +59,7 @@ async def restore(connection: NatsConnection, stream: str, taken: Snapshot) -> N
 
 
 async def test_snapshots_restore_everything(tmp_path: Path) -> None:
-    """Configuration, due work and scheduled retries are there again, and what came due meanwhile is delivered."""
+    """Configuration, due work and scheduled retries are restored, and overdue deliveries are sent."""
     async with Scripted() as receiver:
         async with EmbeddedNats(tmp_path / "lost") as server, Site(tmp_path, server) as lost:
             await lost.destination("orders", receiver.url)

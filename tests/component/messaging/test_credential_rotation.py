@@ -11,7 +11,7 @@ from tests.support.waiting import until
 
 
 async def test_a_consumer_survives_the_rotation_of_its_key(tmp_path: Path) -> None:
-    """New key beside the old one, new file, old key gone: the consumer comes back by itself, with the new key."""
+    """The consumer reconnects with the new key after the old one is removed."""
     keys = Keys(tmp_path / "keys")
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
         operator = {
@@ -41,7 +41,7 @@ async def test_a_consumer_survives_the_rotation_of_its_key(tmp_path: Path) -> No
 
 
 async def test_a_consumer_reconnects_after_a_revoked_key_is_replaced(tmp_path: Path) -> None:
-    """A key that was taken away too early: the consumer goes on trying, and works again once it is back."""
+    """The consumer retries after an early revocation, and works again with the new key."""
     keys = Keys(tmp_path / "keys")
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
         operator = {

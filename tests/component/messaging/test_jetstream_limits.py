@@ -1,4 +1,4 @@
-"""A server that has no room left, and messages that are too large for it: what is told, and what is kept."""
+"""A full server and oversized messages: the reported error, and the stored messages."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ ROOM = 4 * 1024**2
 
 
 class SmallServer(EmbeddedNats):
-    """A server whose disk is soon full."""
+    """A server with little disk space."""
 
     def _config(self, port: int) -> dict[str, Any]:
         config = super()._config(port)
@@ -38,7 +38,7 @@ async def _fill(site: Site) -> None:
 
 
 async def test_a_full_server_is_reported_as_unavailable(tmp_path: Path) -> None:
-    """What it refuses for want of room may be asked for again, and is stored once there is some."""
+    """A message refused for lack of space can be sent again and is stored once."""
     async with (
         SmallServer(tmp_path / "nats") as server,
         Site(tmp_path, server, archive_max_bytes=str(1024**2)) as site,
@@ -55,7 +55,7 @@ async def test_a_full_server_is_reported_as_unavailable(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 async def test_a_result_is_stored_once_the_server_has_space_and_nothing_is_sent_twice(tmp_path: Path) -> None:
-    """The disk fills up while a receiver answers: the result waits, and the delivery is not made again."""
+    """A result waits for disk space, and its delivery is not sent again."""
     async with (
         SmallServer(tmp_path / "nats") as server,
         Scripted() as receiver,
@@ -81,7 +81,7 @@ async def test_a_result_is_stored_once_the_server_has_space_and_nothing_is_sent_
 
 @pytest.mark.parametrize("size", [980_000, 1_200_000])
 async def test_a_message_that_is_too_large_is_rejected_at_once(nats_server: EmbeddedNats, size: int) -> None:
-    """By the stream, or by the server as a whole: no try will help, so none is made."""
+    """The client does not retry a message that exceeds the limit of the stream or server."""
     async with connect(nats_server.url, name="test") as connection, JetStreamPublisher(connection) as publisher:
         config = {"name": "X", "subjects": ["x"], "max_msg_size": streams.MAX_MESSAGE_BYTES - 10_000}
         await connection.api("STREAM.CREATE.X", config)

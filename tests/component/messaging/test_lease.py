@@ -37,14 +37,14 @@ async def test_a_lease_has_one_holder(bucket: KvBucket) -> None:
 
 
 async def test_tenants_have_separate_leases(bucket: KvBucket) -> None:
-    """What one tenant does holds up nobody else."""
+    """A lease of one tenant does not delay another tenant."""
     assert await Lease(bucket, TENANT, ANN).acquire() is None
     assert await Lease(bucket, "globex", BOB).acquire() is None
     assert await find_holder(bucket, TENANT) == ANN
 
 
 async def test_the_lease_of_a_dead_holder_expires(bucket: KvBucket) -> None:
-    """A lease that nobody renews is free after a few seconds, and one that is renewed is not."""
+    """A lease without renewals is free after a few seconds, and a renewed one is not."""
     loop = asyncio.get_running_loop()
     dead, alive = Lease(bucket, TENANT, ANN), Lease(bucket, "globex", ANN)
     await dead.acquire()
@@ -80,7 +80,7 @@ async def test_a_former_holder_cannot_release_the_lease(bucket: KvBucket) -> Non
 
 
 async def test_a_lost_acknowledgement_does_not_lose_the_lease(bucket: KvBucket) -> None:
-    """A renewal that the server has and its holder does not know of is recognised as the holder's own."""
+    """The holder recognizes a renewal whose acknowledgement was lost as its own."""
     ann = Lease(bucket, TENANT, ANN)
     await ann.acquire()
     known = ann.revision

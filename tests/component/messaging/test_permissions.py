@@ -1,4 +1,4 @@
-"""Who may do what, on a server with the configuration that is shipped: everything needed works, all else is refused."""
+"""Permissions with the shipped server configuration: required operations work, and all others are refused."""
 
 import asyncio
 import contextlib
@@ -66,7 +66,7 @@ def _name(stream: str) -> str:
 
 
 def _everything() -> Iterator[tuple[str, str, str]]:
-    """What somebody could try: the kind of permission it needs, of what, and the subject that is published to."""
+    """Return the possible operations: kind of permission, its object, and the subject."""
     yield from _publishing()
     yield from _reading()
     for stream in [*map(_name, STREAMS), *(f"KV_oneprotect_{bucket}" for bucket in BUCKETS)]:
@@ -125,7 +125,7 @@ def _administering(stream: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _heard() -> Iterator[tuple[str, str]]:
-    """What somebody could listen to, and the kind of permission it needs."""
+    """Return the possible subscriptions and the kind of permission for each."""
     yield "kv", "oneprotect.kv.oneprotect_destinations.>"
     yield "attempted", "oneprotect.delivery.attempted.*.*.*"
     yield "control", "oneprotect.control.secrets.refresh"
@@ -148,7 +148,7 @@ def _heard() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
-    """A key for everybody."""
+    """A key for every role."""
     return Keys(tmp_path_factory.mktemp("roles") / "keys", ["acme", "globex"])
 
 
@@ -156,7 +156,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 async def _as(
     keys: Keys, server: ShippedServer, role: str
 ) -> AsyncGenerator[tuple[NatsConnection, list[PermissionViolation]]]:
-    """A connection with this role, and what it is denied."""
+    """A connection with this role, and the list of its violations."""
     denied: list[PermissionViolation] = []
     async with connect(keys.access(role, server.url), name=role) as connection:
         connection.permissions.on_violation(denied.append)
@@ -164,7 +164,7 @@ async def _as(
 
 
 async def _ignore(_: IncomingMessage) -> None:
-    """Nobody asks what comes."""
+    """Drop the message."""
 
 
 def _subjects(denied: Iterable[PermissionViolation], verb: str) -> set[str]:
@@ -184,7 +184,7 @@ def _subjects_of_streams() -> list[str]:
 
 @pytest.mark.parametrize("role", MAY)
 async def test_a_role_may_publish_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
-    """Of everything that could be tried, the server refuses exactly what the table does not give to the role."""
+    """The server refuses exactly the operations that the table does not give to the role."""
     may = {kind: set(names.split()) for kind, names in MAY[role].items()}
     async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, role) as (connection, denied):
         for _, _, subject in _everything():
@@ -198,7 +198,7 @@ async def test_a_role_may_publish_what_it_needs_and_nothing_else(role: str, keys
 
 @pytest.mark.parametrize("role", MAY)
 async def test_a_role_may_subscribe_to_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
-    """It hears its own answers and what it follows; nobody hears another's answers, requests or deliveries."""
+    """A role receives its own replies and subscriptions, and no messages of another role."""
     may = MAY[role]["hear"].split()
     listened = [*_heard(), ("own", f"_INBOX_{role}.x.>")]
     others = {f"_INBOX_{other}.>" for other in MAY} - {f"_INBOX_{role}.>"}
@@ -214,7 +214,7 @@ async def test_a_role_may_subscribe_to_what_it_needs_and_nothing_else(role: str,
 
 @pytest.mark.parametrize("kind", ["requested", "overflow"])
 async def test_a_producer_may_publish_for_its_own_tenant_only(kind: str, keys: Keys, tmp_path: Path) -> None:
-    """Its own tenant's requests are stored; another tenant's are refused, and said to be, at once."""
+    """The server stores requests of the producer's tenant and refuses those of others at once."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         async with _as(keys, server, "operator") as (connection, _):
             stream = streams.WORK if kind == "requested" else streams.OVERFLOW
@@ -232,7 +232,7 @@ async def test_a_producer_may_publish_for_its_own_tenant_only(kind: str, keys: K
 
 
 async def test_the_server_rejects_unknown_keys(keys: Keys, tmp_path: Path) -> None:
-    """No key, a key that the server does not know, and a server whose certificate is by somebody else."""
+    """Missing keys, unknown keys and foreign server certificates prevent the connection."""
     strangers = Keys(tmp_path / "strangers")
     async with ShippedServer(tmp_path / "nats", keys) as server:
         known = keys.access("api", server.url)
@@ -254,7 +254,7 @@ def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
 
 
 async def test_permission_violations_reach_the_waiting_callers(keys: Keys, tmp_path: Path) -> None:
-    """Asking, reading and pulling end at once, and say which permission is lacking."""
+    """Requests, reads and pulls fail at once and name the missing permission."""
     async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, "producer_acme") as (connection, _):
         async with asyncio.timeout(4):
             for ask in _asks(connection):
@@ -263,7 +263,7 @@ async def test_permission_violations_reach_the_waiting_callers(keys: Keys, tmp_p
 
 
 async def test_a_forbidden_inbox_is_reported(keys: Keys, tmp_path: Path) -> None:
-    """With the wrong prefix no answer can be heard: that is what is said, of asking and of publishing."""
+    """The error names the wrong inbox prefix for requests and publications."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         access = keys.access("producer_acme", server.url, inbox_prefix="_INBOX_producer_globex")
         async with (

@@ -31,7 +31,7 @@ As = Callable[..., Awaitable[Ran]]
 
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
-    """A key for everybody."""
+    """A key for every role."""
     return Keys(tmp_path / "keys", [TENANT])
 
 
@@ -60,7 +60,7 @@ def _refusals(server: ShippedServer) -> list[str]:
 
 
 async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys) -> None:
-    """Streams by the operator, requests and configuration by the API, deliveries by the consumer: none refused."""
+    """The operator, the API and the consumer can do their parts without a refusal."""
     out = io.StringIO()
     async with ShippedServer(tmp_path / "nats", keys) as server, DevReceiver() as receiver:
         common = {
@@ -95,7 +95,7 @@ async def test_the_whole_demo_passes_under_role_users(tmp_path: Path, keys: Keys
 
 
 async def test_overflow_is_moved_back_and_failures_are_stored_under_role_users(tmp_path: Path, keys: Keys) -> None:
-    """The consumer's user suffices for feeding, lines, retrying, keeping, quarantining, rates and telling."""
+    """The consumer's user is sufficient for all work of the consumer."""
     async with _site(tmp_path, keys, work_per_destination="2") as (site, process), Scripted() as receiver:
         gone = Scripted([410])
         async with gone, Scripted([500]) as broken:
@@ -129,7 +129,7 @@ async def test_overflow_is_moved_back_and_failures_are_stored_under_role_users(t
 
 
 async def test_the_api_works_with_its_own_user(tmp_path: Path, keys: Keys) -> None:
-    """Configuration, requests, fan-out, reading, checking, testing and replaying: nothing is refused."""
+    """No operation of the API is refused."""
     async with _site(tmp_path, keys) as (site, _), Scripted() as receiver:
         user = {
             name.removeprefix("ONEPROTECT_").lower(): value
@@ -175,7 +175,7 @@ def _server(site: Site) -> ShippedServer:
 
 
 async def test_every_command_works_for_the_operator(tmp_path: Path, keys: Keys, command_line: CommandLine) -> None:
-    """Whoever has the operator's key can do all that the command line offers."""
+    """The operator's key is sufficient for every command."""
     async with _site(tmp_path, keys) as (site, _), Scripted([500]) as receiver:
         body = tmp_path / "body.json"
         body.write_text("{}")
@@ -242,7 +242,7 @@ async def _has(site: Site, stream: streams.StreamConfig) -> bool:
 async def test_a_command_without_the_permission_fails_at_once(
     tmp_path: Path, keys: Keys, command_line: CommandLine, role: str, arguments: tuple[str, ...]
 ) -> None:
-    """It ends with 1 and names what the user lacks, long before any time-out."""
+    """The command exits with 1 and names the missing permission, long before a timeout."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         assert (await command_line.run(keys.settings("operator", server.url), "apply")).code == 0
         async with asyncio.timeout(4):

@@ -36,7 +36,7 @@ async def test_apply_creates_everything_once(nats_server: EmbeddedNats) -> None:
 
 
 async def test_apply_updates_and_reports_differences(nats_server: EmbeddedNats) -> None:
-    """A changed setting is one update, told with the old and the new value; `check` only tells."""
+    """`apply` updates a changed setting and reports both values; `check` only reports."""
     async with connect(nats_server.url, name="test") as connection:
         await _apply(connection)
         compared = await _apply(connection, cap=5, check=True)
@@ -50,7 +50,7 @@ async def test_apply_updates_and_reports_differences(nats_server: EmbeddedNats) 
 
 
 async def test_the_work_stream_limits_each_destination(site: Site) -> None:
-    """One destination's fill refuses a further message with 10077, and takes nothing from another."""
+    """A full destination causes error 10077, and other destinations are not affected."""
     info = await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}")
 
     assert info["config"]["discard"] == "new"
@@ -62,7 +62,7 @@ async def test_the_work_stream_limits_each_destination(site: Site) -> None:
 
 @contextlib.asynccontextmanager
 async def _server_that_says(version: str) -> AsyncGenerator[str]:
-    """The greeting of a nats-server of another version, which is all that the check looks at."""
+    """Return the greeting of another nats-server version, which is all that the check reads."""
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         info = {"server_id": "x", "version": version, "max_payload": 1048576, "headers": True, "proto": 1}
@@ -79,7 +79,7 @@ async def _server_that_says(version: str) -> AsyncGenerator[str]:
 
 @pytest.mark.parametrize(("version", "is_refused"), [("2.11.9", True), ("1.4.1", True), ("2.12.0", False)])
 async def test_an_old_server_is_rejected_with_the_reason(version: str, is_refused: bool) -> None:
-    """Retries are message schedules of the server, so one that has none is not worked with."""
+    """A server without message schedules is refused, because retries need them."""
     async with _server_that_says(version) as url, connect(url, name="test") as connection:
         if not is_refused:
             connection.require_version()

@@ -1,4 +1,4 @@
-"""Operational events, told to tenants as deliveries to destinations that ask for them."""
+"""Operational events, delivered to destinations of the tenant that subscribe to them."""
 
 import json
 from typing import Any
@@ -35,7 +35,7 @@ async def _credential(site: Site, event: str, before: CredentialStatus, after: C
 
 
 async def _is_told(site: Site) -> bool:
-    """Whether every operational event so far has been seen to, and nothing waits."""
+    """Return whether every operational event so far is handled and none waits."""
     info = await site.jetstream.connection.api(
         f"CONSUMER.INFO.{streams.TELLING_CONSUMER.stream}.{streams.TELLING_CONSUMER.name}"
     )
@@ -51,8 +51,8 @@ def _event(seen: Seen) -> dict[str, Any]:
     return event
 
 
-async def test_a_destination_that_is_disabled_is_told_to_the_one_that_asks(site: Site, receiver: Scripted) -> None:
-    """The event comes as a signed delivery of its own type, whole, to the destination that named it."""
+async def test_a_disabled_destination_is_reported_to_its_subscriber(site: Site, receiver: Scripted) -> None:
+    """The event arrives as a complete signed delivery of its own type at the subscribed destination."""
     async with Scripted([410]) as gone, site.consumer():
         await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"])
         await site.destination("orders", gone.url)
@@ -70,8 +70,8 @@ async def test_a_destination_that_is_disabled_is_told_to_the_one_that_asks(site:
     assert (result.destination, result.event_type) == ("ops", "oneprotect.destination.disabled")
 
 
-async def test_who_asks_for_everything_gets_none_of_ours(site: Site, receiver: Scripted) -> None:
-    """A bare wildcard, and no word at all, bring no operational event; naming the audit trail brings that."""
+async def test_a_bare_wildcard_gets_no_operational_event(site: Site, receiver: Scripted) -> None:
+    """A bare wildcard or no subscription gets no operational event; naming the audit trail does."""
     async with Scripted() as named, site.consumer():
         await site.destination("all", receiver.url, event_types=["*"])
         await site.destination("none", receiver.url)
@@ -88,8 +88,8 @@ async def test_who_asks_for_everything_gets_none_of_ours(site: Site, receiver: S
     assert set(_types(named)) == {"oneprotect.config.changed.v1"}
 
 
-async def test_a_tenant_is_told_its_own_events_only(site: Site, receiver: Scripted) -> None:
-    """What happens to one tenant's destinations is no delivery of another's, whatever that asks for."""
+async def test_a_tenant_gets_only_its_own_events(site: Site, receiver: Scripted) -> None:
+    """No subscription delivers events about another tenant's destinations."""
     await site.jetstream.configuration.set_credential(OTHER, "key", {"secret_ref": "k8s://webhooks/x/k"}, by="test")
     theirs = {"url": receiver.url + "/theirs", "credential": "key", "event_types": ["oneprotect.destination.*"]}
     await site.jetstream.configuration.set_destination(OTHER, "ops", theirs, by="test")
@@ -106,8 +106,8 @@ async def test_a_tenant_is_told_its_own_events_only(site: Site, receiver: Script
     assert [record.subject for record in attempts if f".{OTHER}." in record.subject] == []
 
 
-async def test_a_destination_is_never_told_of_itself(site: Site, receiver: Scripted) -> None:
-    """When the one that listens fails, that is told to another that listens, and to it nothing: no loop begins."""
+async def test_a_destination_gets_no_event_about_itself(site: Site, receiver: Scripted) -> None:
+    """Events about a failing subscriber go only to other subscribers, so no loop begins."""
     asks = {"event_types": ["oneprotect.destination.*"]}
     async with Scripted([410]) as gone, site.consumer():
         await site.destination("ops", gone.url, **asks)
@@ -121,8 +121,8 @@ async def test_a_destination_is_never_told_of_itself(site: Site, receiver: Scrip
     assert len(await site.results()) == 2
 
 
-async def test_what_a_tenant_may_not_know_is_not_told(site: Site, receiver: Scripted) -> None:
-    """Why a Secret can't be had is told as `unavailable`, a change between two such reasons not at all."""
+async def test_hidden_reasons_are_not_delivered(site: Site, receiver: Scripted) -> None:
+    """A tenant sees `unavailable`, and gets no event for a change between two hidden reasons."""
     await site.destination("ops", receiver.url, event_types=["oneprotect.*"])
     failing = events.DestinationFailingData(
         destination="orders",
@@ -159,7 +159,7 @@ async def test_what_a_tenant_may_not_know_is_not_told(site: Site, receiver: Scri
 
 @pytest.mark.retry
 async def test_an_event_is_delivered_once_over_workers_and_redeliveries(site: Site, receiver: Scripted) -> None:
-    """Two workers, and the same event told twice, make one delivery: its id is made from the event."""
+    """Two workers and a redelivered event cause one delivery, because its id derives from the event."""
     await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"])
 
     async with site.consumer(), site.consumer():
@@ -175,8 +175,8 @@ async def test_an_event_is_delivered_once_over_workers_and_redeliveries(site: Si
     assert len(set(receiver.ids())) == 5
 
 
-async def test_a_full_destination_is_told_through_the_overflow(site: Site, receiver: Scripted) -> None:
-    """Events for a destination that has its fill of due work wait in the overflow."""
+async def test_events_for_a_full_destination_use_the_overflow(site: Site, receiver: Scripted) -> None:
+    """Events wait in the overflow while the destination's share of the work stream is full."""
     await site.destination("ops", receiver.url, event_types=["oneprotect.destination.*"], max_in_flight=1)
     config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
     await site.jetstream.connection.api(f"STREAM.UPDATE.{streams.WORK.name}", config | {"max_msgs_per_subject": 1})

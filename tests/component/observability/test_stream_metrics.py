@@ -1,4 +1,4 @@
-"""What consumers tell of the backlog, on a real server."""
+"""Backlog metrics of consumers on a real server."""
 
 import asyncio
 
@@ -8,8 +8,8 @@ from telemetry.metrics import definitions
 from tests.support.site import Site
 
 
-async def test_a_stream_that_does_not_answer_leaves_the_other_figures(site: Site) -> None:
-    """With one stream gone, what the others and their consumers say is told all the same."""
+async def test_a_missing_stream_does_not_affect_other_metrics(site: Site) -> None:
+    """Metrics of the other streams and their consumers are still exported."""
     jetstream = site.jetstream
     await jetstream.connection.api(f"STREAM.DELETE.{streams.OVERFLOW.name}")
     await site.deliver("orders")

@@ -1,4 +1,4 @@
-"""The archive: what was delivered is kept whole, and can be replayed."""
+"""The archive: delivered deliveries are stored completely and can be replayed."""
 
 import asyncio
 import base64
@@ -41,8 +41,8 @@ async def _copies(site: Site) -> list[StoredMessage]:
     return [one for packed in await site.records(streams.DELIVERED) for one in read_archive_batch(packed)]
 
 
-async def test_what_was_delivered_is_kept_as_it_was_requested(site: Site, receiver: Scripted) -> None:
-    """Once a delivery is settled, the archive holds its document and its producer's headers, at any attempt."""
+async def test_a_delivered_delivery_is_archived_as_requested(site: Site, receiver: Scripted) -> None:
+    """The archive has the document and the producer's headers after a delivery at any attempt."""
     await site.destination("orders", receiver.url)
     receiver.script = [500, 200]
     trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
@@ -60,8 +60,8 @@ async def test_what_was_delivered_is_kept_as_it_was_requested(site: Site, receiv
     assert copies[first].headers[HEADER_ATTEMPT] == "2"
 
 
-async def test_a_delivered_one_is_sent_again_with_its_id_and_counts_on(site: Site, receiver: Scripted) -> None:
-    """A replay of what was delivered sends it with the same id, as its next attempt, retries included."""
+async def test_a_replayed_delivered_delivery_keeps_its_id(site: Site, receiver: Scripted) -> None:
+    """A replay sends the delivery with the same id and the next attempt number, with retries."""
     await site.destination("orders", receiver.url, retry_schedule_s=[0.1])
 
     async with site.consumer():
@@ -85,8 +85,8 @@ async def test_a_delivered_one_is_sent_again_with_its_id_and_counts_on(site: Sit
     assert len({seen.body for seen in receiver.seen}) == 1
 
 
-async def test_of_what_was_sent_again_only_the_last_is_taken(site: Site, receiver: Scripted) -> None:
-    """Replayed twice, a delivery is sent once each time: what was archived before its latest attempt is left alone."""
+async def test_only_the_latest_copy_is_replayed(site: Site, receiver: Scripted) -> None:
+    """Each replay sends a delivery once, and skips copies older than its latest attempt."""
     await site.destination("orders", receiver.url)
 
     async with site.consumer():
@@ -123,7 +123,7 @@ async def _copies_of(site: Site, count: int) -> bool:
 
 
 async def test_failed_and_delivered_are_two_replays(site: Site, receiver: Scripted) -> None:
-    """Without a word about outcomes nothing that was delivered is taken, with it nothing else."""
+    """A replay selects delivered deliveries only if its outcomes name them."""
     await site.destination("orders", receiver.url)
     async with site.consumer():
         delivered = await site.deliver("orders")
@@ -144,8 +144,8 @@ async def test_failed_and_delivered_are_two_replays(site: Site, receiver: Script
         await taken("delivered", "failed")
 
 
-async def test_filters_reach_into_packs(site: Site) -> None:
-    """Destination, id and another tenant's are told apart within and between packs; an empty result is one."""
+async def test_filters_apply_within_batches(site: Site) -> None:
+    """Filters select by destination, id and tenant within and between batches, and may select nothing."""
     first, second, third = await pack(site, 3)
     (other,) = await pack(site, 1, destination="invoices")
     await pack(site, 1, tenant="globex")
@@ -161,8 +161,8 @@ async def test_filters_reach_into_packs(site: Site) -> None:
     assert await taken(event_types=["invoice.paid"], destination="orders") == {first, second, third}
 
 
-async def test_a_replay_stopped_within_a_pack_goes_on_within_it(site: Site) -> None:
-    """Interrupted in the middle of a pack, each is requested once, and the counts hold."""
+async def test_a_replay_stopped_within_a_batch_continues_within_it(site: Site) -> None:
+    """An interrupted replay requests each delivery once, and its counts are correct."""
     deliveries = await pack(site, 30)
     replayer = site.jetstream.replayer
     replay, row = await replayer.begin(TENANT, DELIVERED, by="test")
@@ -185,8 +185,8 @@ async def _has_requested(site: Site, count: int) -> bool:
     return await site.waiting() >= count
 
 
-async def test_a_crash_before_the_pack_is_stored_loses_no_copy(site: Site, receiver: Scripted) -> None:
-    """A consumer killed between an answer and its archive has the next one keep the copy, and sends nothing twice."""
+async def test_a_crash_before_the_batch_is_stored_loses_no_copy(site: Site, receiver: Scripted) -> None:
+    """The next consumer archives the copy of a killed one and sends nothing twice."""
     await site.destination("orders", receiver.url)
 
     async with site.consumer_process() as consumer:
@@ -218,8 +218,8 @@ async def test_without_an_archive_nothing_is_kept_and_nothing_waits(
     assert streams.DELIVERED.name not in names
 
 
-async def test_a_missing_stream_holds_nothing_up(site: Site, receiver: Scripted) -> None:
-    """A consumer that finds no archive, as after an upgrade without `apply`, delivers without one."""
+async def test_a_missing_stream_delays_nothing(site: Site, receiver: Scripted) -> None:
+    """A consumer without an archive stream, as after an upgrade without `apply`, still delivers."""
     await site.destination("orders", receiver.url)
     await site.jetstream.connection.api(f"STREAM.DELETE.{streams.DELIVERED.name}")
 
@@ -229,8 +229,8 @@ async def test_a_missing_stream_holds_nothing_up(site: Site, receiver: Scripted)
         await until(site.is_settled, 20)
 
 
-async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNats) -> None:
-    """It is made with its age and size, updated when they change, and left with what it holds when it is turned off."""
+async def test_apply_creates_updates_and_keeps_an_archive(nats_server: EmbeddedNats) -> None:
+    """`apply` sets the age and size of the archive, and keeps its content when it is disabled."""
 
     async def change(archive: ArchiveLimits) -> topology.TopologyChange:
         changes = await topology.apply(connection, replicas=1, work_per_destination=10, ack_wait_s=30, archive=archive)
@@ -251,8 +251,8 @@ async def test_apply_makes_bounds_and_leaves_an_archive(nats_server: EmbeddedNat
     assert "stay until they age out" in left.note
 
 
-async def test_the_command_replays_what_was_delivered(site: Site, oneprotect: RunHere) -> None:
-    """`replay --delivered` shows counts and a sample, requests each once, and is told from `--outcome`."""
+async def test_the_command_replays_delivered_deliveries(site: Site, oneprotect: RunHere) -> None:
+    """`replay --delivered` shows counts and a sample, requests each once, and differs from `--outcome`."""
     deliveries = await pack(site, 12)
 
     shown = await oneprotect("replay", "--tenant", TENANT, "--delivered", "--dry-run", "--json")
@@ -269,7 +269,7 @@ async def test_the_command_replays_what_was_delivered(site: Site, oneprotect: Ru
 
 
 class _Stream:
-    """Takes what is sent, and answers when told to."""
+    """A stream that accepts publications and responds on request."""
 
     def __init__(self) -> None:
         self.sent: list[Publication] = []
@@ -292,8 +292,8 @@ def _numbers(pack: Publication) -> list[int]:
     return [int(one.document.rstrip(b"x")) for one in copies]
 
 
-async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
-    """Copies go by at most so many and so many bytes, a large one alone; each hears what became of its pack."""
+async def test_a_batch_is_bounded_and_each_copy_gets_its_result() -> None:
+    """A batch has a maximum count and size, and a large copy has its own batch."""
     stream = _Stream()
     heard: dict[int, PublishAck | JetStreamError] = {}
 
@@ -325,7 +325,7 @@ async def test_a_pack_is_bounded_and_each_copy_hears_of_its_own() -> None:
 
 
 async def test_without_an_archive_a_copy_is_dropped_at_once() -> None:
-    """A copy that nobody takes holds nothing up."""
+    """A copy without an archive delays nothing."""
     stream, heard = _Stream(), list[PublishAck | JetStreamError]()
 
     async def there_is_none() -> bool:
@@ -341,8 +341,8 @@ async def test_without_an_archive_a_copy_is_dropped_at_once() -> None:
     assert stream.sent == []
 
 
-async def test_what_is_no_copy_goes_at_once_and_as_it_is() -> None:
-    """Results, schedules and kept deliveries are not packed."""
+async def test_other_publications_are_sent_at_once() -> None:
+    """Results, schedules and kept deliveries are not batched."""
     stream = _Stream()
     publication = Publication(subjects.failed(TENANT, "orders", "dlv_1"), base64.b64encode(b"x"), {})
 
@@ -357,4 +357,4 @@ async def _there_is_one() -> bool:
 
 
 def _ignore(_: PublishAck | JetStreamError) -> None:
-    """Nobody wants to know."""
+    """Ignore the result."""

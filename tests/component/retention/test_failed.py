@@ -1,4 +1,4 @@
-"""`oneprotect failed`: what is kept, and how it came to that."""
+"""`oneprotect failed`: failed deliveries and their attempts."""
 
 import json
 from collections.abc import Awaitable, Callable
@@ -25,7 +25,7 @@ async def _ids(oneprotect: RunHere, *options: str) -> list[str]:
 
 
 async def test_kept_deliveries_are_listed_newest_first(site: Site, oneprotect: RunHere) -> None:
-    """All by default, fewer by the conditions that replays have; another tenant sees none of them."""
+    """The conditions of replays filter the list, and another tenant sees nothing."""
     (first,) = await keep(site)
     between = datetime.now(UTC).isoformat()
     await until(lambda: datetime.now(UTC).isoformat() > between)
@@ -49,8 +49,8 @@ async def test_kept_deliveries_are_listed_newest_first(site: Site, oneprotect: R
     assert nothing.out == "No kept delivery matches. Check the names of the tenant and the destination.\n"
 
 
-async def test_they_come_a_page_at_a_time(site: Site, oneprotect: RunHere) -> None:
-    """--before goes on where the page before ended, until nothing is left; no delivery comes twice."""
+async def test_failed_deliveries_are_listed_in_pages(site: Site, oneprotect: RunHere) -> None:
+    """`--before` continues after the previous page, and no delivery appears twice."""
     deliveries = await keep(site, 2100)
     found: list[str] = []
     pages = 0
@@ -68,8 +68,8 @@ async def test_they_come_a_page_at_a_time(site: Site, oneprotect: RunHere) -> No
     assert pages == 3
 
 
-async def test_open_ones_are_those_that_a_replay_would_take(site: Site, oneprotect: RunHere) -> None:
-    """What has been attempted again, or waits for that, is left out, and the page is filled up with others."""
+async def test_open_deliveries_are_those_that_a_replay_would_select(site: Site, oneprotect: RunHere) -> None:
+    """The page omits attempted and waiting deliveries, and has others in their place."""
     deliveries = await keep(site, 6)
     await record(site, deliveries[5], attempt=9, outcome=Outcome.DELIVERED, code=Code.HTTP_2XX)
     await oneprotect("replay", "--tenant", TENANT, "--id", deliveries[3])
@@ -81,8 +81,8 @@ async def test_open_ones_are_those_that_a_replay_would_take(site: Site, oneprote
     assert page == [deliveries[4], deliveries[2]]
 
 
-async def test_one_is_shown_with_its_attempts(site: Site, oneprotect: RunHere) -> None:
-    """Its request, the reason and the attempts are shown, of each destination; the payload only when asked for."""
+async def test_a_failed_delivery_is_shown_with_its_attempts(site: Site, oneprotect: RunHere) -> None:
+    """The command shows the request, reason and attempts for each destination; the payload only on request."""
     payload = b'{"card": "4111 1111"}'
     await record(site, "order-7", attempt=1, outcome=Outcome.RETRY_SCHEDULED, http_status=503)
     await record(site, "order-7", attempt=2, http_status=500)
@@ -110,8 +110,8 @@ async def test_one_is_shown_with_its_attempts(site: Site, oneprotect: RunHere) -
     assert "4111" not in shown.out + json.dumps([invoices, orders])
 
 
-async def test_what_is_not_kept_is_an_error(oneprotect: RunHere) -> None:
-    """An unknown id ends with 1, a bad one with 2; neither is repeated."""
+async def test_an_unknown_delivery_is_an_error(oneprotect: RunHere) -> None:
+    """An unknown id exits with 1 and an invalid one with 2, without an echo."""
     unknown = await oneprotect("failed", "show", "hidden", "--tenant", TENANT)
     bad = await oneprotect("failed", "show", "hidden.id", "--tenant", TENANT)
     bad_tenant = await oneprotect("failed", "list", "--tenant", "Hidden")
@@ -124,7 +124,7 @@ async def test_what_is_not_kept_is_an_error(oneprotect: RunHere) -> None:
 
 @pytest.mark.parametrize("command", ["list", "show"])
 async def test_help_has_an_example(oneprotect: RunHere, command: str) -> None:
-    """Each command has --json, and shows a whole command line."""
+    """Each command has `--json` and a complete example."""
     ran = await oneprotect("failed", command, "--help")
 
     assert ran.code == 0

@@ -1,4 +1,4 @@
-"""`oneprotect quarantine`: what could not be understood is listed, shown, and published again."""
+"""`oneprotect quarantine`: unreadable messages are listed, shown, and published again."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -44,8 +44,8 @@ async def _told(site: Site) -> list[dict[str, Any]]:
     ]
 
 
-async def test_they_are_listed_with_their_reasons(site: Site, oneprotect: RunHere) -> None:
-    """The newest first, fewer by tenant, code, time and number; their bytes are not shown."""
+async def test_quarantined_messages_are_listed_with_their_reasons(site: Site, oneprotect: RunHere) -> None:
+    """The list is newest first, filtered by tenant, code, time and number, and without payloads."""
     first = await _quarantine(site, POISON)
     second = await _quarantine(site, POISON, origin=subjects.due("globex", "a"), code=Code.INTERNAL)
     third = await _quarantine(site, POISON)
@@ -68,8 +68,8 @@ async def test_they_are_listed_with_their_reasons(site: Site, oneprotect: RunHer
     assert "secret" not in shown.out
 
 
-async def test_one_is_shown_and_its_bytes_only_raw(site: Site, oneprotect: RunHere) -> None:
-    """What is wrong with it now is told; --raw writes the bytes as they came, and nothing else."""
+async def test_a_quarantined_message_is_shown(site: Site, oneprotect: RunHere) -> None:
+    """The command shows the present problem; `--raw` writes only the original bytes."""
     number = str(await _quarantine(site, POISON, traceparent="00-a-b-01"))
 
     shown = await oneprotect("quarantine", "show", number)
@@ -90,10 +90,8 @@ async def test_one_is_shown_and_its_bytes_only_raw(site: Site, oneprotect: RunHe
     assert "secret" not in shown.out + str(as_json)
 
 
-async def test_a_released_one_goes_back_to_where_it_came_from(
-    site: Site, receiver: Scripted, oneprotect: RunHere
-) -> None:
-    """Too big for a limit that has been raised since, it is asked for as it came; it stays in the quarantine, too."""
+async def test_a_released_message_returns_to_its_subject(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
+    """A message that fits a raised limit is requested unchanged and stays in the quarantine."""
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await site.publish("orders", document("orders", payload=TOO_BIG, delivery="big"), "big")
@@ -125,7 +123,7 @@ async def test_a_released_one_goes_back_to_where_it_came_from(
 
 
 async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None:
-    """One that would come back holds up the others, unless it is forced; what is no request never goes."""
+    """A message that would return prevents the release unless forced, and an invalid request is never released."""
     request = document("orders", delivery="dlv_1")
     good = str(await _quarantine(site, request, code=Code.INTERNAL))
     bad = str(await _quarantine(site, POISON))
@@ -145,8 +143,8 @@ async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None
     assert [event["data"]["understood"] for event in await _told(site)] == [True, False]
 
 
-async def test_a_retry_goes_back_with_its_state(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
-    """What a consumer stumbled over at its third attempt is attempted as the third."""
+async def test_a_released_retry_keeps_its_state(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
+    """A message quarantined at its third attempt is attempted as the third."""
     await site.destination("orders", receiver.url)
     origin = subjects.due(TENANT, "orders")
     data = document("orders", delivery="dlv_1")
@@ -162,8 +160,8 @@ async def test_a_retry_goes_back_with_its_state(site: Site, receiver: Scripted, 
     assert (result.attempt, result.outcome) == (3, "delivered")
 
 
-async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
-    """Anything but yes releases nothing; --yes asks nobody."""
+async def test_a_terminal_gets_a_prompt(site: Site) -> None:
+    """Only yes releases messages, and `--yes` skips the prompt."""
     number = str(await _quarantine(site, document("orders"), code=Code.INTERNAL))
 
     no = await at_terminal(site.environ, "quarantine", "release", number, types=b"no\n")
@@ -182,7 +180,7 @@ async def test_a_person_at_a_terminal_is_asked(site: Site) -> None:
 
 @pytest.mark.parametrize("command", ["list", "show", "release"])
 async def test_help_has_an_example(oneprotect: RunHere, command: str) -> None:
-    """Each command has --json, and shows a whole command line."""
+    """Each command has `--json` and a complete example."""
     ran = await oneprotect("quarantine", command, "--help")
 
     assert ran.code == 0

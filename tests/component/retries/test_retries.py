@@ -1,4 +1,4 @@
-"""Retries on a real nats-server: attempts, their schedule, and what they leave."""
+"""Retries on a real nats-server: attempts, their schedule, and their stored results."""
 
 import itertools
 from datetime import timedelta
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.retry
 async def test_a_failing_receiver_gets_every_attempt_numbered_signed_and_on_time(
     site: Site, receiver: Scripted
 ) -> None:
-    """A receiver that fails in four ways and then works gets five attempts with one id, each with its own signature."""
+    """A receiver that fails four times gets five attempts with one id and separate signatures."""
     receiver.script = [500, Answer(503, {"retry-after": "1"}), HANG, RESET, 200]
     await site.destination("orders", receiver.url, timeout_s=0.5)
 

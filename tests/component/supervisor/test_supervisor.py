@@ -60,8 +60,8 @@ async def test_a_consumer_that_is_killed_is_started_again_and_nothing_is_lost(si
     assert code == 0, consumer.output.decode()
 
 
-async def test_sigterm_drains_all_of_them(site: Site, receiver: Scripted) -> None:
-    """Each consumer finishes attempts in flight and returns the rest, and the supervisor exits with code 0 in time."""
+async def test_sigterm_drains_all_consumers(site: Site, receiver: Scripted) -> None:
+    """Each consumer finishes attempts in flight and returns the others, and the supervisor exits with 0."""
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=3)
 
@@ -86,10 +86,10 @@ async def test_sigterm_drains_all_of_them(site: Site, receiver: Scripted) -> Non
     assert {"process.started", "drain.finished", "consumer.stopped"} <= {record["event"] for record in records}
 
 
-async def test_the_figures_of_all_are_shown_as_one(
+async def test_metrics_of_all_consumers_are_merged(
     tmp_path: Path, nats_server: EmbeddedNats, receiver: Scripted
 ) -> None:
-    """One port for all; what a consumer had counted stays in the sums when it dies."""
+    """One port serves all metrics, and counts of a dead consumer stay in the sums."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
 
@@ -184,7 +184,7 @@ async def test_consumers_end_with_their_supervisor(site: Site) -> None:
     assert len(ours) == 2
 
 
-async def test_a_number_that_is_none_is_refused(site: Site) -> None:
+async def test_an_invalid_number_is_refused(site: Site) -> None:
     """An invalid number of processes exits with code 2 and names the accepted values."""
     for text in ("0", "many", "257"):
         process = await Process.start(site.environ, "consumer", "--processes", text)

@@ -1,4 +1,4 @@
-"""The dashboard, the alerts and the table of metrics, against what consumers really tell."""
+"""The dashboard, the alerts and the metrics table, compared with the metrics of a consumer."""
 
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -49,10 +49,7 @@ Series = dict[str, list[dict[str, str]]]
 
 @pytest_asyncio.fixture
 async def told(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Series]:
-    """What `/metrics` of a consumer says, after deliveries that end well, badly, and without a secret: labels by name.
-
-    Names are those of the lines, so a histogram has three.
-    """
+    """Metrics of a consumer after deliveries with each outcome: labels by sample name."""
     port = free_port()
     async with (
         Collector() as collector,
@@ -86,7 +83,7 @@ async def told(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Serie
 
 
 async def _replay(site: Site) -> None:
-    """Ask for what has failed once more."""
+    """Request the failed delivery again."""
     replay, row = await site.jetstream.replayer.begin(TENANT, ReplayFilter(), by="test")
     assert (await site.jetstream.replayer.run(TENANT, replay, row)).replayed == 1
 
@@ -124,7 +121,7 @@ def _expressions() -> Iterator[tuple[str, str]]:
 
 
 async def test_every_metric_and_label_in_queries_is_exported(told: Series) -> None:
-    """Whatever alerts and panels ask for, a running consumer tells, with those labels, and of those values."""
+    """A running consumer exports each metric, label and label value of alerts and panels."""
     wrong = [f"{where}: {problem}" for where, text in _expressions() for problem in _problems(read(text), told)]
 
     assert wrong == []
@@ -159,12 +156,12 @@ def _mismatches(selector: Selector, metric: MetricDefinition, told: Series) -> I
 
 
 def _metric(line: str) -> str:
-    """The metric that a line's name is of: a histogram has three."""
+    """Return the metric of a sample name: a histogram has three."""
     return line if line in CATALOGUE else re.sub(r"_(bucket|sum|count)$", "", line)
 
 
 async def test_every_exported_metric_is_in_the_catalogue(told: Series) -> None:
-    """A consumer tells every metric of the catalogue that is not told elsewhere, with its labels, and no other."""
+    """A consumer exports exactly the catalogue's metrics and labels, without those of other roles."""
     labels: dict[str, set[str]] = {}
     for line, series in told.items():
         labels.setdefault(_metric(line), set()).update(label for one in series for label in one)
@@ -175,7 +172,7 @@ async def test_every_exported_metric_is_in_the_catalogue(told: Series) -> None:
 
 @pytest.mark.parametrize("rule", _alerts(), ids=lambda rule: str(rule["alert"]))
 def test_every_alert_has_its_runbook(rule: dict[str, Any]) -> None:
-    """An alert waits before it fires, says how bad it is and what that means, and its runbook has three parts."""
+    """An alert has a delay, a severity and a description, and its runbook has three parts."""
     assert re.fullmatch(r"[0-9]+[mh]", rule["for"])
     assert rule["labels"]["severity"] in ("critical", "warning", "info")
     assert rule["annotations"]["summary"].endswith(".")
@@ -196,7 +193,7 @@ def test_alerts_are_named_once() -> None:
 
 
 def test_the_dashboard_is_up_to_date() -> None:
-    """The file is what the catalogue gives; its panels have places of their own, and a source that can be chosen."""
+    """The file equals the generated one, and its panels have separate positions and a selectable source."""
     found = msgspec.json.decode(DASHBOARD.read_bytes())
     taken = [
         (x, y)

@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 
 async def test_a_consumer_serves_health_readiness_and_metrics(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """With a port set it is alive and ready, counts what it does, and refuses whatever else is asked."""
+    """A consumer with a port is live and ready, exports metrics and refuses other paths."""
     port = free_port()
     ops = Ops(port)
     async with (
@@ -70,8 +70,8 @@ async def test_a_restart_of_nats_does_not_make_it_unready(tmp_path: Path, nats_s
         assert await ops.is_ready()
 
 
-async def test_a_taken_port_is_reported(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """A consumer that can't have its port does not start, and names the setting."""
+async def test_a_used_port_is_reported(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """A consumer without its port does not start, and names the setting."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         async with Site(tmp_path, nats_server, ops_port=port) as site, site.consumer_process() as consumer:
@@ -82,7 +82,7 @@ async def test_a_taken_port_is_reported(tmp_path: Path, nats_server: EmbeddedNat
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
 async def test_health_contains_no_tenant_data(tmp_path: Path, nats_server: EmbeddedNats, path: str) -> None:
-    """Health says one word, and nothing of tenants or destinations."""
+    """The health response is one status without tenants or destinations."""
     port = free_port()
     async with Site(tmp_path, nats_server, ops_port=str(port)) as site, site.consumer():
         ops = Ops(port)

@@ -33,7 +33,7 @@ def exporting(site: Site, collector: Collector, **variables: str) -> dict[str, s
 
 
 async def stop(consumer: Process) -> None:
-    """Have it drain, and see that it ends well: what it has not exported by then is gone."""
+    """Drain the consumer and require a clean exit, because unexported spans are lost."""
     consumer.terminate()
     assert await consumer.wait() == 0
 
@@ -159,7 +159,7 @@ async def test_the_callers_sampling_flag_is_respected(tmp_path: Path, nats_serve
 
 
 async def test_without_a_caller_the_ratio_decides(tmp_path: Path, nats_server: EmbeddedNats) -> None:
-    """Deliveries without a trace get their own by the ratio: all of them with 1, none with 0."""
+    """Deliveries without a trace get their own with ratio 1, and none with 0."""
     for ratio, expected in (("1", 1), ("0", 0)):
         async with Collector() as collector, Scripted() as receiver, Site(tmp_path, nats_server) as site:
             await site.destination("orders", receiver.url)

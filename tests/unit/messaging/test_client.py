@@ -87,7 +87,7 @@ def test_a_header_block_is_decoded_like_the_library_decodes_it(status: str, pair
 
 
 def test_a_status_without_description_is_decoded() -> None:
-    """The server sends such a status without subscribers, and the library reads further headers as its description."""
+    """The server sends such a status when a subject has no subscriber."""
     assert read_headers(b"NATS/1.0 503\r\n\r\n")["Status"] == "503"
     assert read_headers(b"NATS/1.0 503\r\na: b\r\n\r\n")["a"] == "b"
 

@@ -350,7 +350,7 @@ def test_an_unreadable_body_is_no_answer(body: bytes) -> None:
 
 
 def test_a_local_manifest_needs_no_uid_and_version() -> None:
-    """Missing values have substitutes that are not invented."""
+    """The provider's own uid and version replace missing ones."""
     document = with_metadata(uid="", resourceVersion="")
 
     snapshot = read_manifest(encoded(document), REF, uid="local", resource_version="7")

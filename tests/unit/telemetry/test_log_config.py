@@ -114,7 +114,7 @@ def test_chained_and_grouped_exceptions(configure: Configure) -> None:
 
 
 def test_foreign_exceptions(configure: Configure) -> None:
-    """A library's exception shows its type, and its message the first line."""
+    """A library's record shows the first line of its message and only the exception's type."""
     stream = configure()
 
     logging.getLogger("library").error("failed\ncanary", exc_info=ValueError("canary"))

@@ -14,7 +14,7 @@ class Times:
 
 
 def test_a_process_is_not_ready_before_it_has_worked_once() -> None:
-    """A process without a first success stays in its start phase for any time."""
+    """A process is starting until its first success, however long that lasts."""
     times = Times()
     times.works = False
 

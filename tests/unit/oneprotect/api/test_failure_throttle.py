@@ -13,7 +13,7 @@ class Clock:
 
 
 def test_a_burst_is_allowed_and_then_one_at_a_time() -> None:
-    """An address must wait after the burst, and each wait allows one more failure."""
+    """An address that failed too often must wait, and each wait allows one more request."""
     clock = Clock()
     throttle = FailureThrottle(burst=3, per_s=0.5, clock=clock)
 

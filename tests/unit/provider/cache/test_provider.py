@@ -416,7 +416,7 @@ async def test_requests_for_another_tenants_secret_do_not_affect_its_owner() -> 
 
 
 async def test_a_stale_snapshot_causes_no_refusal() -> None:
-    """A refusal based on an older snapshot is reported as unavailable in an outage."""
+    """In an outage, another tenant's request fails as unavailable and not as a mismatch."""
     desk = Desk()
     await desk.version()
     desk.reader.answer = SecretUnavailable()

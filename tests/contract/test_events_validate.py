@@ -106,26 +106,26 @@ def as_json(value: msgspec.Struct) -> Any:
 
 
 def problems(name: str, document: Any) -> list[str]:
-    """What the validator finds wrong with a document."""
+    """Return the validator's errors for a document."""
     validator: Any = Draft202012Validator(documents()[name], format_checker=FormatChecker())
     return [error.message for error in validator.iter_errors(document)]
 
 
 def request_with(**data: object) -> dict[str, Any]:
-    """The sample request with other data; None takes a field out."""
+    """Return the sample request with other data; None removes a field."""
     changed = {**REQUEST["data"], **data}
     return {**REQUEST, "data": {key: value for key, value in changed.items() if value is not None}}
 
 
 @pytest.mark.parametrize("name", sorted(documents().keys() - {"asyncapi"}))
 def test_schemas_are_valid(name: str) -> None:
-    """Each schema is one by its own dialect's rules."""
+    """Each schema is valid in its dialect."""
     Draft202012Validator.check_schema(documents()[name])
 
 
 @pytest.mark.parametrize("event", PUBLISHED, ids=[event_name(type(event)) for event in PUBLISHED])
 def test_published_events_are_valid(event: CloudEvent) -> None:
-    """What this program encodes is what the schema of that event describes."""
+    """Each encoded event conforms to its schema."""
     assert problems(event_name(type(event)), as_json(event)) == []
 
 
@@ -135,7 +135,7 @@ def test_all_events_are_tried() -> None:
 
 
 def test_configuration_is_valid() -> None:
-    """What is stored in the buckets is what its schema describes."""
+    """Stored configuration conforms to its schema."""
     destination = Destination(url="https://example.com/in", credential="key", headers={"x-a": "b"}, disabled_at=NOW)
     credential = Credential(secret_ref="k8s://ns/name/key")
 
@@ -165,7 +165,7 @@ def test_configuration_is_valid() -> None:
     ],
 )
 def test_schema_and_decoder_agree(request_document: dict[str, Any], acceptable: bool) -> None:
-    """The schema of a request accepts what the decoder accepts, and refuses what it refuses."""
+    """The schema of a request and the decoder accept and refuse the same documents."""
     document = msgspec.json.encode(request_document)
 
     try:

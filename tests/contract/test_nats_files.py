@@ -1,4 +1,4 @@
-"""What `deploy/nats` holds for servers: fresh, complete, and taken by a real server."""
+"""Files in `deploy/nats`: fresh, complete, and accepted by a real server."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def _made(replicas: int = 3) -> dict[str, str]:
 
 
 def test_checked_in_files_are_fresh() -> None:
-    """The files are what the code says now, and no stream that is gone is left behind."""
+    """The files equal the output of the code, and no file of a removed stream remains."""
     made = _made()
 
     stored = {name: (CHECKED_IN / name).read_text() for name in made}
@@ -52,7 +52,7 @@ async def test_a_server_accepts_the_definitions(nats_server: EmbeddedNats) -> No
 
 
 def test_chart_values_hold_every_role_and_no_secret() -> None:
-    """Users come with their permissions; keys come from a Secret, by variables that the chart does not quote."""
+    """Users have their permissions, and unquoted variables read the keys from a Secret."""
     values: dict[str, Any] = yaml.safe_load(_made()["helm-values.yaml"])
 
     users = values["config"]["merge"]["accounts"]["ONEPROTECT"]["users"]

@@ -61,7 +61,7 @@ GLOBEX = {TENANT_LABEL: "globex", PURPOSE_LABEL: "webhook-signing"}
 
 
 class World(ABC):
-    """Where the Secrets of a provider are, and what may happen to them. Begins empty."""
+    """Storage of a provider's Secrets, and operations on it. Begins empty."""
 
     provider: Provider
     namespace = "webhooks"
@@ -80,7 +80,7 @@ class World(ABC):
 
 
 class Staged(World):
-    """A world in which everything can happen, also what no API server would do."""
+    """A simulated world with every fault, also those that no API server causes."""
 
     @abstractmethod
     async def spoil(self, document: Manifest) -> None:
@@ -149,7 +149,7 @@ async def world(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
 
 @pytest_asyncio.fixture(params=[f"{way}{kind}" for kind in ("local", "pod") for way in ("", "cached-")])
 async def staged(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Staged]:
-    """Each provider in a world that is all ours."""
+    """Each provider in a simulated world."""
     async with opened_world(request.param, tmp_path) as opened:
         assert isinstance(opened, Staged)
         yield opened
@@ -157,7 +157,7 @@ async def staged(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @asynccontextmanager
 async def opened_world(which: str, directory: Path) -> AsyncGenerator[World]:
-    """The world of that name, with a cache before its provider if the name says so."""
+    """The world of that name, with a cache before its provider if the name includes it."""
     kind = which.removeprefix("cached-")
     match kind:
         case "local":
@@ -295,7 +295,7 @@ async def test_without_the_owners_consent_nothing_signs(world: World, document: 
     ids=range(3),
 )
 async def test_another_object_signs_nothing(staged: Staged, document: Manifest) -> None:
-    """Whatever its labels say."""
+    """Labels do not matter."""
     await staged.put(document)
 
     await refused(staged.provider, SecretMismatch, staged.ref())
@@ -323,14 +323,14 @@ async def test_a_key_that_cannot_sign_is_malformed(world: World, material: bytes
 
 
 async def test_plain_values_are_malformed(staged: Staged) -> None:
-    """`stringData` is not taken for data."""
+    """`stringData` is not read as data."""
     await staged.put(manifest(data={}, stringData={"signing": KEY.decode()}))
 
     await refused(staged.provider, SecretMalformed)
 
 
-async def test_what_is_not_there_is_not_found(world: World) -> None:
-    """Neither the Secret nor, once it is there, the key."""
+async def test_a_missing_secret_or_key_is_not_found(world: World) -> None:
+    """A missing Secret and a missing key in a Secret are both not found."""
     await refused(world.provider, SecretNotFound, world.ref())
 
     await world.put(manifest(name="globex-signing", data={"other": KEY}))
@@ -338,8 +338,8 @@ async def test_what_is_not_there_is_not_found(world: World) -> None:
     await refused(world.provider, SecretNotFound, world.ref("globex-signing"))
 
 
-async def test_what_is_being_deleted_is_not_found(staged: Staged) -> None:
-    """It is as good as gone."""
+async def test_a_secret_under_deletion_is_not_found(staged: Staged) -> None:
+    """A Secret under deletion counts as missing."""
     document = manifest()
     document["metadata"]["deletionTimestamp"] = "2026-11-23T00:00:00Z"
     await staged.put(document)
@@ -347,15 +347,15 @@ async def test_what_is_being_deleted_is_not_found(staged: Staged) -> None:
     await refused(staged.provider, SecretNotFound)
 
 
-async def test_what_may_not_be_read_is_denied(world: World) -> None:
-    """By whoever guards it."""
+async def test_an_unreadable_secret_is_denied(world: World) -> None:
+    """RBAC or file permissions deny the read."""
     await world.deny()
 
     await refused(world.provider, SecretDenied, world.ref())
 
 
 async def test_a_broken_answer_is_unavailable(staged: Staged) -> None:
-    """And never an empty secret."""
+    """A broken answer is never an empty Secret."""
     await staged.spoil(manifest())
 
     await refused(staged.provider, SecretUnavailable)
@@ -370,8 +370,8 @@ async def test_other_namespaces_are_forbidden(staged: Staged) -> None:
     )
 
 
-async def test_many_may_ask_at_once(world: World) -> None:
-    """Each gets its own answer."""
+async def test_concurrent_reads_get_their_own_answers(world: World) -> None:
+    """Each caller gets its own answer."""
     await world.put(manifest())
     await world.put(manifest(name="globex-signing", labels=GLOBEX))
     refs = (world.ref(), world.ref("globex-signing"))
@@ -386,7 +386,7 @@ async def test_many_may_ask_at_once(world: World) -> None:
 
 
 async def test_nothing_of_a_key_is_logged_or_shown(world: World, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither on the way to a signature nor on the way to a refusal, at DEBUG."""
+    """No log at DEBUG shows a key after a signature or a refusal."""
     caplog.set_level(logging.DEBUG)
     await world.put(manifest(data={"signing": KEY, "signing.previous": OTHER_KEY, "broken": KEY + b"\n"}))
     broken = world.ref(key="broken")
@@ -403,8 +403,8 @@ async def test_nothing_of_a_key_is_logged_or_shown(world: World, caplog: pytest.
 
 
 @pytest.mark.parametrize("error", [SecretNotFound, SecretDenied, SecretUnavailable])
-async def test_waiting_can_help_with_what_is_missing(world: World, error: type[SecretError]) -> None:
-    """Missing is retryable, and a later answer counts; refused is not."""
+async def test_a_missing_secret_is_retryable(world: World, error: type[SecretError]) -> None:
+    """A later answer counts for a missing Secret, and a refusal is final."""
     assert error.retryable
     await refused(world.provider, SecretNotFound, world.ref())
 

@@ -30,7 +30,7 @@ def nodes(document: object) -> Iterator[dict[str, Any]]:
 
 
 def test_checked_in_files_are_fresh(tmp_path: Path) -> None:
-    """The files beside the code are what the types say now, no more and no fewer."""
+    """The stored files equal exactly the schemas of the types."""
     written = write(tmp_path / "made" / "on the way")
 
     fresh = {path.name: path.read_text() for path in written}
@@ -39,7 +39,7 @@ def test_checked_in_files_are_fresh(tmp_path: Path) -> None:
 
 
 def test_the_openapi_document_is_fresh() -> None:
-    """The one beside them is what the API's operations say now."""
+    """The stored document equals that of the API's operations."""
     stored = json.loads((CHECKED_IN / "openapi.json").read_bytes())
     assert stored == json.loads(json.dumps(document(OPERATIONS))), "run: oneprotect schemas --output schemas"
 
@@ -63,7 +63,7 @@ def test_every_event_has_its_file() -> None:
 
 @pytest.mark.parametrize("name", sorted(documents()))
 def test_references_resolve(name: str) -> None:
-    """Every `$ref` points into its own document, at something that is there."""
+    """Every `$ref` points to an existing part of its own document."""
     document = documents()[name]
 
     references = [node["$ref"] for node in nodes(document) if "$ref" in node]

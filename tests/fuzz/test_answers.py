@@ -58,7 +58,7 @@ BODIES = st.binary(max_size=60) | st.sampled_from(
 
 @st.composite
 def answers(draw: st.DrawFn) -> tuple[int, bytes]:
-    """A status, and an answer whose head is in order and says it; what follows the head may be anything."""
+    """Generate responses with a valid head and an arbitrary remainder."""
     status = draw(st.sampled_from([200, 201, 204, 301, 304, 400, 404, 410, 429, 500, 503]) | st.integers(200, 999))
     version = draw(st.sampled_from([b"1.1", b"1.1", b"1.0"]))
     lines = [b"HTTP/%b %d %b\r\n" % (version, status, draw(st.sampled_from([b"OK", b"", b"a b \xff"])))]
@@ -68,7 +68,7 @@ def answers(draw: st.DrawFn) -> tuple[int, bytes]:
 
 @st.composite
 def mutants(draw: st.DrawFn) -> bytes:
-    """An answer with something of it changed, dropped or repeated."""
+    """Generate responses with a changed, removed or repeated part."""
     answer = bytearray(draw(answers())[1] if draw(st.booleans()) else draw(st.sampled_from(CASES)).answer[:4000])
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, max(0, len(answer) - 1)))
@@ -78,7 +78,7 @@ def mutants(draw: st.DrawFn) -> bytes:
 
 
 def segments(answer: bytes, cuts: set[int]) -> list[bytes]:
-    """The answer in pieces."""
+    """Split a response into segments."""
     edges = [0, *sorted(cut for cut in cuts if cut < len(answer)), len(answer)]
     return [answer[start:end] for start, end in pairwise(edges)]
 
@@ -91,7 +91,7 @@ def exchanges() -> Iterator[Exchanges]:
 
 
 def check(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> WebhookResponse:
-    """What holds for every answer: one request, a verdict of the right kind in time, and no harm to the next one."""
+    """Require one request, a valid result in time, and no effect on the next delivery."""
     reply, following, took_s = exchanges.of(segments(answer, cuts), ending)
 
     assert exchanges.requests == 1, "a request is never sent twice"
@@ -108,10 +108,10 @@ def check(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> W
 
 @FUZZ
 @given(answers(), CUTS, ENDINGS)
-def test_a_head_that_is_in_order_is_believed(
+def test_a_valid_head_determines_the_status(
     exchanges: Exchanges, answer: tuple[int, bytes], cuts: set[int], ending: str
 ) -> None:
-    """Whatever the body does, and however it is cut and ended, the status is what the head says."""
+    """The status is that of the head, whatever the body and its segments."""
     status, data = answer
 
     reply = check(exchanges, data, cuts, ending)
@@ -123,8 +123,8 @@ def test_a_head_that_is_in_order_is_believed(
 @given(mutants() | st.binary(max_size=200), CUTS, ENDINGS)
 @example(b"\r\n\r\nHTTP/1.1 200 OK\r\n\r\n", set(), "close")
 @example(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n\r\n", set(), "stay")
-def test_any_bytes_come_to_an_end(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> None:
-    """Bytes of any kind are an answer, or a failure of the receiver's: never of the sender's, and never too late."""
+def test_any_bytes_end_in_time(exchanges: Exchanges, answer: bytes, cuts: set[int], ending: str) -> None:
+    """Any bytes are a response or a failure of the receiver, in time and never of the sender."""
     check(exchanges, answer, cuts, ending)
 
 
@@ -137,8 +137,8 @@ def test_segments_do_not_matter(exchanges: Exchanges, answer: bytes, cuts: set[i
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("size", [1, 7, 100_000])
-def test_what_is_known_is_read_as_known(exchanges: Exchanges, case: Case, size: int) -> None:
-    """Each answer of the corpus, whole and in pieces, is the status that it says, or the failure that it is."""
+def test_the_corpus_has_its_known_results(exchanges: Exchanges, case: Case, size: int) -> None:
+    """Each response of the corpus has its known status or failure, whole and in segments."""
     cuts = set(range(size, min(len(case.answer), 400), size))
 
     reply = check(exchanges, case.answer, cuts, "close")
@@ -148,7 +148,7 @@ def test_what_is_known_is_read_as_known(exchanges: Exchanges, case: Case, size: 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 async def test_another_client_agrees(case: Case) -> None:
-    """aiohttp reads the corpus the same way, but for what is written beside a case."""
+    """aiohttp reads the corpus the same way, except for the noted cases."""
     async with receiving(answering(case.answer, close=True)) as receiver:
         status = await status_by_aiohttp(f"http://127.0.0.1:{receiver.port}/", timeout_s=2)
 

@@ -109,8 +109,8 @@ async def test_node_is_read_as_another_client_reads_it(authority: Authority, *, 
     }
 
 
-async def test_what_node_says_beside_the_status_is_understood(authority: Authority) -> None:
-    """When to come back is what a head says and not a trailer, and informational answers are no answers."""
+async def test_other_parts_of_node_responses_are_read(authority: Authority) -> None:
+    """`Retry-After` counts in a head and not in a trailer, and informational responses do not count."""
     async with opened(authority) as (receiver, sender):
         base = f"http://127.0.0.1:{receiver.plain}"
         replies = [
@@ -126,8 +126,8 @@ async def test_what_node_says_beside_the_status_is_understood(authority: Authori
     ]
 
 
-async def test_a_receiver_that_hangs_up_on_idle_connections_loses_nothing(authority: Authority) -> None:
-    """Node closes a connection a while after its last answer; deliveries after that, and around it, all arrive once."""
+async def test_a_receiver_that_closes_idle_connections_loses_nothing(authority: Authority) -> None:
+    """Deliveries arrive once although Node closes idle connections."""
     async with opened(authority) as (receiver, sender):
         replies: list[WebhookResponse] = []
         for pause_s in (0.0, 0.0, 1.3, 0.0, 1.3):
@@ -139,8 +139,8 @@ async def test_a_receiver_that_hangs_up_on_idle_connections_loses_nothing(author
     assert seen == {"/plain": 5}
 
 
-async def test_without_node_it_says_how_to_mend_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """These tests are not passed over: they fail and say what to do."""
+async def test_a_missing_node_fails_with_a_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The tests fail and name the remedy instead of being skipped."""
     monkeypatch.setenv("PLAYWRIGHT_NODEJS_PATH", str(tmp_path / "none"))
 
     with pytest.raises(FileNotFoundError, match="make setup"):

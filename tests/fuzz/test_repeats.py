@@ -1,4 +1,4 @@
-"""Answers one after the other on the same connections: what is remembered of the last one never shows."""
+"""Successive responses on the same connections: cached parsing never affects a result."""
 
 import asyncio
 import socket
@@ -124,16 +124,16 @@ def receiver() -> Iterator[Receiver]:
 @example([Said(TWO, {len(TWO) - 2}), Said(b"ok")])
 @example([Said(LAST), Said(LAST), Said(EMPTY)])
 @example([Said(LATER), Said(LATER), Said(BUSY), Said(BUSY), Said(BUSY, capture=True), Said(BUSY)])
-def test_what_is_remembered_never_shows(receiver: Receiver, conversation: list[Said]) -> None:
-    """Replies, and which connections are used again, are the same for a sender that parses every answer anew."""
+def test_cached_parsing_never_affects_a_result(receiver: Receiver, conversation: list[Said]) -> None:
+    """Replies and connection reuse equal those of a sender that parses every response."""
     with patch.object(http1, "MAX_REMEMBERED_BYTES", 0):
         parsed = receiver.say(conversation)
 
     assert receiver.say(conversation) == parsed
 
 
-def test_what_comes_again_is_not_parsed_again(receiver: Receiver) -> None:
-    """The very same reply is given for the same bytes, until others come; a long answer, or one in pieces, is read."""
+def test_a_repeated_response_is_not_parsed_again(receiver: Receiver) -> None:
+    """The same bytes return the same reply object; long or split responses are parsed."""
     (one, two, other, three), connections = receiver.say([Said(EMPTY), Said(EMPTY), Said(BUSY), Said(EMPTY)])
     (long, again), _ = receiver.say([Said(LONG), Said(LONG)])
     (piecewise, whole), _ = receiver.say([Said(EMPTY), Said(EMPTY, {20})])

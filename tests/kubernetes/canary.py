@@ -25,7 +25,7 @@ def shows(text: str, material: bytes) -> bool:
 
 
 def locals_in_provider(error: BaseException) -> str:
-    """What a traceback with locals would show of the provider's frames."""
+    """Return the locals of the provider's frames in a traceback."""
     frames = [
         frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__) if is_ours(frame.f_code.co_filename)
     ]
@@ -34,5 +34,5 @@ def locals_in_provider(error: BaseException) -> str:
 
 
 def is_ours(filename: str) -> bool:
-    """Whether the file is one of the provider's."""
+    """Return whether the file belongs to the provider."""
     return filename.startswith(PROVIDER)

@@ -25,7 +25,7 @@ async def server(tmp_path: Path) -> AsyncIterator[ApiServer]:
 
 @pytest.fixture
 def pauses() -> Pauses:
-    """What the provider's pauses between tries have been; they take no time."""
+    """Pauses of the provider between tries, which use no time."""
     return Pauses()
 
 

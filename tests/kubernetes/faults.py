@@ -12,7 +12,7 @@ from tests.kubernetes.statuses import failure
 
 
 def saying(status: int, text: str = "", content_type: str = "text/plain", **headers: str) -> Answer:
-    """Answer any text."""
+    """Return any text."""
 
     async def answer(_: web.Request) -> web.StreamResponse:
         return web.Response(
@@ -26,17 +26,17 @@ def saying(status: int, text: str = "", content_type: str = "text/plain", **head
 
 
 def too_many_requests(retry_after: str = "1") -> Answer:
-    """What the server's fairness says: text, and no JSON."""
+    """Return the plain text of the server's request limit."""
     return saying(429, "Too many requests, please try again later.\n", Retry_After=retry_after)
 
 
 def internal_error() -> Answer:
-    """What a load balancer says in the server's place."""
+    """Return the error of a load balancer before the server."""
     return saying(500, "<html><body><h1>500 Internal Server Error</h1></body></html>", "text/html")
 
 
 def timed_out() -> Answer:
-    """What the server says while its storage lags behind."""
+    """Return the error of a server whose storage lags."""
 
     async def answer(_: web.Request) -> web.StreamResponse:
         causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
@@ -82,7 +82,7 @@ def cut_body(document: Manifest, *, reset: bool = False) -> Answer:
 
 
 def dripping(server: ApiServer) -> Answer:
-    """Send a blank now and then, which keeps the connection busy, until the gate opens or 10 s are over."""
+    """Send a space now and then until the gate opens or 10 s are over."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = await _begun(request, 500)
@@ -97,7 +97,7 @@ def dripping(server: ApiServer) -> Answer:
 
 
 def endless(server: ApiServer) -> Answer:
-    """Send blanks for as long as somebody takes them, 100 MB at most."""
+    """Send spaces until the client disconnects, 100 MB at most."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = await _begun(request)
@@ -124,7 +124,7 @@ def oversized(document: Manifest, size: int) -> Answer:
 
 
 def gzipped(document: Manifest, *, blanks: int = 0) -> Answer:
-    """Answer what nobody asked for: a compressed body, which may hold many times its size."""
+    """Answer with an unrequested compressed body, which may expand to many times its size."""
     body = gzip.compress(b" " * blanks + json.dumps(document).encode(), 1)
 
     async def answer(_: web.Request) -> web.StreamResponse:
@@ -134,7 +134,7 @@ def gzipped(document: Manifest, *, blanks: int = 0) -> Answer:
 
 
 def stalled(server: ApiServer) -> Answer:
-    """Answer rightly, but not before the gate opens."""
+    """Answer correctly, but not before the gate opens."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         await server.gate.wait()

@@ -26,7 +26,7 @@ _GIVEN_BY_THE_SERVER = ("uid", "resourceVersion", "creationTimestamp", "managedF
 
 
 class Reply(Struct, frozen=True):
-    """An answer as it came."""
+    """A received response."""
 
     status: int
     content_type: str
@@ -56,7 +56,7 @@ class LiveCluster:
     @classmethod
     @asynccontextmanager
     async def opened(cls, path: Path) -> AsyncGenerator["LiveCluster"]:
-        """Create the namespace and what belongs there, as the kubeconfig's user, and remove it in the end."""
+        """Create the namespace and its objects as the kubeconfig's user, and remove them at the end."""
         configuration = Configuration()
         await load_kube_config(config_file=str(path), client_configuration=configuration, persist_config=False)
         tls = create_client_context(
@@ -91,7 +91,7 @@ class LiveCluster:
         return f"/api/v1/namespaces/{namespace or self.namespace}/secrets" + (f"/{name}" if name else "")
 
     async def put(self, document: Manifest) -> str:
-        """Create a Secret in our namespace, in place of an older one, and return its version."""
+        """Create or replace a Secret in the test namespace, and return its version."""
         metadata = {key: value for key, value in document["metadata"].items() if key not in _GIVEN_BY_THE_SERVER}
         metadata["namespace"] = self.namespace
         await self.request("DELETE", self.path(metadata["name"]))
@@ -99,7 +99,7 @@ class LiveCluster:
         return f"{made['metadata']['uid']}/{made['metadata']['resourceVersion']}"
 
     async def grant(self, *names: str, verbs: tuple[str, ...] = ("get",)) -> None:
-        """Let the service account do this with these Secrets, and no more than that."""
+        """Grant the service account exactly these verbs on these Secrets."""
         rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": list(verbs), "resourceNames": list(names)}
         metadata = {"name": ACCOUNT, "namespace": self.namespace}
         body = {"apiVersion": f"{_RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": [rule]}
@@ -109,7 +109,7 @@ class LiveCluster:
                 await until(partial(self.may, verb, name))
 
     async def revoke(self, name: str) -> None:
-        """Take away every right, and wait until that is so."""
+        """Remove every permission, and wait until the server applies it."""
         assert (await self.request("DELETE", f"{self._rbac('rolebindings')}/{ACCOUNT}")).status == 200
 
         async def revoked() -> bool:
@@ -118,11 +118,11 @@ class LiveCluster:
         await until(revoked)
 
     async def may(self, verb: str, name: str = "") -> bool:
-        """Whether the service account may do this with this Secret, by the server's own word."""
+        """Return whether the server allows the service account this operation on this Secret."""
         return bool((await self.review(verb, name)).document["status"]["allowed"])
 
     async def review(self, verb: str, name: str = "") -> Reply:
-        """The server's whole answer to that."""
+        """Return the server's whole access review."""
         attributes = {"namespace": self.namespace, "verb": verb, "resource": "secrets", "name": name}
         body = {
             "apiVersion": "authorization.k8s.io/v1",

@@ -28,7 +28,7 @@ def manifest(
     data: Mapping[str, bytes] | None = None,
     **fields: object,
 ) -> Manifest:
-    """A Secret of tenant `acme` for signing webhooks, with `KEY` under `signing`, unless told otherwise."""
+    """Return a Secret of tenant `acme` with `KEY` under `signing`, unless the arguments change it."""
     given = {"signing": KEY} if data is None else data
     return {
         "kind": "Secret",

@@ -133,7 +133,7 @@ class Objects(dict[Place, Document]):
         )
 
     def _review(self, user: str, body: Document) -> web.Response:
-        """What the asking user may do. Everybody who is known may ask."""
+        """Review the permissions of the user. Every known user may ask."""
         spec: dict[str, str] = body["spec"]["resourceAttributes"]
         asked = Attributes(
             *(spec.get(field, "") for field in ("verb", "group", "resource", "namespace", "name", "subresource"))

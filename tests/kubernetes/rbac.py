@@ -13,7 +13,7 @@ _VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete
 
 
 class Attributes(NamedTuple):
-    """What is asked for."""
+    """Attributes of a request."""
 
     verb: str
     group: str
@@ -24,7 +24,7 @@ class Attributes(NamedTuple):
 
     @classmethod
     def of(cls, request: web.Request) -> "Attributes | None":
-        """Those of a request for a resource, None for any other path."""
+        """Return the attributes of a request for a resource, or None for any other path."""
         match request.path.strip("/").split("/"):
             case ["api", "v1", *rest]:
                 group = ""
@@ -54,7 +54,7 @@ class Attributes(NamedTuple):
 
 
 def reason(objects: Objects, user: str, asked: Attributes) -> str | None:
-    """Why a user may do what is asked, in the server's words; None if nothing allows it."""
+    """Return why a user is allowed, in the server's words; None if nothing allows it."""
     for binding in _bindings(objects, asked.namespace):
         for subject in binding.get("subjects", []):
             role = objects.get(("roles", asked.namespace, binding["roleRef"]["name"]))

@@ -15,7 +15,7 @@ ALLOWED = frozenset({"webhooks"})
 
 
 class Pauses:
-    """Stands in for sleeping: keeps how long it would have been."""
+    """A replacement for sleep that records its durations."""
 
     def __init__(self) -> None:
         self.lengths_s: list[float] = []
@@ -25,7 +25,7 @@ class Pauses:
 
 
 class Clock:
-    """A clock that stands still unless told."""
+    """A clock that changes only on request."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0

@@ -8,7 +8,7 @@ from aiohttp import web
 
 
 def answered(document: Mapping[str, Any], status: int = 200, **headers: str) -> web.Response:
-    """A document as the answer."""
+    """Return a document as a response."""
     return web.Response(
         body=json.dumps(document, separators=(",", ":")).encode() + b"\n",
         status=status,
@@ -39,7 +39,7 @@ def status(code: int, reason: str, message: str, details: Mapping[str, Any] | No
 
 
 def unauthorized() -> dict[str, Any]:
-    """To a token that nobody knows."""
+    """Return the response to an unknown token."""
     return status(401, "Unauthorized", "Unauthorized")
 
 

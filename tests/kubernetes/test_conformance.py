@@ -31,12 +31,12 @@ async def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 async def get(cluster: LiveCluster, path: str, *, token: str | None = None) -> Reply:
-    """As the service account, unless told otherwise."""
+    """Send a GET, as the service account by default."""
     return await cluster.request("GET", path, token=token or cluster.token)
 
 
 def is_exactly(reply: Reply, document: dict[str, Any]) -> bool:
-    """Whether the answer is this document, field for field and in order, as compact JSON."""
+    """Return whether the response is this document, in order, as compact JSON."""
     assert reply.content_type == "application/json"
     assert (reply.document, list(reply.document)) == (document, list(document))
     return reply.status == document["code"] and b"\n" not in reply.body.rstrip(b"\n")

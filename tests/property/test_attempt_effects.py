@@ -1,4 +1,4 @@
-"""What an attempt leaves behind: complete, in order, and the same whenever it is settled again."""
+"""Effects of an attempt: complete, in order, and the same when it is settled again."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -33,7 +33,7 @@ FOLLOWS = {
 
 
 def taken(headers: dict[str, str], deliveries: int) -> Message:
-    """A request off the stream of work."""
+    """A request from the work stream."""
     subject, reply = subjects.requested(TENANT, "orders"), f"$JS.ACK.{streams.WORK.name}.delivery.{deliveries}.1.1.0.0"
     nobody: Any = None
     document_ = document("orders", delivery="dlv_1")
@@ -47,7 +47,7 @@ def headers_of(publication: Publication) -> dict[str, str]:
 
 @st.composite
 def progresses(draw: st.DrawFn) -> RetryState:
-    """Where a delivery may stand."""
+    """Generate states of a delivery."""
     attempt, is_replayed = draw(st.integers(1, 40)), draw(st.booleans())
     return RetryState(
         attempt=attempt,
@@ -91,10 +91,10 @@ def _kinds(publications: tuple[Publication, ...]) -> list[str]:
 
 
 @given(attempt=attempts(), archived=st.booleans())
-def test_the_result_comes_first_and_then_what_follows_from_it(
+def test_the_result_comes_first_and_then_its_consequences(
     attempt: tuple[DeliveryAttemptRequest, AttemptResult], archived: bool
 ) -> None:
-    """Each outcome leaves its result, and after it a schedule, a kept delivery or a copy, whole; and nothing else."""
+    """Each outcome stores its result and then exactly its schedule, kept delivery or copy."""
     delivery, result = attempt
 
     stored = effects.after_attempt(delivery, result, at=NOW, archived=archived)
@@ -107,10 +107,10 @@ def test_the_result_comes_first_and_then_what_follows_from_it(
 
 
 @given(attempt=attempts(), archived=st.booleans())
-def test_settled_again_it_is_the_same_and_stored_once(
+def test_an_attempt_settled_again_is_stored_once(
     attempt: tuple[DeliveryAttemptRequest, AttemptResult], archived: bool
 ) -> None:
-    """A redelivery settled from the record leaves the same behind, by the same ids, and says that it sent nothing."""
+    """A redelivery settled from the record has the same effects and ids, and sends nothing."""
     delivery, result = attempt
 
     first = effects.after_attempt(delivery, result, at=NOW, archived=archived)
@@ -123,8 +123,8 @@ def test_settled_again_it_is_the_same_and_stored_once(
 
 
 @given(attempt=attempts())
-def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
-    """The next attempt has the next number, or this one's if it waited for its secret; a kept one keeps its own."""
+def test_the_next_attempt_continues_the_numbers(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
+    """The next attempt has the next number, or the same after a wait for its secret."""
     delivery, result = attempt
 
     _, follows = effects.after_attempt(delivery, result, at=NOW, archived=True)
@@ -142,8 +142,8 @@ def test_what_follows_goes_on_where_this_one_ended(attempt: tuple[DeliveryAttemp
 
 
 @given(attempt=attempts())
-def test_ids_tell_attempts_apart(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
-    """No attempt, wait or rest of a delivery has the id of another: none is dropped for a duplicate."""
+def test_ids_are_unique_per_attempt(attempt: tuple[DeliveryAttemptRequest, AttemptResult]) -> None:
+    """No message of one attempt is dropped as a duplicate of another."""
     delivery, _ = attempt
     progress = delivery.retry_state
     others = [progress.after_attempt(), progress.after_secret_wait(), progress.after_deferral()]
@@ -156,8 +156,8 @@ def test_ids_tell_attempts_apart(attempt: tuple[DeliveryAttemptRequest, AttemptR
 @given(
     st.lists(st.tuples(st.binary(max_size=30), st.dictionaries(st.text(max_size=5), st.text(max_size=5))), max_size=5)
 )
-def test_a_pack_holds_what_was_put_in(copies: list[tuple[bytes, dict[str, str]]]) -> None:
-    """Any document and headers come out of a pack as they went in, and in their order."""
+def test_a_batch_preserves_its_content(copies: list[tuple[bytes, dict[str, str]]]) -> None:
+    """Documents and headers of a batch are read back unchanged and in order."""
     packed = msgspec.msgpack.encode([ArchivedDelivery(document_, headers) for document_, headers in copies])
 
     found = msgspec.msgpack.decode(packed, type=list[ArchivedDelivery])

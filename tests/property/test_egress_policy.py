@@ -67,7 +67,7 @@ POLICY = EgressPolicy()
 
 @given(IPV4)
 def test_ipv4_is_judged_like_the_table(number: int) -> None:
-    """An IPv4 address is allowed exactly if it lies in no denied range, written plainly or mapped into IPv6."""
+    """An IPv4 address, plain or mapped, is allowed exactly if it lies in no denied range."""
     expected = not any(first <= number <= last for first, last in DENIED_V4)
 
     assert POLICY.is_allowed(IPv4Address(number)) is expected
@@ -78,7 +78,7 @@ def test_ipv4_is_judged_like_the_table(number: int) -> None:
 
 @given(IPV6)
 def test_ipv6_is_judged_like_the_table(number: int) -> None:
-    """An IPv6 address is allowed exactly if it lies in an allowed range, or is a mapped IPv4 address that is."""
+    """An IPv6 address is allowed in an allowed range, or as a mapped allowed IPv4 address."""
     is_mapped = number >> 32 == MAPPED >> 32
     in_v4 = any(first <= number & 0xFFFFFFFF <= last for first, last in DENIED_V4)
     expected = not in_v4 if is_mapped else any(first <= number <= last for first, last in ALLOWED_V6)
@@ -110,7 +110,7 @@ def test_an_exception_opens_its_network_and_nothing_else(inside: int, length: in
 
 @given(IPV4, st.sampled_from(["{0}", "{0:#x}", "0{0:o}", "0x{0:X}", "{1}.{2}", "{1}.{3}.{4}", "0{1:o}.{2}"]))
 def test_no_other_spelling_of_an_ipv4_address_passes(number: int, spelling: str) -> None:
-    """What the C library reads as an address without its being four decimals is blocked, even with all allowed."""
+    """Other spellings that the C library accepts are blocked, even if everything is allowed."""
     policy = EgressPolicy(allow_cidrs=["0.0.0.0/0"])
     octets = number.to_bytes(4, "big")
     host = spelling.format(number, octets[0], number & 0xFFFFFF, octets[1], number & 0xFFFF)

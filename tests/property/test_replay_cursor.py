@@ -36,7 +36,7 @@ turns = st.sampled_from(["first", "last", "save", "kill"])
 
 
 class Server:
-    """What is kept, and what has been stored of the requests. It remembers no id: whatever is sent again, is stored."""
+    """Kept deliveries and stored requests, without deduplication by id."""
 
     def __init__(self, keys: list[int], superseded: set[int], fates_: list[str], pack: int) -> None:
         """`pack`: so many at most are kept in one message."""
@@ -51,7 +51,7 @@ class Server:
         self._is_dead = False
 
     def send(self, publication: Publication, on_stored: OnStored) -> None:
-        """Take a request, as far as it is meant to be taken."""
+        """Accept a request, unless the script refuses it."""
         if self._is_dead:
             on_stored(ServerUnavailable("killed"))
             return
@@ -70,7 +70,7 @@ class Server:
         self.on_their_way.append((on_stored, answer))
 
     async def answer(self, index: int) -> None:
-        """Let one request's answer arrive."""
+        """Deliver the reply to one request."""
         if self.on_their_way:
             on_stored, answer = self.on_their_way.pop(index)
             on_stored(answer)
@@ -79,7 +79,7 @@ class Server:
         self.stored[f"orders.{decode_request(publication.payload).id}"] += 1
 
     async def kill(self) -> None:
-        """The process is gone: what is on its way is not heard of any more."""
+        """End the process and drop the replies in flight."""
         self._is_dead = True
         for on_stored, _ in self.on_their_way:
             on_stored(ServerUnavailable("killed"))
@@ -90,7 +90,7 @@ class Server:
         self._is_dead = False
 
     async def find_pages(self, *, after: int, until: int) -> AsyncIterator[SupersededPage]:
-        """What is kept, a few at a time, with what is stored by then."""
+        """Yield the kept deliveries in pages, as stored so far."""
         rest = [kept for kept in self.kept if after < kept.sequence <= until]
         while rest:
             last = next(
@@ -114,11 +114,11 @@ class Server:
 
     @property
     def last_sequence(self) -> int:
-        """Of what is kept."""
+        """Return the last sequence of the kept deliveries."""
         return self.kept[-1].sequence if self.kept else 0
 
     def owes(self, until: int) -> set[str]:
-        """Deliveries kept up to and with `until` that are neither asked for nor superseded."""
+        """Return deliveries kept up to `until` that are neither requested nor superseded."""
         return {kept.key for kept in self.kept if kept.sequence <= until} - self.superseded - set(self.stored)
 
 
@@ -138,7 +138,7 @@ def _kept(sequence: int, delivery: str, *, ends: bool) -> RetainedDelivery:
 
 
 async def _live(server: Server, saved: Replay, happens: list[str]) -> tuple[Replay, bool]:
-    """One life of the replay: what is saved at its end, and whether it came to its own."""
+    """Run the replay once; return the saved state and whether it finished."""
     run = ReplayRun(source=server, publisher=server, replay=REPLAY, row=saved, pacer=Pacer(None), window_size=3)
     going = asyncio.create_task(run.run())
     for _ in range(MOST_TURNS):
@@ -187,7 +187,7 @@ async def _replay(server: Server, happens: list[str]) -> Replay:
 def test_nothing_is_missed_and_nothing_done_twice(
     keys: list[int], superseded: set[int], fates_: list[str], happens: list[str], pack: int
 ) -> None:
-    """Whatever happens on the way, in the end each is asked for once, and what was attempted since not at all."""
+    """Each delivery is requested once at the end, and an attempted one not at all."""
     server = Server(keys, superseded, fates_, pack)
 
     row = asyncio.run(_replay(server, happens))
@@ -200,8 +200,8 @@ def test_nothing_is_missed_and_nothing_done_twice(
 
 
 @given(order=st.permutations(range(8)))
-def test_what_ends_in_any_order_is_taken_in_the_first_one(order: list[int]) -> None:
-    """A thing is let out when everything before it has ended, and not before."""
+def test_results_in_any_order_are_released_in_order(order: list[int]) -> None:
+    """An item is released when all items before it have ended."""
     line: CompletionQueue[int] = CompletionQueue()
     places: list[QueuedItem[int]] = [line.add(number) for number in range(8)]
     out: list[int] = []
@@ -218,8 +218,8 @@ def test_what_ends_in_any_order_is_taken_in_the_first_one(order: list[int]) -> N
     rate=st.floats(0.5, 10_000),
     delays=st.lists(st.floats(0, 3), min_size=2, max_size=60),
 )
-def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> None:
-    """However late its user is each time, beyond the rate there is no more than a quarter of a second's worth."""
+def test_a_rate_is_never_exceeded_for_long(rate: float, delays: list[float]) -> None:
+    """The excess is at most a quarter of a second's share, however late the caller is."""
     pace, now = Pacer(rate), 0.0
     went: list[float] = []
     for delay_s in delays:
@@ -232,6 +232,6 @@ def test_a_pace_is_never_exceeded_for_long(rate: float, delays: list[float]) -> 
             assert count <= (at - began + CATCH_UP_S) * rate + 2
 
 
-def test_without_a_rate_nobody_waits() -> None:
+def test_no_rate_causes_no_wait() -> None:
     """No rate is no wait."""
     assert {Pacer(None).reserve_turn(float(now)) for now in range(5)} == {0.0}

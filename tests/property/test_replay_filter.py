@@ -1,4 +1,4 @@
-"""Which kept deliveries a filter takes."""
+"""Selection of kept deliveries by a filter."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -49,8 +49,8 @@ def _reaches(pattern: str, name: str) -> bool:
 
 
 @given(kept=kept_deliveries, chosen=filters)
-def test_what_a_filter_takes_is_where_it_is_looked_for(kept: RetainedDelivery, chosen: ReplayFilter) -> None:
-    """The subjects that are read hold everything that the filter takes."""
+def test_the_read_subjects_contain_the_selection(kept: RetainedDelivery, chosen: ReplayFilter) -> None:
+    """The subjects that are read contain every delivery that the filter selects."""
     if kept.outcome == "delivered":
         stored_in, stored_on = streams.DELIVERED, subjects.delivered("acme", kept.destination)
     else:
@@ -62,8 +62,8 @@ def test_what_a_filter_takes_is_where_it_is_looked_for(kept: RetainedDelivery, c
 
 
 @given(kept=kept_deliveries, one=filters, other=filters)
-def test_each_condition_narrows_it_down(kept: RetainedDelivery, one: ReplayFilter, other: ReplayFilter) -> None:
-    """A filter takes what each of its conditions alone takes, and nothing else."""
+def test_each_condition_restricts_the_selection(kept: RetainedDelivery, one: ReplayFilter, other: ReplayFilter) -> None:
+    """A filter selects exactly the deliveries that meet all its conditions."""
     alone = [
         ReplayFilter(**{name: getattr(one, name)}) for name in ReplayFilter.__struct_fields__ if getattr(one, name)
     ]

@@ -1,4 +1,4 @@
-"""The retry schedule as a whole: so many attempts, each wait in its bounds, whatever the receiver answers."""
+"""The retry schedule: the number of attempts and the bounds of each wait."""
 
 import pytest
 from hypothesis import given
@@ -40,10 +40,8 @@ def test_a_delivery_that_never_succeeds_has_one_attempt_more_than_waits(
 
 
 @given(policy=policies, reply=failures, tried=st.integers(1, 12), point=st.floats(0, 1))
-def test_no_wait_is_shorter_than_what_anybody_asks(
-    policy: RetryPolicy, reply: WebhookResponse, tried: int, point: float
-) -> None:
-    """Not shorter than the jittered schedule, a time-out's least or Retry-After, and not longer than their longest."""
+def test_each_wait_meets_all_minimums(policy: RetryPolicy, reply: WebhookResponse, tried: int, point: float) -> None:
+    """A wait lies between the longest minimum and the longest maximum of its sources."""
     wait_s = next_wait_s(policy, tried=tried, reply=reply, spread=lambda low, high: low + (high - low) * point)
 
     if wait_s is None:
@@ -58,6 +56,6 @@ def test_no_wait_is_shorter_than_what_anybody_asks(
 
 
 @given(policy=policies, code=st.sampled_from(sorted(FINAL_CODES)), tried=st.integers(1, 12))
-def test_what_is_final_is_never_tried_again(policy: RetryPolicy, code: Code, tried: int) -> None:
-    """A receiver that is gone, or must not be called, ends it at any attempt and whatever it asks for."""
+def test_a_final_failure_is_never_retried(policy: RetryPolicy, code: Code, tried: int) -> None:
+    """The delivery ends at any attempt, even with a `Retry-After`."""
     assert next_wait_s(policy, tried=tried, reply=WebhookResponse(code=code, retry_after_s=5)) is None

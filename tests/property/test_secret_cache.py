@@ -1,4 +1,4 @@
-"""The cache under any course of events, held against a simple model of it, on a clock that only we move."""
+"""The cache under any course of events, compared with a simple model, on a manual clock."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -26,7 +26,7 @@ tenants = st.sampled_from(TENANTS)
 
 @dataclass(frozen=True)
 class Known:
-    """A version of a Secret: whose it is, and when the read of it began."""
+    """A version of a Secret: its owner, and the start of its read."""
 
     version: int
     owner: str
@@ -38,7 +38,7 @@ Outcome = Known | type[SecretError]
 
 @dataclass(eq=False)
 class Read:
-    """A read under way. What it will bring was settled when it began, unless it fails on its way."""
+    """A read in progress, whose result is fixed at its start unless it fails."""
 
     name: str
     outcome: Outcome
@@ -47,7 +47,7 @@ class Read:
 
 @dataclass
 class Model:
-    """What a cache of one Secret may know."""
+    """Permitted knowledge of a cache of one Secret."""
 
     known: Known | None = None
     refused: type[SecretError] | None = None
@@ -60,7 +60,7 @@ class Model:
 
 
 class World:
-    """A provider whose reads last until they are told to end."""
+    """A provider whose reads end on request."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -86,7 +86,7 @@ class World:
 
 
 class Course(RuleBasedStateMachine):
-    """Resolves, reads that end well, badly or late, evictions, changes of the Secrets, and time."""
+    """Resolves, good, failed and late reads, evictions, changes of Secrets, and time."""
 
     @initialize(share=st.sampled_from([0.0, 0.5, 1.0]))
     def begin(self, share: float) -> None:
@@ -104,7 +104,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(name=names, tenant=tenants)
     def resolve(self, name: str, tenant: str) -> None:
-        """Who asks is answered from memory, rightly, or waits for the one read of this Secret."""
+        """Resolve from memory with a correct answer, or wait for the Secret's one read."""
         model = self.models[name]
         ref = SecretRef(namespace="webhooks", name=name, key="signing")
         task = self.loop.create_task(self.cache.resolve(ref, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING))
@@ -121,7 +121,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(name=names, fails=st.sampled_from([False, False, True]))
     def resolve_as_the_owner(self, name: str, fails: bool) -> None:
-        """What mostly happens: the owner asks, and the read that this needs ends before anything else happens."""
+        """Resolve as the owner and end the read at once, the most frequent case."""
         state = self.world.states[name]
         self.resolve(name, "acme" if isinstance(state, type) else state[1])
         current = self.models[name].current
@@ -130,7 +130,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(name=names, error=st.sampled_from([SecretNotFound, SecretDenied]))
     def lose(self, name: str, error: type[SecretError]) -> None:
-        """What must leave nothing behind: a refusal, and then an outage that would have been bridged."""
+        """Refuse and then cause an outage, after which nothing may be served."""
         self.world.states[name] = error
         self.advance(61.0)
         self.resolve_as_the_owner(name, fails=False)
@@ -139,7 +139,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(name=names)
     def outlast(self, name: str) -> None:
-        """What must end: an outage that lasts longer than it may be bridged."""
+        """Cause an outage longer than the stale time."""
         self.resolve_as_the_owner(name, fails=False)
         for seconds in (61.0, 190.0, 61.0):
             self.advance(seconds)
@@ -147,7 +147,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(name=names)
     def use_a_lot(self, name: str) -> None:
-        """What must not multiply: uses of a Secret shortly before its time is over."""
+        """Use a Secret often shortly before its expiry, which may cause only one read."""
         self.resolve_as_the_owner(name, fails=False)
         self.advance(47.9)
         state = self.world.states[name]
@@ -156,7 +156,7 @@ class Course(RuleBasedStateMachine):
 
     @rule(name=names, older_first=st.booleans())
     def overtake(self, name: str, older_first: bool) -> None:
-        """What must count for nothing: an answer to a question from before an eviction."""
+        """End a read that began before an eviction, whose answer must not count."""
         reads: list[Read | None] = []
         for _ in range(2):
             self.evict(name)
@@ -171,11 +171,11 @@ class Course(RuleBasedStateMachine):
     @precondition(lambda self: self.under_way)
     @rule(data=st.data(), fails=st.booleans())
     def end_read(self, data: st.DataObject, fails: bool) -> None:
-        """Reads end in any order, and those that were overtaken count for nothing."""
+        """End any read; overtaken reads do not count."""
         self.end(data.draw(st.sampled_from(self.under_way)), fails=fails)
 
     def end(self, read: Read, *, fails: bool) -> None:
-        """Let a read end, and look what became of those who waited for it."""
+        """End a read and check the results of its waiting callers."""
         self.under_way.remove(read)
         outcome = SecretUnavailable if fails else read.outcome
         read.future.set_result(outcome)
@@ -219,12 +219,12 @@ class Course(RuleBasedStateMachine):
             self.loop.close()
 
     def turn(self) -> None:
-        """Let everything happen that can."""
+        """Run the event loop until nothing is left to do."""
         for _ in range(6):
             self.loop.run_until_complete(asyncio.sleep(0))
 
     def note_new_reads(self) -> None:
-        """There is never a second read of a Secret beside one that counts."""
+        """Require at most one current read of each Secret."""
         for read in self.world.begun:
             model = self.models[read.name]
             assert model.current is None

@@ -1,4 +1,4 @@
-"""The shelf of the cache, against a list that is searched anew each time."""
+"""The store of the cache, compared with a list that is searched each time."""
 
 from collections import Counter
 
@@ -32,8 +32,8 @@ def entry(tenant: str, *, outdated: bool = False) -> CacheEntry:
 
 
 @given(steps)
-def test_the_tenant_with_the_most_makes_room_with_its_least_used(course: list[tuple[str, str, int]]) -> None:
-    """So nobody is pushed below an equal share, and the number stays bounded."""
+def test_the_largest_tenant_loses_its_least_used_secret(course: list[tuple[str, str, int]]) -> None:
+    """No tenant falls below an equal share, and the total is bounded."""
     shelf, model = SnapshotStore(CAPACITY), list[tuple[str, NamespacedName]]()  # the least used first
     for step, tenant, number in course:
         place = (tenant, str(number))
@@ -58,8 +58,8 @@ def test_the_tenant_with_the_most_makes_room_with_its_least_used(course: list[tu
 
 
 @given(st.lists(st.booleans(), max_size=CAPACITY))
-def test_what_is_too_old_to_be_of_use_leaves_from_the_least_used_on(outdated: list[bool]) -> None:
-    """Up to the first that is still of use, each time that something is put there."""
+def test_expired_secrets_are_removed_from_the_least_used_on(outdated: list[bool]) -> None:
+    """Each insertion removes expired Secrets up to the first useful one."""
     shelf = SnapshotStore(2 * CAPACITY)
     for number, is_outdated in enumerate(outdated):
         shelf.put(("old", str(number)), entry("a", outdated=is_outdated), now=-1.0)

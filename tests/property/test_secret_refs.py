@@ -24,7 +24,7 @@ unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 
 
 def parsed(text: str, central_namespace: str | None = None) -> SecretRef | None:
-    """The ref, or None when it is refused."""
+    """Return the ref, or None when it is refused."""
     try:
         return SecretRef.parse(text, central_namespace=central_namespace)
     except SecretRefInvalid:
@@ -33,8 +33,8 @@ def parsed(text: str, central_namespace: str | None = None) -> SecretRef | None:
 
 @unhurried
 @given(labels, names, keys)
-def test_what_follows_the_grammar_comes_back_as_it_was(namespace: str, name: str, key: str) -> None:
-    """Nothing is decoded, lower-cased or stripped, and the short form means the same."""
+def test_a_valid_ref_is_returned_unchanged(namespace: str, name: str, key: str) -> None:
+    """Nothing is decoded, lower-cased or stripped, and the short form is equivalent."""
     text = f"k8s://{namespace}/{name}/{key}"
     if len(text) > MAX_LENGTH:
         return
@@ -51,8 +51,8 @@ def test_what_follows_the_grammar_comes_back_as_it_was(namespace: str, name: str
 @example("k8s://a/b/c\n")
 @example("k8s://a/b/../c")
 @example("k8s://a/b%2fc/d")
-def test_whatever_is_taken_is_safe_in_a_path(text: str) -> None:
-    """A parsed ref is exactly its text, and its parts can leave neither a URL's path nor a directory."""
+def test_an_accepted_ref_is_safe_in_a_path(text: str) -> None:
+    """A parsed ref equals its text, and its parts can leave neither a URL's path nor a directory."""
     ref = parsed(text)
 
     if ref is None:
@@ -65,8 +65,8 @@ def test_whatever_is_taken_is_safe_in_a_path(text: str) -> None:
 
 @unhurried
 @given(refs, st.data())
-def test_one_foreign_character_spoils_it(text: str, data: st.DataObject) -> None:
-    """Wherever it stands."""
+def test_one_foreign_character_invalidates_a_ref(text: str, data: st.DataObject) -> None:
+    """The position of the character does not matter."""
     foreign = data.draw(st.characters(exclude_characters=string.ascii_letters + string.digits + "-._/:"))
     position = data.draw(st.integers(0, len(text)))
 

@@ -71,10 +71,10 @@ def test_the_second_scheme_is_ed25519_of_the_same_bytes(
 
 
 @given(KEYS, DELIVERIES, st.binary(max_size=200), TIMES)
-def test_what_is_signed_verifies_and_what_is_altered_does_not(
+def test_a_signed_body_verifies_and_an_altered_one_does_not(
     key: bytes, delivery: str, body: bytes, now: datetime
 ) -> None:
-    """`verify` accepts any body as it was signed, and no longer one with a byte more in its middle."""
+    """`verify` accepts any signed body, and refuses it with one more byte."""
     secret = SigningSecret(current=HmacKey(whsec(key).encode()), version="uid/1")
     signed = sign(secret, delivery=delivery, body=body, now=now)
     headers = {

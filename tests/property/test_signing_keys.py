@@ -53,8 +53,8 @@ def test_signing_is_hmac_sha256(key: bytes, message: bytes) -> None:
 @example(b"whsec_" + b"QUFB" * 8 + b"=")
 @example(b" " * 24)
 @example(b"\x80" + b" " * 24)
-def test_a_key_is_exactly_what_was_written_or_none_at_all(material: bytes) -> None:
-    """Nothing is dropped or added on the way from material to key."""
+def test_a_key_equals_its_material_or_is_refused(material: bytes) -> None:
+    """Nothing is dropped or added between material and key."""
     key = key_of(material)
 
     if key is None:
@@ -84,7 +84,7 @@ def test_a_key_is_exactly_what_was_written_or_none_at_all(material: bytes) -> No
 def test_the_previous_key_signs_exactly_during_a_rollover(
     current: bytes, previous: bytes | None, expires_in_s: int | None, offset_minutes: int
 ) -> None:
-    """The whole truth table: current, previous, expiry, now; and what is told of it is what is done."""
+    """The reported rollover equals the signatures for all cases of keys, expiry and time."""
     annotations: dict[str, str] = {}
     if expires_in_s is not None:
         minutes = timedelta(minutes=abs(offset_minutes))

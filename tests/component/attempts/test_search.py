@@ -69,8 +69,8 @@ def _mixed(number: int) -> tuple[str, str, Code]:
     ],
     ids=["tenant", "rare destination", "no destination", "rare code", "outcome", "delivery", "all"],
 )
-async def test_pages_hold_every_attempt_that_fits_once_and_the_newest_first(site: Site, sought: AttemptFilter) -> None:
-    """Whatever the filter and however thinly it is spread, page after page, and no page reads more than it may."""
+async def test_pages_contain_each_matching_attempt_once_newest_first(site: Site, sought: AttemptFilter) -> None:
+    """Each page reads a bounded number of messages, whatever the filter."""
     await _record(site, range(2000), _mixed)
 
     found: list[int] = []
@@ -99,8 +99,8 @@ def _fits(sought: AttemptFilter, number: int) -> bool:
     )
 
 
-async def test_a_look_for_what_is_rare_ends_with_a_cursor(site: Site) -> None:
-    """After the work that it may do it says how far it came, and where to go on."""
+async def test_a_search_for_rare_attempts_ends_with_a_cursor(site: Site) -> None:
+    """The search stops at its work limit and returns the cursor to continue from."""
     await _record(site, range(2000), _mixed)
     sought = AttemptFilter(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
 
@@ -133,7 +133,7 @@ async def test_times_are_those_at_which_attempts_were_stored(site: Site) -> None
 
 
 async def test_an_empty_stream_has_an_empty_page(site: Site) -> None:
-    """There is nothing, and nothing to go on with."""
+    """The page has neither attempts nor a cursor."""
     page = await search.read_page(site.jetstream.connection, AttemptFilter(tenant=TENANT))
 
     assert (page.items, page.cursor) == ([], None)

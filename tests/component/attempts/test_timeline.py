@@ -53,8 +53,8 @@ async def test_a_retry_shows_when_its_time_is(site: Site) -> None:
     assert [result.code for result in found.attempts] == [Code.HTTP_5XX]
 
 
-async def test_what_stands_in_the_overflow_is_found_there(site: Site, receiver: Scripted) -> None:
-    """Behind others of its destination, while no consumer runs."""
+async def test_a_delivery_in_the_overflow_is_found(site: Site, receiver: Scripted) -> None:
+    """The timeline finds a delivery behind others of its destination, without a consumer."""
     await site.destination("orders", receiver.url)
     full = site.settings.nats.work_per_destination
     for _ in range(full):
@@ -84,14 +84,14 @@ async def test_one_id_at_several_destinations_has_a_timeline_for_each(site: Site
     assert [result.attempt for result in found[0].attempts] == [1, 2]
 
 
-async def test_a_delivery_that_nobody_asked_for_has_none(site: Site) -> None:
-    """Neither by our kind of id nor by another."""
+async def test_an_unknown_delivery_has_no_timeline(site: Site) -> None:
+    """Neither a generated id nor another one has a timeline."""
     for delivery in ("dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "order-8"):
         assert await read_timelines(site.jetstream.connection, TENANT, delivery) == []
 
 
-def test_an_id_of_ours_says_when_it_was_made() -> None:
-    """To the millisecond; any other id says nothing."""
+def test_a_generated_id_contains_its_time() -> None:
+    """The time is exact to the millisecond, and other ids contain none."""
     from schemas.ids import new_delivery_id
 
     made_at = time_of(new_delivery_id())
@@ -101,8 +101,8 @@ def test_an_id_of_ours_says_when_it_was_made() -> None:
         assert time_of(other) is None
 
 
-async def test_the_head_of_a_line_shows_when_its_next_attempt_is(site: Site) -> None:
-    """With `ordering: fifo` it stays first in its line meanwhile, and the next one waits behind it."""
+async def test_the_head_of_an_ordered_queue_shows_its_next_attempt(site: Site) -> None:
+    """The head stays first in its queue, and the next delivery waits behind it."""
     async with Scripted([503]) as receiver:
         await site.destination("orders", receiver.url, retry_schedule_s=(3600,), ordering="fifo")
         async with site.consumer():

@@ -55,7 +55,7 @@ class Visitor:
         return answer
 
     async def form_token(self) -> str:
-        """What the session's forms carry."""
+        """Return the CSRF token of the session's forms."""
         found = re.search(rb'name="form_token" value="([0-9a-f]{64})"', (await self.get("/console/integrations")).body)
         assert found
         return found[1].decode()
@@ -104,7 +104,7 @@ async def test_signing_in_gives_a_cookie_that_is_no_token(api: Api) -> None:
 
 @pytest.mark.parametrize("token", ["", "hunter2-hunter2", "oneprotect_" + "a" * 65, "x" * 100_000])
 async def test_a_bad_token_is_refused_and_not_repeated(api: Api, token: str) -> None:
-    """With a page that says so."""
+    """The page reports the refusal."""
     visitor = await _visitor(api)
 
     answer = await visitor.sign_in(token)
@@ -232,7 +232,7 @@ async def test_forged_forms_are_rejected(api: Api, site: Site, receiver: Scripte
 
 
 async def test_a_viewer_changes_nothing(api: Api, site: Site, receiver: Scripted) -> None:
-    """There are no buttons, and what they would send is refused."""
+    """The pages have no buttons, and their requests are refused."""
     await site.destination("orders", receiver.url)
     visitor = await _visitor(api, Role.VIEWER)
 
@@ -296,7 +296,7 @@ BAD = (
 
 
 async def test_bad_input_is_answered_with_a_clear_page(api: Api) -> None:
-    """A 4xx that says which rule was broken, with nothing of the input in it, and all headers."""
+    """A 4xx names the violated rule, repeats no input and has all headers."""
     visitor = await _visitor(api, Role.OPERATOR)
 
     for path in BAD:
@@ -362,7 +362,7 @@ async def test_every_value_is_escaped_on_every_page(api: Api, site: Site) -> Non
 
 
 async def test_no_url_and_no_ref_is_shown(api: Api, site: Site, receiver: Scripted) -> None:
-    """Of a URL its host, of a header its name, of a Secret nothing but its status."""
+    """The pages show the host of a URL, the name of a header and the status of a Secret."""
     await site.destination("orders", f"{receiver.url}/veiled?token=veiled", headers={"x-api-key": "veiled"})
     visitor = await _visitor(api, Role.OPERATOR)
 
@@ -403,8 +403,8 @@ async def test_files_are_kept_by_browsers_for_good(api: Api) -> None:
         assert (await visitor.get(f"/console/static/{name}")).status == 404
 
 
-async def test_empty_pages_say_what_to_do_next(api: Api) -> None:
-    """A command to run, with the tenant in it."""
+async def test_empty_pages_show_the_next_command(api: Api) -> None:
+    """The page shows a command with the tenant."""
     viewer = await _visitor(api, Role.VIEWER)
     everywhere = await _visitor(api, Role.OPERATOR, tenant=ALL_TENANTS)
 
@@ -529,7 +529,7 @@ async def test_a_page_reports_that_nats_is_down(api: Api, site: Site) -> None:
 
 
 async def test_a_replay_is_planned_begun_and_cancelled(api: Api, site: Site, receiver: Scripted) -> None:
-    """The dry run counts, also what was delivered; the progress can be asked for; what is over can't be cancelled."""
+    """The dry run also counts delivered deliveries; progress is shown, and an ended replay cannot be cancelled."""
     async with Scripted([500]) as broken:
         await site.destination("broken", broken.url, retry_schedule_s=())
         await site.destination("orders", receiver.url)

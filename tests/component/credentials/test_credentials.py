@@ -1,4 +1,4 @@
-"""Credentials as consumers see them: their status, what waits for them, and forgetting them at once."""
+"""Credentials in consumers: status, waiting deliveries, and refresh."""
 
 import asyncio
 import base64
@@ -42,7 +42,7 @@ async def _status_events(site: Site) -> list[tuple[str, str]]:
 
 
 async def test_a_credential_is_checked_when_it_appears(site: Site) -> None:
-    """Its status turns from unchecked to configured, with version and provider, and one event tells it."""
+    """The status turns from unchecked to configured, with version and provider, and one event reports it."""
     before = await _status(site)
 
     async with site.consumer(), site.consumer():
@@ -76,10 +76,10 @@ def _without_the_key(manifest: dict[str, dict[str, object]]) -> None:
         (_without_the_key, CredentialStatus.MISSING),
     ],
 )
-async def test_what_is_wrong_shows(
+async def test_each_defect_has_its_status(
     site: Site, spoil: Callable[[dict[str, dict[str, object]]], None], status: CredentialStatus
 ) -> None:
-    """Each way in which a Secret is unusable has its status."""
+    """Each defect that makes a Secret unusable has its status."""
     manifest = msgspec.json.decode(_manifest(site).read_bytes())
     spoil(manifest)
     _manifest(site).write_bytes(msgspec.json.encode(manifest))
@@ -91,8 +91,8 @@ async def test_what_is_wrong_shows(
 
 
 @pytest.mark.retry
-async def test_deliveries_that_wait_for_a_secret_go_on_when_it_is_there(tmp_path: Path, site: Site) -> None:
-    """Long before their own next look, and with all of the receiver's attempts left."""
+async def test_deliveries_that_wait_for_a_secret_continue_when_it_appears(tmp_path: Path, site: Site) -> None:
+    """They continue before their next retry, with all attempts left."""
     waiting = Site(tmp_path, site.server, secret_retry_schedule_s="3600")
     async with waiting, Scripted([500, 200]) as receiver:
         content = _manifest(waiting).read_bytes()
@@ -124,7 +124,7 @@ async def _check(site: Site) -> CredentialState:
 
 
 async def test_a_check_on_request_reads_the_secret_now(site: Site) -> None:
-    """What is remembered does not count: the answer is how the Secret is at this moment."""
+    """A requested check ignores the cache and reads the Secret."""
     async with site.consumer():
         await until(lambda: _has_status(site, CredentialStatus.CONFIGURED))
         _manifest(site).unlink()
@@ -134,10 +134,8 @@ async def test_a_check_on_request_reads_the_secret_now(site: Site) -> None:
     assert await _status(site) is CredentialStatus.MISSING
 
 
-async def test_a_refresh_reaches_every_consumer_and_the_next_delivery_signs_anew(
-    site: Site, receiver: Scripted
-) -> None:
-    """A rotated secret is used at once by all consumers, not when their memory of the old one ends."""
+async def test_a_refresh_makes_every_consumer_use_the_new_secret(site: Site, receiver: Scripted) -> None:
+    """All consumers sign with a rotated secret at once, although the old one is cached."""
     await site.destination("orders", receiver.url)
     async with site.consumer(), site.consumer():
         await site.deliver("orders")
@@ -192,8 +190,8 @@ async def test_a_changed_credential_is_used_at_once(site: Site, receiver: Script
     ("expires_in_days", "active", "misconfigured"),
     [(1, True, False), (-1, False, False), (40, False, True), (None, False, True)],
 )
-async def test_a_rollover_shows(site: Site, expires_in_days: int | None, active: bool, misconfigured: bool) -> None:
-    """The status says whether two keys sign and until when, and when a previous key can't be relied on."""
+async def test_a_rollover_is_shown(site: Site, expires_in_days: int | None, active: bool, misconfigured: bool) -> None:
+    """The status shows whether two keys sign, until when, and an unreliable previous key."""
     manifest = msgspec.json.decode(_manifest(site).read_bytes())
     manifest["data"]["signing.previous"] = base64.b64encode(b"whsec_" + base64.b64encode(bytes(range(32)))).decode()
     expires_at = None if expires_in_days is None else datetime.now(UTC) + timedelta(days=expires_in_days)

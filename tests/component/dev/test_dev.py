@@ -1,4 +1,4 @@
-"""What developers and tests run on: a nats-server of their own, a verifying receiver, sample secrets."""
+"""Tools for developers and tests: a nats-server, a verifying receiver, sample secrets."""
 
 import asyncio
 import base64
@@ -78,8 +78,8 @@ class TestEmbeddedNats:
         }
 
     @pytest.mark.parametrize("end", ["kill", "stop"])
-    async def test_comes_back(self, nats_server: EmbeddedNats, end: str) -> None:
-        """After a crash or a stop it starts again on the same port, with what was stored."""
+    async def test_restarts(self, nats_server: EmbeddedNats, end: str) -> None:
+        """The server restarts on the same port with its stored data after a crash or a stop."""
         url, pid = nats_server.url, nats_server.pid
         await store_message(url)
 
@@ -145,7 +145,7 @@ class TestEmbeddedNats:
         assert not any(is_running(child.pid) for child in children)
 
     async def test_a_directory_is_used_by_one_server(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
-        """A second server on the same store is refused with the way out, and the first goes on."""
+        """A second server on the same store is refused with a remedy, and the first continues."""
         with pytest.raises(
             EmbeddedNatsError, match=r"another nats-server uses .*; stop it, or choose another directory"
         ):
@@ -153,8 +153,8 @@ class TestEmbeddedNats:
 
         await store_message(nats_server.url)
 
-    async def test_a_taken_port(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
-        """A port that somebody else has is reported with the server's own last words."""
+    async def test_a_used_port(self, nats_server: EmbeddedNats, tmp_path: Path) -> None:
+        """A port of another program is reported with the server's last output."""
         port = int(nats_server.url.rpartition(":")[2])
 
         with pytest.raises(EmbeddedNatsError, match="did not start; its log ends with:") as caught:
@@ -205,7 +205,7 @@ def signed(body: str, *, webhook_id: str = "dlv_1", secret: str = SECRET, at: da
 class TestReceiver:
     """The verifying receiver."""
 
-    async def test_accepts_what_is_signed(self, receiver: DevReceiver, http: aiohttp.ClientSession) -> None:
+    async def test_accepts_signed_requests(self, receiver: DevReceiver, http: aiohttp.ClientSession) -> None:
         """A request with the right signature is answered 200 and recorded as verified."""
         before = int(datetime.now(UTC).timestamp())
 
@@ -233,7 +233,7 @@ class TestReceiver:
             (b"\xff", lambda: signed("{}"), "Body is not UTF-8, which the verifier needs"),
         ],
     )
-    async def test_refuses_what_is_not(
+    async def test_refuses_other_requests(
         self,
         receiver: DevReceiver,
         http: aiohttp.ClientSession,
@@ -241,7 +241,7 @@ class TestReceiver:
         headers: Callable[[], dict[str, str]],
         reason: str,
     ) -> None:
-        """Another body, key, id or time, and headers that make no sense, are answered 401 with the reason on record."""
+        """Another body, key, id or time and malformed headers cause a 401 with a recorded reason."""
         async with http.post(receiver.url("/orders"), data=body, headers=headers()) as answer:
             status = answer.status
 
@@ -274,8 +274,8 @@ class TestReceiver:
         assert (unknown, get) == (404, 405)
         assert [(receipt.verified, receipt.status) for receipt in receiver.received] == [(False, 404)]
 
-    async def test_tells_as_it_happens(self, http: aiohttp.ClientSession) -> None:
-        """Followers get what came before them and what comes after; the callback gets everything."""
+    async def test_reports_requests_as_they_arrive(self, http: aiohttp.ClientSession) -> None:
+        """Followers get earlier and later requests, and the callback gets all of them."""
         told: list[ReceivedRequest] = []
         async with DevReceiver(on_receipt=told.append) as receiver:
             receiver.route("/orders", SECRET)
@@ -292,7 +292,7 @@ class TestReceiver:
 
     @pytest.mark.parametrize("secret", ["canary", "whsec_", "whsec_ca*ary", "whsk_Y2FuYXJ5", "whsec_canary", "whsec_é"])
     async def test_bad_secrets(self, secret: str) -> None:
-        """What is no `whsec_` secret is refused, and not repeated."""
+        """An invalid `whsec_` secret is refused and not repeated."""
         with pytest.raises(ValueError, match=r"^expected a secret of `whsec_` and base64$") as caught:
             DevReceiver().route("/orders", secret)
 
@@ -313,10 +313,10 @@ class TestReceiver:
 class TestSampleSecrets:
     """The sample tenant's Secret manifests."""
 
-    async def test_sign_what_the_receiver_verifies(
+    async def test_signatures_are_verified_by_the_receiver(
         self, tmp_path: Path, receiver: DevReceiver, http: aiohttp.ClientSession
     ) -> None:
-        """The local provider resolves them, and the receiver verifies what they sign."""
+        """The local provider resolves the secrets, and the receiver verifies their signatures."""
         secrets = write_sample_secrets(tmp_path, namespace="dev", tenant="acme", names=["orders"])
         provider = LocalSecretProvider(tmp_path, frozenset({"dev"}))
         receiver.route("/orders", secrets["orders"])

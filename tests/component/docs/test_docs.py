@@ -48,7 +48,7 @@ def _is_broken(start: Path, link: str) -> bool:
 
 
 def _commands() -> Iterator[str]:
-    """Yield every `oneprotect` command line of the pages, joined over continued lines."""
+    """Yield every `oneprotect` command of the pages, joined over continued lines."""
     for page in PAGES:
         if page.name in references.PAGES and page.parent == references.DIRECTORY:
             continue
@@ -157,5 +157,5 @@ def test_the_pages_have_commands() -> None:
 
 @pytest.mark.parametrize("name", references.PAGES)
 def test_a_generated_page_is_fresh(name: str) -> None:
-    """A page of the reference is what the program gives now."""
+    """A page of the reference equals the output of the program."""
     assert name not in references.stale(), "run: make generate"

@@ -191,7 +191,7 @@ async def _published(
 
 
 async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
-    """A repeated request is stored once, the overflow holds what exceeds the limit, and all is delivered."""
+    """A repeated request is stored once, the overflow stores the excess, and all are delivered."""
     keys = Keys(tmp_path / "keys", [TENANT])
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
         operator = {

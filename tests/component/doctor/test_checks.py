@@ -126,7 +126,7 @@ async def _waits(site: Site, count: int) -> bool:
     return len(await site.records(streams.RETRIES)) == count
 
 
-async def test_without_nats_the_rest_is_examined(site: Site, nats_server: EmbeddedNats) -> None:
+async def test_without_nats_the_other_checks_run(site: Site, nats_server: EmbeddedNats) -> None:
     """An unreachable server is one failure with a remedy. The checks that need it are unknown, and the others run."""
     await nats_server.stop()
     checks = await _examine(site)
@@ -162,7 +162,7 @@ async def test_a_server_without_jetstream(tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def _old_server() -> AsyncGenerator[str]:
-    """As much of a nats-server as is needed to say that it is version 2.11."""
+    """A fake nats-server that reports version 2.11."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         hello = {"server_id": "OLD", "version": "2.11.4", "proto": 1, "headers": True, "max_payload": 1048576}
@@ -180,7 +180,7 @@ async def _old_server() -> AsyncGenerator[str]:
         server.close()
 
 
-async def test_an_old_server_is_not_asked_further() -> None:
+async def test_an_old_server_gets_no_further_requests() -> None:
     """A server that is too old fails with its version, and nothing else is requested from it."""
     async with _old_server() as url:
         checks = await examine(InstallationSettings(variables_set=0, nats=ServerAccess(url=url)), SecretSources())
@@ -316,7 +316,7 @@ async def test_an_overflow_that_does_not_move_is_a_warning(tmp_path: Path, nats_
 
 
 class _Limited(EmbeddedNats):
-    """A server whose account may take 10 MB of disk."""
+    """A server whose account may use 10 MB of disk."""
 
     def _config(self, port: int) -> dict[str, Any]:
         account = {"jetstream": {"max_file": 10_000_000}, "users": [{"user": "all", "password": "all"}]}
@@ -385,7 +385,7 @@ async def test_the_operations_port_answers(tmp_path: Path, nats_server: Embedded
 
 
 def _label(**labels: str | None) -> Callable[[dict[str, Any]], None]:
-    """Set, or with None take away, labels `oneprotect.io/...`."""
+    """Set labels `oneprotect.io/...`, or remove those that are None."""
 
     def change(manifest: dict[str, Any]) -> None:
         for name, value in labels.items():
@@ -397,7 +397,7 @@ def _label(**labels: str | None) -> Callable[[dict[str, Any]], None]:
 
 
 def _key(change: Callable[[bytes], bytes]) -> Callable[[dict[str, Any]], None]:
-    """Change what lies under the key."""
+    """Change the value under the key."""
 
     def rewrite(manifest: dict[str, Any]) -> None:
         stored = base64.b64decode(manifest["data"]["signing"])
@@ -504,14 +504,14 @@ class _Blind:
         raise SecretDenied
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing, because nothing is open."""
 
 
 @pytest.mark.parametrize("reader", [None, _Blind()])
 async def test_without_access_to_secrets_the_status_of_the_consumers_is_shown(
     site: Site, reader: SnapshotReader | None
 ) -> None:
-    """Without access to Secrets, the result has the consumers' status and the most frequent remedy."""
+    """The result shows the consumers' status and the most frequent remedy."""
     sources = SecretSources(reader=reader)
     async with site.consumer():
         await until(lambda: _is_configured(site))

@@ -75,13 +75,13 @@ async def answer_to(
 
 
 async def turns() -> None:
-    """Let the loop read what has been sent: on loopback that is there at once."""
+    """Let the event loop read sent data, which arrives at once on loopback."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 class Names:
-    """A name service: every name has these addresses. `gate` holds its answers back."""
+    """A name service with fixed addresses for every name. `gate` delays its answers."""
 
     def __init__(self, *addresses: str, gate: threading.Event | None = None) -> None:
         self._answers = [
@@ -97,7 +97,7 @@ class Names:
 
 
 class Careless:
-    """A resolver that checks nothing and gives a name another address each time it is asked."""
+    """A resolver without checks that returns another address for each query."""
 
     def __init__(self, *addresses: str) -> None:
         self.left = list(addresses)
@@ -114,7 +114,7 @@ class Careless:
 
 
 async def test_the_request_is_the_callers_and_nothing_else(sender: HttpWebhookSender) -> None:
-    """POST, path and query as written, the body's bytes, the caller's headers, and what HTTP itself needs."""
+    """The request has the caller's path, query, body and headers, and the headers that HTTP requires."""
     body = b'{"total":  42, "n": "Zo\xc3\xab"}'
 
     async with receiving() as receiver:
@@ -197,8 +197,8 @@ async def test_proxies_and_passwords_of_the_environment_are_ignored(
         ),
     ],
 )
-async def test_the_status_makes_the_code(sender: HttpWebhookSender, answer: bytes, reply: WebhookResponse) -> None:
-    """Every answer is a value with its status, its code, its `Retry-After` and its size; the connection is kept."""
+async def test_the_status_determines_the_code(sender: HttpWebhookSender, answer: bytes, reply: WebhookResponse) -> None:
+    """Each response has its status, code, `Retry-After` and size, and the connection is kept."""
     async with receiving(answering(answer)) as receiver:
         replies = [await post(sender, f"http://127.0.0.1:{receiver.port}/") for _ in range(2)]
 
@@ -207,7 +207,7 @@ async def test_the_status_makes_the_code(sender: HttpWebhookSender, answer: byte
 
 
 async def test_segments_do_not_matter(sender: HttpWebhookSender) -> None:
-    """An answer that comes byte by byte is the same answer."""
+    """A response that arrives byte by byte has the same result."""
     answer = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\nok"
 
     reply, _ = await answer_to(sender, answering(*(bytes([byte]) for byte in answer)), capture=True)
@@ -217,7 +217,7 @@ async def test_segments_do_not_matter(sender: HttpWebhookSender) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(sender: HttpWebhookSender, status: int) -> None:
-    """A redirect is an answer; where it points to gets nothing."""
+    """A redirect is a response, and its target gets no request."""
     async with receiving() as elsewhere:
         location = f"location: http://127.0.0.1:{elsewhere.port}/in".encode()
         redirect = b"HTTP/1.1 %d Moved\r\n%b\r\ncontent-length: 0\r\n\r\n" % (status, location)
@@ -227,8 +227,8 @@ async def test_a_redirect_is_not_followed(sender: HttpWebhookSender, status: int
     assert (len(receiver.exchanges), elsewhere.connections) == (1, 0)
 
 
-async def test_the_beginning_of_a_body_is_captured_when_asked_for(sender: HttpWebhookSender) -> None:
-    """Some of it, and nothing unless asked; compressed bodies stay compressed."""
+async def test_the_beginning_of_a_body_is_captured_on_request(sender: HttpWebhookSender) -> None:
+    """Bodies are captured only if enabled, and compressed ones stay compressed."""
     body = gzip.compress(bytes(10_000_000))
     answer = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
@@ -284,8 +284,8 @@ async def chunks_without_end(exchange: Exchange) -> None:
         answering(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok"),
     ],
 )
-async def test_a_receiver_that_said_200_has_said_it(sender: HttpWebhookSender, script: Script) -> None:
-    """A body that is broken off, endless, malformed or surplus changes nothing but the connection, which is closed."""
+async def test_a_200_counts_whatever_its_body(sender: HttpWebhookSender, script: Script) -> None:
+    """A truncated, endless, malformed or surplus body only closes the connection."""
     async with receiving(script) as receiver:
         reply = await post(sender, f"http://127.0.0.1:{receiver.port}/", timeout_s=1)
         await until(lambda: receiver.closed == 1)
@@ -303,7 +303,7 @@ async def dripping_body(exchange: Exchange) -> None:
 
 
 async def test_a_dripping_body_ends_at_the_deadline(sender: HttpWebhookSender) -> None:
-    """A status that came in time counts, and what came of the body by then is captured."""
+    """A status in time counts, and the body received by then is captured."""
     began = time.monotonic()
 
     reply, _ = await answer_to(sender, dripping_body, timeout_s=1, capture=True)
@@ -315,7 +315,7 @@ async def test_a_dripping_body_ends_at_the_deadline(sender: HttpWebhookSender) -
 
 
 async def test_a_dripping_body_does_not_use_up_a_long_deadline(sender: HttpWebhookSender) -> None:
-    """Two seconds after the status a body has had its chance, so that it cannot hold a slot for as long as it likes."""
+    """A body has two seconds after the status, so that it cannot occupy a slot."""
     began = time.monotonic()
 
     reply, _ = await answer_to(sender, dripping_body, timeout_s=30)
@@ -334,18 +334,18 @@ async def before_the_head(exchange: Exchange) -> None:
 
 
 async def within_the_head(exchange: Exchange) -> None:
-    """Break the connection off after a status line."""
+    """Close the connection after a status line."""
     await exchange.send(b"HTTP/1.1 200 OK\r\n")
     exchange.reset()
 
 
 async def half_closing(exchange: Exchange) -> None:
-    """Say that nothing will be said."""
+    """Close the sending side without a response."""
     exchange.half_close()
 
 
 async def half_closing_within_the_head(exchange: Exchange) -> None:
-    """Say that nothing more will be said."""
+    """Close the sending side within the head."""
     await exchange.send(b"HTTP/1.1 200 OK\r\ncontent-le")
     exchange.half_close()
 
@@ -373,7 +373,7 @@ async def half_closing_within_the_head(exchange: Exchange) -> None:
     ],
 )
 async def test_a_connection_that_ends_without_a_head_was_reset(sender: HttpWebhookSender, script: Script) -> None:
-    """Reset, closed or malformed before there was a status: the receiver may or may not have taken the delivery."""
+    """A reset, closed or malformed connection has no status, and the receiver may have the delivery."""
     reply, receiver = await answer_to(sender, script)
 
     assert reply == WebhookResponse(Code.NET_RESET)
@@ -404,7 +404,7 @@ async def test_a_huge_head_is_not_read(sender: HttpWebhookSender, script: Script
 
 
 async def mute(exchange: Exchange) -> None:
-    """Say nothing."""
+    """Send nothing."""
     await exchange.stay()
 
 
@@ -415,13 +415,13 @@ async def dripping_head(exchange: Exchange) -> None:
 
 
 async def never_final(exchange: Exchange) -> None:
-    """Send informational answers for ever."""
+    """Send informational responses forever."""
     await exchange.drip(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 @pytest.mark.parametrize("script", [mute, dripping_head, never_final])
 async def test_no_status_by_the_deadline_is_a_timeout(sender: HttpWebhookSender, script: Script) -> None:
-    """Silence, a head that drips, and answers that are never final end at the deadline, and with the connection."""
+    """Silence, a slow head and endless informational responses end at the deadline and close the connection."""
     began = time.monotonic()
 
     async with receiving(script) as receiver:
@@ -434,7 +434,7 @@ async def test_no_status_by_the_deadline_is_a_timeout(sender: HttpWebhookSender,
 
 
 async def test_a_receiver_that_does_not_read_is_a_timeout(sender: HttpWebhookSender) -> None:
-    """The deadline holds while the request is being written, too."""
+    """The deadline also applies while the request is written."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
@@ -443,8 +443,8 @@ async def test_a_receiver_that_does_not_read_is_a_timeout(sender: HttpWebhookSen
     assert reply == WebhookResponse(Code.NET_TIMEOUT)
 
 
-async def test_a_port_where_nobody_listens_refuses(sender: HttpWebhookSender) -> None:
-    """A refused connection is told apart from a broken one."""
+async def test_a_closed_port_refuses(sender: HttpWebhookSender) -> None:
+    """A refused connection has another code than a reset one."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         reply = await post(sender, f"http://127.0.0.1:{free.getsockname()[1]}/")
@@ -478,8 +478,8 @@ async def test_a_cancelled_reading_of_a_body_is_cancelled(sender: HttpWebhookSen
     assert sending.cancelled()
 
 
-async def test_a_header_that_cannot_be_sent_is_a_fault_of_ours(sender: HttpWebhookSender) -> None:
-    """A line feed in a header's value sends nothing, raises nothing and shows nothing."""
+async def test_a_header_that_cannot_be_sent_is_an_internal_fault(sender: HttpWebhookSender) -> None:
+    """A line feed in a header value sends nothing, raises nothing and shows nothing."""
     async with receiving() as receiver:
         reply = await send(
             sender, f"http://127.0.0.1:{receiver.port}/", headers={"x": "a\r\nb: c"}, body=b"", timeout_s=5
@@ -493,7 +493,7 @@ async def test_a_header_that_cannot_be_sent_is_a_fault_of_ours(sender: HttpWebho
 
 
 async def test_a_connection_is_used_again(sender: HttpWebhookSender) -> None:
-    """One after the other, deliveries share a connection; at the same time, each has its own."""
+    """Successive deliveries share a connection, and concurrent ones have their own."""
     async with receiving() as receiver:
         url = f"http://127.0.0.1:{receiver.port}/"
         for _ in range(3):
@@ -506,8 +506,8 @@ async def test_a_connection_is_used_again(sender: HttpWebhookSender) -> None:
     assert len(receiver.exchanges) == 8
 
 
-async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(sender: HttpWebhookSender) -> None:
-    """What comes on an idle connection belongs to no request: the next one goes to a new connection, once."""
+async def test_an_unsolicited_response_is_not_used(sender: HttpWebhookSender) -> None:
+    """Data on an idle connection belongs to no request, and the next one uses a new connection."""
 
     async def failing_twice(exchange: Exchange) -> None:
         await exchange.send(b"HTTP/1.1 500 x\r\ncontent-length: 0\r\n\r\n")
@@ -529,7 +529,7 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_the_next_one(sen
 
 
 async def test_a_connection_that_was_closed_while_idle_is_not_used(sender: HttpWebhookSender) -> None:
-    """A receiver that closes after each answer gets a new connection each time, and no attempt fails for it."""
+    """A receiver that closes after each response gets new connections, and no attempt fails."""
     async with receiving(answering(EMPTY_OK, close=True)) as receiver:
         url = f"http://127.0.0.1:{receiver.port}/"
         first = await post(sender, url)
@@ -544,10 +544,10 @@ async def test_a_connection_that_was_closed_while_idle_is_not_used(sender: HttpW
 @pytest.mark.parametrize(
     ("greeting", "code"), [(b"220 ready\r\n", Code.NET_RESET), (b"HTTP/1.1 503 Busy\r\n\r\n", Code.HTTP_5XX)]
 )
-async def test_a_receiver_that_speaks_first_is_connected_to_once(
+async def test_a_receiver_that_sends_first_gets_one_connection(
     sender: HttpWebhookSender, greeting: bytes, code: Code
 ) -> None:
-    """What a new connection begins with is taken for the answer, such as it is; there is no trying again and again."""
+    """The first data of a new connection is read as its response, without another try."""
     connections = 0
 
     async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -596,8 +596,8 @@ async def test_a_blocked_url_connects_to_nothing(sender: HttpWebhookSender, url:
     assert allowed.code is Code.HTTP_2XX
 
 
-async def test_a_name_is_delivered_to_under_its_own_name() -> None:
-    """The connection goes to the address, the `host` header says the name."""
+async def test_the_host_header_contains_the_name() -> None:
+    """The connection goes to the address, and the `host` header contains the name."""
     async with (
         receiving() as receiver,
         opened(LOOPBACK, resolver=PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))) as sender,
@@ -624,8 +624,8 @@ async def test_a_name_with_one_blocked_address_is_blocked() -> None:
     assert receiver.connections == 1
 
 
-async def test_a_name_that_is_bound_anew_is_blocked_at_the_socket() -> None:
-    """A name that is allowed when first asked for and loopback the next time is caught just before connecting."""
+async def test_a_rebound_name_is_blocked_at_the_socket() -> None:
+    """A name that resolves to loopback at the second query is blocked just before connecting."""
     policy = EgressPolicy(allow_cidrs=["127.0.0.2/32"], allow_http=True, ports=ANY_PORT)
     resolver = Careless("127.0.0.2", "127.0.0.1")
 
@@ -659,15 +659,15 @@ async def test_all_of_several_addresses_blocked_at_the_socket_is_blocked() -> No
 
 
 async def test_a_name_that_does_not_exist_is_a_failure_of_the_name_service() -> None:
-    """No such name is told apart from a blocked one."""
+    """An unknown name has another code than a blocked one."""
     async with opened(LOOPBACK, resolver=PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names())) as sender:
         reply = await post(sender, f"http://{NAME}:8080/")
 
     assert reply == WebhookResponse(Code.NET_DNS)
 
 
-async def test_the_deadline_holds_for_the_name_service() -> None:
-    """A name server that does not answer is a timeout, and holds up nobody else."""
+async def test_the_deadline_includes_the_name_service() -> None:
+    """A silent name server causes a timeout and delays no other delivery."""
     gate = threading.Event()
     resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1", gate=gate))
 
@@ -700,7 +700,7 @@ async def test_a_certificate_of_a_given_authority_is_trusted(authority: Authorit
 
 
 async def test_over_tls_connections_are_kept_and_bodies_decide_nothing(authority: Authority) -> None:
-    """What holds for plain connections holds for encrypted ones."""
+    """Encrypted connections behave as plain ones."""
     surplus = answering(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nmore than two")
 
     async with opened(LOOPBACK, ca_file=authority.ca_file) as sender:
@@ -714,7 +714,7 @@ async def test_over_tls_connections_are_kept_and_bodies_decide_nothing(authority
 
 
 async def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
-    """A receiver has to prove that it is the one that was asked for."""
+    """A receiver must prove the requested name."""
     resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
 
     async with opened(LOOPBACK, ca_file=authority.ca_file, resolver=resolver) as sender:
@@ -742,7 +742,7 @@ async def to_socket(sender: HttpWebhookSender, serve: Callable[[socket.socket], 
 
 
 async def test_a_plain_receiver_on_a_tls_port_is_refused(sender: HttpWebhookSender) -> None:
-    """No request is sent to a receiver that answers in the clear."""
+    """A receiver without TLS gets no request."""
 
     def answer_in_the_clear(connection: socket.socket) -> None:
         with connection:
@@ -753,7 +753,7 @@ async def test_a_plain_receiver_on_a_tls_port_is_refused(sender: HttpWebhookSend
 
 
 async def test_a_receiver_that_hangs_up_in_the_handshake_is_refused(sender: HttpWebhookSender) -> None:
-    """Nothing of the request was sent, so it is told apart from a connection that was reset."""
+    """No part of the request was sent, so the code differs from a reset connection."""
 
     def hang_up(connection: socket.socket) -> None:
         with connection:
@@ -778,7 +778,7 @@ async def test_an_old_tls_is_refused(authority: Authority) -> None:
 
 
 async def test_a_receiver_that_wants_a_client_certificate_is_refused(authority: Authority) -> None:
-    """In TLS 1.2 it says so in the handshake; in 1.3 only while the request is sent, and it may be a reset."""
+    """TLS 1.2 refuses in the handshake; TLS 1.3 refuses during the request, possibly as a reset."""
     context = authority.server_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
@@ -800,13 +800,13 @@ async def test_a_receiver_that_wants_a_client_certificate_is_refused(authority: 
 # What is told
 
 
-async def test_nothing_of_the_request_is_logged_or_told(
+async def test_nothing_of_the_request_is_logged_or_returned(
     sender: HttpWebhookSender,
     authority: Authority,
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """However an attempt fails, no log at any level and no reply has the path, the query, a header or the body."""
+    """No log or reply of a failed attempt has the path, query, a header or the body."""
     canary = "c4n4ry"
     caplog.set_level(logging.DEBUG)
     asyncio.get_running_loop().set_debug(True)

@@ -114,7 +114,7 @@ async def test_each_source_yields_a_signing_secret(name: str, tmp_path: Path) ->
     """Stored values become a Secret that the product accepts, with both keys during a rollover."""
     (source,) = sources(manifests_of(name))
     secret = synced(source, STORED)
-    if name in ("eso-aws.yaml", "vault-operator.yaml"):  # their end stands in the manifest, as a date to replace
+    if name in ("eso-aws.yaml", "vault-operator.yaml"):  # their end is in the manifest, as a date to replace
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT00:00:00Z", secret["metadata"]["annotations"].popitem()[1])
         secret["metadata"]["annotations"] = {"oneprotect.io/previous-expires-at": SOON}
 

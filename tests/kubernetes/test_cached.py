@@ -56,7 +56,7 @@ async def test_a_certain_refusal_evicts_the_secret(
     assert callable(lose)
     lose(server)
     clock.now_s += elapsed_s
-    if elapsed_s < 60:  # in use before its time is over, so it is read anew in the background
+    if elapsed_s < 60:  # in use before its time is over, so it is refreshed in the background
         await resolve(cache)
         await until(lambda: cache.size == 0)
 

@@ -109,7 +109,7 @@ class Course(RuleBasedStateMachine):
         ref = SecretRef(namespace="webhooks", name=name, key="signing")
         task = self.loop.create_task(self.cache.resolve(ref, tenant=tenant, purpose=Purpose.WEBHOOK_SIGNING))
         self.turn()
-        if task.done() and self.world.begun:  # ahead of time, and nobody waits for it
+        if task.done() and self.world.begun:  # ahead of time, and no caller waits for it
             assert model.known is not None
             assert self.age_s(model.known) >= 0.8 * 0.8 * TTL_S
         self.note_new_reads()

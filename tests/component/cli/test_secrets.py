@@ -92,7 +92,7 @@ async def test_a_refresh_makes_the_next_delivery_use_the_new_key(
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await _deliver(site, receiver)
-        await until(lambda: _is_checked(site))  # then everybody reads the Secret anew
+        await until(lambda: _is_checked(site))  # then every consumer reads the Secret again
         await _deliver(site, receiver)
         write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=TENANT, names=["signing-key"])
         await _deliver(site, receiver)

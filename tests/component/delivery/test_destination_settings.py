@@ -123,7 +123,7 @@ async def test_a_destination_becomes_ordered(site: Site, receiver: Scripted) -> 
     receiver.hold = asyncio.Event()
     await site.destination("orders", receiver.url, ordering="fifo")
     deliveries = [await site.deliver("orders") for _ in range(3)]
-    await until(lambda: _are_in_line(site, 3), 10)
+    await until(lambda: _are_queued(site, 3), 10)
     await until(lambda: receiver.of(deliveries[0]), 10)
     sent = [delivery for delivery in receiver.ids() if delivery in deliveries]
     receiver.hold.set()
@@ -133,7 +133,7 @@ async def test_a_destination_becomes_ordered(site: Site, receiver: Scripted) -> 
     assert [delivery for delivery in receiver.ids() if delivery in deliveries] == deliveries
 
 
-async def _are_in_line(site: Site, count: int) -> bool:
+async def _are_queued(site: Site, count: int) -> bool:
     return len(await site.records(streams.ORDERED)) == count
 
 
@@ -147,7 +147,7 @@ async def test_an_open_or_probed_circuit_breaker_holds_deliveries(
     count, key = len(receiver.seen), f"{TENANT}.orders"
     await site.jetstream.health.put(key, msgspec.json.encode(health))
     await site.deliver("orders")
-    await until(lambda: _is_put_off(site), 10)
+    await until(lambda: _is_deferred(site), 10)
     seen_meanwhile = len(receiver.seen)
     await site.jetstream.health.put(key, msgspec.json.encode(Health()))
     await _next(site, receiver)
@@ -155,5 +155,5 @@ async def test_an_open_or_probed_circuit_breaker_holds_deliveries(
     assert seen_meanwhile == count
 
 
-async def _is_put_off(site: Site) -> bool:
+async def _is_deferred(site: Site) -> bool:
     return any(HEADER_DEFERRALS in record.headers for record in await site.records(streams.RETRIES))

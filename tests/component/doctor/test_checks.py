@@ -432,7 +432,7 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], None], SecretProblem, str]] = [
     (_as_tls, SecretProblem.OTHER_TYPE, "`type` to Opaque"),
     (_in_plain, SecretProblem.MALFORMED_SECRET, "`stringData` is not read"),
 ]
-"""What is done to the Secret, why it can't sign then, and how to mend it."""
+"""Change to the Secret, the finding, and the remedy."""
 
 
 @pytest.mark.parametrize(("change", "cause", "mending"), BROKEN, ids=[cause.name for _, cause, _ in BROKEN])

@@ -797,7 +797,7 @@ async def test_a_receiver_that_wants_a_client_certificate_is_refused(authority: 
     assert reply == WebhookResponse(Code.NET_TLS)
 
 
-# What is told
+# Reported values
 
 
 async def test_nothing_of_the_request_is_logged_or_returned(

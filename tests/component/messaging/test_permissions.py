@@ -58,7 +58,7 @@ EXCEPTIONS = {
     ("PURGE", streams.WORK.name): ("also", "purge"),
     ("PURGE", streams.OVERFLOW.name): ("also", "purge"),
 }
-"""What somebody may do to a stream that nobody may do to any other."""
+"""Operations that a role may perform on one stream only."""
 
 
 def _name(stream: str) -> str:

@@ -34,7 +34,7 @@ async def _credential(site: Site, event: str, before: CredentialStatus, after: C
     await publish_audit_event(site.jetstream.publisher, "credential.status_changed", "key", told)
 
 
-async def _is_told(site: Site) -> bool:
+async def _is_notified(site: Site) -> bool:
     """Return whether every operational event so far is handled and none waits."""
     info = await site.jetstream.connection.api(
         f"CONSUMER.INFO.{streams.TELLING_CONSUMER.stream}.{streams.TELLING_CONSUMER.name}"
@@ -58,7 +58,7 @@ async def test_a_disabled_destination_is_reported_to_its_subscriber(site: Site, 
         await site.destination("orders", gone.url)
         await site.deliver("orders")
         await until(lambda: receiver.seen, 20)
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
 
     (seen,) = receiver.seen
     event = _event(seen)
@@ -80,7 +80,7 @@ async def test_a_bare_wildcard_gets_no_operational_event(site: Site, receiver: S
         await site.destination("orders", receiver.url)
         await _recovered(site, "orders", "e1")
         await until(lambda: named.seen and "oneprotect.destination.recovered.v1" in _types(receiver), 20)
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
 
     assert {seen.path for seen in receiver.seen} == {"/in/ours"}
     assert "oneprotect.destination.recovered.v1" in _types(receiver)
@@ -98,7 +98,7 @@ async def test_a_tenant_gets_only_its_own_events(site: Site, receiver: Scripted)
     async with site.consumer():
         await _recovered(site, "orders", "e1")
         await until(lambda: receiver.seen, 20)
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
 
     assert [seen.path for seen in receiver.seen] == ["/in"]
     assert {result.destination for result in await site.results()} == {"ops"}
@@ -114,7 +114,7 @@ async def test_a_destination_gets_no_event_about_itself(site: Site, receiver: Sc
         await site.destination("second", receiver.url, **asks)
         await site.deliver("ops")
         await until(lambda: receiver.seen, 20)
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
 
     assert len(gone.seen) == 1
     assert [(_event(seen)["data"]["destination"]) for seen in receiver.seen] == ["ops"]
@@ -146,7 +146,7 @@ async def test_hidden_reasons_are_not_delivered(site: Site, receiver: Scripted) 
             site.jetstream.publisher, "replay.started", "rpl-1", events.ReplayStarted(data=replay, **_envelope("r1"))
         )
         await until(lambda: len(receiver.seen) >= 3, 20)
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
 
     told = {_event(seen)["id"]: _event(seen)["data"] for seen in receiver.seen}
     assert set(told) >= {"c1", "f1", "r1"}
@@ -166,10 +166,10 @@ async def test_an_event_is_delivered_once_over_workers_and_redeliveries(site: Si
         for number in range(5):
             await _recovered(site, "orders", f"e{number}")
         await until(lambda: len(receiver.seen) == 5, 20)
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
         (again, *_) = [one for one in await site.records(streams.EVENTS) if ".recovered." in one.subject]
         await site.jetstream.publisher.publish(Publication(again.subject, again.data, {}))
-        await until(lambda: _is_told(site), 20)
+        await until(lambda: _is_notified(site), 20)
 
     assert sorted(_event(seen)["id"] for seen in receiver.seen) == [f"e{number}" for number in range(5)]
     assert len(set(receiver.ids())) == 5

@@ -209,7 +209,7 @@ async def test_a_replay_is_announced(site: Site) -> None:
 
     await _replay(site, ReplayFilter())
 
-    started, finished = await _told(site)
+    started, finished = await _events(site)
     assert (started["type"], finished["type"]) == ("oneprotect.replay.started.v1", "oneprotect.replay.finished.v1")
     assert (started["data"]["state"], started["data"]["by"]) == ("running", "test")
     assert finished["data"] == {
@@ -338,7 +338,7 @@ async def test_a_cancelled_replay_stops_within_a_second(site: Site) -> None:
     took_s = asyncio.get_running_loop().time() - began
     ran = await running
 
-    started, *ended = await _told(site)
+    started, *ended = await _events(site)
     count = len(await waiting(site))
     assert took_s < 1
     assert 20 < count < 200
@@ -373,8 +373,8 @@ async def test_a_waiting_replay_can_be_cancelled(site: Site) -> None:
     assert await requested(site) == sorted(deliveries)
 
 
-async def test_an_unknown_replay_is_nobodys(site: Site) -> None:
-    """Nor is one of another tenant."""
+async def test_an_unknown_replay_is_not_found(site: Site) -> None:
+    """Cancelling an unknown replay or one of another tenant fails."""
     replay, row = await site.jetstream.replayer.begin(TENANT, ReplayFilter(), by="test")
     await site.jetstream.replayer.run(TENANT, replay, row)
 
@@ -430,7 +430,7 @@ def _at(count: int, reached: asyncio.Event) -> Callable[[Replay], None]:
     return on_step
 
 
-async def _told(site: Site) -> list[dict[str, Any]]:
+async def _events(site: Site) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(record.data)
         for record in await site.records(streams.EVENTS)

@@ -36,7 +36,7 @@ async def _quarantine(
     return (await site.jetstream.publisher.publish(publication)).seq
 
 
-async def _told(site: Site) -> list[dict[str, Any]]:
+async def _events(site: Site) -> list[dict[str, Any]]:
     return [
         msgspec.json.decode(record.data)
         for record in await site.records(streams.EVENTS)
@@ -99,7 +99,7 @@ async def test_a_released_message_returns_to_its_subject(site: Site, receiver: S
         (kept,) = await site.records(streams.QUARANTINE)
         number = str(kept.sequence)
         refused = await oneprotect("quarantine", "release", number, "--json")
-        nothing = await _told(site)
+        nothing = await _events(site)
 
     raised = {"max_payload_bytes": "300000"}
     released = await oneprotect("quarantine", "release", number, "--json", **raised)
@@ -114,7 +114,7 @@ async def test_a_released_message_returns_to_its_subject(site: Site, receiver: S
     assert (waiting.subject, waiting.data) == (kept.headers[HEADER_ORIGIN], kept.data)
     assert not [name for name in waiting.headers if name in (HEADER_REASON, HEADER_ORIGIN)]
     assert len(await site.records(streams.QUARANTINE)) == 1
-    told = (await _told(site))[0]
+    told = (await _events(site))[0]
     assert told["tenant"] == TENANT
     assert told["data"] == {
         "sequence": kept.sequence, "subject": WORK, "by": told["data"]["by"], "understood": True, "delivery": "big"
@@ -140,7 +140,7 @@ async def test_all_or_none_are_released(site: Site, oneprotect: RunHere) -> None
     assert waiting == []
     assert forced.out.endswith("2 released.\n")
     assert [record.data for record in await site.records(streams.WORK)] == [request, POISON]
-    assert [event["data"]["understood"] for event in await _told(site)] == [True, False]
+    assert [event["data"]["understood"] for event in await _events(site)] == [True, False]
 
 
 async def test_a_released_retry_keeps_its_state(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:

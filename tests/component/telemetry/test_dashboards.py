@@ -74,8 +74,8 @@ async def told(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncIterator[Serie
             await _replay(site)
             await until(partial(_has_failed_twice, site, deliveries[1]), 40)
             await until(lambda: collector.spans and collector.metrics, 40)
-            await until(partial(_tells, ops, definitions.REPLAYED.name), 40)
-            await until(partial(_tells, ops, definitions.OVERDUE.name), 40)
+            await until(partial(_exports, ops, definitions.REPLAYED.name), 40)
+            await until(partial(_exports, ops, definitions.OVERDUE.name), 40)
             yield await _series(ops)
         finally:
             consumer.terminate()
@@ -93,7 +93,7 @@ async def _has_failed_twice(site: Site, delivery: str) -> bool:
     return [result.outcome for result in results] == [Outcome.FAILED, Outcome.FAILED]
 
 
-async def _tells(ops: Ops, name: str) -> bool:
+async def _exports(ops: Ops, name: str) -> bool:
     return name in await _series(ops)
 
 

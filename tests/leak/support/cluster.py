@@ -78,7 +78,7 @@ class Cluster:
     async def until_sent(self) -> None:
         """Wait until such a response has been sent and received by this loop."""
         assert await asyncio.to_thread(self._sent.wait, 10)
-        for _ in range(20):  # rounds of the loop: read, decrypt, parse, and wake whoever reads
+        for _ in range(20):  # rounds of the loop: read, decrypt, parse, and wake the reader
             await asyncio.sleep(0)
 
     def kubeconfig(self, *identity: Path) -> Path:

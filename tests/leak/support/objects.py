@@ -1,8 +1,8 @@
-"""What objects hold on to, and what they show of it when they are printed, copied or encoded.
+"""References of objects, and the text that objects show when printed, copied or encoded.
 
-The walk sees what Python's garbage collector sees. Beyond it are the insides of C objects: a hash's state, OpenSSL's
-and the kernel's buffers, and memory that was freed and not overwritten. Nobody can promise anything about those; what
-can be promised is that no object in use holds a secret's bytes longer than it takes to make a key of them.
+The walk sees the objects that Python's garbage collector sees. It cannot see inside C objects: a hash's state,
+buffers of OpenSSL and the kernel, and freed memory. The tests make no statement about those. They require that no
+object in use keeps a secret's bytes after its key is created.
 """
 
 import asyncio

@@ -51,7 +51,7 @@ def raise_with_secret(text: str) -> None:
         raise KeyError(text) from error
 
 
-def test_one_json_object_a_line(configure: Configure) -> None:
+def test_each_line_is_one_json_object(configure: Configure) -> None:
     """A record is one JSON object with the time in UTC, level, event, fields and logger."""
     stream = configure()
 

@@ -77,7 +77,7 @@ def attempt(delivery: DeliveryAttemptRequest | None = None, *, resolved_s: float
     return made
 
 
-class Told:
+class Readings:
     """Metrics after some attempts."""
 
     def __init__(self, *, tenants_max: int = 0, logged: Logged = "none") -> None:
@@ -96,7 +96,7 @@ class Told:
 
 def test_attempts_and_deliveries_are_counted() -> None:
     """Attempts by outcome and code, final outcomes of deliveries, and blocked and suppressed attempts."""
-    told = Told()
+    told = Readings()
     for result in (
         ended(),
         ended(Outcome.RETRY_SCHEDULED, Code.HTTP_5XX),
@@ -116,7 +116,7 @@ def test_attempts_and_deliveries_are_counted() -> None:
 
 def test_latencies() -> None:
     """Since the event, since the message was stored, and of the POST; a replay does not count for the first."""
-    told = Told()
+    told = Readings()
     told.observation.on_attempt(attempt(), ended())
     told.observation.on_attempt(attempt(), ended(replay="rpl-1"))
     told.observation.on_attempt(attempt(resolved_s=None), ended(Outcome.FAILED, Code.SECRET_MALFORMED))
@@ -130,7 +130,7 @@ def test_latencies() -> None:
 
 def test_a_latency_is_never_negative() -> None:
     """An event from the future was delivered at once."""
-    told = Told()
+    told = Readings()
     early = msgspec.structs.replace(request(), requested_at=NOW + timedelta(hours=1))
     told.observation.on_attempt(attempt(early), ended())
 
@@ -139,7 +139,7 @@ def test_a_latency_is_never_negative() -> None:
 
 def test_tenant_labels_are_bounded() -> None:
     """There are no labels by default; with the setting, tenants beyond the bound share a label."""
-    none, two = Told(), Told(tenants_max=2)
+    none, two = Readings(), Readings(tenants_max=2)
     for told in (none, two):
         for tenant in ("acme", "globex", "initech", "acme", "hooli"):
             told.observation.on_attempt(attempt(request(tenant)), ended())
@@ -161,7 +161,7 @@ def test_attempts_are_logged_by_the_setting(logged: Logged, records: list[str]) 
     out = io.StringIO()
     vars(getattr(attempt_metrics, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
     configure_logging(level="info", format="json", stream=out)
-    told = Told(logged=logged)
+    told = Readings(logged=logged)
 
     told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended())
     told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended(Outcome.FAILED, Code.HTTP_410))

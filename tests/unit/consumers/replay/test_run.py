@@ -42,7 +42,7 @@ class Endless:
         raise AssertionError(page)
 
 
-class Nobody:
+class UnusedPublisher:
     """A publisher that must not be called."""
 
     def send(self, publication: object, on_stored: object) -> None:
@@ -53,7 +53,7 @@ class Nobody:
 async def test_a_cancelled_run_stops_during_a_long_search() -> None:
     """Cancelling a replay does not wait for its search of later attempts."""
     source = Endless()
-    run = ReplayRun(source=source, publisher=Nobody(), replay="rpl-1", row=ROW, pacer=Pacer(None))
+    run = ReplayRun(source=source, publisher=UnusedPublisher(), replay="rpl-1", row=ROW, pacer=Pacer(None))
     going = asyncio.create_task(run.run())
     await source.has_begun.wait()
 

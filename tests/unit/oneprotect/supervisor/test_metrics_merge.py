@@ -6,7 +6,7 @@ from telemetry.metrics.child_reports import ChildReport
 from telemetry.metrics.registry import MetricRegistry, MetricSample, MetricSnapshot
 
 
-def told(*readings: MetricSample, observed_s: float | None = None) -> MetricSnapshot:
+def snapshot_of(*readings: MetricSample, observed_s: float | None = None) -> MetricSnapshot:
     """Return the snapshot of a process."""
     counters = MetricRegistry()
     counters.add_source(lambda: readings)
@@ -17,7 +17,7 @@ def told(*readings: MetricSample, observed_s: float | None = None) -> MetricSnap
 
 def test_counts_and_shares_are_added_and_views_are_not() -> None:
     """Counters, latencies and shares are added; shared views count once, and the worst value wins."""
-    one = told(
+    one = snapshot_of(
         (definitions.FED, (), 3),
         (definitions.IN_FLIGHT, (), 2),
         (definitions.SCHEDULED, (), 7),
@@ -25,7 +25,7 @@ def test_counts_and_shares_are_added_and_views_are_not() -> None:
         (definitions.LOOP_LAG, (), 0.5),
         observed_s=0.02,
     )
-    other = told(
+    other = snapshot_of(
         (definitions.FED, (), 4),
         (definitions.IN_FLIGHT, (), 5),
         (definitions.SCHEDULED, (), 7),
@@ -49,7 +49,7 @@ def test_counts_and_shares_are_added_and_views_are_not() -> None:
 
 def test_an_ended_process_leaves_only_its_counts() -> None:
     """The merge keeps the counts of an ended process and drops its state."""
-    ended = told((definitions.FED, (), 3), (definitions.IN_FLIGHT, (), 2), observed_s=0.02)
+    ended = snapshot_of((definitions.FED, (), 3), (definitions.IN_FLIGHT, (), 2), observed_s=0.02)
 
     left = final_counters(ended)
 
@@ -59,6 +59,8 @@ def test_an_ended_process_leaves_only_its_counts() -> None:
 
 def test_a_report_carries_a_snapshot() -> None:
     """A process reports to its supervisor the metrics that it would show itself."""
-    snapshot = told((definitions.READY, (), True), (definitions.EXPORTS, (("signal", "traces"),), 2), observed_s=0.2)
+    snapshot = snapshot_of(
+        (definitions.READY, (), True), (definitions.EXPORTS, (("signal", "traces"),), 2), observed_s=0.2
+    )
 
     assert ChildReport.of("ready", snapshot).snapshot == snapshot

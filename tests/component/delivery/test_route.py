@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -16,6 +16,7 @@ from messaging.pull_consumer import PullConsumer
 from schemas import subjects
 from schemas.control_messages import RefreshSecrets
 from schemas.ids import new_delivery_id
+from tests.support.logs import product_logging
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -84,6 +85,13 @@ async def _trace_delivery(site: Site, destination: str) -> RouteTrace:
     async with asyncio.timeout(30):
         await trace.acknowledged.wait()
     return trace
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Generator[None]:
+    """Log no attempt, whatever other tests configured: writing the log is no part of the route."""
+    with product_logging("error"):
+        yield
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,7 @@
 """Log records of the product and of libraries, without sensitive values."""
 
 import asyncio
+import contextlib
 import gc
 import io
 import json
@@ -12,31 +13,21 @@ from typing import Any
 import pytest
 import structlog
 
-from telemetry.log_config import CHATTY, Format, Level, configure_logging
+from telemetry.log_config import CHATTY, Format, Level
+from tests.support.logs import product_logging
 
 Configure = Callable[..., io.StringIO]
 
 
 @pytest.fixture
 def configure() -> Iterator[Configure]:
-    """`configure_logging` to a stream in memory, and everything as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    root.handlers.clear()
+    """Configure logging to a stream in memory, and restore everything afterwards."""
+    with contextlib.ExitStack() as stack:
 
-    def start(level: Level = "debug", log_format: Format = "json") -> io.StringIO:
-        stream = io.StringIO()
-        configure_logging(level=level, format=log_format, stream=stream)
-        return stream
+        def start(level: Level = "debug", log_format: Format = "json") -> io.StringIO:
+            return stack.enter_context(product_logging(level, log_format))
 
-    yield start
-
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
-    for name in CHATTY:
-        logging.getLogger(name).setLevel(logging.NOTSET)
-    root.handlers[:] = handlers
-    root.setLevel(level)
+        yield start
 
 
 def records(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -1,6 +1,5 @@
 """Observation of attempts: counts, latencies, log records and traces."""
 
-import io
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -9,19 +8,18 @@ import pytest
 
 from consumers.delivery.attempt import DeliveryAttempt
 from consumers.model.request import DeliveryAttemptRequest, RetryState
-from consumers.observability import attempt_metrics
 from consumers.observability.attempt_metrics import AttemptMetrics, Logged
 from consumers.observability.attempt_tracing import UNUSUAL_PER_S, AttemptTracer
 from messaging.client.connection import NatsConnection
 from messaging.message import Message
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
-from telemetry.log_config import configure_logging
 from telemetry.metrics import definitions
 from telemetry.metrics.definitions import MetricDefinition
 from telemetry.metrics.registry import MetricRegistry
 from telemetry.otlp.settings import ExportSettings
 from telemetry.otlp.trace_context import TraceContext, TraceSampler
+from tests.support.logs import product_logging
 
 NOW = datetime.now(UTC)
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
@@ -158,13 +156,11 @@ def test_tenant_labels_are_bounded() -> None:
 )
 def test_attempts_are_logged_by_the_setting(logged: Logged, records: list[str]) -> None:
     """The setting logs failed, all or no attempts, with the decision and the trace."""
-    out = io.StringIO()
-    vars(getattr(attempt_metrics, "_log", None)).pop("bind", None)  # what an earlier configuration made it keep
-    configure_logging(level="info", format="json", stream=out)
-    told = Readings(logged=logged)
+    with product_logging() as out:
+        told = Readings(logged=logged)
 
-    told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended())
-    told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended(Outcome.FAILED, Code.HTTP_410))
+        told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended())
+        told.observation.on_attempt(attempt(request(trace=TRACE + "00")), ended(Outcome.FAILED, Code.HTTP_410))
 
     lines = [msgspec.json.decode(line) for line in out.getvalue().splitlines()]
     assert [line["outcome"] for line in lines] == records

@@ -15,7 +15,7 @@ from schemas.codes import Code
 from tests.fuzz.corpus import CASES, Case
 from tests.fuzz.exchanges import TIMEOUT_S, Exchanges
 from tests.support.bytewise import answering, receiving
-from tests.support.reference_http_client import status_by_aiohttp
+from tests.support.webhooks import status_by_aiohttp
 
 NO_ANSWER = {Code.NET_RESET, Code.NET_TIMEOUT, Code.NET_RESPONSE_TOO_LARGE}
 LATE_S = 2.0

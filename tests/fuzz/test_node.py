@@ -18,8 +18,7 @@ from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
 from tests.support import node
 from tests.support.node import NodeReceiver, node_receiver
-from tests.support.reference_http_client import status_by_aiohttp
-from tests.support.webhooks import send
+from tests.support.webhooks import send, status_by_aiohttp
 
 POLICY = EgressPolicy(allow_cidrs=["127.0.0.0/8"], allow_http=True, ports=((1024, 65535),))
 TIMEOUT_S: Final = 10.0

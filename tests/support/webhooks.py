@@ -1,7 +1,10 @@
-"""Sending a webhook and waiting for its reply, as tests of the HTTP client need it."""
+"""A POST and its reply: by the product's HTTP client, and by aiohttp as a reference."""
 
 import asyncio
+import ssl
 from collections.abc import Mapping
+
+import aiohttp
 
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import WebhookResponse
@@ -37,3 +40,18 @@ async def send(
         if ended.cancelled():
             abandon()
         raise
+
+
+async def status_by_aiohttp(
+    url: str, *, timeout_s: float, body: bytes = b"{}", tls: ssl.SSLContext | None = None
+) -> int | None:
+    """POST by aiohttp on a new connection, without redirects. Returns the status, or None without a valid response."""
+    try:
+        async with (
+            asyncio.timeout(timeout_s),
+            aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as session,
+            session.post(url, data=body, allow_redirects=False, ssl=True if tls is None else tls) as response,
+        ):
+            return response.status
+    except (aiohttp.ClientError, TimeoutError):
+        return None

@@ -9,11 +9,11 @@ from msgspec import Meta, Struct
 
 from consumers.attempts.log import follow
 from messaging.delivery_requests import publish_request
+from oneprotect.api.operations.delivery_intake import new_event
 from oneprotect.api.operations.operation import ADMINS, MANAGERS, READERS, ApiResponse, OperationGroup, ResponseDoc
 from oneprotect.api.operations.preconditions import HEADERS, format_entity_tag, read_precondition
 from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.operations.visibility import to_public
-from oneprotect.api.resources.deliveries import new_event
 from oneprotect.api.web.pagination import Page, PageQuery, page_of
 from schemas import subjects
 from schemas.codes import Outcome

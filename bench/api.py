@@ -162,6 +162,9 @@ async def _site(directory: Path) -> AsyncGenerator[tuple[JetStream, list[Contend
             "ONEPROTECT_NATS_URL": server.url,
             "ONEPROTECT_API_PORT": str(ports[0]),
             "ONEPROTECT_WORK_PER_DESTINATION": "1000000",
+            "ONEPROTECT_TENANT_RATE_PER_S": "1000000",
+            "ONEPROTECT_TENANT_TOKEN_RATE_PER_S": "1000000",
+            "ONEPROTECT_TENANT_MAX_CONCURRENT": "65536",
             "ONEPROTECT_LOG_LEVEL": "warning",
         }
         settings = Settings.load(environ)

@@ -38,8 +38,12 @@ def create_app(parts: ApiDependencies, beside: Sequence[BaseRoute] = ()) -> Norm
 
 def _handler(operation: ApiOperation, parts: ApiDependencies) -> Handler:
     async def handle(request: Request) -> Response:
-        principal = await _authorize(request, operation, parts) if operation.roles else None
-        answer = await operation.handle(ApiRequest(request, parts, principal))
+        if not operation.roles:
+            answer = await operation.handle(ApiRequest(request, parts, None))
+        else:
+            principal = await _authorize(request, operation, parts)
+            with parts.limiter.admit(request.path_params["tenant"], principal.id, of=principal.tenant):
+                answer = await operation.handle(ApiRequest(request, parts, principal))
         media_type = None if answer.status == 204 else answer.media_type
         return Response(answer.encoded(), answer.status, {**_HEADERS, **answer.headers}, media_type)
 

@@ -22,6 +22,7 @@ from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.resources.probes import StreamAvailability
 from oneprotect.api.web.gateway import StartupGateway
+from oneprotect.api.web.rate_limits import TenantLimiter
 from oneprotect.api.web.request_body import ENVELOPE_BYTES, BodyLimits
 from oneprotect.api.web.server import serve
 from oneprotect.api.web.tracing_middleware import TracingMiddleware
@@ -165,6 +166,11 @@ def build_dependencies(
         limits=BodyLimits(
             body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES,
             body_timeout_s=settings.api.body_timeout_s,
+        ),
+        limiter=TenantLimiter(
+            tenant_per_s=settings.tenant.rate_per_s,
+            caller_per_s=settings.tenant.token_rate_per_s,
+            max_concurrent=settings.tenant.max_concurrent,
         ),
         max_payload_bytes=delivery.max_payload_bytes,
         request_timeout_s=delivery.request_timeout_s,

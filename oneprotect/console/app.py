@@ -89,6 +89,10 @@ def _page_handler(page: ConsolePage, console: ConsoleDependencies) -> Handler:
             if request.session is None:
                 return _respond(_to_sign_in(http))
             _require_reader(request)
+            principal = request.principal
+            tenant = http.path_params.get("tenant", principal.tenant)
+            with console.api.limiter.admit(tenant, principal.id, of=principal.tenant):
+                return _respond(await page.handle(request))
         return _respond(await page.handle(request))
 
     return handle

@@ -157,6 +157,18 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     trail and for the limit on failed authentications."""
 
 
+class TenantSettings(Struct, frozen=True, kw_only=True):
+    """Limits for each tenant, so that no tenant uses what the others need."""
+
+    rate_per_s: float = 1000.0
+    """Requests per second to each API process, over HTTP and NATS together. Two seconds' worth may come at once.
+    Each further delivery of a fan-out counts as a tenth of a request."""
+    token_rate_per_s: float = 500.0
+    """Requests per second of one token, or of one JWT subject, to each API process."""
+    max_concurrent: int = 128
+    """Requests in progress in each API process, over HTTP and NATS together."""
+
+
 class OidcSettings(Struct, frozen=True, kw_only=True):
     """JWT authentication with an OpenID Connect issuer, in addition to API tokens. Disabled without an issuer."""
 
@@ -215,6 +227,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     egress: EgressSettings = EgressSettings()
     delivery: DeliverySettings = DeliverySettings()
     api: ApiSettings = ApiSettings()
+    tenant: TenantSettings = TenantSettings()
     oidc: OidcSettings = OidcSettings()
     ops: OpsSettings = OpsSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

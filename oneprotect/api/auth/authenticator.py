@@ -1,9 +1,7 @@
 """Authentication: bearer tokens of this product and, if an issuer is configured, JWTs."""
 
 import ipaddress
-import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
@@ -15,12 +13,12 @@ from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.auth.token_format import PREFIX, parse_token_id
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
+from oneprotect.api.web.rate_limits import TokenBuckets
 
 CHALLENGE: Final = 'Bearer realm="oneprotect"'
 INVALID: Final = f'{CHALLENGE}, error="invalid_token"'
 BURST: Final = 20
 PER_S: Final = 0.5
-MAX_ADDRESSES: Final = 4096
 
 _log = structlog.get_logger(__name__)
 
@@ -31,26 +29,18 @@ class FailureThrottle:
     def __init__(
         self, *, burst: int = BURST, per_s: float = PER_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._burst = burst
-        self._per_s = per_s
-        self._clock = clock
-        self._free_at: OrderedDict[str, float] = OrderedDict()
-        """The time at which all failures of an address are forgotten."""
+        self._failures = TokenBuckets(burst=burst, per_s=per_s, clock=clock)
 
     def record(self, address: str) -> None:
         """Record a failure of the address."""
-        source = _source(address)
-        self._free_at[source] = max(self._free_at.pop(source, 0.0), self._clock()) + 1 / self._per_s
-        if len(self._free_at) > MAX_ADDRESSES:
-            self._free_at.popitem(last=False)
+        self._failures.take(network_of(address))
 
     def wait_s(self, address: str) -> int:
         """Return the whole seconds until the address may fail again; 0 for now."""
-        debt_s = self._free_at.get(_source(address), 0.0) - self._clock() - (self._burst - 1) / self._per_s
-        return max(0, math.ceil(debt_s))
+        return self._failures.wait_s(network_of(address))
 
 
-def _source(address: str) -> str:
+def network_of(address: str) -> str:
     """Return the /64 network of an IPv6 address: its owner can use any address of the network."""
     if ":" not in address:
         return address

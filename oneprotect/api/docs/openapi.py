@@ -35,7 +35,10 @@ _PROBLEMS: Final[Mapping[int, tuple[str, str]]] = {
     413: ("too-large", "The body is too large."),
     415: ("unsupported-media-type", "The body is compressed, or its content type is not JSON."),
     422: ("invalid", "A value breaks a rule. `errors` names the field and the rule."),
-    429: ("too-many-failures", "This address has failed to authenticate too often. Retry after `Retry-After`."),
+    429: (
+        "too-many-requests",
+        "The tenant or the token sends too many requests, or the address fails too often (`too-many-failures`).",
+    ),
     500: ("internal", "Internal error."),
     503: ("unavailable", "NATS does not respond, or no consumer does. Retry after `Retry-After`."),
 }

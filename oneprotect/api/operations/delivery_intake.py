@@ -99,6 +99,7 @@ async def accept_delivery(
     destinations = await _destinations(parts, tenant, new)
     if not destinations:
         return AcceptedDeliveries(id=delivery, deliveries=())
+    parts.limiter.charge_fan_out(tenant, len(destinations))
     if not parts.connection.is_connected:
         raise unavailable()
     _require_size(new.data(destinations[0]), len(destinations), parts.max_payload_bytes)

@@ -14,6 +14,7 @@ from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.web import request_body
+from oneprotect.api.web.rate_limits import TenantLimiter
 from oneprotect.configuration.service import ConfigurationService
 from schemas import validation
 from telemetry.ops_server import OpsPages
@@ -34,6 +35,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     authenticator: Authenticator
     ops: OpsPages
     limits: request_body.BodyLimits
+    limiter: TenantLimiter
     max_payload_bytes: int
     request_timeout_s: float
 

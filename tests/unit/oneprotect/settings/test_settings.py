@@ -47,6 +47,9 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
     "ONEPROTECT_API_PORT": ("0", 0),
     "ONEPROTECT_API_BODY_TIMEOUT_S": ("2.5", 2.5),
+    "ONEPROTECT_TENANT_RATE_PER_S": ("50", 50.0),
+    "ONEPROTECT_TENANT_TOKEN_RATE_PER_S": ("0.5", 0.5),
+    "ONEPROTECT_TENANT_MAX_CONCURRENT": ("8", 8),
     "ONEPROTECT_OIDC_ISSUER": ("https://login.example.com/realm", "https://login.example.com/realm"),
     "ONEPROTECT_OIDC_AUDIENCE": ("oneprotect", "oneprotect"),
     "ONEPROTECT_OIDC_JWKS_URL": ("http://127.0.0.1:9000/keys", "http://127.0.0.1:9000/keys"),

@@ -2,17 +2,24 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
+from messaging import management
 from messaging.client.connection import API_TIMEOUT_S, NatsConnection
 from messaging.client.errors import NotFound, ServerUnavailable
 from messaging.client.headers import DESCRIPTION, STATUS, has_status, read_headers
 
 BATCH: Final = 256
+MAX_SUBJECTS: Final = 1024
+"""Subjects whose newest messages the server returns to one request. It rejects (413) a pattern that matches more."""
+
+
+class TooManySubjects(ServerUnavailable):
+    """A read of the newest messages whose pattern matches more than `MAX_SUBJECTS` subjects."""
 
 
 class StoredMessage(msgspec.Struct, frozen=True, gc=False):
@@ -74,16 +81,35 @@ async def find_sequence(connection: NatsConnection, stream: str, time: datetime)
     return records[0].sequence if records else None
 
 
-async def get_last_of_each(connection: NatsConnection, stream: str, subjects: list[str]) -> list[StoredMessage]:
-    """Return the newest message of each matching subject."""
+async def get_last_of_each(connection: NatsConnection, stream: str, subject: str) -> list[StoredMessage]:
+    """Return the newest message of each subject that matches, however many there are.
+
+    Beyond `MAX_SUBJECTS`, the leader of the stream names the subjects, and each is read by its name. So no subject is
+    missed that changes meanwhile, or whose replica differs from page to page.
+    """
+    try:
+        return await _read_last(connection, stream, [subject])
+    except TooManySubjects:
+        info = await management.stream_info(connection, stream, subjects=subject)
+    return await get_last_of(connection, stream, sorted(info.state.subjects))
+
+
+async def get_last_of(connection: NatsConnection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
+    """Return the newest message of each of `subjects`, which have no wildcards, or none where a subject has none."""
+    pages = (subjects[start : start + BATCH] for start in range(0, len(subjects), BATCH))
+    return [record for page in pages for record in await _read_last(connection, stream, page)]
+
+
+async def _read_last(connection: NatsConnection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
+    """Return the newest messages, in one batch unless they are very large. Raises `TooManySubjects`."""
     records: list[StoredMessage] = []
-    up_to: dict[str, Any] = {}
+    start: dict[str, Any] = {}
     while True:
-        start = {"seq": records[-1].sequence + 1} if records else {}
-        batch, more = await _batch(connection, stream, {"multi_last": subjects, "batch": BATCH, **start, **up_to})
+        batch, more = await _batch(connection, stream, {"multi_last": subjects, "batch": MAX_SUBJECTS, **start})
         records += batch
         if not more or not batch:
             return records
+        start = {"seq": records[-1].sequence + 1}
 
 
 async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any]) -> tuple[list[StoredMessage], bool]:
@@ -111,11 +137,16 @@ async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any
             await subscription.unsubscribe()
     if headers is None:
         raise ServerUnavailable(f"no reply to a read of {stream} within {API_TIMEOUT_S:g} s")
+    _raise_for_status(headers, stream)
+    return records, int(headers.get("Nats-Num-Pending", "0")) > 0
+
+
+def _raise_for_status(headers: dict[str, str], stream: str) -> None:
     match headers.get(STATUS):
-        case "204":
-            return records, int(headers.get("Nats-Num-Pending", "0")) > 0
-        case "404":
-            return [], False
+        case "204" | "404":  # the end of a batch, or no messages
+            return
+        case "413":
+            raise TooManySubjects(f"{stream} has more than {MAX_SUBJECTS} of these subjects; read them in pages")
         case "503":
             raise NotFound(f"stream {stream} does not exist; run `oneprotect apply`")
         case status:

@@ -4,14 +4,15 @@
 """
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
 import structlog
 
-from messaging import direct_get
+from messaging import direct_get, management
 from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.client.errors import ServerUnavailable, WriteConflict
 from messaging.publication import Publication
@@ -22,6 +23,8 @@ EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
 """The server rejects a write with this header (10071) unless the subject's newest message has this sequence."""
 TTL: Final = "Nats-TTL"
 """The server deletes a message with this header after this time, by its own clock (ADR-43)."""
+MARKER_TTL_S: Final = 3600
+"""Seconds until the server removes the marker of a deleted key, long after every replica and cache knows of it."""
 MAX_TRIES: Final = 20
 MAX_PAUSE_S: Final = 0.05
 """Longest pause after a conflict: a replica that answers reads may lag behind the leader."""
@@ -99,11 +102,21 @@ class KvBucket:
         record = await direct_get.get_last(self._connection, self._stream, self._prefix + key)
         return KvEntry(key, None, 0) if record is None else self._entry(record)
 
+    async def list_keys(self, pattern: str = ">") -> list[str]:
+        """Return all keys that match, sorted, and keys that were deleted within `MARKER_TTL_S`."""
+        info = await management.stream_info(self._connection, self._stream, subjects=self._prefix + pattern)
+        return sorted(subject.removeprefix(self._prefix) for subject in info.state.subjects)
+
+    async def get_all(self, keys: Sequence[str]) -> list[KvEntry]:
+        """Return the entries of those `keys` that have one, sorted by key."""
+        names = [self._prefix + key for key in keys]
+        records = await direct_get.get_last_of(self._connection, self._stream, names)
+        return sorted(self._stored(records), key=_key)
+
     async def list(self, pattern: str = ">") -> list[KvEntry]:
         """Return all entries whose key matches, sorted by key."""
-        records = await direct_get.get_last_of_each(self._connection, self._stream, [self._prefix + pattern])
-        entries = (self._entry(record) for record in records)
-        return sorted((entry for entry in entries if entry.value is not None), key=lambda entry: entry.key)
+        records = await direct_get.get_last_of_each(self._connection, self._stream, self._prefix + pattern)
+        return sorted(self._stored(records), key=_key)
 
     async def put(self, key: str, value: bytes, *, revision: int | None = None, ttl_s: int | None = None) -> int:
         """Store a value.
@@ -139,8 +152,22 @@ class KvBucket:
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Mark the key as deleted. With `revision` raises `WriteConflict` when the entry has another one."""
-        expected = {} if revision is None else {EXPECTED_REVISION: str(revision)}
-        await self._publisher.publish(Publication(self._prefix + key, b"", {_OPERATION: "DEL", **expected}))
+        headers = {_OPERATION: "DEL", TTL: f"{MARKER_TTL_S}s"}
+        if revision is not None:
+            headers[EXPECTED_REVISION] = str(revision)
+        await self._publisher.publish(Publication(self._prefix + key, b"", headers))
+
+    async def expire_markers(self) -> int:
+        """Let the markers expire of keys that an older version deleted, and return their number."""
+        records = await direct_get.get_last_of_each(self._connection, self._stream, self._prefix + ">")
+        old = [record for record in records if _OPERATION in record.headers and TTL not in record.headers]
+        for start in range(0, len(old), direct_get.BATCH):
+            await asyncio.gather(*(self._replace_marker(record) for record in old[start : start + direct_get.BATCH]))
+        return len(old)
+
+    async def _replace_marker(self, record: direct_get.StoredMessage) -> None:
+        with contextlib.suppress(WriteConflict):  # the key has a value again
+            await self.delete(record.subject.removeprefix(self._prefix), revision=record.sequence)
 
     async def on_change(self, callback: Callable[[KvEntry], Awaitable[None]]) -> None:
         """Call `callback` with each entry that is stored from now on. Only for buckets that are `announced`."""
@@ -153,9 +180,16 @@ class KvBucket:
 
         await self._connection.subscribe(self._announced + ">", receive)
 
+    def _stored(self, records: Iterable[direct_get.StoredMessage]) -> Iterator[KvEntry]:
+        return (entry for entry in map(self._entry, records) if entry.value is not None)
+
     def _entry(self, record: direct_get.StoredMessage) -> KvEntry:
         value = None if _OPERATION in record.headers else record.data
         return KvEntry(record.subject.removeprefix(self._prefix), value, record.sequence)
+
+
+def _key(entry: KvEntry) -> str:
+    return entry.key
 
 
 class KvTable(Generic[T]):

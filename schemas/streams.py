@@ -39,6 +39,9 @@ class BucketConfig(Struct, frozen=True, kw_only=True):
     name: str
     description: str
     announced: Annotated[bool, Meta(description="The server announces stored values on `subjects.announced`.")] = False
+    max_age_s: Annotated[
+        float, Meta(description="The server removes a row this long after its last write. 0: never.")
+    ] = 0
 
 
 _DAY_S = 86_400.0
@@ -134,12 +137,18 @@ CREDENTIALS: Final = BucketConfig(
     name="oneprotect_credentials", description="Credentials: refs, no secret values.", announced=True
 )
 CREDENTIAL_STATUS: Final = BucketConfig(
-    name="oneprotect_credential_status", description="Results of credential checks.", announced=True
+    name="oneprotect_credential_status", description="Results of credential checks.", announced=True, max_age_s=_KEPT_S
 )
-HEALTH: Final = BucketConfig(name="oneprotect_health", description="Health of destinations.", announced=True)
-ACTIVITY: Final = BucketConfig(name="oneprotect_activity", description="Attempts of destinations by hour.")
-RATES: Final = BucketConfig(name="oneprotect_rates", description="Rate reservations of destinations.")
+HEALTH: Final = BucketConfig(
+    name="oneprotect_health", description="Health of destinations.", announced=True, max_age_s=_KEPT_S
+)
+ACTIVITY: Final = BucketConfig(
+    name="oneprotect_activity", description="Attempts of destinations by hour.", max_age_s=2 * _DAY_S
+)
+RATES: Final = BucketConfig(
+    name="oneprotect_rates", description="Rate reservations of destinations.", max_age_s=_KEPT_S
+)
 LEASES: Final = BucketConfig(name="oneprotect_leases", description="Leases of consumers on destinations.")
 TOKENS: Final = BucketConfig(name="oneprotect_tokens", description="API tokens: digests, no tokens.", announced=True)
-REPLAYS: Final = BucketConfig(name="oneprotect_replays", description="Replays and their progress.")
+REPLAYS: Final = BucketConfig(name="oneprotect_replays", description="Replays and their progress.", max_age_s=_KEPT_S)
 BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, LEASES, TOKENS, REPLAYS)

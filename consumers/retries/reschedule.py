@@ -37,7 +37,7 @@ class RetryNow:
         The attempt keeps its number, so the retry schedule continues as if its time had come.
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
-        records = await direct_get.get_last_of_each(self._connection, streams.RETRIES.name, [pattern])
+        records = await direct_get.get_last_of_each(self._connection, streams.RETRIES.name, pattern)
         replaced = [record for record in records if await reschedule_now(self._publisher, record)]
         scheduled = tuple(subjects.destination_scheduled(record.subject) for record in replaced)
         return scheduled + await self._retry_heads(tenant, delivery, destination)

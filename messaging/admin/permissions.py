@@ -42,7 +42,9 @@ def _read(*streams: StreamConfig) -> tuple[str, ...]:
 
 
 def _read_buckets(*buckets: BucketConfig) -> tuple[str, ...]:
-    return tuple(f"$JS.API.DIRECT.GET.KV_{bucket.name}{below}" for bucket in buckets for below in ("", ".>"))
+    """Return the requests for rows, and for the keys of a list that is longer than one reply."""
+    requests = ("DIRECT.GET.KV_{}", "DIRECT.GET.KV_{}.>", "STREAM.INFO.KV_{}")
+    return tuple(f"$JS.API.{request.format(bucket.name)}" for bucket in buckets for request in requests)
 
 
 def _write_buckets(*buckets: BucketConfig) -> tuple[str, ...]:

@@ -10,7 +10,9 @@ import msgspec
 from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
+from messaging.kv import KvBucket
 from messaging.management import NANOSECONDS, Config
+from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
 
 _DAY_S: Final = 86_400
@@ -59,7 +61,10 @@ async def apply(
         changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
     for bucket in streams.BUCKETS:
         wanted = bucket_config(bucket, replicas=replicas)
-        changes.append(await _apply_stream(connection, "bucket", bucket.name, wanted, check=check))
+        change = await _apply_stream(connection, "bucket", bucket.name, wanted, check=check)
+        changes.append(
+            change if check or change.action == "create" else await _expire_markers(connection, bucket, change)
+        )
     for consumer in streams.ALL_CONSUMERS:
         changes.append(await _apply_consumer(connection, consumer, ack_wait_s=ack_wait_s, check=check))
     return changes
@@ -108,6 +113,7 @@ def bucket_config(bucket: streams.BucketConfig, *, replicas: int) -> Config:
         "retention": "limits",
         "storage": "file",
         "num_replicas": replicas,
+        "max_age": int(bucket.max_age_s * NANOSECONDS),
         "max_msgs_per_subject": 1,
         "discard": "new",
         "allow_direct": True,
@@ -147,6 +153,17 @@ async def _apply_stream(
     if not check:
         await management.update_stream(connection, current.config | wanted)
     return TopologyChange(kind, name, "update", fields)
+
+
+async def _expire_markers(
+    connection: NatsConnection, bucket: streams.BucketConfig, change: TopologyChange
+) -> TopologyChange:
+    """Let the markers expire that older versions left in a bucket for ever, as each counts like a row."""
+    if bucket.max_age_s:
+        return change
+    async with JetStreamPublisher(connection) as publisher:
+        count = await KvBucket(connection, publisher, bucket).expire_markers()
+    return msgspec.structs.replace(change, note=f"{count} old markers of deleted keys expire soon") if count else change
 
 
 async def _skip_archive(connection: NatsConnection, stream: streams.StreamConfig) -> TopologyChange:

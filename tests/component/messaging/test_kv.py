@@ -1,9 +1,13 @@
 """Buckets and tables."""
 
+import asyncio
+from collections.abc import Iterable
+
 import pytest
 import structlog
 
 from messaging.kv import KvBucket, KvEntry, KvTable, WriteContention
+from messaging.publication import Publication
 from schemas import streams
 from tests.support.site import Site
 
@@ -57,3 +61,51 @@ async def test_an_undecodable_row_counts_as_absent(bucket: ContendedBucket) -> N
     assert [(entry["event"], entry["key"]) for entry in logs] == [("kv.undecodable", "acme.orders")]
     assert list(table.undecodable) == ["acme.orders"]
     assert (await table.update("acme.orders", lambda stored: 1 if stored is None else 0)).value == 1
+
+
+async def _put_all(bucket: KvBucket, keys: Iterable[str]) -> None:
+    await asyncio.gather(*(bucket.put(key, key.encode()) for key in keys))
+
+
+async def test_a_list_may_be_longer_than_one_reply_of_the_server(site: Site) -> None:
+    """Each key is listed once, sorted, also while entries change, and the keys of other tenants are not."""
+    bucket = KvBucket(site.jetstream.connection, site.jetstream.publisher, streams.RATES)
+    keys = [f"acme.d{number:04}" for number in range(1500)]
+    await _put_all(bucket, ["acme-eu.other", *keys])
+
+    async def change() -> None:
+        for _ in range(3):
+            await _put_all(bucket, keys[::7])
+
+    listed, _ = await asyncio.gather(bucket.list("acme.*"), change())
+    assert [entry.key for entry in listed] == keys
+    assert len(await bucket.list()) == 1501
+    assert [entry.key for entry in await bucket.list("acme-eu.*")] == ["acme-eu.other"]
+    assert await bucket.list_keys("acme.*") == keys
+    assert [entry.value for entry in await bucket.get_all(["acme.d0007", "acme.missing"])] == [b"acme.d0007"]
+
+
+async def test_deleted_keys_do_not_make_a_list_fail(site: Site) -> None:
+    """Their markers expire, by a lifetime that the server applies."""
+    bucket = KvBucket(site.jetstream.connection, site.jetstream.publisher, streams.DESTINATIONS)
+    await asyncio.gather(*(bucket.delete(f"acme.d{number}") for number in range(1100)))
+    await bucket.put("acme.kept", b"{}")
+
+    assert [entry.key for entry in await bucket.list("acme.*")] == ["acme.kept"]
+    markers = await site.records(streams.StreamConfig(name="KV_oneprotect_destinations", subjects=(), description=""))
+    assert {record.headers.get("Nats-TTL") for record in markers} == {"3600s", None}
+
+
+async def test_apply_lets_the_markers_of_an_older_version_expire(site: Site) -> None:
+    """A marker without a lifetime gets one; a key that has a value keeps it, and the next run changes nothing."""
+    connection, publisher = site.jetstream.connection, site.jetstream.publisher
+    bucket = KvBucket(connection, publisher, streams.TOKENS)
+    for number in range(3):
+        await publisher.publish(Publication(f"$KV.{bucket.name}.acme.d{number}", b"", {"KV-Operation": "DEL"}))
+    await bucket.put("acme.d1", b"1")
+
+    notes = [change.note for change in await site.apply() if change.name == bucket.name]
+    again = [change.note for change in await site.apply() if change.name == bucket.name]
+
+    assert (notes, again) == (["2 old markers of deleted keys expire soon"], [""])
+    assert [entry.key for entry in await bucket.list()] == ["acme.d1"]

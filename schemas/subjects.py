@@ -16,6 +16,11 @@ _DELIVERY: Final = "oneprotect.delivery."
 _QUARANTINED: Final = "oneprotect.delivery.quarantined."
 
 
+def deliveries(tenant: str) -> str:
+    """Return the subject of the API's service for producers, which takes delivery requests of a tenant."""
+    return f"oneprotect.api.v1.{tenant}.deliveries"
+
+
 def requested(tenant: str, destination: str) -> str:
     """Return the subject of delivery requests."""
     return f"oneprotect.delivery.requested.{tenant}.{destination}"

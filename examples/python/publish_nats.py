@@ -2,7 +2,7 @@
 
     echo '{"total": 42}' | NATS_URL=... NATS_NKEY_FILE=acme.nk python publish_nats.py acme orders invoice.paid [ID]
 
-The NATS user is a producer of this tenant (`oneprotect nats user producer --tenant acme`).
+The NATS user is a trusted publisher of this tenant (`oneprotect nats user publisher --tenant acme`).
 """
 
 import asyncio
@@ -64,7 +64,7 @@ async def main(tenant, destination, event_type, *delivery_id):
         os.environ["NATS_URL"],
         nkeys_seed=os.environ.get("NATS_NKEY_FILE"),
         tls=ssl.create_default_context(cafile=ca_file) if ca_file else None,
-        inbox_prefix=f"_INBOX_producer_{tenant}",  # the only prefix that the user may subscribe to
+        inbox_prefix=f"_INBOX_publisher_{tenant}",  # the only prefix that the user may subscribe to
         max_reconnect_attempts=-1,
     )
     try:

@@ -1,10 +1,13 @@
 """Permissions of each NATS user: the subjects that its role needs, and no others.
 
-Subjects are listed by name; wildcards cover only tenants, destinations and deliveries. Each role has an inbox prefix of
-its own, so that no role can read the replies to another.
+Subjects are listed by name; wildcards cover only tenants, destinations and deliveries. Each role of the product's
+account has an inbox prefix of its own, so that no role can read the replies to another.
+
+Permissions cover the subject of a message and not its reply subject, to which the server itself writes
+acknowledgements. So every user of the product's account is trusted. Other producers have accounts of their own.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -13,17 +16,26 @@ from schemas.streams import BucketConfig, ConsumerConfig, StreamConfig
 
 
 class NatsRole(msgspec.Struct, frozen=True, kw_only=True):
-    """A user's permissions: the subjects to publish and to subscribe to. The server rejects all others."""
+    """A user's permissions: the subjects to publish and to subscribe to. The server rejects all others.
+
+    The first subscription is the user's inbox. `responds` allows one response to each request that the user receives.
+    """
 
     name: str
     purpose: str
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    responds: bool = False
 
     @property
     def inbox_prefix(self) -> str:
         """The value of ONEPROTECT_NATS_INBOX_PREFIX for this role."""
-        return inbox_prefix(self.name)
+        return self.subscribe[0].removesuffix(".>")
+
+    def permissions(self) -> dict[str, Any]:
+        """Return the permissions as the server's configuration has them."""
+        allowed = {"publish": {"allow": self.publish}, "subscribe": {"allow": self.subscribe}}
+        return {**allowed, "allow_responses": True} if self.responds else allowed
 
 
 def inbox_prefix(role: str) -> str:
@@ -87,6 +99,7 @@ def _apply() -> tuple[str, ...]:
 _JETSTREAM: Final = ("$JS.API.INFO",)
 _REQUESTED: Final = (*streams.WORK.subjects, *streams.OVERFLOW.subjects)
 _ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in streams.BUCKETS if bucket.announced)
+_FOLLOWED: Final = (*_ANNOUNCED, *streams.ATTEMPTS.subjects)
 _CONFIGURED: Final = (
     streams.DESTINATIONS,
     streams.CREDENTIALS,
@@ -116,7 +129,8 @@ API: Final = NatsRole(
         *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
         subjects.CONTROL,
     ),
-    subscribe=(f"{inbox_prefix('api')}.>", *_ANNOUNCED, *streams.ATTEMPTS.subjects),
+    subscribe=(f"{inbox_prefix('api')}.>", *_FOLLOWED, subjects.deliveries("*")),
+    responds=True,  # to producers, on reply subjects that the server maps to their accounts
 )
 
 CONSUMER: Final = NatsRole(
@@ -170,18 +184,31 @@ OPERATOR: Final = NatsRole(
             )
         )
     ),
-    subscribe=(f"{inbox_prefix('operator')}.>", *API.subscribe[1:]),
+    subscribe=(f"{inbox_prefix('operator')}.>", *_FOLLOWED),
 )
 
 ROLES: Final = (API, CONSUMER, OPERATOR)
 
 
 def producer(tenant: str) -> NatsRole:
-    """Return the role of a producer that publishes over NATS, for the requests of one valid tenant."""
-    name = f"producer_{tenant}"
+    """Return the role of the producers of one valid tenant, in the tenant's own account.
+
+    No other tenant uses that account, so clients keep their usual inbox prefix.
+    """
+    return NatsRole(
+        name=f"producer_{tenant}",
+        purpose=f"requests deliveries of the tenant {tenant} from the API",
+        publish=(subjects.deliveries(tenant),),
+        subscribe=("_INBOX.>",),
+    )
+
+
+def publisher(tenant: str) -> NatsRole:
+    """Return the role of a trusted publisher of one valid tenant, in the product's account."""
+    name = f"publisher_{tenant}"
     return NatsRole(
         name=name,
-        purpose=f"requests deliveries of the tenant {tenant}",
+        purpose=f"stores requests of the tenant {tenant} directly; trusted by all tenants",
         publish=(subjects.requested(tenant, "*"), subjects.overflow(tenant, "*")),
         subscribe=(f"{inbox_prefix(name)}.>",),
     )

@@ -16,7 +16,7 @@ from schemas.ids import new_delivery_id
 from tests.support.cluster import leader_of
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
-from tests.support.site import TENANT, Process, Site
+from tests.support.site import Process, Site
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.serial
@@ -47,7 +47,7 @@ async def _deliver(site: Site) -> str:
 
 async def test_a_leader_killed_under_load_loses_nothing(tmp_path: Path, figure: Callable[[str], None]) -> None:
     """Each accepted delivery is delivered, over TLS and as the shipped users, although the leader dies."""
-    keys = Keys(tmp_path / "keys", [TENANT])
+    keys = Keys(tmp_path / "keys")
     async with _cluster(tmp_path / "nats", keys) as nodes, Scripted() as receiver:
         url = ",".join(node.url for node in nodes)
         operator = {

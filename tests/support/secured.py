@@ -3,11 +3,12 @@
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from messaging.admin.manifests import user_entry
+from messaging.admin.manifests import conf, conf_fields, tenant_account, user_entry
 from messaging.admin.nkeys import write_key
 from messaging.admin.permissions import ROLES, NatsRole, producer
 from messaging.client.client import ServerAccess
@@ -19,20 +20,28 @@ HOST: Final = "127.0.0.1"
 
 
 class Keys:
-    """The keys of all roles and producers, and the authority of the server certificates."""
+    """The keys of all roles, and the authority of the server certificates.
 
-    def __init__(self, directory: Path, producers: Sequence[str] = ()) -> None:
+    Each tenant of `producers` has an account of its own; `trusted` are further users of the product's account.
+    """
+
+    def __init__(self, directory: Path, producers: Sequence[str] = (), *, trusted: Sequence[NatsRole] = ()) -> None:
         directory.mkdir(parents=True)
         self.directory = directory
         self.authority = Authority(directory / "tls")
-        self.producers = [producer(tenant) for tenant in producers]
+        self.producers = {tenant: producer(tenant) for tenant in producers}
+        self.trusted = trusted
         self.certificate, self.key = self.authority.issue(HOST)
         self.public = {name: write_key(self.seed(name)) for name in [*(role.name for role in self.roles), "sys"]}
 
     @property
     def roles(self) -> list[NatsRole]:
         """Return all roles of the installation."""
-        return [*ROLES, *self.producers]
+        return [*ROLES, *self.producers.values(), *self.trusted]
+
+    def role(self, name: str) -> NatsRole:
+        """Return the role with this name."""
+        return next(role for role in self.roles if role.name == name)
 
     def seed(self, name: str) -> Path:
         """Return the file with the seed of a role."""
@@ -40,12 +49,11 @@ class Keys:
 
     def settings(self, name: str, url: str) -> dict[str, str]:
         """Return the environment variables of a program with this role."""
-        role = next(role for role in self.roles if role.name == name)
         return {
             "ONEPROTECT_NATS_URL": url,
             "ONEPROTECT_NATS_NKEY_FILE": str(self.seed(name)),
             "ONEPROTECT_NATS_CA_FILE": str(self.authority.ca_file),
-            "ONEPROTECT_NATS_INBOX_PREFIX": role.inbox_prefix,
+            "ONEPROTECT_NATS_INBOX_PREFIX": self.role(name).inbox_prefix,
         }
 
     def access(self, name: str, url: str, *, inbox_prefix: str | None = None) -> ServerAccess:
@@ -72,15 +80,25 @@ class ShippedServer(EmbeddedNats):
         """Send a signal to the server; SIGHUP reloads its configuration."""
         os.kill(self.pid, number)
 
+    def check(self, tenants: str) -> str:
+        """Return the error of a started server's configuration with this `tenants.conf`, or an empty string."""
+        (self.shipped / "tenants.conf").write_text(tenants)
+        command = [str(self._binary), "-t", "--config", str(self.shipped / "server.conf")]
+        ran = subprocess.run(command, env=self._environ(), capture_output=True, text=True, check=False)
+        return ran.stderr if ran.returncode else ""
+
     def _write_config(self, port: int) -> Path:
         shutil.copytree(SHIPPED, self.shipped, dirs_exist_ok=True)
         self._replace("server.conf", "0.0.0.0:4222", f"{HOST}:{port}")
         self._replace("server.conf", "127.0.0.1:8222", f"{HOST}:-1")
         if self.routes:
             self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self.routes[self.name]}")
-        entries = "".join(user_entry(role, self._keys.public[role.name]) for role in self._keys.producers)
-        mark = "      # Add one entry per tenant"
+        public = self._keys.public
+        entries = "".join(f"{conf(user_entry(role, public[role.name]))}\n" for role in self._keys.trusted)
+        mark = "      # During a key rotation"
         self._replace("accounts.conf", mark, entries + mark)
+        accounts = [tenant_account(tenant, public[role.name]) for tenant, role in self._keys.producers.items()]
+        (self.shipped / "tenants.conf").write_text("".join(f"{conf_fields(account)}\n" for account in accounts))
         config = self.shipped / ("cluster.conf" if self.routes else "server.conf")
         config.write_text(f'{config.read_text()}\nports_file_dir: "{self._directory}"\n')
         return config

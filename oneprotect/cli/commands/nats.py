@@ -23,11 +23,17 @@ class RoleName(StrEnum):
     CONSUMER = "consumer"
     OPERATOR = "operator"
     PRODUCER = "producer"
+    PUBLISHER = "publisher"
 
 
 app = command_group("Generate files, users and keys for NATS servers.")
 
 _PUBLIC_KEY_LENGTH: Final = 56
+_TRUST: Final = (
+    "warning: all tenants trust this user. The server writes acknowledgements to any reply subject that it chooses. "
+    "So the user can replace configuration of any tenant, and its headers can suppress deliveries of others. "
+    "For a tenant that is not trusted, use the role producer."
+)
 
 
 def apply(
@@ -145,45 +151,52 @@ def key(
     )
 )
 def user(
-    role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="api, consumer, operator or producer.")],
+    role: Annotated[RoleName, typer.Argument(metavar="ROLE", help="api, consumer, operator, producer or publisher.")],
     *,
     nkey: Annotated[
         str, typer.Option("--nkey", metavar="KEY", help="Public key of the user: U and 55 further characters.")
     ],
     tenant: Annotated[
         str | None,
-        typer.Option("--tenant", metavar="TENANT", help="Tenant of a producer. Required for that role only."),
+        typer.Option("--tenant", metavar="TENANT", help="Tenant of a producer or publisher; only these have one."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Print a user's entry for the server's configuration.
 
-    The entry has the user's key and permissions. A notice on stderr gives the inbox prefix of the role. Set
-    ONEPROTECT_NATS_INBOX_PREFIX to it.
+    For a producer it is the account of the tenant, which can do nothing but send requests to the API. Add it to
+    tenants.conf, or with --json to config.merge.accounts of the NATS chart's values.
+
+    For other roles it is a user of the product's account. Every such user is trusted, also a publisher. A notice on
+    stderr gives the inbox prefix of the role: the value of ONEPROTECT_NATS_INBOX_PREFIX.
     """
-    from messaging.admin.manifests import user_entry
+    from messaging.admin.manifests import conf, conf_fields, tenant_account, user_entry
 
     found = _find_role(role, tenant)
     if not _is_public_key(nkey):
         raise BadUsage("--nkey: expected a public key, U and 55 further characters; never pass the seed (SU...)")
-    if as_json:
-        allowed = {"publish": {"allow": found.publish}, "subscribe": {"allow": found.subscribe}}
-        write_json({"user": {"nkey": nkey, "permissions": allowed}, "inbox_prefix": found.inbox_prefix})
+    if role is RoleName.PRODUCER and tenant is not None:
+        account = tenant_account(tenant, nkey)
+        write_result({"accounts": account, "subject": found.publish[0]}, conf_fields(account), as_json=as_json)
         return
-    write_line(user_entry(found, nkey).rstrip())
+    entry = user_entry(found, nkey)
+    write_result({"user": entry, "inbox_prefix": found.inbox_prefix}, conf(entry), as_json=as_json)
+    if role is RoleName.PUBLISHER:
+        print_notice(_TRUST)
     print_notice(f"inbox prefix: {found.inbox_prefix}")
 
 
 def _find_role(name: RoleName, tenant: str | None) -> "NatsRole":
-    from messaging.admin.permissions import ROLES, producer
+    from messaging.admin.permissions import ROLES, producer, publisher
     from schemas import validation
 
-    if name is RoleName.PRODUCER:
+    if name in (RoleName.PRODUCER, RoleName.PUBLISHER):
         if tenant is None:
-            raise BadUsage("--tenant: required for the role producer")
-        return producer(validation.name(tenant, "--tenant"))
+            raise BadUsage(f"--tenant: required for the role {name}")
+        valid = validation.name(tenant, "--tenant")
+        return producer(valid) if name is RoleName.PRODUCER else publisher(valid)
     if tenant is not None:
-        raise BadUsage("--tenant: only the role producer has a tenant; omit the option")
+        raise BadUsage("--tenant: only the roles producer and publisher have a tenant; omit the option")
     return next(role for role in ROLES if role.name == name.value)
 
 

@@ -1,5 +1,6 @@
 """`oneprotect nats`: keys, entries of users, and files."""
 
+import json
 import stat
 from pathlib import Path
 
@@ -35,7 +36,11 @@ async def test_a_key_is_made_for_its_owner_alone(tmp_path: Path, command_line: C
     ("arguments", "says"),
     [
         (("producer", "--nkey", PUBLIC), "--tenant: required for the role producer"),
-        (("api", "--nkey", PUBLIC, "--tenant", "acme"), "--tenant: only the role producer has a tenant"),
+        (("publisher", "--nkey", PUBLIC), "--tenant: required for the role publisher"),
+        (
+            ("api", "--nkey", PUBLIC, "--tenant", "acme"),
+            "--tenant: only the roles producer and publisher have a tenant",
+        ),
         (("api", "--nkey", SEED), "--nkey: expected a public key, U and 55 further characters; never pass the seed"),
         (("producer", "--nkey", PUBLIC, "--tenant", "a.b"), "--tenant: "),
     ],
@@ -51,21 +56,34 @@ async def test_contradictory_options_of_a_user_are_refused(
     assert SEED not in ran.out + ran.err
 
 
-async def test_a_producers_entry_holds_its_tenants_subjects_alone(command_line: CommandLine) -> None:
-    """The entry has the format of the server's configuration, and with --json the format of the chart."""
+async def test_a_producer_gets_an_account_that_reaches_its_tenants_service_alone(command_line: CommandLine) -> None:
+    """The text is a block of the server's configuration, and --json prints the values of the chart."""
     ran = await command_line.run({}, "nats", "user", "producer", "--tenant", "acme", "--nkey", PUBLIC)
     as_json = await command_line.run({}, "nats", "user", "producer", "--tenant", "acme", "--nkey", PUBLIC, "--json")
 
-    allowed = ["oneprotect.delivery.requested.acme.*", "oneprotect.delivery.overflow.acme.*"]
+    subject = "oneprotect.api.v1.acme.deliveries"
+    account = as_json.json["accounts"]["acme"]
     assert ran.code == 0
-    assert all(f'"{subject}"' in ran.out for subject in allowed)
-    assert "inbox prefix: _INBOX_producer_acme" in ran.err
+    assert json.loads(f"{{{ran.out}}}") == as_json.json["accounts"]
+    assert as_json.json["subject"] == subject
+    assert account["imports"] == [{"service": {"account": "ONEPROTECT", "subject": subject}}]
+    assert [user["nkey"] for user in account["users"]] == [PUBLIC]
+    assert account["users"][0]["permissions"] == {"publish": {"allow": [subject]}, "subscribe": {"allow": ["_INBOX.>"]}}
+
+
+async def test_a_publishers_entry_comes_with_a_warning(command_line: CommandLine) -> None:
+    """The entry holds the tenant's subjects alone, and stderr names what the user can do to other tenants."""
+    ran = await command_line.run({}, "nats", "user", "publisher", "--tenant", "acme", "--nkey", PUBLIC)
+    as_json = await command_line.run({}, "nats", "user", "publisher", "--tenant", "acme", "--nkey", PUBLIC, "--json")
+
+    allowed = ["oneprotect.delivery.requested.acme.*", "oneprotect.delivery.overflow.acme.*"]
+    permissions = {"publish": {"allow": allowed}, "subscribe": {"allow": ["_INBOX_publisher_acme.>"]}}
+    assert json.loads(ran.out) == {"nkey": PUBLIC, "permissions": permissions}
+    assert "all tenants trust this user" in ran.err
+    assert "inbox prefix: _INBOX_publisher_acme" in ran.err
     assert as_json.json == {
-        "user": {
-            "nkey": PUBLIC,
-            "permissions": {"publish": {"allow": allowed}, "subscribe": {"allow": ["_INBOX_producer_acme.>"]}},
-        },
-        "inbox_prefix": "_INBOX_producer_acme",
+        "user": {"nkey": PUBLIC, "permissions": permissions},
+        "inbox_prefix": "_INBOX_publisher_acme",
     }
 
 

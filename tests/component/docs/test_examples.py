@@ -20,6 +20,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from messaging.admin.permissions import publisher
 from schemas import streams
 from schemas.roles import Role
 from tests.support.api import running
@@ -172,7 +173,7 @@ async def test_the_receiver_accepts_genuine_webhooks_only() -> None:
 async def _published(
     keys: Keys, server: ShippedServer, tenant: str, destination: str, delivery: str
 ) -> tuple[int, str, str]:
-    access = keys.settings(f"producer_{TENANT}", server.url)
+    access = keys.settings(f"publisher_{TENANT}", server.url)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, EXAMPLES / "python" / "publish_nats.py", tenant, destination, "invoice.paid", delivery),
         env={
@@ -190,9 +191,9 @@ async def _published(
     return process.returncode, out.decode().strip(), error.decode()
 
 
-async def test_a_producer_publishes_over_nats(tmp_path: Path) -> None:
+async def test_a_trusted_publisher_stores_requests_directly(tmp_path: Path) -> None:
     """A repeated request is stored once, the overflow stores the excess, and all are delivered."""
-    keys = Keys(tmp_path / "keys", [TENANT])
+    keys = Keys(tmp_path / "keys", trusted=[publisher(TENANT)])
     async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
         operator = {
             name.removeprefix("ONEPROTECT_").lower(): value

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from messaging import direct_get
+from messaging.admin.permissions import publisher
 from messaging.client.connection import IncomingMessage, NatsConnection, connect
 from messaging.client.errors import NotAllowed
 from messaging.client.permission_violations import PermissionViolation
@@ -30,7 +31,7 @@ MAY = {
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
         "also": "info control line move",
-        "hear": "kv attempted",
+        "hear": "kv attempted serve",
     },
     "consumer": {
         "read": "work overflow attempts retries",
@@ -50,6 +51,7 @@ MAY = {
         "also": "info control line move apply",
         "hear": "kv attempted",
     },
+    "publisher_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
     "producer_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
 }
 
@@ -83,10 +85,11 @@ def _everything() -> Iterator[tuple[str, str, str]]:
     yield "also", "control", "oneprotect.control.credentials.check"
     for other in ("api", "operator"):
         yield "also", "answer", f"_INBOX_{other}.x"
-    for other in ("consumer", "producer_acme", "producer_globex"):
+    for other in ("consumer", "publisher_acme", "publisher_globex"):
         yield "nobody", "answer", f"_INBOX_{other}.x"
     yield "nobody", "system", "$SYS.REQ.SERVER.PING"
     yield "nobody", "anything else", "other.subject"
+    yield "nobody", "service of others", "oneprotect.api.v1.globex.deliveries"
     yield "nobody", "announcing", "oneprotect.kv.oneprotect_destinations.globex.x"
 
 
@@ -128,6 +131,7 @@ def _heard() -> Iterator[tuple[str, str]]:
     """Return the possible subscriptions and the kind of permission for each."""
     yield "kv", "oneprotect.kv.oneprotect_destinations.>"
     yield "attempted", "oneprotect.delivery.attempted.*.*.*"
+    yield "serve", "oneprotect.api.v1.*.deliveries"
     yield "control", "oneprotect.control.secrets.refresh"
     yield "control", "oneprotect.control.credentials.check"
     for subject in (
@@ -149,7 +153,9 @@ def _heard() -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
     """A key for every role."""
-    return Keys(tmp_path_factory.mktemp("roles") / "keys", ["acme", "globex"])
+    return Keys(
+        tmp_path_factory.mktemp("roles") / "keys", ["acme", "globex"], trusted=[publisher("acme"), publisher("globex")]
+    )
 
 
 @contextlib.asynccontextmanager
@@ -200,31 +206,31 @@ async def test_a_role_may_publish_what_it_needs_and_nothing_else(role: str, keys
 async def test_a_role_may_subscribe_to_what_it_needs_and_nothing_else(role: str, keys: Keys, tmp_path: Path) -> None:
     """A role receives its own replies and subscriptions, and no messages of another role."""
     may = MAY[role]["hear"].split()
-    listened = [*_heard(), ("own", f"_INBOX_{role}.x.>")]
-    others = {f"_INBOX_{other}.>" for other in MAY} - {f"_INBOX_{role}.>"}
-    listened += [("nobody", other) for other in others]
+    inboxes = {f"{one.inbox_prefix}.>" for one in keys.roles}
+    own = f"{keys.role(role).inbox_prefix}.>"
+    listened = [*_heard(), ("own", own), *(("nobody", inbox) for inbox in inboxes)]
     async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, role) as (connection, denied):
         for _, subject in listened:
             await connection.subscribe(subject, _ignore)
         await connection.flush()
 
-    expected = {subject.lower() for kind, subject in listened if kind not in (*may, "own")}
+    expected = {subject.lower() for kind, subject in listened if kind not in may and subject != own}
     assert _subjects(denied, "subscription") == expected
 
 
 @pytest.mark.parametrize("kind", ["requested", "overflow"])
-async def test_a_producer_may_publish_for_its_own_tenant_only(kind: str, keys: Keys, tmp_path: Path) -> None:
-    """The server stores requests of the producer's tenant and refuses those of others at once."""
+async def test_a_trusted_publisher_may_publish_for_its_own_tenant_only(kind: str, keys: Keys, tmp_path: Path) -> None:
+    """The server stores requests of the publisher's tenant and refuses those of others at once."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
         async with _as(keys, server, "operator") as (connection, _):
             stream = streams.WORK if kind == "requested" else streams.OVERFLOW
             config = {"name": stream.name, "subjects": list(stream.subjects)}
             await connection.api(f"STREAM.CREATE.{stream.name}", config)
-        async with _as(keys, server, "producer_acme") as (connection, _), JetStreamPublisher(connection) as publisher:
-            stored = await publisher.publish(Publication(f"oneprotect.delivery.{kind}.acme.orders", b"{}", {}))
+        async with _as(keys, server, "publisher_acme") as (connection, _), JetStreamPublisher(connection) as publishing:
+            stored = await publishing.publish(Publication(f"oneprotect.delivery.{kind}.acme.orders", b"{}", {}))
             began = time.monotonic()
             with pytest.raises(NotAllowed, match=rf"lacks publish on oneprotect\.delivery\.{kind}\.globex\.orders"):
-                await publisher.publish(Publication(f"oneprotect.delivery.{kind}.globex.orders", b"{}", {}))
+                await publishing.publish(Publication(f"oneprotect.delivery.{kind}.globex.orders", b"{}", {}))
             took_s = time.monotonic() - began
 
     assert stored.seq == 1
@@ -255,7 +261,7 @@ def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
 
 async def test_permission_violations_reach_the_waiting_callers(keys: Keys, tmp_path: Path) -> None:
     """Requests, reads and pulls fail at once and name the missing permission."""
-    async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, "producer_acme") as (connection, _):
+    async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, "publisher_acme") as (connection, _):
         async with asyncio.timeout(4):
             for ask in _asks(connection):
                 with pytest.raises(NotAllowed, match="not allowed: this user lacks publish on \\$JS"):
@@ -265,13 +271,13 @@ async def test_permission_violations_reach_the_waiting_callers(keys: Keys, tmp_p
 async def test_a_forbidden_inbox_is_reported(keys: Keys, tmp_path: Path) -> None:
     """The error names the wrong inbox prefix for requests and publications."""
     async with ShippedServer(tmp_path / "nats", keys) as server:
-        access = keys.access("producer_acme", server.url, inbox_prefix="_INBOX_producer_globex")
+        access = keys.access("publisher_acme", server.url, inbox_prefix="_INBOX_publisher_globex")
         async with (
             asyncio.timeout(4),
             connect(access, name="wrong") as connection,
-            JetStreamPublisher(connection) as publisher,
+            JetStreamPublisher(connection) as publishing,
         ):
             publication = Publication("oneprotect.delivery.requested.acme.orders", b"{}", {})
-            for attempt in (connection.api("INFO"), publisher.publish(publication), publisher.publish(publication)):
+            for attempt in (connection.api("INFO"), publishing.publish(publication), publishing.publish(publication)):
                 with pytest.raises(NotAllowed, match="set ONEPROTECT_NATS_INBOX_PREFIX"):
                     await attempt

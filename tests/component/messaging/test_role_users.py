@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from messaging.admin import topology
+from messaging.admin.permissions import publisher
 from oneprotect.bootstrap.resources import open_jetstream
 from oneprotect.cli.local.demo import DemoRun
 from oneprotect.cli.local.stack import NAMESPACE, DevStack, set_up_tenant
@@ -32,7 +33,7 @@ As = Callable[..., Awaitable[Ran]]
 @pytest.fixture
 def keys(tmp_path: Path) -> Keys:
     """A key for every role."""
-    return Keys(tmp_path / "keys", [TENANT])
+    return Keys(tmp_path / "keys", trusted=[publisher(TENANT)])
 
 
 @contextlib.asynccontextmanager
@@ -235,8 +236,8 @@ async def _has(site: Site, stream: streams.StreamConfig) -> bool:
             "consumer",
             ("credential", "set", "--tenant", TENANT, "new", "--secret-ref", f"k8s://{SITE_NAMESPACE}/a/signing"),
         ),
-        (f"producer_{TENANT}", ("attempts", "--tenant", TENANT)),
-        (f"producer_{TENANT}", ("secret", "refresh", "--all")),
+        (f"publisher_{TENANT}", ("attempts", "--tenant", TENANT)),
+        (f"publisher_{TENANT}", ("secret", "refresh", "--all")),
     ],
 )
 async def test_a_command_without_the_permission_fails_at_once(

@@ -140,7 +140,7 @@ class PullConsumer:
     def _cache_subject(self, subject: bytes) -> tuple[str, str]:
         if len(self._subjects) >= MAX_SUBJECTS:
             self._subjects.clear()
-        text = subject.decode()
+        text = decode_subject(subject)
         known = self._subjects[subject] = (text, self._lane_of(text))
         return known
 
@@ -183,6 +183,11 @@ class PullConsumer:
                 self.request_more()
 
 
+def decode_subject(subject: bytes) -> str:
+    """Return a subject as text. A producer may publish to one that is no UTF-8, and the message must be settled."""
+    return subject.decode("ascii", "backslashreplace")
+
+
 async def fetch(connection: NatsConnection, *, stream: str, consumer: str, batch: int) -> list[Message]:
     """Return at most `batch` messages that are available now.
 
@@ -196,7 +201,7 @@ async def fetch(connection: NatsConnection, *, stream: str, consumer: str, batch
         if not reply:
             status = read_headers(block).get("Status", "503")
         else:
-            text = subject.decode()
+            text = decode_subject(subject)
             messages.append(Message(text, lane_of(text), reply, data, block, connection))
             status = "" if len(messages) < batch else "404"
         if status and not ended.done():

@@ -46,6 +46,16 @@ _PORTABLE: Final = _CONTEXT | {
 _is_fit: Final = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_VALUE_LENGTH - 2}}}[!-~])?").fullmatch
 
 
+def is_portable(value: str) -> bool:
+    """Return whether a header may have this value: 1 to 256 printable ASCII characters, no space at either end."""
+    return _is_fit(value) is not None
+
+
+def as_value(text: str) -> str:
+    """Return `text` as a value that a header may have: shortened, and with `?` for what cannot be printed."""
+    return "".join(one if " " <= one <= "~" else "?" for one in text[:MAX_VALUE_LENGTH]).strip() or "-"
+
+
 def portable_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a stored message that a copy of the message in another stream may have.
 

@@ -3,6 +3,8 @@
 import hashlib
 from typing import Final, Literal
 
+from schemas.ids import is_name
+
 CONTROL: Final = "oneprotect.control.>"
 REFRESH: Final = "oneprotect.control.secrets.refresh"
 """Request to every consumer: `schemas.control_messages.RefreshSecrets`. Each one evicts these secrets, and replies."""
@@ -79,6 +81,17 @@ def of_tenant(tenant: str) -> str:
 def quarantined(origin: str) -> str:
     """Return the subject of quarantined messages that came from the subject `origin`."""
     return _QUARANTINED + origin.removeprefix(_DELIVERY)
+
+
+def quarantined_origin(subject: str) -> str:
+    """Return the subject of quarantine for a received message. A token that is no name is replaced by `-`.
+
+    Such a token may have any bytes and 4,000 of them, so that a message on that subject could not be published.
+    """
+    kind, _, lane = subject.removeprefix(_DELIVERY).partition(".")
+    if not subject.startswith(_DELIVERY):
+        return quarantined(subject)
+    return _QUARANTINED + ".".join([kind, *(token if is_name(token) else "-" for token in lane.split(".", 1))])
 
 
 def origin_quarantined(subject: str) -> str:

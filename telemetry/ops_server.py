@@ -56,7 +56,7 @@ class OpsPages:
             case "/healthz":
                 return 200, _TEXT, b"alive\n"
             case "/readyz":
-                status = self._readiness.status
+                status = self._readiness.explain()
                 return 200 if status in ("ready", "draining") else 503, _TEXT, status.encode() + b"\n"
             case "/metrics":
                 return 200, CONTENT_TYPE, render(self._metrics.snapshot())

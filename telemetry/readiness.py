@@ -18,15 +18,16 @@ class ReadinessState:
     """
 
     def __init__(self, *, patience_s: float = PATIENCE_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self._can_work: Callable[[], bool] = lambda: False
+        self._checks: list[tuple[str, Callable[[], bool]]] = []
+        self._problems: tuple[str, ...] = ()
         self._patience_s = patience_s
         self._clock = clock
         self._worked_at: float | None = None
         self._draining = False
 
-    def set_check(self, can_work: Callable[[], bool]) -> None:
-        """Set the function that returns true while the process can work."""
-        self._can_work = can_work
+    def add_check(self, problem: str, can_work: Callable[[], bool]) -> None:
+        """Add a function that returns true while the process can work, and the problem when it cannot."""
+        self._checks.append((problem, can_work))
 
     def drain(self) -> None:
         """Mark the process as draining."""
@@ -37,9 +38,15 @@ class ReadinessState:
         now = self._clock()
         if self._draining:
             return True
-        if self._can_work():
+        self._problems = tuple(problem for problem, can_work in self._checks if not can_work())
+        if self._checks and not self._problems:
             self._worked_at = now
         return self._worked_at is not None and now - self._worked_at < self._patience_s
+
+    def explain(self) -> str:
+        """Return the status, and below it each present problem of a process that is not ready."""
+        status = self.status
+        return "\n".join([status, *(self._problems if status in ("starting", "waiting") else ())])
 
     @property
     def status(self) -> str:

@@ -38,6 +38,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.IN_FLIGHT_LIMIT, self.max_in_flight),
             (definitions.UNSETTLED, worker.unsettled),
             (definitions.CRASHES, worker.crashes),
+            (definitions.RETURNS, worker.returns),
             (definitions.DEFERRALS, self.handler.deferrals),
             (definitions.FED, self.feeder.moved),
             (definitions.CONNECTED, self.connection.is_connected),
@@ -51,6 +52,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
         ):
             yield metric, (), value
         yield definitions.QUARANTINED, (("code", "event.invalid"),), self.handler.quarantines
+        yield definitions.QUARANTINED, (("code", "internal"),), worker.quarantines
         for reason in ("subject_full", "refused", "unavailable"):
             yield definitions.PUBLISH_FAILURES, (("reason", reason),), self.publisher.failures[reason]
         for code in STATUS_OF:

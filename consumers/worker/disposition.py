@@ -6,7 +6,15 @@ from messaging.message import Message
 from messaging.publication import Publication
 from schemas import subjects
 from schemas.codes import Code
-from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_ORIGIN, HEADER_REASON, portable_headers
+from schemas.headers import (
+    HEADER_CODE,
+    HEADER_MSG_ID,
+    HEADER_ORIGIN,
+    HEADER_REASON,
+    as_value,
+    is_portable,
+    portable_headers,
+)
 
 
 class Requeue(msgspec.Struct, frozen=True):
@@ -22,15 +30,16 @@ HandlerResult = Disposition | Exception
 """How a handler ended: with a disposition, or with an unforeseen error."""
 
 
-def quarantine_publication(message: Message, code: Code, reason: str) -> Publication:
+def quarantine_publication(message: Message, code: Code, reason: str, *, keep_headers: bool = True) -> Publication:
     """Return the publication that keeps the body of `message` untouched, and of its headers the portable ones.
 
     A release needs no other headers. `reason` names the field and the rule, not the value.
     """
-    headers = portable_headers(message.headers) | {
+    headers = (portable_headers(message.headers) if keep_headers else {}) | {
         HEADER_MSG_ID: f"{message.stream}.{message.sequence}",
-        HEADER_ORIGIN: message.subject,
         HEADER_CODE: code.value,
-        HEADER_REASON: reason,
+        HEADER_REASON: as_value(reason),
     }
-    return Publication(subjects.quarantined(message.subject), message.data, headers)
+    if is_portable(message.subject):
+        headers[HEADER_ORIGIN] = message.subject
+    return Publication(subjects.quarantined_origin(message.subject), message.data, headers)

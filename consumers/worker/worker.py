@@ -15,27 +15,25 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
-from consumers.worker.fair_scheduler import DestinationLane, FairScheduler
+from consumers.worker.disposition import Disposition, HandlerResult, quarantine_publication
+from consumers.worker.fair_scheduler import FairScheduler
 from consumers.worker.rate_limiter import RateLimiter
-from messaging.client.errors import JetStreamError
+from consumers.worker.settling import InFlightMessage
 from messaging.message import Message
-from messaging.publication import MessagePublisher, Publication, PublishAck
+from messaging.publication import MessagePublisher
 from messaging.pull_consumer import PullConsumer
 from schemas.codes import Code
-from schemas.streams import ORDERED
 
 MAX_CRASHES: Final = 3
 """A message that crashes its handler this often is quarantined."""
-MAX_CRASH_COUNTS: Final = 1000
-"""Messages whose crashes are counted here at a time."""
+MAX_CRASH_COUNTS: Final = 32_768
+"""Messages whose crashes are counted here at a time. Beyond that, the oldest counts are forgotten."""
 PREFETCH_PER_SLOT: Final = 4
 """Messages of a lane that a worker keeps for each slot of the lane, when other workers may want them."""
 MAX_SETTLED: Final = 8_192
 """Settled messages, at least, that are recognized when a restarted server delivers them again."""
 MAX_UNSETTLED: Final = 32_768
 MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
-MAX_PUBLISH_RETRY_S: Final = 5.0
 
 Handler = Callable[[Message], Awaitable[Disposition]]
 TryStart = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
@@ -53,6 +51,8 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The server's acknowledgement deadline. The worker extends it three times as often."""
     drain_timeout_s: float = 25
     """How long a drain waits for messages in flight. Longer than the longest request."""
+    settle_patience_s: float = 60
+    """Time after which a message whose publications still fail is returned to its stream."""
 
 
 class Worker:
@@ -79,6 +79,7 @@ class Worker:
             is_announced: Log when draining starts and ends.
         """
         self.publisher = publisher
+        self.settle_patience_s = limits.settle_patience_s
         self._handler = handler
         self._try_start = try_start
         self._limits = limits
@@ -93,13 +94,20 @@ class Worker:
         self._settled_before: set[str] = set()
         self._unsettled: dict[str, Message] = {}
         self._unsettled_bytes = 0
-        self._crash_counts: collections.Counter[str] = collections.Counter()
+        self._crash_counts: dict[str, int] = {}
         self._is_draining = False
         self._drained = asyncio.Event()
         self.capacity: Final = 2 * limits.max_in_flight
         """The most that `free_capacity` returns: as much waits as may run."""
         self.crashes = 0
         """Handlers that ended with an unforeseen error."""
+        self.quarantines = 0
+        """Messages quarantined because of crashes, or because their consequence cannot be stored."""
+        self.returns = 0
+        """Messages returned to their stream because nothing that follows from them could be stored."""
+        self.settlements = 0
+        """Messages settled so far."""
+        self._retries = 0
 
     def add_source(self, source: PullConsumer) -> None:
         """Accept messages from `source`."""
@@ -114,6 +122,11 @@ class Worker:
     def unsettled(self) -> int:
         """Messages that were accepted and not settled yet."""
         return len(self._unsettled)
+
+    @property
+    def is_settling(self) -> bool:
+        """True while a message is handled, or waits for another try to store its result."""
+        return self._scheduler.running > 0 or self._retries > 0
 
     @property
     def is_pulling(self) -> bool:
@@ -172,7 +185,7 @@ class Worker:
             else:
                 self._start(InFlightMessage(self, lane, scheduler.start(lane)))
 
-    def _start(self, work: "InFlightMessage") -> None:
+    def _start(self, work: InFlightMessage) -> None:
         try:
             abandon = self._try_start(work.message, functools.partial(self._finish, work))
         except Exception as error:  # noqa: BLE001 - as in `_run`
@@ -188,7 +201,7 @@ class Worker:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, work: "InFlightMessage") -> None:
+    async def _run(self, work: InFlightMessage) -> None:
         try:
             result: HandlerResult = await self._handler(work.message)
         except asyncio.CancelledError:
@@ -199,7 +212,7 @@ class Worker:
             result = error
         self._finish(work, result)
 
-    def _finish(self, work: "InFlightMessage", result: HandlerResult) -> None:
+    def _finish(self, work: InFlightMessage, result: HandlerResult) -> None:
         """Settle what its handler has finished, and start what may start in its place."""
         self._started.pop(work.message.identity, None)
         scheduler = self._scheduler
@@ -217,26 +230,27 @@ class Worker:
             if source.outstanding <= source.refill_below and room - source.outstanding >= source.worth_asking:
                 source.request_more()
 
-    def _on_crash(self, work: "InFlightMessage", error: Exception) -> None:
+    def _on_crash(self, work: InFlightMessage, error: Exception) -> None:
         self.crashes += 1
         message = work.message
-        crashes = self._count_crash(message)
+        crashes = self._count_crash(message.identity)
         # The type alone: the text of a foreign exception may quote anything.
-        _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, deliveries=crashes)
+        _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, crashes=crashes)
         if crashes < MAX_CRASHES:
             self._nak(message, delay_s=float(crashes))
             return
+        del self._crash_counts[message.identity]
+        self.quarantines += 1
         reason = f"failed {crashes} times, last with {type(error).__name__}"
         work.settle((quarantine_publication(message, Code.INTERNAL, reason),))
 
-    def _count_crash(self, message: Message) -> int:
-        if message.stream != ORDERED.name:
-            return message.deliveries
-        # The head of an ordered queue is delivered again for every retry, so its deliveries say nothing of crashes.
-        if len(self._crash_counts) > MAX_CRASH_COUNTS:
-            self._crash_counts.clear()
-        self._crash_counts[message.identity] += 1
-        return self._crash_counts[message.identity]
+    def _count_crash(self, identity: str) -> int:
+        """Count the crashes alone: an outage or a killed consumer adds deliveries, and is no fault of the message."""
+        counts = self._crash_counts
+        counts[identity] = crashes = counts.pop(identity, 0) + 1
+        if len(counts) > MAX_CRASH_COUNTS:
+            del counts[next(iter(counts))]
+        return crashes
 
     def _nak(self, message: Message, *, delay_s: float = 0) -> None:
         message.nak(delay_s)
@@ -248,9 +262,19 @@ class Worker:
             self._settled.add(message.identity)
             if len(self._settled) >= MAX_SETTLED:
                 self._settled_before, self._settled = self._settled, set()
+        self.settlements += 1
         self._forget(message)
         if self._on_settled is not None:
             self._on_settled(message)
+
+    def on_unsettled(self, message: Message, delay_s: float) -> None:
+        """Return a message to its stream whose publications are not stored."""
+        self.returns += 1
+        self._nak(message, delay_s=delay_s)
+
+    def on_quarantined(self) -> None:
+        """Count a message that goes to the quarantine."""
+        self.quarantines += 1
 
     def _forget(self, message: Message) -> None:
         if self._unsettled.pop(message.identity, None) is not None:
@@ -263,7 +287,11 @@ class Worker:
         self._add_task(self._retry(retry, delay_s))
 
     async def _retry(self, retry: Callable[[], None], delay_s: float) -> None:
-        await asyncio.sleep(delay_s)
+        self._retries += 1
+        try:
+            await asyncio.sleep(delay_s)
+        finally:
+            self._retries -= 1
         retry()
 
     async def _extend_ack_deadlines(self) -> None:
@@ -318,50 +346,3 @@ class Worker:
     def _announce(self, event: str, **counts: int) -> None:
         if self._is_announced:
             _log.info(event, **counts)
-
-
-class InFlightMessage:
-    """A message that is being handled, and then settled.
-
-    Its publications are stored one after the other, each from the callback of the one before. Then it is acknowledged
-    or requeued.
-    """
-
-    __slots__ = ("_is_requeued", "_publications", "_retry_s", "_stored", "_worker", "lane", "message")
-
-    def __init__(self, worker: Worker, lane: DestinationLane, message: Message) -> None:
-        self._worker = worker
-        self.lane = lane
-        self.message = message
-        self._publications: tuple[Publication, ...] = ()
-        self._is_requeued = False
-        self._stored = 0
-        self._retry_s = 0.1
-
-    def settle(self, disposition: Disposition) -> None:
-        """Store the publications of `disposition`, then acknowledge or requeue."""
-        if isinstance(disposition, Requeue):
-            self._is_requeued = True
-            disposition = disposition.publications
-        self._publications = disposition
-        self._store_next()
-
-    def _store_next(self) -> None:
-        if self._stored < len(self._publications):
-            self._worker.publisher.send(self._publications[self._stored], self._on_stored)
-            return
-        if self._is_requeued:
-            self.message.nak()
-        else:
-            self.message.ack()
-        self._worker.on_settled(self.message, is_acknowledged=not self._is_requeued)
-
-    def _on_stored(self, result: PublishAck | JetStreamError) -> None:
-        if isinstance(result, PublishAck):
-            self._stored += 1
-            self._store_next()
-            return
-        subject = self._publications[self._stored].subject
-        _log.warning("publish.failed", subject=subject, error=str(result), next_try_s=self._retry_s)
-        self._worker.retry_later(self._store_next, self._retry_s)
-        self._retry_s = min(self._retry_s * 2, MAX_PUBLISH_RETRY_S)

@@ -19,14 +19,16 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 from messaging.client.eager_task import run_eagerly
-from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedByServer, ServerUnavailable
-from messaging.client.headers import encode_headers_unchecked, read_headers, read_lines
+from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedByServer, ServerUnavailable, Unsendable
+from messaging.client.headers import block_of, encode_headers_unchecked, read_headers, read_lines
 from messaging.client.import_nats import allow_websockets
 from messaging.client.parser import FastParser, Listener
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 CLOSE_TIMEOUT_S: Final = 1.0
 MAX_PENDING_BYTES: Final = 16 * 1024 * 1024
+MAX_SUBJECT: Final = 1024
+"""Longest subject to publish to. The server closes the connection for a line of more than 4,096 bytes."""
 
 _STALE: Final = "stale connection"  # the library lower-cases the error
 _SEED: Final = re.compile(rb"SU[A-Z2-7]{56}")
@@ -111,40 +113,53 @@ class PersistentClient(Client):
 
         Raises:
             ServerUnavailable: The write buffer is full, or there is no connection.
-            RejectedByServer: The message is too large.
+            RejectedByServer: The message is too large, or `Unsendable`.
         """
         headers = headers or None
         if self._post_plain(subject, payload, reply, headers, block):
             return
         if block and headers is None:
             headers = read_headers(block)
-        publishing = super().publish(subject, payload, reply, None if headers is None else dict(headers))
+        problem: JetStreamError
         try:
+            self._require_sendable(subject, len(payload) + (0 if headers is None else len(block_of(headers))))
+            publishing = super().publish(subject, payload, reply, None if headers is None else dict(headers))
             run_eagerly(publishing, self._late)
         except nats.errors.MaxPayloadError:
-            reason = ""
+            problem = RejectedByServer(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
+        except (nats.errors.BadSubjectError, nats.errors.BadHeaderError, UnicodeError):
+            problem = Unsendable("the message has a malformed subject or header, or too long a subject")
         except nats.errors.Error as error:
-            reason = type(error).__name__
+            problem = ServerUnavailable(f"NATS did not accept a message: {type(error).__name__}")
         else:
             return
-        if not reason:
-            raise RejectedByServer(MESSAGE_TOO_LARGE, "the message is larger than the server's max_payload")
-        raise ServerUnavailable(f"NATS did not accept a message: {reason}")
+        raise problem
+
+    def _require_sendable(self, subject: str, size: int) -> None:
+        """Raise an error of the library for a message for which the server would close the connection."""
+        if len(subject) > MAX_SUBJECT:
+            raise nats.errors.BadSubjectError
+        if size > self._max_payload:
+            raise nats.errors.MaxPayloadError
 
     def _post_plain(
         self, subject: str, payload: bytes, reply: str, headers: Mapping[str, str] | None, block: bytes
     ) -> bool:
         """Send a message that needs none of the library's checks; return False for any other message."""
         size, head = len(payload), block if headers is None else encode_headers_unchecked(headers)
-        if head is None or size > self._max_payload or self._status != Client.CONNECTED:
+        if head is None or self._status != Client.CONNECTED:
             return False
         if head:
-            start = f"HPUB {subject} {reply} {len(head)} {len(head) + size}"
+            head_size = len(head)
+            size += head_size
+            start = f"HPUB {subject} {reply} {head_size} {size}"
             is_plain = start.count(" ") == 4
         else:
             start = f"PUB {subject} {reply} {size}"
             is_plain = start.count(" ") == 3
         if not (is_plain and subject and start.isascii() and start.isprintable()):
+            return False
+        if size > self._max_payload or len(start) > MAX_SUBJECT:
             return False
         self._put(b"%b\r\n%b%b\r\n" % (start.encode(), head, payload))
         return True

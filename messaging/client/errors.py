@@ -5,7 +5,8 @@ JetStreamError
 ├── NotFound              the stream, consumer or message does not exist
 ├── RejectedByServer      the server rejected the request, with an error code
 │   ├── WriteConflict     another writer was first
-│   └── NotAllowed        this user lacks the permission
+│   ├── NotAllowed        this user lacks the permission
+│   └── Unsendable        no server accepts this message
 └── ServerTooOld          the server is too old for this program
 """
 
@@ -23,6 +24,18 @@ MESSAGE_TOO_LARGE: Final = 10054
 """The message is larger than the stream or the server allows."""
 TEMPORARY: Final = frozenset({10004, 10008, 10009, 10023, 10047})
 """No leader at the moment, or no space on the disk or in the account's limits: the request may succeed later."""
+_FOR_GOOD: Final = frozenset(
+    {
+        MESSAGE_TOO_LARGE,
+        10060,  # Nats-Expected-Stream names another stream
+        10070,  # Nats-Expected-Last-Msg-Id is another id
+        10097,  # more than 64 KiB of headers
+        10111,  # a rollup that the stream does not allow
+        10165,  # an invalid Nats-TTL
+        *range(10189, 10193),  # an invalid schedule, or an invalid target, TTL or rollup of one
+    }
+)
+"""Rejections that depend on the message alone. Every other one may end when an operator repairs something."""
 
 
 class JetStreamError(Exception):
@@ -59,6 +72,19 @@ class NotAllowed(RejectedByServer):
     def __init__(self, text: str) -> None:
         super().__init__(0, text)
         self.args = (text,)
+
+
+class Unsendable(RejectedByServer):
+    """A message that no server accepts: its subject or a header is malformed, or too long. `err_code` is 0."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(0, text)
+        self.args = (text,)
+
+
+def is_refused_for_good(error: JetStreamError) -> bool:
+    """Return whether the same message would be refused each time, so that a retry is no use."""
+    return isinstance(error, Unsendable) or (isinstance(error, RejectedByServer) and error.err_code in _FOR_GOOD)
 
 
 def error_of(err_code: int, description: str) -> JetStreamError:

@@ -107,7 +107,8 @@ async def _open_api(
             parts = build_dependencies(settings, jetstream, telemetry, jwts)
             await parts.destinations.start()
             streams = StreamAvailability(jetstream.connection)
-            telemetry.readiness.set_check(lambda: streams.are_usable and parts.tokens.is_ready)
+            telemetry.readiness.add_check("NATS or a stream is unavailable", lambda: streams.are_usable)
+            telemetry.readiness.add_check("the tokens have not been read yet", lambda: parts.tokens.is_ready)
             updating = [
                 asyncio.create_task(coroutine)
                 for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())

@@ -31,6 +31,7 @@ from consumers.queues.overflow_feeder import OverflowFeeder
 from consumers.retention.archive import ArchiveBatcher, FindArchive
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from consumers.worker.rate_limiter import RateLimiter
+from consumers.worker.settling import SettlementProgress
 from consumers.worker.worker import Worker, WorkerLimits
 from messaging import management
 from messaging.client.errors import ServerUnavailable
@@ -257,7 +258,9 @@ class _Consumer:
                 max_in_flight=self._settings.delivery.max_in_flight,
             )
         )
-        telemetry.readiness.set_check(lambda: self._worker.is_pulling)
+        telemetry.readiness.add_check("NATS delivers no messages", lambda: self._worker.is_pulling)
+        progress = SettlementProgress(self._worker)
+        telemetry.readiness.add_check("nothing can be settled: no result was stored for long", progress.is_made)
 
     def _receive(self, message: Message) -> None:
         """Pass a message to its ordered queue, or to the worker."""

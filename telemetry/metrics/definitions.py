@@ -52,6 +52,10 @@ REPLAYED: Final = _counter("replayed_attempts", "Attempts that a replay requeste
 DEFERRALS: Final = _counter("deferrals", "Requests deferred without an attempt because of an open circuit breaker.")
 QUARANTINED: Final = _counter("quarantined", "Messages moved to quarantine.", "code")
 CRASHES: Final = _counter("handler_crashes", "Handlers that raised an unexpected exception.")
+RETURNS: Final = _counter(
+    "messages_returned",
+    "Messages returned to their stream after a minute in which JetStream refused to store what follows from them.",
+)
 PUBLISH_FAILURES: Final = _counter(
     "publish_failures",
     "Messages that JetStream rejected at first: `subject_full` went to the overflow, others are retried.",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from consumers.http_client.client import HttpWebhookSender
-from consumers.worker import worker
+from consumers.worker.settling import InFlightMessage
 from messaging.message import Message
 from oneprotect.__main__ import main
 
@@ -54,7 +54,7 @@ def arm(step: str, fuse: Fuse) -> None:
     """Install `fuse` at `step`."""
     sender: Any = HttpWebhookSender
     message: Any = Message
-    work: Any = worker.InFlightMessage  # pyright: ignore[reportPrivateUsage] - the gap is inside it
+    work: Any = InFlightMessage
     match step:
         case "before_send":
             sender.start = fuse.before_call(sender.start)

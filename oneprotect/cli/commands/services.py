@@ -185,7 +185,7 @@ async def _serve_operations(
     from telemetry.readiness import ReadinessState
 
     readiness = ReadinessState()
-    readiness.set_check(supervisor.is_working)
+    readiness.add_check("no consumer process is ready", supervisor.is_working)
 
     async def update_readiness() -> None:
         readiness.check()

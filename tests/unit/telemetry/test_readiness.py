@@ -10,7 +10,7 @@ class Times:
         self.now_s = 0.0
         self.works = True
         self.readiness = ReadinessState(clock=lambda: self.now_s)
-        self.readiness.set_check(lambda: self.works)
+        self.readiness.add_check("it does not work", lambda: self.works)
 
 
 def test_a_process_is_not_ready_before_it_has_worked_once() -> None:

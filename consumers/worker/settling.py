@@ -1,0 +1,170 @@
+"""Settling: what a handler returned is stored, and then its message is acknowledged or requeued.
+
+A publish that fails is repeated, because the next try may succeed. A publish that the server refuses for good is not:
+the message goes to the quarantine instead. A message that cannot be settled for long is returned to its stream, so that
+it takes up no room in this process. Its result is recorded by then, so the next consumer sends nothing.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import structlog
+
+from consumers.worker.disposition import Disposition, Requeue, quarantine_publication
+from consumers.worker.fair_scheduler import DestinationLane
+from messaging.client.errors import JetStreamError, is_refused_for_good
+from messaging.message import Message
+from messaging.publication import MessagePublisher, Publication, PublishAck
+from schemas.codes import Code
+from schemas.configuration import MAX_TIMEOUT_S
+
+MAX_PUBLISH_RETRY_S: Final = 5.0
+MAX_RETURN_S: Final = 3600.0
+"""Longest delay of such a message's redelivery. The delay doubles with each delivery."""
+
+STALL_S: Final = 2 * MAX_TIMEOUT_S
+"""Time without a settled message after which a worker that handles messages makes no progress."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Settler(Protocol):
+    """The owner of messages that are being settled."""
+
+    publisher: MessagePublisher
+    settle_patience_s: float
+    """Time after which a message whose publications still fail is returned to its stream."""
+
+    def retry_later(self, retry: Callable[[], None], delay_s: float) -> None:
+        """Call `retry` after `delay_s`, unless a drain has ended by then."""
+        ...
+
+    def on_settled(self, message: Message, *, is_acknowledged: bool) -> None:
+        """Forget a message whose publications are stored."""
+        ...
+
+    def on_unsettled(self, message: Message, delay_s: float) -> None:
+        """Return a message to its stream whose publications are not stored."""
+        ...
+
+    def on_quarantined(self) -> None:
+        """Count a message that goes to the quarantine because its consequence cannot be stored."""
+        ...
+
+
+class Settlements(Protocol):
+    """The settled messages of a worker, and those that it has to settle."""
+
+    @property
+    def settlements(self) -> int:
+        """Messages that were settled so far."""
+        ...
+
+    @property
+    def is_settling(self) -> bool:
+        """True while a message is handled, or waits for another try to store its result."""
+        ...
+
+
+class SettlementProgress:
+    """Whether a worker that handles messages settles some. Ask every few seconds."""
+
+    def __init__(self, worker: Settlements, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._worker = worker
+        self._clock = clock
+        self._settlements = 0
+        self._progress_at = clock()
+
+    def is_made(self) -> bool:
+        """Return false after `STALL_S` with messages in hand, of which none was settled."""
+        worker, now = self._worker, self._clock()
+        if worker.settlements != self._settlements or not worker.is_settling:
+            self._settlements, self._progress_at = worker.settlements, now
+        return now - self._progress_at < STALL_S
+
+
+class InFlightMessage:
+    """A message that is being handled, and then settled.
+
+    Its publications are stored one after the other, each from the callback of the one before. Then it is acknowledged
+    or requeued.
+    """
+
+    __slots__ = (
+        "_failing_since",
+        "_is_quarantined",
+        "_is_requeued",
+        "_publications",
+        "_retry_s",
+        "_stored",
+        "_worker",
+        "lane",
+        "message",
+    )
+
+    def __init__(self, worker: Settler, lane: DestinationLane, message: Message) -> None:
+        self._worker = worker
+        self.lane = lane
+        self.message = message
+        self._publications: tuple[Publication, ...] = ()
+        self._is_requeued = self._is_quarantined = False
+        self._stored = 0
+        self._failing_since = 0.0
+        self._retry_s = 0.1
+
+    def settle(self, disposition: Disposition) -> None:
+        """Store the publications of `disposition`, then acknowledge or requeue."""
+        if isinstance(disposition, Requeue):
+            self._is_requeued = True
+            disposition = disposition.publications
+        self._publications = disposition
+        self._store_next()
+
+    def _store_next(self) -> None:
+        if self._stored < len(self._publications):
+            self._worker.publisher.send(self._publications[self._stored], self._on_stored)
+            return
+        if self._is_requeued:
+            self.message.nak()
+        else:
+            self.message.ack()
+        self._worker.on_settled(self.message, is_acknowledged=not self._is_requeued)
+
+    def _on_stored(self, result: PublishAck | JetStreamError) -> None:
+        if isinstance(result, PublishAck):
+            self._stored += 1
+            self._store_next()
+        elif is_refused_for_good(result):
+            self._on_refused(result)
+        else:
+            self._on_failed(result)
+
+    def _on_failed(self, error: JetStreamError) -> None:
+        """Try again, or return the message if a redelivery is sure to send nothing a second time."""
+        now, subject = time.monotonic(), self._publications[self._stored].subject
+        self._failing_since = self._failing_since or now
+        if now - self._failing_since > self._worker.settle_patience_s and (self._stored or self._is_quarantined):
+            self._return(error)
+            return
+        _log.warning("publish.failed", subject=subject, error=str(error), next_try_s=self._retry_s)
+        self._worker.retry_later(self._store_next, self._retry_s)
+        self._retry_s = min(self._retry_s * 2, MAX_PUBLISH_RETRY_S)
+
+    def _on_refused(self, error: JetStreamError) -> None:
+        """Quarantine the message without its headers: the body alone is no larger than what is stored already."""
+        if self._is_quarantined:
+            self._return(error)
+            return
+        _log.error("publish.refused", subject=self._publications[self._stored].subject, error=str(error))
+        reason = f"what follows from this message cannot be stored: {error}; its headers are dropped"
+        self._worker.on_quarantined()
+        self._is_quarantined, self._is_requeued, self._stored = True, False, 0
+        self._publications = (quarantine_publication(self.message, Code.INTERNAL, reason, keep_headers=False),)
+        self._store_next()
+
+    def _return(self, error: JetStreamError) -> None:
+        delay_s = min(self._worker.settle_patience_s * 2.0 ** min(self.message.deliveries, 10), MAX_RETURN_S)
+        subject = self._publications[self._stored].subject
+        _log.error("message.unsettled", subject=subject, error=str(error), next_try_s=delay_s)
+        self._worker.on_unsettled(self.message, delay_s)

@@ -68,7 +68,7 @@ class Settlements(Protocol):
 
 
 class SettlementProgress:
-    """Whether a worker that handles messages settles some. Ask every few seconds."""
+    """The progress of a worker: whether it settles some of the messages that it handles. Ask every few seconds."""
 
     def __init__(self, worker: Settlements, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._worker = worker

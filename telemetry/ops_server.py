@@ -7,13 +7,16 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, MutableMapping
-from typing import Any, Final, Protocol
+from functools import partial
+from typing import Any, Final, Protocol, cast
 
 from telemetry.metrics.prometheus_text import CONTENT_TYPE, render
 from telemetry.metrics.registry import MetricSnapshot
 from telemetry.readiness import ReadinessState
 
 STOP_S: Final = 2
+MAX_CONNECTIONS: Final = 64
+"""Open connections. A further one replaces the connection that has waited longest for a request."""
 
 _TEXT: Final = "text/plain; charset=utf-8"
 _Answer = tuple[int, str, bytes]
@@ -69,6 +72,8 @@ async def serving(pages: OpsPages, *, host: str, port: int) -> AsyncGenerator[in
     """Serve on `host` and `port` (0: any free port), and yield the port. Raises `OSError` when the port is taken."""
     import uvicorn  # only processes with a port need it
 
+    from telemetry.bounded_http import BoundedProtocol, ConnectionLimits
+
     class Server(uvicorn.Server):
         """A server that leaves signals to the process."""
 
@@ -76,9 +81,10 @@ async def serving(pages: OpsPages, *, host: str, port: int) -> AsyncGenerator[in
         def capture_signals(self) -> Generator[None]:
             yield
 
+    connections = ConnectionLimits(total=MAX_CONNECTIONS, per_client=MAX_CONNECTIONS)
     config = uvicorn.Config(
         pages,
-        http="httptools",
+        http=cast("Any", partial(BoundedProtocol, limits=connections)),  # uvicorn only calls it
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -87,7 +93,6 @@ async def serving(pages: OpsPages, *, host: str, port: int) -> AsyncGenerator[in
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=32,
         timeout_graceful_shutdown=STOP_S,
     )
     listening = _listening(host, port)

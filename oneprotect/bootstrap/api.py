@@ -36,6 +36,7 @@ from oneprotect.console.web.templating import StaticFiles, TemplateRenderer
 from oneprotect.settings.settings import Settings, SettingsError
 from schemas.configuration import Health
 from schemas.hourly_stats import HourlyStats
+from telemetry.bounded_http import ConnectionLimits
 from telemetry.ops_server import OpsPages
 from telemetry.otlp.settings import ExportSettings
 from telemetry.telemetry import NO_EXPORT, Telemetry
@@ -76,6 +77,11 @@ async def run_api(
                 app,
                 host=settings.api.host,
                 port=settings.api.port,
+                connections=ConnectionLimits(
+                    total=settings.api.max_connections,
+                    per_client=settings.api.max_connections_per_client,
+                    proxies=settings.api.trusted_proxies,
+                ),
                 trusted_proxies=settings.api.trusted_proxies,
                 stop=stop,
                 on_listening=on_listening,
@@ -113,7 +119,7 @@ async def _open_api(
                 asyncio.create_task(coroutine)
                 for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())
             ]
-            front.open(create_app(parts, build_console(jetstream, parts, stop)))
+            front.open(create_app(parts, build_console(settings, jetstream, parts, stop)))
             freeze_gc()
             _log.info("api.started", version=VERSION)
             try:
@@ -130,7 +136,9 @@ async def _open_api(
     _log.info("api.stopped")
 
 
-def build_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event) -> list[BaseRoute]:
+def build_console(
+    settings: Settings, jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Event
+) -> list[BaseRoute]:
     """Build the console. Its live pages end when `stop` is set."""
     assets = StaticFiles()
     return console_routes(
@@ -138,7 +146,7 @@ def build_console(jetstream: JetStream, parts: ApiDependencies, stop: asyncio.Ev
             api=parts,
             sessions=SessionStore(jetstream.token_bucket, parts.tokens),
             renderer=TemplateRenderer(assets),
-            followers=EventStreamLimiter(),
+            followers=EventStreamLimiter(per_tenant=settings.tenant.max_streams),
             destinations=jetstream.destinations,
             health=KvTable(jetstream.health, Health),
             activity=KvTable(jetstream.activity, HourlyStats),

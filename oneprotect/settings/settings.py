@@ -152,6 +152,11 @@ class ApiSettings(Struct, frozen=True, kw_only=True):
     """Time in which a request's body must arrive."""
     auth_failures: int = 20
     """Failed authentications in a row per client address. Beyond that, the API accepts one try every two seconds."""
+    max_connections: int = 4096
+    """Open connections. A further one replaces the connection that has waited longest for a request. The limit on open
+    files is raised as needed; where it cannot be, fewer connections are open."""
+    max_connections_per_client: int = 1024
+    """Open connections of one client address. Trusted proxies have no such limit."""
     trusted_proxies: tuple[str, ...] = ()
     """Networks of load balancers whose `X-Forwarded-For` header is trusted. It sets the client address for the audit
     trail and for the limit on failed authentications."""
@@ -167,6 +172,8 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     """Requests per second of one token, or of one JWT subject, to each API process."""
     max_concurrent: int = 128
     """Requests in progress in each API process, over HTTP and NATS together."""
+    max_streams: int = 50
+    """Pages of the console that follow attempts live, in each API process."""
 
 
 class OidcSettings(Struct, frozen=True, kw_only=True):

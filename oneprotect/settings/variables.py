@@ -62,10 +62,15 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),
     SettingVariable("ONEPROTECT_API_BODY_TIMEOUT_S", "api", "body_timeout_s", number(1, 300, unit="seconds")),
     SettingVariable("ONEPROTECT_API_AUTH_FAILURES", "api", "auth_failures", whole(1, 1_000_000)),
+    SettingVariable("ONEPROTECT_API_MAX_CONNECTIONS", "api", "max_connections", whole(16, 1_000_000)),
+    SettingVariable(
+        "ONEPROTECT_API_MAX_CONNECTIONS_PER_CLIENT", "api", "max_connections_per_client", whole(1, 1_000_000)
+    ),
     SettingVariable("ONEPROTECT_API_TRUSTED_PROXIES", "api", "trusted_proxies", parsers.CIDRS),
     SettingVariable("ONEPROTECT_TENANT_RATE_PER_S", "tenant", "rate_per_s", number(0.1, 1_000_000)),
     SettingVariable("ONEPROTECT_TENANT_TOKEN_RATE_PER_S", "tenant", "token_rate_per_s", number(0.1, 1_000_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_CONCURRENT", "tenant", "max_concurrent", whole(1, 65_536)),
+    SettingVariable("ONEPROTECT_TENANT_MAX_STREAMS", "tenant", "max_streams", whole(1, 10_000)),
     SettingVariable("ONEPROTECT_OIDC_ISSUER", "oidc", "issuer", parsers.WEB_URL),
     SettingVariable("ONEPROTECT_OIDC_AUDIENCE", "oidc", "audience", parsers.TEXT),
     SettingVariable("ONEPROTECT_OIDC_JWKS_URL", "oidc", "jwks_url", parsers.WEB_URL),

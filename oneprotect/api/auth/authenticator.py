@@ -1,6 +1,5 @@
 """Authentication: bearer tokens of this product and, if an issuer is configured, JWTs."""
 
-import ipaddress
 import time
 from collections.abc import Callable
 from typing import Final
@@ -14,11 +13,14 @@ from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.auth.token_format import PREFIX, parse_token_id
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
 from oneprotect.api.web.rate_limits import TokenBuckets
+from telemetry.bounded_http import network_of
 
 CHALLENGE: Final = 'Bearer realm="oneprotect"'
 INVALID: Final = f'{CHALLENGE}, error="invalid_token"'
 BURST: Final = 20
 PER_S: Final = 0.5
+LOOK_UPS_PER_S: Final = 50.0
+"""Look-ups of unknown tokens by this process. A new token is known without one as soon as it is announced."""
 
 _log = structlog.get_logger(__name__)
 
@@ -40,21 +42,12 @@ class FailureThrottle:
         return self._failures.wait_s(network_of(address))
 
 
-def network_of(address: str) -> str:
-    """Return the /64 network of an IPv6 address: its owner can use any address of the network."""
-    if ":" not in address:
-        return address
-    try:
-        return str(ipaddress.IPv6Network((address, 64), strict=False))
-    except ValueError:
-        return address
-
-
 class Authenticator:
     """Finds the principal of a token.
 
-    An address with too many failures must wait. A valid token is always accepted, so that other clients behind the
-    address cannot lock its owner out. Guessing a token is infeasible at any rate.
+    A valid token is always accepted, so that other clients behind the address cannot lock its owner out. What fails
+    costs little: a JWT is verified in memory, and unknown key ids cause one fetch in ten seconds. Unknown tokens are
+    looked up within limits, for each address and in all. Guessing a token is infeasible at any rate.
     """
 
     def __init__(self, tokens: TokenCache, *, failures: int = BURST, jwts: JwtVerifier | None = None) -> None:
@@ -62,6 +55,7 @@ class Authenticator:
         self._tokens = tokens
         self._jwts = jwts
         self._throttle = FailureThrottle(burst=failures)
+        self._look_ups = TokenBuckets(burst=LOOK_UPS_PER_S, per_s=LOOK_UPS_PER_S)
 
     async def authenticate(self, authorization: str | None, address: str) -> Principal:
         """Return the principal of an `Authorization` header. Raises `Problem` 401, 429 or 503."""
@@ -82,7 +76,8 @@ class Authenticator:
             detail = "The checksum of the token is wrong." if is_mistyped else "The token has an unknown format."
             raise self._reject(f"{detail} Copy the whole token again.", address)
         principal = self._tokens.find(token_id, token)
-        if principal is None and not self._throttle.wait_s(address):
+        if principal is None and not (self._throttle.wait_s(address) or self._look_ups.wait_s("")):
+            self._look_ups.take("")
             principal = await self._tokens.look_up(token_id, token)
         if principal is None:
             raise self._reject("The token is unknown or was revoked. Create a new one.", address)
@@ -90,7 +85,7 @@ class Authenticator:
 
     async def _identify_jwt(self, jwts: JwtVerifier, token: str, address: str) -> Principal:
         principal = jwts.find_verified(token)
-        if principal is None and not self._throttle.wait_s(address):
+        if principal is None:  # whatever failed from this address before: verifying costs less than answering
             try:
                 principal = await jwts.verify(token)
             except KeysUnavailable:

@@ -63,7 +63,7 @@ class JwtVerifier:
             return None
         try:
             header = jwt.get_unverified_header(token)
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, RecursionError):
             return None
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in self._algorithms or not isinstance(key_id, str | None):
@@ -86,7 +86,7 @@ class JwtVerifier:
                 leeway=LEEWAY_S,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-        except (jwt.PyJWTError, ValueError, TypeError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             return None
 
     def _principal(self, claims: dict[str, Any]) -> Principal | None:

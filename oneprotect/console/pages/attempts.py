@@ -101,9 +101,10 @@ def follow(request: PageRequest) -> AsyncGenerator[bytes]:
     chosen = request.query(AttemptsForm).to_filter(request)
     arrivals = EventBuffer(chosen.matches)
     pattern = subjects.attempted(request.tenant, chosen.destination or "*", "*")
-    session = request.session.id if request.session else ""
+    session = request.session
+    if session is None:  # the route requires one
+        raise LookupError("there is no session")
     request.console.followers.require_capacity(session)
-    token_id = request.principal.id.removeprefix("token:")
 
     def render(events: list[DeliveryAttempted], missed: int) -> bytes:
         rows = [to_public(event.data, public=request.is_public) for event in reversed(events)]
@@ -111,12 +112,14 @@ def follow(request: PageRequest) -> AsyncGenerator[bytes]:
 
     async def events() -> AsyncGenerator[bytes]:
         # Counted here and not before: a stream whose response never starts never ends either.
-        with request.console.followers.count(session):
+        with request.console.followers.count(session) as is_admitted:
+            if not is_admitted:
+                return
             async with buffer_events(request.parts.connection, pattern, arrivals):
                 async for event in stream_events(
                     arrivals,
                     render,
-                    is_allowed=lambda: request.parts.tokens.known(token_id) is not None,
+                    is_allowed=lambda: request.console.sessions.is_open(session),
                     stop=request.console.stop,
                 ):
                     yield event

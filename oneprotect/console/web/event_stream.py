@@ -1,9 +1,12 @@
-"""New attempts as server-sent events, within limits for each client; streams end with the process."""
+"""New attempts as server-sent events, within limits for each session, token and tenant.
+
+A stream ends with its session, its token and the process.
+"""
 
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Final
 
 import msgspec
@@ -11,10 +14,13 @@ import msgspec
 from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.periodic import pause
 from oneprotect.api.web.problems import Problem
+from oneprotect.console.web.sessions import ConsoleSession
 from schemas.events import DeliveryAttempted, decode_result
 
-MAX_STREAMS: Final = 200
+MAX_STREAMS: Final = 500
 """The maximum number of streams of the process."""
+MAX_TOKEN_STREAMS: Final = 20
+"""The maximum number of streams of all sessions that a token opened."""
 MAX_SESSION_STREAMS: Final = 6
 """The maximum number of streams of a session; browsers open no more connections to a host."""
 MAX_BUFFERED: Final = 200
@@ -26,25 +32,38 @@ MAX_DURATION_S: Final = 900.0
 
 
 class EventStreamLimiter:
-    """The open streams, by session."""
+    """The open streams of this process, by session, token and tenant."""
 
-    def __init__(self) -> None:
-        self._open: Counter[str] = Counter()
+    def __init__(self, *, per_tenant: int) -> None:
+        self._per_tenant = per_tenant
+        self._open: Counter[tuple[str, str]] = Counter()
 
-    def require_capacity(self, session: str) -> None:
-        """Raise `Problem` if the session or the process has too many streams."""
-        if self._open[session] >= MAX_SESSION_STREAMS or self._open.total() >= MAX_STREAMS:
-            raise Problem(429, "too-many-streams", "Too many pages are following live. Close one and retry.")
+    def require_capacity(self, session: ConsoleSession) -> None:
+        """Raise `Problem` if the session, its token, its tenant or the process has too many streams."""
+        for key, limit in self._limits(session):
+            if self._open[key] >= limit:
+                detail = f"Too many pages are following live: {limit} of the {key[0]}. Close one and retry."
+                raise Problem(429, "too-many-streams", detail)
 
     @contextlib.contextmanager
-    def count(self, session: str) -> Generator[None]:
-        """Count a stream of the session while the context is open."""
-        self._open[session] += 1
+    def count(self, session: ConsoleSession) -> Generator[bool]:
+        """Count a stream of the session while the context is open; yield false if others were faster."""
+        limits = self._limits(session)
+        keys = [key for key, _ in limits] if all(self._open[key] < limit for key, limit in limits) else []
+        self._open.update(keys)
         try:
-            yield
+            yield bool(keys)
         finally:
-            self._open[session] -= 1
-            self._open += Counter()  # drops sessions without streams
+            self._open.subtract(keys)
+            self._open += Counter()  # drops keys without streams
+
+    def _limits(self, session: ConsoleSession) -> tuple[tuple[tuple[str, str], int], ...]:
+        return (
+            (("session", session.id), MAX_SESSION_STREAMS),
+            (("token", session.principal.id), MAX_TOKEN_STREAMS),
+            (("tenant", session.principal.tenant), self._per_tenant),
+            (("process", ""), MAX_STREAMS),
+        )
 
 
 class EventBuffer:
@@ -75,14 +94,14 @@ async def stream_events(
     arrivals: EventBuffer,
     render: Callable[[list[DeliveryAttempted], int], bytes],
     *,
-    is_allowed: Callable[[], bool],
+    is_allowed: Callable[[], Awaitable[bool]],
     stop: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
     """Yield events until `stop` is set, `is_allowed` returns false, or `MAX_DURATION_S` has passed."""
     yield b"retry: 2000\nevent: hello\ndata: \n\n"
     beats = 0.0
     ends_at = asyncio.get_running_loop().time() + MAX_DURATION_S
-    while is_allowed() and asyncio.get_running_loop().time() < ends_at:
+    while (allowed := await is_allowed()) and asyncio.get_running_loop().time() < ends_at:
         if await pause(INTERVAL_S, stop):
             break
         taken, missed = arrivals.drain()
@@ -93,7 +112,7 @@ async def stream_events(
         elif beats >= HEARTBEAT_S:
             yield b": heartbeat\n\n"
             beats = 0
-    if stop.is_set() or not is_allowed():
+    if stop.is_set() or not allowed:
         yield _event("bye", b"")
 
 

@@ -7,8 +7,10 @@ long as its token, so revoking the token ends the session at once. A session giv
 import hashlib
 import hmac
 import secrets
+import time
 from typing import Final, NoReturn
 
+from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
@@ -16,17 +18,20 @@ from oneprotect.api.auth.token_store import token_key
 from schemas.ids import is_name
 
 LIFETIME_S: Final = 12 * 3600
+CHECK_INTERVAL_S: Final = 2.0
+"""A stream ends within this time after another process has closed its session."""
 _TOKEN: Final = "token:"
 
 
 class ConsoleSession:
     """A signed-in user. A session cannot be printed, copied or pickled by mistake."""
 
-    __slots__ = ("_secret", "id", "principal")
+    __slots__ = ("_secret", "checked_at", "id", "principal")
 
     def __init__(self, session_id: str, principal: Principal, secret: str) -> None:
         self.id: Final = session_id
         self.principal: Final = principal
+        self.checked_at = time.monotonic()
         self._secret: Final = secret
 
     @property
@@ -77,11 +82,24 @@ class SessionStore:
         if principal is None or not is_name(session_id):
             return None
         session = ConsoleSession(session_id, principal, secret)
-        entry = await self._bucket.get(session.key)
-        if entry is None or not hmac.compare_digest(entry.value or b"", session.digest):
-            return None
-        return session
+        return session if await self._is_stored(session) else None
+
+    async def is_open(self, session: ConsoleSession) -> bool:
+        """Return true while the session and its token are valid; read the session every `CHECK_INTERVAL_S`."""
+        if self._tokens.known(session.principal.id.removeprefix(_TOKEN)) is None:
+            return False
+        if time.monotonic() - session.checked_at < CHECK_INTERVAL_S:
+            return True
+        session.checked_at = time.monotonic()
+        try:
+            return await self._is_stored(session)
+        except JetStreamError:  # nothing can be shown either
+            return True
 
     async def close(self, session: ConsoleSession) -> None:
         """Close the session."""
         await self._bucket.delete(session.key)
+
+    async def _is_stored(self, session: ConsoleSession) -> bool:
+        entry = await self._bucket.get(session.key)
+        return entry is not None and hmac.compare_digest(entry.value or b"", session.digest)

@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from oneprotect.api.operations.operation import ApiOperation
-from oneprotect.api.web import server
 from schemas import streams
 from schemas.roles import ALL_TENANTS, Role
+from telemetry import bounded_http
 from tests.component.api.routes import OURS, ROUTES, operation_of, place
 from tests.support.api import Api, Client, Reply, running
 from tests.support.site import Site
@@ -154,7 +154,7 @@ async def _raw(api: Api) -> AsyncGenerator[tuple[asyncio.StreamReader, asyncio.S
 
 async def test_a_slow_head_closes_the_connection(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that does not finish its headers in time gets a 408."""
-    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(bounded_http, "HEAD_TIMEOUT_S", 0.5)
     async with _raw(api) as (reader, writer), asyncio.timeout(10):
         writer.write(b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-a: ")
         answer = await reader.read()

@@ -151,6 +151,19 @@ def _signed(claims: dict[str, Any], header: dict[str, str], secret: bytes) -> st
     return b".".join([head, body, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
+async def test_failed_jwts_lock_out_no_valid_one_behind_the_same_address(site: Site) -> None:
+    """Forged tokens and unknown key ids are answered 429 in the end, and a new valid token is accepted."""
+    async with _issuer() as issuer, running(site, oidc_issuer=issuer.url, oidc_audience="oneprotect") as api:
+        forged = [issuer.token()[:-10], issuer.token(key="ec") + "x", _signed({}, {"alg": "RS256", "kid": "no"}, b"x")]
+        failed = [(await api.with_token(forged[number % 3])("GET", LIST)).status for number in range(60)]
+        good = [(await api.with_token(issuer.token(sub=f"ada-{number}"))("GET", LIST)).status for number in range(5)]
+
+        assert set(failed) == {401, 429}
+        assert failed[-1] == 429
+        assert good == [200] * 5
+        assert issuer.requests <= 2
+
+
 async def test_an_unavailable_issuer(site: Site) -> None:
     """A JWT causes a 503 until the keys are known, and unknown key ids cause no repeated fetches."""
     async with _issuer() as issuer, _trusting(site, issuer) as api:

@@ -1,6 +1,7 @@
 """The console over HTTP: sign-in, forms, and content that no page shows. Browser tests cover the appearance."""
 
 import asyncio
+import contextlib
 import html
 import io
 import re
@@ -14,8 +15,9 @@ import msgspec
 import pytest
 
 from messaging import direct_get
+from oneprotect.api.auth.token_format import parse_token_id
 from oneprotect.console.app import LIVE, PAGES
-from oneprotect.console.web.event_stream import MAX_BUFFERED, MAX_SESSION_STREAMS, EventBuffer
+from oneprotect.console.web.event_stream import MAX_BUFFERED, MAX_SESSION_STREAMS, MAX_TOKEN_STREAMS, EventBuffer
 from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import ConfigChanged
@@ -478,6 +480,58 @@ async def test_a_session_has_a_maximum_number_of_live_streams(api: Api) -> None:
         await until(has_room, 15)
         for one in held:
             one.close()
+
+
+async def _follow(
+    api: Api, visitor: Visitor, session: aiohttp.ClientSession, opened: contextlib.AsyncExitStack
+) -> aiohttp.ClientResponse:
+    """Open a live stream, and wait until it has begun unless it was refused."""
+    answer = await session.get(f"{api.url}{BASE}/live", headers={"cookie": visitor.cookie})
+    opened.callback(answer.close)
+    if answer.status == 200:
+        await answer.content.readuntil(b"\n\n")
+    return answer
+
+
+async def test_live_streams_are_limited_by_token_and_by_tenant(site: Site) -> None:
+    """Sessions of one token share its limit, tokens share the limit of their tenant, and other tenants have theirs."""
+    async with (
+        running(site, tenant_max_streams="25") as api,
+        aiohttp.ClientSession() as session,
+        contextlib.AsyncExitStack() as opened,
+    ):
+        token = await api.token(Role.VIEWER)
+        viewers = [Visitor(await api.client(), api.url) for _ in range(6)]
+        for viewer in viewers:
+            await viewer.sign_in(token)
+        by_token = [(await _follow(api, viewer, session, opened)).status for viewer in viewers for _ in range(5)]
+        second = await _visitor(api, Role.VIEWER)
+        by_tenant = [(await _follow(api, second, session, opened)).status for _ in range(MAX_SESSION_STREAMS)]
+        operator = await _visitor(api, Role.OPERATOR, tenant=ALL_TENANTS)
+        other = (await _follow(api, operator, session, opened)).status
+
+    assert by_token == [200] * MAX_TOKEN_STREAMS + [429] * 10
+    assert by_tenant == [200] * 5 + [429]
+    assert other == 200
+
+
+async def test_a_live_stream_ends_with_its_session_and_with_its_token(api: Api) -> None:
+    """Signing out, also in another process, and revoking the token end the stream within seconds."""
+    async with aiohttp.ClientSession() as session, contextlib.AsyncExitStack() as opened:
+        token = await api.token(Role.VIEWER)
+        leaving, revoked = Visitor(await api.client(), api.url), Visitor(await api.client(), api.url)
+        for visitor in (leaving, revoked):
+            await visitor.sign_in(token)
+        left, cut = [await _follow(api, visitor, session, opened) for visitor in (leaving, revoked)]
+
+        assert (await leaving.submit("/console/sign-out")).status == 303
+        async with asyncio.timeout(30):
+            assert b"event: bye" in await left.content.read()
+        assert not cut.content.at_eof()
+
+        await api.site.jetstream.tokens.delete(parse_token_id(token) or "", by="test")
+        async with asyncio.timeout(30):
+            assert b"event: bye" in await cut.content.read()
 
 
 class _Published(msgspec.Struct):

@@ -39,7 +39,7 @@ class PullConsumer:
     """Pulls a durable consumer's messages and passes them to `on_message`.
 
     `room()` returns how many more messages the caller accepts now, and never more than `capacity`. Call `request_more`
-    whenever that number has grown.
+    when there is room again after there was none.
     """
 
     def __init__(
@@ -61,9 +61,9 @@ class PullConsumer:
         self._on_message = on_message
         self._room = room
         self._batch = min(capacity, MAX_BATCH)
-        self.worth_asking: Final = (self._batch + 1) // 2
+        self._worth_asking: Final = (self._batch + 1) // 2
         """Smallest number of messages that is worth a request."""
-        self.refill_below: Final = self._batch - self.worth_asking
+        self._refill_below: Final = self._batch - self._worth_asking
         """Number of outstanding messages up to which a request may be worth it."""
         self._lane_of = lane_of
         self._subjects: dict[bytes, tuple[str, str]] = {}
@@ -106,7 +106,7 @@ class PullConsumer:
     def request_more(self) -> None:
         """Request more messages if that is worth a request, and the server has not just rejected one."""
         batch = min(self._room(), self._batch) - self.outstanding
-        if batch < self.worth_asking or self._stopping or time.monotonic() < self._paused_until:
+        if batch < self._worth_asking or self._stopping or time.monotonic() < self._paused_until:
             return
         if self.outstanding == 0:
             self._received_at = time.monotonic()
@@ -136,6 +136,8 @@ class PullConsumer:
         if known is None:
             known = self._cache_subject(subject)
         self._on_message(Message(known[0], known[1], reply, data, block, self._connection))
+        if self.outstanding <= self._refill_below:
+            self.request_more()
 
     def _cache_subject(self, subject: bytes) -> tuple[str, str]:
         if len(self._subjects) >= MAX_SUBJECTS:

@@ -216,9 +216,10 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Overflow in and out",
-                "Requests beyond the per-destination limit, and requests moved back.",
+                "Requests beyond the limit of their destination or the share of their tenant, and requests moved back.",
                 (
                     ("refused/s", _rate(definitions.PUBLISH_FAILURES, where='reason="subject_full"')),
+                    ("shed/s", _rate(definitions.SHED)),
                     ("fed back/s", _rate(definitions.FED)),
                 ),
                 "ops",

@@ -8,6 +8,7 @@ from consumers.credentials.checker import STATUS_OF, CredentialChecker
 from consumers.delivery.handler import DeliveryHandler
 from consumers.destinations.health import DestinationHealth
 from consumers.queues.overflow_feeder import OverflowFeeder
+from consumers.worker.load_shedding import LoadShedder
 from consumers.worker.worker import Worker
 from messaging.client.connection import NatsConnection
 from messaging.publisher import JetStreamPublisher
@@ -28,6 +29,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     handler: DeliveryHandler
     worker: Worker
     feeder: OverflowFeeder
+    shedder: LoadShedder
     max_in_flight: int
 
     def __call__(self) -> Iterator[MetricSample]:
@@ -41,6 +43,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.RETURNS, worker.returns),
             (definitions.DEFERRALS, self.handler.deferrals),
             (definitions.FED, self.feeder.moved),
+            (definitions.SHED, self.shedder.moved),
             (definitions.CONNECTED, self.connection.is_connected),
             (definitions.RECONNECTS, self.connection.reconnects),
             (definitions.CACHE_HITS, provider.hits),

@@ -1,22 +1,30 @@
-"""Fair scheduling: the slots of a worker, shared between tenants, and of a tenant between its destinations.
+"""Fair scheduling: the slots and the memory of a worker, shared between tenants, and of a tenant between destinations.
 
 Deficit round robin in two levels, with one delivery as its unit. A tenant with a thousand destinations gets as many
 starts as a tenant with one, as long as both have work. Each step costs the same, however many there are.
 
-Round robin alone would let a tenant whose receivers are slow fill all slots over time. So the number that a tenant may
-have in flight is bounded by the slots that are left free: see `MAX_SHARE_OF_FREE_SLOTS`.
+Round robin alone would let tenants whose receivers are slow fill all slots over time. So the number that a tenant may
+have in flight is bounded by the slots that are left free: see `MAX_SHARE_OF_FREE_SLOTS`. With many such tenants no slot
+is left. So a tenant with nothing in flight needs no free slot: its first delivery starts beyond them.
+
+What waits is bounded alike, by the room that is left: see `MAX_WAITING`. A tenant's surplus is refused, so the worker
+always has room for the messages of the others.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from messaging.message import Message
 
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
-MIN_SLOTS_PER_TENANT: Final = 8
-"""A tenant may have this many in flight as long as any slot is free."""
+MAX_WAITING: Final = 16_384
+"""Room for waiting messages. A tenant may fill half of what is free: alone a third, and two tenants half together."""
+MIN_WAITING: Final = 8
+"""As much of a tenant may always wait."""
+UNIT_BYTES: Final = 4096
+"""A message takes one unit of the room, and another one for each of these bytes of its body."""
 MAX_IDLE_LANES: Final = 1024
 """Lanes without work that are kept for their next message."""
 
@@ -24,7 +32,7 @@ MAX_IDLE_LANES: Final = 1024
 class TenantQueue:
     """A tenant's lanes that may start a delivery, in their order."""
 
-    __slots__ = ("is_ready", "lane_count", "lanes", "name", "running", "startable")
+    __slots__ = ("is_ready", "lane_count", "lanes", "name", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -32,7 +40,8 @@ class TenantQueue:
         self.lane_count = 0
         """All lanes, including those that may start nothing."""
         self.running = 0
-        self.startable = 0
+        self.waiting = 0
+        """Room that waiting messages take, in units."""
         self.is_ready = False
 
 
@@ -56,17 +65,18 @@ class DestinationLane:
 class FairScheduler:
     """The lanes of a worker, and the order in which they start deliveries."""
 
-    def __init__(self, slots: int, limit_of: Callable[[str], int]) -> None:
+    def __init__(self, slots: int, limit_of: Callable[[str], int], *, room: int = MAX_WAITING) -> None:
         """Create a scheduler without lanes.
 
         Args:
-            slots: The most that may run at a time.
+            slots: The most that may run at a time. As many more may run, each the only one of its tenant.
             limit_of: Returns how many deliveries of a lane may run at a time. Called for each new lane, and again
                 after `refresh_limit`.
+            room: The messages, in units, that may wait.
         """
         self._slots = slots
+        self._room = room
         self._limit_of = limit_of
-        self._counted_per_tenant = max(1, slots // 8)
         self._lanes: dict[str, DestinationLane] = {}
         self._idle: dict[str, DestinationLane] = {}
         self._tenants: dict[str, TenantQueue] = {}
@@ -74,9 +84,8 @@ class FairScheduler:
         self.ready: collections.deque[TenantQueue] = collections.deque()
         """Tenants that may start a delivery, in their order."""
         self.running = 0
-        self.runnable = 0
-        """Messages that could start now. Of each tenant at most an eighth of the slots counts: a longer backlog must
-        not keep the worker from pulling the other tenants' messages."""
+        self.waiting = 0
+        """Room that waiting messages take, in units."""
 
     def __iter__(self) -> Iterator[DestinationLane]:
         return iter(list(self._lanes.values()))
@@ -93,32 +102,54 @@ class FairScheduler:
             lane.limit = self._limit_of(lane.key)
             self.refresh(lane)
 
-    def enqueue(self, key: str, message: Message) -> None:
-        """Add a message to a lane."""
+    def enqueue(self, key: str, message: Message, *, is_bounded: bool = True) -> bool:
+        """Add a message to a lane. Returns False, and adds nothing, when its tenant has filled its share of the room.
+
+        Without `is_bounded` the message is always added.
+        """
         lane = self._lanes.get(key)
+        tenant = self._tenants.get(key.partition(".")[0]) if lane is None else lane.tenant
+        units = 1 + len(message.data) // UNIT_BYTES
+        if (
+            is_bounded
+            and tenant is not None
+            and tenant.waiting >= MIN_WAITING
+            and 2 * (tenant.waiting + units) > self._room - self.waiting
+        ):
+            return False
         if lane is None:
-            lane = self._add_lane(key)
+            lane = self._add_lane(key, tenant)
         elif key in self._idle:
             del self._idle[key]
         lane.waiting.append(message)
+        lane.tenant.waiting += units
+        self.waiting += units
         self.refresh(lane)
+        return True
 
-    def _add_lane(self, key: str) -> DestinationLane:
-        name = key.partition(".")[0]
-        tenant = self._tenants.get(name)
+    def _add_lane(self, key: str, tenant: TenantQueue | None) -> DestinationLane:
         if tenant is None:
+            name = key.partition(".")[0]
             tenant = self._tenants[name] = TenantQueue(name)
         lane = self._lanes[key] = DestinationLane(key, tenant, self._limit_of(key))
         tenant.lane_count += 1
         return lane
 
+    def withdraw(self, lane: DestinationLane, messages: Iterable[Message]) -> None:
+        """Remove waiting messages of `lane`."""
+        removed = {message.identity for message in messages}
+        units = sum(1 + len(message.data) // UNIT_BYTES for message in lane.waiting if message.identity in removed)
+        lane.waiting = collections.deque(message for message in lane.waiting if message.identity not in removed)
+        lane.tenant.waiting -= units
+        self.waiting -= units
+        self.refresh(lane)
+
     def refresh(self, lane: DestinationLane) -> None:
-        """Update the order and the counts after messages of `lane` were added, started, ended or removed."""
+        """Update the order after messages of `lane` were added, started, ended or removed."""
         startable, free = len(lane.waiting), lane.limit - lane.running
         if startable > free:
             startable = max(0, free)
-        if startable != lane.startable:
-            self._count(lane, startable)
+        lane.startable = startable
         if startable:
             if not lane.is_ready:
                 self._make_ready(lane)
@@ -129,15 +160,17 @@ class FairScheduler:
 
     def suspend(self, lane: DestinationLane) -> None:
         """Start nothing of `lane` until `refresh` is called for it."""
-        self._count(lane, 0)
+        lane.startable = 0
 
     def next(self) -> DestinationLane | None:
         """Return the lane that may start a delivery now, or None. Then call `start` or `suspend` with it."""
         ready = self.ready
-        while ready and self.running < self._slots:
+        while ready:
             tenant = ready.popleft()
-            running = tenant.running
-            if running >= MIN_SLOTS_PER_TENANT and running >= MAX_SHARE_OF_FREE_SLOTS * (self._slots - self.running):
+            free = self._slots - self.running
+            # A tenant with nothing in flight needs no free slot.
+            is_over = tenant.running >= MAX_SHARE_OF_FREE_SLOTS * free if tenant.running else free <= -self._slots
+            if is_over:
                 self._suspended[tenant.name] = tenant
                 continue
             lane = None
@@ -159,10 +192,14 @@ class FairScheduler:
         lane.running += 1
         lane.tenant.running += 1
         self.running += 1
-        self._count(lane, lane.startable - 1)
+        lane.startable -= 1
         if lane.startable:
             self._make_ready(lane)
-        return lane.waiting.popleft()
+        message = lane.waiting.popleft()
+        units = 1 + len(message.data) // UNIT_BYTES
+        lane.tenant.waiting -= units
+        self.waiting -= units
+        return message
 
     def end(self, lane: DestinationLane) -> None:
         """End a started message of `lane`."""
@@ -171,11 +208,13 @@ class FairScheduler:
         tenant.running -= 1
         self.running -= 1
         if self._suspended:
-            # A slot became free. Its own tenant may have nothing else running, so no later end would resume it.
-            if self._suspended.pop(tenant.name, None):
-                self.ready.append(tenant)
+            # A slot became free. Its own tenant may have nothing else running, so no later end would resume it. But
+            # the tenant that has waited longest comes first: the slot does not stay with one tenant.
+            is_suspended = self._suspended.pop(tenant.name, None) is not None
             if self._suspended:
                 self.ready.append(self._suspended.popitem(last=False)[1])
+            if is_suspended:
+                self.ready.append(tenant)
         self.refresh(lane)
 
     def _make_ready(self, lane: DestinationLane) -> None:
@@ -185,14 +224,6 @@ class FairScheduler:
         if not tenant.is_ready:
             tenant.is_ready = True
             self.ready.append(tenant)
-
-    def _count(self, lane: DestinationLane, startable: int) -> None:
-        tenant, most = lane.tenant, self._counted_per_tenant
-        before = tenant.startable
-        after = before + startable - lane.startable
-        lane.startable = startable
-        tenant.startable = after
-        self.runnable += (after if after < most else most) - (before if before < most else most)  # noqa: FURB136
 
     def _forget(self, lane: DestinationLane) -> None:
         del self._idle[lane.key], self._lanes[lane.key]

@@ -6,7 +6,6 @@ publish is repeated; the handler never is.
 """
 
 import asyncio
-import collections
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
@@ -16,9 +15,11 @@ import msgspec
 import structlog
 
 from consumers.worker.disposition import Disposition, HandlerResult, quarantine_publication
-from consumers.worker.fair_scheduler import FairScheduler
+from consumers.worker.fair_scheduler import MAX_WAITING, FairScheduler
+from consumers.worker.load_shedding import MAX_MOVING, LoadShedder
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import InFlightMessage
+from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.message import Message
 from messaging.publication import MessagePublisher
 from messaging.pull_consumer import PullConsumer
@@ -34,6 +35,9 @@ MAX_SETTLED: Final = 8_192
 """Settled messages, at least, that are recognized when a restarted server delivers them again."""
 MAX_UNSETTLED: Final = 32_768
 MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
+MOVE_RETRY_S: Final = 1.0
+DEADLINES_AT_A_TIME: Final = 256
+"""Deadlines that are extended before the loop gets a turn."""
 
 Handler = Callable[[Message], Awaitable[Disposition]]
 TryStart = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
@@ -47,6 +51,8 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_in_flight: int = 256
     """Messages that are handled at a time."""
+    max_waiting: int = MAX_WAITING
+    """Room for messages that wait, in units: see `FairScheduler`."""
     ack_wait_s: float = 30
     """The server's acknowledgement deadline. The worker extends it three times as often."""
     drain_timeout_s: float = 25
@@ -67,6 +73,7 @@ class Worker:
         lane_limit: Callable[[str], int],
         limits: WorkerLimits,
         rate_limiter: RateLimiter | None = None,
+        shedder: LoadShedder | None = None,
         on_settled: Callable[[Message], None] | None = None,
         is_announced: bool = True,
     ) -> None:
@@ -75,6 +82,7 @@ class Worker:
         Args:
             try_start: Called before `handler`; returns None for messages that it leaves to `handler`.
             lane_limit: Returns how many messages of a lane may be handled at a time; see `on_lane_changed`.
+            shedder: Moves what exceeds a tenant's share of the waiting messages. Without, there is no such limit.
             on_settled: Called with each message after everything its handler returned is stored.
             is_announced: Log when draining starts and ends.
         """
@@ -84,10 +92,11 @@ class Worker:
         self._try_start = try_start
         self._limits = limits
         self._rate_limiter = rate_limiter
+        self._shedder = shedder
         self._on_settled = on_settled
         self._is_announced = is_announced
         self._sources: list[PullConsumer] = []
-        self._scheduler = FairScheduler(limits.max_in_flight, lane_limit)
+        self._scheduler = FairScheduler(limits.max_in_flight, lane_limit, room=limits.max_waiting)
         self._started: dict[str, tuple[InFlightMessage, Callable[[], None]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled: set[str] = set()
@@ -96,9 +105,10 @@ class Worker:
         self._unsettled_bytes = 0
         self._crash_counts: dict[str, int] = {}
         self._is_draining = False
+        self._is_full = False
         self._drained = asyncio.Event()
         self.capacity: Final = 2 * limits.max_in_flight
-        """The most that `free_capacity` returns: as much waits as may run."""
+        """What `free_capacity` returns while the worker pulls."""
         self.crashes = 0
         """Handlers that ended with an unforeseen error."""
         self.quarantines = 0
@@ -134,10 +144,14 @@ class Worker:
         return bool(self._sources) and all(source.is_working for source in self._sources)
 
     def free_capacity(self) -> int:
-        """Return how many more messages to pull. A backlog that may not start now takes up no capacity."""
-        if self._is_draining or len(self._unsettled) >= MAX_UNSETTLED or self._unsettled_bytes >= MAX_UNSETTLED_BYTES:
-            return 0
-        return self.capacity - self._scheduler.running - self._scheduler.runnable
+        """Return how many more messages to pull. What runs or waits takes up none: others may be behind it."""
+        self._is_full = (
+            self._is_draining
+            or len(self._unsettled) >= MAX_UNSETTLED
+            or self._unsettled_bytes >= MAX_UNSETTLED_BYTES
+            or (self._shedder is not None and self._shedder.moving >= MAX_MOVING)
+        )
+        return 0 if self._is_full else self.capacity
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what is in flight and return the rest to its stream."""
@@ -165,7 +179,33 @@ class Worker:
             message.deliveries = max(message.deliveries, 2)
         self._unsettled[identity] = message
         self._unsettled_bytes += len(message.data)
-        self._scheduler.enqueue(message.lane, message)
+        if self._scheduler.enqueue(message.lane, message):
+            self._start_ready()
+        else:
+            self._shed(message)
+
+    def _shed(self, message: Message) -> None:
+        """Move a message of a tenant that has filled its share. One that the overflow may not have waits here."""
+        shedder = self._shedder
+        if shedder is None or not shedder.can_move(message):
+            self._keep(message)
+            return
+
+        def on_moved(error: JetStreamError | None) -> None:
+            if error is None:
+                message.ack()
+                self._forget(message)
+            elif self._is_draining:
+                self._nak(message)
+            elif isinstance(error, RejectedByServer):
+                self._keep(message)
+            else:  # the copy may be stored: the server drops another one
+                self.retry_later(lambda: self._shed(message), MOVE_RETRY_S)
+
+        shedder.move(message, on_moved)
+
+    def _keep(self, message: Message) -> None:
+        self._scheduler.enqueue(message.lane, message, is_bounded=False)
         self._start_ready()
 
     def on_lane_changed(self, key: str) -> None:
@@ -225,10 +265,6 @@ class Worker:
             scheduler.end(work.lane)
             if scheduler.ready:
                 self._start_ready()
-        room = self.capacity - scheduler.running - scheduler.runnable
-        for source in self._sources:
-            if source.outstanding <= source.refill_below and room - source.outstanding >= source.worth_asking:
-                source.request_more()
 
     def _on_crash(self, work: InFlightMessage, error: Exception) -> None:
         self.crashes += 1
@@ -279,8 +315,17 @@ class Worker:
     def _forget(self, message: Message) -> None:
         if self._unsettled.pop(message.identity, None) is not None:
             self._unsettled_bytes -= len(message.data)
-        if self._is_draining and not self._unsettled:
-            self._drained.set()
+        if self._is_full:
+            self._resume()
+
+    def _resume(self) -> None:
+        """Pull again, or end the drain."""
+        if self._is_draining:
+            if not self._unsettled:
+                self._drained.set()
+        elif self.free_capacity():
+            for source in self._sources:
+                source.request_more()
 
     def retry_later(self, retry: Callable[[], None], delay_s: float) -> None:
         """Call `retry` after `delay_s`, unless a drain has ended by then."""
@@ -300,9 +345,11 @@ class Worker:
             await asyncio.sleep(self._limits.ack_wait_s / 3)
             self._release_surplus(seen)
             # Messages that came since the last round have time until the next one.
-            for identity in seen.intersection(self._unsettled):
+            for number, identity in enumerate(seen.intersection(self._unsettled)):
                 if (message := self._unsettled.get(identity)) is not None:
                     message.in_progress()
+                if number % DEADLINES_AT_A_TIME == 0:
+                    await asyncio.sleep(0)
             seen = set(self._unsettled)
 
     def _release_surplus(self, seen: set[str]) -> None:
@@ -315,21 +362,20 @@ class Worker:
             if surplus <= 0:
                 continue
             released = [m for m in lane.waiting if m.deliveries == 1 and m.identity in seen][-surplus:]
-            identities = {message.identity for message in released}
-            lane.waiting = collections.deque(m for m in lane.waiting if m.identity not in identities)
-            self._scheduler.refresh(lane)
+            self._scheduler.withdraw(lane, released)
             for message in released:
                 self._nak(message)
 
     async def _drain(self) -> None:
-        self._is_draining = True
+        self._is_draining = self._is_full = True
         self._announce("drain.started", in_flight=self._scheduler.running, held=len(self._unsettled))
         for source in self._sources:
             await source.stop()
         for lane in self._scheduler:
-            while lane.waiting:
-                self._nak(lane.waiting.popleft())
-            self._scheduler.refresh(lane)
+            waiting = list(lane.waiting)
+            self._scheduler.withdraw(lane, waiting)
+            for message in waiting:
+                self._nak(message)
         if self._unsettled:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), self._limits.drain_timeout_s)

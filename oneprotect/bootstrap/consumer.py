@@ -30,6 +30,7 @@ from consumers.queues.ordered_queues import OrderedQueues
 from consumers.queues.overflow_feeder import OverflowFeeder
 from consumers.retention.archive import ArchiveBatcher, FindArchive
 from consumers.retries.reschedule import WaitingDeliveryResumer
+from consumers.worker.load_shedding import LoadShedder
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import SettlementProgress
 from consumers.worker.worker import Worker, WorkerLimits
@@ -131,6 +132,7 @@ class _Consumer:
         self._tracer = _build_tracer(resources)
         self._handler = self._build_handler()
         self._rates = RateLimiter(jetstream.rates, self._directory.rates)
+        self._shedder = LoadShedder(jetstream.publisher)
         self._worker = self._build_worker()
         self._ordered_queues = self._build_ordered_queues()
         self._feeder = OverflowFeeder(
@@ -218,6 +220,7 @@ class _Consumer:
             lane_limit=self._lane_limit,
             limits=_worker_limits(self._settings, self._settings.delivery.max_in_flight),
             rate_limiter=self._rates,
+            shedder=self._shedder,
             on_settled=self._tracer.on_settled if self._tracer else None,
         )
 
@@ -255,6 +258,7 @@ class _Consumer:
                 handler=self._handler,
                 worker=self._worker,
                 feeder=self._feeder,
+                shedder=self._shedder,
                 max_in_flight=self._settings.delivery.max_in_flight,
             )
         )

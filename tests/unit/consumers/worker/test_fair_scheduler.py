@@ -1,6 +1,7 @@
 """Fair scheduling: tenants alternate, their lanes alternate, and every limit is kept."""
 
 from collections import Counter
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -10,14 +11,15 @@ from hypothesis import strategies as st
 from consumers.worker import fair_scheduler
 from consumers.worker.fair_scheduler import (
     MAX_SHARE_OF_FREE_SLOTS,
-    MIN_SLOTS_PER_TENANT,
+    MAX_WAITING,
+    UNIT_BYTES,
     DestinationLane,
     FairScheduler,
 )
 from messaging.message import Message
 
-MESSAGE = cast("Message", object())
-"""Nothing of a message is looked at here."""
+MESSAGE = cast("Message", SimpleNamespace(data=b"", identity="1"))
+"""Nothing else of a message is looked at here."""
 
 
 class Bench:
@@ -88,12 +90,12 @@ def test_a_tenant_that_fills_the_slots_leaves_some() -> None:
     assert bench.start_one() == "other.d"
 
 
-@pytest.mark.parametrize("flooders", [2, 5, 20])
+@pytest.mark.parametrize("flooders", [2, 5, 20, 100, 256, 400])
 def test_several_that_fill_the_slots_share_them_and_still_leave_some(flooders: int) -> None:
     """They have equal shares, and a later tenant starts without waiting for any of them."""
-    bench = Bench(slots=256, limit=8)
-    for number in range(200 * flooders):
-        bench.arrive(f"flooder-{number % flooders}.d{number}", 100)
+    bench = Bench(slots=256, limit=256)
+    for number in range(20 * flooders):
+        bench.arrive(f"flooder-{number % flooders}.d{number % 200}", 10)
     bench.start_all()
     shares = Counter(lane.tenant.name for lane in bench.running)
     bench.arrive("other.d")
@@ -102,13 +104,33 @@ def test_several_that_fill_the_slots_share_them_and_still_leave_some(flooders: i
     assert bench.start_one() == "other.d"
 
 
-def test_a_tenant_may_always_use_a_few_slots() -> None:
-    """A tenant alone fills a worker with that few slots."""
-    bench = Bench(slots=MIN_SLOTS_PER_TENANT)
-    bench.arrive("only.d", 100)
+def test_a_tenant_alone_uses_a_worker_with_one_slot() -> None:
+    """A tenant with nothing in flight may always start one delivery, up to as many tenants as there are slots."""
+    bench = Bench(slots=1)
+    for tenant in "abc":
+        bench.arrive(f"{tenant}.d", 100)
     bench.start_all()
 
-    assert len(bench.running) == MIN_SLOTS_PER_TENANT
+    assert bench.starts == ["a.d", "b.d"]
+    bench.end()
+    bench.start_all()
+    assert bench.starts == ["a.d", "b.d", "c.d"], "the tenant that has waited longest comes first"
+
+
+def test_a_slot_does_not_stay_with_one_tenant() -> None:
+    """When a slot becomes free, the tenant that has waited longest starts, before the one that had the slot."""
+    bench = Bench(slots=4)
+    bench.arrive("greedy.d", 100)
+    bench.start_all()
+    for tenant in "abc":
+        bench.arrive(f"{tenant}.d", 100)
+    bench.start_all()
+    for _ in range(30):
+        bench.end()
+        bench.start_all()
+
+    starts = Counter(bench.starts[-20:])
+    assert min(starts[f"{tenant}.d"] for tenant in ("greedy", "a", "b", "c")) >= 4, starts
 
 
 def test_a_suspended_tenant_continues_when_slots_are_free() -> None:
@@ -124,14 +146,42 @@ def test_a_suspended_tenant_continues_when_slots_are_free() -> None:
     assert Counter(bench.starts) == {f"t{number}.d": 50 for number in range(10)}
 
 
-def test_a_long_backlog_counts_as_an_eighth_of_the_slots() -> None:
-    """The worker still pulls the messages of other tenants."""
-    bench = Bench(slots=256, limit=8)
-    for number in range(1000):
-        bench.arrive(f"many.d{number}", 8)
-    bench.arrive("few.d", 8)
+@pytest.mark.parametrize("flooders", [1, 5, 100])
+def test_a_surplus_is_refused_and_others_have_room(flooders: int) -> None:
+    """However many tenants fill the room, each has an equal share, and another tenant's message is accepted."""
+    bench = Bench(slots=1, limit=1)
+    accepted = Counter(
+        number % flooders
+        for number in range(2 * MAX_WAITING)
+        if bench.turns.enqueue(f"flooder-{number % flooders}.d{number % 7}", MESSAGE)
+    )
 
-    assert bench.turns.runnable == 256 // 8 + 8
+    assert len(accepted) == flooders
+    assert max(accepted.values()) - min(accepted.values()) <= 1
+    assert accepted[0] >= MAX_WAITING // (flooders + 2)
+    assert all(bench.turns.enqueue("other.d", MESSAGE) for _ in range(accepted[0] // 2))
+
+
+def test_large_messages_take_more_room() -> None:
+    """Each further 4 KiB of a body counts as a message."""
+    bench = Bench(slots=1)
+    large = cast("Message", SimpleNamespace(data=bytes(63 * UNIT_BYTES), identity="2"))
+    count = sum(bench.turns.enqueue("a.d", large) for _ in range(MAX_WAITING))
+
+    assert count == MAX_WAITING // 3 // 64
+    assert bench.turns.waiting == count * 64
+
+
+def test_what_starts_or_is_withdrawn_frees_its_room() -> None:
+    """Nothing is counted as waiting when nothing waits."""
+    bench = Bench(slots=2)
+    bench.arrive("a.d", 5)
+    bench.start_all()
+    (lane,) = bench.turns
+    bench.turns.withdraw(lane, [MESSAGE])
+
+    assert not lane.waiting
+    assert (bench.turns.waiting, lane.tenant.waiting) == (0, 0)
 
 
 def test_a_suspended_lane_delays_no_other() -> None:
@@ -162,7 +212,7 @@ def test_idle_lanes_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> N
     assert [lane.key for lane in bench.turns] == ["a.x", "c.x"]
     assert bench.turns.find("b.x") is None
     assert list(bench.turns._tenants) == ["a", "c"]  # pyright: ignore[reportPrivateUsage]
-    assert (bench.turns.running, bench.turns.runnable) == (0, 0)
+    assert (bench.turns.running, bench.turns.waiting) == (0, 0)
 
 
 def test_a_changed_limit_forgets_an_idle_lane() -> None:
@@ -206,7 +256,8 @@ def test_limits_are_kept_and_no_lane_starves(
 
     def check() -> None:
         by_lane = Counter(lane.key for lane in bench.running)
-        assert len(bench.running) == bench.turns.running <= slots
+        by_tenant = Counter(lane.tenant.name for lane in bench.running)
+        assert len(bench.running) == bench.turns.running < slots + len(by_tenant)
         assert all(count <= bench.limit(key) for key, count in by_lane.items())
 
     for step, what in steps:

@@ -1,0 +1,67 @@
+"""Load shedding: the surplus of a tenant moves to the overflow, so that the worker never has to stop pulling.
+
+The streams of due work are queues for all tenants. A worker that stopped pulling when one tenant has filled its share
+would leave the others behind that tenant's backlog. The overflow is read by turns of tenants and destinations.
+
+The copy is stored before the message is acknowledged. A worker that dies in between leaves both, and the delivery is
+sent twice, like one that was in flight.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from messaging.client.errors import JetStreamError
+from messaging.message import Message
+from messaging.publication import MessagePublisher, Publication, PublishAck
+from schemas import streams, subjects
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, portable_headers
+
+MAX_MOVING: Final = 512
+"""Messages that are moved at a time. The worker does not pull while there are as many."""
+_SOURCES: Final = frozenset({streams.WORK.name, streams.RETRIES.name})
+_MOVED: Final = ".o"
+
+
+class LoadShedder:
+    """Moves messages to the overflow."""
+
+    def __init__(self, publisher: MessagePublisher) -> None:
+        self._publisher = publisher
+        self.moving = 0
+        """Messages that are being moved."""
+        self.moved = 0
+        """Messages moved so far."""
+
+    def can_move(self, message: Message) -> bool:
+        """Return whether the overflow may have the message: the head of an ordered queue stays where it is."""
+        return message.stream in _SOURCES
+
+    def move(self, message: Message, on_moved: Callable[[JetStreamError | None], None]) -> None:
+        """Store a copy in the overflow, and call `on_moved` once, with the error if there is one."""
+
+        def on_stored(result: PublishAck | JetStreamError) -> None:
+            self.moving -= 1
+            if isinstance(result, PublishAck):
+                self.moved += 1
+                on_moved(None)
+            else:
+                on_moved(result)
+
+        self.moving += 1
+        self._publisher.send(overflow_copy(message), on_stored)
+
+
+def overflow_copy(message: Message) -> Publication:
+    """Return the copy of a message for the overflow.
+
+    The copy's `Nats-Msg-Id` ends with the sequence of the message. The work stream still knows the id without that end,
+    and would drop the copy as a duplicate when it is fed back.
+    """
+    request_id = message.headers.get(HEADER_MSG_ID) or message.identity
+    before, _, end = request_id.rpartition(_MOVED)
+    if before and end.isdigit():  # moved before
+        request_id = before
+    headers = portable_headers(message.headers) | {HEADER_MSG_ID: f"{request_id}{_MOVED}{message.sequence}"}
+    if message.deliveries > 1:  # the copy is new to the server, but the delivery may have a result
+        headers.setdefault(HEADER_SINCE, message.stored_at.isoformat())
+    return Publication(subjects.overflow(*subjects.tenant_and_destination(message.subject)), message.data, headers)

@@ -21,6 +21,8 @@ REPLICA_LAG_S: Final = 10.0
 
 Rows announced within this time outweigh their absence in a list. Deleted rows are remembered for this time.
 """
+_STORED_AT_ONCE: Final = 256
+"""Rows of a list that are decoded before other tasks run."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,7 +50,7 @@ class KvCache(Generic[T]):
     def __init__(self, table: KvTable[T], *, max_age_s: float = MAX_AGE_S, max_entries: int = MAX_ENTRIES) -> None:
         """With more than `max_entries` keys read one by one or announced, all of them are forgotten."""
         self.on_update: Callable[[str, T | None, T | None], None] = lambda _key, _old, _new: None
-        """Called with key, old and new value whenever a value was read or announced."""
+        """Called with key, old and new value whenever another value or revision was read or announced."""
         self.on_forget: Callable[[str], None] = lambda _: None
         """Called with each key that is forgotten."""
         self._table = table
@@ -134,8 +136,10 @@ class KvCache(Generic[T]):
         for key, known in list(self._known.items()):
             if known.value is None and known.announced_at <= every_replica_has:
                 self._known.pop(key).until = 0.0
-        for entry in entries:
+        for number, entry in enumerate(entries):
             self._store(entry)
+            if not number % _STORED_AT_ONCE:
+                await asyncio.sleep(0)
         now = time.monotonic()
         for key in self._known.keys() - {entry.key for entry in entries}:
             known = self._known[key]
@@ -177,9 +181,13 @@ class KvCache(Generic[T]):
             is_deleted_row = known.value is None and entry.revision == known.revision and not announced_at
             if known.until > now and (is_deleted_row or entry.revision < known.revision):
                 return  # from a replica that lags behind
-            known.until = 0.0
             announced_at = max(announced_at, known.announced_at)
         value = self._table.decode(entry)
+        if known is not None and value is not None and (value, entry.revision) == (known.value, known.revision):
+            known.until, known.announced_at = now + self._max_age_s, announced_at
+            return
+        if known is not None:
+            known.until = 0.0
         self._known[entry.key] = CachedValue(value, entry.revision, now + self._max_age_s, announced_at)
         self.on_update(entry.key, known.value if known else None, value)
 

@@ -104,6 +104,12 @@ def operational(kind: str, tenant: str, name: str) -> str:
     return f"oneprotect.event.{kind}.{tenant}.{name}"
 
 
+def tenant_of_event(subject: str) -> str:
+    """Return the tenant in a subject of `operational`; any other subject is returned as it is."""
+    tokens = subject.split(".", 5)
+    return tokens[4] if len(tokens) > 5 else subject
+
+
 def announced(bucket: str) -> str:
     """Return the core NATS subject prefix on which the server announces a bucket's values."""
     return f"oneprotect.kv.{bucket}"

@@ -24,6 +24,37 @@ def matches(pattern: str, event_type: str) -> bool:
     )
 
 
-def asks_for(patterns: Iterable[str], event_type: str) -> bool:
-    """Return true if one of a destination's `event_types` matches `event_type`."""
-    return any(matches(pattern, event_type) for pattern in patterns)
+class SubscriptionIndex:
+    """The subscribers of each pattern. Finding those of an event type costs as much as there are, and its parts."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str | set[str]] = {}
+        """Subscribers by pattern; most patterns have one, and a name needs a quarter of the memory of a set."""
+
+    def add(self, name: str, patterns: Iterable[str]) -> None:
+        """Add a subscriber to each of `patterns`."""
+        for pattern in patterns:
+            names = self._names.setdefault(pattern, name)
+            if isinstance(names, set):
+                names.add(name)
+            elif names != name:
+                self._names[pattern] = {names, name}
+
+    def remove(self, name: str, patterns: Iterable[str]) -> None:
+        """Remove a subscriber from each of `patterns`, where it is one."""
+        for pattern in patterns:
+            names = self._names.get(pattern)
+            if isinstance(names, set):
+                names.discard(name)
+            if not names or names == name:
+                self._names.pop(pattern, None)
+
+    def find(self, event_type: str) -> list[str]:
+        """Return the sorted subscribers of which a pattern matches `event_type`."""
+        found: set[str] = set()
+        prefixes = (event_type[: end + 1] + "*" for end, character in enumerate(event_type) if character == ".")
+        for pattern in (event_type, "*", *prefixes):
+            names = self._names.get(pattern)
+            if names is not None and matches(pattern, event_type):
+                found.update(names if isinstance(names, set) else (names,))
+        return sorted(found)

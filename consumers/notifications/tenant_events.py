@@ -17,19 +17,19 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from consumers.destinations.destination_index import DestinationIndex
 from messaging.client.errors import JetStreamError
-from messaging.kv import KvBucket, KvTable
 from messaging.message import Message
 from messaging.publication import Publication
 from schemas import subjects
 from schemas.codes import Code, CredentialStatus
-from schemas.configuration import Destination
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
 from schemas.headers import HEADER_MSG_ID
-from schemas.subscriptions import asks_for
 
 SOURCE: Final = "/oneprotect/events"
 RETRY_S: Final = 1.0
+MAX_SUBSCRIBERS: Final = 100
+"""Destinations, by id, that get an event: one change must not cause a delivery to each of thousands."""
 
 _log = structlog.get_logger(__name__)
 
@@ -62,8 +62,8 @@ class OperationalEvent(msgspec.Struct, frozen=True, kw_only=True):
 class TenantEventPublisher:
     """Turns an operational event into delivery requests. A handler for a `Worker`."""
 
-    def __init__(self, destinations: KvBucket) -> None:
-        self._destinations = KvTable(destinations, Destination)
+    def __init__(self, destinations: DestinationIndex) -> None:
+        self._destinations = destinations
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
         """Return one request for each subscribed destination."""
@@ -76,17 +76,16 @@ class TenantEventPublisher:
         if data is None:
             return ()
         about = event.data.get("destination")
-        return tuple(
-            _request(event, name, data)
-            for name, destination in await self._destinations_of(event.tenant)
-            if name != about and destination.enabled and asks_for(destination.event_types, event.event_type)
-        )
+        names = [name for name in await self._subscribed(event) if name != about]
+        if len(names) > MAX_SUBSCRIBERS:
+            _log.warning("notifications.subscribers_omitted", tenant=event.tenant, omitted=len(names) - MAX_SUBSCRIBERS)
+        return tuple(_request(event, name, data) for name in names[:MAX_SUBSCRIBERS])
 
-    async def _destinations_of(self, tenant: str) -> list[tuple[str, Destination]]:
-        """Return the tenant's destinations; wait for JetStream as long as necessary."""
+    async def _subscribed(self, event: OperationalEvent) -> list[str]:
+        """Return the subscribed destinations; wait for JetStream as long as necessary."""
         while True:
             try:
-                return [(row.id, row.value) for row in await self._destinations.list(f"{tenant}.*")]
+                return await self._destinations.subscribed(event.tenant, event.event_type)
             except JetStreamError as error:
                 _log.warning("notifications.read_failed", error=str(error), next_try_s=RETRY_S)
             await asyncio.sleep(RETRY_S)

@@ -9,14 +9,14 @@ import asyncio
 from datetime import UTC, datetime
 from typing import Final
 
+from consumers.destinations.destination_index import DestinationIndex
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import WriteConflict
-from messaging.kv import EXPECTED_REVISION, KvBucket, KvTable
+from messaging.kv import EXPECTED_REVISION
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.configuration import Destination
 from schemas.events import decode_request
 from schemas.headers import HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET, HEADER_SECRET_WAITS, portable_headers
 
@@ -60,27 +60,27 @@ class RetryNow:
 class WaitingDeliveryResumer:
     """Makes the deliveries due that wait for a secret."""
 
-    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, destinations: KvBucket) -> None:
+    def __init__(
+        self, connection: NatsConnection, publisher: JetStreamPublisher, destinations: DestinationIndex
+    ) -> None:
         self._connection = connection
         self._publisher = publisher
-        self._destinations = KvTable(destinations, Destination)
+        self._destinations = destinations
 
     async def resume(self, tenant: str, credential: str) -> int:
         """Make the deliveries due that wait for this credential's secret. Returns their number."""
-        resumed = 0
-        for row in await self._destinations.list(f"{tenant}.*"):
-            if row.value.credential == credential:
-                await self._connection.publish(subjects.line(tenant, row.id, "now"), subjects.SECRET_IS_THERE)
-                resumed += await self._resume_destination(tenant, row.id)
-        return resumed
-
-    async def _resume_destination(self, tenant: str, destination: str) -> int:
+        users = await self._destinations.users(tenant, credential)
+        if not users:
+            return 0
+        for name, destination in users.items():
+            if destination.ordering == "fifo":
+                await self._connection.publish(subjects.line(tenant, name, "now"), subjects.SECRET_IS_THERE)
         resumed = 0
         waiting: list[direct_get.StoredMessage] = []
-        async for record in direct_get.scan(
-            self._connection, streams.RETRIES.name, subjects.scheduled(tenant, destination, "*")
-        ):
-            if HEADER_SECRET_WAITS in record.headers:
+        # Several destinations are read at once: the server finds rare subjects by searching the stream.
+        pattern = subjects.scheduled(tenant, next(iter(users)) if len(users) == 1 else "*", "*")
+        async for record in direct_get.scan(self._connection, streams.RETRIES.name, pattern):
+            if HEADER_SECRET_WAITS in record.headers and subjects.destination_scheduled(record.subject) in users:
                 waiting.append(record)
             if len(waiting) == BATCH_SIZE:
                 resumed += await self._reschedule(waiting)

@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 from starlette.routing import BaseRoute
 
+from consumers.destinations.destination_index import DestinationIndex
 from messaging.client.errors import ServerUnavailable
 from messaging.kv import KvTable
 from oneprotect.api.app import create_app
@@ -17,7 +18,6 @@ from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.jwks import IssuerKeys
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.token_cache import TokenCache
-from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.resources.probes import StreamAvailability
@@ -166,7 +166,7 @@ def build_dependencies(
         connection=jetstream.connection,
         publisher=jetstream.publisher,
         configuration=jetstream.configuration,
-        destinations=DestinationCache(jetstream.destinations, jetstream.connection),
+        destinations=DestinationIndex(jetstream.destinations, jetstream.connection),
         replay_service=jetstream.replayer,
         replay_runner=ReplayRunner(jetstream.replayer, jetstream.replays),
         tokens=tokens,

@@ -15,6 +15,7 @@ from consumers.credentials.control_server import WorkerControl
 from consumers.delivery.handler import DeliveryHandler, DeliveryPolicy
 from consumers.delivery.head_state import HeadStateCache
 from consumers.destinations.circuit_breaker import HealthPolicy
+from consumers.destinations.destination_index import DestinationIndex
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth, DisableDestination
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
@@ -114,6 +115,7 @@ class _Consumer:
         self._jetstream = jetstream = resources.jetstream
         self._name = resources.telemetry.instance
         self._directory = ConfigurationDirectory(jetstream.destinations, jetstream.credentials)
+        self._destinations = DestinationIndex(jetstream.destinations, jetstream.connection)
         self._checker = self._build_credential_checker()
         self._archive = ArchiveBatcher(
             jetstream.publisher,
@@ -145,13 +147,14 @@ class _Consumer:
             on_ordered=self._ordered_queues.wake,
         )
         self._stream_metrics = StreamMetrics(jetstream.connection, jetstream.replays)
-        self._notifier = _build_notifier(resources)
+        self._notifier = _build_notifier(resources, self._destinations)
         self._subscribe()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start every part, consume until `stop` is set, then drain."""
         connection, delivery = self._jetstream.connection, self._settings.delivery
         await self._directory.start()
+        await self._destinations.start()
         connection.on_reconnect(self._directory.forget)
         await WorkerControl(connection, self._checker, self._resources.provider, self._name).start()
         freeze_gc()
@@ -186,7 +189,7 @@ class _Consumer:
             provider=self._resources.provider,
             provider_name=str(secret.provider),
             publisher=jetstream.publisher,
-            resumption=WaitingDeliveryResumer(jetstream.connection, jetstream.publisher, jetstream.destinations),
+            resumption=WaitingDeliveryResumer(jetstream.connection, jetstream.publisher, self._destinations),
             secret_namespace=secret.namespace,
         )
 
@@ -309,17 +312,19 @@ def _worker_limits(settings: Settings, max_in_flight: int) -> WorkerLimits:
     )
 
 
-def _build_notifier(resources: ConsumerResources) -> Worker:
+def _build_notifier(resources: ConsumerResources, destinations: DestinationIndex) -> Worker:
     """Return the worker that turns operational events into deliveries to the tenants."""
     jetstream = resources.jetstream
     worker = Worker(
         publisher=OverflowingPublisher(jetstream.publisher),
-        handler=TenantEventPublisher(jetstream.destinations),
+        handler=TenantEventPublisher(destinations),
         lane_limit=lambda _: 1,
         is_announced=False,
         limits=_worker_limits(resources.settings, NOTIFICATIONS_IN_FLIGHT),
     )
-    worker.add_source(_pull_consumer(jetstream, worker, streams.TELLING_CONSUMER, worker.accept, lane_of=str))
+    worker.add_source(
+        _pull_consumer(jetstream, worker, streams.TELLING_CONSUMER, worker.accept, lane_of=subjects.tenant_of_event)
+    )
     return worker
 
 

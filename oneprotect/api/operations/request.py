@@ -5,13 +5,13 @@ from typing import TypeVar
 import msgspec
 from starlette.requests import Request
 
+from consumers.destinations.destination_index import DestinationIndex
 from consumers.replay.service import ReplayService
 from messaging.client.connection import NatsConnection
 from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
-from oneprotect.api.operations.destination_cache import DestinationCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.web import request_body
 from oneprotect.api.web.rate_limits import TenantLimiter
@@ -28,7 +28,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     connection: NatsConnection
     publisher: JetStreamPublisher
     configuration: ConfigurationService
-    destinations: DestinationCache
+    destinations: DestinationIndex
     replay_service: ReplayService
     replay_runner: ReplayRunner
     tokens: TokenCache

@@ -1,10 +1,12 @@
 """Subscriptions: the event types of a destination."""
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.subscriptions import asks_for, matches
+from schemas.subscriptions import SubscriptionIndex, matches
 
 EVENT_TYPES = st.from_regex(r"[A-Za-z0-9_]{1,5}(\.[A-Za-z0-9_]{1,5}){0,3}", fullmatch=True)
 
@@ -67,8 +69,40 @@ def test_every_type_matches_itself_and_the_bare_wildcard_unless_it_is_operationa
     assert matches("*", event_type) is not event_type.startswith("oneprotect.")
 
 
-def test_a_destination_without_types_has_no_subscription() -> None:
-    """One matching pattern is enough, and no pattern matches nothing."""
-    assert asks_for(("order.*", "invoice.paid"), "invoice.paid")
-    assert not asks_for(("order.*",), "invoice.paid")
-    assert not asks_for((), "invoice.paid")
+PATTERNS = st.one_of(EVENT_TYPES, EVENT_TYPES.map(lambda event_type: event_type + ".*"), st.just("*"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3).map(str), st.lists(PATTERNS, max_size=4)), max_size=8), EVENT_TYPES)
+def test_the_index_finds_whoever_has_a_matching_pattern(changes: list[tuple[str, list[str]]], event_type: str) -> None:
+    """After any changes, the index finds the names whose patterns match, sorted, and no others."""
+    index, current = SubscriptionIndex(), dict[str, list[str]]()
+    for name, patterns in changes:
+        index.remove(name, current.get(name, ()))
+        index.add(name, patterns)
+        current[name] = patterns
+    for asked in (event_type, *(pattern for _, patterns in changes for pattern in patterns if "*" not in pattern)):
+        expected = [name for name, patterns in current.items() if any(matches(one, asked) for one in patterns)]
+        assert index.find(asked) == sorted(expected)
+
+
+def test_a_search_costs_the_same_however_many_patterns_there_are() -> None:
+    """The index asks for the parts of the event type, and for no other pattern."""
+
+    def steps(subscribers: int) -> int:
+        index = SubscriptionIndex()
+        for number in range(subscribers):
+            index.add(f"d{number}", [f"a.b.x{part}.{number}.*" for part in range(128)])
+        count = 0
+
+        def trace(*_: object) -> None:
+            nonlocal count
+            count += 1
+
+        sys.setprofile(trace)
+        try:
+            assert index.find("a.b.zz") == []
+        finally:
+            sys.setprofile(None)
+        return count
+
+    assert steps(1) == steps(100)

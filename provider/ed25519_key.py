@@ -1,8 +1,10 @@
 """Ed25519 keys: scheme `v1a` of Standard Webhooks. Receivers hold a public key and cannot forge signatures."""
 
+from array import array
 from typing import TYPE_CHECKING, ClassVar, Final, final
 
 from provider.errors import SecretMalformed
+from provider.fragments import fragments_of
 from provider.signing_keys import Scheme, SigningKey, decode_strict_base64, require_bytes
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ class Ed25519SigningKey(SigningKey):
         Raises `SecretMalformed`, also for halves that do not match: receivers would verify with another key.
         """
         key = _parse(material)
+        self.fragments = array("q") if key is None else fragments_of(material, key.private_bytes_raw())
         del material  # a traceback that shows locals must not find it in this frame
         if key is None:
             raise SecretMalformed

@@ -4,9 +4,11 @@ import base64
 import hashlib
 import re
 from abc import ABC, abstractmethod
+from array import array
 from typing import ClassVar, Final, Literal, NoReturn, final
 
 from provider.errors import SecretMalformed
+from provider.fragments import fragments_of
 from provider.opaque import Opaque
 
 MIN_KEY_BYTES: Final = 24
@@ -27,9 +29,11 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 class SigningKey(Opaque, ABC):
     """Key of any scheme. It can sign, equals only itself, and has no hash."""
 
-    __slots__ = ()
+    __slots__ = ("fragments",)
 
     scheme: ClassVar[Scheme]
+    fragments: "array[int]"
+    """The fragments of the key and of its text."""
 
     @abstractmethod
     def sign(self, message: bytes) -> bytes:
@@ -60,6 +64,7 @@ class HmacKey(SigningKey):
     def __init__(self, material: bytes) -> None:
         """Parse `whsec_` and strict base64, or raw bytes: 24 to 64 after decoding. Raises `SecretMalformed`."""
         key = _parse(material)
+        self.fragments = array("q") if key is None else fragments_of(material, key)
         del material  # a traceback that shows locals must not find it in this frame
         if key is None:
             raise SecretMalformed

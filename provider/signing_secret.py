@@ -1,5 +1,6 @@
 """Signing secret of one ref: the current key, and the previous key while a rollover lasts."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Final, Literal, final
 
@@ -61,6 +62,11 @@ class SigningSecret(Opaque):
         expires_at = self.previous_expires_at if self.__both is not None else None
         is_too_far = expires_at is not None and expires_at > now + MAX_OVERLAP
         return KeyRollover(self.is_previous_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
+
+    def fragments(self) -> Iterator[int]:
+        """Yield the fragments of both keys, also of a previous key that no longer signs."""
+        for key in self.__both or self.__current:
+            yield from key.fragments
 
     def select_keys(self, now: datetime) -> tuple[SigningKey, ...]:
         """Return the keys that are valid at `now`, in the order of `SLOTS`. Raises `TypeError` without a time zone."""

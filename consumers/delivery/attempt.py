@@ -17,6 +17,7 @@ from consumers.model.request import DeliveryAttemptRequest
 from consumers.retries.policy import next_wait_s, secret_wait_s, total_wait_s
 from consumers.signatures.signer import SignedHeaders
 from provider.errors import SecretError
+from provider.signing_secret import SigningSecret
 from schemas.codes import Code, Outcome
 from schemas.configuration import Destination, RetryPolicy
 from schemas.events import AttemptResult
@@ -58,7 +59,7 @@ class ResultBuilder:
         attempt: DeliveryAttempt,
         destination: Destination,
         signed: SignedHeaders,
-        secret_version: str,
+        secret: SigningSecret,
         reply: WebhookResponse,
     ) -> AttemptResult:
         """Return the result of an attempt that was sent."""
@@ -82,7 +83,7 @@ class ResultBuilder:
             request_bytes=len(delivery.body),
             response_bytes=reply.response_bytes,
             signed_with=signed.slots,
-            secret_version=secret_version,
+            secret_version=secret.version,
             url_host=_host(destination.url),
         )
         if is_delivered and state.replay is None and not destination.capture_response:
@@ -92,7 +93,7 @@ class ResultBuilder:
             retry_after_s=reply.retry_after_s,
             next_attempt_at=_next_attempt_at(attempt, wait_s),
             replay=state.replay,
-            response_body=_redact_body(reply, destination, signed) if destination.capture_response else None,
+            response_body=(_redact_body(reply, destination, signed, secret) if destination.capture_response else None),
         )
 
     def without_secret(self, attempt: DeliveryAttempt, error: type[SecretError]) -> AttemptResult:
@@ -140,13 +141,13 @@ def _next_attempt_at(attempt: DeliveryAttempt, wait_s: float | None) -> datetime
     return None if wait_s is None else attempt.ended_at + timedelta(seconds=wait_s)
 
 
-def _redact_body(reply: WebhookResponse, destination: Destination, signed: SignedHeaders) -> str:
-    """Return the response's body without the credentials that the request carried."""
+def _redact_body(reply: WebhookResponse, destination: Destination, signed: SignedHeaders, secret: SigningSecret) -> str:
+    """Return the response's body without the keys, and without the credentials that the request carried."""
     known = [signature.partition(",")[2] for signature in signed.signature.split()]
     known += credential_candidates_in_url(destination.url)
     for value in destination.headers.values():
         known += credential_candidates_in_header(value)
-    return redact_response(reply.body, known=known)
+    return redact_response(reply.body, known=known, fragments=secret.fragments())
 
 
 @functools.lru_cache(maxsize=4096)

@@ -238,7 +238,7 @@ class DeliveryHandler:
             body=delivery.body,
             timeout_s=destination.timeout_s or self._policy.timeout_s,
             capture=destination.capture_response,
-            on_reply=functools.partial(self._on_reply, attempt, route, signed, secret.version, on_result),
+            on_reply=functools.partial(self._on_reply, attempt, route, signed, secret, on_result),
         )
 
     def _on_reply(
@@ -246,13 +246,13 @@ class DeliveryHandler:
         attempt: DeliveryAttempt,
         route: DeliveryRoute,
         signed: SignedHeaders,
-        secret_version: str,
+        secret: SigningSecret,
         on_result: Callable[[HandlerResult], None],
         reply: WebhookResponse,
     ) -> None:
         destination = route.destination
         try:
-            result = self._results.after_reply(attempt, destination, signed, secret_version, reply)
+            result = self._results.after_reply(attempt, destination, signed, secret, reply)
             self._health.record_reply(route.lane, destination.url, reply, attempt.ended_at)
             handled: HandlerResult = self._finish(attempt, result)
         except Exception as error:  # noqa: BLE001  the worker, which is the edge, counts and logs it

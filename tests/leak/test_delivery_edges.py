@@ -1,5 +1,6 @@
 """Deliveries to receivers and servers that repeat secrets: echoes, foreign errors, pasted paths."""
 
+import base64
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -21,6 +22,9 @@ ECHOES: dict[str, Callable[[str], str]] = {
     "percent-encoded": lambda text: text.replace("+", "%2B").replace("/", "%2F").replace("=", "%3D"),
     "in two lines": lambda text: f"{text[:24]}\n{text[24:]}",
     "in groups of hex": lambda text: text.encode().hex(":"),
+    "letter by letter": "-".join,
+    "in base64 of UTF-16": lambda text: base64.b64encode(text.encode("utf-16")).decode(),
+    "its second half": lambda text: text[len(text) // 2 :],
     "cut off at 1 KiB": lambda text: f"{'. ' * 499}{text}",
 }
 

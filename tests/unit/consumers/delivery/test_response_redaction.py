@@ -1,7 +1,10 @@
 """Redaction of a receiver's response."""
 
+import base64
 import html
+import itertools
 import json
+import re
 from collections.abc import Callable
 from urllib.parse import quote
 
@@ -13,6 +16,7 @@ from consumers.delivery.response_redaction import (
     credential_candidates_in_url,
     redact_response,
 )
+from provider.signing_keys import HmacKey, SigningKey
 
 SIGNATURE = "K5oZfzN95Z9UVu1EsfQmfVNQhnkZ2pj9o9NDN/H+pI4="
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw0123456789A="
@@ -30,6 +34,64 @@ FORMS: dict[str, Callable[[str], str]] = {
     "numbers": lambda text: str(list(text.encode())),
     "hex": lambda text: text.encode().hex(),
 }
+
+
+KEYS: dict[str, SigningKey] = {
+    SECRET: HmacKey(SECRET.encode()),
+    "tr0ub4dor&3-correct-horse": HmacKey(b"tr0ub4dor&3-correct-horse"),
+    "Zq8vT2mW5xY9bN4kR7pL1cJ6": HmacKey(b"Zq8vT2mW5xY9bN4kR7pL1cJ6"),
+    "correct-horse%41battery&amp;staple": HmacKey(b"correct-horse%41battery&amp;staple"),
+}
+ENCODINGS: dict[str, Callable[[bytes], str]] = {
+    "plain": bytes.decode,
+    "hex": bytes.hex,
+    "upper-case hex": lambda key: key.hex().upper(),
+    "UTF-16 in hex": lambda key: key.decode().encode("utf-16-be").hex(),
+    "base64": lambda key: base64.b64encode(key).decode(),
+    "base64 after one byte": lambda key: base64.b64encode(b"." + key).decode(),
+    "base64 after two bytes": lambda key: base64.urlsafe_b64encode(b"\xff\xff" + key).decode().rstrip("="),
+    "base64 of UTF-16": lambda key: base64.b64encode(key.decode().encode("utf-16")).decode(),
+}
+SEPARATORS = ("", " ", "\n", "-", ", ", ":", "::", "\\n", "\\u0000", "\0", "%20", "&nbsp;", "|", "' '", ";\r\n\t")
+MORE_FORMS: dict[str, Callable[[bytes], str]] = {
+    "numbers": lambda key: str(list(key)),
+    "signed numbers": lambda key: str([byte - 256 if byte > 127 else byte for byte in key]),
+    "UTF-16 numbers": lambda key: str(list(key.decode().encode("utf-16"))),
+    "0x": lambda key: ",".join(f"0x{byte:02x}" for byte in key),
+    "\\\\x": lambda key: "".join(f"\\x{byte:02x}" for byte in key),
+    "decimal entities": lambda key: "".join(f"&#{byte};" for byte in key),
+    "a request in base64": lambda key: base64.encodebytes(b'{"id": 1, "key": "%b"}\r\n' % key).decode(),
+    "a hex dump": lambda key: "\n".join(
+        f"{at:08x}  {key[at : at + 16].hex(' ')}  |{key[at : at + 16].decode()}|" for at in range(0, len(key), 16)
+    ),
+}
+
+
+def groups(text: str, size: int) -> list[str]:
+    """Return the text in groups of `size` characters."""
+    return [text[at : at + size] for at in range(0, len(text), size)]
+
+
+def letters(text: str) -> str:
+    """Return what a reader could put together again, without the offsets of a hex dump."""
+    return "".join(letter for letter in re.sub("000000[0-9]0", "", text) if letter.isalnum())
+
+
+@pytest.mark.parametrize("secret", KEYS)
+@pytest.mark.parametrize("half", [slice(None), slice(12), slice(12, None)], ids=["whole", "first half", "second half"])
+def test_a_key_that_the_receiver_knows_is_not_shown(secret: str, half: slice) -> None:
+    """The key is not part of the request. It is masked in all encodings, with any separators, but for a short rest."""
+    part = secret[half].encode()
+    echoes = [
+        separator.join(groups(encoding(part), size))
+        for encoding, separator, size in itertools.product(ENCODINGS.values(), SEPARATORS, (1, 2, 4))
+    ]
+    echoes += [form(part) for form in MORE_FORMS.values()]
+    for echo in echoes:
+        text = redact_response(f"<p>expected {echo} instead".encode(), known=[], fragments=KEYS[secret].fragments)
+
+        left = letters(text.removeprefix("<p>expected ").removesuffix(" instead"))
+        assert len(left) <= 8 * len(letters(echo)) / len(part), (echo, text)
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
@@ -88,3 +150,21 @@ def test_a_urls_credentials_are_its_user_path_and_query() -> None:
 def test_a_token_after_its_scheme_is_redacted() -> None:
     """`Bearer` itself is shown."""
     assert list(credential_candidates_in_header("Bearer abcdefgh")) == ["Bearer abcdefgh", "abcdefgh"]
+
+
+def test_what_basic_encodes_is_redacted() -> None:
+    """A receiver that refuses a password may print it."""
+    value = "Basic " + base64.b64encode(b"orders:hunter2!").decode()
+
+    assert {"orders:hunter2!", "hunter2!"} <= set(credential_candidates_in_header(value))
+    assert list(credential_candidates_in_header("Basic /w==")) == ["Basic /w==", "/w=="]
+
+
+@pytest.mark.parametrize("body", ["Cannot POST /services/T0001/orders-hook", "no route: /services/T0001/orders-hook."])
+def test_an_error_page_stays_readable(body: str) -> None:
+    """Only the path, which may be a credential, is masked."""
+    text = redact_response(
+        body.encode(), known=credential_candidates_in_url("https://a.com/services/T0001/orders-hook")
+    )
+
+    assert text == body.replace("/services/T0001/orders-hook", "***")

@@ -1,7 +1,7 @@
 """Fragments of a secret value: hashes of every eight characters in a row, by which an echo of the value is recognized.
 
-A receiver may print the key that it expects. Whoever redacts its response must recognize the key without having it, so
-a key keeps its fragments. Python's hash of bytes is keyed with a random number of the process. The hashes are no
+A receiver may print the key that it expects. The consumer must recognize the key without it, so a key
+keeps its fragments. Python's hash of bytes is keyed with a random number of the process. The hashes are no
 weaker than the hash states that a key keeps to sign with: either is enough to forge signatures.
 """
 

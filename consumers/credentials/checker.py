@@ -1,11 +1,13 @@
 """Checks of credentials: a consumer resolves the Secret, stores the status, and resumes the deliveries that waited.
 
-A credential is checked when it changes, on request, when a delivery contradicts its status, and every few minutes. The
-status is in a bucket with revisions, so of several consumers that notice a change, one publishes it.
+A credential is checked when it changes, on request, when a delivery contradicts its status, and every few minutes.
+Tenants take turns, so the many credentials of one tenant delay no check of another's. The status is in a bucket with
+revisions, so of several consumers that notice a change, one publishes it.
 """
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections import Counter
@@ -16,10 +18,11 @@ from typing import Final, Protocol
 import msgspec
 import structlog
 
+from consumers.credentials.turn_queue import TurnQueue
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from messaging.audit_events import publish_audit_event
-from messaging.client.errors import WriteConflict
+from messaging.client.errors import JetStreamError, WriteConflict
 from messaging.kv import KvBucket, KvEntry, KvTable
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
@@ -34,7 +37,11 @@ SOURCE: Final = "/oneprotect/consumer"
 INTERVAL_S: Final = 300.0
 INTERVAL_BROKEN_S: Final = 15.0
 """Interval for a credential that does not work: an operator is probably fixing it right now."""
+MAX_CHECKS_PER_S: Final = 20.0
+"""Repeated checks a second of one tenant's credentials. A new or changed credential is checked at once."""
 ROUND_S: Final = 5.0
+LIST_INTERVAL_S: Final = 300.0
+"""Time after which all credentials are listed again, in case an announcement was lost."""
 
 STATUS_OF: Final = {
     Code.SECRET_REF_INVALID: CredentialStatus.MALFORMED,
@@ -84,13 +91,24 @@ class CredentialChecker:
         self._spread = spread
         self._known: dict[str, CredentialState] = {}
         self._due: dict[str, float] = {}
-        self._wake = asyncio.Event()
+        """Time of the next check of each credential; infinite while it waits for its turn."""
+        self._sizes: Counter[str] = Counter()
+        """Credentials of each tenant."""
+        self._list_at = 0.0
+        self._queue = TurnQueue()
+        self._checking: set[asyncio.Task[None]] = set()
+        self._is_running = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Check due credentials until `stop` is set."""
         await self._statuses.bucket.on_change(self._on_status)
         self._directory.on_credential(self._on_credential)
-        await run_every(ROUND_S, self._check_due, stop, failure_event="credentials.check_failed", wake=self._wake)
+        self._is_running = True
+        await run_every(ROUND_S, self._queue_due, stop, failure_event="credentials.check_failed")
+        self._is_running = False
+        for task in self._checking:
+            task.cancel()
+        await asyncio.gather(*self._checking, return_exceptions=True)
 
     def count(self) -> Counter[CredentialStatus]:
         """Return how many credentials known to this consumer have each status."""
@@ -103,18 +121,27 @@ class CredentialChecker:
         if state is None or seen is not state.status:
             self._check_soon(credential)
 
+    async def list_again(self) -> None:
+        """List all credentials in the next round: announcements may have been lost."""
+        self._list_at = 0.0
+
     def _check_soon(self, key: str) -> None:
-        self._due[key] = 0.0
-        self._wake.set()
+        self._due[key] = math.inf
+        self._queue.add(key, first=True)
+        self._start_checks()
 
     def _on_credential(self, key: str, old: Credential | None, new: Credential | None) -> None:
         for credential in (old, new):
             self._evict(credential)
         if new is None:
-            self._known.pop(key, None)
-            self._due.pop(key, None)
-        elif old != new:
+            self._forget(key)
+        elif old != new and (old is not None or not self._queue.is_running(key)):  # else the check has just read it
             self._check_soon(key)
+
+    def _forget(self, key: str) -> None:
+        self._known.pop(key, None)
+        self._due.pop(key, None)
+        self._queue.discard(key)
 
     async def evict(self, tenant: str | None, credential: str | None) -> int:
         """Evict the Secrets of one credential, or of all credentials of a tenant, and return their number."""
@@ -164,7 +191,7 @@ class CredentialChecker:
     async def _store_status(self, key: str, state: CredentialState) -> None:
         entry = await self._statuses.bucket.find(key)
         before = self._statuses.decode(entry) or CredentialState()
-        if _is_same(before, state) and not self._is_old(before):
+        if _is_same(before, state) and not self._is_old(key.partition(".")[0], before):
             self._known[key] = before
             return
         try:
@@ -191,19 +218,45 @@ class CredentialChecker:
             resumed = await self._resumption.resume(tenant, credential)
             _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
 
-    async def _check_due(self) -> None:
-        """Check every credential that is due."""
-        for entry in await self._credentials.bucket.list():
-            self._due.setdefault(entry.key, 0.0)
+    async def _queue_due(self) -> None:
+        """Queue every credential that is due."""
         now = time.monotonic()
-        for key in [key for key, at in self._due.items() if at <= now]:
-            tenant, _, credential = key.partition(".")
-            state = await self.check(tenant, credential)
-            if state is None:
-                self._due.pop(key, None)
-                self._known.pop(key, None)
-            else:
-                self._due[key] = time.monotonic() + self._interval_s(state) * self._spread(0.8, 1.2)
+        if self._list_at <= now:
+            for entry in await self._credentials.bucket.list():
+                self._due.setdefault(entry.key, 0.0)
+            self._list_at = now + LIST_INTERVAL_S
+        self._sizes = Counter(key.partition(".")[0] for key in self._due)
+        for key, at in self._due.items():
+            if at <= now:
+                self._due[key] = math.inf
+                self._queue.add(key)
+        self._start_checks()
+
+    def _start_checks(self) -> None:
+        while self._is_running and (key := self._queue.start()) is not None:
+            task = asyncio.create_task(self._check_queued(key), name=f"check {key}")
+            self._checking.add(task)
+            task.add_done_callback(self._checking.discard)
+
+    async def _check_queued(self, key: str) -> None:
+        self._due[key] = time.monotonic() + ROUND_S  # unless the check ends with a result
+        try:
+            await self._check_and_plan(key)
+        except JetStreamError as error:
+            _log.warning("credentials.check_failed", error=str(error))
+        except Exception as error:  # noqa: BLE001 - nothing else awaits the task
+            _log.error("credentials.check_failed", error=type(error).__name__)
+        finally:
+            self._queue.end(key)
+            self._start_checks()
+
+    async def _check_and_plan(self, key: str) -> None:
+        tenant, _, credential = key.partition(".")
+        state = await self.check(tenant, credential)
+        if state is None:
+            self._forget(key)
+        else:
+            self._due[key] = time.monotonic() + self._interval_s(tenant, state) * self._spread(0.8, 1.2)
 
     async def _on_status(self, entry: KvEntry) -> None:
         """Adopt a status that another consumer stored."""
@@ -214,14 +267,17 @@ class CredentialChecker:
             # Waiting deliveries resume now, perhaps here, where the failure may still be cached.
             self._evict(await self._directory.credential(*entry.key.split(".")))
         if state.checked_at is not None:
-            self._due[entry.key] = time.monotonic() + self._interval_s(state) * self._spread(1.0, 1.2)
+            interval_s = self._interval_s(entry.key.partition(".")[0], state)
+            self._due[entry.key] = time.monotonic() + interval_s * self._spread(1.0, 1.2)
 
-    def _interval_s(self, state: CredentialState) -> float:
-        return INTERVAL_S if state.status is CredentialStatus.CONFIGURED else INTERVAL_BROKEN_S
+    def _interval_s(self, tenant: str, state: CredentialState) -> float:
+        """Return the seconds until the next check. Those of a tenant with many credentials are further apart."""
+        interval_s = INTERVAL_S if state.status is CredentialStatus.CONFIGURED else INTERVAL_BROKEN_S
+        return max(interval_s, self._sizes[tenant] / MAX_CHECKS_PER_S)
 
-    def _is_old(self, state: CredentialState) -> bool:
+    def _is_old(self, tenant: str, state: CredentialState) -> bool:
         age_s = (datetime.now(UTC) - state.checked_at).total_seconds() if state.checked_at else float("inf")
-        return age_s >= 0.5 * self._interval_s(state)
+        return age_s >= 0.5 * self._interval_s(tenant, state)
 
 
 def _is_same(one: CredentialState, other: CredentialState) -> bool:

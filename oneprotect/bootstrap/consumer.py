@@ -156,6 +156,7 @@ class _Consumer:
         await self._directory.start()
         await self._destinations.start()
         connection.on_reconnect(self._directory.forget)
+        connection.on_reconnect(self._checker.list_again)
         await WorkerControl(connection, self._checker, self._resources.provider, self._name).start()
         freeze_gc()
         _log.info("consumer.started", worker=self._name, version=VERSION, max_in_flight=delivery.max_in_flight)

@@ -46,8 +46,11 @@ class SecretRefForbidden(SecretRefused):
     code = Code.SECRET_REF_FORBIDDEN
 
 
-class SecretMismatch(SecretRefused):
-    """Secret of another tenant or purpose, or another object than the requested one."""
+class SecretMismatch(SecretMissing):
+    """Secret of another tenant or purpose, or another object than the requested one.
+
+    It is retried exactly as a missing one: otherwise a tenant could learn which Secrets of other tenants exist.
+    """
 
     code = Code.SECRET_MISMATCH
 

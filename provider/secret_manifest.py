@@ -82,12 +82,16 @@ def read_manifest(
     uid, resource_version = metadata.uid or uid, metadata.resource_version or resource_version
     if not uid or not resource_version:
         return SecretUnavailable
-    version = f"{uid}/{resource_version}"
+    version, data = f"{uid}/{resource_version}", manifest.data or {}
+    # Not an error yet: the labels are checked first, so that others learn nothing.
+    malformed = manifest.string_data is not UNSET or len(data) > MAX_KEYS
+    expires_at = _parse_expiry(metadata.annotations)
     return SecretSnapshot(
         tenant=labels.tenant,
         purpose=labels.purpose,
         version=version,
-        secrets=_parse_secrets(manifest.data or {}, version, _parse_expiry(metadata.annotations)),
+        secrets={} if malformed else _parse_secrets(data, version, expires_at),
+        malformed=malformed,
     )
 
 
@@ -109,8 +113,6 @@ def _check(manifest: _SecretManifest, ref: SecretRef) -> type[SecretError] | Non
         return SecretMismatch
     if metadata.deletion_timestamp is not None:
         return SecretNotFound  # its replacement may follow
-    if manifest.string_data is not UNSET or len(manifest.data or {}) > MAX_KEYS:
-        return SecretMalformed
     return None
 
 

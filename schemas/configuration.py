@@ -68,10 +68,20 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The part of a destination that tenants set. Raises `ValueError` for headers that break a rule."""
 
-    url: Annotated[str, Meta(min_length=1, max_length=2048)]
+    url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=2048,
+            description="Where deliveries go. Values of its query are write-only: they read as `***`.",
+        ),
+    ]
     credential: CredentialId
     event_types: Annotated[tuple[EventPattern, ...], Meta(max_length=128)] = ()
-    headers: Annotated[dict[HeaderName, HeaderValue], Meta(max_length=32)] = {}
+    headers: Annotated[
+        dict[HeaderName, HeaderValue],
+        Meta(max_length=32, description="Values are write-only: they read as `***`, and `***` keeps the stored value."),
+    ] = {}
     timeout_s: Annotated[float, Meta(gt=0, le=MAX_TIMEOUT_S)] | None = None
     max_in_flight: Annotated[int, Meta(ge=1, le=1024)] | None = None
     rate_per_s: Annotated[float, Meta(gt=0, le=1_000_000)] | None = None

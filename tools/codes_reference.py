@@ -98,8 +98,8 @@ _CODES: Final[Mapping[Code, tuple[str, str, str]]] = {
     ),
     Code.SECRET_MISMATCH: (
         "The Secret's labels name another tenant or purpose, or none.",
-        _FAILS,
-        "Correct the labels `oneprotect.io/tenant` and `oneprotect.io/purpose`; replay.",
+        _WAITS,
+        "Correct the labels `oneprotect.io/tenant` and `oneprotect.io/purpose`.",
     ),
     Code.SECRET_NOT_FOUND: (
         "The Secret or its key does not exist.",
@@ -146,7 +146,10 @@ _CODES: Final[Mapping[Code, tuple[str, str, str]]] = {
 _STATUSES: Final = {
     CredentialStatus.CONFIGURED: ("The Secret is readable and its key can sign.", "Deliveries are signed."),
     CredentialStatus.MISSING: ("`secret.not_found`", "Deliveries wait."),
-    CredentialStatus.MISMATCH: ("`secret.mismatch` or `secret.ref_forbidden`", "Deliveries fail."),
+    CredentialStatus.MISMATCH: (
+        "`secret.mismatch` or `secret.ref_forbidden`",
+        "Deliveries wait; with a forbidden ref they fail.",
+    ),
     CredentialStatus.MALFORMED: ("`secret.malformed` or `secret.ref_invalid`", "Deliveries fail."),
     CredentialStatus.DENIED: ("`secret.denied`", "Deliveries wait."),
     CredentialStatus.UNAVAILABLE: ("`secret.unavailable`", "Deliveries wait."),

@@ -23,6 +23,7 @@ from oneprotect.configuration.errors import (
     PreconditionFailedError,
     WriteConflictError,
 )
+from oneprotect.configuration.masking import mask, unmask
 from provider.errors import SecretRefInvalid
 from provider.secret_ref import SecretRef
 from schemas import validation
@@ -107,6 +108,7 @@ class ConfigurationService:
     ) -> DestinationView:
         """Create or replace a destination from the fields of `DestinationSpec`; keep it enabled or disabled.
 
+        A value `***` keeps the stored one, see `oneprotect.configuration.masking`.
         Raises `MissingCredential`, and `ValidationError` for fields that break a rule.
         """
         key = _key(tenant, name)
@@ -117,7 +119,9 @@ class ConfigurationService:
 
         def replace(stored: Destination | None) -> Destination:
             kept = {field: getattr(stored, field) for field in _STATE_FIELDS} if stored else {}
-            return Destination(**msgspec.structs.asdict(spec), **kept)
+            whole = unmask(spec, stored)
+            self._check_url(whole.url)
+            return Destination(**msgspec.structs.asdict(whole), **kept)
 
         row = await _update(self._destinations, key, replace, precondition)
         await self._audit("destination", tenant, name, "set", by, address)
@@ -336,7 +340,8 @@ def _credential_of(entry: KvEntry) -> str:
 
 
 def _destination_view(tenant: str, row: KvRow[Destination]) -> DestinationView:
-    return DestinationView(id=row.id, tenant=tenant, revision=row.revision, **msgspec.structs.asdict(row.value))
+    view = DestinationView(id=row.id, tenant=tenant, revision=row.revision, **msgspec.structs.asdict(row.value))
+    return mask(view)
 
 
 def _credential_view(tenant: str, row: KvRow[Credential], status: KvRow[CredentialState] | None) -> CredentialView:

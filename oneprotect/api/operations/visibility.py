@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from schemas.codes import Code
+from schemas.codes import Code, CredentialStatus
 from schemas.configuration import CredentialView
 from schemas.events import AttemptResult
 
@@ -20,8 +20,15 @@ def to_public_code(code: str, *, public: bool) -> str:
 
 
 def to_public_credential(view: CredentialView, *, public: bool) -> CredentialView:
-    """Return the credential with its public status if `public`."""
-    return msgspec.structs.replace(view, status=view.status.public) if public else view
+    """Return the credential with its public status if `public`.
+
+    A hidden status has no time either: an earlier time than usual would reveal that the hidden status changed.
+    """
+    if not public:
+        return view
+    status = view.status.public
+    checked_at = None if status is CredentialStatus.UNAVAILABLE else view.checked_at
+    return msgspec.structs.replace(view, status=status, checked_at=checked_at)
 
 
 def expand_public_codes(codes: Iterable[Code], *, public: bool) -> frozenset[Code]:

@@ -30,7 +30,9 @@ EventTypes = Annotated[
 ]
 Headers = Annotated[
     list[str] | None,
-    typer.Option("--header", metavar="'NAME: VALUE'", help="Header of each request. Not for secrets. Repeatable."),
+    typer.Option(
+        "--header", metavar="'NAME: VALUE'", help="Header of each request. Readers see no values. Repeatable."
+    ),
 ]
 TimeoutS = Annotated[
     float | None,

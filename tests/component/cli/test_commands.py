@@ -285,7 +285,7 @@ async def test_a_destination_life_cycle(oneprotect: RunHere) -> None:
 
     assert (ran.code, ran.out) == (0, f"Destination {TENANT}/orders is set.\n")
     assert "https://acme.com/hook" in shown.out
-    assert (view["tenant"], view["id"], view["headers"]) == (TENANT, "orders", {"x-a": "b:c"})
+    assert (view["tenant"], view["id"], view["headers"]) == (TENANT, "orders", {"x-a": "***"})
     assert (view["retry_schedule_s"], view["timeout_s"], view["enabled"]) == ([5, 60], 3, True)
     assert (disabled["enabled"], disabled["disabled_reason"]) == (False, "moves")
     assert "no: moves" in listed.out

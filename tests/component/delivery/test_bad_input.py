@@ -2,13 +2,16 @@
 
 import base64
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import pytest
 
 from messaging import direct_get
+from oneprotect.api.operations.visibility import to_public_credential
 from schemas import streams, subjects
-from schemas.codes import Code, Outcome
+from schemas.codes import Code, CredentialStatus, Outcome
+from schemas.configuration import CredentialView
 from schemas.headers import HEADER_CODE, HEADER_REASON
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
@@ -121,8 +124,6 @@ async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, rece
 @pytest.mark.parametrize(
     ("manifest", "code"),
     [
-        ({"labels": {"oneprotect.io/tenant": "globex", "oneprotect.io/purpose": "webhook-signing"}}, "secret.mismatch"),
-        ({"labels": {}}, "secret.mismatch"),
         ({"data": {"signing": base64.b64encode(b"short").decode()}}, "secret.malformed"),
         ({"data": {"signing": ""}}, "secret.malformed"),
     ],
@@ -130,12 +131,9 @@ async def test_an_unknown_destination_fails_at_once_and_is_kept(site: Site, rece
 async def test_a_secret_that_may_not_sign_fails_the_delivery_at_once(
     site: Site, receiver: Scripted, manifest: dict[str, object], code: str
 ) -> None:
-    """Another tenant's, an unlabelled or an unusable secret never signs: the delivery fails and is kept."""
+    """An unusable secret never signs: the delivery fails and is kept."""
     path = site.directory / "secrets" / "webhooks" / "signing-key.json"
-    content = msgspec.json.decode(path.read_bytes())
-    content["metadata"] |= {key: value for key, value in manifest.items() if key == "labels"}
-    content |= {key: value for key, value in manifest.items() if key == "data"}
-    path.write_bytes(msgspec.json.encode(content))
+    path.write_bytes(msgspec.json.encode(msgspec.json.decode(path.read_bytes()) | manifest))
     await site.destination("orders", receiver.url)
 
     async with site.consumer():
@@ -146,6 +144,45 @@ async def test_a_secret_that_may_not_sign_fails_the_delivery_at_once(
     assert (result.outcome, result.code) == (Outcome.FAILED, code)
     assert len(await site.records(streams.FAILED)) == 1
     assert receiver.seen == []
+
+
+async def test_another_tenants_secret_looks_like_a_missing_one(site: Site, receiver: Scripted) -> None:
+    """A tenant cannot learn from outcomes, codes and retries which Secrets of other tenants exist."""
+    path = site.directory / "secrets" / "webhooks" / "signing-key.json"
+    theirs = msgspec.json.decode(path.read_bytes())
+    unlabelled, full = msgspec.json.decode(path.read_bytes()), msgspec.json.decode(path.read_bytes())
+    theirs["metadata"]["labels"]["oneprotect.io/tenant"] = full["metadata"]["labels"]["oneprotect.io/tenant"] = "globex"
+    unlabelled["metadata"]["labels"] = {}
+    full["data"] |= {f"key-{number}": "AAAA" for number in range(100)}
+    refs = {"theirs": theirs, "unlabelled": unlabelled, "full": full, "absent": None}
+    for name, content in refs.items():
+        if content is not None:
+            content["metadata"]["name"] = name
+            path.with_name(f"{name}.json").write_bytes(msgspec.json.encode(content))
+        ref = {"secret_ref": f"k8s://webhooks/{name}/signing"}
+        await site.jetstream.configuration.set_credential(TENANT, name, ref, by="test")
+        await site.destination(name, receiver.url, credential=name)
+
+    site.settings = site.load(secret_retry_schedule_s="600")
+    async with site.consumer():
+        deliveries = {name: await site.deliver(name) for name in refs}
+        seen = set[tuple[object, ...]]()
+        for delivery in deliveries.values():
+            result = (await until(partial(site.results, delivery), 10))[0]
+            assert result.next_attempt_at is not None
+            wait_s = round((result.next_attempt_at - result.started_at).total_seconds(), -1)
+            seen.add((result.outcome, result.code.public, result.secret_version, wait_s))
+        views = [view for name in refs if (view := await until(partial(_checked, site, name), 10))]
+
+    assert seen == {(Outcome.RETRY_SCHEDULED, Code.SECRET_UNAVAILABLE, None, 600)}
+    public = [msgspec.structs.replace(to_public_credential(view, public=True), id="", revision=0) for view in views]
+    assert public == [public[0]] * len(refs)
+    assert receiver.seen == []
+
+
+async def _checked(site: Site, credential: str) -> CredentialView | None:
+    view = await site.jetstream.configuration.get_credential(TENANT, credential)
+    return None if view.status is CredentialStatus.UNCHECKED else view
 
 
 async def test_a_blocked_address_is_never_called(site: Site, receiver: Scripted) -> None:

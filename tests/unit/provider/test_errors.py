@@ -9,7 +9,7 @@ from schemas.codes import Code
 LEAVES = [
     (errors.SecretRefInvalid, Code.SECRET_REF_INVALID, False),
     (errors.SecretRefForbidden, Code.SECRET_REF_FORBIDDEN, False),
-    (errors.SecretMismatch, Code.SECRET_MISMATCH, False),
+    (errors.SecretMismatch, Code.SECRET_MISMATCH, True),
     (errors.SecretMalformed, Code.SECRET_MALFORMED, False),
     (errors.SecretNotFound, Code.SECRET_NOT_FOUND, True),
     (errors.SecretDenied, Code.SECRET_DENIED, True),

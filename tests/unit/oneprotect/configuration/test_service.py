@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from messaging.kv import KvBucket, KvEntry
+from messaging.kv import KvBucket, KvEntry, KvTable
 from oneprotect.bootstrap.resources import egress_policy
 from oneprotect.configuration.errors import InUseError, MissingCredential, NotFoundError, WriteConflictError
 from oneprotect.configuration.service import ConfigurationService
@@ -62,8 +62,8 @@ async def _changes(site: Site) -> list[ConfigChanged]:
     return [msgspec.json.decode(record.data, type=ConfigChanged) for record in audited]
 
 
-async def test_a_destination_is_read_as_it_was_written(configuration: ConfigurationService) -> None:
-    """Every stored field is returned, with the tenant, the id, and enabled."""
+async def test_a_destination_is_read_as_it_was_written(site: Site, configuration: ConfigurationService) -> None:
+    """Every stored field is returned, without possible credentials, and can be written back unchanged."""
     fields: dict[str, Any] = {
         "url": "https://receiver.acme.com/hook?x=1",
         "credential": "key",
@@ -82,7 +82,13 @@ async def test_a_destination_is_read_as_it_was_written(configuration: Configurat
 
     read = await configuration.get_destination(TENANT, "orders")
     assert read == written
-    assert {name: getattr(read, name) for name in fields} == fields
+    shown = fields | {"url": "https://receiver.acme.com/hook?x=***", "headers": {"x-team": "***"}}
+    assert {name: getattr(read, name) for name in fields} == shown
+    again = await configuration.set_destination(TENANT, "orders", shown, by="test")
+    assert again.revision != read.revision
+    stored = await KvTable(site.jetstream.destinations, Destination).get(f"{TENANT}.orders")
+    assert stored is not None
+    assert {name: getattr(stored.value, name) for name in fields} == fields
     assert (read.tenant, read.id, read.enabled) == (TENANT, "orders", True)
     assert await configuration.list_destinations(TENANT) == [read]
     assert await configuration.list_destinations("globex") == []

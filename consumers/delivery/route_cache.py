@@ -51,7 +51,8 @@ class DeliveryRoute:
             headers = self.destination.headers | {"content-type": delivery.content_type, "user-agent": user_agent}
             if trace:
                 headers[HEADER_TRACE] = trace
-            self._request, self._prepared_for = sender.prepare(self.destination.url, headers), wanted
+            self._request = sender.prepare(delivery.tenant, self.destination.url, headers)
+            self._prepared_for = wanted
         return self._request
 
 

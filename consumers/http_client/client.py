@@ -14,12 +14,14 @@ from pathlib import Path
 import structlog
 from msgspec import Struct
 
+from consumers.dns.resolver import NameResolver, StubResolver
 from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, ValidatedUrl
 from consumers.http_client.connection import ConnectionKey, HttpConnection, OnReply
 from consumers.http_client.connector import HttpConnector
+from consumers.http_client.dialer import direct_dialer
 from consumers.http_client.pool import KEEP_ALIVE_S, MAX_IDLE, ConnectionPool
-from consumers.http_client.proxy import HttpProxy
-from consumers.http_client.resolver import DnsCache, NameResolver, PolicyCheckedResolver
+from consumers.http_client.proxy import HttpProxy, proxy_dialer
+from consumers.http_client.resolver import DnsCache, address_finder
 from consumers.http_client.response import SendError, WebhookResponse
 from schemas.codes import Code
 
@@ -33,6 +35,7 @@ class PreparedRequest(Struct):
 
     target: ValidatedUrl | Code
     """Where the requests go, or the code of why none may be sent."""
+    tenant: str
     head: bytes = b""
     keys: tuple[ConnectionKey, ...] = ()
     """Connections to the known addresses of the target."""
@@ -56,6 +59,7 @@ class HttpWebhookSender:
         max_idle: int = MAX_IDLE,
         keep_alive_s: float = KEEP_ALIVE_S,
         resolver: NameResolver | None = None,
+        search: bool = False,
         proxy: HttpProxy | None = None,
     ) -> None:
         """Create a sender without connections.
@@ -65,29 +69,35 @@ class HttpWebhookSender:
             ca_file: Certificates to trust beside the system's.
             max_idle: Idle connections to keep. The caller bounds how many are in use.
             keep_alive_s: How long to keep an idle connection.
-            resolver: Another source of addresses.
+            resolver: The source of addresses. Default: the machine's name service.
+            search: Let the machine's search domains complete the names of receivers.
             proxy: A proxy for all connections, to addresses that are checked here.
         """
         self._loop = asyncio.get_running_loop()
         self._policy = policy
         self._pool = ConnectionPool(max_idle=max_idle, keep_alive_s=keep_alive_s)
-        self._addresses = DnsCache(resolver or PolicyCheckedResolver(policy))
-        self._connector = HttpConnector(policy, self._pool, ca_file=ca_file, proxy=proxy)
+        resolver = resolver or StubResolver()
+        self._addresses = DnsCache(address_finder(resolver, policy=policy, search=search))
+        dial = direct_dialer(policy) if proxy is None else proxy_dialer(proxy, policy, resolver)
+        self._connector = HttpConnector(policy, self._pool, dial, ca_file=ca_file)
         self._opening: set[asyncio.Task[None]] = set()
         self._is_closed = False
 
-    def prepare(self, url: str, headers: Mapping[str, str]) -> PreparedRequest:
-        """Prepare requests to `url` that start with `headers`. Raises nothing: sending reports what is wrong."""
+    def prepare(self, tenant: str, url: str, headers: Mapping[str, str]) -> PreparedRequest:
+        """Prepare a tenant's requests to `url` that start with `headers`.
+
+        Raises nothing: sending reports what is wrong.
+        """
         try:
             target = self._policy.check_url(url)
             head = target.head + _header_lines(headers)
         except EgressBlocked:
-            return PreparedRequest(Code.NET_BLOCKED)
+            return PreparedRequest(Code.NET_BLOCKED, tenant)
         except SendError as error:
-            return PreparedRequest(error.code)
+            return PreparedRequest(error.code, tenant)
         if target.address is None:
-            return PreparedRequest(target, head, until=0.0)
-        return PreparedRequest(target, head, (_key(target, target.address),))
+            return PreparedRequest(target, tenant, head, until=0.0)
+        return PreparedRequest(target, tenant, head, (_key(target, target.address),))
 
     def start(
         self,
@@ -122,7 +132,7 @@ class HttpWebhookSender:
             connection.send_request(data, deadline, on_reply, capture=capture)
             return connection.drop
         exchange = _OpeningExchange(data, deadline, on_reply, capture=capture)
-        exchange.task = task = self._loop.create_task(self._send_on_new_connection(request.target, exchange))
+        exchange.task = task = self._loop.create_task(self._send_on_new_connection(request, exchange))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         return exchange.cancel
@@ -132,29 +142,32 @@ class HttpWebhookSender:
         target = request.target
         if isinstance(target, Code):
             return
-        known = self._addresses.peek((target.host, target.port), now)
+        known = self._addresses.peek(request.tenant, (target.host, target.port), now)
         if known is None or isinstance(known.answer, Code):
             request.keys, request.until = (), 0.0
         else:
             request.keys, request.until = tuple([_key(target, address) for address in known.answer]), known.until
 
-    async def _send_on_new_connection(self, target: ValidatedUrl | Code, exchange: "_OpeningExchange") -> None:
+    async def _send_on_new_connection(self, request: PreparedRequest, exchange: "_OpeningExchange") -> None:
         """Send on a new connection, or on one that has become free while the name was resolved."""
         try:
             async with asyncio.timeout_at(exchange.deadline):
-                await self._open(target, exchange)
+                await self._open(request, exchange)
         except asyncio.CancelledError:
             exchange.end(WebhookResponse(Code.NET_RESET))
         except Exception as error:  # noqa: BLE001  its text may quote anything, so none may leave this file
             exchange.end(WebhookResponse(_code_of(error)))
 
-    async def _open(self, target: ValidatedUrl | Code, exchange: "_OpeningExchange") -> None:
+    async def _open(self, request: PreparedRequest, exchange: "_OpeningExchange") -> None:
+        target = request.target
         if isinstance(target, Code):
             raise SendError(target)
         if self._is_closed:
             raise SendError(Code.INTERNAL)
         addresses = (
-            await self._addresses.resolve((target.host, target.port)) if target.address is None else (target.address,)
+            (target.address,)
+            if target.address is not None
+            else await self._addresses.resolve(request.tenant, (target.host, target.port))
         )
         connection = self._pool.acquire([_key(target, address) for address in addresses], self._loop.time())
         if connection is not None:

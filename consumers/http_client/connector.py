@@ -13,9 +13,8 @@ from typing import Final
 
 from consumers.egress.policy import AddrInfo, EgressPolicy, ValidatedUrl
 from consumers.http_client.connection import HttpConnection
-from consumers.http_client.dialer import connect_happy_eyeballs, direct_dialer, interleave_families
+from consumers.http_client.dialer import Dial, connect_happy_eyeballs, interleave_families
 from consumers.http_client.pool import ConnectionPool
-from consumers.http_client.proxy import HttpProxy, proxy_dialer
 from consumers.http_client.response import SendError, connect_error_code
 from schemas.codes import Code
 
@@ -26,12 +25,10 @@ _NO_TIMEOUT_S: Final = 3600.0
 class HttpConnector:
     """Opens connections for `pool`. Create it inside a running event loop."""
 
-    def __init__(
-        self, policy: EgressPolicy, pool: ConnectionPool, *, ca_file: Path | None, proxy: HttpProxy | None
-    ) -> None:
+    def __init__(self, policy: EgressPolicy, pool: ConnectionPool, dial: Dial, *, ca_file: Path | None) -> None:
         self._policy = policy
         self._pool = pool
-        self._dial = direct_dialer(policy) if proxy is None else proxy_dialer(proxy, policy)
+        self._dial = dial
         self._tls = _tls_context(ca_file)
 
     async def open(

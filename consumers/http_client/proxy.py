@@ -7,8 +7,10 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
+from consumers.dns.resolver import NameResolver
 from consumers.egress.policy import AddrInfo, EgressPolicy
 from consumers.http_client.dialer import MAX_ADDRESSES, Dial, connect_happy_eyeballs, connect_socket
+from consumers.http_client.resolver import DnsCache, address_finder
 from consumers.http_client.response import SendError
 from schemas.codes import Code
 
@@ -24,19 +26,20 @@ class HttpProxy(Struct, frozen=True):
     port: int
 
 
-def proxy_dialer(proxy: HttpProxy, policy: EgressPolicy) -> Dial:
-    """Return a function that connects through `proxy`, to the checked address: the proxy resolves no name."""
-    loop = asyncio.get_running_loop()
+def proxy_dialer(proxy: HttpProxy, policy: EgressPolicy, resolver: NameResolver) -> Dial:
+    """Return a function that connects through `proxy`, to the checked address: the proxy resolves no name.
+
+    The proxy's own name is the operator's, so search domains complete it.
+    """
+    addresses = DnsCache(address_finder(resolver, policy=None, search=True))
 
     async def dial(address: AddrInfo) -> socket.socket:
         policy.guard_address(address)
         try:
-            at = await loop.getaddrinfo(proxy.host, proxy.port, type=socket.SOCK_STREAM)
-        except OSError:
-            at = []
-        if not at:
+            at = await addresses.resolve("", (proxy.host, proxy.port))
+        except SendError:
             _log.warning("egress.proxy_unknown")
-            raise SendError(Code.NET_REFUSED)
+            raise SendError(Code.NET_REFUSED) from None
         sock, _ = await connect_happy_eyeballs(
             lambda one: connect_socket(socket.socket(*one[:3]), one), at[:MAX_ADDRESSES]
         )

@@ -19,6 +19,8 @@ from consumers.destinations.destination_index import DestinationIndex
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth, DisableDestination
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
+from consumers.dns.resolver import StubResolver
+from consumers.dns.system_files import SystemNames
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.proxy import HttpProxy
 from consumers.notifications.tenant_events import TenantEventPublisher
@@ -74,7 +76,11 @@ async def run_consumer(
     provider = await open_provider(settings)
     egress = settings.egress
     sender = HttpWebhookSender(
-        egress_policy(settings), ca_file=egress.ca_file, proxy=HttpProxy(*egress.proxy) if egress.proxy else None
+        egress_policy(settings),
+        ca_file=egress.ca_file,
+        resolver=StubResolver(SystemNames(servers=egress.dns_servers)),
+        search=egress.dns_search,
+        proxy=HttpProxy(*egress.proxy) if egress.proxy else None,
     )
     telemetry = Telemetry(version=VERSION, role="consumer", instance=worker_id(), export=export)
     try:

@@ -104,6 +104,13 @@ def _host_port(text: str) -> tuple[str, int] | None:
     return (bare, int(port)) if 1 <= int(port) <= 65_535 else None
 
 
+def _name_server(text: str) -> tuple[str, int] | None:
+    if (address := _address(text)) is not None:
+        return address, 53
+    found = _host_port(text)
+    return found if found and _address(found[0]) else None
+
+
 def _cidr(text: str) -> str | None:
     try:
         return str(ipaddress.ip_network(text)) if _CIDR.fullmatch(text) else None
@@ -139,6 +146,13 @@ FLAG: Final = ValueParser("`true` or `false`, or `1` or `0`", _FLAGS.get)
 FILE: Final = ValueParser("the path of a file or directory", _path)
 HOST_PORT: Final = ValueParser(
     "a host and a port, for example `proxy.example.com:4750` or `[fd00::1]:4750`", _host_port
+)
+NAME_SERVERS: Final = list_of(
+    ValueParser("", _name_server),
+    "1 to 3 comma-separated IP addresses without spaces, each optionally with a port, for example `10.0.0.10` or "
+    "`[fd00::10]:5353`",
+    least=1,
+    most=3,
 )
 HOST: Final = ValueParser("an IP address or a host name", _host)
 NAMESPACE: Final = ValueParser("a namespace (a DNS label)", lambda text: text if _LABEL.fullmatch(text) else None)

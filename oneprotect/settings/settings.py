@@ -115,6 +115,11 @@ class EgressSettings(Struct, frozen=True, kw_only=True):
     proxy: tuple[str, int] | None = None
     """Proxy for every delivery. The consumer resolves and checks the address, then sends CONNECT with that address.
     The usual proxy environment variables have no effect."""
+    dns_servers: tuple[tuple[str, int], ...] = ()
+    """Name servers for receivers and the proxy. Default: those in `/etc/resolv.conf`."""
+    dns_search: bool = False
+    """Complete the names of receivers with the search domains of `/etc/resolv.conf`. In a cluster, these are the
+    cluster's own domains."""
 
 
 class DeliverySettings(Struct, frozen=True, kw_only=True):

@@ -43,6 +43,8 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_EGRESS_PORTS", "egress", "ports", parsers.PORTS),
     SettingVariable("ONEPROTECT_EGRESS_CA_FILE", "egress", "ca_file", parsers.FILE),
     SettingVariable("ONEPROTECT_EGRESS_PROXY", "egress", "proxy", parsers.HOST_PORT),
+    SettingVariable("ONEPROTECT_EGRESS_DNS_SERVERS", "egress", "dns_servers", parsers.NAME_SERVERS),
+    SettingVariable("ONEPROTECT_EGRESS_DNS_SEARCH", "egress", "dns_search", parsers.FLAG),
     SettingVariable(
         "ONEPROTECT_REQUEST_TIMEOUT_S", "delivery", "request_timeout_s", number(0.1, MAX_TIMEOUT_S, unit="seconds")
     ),

@@ -18,6 +18,7 @@ async def send(
     body: bytes,
     timeout_s: float,
     capture: bool = False,
+    tenant: str = "acme",
 ) -> WebhookResponse:
     """Send a POST and return the reply. Cancelling this abandons the request."""
     ended: asyncio.Future[WebhookResponse] = asyncio.get_running_loop().create_future()
@@ -27,7 +28,7 @@ async def send(
             ended.set_result(reply)
 
     abandon = sender.start(
-        sender.prepare(url, headers),
+        sender.prepare(tenant, url, headers),
         lines="",
         body=body,
         timeout_s=timeout_s,

@@ -6,19 +6,21 @@ import logging
 import os
 import socket
 import ssl
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from consumers.egress.policy import AddrInfo, EgressPolicy
+from consumers.dns.resolver import NameResolver, ResolvedAddresses
+from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.connection import BODY_DRAIN_TIMEOUT_S
-from consumers.http_client.resolver import NameResolver, PolicyCheckedResolver
+from consumers.http_client.connector import HttpConnector
+from consumers.http_client.dialer import direct_dialer
+from consumers.http_client.pool import ConnectionPool
 from consumers.http_client.response import CAPTURED_BYTES, MAX_BODY_BYTES, WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
@@ -81,33 +83,18 @@ async def turns() -> None:
 
 
 class Names:
-    """A name service with fixed addresses for every name. `gate` delays its answers."""
+    """A name service with fixed addresses for every name. It answers when `gate` opens."""
 
-    def __init__(self, *addresses: str, gate: threading.Event | None = None) -> None:
-        self._answers = [
-            (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (address, 0)) for address in addresses
-        ]
+    def __init__(self, *addresses: str, gate: asyncio.Event | None = None) -> None:
+        self._addresses = addresses
         self._gate = gate
 
-    def __call__(self, name: str, port: int, *_: object, **__: object) -> Sequence[AddrInfo]:
-        del name
+    async def resolve(self, host: str, *, search: bool = False) -> ResolvedAddresses:
+        """Return the addresses."""
+        del host, search
         if self._gate:
-            self._gate.wait(10)
-        return [(family, kind, proto, "", (address[0], port)) for family, kind, proto, _, address in self._answers]
-
-
-class Careless:
-    """A resolver without checks that returns another address for each query."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.left = list(addresses)
-
-    async def resolve(self, host: str, port: int) -> list[AddrInfo]:
-        del host
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (self.left.pop(0), port))]
-
-    async def close(self) -> None:
-        """Nothing is open."""
+            await self._gate.wait()
+        return ResolvedAddresses(self._addresses, 60)
 
 
 # What is sent
@@ -142,7 +129,7 @@ async def test_an_empty_body_is_sent_as_such(sender: HttpWebhookSender) -> None:
 async def test_cookies_are_not_kept() -> None:
     """A receiver's cookie does not come back to it."""
     with_cookie = b"HTTP/1.1 200 OK\r\nset-cookie: a=b; path=/\r\ncontent-length: 0\r\n\r\n"
-    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
+    resolver = Names("127.0.0.1")
 
     async with receiving(answering(with_cookie)) as receiver, opened(LOOPBACK, resolver=resolver) as sender:
         for _ in range(2):
@@ -600,7 +587,7 @@ async def test_the_host_header_contains_the_name() -> None:
     """The connection goes to the address, and the `host` header contains the name."""
     async with (
         receiving() as receiver,
-        opened(LOOPBACK, resolver=PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))) as sender,
+        opened(LOOPBACK, resolver=Names("127.0.0.1")) as sender,
     ):
         reply = await post(sender, f"http://{NAME}:{receiver.port}/")
 
@@ -614,20 +601,32 @@ async def test_a_name_with_one_blocked_address_is_blocked() -> None:
 
     async with receiving(host="127.0.0.2") as receiver:
         url = f"http://{NAME}:{receiver.port}/"
-        async with opened(policy, resolver=PolicyCheckedResolver(policy, getaddrinfo=Names("127.0.0.2"))) as sender:
+        async with opened(policy, resolver=Names("127.0.0.2")) as sender:
             alone = await post(sender, url)
         names = Names("127.0.0.2", "127.0.0.1")
-        async with opened(policy, resolver=PolicyCheckedResolver(policy, getaddrinfo=names)) as sender:
+        async with opened(policy, resolver=names) as sender:
             mixed = await post(sender, url)
 
     assert (alone.code, mixed) == (Code.HTTP_2XX, WebhookResponse(Code.NET_BLOCKED))
     assert receiver.connections == 1
 
 
-async def test_a_rebound_name_is_blocked_at_the_socket() -> None:
-    """A name that resolves to loopback at the second query is blocked just before connecting."""
+class Rebinding:
+    """A name service that returns another address for each query."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.left = list(addresses)
+
+    async def resolve(self, host: str, *, search: bool = False) -> ResolvedAddresses:
+        """Return the next address."""
+        del host, search
+        return ResolvedAddresses((self.left.pop(0),), 60)
+
+
+async def test_a_rebound_name_is_blocked() -> None:
+    """A name that resolves to loopback at the second query is blocked then."""
     policy = EgressPolicy(allow_cidrs=["127.0.0.2/32"], allow_http=True, ports=ANY_PORT)
-    resolver = Careless("127.0.0.2", "127.0.0.1")
+    resolver = Rebinding("127.0.0.2", "127.0.0.1")
 
     async with (
         receiving(host="127.0.0.2") as allowed,
@@ -642,25 +641,27 @@ async def test_a_rebound_name_is_blocked_at_the_socket() -> None:
     assert inside.connections == 0
 
 
-async def test_all_of_several_addresses_blocked_at_the_socket_is_blocked() -> None:
-    """With several addresses to try, as with one, blocked is blocked and no other failure."""
-
-    class Two(Careless):
-        async def resolve(self, host: str, port: int) -> list[AddrInfo]:
-            return [*await super().resolve(host, port), *await super().resolve(host, port)]
-
+@pytest.mark.parametrize("hosts", [["127.0.0.1"], ["127.0.0.1", "127.0.0.2"]])
+async def test_a_blocked_address_is_blocked_at_the_socket(hosts: list[str]) -> None:
+    """Whatever a resolver returned, the connector opens no connection to a denied address."""
     policy = EgressPolicy(allow_http=True, ports=ANY_PORT)
+    connector = HttpConnector(policy, ConnectionPool(), direct_dialer(policy), ca_file=None)
+    begun: list[object] = []
 
-    async with receiving() as receiver, opened(policy, resolver=Two("127.0.0.1", "127.0.0.2")) as sender:
-        reply = await post(sender, f"http://{NAME}:{receiver.port}/")
+    async with receiving() as receiver:
+        target = policy.check_url(f"http://{NAME}:{receiver.port}/")
+        addresses: list[AddrInfo] = [
+            (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, receiver.port)) for host in hosts
+        ]
+        with pytest.raises(EgressBlocked):
+            await connector.open(target, addresses, begun.append)
 
-    assert reply == WebhookResponse(Code.NET_BLOCKED)
-    assert receiver.connections == 0
+    assert (begun, receiver.connections) == ([], 0)
 
 
 async def test_a_name_that_does_not_exist_is_a_failure_of_the_name_service() -> None:
     """An unknown name has another code than a blocked one."""
-    async with opened(LOOPBACK, resolver=PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names())) as sender:
+    async with opened(LOOPBACK, resolver=Names()) as sender:
         reply = await post(sender, f"http://{NAME}:8080/")
 
     assert reply == WebhookResponse(Code.NET_DNS)
@@ -668,8 +669,8 @@ async def test_a_name_that_does_not_exist_is_a_failure_of_the_name_service() -> 
 
 async def test_the_deadline_includes_the_name_service() -> None:
     """A silent name server causes a timeout and delays no other delivery."""
-    gate = threading.Event()
-    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1", gate=gate))
+    gate = asyncio.Event()
+    resolver = Names("127.0.0.1", gate=gate)
 
     async with receiving() as receiver, opened(LOOPBACK, resolver=resolver) as sender:
         slow = await post(sender, f"http://{NAME}:{receiver.port}/", timeout_s=0.2)
@@ -690,7 +691,7 @@ async def to_tls(sender: HttpWebhookSender, context: ssl.SSLContext | None, host
 
 async def test_a_certificate_of_a_given_authority_is_trusted(authority: Authority) -> None:
     """With its authority's file a receiver is trusted, by address and by name."""
-    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
+    resolver = Names("127.0.0.1")
 
     async with opened(LOOPBACK, ca_file=authority.ca_file, resolver=resolver) as sender:
         by_address = await to_tls(sender, authority.server_context())
@@ -715,7 +716,7 @@ async def test_over_tls_connections_are_kept_and_bodies_decide_nothing(authority
 
 async def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
     """A receiver must prove the requested name."""
-    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=Names("127.0.0.1"))
+    resolver = Names("127.0.0.1")
 
     async with opened(LOOPBACK, ca_file=authority.ca_file, resolver=resolver) as sender:
         reply = await to_tls(sender, authority.server_context("other.example.com"), NAME)

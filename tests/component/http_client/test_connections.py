@@ -4,19 +4,20 @@ import asyncio
 import socket
 import ssl
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
-from consumers.egress.policy import AddrInfo, EgressPolicy
+from consumers.dns.resolver import ResolvedAddresses
+from consumers.egress.policy import EgressPolicy
 from consumers.http_client import resolver as resolving
 from consumers.http_client.client import HttpWebhookSender, PreparedRequest
 from consumers.http_client.dialer import HEAD_START_S
 from consumers.http_client.proxy import HttpProxy
-from consumers.http_client.resolver import FAILED_TTL_S, PolicyCheckedResolver
+from consumers.http_client.resolver import FAILED_TTL_S
 from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
 from tests.kubernetes.certificates import Authority
@@ -41,10 +42,11 @@ class Names:
         self.addresses = addresses
         self.asked = 0
 
-    def __call__(self, name: str, port: int, *_: object, **__: object) -> Sequence[AddrInfo]:
-        del name
-        self.asked += 1
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (one, port)) for one in self.addresses]
+    async def resolve(self, host: str, *, search: bool = False) -> ResolvedAddresses:
+        """Return the addresses."""
+        del search
+        self.asked += host != "localhost"  # the proxy
+        return ResolvedAddresses(self.addresses, 60)
 
 
 @asynccontextmanager
@@ -57,9 +59,13 @@ async def opened(
     keep_alive_s: float = 60,
 ) -> AsyncGenerator[HttpWebhookSender]:
     """A sender for as long as it is needed."""
-    resolver = PolicyCheckedResolver(LOOPBACK, getaddrinfo=names or Names("127.0.0.1"))
     sender = HttpWebhookSender(
-        LOOPBACK, ca_file=ca_file, resolver=resolver, proxy=proxy, max_idle=max_idle, keep_alive_s=keep_alive_s
+        LOOPBACK,
+        ca_file=ca_file,
+        resolver=names or Names("127.0.0.1"),
+        proxy=proxy,
+        max_idle=max_idle,
+        keep_alive_s=keep_alive_s,
     )
     try:
         yield sender
@@ -225,7 +231,7 @@ async def test_concurrent_deliveries_share_one_name_query() -> None:
 
 async def test_a_prepared_request_goes_where_its_name_leads_now(monkeypatch: pytest.MonkeyPatch) -> None:
     """Idle connections are reused while the name's addresses are known, but not to an address that the name left."""
-    monkeypatch.setattr(resolving, "RESOLVED_TTL_S", 2.0)
+    monkeypatch.setattr(resolving, "MAX_TTL_S", 2.0)
     names = Names("127.0.0.1")
 
     async with (
@@ -233,7 +239,7 @@ async def test_a_prepared_request_goes_where_its_name_leads_now(monkeypatch: pyt
         receiving(host="127.0.0.2", port=receiver.port) as other,
         opened(names) as sender,
     ):
-        request = sender.prepare(f"http://{NAME}:{receiver.port}/", {"x": "y"})
+        request = sender.prepare("acme", f"http://{NAME}:{receiver.port}/", {"x": "y"})
         first, reused = await started(sender, request), await started(sender, request)
         names.addresses = ("127.0.0.2",)
         await until(lambda: request.until < asyncio.get_running_loop().time())

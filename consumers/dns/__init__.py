@@ -1,0 +1,1 @@
+"""Host names resolved to addresses, on the event loop and without threads."""

@@ -90,7 +90,7 @@ async def test_a_destination_is_read_as_it_was_written(site: Site, configuration
     assert stored is not None
     assert {name: getattr(stored.value, name) for name in fields} == fields
     assert (read.tenant, read.id, read.enabled) == (TENANT, "orders", True)
-    assert await configuration.list_destinations(TENANT) == [read]
+    assert await configuration.list_destinations(TENANT) == [again]
     assert await configuration.list_destinations("globex") == []
 
 

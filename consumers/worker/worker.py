@@ -36,6 +36,8 @@ MAX_SETTLED: Final = 8_192
 MAX_UNSETTLED: Final = 32_768
 MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
 MOVE_RETRY_S: Final = 1.0
+STARTS_PER_TURN: Final = 32
+"""Messages that start before the loop reads again: those of other tenants may have arrived."""
 DEADLINES_AT_A_TIME: Final = 256
 """Deadlines that are extended before the loop gets a turn."""
 
@@ -104,6 +106,8 @@ class Worker:
         self._unsettled: dict[str, Message] = {}
         self._unsettled_bytes = 0
         self._crash_counts: dict[str, int] = {}
+        self._loop = asyncio.get_running_loop()
+        self._starts_left = STARTS_PER_TURN
         self._is_draining = False
         self._is_full = False
         self._drained = asyncio.Event()
@@ -216,14 +220,25 @@ class Worker:
             self._start_ready()
 
     def _start_ready(self) -> None:
-        """Start what may start, in the scheduler's order."""
+        """Start what may start in this turn of the loop, in the scheduler's order."""
         scheduler, limiter = self._scheduler, self._rate_limiter
-        while scheduler.ready and not self._is_draining and (lane := scheduler.next()) is not None:
+        while scheduler.ready and self._starts_left and not self._is_draining:
+            lane = scheduler.next()
+            if lane is None:
+                return
+            if self._starts_left == STARTS_PER_TURN:
+                self._loop.call_soon(self._begin_turn)
+            self._starts_left -= 1
             key, waiting = lane.key, len(lane.waiting)
             if limiter is not None and key in limiter.rates and not limiter.try_acquire(key, waiting):
                 scheduler.suspend(lane)
             else:
                 self._start(InFlightMessage(self, lane, scheduler.start(lane)))
+
+    def _begin_turn(self) -> None:
+        self._starts_left = STARTS_PER_TURN
+        if self._scheduler.ready:
+            self._start_ready()
 
     def _start(self, work: InFlightMessage) -> None:
         try:

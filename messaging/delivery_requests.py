@@ -1,12 +1,18 @@
-"""Publishing delivery requests: to the work stream, or to the overflow when their destination is at its limit."""
+"""Publishing delivery requests: to the work stream, or to the overflow.
+
+A request goes to the overflow when its destination is at its limit, or when its tenant exceeds its share of the work
+stream.
+"""
 
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
-from messaging.client.errors import BATCH_HAS_DUPLICATE, SUBJECT_FULL, JetStreamError, RejectedByServer
+from messaging.client import errors
+from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
 from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck, publish
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
@@ -25,27 +31,40 @@ class DeliveryRequest(Struct, frozen=True, gc=False):
         return Publication(subject(self.tenant, self.destination), self.document, self.headers)
 
 
-class OverflowingPublisher:
-    """Publishes requests; one that the server refuses because its subject is full goes to the overflow instead."""
+class RequestPublisher(MessagePublisher, Protocol):
+    """A publisher that knows the shares of tenants, such as `JetStreamPublisher`."""
 
-    def __init__(self, publisher: MessagePublisher) -> None:
+    @property
+    def exceeds_share(self) -> Callable[[str], bool]:
+        """Returns whether a request of a tenant belongs into the overflow."""
+        ...
+
+
+class OverflowingPublisher:
+    """Publishes requests: to the work stream, or to the overflow."""
+
+    def __init__(self, publisher: RequestPublisher) -> None:
         self._publisher = publisher
 
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Send a request, and call `on_stored` once, with the final result."""
+        tenant, destination = subjects.tenant_and_destination(publication.subject)
+        in_overflow = Publication(subjects.overflow(tenant, destination), publication.payload, publication.headers)
+        if self._publisher.exceeds_share(tenant):
+            self._publisher.send(in_overflow, on_stored)
+            return
 
         def on_answer(result: PublishAck | JetStreamError) -> None:
-            if not (isinstance(result, RejectedByServer) and result.err_code == SUBJECT_FULL):
+            if isinstance(result, RejectedByServer) and result.err_code == SUBJECT_FULL:
+                self._publisher.send(in_overflow, on_stored)
+            else:
                 on_stored(result)
-                return
-            overflow = subjects.overflow(*subjects.tenant_and_destination(publication.subject))
-            self._publisher.send(Publication(overflow, publication.payload, publication.headers), on_stored)
 
         self._publisher.send(publication, on_answer)
 
 
 async def publish_request(
-    publisher: MessagePublisher, tenant: str, destination: str, document: bytes, headers: dict[str, str]
+    publisher: JetStreamPublisher, tenant: str, destination: str, document: bytes, headers: dict[str, str]
 ) -> PublishAck:
     """Publish a request.
 
@@ -60,6 +79,7 @@ async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[Del
 
     A batch is atomic within one stream only. If a destination is at its limit, the whole batch is stored in the
     overflow. Requests to other destinations are then moved to the work stream at once, without waiting for the feeder.
+    If the tenant exceeds its share, all of them stay in the overflow.
     Requests that are stored already, by an earlier call, count as duplicates.
 
     Raises:
@@ -67,28 +87,48 @@ async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[Del
     """
     if len(requests) == 1:
         return [await _publish(publisher, requests[0])]
+    is_over_share = publisher.exceeds_share(requests[0].tenant)
     try:
-        return await publisher.batches(streams.WORK.name).store([one.on(subjects.requested) for one in requests])
+        if not is_over_share:
+            with contextlib.suppress(_SubjectFull):
+                return await _store(publisher, streams.WORK, requests, subjects.requested)
+        stored = await _store(publisher, streams.OVERFLOW, requests, subjects.overflow)
+    except _StoredBefore:  # each single request finds out where
+        return await asyncio.gather(*(_publish(publisher, one) for one in requests))
+    if is_over_share:
+        return stored
+    each = zip(requests, stored, strict=True)
+    return await asyncio.gather(*(_move_to_work(publisher, one, at) for one, at in each))
+
+
+class _SubjectFull(Exception):
+    """A destination of a batch is at its limit."""
+
+
+class _StoredBefore(Exception):
+    """An earlier call stored all requests of a batch."""
+
+
+async def _store(
+    publisher: JetStreamPublisher,
+    stream: streams.StreamConfig,
+    requests: Sequence[DeliveryRequest],
+    subject: Callable[[str, str], str],
+) -> list[PublishAck]:
+    """Store requests as one batch. Raises `_SubjectFull`, `_StoredBefore` or `JetStreamError`."""
+    try:
+        return await publisher.batches(stream.name).store([one.on(subject) for one in requests])
     except RejectedByServer as error:
-        if error.err_code not in (SUBJECT_FULL, BATCH_HAS_DUPLICATE):
-            raise
-        is_repeated = error.err_code == BATCH_HAS_DUPLICATE
-    if not is_repeated:
-        try:
-            stored = await publisher.batches(streams.OVERFLOW.name).store(
-                [one.on(subjects.overflow) for one in requests]
-            )
-        except RejectedByServer as error:
-            if error.err_code != BATCH_HAS_DUPLICATE:
+        match error.err_code:
+            case errors.SUBJECT_FULL:
+                raise _SubjectFull from None
+            case errors.BATCH_HAS_DUPLICATE:
+                raise _StoredBefore from None
+            case _:
                 raise
-        else:
-            each = zip(requests, stored, strict=True)
-            return await asyncio.gather(*(_move_to_work(publisher, one, at) for one, at in each))
-    # An earlier call stored all of them, so each single request finds out where.
-    return await asyncio.gather(*(_publish(publisher, one) for one in requests))
 
 
-async def _publish(publisher: MessagePublisher, request: DeliveryRequest) -> PublishAck:
+async def _publish(publisher: JetStreamPublisher, request: DeliveryRequest) -> PublishAck:
     return await publish_request(publisher, request.tenant, request.destination, request.document, request.headers)
 
 

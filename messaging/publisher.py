@@ -9,7 +9,7 @@ import collections
 import contextlib
 import itertools
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Self
 
 import msgspec
@@ -62,6 +62,8 @@ class JetStreamPublisher:
         self._waiting: dict[int, tuple[str, OnStored]] = {}
         """Subject and callback of each unacknowledged message by its number, oldest first."""
         self._batches: dict[str, AtomicBatcher] = {}
+        self.exceeds_share: Callable[[str], bool] = lambda _tenant: False
+        """Returns whether delivery requests of a tenant belong into the overflow: see `WorkShare`."""
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)

@@ -9,12 +9,14 @@ before both were read wait for the next transfer. In a cluster two servers give 
 streams is then as good as the servers' clocks.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
+from messaging.client.errors import SUBJECT_FULL, RejectedByServer
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
 from messaging.management import StreamInfo
@@ -54,12 +56,32 @@ class SubjectTransfer:
         """
         if self.is_moved(record):
             return False
-        if not self._lease.is_held:
-            raise LeaseLost
-        headers = {**portable_headers(record.headers), HEADER_MSG_ID: self.message_id(record), **(extra or {})}
-        await self._publisher.publish(Publication(target, record.data, headers))
+        await self._publish(record, target, extra or {})
         self._moved = record.sequence
         return True
+
+    async def publish_all(self, records: Sequence[StoredMessage], target: str) -> int:
+        """Publish `records` together. Returns how many are moved: those before the first that the server refuses.
+
+        Raises `JetStreamError`, `LeaseLost` among them, unless the reason is a full subject.
+        """
+        published = (self._publish(record, target, {}) for record in records)
+        for count, (record, error) in enumerate(
+            zip(records, await asyncio.gather(*published, return_exceptions=True), strict=True)
+        ):
+            if error is None:
+                self._moved = record.sequence
+            elif isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL:
+                return count
+            else:
+                raise error
+        return len(records)
+
+    async def _publish(self, record: StoredMessage, target: str, extra: Mapping[str, str]) -> None:
+        if not self._lease.is_held:
+            raise LeaseLost
+        headers = {**portable_headers(record.headers), HEADER_MSG_ID: self.message_id(record), **extra}
+        await self._publisher.publish(Publication(target, record.data, headers))
 
     def is_moved(self, record: StoredMessage) -> bool:
         """Return whether this transfer has moved `record`."""

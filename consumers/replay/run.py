@@ -16,9 +16,8 @@ from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.replay.window import WINDOW_SIZE, PublishWindow, ReplayStep
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from messaging.client.errors import JetStreamError
-from messaging.delivery_requests import DeliveryRequest
+from messaging.delivery_requests import DeliveryRequest, RequestPublisher
 from messaging.periodic import pause
-from messaging.publication import MessagePublisher
 from schemas import subjects
 from schemas.configuration import Replay
 from schemas.headers import HEADER_MSG_ID
@@ -76,7 +75,7 @@ class ReplayRun:
         self,
         *,
         source: DeliverySource,
-        publisher: MessagePublisher,
+        publisher: RequestPublisher,
         replay: str,
         row: Replay,
         pacer: Pacer,

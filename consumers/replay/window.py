@@ -12,8 +12,8 @@ from typing import Final, Generic, TypeVar
 import msgspec
 
 from messaging.client.errors import JetStreamError
-from messaging.delivery_requests import DeliveryRequest, OverflowingPublisher
-from messaging.publication import MessagePublisher, PublishAck
+from messaging.delivery_requests import DeliveryRequest, OverflowingPublisher, RequestPublisher
+from messaging.publication import PublishAck
 from schemas import subjects
 
 WINDOW_SIZE: Final = 256
@@ -76,7 +76,7 @@ class PublishWindow:
     """
 
     def __init__(
-        self, publisher: MessagePublisher, on_done: Callable[[ReplayStep], None], *, size: int = WINDOW_SIZE
+        self, publisher: RequestPublisher, on_done: Callable[[ReplayStep], None], *, size: int = WINDOW_SIZE
     ) -> None:
         self._publisher = OverflowingPublisher(publisher)
         self._on_done = on_done

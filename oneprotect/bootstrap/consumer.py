@@ -151,6 +151,7 @@ class _Consumer:
             worker=self._name,
             is_circuit_open=self._is_circuit_open,
             on_ordered=self._ordered_queues.wake,
+            work_per_tenant=settings.nats.work_per_tenant,
         )
         self._stream_metrics = StreamMetrics(jetstream.connection, jetstream.replays)
         self._notifier = _build_notifier(resources, self._destinations)

@@ -14,6 +14,7 @@ from messaging.client.client import ServerAccess
 from messaging.client.connection import NatsConnection, connect
 from messaging.kv import KvBucket
 from messaging.publisher import JetStreamPublisher
+from messaging.work_share import WorkShare
 from oneprotect.api.auth.token_store import TokenStore
 from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
@@ -69,7 +70,9 @@ async def open_jetstream(
     async with (
         connect(nats_access(settings), name=name, keep_trying_until=keep_trying_until) as connection,
         JetStreamPublisher(connection) as publisher,
+        contextlib.aclosing(WorkShare(connection, settings.nats.work_per_tenant)) as share,
     ):
+        publisher.exceeds_share = share.is_exceeded
         yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
 
 

@@ -69,6 +69,8 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """Copies of each stream. Use 1 for development, and 3 to survive the loss of a server."""
     work_per_destination: int = 1000
     """Due deliveries that the work stream holds per destination. Further deliveries wait in the overflow stream."""
+    work_per_tenant: int = 5000
+    """Due deliveries of one tenant beyond which its further ones go to the overflow stream. It shrinks under load."""
     archive_days: int = 30
     """Days to keep delivered payloads for replay. 0 disables the archive."""
     archive_max_bytes: int = 2 * 1024**3

@@ -29,6 +29,7 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_NATS_CA_FILE", "nats", "ca_file", parsers.FILE),
     SettingVariable("ONEPROTECT_NATS_REPLICAS", "nats", "replicas", whole(1, 5)),
     SettingVariable("ONEPROTECT_WORK_PER_DESTINATION", "nats", "work_per_destination", whole(1, 1_000_000)),
+    SettingVariable("ONEPROTECT_WORK_PER_TENANT", "nats", "work_per_tenant", whole(20, 1_000_000)),
     SettingVariable("ONEPROTECT_ARCHIVE_DAYS", "nats", "archive_days", whole(0, 3650, unit="days")),
     SettingVariable("ONEPROTECT_ARCHIVE_MAX_BYTES", "nats", "archive_max_bytes", whole(1024**2, 2**60, unit="bytes")),
     SettingVariable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),

@@ -50,6 +50,10 @@ class Server:
         self._fates = fates_
         self._is_dead = False
 
+    def exceeds_share(self, _tenant: str) -> bool:
+        """Return False: nothing goes to the overflow."""
+        return False
+
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Accept a request, unless the script refuses it."""
         if self._is_dead:

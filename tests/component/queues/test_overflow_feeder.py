@@ -2,13 +2,14 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.queues.overflow_feeder import OverflowFeeder
+from consumers.queues.overflow_feeder import MAX_FED, OverflowFeeder
 from messaging.lease import TTL_S, Lease, LeaseHolder
 from messaging.publication import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -28,7 +29,9 @@ async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncGenerator[Site
         yield opened
 
 
-def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> OverflowFeeder:
+def _feeder(
+    site: Site, worker: str, *, closed: tuple[str, ...] = (), interval_s: float = 1.0, work_per_tenant: int = MAX_FED
+) -> OverflowFeeder:
     jetstream = site.jetstream
     return OverflowFeeder(
         jetstream.connection,
@@ -38,6 +41,8 @@ def _feeder(site: Site, worker: str, *, closed: tuple[str, ...] = ()) -> Overflo
         worker=worker,
         is_circuit_open=lambda _tenant, destination: destination in closed,
         on_ordered=lambda _tenant, _destination: None,
+        work_per_tenant=work_per_tenant,
+        interval_s=interval_s,
     )
 
 
@@ -240,6 +245,64 @@ async def test_a_large_overflow_does_not_delay_another(site: Site) -> None:
             consumer.kill()
 
     assert left >= 90
+
+
+async def test_tenants_take_turns(site: Site) -> None:
+    """A tenant with one overflowed destination is fed in the first round, beside one with hundreds."""
+    for number in range(400):
+        await _put_into_overflow(site, TENANT, f"d{number}")
+    for number in range(3):
+        await _put_into_overflow(site, "other", f"d{number}")
+    feeder = _feeder(site, "one", interval_s=0.1)
+    await feeder.feed()
+    first = Counter(record.subject.split(".")[3] for record in await site.records(streams.WORK))
+
+    async def drained() -> bool:
+        await feeder.feed()
+        return not await site.records(streams.OVERFLOW)
+
+    await until(drained, 60)
+    fed = [record.subject for record in await site.records(streams.WORK)]
+    assert first["other"] == 3
+    assert first[TENANT] < 400, "a round ends in time"
+    assert len(fed) == len(set(fed)) == 403, "later rounds continue where the one before ended"
+
+
+async def test_a_tenant_is_fed_up_to_its_share(site: Site) -> None:
+    """A round adds no more than the share, whatever the number of destinations, and nothing to a full share."""
+    for number in range(100):
+        await _put_into_overflow(site, TENANT, f"d{number % 30}", f"dlv_{number}")
+    feeder = _feeder(site, "one", work_per_tenant=40)
+    await feeder.feed()
+    await feeder.feed()
+    fed = Counter(record.subject for record in await site.records(streams.WORK))
+
+    assert fed.total() == 40
+    await site.jetstream.connection.api(f"STREAM.PURGE.{streams.WORK.name}")
+    await feeder.feed()
+    again = Counter(record.subject for record in await site.records(streams.WORK))
+    assert again.total() == 40
+    assert again.keys() - fed.keys(), "other destinations have their turn"
+
+
+async def test_a_slow_destination_does_not_take_the_whole_share_of_its_tenant(
+    tmp_path: Path, nats_server: EmbeddedNats
+) -> None:
+    """A destination whose due messages fill the share leaves a part of it to the others."""
+    async with Site(tmp_path, nats_server, work_per_destination="100") as site:
+        for _ in range(105):
+            await site.deliver("slow")
+        for number in range(40):
+            await _put_into_overflow(site, TENANT, "quick", f"dlv_{number}")
+        await _feeder(site, "one", work_per_tenant=40).feed()
+
+        assert len(await _take(site, "quick")) == 20
+
+
+async def _put_into_overflow(site: Site, tenant: str, destination: str, delivery: str = "dlv_1") -> None:
+    headers = {HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery)}
+    data = document(destination, tenant=tenant, delivery=delivery)
+    await site.jetstream.publisher.publish(Publication(subjects.overflow(tenant, destination), data, headers))
 
 
 async def test_a_recreated_stream_is_fed_from_its_start(site: Site) -> None:

@@ -89,6 +89,10 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[Publication] = []
 
+    def exceeds_share(self, _tenant: str) -> bool:
+        """Return False: nothing goes to the overflow."""
+        return False
+
     def send(self, publication: Publication, on_stored: OnStored) -> None:
         """Keep it."""
         self.sent.append(publication)

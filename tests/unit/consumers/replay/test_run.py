@@ -45,6 +45,10 @@ class Endless:
 class UnusedPublisher:
     """A publisher that must not be called."""
 
+    def exceeds_share(self, _tenant: str) -> bool:
+        """Return False: nothing goes to the overflow."""
+        return False
+
     def send(self, publication: object, on_stored: object) -> None:
         """Fail, because no request is expected."""
         raise AssertionError(publication, on_stored)

@@ -13,6 +13,9 @@ CHECK: Final = "oneprotect.control.credentials.check"
 SECRET_IS_THERE: Final = b"secret"
 """Payload of `line(..., "now")` for a head that waits for its secret, and for no other head."""
 
+SERVICE: Final = "oneprotect-api"
+"""Name and queue group of the API's service over NATS."""
+
 _HEX: Final = "0123456789abcdef"
 _DELIVERY: Final = "oneprotect.delivery."
 _QUARANTINED: Final = "oneprotect.delivery.quarantined."

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from messaging.service import control_subjects
 from schemas import streams, subjects
 from schemas.streams import BucketConfig, ConsumerConfig, StreamConfig
 
@@ -129,7 +130,12 @@ API: Final = NatsRole(
         *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
         subjects.CONTROL,
     ),
-    subscribe=(f"{inbox_prefix('api')}.>", *_FOLLOWED, subjects.deliveries("*")),
+    subscribe=(
+        f"{inbox_prefix('api')}.>",
+        *_FOLLOWED,
+        subjects.deliveries("*"),
+        *control_subjects(subjects.SERVICE, "*"),
+    ),
     responds=True,  # to producers, on reply subjects that the server maps to their accounts
 )
 

@@ -89,6 +89,11 @@ class PersistentClient(Client):
             raise
         return subscription
 
+    async def end_interest(self, subscription: Subscription) -> None:
+        """Make the server send nothing more to a subscription, which still receives what was sent before."""
+        untyped: Any = subscription
+        await untyped._conn._send_unsubscribe(untyped._id)
+
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._listeners.pop(b"%d" % sid, None)
         super()._remove_sub(sid, max_msgs)

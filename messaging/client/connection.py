@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -10,6 +10,7 @@ import nats.errors
 import structlog
 
 from messaging.client.client import (
+    MAX_PENDING_BYTES,
     ClientCallbacks,
     PersistentClient,
     ServerAccess,
@@ -88,6 +89,11 @@ class NatsConnection:
         """True while the connection is up."""
         return self._client.is_connected
 
+    @property
+    def is_backed_up(self) -> bool:
+        """True while the server reads less than this process writes."""
+        return self._client.pending_data_size > MAX_PENDING_BYTES
+
     def on_reconnect(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Call `callback` after each reconnect: requests on the old connection are lost."""
         self._on_reconnect.append(callback)
@@ -118,10 +124,21 @@ class NatsConnection:
         )
         return subscription
 
-    async def listen(self, subject: str, listener: Listener) -> Subscription:
+    async def listen(self, subject: str, listener: Listener, *, group: str = "") -> Subscription:
         """Call `listener`, a plain function, with the parts of each message. Exceptions are logged."""
-        subscription: Subscription = await self._client.listen(subject, listener)
+        subscription: Subscription = await self._client.listen(subject, listener, group=group)
         return subscription
+
+    async def drain(self, subscriptions: Sequence[Subscription]) -> None:
+        """End subscriptions, after everything that the server has already sent to them was received."""
+        client: Any = self._client
+        with contextlib.suppress(nats.errors.Error):
+            if self.is_connected:
+                for subscription in subscriptions:
+                    await client.end_interest(subscription)
+                await self.flush()
+            for subscription in subscriptions:
+                await subscription.unsubscribe()
 
     def new_inbox(self) -> str:
         """Return a new subject for replies."""

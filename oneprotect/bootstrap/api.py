@@ -11,6 +11,7 @@ import structlog
 from starlette.routing import BaseRoute
 
 from consumers.destinations.destination_index import DestinationIndex
+from messaging.client.connection import connect
 from messaging.client.errors import ServerUnavailable
 from messaging.kv import KvTable
 from oneprotect.api.app import create_app
@@ -18,6 +19,7 @@ from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.jwks import IssuerKeys
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.token_cache import TokenCache
+from oneprotect.api.nats_service.deliveries import DeliveryService
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.resources.probes import StreamAvailability
@@ -27,7 +29,7 @@ from oneprotect.api.web.request_body import ENVELOPE_BYTES, BodyLimits
 from oneprotect.api.web.server import serve
 from oneprotect.api.web.tracing_middleware import TracingMiddleware
 from oneprotect.bootstrap.process import VERSION, describe_bind_error, freeze_gc, ops_port, worker_id
-from oneprotect.bootstrap.resources import JetStream, open_jetstream
+from oneprotect.bootstrap.resources import JetStream, nats_access, open_jetstream
 from oneprotect.console.app import console_routes
 from oneprotect.console.web.event_stream import EventStreamLimiter
 from oneprotect.console.web.request import ConsoleDependencies
@@ -108,10 +110,16 @@ async def _open_api(
 ) -> None:
     """Connect, open the application and update its caches, until `stop` and then `served` are set."""
     try:
-        async with open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream:
+        async with (
+            open_jetstream(settings, name="oneprotect-api", keep_trying_until=stop) as jetstream,
+            # A flood of requests over NATS may cost this connection, and then does not cost the other one.
+            connect(nats_access(settings), name="oneprotect-api-requests", keep_trying_until=stop) as requests,
+        ):
             jetstream.connection.require_version()
             parts = build_dependencies(settings, jetstream, telemetry, jwts)
             await parts.destinations.start()
+            service = DeliveryService(requests, parts, telemetry, VERSION)
+            await service.start()
             streams = StreamAvailability(jetstream.connection)
             telemetry.readiness.add_check("NATS or a stream is unavailable", lambda: streams.are_usable)
             telemetry.readiness.add_check("the tokens have not been read yet", lambda: parts.tokens.is_ready)
@@ -125,7 +133,7 @@ async def _open_api(
             try:
                 await stop.wait()
                 telemetry.readiness.drain()
-                await served.wait()
+                await asyncio.gather(service.drain(), served.wait())
             finally:
                 for task in updating:
                     task.cancel()

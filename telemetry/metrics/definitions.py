@@ -77,6 +77,11 @@ RESTARTS: Final = _counter(
     "supervised_restarts", "Consumers that exited and were restarted, under `consumer --processes`."
 )
 HTTP_REQUESTS: Final = _counter("http_requests", "Requests to the API.", "method", "route", "status")
+NATS_REQUESTS: Final = _counter(
+    "nats_requests",
+    "Requests to the API over NATS. `unanswerable`: without an inbox as reply, so not accepted.",
+    "status",
+)
 
 LATENCY: Final = _histogram(
     "delivery_latency",
@@ -96,6 +101,9 @@ SEND: Final = _histogram(
 )
 HTTP_DURATION: Final = _histogram(
     "http_request_duration", "Duration of a request to the API.", "route", bounds_s=SHORT_S
+)
+NATS_DURATION: Final = _histogram(
+    "nats_request_duration", "Time from the receipt of a request over NATS to its response.", bounds_s=SHORT_S
 )
 
 IN_FLIGHT: Final = _gauge("in_flight_attempts", "Attempts in progress.")

@@ -76,11 +76,11 @@ class TenantLimiter:
         if of == ALL_TENANTS:
             key, caller = f"{ALL_TENANTS}.{tenant}", ""
         if wait_s := self._tenants.wait_s(key):
-            raise _too_many("The tenant sends too many requests.", wait_s)
+            raise too_many("The tenant sends too many requests.", wait_s)
         if caller and (wait_s := self._callers.wait_s(caller)):
-            raise _too_many("This token sends too many requests.", wait_s)
+            raise too_many("This token sends too many requests.", wait_s)
         if self._running[key] >= self._max_concurrent:
-            raise _too_many(f"The tenant has {self._max_concurrent} requests in progress.", 1)
+            raise too_many(f"The tenant has {self._max_concurrent} requests in progress.", 1)
         self._tenants.take(key)
         if caller:
             self._callers.take(caller)
@@ -101,6 +101,7 @@ def _buckets(per_s: float, clock: Callable[[], float]) -> TokenBuckets:
     return TokenBuckets(burst=max(1.0, per_s * BURST_S), per_s=per_s, clock=clock)
 
 
-def _too_many(reason: str, wait_s: int) -> Problem:
+def too_many(reason: str, wait_s: int) -> Problem:
+    """Return the problem of too many requests. `reason`: a sentence."""
     detail = f"{reason} Wait for the time in `Retry-After`, and send fewer at once."
     return Problem(429, "too-many-requests", detail, headers={"retry-after": str(wait_s)})

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -15,6 +15,7 @@ from oneprotect.api.web.problems import Problem
 from schemas.validation import ValidationError
 
 T = TypeVar("T", bound=Struct)
+AnyT = TypeVar("AnyT")
 
 _WHOLE: Final = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 
@@ -36,7 +37,7 @@ def has_body(request: Request) -> bool:
 
 async def read_json(request: Request, limits: BodyLimits) -> bytes:
     """Return the body of a request whose content type is JSON. Raises `Problem`."""
-    _require_json(request)
+    require_json(request.headers)
     return await read_bytes(request, limits)
 
 
@@ -44,7 +45,7 @@ async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
     """Return the body. Raises `Problem` when it exceeds the limits."""
     declared = request.headers.get("content-length", "0")
     if not declared.isdigit() or len(declared) > 12 or int(declared) > limits.body_bytes:
-        raise _too_large(limits)
+        raise too_large(limits)
     try:
         async with asyncio.timeout(limits.body_timeout_s):
             return await _receive(request, limits)
@@ -66,12 +67,12 @@ async def _receive(request: Request, limits: BodyLimits) -> bytes:
             raise Problem(400, "bad-request", "The request ended before its body was complete. Retry the request.")
         body += event.get("body", b"")
         if len(body) > limits.body_bytes:
-            raise _too_large(limits)
+            raise too_large(limits)
         if not event.get("more_body", False):
             return bytes(body)
 
 
-def decode(body: bytes, kind: type[T]) -> T:
+def decode(body: bytes, kind: type[AnyT]) -> AnyT:
     """Decode a JSON body. Raises `Problem` for malformed JSON, and `ValidationError` for a broken rule."""
     try:
         if not body.isascii():
@@ -119,18 +120,25 @@ def _without_metadata(found: Type) -> Type:
     return _without_metadata(found.type) if isinstance(found, Metadata) else found
 
 
-def _require_json(request: Request) -> None:
-    kind, _, parameters = request.headers.get("content-type", "application/json").partition(";")
-    kind, parameters = kind.strip().lower(), parameters.replace(" ", "").lower()
-    if not (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))):
+def require_json(headers: Mapping[str, str]) -> None:
+    """Raise `Problem` unless the headers, by names in lower case, are those of an uncompressed JSON body."""
+    content_type = headers.get("content-type", "application/json")
+    if not is_json(content_type):
         raise Problem(415, "unsupported-media-type", "The body must be JSON. Send `content-type: application/json`.")
-    if parameters not in ("", "charset=utf-8", 'charset="utf-8"'):
+    if content_type.partition(";")[2].replace(" ", "").lower() not in ("", "charset=utf-8", 'charset="utf-8"'):
         raise Problem(415, "unsupported-media-type", "The body must be UTF-8. Send no content type parameter.")
-    if request.headers.get("content-encoding", "identity").lower() != "identity":
+    if headers.get("content-encoding", "identity").lower() != "identity":
         raise Problem(415, "unsupported-media-type", "The body must not be compressed. Send no `content-encoding`.")
 
 
-def _too_large(limits: BodyLimits) -> Problem:
+def is_json(content_type: str) -> bool:
+    """Return true if the media type is JSON, or a format that is written in JSON."""
+    kind = content_type.partition(";")[0].strip().lower()
+    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+
+
+def too_large(limits: BodyLimits) -> Problem:
+    """Return the problem of a body that exceeds the limits."""
     detail = f"The body exceeds {limits.body_bytes} bytes. Send a smaller one."
     return Problem(413, "too-large", detail, headers={"connection": "close"})
 

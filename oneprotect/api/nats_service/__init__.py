@@ -1,0 +1,1 @@
+"""The NATS service of the API."""

@@ -1,0 +1,167 @@
+"""Delivery requests over NATS, with the bodies and answers of `POST /v1/tenants/{tenant}/deliveries`.
+
+The subject names the tenant, and the accounts of the NATS server decide who may use it (deploy/nats). Nothing in the
+headers or the body grants anything.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import JetStreamError, RejectedByServer
+from messaging.service import ERROR, ERROR_CODE, NatsService, ServiceEndpoint, ServiceRequest
+from oneprotect.api.nats_service.cloud_events import read_delivery
+from oneprotect.api.nats_service.turns import TenantTurns
+from oneprotect.api.operations.delivery_intake import KEY, accept_delivery
+from oneprotect.api.operations.operation import JSON
+from oneprotect.api.operations.request import ApiDependencies
+from oneprotect.api.web.problems import MEDIA_TYPE, Problem, problem_of
+from oneprotect.api.web.rate_limits import too_many
+from oneprotect.api.web.request_body import too_large
+from oneprotect.api.web.request_span import RequestSpan
+from schemas import subjects, validation
+from schemas.headers import HEADER_CONTENT_TYPE, HEADER_TRACE
+from telemetry.metrics import definitions
+from telemetry.otlp.trace_context import Attributes
+from telemetry.telemetry import Telemetry
+
+MAX_WAIT_S: Final = 5.0
+"""Time in the queue after which a request is refused: by then most requesters have stopped to wait."""
+DRAIN_TIMEOUT_S: Final = 20.0
+
+_BUSY: Final = "Too many requests of the tenant wait."
+_TENANT_AT: Final = subjects.deliveries("*").split(".").index("*")
+
+_log = structlog.get_logger(__name__)
+
+
+class DeliveryService:
+    """The service of one API process."""
+
+    def __init__(self, connection: NatsConnection, parts: ApiDependencies, telemetry: Telemetry, version: str) -> None:
+        self._parts = parts
+        self._telemetry = telemetry
+        self._turns = TenantTurns[ServiceRequest]()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_warned = False
+        self._service = NatsService(
+            connection,
+            name=subjects.SERVICE,
+            version=version,
+            description="Accepts deliveries, like POST /v1/tenants/{tenant}/deliveries.",
+            endpoint=ServiceEndpoint(name="deliveries", subject=subjects.deliveries("*"), on_request=self._receive),
+        )
+
+    async def start(self) -> None:
+        """Receive requests from now on."""
+        await self._service.start()
+
+    async def drain(self) -> None:
+        """Receive no further request, and finish the received ones within `DRAIN_TIMEOUT_S`."""
+        try:
+            async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await self._service.drain()
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+        except TimeoutError:
+            _log.warning("service.drain_timed_out", unfinished=len(self._tasks))
+            for task in self._tasks:
+                task.cancel()
+
+    def _receive(self, request: ServiceRequest) -> None:
+        if not request.is_answerable:
+            self._report_unanswerable()
+            return
+        try:
+            self._enqueue(request)
+        except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected ones
+            self._respond(request, problem_of(error))
+        else:
+            self._start_waiting()
+
+    def _enqueue(self, request: ServiceRequest) -> None:
+        tenant = validation.name(request.subject.split(".")[_TENANT_AT], "tenant")
+        size = len(request.data) + len(request.block)
+        if size > self._parts.limits.body_bytes:
+            raise too_large(self._parts.limits)
+        if not self._turns.add(tenant, request, size):
+            raise too_many(_BUSY, 1)
+
+    def _report_unanswerable(self) -> None:
+        self._telemetry.counters.add(definitions.NATS_REQUESTS, (("status", "unanswerable"),))
+        if not self._has_warned:  # once, because any producer can cause it at any rate
+            self._has_warned = True
+            _log.warning("service.unanswerable_request")
+
+    def _start_waiting(self) -> None:
+        while (found := self._turns.start()) is not None:
+            task = asyncio.create_task(self._handle(*found), name="nats request")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _handle(self, tenant: str, request: ServiceRequest) -> None:
+        spans, headers = self._telemetry.spans, request.headers
+        trace = headers.get(HEADER_TRACE)
+        span = None if spans is None else RequestSpan(spans, self._telemetry.sampling, trace)
+        response: Problem | bytes
+        try:
+            response = await self._accept(tenant, request, headers, span.header if span else trace)
+        except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected ones
+            response = problem_of(error)
+        finally:
+            self._turns.end(tenant)
+            self._start_waiting()
+        status = self._respond(request, response)
+        if span is not None:
+            subject = subjects.deliveries("{tenant}")
+            named: Attributes = {"messaging.system": "nats", "messaging.destination.template": subject}
+            span.end(f"process {subject}", {**named, "oneprotect.status": status}, status)
+
+    async def _accept(
+        self, tenant: str, request: ServiceRequest, headers: Mapping[str, str], trace: str | None
+    ) -> bytes:
+        with self._parts.limiter.admit(tenant):
+            if time.perf_counter_ns() - request.received_ns > MAX_WAIT_S * 1e9:
+                raise too_many(_BUSY, 1)
+            new = read_delivery(tenant, request.data, headers)
+            accepted = await accept_delivery(self._parts, tenant, new, key=headers.get(KEY.lower()), trace=trace)
+        return msgspec.json.encode(accepted)
+
+    def _respond(self, request: ServiceRequest, response: Problem | bytes) -> int:
+        """Send the response, and return its status."""
+        status = response.status if isinstance(response, Problem) else 202
+        try:
+            self._send(request, response)
+        except RejectedByServer:
+            if not isinstance(response, Problem):
+                return self._respond(request, _reply_too_large())
+        except JetStreamError:
+            pass  # the producer repeats the request
+        duration_s = (time.perf_counter_ns() - request.received_ns) / 1e9
+        self._telemetry.counters.add(definitions.NATS_REQUESTS, (("status", str(status)),))
+        self._telemetry.counters.observe(definitions.NATS_DURATION, duration_s)
+        return status
+
+    def _send(self, request: ServiceRequest, response: Problem | bytes) -> None:
+        if isinstance(response, bytes):
+            self._service.respond(request, response, {HEADER_CONTENT_TYPE: JSON})
+            return
+        document = response.document()
+        headers = {
+            HEADER_CONTENT_TYPE: MEDIA_TYPE,
+            ERROR_CODE: str(document.status),
+            ERROR: f"{document.title}: {response.detail}",
+        }
+        if (retry_after := response.headers.get("retry-after")) is not None:
+            headers["Retry-After"] = retry_after
+        self._service.respond(request, response.encode(), headers, error=f"{document.status} {response.kind}")
+
+
+def _reply_too_large() -> Problem:
+    detail = "The deliveries are stored. The list of them exceeds the NATS server's `max_payload`. Raise it."
+    return Problem(500, "reply-too-large", detail)

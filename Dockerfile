@@ -1,13 +1,18 @@
 # One image for every role: `oneprotect api`, `oneprotect consumer`, `oneprotect apply`.
 #
-# The build uses package names and hashes only; the builder's configuration names the package index. For a reproducible
-# build, name the base image by its digest and pass the time of the commit:
+# The build uses package names and hashes only; the builder's configuration names the package index. PYTHON is the base
+# image with its digest; a tag alone is refused, because its image changes. Print the digest, and build:
+#   docker buildx imagetools inspect python:3.11-slim-trixie --format '{{.Manifest.Digest}}'
 #   docker buildx build --build-arg PYTHON=python:3.11-slim-trixie@sha256:... \
 #     --build-arg SOURCE_DATE_EPOCH="$(git log -1 --format=%ct)" --output type=image,rewrite-timestamp=true .
 # No HEALTHCHECK: Kubernetes ignores it and probes /healthz and /readyz.
-ARG PYTHON=python:3.11-slim-trixie
+ARG PYTHON
 
 FROM ${PYTHON} AS build
+ARG PYTHON
+RUN case "${PYTHON}" in *@sha256:*) ;; *) \
+      echo "name the base image by its digest: --build-arg PYTHON=python:3.11-slim-trixie@sha256:..." >&2; exit 1 ;; \
+    esac
 ARG SOURCE_DATE_EPOCH=315532800
 ENV SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH} \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \

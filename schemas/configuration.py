@@ -1,10 +1,12 @@
 """The configuration of tenants in the key-value buckets (contract, sections 3 and 8), without secret values."""
 
+import functools
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
 
 from schemas.codes import Code, CredentialStatus
 from schemas.ids import CredentialId, DestinationId, EventType, Purpose, TenantId
@@ -19,21 +21,39 @@ DENIED_HEADERS: Final = (
     "content-*",
     "transfer-encoding",
     "connection",
+    "keep-alive",
     "te",
     "trailer",
     "upgrade",
+    "http2-settings",
     "proxy-*",
+    "via",
     "user-agent",
     "expect",
     "cookie",
     "accept-encoding",
     "traceparent",
-    "x-forwarded-*",
+    "tracestate",
+    "forwarded",
+    "x-forwarded*",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-original-*",
+    "x-rewrite-url",
+    "x-host",
+    "x-http-*",
+    "x-method-override",
+    "x-envoy-*",
+    "true-client-ip",
+    "cf-connecting-ip",
     "metadata*",
+    "x-google-metadata-request",
     "x-aws-ec2-metadata-token*",
+    "x-identity-header",
 )
 """Headers that tenants cannot set, in lower case; `*` is a wildcard. The sender sets them, or they control connections,
-proxies or a cloud's metadata service."""
+proxies, the routing behind a proxy, or a cloud's metadata service."""
 HEADER_NAME_PATTERN: Final = r"^[A-Za-z0-9-]{1,64}$(?!\n)"
 HEADER_VALUE_PATTERN: Final = r"^[ -~]{0,1024}$(?!\n)"
 EVENT_PATTERN: Final = r"^(\*|[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*(\.\*)?)$(?!\n)"
@@ -102,11 +122,19 @@ class DestinationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Destination(DestinationSpec, frozen=True, kw_only=True):
-    """A destination: URL, signing credential and delivery policy. Key: `<tenant>.<id>`."""
+    """A destination: URL, signing credential and delivery policy. Key: `<tenant>.<id>`.
+
+    A stored destination may be older than a rule for headers. A header that is denied now is left out.
+    """
 
     enabled: bool = True
     disabled_reason: str | None = None
     disabled_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if any(_denying_rule(name) for name in self.headers):
+            allowed = {name: value for name, value in self.headers.items() if not _denying_rule(name)}
+            force_setattr(self, "headers", allowed)
 
 
 class DestinationView(Destination, frozen=True, kw_only=True):
@@ -235,13 +263,17 @@ def _broken_rule(headers: dict[str, str]) -> str | None:
     names = [name.lower() for name in headers]
     if len(set(names)) < len(names):
         return "`headers` contain a header twice; names are case-insensitive"
-    for rule in DENIED_HEADERS:
-        if any(_matches(rule, name) for name in names):
-            return f"`headers` cannot set `{rule}`"
+    if rule := next(filter(None, map(_denying_rule, names)), None):
+        return f"`headers` cannot set `{rule}`"
     if sum(len(name) + len(value) + 4 for name, value in headers.items()) > MAX_HEADERS_BYTES:
         return f"`headers` exceed {MAX_HEADERS_BYTES} bytes in total"
     return None
 
 
-def _matches(rule: str, name: str) -> bool:
-    return name.startswith(rule[:-1]) if rule.endswith("*") else name == rule
+@functools.lru_cache(maxsize=1024)
+def _denying_rule(name: str) -> str | None:
+    """Return the rule that denies a header, or None."""
+    name = name.lower()
+    return next(
+        (rule for rule in DENIED_HEADERS if name == rule or (rule[-1] == "*" and name.startswith(rule[:-1]))), None
+    )

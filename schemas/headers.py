@@ -44,6 +44,8 @@ _PORTABLE: Final = _CONTEXT | {
     )
 }
 _is_fit: Final = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_VALUE_LENGTH - 2}}}[!-~])?").fullmatch
+_TRACE_FORM: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[ -~]*)?")
+_NO_ID: Final = ("0" * 32, "0" * 16)
 
 
 def is_portable(value: str) -> bool:
@@ -71,15 +73,30 @@ def context_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def trace_context(headers: Mapping[str, str]) -> str | None:
-    """Return the value of `traceparent`, spelled so, or None when it is absent or not portable."""
-    value = headers.get(HEADER_TRACE)
-    return value if value is not None and _is_fit(value) else None
+    """Return the value of `traceparent`, spelled so, as version 00; None when it is absent or malformed."""
+    parts = read_trace(headers.get(HEADER_TRACE, ""))
+    return f"00-{'-'.join(parts)}" if parts else None
+
+
+def read_trace(value: str) -> tuple[str, str, str] | None:
+    """Return the trace id, the span id and the flags in a `traceparent`, or None when it is malformed.
+
+    A later version is read like version 00 (W3C Trace Context, section 4.3). Ids of zeros are invalid.
+    """
+    found = _TRACE_FORM.fullmatch(value) if len(value) <= MAX_VALUE_LENGTH else None
+    if found is None:
+        return None
+    version, trace, span, flags, more = found.groups()
+    return None if trace in _NO_ID or span in _NO_ID or (more and version == "00") else (trace, span, flags)
 
 
 def _select(headers: Mapping[str, str], allowed: Mapping[str, str]) -> dict[str, str]:
     selected: dict[str, str] = {}
     for name, value in headers.items():
         known = allowed.get(name.lower())
-        if known is not None and (name == known or known not in selected) and _is_fit(value):
-            selected[known] = value
+        if known is None or (name != known and known in selected):
+            continue
+        fit = trace_context({known: value}) if known == HEADER_TRACE else value
+        if fit is not None and _is_fit(fit):
+            selected[known] = fit
     return selected

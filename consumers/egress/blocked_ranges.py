@@ -71,8 +71,15 @@ IPV6_DENIED: Final = (
 )
 """The holes in `IPV6_ALLOWED`."""
 
-NAT64: Final = IPv6Network("64:ff9b::/96")
-"""The well-known prefix that carries an IPv4 address in its last 32 bits (RFC 6052)."""
+_LAST_BITS: Final = tuple(
+    map(IPv6Network, ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"))
+)
+"""Prefixes of addresses that end in an IPv4 address: compatible, mapped, translated, NAT64 and local NAT64."""
+_6TO4: Final = IPv6Network("2002::/16")
+_TEREDO: Final = IPv6Network("2001::/32")
+_ISATAP: Final = 0x5EFE
+_ISATAP_MASK: Final = 0xFCFFFFFF
+"""Without the bits for universal and group addresses (RFC 5214, section 6.1)."""
 
 _IPV6_ELSEWHERE: Final = _v6("::/0", "outside IPv6 global unicast", "RFC 4291")
 
@@ -89,3 +96,21 @@ def denied_range(address: IPAddress) -> AddressRange[IPv4Network] | AddressRange
 def strip_ipv4_mapping(address: IPAddress) -> IPAddress:
     """Return the IPv4 address of `::ffff:a.b.c.d`, to which a connection would go; any other address unchanged."""
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address
+
+
+def embedded_ipv4(address: IPAddress) -> tuple[IPv4Address, ...]:
+    """Return the IPv4 addresses that a translator or tunnel may take from `address`.
+
+    ISATAP (RFC 5214) is recognized below every prefix. Only the form of NAT64 with the address in the last 32 bits is
+    known (RFC 6052): in any other form these end in zeros, and give an address that is denied.
+    """
+    if isinstance(address, IPv4Address) or int(address) <= 1:  # `::` and `::1` are no embeddings
+        return ()
+    bits = int(address)
+    if address in _6TO4:
+        return (IPv4Address(bits >> 80 & 0xFFFFFFFF),)
+    if address in _TEREDO:
+        return (IPv4Address(bits >> 64 & 0xFFFFFFFF), IPv4Address(~bits & 0xFFFFFFFF))
+    if bits >> 32 & _ISATAP_MASK == _ISATAP or any(address in network for network in _LAST_BITS):
+        return (IPv4Address(bits & (0xFFFFFFFF if bits & 0xFFFFFF else 0)),)
+    return ()

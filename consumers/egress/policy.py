@@ -22,7 +22,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from consumers.egress.blocked_ranges import NAT64, IPAddress, denied_range, strip_ipv4_mapping
+from consumers.egress.blocked_ranges import IPAddress, denied_range, embedded_ipv4, strip_ipv4_mapping
 
 MAX_URL_LENGTH: Final = 2048
 MAX_HOST_LENGTH: Final = 253
@@ -104,8 +104,8 @@ class EgressPolicy:
     """Which URLs and addresses deliveries may go to. Immutable.
 
     `allow_cidrs`: exceptions to the denied ranges. `ports`: single ones, and ranges as (first, last). `localhost` as a
-    host name is allowed only while an exception holds a loopback address. An exception for `64:ff9b::/96`, for clusters
-    with DNS64, still has the IPv4 address inside checked. Raises `ValueError` for what is no network or no port.
+    host name is allowed only while an exception holds a loopback address. An exception such as `64:ff9b::/96`, for
+    clusters with DNS64, still has the IPv4 address inside checked. Raises `ValueError` for no network or no port.
     """
 
     __slots__ = ("_check", "_exceptions", "_ports", "_schemes")
@@ -183,11 +183,9 @@ class EgressPolicy:
             return "with a scope id"
         parsed = strip_ipv4_mapping(parsed)
         denied = denied_range(parsed)
-        if denied is None:
-            return None
-        if not any(parsed in network for network in self._exceptions):
+        if denied is not None and not any(parsed in network for network in self._exceptions):
             return str(denied)
-        return self._denial(IPv4Address(int(parsed) & 0xFFFFFFFF)) if parsed in NAT64 else None
+        return next(filter(None, map(self._denial, embedded_ipv4(parsed))), None)
 
 
 def parse_ports(text: str) -> tuple[PortRange, ...]:

@@ -26,6 +26,8 @@ from consumers.http_client.response import SendError, WebhookResponse
 from schemas.codes import Code
 
 _HEADERS = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\x00-\x08\x0a-\x1f\x7f]*\r\n)*")
+_OWN_HEADERS = {"host", "accept-encoding", "content-length"}
+"""Headers of every request. None may come twice."""
 
 _log = structlog.get_logger(__name__)
 
@@ -225,8 +227,9 @@ def _key(target: ValidatedUrl, address: AddrInfo) -> ConnectionKey:
 
 
 def _header_lines(headers: Mapping[str, str]) -> bytes:
+    names = {name.lower() for name in headers}
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()]).encode()
-    if lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
+    if len(names - _OWN_HEADERS) < len(headers) or lines.count(b"\n") != len(headers) or not _HEADERS.fullmatch(lines):
         raise SendError(Code.INTERNAL)
     return lines
 

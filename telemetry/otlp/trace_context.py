@@ -1,13 +1,13 @@
 """The W3C `traceparent` header (https://www.w3.org/TR/trace-context/) and the sampling of traces."""
 
 import hashlib
-import re
 import zlib
 from collections.abc import Mapping
 from typing import Final, Literal
 
 from msgspec import Struct
 
+from schemas.headers import read_trace
 from telemetry.otlp.settings import ExportSettings
 
 HEADER: Final = "traceparent"
@@ -16,7 +16,6 @@ Attributes = Mapping[str, str | int | float | bool]
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 """Kind of a span, as in OpenTelemetry."""
 
-_FORM: Final = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _ODD: Final = frozenset("13579bdf")
 _RANGE: Final = 2**32
 
@@ -35,11 +34,11 @@ class TraceContext(Struct, frozen=True, gc=False):
     @classmethod
     def read(cls, header: str | None) -> "TraceContext | None":
         """Return the context in `header`, or None when it is absent or malformed."""
-        found = _FORM.fullmatch(header) if header else None
-        if found is None:
+        parts = read_trace(header) if header else None
+        if parts is None:
             return None
-        trace_id, span_id = int(found[1], 16), int(found[2], 16)
-        return cls(trace_id, span_id, found[3][1] in _ODD) if trace_id and span_id else None
+        trace, span, flags = parts
+        return cls(int(trace, 16), int(span, 16), flags[1] in _ODD)
 
     @classmethod
     def of_key(cls, key: str) -> "TraceContext":

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,8 @@ import msgspec
 ROOT = Path(__file__).parents[2]
 PLACES = ("/build", "/opt/oneprotect")
 """Paths that the build stage writes to."""
+ARGUMENTS = {"PYTHON": f"python@sha256:{'0' * 64}"}
+"""The arguments of the build that have no default."""
 
 
 class Instruction(msgspec.Struct, frozen=True):
@@ -34,7 +37,9 @@ def stages(text: str) -> list[list[Instruction]]:
     return found
 
 
-def build(instructions: list[Instruction], below: Path, context: Path = ROOT) -> None:
+def build(
+    instructions: list[Instruction], below: Path, context: Path = ROOT, arguments: Mapping[str, str] = ARGUMENTS
+) -> None:
     """Execute COPY, ENV, ARG, WORKDIR and RUN. A failing step raises `AssertionError` with its output."""
     environ = {"PATH": f"{_python(below)}:{os.environ['PATH']}", "HOME": os.environ["HOME"]}
     environ |= {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
@@ -43,6 +48,8 @@ def build(instructions: list[Instruction], below: Path, context: Path = ROOT) ->
         match instruction.word:
             case "FROM":
                 pass
+            case "ARG" if instruction.rest in arguments:
+                environ[instruction.rest] = arguments[instruction.rest]
             case "ARG" | "ENV":
                 environ |= _assigned(instruction.rest, environ)
                 environ.pop("PIP_NO_CACHE_DIR", None)  # hashes are checked, so the cache is safe

@@ -113,6 +113,18 @@ def digests(directory: Path) -> dict[str, str]:
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.parametrize("image", ["python:3.11-slim-trixie", "python", ""])
+def test_a_base_image_without_a_digest_is_refused(tmp_path: Path, image: str) -> None:
+    """The Dockerfile names no image itself, and the build fails for one whose contents may change."""
+    checked = BUILD[: next(at for at, one in enumerate(BUILD) if one.word == "WORKDIR")]
+
+    with pytest.raises(AssertionError, match="name the base image by its digest"):
+        build(checked, tmp_path, arguments={"PYTHON": image})
+
+    build(checked, tmp_path)
+    assert {one.rest.split()[0] for stage in (BUILD, FINAL) for one in stage if one.word == "FROM"} == {"${PYTHON}"}
+
+
 def test_hadolint_accepts_the_dockerfile() -> None:
     """hadolint finds nothing here, and finds the mistake in a bad Dockerfile."""
     clean, bad = (

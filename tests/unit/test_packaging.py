@@ -51,6 +51,31 @@ def test_development_locks_the_production_versions() -> None:
     assert pinned[0] < pinned[1]
 
 
+def test_the_production_lock_has_what_the_program_requires_and_nothing_else() -> None:
+    """Each locked package is a requirement of the program or of another one, and none is for tests."""
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    locked = {re.split(r"[=\[]", line)[0] for line in lines if "==" in line}
+    required, waiting = set[str](), ["oneprotect-delivery"]
+    while waiting:
+        name = waiting.pop()
+        if name not in required:
+            required.add(name)
+            waiting += _requirements(name)
+
+    assert locked <= required
+    assert locked.isdisjoint({"faker", "polyfactory", "httpx", "hypothesis", "pytest", "schemathesis", "svix"})
+
+
+def _requirements(name: str) -> list[str]:
+    """Return the names of what a distribution requires, with the one extra that the program uses."""
+    try:
+        lines = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []  # for another platform
+    chosen = [line for line in lines if "extra ==" not in line or (name == "nats-py" and "nkeys" in line)]
+    return [re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", line)[0]).lower() for line in chosen]
+
+
 def test_the_wheel_contains_the_console_files(tmp_path: Path) -> None:
     """Templates and static files are installed beside their code; tests and benches are not."""
     subprocess.run(

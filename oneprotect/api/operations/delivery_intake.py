@@ -3,7 +3,6 @@
 The HTTP API and the NATS service both end here, so a rule of deliveries has one implementation.
 """
 
-import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
@@ -16,15 +15,13 @@ from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.web.problems import Problem, unavailable
 from schemas import subjects, validation
 from schemas.events import CONTENT_TYPE, BodyContentType, DeliveryRequested, RequestedData, encode
-from schemas.headers import HEADER_MSG_ID, HEADER_TRACE
+from schemas.headers import HEADER_MSG_ID, HEADER_TRACE, context_headers
 from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
 from schemas.subscriptions import OPERATIONAL
 from schemas.validation import ValidationError
 
 SOURCE: Final = "/oneprotect/api"
 KEY: Final = "Idempotency-Key"
-
-_TRACE_PARENT: Final = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -130,9 +127,7 @@ async def _destinations(parts: ApiDependencies, tenant: str, new: NewDelivery) -
 def _requests(
     tenant: str, new: NewDelivery, delivery: str, destinations: Sequence[str], trace: str | None
 ) -> list[DeliveryRequest]:
-    common = {"content-type": CONTENT_TYPE}
-    if trace is not None and _TRACE_PARENT.fullmatch(trace):
-        common[HEADER_TRACE] = trace
+    common = {"content-type": CONTENT_TYPE} | context_headers({HEADER_TRACE: trace or ""})
     now = datetime.now(UTC)
     return [
         DeliveryRequest(

@@ -33,7 +33,7 @@ def test_nothing_outside_the_list_passes(names: dict[str, str]) -> None:
 
 def test_the_list_is_exact() -> None:
     """Each header of the list passes, and the context is the part of it that is no retry state."""
-    headers = dict.fromkeys(PORTABLE, "1")
+    headers = dict.fromkeys(PORTABLE, "1") | {"traceparent": TRACE}
 
     assert portable_headers(headers) == headers
     assert context_headers(headers).keys() == {"content-type", "traceparent"}
@@ -52,6 +52,24 @@ def test_names_are_compared_without_case() -> None:
     assert portable_headers({"TraceParent": TRACE}) == {HEADER_TRACE: TRACE}
     assert portable_headers({"TRACEPARENT": "other", "traceparent": TRACE}) == {HEADER_TRACE: TRACE}
     assert portable_headers({"traceparent": TRACE, "TRACEPARENT": "other"}) == {HEADER_TRACE: TRACE}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1", TRACE.upper(), TRACE + "-more", f"ff{TRACE[2:]}", f"00-{'0' * 32}-00f067aa0ba902b7-01",
+        f"00-4bf92f3577b34da6a3ce929d0e0e4736-{'0' * 16}-01", TRACE[:-1], TRACE + "0", f"{TRACE},{TRACE}",
+    ],
+)  # fmt: skip
+def test_a_malformed_trace_does_not_travel(value: str) -> None:
+    """Neither to another stream nor to a receiver: nothing but a trace context passes under its name."""
+    assert trace_context({HEADER_TRACE: value}) is None
+    assert context_headers({HEADER_TRACE: value}) == {}
+
+
+def test_a_later_version_of_a_trace_travels_as_version_00() -> None:
+    """What a later version appends is unknown, and is left out."""
+    assert trace_context({HEADER_TRACE: f"cc{TRACE[2:]}-more"}) == TRACE
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import socket
 import traceback
+from ipaddress import IPv4Address
 
 import pytest
 from yarl import URL
@@ -235,6 +236,42 @@ def test_an_exception_for_nat64_still_has_the_address_inside_checked() -> None:
     assert policy.is_allowed("64:ff9b::8.8.8.8")
     assert not policy.is_allowed("64:ff9b::127.0.0.1")
     assert not policy.is_allowed("64:ff9b::169.254.169.254")
+
+
+@pytest.mark.parametrize(
+    ("exception", "form"),
+    [
+        ("::/96", "::{v4}"),
+        ("::ffff:0:0:0/96", "::ffff:0:{v4}"),
+        ("64:ff9b:1::/48", "64:ff9b:1:7::{v4}"),
+        ("2002::/16", "2002:{hex}::1"),
+        ("2001::/32", "2001:0:{hex}::f7f7:f7f7"),
+        ("2001::/32", "2001:0:808:808::{inverted}"),
+        ("fd00::/8", "fd00::5efe:{v4}"),
+        ("fd00::/8", "fd00::200:5efe:{v4}"),
+    ],
+)
+def test_whatever_embeds_an_ipv4_address_is_judged_by_it_too(exception: str, form: str) -> None:
+    """An exception for a translator or a tunnel leads to no denied IPv4 address behind it."""
+    policy = EgressPolicy(allow_cidrs=[exception])
+
+    for v4, expected in (("8.8.8.8", True), ("127.0.0.1", False), ("10.0.0.1", False), ("169.254.169.254", False)):
+        number = int(IPv4Address(v4))
+        octets, inverted = f"{number:08x}", f"{number ^ 0xFFFFFFFF:08x}"
+        address = form.format(v4=v4, hex=f"{octets[:4]}:{octets[4:]}", inverted=f"{inverted[:4]}:{inverted[4:]}")
+        assert policy.is_allowed(address) is expected, address
+
+
+@pytest.mark.parametrize("address", ["2606:4700::5efe:10.0.0.1", "2606:4700:1:2:200:5efe:169.254.169.254"])
+def test_isatap_below_a_public_prefix_is_denied(address: str) -> None:
+    """The router of the prefix would send the packet on to the IPv4 address."""
+    assert not EgressPolicy().is_allowed(address)
+    assert EgressPolicy().is_allowed("2606:4700::5efe:8.8.8.8")
+
+
+def test_other_forms_of_local_nat64_are_denied() -> None:
+    """An IPv4 address before the last 32 bits leaves zeros there."""
+    assert not EgressPolicy(allow_cidrs=["64:ff9b:1::/48"]).is_allowed("64:ff9b:1:0:a:0:800:0")
 
 
 @pytest.mark.parametrize("cidr", ["10.0.0.1/8", "10.0.0.0/33", "all", ""])

@@ -12,7 +12,7 @@ from oneprotect.configuration.errors import InUseError, MissingCredential, NotFo
 from oneprotect.configuration.service import ConfigurationService
 from schemas import streams
 from schemas.codes import CredentialStatus
-from schemas.configuration import Credential, CredentialState, Destination, Rollover
+from schemas.configuration import Credential, CredentialState, Destination, DestinationSpec, Rollover
 from schemas.events import ConfigChanged
 from schemas.validation import ValidationError
 from tests.support.site import NAMESPACE, TENANT, Site
@@ -115,18 +115,30 @@ async def test_a_destination_that_breaks_a_rule_is_refused(configuration: Config
     [
         "Webhook-Id", "host", "content-length", "Content-Type", "transfer-encoding", "connection", "te", "trailer",
         "upgrade", "proxy-authorization", "user-agent", "expect", "cookie", "accept-encoding", "traceparent",
-        "X-Forwarded-For", "metadata", "Metadata-Flavor", "x-aws-ec2-metadata-token-ttl-seconds",
+        "X-Forwarded-For", "metadata", "Metadata-Flavor", "x-aws-ec2-metadata-token-ttl-seconds", "Forwarded",
+        "X-Real-IP", "X-Original-URL", "X-Rewrite-URL", "X-Google-Metadata-Request", "X-HTTP-Method-Override", "Via",
+        "Keep-Alive", "tracestate", "X-Forwarded", "True-Client-IP", "X-Identity-Header",
     ],
 )  # fmt: skip
 async def test_no_destination_sets_denied_headers(name: str) -> None:
-    """A denied header is refused wherever a destination is decoded, in any case; similar names are allowed."""
+    """A denied header is refused when a destination is set, in any case; similar names are allowed."""
     denied = msgspec.json.encode({"url": URL, "credential": "key", "headers": {name: "1"}})
-    allowed = msgspec.json.encode({"url": URL, "credential": "key", "headers": {f"x-{name}": "1"}})
+    allowed = msgspec.json.encode({"url": URL, "credential": "key", "headers": {f"my-{name}": "1"}})
 
     with pytest.raises(msgspec.ValidationError, match="`headers` cannot set `"):
-        msgspec.json.decode(denied, type=Destination)
+        msgspec.json.decode(denied, type=DestinationSpec)
 
-    assert msgspec.json.decode(allowed, type=Destination).headers == {f"x-{name}": "1"}
+    assert msgspec.json.decode(allowed, type=DestinationSpec).headers == {f"my-{name}": "1"}
+
+
+def test_a_stored_destination_loses_headers_that_are_denied_now() -> None:
+    """A new rule stops no delivery: the rest of the destination stays as it was."""
+    stored = msgspec.json.encode({"url": URL, "credential": "key", "headers": {"Forwarded": "for=1", "x-team": "a"}})
+
+    destination = msgspec.json.decode(stored, type=Destination)
+
+    assert destination.headers == {"x-team": "a"}
+    assert (destination.url, destination.enabled) == (URL, True)
 
 
 @pytest.mark.parametrize("pasted", [PASTED, "https://user:hunter2@10.0.0.1/", "a b\n", "x" * 5000])

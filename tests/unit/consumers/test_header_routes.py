@@ -21,6 +21,7 @@ from consumers.retention.quarantine import QuarantinedMessage, QuarantineStore
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
 from consumers.retries.reschedule import reschedule_now
 from consumers.worker.disposition import quarantine_publication
+from consumers.worker.load_shedding import overflow_copy
 from messaging.client.headers import read_headers
 from messaging.direct_get import StoredMessage
 from messaging.message import Message
@@ -164,6 +165,10 @@ async def _transfer(recorder: Recorder) -> None:
         await transfer.publish(record, target, {HEADER_SINCE: NOW.isoformat()} if number else None)
 
 
+async def _shed(recorder: Recorder) -> None:
+    recorder.sent += [overflow_copy(_message(kind)) for kind in ("requested", "due")]
+
+
 async def _due_in_order(recorder: Recorder) -> None:
     dependencies: Any = type("Dependencies", (), {"publisher": recorder})
     queues = OrderedQueues(dependencies)
@@ -206,6 +211,7 @@ ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [
     _quarantine,
     _release,
     _transfer,
+    _shed,
     _due_in_order,
     _retry_now,
     _replay,
@@ -276,4 +282,5 @@ def test_no_publication_is_missing_here() -> None:
         "retention/quarantine.py",
         "retries/reschedule.py",
         "worker/disposition.py",
+        "worker/load_shedding.py",
     }

@@ -6,6 +6,7 @@
 import asyncio
 import contextlib
 import random
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -219,6 +220,35 @@ class KvTable(Generic[T]):
     async def get(self, key: str) -> KvRow[T] | None:
         """Return the row, or None when there is none."""
         return self._row(await self.bucket.find(key))
+
+    async def list_page(
+        self, pattern: str, *, limit: int, after: str | None = None, descending: bool = False
+    ) -> tuple[list[KvRow[T]], bool]:
+        """Return the first `limit` rows whose key matches and follows `after`, and whether there are more.
+
+        Only the keys are listed, and the rows of the page are read.
+
+        Args:
+            descending: From the last key to the first.
+        """
+        keys = await self.bucket.list_keys(pattern)
+        if descending:
+            keys = keys[: None if after is None else bisect_left(keys, after)][::-1]
+        elif after is not None:
+            keys = keys[bisect_right(keys, after) :]
+        rows: list[KvRow[T]] = []
+        size = min(limit + 1, direct_get.BATCH)
+        for start in range(0, len(keys), size):  # more than once if keys were deleted, or rows cannot be decoded
+            found = await self.get_all(keys[start : start + size])
+            rows += reversed(found) if descending else found
+            if len(rows) > limit:
+                break
+        return rows[:limit], len(rows) > limit
+
+    async def get_all(self, keys: Sequence[str]) -> list[KvRow[T]]:
+        """Return the rows of those `keys` that have one, sorted by key."""
+        rows = map(self._row, await self.bucket.get_all(keys))
+        return [row for row in rows if row is not None]
 
     async def list(self, pattern: str = ">") -> list[KvRow[T]]:
         """Return the rows whose key matches, sorted by key."""

@@ -150,5 +150,7 @@ RATES: Final = BucketConfig(
 )
 LEASES: Final = BucketConfig(name="oneprotect_leases", description="Leases of consumers on destinations.")
 TOKENS: Final = BucketConfig(name="oneprotect_tokens", description="API tokens: digests, no tokens.", announced=True)
-REPLAYS: Final = BucketConfig(name="oneprotect_replays", description="Replays and their progress.", max_age_s=_KEPT_S)
+REPLAYS: Final = BucketConfig(
+    name="oneprotect_replays", description="Replays and their progress.", announced=True, max_age_s=_KEPT_S
+)
 BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, LEASES, TOKENS, REPLAYS)

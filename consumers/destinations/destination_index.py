@@ -81,6 +81,10 @@ class DestinationIndex:
         """Return the sorted names of the enabled destinations that subscribe to events of this type."""
         return (await self._read(tenant)).subscriptions.find(event_type)
 
+    async def count(self, tenant: str) -> int:
+        """Return the number of the tenant's destinations."""
+        return sum(map(len, (await self._read(tenant)).users.values()))
+
     async def users(self, tenant: str, credential: str) -> dict[str, DestinationSummary]:
         """Return the destinations that the credential signs for, by name."""
         return dict((await self._read(tenant)).users.get(credential, {}))

@@ -128,6 +128,11 @@ class ReplayService:
         """Return the tenant's replays by id, oldest first."""
         return {row.id: row.replay for row in await self._rows.list(tenant)}
 
+    async def list_page(self, tenant: str, *, limit: int, before: str | None = None) -> tuple[dict[str, Replay], bool]:
+        """Return a page of the tenant's replays by id, newest first, and whether there are more."""
+        rows, has_more = await self._rows.list_page(tenant, limit=limit, before=before)
+        return {row.id: row.replay for row in rows}, has_more
+
     async def find_running(self, tenant: str) -> LeaseHolder | None:
         """Return the holder of the tenant's lease: the replay that runs now."""
         return await find_holder(self._bucket, tenant)

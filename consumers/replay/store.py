@@ -69,6 +69,13 @@ class ReplayStore:
             raise UnknownReplay
         return ReplayRow(replay, row.value, row.revision)
 
+    async def list_page(self, tenant: str, *, limit: int, before: str | None) -> tuple[list[ReplayRow], bool]:
+        """Return the newest `limit` replays with an id before `before`, newest first, and whether there are more."""
+        rows, has_more = await self._rows.list_page(
+            f"{tenant}.*", limit=limit, after=None if before is None else f"{tenant}.{before}", descending=True
+        )
+        return [ReplayRow(row.id, row.value, row.revision) for row in rows], has_more
+
     async def list(self, tenant: str) -> list[ReplayRow]:
         """Return the tenant's replays, oldest first."""
         return [ReplayRow(row.id, row.value, row.revision) for row in await self._rows.list(f"{tenant}.*")]

@@ -118,6 +118,7 @@ async def _open_api(
             jetstream.connection.require_version()
             parts = build_dependencies(settings, jetstream, telemetry, jwts)
             await parts.destinations.start()
+            jetstream.connection.on_reconnect(parts.replay_runner.list_again)
             service = DeliveryService(requests, parts, telemetry, VERSION)
             await service.start()
             streams = StreamAvailability(jetstream.connection)

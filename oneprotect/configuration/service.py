@@ -5,7 +5,7 @@ published as an audit event: who changed what, without the values.
 """
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeVar
 
@@ -138,6 +138,18 @@ class ConfigurationService:
         """Return the tenant's destinations by id, without entries that this version cannot decode."""
         return [_destination_view(tenant, row) for row in await self._destinations.list(_all_of(tenant))]
 
+    async def page_destinations(
+        self, tenant: str, *, limit: int, after: str | None
+    ) -> tuple[list[DestinationView], bool]:
+        """Return the first `limit` of the tenant's destinations with an id after `after`, and whether there are more.
+
+        Leaves out entries that this version cannot decode.
+        """
+        rows, has_more = await self._destinations.list_page(
+            _all_of(tenant), limit=limit, after=None if after is None else f"{tenant}.{after}"
+        )
+        return [_destination_view(tenant, row) for row in rows], has_more
+
     async def enable_destination(
         self, tenant: str, name: str, *, by: str, address: str | None = None, precondition: Precondition = always
     ) -> DestinationView:
@@ -217,8 +229,24 @@ class ConfigurationService:
 
     async def list_credentials(self, tenant: str) -> list[CredentialView]:
         """Return the tenant's credentials by id, without entries that this version cannot decode."""
-        rows = await self._credentials.list(_all_of(tenant))
-        checked = [] if self._statuses is None else await self._statuses.list(_all_of(tenant))
+        return await self._credential_views(tenant, await self._credentials.list(_all_of(tenant)))
+
+    async def page_credentials(
+        self, tenant: str, *, limit: int, after: str | None
+    ) -> tuple[list[CredentialView], bool]:
+        """Return the first `limit` of the tenant's credentials with an id after `after`, and whether there are more."""
+        rows, has_more = await self._credentials.list_page(
+            _all_of(tenant), limit=limit, after=None if after is None else f"{tenant}.{after}"
+        )
+        return await self._credential_views(tenant, rows), has_more
+
+    async def get_credentials(self, tenant: str, names: Iterable[str]) -> list[CredentialView]:
+        """Return those of the named credentials that exist, by id."""
+        rows = await self._credentials.get_all([_key(tenant, name) for name in names])
+        return await self._credential_views(tenant, rows)
+
+    async def _credential_views(self, tenant: str, rows: Sequence[KvRow[Credential]]) -> list[CredentialView]:
+        checked = [] if self._statuses is None else await self._statuses.get_all([row.key for row in rows])
         statuses = {row.key: row for row in checked}
         return [_credential_view(tenant, row, statuses.get(row.key)) for row in rows]
 

@@ -14,12 +14,14 @@ import structlog
 from consumers.replay.service import ReplayService
 from consumers.replay.store import ReplayError, ReplayRow, ReplayStore
 from messaging.client.errors import JetStreamError
-from messaging.kv import KvBucket, KvTable
+from messaging.kv import KvBucket, KvEntry, KvTable
 from messaging.lease import find_holder
 from messaging.periodic import run_every
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 
 ADOPT_INTERVAL_S: Final = 3.0
+LIST_INTERVAL_S: Final = 300.0
+"""Time after which all replays are listed again, in case an announcement was lost."""
 
 _log = structlog.get_logger(__name__)
 
@@ -32,6 +34,9 @@ class ReplayRunner:
         self._replays = KvTable(bucket, Replay)
         self._rows = ReplayStore(bucket)
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._unfinished: dict[str, Replay] = {}
+        """Replays that some process has to run, by key."""
+        self._list_at = 0.0
 
     async def begin(
         self, tenant: str, chosen: ReplayFilter, *, by: str, address: str, rate_per_s: float | None
@@ -52,6 +57,7 @@ class ReplayRunner:
 
     async def run(self) -> None:
         """Adopt the replays of ended processes until cancelled."""
+        await self._replays.bucket.on_change(self._receive)
         try:
             await run_every(ADOPT_INTERVAL_S, self._adopt, asyncio.Event(), failure_event="replays.unreadable")
         finally:
@@ -61,13 +67,32 @@ class ReplayRunner:
             if tasks:
                 await asyncio.wait(tasks)
 
+    async def list_again(self) -> None:
+        """List all replays in the next round: announcements may have been lost."""
+        self._list_at = 0.0
+
+    async def _receive(self, entry: KvEntry) -> None:
+        if entry.key.count(".") == 1:  # not a lease
+            self._note(entry.key, self._replays.decode(entry))
+
+    def _note(self, key: str, row: Replay | None) -> None:
+        if row is not None and row.unattended and row.state is ReplayState.RUNNING:
+            self._unfinished[key] = row
+        else:
+            self._unfinished.pop(key, None)
+
     async def _adopt(self) -> None:
-        for row in await self._replays.list("*.*"):
-            tenant, _, replay = row.key.partition(".")
-            is_unfinished = row.value.unattended and row.value.state is ReplayState.RUNNING
-            if row.key not in self._running and is_unfinished and not await find_holder(self._replays.bucket, tenant):
+        now = asyncio.get_running_loop().time()
+        if self._list_at <= now:
+            for stored in await self._replays.list("*.*"):
+                self._note(stored.key, stored.value)
+            self._list_at = now + LIST_INTERVAL_S
+        for key, row in list(self._unfinished.items()):
+            tenant, _, replay = key.partition(".")
+            if key not in self._running and not await find_holder(self._replays.bucket, tenant):
                 _log.info("replay.adopted", tenant=tenant, replay=replay)
-                self._start(tenant, replay, row.value)
+                self._unfinished.pop(key, None)  # the progress of a running replay adds it again
+                self._start(tenant, replay, row)
 
     def _start(self, tenant: str, replay: str, row: Replay) -> None:
         key = f"{tenant}.{replay}"

@@ -1,5 +1,6 @@
 """Credentials over HTTP. No response holds a secret ref."""
 
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -9,7 +10,7 @@ from oneprotect.api.operations.operation import ADMINS, MANAGERS, READERS, ApiRe
 from oneprotect.api.operations.preconditions import HEADERS, format_entity_tag, read_precondition
 from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.operations.visibility import to_public_credential
-from oneprotect.api.web.pagination import Page, PageQuery, page_of
+from oneprotect.api.web.pagination import Page, PageQuery, read_list_page
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem
 from schemas.configuration import Credential, CredentialView
 
@@ -53,9 +54,8 @@ _ONE: Final = {
 )
 async def list_credentials(request: ApiRequest) -> ApiResponse:
     """List credentials."""
-    query = request.query(PageQuery)
-    views = await request.parts.configuration.list_credentials(request.tenant)
-    page = page_of(views, query, key=lambda view: view.id)
+    read = partial(request.parts.configuration.page_credentials, request.tenant)
+    page = await read_list_page(request.query(PageQuery), read)
     items = [to_public_credential(view, public=request.is_public) for view in page.items]
     return ApiResponse(body=Page(items, page.next))
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -14,7 +15,7 @@ from oneprotect.api.operations.operation import ADMINS, MANAGERS, READERS, ApiRe
 from oneprotect.api.operations.preconditions import HEADERS, format_entity_tag, read_precondition
 from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.operations.visibility import to_public
-from oneprotect.api.web.pagination import Page, PageQuery, page_of
+from oneprotect.api.web.pagination import Page, PageQuery, read_list_page
 from schemas import subjects
 from schemas.codes import Outcome
 from schemas.configuration import DestinationSpec, DestinationView
@@ -84,9 +85,8 @@ _ONE: Final = {
 )
 async def list_destinations(request: ApiRequest) -> ApiResponse:
     """List destinations."""
-    query = request.query(PageQuery)
-    views = await request.parts.configuration.list_destinations(request.tenant)
-    return ApiResponse(body=page_of(views, query, key=lambda view: view.id))
+    read = partial(request.parts.configuration.page_destinations, request.tenant)
+    return ApiResponse(body=await read_list_page(request.query(PageQuery), read))
 
 
 @OPERATIONS.add(

@@ -197,12 +197,11 @@ async def list_replays(request: ApiRequest) -> ApiResponse:
     """List replays."""
     query = request.query(PageQuery)
     before = None if query.cursor is None else decode_cursor(query.cursor, str)
-    rows = reversed((await request.parts.replay_service.list(request.tenant)).items())
-    rest = [(replay, row) for replay, row in rows if before is None or replay < before]
-    running = await request.parts.replay_service.find_running(request.tenant)
-    page = rest[: query.limit]
-    items = [_view(request, replay, row, running) for replay, row in page]
-    return ApiResponse(body=Page(items, encode_cursor(page[-1][0]) if len(rest) > len(page) else None))
+    service = request.parts.replay_service
+    rows, has_more = await service.list_page(request.tenant, limit=query.limit, before=before)
+    running = await service.find_running(request.tenant)
+    items = [_view(request, replay, row, running) for replay, row in rows.items()]
+    return ApiResponse(body=Page(items, encode_cursor(list(rows)[-1]) if has_more else None))
 
 
 @OPERATIONS.add("GET", ONE, _ONE, roles=READERS, problems=(404,))

@@ -1,9 +1,9 @@
 """Query parameters of lists: pages, cursors and time ranges."""
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
-from typing import Annotated, Final, Generic, TypeVar
+from typing import Annotated, Final, Generic, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -67,12 +67,23 @@ def decode_position(cursor: str | None) -> int | None:
     return None if cursor is None else decode_cursor(cursor, StreamPosition).before
 
 
-def page_of(items: Sequence[T], query: PageQuery, *, key: Callable[[T], str]) -> Page[T]:
-    """Return a page of a complete list that is sorted by `key`. Raises `ValidationError`."""
+class _Listed(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+Listed = TypeVar("Listed", bound=_Listed)
+
+
+ReadListPage = Callable[..., Awaitable[tuple[list[Listed], bool]]]
+"""Reads the items after the id `after`: at most `limit`, and whether there are more."""
+
+
+async def read_list_page(query: PageQuery, read: ReadListPage[Listed]) -> Page[Listed]:
+    """Return a page of a list of items with ids. Raises `ValidationError`."""
     after = None if query.cursor is None else decode_cursor(query.cursor, str)
-    rest = [item for item in items if after is None or key(item) > after]
-    page = rest[: query.limit]
-    return Page(page, encode_cursor(key(page[-1])) if len(rest) > len(page) else None)
+    items, has_more = await read(limit=query.limit, after=after)
+    return Page(items, encode_cursor(items[-1].id) if has_more else None)
 
 
 def require_time_range(since: datetime | None, until: datetime | None, field: str = "until") -> None:

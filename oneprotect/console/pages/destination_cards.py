@@ -1,7 +1,9 @@
 """Destinations and credentials as the console shows them: only the host of a URL, and only the status of a Secret."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -9,6 +11,7 @@ import msgspec
 
 from consumers.destinations.hourly_stats import hour_of
 from oneprotect.api.operations.visibility import to_public_credential
+from oneprotect.api.web.pagination import PageQuery, read_list_page
 from oneprotect.console.web.bar_chart import DaySummary, summarize_day
 from oneprotect.console.web.request import ConsoleDependencies
 from schemas.codes import Code, CredentialStatus
@@ -31,61 +34,75 @@ class DestinationCard(msgspec.Struct, frozen=True, kw_only=True):
     credential: CredentialView | None
 
 
-class TenantOverview(msgspec.Struct, frozen=True):
-    """All destinations and credentials of a tenant, by id."""
+class TenantOverview(msgspec.Struct, frozen=True, kw_only=True):
+    """A page of the destinations and a page of the credentials of a tenant, by id.
+
+    `next_destinations`, `next_credentials`: cursor of the next page. `users`: the destinations that each credential
+    signs for.
+    """
 
     destinations: list[DestinationCard]
+    destination_count: int
+    next_destinations: str | None
     credentials: list[CredentialView]
+    next_credentials: str | None
+    users: dict[str, list[str]]
 
     @property
     def attempts(self) -> int:
-        """The number of attempts of the last 24 hours."""
+        """The number of attempts of the last 24 hours, to these destinations."""
         return sum(card.day.attempts for card in self.destinations)
 
     @property
     def success_rate(self) -> float | None:
-        """The share of the last 24 hours' attempts that delivered."""
+        """The share of the last 24 hours' attempts that delivered, to these destinations."""
         delivered = sum(card.day.delivered for card in self.destinations)
         return delivered / self.attempts if self.attempts else None
 
-    def users(self, credential: str) -> list[str]:
-        """Return the ids of the destinations that the credential signs for."""
-        return [card.id for card in self.destinations if card.view.credential == credential]
 
-
-async def load_overview(parts: ConsoleDependencies, tenant: str, *, public: bool) -> TenantOverview:
-    """Return the overview of a tenant. Raises `JetStreamError`."""
-    configuration = parts.api.configuration
-    views, stored, health, activity = await asyncio.gather(
-        configuration.list_destinations(tenant),
-        configuration.list_credentials(tenant),
-        parts.health.list(f"{tenant}.*"),
-        parts.activity.list(f"{tenant}.*"),
+async def load_overview(
+    parts: ConsoleDependencies, tenant: str, destinations: PageQuery, credentials: PageQuery, *, public: bool
+) -> TenantOverview:
+    """Return a page of each list of a tenant. Raises `JetStreamError`, and `ValidationError` for a bad cursor."""
+    configuration, index = parts.api.configuration, parts.api.destinations
+    views, signing, count = await asyncio.gather(
+        read_list_page(destinations, partial(configuration.page_destinations, tenant)),
+        read_list_page(credentials, partial(configuration.page_credentials, tenant)),
+        index.count(tenant),
     )
-    credentials = [to_public_credential(view, public=public) for view in stored]
-    by_id = {view.id: view for view in credentials}
-    healths = {row.id: row.value for row in health}
-    activities = {row.id: row.value for row in activity}
-    cards = [
-        _card(view, by_id.get(view.credential), healths.get(view.id), activities.get(view.id), public=public)
-        for view in views
-    ]
-    return TenantOverview(cards, credentials)
+    return TenantOverview(
+        destinations=await _load_cards(parts, tenant, views.items, public=public),
+        destination_count=count,
+        next_destinations=views.next,
+        credentials=[to_public_credential(view, public=public) for view in signing.items],
+        next_credentials=signing.next,
+        users={view.id: sorted(await index.users(tenant, view.id)) for view in signing.items},
+    )
 
 
 async def load_card(parts: ConsoleDependencies, tenant: str, name: str, *, public: bool) -> DestinationCard:
     """Return the card of one destination. Raises `NotFoundError` or `JetStreamError`."""
-    configuration = parts.api.configuration
-    view = await configuration.get_destination(tenant, name)
+    view = await parts.api.configuration.get_destination(tenant, name)
+    (card,) = await _load_cards(parts, tenant, [view], public=public)
+    return card
+
+
+async def _load_cards(
+    parts: ConsoleDependencies, tenant: str, views: Sequence[DestinationView], *, public: bool
+) -> list[DestinationCard]:
+    keys = [f"{tenant}.{view.id}" for view in views]
     stored, health, activity = await asyncio.gather(
-        configuration.list_credentials(tenant),
-        parts.health.get(f"{tenant}.{name}"),
-        parts.activity.get(f"{tenant}.{name}"),
+        parts.api.configuration.get_credentials(tenant, sorted({view.credential for view in views})),
+        parts.health.get_all(keys),
+        parts.activity.get_all(keys),
     )
-    credential = next((to_public_credential(one, public=public) for one in stored if one.id == view.credential), None)
-    return _card(
-        view, credential, health.value if health else None, activity.value if activity else None, public=public
-    )
+    credentials = {view.id: to_public_credential(view, public=public) for view in stored}
+    healths = {row.id: row.value for row in health}
+    activities = {row.id: row.value for row in activity}
+    return [
+        _card(view, credentials.get(view.credential), healths.get(view.id), activities.get(view.id), public=public)
+        for view in views
+    ]
 
 
 def _card(

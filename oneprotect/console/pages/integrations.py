@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Final
 
 from consumers.credentials.control_client import NoConsumerReplied, check_credential
-from oneprotect.api.web.pagination import Limit, PageQuery, page_of
+from oneprotect.api.web.pagination import Cursor, Limit, PageQuery
 from oneprotect.console.pages.destination_cards import load_overview
 from oneprotect.console.web.labels import DONE
 from oneprotect.console.web.request import PageRequest, PageResponse, redirect
@@ -14,9 +14,10 @@ SHOWN: Final = 100
 
 
 class IntegrationsQuery(PageQuery, frozen=True, kw_only=True):
-    """The query of the page. `done`: the action that led to it."""
+    """The query of the page: `cursor` and `limit` of the destinations. `done`: the action that led to the page."""
 
     limit: Limit = SHOWN
+    credentials: Cursor | None = None
     done: str | None = None
 
 
@@ -27,15 +28,13 @@ async def show(request: PageRequest) -> PageResponse:
         tenants = Counter(entry.key.partition(".")[0] for entry in entries)
         return request.render("tenants.html", tenants=sorted(tenants.items()))
     query = request.query(IntegrationsQuery)
-    found = await load_overview(request.console, request.tenant, public=request.is_public)
-    page = page_of(found.destinations, query, key=lambda card: card.id)
+    signing = PageQuery(limit=SHOWN, cursor=query.credentials)
+    overview = await load_overview(request.console, request.tenant, query, signing, public=request.is_public)
     return request.render(
         "integrations.html",
         tenant=request.tenant,
-        overview=found,
-        cards=page.items,
-        next=page.next,
-        is_first=query.cursor is None,
+        overview=overview,
+        is_first=query.cursor is None and query.credentials is None,
         done=DONE.get(query.done or ""),
     )
 

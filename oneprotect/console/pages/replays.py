@@ -65,14 +65,13 @@ class ReplayProgressView(Struct, frozen=True, kw_only=True):
 
 async def show_all(request: PageRequest) -> PageResponse:
     """Show the tenant's replays, newest first."""
-    rows = await request.parts.replay_service.list(request.tenant)
+    rows, has_more = await request.parts.replay_service.list_page(request.tenant, limit=SHOWN)
     running = await request.parts.replay_service.find_running(request.tenant)
-    newest = list(reversed(rows.items()))[:SHOWN]
     return request.render(
         "replays.html",
         tenant=request.tenant,
-        replays=[_view(request, replay, row, running) for replay, row in newest],
-        more=len(rows) > SHOWN,
+        replays=[_view(request, replay, row, running) for replay, row in rows.items()],
+        more=has_more,
     )
 
 

@@ -56,6 +56,7 @@ coverage: $(READY) ## measure branch coverage of the code that handles keys; fai
 
 chaos: $(READY) ## run the long tests: repeated kills, floods, a replay of 100,000 deliveries (half an hour)
 	$(BIN)/python -m pytest tests/chaos --times 5 --figures chaos.txt
+	$(BIN)/python -m pytest tests/isolation --p99-ms 50
 	$(BIN)/python -m bench.fairness
 	$(BIN)/python -m bench.fairness --flooders 20 --tenants 30
 	$(BIN)/python -m bench.fairness --workers 4 --settle-s 15

@@ -26,6 +26,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of `make chaos`: repeat its tests, and write their figures to a file."""
     parser.addoption("--times", type=int, default=1, help="number of runs of each test under tests/chaos")
+    parser.addoption("--p99-ms", type=float, default=5000.0, help="bound of the latency of tests under tests/isolation")
     parser.addoption("--figures", type=Path, default=None, help="file to which the reported figures are written")
 
 

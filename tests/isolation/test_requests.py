@@ -1,0 +1,82 @@
+"""A tenant that burdens the API over HTTP: the other tenant's requests and deliveries are answered, and in time."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from schemas.roles import Role
+from tests.isolation.hostile_client import Attack, attacking
+from tests.isolation.installation import Installation
+from tests.support.site import TENANT
+
+pytestmark = [pytest.mark.serial, pytest.mark.asyncio(loop_scope="module")]
+
+PATH: Final = f"/v1/tenants/{TENANT}"
+HEAVY: Final = ("long lists", "searches")
+"""Attacks whose single request is so expensive that a slow machine shows more of itself than of the API."""
+PATTERN: Final = f"{'a' * 60}.{'b' * 50}"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def token(installation: Installation) -> str:
+    """Return a token of the hostile tenant with all roles, whose destinations have as many patterns as allowed."""
+    destinations = {f"wide-{number}": f"{installation.hostile_url}/quick" for number in range(300)}
+    patterns = [f"{PATTERN}.x{number}.*" for number in range(128)]
+    await installation.add_destinations(TENANT, destinations, event_types=patterns)
+    return await installation.api.token(*(role for role in Role), tenant=TENANT)
+
+
+def _attacks(token: str) -> dict[str, Attack]:
+    """Return attacks by name. Each takes the URL of the API later."""
+    own = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+    forged = "eyJhbGciOiJSUzI1NiIsImtpZCI6InsiYSJ9.eyJpc3MiOiJodHRwczovL2EifQ.{n}"
+    return {
+        "fan-outs that match nothing": Attack(
+            url="", path=f"{PATH}/deliveries", headers=own, body=f'{{"event_type": "{PATTERN}.zz", "payload": {{n}}}}'
+        ),
+        "changes of configuration": Attack(
+            url="",
+            method="PUT",
+            path=f"{PATH}/destinations/churn-{{n}}",
+            headers=own,
+            body='{"url": "https://example.com/{n}", "credential": "key"}',
+        ),
+        "changes of credentials": Attack(
+            url="",
+            method="PUT",
+            path=f"{PATH}/credentials/churn-{{n}}",
+            headers=own,
+            body='{"purpose": "webhook-signing", "secret_ref": "k8s://webhooks/none-{n}/signing"}',
+        ),
+        "deep documents": Attack(
+            url="",
+            path=f"{PATH}/deliveries",
+            headers=own,
+            body='{"destination": "wide-1", "event_type": "a.b", "payload": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        ),
+        "forged tokens": Attack(
+            url="", path=f"{PATH}/deliveries", headers={"authorization": f"Bearer {forged}"}, connections=32
+        ),
+        "long lists": Attack(url="", method="GET", path=f"{PATH}/destinations?limit=100", headers=own),
+        "searches": Attack(url="", method="GET", path=f"{PATH}/attempts?limit=100&destination=none", headers=own),
+        "connections that drip": Attack(url="", path=f"{PATH}/deliveries", connections=300, drip=True),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.long] if name in HEAVY else []) for name in _attacks("")]
+)
+async def test_requests_of_one_tenant_delay_no_other(
+    installation: Installation, token: str, p99_ms: float, figure: Callable[[str], None], name: str
+) -> None:
+    """The victim's requests are accepted and delivered while the hostile tenant sends as many as it can."""
+    attack = _attacks(token)[name]
+    async with attacking(msgspec.structs.replace(attack, url=installation.api.url)) as by:
+        report = await installation.victim.run(installation.api, seconds=3)
+
+    figure(f"{report}; attack: {dict(by)}")
+    report.require(p99_ms)
+    assert sum(by.values()) > 0, "the attack took place"

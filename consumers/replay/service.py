@@ -32,6 +32,7 @@ from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.kv import KvBucket
 from messaging.lease import TTL_S, LeaseHolder, LeaseLost, find_holder
 from messaging.publisher import JetStreamPublisher
+from messaging.quota import QuotaExceeded
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.ids import new_replay_id
 
@@ -45,11 +46,15 @@ _log = structlog.get_logger(__name__)
 class ReplayService:
     """Finds retained deliveries and requests them again. Every method raises `JetStreamError` without an answer."""
 
-    def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, replays: KvBucket) -> None:
+    def __init__(
+        self, connection: NatsConnection, publisher: JetStreamPublisher, replays: KvBucket, *, max_open: int = 100
+    ) -> None:
+        """`max_open`: the unfinished replays that a tenant may have."""
         self._connection = connection
         self._publisher = publisher
         self._bucket = replays
         self._rows = ReplayStore(replays)
+        self._max_open = max_open
 
     def find_pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[SupersededPage]:
         """Return the deliveries that a replay with this filter would find, oldest first, in pages."""
@@ -70,10 +75,22 @@ class ReplayService:
         return count
 
     async def begin(self, tenant: str, chosen: ReplayFilter, *, by: str) -> tuple[str, Replay]:
-        """Return id and row of the unfinished replay with this filter, or else of a new one, not yet stored."""
-        for row in await self._rows.list(tenant):
-            if row.replay.state is ReplayState.RUNNING and row.replay.filter == chosen:
+        """Return id and row of the unfinished replay with this filter, or else of a new one, not yet stored.
+
+        Raises `QuotaExceeded`.
+        """
+        unfinished = [row for row in await self._rows.list(tenant) if row.replay.state is ReplayState.RUNNING]
+        for row in unfinished:
+            if row.replay.filter == chosen:
                 return row.id, row.replay
+        if len(unfinished) >= self._max_open:
+            raise QuotaExceeded(
+                "unfinished replays",
+                len(unfinished),
+                self._max_open,
+                "ONEPROTECT_TENANT_MAX_REPLAYS",
+                remedy="cancel some",
+            )
         until = (await management.stream_info(self._connection, retained.stream_for(chosen).name)).state.last_seq
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 

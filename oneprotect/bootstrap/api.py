@@ -153,7 +153,7 @@ def build_console(
     return console_routes(
         ConsoleDependencies(
             api=parts,
-            sessions=SessionStore(jetstream.token_bucket, parts.tokens),
+            sessions=SessionStore(jetstream.token_bucket, parts.tokens, jetstream.session_quota),
             renderer=TemplateRenderer(assets),
             followers=EventStreamLimiter(per_tenant=settings.tenant.max_streams),
             destinations=jetstream.destinations,

@@ -14,10 +14,11 @@ from messaging.client.client import ServerAccess
 from messaging.client.connection import NatsConnection, connect
 from messaging.kv import KvBucket
 from messaging.publisher import JetStreamPublisher
+from messaging.quota import KeyQuota
 from messaging.work_share import WorkShare
 from oneprotect.api.auth.token_store import TokenStore
 from oneprotect.configuration.service import ConfigurationService
-from oneprotect.settings.settings import Settings
+from oneprotect.settings.settings import Settings, TenantSettings
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import ProviderMisconfigured
 from provider.provider import SnapshotReader
@@ -38,6 +39,7 @@ class JetStream:
         publisher: JetStreamPublisher,
         egress: EgressPolicy,
         secret_namespace: str | None,
+        limits: TenantSettings,
     ) -> None:
         self.connection = connection
         self.publisher = publisher
@@ -48,9 +50,21 @@ class JetStream:
         self.leases = KvBucket(connection, publisher, streams.LEASES)
         self.health = KvBucket(connection, publisher, streams.HEALTH)
         self.token_bucket = KvBucket(connection, publisher, streams.TOKENS)
-        self.tokens = TokenStore(self.token_bucket, publisher)
+        self.tokens = TokenStore(
+            self.token_bucket,
+            publisher,
+            KeyQuota(self.token_bucket, "tokens", limits.max_tokens, setting="ONEPROTECT_TENANT_MAX_TOKENS"),
+        )
+        self.session_quota = KeyQuota(
+            self.token_bucket,
+            "console sessions",
+            limits.max_sessions,
+            setting="ONEPROTECT_TENANT_MAX_SESSIONS",
+            below="*.*",
+            prefix="session-",
+        )
         self.replays = KvBucket(connection, publisher, streams.REPLAYS)
-        self.replayer = ReplayService(connection, publisher, self.replays)
+        self.replayer = ReplayService(connection, publisher, self.replays, max_open=limits.max_replays)
         self.activity = KvBucket(connection, publisher, streams.ACTIVITY)
         self.configuration = ConfigurationService(
             self.destinations,
@@ -59,6 +73,15 @@ class JetStream:
             egress,
             statuses=self.statuses,
             secret_namespace=secret_namespace,
+            destination_quota=KeyQuota(
+                self.destinations,
+                "destinations",
+                limits.max_destinations,
+                setting="ONEPROTECT_TENANT_MAX_DESTINATIONS",
+            ),
+            credential_quota=KeyQuota(
+                self.credentials, "credentials", limits.max_credentials, setting="ONEPROTECT_TENANT_MAX_CREDENTIALS"
+            ),
         )
 
 
@@ -73,7 +96,7 @@ async def open_jetstream(
         contextlib.aclosing(WorkShare(connection, settings.nats.work_per_tenant)) as share,
     ):
         publisher.exceeds_share = share.is_exceeded
-        yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace)
+        yield JetStream(connection, publisher, egress_policy(settings), settings.secret.namespace, settings.tenant)
 
 
 def nats_access(settings: Settings) -> ServerAccess:

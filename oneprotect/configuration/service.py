@@ -15,6 +15,7 @@ from consumers.egress.policy import EgressBlocked, EgressPolicy, EgressRule
 from messaging.audit_events import publish_audit_event
 from messaging.kv import KvBucket, KvEntry, KvRow, KvTable, WriteContention, retry_conflicts
 from messaging.publisher import JetStreamPublisher
+from messaging.quota import KeyQuota
 from oneprotect.configuration.errors import (
     InUseError,
     Kind,
@@ -87,8 +88,12 @@ class ConfigurationService:
         *,
         statuses: KvBucket | None = None,
         secret_namespace: str | None = None,
+        destination_quota: KeyQuota | None = None,
+        credential_quota: KeyQuota | None = None,
     ) -> None:
         """`statuses`: the bucket with what consumers found about credentials."""
+        self._destination_quota = destination_quota
+        self._credential_quota = credential_quota
         self._destinations = KvTable(destinations, Destination)
         self._credentials = KvTable(credentials, Credential)
         self._statuses = None if statuses is None else KvTable(statuses, CredentialState)
@@ -109,13 +114,15 @@ class ConfigurationService:
         """Create or replace a destination from the fields of `DestinationSpec`; keep it enabled or disabled.
 
         A value `***` keeps the stored one, see `oneprotect.configuration.masking`.
-        Raises `MissingCredential`, and `ValidationError` for fields that break a rule.
+        Raises `MissingCredential`, `QuotaExceeded`, and `ValidationError` for fields that break a rule.
         """
         key = _key(tenant, name)
         spec = validation.convert(fields, DestinationSpec)
         self._check_url(spec.url)
         if await self._credentials.bucket.get(f"{tenant}.{spec.credential}") is None:
             raise MissingCredential
+        if self._destination_quota is not None:
+            await self._destination_quota.require_room(tenant, key)
 
         def replace(stored: Destination | None) -> Destination:
             kept = {field: getattr(stored, field) for field in _STATE_FIELDS} if stored else {}
@@ -206,12 +213,14 @@ class ConfigurationService:
         address: str | None = None,
         precondition: Precondition = always,
     ) -> CredentialView:
-        """Create or replace a credential from the fields of `Credential`."""
+        """Create or replace a credential from the fields of `Credential`. Raises `QuotaExceeded`."""
         key = _key(tenant, name)
         requested = validation.convert(fields, Credential)
         credential = msgspec.structs.replace(requested, secret_ref=self._canonical_ref(requested.secret_ref))
         if precondition is not always and not precondition(_revision(await self._credentials.bucket.find(key))):
             raise PreconditionFailedError  # before the status below is deleted
+        if self._credential_quota is not None:
+            await self._credential_quota.require_room(tenant, key)
         if self._statuses is not None:  # first, so that the status of the old ref is never shown for the new one
             await self._statuses.bucket.delete(key)
         row = await _update(self._credentials, key, lambda _: credential, precondition)

@@ -181,6 +181,16 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     """Requests in progress in each API process, over HTTP and NATS together."""
     max_streams: int = 50
     """Pages of the console that follow attempts live, in each API process."""
+    max_destinations: int = 20_000
+    """Destinations. Set this limit and the following ones for the API and for the command line alike."""
+    max_credentials: int = 20_000
+    """Credentials."""
+    max_tokens: int = 20_000
+    """Tokens for the API. The tokens for all tenants together have the same limit."""
+    max_sessions: int = 1000
+    """Console sessions. A session that is not signed out ends after 12 hours."""
+    max_replays: int = 100
+    """Unfinished replays. One of them runs, and the others wait."""
 
 
 class OidcSettings(Struct, frozen=True, kw_only=True):

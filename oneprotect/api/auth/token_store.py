@@ -9,6 +9,7 @@ import msgspec
 from messaging.audit_events import publish_audit_event
 from messaging.kv import KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher
+from messaging.quota import KeyQuota
 from oneprotect.api.auth.token_format import IssuedToken
 from schemas import validation
 from schemas.events import ConfigChanged, ConfigChangedData
@@ -31,14 +32,18 @@ class UnknownToken(Exception):
 class TokenStore:
     """The bucket of tokens. Every method raises `JetStreamError` when NATS is unavailable."""
 
-    def __init__(self, bucket: KvBucket, publisher: JetStreamPublisher) -> None:
+    def __init__(self, bucket: KvBucket, publisher: JetStreamPublisher, quota: KeyQuota | None = None) -> None:
         self._bucket = bucket
         self._tokens = KvTable(bucket, Token)
         self._uses = KvTable(bucket, datetime)
         self._publisher = publisher
+        self._quota = quota
 
     async def create(self, spec: TokenSpec, *, by: str) -> tuple[TokenView, IssuedToken]:
-        """Create a token. Only the returned `IssuedToken` has its text. Raises `ValidationError`."""
+        """Create a token. Only the returned `IssuedToken` has its text.
+
+        Raises `ValidationError` or `QuotaExceeded`.
+        """
         spec = validation.round_trip(spec)
         issued = IssuedToken()
         token = Token(
@@ -49,6 +54,8 @@ class TokenStore:
             created_by=by,
             name=spec.name,
         )
+        if self._quota is not None:
+            await self._quota.require_room(_key_part(token.tenant))
         await self._tokens.put(token_key(token.tenant, issued.id), token, revision=0)
         await self._audit(token.tenant, issued.id, "create", by)
         return _view(issued.id, token, None), issued

@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from consumers.replay.store import ReplayEnded, UnknownReplay
 from messaging.client.errors import JetStreamError
+from messaging.quota import QuotaExceeded
 from oneprotect.configuration.errors import (
     InUseError,
     MissingCredential,
@@ -112,6 +113,9 @@ def _problem_of_refusal(error: Exception) -> Problem | None:
     if isinstance(error, InUseError):
         names = ", ".join(error.destinations)
         return Problem(409, "in-use", f"Destinations use this credential: {names}. Assign them another one first.")
+    if isinstance(error, QuotaExceeded):
+        text = str(error)
+        return Problem(409, "quota-exceeded", f"{text[:1].upper()}{text[1:]}.")
     if isinstance(error, ReplayEnded):
         return Problem(409, "replay-ended", f"This replay is already {error.state}.")
     return None

@@ -73,6 +73,7 @@ def _known(error: BaseException) -> CliError | None:
     from consumers.credentials.control_client import NoConsumerReplied
     from consumers.replay.store import ReplayError
     from messaging.client.errors import JetStreamError
+    from messaging.quota import QuotaExceeded
     from oneprotect.configuration.errors import ConfigurationError
     from oneprotect.dev.nats_server import EmbeddedNatsError
     from oneprotect.settings.settings import SettingsError
@@ -85,6 +86,8 @@ def _known(error: BaseException) -> CliError | None:
         case ProviderMisconfigured() | ValidationError():
             return BadUsage(str(error))
         case JetStreamError() | ConfigurationError() | EmbeddedNatsError() | NoConsumerReplied() | ReplayError():
+            return CliError(str(error))
+        case QuotaExceeded():
             return CliError(str(error))
         case _:
             return None

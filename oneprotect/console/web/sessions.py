@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
+from messaging.quota import KeyQuota
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.auth.token_store import token_key
@@ -64,13 +65,15 @@ class ConsoleSession:
 class SessionStore:
     """The stored sessions. Every method raises `JetStreamError` when NATS is unavailable."""
 
-    def __init__(self, bucket: KvBucket, tokens: TokenCache) -> None:
+    def __init__(self, bucket: KvBucket, tokens: TokenCache, quota: KeyQuota) -> None:
         self._bucket = bucket
+        self._quota = quota
         self._tokens = tokens
 
     async def open(self, principal: Principal) -> ConsoleSession:
-        """Open a session for a user who has just presented a token."""
+        """Open a session for a user who has just presented a token. Raises `QuotaExceeded`."""
         session = ConsoleSession(secrets.token_hex(8), principal, secrets.token_hex(32))
+        await self._quota.require_room(session.key.partition(".")[0])
         await self._bucket.put(session.key, session.digest, revision=0, ttl_s=LIFETIME_S)
         return session
 

@@ -2,10 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
+from urllib.parse import urlencode
 
-from schemas.roles import ALL_TENANTS
+import pytest
+
+from consumers.replay.store import ReplayRow, ReplayStore
+from messaging.quota import QuotaExceeded
+from oneprotect.bootstrap.resources import open_jetstream
+from schemas.configuration import Replay, ReplayFilter
+from schemas.roles import ALL_TENANTS, Role, TokenSpec
 from tests.component.api.routes import OURS, THEIRS
-from tests.support.api import running
+from tests.support.api import Client, Reply, running
 from tests.support.site import Site
 from tests.support.waiting import until
 
@@ -64,3 +72,74 @@ async def test_slow_requests_take_the_slots_of_their_tenant_only(site: Site) -> 
         assert (mine.status, other.status) == (429, 202)
         for task in slow:
             task.cancel()
+
+
+async def _quota_problem(reply: Reply) -> str:
+    assert (reply.status, reply.json["type"]) == (409, "urn:oneprotect:problem:quota-exceeded")
+    return str(reply.json["detail"])
+
+
+async def test_quotas_of_destinations_and_credentials_name_what_to_do(site: Site) -> None:
+    """Replacing one is allowed, and another tenant has its own quota. A deleted one makes room."""
+    async with running(site, tenant_max_destinations="2", tenant_max_credentials="3") as api:
+        admin, other = await api.client("admin"), await api.client("admin", tenant=THEIRS)
+        credential = {"secret_ref": "k8s://webhooks/signing-key/signing"}
+        destination = {"url": "https://example.com/in", "credential": "key"}
+
+        async def put(client: Client, tenant: str, path: str, body: object) -> Reply:
+            return await client("PUT", f"/v1/tenants/{tenant}/{path}", body)
+
+        kept = [await put(admin, OURS, f"destinations/d{n}", destination) for n in (1, 2, 1)]
+        refused = await put(admin, OURS, "destinations/d3", destination)
+        keys = [await put(admin, OURS, f"credentials/c{n}", credential) for n in (1, 2, 3)]
+        theirs = await put(other, THEIRS, "credentials/c1", credential)
+        await admin("DELETE", f"{_OURS}/d2")
+        after = await put(admin, OURS, "destinations/d3", destination)
+
+    assert [reply.status for reply in (*kept, theirs, after)] == [200] * 5
+    assert [reply.status for reply in keys] == [200, 200, 409]
+    assert "2 of 2 destinations" in await _quota_problem(refused)
+    assert "ONEPROTECT_TENANT_MAX_CREDENTIALS" in await _quota_problem(keys[2])
+
+
+async def test_unfinished_replays_have_a_quota(site: Site) -> None:
+    """A request with the filter of an unfinished replay resumes that one, also at the quota."""
+    async with running(site, tenant_max_replays="1") as api:
+        operator = await api.client("operator")
+        one, two = (
+            Replay(
+                filter=ReplayFilter(destination=name),
+                by="test",
+                started_at=datetime.now(UTC),
+                until_sequence=1,
+            )
+            for name in ("orders", "other")
+        )
+        await ReplayStore(site.jetstream.replays).save(OURS, ReplayRow("rpl-1", one))
+        path = f"/v1/tenants/{OURS}/replays"
+
+        resumed = await operator("POST", path, {"filter": {"destination": "orders"}})
+        refused = await operator("POST", path, {"filter": {"destination": two.filter.destination}})
+
+    assert resumed.status == 202
+    assert "cancel some" in await _quota_problem(refused)
+
+
+async def test_tokens_and_console_sessions_have_quotas(site: Site) -> None:
+    """The sign-in page of a tenant with too many sessions says so, and the command that creates a token, too."""
+    site.settings = site.load(tenant_max_tokens="3")
+    async with open_jetstream(site.settings, name="test") as jetstream:
+        spec = TokenSpec(tenant=OURS, roles=(Role.VIEWER,))
+        tokens = [(await jetstream.tokens.create(spec, by="test"))[1].reveal() for _ in range(3)]
+        with pytest.raises(QuotaExceeded, match="3 of 3 tokens"):
+            await jetstream.tokens.create(spec, by="test")
+    async with running(site, tenant_max_sessions="2") as api:
+        client = api.with_token(None)
+        form = {"content-type": "application/x-www-form-urlencoded", "origin": api.url}
+        answers = [
+            await client("POST", "/console/sign-in", data=urlencode({"token": tokens[0]}), headers=form)
+            for _ in range(3)
+        ]
+
+    assert [answer.status for answer in answers] == [303, 303, 409]
+    assert b"2 of 2 console sessions" in answers[2].body

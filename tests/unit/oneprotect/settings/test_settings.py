@@ -20,6 +20,7 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_NATS_INBOX_PREFIX": ("_INBOX_consumer", "_INBOX_consumer"),
     "ONEPROTECT_NATS_CA_FILE": ("ca.pem", Path("ca.pem")),
     "ONEPROTECT_NATS_REPLICAS": ("3", 3),
+    "ONEPROTECT_WORK_PER_TENANT": ("500", 500),
     "ONEPROTECT_WORK_PER_DESTINATION": ("50", 50),
     "ONEPROTECT_ARCHIVE_DAYS": ("7", 7),
     "ONEPROTECT_ARCHIVE_MAX_BYTES": ("1073741824", 1_073_741_824),

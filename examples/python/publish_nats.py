@@ -1,8 +1,8 @@
-"""Request a delivery over NATS, with nats-py (pip install 'nats-py[nkeys]'), for high rates.
+"""Request a delivery over NATS, with nats-py (pip install 'nats-py[nkeys]').
 
     echo '{"total": 42}' | NATS_URL=... NATS_NKEY_FILE=acme.nk python publish_nats.py acme orders invoice.paid [ID]
 
-The NATS user is a trusted publisher of this tenant (`oneprotect nats user publisher --tenant acme`).
+The request is repeated with its id until it is accepted. The id is stored once.
 """
 
 import asyncio
@@ -11,64 +11,53 @@ import os
 import ssl
 import sys
 import uuid
-from datetime import datetime, timezone
 
 import nats
 import nats.errors
-from nats.js.errors import APIError
 
-FULL = 10077  # the destination's work limit is reached: publish to the overflow
+AGAIN = {"429", "500", "502", "503", "504"}
 
 
 async def deliver(client, tenant, destination, event_type, payload, delivery_id=None, tries=8):
-    """Return the id once JetStream has stored the request. Raises APIError or PermissionError when it is refused."""
-    delivery_id = delivery_id or uuid.uuid4().hex
-    document = {
-        "specversion": "1.0",
-        "id": delivery_id,
-        "source": "/example",
-        "type": "oneprotect.delivery.requested.v1",
-        "time": datetime.now(timezone.utc).isoformat(),
-        "tenant": tenant,
-        "data": {"destination": destination, "event_type": event_type, "payload": payload},
-    }
-    headers = {
-        "Nats-Msg-Id": f"{tenant}.{destination}.{delivery_id}",  # a repeated message is stored once
-        "content-type": "application/cloudevents+json",
-    }
-    data = json.dumps(document).encode()
-    lane = "requested"
+    """Return the stored delivery. Raises RuntimeError when the API refuses, or after the last try."""
+    delivery_id = delivery_id or uuid.uuid4().hex  # better: your event's id, then a restart requests it once
+    body = json.dumps({"destination": destination, "event_type": event_type, "payload": payload}).encode()
     for attempt in range(tries):
+        wait_s = min(0.25 * 2**attempt, 30)
         try:
-            await client.jetstream().publish(
-                f"oneprotect.delivery.{lane}.{tenant}.{destination}", data, headers=headers, timeout=2
+            answer = await client.request(
+                f"oneprotect.api.v1.{tenant}.deliveries", body, timeout=10, headers={"Idempotency-Key": delivery_id}
             )
-            return delivery_id
-        except APIError as error:
-            if error.err_code != FULL or lane == "overflow":
-                raise
-            lane = "overflow"
-            continue
-        except (nats.errors.TimeoutError, nats.errors.NoRespondersError):
+            headers = answer.headers or {}
+            status = headers.get("Nats-Service-Error-Code")
+            if status is None:
+                return json.loads(answer.data)
+            problem = f"{status} {answer.data.decode()}"
+            if status not in AGAIN:
+                raise RuntimeError(problem)
+            wait_s = max(wait_s, int(headers.get("Retry-After", 0)))
+        except nats.errors.NoRespondersError:
+            problem = "no API process answers for this tenant"
+        except nats.errors.TimeoutError:
+            problem = "no answer"
             if "permissions violation" in str(client.last_error):
-                raise PermissionError(str(client.last_error)) from None
-            # No leader at the moment, or a lost answer: repeat.
-        await asyncio.sleep(min(0.25 * 2**attempt, 10))
-    raise TimeoutError("JetStream did not store it")
+                raise RuntimeError(str(client.last_error)) from None
+        await asyncio.sleep(wait_s)
+    raise RuntimeError(f"not accepted: {problem}")
 
 
-async def main(tenant, destination, event_type, *delivery_id):
-    """Publish the payload on stdin."""
+async def main(*arguments):
+    """Request the delivery of the payload on stdin."""
     ca_file = os.environ.get("NATS_CA_FILE")
     client = await nats.connect(
         os.environ["NATS_URL"],
         nkeys_seed=os.environ.get("NATS_NKEY_FILE"),
         tls=ssl.create_default_context(cafile=ca_file) if ca_file else None,
-        inbox_prefix=f"_INBOX_publisher_{tenant}",  # the only prefix that the user may subscribe to
         max_reconnect_attempts=-1,
     )
     try:
-        print(await deliver(client, tenant, destination, event_type, json.load(sys.stdin), *delivery_id))
+        stored = await deliver(client, *arguments[:3], json.load(sys.stdin), *arguments[3:])
+        print(stored["id"])
     finally:
         await client.close()
 

@@ -38,14 +38,16 @@ class Authority:
         context.verify_mode = ssl.CERT_OPTIONAL
         return context
 
-    def issue(self, host: str, *, expired: bool = False) -> tuple[Path, Path]:
-        """Write a new certificate for `host` and its key: the two files."""
+    def issue(self, host: str, *others: str, expired: bool = False) -> tuple[Path, Path]:
+        """Write a new certificate for `host`, and `others`, and its key: the two files."""
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
             _builder(_name(host), self._certificate.subject, key.public_key(), expired=expired)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
+            .add_extension(
+                x509.SubjectAlternativeName([_general_name(name) for name in (host, *others)]), critical=False
+            )
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
             .sign(self._key, hashes.SHA256())

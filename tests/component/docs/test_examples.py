@@ -20,12 +20,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from messaging.admin.permissions import publisher
 from schemas import streams
 from schemas.roles import Role
 from tests.support.api import running
 from tests.support.ops import free_port
-from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -73,18 +71,27 @@ Program = Callable[[str, str], Sequence[str]]
 @pytest.fixture(scope="session")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     """Return the command that runs an example, by language and name."""
-    built = tmp_path_factory.mktemp("go")
+    built = tmp_path_factory.mktemp("built")
 
     def command(language: str, name: str) -> Sequence[str]:
         if language == "go":
             if not (built / name).exists():
-                subprocess.run(["go", "build", "-o", built / name, f"./{name}"], cwd=EXAMPLES / "go", check=True)
+                directory = EXAMPLES / "go" / ("publish_nats" if name == "publish_nats" else ".")
+                package = "." if name == "publish_nats" else f"./{name}"
+                subprocess.run(["go", "build", "-o", built / name, package], cwd=directory, check=True)
             return [str(built / name)]
+        directory = EXAMPLES / language
+        if (language, name) == ("javascript", "publish_nats"):
+            directory = built / "javascript"  # with its packages
+            if not directory.exists():
+                shutil.copytree(EXAMPLES / "javascript", directory)
+                install = ["npm", "install", "--no-audit", "--no-fund", "--no-package-lock"]
+                subprocess.run(install, cwd=directory, check=True)
         runner, ending = {"python": (sys.executable, "py"), "curl": ("sh", "sh"), "javascript": ("node", "mjs")}[
             language
         ]
         name = "publish_http" if (language, name) == ("python", "publish") else name
-        return [runner, str(EXAMPLES / language / f"{name}.{ending}")]
+        return [runner, str(directory / f"{name}.{ending}")]
 
     return command
 
@@ -171,14 +178,14 @@ async def test_the_receiver_accepts_genuine_webhooks_only() -> None:
 
 
 async def _published(
-    keys: Keys, server: ShippedServer, tenant: str, destination: str, delivery: str
+    command: Sequence[str], keys: Keys, url: str, delivery: str, *, tenant: str = TENANT, destination: str = "orders"
 ) -> tuple[int, str, str]:
-    access = keys.settings(f"publisher_{TENANT}", server.url)
+    access = keys.settings(f"producer_{TENANT}", url)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, EXAMPLES / "python" / "publish_nats.py", tenant, destination, "invoice.paid", delivery),
-        env={
-            "PATH": os.environ["PATH"],
-            "NATS_URL": server.url,
+        *(*command, tenant, destination, "invoice.paid", delivery),
+        env=os.environ
+        | {
+            "NATS_URL": url.replace("127.0.0.1", "localhost"),
             "NATS_CA_FILE": access["ONEPROTECT_NATS_CA_FILE"],
             "NATS_NKEY_FILE": access["ONEPROTECT_NATS_NKEY_FILE"],
         },
@@ -186,33 +193,42 @@ async def _published(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    out, error = await asyncio.wait_for(process.communicate(b'{"total": 42}'), 40)
+    out, error = await asyncio.wait_for(process.communicate(b'{"total": 42, "to": "Zo\xc3\xab"}'), 60)
     assert process.returncode is not None
     return process.returncode, out.decode().strip(), error.decode()
 
 
-async def test_a_trusted_publisher_stores_requests_directly(tmp_path: Path) -> None:
-    """A repeated request is stored once, the overflow stores the excess, and all are delivered."""
-    keys = Keys(tmp_path / "keys", trusted=[publisher(TENANT)])
-    async with ShippedServer(tmp_path / "nats", keys) as server, Scripted() as receiver:
-        operator = {
-            name.removeprefix("ONEPROTECT_").lower(): value
-            for name, value in keys.settings("operator", server.url).items()
-        }
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("language", [language for language in LANGUAGES if language != "curl"])
+async def test_a_delivery_is_requested_over_nats(language: str, program: Program, tmp_path: Path) -> None:
+    """From an account of its tenant, each program waits for the API, repeats safely, and reports a refusal."""
+    command = await asyncio.to_thread(program, language, "publish_nats")
+    keys = Keys(tmp_path / "keys", [TENANT])
+    async with ShippedServer(tmp_path / "nats", keys) as server:
+        operator, api = (
+            {name.removeprefix("ONEPROTECT_").lower(): value for name, value in keys.settings(role, server.url).items()}
+            for role in ("operator", "api")
+        )
         async with Site(tmp_path, server, work_per_destination="1", **operator) as site:
-            await site.destination("orders", receiver.url)
-            runs = [await _published(keys, server, TENANT, "orders", name) for name in ("d1", "d1", "d2")]
-            waiting = [len(await site.records(stream)) for stream in (streams.WORK, streams.OVERFLOW)]
-            refused = await _published(keys, server, "globex", "orders", "d3")
-            async with site.consumer_process(environ=keys.settings("consumer", server.url)):
-                await until(lambda: len(receiver.seen) == 2, 30)
+            await site.destination("orders", "http://127.0.0.1:9999/")
+            early = asyncio.create_task(_published(command, keys, server.url, "d-1"))
+            async with running(site, ready=True, **api):
+                accepted = [await early]
+                accepted += [await _published(command, keys, server.url, name) for name in ("d-1", "d-2")]
+                unknown = await _published(command, keys, server.url, "d-3", destination="unknown")
+                foreign = await _published(command, keys, server.url, "d-4", tenant="globex")
+            work, overflow = [await site.records(stream) for stream in (streams.WORK, streams.OVERFLOW)]
 
-    assert [(code, out) for code, out, _ in runs] == [(0, "d1"), (0, "d1"), (0, "d2")]
-    assert waiting == [1, 1]
-    assert sorted(receiver.ids()) == ["d1", "d2"]
-    assert receiver.seen[0].body == b'{"total": 42}'
-    assert refused[0] != 0
-    assert "permissions violation" in refused[2]
+    assert [(code, out) for code, out, _ in accepted] == [(0, "d-1"), (0, "d-1"), (0, "d-2")], accepted
+    stored = [msgspec.json.decode(record.data) for record in [*work, *overflow]]
+    assert [(one["id"], one["data"]["payload"]) for one in stored] == [
+        (name, {"total": 42, "to": "Zoë"}) for name in ("d-1", "d-2")
+    ]
+    assert (len(work), len(overflow)) == (1, 1)
+    assert unknown[0] == 1
+    assert '422 {"type":"urn:oneprotect:problem:invalid"' in unknown[2]
+    assert foreign[0] == 1
+    assert "permissions violation" in foreign[2].lower()
 
 
 class Front:

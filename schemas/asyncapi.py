@@ -8,9 +8,10 @@ from schemas import json_schema, subjects
 from schemas.events import CONTENT_TYPE, CloudEvent, DeliveryAttempted, DeliveryRequested, OperationalEvent
 from schemas.json_schema import Json, event_name
 
-VERSION: Final = "1.0.0"
+VERSION: Final = "1.1.0"
 """Version of the described interface. An addition raises the second number; the first one stays."""
 
+_RESPONSES: Final = "api.responses"
 _TENANT, _DESTINATION = "{tenant}", "{destination}"
 _PARAMETERS: Final[Json] = {
     "tenant": {"description": "The tenant: a DNS label."},
@@ -28,6 +29,8 @@ class AsyncApiChannel(Struct, frozen=True, kw_only=True):
     address: str
     summary: str
     event: type[CloudEvent]
+    is_service: bool = False
+    """Whether each message is a request, which gets a response of the HTTP API."""
 
 
 def _bucketed(subject: str) -> str:
@@ -47,10 +50,18 @@ def _operational(event: type[CloudEvent]) -> AsyncApiChannel:
 
 CHANNELS: Final = (
     AsyncApiChannel(
+        name="api.deliveries",
+        action="receive",
+        address=subjects.deliveries(_TENANT),
+        summary="Requests of producers, as NATS requests. The service also takes the body of `NewDelivery` in OpenAPI.",
+        event=DeliveryRequested,
+        is_service=True,
+    ),
+    AsyncApiChannel(
         name="delivery.requested",
         action="receive",
         address=subjects.requested(_TENANT, _DESTINATION),
-        summary="Requests of producers, with `Nats-Msg-Id` set to `<tenant>.<destination>.<id>`.",
+        summary="Requests of the API and of trusted publishers; `Nats-Msg-Id` is `<tenant>.<destination>.<id>`.",
         event=DeliveryRequested,
     ),
     AsyncApiChannel(
@@ -96,7 +107,7 @@ def document() -> Json:
             "license": {"name": "Apache-2.0"},
         },
         "defaultContentType": CONTENT_TYPE,
-        "channels": {channel.name: _channel(channel) for channel in CHANNELS},
+        "channels": {channel.name: _channel(channel) for channel in CHANNELS} | {_RESPONSES: _responses()},
         "operations": {f"{channel.action}.{channel.name}": _operation(channel) for channel in CHANNELS},
         "components": {
             "messages": {event_name(event): _message(event) for event in json_schema.EVENTS},
@@ -120,9 +131,26 @@ def _channel(channel: AsyncApiChannel) -> Json:
     }
 
 
+def _responses() -> Json:
+    described = {
+        "AcceptedDeliveries": "The deliveries are stored.",
+        "ProblemDocument": "Has `Nats-Service-Error-Code`.",
+    }
+    return {
+        "address": None,
+        "summary": "The inbox of a requester.",
+        "messages": {
+            name: {"name": name, "summary": text, "payload": {"$ref": f"openapi.json#/components/schemas/{name}"}}
+            for name, text in described.items()
+        },
+    }
+
+
 def _operation(channel: AsyncApiChannel) -> Json:
     reference = f"#/channels/{channel.name}"
+    replies = {"channel": {"$ref": f"#/channels/{_RESPONSES}"}}
     return {
+        **({"reply": replies} if channel.is_service else {}),
         "action": channel.action,
         "channel": {"$ref": reference},
         "summary": channel.summary,

@@ -30,7 +30,7 @@ from schemas.streams import StreamConfig
 _HEAD: Final = """\
 # Events and subjects
 
-Producers and consumers exchange CloudEvents 1.0 documents in structured mode over NATS JetStream.
+Events are CloudEvents 1.0 documents in structured mode on NATS JetStream.
 The schemas are in [schemas/](../../schemas): JSON Schema for every event, and AsyncAPI for all channels.
 `oneprotect schemas --output DIR` writes them.
 
@@ -38,7 +38,13 @@ This page is generated: `make generate`.
 
 ## Request a delivery
 
-Publish one document to `oneprotect.delivery.requested.<tenant>.<destination>`:
+Producers send requests to the API, over HTTP or as a NATS request to `oneprotect.api.v1.<tenant>.deliveries`:
+[Publish from your service](../how-to/publish.md).
+
+## Publish directly
+
+Every user that may publish in the product's NATS account is trusted by all tenants. A trusted publisher may store
+requests without the API. It publishes one document to `oneprotect.delivery.requested.<tenant>.<destination>`:
 
 ```json
 {"specversion": "1.0", "id": "dlv_01JDE3V7Q0M8Z5T2R4X6Y8W0AB", "source": "/billing",
@@ -68,8 +74,6 @@ Set these headers:
 - JetStream refuses a message with error 10077 when the destination has `ONEPROTECT_WORK_PER_DESTINATION` due
   deliveries. Publish that message, headers included, to `oneprotect.delivery.overflow.<tenant>.<destination>`.
 - A payload has at most `ONEPROTECT_MAX_PAYLOAD_BYTES` bytes, a message at most 960 KiB with its headers.
-
-Every user that may publish in this NATS account is trusted. Untrusted producers use the [HTTP API](http-api.md).
 """
 
 _LIFETIMES: Final = {0.0: "until removed", streams.ATTEMPTS.max_age_s: "30 days"}

@@ -10,7 +10,7 @@ import pytest
 import schemas
 from oneprotect.api.app import OPERATIONS
 from oneprotect.api.docs.openapi import document
-from schemas import streams
+from schemas import streams, subjects
 from schemas.asyncapi import CHANNELS
 from schemas.export import documents, write
 from schemas.json_schema import EVENTS, event_type
@@ -69,8 +69,9 @@ def test_references_resolve(name: str) -> None:
     references = [node["$ref"] for node in nodes(document) if "$ref" in node]
 
     for reference in references:
-        target: Any = document
-        for part in reference.removeprefix("#/").split("/"):
+        file, _, path = reference.partition("#/")
+        target: Any = json.loads((CHECKED_IN / file).read_bytes()) if file else document
+        for part in path.split("/"):
             target = target[part]
         assert isinstance(target, dict)
 
@@ -102,8 +103,9 @@ def test_nothing_secret_can_be_reported() -> None:
 
 
 def test_channels_are_the_subjects() -> None:
-    """Each channel's address, filled in, is a subject that exactly one stream stores."""
-    for channel in CHANNELS:
+    """Each channel's address, filled in, is a subject that exactly one stream stores, or one of the API's service."""
+    assert [channel.address for channel in CHANNELS if channel.is_service] == [subjects.deliveries("{tenant}")]
+    for channel in (channel for channel in CHANNELS if not channel.is_service):
         subject = channel.address.format(tenant="acme", destination="orders", name="orders", bucket="0")
         stored_by = [stream.name for stream in streams.STREAMS if any(covers(s, subject) for s in stream.subjects)]
 

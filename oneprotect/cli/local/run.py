@@ -70,14 +70,14 @@ def _print_welcome(console: Console, stack: DevStack) -> None:
             "--event-type invoice.paid --data -"
         ),
         f"  oneprotect attempts --tenant {TENANT}",
-        *(_describe_api(stack.api) if stack.api else []),
+        *(_describe_api(stack.api, url) if stack.api else []),
         "Attempts appear here as they are stored. Press Ctrl-C to stop everything.",
     ]
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _describe_api(api: ServedApi) -> list[str]:
+def _describe_api(api: ServedApi, nats_url: str) -> list[str]:
     return [
         f"The console is at [bold]{api.url}/console/integrations[/]. Sign in with this token, valid for this run:",
         f"  export TOKEN={api.token.reveal()}",
@@ -86,5 +86,10 @@ def _describe_api(api: ServedApi) -> list[str]:
             f'  curl -H "authorization: Bearer $TOKEN" -H "content-type: application/json" '
             f"{api.url}/v1/tenants/{TENANT}/deliveries \\\n"
             """       -d '{"destination": "orders", "event_type": "invoice.paid", "payload": {"total": 42}}'"""
+        ),
+        "The API takes the same requests over NATS. Here every client is trusted; elsewhere a tenant has an account:",
+        (
+            f"  echo '{{\"total\": 42}}' | NATS_URL={nats_url} python examples/python/publish_nats.py {TENANT} orders "
+            "invoice.paid"
         ),
     ]

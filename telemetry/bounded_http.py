@@ -134,7 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         # A body in the same data is not counted: by now its head is complete.
         if self._in_head and self._head_bytes > HEAD_BYTES:
-            self._reject(431, "head-too-large", f"Request line and headers exceed {HEAD_BYTES} bytes.")
+            self._reject_large_head()
 
     def on_headers_complete(self) -> None:
         """Start to receive the body."""
@@ -142,7 +142,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits.mark(self, waiting=False)
         self._in_head = False
         self._head_bytes = 0
-        if any(name == b"host" and not _HOST.fullmatch(value) for name, value in self.headers):
+        # A head that arrives in one piece was complete before its bytes were counted.
+        if len(self.url) + sum([len(name) + len(value) for name, value in self.headers]) > HEAD_BYTES:
+            self._reject_large_head()
+            return
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or not all(map(_HOST.fullmatch, hosts)):
             self.send_400_response("invalid host")
             return
         super().on_headers_complete()
@@ -167,6 +172,9 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Reject malformed HTTP."""
         self._reject(400, "bad-request", "The request is not valid HTTP/1.1.")
+
+    def _reject_large_head(self) -> None:
+        self._reject(431, "head-too-large", f"Request line and headers exceed {HEAD_BYTES} bytes.")
 
     def drop(self) -> None:
         """Close the connection in favor of another one."""

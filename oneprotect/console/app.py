@@ -13,6 +13,7 @@ from oneprotect.api.operations.operation import READERS
 from oneprotect.api.web.problems import Problem, problem_of
 from oneprotect.api.web.routing import Endpoint, Handler, routes_of
 from oneprotect.console.pages import attempts, destination, failed, integrations, replays, sign_in
+from oneprotect.console.web.cookies import read_cookie
 from oneprotect.console.web.request import (
     COOKIE,
     SECURE_COOKIE,
@@ -127,7 +128,7 @@ def _respond(page: PageResponse) -> Response:
 
 
 async def _open(http: Request, console: ConsoleDependencies) -> PageRequest:
-    cookie = http.cookies.get(SECURE_COOKIE) or http.cookies.get(COOKIE)
+    cookie = read_cookie(http, SECURE_COOKIE) or read_cookie(http, COOKIE)
     http.state.session = await console.sessions.find(cookie) if cookie else None  # `on_error` shows the session, too
     return PageRequest(http, console, http.state.session)
 

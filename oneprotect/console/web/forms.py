@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
@@ -32,7 +32,7 @@ def require_same_origin(request: Request) -> None:
     site = request.headers.get("sec-fetch-site")
     if site is None:
         host = request.headers.get("host", "")
-        is_same = bool(host) and urlsplit(request.headers.get("origin", "")).netloc == host
+        is_same = bool(host) and request.headers.get("origin", "").partition("://")[2] == host
     else:
         is_same = site == "same-origin"
     if not is_same:

@@ -14,6 +14,7 @@ from oneprotect.api.operations.operation import MANAGERS
 from oneprotect.api.operations.request import ApiDependencies, ApiRequest
 from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem
+from oneprotect.console.web.cookies import read_cookie
 from oneprotect.console.web.event_stream import EventStreamLimiter
 from oneprotect.console.web.forms import read_form, require_same_origin
 from oneprotect.console.web.sessions import ConsoleSession, SessionStore
@@ -114,7 +115,7 @@ class PageRequest(ApiRequest):
         self, template: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: object
     ) -> PageResponse:
         """Return the rendered page."""
-        theme = self.http.cookies.get("oneprotect_theme", "")
+        theme = read_cookie(self.http, "oneprotect_theme")
         common = {
             "request": self,
             "theme": theme if theme in ("dark", "light") else "",

@@ -167,6 +167,9 @@ async def test_a_slow_head_closes_the_connection(api: Api, monkeypatch: pytest.M
     ("sent", "status"),
     [
         (b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-a: " + b"a" * 40_000, b"431"),
+        (b"GET /healthz HTTP/1.1\r\nhost: a\r\nx-a: " + b"a" * 40_000 + b"\r\n\r\n", b"431"),
+        (b"GET /healthz HTTP/1.1\r\nhost: a\r\n" + b"x-a: 1\r\n" * 10_000 + b"\r\n", b"431"),
+        (b"GET /healthz HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n", b"400"),
         (b"\x16\x03\x01 this is TLS\r\n\r\n", b"400"),
         (b"GET / HTTP/9.9\r\n\r\n", b"400"),
         (

@@ -150,7 +150,24 @@ RATES: Final = BucketConfig(
 )
 LEASES: Final = BucketConfig(name="oneprotect_leases", description="Leases of consumers on destinations.")
 TOKENS: Final = BucketConfig(name="oneprotect_tokens", description="API tokens: digests, no tokens.", announced=True)
+SUSPECTS: Final = BucketConfig(
+    name="oneprotect_suspects",
+    description="Messages that were being handled when a consumer died.",
+    announced=True,
+    max_age_s=_DAY_S,
+)
 REPLAYS: Final = BucketConfig(
     name="oneprotect_replays", description="Replays and their progress.", announced=True, max_age_s=_KEPT_S
 )
-BUCKETS: Final = (DESTINATIONS, CREDENTIALS, CREDENTIAL_STATUS, HEALTH, ACTIVITY, RATES, LEASES, TOKENS, REPLAYS)
+BUCKETS: Final = (
+    DESTINATIONS,
+    CREDENTIALS,
+    CREDENTIAL_STATUS,
+    HEALTH,
+    ACTIVITY,
+    RATES,
+    LEASES,
+    TOKENS,
+    SUSPECTS,
+    REPLAYS,
+)

@@ -101,11 +101,14 @@ class InFlightMessage:
         "_worker",
         "lane",
         "message",
+        "slot",
     )
 
     def __init__(self, worker: Settler, lane: DestinationLane, message: Message) -> None:
         self._worker = worker
         self.lane = lane
+        self.slot = -1
+        """Of the journal of handled messages."""
         self.message = message
         self._publications: tuple[Publication, ...] = ()
         self._is_requeued = self._is_quarantined = False

@@ -17,6 +17,7 @@ import structlog
 from consumers.worker.disposition import Disposition, HandlerResult, quarantine_publication
 from consumers.worker.fair_scheduler import MAX_WAITING, FairScheduler
 from consumers.worker.load_shedding import MAX_MOVING, LoadShedder
+from consumers.worker.poison_guard import IsolatedCrash, PoisonGuard
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import InFlightMessage
 from messaging.client.errors import JetStreamError, RejectedByServer
@@ -31,6 +32,8 @@ MAX_CRASH_COUNTS: Final = 32_768
 """Messages whose crashes are counted here at a time. Beyond that, the oldest counts are forgotten."""
 PREFETCH_PER_SLOT: Final = 4
 """Messages of a lane that a worker keeps for each slot of the lane, when other workers may want them."""
+ISOLATION_PAUSE_S: Final = 2.0
+"""Pause before a suspect comes again that could not be handled in isolation."""
 MAX_SETTLED: Final = 8_192
 """Settled messages, at least, that are recognized when a restarted server delivers them again."""
 MAX_UNSETTLED: Final = 32_768
@@ -77,6 +80,7 @@ class Worker:
         rate_limiter: RateLimiter | None = None,
         shedder: LoadShedder | None = None,
         on_settled: Callable[[Message], None] | None = None,
+        guard: PoisonGuard | None = None,
         is_announced: bool = True,
     ) -> None:
         """Create a worker without sources.
@@ -86,6 +90,7 @@ class Worker:
             lane_limit: Returns how many messages of a lane may be handled at a time; see `on_lane_changed`.
             shedder: Moves what exceeds a tenant's share of the waiting messages. Without, there is no such limit.
             on_settled: Called with each message after everything its handler returned is stored.
+            guard: Isolates messages that were being handled when processes died.
             is_announced: Log when draining starts and ends.
         """
         self.publisher = publisher
@@ -96,6 +101,7 @@ class Worker:
         self._rate_limiter = rate_limiter
         self._shedder = shedder
         self._on_settled = on_settled
+        self._guard = guard
         self._is_announced = is_announced
         self._sources: list[PullConsumer] = []
         self._scheduler = FairScheduler(limits.max_in_flight, lane_limit, room=limits.max_waiting)
@@ -190,8 +196,9 @@ class Worker:
 
     def _shed(self, message: Message) -> None:
         """Move a message of a tenant that has filled its share. One that the overflow may not have waits here."""
-        shedder = self._shedder
-        if shedder is None or not shedder.can_move(message):
+        shedder, guard = self._shedder, self._guard
+        is_accused = guard is not None and message.identity in guard.accused
+        if shedder is None or is_accused or not shedder.can_move(message):
             self._keep(message)
             return
 
@@ -241,6 +248,13 @@ class Worker:
             self._start_ready()
 
     def _start(self, work: InFlightMessage) -> None:
+        guard = self._guard
+        if guard is not None:
+            if guard.isolated and guard.is_suspect(work.message):
+                self._scheduler.end(work.lane)  # its turn comes elsewhere, so it holds no slot here
+                guard.isolate(work.message, functools.partial(self._on_isolated, work))
+                return
+            work.slot = guard.begin(work.message.identity)
         try:
             abandon = self._try_start(work.message, functools.partial(self._finish, work))
         except Exception as error:  # noqa: BLE001 - as in `_run`
@@ -260,6 +274,7 @@ class Worker:
         try:
             result: HandlerResult = await self._handler(work.message)
         except asyncio.CancelledError:
+            self._end_handling(work)
             self._nak(work.message)
             self._scheduler.end(work.lane)
             raise
@@ -270,6 +285,8 @@ class Worker:
     def _finish(self, work: InFlightMessage, result: HandlerResult) -> None:
         """Settle what its handler has finished, and start what may start in its place."""
         self._started.pop(work.message.identity, None)
+        if work.slot >= 0 and self._guard is not None:
+            self._guard.end(work.slot)
         scheduler = self._scheduler
         try:
             if isinstance(result, Exception):
@@ -281,18 +298,31 @@ class Worker:
             if scheduler.ready:
                 self._start_ready()
 
+    def _end_handling(self, work: InFlightMessage) -> None:
+        if self._guard is not None:
+            self._guard.end(work.slot)
+
+    def _on_isolated(self, work: InFlightMessage, result: HandlerResult | None) -> None:
+        if result is None:
+            self._nak(work.message, delay_s=ISOLATION_PAUSE_S)
+        elif isinstance(result, Exception):
+            self._on_crash(work, result)
+        else:
+            work.settle(result)
+
     def _on_crash(self, work: InFlightMessage, error: Exception) -> None:
         self.crashes += 1
         message = work.message
         crashes = self._count_crash(message.identity)
         # The type alone: the text of a foreign exception may quote anything.
-        _log.error("handler.crashed", subject=message.subject, error=type(error).__name__, crashes=crashes)
+        name = error.name if isinstance(error, IsolatedCrash) else type(error).__name__
+        _log.error("handler.crashed", subject=message.subject, error=name, crashes=crashes)
         if crashes < MAX_CRASHES:
             self._nak(message, delay_s=float(crashes))
             return
         del self._crash_counts[message.identity]
         self.quarantines += 1
-        reason = f"failed {crashes} times, last with {type(error).__name__}"
+        reason = f"failed {crashes} times, last with {name}"
         work.settle((quarantine_publication(message, Code.INTERNAL, reason),))
 
     def _count_crash(self, identity: str) -> int:
@@ -391,12 +421,17 @@ class Worker:
             self._scheduler.withdraw(lane, waiting)
             for message in waiting:
                 self._nak(message)
+        if self._guard is not None:
+            self._guard.return_waiting()
         if self._unsettled:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), self._limits.drain_timeout_s)
+        if self._guard is not None:
+            await self._guard.aclose()
         started = list(self._started.values())
         for work, abandon in started:
             abandon()
+            self._end_handling(work)
             self._nak(work.message)
         unfinished = list(self._tasks)
         for task in unfinished:

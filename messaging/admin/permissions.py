@@ -167,8 +167,9 @@ CONSUMER: Final = NatsRole(
             streams.ACTIVITY,
             streams.RATES,
             streams.LEASES,
+            streams.SUSPECTS,
         ),
-        *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES),
+        *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES, streams.SUSPECTS),
         *_read(streams.ATTEMPTS, streams.RETRIES),
         f"{inbox_prefix('api')}.>",  # replies to requests on `oneprotect.control`
         f"{inbox_prefix('operator')}.>",

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import resource
 import socket
-from collections.abc import Callable
+import sys
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -23,6 +26,9 @@ from consumers.dns.resolver import StubResolver
 from consumers.dns.system_files import SystemNames
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.proxy import HttpProxy
+from consumers.isolation.guard import IsolatingGuard, serve_isolated
+from consumers.isolation.journal import HandlingJournal
+from consumers.isolation.suspects import SuspectRegistry
 from consumers.notifications.tenant_events import TenantEventPublisher
 from consumers.observability.attempt_metrics import AttemptMetrics
 from consumers.observability.attempt_tracing import AttemptTracer
@@ -33,6 +39,7 @@ from consumers.queues.ordered_queues import OrderedQueues
 from consumers.queues.overflow_feeder import OverflowFeeder
 from consumers.retention.archive import ArchiveBatcher, FindArchive
 from consumers.retries.reschedule import WaitingDeliveryResumer
+from consumers.worker.disposition import Disposition
 from consumers.worker.load_shedding import LoadShedder
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import SettlementProgress
@@ -42,7 +49,7 @@ from messaging.client.errors import ServerUnavailable
 from messaging.delivery_requests import OverflowingPublisher
 from messaging.message import Message
 from messaging.pull_consumer import PullConsumer
-from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, worker_id
+from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, state_directory, worker_id
 from oneprotect.bootstrap.resources import JetStream, egress_policy, open_jetstream, open_provider
 from oneprotect.configuration.errors import ConfigurationError
 from oneprotect.configuration.service import ConfigurationService
@@ -56,6 +63,10 @@ from telemetry.telemetry import NO_EXPORT, Telemetry
 
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
 NOTIFICATIONS_IN_FLIGHT: Final = 16
+ISOLATED: Final = (sys.executable, "-m", "oneprotect", "consumer", "--isolated")
+"""Command of the process that handles suspects."""
+ISOLATED_MEMORY_BYTES: Final = 256 * 1024 * 1024
+"""Memory that this process may allocate, below what the chart leaves to a pod."""
 
 _log = structlog.get_logger(__name__)
 
@@ -67,38 +78,68 @@ async def run_consumer(
     health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY,
     export: ExportSettings = NO_EXPORT,
     link: socket.socket | None = None,
+    sender: HttpWebhookSender | None = None,
+    isolated: Sequence[str] = ISOLATED,
 ) -> None:
     """Consume until `stop` is set, then drain.
 
     Args:
         link: Socket to the supervisor that started this process, if any.
+        sender: Sends the deliveries. Default: as the settings say.
+        isolated: Command that runs `run_isolated`, with the number of its socket as its last argument.
     """
-    provider = await open_provider(settings)
-    egress = settings.egress
-    sender = HttpWebhookSender(
-        egress_policy(settings),
-        ca_file=egress.ca_file,
-        resolver=StubResolver(SystemNames(servers=egress.dns_servers)),
-        search=egress.dns_search,
-        proxy=HttpProxy(*egress.proxy) if egress.proxy else None,
-    )
     telemetry = Telemetry(version=VERSION, role="consumer", instance=worker_id(), export=export)
+    slots = 2 * settings.delivery.max_in_flight + 2 * NOTIFICATIONS_IN_FLIGHT
     try:
         async with (
             telemetry.running(),
             ops_port(settings, telemetry),
             report_to_supervisor(link, telemetry.report, stop),
-            open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop) as jetstream,
+            _open_resources(settings, telemetry, health_policy, sender, stop) as resources,
         ):
-            jetstream.connection.require_version()
-            resources = ConsumerResources(settings, jetstream, provider, sender, telemetry, health_policy)
-            await _Consumer(resources).run(stop)
+            journal = HandlingJournal(state_directory(settings), slots=slots)
+            await _Consumer(resources, journal, isolated).run(stop)
+            journal.close()  # not after an error: then the next process reads it
     except ServerUnavailable:
         if not stop.is_set():  # stopped before NATS was reachable: nothing was accepted, so nothing is lost
             raise
-    finally:
-        await sender.aclose()
-        await provider.aclose()
+
+
+async def run_isolated(settings: Settings, *, link: socket.socket, sender: HttpWebhookSender | None = None) -> None:
+    """Handle messages for the consumer at the other end of `link`, until it closes the link."""
+    with contextlib.suppress(OSError, ValueError):  # best effort, as some systems have no such limit
+        resource.setrlimit(resource.RLIMIT_DATA, (ISOLATED_MEMORY_BYTES, ISOLATED_MEMORY_BYTES))
+    telemetry = Telemetry(version=VERSION, role="consumer", instance=f"{worker_id()}-isolated")
+    stop = asyncio.Event()
+    async with _open_resources(settings, telemetry, DEFAULT_HEALTH_POLICY, sender, stop) as resources:
+        await _Consumer(resources).serve(link, stop)
+
+
+@contextlib.asynccontextmanager
+async def _open_resources(
+    settings: Settings,
+    telemetry: Telemetry,
+    health_policy: HealthPolicy,
+    sender: HttpWebhookSender | None,
+    stop: asyncio.Event,
+) -> AsyncGenerator["ConsumerResources"]:
+    egress = settings.egress
+    async with contextlib.AsyncExitStack() as opened:
+        provider = await open_provider(settings)
+        opened.push_async_callback(provider.aclose)
+        sender = sender or HttpWebhookSender(
+            egress_policy(settings),
+            ca_file=egress.ca_file,
+            resolver=StubResolver(SystemNames(servers=egress.dns_servers)),
+            search=egress.dns_search,
+            proxy=HttpProxy(*egress.proxy) if egress.proxy else None,
+        )
+        opened.push_async_callback(sender.aclose)
+        jetstream = await opened.enter_async_context(
+            open_jetstream(settings, name="oneprotect-consumer", keep_trying_until=stop)
+        )
+        jetstream.connection.require_version()
+        yield ConsumerResources(settings, jetstream, provider, sender, telemetry, health_policy)
 
 
 class ConsumerResources(Struct, frozen=True):
@@ -115,8 +156,12 @@ class ConsumerResources(Struct, frozen=True):
 class _Consumer:
     """The parts of a consumer. Each part depends only on parts that are built before it."""
 
-    def __init__(self, resources: ConsumerResources) -> None:
+    def __init__(
+        self, resources: ConsumerResources, journal: HandlingJournal | None = None, isolated: Sequence[str] = ()
+    ) -> None:
         self._resources = resources
+        self._journal = journal
+        self._isolated = isolated
         self._settings = settings = resources.settings
         self._jetstream = jetstream = resources.jetstream
         self._name = resources.telemetry.instance
@@ -141,6 +186,7 @@ class _Consumer:
         self._handler = self._build_handler()
         self._rates = RateLimiter(jetstream.rates, self._directory.rates)
         self._shedder = LoadShedder(jetstream.publisher)
+        self._suspects = SuspectRegistry(jetstream.suspects, state_directory(settings))
         self._worker = self._build_worker()
         self._ordered_queues = self._build_ordered_queues()
         self._feeder = OverflowFeeder(
@@ -154,7 +200,8 @@ class _Consumer:
             work_per_tenant=settings.nats.work_per_tenant,
         )
         self._stream_metrics = StreamMetrics(jetstream.connection, jetstream.replays)
-        self._notifier = _build_notifier(resources, self._destinations)
+        self._notify = TenantEventPublisher(self._destinations)
+        self._notifier = self._build_notifier()
         self._subscribe()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -164,6 +211,8 @@ class _Consumer:
         await self._destinations.start()
         connection.on_reconnect(self._directory.forget)
         connection.on_reconnect(self._checker.list_again)
+        await self._suspects.start()
+        connection.on_reconnect(self._suspects.expire)
         await WorkerControl(connection, self._checker, self._resources.provider, self._name).start()
         freeze_gc()
         _log.info("consumer.started", worker=self._name, version=VERSION, max_in_flight=delivery.max_in_flight)
@@ -176,6 +225,7 @@ class _Consumer:
                 self._stream_metrics,
                 self._activity,
                 self._notifier,
+                self._suspects,
             ):
                 tasks.create_task(part.run(stop))
             tasks.create_task(self._drain_readiness(stop))
@@ -183,6 +233,22 @@ class _Consumer:
         await self._activity.flush()
         await self._rates.aclose()
         _log.info("consumer.stopped", worker=self._name)
+
+    async def serve(self, link: socket.socket, stop: asyncio.Event) -> None:
+        """Handle what the consumer at the other end of `link` sends, with the parts that the handlers need."""
+        await self._directory.start()
+        await self._destinations.start()
+        self._jetstream.connection.on_reconnect(self._directory.forget)
+        async with self._archive, asyncio.TaskGroup() as tasks:
+            for part in (self._health, self._activity):
+                tasks.create_task(part.run(stop))
+            await serve_isolated(link, self._handle_isolated, self._jetstream.connection)
+            stop.set()
+        await self._activity.flush()
+
+    async def _handle_isolated(self, message: Message) -> Disposition:
+        is_event = message.stream == streams.EVENTS.name
+        return await (self._notify(message) if is_event else self._handler(message))
 
     async def _drain_readiness(self, stop: asyncio.Event) -> None:
         await stop.wait()
@@ -223,6 +289,12 @@ class _Consumer:
             archive=self._archive,
         )
 
+    def _build_guard(self) -> IsolatingGuard | None:
+        if self._journal is None:
+            return None
+        environ = {name: value for name, value in os.environ.items() if name != "ONEPROTECT_OPS_PORT"}
+        return IsolatingGuard(self._journal, self._suspects, self._isolated, environ)
+
     def _build_worker(self) -> Worker:
         return Worker(
             publisher=self._archive,
@@ -233,7 +305,24 @@ class _Consumer:
             rate_limiter=self._rates,
             shedder=self._shedder,
             on_settled=self._tracer.on_settled if self._tracer else None,
+            guard=self._build_guard(),
         )
+
+    def _build_notifier(self) -> Worker:
+        """Return the worker that turns operational events into deliveries to the tenants."""
+        jetstream = self._jetstream
+        worker = Worker(
+            publisher=OverflowingPublisher(jetstream.publisher),
+            handler=self._notify,
+            lane_limit=lambda _: 1,
+            is_announced=False,
+            limits=_worker_limits(self._settings, NOTIFICATIONS_IN_FLIGHT),
+            guard=self._build_guard(),
+        )
+        worker.add_source(
+            _pull_consumer(jetstream, worker, streams.TELLING_CONSUMER, worker.accept, lane_of=subjects.tenant_of_event)
+        )
+        return worker
 
     def _build_ordered_queues(self) -> OrderedQueues:
         return OrderedQueues(
@@ -318,22 +407,6 @@ def _worker_limits(settings: Settings, max_in_flight: int) -> WorkerLimits:
         ack_wait_s=settings.delivery.ack_wait_s,
         drain_timeout_s=settings.delivery.drain_timeout_s,
     )
-
-
-def _build_notifier(resources: ConsumerResources, destinations: DestinationIndex) -> Worker:
-    """Return the worker that turns operational events into deliveries to the tenants."""
-    jetstream = resources.jetstream
-    worker = Worker(
-        publisher=OverflowingPublisher(jetstream.publisher),
-        handler=TenantEventPublisher(destinations),
-        lane_limit=lambda _: 1,
-        is_announced=False,
-        limits=_worker_limits(resources.settings, NOTIFICATIONS_IN_FLIGHT),
-    )
-    worker.add_source(
-        _pull_consumer(jetstream, worker, streams.TELLING_CONSUMER, worker.accept, lane_of=subjects.tenant_of_event)
-    )
-    return worker
 
 
 def _build_tracer(resources: ConsumerResources) -> AttemptTracer | None:

@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import gc
+import hashlib
 import os
 import secrets
 import signal
 import socket
+import tempfile
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Final
 
 from oneprotect.settings.settings import Settings, SettingsError
@@ -60,6 +63,12 @@ def freeze_gc() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+def state_directory(settings: Settings) -> Path:
+    """Return the directory for what must survive a process of this installation."""
+    root = settings.delivery.state_dir or Path(tempfile.gettempdir()) / f"oneprotect-{os.getuid()}"
+    return root / hashlib.sha256(settings.nats.url.encode()).hexdigest()[:16]
 
 
 def worker_id() -> str:

@@ -47,6 +47,7 @@ class JetStream:
         self.credentials = KvBucket(connection, publisher, streams.CREDENTIALS)
         self.statuses = KvBucket(connection, publisher, streams.CREDENTIAL_STATUS)
         self.rates = KvBucket(connection, publisher, streams.RATES)
+        self.suspects = KvBucket(connection, publisher, streams.SUSPECTS)
         self.leases = KvBucket(connection, publisher, streams.LEASES)
         self.health = KvBucket(connection, publisher, streams.HEALTH)
         self.token_bucket = KvBucket(connection, publisher, streams.TOKENS)

@@ -143,6 +143,12 @@ class DeliverySettings(Struct, frozen=True, kw_only=True):
     """Maximum size of a delivery's body."""
     ack_wait_s: float = 30.0
     """Time without a sign of life after which the server redelivers a consumer's messages to another one."""
+    stall_timeout_s: float = 20.0
+    """Time for which the event loop of a consumer or of the API may stall before its process ends, to be restarted. Set
+    it below ONEPROTECT_ACK_WAIT_S."""
+    state_dir: Path | None = None
+    """Directory in which a consumer notes what it is handling, to find out what it was when it died. It must survive
+    the process, not the pod. Default: a directory for each user in the system's directory for temporary files."""
     drain_timeout_s: float = 25.0
     """Time for which a stopping consumer waits for attempts in flight. Set it above ONEPROTECT_REQUEST_TIMEOUT_S and
     below the pod's `terminationGracePeriodSeconds`."""

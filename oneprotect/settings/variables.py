@@ -60,6 +60,8 @@ VARIABLES: Final = (
         "ONEPROTECT_MAX_PAYLOAD_BYTES", "delivery", "max_payload_bytes", whole(1, MAX_PAYLOAD_LIMIT_BYTES, unit="bytes")
     ),
     SettingVariable("ONEPROTECT_ACK_WAIT_S", "delivery", "ack_wait_s", number(1, 600, unit="seconds")),
+    SettingVariable("ONEPROTECT_STALL_TIMEOUT_S", "delivery", "stall_timeout_s", number(1, 600, unit="seconds")),
+    SettingVariable("ONEPROTECT_STATE_DIR", "delivery", "state_dir", parsers.FILE),
     SettingVariable("ONEPROTECT_DRAIN_TIMEOUT_S", "delivery", "drain_timeout_s", number(0, 600, unit="seconds")),
     SettingVariable("ONEPROTECT_API_HOST", "api", "host", parsers.HOST),
     SettingVariable("ONEPROTECT_API_PORT", "api", "port", whole(0, 65_535)),

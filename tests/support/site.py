@@ -58,6 +58,7 @@ class Site:
             "ONEPROTECT_RETRY_JITTER": "0",
             "ONEPROTECT_RETRY_AFTER_TIMEOUT_S": "0",
             "ONEPROTECT_ACK_WAIT_S": "2",
+            "ONEPROTECT_STATE_DIR": str(directory / "state"),
             "ONEPROTECT_LOG_LEVEL": "debug",
             "ONEPROTECT_LOG_FORMAT": "json",
         } | {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()}

@@ -36,12 +36,14 @@ def api(*, as_json: AsJson = False) -> None:
     """
     from oneprotect.bootstrap.api import run_api
     from oneprotect.bootstrap.process import read_export, stop_on_signals
+    from oneprotect.bootstrap.watchdog import watch_event_loop
 
     settings = _start(as_json=as_json)
     export = read_export(os.environ)
 
     async def main() -> None:
-        await run_api(settings, stop=stop_on_signals(), export=export)
+        async with watch_event_loop(settings.delivery.stall_timeout_s):
+            await run_api(settings, stop=stop_on_signals(), export=export)
 
     run_async(main())
 
@@ -67,6 +69,7 @@ def consumer(
         ),
     ] = "",
     report_to: Annotated[int | None, typer.Option("--report-to", hidden=True)] = None,
+    isolated: Annotated[int | None, typer.Option("--isolated", hidden=True)] = None,
     as_json: AsJson = False,
 ) -> None:
     """Receive delivery requests from NATS, sign them, send them and store the results, until SIGTERM.
@@ -89,14 +92,19 @@ def consumer(
             raise typer.Exit(FAILED)
         return
 
-    from oneprotect.bootstrap.consumer import run_consumer
+    from oneprotect.bootstrap.consumer import run_consumer, run_isolated
     from oneprotect.bootstrap.process import read_export, stop_on_signals
+    from oneprotect.bootstrap.watchdog import watch_event_loop
 
     export = read_export(os.environ)
     link = None if report_to is None else socket.socket(fileno=report_to)
 
     async def main() -> None:
-        await run_consumer(settings, stop=stop_on_signals(), export=export, link=link)
+        async with watch_event_loop(settings.delivery.stall_timeout_s):
+            if isolated is not None:
+                await run_isolated(settings, link=socket.socket(fileno=isolated))
+            else:
+                await run_consumer(settings, stop=stop_on_signals(), export=export, link=link)
 
     run_async(main())
 

@@ -36,8 +36,8 @@ MAY = {
     "consumer": {
         "read": "work overflow attempts retries",
         "publish": "requested overflow ordered scheduled attempted failed delivered quarantined event",
-        "look up": "destinations credentials credential_status health activity rates leases replays",
-        "write": "destinations credential_status health activity rates leases",
+        "look up": "destinations credentials credential_status health activity rates leases suspects replays",
+        "write": "destinations credential_status health activity rates leases suspects",
         "pull": "work retries ordered",
         "also": "info stand line purge answer",
         "hear": "kv control",
@@ -45,7 +45,7 @@ MAY = {
     "operator": {
         "read": "work overflow ordered retries attempts failed delivered quarantine events",
         "publish": "requested overflow due event",
-        "look up": "destinations credentials credential_status health activity rates leases tokens replays",
+        "look up": "destinations credentials credential_status health activity rates leases tokens suspects replays",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
         "also": "info control line move apply",

@@ -46,6 +46,8 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_RETRY_AFTER_TIMEOUT_S": ("90", 90.0),
     "ONEPROTECT_MAX_PAYLOAD_BYTES": ("1024", 1024),
     "ONEPROTECT_ACK_WAIT_S": ("5", 5.0),
+    "ONEPROTECT_STALL_TIMEOUT_S": ("10", 10.0),
+    "ONEPROTECT_STATE_DIR": ("/var/lib/oneprotect", Path("/var/lib/oneprotect")),
     "ONEPROTECT_DRAIN_TIMEOUT_S": ("10", 10.0),
     "ONEPROTECT_API_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104 - a value like any other here
     "ONEPROTECT_API_PORT": ("0", 0),

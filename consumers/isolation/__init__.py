@@ -1,0 +1,1 @@
+"""Isolation of messages that end the processes that handle them."""

@@ -1,0 +1,146 @@
+"""Suspects: messages that were being handled when a process died or stalled, counted for all consumers together.
+
+A death says little about one message, as many were being handled. So it only makes a message suspect: after
+`MAX_DEATHS` of them the message is handled in a process of its own. What dies there is to blame, and so its whole
+destination is handled there for a while. No outage and no killed process does more than that.
+"""
+
+import asyncio
+import functools
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from consumers.isolation.journal import find_journals, left_by_the_dead
+from messaging.client.errors import JetStreamError
+from messaging.kv import KvBucket, KvTable
+from messaging.kv_cache import KvCache
+from messaging.message import Message
+from messaging.periodic import run_every
+from schemas.ids import is_name
+
+MAX_DEATHS: Final = 2
+"""Deaths of processes that handled a message, after which it is handled in isolation."""
+MAX_ISOLATED_DEATHS: Final = 3
+"""Deaths in isolation, after which a message is quarantined."""
+MAX_DESTINATIONS: Final = 3
+"""Isolated destinations of a tenant, after which all of its destinations are isolated."""
+ISOLATED_FOR_S: Final = 600
+"""Time for which a destination is isolated after one of its messages ended the isolated process."""
+ROUND_S: Final = 5.0
+BATCH: Final = 64
+
+_log = structlog.get_logger(__name__)
+
+
+class Suspect(msgspec.Struct, frozen=True, kw_only=True):
+    """The deaths during a message's handling: in a consumer, and in isolation."""
+
+    deaths: int = 0
+    isolated_deaths: int = 0
+
+
+_ISOLATED: Final = msgspec.json.encode(Suspect(deaths=MAX_DEATHS))
+
+
+class SuspectRegistry:
+    """The suspects that all consumers know."""
+
+    def __init__(self, bucket: KvBucket, directory: Path) -> None:
+        """`directory` has the journals of the processes on this machine."""
+        self._table = KvTable(bucket, Suspect)
+        self._directory = directory
+        self._cache = KvCache(self._table)
+        self._cache.on_update = self._on_update
+        self.isolated: set[str] = set()
+        """Identities of messages, and `lane.<tenant>[.<destination>]`, that are handled in isolation."""
+        self.accused: set[str] = set()
+        """All that is known of, with one death at least."""
+        self._cache.on_forget = self._on_forget
+
+    async def start(self) -> None:
+        """Follow the bucket, and count what the process before this one left. Without JetStream, `run` does so."""
+        await self._cache.start()
+        try:
+            await self._round()
+        except JetStreamError as error:
+            _log.warning("suspects.unavailable", error=str(error))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look for journals of dead processes until `stop` is set."""
+        await run_every(ROUND_S, self._round, stop, failure_event="suspects.unavailable")
+
+    async def expire(self) -> None:
+        """Read all suspects again soon: announcements may have been lost."""
+        self._cache.expire()
+
+    async def _round(self) -> None:
+        await self._cache.refresh(">")
+        for path in find_journals(self._directory):
+            with left_by_the_dead(path) as identities:
+                if identities:
+                    _log.warning("suspects.found", messages=len(identities))
+                    await self._count_deaths(identities)
+
+    async def _count_deaths(self, identities: list[str]) -> None:
+        for first in range(0, len(identities), BATCH):
+            await asyncio.gather(*(self._count(one, "deaths") for one in identities[first : first + BATCH]))
+
+    async def _count(self, identity: str, field: str) -> Suspect:
+        def count(before: Suspect | None) -> Suspect:
+            before = before or Suspect()
+            return msgspec.structs.replace(before, **{field: getattr(before, field) + 1})
+
+        row = await self._table.update(identity, count)
+        self._on_update(identity, None, row.value)
+        return row.value
+
+    def is_suspect(self, message: Message) -> bool:
+        """Return whether the message is to be handled in isolation."""
+        isolated, lane = self.isolated, message.lane
+        return message.identity in isolated or f"lane.{lane}" in isolated or f"lane.{_tenant_of(lane)}" in isolated
+
+    async def count_isolated_death(self, message: Message) -> int:
+        """Count a death in isolation, isolate the destination, and return the message's deaths there.
+
+        Raises `JetStreamError`; then nothing was counted.
+        """
+        suspect = await self._count(message.identity, "isolated_deaths")
+        await self._isolate_lane(message.lane)
+        return suspect.isolated_deaths
+
+    async def _isolate_lane(self, lane: str) -> None:
+        if not all(is_name(token) for token in lane.split(".")):
+            return
+        tenant = _tenant_of(lane)
+        known = {name for name in self.isolated if name.startswith(f"lane.{tenant}.")} | {f"lane.{lane}"}
+        for key in (f"lane.{lane}", f"lane.{tenant}")[: 1 + (len(known) >= MAX_DESTINATIONS)]:
+            if key not in self.isolated:
+                _log.warning("suspects.isolated", lane=key.removeprefix("lane."), seconds=ISOLATED_FOR_S)
+            await self._table.bucket.put(key, _ISOLATED, ttl_s=ISOLATED_FOR_S)
+            self.isolated.add(key)
+
+    async def clear(self, message: Message) -> None:
+        """Forget a message that was handled."""
+        if message.identity in self.isolated:
+            self.isolated.discard(message.identity)
+            await self._table.bucket.delete(message.identity)
+
+    def _on_update(self, key: str, _old: Suspect | None, new: Suspect | None) -> None:
+        if new is None:
+            self._on_forget(key)
+            return
+        self.accused.add(key)
+        change = self.isolated.add if new.deaths >= MAX_DEATHS else self.isolated.discard
+        change(key)
+
+    def _on_forget(self, key: str) -> None:
+        self.accused.discard(key)
+        self.isolated.discard(key)
+
+
+@functools.lru_cache(maxsize=1024)
+def _tenant_of(lane: str) -> str:
+    return lane.partition(".")[0]

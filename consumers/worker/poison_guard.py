@@ -1,0 +1,44 @@
+"""The worker's view of the poison guard (`consumers.isolation`): no message can end one consumer after the other."""
+
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+from consumers.worker.disposition import HandlerResult
+from messaging.message import Message
+
+OnIsolated = Callable[[HandlerResult | None], None]
+"""Function of the result of an isolated handler, or of None for a message that is to be returned to its stream."""
+
+
+class IsolatedCrash(Exception):
+    """An unforeseen error of the handler in isolation. `name` is its type."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+class PoisonGuard(Protocol):
+    """A journal of what is being handled, and the isolation of messages that are suspect."""
+
+    begin: Callable[[str], int]
+    """Notes that the message of an identity is being handled, and returns a slot for `end`."""
+    end: Callable[[int], None]
+    isolated: AbstractSet[str]
+    """Empty as long as nothing is suspect: then `is_suspect` need not be asked."""
+    accused: AbstractSet[str]
+    """Identities of messages that were being handled when a process died: they must keep their identity."""
+    is_suspect: Callable[[Message], bool]
+
+    def isolate(self, message: Message, on_result: OnIsolated) -> None:
+        """Handle a suspect when its turn comes, and call `on_result` once: at once when too many wait."""
+        ...
+
+    def return_waiting(self) -> None:
+        """Return what waits for its turn to its stream."""
+        ...
+
+    async def aclose(self) -> None:
+        """Return everything that is not handled yet."""
+        ...

@@ -101,6 +101,16 @@ async def purge_subject(connection: NatsConnection, stream: str, subject: str, *
     await connection.api(f"STREAM.PURGE.{stream}", {"filter": subject, "seq": before})
 
 
+async def purge_pattern(connection: NatsConnection, stream: str, pattern: str) -> int:
+    """Delete all messages whose subject matches, and return their number.
+
+    Only for streams without consumers: a purge can make a consumer skip messages of other subjects (nats-server issue
+    5727).
+    """
+    reply = await connection.api(f"STREAM.PURGE.{stream}", {"filter": pattern})
+    return int(reply["purged"])
+
+
 async def delete_message(connection: NatsConnection, stream: str, sequence: int) -> None:
     """Delete one message without overwriting its bytes."""
     await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
@@ -116,3 +126,19 @@ async def create_consumer(connection: NatsConnection, stream: str, config: Confi
     name = f"{stream}.{config['durable_name']}.{config['filter_subject']}"
     reply = await connection.api(f"CONSUMER.CREATE.{name}", {"stream_name": stream, "config": config})
     return msgspec.convert(reply, ConsumerInfo)
+
+
+async def consumer_names(connection: NatsConnection, stream: str) -> list[str]:
+    """Return the names of all consumers of a stream."""
+    names: list[str] = []
+    while True:
+        reply = await connection.api(f"CONSUMER.NAMES.{stream}", {"offset": len(names)})
+        page: list[str] = reply.get("consumers") or []
+        names += page
+        if not page or len(names) >= reply["total"]:
+            return names
+
+
+async def delete_consumer(connection: NatsConnection, stream: str, consumer: str) -> None:
+    """Delete a consumer. Raises `NotFound`."""
+    await connection.api(f"CONSUMER.DELETE.{stream}.{consumer}")

@@ -24,3 +24,16 @@ class CheckCredential(Struct, frozen=True, kw_only=True):
 
     tenant: TenantId
     credential: CredentialId
+
+
+class ForgetTenant(Struct, frozen=True, kw_only=True):
+    """A request to drop what is in memory of a tenant that is being removed."""
+
+    tenant: TenantId
+
+
+class ForgetReply(Struct, frozen=True, kw_only=True):
+    """The reply of one consumer: the tenant's messages that it still handles."""
+
+    worker: str
+    in_hand: int

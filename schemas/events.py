@@ -222,7 +222,7 @@ class QuarantineReleased(CloudEvent, frozen=True, kw_only=True):
 class ConfigChangedData(Struct, frozen=True, kw_only=True):
     """Audit: a change and the user who made it, without the changed values."""
 
-    kind: Literal["destination", "credential", "token"]
+    kind: Literal["destination", "credential", "token", "tenant"]
     name: str
     action: Literal["set", "delete", "enable", "disable", "create", "test"]
     by: str

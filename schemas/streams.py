@@ -159,6 +159,9 @@ SUSPECTS: Final = BucketConfig(
 REPLAYS: Final = BucketConfig(
     name="oneprotect_replays", description="Replays and their progress.", announced=True, max_age_s=_KEPT_S
 )
+REMOVALS: Final = BucketConfig(
+    name="oneprotect_removals", description="Tenants that are being removed.", announced=True
+)
 BUCKETS: Final = (
     DESTINATIONS,
     CREDENTIALS,
@@ -170,4 +173,12 @@ BUCKETS: Final = (
     TOKENS,
     SUSPECTS,
     REPLAYS,
+    REMOVALS,
 )
+TENANT_BUCKETS: Final = tuple(bucket for bucket in BUCKETS if bucket is not SUSPECTS)
+"""Buckets whose keys begin with a tenant."""
+
+
+def ordered_consumer(tenant: str, destination: str) -> str:
+    """Return the name of the consumer of an ordered queue, or with `destination` empty the prefix of a tenant's."""
+    return f"line_{tenant}_{destination}"

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Final, Literal
 
+from schemas import streams
 from schemas.ids import is_name
 
 CONTROL: Final = "oneprotect.control.>"
@@ -10,6 +11,8 @@ REFRESH: Final = "oneprotect.control.secrets.refresh"
 """Request to every consumer: `schemas.control_messages.RefreshSecrets`. Each one evicts these secrets, and replies."""
 CHECK: Final = "oneprotect.control.credentials.check"
 """Request to one consumer: `schemas.control_messages.Check`. It checks the credential, and replies with its state."""
+FORGET: Final = "oneprotect.control.tenants.forget"
+"""Request to every consumer: `schemas.control_messages.ForgetTenant`."""
 SECRET_IS_THERE: Final = b"secret"
 """Payload of `line(..., "now")` for a head that waits for its secret, and for no other head."""
 
@@ -74,6 +77,21 @@ def delivered(tenant: str, destination: str) -> str:
 def bucket_of(delivery: str) -> str:
     """Return the first hex digit of the SHA-256 of a delivery id: the subject bucket of its results."""
     return _HEX[hashlib.sha256(delivery.encode()).digest()[0] >> 4]
+
+
+def held_for(tenant: str) -> dict[str, tuple[str, ...]]:
+    """Return, by stream, the patterns of all subjects that belong to a tenant."""
+    return {
+        streams.WORK.name: (requested(tenant, "*"),),
+        streams.OVERFLOW.name: (overflow(tenant, "*"),),
+        streams.ORDERED.name: (ordered(tenant, "*"),),
+        streams.RETRIES.name: (scheduled(tenant, "*", "*"), due(tenant, "*")),
+        streams.ATTEMPTS.name: (attempted(tenant, "*", "*"),),
+        streams.FAILED.name: (failed(tenant, "*", "*"),),
+        streams.DELIVERED.name: (delivered(tenant, "*"),),
+        streams.QUARANTINE.name: (f"{_QUARANTINED}*.{tenant}.>", f"{_QUARANTINED}oneprotect.event.*.*.{tenant}.>"),
+        streams.EVENTS.name: (operational("*.*", tenant, ">"),),
+    }
 
 
 def of_tenant(tenant: str) -> str:

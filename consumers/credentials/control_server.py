@@ -11,7 +11,7 @@ from messaging.client.errors import JetStreamError
 from provider.cache.provider import CachedSecretProvider
 from schemas import subjects
 from schemas.configuration import CredentialState
-from schemas.control_messages import CheckCredential, RefreshReply, RefreshSecrets
+from schemas.control_messages import CheckCredential, ForgetReply, ForgetTenant, RefreshReply, RefreshSecrets
 
 _GROUP = "consumers"
 _log = structlog.get_logger(__name__)
@@ -21,16 +21,25 @@ class WorkerControl:
     """Answers control requests. An invalid request is logged and not answered."""
 
     def __init__(
-        self, connection: NatsConnection, checker: CredentialChecker, provider: CachedSecretProvider, worker: str
+        self,
+        connection: NatsConnection,
+        checker: CredentialChecker,
+        provider: CachedSecretProvider,
+        worker: str,
+        *,
+        forget_tenant: Callable[[str], int],
     ) -> None:
+        """`forget_tenant` drops what is in memory of a tenant, and returns its messages that are still handled."""
         self._connection = connection
         self._checker = checker
         self._provider = provider
         self._worker = worker
+        self._forget_tenant = forget_tenant
 
     async def start(self) -> None:
         """Answer requests from now on."""
         await self._connection.subscribe(subjects.REFRESH, self._answering(self._refresh))
+        await self._connection.subscribe(subjects.FORGET, self._answering(self._forget))
         await self._connection.subscribe(subjects.CHECK, self._answering(self._check), group=_GROUP)
 
     async def _refresh(self, data: bytes) -> RefreshReply:
@@ -41,6 +50,11 @@ class WorkerControl:
             evicted = await self._checker.evict(request.tenant, request.credential)
         _log.info("secrets.refreshed", tenant=request.tenant, credential=request.credential, forgotten=evicted)
         return RefreshReply(worker=self._worker, forgotten=evicted)
+
+    async def _forget(self, data: bytes) -> ForgetReply:
+        tenant = msgspec.json.decode(data, type=ForgetTenant).tenant
+        await self._checker.evict(tenant, None)
+        return ForgetReply(worker=self._worker, in_hand=self._forget_tenant(tenant))
 
     async def _check(self, data: bytes) -> CredentialState | None:
         request = msgspec.json.decode(data, type=CheckCredential)

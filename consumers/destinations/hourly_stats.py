@@ -78,6 +78,12 @@ class HourlyStatsRecorder:
         while not await pause(FLUSH_INTERVAL_S, stop):
             await self.flush()
 
+    def forget_tenant(self, tenant: str) -> None:
+        """Drop the counts of a tenant's destinations."""
+        for counts in (self._counts, self._unflushed):
+            for lane in [lane for lane in counts if lane.startswith(f"{tenant}.")]:
+                del counts[lane]
+
     async def flush(self) -> None:
         """Merge the counts into the bucket. Counts that can't be stored now are merged later."""
         self._close_hour()

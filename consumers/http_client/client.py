@@ -177,6 +177,10 @@ class HttpWebhookSender:
         else:
             await self._connector.open(target, addresses, exchange.begin)
 
+    def forget_tenant(self, tenant: str) -> None:
+        """Forget the names that were resolved for a tenant."""
+        self._addresses.forget(tenant)
+
     async def aclose(self) -> None:
         """Close all connections. Requests that are being sent end as `net.reset`."""
         self._is_closed = True

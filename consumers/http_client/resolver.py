@@ -82,6 +82,13 @@ class DnsCache:
             raise SendError(answer)
         return answer
 
+    def forget(self, tenant: str) -> None:
+        """Forget a tenant's names. Its lookups end as before."""
+        names = self._tenants.get(tenant)
+        if names is not None:
+            self._size -= len(names.known)
+            names.known.clear()
+
     async def close(self) -> None:
         """Cancel every lookup."""
         lookups = [lookup.task for names in self._tenants.values() for lookup in names.lookups.values()]

@@ -73,7 +73,7 @@ class OrderedQueue:
         self._tenant = tenant
         self._destination = destination
         self._key = f"{tenant}.{destination}"
-        self._consumer = f"line_{tenant}_{destination}"
+        self._consumer = streams.ordered_consumer(tenant, destination)
         self._lease = Lease(shared.leases, self._key, LeaseHolder(by=shared.worker, run=secrets.token_hex(8)))
         self._transfer = OrderedTransfer(shared.connection, shared.publisher, self._lease, tenant, destination)
         self._has_more = asyncio.Event()

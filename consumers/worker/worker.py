@@ -143,6 +143,10 @@ class Worker:
         """Messages that were accepted and not settled yet."""
         return len(self._unsettled)
 
+    def unsettled_of(self, tenant: str) -> int:
+        """Return the number of a tenant's messages that were accepted and not settled yet."""
+        return sum(message.lane.startswith(f"{tenant}.") for message in self._unsettled.values())
+
     @property
     def is_settling(self) -> bool:
         """True while a message is handled, or waits for another try to store its result."""

@@ -88,6 +88,20 @@ def _move(*streams: StreamConfig) -> tuple[str, ...]:
     return (*_read(*streams), *(f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams))
 
 
+def _remove_tenants() -> tuple[str, ...]:
+    """Return the requests for removing a tenant. No stream with consumers is purged: see `management.purge_pattern`."""
+    consumed = (streams.WORK, streams.OVERFLOW, streams.ORDERED, streams.RETRIES, streams.EVENTS)
+    purged = [stream.name for stream in streams.STREAMS if stream not in consumed]
+    purged += [f"KV_{bucket.name}" for bucket in streams.TENANT_BUCKETS]
+    return (
+        *(f"$JS.API.STREAM.MSG.DELETE.{stream.name}" for stream in consumed),
+        *(f"$JS.API.STREAM.PURGE.{name}" for name in purged),
+        f"$JS.API.CONSUMER.NAMES.{streams.ORDERED.name}",
+        f"$JS.API.CONSUMER.DELETE.{streams.ORDERED.name}.*",
+        *_write_buckets(*(bucket for bucket in streams.TENANT_BUCKETS if bucket.announced)),
+    )
+
+
 def _apply() -> tuple[str, ...]:
     names = [stream.name for stream in streams.STREAMS] + [f"KV_{bucket.name}" for bucket in streams.BUCKETS]
     allowed = [f"$JS.API.STREAM.{verb}.{name}" for name in names for verb in ("INFO", "CREATE", "UPDATE")]
@@ -126,7 +140,7 @@ API: Final = NatsRole(
         f"$JS.API.STREAM.MSG.DELETE.{streams.OVERFLOW.name}",  # after moving it to the work stream
         *_publish(streams.EVENTS),
         *_write_buckets(*_CONFIGURED),
-        *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS),
+        *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS, streams.REMOVALS),
         *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
         subjects.CONTROL,
     ),
@@ -179,12 +193,13 @@ CONSUMER: Final = NatsRole(
 
 OPERATOR: Final = NatsRole(
     name="operator",
-    purpose="the command line: everything that the API may do, creating streams, and releasing from quarantine",
+    purpose="the command line: what the API may do, creating streams, releasing from quarantine, removing tenants",
     publish=tuple(
         dict.fromkeys(
             (
                 *API.publish,
                 *_apply(),
+                *_remove_tenants(),
                 subjects.due("*", "*"),
                 *_read(streams.QUARANTINE),
                 *_read_buckets(*streams.BUCKETS),

@@ -59,6 +59,7 @@ async def _authorize(request: Request, operation: ApiOperation, parts: ApiDepend
     if not principal.has_any(operation.roles):
         needed = " or ".join(sorted(operation.roles))
         raise Problem(403, "forbidden", f"This operation requires a token with the role {needed}.")
+    parts.require_present(request.path_params["tenant"])
     return principal
 
 

@@ -30,6 +30,7 @@ from oneprotect.api.web.server import serve
 from oneprotect.api.web.tracing_middleware import TracingMiddleware
 from oneprotect.bootstrap.process import VERSION, describe_bind_error, freeze_gc, ops_port, worker_id
 from oneprotect.bootstrap.resources import JetStream, nats_access, open_jetstream
+from oneprotect.configuration.tenant_removal import RemovalMarkers
 from oneprotect.console.app import console_routes
 from oneprotect.console.web.event_stream import EventStreamLimiter
 from oneprotect.console.web.request import ConsoleDependencies
@@ -126,7 +127,7 @@ async def _open_api(
             telemetry.readiness.add_check("the tokens have not been read yet", lambda: parts.tokens.is_ready)
             updating = [
                 asyncio.create_task(coroutine)
-                for coroutine in (parts.tokens.run(), parts.replay_runner.run(), streams.run())
+                for coroutine in (parts.tokens.run(), parts.removals.run(), parts.replay_runner.run(), streams.run())
             ]
             front.open(create_app(parts, build_console(settings, jetstream, parts, stop)))
             freeze_gc()
@@ -176,6 +177,7 @@ def build_dependencies(
         publisher=jetstream.publisher,
         configuration=jetstream.configuration,
         destinations=DestinationIndex(jetstream.destinations, jetstream.connection),
+        removals=RemovalMarkers(jetstream.removals, jetstream.connection),
         replay_service=jetstream.replayer,
         replay_runner=ReplayRunner(jetstream.replayer, jetstream.replays),
         tokens=tokens,

@@ -213,7 +213,9 @@ class _Consumer:
         connection.on_reconnect(self._checker.list_again)
         await self._suspects.start()
         connection.on_reconnect(self._suspects.expire)
-        await WorkerControl(connection, self._checker, self._resources.provider, self._name).start()
+        await WorkerControl(
+            connection, self._checker, self._resources.provider, self._name, forget_tenant=self._forget_tenant
+        ).start()
         freeze_gc()
         _log.info("consumer.started", worker=self._name, version=VERSION, max_in_flight=delivery.max_in_flight)
         async with self._archive, asyncio.TaskGroup() as tasks:
@@ -253,6 +255,11 @@ class _Consumer:
     async def _drain_readiness(self, stop: asyncio.Event) -> None:
         await stop.wait()
         self._resources.telemetry.readiness.drain()
+
+    def _forget_tenant(self, tenant: str) -> int:
+        self._activity.forget_tenant(tenant)
+        self._resources.sender.forget_tenant(tenant)
+        return self._worker.unsettled_of(tenant)
 
     def _build_credential_checker(self) -> CredentialChecker:
         jetstream, secret = self._jetstream, self._settings.secret

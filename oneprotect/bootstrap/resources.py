@@ -66,6 +66,7 @@ class JetStream:
         )
         self.replays = KvBucket(connection, publisher, streams.REPLAYS)
         self.replayer = ReplayService(connection, publisher, self.replays, max_open=limits.max_replays)
+        self.removals = KvBucket(connection, publisher, streams.REMOVALS)
         self.activity = KvBucket(connection, publisher, streams.ACTIVITY)
         self.configuration = ConfigurationService(
             self.destinations,

@@ -21,6 +21,7 @@ from oneprotect.cli.commands.replay import replay, retry
 from oneprotect.cli.commands.schemas import schemas
 from oneprotect.cli.commands.secret import app as secret
 from oneprotect.cli.commands.services import api, consumer, dev
+from oneprotect.cli.commands.tenant import app as tenant
 from oneprotect.cli.commands.token import app as token
 from oneprotect.cli.commands.verify import verify
 from oneprotect.cli.support.errors import DONE, USAGE, print_error, to_cli_error
@@ -171,6 +172,7 @@ _add_group(_DELIVERIES, quarantine, "quarantine", "List, show and release invali
 _add_group(_CONFIGURATION, destination, "destination", "Manage the URLs that receive deliveries.")
 _add_group(_CONFIGURATION, credential, "credential", "Manage which Secrets sign deliveries.")
 _add_group(_CONFIGURATION, secret, "secret", "Check a secret ref, or refresh cached secrets.")
+_add_group(_CONFIGURATION, tenant, "tenant", "Remove a tenant.")
 _add_group(_CONFIGURATION, token, "token", "Manage tokens for the HTTP API.")
 
 _add(

@@ -90,6 +90,7 @@ async def accept_delivery(
         Problem, ValidationError: The request cannot be accepted.
         JetStreamError: It is safe to request the delivery again with its id.
     """
+    parts.require_present(tenant)
     if new.event_type.startswith(OPERATIONAL):
         raise ValidationError("event_type", f"types that begin with `{OPERATIONAL}` are reserved; choose another type")
     delivery = new.delivery_id(key)

@@ -14,8 +14,10 @@ from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.web import request_body
+from oneprotect.api.web.problems import Problem
 from oneprotect.api.web.rate_limits import TenantLimiter
 from oneprotect.configuration.service import ConfigurationService
+from oneprotect.configuration.tenant_removal import RemovalMarkers
 from schemas import validation
 from telemetry.ops_server import OpsPages
 
@@ -33,11 +35,17 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     replay_runner: ReplayRunner
     tokens: TokenCache
     authenticator: Authenticator
+    removals: RemovalMarkers
     ops: OpsPages
     limits: request_body.BodyLimits
     limiter: TenantLimiter
     max_payload_bytes: int
     request_timeout_s: float
+
+    def require_present(self, tenant: str) -> None:
+        """Raise `Problem` while an operator removes the tenant."""
+        if self.removals.has(tenant):
+            raise Problem(403, "forbidden", "This tenant is being removed. Nothing can be read or changed.")
 
 
 class ApiRequest:

@@ -1,11 +1,8 @@
 """`oneprotect secret`: tests of secret refs, and refreshes of cached secrets. Secrets are never shown."""
 
-import asyncio
-import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 import typer
 
 from oneprotect.cli.support.context import load_settings, run_async, run_connected
@@ -18,16 +15,10 @@ from schemas.control_messages import RefreshReply, RefreshSecrets
 from schemas.ids import Purpose
 
 if TYPE_CHECKING:
-    from messaging.client.connection import IncomingMessage, NatsConnection
     from oneprotect.bootstrap.resources import JetStream
     from oneprotect.configuration.service import ConfigurationService
     from oneprotect.settings.settings import Settings
     from provider.signing_secret import SigningSecret
-
-FIRST_REPLY_S: Final = 2.0
-"""Time for the first reply. The server reports at once when no consumer listens."""
-QUIET_S: Final = 1.0
-"""Time without a further reply, after which all consumers have replied: their number is unknown."""
 
 NO_REPLY: Final = "no consumer replied; start one with `oneprotect consumer`, or check its connection to NATS"
 
@@ -116,8 +107,11 @@ def refresh(
     request = _refresh_request(tenant, credential, everything=everything)
 
     async def work(jetstream: "JetStream") -> list[RefreshReply]:
+        from consumers.credentials.control_client import ask_consumers
+
         await _require_credential(jetstream.configuration, request)
-        return await _collect_replies(jetstream.connection, request)
+        replies = await ask_consumers(jetstream.connection, subjects.REFRESH, request, RefreshReply)
+        return sorted(replies, key=lambda reply: reply.worker)
 
     replies = run_connected(work)
     if not replies:
@@ -148,25 +142,3 @@ async def _require_credential(configuration: "ConfigurationService", request: Re
         await configuration.get_credential(request.tenant, request.credential)
     elif request.tenant and not await configuration.list_credentials(request.tenant):
         raise CliError("the tenant has no credentials; see `oneprotect credential set --help`")
-
-
-async def _collect_replies(connection: "NatsConnection", request: RefreshSecrets) -> list[RefreshReply]:
-    """Ask all consumers, and return their replies, sorted by worker. Raises `NotAllowed`."""
-    replies: asyncio.Queue[RefreshReply | None] = asyncio.Queue()
-
-    async def receive(incoming: "IncomingMessage") -> None:
-        if "Status" in (incoming.headers or {}):  # no consumer is subscribed
-            replies.put_nowait(None)
-            return
-        with contextlib.suppress(msgspec.DecodeError):  # a reply of another version
-            replies.put_nowait(msgspec.json.decode(incoming.data, type=RefreshReply))
-
-    inbox = connection.new_inbox()
-    await connection.subscribe(inbox, receive)
-    collected: list[RefreshReply] = []
-    async with connection.permissions.guard(subjects.REFRESH):
-        await connection.publish(subjects.REFRESH, msgspec.json.encode(request), reply=inbox)
-        with contextlib.suppress(TimeoutError):
-            while reply := await asyncio.wait_for(replies.get(), QUIET_S if collected else FIRST_REPLY_S):
-                collected.append(reply)
-    return sorted(collected, key=lambda reply: reply.worker)

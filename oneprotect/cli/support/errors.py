@@ -75,6 +75,7 @@ def _known(error: BaseException) -> CliError | None:
     from messaging.client.errors import JetStreamError
     from messaging.quota import QuotaExceeded
     from oneprotect.configuration.errors import ConfigurationError
+    from oneprotect.configuration.tenant_removal import RemovalIncomplete
     from oneprotect.dev.nats_server import EmbeddedNatsError
     from oneprotect.settings.settings import SettingsError
     from provider.errors import ProviderMisconfigured
@@ -85,7 +86,14 @@ def _known(error: BaseException) -> CliError | None:
             return CliError(str(error), exit_code=USAGE, fields={"problems": error.problems})
         case ProviderMisconfigured() | ValidationError():
             return BadUsage(str(error))
-        case JetStreamError() | ConfigurationError() | EmbeddedNatsError() | NoConsumerReplied() | ReplayError():
+        case (
+            JetStreamError()
+            | ConfigurationError()
+            | EmbeddedNatsError()
+            | NoConsumerReplied()
+            | RemovalIncomplete()
+            | ReplayError()
+        ):
             return CliError(str(error))
         case QuotaExceeded():
             return CliError(str(error))

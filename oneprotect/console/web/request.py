@@ -109,6 +109,7 @@ class PageRequest(ApiRequest):
         fields = await self.form()
         if not self.can_operate:
             raise Problem(403, "forbidden", "This action requires a token with the role admin or operator.")
+        self.parts.require_present(self.tenant)
         return fields
 
     def render(

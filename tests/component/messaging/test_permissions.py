@@ -27,7 +27,7 @@ MAY = {
     "api": {
         "read": "work overflow ordered retries attempts failed delivered events",
         "publish": "requested overflow event",
-        "look up": "destinations credentials credential_status health activity tokens replays",
+        "look up": "destinations credentials credential_status health activity tokens replays removals",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
         "also": "info control line move",
@@ -45,10 +45,12 @@ MAY = {
     "operator": {
         "read": "work overflow ordered retries attempts failed delivered quarantine events",
         "publish": "requested overflow due event",
-        "look up": "destinations credentials credential_status health activity rates leases tokens suspects replays",
-        "write": "destinations credentials credential_status tokens replays",
+        "look up": (
+            "destinations credentials credential_status health activity rates leases tokens suspects replays removals"
+        ),
+        "write": "destinations credentials credential_status health tokens replays removals",
         "pull": "",
-        "also": "info control line move apply",
+        "also": "info control line move apply remove",
         "hear": "kv attempted",
     },
     "publisher_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
@@ -59,6 +61,17 @@ EXCEPTIONS = {
     ("MSG.DELETE", streams.OVERFLOW.name): ("also", "move"),
     ("PURGE", streams.WORK.name): ("also", "purge"),
     ("PURGE", streams.OVERFLOW.name): ("also", "purge"),
+    **{
+        ("MSG.DELETE", stream.name): ("also", "remove")
+        for stream in (streams.WORK, streams.ORDERED, streams.RETRIES, streams.EVENTS)
+    },
+    **{
+        ("PURGE", stream.name): ("also", "remove")
+        for stream in (streams.ATTEMPTS, streams.FAILED, streams.DELIVERED, streams.QUARANTINE)
+    },
+    **{("PURGE", f"KV_{bucket.name}"): ("also", "remove") for bucket in streams.TENANT_BUCKETS},
+    ("NAMES", streams.ORDERED.name): ("also", "remove"),
+    ("DELETE.CONSUMER", streams.ORDERED.name): ("also", "remove"),
 }
 """Operations that a role may perform on one stream only."""
 
@@ -122,9 +135,11 @@ def _administering(stream: str) -> Iterator[tuple[str, str, str]]:
         kind, what = EXCEPTIONS.get((verb, stream), ("nobody", verb))
         yield kind, what, f"$JS.API.STREAM.{verb}.{stream}"
     for verb in ("LIST", "NAMES", "CREATE"):
-        yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}"
+        kind, what = EXCEPTIONS.get((verb, stream), ("nobody", verb))
+        yield kind, what, f"$JS.API.CONSUMER.{verb}.{stream}"
     for verb in ("DELETE", "PAUSE", "RESET", "LEADER.STEPDOWN", "CREATE", "DURABLE.CREATE"):
-        yield "nobody", verb, f"$JS.API.CONSUMER.{verb}.{stream}.delivery"
+        kind, what = EXCEPTIONS.get((f"{verb}.CONSUMER", stream), ("nobody", verb))
+        yield kind, what, f"$JS.API.CONSUMER.{verb}.{stream}.delivery"
 
 
 def _heard() -> Iterator[tuple[str, str]]:

@@ -1,0 +1,30 @@
+"""Lists that are longer than one reply of the server (1,024 keys): everything works on them, for every tenant."""
+
+import pytest
+
+from tests.isolation.long_lists import ListSizes, Stopwatch, fill, is_checked_within, use_lists
+from tests.support import api
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+SIZES = ListSizes(destinations=1030, all_destinations=4030, credentials=1040, tokens=1030, replays=1030)
+
+
+@pytest.mark.timeout(240)
+async def test_lists_longer_than_one_reply_of_the_server_work_everywhere(site: Site) -> None:
+    """The API starts, lists, publishes, fans out and shows the console, with a thousand of everything and more."""
+    watch = Stopwatch()
+    await fill(site, SIZES)
+    async with api.running(site) as running:
+        await use_lists(running, SIZES, watch)
+
+
+async def test_a_new_credential_is_checked_whatever_another_tenant_stores(site: Site, receiver: Scripted) -> None:
+    """Beside a thousand unchecked credentials of another tenant, it has a status at once, and deliveries arrive."""
+    await fill(site, SIZES)
+    async with site.consumer():
+        assert await is_checked_within(site, 5) < 5
+        await site.destination("orders", receiver.url)
+        await site.deliver("orders")
+        await until(lambda: receiver.seen)

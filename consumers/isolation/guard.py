@@ -10,7 +10,7 @@ import collections
 import contextlib
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -28,6 +28,8 @@ from messaging.message import Message
 from messaging.publication import Publication
 from schemas.codes import Code
 from schemas.configuration import MAX_TIMEOUT_S
+from telemetry.metrics import definitions
+from telemetry.metrics.registry import MetricSample
 
 MAX_WAITING: Final = 256
 """Suspects of one process that wait for their turn. Others are returned to their stream."""
@@ -36,6 +38,7 @@ HANDLE_TIMEOUT_S: Final = 4 * MAX_TIMEOUT_S
 """Longest handling. A stall ends much earlier, by the process's own watchdog."""
 IDLE_S: Final = 60.0
 """The process ends after this time without a suspect."""
+RESULTS: Final = ("handled", "died", "quarantined", "returned")
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _OWN_SIGNALS: Final = frozenset(
     {
@@ -100,7 +103,7 @@ class IsolatingGuard:
         self._task: asyncio.Task[None] | None = None
         self._process: _IsolatedProcess | None = None
         self.results: collections.Counter[str] = collections.Counter()
-        """Suspects by what became of them: `handled`, `died`, `quarantined` or `returned`."""
+        """Suspects by what became of them, one of `RESULTS`."""
 
     def isolate(self, message: Message, on_result: OnIsolated) -> None:
         """Handle a suspect when its turn comes, and call `on_result` once: at once when too many wait."""
@@ -117,6 +120,12 @@ class IsolatingGuard:
         """Return everything that waits to its stream."""
         while self._count:
             self._next()[1](None)
+
+    def samples(self) -> Iterator[MetricSample]:
+        """Yield the current metrics."""
+        yield definitions.SUSPECTS, (), len(self.isolated)
+        for result in RESULTS:
+            yield definitions.ISOLATED, (("result", result),), self.results[result]
 
     async def aclose(self) -> None:
         """Return everything, and end the process."""

@@ -14,12 +14,14 @@ import structlog
 
 from consumers.model.request import RetryState
 from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
+from consumers.worker.disposition import quarantine_publication
 from messaging import management
-from messaging.client.errors import JetStreamError
+from messaging.client.errors import JetStreamError, is_refused_for_good
 from messaging.message import Message
 from messaging.periodic import run_every
 from messaging.publication import Publication, PublishAck
 from schemas import streams, subjects
+from schemas.codes import Code
 from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
 
 ADOPT_INTERVAL_S: Final = 1.0
@@ -113,6 +115,14 @@ class OrderedQueues:
         def on_stored(result: PublishAck | JetStreamError) -> None:
             if isinstance(result, PublishAck):
                 message.ack()  # otherwise the server redelivers the message after `ack_wait`
+            elif is_refused_for_good(result):
+                reason = f"it cannot be moved to the ordered queue: {result}; its headers are dropped"
+                kept = quarantine_publication(message, Code.INTERNAL, reason, keep_headers=False)
+                self._shared.publisher.send(kept, on_kept)
+
+        def on_kept(result: PublishAck | JetStreamError) -> None:
+            if isinstance(result, PublishAck):
+                message.ack()
 
         target = subjects.ordered(tenant, destination)
         self._shared.publisher.send(Publication(target, message.data, headers), on_stored)

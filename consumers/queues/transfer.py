@@ -14,16 +14,17 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
+from consumers.worker.disposition import quarantine_record
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import SUBJECT_FULL, RejectedByServer
+from messaging.client.errors import SUBJECT_FULL, RejectedByServer, is_refused_for_good
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
 from messaging.management import StreamInfo
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, portable_headers
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, is_portable, portable_headers
 
 ORDERED_BATCH: Final = 256
 UNCERTAIN_MESSAGES: Final = 1024
@@ -81,7 +82,12 @@ class SubjectTransfer:
         if not self._lease.is_held:
             raise LeaseLost
         headers = {**portable_headers(record.headers), HEADER_MSG_ID: self.message_id(record), **extra}
-        await self._publisher.publish(Publication(target, record.data, headers))
+        try:
+            await self._publisher.publish(Publication(target, record.data, headers))
+        except RejectedByServer as error:
+            if not is_refused_for_good(error):
+                raise
+            await self._publisher.publish(quarantine_record(record, self.stream, error))
 
     def is_moved(self, record: StoredMessage) -> bool:
         """Return whether this transfer has moved `record`."""
@@ -102,8 +108,9 @@ class SubjectTransfer:
             self._removed = self._moved
 
     def message_id(self, record: StoredMessage) -> str:
-        """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none."""
-        return record.headers.get(HEADER_MSG_ID) or f"{self.stream}.{record.sequence}"
+        """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none that a copy may have."""
+        sent = record.headers.get(HEADER_MSG_ID, "")
+        return sent if is_portable(sent) else f"{self.stream}.{record.sequence}"
 
 
 class OrderedTransfer:

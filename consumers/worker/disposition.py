@@ -2,6 +2,8 @@
 
 import msgspec
 
+from messaging.client.errors import JetStreamError
+from messaging.direct_get import StoredMessage
 from messaging.message import Message
 from messaging.publication import Publication
 from schemas import subjects
@@ -35,11 +37,20 @@ def quarantine_publication(message: Message, code: Code, reason: str, *, keep_he
 
     A release needs no other headers. `reason` names the field and the rule, not the value.
     """
-    headers = (portable_headers(message.headers) if keep_headers else {}) | {
-        HEADER_MSG_ID: f"{message.stream}.{message.sequence}",
-        HEADER_CODE: code.value,
-        HEADER_REASON: as_value(reason),
-    }
-    if is_portable(message.subject):
-        headers[HEADER_ORIGIN] = message.subject
-    return Publication(subjects.quarantined_origin(message.subject), message.data, headers)
+    kept = portable_headers(message.headers) if keep_headers else {}
+    return _quarantine(message.identity, message.subject, message.data, kept, code, reason)
+
+
+def quarantine_record(record: StoredMessage, stream: str, error: JetStreamError) -> Publication:
+    """Return the publication that keeps a message of `stream` whose copy the server refused for good."""
+    reason = f"it cannot be moved: {error}; its headers are dropped"
+    return _quarantine(f"{stream}.{record.sequence}", record.subject, record.data, {}, Code.INTERNAL, reason)
+
+
+def _quarantine(
+    identity: str, subject: str, data: bytes, headers: dict[str, str], code: Code, reason: str
+) -> Publication:
+    headers = headers | {HEADER_MSG_ID: identity, HEADER_CODE: code.value, HEADER_REASON: as_value(reason)}
+    if is_portable(subject):
+        headers[HEADER_ORIGIN] = subject
+    return Publication(subjects.quarantined_origin(subject), data, headers)

@@ -14,7 +14,7 @@ from messaging.client.errors import JetStreamError
 from messaging.message import Message
 from messaging.publication import MessagePublisher, Publication, PublishAck
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, portable_headers
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, is_portable, portable_headers
 
 MAX_MOVING: Final = 512
 """Messages that are moved at a time. The worker does not pull while there are as many."""
@@ -57,7 +57,8 @@ def overflow_copy(message: Message) -> Publication:
     The copy's `Nats-Msg-Id` ends with the sequence of the message. The work stream still knows the id without that end,
     and would drop the copy as a duplicate when it is fed back.
     """
-    request_id = message.headers.get(HEADER_MSG_ID) or message.identity
+    sent = message.headers.get(HEADER_MSG_ID, "")
+    request_id = sent if is_portable(sent) else message.identity
     before, _, end = request_id.rpartition(_MOVED)
     if before and end.isdigit():  # moved before
         request_id = before

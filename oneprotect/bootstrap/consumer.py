@@ -187,6 +187,7 @@ class _Consumer:
         self._rates = RateLimiter(jetstream.rates, self._directory.rates)
         self._shedder = LoadShedder(jetstream.publisher)
         self._suspects = SuspectRegistry(jetstream.suspects, state_directory(settings))
+        self._guard = self._build_guard()
         self._worker = self._build_worker()
         self._ordered_queues = self._build_ordered_queues()
         self._feeder = OverflowFeeder(
@@ -312,7 +313,7 @@ class _Consumer:
             rate_limiter=self._rates,
             shedder=self._shedder,
             on_settled=self._tracer.on_settled if self._tracer else None,
-            guard=self._build_guard(),
+            guard=self._guard,
         )
 
     def _build_notifier(self) -> Worker:
@@ -355,6 +356,8 @@ class _Consumer:
             self._worker.add_source(_pull_consumer(self._jetstream, self._worker, consumer, self._receive))
         telemetry = self._resources.telemetry
         telemetry.counters.add_source(self._stream_metrics)
+        if self._guard is not None:
+            telemetry.counters.add_source(self._guard.samples)
         telemetry.counters.add_source(
             WorkerMetrics(
                 connection=self._jetstream.connection,

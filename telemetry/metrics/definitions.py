@@ -52,6 +52,11 @@ REPLAYED: Final = _counter("replayed_attempts", "Attempts that a replay requeste
 DEFERRALS: Final = _counter("deferrals", "Requests deferred without an attempt because of an open circuit breaker.")
 QUARANTINED: Final = _counter("quarantined", "Messages moved to quarantine.", "code")
 CRASHES: Final = _counter("handler_crashes", "Handlers that raised an unexpected exception.")
+ISOLATED: Final = _counter(
+    "isolated_messages",
+    "Suspects handed to the isolated process: `handled`, `died`, `quarantined` or `returned` to be tried again.",
+    "result",
+)
 RETURNS: Final = _counter(
     "messages_returned",
     "Messages returned to their stream after a minute in which JetStream refused to store what follows from them.",
@@ -112,6 +117,9 @@ UNSETTLED: Final = _gauge(
     "unsettled_messages",
     "Messages received from NATS and not yet acknowledged or returned.",
     former_name="oneprotect_held_messages",
+)
+SUSPECTS: Final = _gauge(
+    "suspect_messages", "Messages, destinations and tenants that are isolated, as this process knows them."
 )
 CACHE_ENTRIES: Final = _gauge("secret_cache_entries", "Secrets in the cache.")
 CACHE_OLDEST: Final = _gauge("secret_cache_oldest_seconds", "Age of the oldest Secret in the cache.")

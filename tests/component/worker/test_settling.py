@@ -100,6 +100,24 @@ async def test_odd_subjects_and_headers_are_quarantined_and_stop_nobody(site: Si
     assert not consumer.says("nats.error")
 
 
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_an_id_that_no_copy_may_have_holds_nothing_back(site: Site, receiver: Scripted, ordering: str) -> None:
+    """A message with such a `Nats-Msg-Id` moves between streams under an id made from its place."""
+    await site.destination("orders", receiver.url, ordering=ordering)
+    odd = b"Nats-Msg-Id: " + b"\xff" * 30_000
+    subject = subjects.overflow(TENANT, "orders").encode()
+    await _publish_raw(
+        site,
+        _pub(subject, document("orders", delivery="dlv_odd"), odd),
+        _pub(subject, document("orders", delivery="dlv_next")),
+    )
+    async with site.consumer():
+        await until(lambda: len(receiver.seen) == 2, 20)
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == ["dlv_odd", "dlv_next"]
+
+
 @pytest.mark.parametrize("what", ["headers", "size", "expectation", "subject", "schedule"])
 async def test_what_the_server_refuses_for_good_is_quarantined(site: Site, what: str) -> None:
     """The body stays whole, the headers are dropped, and nothing is tried again."""

@@ -1,22 +1,19 @@
 """`python -m tests.isolation.hostile_client`: requests that burden the API, in a process of their own.
 
-The first line of its input is an `Attack` in JSON. The process repeats it until its input ends. It prints a line when
-the attack has begun, and then the count of each status; 0 is a request without a response.
+The result is the count of each status; 0 is a request without a response, or a connection.
 """
 
 import asyncio
 import contextlib
 import itertools
-import json
-import os
-import sys
 from collections import Counter
-from collections.abc import AsyncGenerator
 from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
 import uvloop
+
+from tests.isolation.attack_process import attack_until_end, read_attack
 
 
 class Attack(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,35 +78,9 @@ class Attacker:
 
 
 async def _main() -> None:
-    attack = msgspec.json.decode(sys.stdin.buffer.readline(), type=Attack)
-    attacker = Attacker(attack)
+    attacker = Attacker(attack := read_attack(Attack))
     run = attacker.drip if attack.drip else attacker.repeat
-    running = [asyncio.create_task(run()) for _ in range(attack.connections)]
-    await attacker.begun.wait()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
-    await asyncio.to_thread(sys.stdin.buffer.read)
-    sys.stdout.write(json.dumps(attacker.statuses))
-    sys.stdout.flush()
-    del running
-    os._exit(0)
-
-
-@contextlib.asynccontextmanager
-async def attacking(attack: Attack) -> AsyncGenerator[Counter[int]]:
-    """Run an attack in a process of its own. Its statuses are known at the end."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", __name__, stdin=pipe, stdout=pipe)
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(msgspec.json.encode(attack) + b"\n")
-    statuses: Counter[int] = Counter()
-    try:
-        await process.stdout.readline()
-        yield statuses
-    finally:
-        out, _ = await process.communicate(b"")
-        statuses.update({int(status): count for status, count in json.loads(out).items()})
+    await attack_until_end(attack.connections, run, attacker.begun, lambda: attacker.statuses)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from tests.support.secured import Keys
+from messaging.client.client import ServerAccess
 
 _nkeys: Any = importlib.import_module("nkeys")  # it has no types
 
@@ -41,13 +41,12 @@ class RawNats:
         self._pongs: asyncio.Queue[None] = asyncio.Queue()
         self._sids = 0
 
-    async def log_in(self, keys: Keys, name: str, host: str) -> None:
-        """Upgrade the connection to TLS, and sign the server's nonce with the key of `name`."""
+    async def log_in(self, access: ServerAccess, host: str) -> None:
+        """Upgrade the connection to TLS, and sign the server's nonce with the user's key."""
+        assert access.nkey_file
         info = json.loads((await self._reader.readline()).removeprefix(b"INFO "))
-        await self._writer.start_tls(
-            ssl.create_default_context(cafile=str(keys.authority.ca_file)), server_hostname=host
-        )
-        pair = _nkeys.from_seed(bytearray(keys.seed(name).read_bytes().strip()))
+        await self._writer.start_tls(ssl.create_default_context(cafile=str(access.ca_file)), server_hostname=host)
+        pair = _nkeys.from_seed(bytearray(access.nkey_file.read_bytes().strip()))
         signature = base64.urlsafe_b64encode(pair.sign(info["nonce"].encode())).rstrip(b"=").decode()
         options = {
             "verbose": False,
@@ -115,13 +114,13 @@ class RawNats:
 
 
 @contextlib.asynccontextmanager
-async def raw_nats(keys: Keys, name: str, url: str) -> AsyncGenerator[RawNats]:
-    """Connect as the user `name`."""
-    address = urlsplit(url)
+async def raw_nats(access: ServerAccess) -> AsyncGenerator[RawNats]:
+    """Connect with a user's key."""
+    address = urlsplit(access.url)
     assert address.hostname is not None
     reader, writer = await asyncio.open_connection(address.hostname, address.port)
     connection = RawNats(reader, writer)
-    await connection.log_in(keys, name, address.hostname)
+    await connection.log_in(access, address.hostname)
     reading = asyncio.create_task(connection.read())
     try:
         await connection.flush()

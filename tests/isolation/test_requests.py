@@ -8,7 +8,9 @@ import pytest
 import pytest_asyncio
 
 from schemas.roles import Role
-from tests.isolation.hostile_client import Attack, attacking
+from tests.isolation import hostile_client
+from tests.isolation.attack_process import attacking
+from tests.isolation.hostile_client import Attack
 from tests.isolation.installation import Installation
 from tests.support.site import TENANT
 
@@ -74,9 +76,9 @@ async def test_requests_of_one_tenant_delay_no_other(
 ) -> None:
     """The victim's requests are accepted and delivered while the hostile tenant sends as many as it can."""
     attack = _attacks(token)[name]
-    async with attacking(msgspec.structs.replace(attack, url=installation.api.url)) as by:
+    async with attacking(hostile_client.__name__, msgspec.structs.replace(attack, url=installation.api.url)) as by:
         report = await installation.victim.run(installation.api, seconds=3)
 
-    figure(f"{report}; attack: {dict(by)}")
+    figure(f"{report}; attack: {by}")
     report.require(p99_ms)
     assert sum(by.values()) > 0, "the attack took place"

@@ -109,7 +109,7 @@ class Scene:
 
     def as_user(self, name: str = f"producer_{TENANT}") -> contextlib.AbstractAsyncContextManager[RawNats]:
         """Connect as a user."""
-        return raw_nats(self.keys, name, self.server.url)
+        return raw_nats(self.keys.access(name, self.server.url))
 
     async def respond(self) -> None:
         """Answer every request, as the API does."""
@@ -130,8 +130,8 @@ async def scene(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Scen
     async with (
         ShippedServer(directory / "nats", keys) as server,
         connect(keys.access("operator", server.url), name="operator") as operator,
-        raw_nats(keys, "spy", server.url) as spy,
-        raw_nats(keys, "api", server.url) as api,
+        raw_nats(keys.access("spy", server.url)) as spy,
+        raw_nats(keys.access("api", server.url)) as api,
     ):
         await topology.apply(operator, replicas=1, work_per_destination=1000, ack_wait_s=30)
         api.subscribe(subjects.deliveries("*"))
@@ -249,7 +249,7 @@ async def test_without_an_api_the_tenant_learns_it_at_once(tmp_path: Path) -> No
     keys = Keys(tmp_path / "keys", [TENANT])
     async with (
         ShippedServer(tmp_path / "nats", keys) as server,
-        raw_nats(keys, f"producer_{TENANT}", server.url) as tenant,
+        raw_nats(keys.access(f"producer_{TENANT}", server.url)) as tenant,
     ):
         tenant.subscribe("_INBOX.mine")
         tenant.publish(SERVICE, b"{}", reply="_INBOX.mine")

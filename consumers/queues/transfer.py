@@ -17,7 +17,7 @@ from typing import Final
 from consumers.worker.disposition import quarantine_record
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import SUBJECT_FULL, RejectedByServer, is_refused_for_good
+from messaging.client.errors import SUBJECT_FULL, NotAllowed, RejectedByServer, is_refused_for_good
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
 from messaging.management import StreamInfo
@@ -45,6 +45,8 @@ class SubjectTransfer:
         self.source = source
         self._moved = self._removed = 0
         """Sequences in the stream."""
+        self._to_delete: list[int] = []
+        """Sequences of the work stream that are moved, and not deleted yet."""
 
     async def read(self, size: int) -> tuple[list[StoredMessage], bool]:
         """Return the oldest messages, at most `size`, and whether there are more. Raises `JetStreamError`."""
@@ -58,7 +60,7 @@ class SubjectTransfer:
         if self.is_moved(record):
             return False
         await self._publish(record, target, extra or {})
-        self._moved = record.sequence
+        self.skip(record)
         return True
 
     async def publish_all(self, records: Sequence[StoredMessage], target: str) -> int:
@@ -71,7 +73,7 @@ class SubjectTransfer:
             zip(records, await asyncio.gather(*published, return_exceptions=True), strict=True)
         ):
             if error is None:
-                self._moved = record.sequence
+                self.skip(record)
             elif isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL:
                 return count
             else:
@@ -100,12 +102,29 @@ class SubjectTransfer:
     def skip(self, record: StoredMessage) -> None:
         """Count `record` as moved: the target has it already."""
         self._moved = record.sequence
+        if self.stream == streams.WORK.name:
+            self._to_delete.append(record.sequence)
 
     async def remove_moved(self) -> None:
-        """Remove from the source what has been moved. Raises `JetStreamError`; then it is safe to call again."""
-        if self._moved > self._removed:
+        """Remove from the source what has been moved. Raises `JetStreamError`; then it is safe to call again.
+
+        The work stream has a consumer that all subjects share. A purge of one subject would move the consumer past
+        messages of others, which would be lost. So messages are deleted there one by one.
+        """
+        if self.stream == streams.WORK.name:
+            await asyncio.gather(*(self._delete(sequence) for sequence in self._to_delete))
+            self._to_delete.clear()
+        elif self._moved > self._removed:
             await management.purge_subject(self._connection, self.stream, self.source, before=self._moved + 1)
             self._removed = self._moved
+
+    async def _delete(self, sequence: int) -> None:
+        try:
+            await management.delete_message(self._connection, self.stream, sequence)
+        except NotAllowed:
+            raise
+        except RejectedByServer:
+            return  # it is gone
 
     def message_id(self, record: StoredMessage) -> str:
         """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none that a copy may have."""

@@ -41,6 +41,8 @@ MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
 MOVE_RETRY_S: Final = 1.0
 STARTS_PER_TURN: Final = 32
 """Messages that start before the loop reads again: those of other tenants may have arrived."""
+STARTS_BESIDE_MOVES: Final = 8
+"""As many while a tenant's surplus is moved: others may be behind it."""
 DEADLINES_AT_A_TIME: Final = 256
 """Deadlines that are extended before the loop gets a turn."""
 
@@ -114,6 +116,7 @@ class Worker:
         self._crash_counts: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
         self._starts_left = STARTS_PER_TURN
+        self._is_turn_ending = False
         self._is_draining = False
         self._is_full = False
         self._drained = asyncio.Event()
@@ -237,7 +240,8 @@ class Worker:
             lane = scheduler.next()
             if lane is None:
                 return
-            if self._starts_left == STARTS_PER_TURN:
+            if not self._is_turn_ending:
+                self._is_turn_ending = True
                 self._loop.call_soon(self._begin_turn)
             self._starts_left -= 1
             key, waiting = lane.key, len(lane.waiting)
@@ -247,7 +251,9 @@ class Worker:
                 self._start(InFlightMessage(self, lane, scheduler.start(lane)))
 
     def _begin_turn(self) -> None:
-        self._starts_left = STARTS_PER_TURN
+        is_moving = self._shedder is not None and self._shedder.moving
+        self._starts_left = STARTS_BESIDE_MOVES if is_moving else STARTS_PER_TURN
+        self._is_turn_ending = False
         if self._scheduler.ready:
             self._start_ready()
 

@@ -83,9 +83,13 @@ def _consume_ordered(stream: StreamConfig) -> tuple[str, ...]:
     )
 
 
-def _move(*streams: StreamConfig) -> tuple[str, ...]:
-    """Return the requests for moving messages to another stream: read and purge."""
-    return (*_read(*streams), *(f"$JS.API.STREAM.PURGE.{stream.name}" for stream in streams))
+def _move() -> tuple[str, ...]:
+    """Return the requests for moving messages to another stream: read, and purge or delete.
+
+    The work stream is not purged: see `management.purge_pattern`.
+    """
+    remove = f"$JS.API.STREAM.MSG.DELETE.{streams.WORK.name}", f"$JS.API.STREAM.PURGE.{streams.OVERFLOW.name}"
+    return (*_read(streams.WORK, streams.OVERFLOW), *remove)
 
 
 def _remove_tenants() -> tuple[str, ...]:
@@ -160,7 +164,7 @@ CONSUMER: Final = NatsRole(
         *_JETSTREAM,
         *_inspect(*streams.STREAMS),
         *(subject for consumer in streams.ALL_CONSUMERS for subject in _consume(consumer)),
-        *_move(streams.WORK, streams.OVERFLOW),
+        *_move(),
         *_consume_ordered(streams.ORDERED),
         subjects.line("*", "*", "*"),
         *_publish(

@@ -16,7 +16,8 @@ from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
 
 _DAY_S: Final = 86_400
-_MAX_ACK_PENDING: Final = 100_000
+_MAX_ACK_PENDING: Final = 1_000_000
+"""More than all workers hold together: each holds some ten thousands at most."""
 _MAX_WAITING: Final = 2_048
 
 

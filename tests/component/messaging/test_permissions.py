@@ -39,7 +39,7 @@ MAY = {
         "look up": "destinations credentials credential_status health activity rates leases suspects replays",
         "write": "destinations credential_status health activity rates leases suspects",
         "pull": "work retries ordered",
-        "also": "info stand line purge answer",
+        "also": "info stand line purge delete answer",
         "hear": "kv control",
     },
     "operator": {
@@ -50,7 +50,7 @@ MAY = {
         ),
         "write": "destinations credentials credential_status health tokens replays removals",
         "pull": "",
-        "also": "info control line move apply remove",
+        "also": "info control line move apply remove delete",
         "hear": "kv attempted",
     },
     "publisher_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
@@ -59,11 +59,10 @@ MAY = {
 
 EXCEPTIONS = {
     ("MSG.DELETE", streams.OVERFLOW.name): ("also", "move"),
-    ("PURGE", streams.WORK.name): ("also", "purge"),
+    ("MSG.DELETE", streams.WORK.name): ("also", "delete"),
     ("PURGE", streams.OVERFLOW.name): ("also", "purge"),
     **{
-        ("MSG.DELETE", stream.name): ("also", "remove")
-        for stream in (streams.WORK, streams.ORDERED, streams.RETRIES, streams.EVENTS)
+        ("MSG.DELETE", stream.name): ("also", "remove") for stream in (streams.ORDERED, streams.RETRIES, streams.EVENTS)
     },
     **{
         ("PURGE", stream.name): ("also", "remove")

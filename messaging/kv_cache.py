@@ -21,7 +21,7 @@ REPLICA_LAG_S: Final = 10.0
 
 Rows announced within this time outweigh their absence in a list. Deleted rows are remembered for this time.
 """
-_STORED_AT_ONCE: Final = 256
+_STORED_AT_ONCE: Final = 64
 """Rows of a list that are decoded before other tasks run."""
 
 T = TypeVar("T")

@@ -17,6 +17,8 @@ from schemas.configuration import EventPattern
 from schemas.subscriptions import SubscriptionIndex
 
 MAX_TENANTS: Final = 1024
+MAX_SUBSCRIPTIONS: Final = 200_000
+"""Event types that all destinations of a tenant may name together: each takes memory in every process."""
 MAX_AGE_S: Final = 300.0
 """Seconds after which a tenant's destinations are read again, in case an announcement was lost."""
 
@@ -37,6 +39,7 @@ class _TenantDestinations:
         self.rows = KvCache(table, max_age_s=MAX_AGE_S, max_entries=sys.maxsize)
         self.rows.on_update = self._on_update
         self.subscriptions = SubscriptionIndex()
+        self.subscription_count = 0
         self.users: dict[str, dict[str, DestinationSummary]] = {}
         """Destinations by name, by credential."""
 
@@ -44,12 +47,14 @@ class _TenantDestinations:
         name = key.partition(".")[2]
         if old is not None:
             self.subscriptions.remove(name, old.event_types)
+            self.subscription_count -= len(old.event_types)
             users = self.users[old.credential]
             del users[name]
             if not users:
                 del self.users[old.credential]
         if new is not None:
             self.users.setdefault(new.credential, {})[name] = new
+            self.subscription_count += len(new.event_types)
             if new.enabled:
                 self.subscriptions.add(name, new.event_types)
 
@@ -84,6 +89,12 @@ class DestinationIndex:
     async def count(self, tenant: str) -> int:
         """Return the number of the tenant's destinations."""
         return sum(map(len, (await self._read(tenant)).users.values()))
+
+    async def count_other_subscriptions(self, tenant: str, name: str) -> int:
+        """Return the number of event types that the tenant's destinations name, except the destination `name`."""
+        known = await self._read(tenant)
+        own = known.rows.peek(f"{tenant}.{name}")
+        return known.subscription_count - (0 if own is None else len(own.event_types))
 
     async def users(self, tenant: str, credential: str) -> dict[str, DestinationSummary]:
         """Return the destinations that the credential signs for, by name."""

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from consumers.attempts.log import follow
+from consumers.destinations.destination_index import MAX_SUBSCRIPTIONS
 from messaging.delivery_requests import publish_request
 from oneprotect.api.operations.delivery_intake import new_event
 from oneprotect.api.operations.operation import ADMINS, MANAGERS, READERS, ApiResponse, OperationGroup, ResponseDoc
@@ -22,6 +23,7 @@ from schemas.configuration import DestinationSpec, DestinationView
 from schemas.events import CONTENT_TYPE, PING, AttemptResult, DeliveryRequested, RequestedData, encode
 from schemas.headers import HEADER_MSG_ID
 from schemas.ids import DeliveryId, new_delivery_id
+from schemas.validation import ValidationError
 
 OPERATIONS: Final = OperationGroup("destinations")
 LIST: Final = "/v1/tenants/{tenant}/destinations"
@@ -111,7 +113,15 @@ async def put_destination(request: ApiRequest) -> ApiResponse:
     address ranges, ports and schemes that this installation allows.
     """
     condition = read_precondition(request)
-    fields = msgspec.structs.asdict(await request.body(DestinationSpec))
+    spec = await request.body(DestinationSpec)
+    others = await request.parts.destinations.count_other_subscriptions(request.tenant, request.id)
+    if spec.event_types and others + len(spec.event_types) > MAX_SUBSCRIPTIONS:
+        raise ValidationError(
+            "event_types",
+            f"the tenant's destinations may name {MAX_SUBSCRIPTIONS:,} event types together, and name {others:,}; "
+            "use groups such as `invoice.*`",
+        )
+    fields = msgspec.structs.asdict(spec)
     return _respond(
         await request.parts.configuration.set_destination(
             request.tenant, request.id, fields, by=request.by, address=request.address, precondition=condition

@@ -6,7 +6,7 @@ Requests of all processes of a service share a queue group, so the server gives 
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -44,6 +44,11 @@ class ServiceRequest(Struct, frozen=True, gc=False):
         return self.reply.startswith(_INBOXES) and self.reply.isascii()
 
     @property
+    def size(self) -> int:
+        """The bytes of the request."""
+        return len(self.data) + len(self.block)
+
+    @property
     def headers(self) -> dict[str, str]:
         """The headers by their names in lower case: producers spell them in many ways."""
         return {name.lower(): value for name, value in read_headers(self.block).items()} if self.block else {}
@@ -78,6 +83,8 @@ class NatsService:
         self._identity: dict[str, Any] = {"name": name, "id": self._id, "version": version, "metadata": {}}
         self._started = datetime.now(UTC)
         self._subscriptions: list[Subscription] = []
+        self._receiving: list[Subscription] = []
+        self._ended: tuple[Subscription, ...] = ()
         self._requests = self._errors = self._processing_ns = 0
         self._last_error = ""
 
@@ -86,13 +93,23 @@ class NatsService:
         endpoint = self._endpoint
         for subject, verb in control_subjects(self._name, self._id).items():
             self._subscriptions.append(await self._connection.listen(subject, self._discovery(verb)))
-        requests = await self._connection.listen(endpoint.subject, self._on_request, group=self._name)
-        self._subscriptions.append(requests)
+        self._connection.yield_while_reading()
+        await self.receive_on([endpoint.subject])
         await self._connection.flush()  # from here on the server has responders for the subjects
+
+    async def receive_on(self, subjects: Sequence[str]) -> None:
+        """Receive requests on these subjects, instead of the former ones. The endpoint's subject covers them all."""
+        ended, former = self._ended, tuple(self._receiving)
+        for subject in subjects:
+            self._receiving.append(await self._connection.listen(subject, self._on_request, group=self._name))
+        # What the server has sent before still arrives, so a subscription is forgotten at the next change only.
+        self._receiving, self._ended = self._receiving[len(former) :], former
+        await self._connection.end_interest(former)
+        await self._connection.forget(ended)
 
     async def drain(self) -> None:
         """Receive no further request. Requests that the server has sent already are still received."""
-        await self._connection.drain(self._subscriptions)
+        await self._connection.drain([*self._receiving, *self._subscriptions, *self._ended])
 
     def respond(self, request: ServiceRequest, body: bytes, headers: Mapping[str, str], *, error: str = "") -> None:
         """Send the response to a request.

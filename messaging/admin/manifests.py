@@ -61,6 +61,7 @@ config:
     port: 8222
   merge:
     max_payload: "<< 1MB >>"
+    no_fast_producer_stall: true
     accounts:
       ONEPROTECT:
         jetstream: "enabled"

@@ -73,6 +73,7 @@ class PersistentClient(Client):
         super().__init__()
         self._listeners: dict[bytes, Listener] = {}
         self._ps = FastParser(self, self._listeners)
+        self.yields_while_reading = False
         self._late: set[asyncio.Task[None]] = set()
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
@@ -89,10 +90,10 @@ class PersistentClient(Client):
             raise
         return subscription
 
-    async def end_interest(self, subscription: Subscription) -> None:
-        """Make the server send nothing more to a subscription, which still receives what was sent before."""
-        untyped: Any = subscription
-        await untyped._conn._send_unsubscribe(untyped._id)
+    async def unsubscribe(self, sid: int) -> None:
+        """Make the server send nothing more to a subscription. What was sent before is still received."""
+        untyped: Any = self
+        await untyped._send_unsubscribe(sid)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._listeners.pop(b"%d" % sid, None)

@@ -89,6 +89,10 @@ class NatsConnection:
         """True while the connection is up."""
         return self._client.is_connected
 
+    def yield_while_reading(self) -> None:
+        """Let other tasks run between two reads, even while more has arrived than can be handled."""
+        self._client.yields_while_reading = True
+
     @property
     def is_backed_up(self) -> bool:
         """True while the server reads less than this process writes."""
@@ -131,13 +135,22 @@ class NatsConnection:
 
     async def drain(self, subscriptions: Sequence[Subscription]) -> None:
         """End subscriptions, after everything that the server has already sent to them was received."""
-        client: Any = self._client
+        await self.end_interest(subscriptions)
+        if self.is_connected:
+            await self.flush()
+        await self.forget(subscriptions)
+
+    async def end_interest(self, subscriptions: Sequence[Subscription]) -> None:
+        """Make the server send nothing more to subscriptions, which still receive what was sent before."""
         with contextlib.suppress(nats.errors.Error):
-            if self.is_connected:
-                for subscription in subscriptions:
-                    await client.end_interest(subscription)
-                await self.flush()
             for subscription in subscriptions:
+                untyped: Any = subscription
+                await self._client.unsubscribe(untyped._id)
+
+    async def forget(self, subscriptions: Sequence[Subscription]) -> None:
+        """End subscriptions, and ignore what still arrives for them."""
+        for subscription in subscriptions:
+            with contextlib.suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
     def new_inbox(self) -> str:

@@ -5,6 +5,8 @@ queue and a task. The fast path finds the end of the line and calls the listener
 everything else.
 """
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,6 +15,8 @@ from nats.protocol.parser import Parser
 
 MAX_LINE_BYTES: Final = 1024 * 1024
 """Longest line of a server. A large cluster's addresses are in one line."""
+YIELD_AFTER_S: Final = 0.005
+"""Time of reading after which other tasks run. A shorter time would let them slow down the reading of a flood."""
 
 Listener = Callable[[bytes, bytes, bytes, bytes], None]
 """Function of subject, reply subject, payload and header block; reply subject and header block may be empty."""
@@ -25,6 +29,7 @@ class FastParser(Parser):
         self._listeners = listeners
         self._client = client
         self._resets = 0
+        self._yield_at = 0.0
         parser: Any = super()
         parser.__init__(client)
 
@@ -37,6 +42,9 @@ class FastParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Parse received bytes. Raises `ProtocolError`."""
+        if self._client.yields_while_reading and time.monotonic() > self._yield_at:
+            await asyncio.sleep(0)
+            self._yield_at = time.monotonic() + YIELD_AFTER_S
         if self._parts:
             self._parts.append(data)
             self._have += len(data)

@@ -84,7 +84,7 @@ RESTARTS: Final = _counter(
 HTTP_REQUESTS: Final = _counter("http_requests", "Requests to the API.", "method", "route", "status")
 NATS_REQUESTS: Final = _counter(
     "nats_requests",
-    "Requests to the API over NATS. `unanswerable`: without an inbox as reply, so not accepted.",
+    "Requests to the API over NATS. Without an answer, and not accepted: `unanswerable` (no inbox), `dropped` (flood).",
     "status",
 )
 

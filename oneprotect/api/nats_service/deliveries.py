@@ -16,16 +16,19 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.service import ERROR, ERROR_CODE, NatsService, ServiceEndpoint, ServiceRequest
 from oneprotect.api.nats_service.cloud_events import read_delivery
+from oneprotect.api.nats_service.flood_guard import FloodGuard
 from oneprotect.api.nats_service.turns import TenantTurns
 from oneprotect.api.operations.delivery_intake import KEY, accept_delivery
 from oneprotect.api.operations.operation import JSON
 from oneprotect.api.operations.request import ApiDependencies
-from oneprotect.api.web.problems import MEDIA_TYPE, Problem, problem_of
+from oneprotect.api.web.problems import MEDIA_TYPE, Problem, broken_rule, problem_of
 from oneprotect.api.web.rate_limits import too_many
 from oneprotect.api.web.request_body import too_large
 from oneprotect.api.web.request_span import RequestSpan
-from schemas import subjects, validation
+from schemas import subjects
 from schemas.headers import HEADER_CONTENT_TYPE, HEADER_TRACE
+from schemas.ids import is_name
+from schemas.validation import NAME_IN_WORDS
 from telemetry.metrics import definitions
 from telemetry.otlp.trace_context import Attributes
 from telemetry.telemetry import Telemetry
@@ -34,7 +37,9 @@ MAX_WAIT_S: Final = 5.0
 """Time in the queue after which a request is refused: by then most requesters have stopped to wait."""
 DRAIN_TIMEOUT_S: Final = 20.0
 
-_BUSY: Final = "Too many requests of the tenant wait."
+_BUSY: Final = too_many("Too many requests of the tenant wait.", 1)
+_NO_TENANT: Final = broken_rule("tenant", f"expected {NAME_IN_WORDS}")
+_UNANSWERABLE: Final = broken_rule(None, "send a request, with an inbox as its reply subject")
 _TENANT_AT: Final = subjects.deliveries("*").split(".").index("*")
 
 _log = structlog.get_logger(__name__)
@@ -56,6 +61,7 @@ class DeliveryService:
             description="Accepts deliveries, like POST /v1/tenants/{tenant}/deliveries.",
             endpoint=ServiceEndpoint(name="deliveries", subject=subjects.deliveries("*"), on_request=self._receive),
         )
+        self._guard = FloodGuard(self._service.receive_on)
 
     async def start(self) -> None:
         """Receive requests from now on."""
@@ -65,6 +71,7 @@ class DeliveryService:
         """Receive no further request, and finish the received ones within `DRAIN_TIMEOUT_S`."""
         try:
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
+                await self._guard.stop()
                 await self._service.drain()
                 while self._tasks:
                     await asyncio.wait(self._tasks)
@@ -74,29 +81,38 @@ class DeliveryService:
                 task.cancel()
 
     def _receive(self, request: ServiceRequest) -> None:
-        if not request.is_answerable:
-            self._report_unanswerable()
+        tenant = request.subject.split(".")[_TENANT_AT]
+        if self._guard.is_paused(tenant):
+            self._count("dropped")
             return
-        try:
-            self._enqueue(request)
-        except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected ones
-            self._respond(request, problem_of(error))
-        else:
+        refusal = self._enqueue(tenant, request)
+        if refusal is None:
             self._start_waiting()
+            return
+        self._guard.note_refusal(tenant, request.size)
+        if request.is_answerable:
+            self._respond(request, refusal)
+        else:
+            self._count("unanswerable")
+            if not self._has_warned:  # once, because any producer can cause it at any rate
+                self._has_warned = True
+                _log.warning("service.unanswerable_request")
 
-    def _enqueue(self, request: ServiceRequest) -> None:
-        tenant = validation.name(request.subject.split(".")[_TENANT_AT], "tenant")
-        size = len(request.data) + len(request.block)
-        if size > self._parts.limits.body_bytes:
-            raise too_large(self._parts.limits)
-        if not self._turns.add(tenant, request, size):
-            raise too_many(_BUSY, 1)
+    def _enqueue(self, tenant: str, request: ServiceRequest) -> Problem | None:
+        """Add the request to its queue, or return why not."""
+        if not is_name(tenant):
+            return _NO_TENANT
+        self._guard.note(tenant)
+        if not request.is_answerable:
+            return _UNANSWERABLE
+        if request.size > self._parts.limits.body_bytes:
+            return too_large(self._parts.limits)
+        if self._parts.limiter.is_exhausted(tenant) or not self._turns.add(tenant, request, request.size):
+            return _BUSY
+        return None
 
-    def _report_unanswerable(self) -> None:
-        self._telemetry.counters.add(definitions.NATS_REQUESTS, (("status", "unanswerable"),))
-        if not self._has_warned:  # once, because any producer can cause it at any rate
-            self._has_warned = True
-            _log.warning("service.unanswerable_request")
+    def _count(self, status: str) -> None:
+        self._telemetry.counters.add(definitions.NATS_REQUESTS, (("status", status),))
 
     def _start_waiting(self) -> None:
         while (found := self._turns.start()) is not None:
@@ -127,7 +143,7 @@ class DeliveryService:
     ) -> bytes:
         with self._parts.limiter.admit(tenant):
             if time.perf_counter_ns() - request.received_ns > MAX_WAIT_S * 1e9:
-                raise too_many(_BUSY, 1)
+                raise _BUSY
             new = read_delivery(tenant, request.data, headers)
             accepted = await accept_delivery(self._parts, tenant, new, key=headers.get(KEY.lower()), trace=trace)
         return msgspec.json.encode(accepted)
@@ -143,7 +159,7 @@ class DeliveryService:
         except JetStreamError:
             pass  # the producer repeats the request
         duration_s = (time.perf_counter_ns() - request.received_ns) / 1e9
-        self._telemetry.counters.add(definitions.NATS_REQUESTS, (("status", str(status)),))
+        self._count(str(status))
         self._telemetry.counters.observe(definitions.NATS_DURATION, duration_s)
         return status
 
@@ -151,17 +167,26 @@ class DeliveryService:
         if isinstance(response, bytes):
             self._service.respond(request, response, {HEADER_CONTENT_TYPE: JSON})
             return
-        document = response.document()
-        headers = {
-            HEADER_CONTENT_TYPE: MEDIA_TYPE,
-            ERROR_CODE: str(document.status),
-            ERROR: f"{document.title}: {response.detail}",
-        }
-        if (retry_after := response.headers.get("retry-after")) is not None:
-            headers["Retry-After"] = retry_after
-        self._service.respond(request, response.encode(), headers, error=f"{document.status} {response.kind}")
+        body, headers = _ENCODED_BUSY if response is _BUSY else _encode(response)
+        self._service.respond(request, body, headers, error=f"{response.status} {response.kind}")
+
+
+def _encode(problem: Problem) -> tuple[bytes, Mapping[str, str]]:
+    document = problem.document()
+    headers = {
+        HEADER_CONTENT_TYPE: MEDIA_TYPE,
+        ERROR_CODE: str(document.status),
+        ERROR: f"{document.title}: {problem.detail}",
+    }
+    if (retry_after := problem.headers.get("retry-after")) is not None:
+        headers["Retry-After"] = retry_after
+    return problem.encode(), headers
 
 
 def _reply_too_large() -> Problem:
     detail = "The deliveries are stored. The list of them exceeds the NATS server's `max_payload`. Raise it."
     return Problem(500, "reply-too-large", detail)
+
+
+_ENCODED_BUSY: Final = _encode(_BUSY)
+"""Encoded once, because a flood gets it at a high rate."""

@@ -92,6 +92,10 @@ class TenantLimiter:
             if not self._running[key]:
                 del self._running[key]
 
+    def is_exhausted(self, tenant: str) -> bool:
+        """Return whether the tenant's next request would exceed its rate."""
+        return self._tenants.wait_s(tenant) > 0
+
     def charge_fan_out(self, tenant: str, deliveries: int) -> None:
         """Count the deliveries of a fan-out beyond the first one, so that the next requests wait for them."""
         self._tenants.take(tenant, max(0, deliveries - 1) * FAN_OUT_SHARE)

@@ -509,6 +509,37 @@ async def test_a_tenants_account_reaches_the_service_of_its_name(tmp_path: Path)
     assert refusals == []
 
 
+async def test_a_flooding_tenant_is_paused_and_no_other(site: Site) -> None:
+    """The server refuses the requests of the tenant for seconds, and other tenants are served meanwhile."""
+    async with (
+        running(site, tenant_rate_per_s="10") as api,
+        raw_client(site.server) as (_, write),
+        producing(site.server) as client,
+    ):
+        theirs = subjects.deliveries("globex")
+        body = {"event_type": "a.b", "payload": 1}
+        assert status(await ask(client, body, theirs)) == 202
+        write.write(b"PUB %b _INBOX.x 2\r\n{}\r\n" % SUBJECT.encode() * 5000)
+        await write.drain()
+
+        async def is_paused() -> bool:
+            try:
+                return status(await ask(client, body)) == 0
+            except (NoRespondersError, NatsTimeout):
+                return True
+
+        await until(is_paused, 20)
+        assert status(await ask(client, body, theirs)) == 202
+        assert b'{status="429"}' in (await api.with_token(None)("GET", "/metrics")).body
+        await until(lambda: _is_answered(client, body), 20)
+
+
+async def _is_answered(client: Any, body: Any) -> bool:
+    with contextlib.suppress(NoRespondersError, NatsTimeout):
+        return status(await ask(client, body)) == 202
+    return False
+
+
 @pytest.mark.serial
 async def test_the_flood_of_a_tenant_delays_no_other_tenant(api: Api) -> None:
     """While one tenant has a thousand requests waiting, another tenant's request takes its turn."""

@@ -1,0 +1,88 @@
+"""Requests over NATS: tenants take turns, within bounds, and a flooding tenant is paused."""
+
+import asyncio
+from collections.abc import Sequence
+
+from oneprotect.api.nats_service import turns
+from oneprotect.api.nats_service.flood_guard import REFUSED_PER_S, FloodGuard
+from oneprotect.api.nats_service.turns import TenantTurns
+from schemas import subjects
+from tests.support.waiting import until
+
+
+def test_tenants_take_turns() -> None:
+    """A tenant with one request starts it after one request of each other tenant."""
+    queue = TenantTurns[int]()
+    for number in range(10):
+        assert queue.add("flood", number, 1)
+    assert queue.add("other", 0, 1)
+
+    started = [queue.start() for _ in range(3)]
+
+    assert started == [("flood", 0), ("other", 0), ("flood", 1)]
+
+
+def test_a_tenant_leaves_places_free() -> None:
+    """One tenant fills its own places only, and an ended request frees one."""
+    queue = TenantTurns[int]()
+    for number in range(100):
+        queue.add("flood", number, 1)
+    started = 0
+    while queue.start():
+        started += 1
+    queue.add("other", 0, 1)
+
+    assert started == turns.IN_PROGRESS_PER_TENANT
+    assert queue.start() == ("other", 0)
+    assert queue.start() is None
+    queue.end("flood")
+    assert queue.start() == ("flood", turns.IN_PROGRESS_PER_TENANT)
+
+
+def test_all_tenants_together_are_bounded() -> None:
+    """No more requests are in progress than the process has places."""
+    queue = TenantTurns[int]()
+    for number in range(1000):
+        queue.add(f"tenant-{number}", 0, 1)
+
+    started = 0
+    while queue.start():
+        started += 1
+
+    assert started == turns.IN_PROGRESS
+
+
+def test_waiting_requests_are_bounded_by_count_and_bytes() -> None:
+    """A tenant is refused at its bound, and every tenant may always have one request waiting."""
+    queue = TenantTurns[int]()
+    counted = sum(queue.add("many", number, 1) for number in range(10_000))
+    sized = sum(queue.add("large", number, 1024 * 1024) for number in range(100))
+    filled = [sum(queue.add(f"t-{tenant}", n, 1024 * 1024) for n in range(100)) for tenant in range(20)]
+
+    assert counted == turns.WAITING_PER_TENANT
+    assert sized == turns.WAITING_BYTES_PER_TENANT // (1024 * 1024)
+    assert sum(filled) <= turns.WAITING_BYTES // (1024 * 1024) + 20
+    assert min(filled) == 1
+
+
+async def test_a_flood_ends_the_subscription_to_its_tenant_for_a_while() -> None:
+    """Meanwhile the tenants that used the service are subscribed one by one."""
+    received: list[Sequence[str]] = []
+
+    async def receive_on(wanted: Sequence[str]) -> None:
+        received.append(wanted)
+
+    guard = FloodGuard(receive_on)
+    for tenant in ("acme", "globex", "initech"):
+        guard.note(tenant)
+    for _ in range(REFUSED_PER_S):
+        guard.note_refusal("acme", 10)
+    await asyncio.sleep(0)
+    assert received == []
+    guard.note_refusal("acme", 10)
+    assert guard.is_paused("acme")
+    guard.note_refusal("globex", REFUSED_PER_S * 1024)  # few, and large
+
+    await until(lambda: len(received) == 2, 10)
+    assert received == [[subjects.deliveries("initech")], [subjects.deliveries("*")]]
+    assert not guard.is_paused("acme")

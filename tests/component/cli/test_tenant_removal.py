@@ -196,6 +196,19 @@ async def test_without_yes_nothing_is_deleted(site: Site, oneprotect: RunHere) -
     assert (await site.jetstream.configuration.list_destinations(TENANT)) != []
 
 
+async def test_a_removal_needs_no_consumer_and_can_be_repeated(site: Site, oneprotect: RunHere) -> None:
+    """With no consumer, API or data, the command does its part as well."""
+    await site.destination("orders", "http://127.0.0.1:1234/")
+    await site.deliver("orders")
+
+    removed = await oneprotect("tenant", "delete", TENANT, "--yes")
+    again = await oneprotect("tenant", "delete", TENANT, "--yes", "--json")
+
+    assert (removed.code, "Still to do" in removed.out) == (0, True)
+    assert (again.code, again.json["removed"], again.json["deleted"]) == (0, True, {})
+    assert await remains(site) == []
+
+
 @pytest.mark.timeout(120)
 async def test_an_interrupted_removal_keeps_the_tenant_closed_and_continues(
     site: Site, oneprotect: RunHere, receiver: Scripted

@@ -70,6 +70,7 @@ class _Request(msgspec.Struct, frozen=True):
 
 class _Reply(msgspec.Struct, frozen=True):
     crash: str = ""
+    unavailable: str = ""
     is_requeued: bool = False
     publications: tuple[tuple[int, str, bytes, dict[str, str], bytes], ...] = ()
 
@@ -183,7 +184,7 @@ class IsolatingGuard:
             return self._count_result("returned", None)
         except (OSError, EOFError):
             return await self._on_death(message, await self._end_process())
-        if not isinstance(result, IsolatedCrash):
+        if not isinstance(result, Exception):
             with contextlib.suppress(JetStreamError):  # the entry expires
                 await self._registry.clear(message)
         return self._count_result("handled", result)
@@ -249,6 +250,8 @@ class _IsolatedProcess:
         )
         await _write_frame(self._writer, _encode(request))
         reply = _decode_reply(await self.receive())
+        if reply.unavailable:
+            return JetStreamError(reply.unavailable)
         if reply.crash:
             return IsolatedCrash(reply.crash)
         publications = tuple(
@@ -283,6 +286,8 @@ async def serve_isolated(
             message.deliveries = request.deliveries
             try:
                 reply = _reply(await handler(message))
+            except JetStreamError as error:
+                reply = _Reply(unavailable=str(error))
             except Exception as error:  # noqa: BLE001 - as in the worker, which counts and logs it
                 reply = _Reply(crash=type(error).__name__)
             await _write_frame(writer, _encode(reply))

@@ -45,7 +45,11 @@ class HandlingJournal:
         new = directory / f"{name}.new"  # another process must not find the file before it is locked
         self._file = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX)
-        os.truncate(self._file, size)
+        try:
+            os.posix_fallocate(self._file, 0, size)  # a sparse file on a full disk would end the process by SIGBUS
+        except OSError:
+            new.unlink()
+            raise
         self._path = new.rename(directory / f"{name}{_SUFFIX}")
         return mmap.mmap(self._file, size)
 

@@ -32,6 +32,8 @@ MAX_CRASH_COUNTS: Final = 32_768
 """Messages whose crashes are counted here at a time. Beyond that, the oldest counts are forgotten."""
 PREFETCH_PER_SLOT: Final = 4
 """Messages of a lane that a worker keeps for each slot of the lane, when other workers may want them."""
+MAX_OUTAGE_PAUSE_S: Final = 30.0
+"""Longest pause before a message comes again whose handler could not reach JetStream."""
 ISOLATION_PAUSE_S: Final = 2.0
 """Pause before a suspect comes again that could not be handled in isolation."""
 MAX_SETTLED: Final = 8_192
@@ -321,8 +323,13 @@ class Worker:
             work.settle(result)
 
     def _on_crash(self, work: InFlightMessage, error: Exception) -> None:
-        self.crashes += 1
         message = work.message
+        if isinstance(error, JetStreamError):  # an outage is no fault of the message
+            delay_s = min(2.0 ** min(message.deliveries, 10), MAX_OUTAGE_PAUSE_S)
+            _log.warning("handler.unavailable", subject=message.subject, error=str(error), next_try_s=delay_s)
+            self._nak(message, delay_s=delay_s)
+            return
+        self.crashes += 1
         crashes = self._count_crash(message.identity)
         # The type alone: the text of a foreign exception may quote anything.
         name = error.name if isinstance(error, IsolatedCrash) else type(error).__name__

@@ -67,8 +67,10 @@ def freeze_gc() -> None:
 
 def state_directory(settings: Settings) -> Path:
     """Return the directory for what must survive a process of this installation."""
-    root = settings.delivery.state_dir or Path(tempfile.gettempdir()) / f"oneprotect-{os.getuid()}"
-    return root / hashlib.sha256(settings.nats.url.encode()).hexdigest()[:16]
+    installation = hashlib.sha256(settings.nats.url.encode()).hexdigest()[:16]
+    if settings.delivery.state_dir is not None:
+        return settings.delivery.state_dir / installation
+    return Path(tempfile.gettempdir()) / f"oneprotect-{os.getuid()}-{installation}"
 
 
 def worker_id() -> str:

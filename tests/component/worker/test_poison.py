@@ -125,6 +125,23 @@ async def test_a_suspect_that_is_no_poison_is_delivered_in_isolation(site: Site,
     assert await site.jetstream.suspects.list() == []
 
 
+async def test_a_suspect_head_of_an_ordered_queue_keeps_its_place(site: Site, receiver: Scripted) -> None:
+    """Its retries are made in isolation, in the queue's order, and count on."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, ordering="fifo")
+    head, following = await site.deliver("orders"), await site.deliver("orders")
+    await site.jetstream.suspects.put(f"{streams.ORDERED.name}.1", msgspec.json.encode(Suspect(deaths=MAX_DEATHS)))
+
+    async with _consumers(site):
+        await until(lambda: len(receiver.seen) == 4, 60)
+        await until(site.is_settled, 30)
+
+    results = await site.results(head)
+    assert receiver.ids() == [head, head, following, following]
+    assert "isolated" in results[0].worker
+    assert [result.attempt for result in results] == [1, 2]
+
+
 async def test_a_suspect_that_exceeds_the_memory_limit_is_quarantined(site: Site, receiver: Scripted) -> None:
     """The limit is that of the isolated process, so the consumer does not run out of memory."""
     await site.destination("orders", receiver.url)

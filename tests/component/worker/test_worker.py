@@ -8,7 +8,7 @@ from consumers.worker.disposition import HandlerResult
 from consumers.worker.fair_scheduler import MAX_WAITING
 from consumers.worker.load_shedding import LoadShedder, overflow_copy
 from consumers.worker.worker import Handler, TryStart, Worker, WorkerLimits
-from messaging.client.errors import JetStreamError
+from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.message import Message
 from messaging.publication import Publication
 from messaging.pull_consumer import PullConsumer, fetch
@@ -84,6 +84,26 @@ async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(sit
     assert calls.count(subjects.requested(TENANT, "good")) == 1
     assert kept.headers[HEADER_CODE] == Code.INTERNAL
     assert kept.headers[HEADER_REASON] == "failed 3 times, last with RuntimeError"
+
+
+async def test_an_outage_during_the_handling_is_no_crash(site: Site) -> None:
+    """A handler that cannot reach JetStream is called again, as often as necessary."""
+    calls: list[int] = []
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        calls.append(message.deliveries)
+        if len(calls) <= 4:
+            message.deliveries = 0  # for short pauses
+            raise ServerUnavailable("no reply")
+        return ()
+
+    await site.deliver("orders")
+    async with _running(site, handler) as runtime:
+        await until(site.is_settled, 30)
+
+    assert len(calls) == 5
+    assert runtime.crashes == 0
+    assert await site.records(streams.QUARANTINE) == []
 
 
 async def test_messages_handled_without_a_task_are_settled_alike(site: Site) -> None:

@@ -5,8 +5,10 @@ is decoded strictly.
 """
 
 import base64
+import contextlib
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -18,6 +20,8 @@ CONTENT_TYPE: Final = "application/cloudevents+json"
 JSON: Final = "application/json"
 PING: Final = "oneprotect.ping"
 """Event type of a test delivery, which is attempted once and never stored."""
+
+T = TypeVar("T")
 
 Time = Annotated[datetime, Meta(tz=True)]
 Source = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -254,12 +258,19 @@ encode = msgspec.json.Encoder().encode
 
 def decode_request(document: bytes) -> DeliveryRequested:
     """Decode a request. Raises `ValueError` with the field and the rule."""
-    return _decode_request(document)
+    return _decode(_decode_request, document)
 
 
 def decode_result(document: bytes) -> DeliveryAttempted:
     """Decode an attempt result. Raises `ValueError`."""
-    return _decode_result(document)
+    return _decode(_decode_result, document)
+
+
+def _decode(decode: Callable[[bytes], T], document: bytes) -> T:
+    # The limit is that of the interpreter's stack, so a document may exceed it in one place and not in another.
+    with contextlib.suppress(RecursionError):
+        return decode(document)
+    raise ValueError("nested too deeply")
 
 
 def now() -> datetime:

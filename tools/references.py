@@ -8,13 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tools import api_reference, cli_reference, codes_reference, events_reference, metrics_reference, settings_reference
+from tools import (
+    api_reference,
+    cli_reference,
+    codes_reference,
+    events_reference,
+    input_bounds,
+    metrics_reference,
+    settings_reference,
+)
 
 DIRECTORY: Final = Path(__file__).resolve().parents[1] / "docs" / "reference"
 PAGES: Final[dict[str, Callable[[], str]]] = {
     "cli.md": cli_reference.page,
     "events.md": events_reference.page,
     "http-api.md": api_reference.page,
+    "input-bounds.md": input_bounds.page,
     "metrics.md": metrics_reference.page,
     "result-codes.md": codes_reference.page,
     "settings.md": settings_reference.page,

@@ -24,6 +24,8 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024
 MAX_RECORDS: Final = 128
 MAX_ALIASES: Final = 16
 MAX_ADDRESSES: Final = 32
+MAX_POINTERS: Final = 16
+"""Pointers of a compressed name. Each record could lead through thousands."""
 
 _HEADER: Final = struct.Struct(">HHHHHH")
 _RECORD: Final = struct.Struct(">HHIH")
@@ -138,11 +140,12 @@ def _read_name(message: bytes, offset: int) -> tuple[bytes, int]:
     Each pointer leads further back than the one before, so no name is a loop.
     """
     labels: list[bytes] = []
-    end, lowest, size = 0, offset, 1
+    end, lowest, size, pointers = 0, offset, 1, 0
     while length := message[offset]:
         if length >= 0xC0:
             target = (length & 0x3F) << 8 | message[offset + 1]
-            if target >= lowest:
+            pointers += 1
+            if target >= lowest or pointers > MAX_POINTERS:
                 raise MalformedAnswer
             end = end or offset + 2
             offset = lowest = target

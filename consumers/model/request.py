@@ -222,7 +222,7 @@ def _decode(document: bytes) -> DeliveryRequested:
         return decode_request(document)
     except msgspec.ValidationError as error:
         reason = _without_values(str(error))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except ValueError:
         reason = "not a JSON document"
     raise ValueError(reason)
 

@@ -13,6 +13,8 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
 
 NANOSECONDS: Final = 1_000_000_000
+_BEYOND: Final = 1_000_000_000
+"""An offset after the last subject of any stream: the reply has their number only."""
 Config = dict[str, Any]
 
 
@@ -76,6 +78,12 @@ async def stream_info(connection: NatsConnection, stream: str, *, subjects: str 
             break
         counts |= page.state.subjects
     return info
+
+
+async def count_subjects(connection: NatsConnection, stream: str, pattern: str) -> int:
+    """Return how many subjects of a stream match, without their names."""
+    request = {"subjects_filter": pattern, "offset": _BEYOND}
+    return msgspec.convert(await connection.api(f"STREAM.INFO.{stream}", request), StreamInfo).total
 
 
 async def find_stream(connection: NatsConnection, stream: str) -> StreamInfo | None:

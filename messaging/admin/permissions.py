@@ -83,6 +83,12 @@ def _consume_ordered(stream: StreamConfig) -> tuple[str, ...]:
     )
 
 
+def _follow(*streams: StreamConfig) -> tuple[str, ...]:
+    """Return the requests for reading a stream from its beginning, through a consumer that is not durable."""
+    verbs = ("CREATE", "MSG.NEXT")
+    return tuple(f"$JS.API.CONSUMER.{verb}.{stream.name}.*" for stream in streams for verb in verbs)
+
+
 def _move() -> tuple[str, ...]:
     """Return the requests for moving messages to another stream: read, and purge or delete.
 
@@ -146,6 +152,8 @@ API: Final = NatsRole(
         *_write_buckets(*_CONFIGURED),
         *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS, streams.REMOVALS),
         *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
+        *_follow(streams.FAILED, streams.DELIVERED),  # the bytes of each tenant
+        f"$JS.API.STREAM.PURGE.{streams.DELIVERED.name}",  # the oldest of a tenant beyond its share
         subjects.CONTROL,
     ),
     subscribe=(

@@ -22,6 +22,7 @@ from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.nats_service.deliveries import DeliveryService
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.request import ApiDependencies
+from oneprotect.api.operations.storage_quota import StorageLimits, StorageQuota
 from oneprotect.api.resources.probes import StreamAvailability
 from oneprotect.api.web.gateway import StartupGateway
 from oneprotect.api.web.rate_limits import TenantLimiter
@@ -127,7 +128,13 @@ async def _open_api(
             telemetry.readiness.add_check("the tokens have not been read yet", lambda: parts.tokens.is_ready)
             updating = [
                 asyncio.create_task(coroutine)
-                for coroutine in (parts.tokens.run(), parts.removals.run(), parts.replay_runner.run(), streams.run())
+                for coroutine in (
+                    parts.tokens.run(),
+                    parts.removals.run(),
+                    parts.replay_runner.run(),
+                    parts.storage.run(),
+                    streams.run(),
+                )
             ]
             front.open(create_app(parts, build_console(settings, jetstream, parts, stop)))
             freeze_gc()
@@ -191,6 +198,15 @@ def build_dependencies(
             tenant_per_s=settings.tenant.rate_per_s,
             caller_per_s=settings.tenant.token_rate_per_s,
             max_concurrent=settings.tenant.max_concurrent,
+        ),
+        storage=StorageQuota(
+            jetstream.connection,
+            StorageLimits(
+                waiting_bytes=settings.tenant.max_waiting_bytes,
+                failed_bytes=settings.tenant.max_failed_bytes,
+                archive_share=settings.tenant.archive_share,
+            ),
+            telemetry.counters,
         ),
         max_payload_bytes=delivery.max_payload_bytes,
         request_timeout_s=delivery.request_timeout_s,

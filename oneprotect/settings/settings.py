@@ -190,13 +190,20 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     max_destinations: int = 20_000
     """Destinations. Set this limit and the following ones for the API and for the command line alike."""
     max_credentials: int = 20_000
-    """Credentials."""
+    """Credentials that the tenant may register."""
     max_tokens: int = 20_000
     """Tokens for the API. The tokens for all tenants together have the same limit."""
     max_sessions: int = 1000
     """Console sessions. A session that is not signed out ends after 12 hours."""
     max_replays: int = 100
     """Unfinished replays. One of them runs, and the others wait."""
+    max_waiting_bytes: int = 10 * 1024**3
+    """Bytes of deliveries that wait: due, in the overflow, ordered or scheduled. Beyond it the API refuses new ones."""
+    max_failed_bytes: int = 10 * 1024**3
+    """Bytes of failed and skipped deliveries, which are kept for 30 days. Beyond it the API refuses new ones."""
+    archive_share: float = 0.25
+    """Part of ONEPROTECT_ARCHIVE_MAX_BYTES that a tenant keeps when the archive is nearly full. What it has beyond that
+    is removed first, the oldest first."""
 
 
 class OidcSettings(Struct, frozen=True, kw_only=True):

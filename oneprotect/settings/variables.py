@@ -81,6 +81,13 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_TENANT_MAX_TOKENS", "tenant", "max_tokens", whole(1, 1_000_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_SESSIONS", "tenant", "max_sessions", whole(1, 1_000_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_REPLAYS", "tenant", "max_replays", whole(1, 10_000)),
+    SettingVariable(
+        "ONEPROTECT_TENANT_MAX_WAITING_BYTES", "tenant", "max_waiting_bytes", whole(1024**2, 2**60, unit="bytes")
+    ),
+    SettingVariable(
+        "ONEPROTECT_TENANT_MAX_FAILED_BYTES", "tenant", "max_failed_bytes", whole(1024**2, 2**60, unit="bytes")
+    ),
+    SettingVariable("ONEPROTECT_TENANT_ARCHIVE_SHARE", "tenant", "archive_share", number(0.01, 1)),
     SettingVariable("ONEPROTECT_OIDC_ISSUER", "oidc", "issuer", parsers.WEB_URL),
     SettingVariable("ONEPROTECT_OIDC_AUDIENCE", "oidc", "audience", parsers.TEXT),
     SettingVariable("ONEPROTECT_OIDC_JWKS_URL", "oidc", "jwks_url", parsers.WEB_URL),

@@ -81,6 +81,9 @@ EXPORTS: Final = _counter("telemetry_exports", "Exports over OTLP.", "signal", "
 RESTARTS: Final = _counter(
     "supervised_restarts", "Consumers that exited and were restarted, under `consumer --processes`."
 )
+QUOTA_REFUSALS: Final = _counter(
+    "quota_refusals", "Deliveries that the API refused because of the tenant's storage: `waiting` or `failed`.", "quota"
+)
 HTTP_REQUESTS: Final = _counter("http_requests", "Requests to the API.", "method", "route", "status")
 NATS_REQUESTS: Final = _counter(
     "nats_requests",
@@ -129,6 +132,9 @@ DESTINATIONS: Final = _gauge(
 )
 STREAM_MESSAGES: Final = _gauge("stream_messages", "Messages in a stream.", "stream")
 STREAM_BYTES: Final = _gauge("stream_bytes", "Size of a stream in bytes.", "stream")
+LARGEST_TENANT: Final = _gauge(
+    "stream_largest_tenant_bytes", "Bytes, before compression, of the tenant that stores most in a stream.", "stream"
+)
 STREAM_SUBJECTS: Final = _gauge(
     "stream_subjects", "Subjects with messages in a stream; in work and overflow, destinations.", "stream"
 )

@@ -41,6 +41,7 @@ _PROBLEMS: Final[Mapping[int, tuple[str, str]]] = {
     ),
     500: ("internal", "Internal error."),
     503: ("unavailable", "NATS does not respond, or no consumer does. Retry after `Retry-After`."),
+    507: ("quota-exceeded", "The tenant stores too much. Retry after `Retry-After`, when less is stored."),
 }
 _TAGS: Final = {
     "deliveries": "Payloads to destinations, and the attempts to deliver them.",
@@ -146,7 +147,7 @@ def _problem(status: int) -> Json:
         "description": detail,
         "content": {problems.MEDIA_TYPE: {"schema": _reference(ProblemDocument), "example": example}},
     }
-    if status in (429, 503):
+    if status in (429, 503, 507):
         described["headers"] = {"Retry-After": _header("The number of seconds to wait.")}
     if status == 401:
         described["headers"] = {"WWW-Authenticate": _header("The scheme `Bearer`.")}

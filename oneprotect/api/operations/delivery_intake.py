@@ -101,7 +101,9 @@ async def accept_delivery(
     if not parts.connection.is_connected:
         raise unavailable()
     _require_size(new.data(destinations[0]), len(destinations), parts.max_payload_bytes)
-    stored = await publish_requests(parts.publisher, _requests(tenant, new, delivery, destinations, trace))
+    requests = _requests(tenant, new, delivery, destinations, trace)
+    parts.storage.require_room(tenant, [len(request.document) for request in requests])
+    stored = await publish_requests(parts.publisher, requests)
     return AcceptedDeliveries(
         id=delivery,
         deliveries=tuple(

@@ -13,6 +13,7 @@ from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.operations.replay_runner import ReplayRunner
+from oneprotect.api.operations.storage_quota import StorageQuota
 from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem
 from oneprotect.api.web.rate_limits import TenantLimiter
@@ -39,6 +40,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     ops: OpsPages
     limits: request_body.BodyLimits
     limiter: TenantLimiter
+    storage: StorageQuota
     max_payload_bytes: int
     request_timeout_s: float
 

@@ -87,6 +87,7 @@ class DeliveryView(Struct, frozen=True, kw_only=True):
         KEY: "The delivery id: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`. Use this header or `id` in the body.",
         "traceparent": "A W3C trace context. It is recorded, and forwarded to destinations with `forward_trace`.",
     },
+    problems=(507,),
 )
 async def request_delivery(request: ApiRequest) -> ApiResponse:
     """Request a delivery.

@@ -160,6 +160,7 @@ _ONE: Final = {200: ResponseDoc("The replay and its progress.", ReplayView, EXAM
     roles=MANAGERS,
     body=NewReplay,
     body_example={"filter": {"destination": "orders", "codes": ["http.5xx"]}, "dry_run": True, "rate_per_s": 50},
+    problems=(409,),
 )
 async def create_replay(request: ApiRequest) -> ApiResponse:
     """Replay failed or skipped deliveries.

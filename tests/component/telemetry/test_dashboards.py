@@ -36,6 +36,10 @@ SUPERVISOR = {definitions.RESTARTS.name, definitions.SUPERVISED.name, definition
 ELSEWHERE = {
     definitions.HTTP_REQUESTS.name,
     definitions.HTTP_DURATION.name,
+    definitions.NATS_REQUESTS.name,
+    definitions.NATS_DURATION.name,
+    definitions.QUOTA_REFUSALS.name,
+    definitions.LARGEST_TENANT.name,
     definitions.STORAGE_LIMIT.name,
     *SUPERVISOR,
 }

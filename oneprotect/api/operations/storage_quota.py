@@ -1,0 +1,157 @@
+"""Storage of tenants: one that uses up its share is refused new deliveries, and its archive stays within a share.
+
+What a consumer must store is never refused, since that would lose a delivery. So the doors of the API are the limit.
+
+- Failed deliveries: their bytes are known exactly, seconds late.
+- Waiting deliveries (due, overflow, ordered, scheduled): this process subtracts each accepted byte from the tenant's
+  room. At half of the room, the room is set again from an upper bound of what waits: the number of the tenant's
+  messages times the largest that this process has accepted, or all bytes of these streams if they are fewer.
+- The archive has a limit for all tenants. When it is nearly full, the oldest deliveries of tenants beyond their share
+  are removed first.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import structlog
+from msgspec import Struct
+
+from messaging import management
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import JetStreamError, NotFound
+from messaging.periodic import run_every
+from messaging.stored_bytes import StoredBytes
+from oneprotect.api.web.problems import Problem
+from schemas import streams, subjects
+from telemetry.metrics import definitions
+from telemetry.metrics.registry import MetricRegistry, MetricSample
+
+INTERVAL_S: Final = 5.0
+ARCHIVE_FULL: Final = 0.75
+"""The part of the archive's size from which shares are enforced."""
+RETRY_AFTER_S: Final = 60
+MAX_TENANTS: Final = 16_384
+_WAITING: Final = (streams.WORK, streams.OVERFLOW, streams.ORDERED, streams.RETRIES)
+
+_log = structlog.get_logger(__name__)
+
+
+class StorageLimits(Struct, frozen=True, kw_only=True):
+    """The limits of each tenant, in bytes; `archive_share`: the part of the archive."""
+
+    waiting_bytes: int
+    failed_bytes: int
+    archive_share: float
+
+
+class _Account(Struct):
+    """What this process knows of a tenant's waiting deliveries."""
+
+    room: int
+    largest: int = 0
+    checked_at: float = float("-inf")
+
+
+class StorageQuota:
+    """The use of storage by each tenant, and the decision about new deliveries."""
+
+    def __init__(self, connection: NatsConnection, limits: StorageLimits, counters: MetricRegistry) -> None:
+        self._connection = connection
+        self._limits = limits
+        self._counters = counters
+        self._failed = StoredBytes(connection, streams.FAILED.name)
+        self._archive = StoredBytes(connection, streams.DELIVERED.name)
+        self._accounts: OrderedDict[str, _Account] = OrderedDict()
+        self._checking: set[asyncio.Task[None]] = set()
+        counters.add_source(self._samples)
+
+    async def run(self) -> None:
+        """Follow the failed and the archived deliveries until cancelled."""
+        try:
+            await run_every(INTERVAL_S, self._update, asyncio.Event(), failure_event="storage_quota.unknown")
+        finally:
+            for task in list(self._checking):
+                task.cancel()
+
+    def require_room(self, tenant: str, sizes: Sequence[int]) -> None:
+        """Count the bytes of deliveries that are about to be stored. Raises `Problem` 507 beyond a limit."""
+        size = sum(sizes)
+        failed, limit = self._failed.of(tenant), self._limits.failed_bytes
+        if failed >= limit:
+            detail = f"The tenant stores {failed:,} of {limit:,} bytes of failed deliveries, kept for 30 days."
+            raise self._refuse("failed", f"{detail} Repair the receivers, or have an operator raise the limit.")
+        account = self._accounts.get(tenant)
+        if account is None:
+            account = self._accounts[tenant] = _Account(self._limits.waiting_bytes)
+            if len(self._accounts) > MAX_TENANTS:
+                self._accounts.popitem(last=False)
+        account.largest = max(account.largest, *sizes)
+        if account.room < self._limits.waiting_bytes // 2:
+            self._begin_check(tenant, account)
+        if account.room < size:
+            limit = self._limits.waiting_bytes
+            detail = f"The tenant stores about {limit - account.room:,} of {limit:,} bytes of waiting deliveries."
+            raise self._refuse("waiting", f"{detail} Retry when its receivers have accepted some.")
+        account.room -= size
+
+    def _refuse(self, quota: str, detail: str) -> Problem:
+        self._counters.add(definitions.QUOTA_REFUSALS, (("quota", quota),))
+        return Problem(507, "quota-exceeded", detail, headers={"retry-after": str(RETRY_AFTER_S)})
+
+    def _begin_check(self, tenant: str, account: _Account) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - account.checked_at < INTERVAL_S:
+            return
+        account.checked_at = now
+        task = asyncio.create_task(self._check(tenant, account), name=f"storage quota {tenant}")
+        self._checking.add(task)
+        task.add_done_callback(self._checking.discard)
+
+    async def _check(self, tenant: str, account: _Account) -> None:
+        before = account.room
+        try:
+            waiting = await self._waiting_bytes(tenant, account.largest)
+        except JetStreamError as error:
+            _log.warning("storage_quota.unknown", tenant=tenant, error=str(error))
+            return
+        accepted_meanwhile = before - account.room
+        account.room = max(account.room, self._limits.waiting_bytes - waiting - accepted_meanwhile)
+        if account.room <= 0:
+            _log.warning("storage_quota.exceeded", tenant=tenant, waiting_bytes=waiting)
+
+    async def _waiting_bytes(self, tenant: str, largest: int) -> int:
+        """Return an upper bound of the tenant's bytes in all streams whose messages wait."""
+        infos = [await management.stream_info(self._connection, stream.name) for stream in _WAITING]
+        total = sum(info.state.bytes for info in infos)
+        if total < self._limits.waiting_bytes // 2:
+            return total
+        scheduled = subjects.scheduled(tenant, "*", "*")
+        count = await management.count_subjects(self._connection, streams.RETRIES.name, scheduled)
+        due = (subjects.requested, subjects.overflow, subjects.ordered, subjects.due)
+        for stream, subject in zip(_WAITING, due, strict=True):
+            info = await management.stream_info(self._connection, stream.name, subjects=subject(tenant, "*"))
+            count += sum(info.state.subjects.values())
+        return min(total, count * largest)
+
+    async def _update(self) -> None:
+        await self._failed.update()
+        try:
+            state = await self._archive.update()
+            config = (await management.stream_info(self._connection, streams.DELIVERED.name)).config
+        except NotFound:  # the archive is optional
+            return
+        size = int(config["max_bytes"])
+        if size <= 0 or state.bytes < size * ARCHIVE_FULL:
+            return
+        share = int(size * self._limits.archive_share)
+        for tenant, used in self._archive.by_tenant.items():
+            if used > share:
+                await self._archive.trim(tenant, share)
+                _log.info("archive.trimmed", tenant=tenant, bytes=used - self._archive.of(tenant))
+
+    def _samples(self) -> Iterator[MetricSample]:
+        for stream, stored in ((streams.FAILED, self._failed), (streams.DELIVERED, self._archive)):
+            largest = max(stored.by_tenant.values(), default=0)
+            yield definitions.LARGEST_TENANT, (("stream", stream.name),), largest

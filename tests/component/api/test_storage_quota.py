@@ -1,0 +1,119 @@
+"""Storage of tenants: one over a limit is refused by the API, loses no delivery, and pushes out nothing of others."""
+
+import pytest
+
+from messaging import stored_bytes
+from messaging.publication import Publication
+from messaging.stored_bytes import BATCH, StoredBytes
+from oneprotect.bootstrap.resources import open_jetstream
+from schemas import streams, subjects
+from tests.component.api.routes import OURS, THEIRS
+from tests.support.api import Api, Client, Reply, running
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+BODY = {"event_type": "invoice.paid", "payload": "x" * 100_000, "destination": "orders"}
+
+
+async def _fill(site: Site, tenant: str, stream: streams.StreamConfig, count: int, size: int) -> None:
+    for number in range(count):
+        failed, archived = subjects.failed(tenant, "orders", f"dlv_{number}"), subjects.delivered(tenant, "orders")
+        subject = failed if stream is streams.FAILED else archived
+        await site.jetstream.publisher.publish(Publication(subject, b"x" * size, {"a": "b"}))
+
+
+async def test_the_bytes_of_each_tenant_are_followed_without_their_content(site: Site) -> None:
+    """What is added counts, what expires does not, and an interrupted follower continues where it was."""
+    await _fill(site, OURS, streams.FAILED, BATCH + 5, 10)
+    await _fill(site, THEIRS, streams.FAILED, 3, 1000)
+    stored = StoredBytes(site.jetstream.connection, streams.FAILED.name)
+
+    await stored.update()
+    first = stored.of(OURS), stored.of(THEIRS)
+    await _fill(site, THEIRS, streams.FAILED, 2, 1000)
+    await stored.update()
+    await stored.update()
+
+    assert 10 * (BATCH + 5) < first[0] < 200 * (BATCH + 5)
+    assert 3000 < first[1] < 4000
+    assert stored.of(THEIRS) == first[1] // 3 * 5
+    await site.jetstream.connection.api(f"STREAM.PURGE.{streams.FAILED.name}")
+    await stored.update()
+    assert stored.by_tenant == {}
+
+
+async def _deliver(client: Client, tenant: str) -> Reply:
+    return await client("POST", f"/v1/tenants/{tenant}/deliveries", BODY)
+
+
+async def _set_up_theirs(api: Api) -> Client:
+    configuration = api.site.jetstream.configuration
+    await configuration.set_credential(THEIRS, "key", {"secret_ref": "k8s://webhooks/signing-key/signing"}, by="test")
+    fields = {"url": "https://example.com/in", "credential": "key"}
+    await configuration.set_destination(THEIRS, "orders", fields, by="test")
+    return await api.client("producer", tenant=THEIRS)
+
+
+async def test_a_tenant_with_too_many_failed_bytes_is_refused(site: Site) -> None:
+    """The refusal names the quota and its use. Another tenant is served."""
+    await site.destination("orders", "https://example.com/in")
+    await _fill(site, OURS, streams.FAILED, 3, 500_000)
+    async with running(site, tenant_max_failed_bytes="1048576") as api:
+        producer, other = await api.client("producer"), await _set_up_theirs(api)
+
+        async def refusal() -> Reply | None:
+            reply = await _deliver(producer, OURS)
+            return reply if reply.status == 507 else None
+
+        refused = await until(refusal, 20)
+        served = await _deliver(other, THEIRS)
+
+    assert refused is not None
+    assert refused.json["type"] == "urn:oneprotect:problem:quota-exceeded"
+    assert "of 1,048,576 bytes of failed deliveries" in refused.json["detail"]
+    assert int(refused.headers["retry-after"]) > 0
+    assert served.status == 202
+
+
+async def test_a_tenant_with_too_many_waiting_bytes_is_refused_until_they_are_delivered(
+    site: Site, receiver: Scripted
+) -> None:
+    """Nothing that was accepted is lost, and the room comes back."""
+    await site.destination("orders", receiver.url)
+    async with running(site, tenant_max_waiting_bytes="1048576") as api:
+        producer, other = await api.client("producer"), await _set_up_theirs(api)
+        statuses = [(await _deliver(producer, OURS)).status for _ in range(20)]
+        served = await _deliver(other, THEIRS)
+        async with site.consumer():
+            await until(lambda: len(receiver.seen) >= statuses.count(202), 30)
+
+            async def is_accepted() -> bool:
+                return (await _deliver(producer, OURS)).status == 202
+
+            await until(is_accepted, 20)
+
+    assert statuses == [202] * 10 + [507] * 10
+    assert served.status == 202
+
+
+async def test_a_full_archive_loses_the_oldest_deliveries_of_the_tenant_that_fills_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tenant within its share keeps what it has, although it is older."""
+    monkeypatch.setattr(stored_bytes, "SLOT_BYTES", 50_000)
+    site.settings = site.load(archive_max_bytes="1048576")
+    await site.apply()
+    await _fill(site, THEIRS, streams.DELIVERED, 5, 10_000)
+    await _fill(site, OURS, streams.DELIVERED, 85, 10_000)
+    async with running(site, archive_max_bytes="1048576"):
+
+        async def trimmed() -> bool:
+            async with open_jetstream(site.settings, name="test") as jetstream:
+                found = await stored_bytes.read_stored_bytes(jetstream.connection, streams.DELIVERED.name)
+            return found[OURS] <= 262_144 and found[THEIRS] > 50_000
+
+        assert await until(trimmed, 20)
+        last = (await site.records(streams.DELIVERED))[-1]
+
+    assert last.sequence == 90

@@ -47,7 +47,7 @@ class StorageLimits(Struct, frozen=True, kw_only=True):
 
 
 class _Account(Struct):
-    """What this process knows of a tenant's waiting deliveries."""
+    """The waiting deliveries of a tenant, as this process knows them."""
 
     room: int
     largest: int = 0

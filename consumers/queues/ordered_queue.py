@@ -8,6 +8,7 @@ worker holds the message and marks it as in progress. The attempt log says which
 
 import asyncio
 import contextlib
+import itertools
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -33,7 +34,9 @@ from schemas import streams, subjects
 from schemas.headers import HEADER_SINCE
 
 RENEW_INTERVAL_S: Final = 1.0
-"""Interval at which the lease is renewed and the consumer recreated if it is missing."""
+"""Interval at which the lease is renewed, and the consumer recreated if it no longer delivers."""
+RENEWALS_PER_CHECK: Final = 10
+"""Renewals after which a consumer that seems to deliver is checked all the same."""
 IDLE_RELEASE_S: Final = 10.0
 """A worker releases a queue that has been empty for this long."""
 CONSUMER_IDLE_S: Final = 300
@@ -101,10 +104,10 @@ class OrderedQueue:
         """Transfer messages into the queue soon."""
         self._has_more.set()
 
-    async def run(self) -> bool:
+    async def run(self, on_started: Callable[[], None]) -> bool:
         """Acquire the lease, and transfer and deliver until nothing is left. Returns False if another worker has it.
 
-        Raises `JetStreamError` when the queue can't be started.
+        `on_started` is called when the queue delivers. Raises `JetStreamError` when the queue can't be started.
         """
         if await self._lease.acquire() is not None:
             return False
@@ -118,6 +121,7 @@ class OrderedQueue:
             )
             await self._ensure_consumer()
             await self._pull.start()
+            on_started()
             cleanup.push_async_callback(self._pull.stop)
             cleanup.callback(self._refuse_messages)
             await _run_until_first_ends(self._renew_lease(), self._transfer_all(), self._submit_due_heads())
@@ -147,11 +151,12 @@ class OrderedQueue:
 
     async def _renew_lease(self) -> None:
         """Renew the lease, until it is lost or the queue has been empty for a while."""
-        while True:
+        for renewals in itertools.count(1):
             await asyncio.sleep(RENEW_INTERVAL_S)
             try:
                 await self._lease.renew()
-                await self._ensure_consumer()
+                if not self._pull.is_working or renewals % RENEWALS_PER_CHECK == 0:
+                    await self._ensure_consumer()
                 if self._now() - self._busy_at > IDLE_RELEASE_S and await self._is_empty():
                     return
             except LeaseLost:

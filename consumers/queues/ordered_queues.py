@@ -7,7 +7,9 @@ queues that have none.
 """
 
 import asyncio
+import collections
 import contextlib
+from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import structlog
@@ -29,7 +31,62 @@ NAK_DELAY_S: Final = 1.0
 OTHER_WORKER_S: Final = 0.5
 """Time for which a worker does not try again to lease a queue that another worker has."""
 
+MAX_STARTS: Final = 16
+"""Queues that start at a time: each start takes several requests to the server."""
+
 _log = structlog.get_logger(__name__)
+
+
+class StartTurns:
+    """Turns of tenants to start a queue: a tenant with thousands of queues delays another by one turn."""
+
+    def __init__(self, slots: int) -> None:
+        """`slots`: the starts at a time."""
+        self._free = slots
+        self._waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}
+        """The waiting starts of each tenant, the next tenant first."""
+
+    @contextlib.asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncGenerator[Callable[[], None]]:
+        """Wait for a turn of the tenant. Yields a function that ends the turn early."""
+        await self._begin(tenant)
+        is_over = False
+
+        def end() -> None:
+            nonlocal is_over
+            if not is_over:
+                is_over = True
+                self._end()
+
+        try:
+            yield end
+        finally:
+            end()
+
+    async def _begin(self, tenant: str) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(tenant, collections.deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self._end()
+            raise
+
+    def _end(self) -> None:
+        while self._waiting:
+            tenant = next(iter(self._waiting))
+            turns = self._waiting.pop(tenant)
+            turn = turns.popleft()
+            if turns:
+                self._waiting[tenant] = turns
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class OrderedQueues:
@@ -39,6 +96,7 @@ class OrderedQueues:
         self._shared = shared
         self._queues: dict[str, OrderedQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._starts = StartTurns(MAX_STARTS)
         self._leased_by_others: dict[str, float] = {}
         """Loop time until which a queue is left to the worker that has it."""
 
@@ -74,13 +132,14 @@ class OrderedQueues:
             return queue.is_leased
         if self._leased_by_others.get(key, 0.0) < asyncio.get_running_loop().time():
             self._queues[key] = queue = OrderedQueue(self._shared, tenant, destination)
-            self._tasks[key] = asyncio.create_task(self._run(key, queue), name=f"ordered queue {key}")
+            self._tasks[key] = asyncio.create_task(self._run(key, tenant, queue), name=f"ordered queue {key}")
         return False
 
-    async def _run(self, key: str, queue: OrderedQueue) -> None:
+    async def _run(self, key: str, tenant: str, queue: OrderedQueue) -> None:
         was_leased = False
         try:
-            was_leased = await queue.run()
+            async with self._starts.turn(tenant) as release:
+                was_leased = await queue.run(release)
         except JetStreamError as error:
             _log.warning("ordered_queue.failed", queue=key, error=str(error))
         finally:

@@ -1,7 +1,8 @@
-"""`python -m bench.fairness`: latency of other tenants while one tenant's backlog waits for a slow receiver.
+"""`python -m bench.fairness`: latency of other tenants while the backlogs of hostile tenants wait.
 
-One tenant has a flood of deliveries for receivers that need seconds. The other tenants get deliveries at a steady
-rate, and the bench measures the time of each from publish to receipt.
+The hostile tenants have a flood of deliveries for receivers that need seconds, are silent, drip, reset the connection
+or answer with 1 GiB. The other tenants get deliveries at a steady rate, and the bench measures the time of each from
+publish to receipt.
 """
 
 import asyncio
@@ -26,10 +27,12 @@ from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import subjects
 from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
-from tests.support.site import NAMESPACE, TENANT, Process, Site, document
+from tests.support.site import NAMESPACE, Process, Site, document
 from tests.support.waiting import until
 
 IN_FLIGHT: Final = 512
+SILENT_S: Final = 3600.0
+KINDS: Final = ("slow", "silent", "drip", "reset", "big")
 WANTED_P99_MS: Final = 50.0
 WANTED_SHARE: Final = 0.8
 """Least share of the limit that the flood must reach; its first and last attempts are measured only in part."""
@@ -39,6 +42,9 @@ class Options(msgspec.Struct, frozen=True):
     """The command-line options."""
 
     flood: int
+    kind: str
+    flooding_tenants: int
+    max_in_flight: int
     flooders: int
     slow_s: float
     tenants: int
@@ -63,7 +69,7 @@ class Measured(msgspec.Struct, frozen=True):
 
 
 class Receiver:
-    """A receiver that responds at once on `/quick` and slowly on `/slow`, and records the time of each delivery."""
+    """A receiver that responds at once on `/quick` and badly elsewhere, and records the time of each delivery."""
 
     def __init__(self, slow_s: float) -> None:
         self.slow_s = slow_s
@@ -71,13 +77,29 @@ class Receiver:
         self.slow = 0
         self.port = 0
 
-    async def _handle(self, request: web.Request) -> web.Response:
-        now = time.time_ns()
-        if request.path == "/slow":
-            self.slow += 1
-            await asyncio.sleep(self.slow_s)
-        else:
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        now, kind = time.time_ns(), request.path[1:]
+        if kind == "quick":
             self.came_at.setdefault(request.headers["webhook-id"], now)
+            return web.Response()
+        self.slow += 1
+        response = web.StreamResponse()
+        match kind:
+            case "slow":
+                await asyncio.sleep(self.slow_s)
+            case "silent":
+                await asyncio.sleep(SILENT_S)
+            case "reset" if request.transport is not None:
+                request.transport.close()
+            case "drip" | "big":
+                await response.prepare(request)
+                with contextlib.suppress(ConnectionError):
+                    for _ in range(1024):
+                        await response.write(bytes(1 << 20) if kind == "big" else b"x")
+                        await asyncio.sleep(0 if kind == "big" else 1)
+                return response
+            case _:
+                pass
         return web.Response()
 
     @contextlib.asynccontextmanager
@@ -99,26 +121,32 @@ async def _flood(site: Site, options: Options) -> None:
     """Publish the backlog, pipelined: to the work stream first, and the excess to the overflow stream."""
     free, refused = asyncio.Semaphore(IN_FLIGHT), set[asyncio.Task[None]]()
 
-    async def one(destination: str, delivery: str, to: str) -> None:
+    async def one(tenant: str, destination: str, delivery: str, to: str) -> None:
         def done(result: object) -> None:
             free.release()
             if not isinstance(result, PublishAck):
-                again = asyncio.create_task(one(destination, delivery, subjects.overflow(TENANT, destination)))
+                again = asyncio.create_task(one(tenant, destination, delivery, subjects.overflow(tenant, destination)))
                 refused.add(again)
                 again.add_done_callback(refused.discard)
 
         await free.acquire()
-        headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, destination, delivery)}
-        site.jetstream.publisher.send(Publication(to, document(destination, delivery=delivery), headers), done)
+        headers = {HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery)}
+        data = document(destination, delivery=delivery, tenant=tenant)
+        site.jetstream.publisher.send(Publication(to, data, headers), done)
 
     for number in range(options.flood):
-        destination = f"slow-{number % options.flooders}"
+        tenant, destination = _flooder(number % options.flooders, options)
         # The work stream accepts the first thousand of each destination; the rest belongs to the overflow stream.
         is_due = number // options.flooders < site.settings.nats.work_per_destination
         subject = subjects.requested if is_due else subjects.overflow
-        await one(destination, new_delivery_id(), subject(TENANT, destination))
+        await one(tenant, destination, new_delivery_id(), subject(tenant, destination))
     for _ in range(IN_FLIGHT):
         await free.acquire()
+
+
+def _flooder(number: int, options: Options) -> tuple[str, str]:
+    """Return the tenant and the name of a hostile destination."""
+    return f"flood-{number % options.flooding_tenants}", f"slow-{number}"
 
 
 async def _pace(site: Site, options: Options) -> dict[str, int]:
@@ -142,13 +170,12 @@ async def _deliver(site: Site, tenant: str, delivery: str) -> None:
     await site.jetstream.publisher.publish(Publication(subjects.requested(tenant, "orders"), data, headers))
 
 
-async def _tenant(site: Site, tenant: str, url: str) -> None:
-    """Create a tenant with a destination and a secret."""
+async def _tenant(site: Site, tenant: str) -> None:
+    """Create a tenant with a secret."""
     write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant=tenant, names=[tenant])
     configuration = site.jetstream.configuration
     ref = f"k8s://{NAMESPACE}/{tenant}/signing"
     await configuration.set_credential(tenant, "key", {"secret_ref": ref}, by="bench")
-    await configuration.set_destination(tenant, "orders", {"url": url, "credential": "key"}, by="bench")
 
 
 def _percentile(sorted_ms: list[float], share: float) -> float:
@@ -161,15 +188,27 @@ async def _run(options: Options, directory: Path) -> Measured:
         Receiver(options.slow_s).serve() as receiver,
         Site(directory, server, ack_wait_s="30", log_level="warning") as site,
     ):
-        for number in range(options.flooders):
-            await site.destination(f"slow-{number}", f"http://127.0.0.1:{receiver.port}/slow", timeout_s=10)
-        for number in range(options.tenants):
-            await _tenant(site, f"quick-{number}", f"http://127.0.0.1:{receiver.port}/quick")
+        await _set_up(site, f"http://127.0.0.1:{receiver.port}", options)
         began = time.monotonic()
         await _flood(site, options)
         say(f"flood of {options.flood} published in {time.monotonic() - began:.1f} s")
         async with _workers(site, options.workers):
             return await _measure(site, receiver, options)
+
+
+async def _set_up(site: Site, url: str, options: Options) -> None:
+    """Create the tenants and their destinations."""
+    for number in range(options.flooding_tenants):
+        await _tenant(site, f"flood-{number}")
+    set_destination = site.jetstream.configuration.set_destination
+    for number in range(options.flooders):
+        fields = {"url": f"{url}/{options.kind}", "credential": "key", "timeout_s": 10}
+        if options.max_in_flight:
+            fields["max_in_flight"] = options.max_in_flight
+        await set_destination(*_flooder(number, options), fields, by="bench")
+    for number in range(options.tenants):
+        await _tenant(site, f"quick-{number}")
+        await set_destination(f"quick-{number}", "orders", {"url": f"{url}/quick", "credential": "key"}, by="bench")
 
 
 @contextlib.asynccontextmanager
@@ -207,23 +246,24 @@ async def _measure(site: Site, receiver: Receiver, options: Options) -> Measured
         p99_ms=p99_ms,
         longest_ms=longest_ms,
         attempts=attempts,
-        attempts_due=_slots(site, options) * took_s / options.slow_s,
+        attempts_due=_slots(site, options) * took_s / options.slow_s if options.kind == "slow" else 0,
     )
 
 
 def _slots(site: Site, options: Options) -> int:
     """Return the attempts that the flood may have in flight, by the limits of destinations and tenants."""
     limits = site.settings.delivery
-    share_of_tenant = limits.max_in_flight * MAX_SHARE_OF_FREE_SLOTS // (MAX_SHARE_OF_FREE_SLOTS + 1)
-    return options.workers * min(options.flooders * limits.destination_max_in_flight, share_of_tenant)
+    shares = options.flooding_tenants * MAX_SHARE_OF_FREE_SLOTS
+    each = options.max_in_flight or limits.destination_max_in_flight
+    return options.workers * min(options.flooders * each, limits.max_in_flight * shares // (shares + 1))
 
 
 def _tell(found: Measured) -> Sequence[str]:
     """Print the result, and return the missed goals."""
     asked = found.options
     print(
-        f"{asked.tenants} tenants at {asked.rate_per_s:g}/s, beside one with {asked.flood} waiting "
-        f"for {asked.flooders} destinations, {asked.workers} workers"
+        f"{asked.tenants} tenants at {asked.rate_per_s:g}/s, beside {asked.flooding_tenants} with {asked.flood} "
+        f"waiting for {asked.flooders} destinations ({asked.kind}), {asked.workers} workers"
     )
     print(f"  others: {found.delivered} delivered, {found.missing} missing")
     print(
@@ -244,7 +284,12 @@ def main() -> int:
 
     def options(parser: ArgumentParser) -> None:
         parser.add_argument("--flood", type=int, default=300_000, help="its deliveries (default %(default)s)")
-        parser.add_argument("--flooders", type=int, default=1, help="destinations of the one tenant that floods")
+        parser.add_argument("--kind", choices=KINDS, default="slow", help="how its receivers answer (%(default)s)")
+        parser.add_argument("--flooding-tenants", type=int, default=1, help="tenants that flood (%(default)s)")
+        parser.add_argument(
+            "--max-in-flight", type=int, default=0, help="of each of their destinations; 0: the default"
+        )
+        parser.add_argument("--flooders", type=int, default=1, help="destinations of the tenants that flood, in all")
         parser.add_argument("--slow-s", type=float, default=5.0, help="how slow its receivers are (%(default)s)")
         parser.add_argument("--tenants", type=int, default=49, help="the others, with a destination each (%(default)s)")
         parser.add_argument("--rate-per-s", type=float, default=200.0, help="of all the others (default %(default)s)")
@@ -255,6 +300,7 @@ def main() -> int:
         )
 
     async def measure(arguments: Namespace, directory: Path) -> Measured:
+        arguments.flooders = max(arguments.flooders, arguments.flooding_tenants)
         return await _run(Options(**{name: getattr(arguments, name) for name in Options.__struct_fields__}), directory)
 
     return run("bench.fairness", __doc__, options, measure, _tell)

@@ -155,7 +155,7 @@ class OrderedQueues:
         self._leased_by_others = {key: until for key, until in self._leased_by_others.items() if until > now}
         if not waiting:
             return
-        leased = {entry.key for entry in await self._shared.leases.list() if entry.value}
+        leased = {entry.key for entry in await self._shared.leases.get_all(sorted(waiting)) if entry.value}
         for key in waiting - leased:
             self.wake(*key.split("."))
 

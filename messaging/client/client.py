@@ -73,7 +73,6 @@ class PersistentClient(Client):
         super().__init__()
         self._listeners: dict[bytes, Listener] = {}
         self._ps = FastParser(self, self._listeners)
-        self.yields_while_reading = False
         self._late: set[asyncio.Task[None]] = set()
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
@@ -94,6 +93,11 @@ class PersistentClient(Client):
         """Make the server send nothing more to a subscription. What was sent before is still received."""
         untyped: Any = self
         await untyped._send_unsubscribe(sid)
+
+    def yield_while_reading(self) -> None:
+        """Let other tasks run from time to time while there is always more to read."""
+        parser: Any = self._ps
+        parser.yields = True
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         self._listeners.pop(b"%d" % sid, None)

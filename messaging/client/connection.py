@@ -91,7 +91,7 @@ class NatsConnection:
 
     def yield_while_reading(self) -> None:
         """Let other tasks run between two reads, even while more has arrived than can be handled."""
-        self._client.yields_while_reading = True
+        self._client.yield_while_reading()
 
     @property
     def is_backed_up(self) -> bool:

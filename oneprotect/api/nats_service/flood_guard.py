@@ -15,7 +15,7 @@ import structlog
 
 from schemas import subjects
 
-REFUSED_PER_S: Final = 2000
+REFUSED_PER_S: Final = 1000
 """Refused requests of a tenant within a second that cause a pause. Each further kilobyte counts as one more."""
 PAUSE_S: Final = 2.0
 """The first pause. Each further one lasts twice as long, up to `MAX_PAUSE_S`, until `FORGIVEN_AFTER_S` without any."""

@@ -519,7 +519,7 @@ async def test_a_flooding_tenant_is_paused_and_no_other(site: Site) -> None:
         theirs = subjects.deliveries("globex")
         body = {"event_type": "a.b", "payload": 1}
         assert status(await ask(client, body, theirs)) == 202
-        write.write(b"PUB %b _INBOX.x 2\r\n{}\r\n" % SUBJECT.encode() * 5000)
+        write.write(b"PUB %b _INBOX.x 2\r\n{}\r\n" % SUBJECT.encode() * 20_000)
         await write.drain()
 
         async def is_paused() -> bool:

@@ -274,24 +274,37 @@ class _IsolatedProcess:
 async def serve_isolated(
     link: socket.socket, handler: Callable[[Message], Awaitable[Disposition]], connection: NatsConnection
 ) -> None:
-    """Handle what arrives over `link`, one message at a time, until the other end closes it."""
+    """Handle what arrives over `link`, one message at a time, until the other end closes it or dies."""
     reader, writer = await asyncio.open_unix_connection(sock=link)
+    reading = asyncio.create_task(_read_frame(reader))
     with contextlib.suppress(OSError, EOFError):
         await _write_frame(writer, b"")
         while True:
-            request = _decode_request(await _read_frame(reader))
-            message = Message(
-                request.subject, request.lane, request.reply, request.data, request.header_block, connection
-            )
-            message.deliveries = request.deliveries
-            try:
-                reply = _reply(await handler(message))
-            except JetStreamError as error:
-                reply = _Reply(unavailable=str(error))
-            except Exception as error:  # noqa: BLE001 - as in the worker, which counts and logs it
-                reply = _Reply(crash=type(error).__name__)
-            await _write_frame(writer, _encode(reply))
+            request = _decode_request(await reading)
+            reading = asyncio.create_task(_read_frame(reader))
+            handling = asyncio.create_task(_handle_isolated(request, handler, connection))
+            await asyncio.wait({reading, handling}, return_when=asyncio.FIRST_COMPLETED)
+            if not handling.done():  # the consumer is gone: another one handles the message
+                handling.cancel()
+                await asyncio.wait({handling})
+                break
+            await _write_frame(writer, _encode(handling.result()))
+    reading.cancel()
+    await asyncio.gather(reading, return_exceptions=True)
     writer.close()
+
+
+async def _handle_isolated(
+    request: _Request, handler: Callable[[Message], Awaitable[Disposition]], connection: NatsConnection
+) -> _Reply:
+    message = Message(request.subject, request.lane, request.reply, request.data, request.header_block, connection)
+    message.deliveries = request.deliveries
+    try:
+        return _reply(await handler(message))
+    except JetStreamError as error:
+        return _Reply(unavailable=str(error))
+    except Exception as error:  # noqa: BLE001 - as in the worker, which counts and logs it
+        return _Reply(crash=type(error).__name__)
 
 
 def _reply(disposition: Disposition) -> _Reply:

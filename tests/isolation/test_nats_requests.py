@@ -1,5 +1,6 @@
 """A tenant that burdens the API's NATS service from its own account: nothing of the other tenant changes."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -21,8 +22,6 @@ pytestmark = [pytest.mark.serial, pytest.mark.asyncio(loop_scope="module")]
 
 SERVICE: Final = subjects.deliveries(TENANT)
 REQUEST: Final = '{"destination": "own", "event_type": "a.b", "payload": 1}'
-FLOODS: Final = ("small requests", "messages without a reply subject", "many subscriptions")
-"""Attacks of more than 20,000 messages a second, with which a slow machine is busy for itself."""
 ATTACKS: Final[dict[str, dict[str, object]]] = {
     "largest messages": {"data": "x" * 1_000_000, "reply": "_INBOX.x"},
     "small requests": {"data": REQUEST, "reply": "_INBOX.x"},
@@ -159,9 +158,7 @@ async def test_every_odd_body_gets_an_answer_and_reaches_no_other_tenant(install
     assert await installation.site.results("foreign") == []
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.long] if name in FLOODS else []) for name in ATTACKS]
-)
+@pytest.mark.parametrize("name", ATTACKS)
 async def test_messages_of_one_tenant_delay_no_other(
     installation: Installation, p99_ms: float, figure: Callable[[str], None], name: str
 ) -> None:
@@ -173,3 +170,27 @@ async def test_messages_of_one_tenant_delay_no_other(
 
     figure(f"{report}; attack: {result}")
     report.require(p99_ms)
+
+
+async def test_a_flood_of_one_tenant_leaves_the_service_to_the_others(
+    installation: Installation, p99_ms: float, figure: Callable[[str], None]
+) -> None:
+    """The requests of another tenant over NATS are answered while the flood of the first one comes."""
+    url, clock = installation.site.server.url, asyncio.get_running_loop().time
+    flooder, other = (installation.keys.access(f"producer_{tenant}", url) for tenant in (TENANT, VICTIM))
+    attack = NatsAttack(access=flooder, subject=SERVICE, data=REQUEST, reply="_INBOX.x")
+    took_ms: list[float] = []
+    async with attacking(hostile_nats.__name__, attack) as result, raw_nats(other) as victim:
+        victim.subscribe("_INBOX.>")
+        for number in range(60):
+            delivery, began = new_delivery_id(), clock()
+            body = {"destination": "orders", "event_type": "a.b", "payload": {"id": delivery}, "id": delivery}
+            victim.publish(subjects.deliveries(VICTIM), msgspec.json.encode(body), reply=f"_INBOX.{number}")
+            await until(lambda number=number: len(victim.received) > number)  # type: ignore[misc]
+            took_ms.append((clock() - began) * 1000)
+            await asyncio.sleep(0.03)
+        codes = await _answers(victim, 60)
+
+    figure(f"longest {max(took_ms):.1f} ms; attack: {result}")
+    assert set(codes) == {202}
+    assert max(took_ms) <= p99_ms

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import signal
 from collections.abc import AsyncGenerator, Iterator
 from pathlib import Path
 from typing import Final
@@ -277,3 +278,19 @@ async def test_a_trusted_publisher_can_write_where_it_may_not_publish(scene: Sce
         await until(is_written)
 
     assert len(refused) == 1
+
+
+async def test_an_account_that_is_removed_loses_its_connections(tmp_path: Path) -> None:
+    """A reload of the configuration ends the access of a tenant at once, and adds another tenant."""
+    keys = Keys(tmp_path / "keys", [TENANT, OTHER])
+    async with ShippedServer(tmp_path / "nats", keys) as server:
+        gone, kept = (keys.access(f"producer_{tenant}", server.url) for tenant in (TENANT, OTHER))
+        async with raw_nats(gone) as tenant, raw_nats(kept) as other:
+            rest = conf_fields(tenant_account(OTHER, keys.public[f"producer_{OTHER}"]))
+            assert server.check(rest) == ""  # and the file has this content from here on
+            server.signal(signal.SIGHUP)
+            await until(lambda: tenant.is_closed)
+            await other.flush()
+            assert not other.is_closed
+        async with raw_nats(gone) as again:
+            assert again.is_closed

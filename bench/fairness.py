@@ -92,8 +92,8 @@ class Receiver:
             case "reset" if request.transport is not None:
                 request.transport.close()
             case "drip" | "big":
-                await response.prepare(request)
                 with contextlib.suppress(ConnectionError):
+                    await response.prepare(request)
                     for _ in range(1024):
                         await response.write(bytes(1 << 20) if kind == "big" else b"x")
                         await asyncio.sleep(0 if kind == "big" else 1)

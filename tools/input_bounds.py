@@ -53,7 +53,7 @@ _ROWS: Final = (
     ("messaging/direct_get.py", "sorted convert", "server", "a page of 1,024 messages", "n log n"),
     ("messaging/kv.py", "sorted*3 json.Decoder", "tenant", "keys of a bucket, by quotas; a row is 1 MiB", "n log n"),
     ("messaging/lease.py", "json.decode", "product", "a lease"),
-    ("messaging/management.py", "convert*4", "server", "1 MiB, the server's maximum message"),
+    ("messaging/management.py", "convert*5", "server", "1 MiB, the server's maximum message"),
     ("messaging/publisher.py", "json.Decoder", "server", "an acknowledgement"),
     (
         "telemetry/bounded_http.py",
@@ -92,6 +92,7 @@ _ROWS: Final = (
     ("consumers/isolation/journal.py", "sorted", "product", "messages in hand", "n log n"),
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),
     ("consumers/observability/stream_metrics.py", "convert", "product", "a schedule"),
+    ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
     ("consumers/queues/overflow_feeder.py", "destinations.sort", "product", "destinations with overflow", "n log n"),
     ("consumers/queues/transfer.py", "sorted", "product", "a page of each source", "n log n"),
     ("consumers/retention/archive.py", "msgpack.Decoder", "product", "a pack of 1 MiB"),

@@ -51,11 +51,8 @@ class JetStream:
         self.leases = KvBucket(connection, publisher, streams.LEASES)
         self.health = KvBucket(connection, publisher, streams.HEALTH)
         self.token_bucket = KvBucket(connection, publisher, streams.TOKENS)
-        self.tokens = TokenStore(
-            self.token_bucket,
-            publisher,
-            KeyQuota(self.token_bucket, "tokens", limits.max_tokens, setting="ONEPROTECT_TENANT_MAX_TOKENS"),
-        )
+        token_quota = KeyQuota(self.token_bucket, "tokens", limits.max_tokens, setting="ONEPROTECT_TENANT_MAX_TOKENS")
+        self.tokens = TokenStore(self.token_bucket, publisher, token_quota)
         self.session_quota = KeyQuota(
             self.token_bucket,
             "console sessions",
@@ -68,6 +65,12 @@ class JetStream:
         self.replayer = ReplayService(connection, publisher, self.replays, max_open=limits.max_replays)
         self.removals = KvBucket(connection, publisher, streams.REMOVALS)
         self.activity = KvBucket(connection, publisher, streams.ACTIVITY)
+        destination_quota = KeyQuota(
+            self.destinations, "destinations", limits.max_destinations, setting="ONEPROTECT_TENANT_MAX_DESTINATIONS"
+        )
+        credential_quota = KeyQuota(
+            self.credentials, "credentials", limits.max_credentials, setting="ONEPROTECT_TENANT_MAX_CREDENTIALS"
+        )
         self.configuration = ConfigurationService(
             self.destinations,
             self.credentials,
@@ -75,16 +78,10 @@ class JetStream:
             egress,
             statuses=self.statuses,
             secret_namespace=secret_namespace,
-            destination_quota=KeyQuota(
-                self.destinations,
-                "destinations",
-                limits.max_destinations,
-                setting="ONEPROTECT_TENANT_MAX_DESTINATIONS",
-            ),
-            credential_quota=KeyQuota(
-                self.credentials, "credentials", limits.max_credentials, setting="ONEPROTECT_TENANT_MAX_CREDENTIALS"
-            ),
+            destination_quota=destination_quota,
+            credential_quota=credential_quota,
         )
+        self.quotas = (destination_quota, credential_quota, token_quota, self.session_quota)
 
 
 @contextlib.asynccontextmanager

@@ -172,7 +172,7 @@ _add_group(_DELIVERIES, quarantine, "quarantine", "List, show and release invali
 _add_group(_CONFIGURATION, destination, "destination", "Manage the URLs that receive deliveries.")
 _add_group(_CONFIGURATION, credential, "credential", "Manage which Secrets sign deliveries.")
 _add_group(_CONFIGURATION, secret, "secret", "Check a secret ref, or refresh cached secrets.")
-_add_group(_CONFIGURATION, tenant, "tenant", "Remove a tenant.")
+_add_group(_CONFIGURATION, tenant, "tenant", "Show the use of quotas by a tenant, or remove it.")
 _add_group(_CONFIGURATION, token, "token", "Manage tokens for the HTTP API.")
 
 _add(

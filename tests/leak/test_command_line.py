@@ -50,6 +50,8 @@ COMMANDS: Final[Mapping[tuple[str, ...], Mapping[str, str]]] = {
     ("token", "create"): ACME | {"roles": "viewer"},
     ("token", "list"): {},
     ("token", "delete"): {"token": "nosuchtokennosuc"},
+    ("tenant", "usage"): ACME,
+    ("tenant", "delete"): ACME,
 }
 """Every command that ends by itself, in an order in which all succeed, with what they need by parameter."""
 

@@ -1,11 +1,11 @@
-"""`oneprotect tenant`: removal of a tenant with everything that belongs to it."""
+"""`oneprotect tenant`: the use of quotas by a tenant, and its removal with everything that belongs to it."""
 
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from oneprotect.cli.support.context import current_user, run_connected
+from oneprotect.cli.support.context import current_user, load_settings, run_connected
 from oneprotect.cli.support.options import AsJson, command_group, examples
 from oneprotect.cli.support.output import confirm, print_notice, write_json, write_line, write_table
 from schemas import validation
@@ -21,7 +21,7 @@ STILL_TO_DO: Final = (
     "delete backups that contain the tenant when their time has come",
 )
 
-app = command_group("Remove a tenant.")
+app = command_group("Show the use of quotas by a tenant, or remove a tenant.")
 
 TenantName = Annotated[str, typer.Argument(metavar="TENANT", help="Tenant, for example acme.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Delete. Without it, the command shows what it would delete.")]
@@ -56,6 +56,35 @@ def delete(tenant: TenantName, *, yes: Yes = False, as_json: AsJson = False) -> 
             print_notice("nothing was deleted; repeat the command with --yes")
 
     run_connected(work)
+
+
+@app.command(epilog=examples("oneprotect tenant usage acme", "oneprotect tenant usage acme --json"))
+def usage(tenant: TenantName, *, as_json: AsJson = False) -> None:
+    """Show what a tenant has of each quota, and the bytes that it stores.
+
+    The bytes are counted now, from the sizes of all failed and archived deliveries, before compression.
+    """
+    from messaging.stored_bytes import read_stored_bytes
+    from schemas import streams
+
+    validation.name(tenant, "TENANT")
+    settings = load_settings()
+
+    async def work(jetstream: "JetStream") -> list[tuple[str, int, int | None]]:
+        rows: list[tuple[str, int, int | None]] = []
+        for quota in jetstream.quotas:
+            rows.append((quota.name, await quota.count(tenant), quota.limit))
+        limits = ((streams.FAILED, "failed", settings.tenant.max_failed_bytes), (streams.DELIVERED, "archived", None))
+        for stream, kind, limit in limits:
+            stored = await read_stored_bytes(jetstream.connection, stream.name)
+            rows.append((f"bytes of {kind} deliveries", stored.get(tenant, 0), limit))
+        return rows
+
+    found = run_connected(work, settings)
+    if as_json:
+        write_json([{"quota": quota, "used": used, "limit": limit} for quota, used, limit in found])
+        return
+    write_table(("quota", "used", "limit"), found, empty="")
 
 
 async def _remove(removal: "TenantRemoval", tenant: str, *, as_json: bool) -> None:

@@ -76,7 +76,7 @@ _ROWS: Final = (
         "receiver",
         "3 KiB of a response; 2 KiB of URL and 4 KiB of headers as known values",
     ),
-    ("consumers/dns/message.py", "", "receiver", "16 KiB, 128 records, 16 aliases, 16 pointers per name"),
+    ("consumers/dns/message.py", "", "receiver", "16 KiB, 128 records, 16 aliases, 2,048 labels"),
     ("consumers/dns/resolver.py", "sorted", "receiver", "32 addresses", "n log n"),
     ("consumers/dns/system_files.py", "ipaddress.ip_address*2", "operator", "`/etc/hosts` and `resolv.conf`"),
     ("consumers/egress/policy.py", "re.compile*6 ip_address ip_network idna.encode", "tenant", "2,048 characters"),

@@ -24,8 +24,8 @@ MAX_MESSAGE_BYTES: Final = 16 * 1024
 MAX_RECORDS: Final = 128
 MAX_ALIASES: Final = 16
 MAX_ADDRESSES: Final = 32
-MAX_POINTERS: Final = 16
-"""Pointers of a compressed name. Each record could lead through thousands."""
+MAX_LABELS: Final = 2048
+"""Labels and pointers that all names of an answer have together: pointers can repeat a long name in each record."""
 
 _HEADER: Final = struct.Struct(">HHHHHH")
 _RECORD: Final = struct.Struct(">HHIH")
@@ -116,8 +116,9 @@ def _read_records(
     aliases: dict[bytes, tuple[bytes, int]] = {}
     addresses: dict[bytes, list[tuple[str, int]]] = {}
     size, family = _LAYOUTS[wanted]
+    names = _NameReader(message)
     for _ in range(count):
-        owner, offset = _read_name(message, offset)
+        owner, offset = names.read(offset)
         record_type, record_class, ttl_s, length = _RECORD.unpack_from(message, offset)
         offset += _RECORD.size
         end = offset + length
@@ -125,7 +126,7 @@ def _read_records(
             raise MalformedAnswer
         ttl_s = ttl_s if ttl_s <= _MAX_TTL_S else 0  # RFC 2181, section 8
         if record_class == _INTERNET and record_type == CNAME:
-            aliases.setdefault(owner, (_read_name(message, offset)[0], ttl_s))
+            aliases.setdefault(owner, (names.read(offset)[0], ttl_s))
         elif record_class == _INTERNET and record_type == wanted:
             if length != size:
                 raise MalformedAnswer
@@ -134,25 +135,33 @@ def _read_records(
     return aliases, addresses
 
 
-def _read_name(message: bytes, offset: int) -> tuple[bytes, int]:
-    """Return a name in lower case, in its encoding without compression, and the offset after it.
+class _NameReader:
+    """Reads the names in one answer."""
 
-    Each pointer leads further back than the one before, so no name is a loop.
-    """
-    labels: list[bytes] = []
-    end, lowest, size, pointers = 0, offset, 1, 0
-    while length := message[offset]:
-        if length >= 0xC0:
-            target = (length & 0x3F) << 8 | message[offset + 1]
-            pointers += 1
-            if target >= lowest or pointers > MAX_POINTERS:
+    def __init__(self, message: bytes) -> None:
+        self._message = message
+        self._left = MAX_LABELS
+
+    def read(self, offset: int) -> tuple[bytes, int]:
+        """Return a name in lower case, in its encoding without compression, and the offset after it.
+
+        Each pointer leads further back than the one before, so no name is a loop.
+        """
+        message = self._message
+        labels: list[bytes] = []
+        end, lowest, size = 0, offset, 1
+        while length := message[offset]:
+            self._left -= 1
+            if length >= 0xC0:
+                target = (length & 0x3F) << 8 | message[offset + 1]
+                if target >= lowest or not self._left:
+                    raise MalformedAnswer
+                end = end or offset + 2
+                offset = lowest = target
+                continue
+            size += length + 1
+            if length > 63 or size > MAX_NAME_BYTES or not self._left:
                 raise MalformedAnswer
-            end = end or offset + 2
-            offset = lowest = target
-            continue
-        size += length + 1
-        if length > 63 or size > MAX_NAME_BYTES:
-            raise MalformedAnswer
-        labels.append(message[offset : offset + 1 + length])
-        offset += 1 + length
-    return b"".join(labels).lower() + b"\0", end or offset + 1
+            labels.append(message[offset : offset + 1 + length])
+            offset += 1 + length
+        return b"".join(labels).lower() + b"\0", end or offset + 1

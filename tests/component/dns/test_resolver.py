@@ -255,8 +255,8 @@ def test_any_bytes_are_an_answer_or_malformed() -> None:
             decode_answer(bytes(changed[: chance.randrange(len(changed) + 1)]), query)
 
 
-def test_the_worst_answer_is_decoded_quickly() -> None:
-    """Names of 127 labels behind pointers in each record cost milliseconds."""
+def test_an_answer_that_repeats_a_long_name_is_refused_quickly() -> None:
+    """Pointers to a name of 120 labels in each record cost a millisecond in all."""
     query = encode_query(7, NAME, 1)
     first = len(query)
     long_name = b"\1a" * 120 + b"\0"
@@ -267,11 +267,11 @@ def test_the_worst_answer_is_decoded_quickly() -> None:
     message = Question(query).answer(records)
     started = time.process_time()
 
-    answer = decode_answer(message, query)
+    for _ in range(10):
+        with pytest.raises(MalformedAnswer):
+            decode_answer(message, query)
 
-    assert answer is not None
-    assert answer.addresses == ()
-    assert time.process_time() - started < 0.25
+    assert time.process_time() - started < 0.05, "6 ms without a machine's other work"
 
 
 # Servers that fail

@@ -42,9 +42,6 @@ class Options(msgspec.Struct, frozen=True):
     """The command-line options."""
 
     flood: int
-    kind: str
-    flooding_tenants: int
-    max_in_flight: int
     flooders: int
     slow_s: float
     tenants: int
@@ -52,6 +49,9 @@ class Options(msgspec.Struct, frozen=True):
     seconds: float
     workers: int
     settle_s: float
+    kind: str = "slow"
+    flooding_tenants: int = 1
+    max_in_flight: int = 0
 
 
 class Measured(msgspec.Struct, frozen=True):

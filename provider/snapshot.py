@@ -13,7 +13,7 @@ from schemas.ids import Purpose
 class SecretSnapshot(Opaque):
     """Result of one read of a Secret. Every lookup checks the owner, so holding a snapshot grants nothing."""
 
-    __slots__ = ("_malformed", "_purpose", "_secrets", "tenant", "version")
+    __slots__ = ("_purpose", "_secrets", "malformed", "tenant", "version")
 
     def __init__(
         self,
@@ -31,14 +31,14 @@ class SecretSnapshot(Opaque):
         self.tenant: Final = tenant
         self._purpose = purpose
         self._secrets = secrets
-        self._malformed = malformed
+        self.malformed: Final = malformed
         self.version: Final = version
 
     def find_secret(self, key: str, *, tenant: str, purpose: Purpose) -> SigningSecret | type[SecretError]:
         """Return the secret under `key`, or the error to raise. Labels are checked before the key is looked up."""
         if not tenant or self.tenant != tenant or self._purpose != purpose:
             return SecretMismatch
-        if self._malformed:
+        if self.malformed:
             return SecretMalformed
         if key not in self._secrets:
             return SecretNotFound

@@ -43,6 +43,7 @@ SET_BY_THE_CHART: Final = frozenset(
         "SECRET_NAMESPACE",
         "SECRET_NAMESPACES_ALLOWED",
         "SECRET_PROVIDER",
+        "STATE_DIR",
         "WORK_PER_DESTINATION",
     )
 )

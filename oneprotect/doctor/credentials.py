@@ -109,7 +109,8 @@ async def examine_secret(reader: SnapshotReader, registered: RegisteredCredentia
         case Code.SECRET_NOT_FOUND:
             return CredentialFinding(SecretProblem.NO_KEY)
         case _:
-            return CredentialFinding(SecretProblem.MALFORMED_KEY)
+            malformed = SecretProblem.MALFORMED_SECRET if snapshot.malformed else SecretProblem.MALFORMED_KEY
+            return CredentialFinding(malformed)
 
 
 def _mismatch_cause(snapshot: SecretSnapshot, tenant: str) -> SecretProblem:

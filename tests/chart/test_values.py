@@ -172,6 +172,7 @@ def test_no_value_can_contain_a_secret() -> None:
     assert speaking == {
         "secrets", "secretName", "secretNames", "pullSecrets", "tlsSecretName", "externalSecrets", "credentials",
         "credentialsFile", "credentialsKind", "key", "dataKey", "ONEPROTECT_SECRET_RETRY_SCHEDULE_S",
+        "ONEPROTECT_TENANT_TOKEN_RATE_PER_S", "ONEPROTECT_TENANT_MAX_CREDENTIALS", "ONEPROTECT_TENANT_MAX_TOKENS",
     }  # fmt: skip
 
 

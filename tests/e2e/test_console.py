@@ -197,7 +197,7 @@ async def test_pages_can_be_read_without_scripts(day: Scene, browser: Browser) -
     async with _visiting(day, browser, Role.VIEWER, scripts=False) as (page, _):
         await expect(page.get_by_role("table", name="Destinations")).to_contain_text("orders")
         await page.get_by_role("link", name="Failed").click()
-        await page.get_by_role("textbox", name="Destination").fill("audit")
+        await page.get_by_role("textbox", name="Destination").fill("legacy")
         await page.get_by_role("button", name="Filter").click()
         await expect(page.get_by_role("row")).to_have_count(2)
         await page.goto(f"{BASE}/attempts?live=1")

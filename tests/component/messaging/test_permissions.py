@@ -30,7 +30,7 @@ MAY = {
         "look up": "destinations credentials credential_status health activity tokens replays removals",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
-        "also": "info control line move",
+        "also": "info control line move follow trim",
         "hear": "kv attempted serve",
     },
     "consumer": {
@@ -50,7 +50,7 @@ MAY = {
         ),
         "write": "destinations credentials credential_status health tokens replays removals",
         "pull": "",
-        "also": "info control line move apply remove delete",
+        "also": "info control line move apply remove delete follow trim",
         "hear": "kv attempted",
     },
     "publisher_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
@@ -64,10 +64,9 @@ EXCEPTIONS = {
     **{
         ("MSG.DELETE", stream.name): ("also", "remove") for stream in (streams.ORDERED, streams.RETRIES, streams.EVENTS)
     },
-    **{
-        ("PURGE", stream.name): ("also", "remove")
-        for stream in (streams.ATTEMPTS, streams.FAILED, streams.DELIVERED, streams.QUARANTINE)
-    },
+    **{("PURGE", stream.name): ("also", "remove") for stream in (streams.ATTEMPTS, streams.FAILED, streams.QUARANTINE)},
+    ("PURGE", streams.DELIVERED.name): ("also", "trim"),
+    **{("CREATE.CONSUMER", stream.name): ("also", "follow") for stream in (streams.FAILED, streams.DELIVERED)},
     **{("PURGE", f"KV_{bucket.name}"): ("also", "remove") for bucket in streams.TENANT_BUCKETS},
     ("NAMES", streams.ORDERED.name): ("also", "remove"),
     ("DELETE.CONSUMER", streams.ORDERED.name): ("also", "remove"),
@@ -119,7 +118,8 @@ def _reading() -> Iterator[tuple[str, str, str]]:
         yield "read", stream, f"$JS.API.DIRECT.GET.{_name(stream)}"
         yield "read", stream, f"$JS.API.DIRECT.GET.{_name(stream)}.oneprotect.x"
         yield "also", "info", f"$JS.API.STREAM.INFO.{_name(stream)}"
-        yield "pull", stream, f"$JS.API.CONSUMER.MSG.NEXT.{_name(stream)}.delivery"
+        kind, what = EXCEPTIONS.get(("CREATE.CONSUMER", _name(stream)), ("pull", stream))
+        yield kind, what, f"$JS.API.CONSUMER.MSG.NEXT.{_name(stream)}.delivery"
         yield "pull", stream, f"$JS.ACK.{_name(stream)}.delivery.1.1.1.1.0"
     for bucket in BUCKETS:
         yield "look up", bucket, f"$JS.API.DIRECT.GET.KV_oneprotect_{bucket}"

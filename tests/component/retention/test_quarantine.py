@@ -70,7 +70,8 @@ async def test_quarantined_messages_are_listed_with_their_reasons(site: Site, on
 
 async def test_a_quarantined_message_is_shown(site: Site, oneprotect: RunHere) -> None:
     """The command shows the present problem; `--raw` writes only the original bytes."""
-    number = str(await _quarantine(site, POISON, traceparent="00-a-b-01"))
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    number = str(await _quarantine(site, POISON, traceparent=trace))
 
     shown = await oneprotect("quarantine", "show", number)
     as_json = (await oneprotect("quarantine", "show", number, "--json")).json
@@ -80,7 +81,7 @@ async def test_a_quarantined_message_is_shown(site: Site, oneprotect: RunHere) -
     both = await oneprotect("quarantine", "show", number, "--json", "--raw")
 
     assert "no: not a JSON document" in shown.out
-    assert as_json["headers"] == {"content-type": "a/b", "traceparent": "00-a-b-01"}
+    assert as_json["headers"] == {"content-type": "a/b", "traceparent": trace}
     assert (as_json["origin"], as_json["understood"], as_json["bytes"]) == (WORK, False, len(POISON))
     assert bytes(raw.output) == POISON
     assert (unknown.code, unknown.err) == (

@@ -77,6 +77,7 @@ topologySpreadConstraints:
 {{- $_ := set $env "ONEPROTECT_DRAIN_TIMEOUT_S" ($values.consumer.drainTimeoutSeconds | int64) -}}
 {{- $_ := set $env "ONEPROTECT_OPS_HOST" "0.0.0.0" -}}
 {{- $_ := set $env "ONEPROTECT_OPS_PORT" "9090" -}}
+{{- $_ := set $env "ONEPROTECT_STATE_DIR" "/tmp/oneprotect" -}}
 {{- with $values.egress.proxy }}{{ $_ := set $env "ONEPROTECT_EGRESS_PROXY" . }}{{ end -}}
 {{- if $values.egress.ca.name }}{{ $_ := set $env "ONEPROTECT_EGRESS_CA_FILE" "/etc/oneprotect/egress-ca/ca.crt" }}{{ end -}}
 {{- else if eq $role "api" -}}

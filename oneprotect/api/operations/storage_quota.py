@@ -105,12 +105,12 @@ class StorageQuota:
         if now - account.checked_at < INTERVAL_S:
             return
         account.checked_at = now
-        task = asyncio.create_task(self._check(tenant, account), name=f"storage quota {tenant}")
+        task = asyncio.create_task(self._check(tenant, account, account.room), name=f"storage quota {tenant}")
         self._checking.add(task)
         task.add_done_callback(self._checking.discard)
 
-    async def _check(self, tenant: str, account: _Account) -> None:
-        before = account.room
+    async def _check(self, tenant: str, account: _Account, before: int) -> None:
+        """Set the room again. `before`: the room before the delivery that caused the check, which may not be stored."""
         try:
             waiting = await self._waiting_bytes(tenant, account.largest)
         except JetStreamError as error:

@@ -192,7 +192,8 @@ class KvCache(Generic[T]):
         self.on_update(entry.key, known.value if known else None, value)
 
     def _forget(self) -> None:
-        forgotten, self._known, self._fresh_until = self._known, {}, 0.0
+        forgotten, self._known = self._known, {}
+        self._fresh_until, self._expired_at = 0.0, time.monotonic()  # a list that is being read lacks rows now
         for known in forgotten.values():
             known.until = 0.0
         for key in forgotten:

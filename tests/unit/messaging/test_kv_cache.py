@@ -1,5 +1,7 @@
 """The cache of a bucket's rows."""
 
+import asyncio
+
 import pytest
 
 from messaging import kv_cache
@@ -75,6 +77,23 @@ async def test_a_list_longer_than_the_bound_is_kept_whole(bucket: StubBucket) ->
     await cache.refresh("*")
 
     assert dict(cache.items()) == {"acme.a": 1, "acme.b": 2, "acme.new": 9}
+    assert bucket.reads == 2
+
+
+async def test_rows_forgotten_while_a_list_is_stored_are_read_again(bucket: StubBucket) -> None:
+    """A new key beyond the bound drops the rows that the list has just brought."""
+    cache = KvCache(KvTable(bucket.bucket, int), max_entries=1)
+    new = [KvEntry("acme.new", b"9", 5)]
+
+    def add_new(*_: object) -> None:
+        if new:
+            asyncio.get_running_loop().call_soon(cache.add, new.pop())
+
+    cache.on_update = add_new
+    await cache.refresh("*")
+    await cache.refresh("*")
+
+    assert dict(cache.items()) == {"acme.a": 1, "acme.b": 2}
     assert bucket.reads == 2
 
 

@@ -62,7 +62,7 @@ class StoredBytes:
             self._totals.clear()
         for tenant in list(self._slots):
             self._drop(tenant, state.first_seq)
-        while self._next <= state.last_seq and await self._read(state.last_seq):
+        while self._next <= state.last_seq and await self._read():
             pass
         return state
 
@@ -93,17 +93,16 @@ class StoredBytes:
         if not slots:
             del self._slots[tenant], self._totals[tenant]
 
-    async def _read(self, last: int) -> bool:
-        """Read one batch. Returns False if there was none, as everything up to `last` is deleted or unavailable."""
+    async def _read(self) -> bool:
+        """Read one batch. Returns False if there was none, as the rest is deleted or unavailable."""
         read = 0
         ended = asyncio.Event()
 
         def receive(subject: bytes, reply: bytes, _data: bytes, block: bytes) -> None:
             nonlocal read
             if not reply or has_status(block):
-                if read_headers(block).get(STATUS) == "404":
-                    self._next = last + 1
-                else:  # perhaps the server has removed the consumer
+                # 404: nothing is left, or not yet on the consumer's replica, which delivers it later.
+                if read_headers(block).get(STATUS) != "404":  # perhaps the server has removed the consumer
                     self._consumer = None
                 ended.set()
                 return

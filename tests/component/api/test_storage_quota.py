@@ -1,8 +1,11 @@
 """Storage of tenants: one over a limit is refused by the API, loses no delivery, and pushes out nothing of others."""
 
+from typing import Any
+
+import msgspec
 import pytest
 
-from messaging import stored_bytes
+from messaging import management, stored_bytes
 from messaging.publication import Publication
 from messaging.stored_bytes import BATCH, StoredBytes
 from oneprotect.bootstrap.resources import open_jetstream
@@ -41,6 +44,29 @@ async def test_the_bytes_of_each_tenant_are_followed_without_their_content(site:
     await site.jetstream.connection.api(f"STREAM.PURGE.{streams.FAILED.name}")
     await stored.update()
     assert stored.by_tenant == {}
+
+
+async def test_bytes_that_the_consumer_does_not_have_yet_are_counted_later(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state may come from a replica that is ahead of the consumer's."""
+    stream_info = management.stream_info
+
+    async def ahead(*arguments: Any) -> management.StreamInfo:
+        info = await stream_info(*arguments)
+        state = msgspec.structs.replace(info.state, last_seq=info.state.last_seq + 2)
+        return msgspec.structs.replace(info, state=state)
+
+    await _fill(site, OURS, streams.FAILED, 3, 1000)
+    stored = StoredBytes(site.jetstream.connection, streams.FAILED.name)
+    monkeypatch.setattr(management, "stream_info", ahead)
+    await stored.update()
+    first = stored.of(OURS)
+    monkeypatch.undo()
+    await _fill(site, OURS, streams.FAILED, 2, 1000)
+    await stored.update()
+
+    assert stored.of(OURS) == first // 3 * 5 > 5000
 
 
 async def _deliver(client: Client, tenant: str) -> Reply:

@@ -28,14 +28,21 @@ MAX_WRONG_ANSWERS: Final = 16
 async def query_server(
     server: NameServer, name: str, record_type: AddressType, *, timeout_s: float, tcp: bool
 ) -> DnsAnswer | None:
-    """Return the server's answer, or None without a usable one in time. Raises `ValueError` for an invalid name."""
+    """Return the server's answer, or None without a usable one.
+
+    Raises:
+        TimeoutError: The server did not answer in time.
+        ValueError: The name is invalid.
+    """
     query = encode_query(secrets.randbelow(0x10000), name, record_type)
     try:
         async with asyncio.timeout(timeout_s):
             answer = None if tcp else await _exchange_datagrams(server, query)
             if answer is None or answer.is_truncated:
                 answer = await _exchange_on_stream(server, query)
-    except (OSError, MalformedAnswer):  # a timeout among them
+    except TimeoutError:
+        raise
+    except (OSError, MalformedAnswer):
         return None
     return None if answer is None or answer.is_truncated else answer
 

@@ -56,7 +56,7 @@ class StubResolver:
     def __init__(self, system: SystemNames | None = None) -> None:
         self._system = system or SystemNames()
         self._preferred: NameServer | None = None
-        """The server that answered where another one had failed."""
+        """The server that answered where another one had not. (The owner of a name can cause errors.)"""
         self._turns = itertools.count()
         self._usable: tuple[AddressType, ...] = ()
         self._usable_until = 0.0
@@ -70,16 +70,22 @@ class StubResolver:
         if local:
             return ResolvedAddresses(_by_preference(local), LOCAL_TTL_S)
         config = self._system.config()
-        found = ResolvedAddresses((), LOCAL_TTL_S)
+        failure: OSError | None = None
         try:
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
                 for name in _names_to_try(host, config) if search else (host,):
-                    found = await self._look_up(name, config)
-                    if found.addresses:
-                        break
+                    try:
+                        found = await self._look_up(name, config)
+                    except NameServerFailure as error:  # the other names may have addresses
+                        failure = error
+                    else:
+                        if found.addresses:
+                            return found
         except TimeoutError:
             raise NameServerFailure from None
-        return found
+        if failure is not None:
+            raise failure
+        return ResolvedAddresses((), LOCAL_TTL_S)
 
     async def _look_up(self, name: str, config: DnsConfig) -> ResolvedAddresses:
         """Query for the addresses of both families at once, and return what came in time."""
@@ -99,14 +105,17 @@ class StubResolver:
 
     async def _query(self, name: str, record_type: AddressType, config: DnsConfig) -> DnsAnswer:
         """Return the first useful answer. Raises `NameServerFailure`."""
-        has_failed = False
+        has_timed_out = False
         for server in self._servers_in_turn(config):
-            answer = await query_server(server, name, record_type, timeout_s=config.timeout_s, tcp=config.tcp)
+            try:
+                answer = await query_server(server, name, record_type, timeout_s=config.timeout_s, tcp=config.tcp)
+            except TimeoutError:
+                has_timed_out = True
+                continue
             if answer is not None and answer.code in (NO_ERROR, NO_SUCH_NAME):
-                if has_failed:
+                if has_timed_out:
                     self._preferred = server
                 return answer
-            has_failed = True
         raise NameServerFailure
 
     def _servers_in_turn(self, config: DnsConfig) -> Iterator[NameServer]:

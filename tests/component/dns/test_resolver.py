@@ -305,6 +305,21 @@ async def test_the_server_that_answered_is_asked_first_from_then_on(resolver_of:
     assert (found.addresses, sum(silent.asked.values())) == ((ADDRESS,), before)
 
 
+async def test_an_error_leaves_the_order_of_the_servers(resolver_of: MakeResolver) -> None:
+    """The owner of one name can cause an error, and would choose the server of every other name."""
+    async with (
+        serving_names(
+            lambda question: [question.answer(code=2) if question.name == NAME else question.addresses(ADDRESS)]
+        ) as first,
+        serving_names(lambda question: [question.addresses(ADDRESS)]) as second,
+    ):
+        resolver = resolver_of(first.address, second.address)
+        await resolver.resolve(NAME)
+        await resolver.resolve("other.example.com")
+
+    assert (first.asked["other.example.com"] >= 1, second.asked["other.example.com"]) == (True, 0)
+
+
 async def test_a_lost_datagram_is_sent_again(resolver_of: MakeResolver) -> None:
     """A query whose first datagram is lost is answered without waiting for the timeout."""
 
@@ -415,3 +430,21 @@ async def test_search_domains_count_only_on_request(
         found = await resolver_of(server.address, options="ndots:2").resolve(host, search=search)
 
     assert (found.addresses, list(server.asked)) == ((), asked)
+
+
+async def test_a_search_domain_that_fails_is_followed_by_the_next(resolver_of: MakeResolver) -> None:
+    """Like in the C library. Without addresses in any domain the failure counts, as the name may exist."""
+
+    def respond(question: Question) -> list[bytes]:
+        if question.name == "hooks.two.test":
+            return [question.addresses(ADDRESS)]
+        return [question.answer(code=2 if question.name.endswith(".one.test") else 3)]
+
+    async with serving_names(respond) as server:
+        resolver = resolver_of(server.address)
+        found = await resolver.resolve("hooks", search=True)
+        with pytest.raises(NameServerFailure):
+            await resolver.resolve("other", search=True)
+
+    assert found.addresses == (ADDRESS,)
+    assert server.asked["other"] >= 1

@@ -4,7 +4,9 @@ The attempt log has it. What this consumer recorded last comes from memory, beca
 """
 
 import asyncio
+from collections import OrderedDict
 from datetime import datetime
+from typing import Final
 
 import msgspec
 
@@ -12,6 +14,9 @@ from consumers.model.request import RetryState
 from messaging.message import Message
 from schemas.codes import Outcome
 from schemas.events import AttemptResult
+
+MAX_NOTED: Final = 10_000
+"""Heads whose state is kept. Another consumer may get a head, and never returns it."""
 
 
 class HeadState(msgspec.Struct, frozen=True):
@@ -43,12 +48,16 @@ class HeadStateCache:
     """The states that this consumer recorded of heads since they were last delivered to it."""
 
     def __init__(self) -> None:
-        self._noted: dict[str, tuple[str, HeadState]] = {}
+        self._noted: OrderedDict[str, tuple[str, HeadState]] = OrderedDict()
 
     def note(self, tenant: str, destination: str, message: Message, state: HeadState) -> None:
         """Keep the state of the head `message`, which was attempted and is to be attempted again."""
         noted = msgspec.structs.replace(state, noted_at=asyncio.get_running_loop().time())
-        self._noted[f"{tenant}.{destination}"] = message.identity, noted
+        key = f"{tenant}.{destination}"
+        self._noted[key] = message.identity, noted
+        self._noted.move_to_end(key)
+        if len(self._noted) > MAX_NOTED:
+            self._noted.popitem(last=False)
 
     def take(self, key: str, message: Message) -> HeadState | None:
         """Remove and return the state of `message`, the head of the ordered queue `<tenant>.<destination>`."""

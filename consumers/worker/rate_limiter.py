@@ -7,6 +7,7 @@ rate costs a few writes a second for each destination, however many deliveries i
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -50,7 +51,8 @@ class RateLimiter:
         """
         self.rates = rates
         self._rows = KvTable(bucket, RateReservation)
-        self._grants: dict[str, RateGrant] = {}
+        self._grants: OrderedDict[str, RateGrant] = OrderedDict()
+        """By lane, the first to expire first."""
         self._reserving: dict[str, asyncio.Task[None]] = {}
         self._on_grant: Callable[[str], None] = lambda _: None
 
@@ -93,7 +95,11 @@ class RateLimiter:
             await asyncio.sleep(RETRY_S)  # without the row no consumer knows what is free: nothing starts
             return
         await asyncio.sleep(max(0.0, begins - time.time()))
-        self._grants[lane] = RateGrant(starts, time.monotonic() + GRANT_LIFETIME_S)
+        now = time.monotonic()
+        while self._grants and next(iter(self._grants.values())).until <= now:
+            self._grants.popitem(last=False)
+        self._grants[lane] = RateGrant(starts, now + GRANT_LIFETIME_S)
+        self._grants.move_to_end(lane)
 
     async def _reserve(self, lane: str, length_s: float) -> float:
         """Extend the row by `length_s`, and return when the new slice begins, in unix seconds."""

@@ -1,13 +1,18 @@
 """The state of the head of an ordered queue, from its results."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.delivery.head_state import head_state_from_results
+from consumers.delivery import head_state
+from consumers.delivery.head_state import HeadState, HeadStateCache, head_state_from_results
 from consumers.model.request import RetryState
+from messaging.message import Message
+from schemas import subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 
@@ -29,6 +34,12 @@ def _result(attempt: int, outcome: Outcome, code: Code = Code.HTTP_5XX, *, repla
         next_attempt_at=at + timedelta(seconds=10) if outcome is Outcome.RETRY_SCHEDULED else None,
         replay=replay,
     )
+
+
+def _message(destination: str) -> Message:
+    nobody: Any = None
+    subject, reply = subjects.ordered("acme", destination), b"$JS.ACK.ONEPROTECT_ORDERED.orders.1.7.7.0.0"
+    return Message(subject, subjects.lane_of(subject), reply, b"", b"", nobody)
 
 
 def _failed(attempt: int) -> AttemptResult:
@@ -78,6 +89,19 @@ def test_results_of_other_replays_do_not_count() -> None:
     standing = head_state_from_results(RetryState(attempt=3, replay="rpl-1", replay_from=3), before)
 
     assert (standing.retry_state.attempt, standing.is_settled) == (3, False)
+
+
+async def test_a_head_that_another_consumer_got_is_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The states noted last are kept."""
+    monkeypatch.setattr(head_state, "MAX_NOTED", 2)
+    cache = HeadStateCache()
+    heads = {name: _message(name) for name in ("one", "two", "three")}
+    for name in ("one", "two", "one", "three"):
+        cache.note("acme", name, heads[name], HeadState(RetryState()))
+
+    kept = [name for name, head in heads.items() if cache.take(f"acme.{name}", head) is not None]
+
+    assert kept == ["one", "three"]
 
 
 @given(st.lists(st.sampled_from(["failed", "secret", "suppressed"]), max_size=30))

@@ -4,8 +4,9 @@ What a consumer must store is never refused, since that would lose a delivery. S
 
 - Failed deliveries: their bytes are known exactly, seconds late.
 - Waiting deliveries (due, overflow, ordered, scheduled): this process subtracts each accepted byte from the tenant's
-  room. At half of the room, the room is set again from an upper bound of what waits: the number of the tenant's
-  messages times the largest that this process has accepted, or all bytes of these streams if they are fewer.
+  room. At a tenant's first delivery and at half of the room, the room is set again from an estimate of what waits: the
+  number of the tenant's messages times the largest that this process has accepted, or times the average of these
+  streams if that is more. All bytes of these streams are an upper bound.
 - The archive has a limit for all tenants. When it is nearly full, the oldest deliveries of tenants beyond their share
   are removed first.
 """
@@ -52,6 +53,8 @@ class _Account(Struct):
     room: int
     largest: int = 0
     checked_at: float = float("-inf")
+    is_checked: bool = False
+    """Whether the room takes account of what waited before this process started, and of other processes."""
 
 
 class StorageQuota:
@@ -87,8 +90,9 @@ class StorageQuota:
             account = self._accounts[tenant] = _Account(self._limits.waiting_bytes)
             if len(self._accounts) > MAX_TENANTS:
                 self._accounts.popitem(last=False)
+        self._accounts.move_to_end(tenant)
         account.largest = max(account.largest, *sizes)
-        if account.room < self._limits.waiting_bytes // 2:
+        if not account.is_checked or account.room < self._limits.waiting_bytes // 2:
             self._begin_check(tenant, account)
         if account.room < size:
             limit = self._limits.waiting_bytes
@@ -117,12 +121,14 @@ class StorageQuota:
             _log.warning("storage_quota.unknown", tenant=tenant, error=str(error))
             return
         accepted_meanwhile = before - account.room
-        account.room = max(account.room, self._limits.waiting_bytes - waiting - accepted_meanwhile)
+        room = self._limits.waiting_bytes - waiting - accepted_meanwhile
+        account.room = max(account.room, room) if account.is_checked else room
+        account.is_checked = True
         if account.room <= 0:
             _log.warning("storage_quota.exceeded", tenant=tenant, waiting_bytes=waiting)
 
     async def _waiting_bytes(self, tenant: str, largest: int) -> int:
-        """Return an upper bound of the tenant's bytes in all streams whose messages wait."""
+        """Return about how many bytes the tenant has in all streams whose messages wait, rather too many."""
         infos = [await management.stream_info(self._connection, stream.name) for stream in _WAITING]
         total = sum(info.state.bytes for info in infos)
         if total < self._limits.waiting_bytes // 2:
@@ -133,7 +139,8 @@ class StorageQuota:
         for stream, subject in zip(_WAITING, due, strict=True):
             info = await management.stream_info(self._connection, stream.name, subjects=subject(tenant, "*"))
             count += sum(info.state.subjects.values())
-        return min(total, count * largest)
+        average = total // max(1, sum(info.state.messages for info in infos))
+        return min(total, count * max(largest, average))
 
     async def _update(self) -> None:
         await self._failed.update()

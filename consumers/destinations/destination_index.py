@@ -76,6 +76,10 @@ class DestinationIndex:
         for known in self._tenants.values():
             known.rows.expire()
 
+    def tenants(self) -> set[str]:
+        """Return the tenants whose destinations are in memory."""
+        return set(self._tenants)
+
     async def has(self, tenant: str, name: str) -> bool:
         """Return true if the tenant has a destination of this name, enabled or not."""
         key, known = f"{tenant}.{name}", await self._read(tenant)

@@ -24,7 +24,7 @@ from messaging.periodic import pause
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_format import digest
 from oneprotect.api.auth.token_store import USED
-from schemas.roles import Token
+from schemas.roles import ALL_TENANTS, Token
 
 READ_AGAIN_S: Final = 60.0 - REPLICA_LAG_S
 """A lost announcement counts within a minute, even of a token that was announced just before."""
@@ -79,6 +79,10 @@ class TokenCache:
         """Return the principal of a valid token by its id alone, for sessions that were opened with the token."""
         token = self._tokens.get(token_id)
         return token.principal if token else None
+
+    def tenants(self) -> set[str]:
+        """Return the tenants that have a token."""
+        return {token.principal.tenant for token in self._tokens.values()} - {ALL_TENANTS}
 
     async def look_up(self, token_id: str, text: str) -> Principal | None:
         """Read the token from the bucket, because it may be new, and return its principal. Raises `JetStreamError`."""

@@ -61,7 +61,9 @@ class DeliveryService:
             description="Accepts deliveries, like POST /v1/tenants/{tenant}/deliveries.",
             endpoint=ServiceEndpoint(name="deliveries", subject=subjects.deliveries("*"), on_request=self._receive),
         )
-        self._guard = FloodGuard(self._service.receive_on)
+        self._guard = FloodGuard(
+            self._service.receive_on, lambda: parts.tokens.tenants() | parts.destinations.tenants()
+        )
 
     async def start(self) -> None:
         """Receive requests from now on."""

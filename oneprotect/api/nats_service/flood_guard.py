@@ -2,13 +2,15 @@
 
 All requests reach a process through one connection, in their order. So even refusing a request costs the other tenants
 time, and a client sends more requests in a second than a process can refuse. During a pause the process is subscribed
-to the subjects of the other tenants only. Then the NATS server itself refuses the requests of the flooding tenant.
+to the subjects of the other tenants only, as far as it knows them. Then the NATS server itself refuses the requests of
+the flooding tenant.
 """
 
 import asyncio
 import collections
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+import itertools
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
 import structlog
@@ -22,7 +24,8 @@ PAUSE_S: Final = 2.0
 MAX_PAUSE_S: Final = 32.0
 FORGIVEN_AFTER_S: Final = 60.0
 MAX_TENANTS: Final = 4096
-"""Tenants that are served during a pause: those that used the service last."""
+"""Tenants that are served during a pause: those that used the service last, and then others that are known."""
+RETRY_S: Final = 0.5
 
 _log = structlog.get_logger(__name__)
 
@@ -30,9 +33,17 @@ _log = structlog.get_logger(__name__)
 class FloodGuard:
     """The pauses of one process."""
 
-    def __init__(self, receive_on: Callable[[Sequence[str]], Awaitable[None]]) -> None:
-        """Create a guard. `receive_on`: subscribes to these subjects instead of the former ones."""
+    def __init__(
+        self, receive_on: Callable[[Sequence[str]], Awaitable[None]], known_tenants: Callable[[], Iterable[str]]
+    ) -> None:
+        """Create a guard.
+
+        Args:
+            receive_on: Subscribes to these subjects instead of the former ones.
+            known_tenants: Returns tenants that may use the service, although they have not done so yet.
+        """
         self._receive_on = receive_on
+        self._known_tenants = known_tenants
         self._seen: collections.OrderedDict[str, None] = collections.OrderedDict()
         self._refused: collections.Counter[str] = collections.Counter()
         self._counted_since = 0.0
@@ -84,14 +95,27 @@ class FloodGuard:
 
     async def _pause(self) -> None:
         try:
-            while self._paused:
-                self._changed.clear()
-                await self._receive_on([subjects.deliveries(name) for name in self._seen if name not in self._paused])
+            while not await self._subscribe() or self._paused:
                 now = asyncio.get_running_loop().time()
+                until = min(self._paused.values(), default=now + RETRY_S)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._changed.wait(), max(0.0, min(self._paused.values()) - now))
+                    await asyncio.wait_for(self._changed.wait(), max(0.0, until - now))
                 now = asyncio.get_running_loop().time()
                 self._paused = {name: until for name, until in self._paused.items() if until > now}
-            await self._receive_on([subjects.deliveries("*")])
         finally:
             self._task = None
+
+    async def _subscribe(self) -> bool:
+        """Subscribe to the tenants that are not paused. Returns whether that worked."""
+        self._changed.clear()
+        try:
+            await self._receive_on(self._served() if self._paused else [subjects.deliveries("*")])
+        except Exception as error:  # noqa: BLE001 - a paused tenant must be served again, whatever happened
+            _log.warning("service.not_subscribed", error=str(error), next_try_s=RETRY_S)
+            return False
+        return True
+
+    def _served(self) -> list[str]:
+        tenants = dict.fromkeys(itertools.chain(reversed(self._seen), self._known_tenants()))
+        served = (subjects.deliveries(name) for name in tenants if name not in self._paused)
+        return list(itertools.islice(served, MAX_TENANTS))

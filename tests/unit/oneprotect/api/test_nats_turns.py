@@ -3,7 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 
-from oneprotect.api.nats_service import turns
+import pytest
+
+from oneprotect.api.nats_service import flood_guard, turns
 from oneprotect.api.nats_service.flood_guard import REFUSED_PER_S, FloodGuard
 from oneprotect.api.nats_service.turns import TenantTurns
 from schemas import subjects
@@ -72,7 +74,7 @@ async def test_a_flood_ends_the_subscription_to_its_tenant_for_a_while() -> None
     async def receive_on(wanted: Sequence[str]) -> None:
         received.append(wanted)
 
-    guard = FloodGuard(receive_on)
+    guard = FloodGuard(receive_on, lambda: ("acme", "initech", "known"))
     for tenant in ("acme", "globex", "initech"):
         guard.note(tenant)
     for _ in range(REFUSED_PER_S):
@@ -84,5 +86,60 @@ async def test_a_flood_ends_the_subscription_to_its_tenant_for_a_while() -> None
     guard.note_refusal("globex", REFUSED_PER_S * 1024)  # few, and large
 
     await until(lambda: received[-1:] == [[subjects.deliveries("*")]], 10)
-    assert received[0] == [subjects.deliveries("initech")]
+    assert received[0] == [subjects.deliveries("initech"), subjects.deliveries("known")]
     assert not guard.is_paused("acme")
+
+
+async def test_tenants_served_during_a_pause_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that used the service last come first."""
+    monkeypatch.setattr(flood_guard, "MAX_TENANTS", 3)
+    received: list[Sequence[str]] = []
+
+    async def receive_on(wanted: Sequence[str]) -> None:
+        received.append(wanted)
+
+    guard = FloodGuard(receive_on, lambda: (f"known-{number}" for number in range(9)))
+    for tenant in ("one", "two"):
+        guard.note(tenant)
+    guard.note_refusal("acme", REFUSED_PER_S * 1024)
+    await until(lambda: received, 10)
+    await guard.stop()
+
+    assert received[0] == [subjects.deliveries(name) for name in ("two", "one", "known-0")]
+
+
+async def test_a_pause_ends_although_a_subscription_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The subscription to all tenants is tried again."""
+    monkeypatch.setattr(flood_guard, "PAUSE_S", 0.1)
+    monkeypatch.setattr(flood_guard, "RETRY_S", 0.01)
+    tried: list[Sequence[str]] = []
+
+    async def receive_on(wanted: Sequence[str]) -> None:
+        tried.append(wanted)
+        if len(tried) < 4:
+            raise ConnectionError("closed")
+
+    guard = FloodGuard(receive_on, lambda: ())
+    guard.note_refusal("acme", REFUSED_PER_S * 1024)
+    await until(lambda: len(tried) == 4, 10)
+
+    assert not guard.is_paused("acme")
+    assert tried == [[], *[[subjects.deliveries("*")]] * 3]
+
+
+async def test_a_flood_while_a_pause_ends_begins_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its tenant is served again after that one."""
+    monkeypatch.setattr(flood_guard, "PAUSE_S", 0.1)
+    received: list[Sequence[str]] = []
+
+    async def receive_on(wanted: Sequence[str]) -> None:
+        received.append(wanted)
+        if len(received) == 2:
+            guard.note_refusal("globex", REFUSED_PER_S * 1024)
+
+    guard = FloodGuard(receive_on, lambda: ())
+    guard.note_refusal("acme", REFUSED_PER_S * 1024)
+    await until(lambda: len(received) == 4, 10)
+
+    assert not guard.is_paused("globex")
+    assert received == [[], [subjects.deliveries("*")]] * 2

@@ -35,7 +35,7 @@ class RequestPublisher(MessagePublisher, Protocol):
     """A publisher that knows the shares of tenants, such as `JetStreamPublisher`."""
 
     @property
-    def exceeds_share(self) -> Callable[[str], bool]:
+    def exceeds_share(self) -> Callable[[str, int], bool]:
         """Returns whether a request of a tenant belongs into the overflow."""
         ...
 
@@ -50,7 +50,7 @@ class OverflowingPublisher:
         """Send a request, and call `on_stored` once, with the final result."""
         tenant, destination = subjects.tenant_and_destination(publication.subject)
         in_overflow = Publication(subjects.overflow(tenant, destination), publication.payload, publication.headers)
-        if self._publisher.exceeds_share(tenant):
+        if self._publisher.exceeds_share(tenant, 1):
             self._publisher.send(in_overflow, on_stored)
             return
 
@@ -87,7 +87,7 @@ async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[Del
     """
     if len(requests) == 1:
         return [await _publish(publisher, requests[0])]
-    is_over_share = publisher.exceeds_share(requests[0].tenant)
+    is_over_share = publisher.exceeds_share(requests[0].tenant, len(requests))
     try:
         if not is_over_share:
             with contextlib.suppress(_SubjectFull):

@@ -62,7 +62,7 @@ class JetStreamPublisher:
         self._waiting: dict[int, tuple[str, OnStored]] = {}
         """Subject and callback of each unacknowledged message by its number, oldest first."""
         self._batches: dict[str, AtomicBatcher] = {}
-        self.exceeds_share: Callable[[str], bool] = lambda _tenant: False
+        self.exceeds_share: Callable[[str, int], bool] = lambda _tenant, _count: False
         """Returns whether delivery requests of a tenant belong into the overflow: see `WorkShare`."""
 
     async def __aenter__(self) -> Self:

@@ -47,14 +47,14 @@ class WorkShare:
         self._tenants: dict[str, _Tenant] = {}
         self._looking: set[asyncio.Task[None]] = set()
 
-    def is_exceeded(self, tenant: str) -> bool:
-        """Count a request of `tenant`, and return whether it belongs into the overflow."""
+    def is_exceeded(self, tenant: str, count: int) -> bool:
+        """Count requests of `tenant`, and return whether they belong into the overflow."""
         known = self._tenants.get(tenant)
         if known is None:
             if len(self._tenants) >= MAX_TENANTS:
                 self._tenants.clear()
             known = self._tenants[tenant] = _Tenant()
-        known.requests += 1
+        known.requests += count
         if known.requests < LOOK_AFTER and not known.is_over:
             return False
         now = asyncio.get_running_loop().time()

@@ -46,6 +46,11 @@ class ConfigurationDirectory:
         """Return the cached credential `<tenant>.<id>` if it is still valid."""
         return self._credentials.get_if_fresh(key)
 
+    def is_unordered(self, key: str) -> bool:
+        """Return whether the destination `<tenant>.<id>` is cached, and does not exist or has no ordered queue."""
+        known = self._destinations.get_if_fresh(key)
+        return known is not None and (known.value is None or known.value.ordering != "fifo")
+
     async def credential(self, tenant: str, name: str) -> Credential | None:
         """Return the credential, or None."""
         key = f"{tenant}.{name}"

@@ -108,14 +108,24 @@ class IsolatingGuard:
 
     def isolate(self, message: Message, on_result: OnIsolated) -> None:
         """Handle a suspect when its turn comes, and call `on_result` once: at once when too many wait."""
-        if self._count >= MAX_WAITING:
+        tenant = message.lane.partition(".")[0]
+        if self._count >= MAX_WAITING and not self._return_newest(beyond=len(self._waiting.get(tenant, ()))):
             on_result(None)
             return
         self._count += 1
-        self._waiting.setdefault(message.lane.partition(".")[0], collections.deque()).append((message, on_result))
+        self._waiting.setdefault(tenant, collections.deque()).append((message, on_result))
         self._arrived.set()
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._work(), name="isolation")
+
+    def _return_newest(self, *, beyond: int) -> bool:
+        """Return the newest of the longest line to its stream, if more than `beyond` and itself wait in that line."""
+        longest = max(self._waiting.values(), key=len)
+        if len(longest) <= beyond + 1:
+            return False
+        self._count -= 1
+        longest.pop()[1](None)
+        return True
 
     def return_waiting(self) -> None:
         """Return everything that waits to its stream."""
@@ -153,6 +163,9 @@ class IsolatingGuard:
                     result = await self._handle(message)
                 finally:
                     on_result(result)
+                if isinstance(result, (tuple, Requeue)):
+                    with contextlib.suppress(JetStreamError):  # the entry expires
+                        await self._registry.clear(message)
         finally:
             await self._end_process()
 
@@ -184,9 +197,10 @@ class IsolatingGuard:
             return self._count_result("returned", None)
         except (OSError, EOFError):
             return await self._on_death(message, await self._end_process())
-        if not isinstance(result, Exception):
-            with contextlib.suppress(JetStreamError):  # the entry expires
-                await self._registry.clear(message)
+        except msgspec.DecodeError:
+            _log.error("isolation.unreadable", subject=message.subject)
+            await self._end_process()
+            return self._count_result("returned", None)
         return self._count_result("handled", result)
 
     async def _on_death(self, message: Message, code: int) -> HandlerResult | None:
@@ -202,8 +216,6 @@ class IsolatingGuard:
             return None
         if deaths < MAX_ISOLATED_DEATHS:
             return None
-        with contextlib.suppress(JetStreamError):
-            await self._registry.clear(message)
         reason = f"ended the process that handled it {deaths} times, last with the code {code}"
         return self._count_result("quarantined", (quarantine_publication(message, Code.INTERNAL, reason),))
 

@@ -7,6 +7,7 @@ destination is handled there for a while. No outage and no killed process does m
 
 import asyncio
 import functools
+import re
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,7 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
     isolated_deaths: int = 0
 
 
+_IDENTITY: Final = re.compile(r"[A-Z_]{1,32}\.[0-9]{1,20}")
 _ISOLATED: Final = msgspec.json.encode(Suspect(deaths=MAX_DEATHS))
 
 
@@ -52,6 +54,8 @@ class SuspectRegistry:
         """`directory` has the journals of the processes on this machine."""
         self._table = KvTable(bucket, Suspect)
         self._directory = directory
+        self._counted: dict[Path, set[str]] = {}
+        """Messages of a dead process's journal whose death is counted, while others are not."""
         self._cache = KvCache(self._table)
         self._cache.on_update = self._on_update
         self.isolated: set[str] = set()
@@ -78,15 +82,27 @@ class SuspectRegistry:
 
     async def _round(self) -> None:
         await self._cache.refresh(">")
-        for path in find_journals(self._directory):
-            with left_by_the_dead(path) as identities:
-                if identities:
-                    _log.warning("suspects.found", messages=len(identities))
-                    await self._count_deaths(identities)
+        paths = find_journals(self._directory)
+        self._counted = {path: counted for path, counted in self._counted.items() if path in paths}
+        for path in paths:
+            try:
+                with left_by_the_dead(path) as identities:
+                    if identities:
+                        await self._count_deaths(identities, self._counted.setdefault(path, set()))
+            except JetStreamError as error:
+                _log.warning("suspects.unavailable", error=str(error))
 
-    async def _count_deaths(self, identities: list[str]) -> None:
-        for first in range(0, len(identities), BATCH):
-            await asyncio.gather(*(self._count(one, "deaths") for one in identities[first : first + BATCH]))
+    async def _count_deaths(self, identities: list[str], counted: set[str]) -> None:
+        """Count one death of each message. Raises `JetStreamError`; the next call goes on with what is not counted."""
+        left = [identity for identity in identities if identity not in counted and _IDENTITY.fullmatch(identity)]
+        _log.warning("suspects.found", messages=len(left))
+        for first in range(0, len(left), BATCH):
+            batch = left[first : first + BATCH]
+            outcomes = await asyncio.gather(*(self._count(one, "deaths") for one in batch), return_exceptions=True)
+            counted.update(one for one, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, Suspect))
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     async def _count(self, identity: str, field: str) -> Suspect:
         def count(before: Suspect | None) -> Suspect:
@@ -112,9 +128,9 @@ class SuspectRegistry:
         return suspect.isolated_deaths
 
     async def _isolate_lane(self, lane: str) -> None:
-        if not all(is_name(token) for token in lane.split(".")):
+        tenant, _, destination = lane.partition(".")
+        if not (is_name(tenant) and is_name(destination)):  # an operational event has no destination
             return
-        tenant = _tenant_of(lane)
         known = {name for name in self.isolated if name.startswith(f"lane.{tenant}.")} | {f"lane.{lane}"}
         for key in (f"lane.{lane}", f"lane.{tenant}")[: 1 + (len(known) >= MAX_DESTINATIONS)]:
             if key not in self.isolated:

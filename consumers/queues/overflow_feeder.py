@@ -239,6 +239,7 @@ class _DestinationFeed:
         source = subjects.overflow(tenant, destination)
         self._transfer = SubjectTransfer(connection, publisher, lease, stream=streams.OVERFLOW.name, source=source)
         self._moved_before: set[str] = set()
+        self._moved_until = 0
 
     @property
     def is_held(self) -> bool:
@@ -247,6 +248,7 @@ class _DestinationFeed:
 
     async def find_moved(self) -> None:
         """Read the ids of due work: another worker may have moved a message, and died before it removed it here."""
+        self._moved_until = (await management.stream_info(self._connection, streams.OVERFLOW.name)).state.last_seq
         async for record in direct_get.scan(self._connection, streams.WORK.name, self._target):
             self._moved_before.add(record.headers.get(HEADER_MSG_ID, ""))
 
@@ -277,13 +279,11 @@ class _DestinationFeed:
 
     async def _move_all(self, records: list[StoredMessage]) -> int:
         """Move `records` up to the first that the work stream refuses. Those after it are moved again later."""
-        known = next((at for at, record in enumerate(records) if not self._is_known(record)), len(records))
-        if known:
-            self._transfer.skip(records[known - 1])
+        self._transfer.note_moved(record for record in records if self._is_known(record))
         try:
-            return known + await self._transfer.publish_all(records[known:], self._target)
+            return await self._transfer.publish_all(records, self._target)
         finally:
             await self._transfer.remove_moved()
 
     def _is_known(self, record: StoredMessage) -> bool:
-        return self._transfer.message_id(record) in self._moved_before
+        return record.sequence <= self._moved_until and self._transfer.message_id(record) in self._moved_before

@@ -10,7 +10,7 @@ streams is then as good as the servers' clocks.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -45,6 +45,8 @@ class SubjectTransfer:
         self.source = source
         self._moved = self._removed = 0
         """Sequences in the stream."""
+        self._ahead: set[int] = set()
+        """Sequences that are moved, behind one that is not."""
         self._to_delete: list[int] = []
         """Sequences of the work stream that are moved, and not deleted yet."""
 
@@ -68,17 +70,26 @@ class SubjectTransfer:
 
         Raises `JetStreamError`, `LeaseLost` among them, unless the reason is a full subject.
         """
-        published = (self._publish(record, target, {}) for record in records)
-        for count, (record, error) in enumerate(
-            zip(records, await asyncio.gather(*published, return_exceptions=True), strict=True)
-        ):
+        published = (self._publish_once(record, target) for record in records)
+        outcomes = await asyncio.gather(*published, return_exceptions=True)
+        for count, (record, error) in enumerate(zip(records, outcomes, strict=True)):
             if error is None:
+                self._ahead.discard(record.sequence)
                 self.skip(record)
             elif isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL:
                 return count
             else:
                 raise error
         return len(records)
+
+    def note_moved(self, records: Iterable[StoredMessage]) -> None:
+        """Count `records` as moved although earlier ones are not."""
+        self._ahead.update(record.sequence for record in records)
+
+    async def _publish_once(self, record: StoredMessage, target: str) -> None:
+        if record.sequence not in self._ahead:
+            await self._publish(record, target, {})
+            self._ahead.add(record.sequence)
 
     async def _publish(self, record: StoredMessage, target: str, extra: Mapping[str, str]) -> None:
         if not self._lease.is_held:
@@ -117,6 +128,9 @@ class SubjectTransfer:
         elif self._moved > self._removed:
             await management.purge_subject(self._connection, self.stream, self.source, before=self._moved + 1)
             self._removed = self._moved
+        if self._ahead:
+            await asyncio.gather(*(self._delete(sequence) for sequence in self._ahead))
+            self._ahead.clear()
 
     async def _delete(self, sequence: int) -> None:
         try:

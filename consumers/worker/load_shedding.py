@@ -3,8 +3,8 @@
 The streams of due work are queues for all tenants. A worker that stopped pulling when one tenant has filled its share
 would leave the others behind that tenant's backlog. The overflow is read by turns of tenants and destinations.
 
-The copy is stored before the message is acknowledged. A worker that dies in between leaves both, and the delivery is
-sent twice, like one that was in flight.
+The copy is stored before the message is acknowledged. If the acknowledgement is lost, both remain. So the copy asks for
+a look at the results before it is sent.
 """
 
 from collections.abc import Callable
@@ -25,16 +25,18 @@ _MOVED: Final = ".o"
 class LoadShedder:
     """Moves messages to the overflow."""
 
-    def __init__(self, publisher: MessagePublisher) -> None:
+    def __init__(self, publisher: MessagePublisher, is_unordered: Callable[[str], bool]) -> None:
+        """`is_unordered`: whether the destination `<tenant>.<id>` is known, and its order does not matter."""
         self._publisher = publisher
+        self._is_unordered = is_unordered
         self.moving = 0
         """Messages that are being moved."""
         self.moved = 0
         """Messages moved so far."""
 
     def can_move(self, message: Message) -> bool:
-        """Return whether the overflow may have the message: the head of an ordered queue stays where it is."""
-        return message.stream in _SOURCES
+        """Return whether the overflow may have the message: a copy is newer, so it would come behind later ones."""
+        return message.stream in _SOURCES and self._is_unordered(message.lane)
 
     def move(self, message: Message, on_moved: Callable[[JetStreamError | None], None]) -> None:
         """Store a copy in the overflow, and call `on_moved` once, with the error if there is one."""
@@ -63,6 +65,5 @@ def overflow_copy(message: Message) -> Publication:
     if before and end.isdigit():  # moved before
         request_id = before
     headers = portable_headers(message.headers) | {HEADER_MSG_ID: f"{request_id}{_MOVED}{message.sequence}"}
-    if message.deliveries > 1:  # the copy is new to the server, but the delivery may have a result
-        headers.setdefault(HEADER_SINCE, message.stored_at.isoformat())
+    headers.setdefault(HEADER_SINCE, message.stored_at.isoformat())
     return Publication(subjects.overflow(*subjects.tenant_and_destination(message.subject)), message.data, headers)

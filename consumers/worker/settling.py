@@ -94,6 +94,7 @@ class InFlightMessage:
     __slots__ = (
         "_failing_since",
         "_is_quarantined",
+        "_is_recorded",
         "_is_requeued",
         "_publications",
         "_retry_s",
@@ -111,7 +112,7 @@ class InFlightMessage:
         """Of the journal of handled messages."""
         self.message = message
         self._publications: tuple[Publication, ...] = ()
-        self._is_requeued = self._is_quarantined = False
+        self._is_requeued = self._is_quarantined = self._is_recorded = False
         self._stored = 0
         self._failing_since = 0.0
         self._retry_s = 0.1
@@ -137,6 +138,7 @@ class InFlightMessage:
     def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         if isinstance(result, PublishAck):
             self._stored += 1
+            self._is_recorded = True
             self._store_next()
         elif is_refused_for_good(result):
             self._on_refused(result)
@@ -147,7 +149,7 @@ class InFlightMessage:
         """Try again, or return the message if a redelivery is sure to send nothing a second time."""
         now, subject = time.monotonic(), self._publications[self._stored].subject
         self._failing_since = self._failing_since or now
-        if now - self._failing_since > self._worker.settle_patience_s and (self._stored or self._is_quarantined):
+        if now - self._failing_since > self._worker.settle_patience_s and self._is_recorded:
             self._return(error)
             return
         _log.warning("publish.failed", subject=subject, error=str(error), next_try_s=self._retry_s)

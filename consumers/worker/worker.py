@@ -25,6 +25,7 @@ from messaging.message import Message
 from messaging.publication import MessagePublisher
 from messaging.pull_consumer import PullConsumer
 from schemas.codes import Code
+from schemas.streams import ORDERED
 
 MAX_CRASHES: Final = 3
 """A message that crashes its handler this often is quarantined."""
@@ -197,7 +198,7 @@ class Worker:
             # A server that lost the acknowledgement may have lost its count of deliveries, too.
             message.deliveries = max(message.deliveries, 2)
         self._unsettled[identity] = message
-        self._unsettled_bytes += len(message.data)
+        self._unsettled_bytes += _pulled_bytes(message)
         if self._scheduler.enqueue(message.lane, message):
             self._start_ready()
         else:
@@ -376,7 +377,7 @@ class Worker:
 
     def _forget(self, message: Message) -> None:
         if self._unsettled.pop(message.identity, None) is not None:
-            self._unsettled_bytes -= len(message.data)
+            self._unsettled_bytes -= _pulled_bytes(message)
         if self._is_full:
             self._resume()
 
@@ -459,3 +460,8 @@ class Worker:
     def _announce(self, event: str, **counts: int) -> None:
         if self._is_announced:
             _log.info(event, **counts)
+
+
+def _pulled_bytes(message: Message) -> int:
+    """Return the bytes that count as pulled. Heads of ordered queues do not: pulling less would not bound them."""
+    return 0 if message.stream == ORDERED.name else len(message.data)

@@ -18,7 +18,9 @@ SECRET: Final = "oneprotect-nats-users"
 """Kubernetes Secret with the public keys: one key for each role, and `sys`."""
 ACCOUNT: Final = "ONEPROTECT"
 """Account of the product. Tenants' names are lower case, so no tenant's account has this name."""
-_TENANT_LIMITS: Final = {"max_connections": 100, "max_subscriptions": 1000, "max_payload": 1024 * 1024}
+TENANT_LIMITS: Final = {"max_connections": 32, "max_subscriptions": 4, "max_payload": 1024 * 1024}
+"""A client needs one subscription, for its replies. The server counts them for each connection. It copies each reply to
+every subscription that matches, before it reads the API's next reply."""
 _RESPONSE_DEADLINE: Final = "30s"
 """After this time the server forgets a request without a response, so that such requests do not fill its memory."""
 
@@ -122,7 +124,7 @@ def tenant_account(tenant: str, nkey: str) -> dict[str, Any]:
     """
     service = {"account": ACCOUNT, "subject": subjects.deliveries(tenant)}
     user = {**user_entry(producer(tenant), nkey), "allowed_connection_types": ["STANDARD"]}
-    return {tenant: {"limits": _TENANT_LIMITS, "imports": [{"service": service}], "users": [user]}}
+    return {tenant: {"limits": TENANT_LIMITS, "imports": [{"service": service}], "users": [user]}}
 
 
 def conf(document: dict[str, Any]) -> str:

@@ -185,7 +185,7 @@ class _Consumer:
         self._tracer = _build_tracer(resources)
         self._handler = self._build_handler()
         self._rates = RateLimiter(jetstream.rates, self._directory.rates)
-        self._shedder = LoadShedder(jetstream.publisher)
+        self._shedder = LoadShedder(jetstream.publisher, self._directory.is_unordered)
         self._suspects = SuspectRegistry(jetstream.suspects, state_directory(settings))
         self._guard = self._build_guard()
         self._worker = self._build_worker()

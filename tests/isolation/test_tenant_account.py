@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from messaging.admin import topology
-from messaging.admin.manifests import conf_fields, tenant_account
+from messaging.admin.manifests import TENANT_LIMITS, conf_fields, tenant_account
 from messaging.admin.permissions import NatsRole, publisher
 from messaging.client.connection import NatsConnection, connect
 from schemas import streams, subjects
@@ -220,15 +220,25 @@ async def test_odd_subjects_reach_no_service(scene: Scene) -> None:
 
 
 async def test_the_server_limits_the_connections_of_one_tenant(scene: Scene) -> None:
-    """The 101st connection of a tenant is refused, and another tenant still connects."""
+    """The first connection beyond the limit is refused, and another tenant still connects."""
     async with contextlib.AsyncExitStack() as stack:
-        opened = [await stack.enter_async_context(scene.as_user()) for _ in range(101)]
+        opened = [await stack.enter_async_context(scene.as_user()) for _ in range(TENANT_LIMITS["max_connections"] + 1)]
         other = await stack.enter_async_context(scene.as_user(f"producer_{OTHER}"))
         refused = [one for one in opened if one.is_closed]
         assert not other.is_closed
 
     assert len(refused) == 1
     assert "maximum account active connections exceeded" in refused[0].errors[0].lower()
+
+
+async def test_the_server_limits_the_copies_of_each_reply(scene: Scene) -> None:
+    """The API's connection makes a copy of a reply for each subscription, so a connection has few."""
+    async with scene.as_user() as tenant:
+        for number in range(TENANT_LIMITS["max_subscriptions"] + 1):
+            tenant.subscribe(f"_INBOX.{number}")
+        await tenant.flush()
+
+    assert ["maximum subscriptions exceeded" in error.lower() for error in tenant.errors] == [True]
 
 
 async def test_an_account_imports_the_service_of_its_own_name_only(tmp_path: Path) -> None:

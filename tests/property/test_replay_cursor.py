@@ -50,7 +50,7 @@ class Server:
         self._fates = fates_
         self._is_dead = False
 
-    def exceeds_share(self, _tenant: str) -> bool:
+    def exceeds_share(self, _tenant: str, _count: int) -> bool:
         """Return False: nothing goes to the overflow."""
         return False
 

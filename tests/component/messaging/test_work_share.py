@@ -50,7 +50,7 @@ async def test_a_share_is_found_again_when_the_work_is_done(site: Site) -> None:
         await site.deliver(f"d{number % 3}")
 
     def is_exceeded() -> bool:
-        return share.is_exceeded(TENANT)
+        return share.is_exceeded(TENANT, 1)
 
     await until(is_exceeded, 20)
     await api(f"STREAM.PURGE.{streams.WORK.name}")
@@ -66,5 +66,16 @@ async def test_shares_shrink_while_there_is_much_due_work(site: Site) -> None:
     for number in range(10):
         await site.jetstream.publisher.publish(_request("orders", f"dlv_{number}", "few").on(subjects.requested))
 
-    await until(lambda: share.is_exceeded("few"), 20)
+    await until(lambda: share.is_exceeded("few", 1), 20)
+    await share.aclose()
+
+
+async def test_a_fan_out_counts_each_of_its_deliveries(site: Site) -> None:
+    """A few large fan-outs cause a look at the tenant's due work."""
+    share = WorkShare(site.jetstream.connection, 20)
+    for number in range(50):
+        await site.deliver(f"d{number % 3}")
+
+    assert not share.is_exceeded(TENANT, LOOK_AFTER - 1)
+    await until(lambda: share.is_exceeded(TENANT, LOOK_AFTER), 20)
     await share.aclose()

@@ -10,8 +10,10 @@ import pytest
 
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.queues.overflow_feeder import MAX_FED, OverflowFeeder
+from messaging.client.errors import SUBJECT_FULL, RejectedByServer
 from messaging.lease import TTL_S, Lease, LeaseHolder
-from messaging.publication import Publication
+from messaging.publication import Publication, PublishAck
+from messaging.publisher import JetStreamPublisher
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.headers import HEADER_MSG_ID
@@ -30,12 +32,18 @@ async def site(tmp_path: Path, nats_server: EmbeddedNats) -> AsyncGenerator[Site
 
 
 def _feeder(
-    site: Site, worker: str, *, closed: tuple[str, ...] = (), interval_s: float = 1.0, work_per_tenant: int = MAX_FED
+    site: Site,
+    worker: str,
+    *,
+    closed: tuple[str, ...] = (),
+    interval_s: float = 1.0,
+    work_per_tenant: int = MAX_FED,
+    publisher: JetStreamPublisher | None = None,
 ) -> OverflowFeeder:
     jetstream = site.jetstream
     return OverflowFeeder(
         jetstream.connection,
-        jetstream.publisher,
+        publisher or jetstream.publisher,
         leases=jetstream.leases,
         directory=ConfigurationDirectory(jetstream.destinations, jetstream.credentials),
         worker=worker,
@@ -151,18 +159,91 @@ async def test_a_dead_feeder_is_replaced_without_duplicates(site: Site) -> None:
     assert came == waiting
 
 
+async def _shorten_duplicate_window(site: Site) -> None:
+    for stream in (streams.WORK, streams.OVERFLOW):
+        config = (await site.jetstream.connection.api(f"STREAM.INFO.{stream.name}"))["config"]
+        await site.jetstream.connection.api(
+            f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000}
+        )
+
+
+async def _await_end_of_window(site: Site) -> None:
+    """Wait until the work stream accepts ids again that it had before."""
+    probe = Publication(subjects.requested(TENANT, "probe"), document("probe"), {HEADER_MSG_ID: "probe"})
+    await site.jetstream.publisher.publish(probe)
+    await until(lambda: _is_forgotten(site, probe), 5)
+
+
+class RefusedOnce(JetStreamPublisher):
+    """A publisher that finds the work stream full for one request, once, as another producer was quicker."""
+
+    refused = ""
+
+    async def publish(self, publication: Publication) -> PublishAck:
+        """Publish, or raise the server's refusal."""
+        is_due = publication.subject.startswith(subjects.requested("", "")[:-1])
+        if self.refused and is_due and publication.headers[HEADER_MSG_ID].endswith(self.refused):
+            self.refused = ""
+            raise RejectedByServer(SUBJECT_FULL, "full")
+        return await super().publish(publication)
+
+
+@pytest.mark.parametrize("is_delivered_between", [True, False])
+async def test_what_is_moved_behind_a_refused_message_is_moved_once(site: Site, is_delivered_between: bool) -> None:
+    """Neither this feeder nor the next one publishes it again, also when the duplicate window has ended."""
+    await _shorten_duplicate_window(site)
+    waiting = await _overflow(site, "orders", 4)
+    await _take(site, "orders")
+    async with RefusedOnce(site.jetstream.connection) as publisher:
+        publisher.refused = waiting[1]
+        feeder = _feeder(site, "one", publisher=publisher)
+        await feeder.feed()
+        came = await _take(site, "orders") if is_delivered_between else []
+        await _await_end_of_window(site)
+        if is_delivered_between:
+            await feeder.feed()
+        else:
+            await until(lambda: _no_lease(site), 10)
+            await _feeder(site, "two").feed()
+        came += await _take(site, "orders")
+
+    assert Counter(came) == Counter(waiting)
+
+
+async def test_an_id_that_is_accepted_again_during_a_long_overflow_is_fed(site: Site) -> None:
+    """The feed knows the id from its start, when the first request with it was due."""
+    await _shorten_duplicate_window(site)
+    await site.publish("orders", document("orders", delivery="dlv_again"), "dlv_again")
+    for _ in range(CAP + 4):
+        await site.deliver("orders")
+    feeder = _feeder(site, "one")
+    first = (await site.records(streams.WORK))[-1]
+    await site.jetstream.publisher.remove(streams.WORK.name, first.sequence)
+    await feeder.feed()
+    before = await _take(site, "orders")
+    await _await_end_of_window(site)
+    for _ in range(CAP):
+        await site.deliver("orders")
+    await site.publish("orders", document("orders", delivery="dlv_again"), "dlv_again")
+    after: list[str] = []
+    while await site.records(streams.OVERFLOW):
+        after += await _take(site, "orders")
+        await feeder.feed()
+    after += await _take(site, "orders")
+
+    assert before.count("dlv_again") == 1
+    assert after.count("dlv_again") == 1
+
+
 async def test_moved_messages_are_recognized_after_the_duplicate_window(site: Site) -> None:
     """The next feeder checks the due messages when the duplicate window has ended."""
-    config = (await site.jetstream.connection.api(f"STREAM.INFO.{streams.WORK.name}"))["config"]
-    await site.jetstream.connection.api(f"STREAM.UPDATE.{config['name']}", config | {"duplicate_window": 100_000_000})
+    await _shorten_duplicate_window(site)
     waiting = await _overflow(site, "orders", 6)
     await _take(site, "orders")
     for record in (await site.records(streams.OVERFLOW))[:4]:
         headers = {HEADER_MSG_ID: record.headers[HEADER_MSG_ID]}
         await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))
-    probe = Publication(subjects.requested(TENANT, "probe"), document("probe"), {HEADER_MSG_ID: "probe"})
-    await site.jetstream.publisher.publish(probe)
-    await until(lambda: _is_forgotten(site, probe), 5)
+    await _await_end_of_window(site)
     await _feeder(site, "next").feed()
 
     assert await _take(site, "orders") == waiting

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable
 
+from consumers.destinations.directory import ConfigurationDirectory
 from consumers.worker.disposition import HandlerResult
 from consumers.worker.fair_scheduler import MAX_WAITING
 from consumers.worker.load_shedding import LoadShedder, overflow_copy
@@ -14,7 +15,7 @@ from messaging.publication import Publication
 from messaging.pull_consumer import PullConsumer, fetch
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
-from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_REASON
+from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_REASON, HEADER_SINCE
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -37,7 +38,7 @@ async def _running(
         handler=handler,
         try_start=try_start,
         lane_limit=lambda _: lane_limit,
-        shedder=LoadShedder(jetstream.publisher),
+        shedder=LoadShedder(jetstream.publisher, lambda _lane: True),
         limits=WorkerLimits(
             max_in_flight=max_in_flight,
             max_waiting=max_waiting,
@@ -312,6 +313,7 @@ async def test_a_surplus_moves_to_the_overflow_and_another_tenant_is_served(site
     assert copy.subject == subjects.overflow(TENANT, "d0")
     assert copy.headers["traceparent"] == trace
     assert "Nats-Expected-Stream" not in copy.headers
+    assert HEADER_SINCE in copy.headers, "without it, a lost acknowledgement would send the delivery twice"
     assert copy.headers[HEADER_MSG_ID].startswith(f"{subjects.msg_id(TENANT, 'd0', last)}.o")
 
 
@@ -327,7 +329,7 @@ async def test_a_moved_message_is_delivered_when_it_is_fed_back(site: Site, rece
         site.jetstream.connection, stream=streams.WORK.name, consumer=streams.WORK_CONSUMER.name, batch=1
     )
     moved: asyncio.Future[JetStreamError | None] = asyncio.get_running_loop().create_future()
-    LoadShedder(site.jetstream.publisher).move(message, moved.set_result)
+    LoadShedder(site.jetstream.publisher, lambda _lane: True).move(message, moved.set_result)
     assert await moved is None
     message.ack()
     async with site.consumer():
@@ -346,3 +348,37 @@ async def test_a_message_that_is_moved_twice_has_one_suffix(site: Site) -> None:
 
     ids = [overflow_copy(message).headers[HEADER_MSG_ID] for message in messages]
     assert ids == [f"{TENANT}.orders.dlv_1.o{number}" for number in (1, 2)]
+
+
+async def test_heads_of_ordered_queues_do_not_stop_the_worker_from_pulling(site: Site) -> None:
+    """Hundreds of large heads of one tenant are in hand, and the messages of the others are still pulled."""
+    never = asyncio.Event()
+
+    async def handler(_: Message) -> tuple[Publication, ...]:
+        await never.wait()
+        return ()
+
+    async with _running(site, handler, drain_timeout_s=0.1) as runtime:
+        for number in range(1, 601):
+            subject = subjects.ordered(TENANT, f"d{number}")
+            reply = f"$JS.ACK.{streams.ORDERED.name}.d.1.{number}.{number}.1.0".encode()
+            lane = subjects.lane_of(subject)
+            runtime.accept(Message(subject, lane, reply, bytes(256 * 1024), b"", site.jetstream.connection))
+
+        assert runtime.unsettled == 600
+        assert runtime.free_capacity() > 0
+
+
+async def test_messages_whose_order_may_matter_are_not_moved(site: Site, receiver: Scripted) -> None:
+    """A destination with an ordered queue, or one that was not read yet: a copy would come behind later messages."""
+    await site.destination("queue", receiver.url, ordering="fifo")
+    await site.destination("plain", receiver.url)
+    directory = ConfigurationDirectory(site.jetstream.destinations, site.jetstream.credentials)
+    await directory.start()
+    keys = [f"{TENANT}.{name}" for name in ("queue", "plain", "nowhere")]
+    before = [directory.is_unordered(key) for key in keys]
+    for key in keys:
+        await directory.destination(*key.split("."))
+
+    assert before == [False, False, False]
+    assert [directory.is_unordered(key) for key in keys] == [False, True, True]

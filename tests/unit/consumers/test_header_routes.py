@@ -90,7 +90,7 @@ class Recorder:
     def __init__(self) -> None:
         self.sent: list[Publication] = []
 
-    def exceeds_share(self, _tenant: str) -> bool:
+    def exceeds_share(self, _tenant: str, _count: int) -> bool:
         """Return False: nothing goes to the overflow."""
         return False
 

@@ -45,7 +45,7 @@ class Endless:
 class UnusedPublisher:
     """A publisher that must not be called."""
 
-    def exceeds_share(self, _tenant: str) -> bool:
+    def exceeds_share(self, _tenant: str, _count: int) -> bool:
         """Return False: nothing goes to the overflow."""
         return False
 

@@ -1,0 +1,81 @@
+"""The poison guard between tenants, and the counting of deaths."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from consumers.isolation.guard import MAX_WAITING, IsolatingGuard
+from consumers.isolation.journal import SLOT_BYTES, HandlingJournal, find_journals
+from consumers.isolation.suspects import SuspectRegistry
+from consumers.worker.disposition import HandlerResult
+from messaging.message import Message
+from schemas import streams, subjects
+from tests.support.site import Site
+from tests.support.waiting import until
+
+
+def _message(site: Site, tenant: str, sequence: int, *, lane: str | None = None) -> Message:
+    subject = subjects.requested(tenant, "orders")
+    reply = f"$JS.ACK.{streams.WORK.name}.delivery.1.{sequence}.{sequence}.1.0".encode()
+    return Message(subject, lane or f"{tenant}.orders", reply, b"{}", b"", site.jetstream.connection)
+
+
+async def test_a_tenant_that_fills_the_isolation_keeps_no_other_out(site: Site, tmp_path: Path) -> None:
+    """The newest message of the longest line makes room for a tenant with fewer."""
+    registry = SuspectRegistry(site.jetstream.suspects, tmp_path)
+    guard = IsolatingGuard(HandlingJournal(tmp_path, slots=1), registry, ["/nonexistent"], {})
+    returned: Counter[str] = Counter()
+
+    def offer(tenant: str, sequence: int) -> None:
+        def on_result(result: HandlerResult | None) -> None:
+            assert result is None
+            returned[tenant] += 1
+
+        guard.isolate(_message(site, tenant, sequence), on_result)
+
+    for sequence in range(MAX_WAITING + 10):
+        offer("greedy", sequence)
+    for sequence in range(20):
+        offer("small", 1000 + sequence)
+
+    assert returned == {"greedy": 30}
+    await guard.aclose()
+    assert returned == {"greedy": MAX_WAITING + 10, "small": 20}
+
+
+async def test_a_death_counts_once_for_each_message_of_a_journal(site: Site, tmp_path: Path) -> None:
+    """Also when the bucket is not there at first, and when the journal has an entry that is no message."""
+    registry = SuspectRegistry(site.jetstream.suspects, tmp_path)
+    names = [f"{streams.WORK.name}.{number}" for number in range(1, 9)]
+    for name in ("1-a", "2-b"):
+        entries = ["no message", *names] if name == "1-a" else names[:1]
+        content = b"".join(entry.encode().ljust(SLOT_BYTES, b"\0") for entry in entries)
+        (tmp_path / f"{name}.journal").write_bytes(content)
+    bucket = f"KV_{streams.SUSPECTS.name}"
+    config = (await site.jetstream.connection.api(f"STREAM.INFO.{bucket}"))["config"]
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{bucket}", config | {"max_msgs": 4, "discard": "new"})
+    await registry.start()
+    assert find_journals(tmp_path), "not everything could be counted"
+    await site.jetstream.connection.api(f"STREAM.UPDATE.{bucket}", config)
+    stop = asyncio.Event()
+    running = asyncio.create_task(registry.run(stop))
+    await until(lambda: not find_journals(tmp_path), 20)
+    stop.set()
+    await running
+
+    assert registry.isolated == {names[0]}, "the only one that was in both journals"
+    assert registry.accused == set(names)
+
+
+@pytest.mark.parametrize(("lane", "isolated"), [("acme", False), ("acme.orders", True)])
+async def test_a_death_in_isolation_isolates_a_destination_and_no_tenant(
+    site: Site, tmp_path: Path, lane: str, isolated: bool
+) -> None:
+    """An operational event has no destination, so it alone is counted."""
+    registry = SuspectRegistry(site.jetstream.suspects, tmp_path)
+    await registry.count_isolated_death(_message(site, "acme", 1, lane=lane))
+
+    assert registry.is_suspect(_message(site, "acme", 2)) is isolated
+    assert not registry.is_suspect(_message(site, "acme", 3, lane="acme.other"))

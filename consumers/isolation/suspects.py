@@ -93,7 +93,7 @@ class SuspectRegistry:
                 _log.warning("suspects.unavailable", error=str(error))
 
     async def _count_deaths(self, identities: list[str], counted: set[str]) -> None:
-        """Count one death of each message. Raises `JetStreamError`; the next call goes on with what is not counted."""
+        """Count one death of each message. Raises `JetStreamError`; the next call counts the rest."""
         left = [identity for identity in identities if identity not in counted and _IDENTITY.fullmatch(identity)]
         _log.warning("suspects.found", messages=len(left))
         for first in range(0, len(left), BATCH):

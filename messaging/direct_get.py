@@ -14,6 +14,8 @@ from messaging.client.errors import NotFound, ServerUnavailable
 from messaging.client.headers import DESCRIPTION, STATUS, has_status, read_headers
 
 BATCH: Final = 256
+BATCH_BYTES: Final = 256 * 1024
+"""The server ends a batch with the message that reaches this size."""
 MAX_SUBJECTS: Final = 1024
 """Subjects whose newest messages the server returns to one request. It rejects (413) a pattern that matches more."""
 
@@ -56,7 +58,7 @@ async def scan(
 
     Args:
         subject: May contain wildcards.
-        batch: Messages of one request, which are all in memory at once. The server ends a batch at 64 MB.
+        batch: Messages of one request at most, which are all in memory at once.
     """
     start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
     while True:
@@ -71,7 +73,10 @@ async def scan(
 async def read_batch(
     connection: NatsConnection, stream: str, subject: str, *, first_sequence: int, size: int
 ) -> tuple[list[StoredMessage], bool]:
-    """Return at most `size` messages on `subject`, oldest first, from a sequence on, and whether there are more."""
+    """Return at most `size` messages on `subject`, oldest first, from a sequence on, and whether there are more.
+
+    Returns fewer when they reach `BATCH_BYTES`.
+    """
     return await _batch(connection, stream, {"next_by_subj": subject, "batch": size, "seq": first_sequence})
 
 
@@ -101,15 +106,15 @@ async def get_last_of(connection: NatsConnection, stream: str, subjects: Sequenc
 
 
 async def _read_last(connection: NatsConnection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
-    """Return the newest messages, in one batch unless they are very large. Raises `TooManySubjects`."""
-    records: list[StoredMessage] = []
+    """Return the newest messages, a batch at a time. Raises `TooManySubjects`."""
+    records: dict[str, StoredMessage] = {}  # a message that is replaced between two batches is in both
     start: dict[str, Any] = {}
     while True:
         batch, more = await _batch(connection, stream, {"multi_last": subjects, "batch": MAX_SUBJECTS, **start})
-        records += batch
+        records |= {record.subject: record for record in batch}
         if not more or not batch:
-            return records
-        start = {"seq": records[-1].sequence + 1}
+            return list(records.values())
+        start = {"seq": batch[-1].sequence + 1}
 
 
 async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any]) -> tuple[list[StoredMessage], bool]:
@@ -128,7 +133,7 @@ async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any
     try:
         subject = f"$JS.API.DIRECT.GET.{stream}"
         async with connection.permissions.guard(subject), asyncio.timeout(API_TIMEOUT_S):
-            connection.post(subject, msgspec.json.encode(request), reply=inbox)
+            connection.post(subject, msgspec.json.encode({"max_bytes": BATCH_BYTES, **request}), reply=inbox)
             headers = await ended
     except TimeoutError:
         headers = None

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import random
 from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
 import msgspec
@@ -29,6 +29,10 @@ MARKER_TTL_S: Final = 3600
 MAX_TRIES: Final = 20
 MAX_PAUSE_S: Final = 0.05
 """Longest pause after a conflict: a replica that answers reads may lag behind the leader."""
+PAGE_BYTES: Final = 256 * 1024
+"""Bytes of stored rows after which a page ends, unless it has only one row."""
+_FIRST_READ: Final = 16
+"""Rows of a page's first read; later ones depend on the size of those that were read."""
 _OPERATION: Final = "KV-Operation"
 
 T = TypeVar("T")
@@ -113,6 +117,20 @@ class KvBucket:
         names = [self._prefix + key for key in keys]
         records = await direct_get.get_last_of(self._connection, self._stream, names)
         return sorted(self._stored(records), key=_key)
+
+    async def read_each(self, keys: Sequence[str]) -> AsyncIterator[KvEntry]:
+        """Yield the entries of those `keys` that have one, in this order. Little is in memory at once."""
+        start, size, count, total = 0, _FIRST_READ, 0, 0
+        while start < len(keys):
+            part = keys[start : start + size]
+            found = {entry.key: entry for entry in await self.get_all(part)}
+            for key in part:
+                if entry := found.get(key):
+                    yield entry
+            start += size
+            count += len(found)
+            total += sum(len(entry.value or b"") for entry in found.values())
+            size = max(1, min(direct_get.BATCH, direct_get.BATCH_BYTES * count // (total or 1)))
 
     async def list(self, pattern: str = ">") -> list[KvEntry]:
         """Return all entries whose key matches, sorted by key."""
@@ -226,7 +244,7 @@ class KvTable(Generic[T]):
     ) -> tuple[list[KvRow[T]], bool]:
         """Return the first `limit` rows whose key matches and follows `after`, and whether there are more.
 
-        Only the keys are listed, and the rows of the page are read.
+        Only the keys are listed, and the rows of the page are read. The page ends early at `PAGE_BYTES`.
 
         Args:
             descending: From the last key to the first.
@@ -237,13 +255,16 @@ class KvTable(Generic[T]):
         elif after is not None:
             keys = keys[bisect_right(keys, after) :]
         rows: list[KvRow[T]] = []
-        size = min(limit + 1, direct_get.BATCH)
-        for start in range(0, len(keys), size):  # more than once if keys were deleted, or rows cannot be decoded
-            found = await self.get_all(keys[start : start + size])
-            rows += reversed(found) if descending else found
-            if len(rows) > limit:
-                break
-        return rows[:limit], len(rows) > limit
+        size = 0
+        async for entry in self.bucket.read_each(keys):
+            row = self._row(entry)
+            if row is None:
+                continue
+            size += len(entry.value or b"")
+            if len(rows) == limit or (rows and size > PAGE_BYTES):
+                return rows, True
+            rows.append(row)
+        return rows, False
 
     async def get_all(self, keys: Sequence[str]) -> list[KvRow[T]]:
         """Return the rows of those `keys` that have one, sorted by key."""

@@ -16,8 +16,12 @@ from messaging.management import stream_info
 
 EXAMINED: Final = 4096
 """Messages that one page reads, approximately."""
-_FIRST_BATCH: Final = 512
-"""Messages of the first request: requests cost the server more the further they are from the ends of the stream."""
+EXAMINED_BYTES: Final = 1024
+"""Bytes per message to examine, on average, after which a page ends."""
+PAGE_BYTES: Final = 256 * 1024
+"""Bytes of matching messages after which a page ends."""
+_HEADERS_BYTES: Final = 256
+"""Bytes of a message besides its body, approximately."""
 _WIDEN_AT_MOST: Final = 64
 
 T = TypeVar("T")
@@ -57,7 +61,7 @@ async def read_page_backwards(
         before: Only messages with a lower sequence.
         since: Only messages stored at this time or later.
         until: Only messages stored before this time.
-        examine: Most messages to read, approximately.
+        examine: Most messages to read, approximately. Large messages count as several of `EXAMINED_BYTES`.
     """
     state = (await stream_info(connection, stream)).state
     floor, end = state.first_seq, state.last_seq + 1
@@ -111,17 +115,19 @@ class _ReverseReader(Generic[T]):
         self._take = take
         self._limit = limit
         self._left = examine
-        self._batch = min(_FIRST_BATCH, examine)
+        self._left_bytes = examine * EXAMINED_BYTES
+        self._room = PAGE_BYTES
+        self._batch = min(direct_get.BATCH, examine)
         self._items: list[T] = []
         self._reached_at: datetime | None = None
 
     async def read(self, floor: int, end: int) -> PageResult[T]:
         """Read from before `end` back to `floor`, until there are enough results."""
         span = min(2 * self._limit, self._batch)
-        while end > floor and len(self._items) < self._limit and self._left > 0:
+        while end > floor and not self._is_full and self._left > 0 and self._left_bytes > 0:
             start = max(floor, end - span)
             records, is_whole = await self._window(start, end)
-            self._left -= len(records)
+            self._count(records)
             if is_whole:
                 end = self._add(records) or start
                 span = self._next_span(span, len(records))
@@ -136,7 +142,20 @@ class _ReverseReader(Generic[T]):
             self._connection, self._stream, self._subject, first_sequence=start, size=size
         )
         inside = [record for record in records if record.sequence < end]
-        return inside, not (more and records) or len(inside) < len(records) or size == end - start
+        return inside, not (more and records) or len(inside) < len(records) or len(inside) == end - start
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._items) >= self._limit or self._room <= 0
+
+    def _count(self, records: list[direct_get.StoredMessage]) -> None:
+        """Count what was read, and limit the next batch to what the server sends in one."""
+        size = sum([len(record.data) + _HEADERS_BYTES for record in records])
+        self._left -= len(records)
+        self._left_bytes -= size
+        if records:
+            fitting = direct_get.BATCH_BYTES * 3 // 4 * len(records) // size
+            self._batch = max(1, min(direct_get.BATCH, self._left, fitting))
 
     def _add(self, records: list[direct_get.StoredMessage]) -> int | None:
         """Store results up to the limit; return the sequence of the message that reached it, or None."""
@@ -145,7 +164,8 @@ class _ReverseReader(Generic[T]):
             item = self._take(record)
             if item is not None:
                 self._items.append(item)
-                if len(self._items) >= self._limit:
+                self._room -= len(record.data)
+                if self._is_full:
                     return record.sequence
         return None
 
@@ -153,7 +173,6 @@ class _ReverseReader(Generic[T]):
         """Return the width that probably holds the missing results, or a whole batch while results are rare."""
         wanted = 2 * (self._limit - len(self._items))
         if seen > 2 * len(self._items):
-            self._batch = max(self._left, 1)
             wanted = self._batch
         return max(1, min(span * _WIDEN_AT_MOST, span * wanted * 3 // (4 * max(seen, 1))))
 

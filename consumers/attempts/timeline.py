@@ -25,7 +25,6 @@ MAX_SKIPS: Final = 16
 """Times that the search for attempts skips to the time at which the next one was due."""
 _SKEW: Final = timedelta(minutes=1)
 """Producers make the ids, and their clocks differ from the server's."""
-_BATCH: Final = 512
 _ENDED: Final = frozenset({Outcome.DELIVERED, Outcome.FAILED, Outcome.SKIPPED})
 
 
@@ -134,14 +133,16 @@ class _ForwardScan:
         return self._kept.values()
 
     async def read(self, since: datetime | None) -> None:
-        """Read about `reverse_reader.EXAMINED` messages that were stored at `since` or later."""
+        """Read about `reverse_reader.EXAMINED` messages, fewer large ones, that were stored at `since` or later."""
         left = reverse_reader.EXAMINED
-        async for record in direct_get.scan(*self._scanned, since=since, batch=_BATCH):
+        left_bytes = left * reverse_reader.EXAMINED_BYTES
+        async for record in direct_get.scan(*self._scanned, since=since):
             self.reached_at = record.stored_at
             if self._mark in record.data:
                 self._kept[record.sequence] = record
             left -= 1
-            if left <= 0:
+            left_bytes -= len(record.data)
+            if left <= 0 or left_bytes <= 0:
                 return
         self.has_ended = True
 

@@ -7,9 +7,7 @@ queues that have none.
 """
 
 import asyncio
-import collections
 import contextlib
-from collections.abc import AsyncGenerator, Callable
 from typing import Final
 
 import structlog
@@ -22,6 +20,7 @@ from messaging.client.errors import JetStreamError, is_refused_for_good
 from messaging.message import Message
 from messaging.periodic import run_every
 from messaging.publication import Publication, PublishAck
+from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.codes import Code
 from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
@@ -37,58 +36,6 @@ MAX_STARTS: Final = 16
 _log = structlog.get_logger(__name__)
 
 
-class StartTurns:
-    """Turns of tenants to start a queue: a tenant with thousands of queues delays another by one turn."""
-
-    def __init__(self, slots: int) -> None:
-        """`slots`: the starts at a time."""
-        self._free = slots
-        self._waiting: dict[str, collections.deque[asyncio.Future[None]]] = {}
-        """The waiting starts of each tenant, the next tenant first."""
-
-    @contextlib.asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncGenerator[Callable[[], None]]:
-        """Wait for a turn of the tenant. Yields a function that ends the turn early."""
-        await self._begin(tenant)
-        is_over = False
-
-        def end() -> None:
-            nonlocal is_over
-            if not is_over:
-                is_over = True
-                self._end()
-
-        try:
-            yield end
-        finally:
-            end()
-
-    async def _begin(self, tenant: str) -> None:
-        if self._free:
-            self._free -= 1
-            return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, collections.deque()).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._end()
-            raise
-
-    def _end(self) -> None:
-        while self._waiting:
-            tenant = next(iter(self._waiting))
-            turns = self._waiting.pop(tenant)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[tenant] = turns
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
-
-
 class OrderedQueues:
     """The queues that this worker serves, and the messages that arrive for any queue."""
 
@@ -96,7 +43,7 @@ class OrderedQueues:
         self._shared = shared
         self._queues: dict[str, OrderedQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._starts = StartTurns(MAX_STARTS)
+        self._starts = FairTurns(MAX_STARTS)
         self._leased_by_others: dict[str, float] = {}
         """Loop time until which a queue is left to the worker that has it."""
 

@@ -50,7 +50,7 @@ MAX_SCAN_SHARE: Final = 0.05
 _log = structlog.get_logger(__name__)
 
 
-class _TenantTurns:
+class _FairTurns:
     """The turns of one tenant in a round: its overflowed destinations, from the one after the last round's on."""
 
     def __init__(self, tenant: str, destinations: list[str], last: str) -> None:
@@ -143,7 +143,7 @@ class OverflowFeeder:
         limit = int((await management.stream_info(self._connection, streams.WORK.name)).config["max_msgs_per_subject"])
         tenants = list(self._overflow.items())
         random.shuffle(tenants)  # with more tenants than a round has turns, each comes first at times
-        turns = collections.deque(_TenantTurns(name, found, self._last.get(name, "")) for name, found in tenants)
+        turns = collections.deque(_FairTurns(name, found, self._last.get(name, "")) for name, found in tenants)
         share, until = max(1, min(self._work_per_tenant, MAX_FED // len(turns))), loop.time() + self._interval_s
         async with asyncio.TaskGroup() as group:
             for _ in range(MAX_CONCURRENT_FEEDS):
@@ -171,7 +171,7 @@ class OverflowFeeder:
         took_s = loop.time() - began
         self._scan_at = began + took_s / MAX_SCAN_SHARE if took_s > SLOW_SCAN_S else 0.0
 
-    async def _take_turns(self, turns: collections.deque[_TenantTurns], share: int, limit: int, until: float) -> None:
+    async def _take_turns(self, turns: collections.deque[_FairTurns], share: int, limit: int, until: float) -> None:
         loop = asyncio.get_running_loop()
         while turns and loop.time() < until:
             tenant = turns.popleft()

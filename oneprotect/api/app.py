@@ -9,11 +9,11 @@ from starlette.routing import BaseRoute
 
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.docs.pages import docs_operations
-from oneprotect.api.operations.operation import ApiOperation
+from oneprotect.api.operations.operation import ApiOperation, ApiResponse
 from oneprotect.api.operations.request import ApiDependencies, ApiRequest, client_address
 from oneprotect.api.resources import attempts, credentials, deliveries, destinations, probes, replays
 from oneprotect.api.web.problems import Problem, problem_of, problem_response
-from oneprotect.api.web.routing import Endpoint, Handler, NormalizingRouter, routes_of
+from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, NormalizingRouter, routes_of
 
 _RESOURCES: Final[tuple[ApiOperation, ...]] = (
     *deliveries.OPERATIONS,
@@ -42,12 +42,20 @@ def _handler(operation: ApiOperation, parts: ApiDependencies) -> Handler:
             answer = await operation.handle(ApiRequest(request, parts, None))
         else:
             principal = await _authorize(request, operation, parts)
-            with parts.limiter.admit(request.path_params["tenant"], principal.id, of=principal.tenant):
-                answer = await operation.handle(ApiRequest(request, parts, principal))
-        media_type = None if answer.status == 204 else answer.media_type
-        return Response(answer.encoded(), answer.status, {**_HEADERS, **answer.headers}, media_type)
+            tenant = request.path_params["tenant"]
+            request.scope[SLOTS].enter_context(parts.limiter.admit(tenant, principal.id, of=principal.tenant))
+            if operation.reads_many:
+                async with parts.limiter.read_turn(tenant, of=principal.tenant):
+                    return _respond(await operation.handle(ApiRequest(request, parts, principal)))
+            answer = await operation.handle(ApiRequest(request, parts, principal))
+        return _respond(answer)
 
     return handle
+
+
+def _respond(answer: ApiResponse) -> Response:
+    media_type = None if answer.status == 204 else answer.media_type
+    return Response(answer.encoded(), answer.status, {**_HEADERS, **answer.headers}, media_type)
 
 
 async def _authorize(request: Request, operation: ApiOperation, parts: ApiDependencies) -> Principal:

@@ -266,8 +266,9 @@ class ConfigurationService:
         key = _key(tenant, name)
         if await self._credentials.bucket.get(key) is None:
             raise NotFoundError("credential")
-        destinations = await self._destinations.bucket.list(_all_of(tenant))
-        if users := tuple(entry.id for entry in destinations if _credential_of(entry) == name):
+        destinations = self._destinations.bucket
+        entries = destinations.read_each(await destinations.list_keys(_all_of(tenant)))
+        if users := tuple([entry.id async for entry in entries if _credential_of(entry) == name]):
             raise InUseError(users)
         await _delete(self._credentials.bucket, "credential", key, precondition)
         if self._statuses is not None:

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Mount, Router
 
 from oneprotect.api.operations.operation import READERS
 from oneprotect.api.web.problems import Problem, problem_of
-from oneprotect.api.web.routing import Endpoint, Handler, routes_of
+from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, routes_of
 from oneprotect.console.pages import attempts, destination, failed, integrations, replays, sign_in
 from oneprotect.console.web.cookies import read_cookie
 from oneprotect.console.web.request import (
@@ -32,6 +32,8 @@ class ConsolePage(Struct, frozen=True):
     path: str
     handle: Callable[[PageRequest], Awaitable[PageResponse]]
     needs_session: bool = True
+    reads_many: bool = False
+    """True for lists and searches, which take turns."""
 
 
 _PREFIX: Final = "/console"
@@ -40,23 +42,23 @@ PAGES: Final = (
     ConsolePage("GET", "/console/sign-in", sign_in.show, needs_session=False),
     ConsolePage("POST", "/console/sign-in", sign_in.sign_in, needs_session=False),
     ConsolePage("POST", "/console/sign-out", sign_in.sign_out),
-    ConsolePage("GET", "/console/integrations", integrations.show),
+    ConsolePage("GET", "/console/integrations", integrations.show, reads_many=True),
     ConsolePage("GET", "/console/tenant", integrations.choose),
-    ConsolePage("GET", f"{_TENANT}/integrations", integrations.show),
+    ConsolePage("GET", f"{_TENANT}/integrations", integrations.show, reads_many=True),
     ConsolePage("POST", f"{_TENANT}/credentials/{{id}}/check", integrations.check),
-    ConsolePage("GET", f"{_TENANT}/destinations/{{id}}", destination.show),
+    ConsolePage("GET", f"{_TENANT}/destinations/{{id}}", destination.show, reads_many=True),
     ConsolePage("POST", f"{_TENANT}/destinations/{{id}}/enable", destination.enable),
     ConsolePage("POST", f"{_TENANT}/destinations/{{id}}/disable", destination.disable),
     ConsolePage("POST", f"{_TENANT}/destinations/{{id}}/test", destination.test),
-    ConsolePage("GET", f"{_TENANT}/attempts", attempts.show),
-    ConsolePage("GET", f"{_TENANT}/failed", failed.show),
-    ConsolePage("GET", f"{_TENANT}/replays", replays.show_all),
+    ConsolePage("GET", f"{_TENANT}/attempts", attempts.show, reads_many=True),
+    ConsolePage("GET", f"{_TENANT}/failed", failed.show, reads_many=True),
+    ConsolePage("GET", f"{_TENANT}/replays", replays.show_all, reads_many=True),
     ConsolePage("POST", f"{_TENANT}/replays", replays.start),
     ConsolePage("GET", f"{_TENANT}/replays/new", replays.plan),
     ConsolePage("GET", f"{_TENANT}/replays/{{id}}", replays.show),
     ConsolePage("GET", f"{_TENANT}/replays/{{id}}/progress", replays.show_progress),
     ConsolePage("POST", f"{_TENANT}/replays/{{id}}/cancel", replays.cancel),
-    ConsolePage("GET", f"{_TENANT}/deliveries/{{delivery}}", attempts.show_delivery),
+    ConsolePage("GET", f"{_TENANT}/deliveries/{{delivery}}", attempts.show_delivery, reads_many=True),
 )
 LIVE: Final = f"{_TENANT}/live"
 
@@ -92,8 +94,11 @@ def _page_handler(page: ConsolePage, console: ConsoleDependencies) -> Handler:
             _require_reader(request)
             principal = request.principal
             tenant = http.path_params.get("tenant", principal.tenant)
-            with console.api.limiter.admit(tenant, principal.id, of=principal.tenant):
-                return _respond(await page.handle(request))
+            limiter = console.api.limiter
+            http.scope[SLOTS].enter_context(limiter.admit(tenant, principal.id, of=principal.tenant))
+            if page.reads_many:
+                async with limiter.read_turn(tenant, of=principal.tenant):
+                    return _respond(await page.handle(request))
         return _respond(await page.handle(request))
 
     return handle

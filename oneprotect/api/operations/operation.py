@@ -68,6 +68,8 @@ class ApiOperation(Struct, frozen=True, kw_only=True):
     """Request headers besides `Authorization`, with their descriptions."""
     problems: tuple[int, ...]
     """Statuses of problems besides those that every operation of its kind may respond with."""
+    reads_many: bool
+    """True for lists and searches, which take turns."""
 
 
 class OperationGroup:
@@ -94,6 +96,7 @@ class OperationGroup:
         headers: Mapping[str, str] = {},
         problems: tuple[int, ...] = (),
         name: str = "",
+        reads_many: bool = False,
     ) -> Callable[[Handler], Handler]:
         """Return a decorator that adds its function as the handler of an operation.
 
@@ -119,6 +122,7 @@ class OperationGroup:
                 query=query,
                 headers=headers,
                 problems=problems,
+                reads_many=reads_many,
             )
             self._operations.append(operation)
             return handle

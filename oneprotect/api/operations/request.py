@@ -1,5 +1,6 @@
 """A request to an operation: the caller and the parameters."""
 
+from collections.abc import AsyncIterator
 from typing import TypeVar
 
 import msgspec
@@ -23,6 +24,7 @@ from schemas import validation
 from telemetry.ops_server import OpsPages
 
 T = TypeVar("T", bound=msgspec.Struct)
+PageT = TypeVar("PageT")
 
 
 class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +110,15 @@ class ApiRequest:
     async def optional_body(self, kind: type[T]) -> T | None:
         """Return the decoded JSON body, or None without a body."""
         return await self.body(kind) if request_body.has_body(self.http) else None
+
+    async def in_turns(self, pages: AsyncIterator[PageT]) -> AsyncIterator[PageT]:
+        """Yield the pages of a dry run, and wait for a turn of the tenant before each."""
+        while True:
+            async with self.parts.limiter.read_turn(self.tenant, of=self.principal.tenant, dry_run=True):
+                page = await anext(pages, None)
+            if page is None:
+                return
+            yield page
 
     def query(self, kind: type[T]) -> T:
         """Return the decoded query string; only parameters that are lists may be repeated."""

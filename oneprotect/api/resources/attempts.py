@@ -72,6 +72,7 @@ EXAMPLE: Final = {
     {200: ResponseDoc("A page of attempts.", AttemptPage, {"items": [EXAMPLE], "next": "NDgyMTM"})},
     roles=READERS,
     query=AttemptQuery,
+    reads_many=True,
 )
 async def list_attempts(request: ApiRequest) -> ApiResponse:
     """List attempts.

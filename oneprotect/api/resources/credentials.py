@@ -51,6 +51,7 @@ _ONE: Final = {
     {200: ResponseDoc("A page of credentials, by id.", CredentialPage, {"items": [EXAMPLE], "next": None})},
     roles=READERS,
     query=PageQuery,
+    reads_many=True,
 )
 async def list_credentials(request: ApiRequest) -> ApiResponse:
     """List credentials."""
@@ -97,6 +98,7 @@ async def get_credential(request: ApiRequest) -> ApiResponse:
     ONE,
     {204: ResponseDoc("The credential is deleted.")},
     roles=ADMINS,
+    reads_many=True,
     headers=HEADERS,
     problems=(404, 409, 412),
 )

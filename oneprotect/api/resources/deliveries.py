@@ -117,6 +117,7 @@ async def request_delivery(request: ApiRequest) -> ApiResponse:
     LIST + "/{id}",
     {200: ResponseDoc("The delivery and its state at each of its destinations.", DeliveryView)},
     roles=READERS | PRODUCERS,
+    reads_many=True,
     problems=(404,),
 )
 async def get_delivery(request: ApiRequest) -> ApiResponse:

@@ -84,6 +84,7 @@ _ONE: Final = {
     {200: ResponseDoc("A page of destinations, by id.", DestinationPage, {"items": [EXAMPLE], "next": None})},
     roles=READERS,
     query=PageQuery,
+    reads_many=True,
 )
 async def list_destinations(request: ApiRequest) -> ApiResponse:
     """List destinations."""

@@ -175,7 +175,7 @@ async def create_replay(request: ApiRequest) -> ApiResponse:
     chosen = new.filter.to_filter(public=request.is_public)
     if new.dry_run:
         summary = DryRunSummary()
-        await summary.add_pages(request.parts.replay_service.find_pages(request.tenant, chosen))
+        await summary.add_pages(request.in_turns(request.parts.replay_service.find_pages(request.tenant, chosen)))
         return ApiResponse(body=_dry_run(summary, public=request.is_public))
     replay, row = await request.parts.replay_runner.begin(
         request.tenant, chosen, by=request.by, address=request.address, rate_per_s=new.rate_per_s
@@ -193,6 +193,7 @@ async def create_replay(request: ApiRequest) -> ApiResponse:
     {200: ResponseDoc("A page of replays, newest first.", ReplayPage, {"items": [EXAMPLE], "next": None})},
     roles=READERS,
     query=PageQuery,
+    reads_many=True,
 )
 async def list_replays(request: ApiRequest) -> ApiResponse:
     """List replays."""

@@ -3,13 +3,15 @@
 Every API process has limits of its own. An installation with three processes therefore allows three times the rate.
 """
 
+import asyncio
 import contextlib
 import math
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Final
 
+from messaging.tenant_turns import FairTurns, TooManyWaiting
 from oneprotect.api.web.problems import Problem
 from schemas.roles import ALL_TENANTS
 
@@ -18,6 +20,15 @@ MAX_KEYS: Final = 16_384
 BURST_S: Final = 2.0
 """The time without requests after which the requests of this time are allowed at once."""
 _ROUNDING_S: Final = 1e-6
+MAX_READS: Final = 4
+"""Lists and searches that a process reads at a time: each reads and decodes many rows."""
+MAX_READS_PER_TENANT: Final = 2
+MAX_WAITING_READS: Final = 8
+"""Lists and searches of one tenant that wait for their turn."""
+MAX_DRY_RUNS: Final = 2
+"""Pages of dry runs that a process reads at a time, one of each tenant; a page is thousands of deliveries."""
+REFUSAL_DELAY_S: Final = 0.5
+"""The time after which a further read is refused, so that a client that repeats it at once costs little."""
 FAN_OUT_SHARE: Final = 0.1
 """The cost of each further delivery of a fan-out, in requests."""
 
@@ -62,6 +73,8 @@ class TenantLimiter:
         self._tenants = _buckets(tenant_per_s, clock)
         self._callers = _buckets(caller_per_s, clock)
         self._max_concurrent = max_concurrent
+        self._reads = FairTurns(MAX_READS, per_tenant=MAX_READS_PER_TENANT, max_waiting=MAX_WAITING_READS)
+        self._dry_runs = FairTurns(MAX_DRY_RUNS, per_tenant=1, max_waiting=MAX_WAITING_READS)
         self._running: Counter[str] = Counter()
 
     @contextlib.contextmanager
@@ -72,9 +85,9 @@ class TenantLimiter:
             caller: The id of the caller, if it has a limit of its own.
             of: The tenant of the caller, if it differs: `*` for callers for all tenants.
         """
-        key = tenant
+        key = _key(tenant, of)
         if of == ALL_TENANTS:
-            key, caller = f"{ALL_TENANTS}.{tenant}", ""
+            caller = ""
         if wait_s := self._tenants.wait_s(key):
             raise too_many("The tenant sends too many requests.", wait_s)
         if caller and (wait_s := self._callers.wait_s(caller)):
@@ -92,6 +105,25 @@ class TenantLimiter:
             if not self._running[key]:
                 del self._running[key]
 
+    @contextlib.asynccontextmanager
+    async def read_turn(self, tenant: str, *, of: str = "", dry_run: bool = False) -> AsyncGenerator[None]:
+        """Wait for the tenant's turn to read a list, to search, or to read a page of a dry run.
+
+        Raises `Problem` 429 if too many wait.
+        """
+        turns = self._dry_runs if dry_run else self._reads
+        async with contextlib.AsyncExitStack() as turn:
+            try:
+                await turn.enter_async_context(turns.turn(_key(tenant, of)))
+            except TooManyWaiting:
+                problem: Problem | None = too_many(f"{MAX_WAITING_READS} lists and searches of the tenant wait.", 1)
+            else:
+                problem = None
+            if problem is not None:
+                await asyncio.sleep(REFUSAL_DELAY_S)
+                raise problem
+            yield
+
     def is_exhausted(self, tenant: str) -> bool:
         """Return whether the tenant's next request would exceed its rate."""
         return self._tenants.wait_s(tenant) > 0
@@ -99,6 +131,11 @@ class TenantLimiter:
     def charge_fan_out(self, tenant: str, deliveries: int) -> None:
         """Count the deliveries of a fan-out beyond the first one, so that the next requests wait for them."""
         self._tenants.take(tenant, max(0, deliveries - 1) * FAN_OUT_SHARE)
+
+
+def _key(tenant: str, of: str) -> str:
+    """Return the key of a tenant's limits, or of those that a caller for all tenants has."""
+    return f"{ALL_TENANTS}.{tenant}" if of == ALL_TENANTS else tenant
 
 
 def _buckets(per_s: float, clock: Callable[[], float]) -> TokenBuckets:

@@ -1,15 +1,21 @@
 """Routes from paths to handlers. Every error becomes a response of the same kind as the path's other responses."""
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from oneprotect.api.web.problems import Problem
 
 Handler = Callable[[Request], Awaitable[Response]]
+SLOTS: Final = "oneprotect.slots"
+"""The key of a request's scope under which a handler finds the stack of what the request occupies until it is over."""
+LARGE_BYTES: Final = 64 * 1024
+"""The size of a body from which the end of a response waits until the client has read most of it."""
 OnError = Callable[[Request, Exception], Response]
 
 
@@ -24,12 +30,14 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Respond to one request."""
-        request = Request(scope, receive)
-        try:
-            response = await self._respond(request)
-        except Exception as error:  # noqa: BLE001 - `on_error` logs unexpected ones
-            response = self._on_error(request, error)
-        await response(scope, receive, send)
+        with contextlib.ExitStack() as slots:
+            scope[SLOTS] = slots
+            request = Request(scope, receive)
+            try:
+                response = await self._respond(request)
+            except Exception as error:  # noqa: BLE001 - `on_error` logs unexpected ones
+                response = self._on_error(request, error)
+            await response(scope, receive, _until_read(send))
 
     async def _respond(self, request: Request) -> Response:
         if self._path is None:
@@ -42,6 +50,22 @@ class Endpoint:
         raise Problem(
             405, "method-not-allowed", "This path has no such method. `Allow` lists its methods.", headers=self._allow
         )
+
+
+def _until_read(send: Send) -> Send:
+    """Return a `send` that returns from the end of a large body after the client has read most of it.
+
+    So a client that reads nothing occupies the slots of its tenant, until the server resets the connection.
+    """
+
+    async def send_all(event: Message) -> None:
+        if len(event.get("body", b"")) < LARGE_BYTES or event.get("more_body", False):
+            await send(event)
+            return
+        await send({**event, "more_body": True})
+        await send({"type": "http.response.body"})  # the server first waits for room
+
+    return send_all
 
 
 class NormalizingRouter(Router):

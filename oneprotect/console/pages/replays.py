@@ -129,7 +129,7 @@ async def _count(request: PageRequest, chosen: ReplayFilter) -> DryRunSummary:
     summary = DryRunSummary()
     try:
         async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-            await summary.add_pages(request.parts.replay_service.find_pages(request.tenant, chosen))
+            await summary.add_pages(request.in_turns(request.parts.replay_service.find_pages(request.tenant, chosen)))
     except TimeoutError:
         raise Problem(
             503,

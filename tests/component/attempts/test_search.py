@@ -137,3 +137,27 @@ async def test_an_empty_stream_has_an_empty_page(site: Site) -> None:
     page = await search.read_page(site.jetstream.connection, AttemptFilter(tenant=TENANT))
 
     assert (page.items, page.cursor) == ([], None)
+
+
+async def test_a_page_of_large_attempts_ends_early_and_the_next_one_continues(site: Site) -> None:
+    """Every attempt is on one page, newest first, and a search reads a bounded number of bytes."""
+    text = "x" * 8000
+    for number in range(100):
+        one = recorded(number, tenant=TENANT, destination="orders", code=Code.HTTP_5XX, response_body=text)
+        await site.jetstream.publisher.publish(one)
+    pages: list[list[str]] = []
+    before = None
+    while not pages or before is not None:
+        found = await search.read_page(
+            site.jetstream.connection, AttemptFilter(tenant=TENANT), limit=100, before=before
+        )
+        pages.append([one.event.data.delivery for one in found.items])
+        before = found.cursor
+
+    assert [one for page in pages for one in page] == [f"dlv_{number}" for number in reversed(range(100))]
+    assert [len(page) for page in pages[:-1]] == [len(pages[0])] * (len(pages) - 1)
+    assert len(pages) == 4
+    nothing = AttemptFilter(tenant=TENANT, codes=frozenset({Code.HTTP_410}))
+    bounded = await search.read_page(site.jetstream.connection, nothing, limit=1, examine=100)
+    assert bounded.items == []
+    assert bounded.cursor is not None

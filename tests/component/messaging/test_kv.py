@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import pytest
 import structlog
 
+from messaging import direct_get
 from messaging.kv import KvBucket, KvEntry, KvTable, WriteContention
 from messaging.publication import Publication
 from schemas import streams
@@ -109,3 +110,24 @@ async def test_apply_lets_the_markers_of_an_older_version_expire(site: Site) -> 
 
     assert (notes, again) == (["2 old markers of deleted keys expire soon"], [""])
     assert [entry.key for entry in await bucket.list()] == ["acme.d1"]
+
+
+async def test_a_read_of_many_bytes_comes_in_small_batches_and_in_order(site: Site) -> None:
+    """A batch ends with the message that reaches `BATCH_BYTES`. Each entry is read once, even a replaced one."""
+    bucket = KvBucket(site.jetstream.connection, site.jetstream.publisher, streams.RATES)
+    keys = [f"acme.d{number:03}" for number in range(100)]
+    for key in reversed(keys):
+        await bucket.put(key, key.encode() * 1000)
+    records, more = await direct_get.read_batch(
+        site.jetstream.connection, f"KV_{streams.RATES.name}", "$KV.>", first_sequence=1, size=100
+    )
+    assert more
+    assert sum(len(record.data) for record in records[:-1]) <= direct_get.BATCH_BYTES
+
+    found: list[str] = []
+    async for entry in bucket.read_each(keys):
+        found.append(entry.key)
+        if entry.key == keys[3]:
+            await bucket.put(keys[99], b"1")
+    assert found == keys
+    assert [entry.key for entry in await bucket.get_all(keys)] == keys

@@ -1,8 +1,8 @@
 """Leases: one holder at a time, and a short wait after a holder has died.
 
-A lease is a bucket entry that the server deletes after `TTL_S`, by its own clock, unless the holder renews it. Each
-renewal expects the holder's own last revision. A killed process blocks the next holder for at most `TTL_S`. A holder
-whose renewal is not confirmed in time considers its lease lost, so there are never two holders.
+A lease is a bucket entry that the server deletes after its lifetime, by its own clock, unless the holder renews it.
+Each renewal expects the holder's own last revision. A killed process blocks the next holder for one lifetime at most.
+A holder whose renewal is not confirmed in time considers its lease lost, so there are never two holders.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.kv import KvBucket, KvEntry, retry_conflicts
 
 TTL_S: Final = 4
+"""Lifetime of a lease, unless the holder chooses another."""
 _MARGIN_S: Final = 2.0
 """Time before the expiry at which a holder stops: its last messages arrive before the next holder reads."""
 
@@ -36,7 +37,8 @@ class LeaseLost(JetStreamError):
 class Lease:
     """The lease `key` of a bucket, for one holder."""
 
-    def __init__(self, bucket: KvBucket, key: str, holder: LeaseHolder) -> None:
+    def __init__(self, bucket: KvBucket, key: str, holder: LeaseHolder, *, ttl_s: int = TTL_S) -> None:
+        self._ttl_s = ttl_s
         self._bucket = bucket
         self._key = key
         self._holder = msgspec.json.encode(holder)
@@ -89,8 +91,8 @@ class Lease:
 
     async def _write(self, revision: int) -> None:
         # Measured from before the write: the server starts its clock later.
-        held_until = asyncio.get_running_loop().time() + TTL_S - _MARGIN_S
-        self.revision = await self._bucket.put(self._key, self._holder, revision=revision, ttl_s=TTL_S)
+        held_until = asyncio.get_running_loop().time() + self._ttl_s - _MARGIN_S
+        self.revision = await self._bucket.put(self._key, self._holder, revision=revision, ttl_s=self._ttl_s)
         self._held_until = held_until
 
 

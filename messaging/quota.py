@@ -6,6 +6,7 @@ may therefore exceed a limit a little: by what they create in 0.4 s, at a limit 
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from messaging.kv import KvBucket
@@ -30,15 +31,27 @@ class KeyQuota:
     """The most keys that a tenant may have in a bucket, for example 20,000 destinations."""
 
     def __init__(
-        self, bucket: KvBucket, name: str, limit: int, *, setting: str, below: str = "*", prefix: str = ""
+        self,
+        bucket: KvBucket,
+        name: str,
+        limit: int,
+        *,
+        setting: str,
+        below: str = "*",
+        prefix: str = "",
+        counts: Callable[[bytes], bool] | None = None,
     ) -> None:
-        """`below`: pattern of the keys after the tenant; `prefix`: how the last part of a counted key begins."""
+        """`below`: pattern of the keys after the tenant; `prefix`: how the last part of a counted key begins.
+
+        `counts`: returns true for a value that counts, by default any.
+        """
         self.name: Final = name
         self.limit: Final = limit
         self._bucket = bucket
         self._setting = setting
         self._below = below
         self._prefix = prefix
+        self._counts_value = counts
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """Count by tenant, and the time until which it is used."""
 
@@ -71,10 +84,12 @@ class KeyQuota:
         """Return the count, and the time until it may be read again."""
         pattern = f"{tenant}.{self._below}"
         keys = await self._bucket.list_keys(pattern)
-        if (count := self._counted(keys)) < self.limit:
+        if (count := self._counted(keys)) < self.limit and (self._counts_value is None or not count):
             return count, len(keys) / COUNTED_PER_S
         entries = await self._bucket.list(pattern)
-        return self._counted([entry.key for entry in entries]), len(keys) / READ_PER_S
+        counts = self._counts_value
+        counted = [entry.key for entry in entries if counts is None or counts(entry.value or b"")]
+        return self._counted(counted), len(keys) / READ_PER_S
 
     def _counted(self, keys: list[str]) -> int:
         return sum(key.rpartition(".")[2].startswith(self._prefix) for key in keys)

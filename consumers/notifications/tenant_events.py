@@ -6,9 +6,13 @@ other: signed, retried, retained. Its id is derived from the event, so two consu
 request one delivery.
 
 No event about a destination is delivered to that destination: a failure would cause the next event, without end.
+
+No quota of the API counts these deliveries, so each tenant has a rate of them in each process. What exceeds it is not
+delivered: the event itself stays in its stream.
 """
 
 import asyncio
+import collections
 import hashlib
 from collections.abc import Callable
 from datetime import datetime
@@ -21,6 +25,7 @@ from consumers.destinations.destination_index import DestinationIndex
 from messaging.client.errors import JetStreamError
 from messaging.message import Message
 from messaging.publication import Publication
+from messaging.token_buckets import TokenBuckets
 from schemas import subjects
 from schemas.codes import Code, CredentialStatus
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
@@ -28,8 +33,12 @@ from schemas.headers import HEADER_MSG_ID
 
 SOURCE: Final = "/oneprotect/events"
 RETRY_S: Final = 1.0
-MAX_SUBSCRIBERS: Final = 100
+MAX_SUBSCRIBERS: Final = 10
 """Destinations, by id, that get an event: one change must not cause a delivery to each of thousands."""
+DELIVERIES_PER_S: Final = 50.0
+"""Deliveries of events to one tenant a second, by this process."""
+BURST: Final = 1000.0
+LOGGED_PER_S: Final = 1 / 60
 
 _log = structlog.get_logger(__name__)
 
@@ -64,6 +73,10 @@ class TenantEventPublisher:
 
     def __init__(self, destinations: DestinationIndex) -> None:
         self._destinations = destinations
+        self._rates = TokenBuckets(burst=BURST, per_s=DELIVERIES_PER_S)
+        self._logged = TokenBuckets(burst=1, per_s=LOGGED_PER_S)
+        self.omitted: collections.Counter[str] = collections.Counter()
+        """Deliveries beyond a limit that were not requested, by limit: `subscribers` or `rate`."""
 
     async def __call__(self, message: Message) -> tuple[Publication, ...]:
         """Return one request for each subscribed destination."""
@@ -77,9 +90,25 @@ class TenantEventPublisher:
             return ()
         about = event.data.get("destination")
         names = [name for name in await self._subscribed(event) if name != about]
+        return tuple(_request(event, name, data) for name in self._within_limits(event.tenant, names))
+
+    def _within_limits(self, tenant: str, names: list[str]) -> list[str]:
         if len(names) > MAX_SUBSCRIBERS:
-            _log.warning("notifications.subscribers_omitted", tenant=event.tenant, omitted=len(names) - MAX_SUBSCRIBERS)
-        return tuple(_request(event, name, data) for name in names[:MAX_SUBSCRIBERS])
+            self._omit(tenant, "subscribers", len(names) - MAX_SUBSCRIBERS)
+            names = names[:MAX_SUBSCRIBERS]
+        if names and self._rates.wait_s(tenant):
+            self._omit(tenant, "rate", len(names))
+            return []
+        if names:
+            self._rates.take(tenant, len(names))
+        return names
+
+    def _omit(self, tenant: str, limit: str, deliveries: int) -> None:
+        """Count the deliveries, and log the tenant once a minute."""
+        self.omitted[limit] += deliveries
+        if not self._logged.wait_s(f"{limit}.{tenant}"):
+            self._logged.take(f"{limit}.{tenant}")
+            _log.warning("notifications.omitted", tenant=tenant, limit=limit, omitted=deliveries)
 
     async def _subscribed(self, event: OperationalEvent) -> list[str]:
         """Return the subscribed destinations; wait for JetStream as long as necessary."""

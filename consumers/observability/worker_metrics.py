@@ -7,6 +7,7 @@ import msgspec
 from consumers.credentials.checker import STATUS_OF, CredentialChecker
 from consumers.delivery.handler import DeliveryHandler
 from consumers.destinations.health import DestinationHealth
+from consumers.notifications.tenant_events import TenantEventPublisher
 from consumers.queues.overflow_feeder import OverflowFeeder
 from consumers.worker.load_shedding import LoadShedder
 from consumers.worker.worker import Worker
@@ -30,6 +31,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     worker: Worker
     feeder: OverflowFeeder
     shedder: LoadShedder
+    notifier: TenantEventPublisher
     max_in_flight: int
 
     def __call__(self) -> Iterator[MetricSample]:
@@ -60,6 +62,8 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             yield definitions.PUBLISH_FAILURES, (("reason", reason),), self.publisher.failures[reason]
         for code in STATUS_OF:
             yield definitions.READ_FAILURES, (("code", code.value),), provider.failures[code]
+        for limit in ("subscribers", "rate"):
+            yield definitions.OMITTED, (("limit", limit),), self.notifier.omitted[limit]
         statuses = self.checks.count()
         for status in CredentialStatus:
             yield definitions.CREDENTIALS, (("status", status.value),), statuses[status]

@@ -8,7 +8,7 @@ worker holds the message and marks it as in progress. The attempt log says which
 
 import asyncio
 import contextlib
-import itertools
+import random
 import secrets
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
@@ -30,13 +30,17 @@ from messaging.lease import Lease, LeaseHolder, LeaseLost
 from messaging.message import Message
 from messaging.publisher import JetStreamPublisher
 from messaging.pull_consumer import PullConsumer
+from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.headers import HEADER_SINCE
 
-RENEW_INTERVAL_S: Final = 1.0
-"""Interval at which the lease is renewed, and the consumer recreated if it no longer delivers."""
-RENEWALS_PER_CHECK: Final = 10
-"""Renewals after which a consumer that seems to deliver is checked all the same."""
+LEASE_S: Final = 12
+"""Lifetime of the lease: below the server's wait for an acknowledgement, which holds the head after a crash anyway."""
+RENEW_INTERVAL_S: Final = 4.0
+WATCH_INTERVAL_S: Final = 1.0
+"""Interval at which the consumer is recreated if it no longer delivers."""
+CHECK_INTERVAL_S: Final = 60.0
+"""Time after which the server is asked all the same, about a consumer that seems to deliver or a head in progress."""
 IDLE_RELEASE_S: Final = 10.0
 """A worker releases a queue that has been empty for this long."""
 CONSUMER_IDLE_S: Final = 300
@@ -62,10 +66,14 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     head_states: HeadStateCache
     open_for_s: Callable[[str, str], float | None]
     """Seconds until a destination's circuit breaker lets attempts through; None when it does now."""
+    requests: FairTurns
+    """Turns of the management requests: the server has one queue of them for everybody."""
     submit: Callable[[Message], None]
     """Called with a head whose next attempt is due."""
     worker: str
     ack_wait_s: float
+    max_per_tenant: int
+    """Queues of a tenant that a worker serves at a time."""
 
 
 class OrderedQueue:
@@ -77,7 +85,9 @@ class OrderedQueue:
         self._destination = destination
         self._key = f"{tenant}.{destination}"
         self._consumer = streams.ordered_consumer(tenant, destination)
-        self._lease = Lease(shared.leases, self._key, LeaseHolder(by=shared.worker, run=secrets.token_hex(8)))
+        self._lease = Lease(
+            shared.leases, self._key, LeaseHolder(by=shared.worker, run=secrets.token_hex(8)), ttl_s=LEASE_S
+        )
         self._transfer = OrderedTransfer(shared.connection, shared.publisher, self._lease, tenant, destination)
         self._has_more = asyncio.Event()
         self._head_changed = asyncio.Event()
@@ -89,7 +99,10 @@ class OrderedQueue:
         self._is_continuous = False
         """True while every head came from one consumer: a head on its first delivery has no results yet."""
         self._submitted_at = self._retry_called_at = self._secret_called_at = 0.0
-        self._busy_at = self._now()
+        self._marked_at = 0.0
+        """The time at which the server last began to wait for the head's acknowledgement."""
+        self._ask_at = 0.0
+        """The time from which the server is asked whether the queue is empty."""
         self._pull = PullConsumer(
             shared.connection,
             stream=streams.ORDERED.name,
@@ -124,7 +137,9 @@ class OrderedQueue:
             on_started()
             cleanup.push_async_callback(self._pull.stop)
             cleanup.callback(self._refuse_messages)
-            await _run_until_first_ends(self._renew_lease(), self._transfer_all(), self._submit_due_heads())
+            await _run_until_first_ends(
+                self._renew_lease(), self._watch_consumer(), self._transfer_all(), self._submit_due_heads()
+            )
         return True
 
     def _refuse_messages(self) -> None:
@@ -150,15 +165,11 @@ class OrderedQueue:
         self._head_changed.set()
 
     async def _renew_lease(self) -> None:
-        """Renew the lease, until it is lost or the queue has been empty for a while."""
-        for renewals in itertools.count(1):
-            await asyncio.sleep(RENEW_INTERVAL_S)
+        """Renew the lease until it is lost."""
+        while True:
+            await asyncio.sleep(_jittered(RENEW_INTERVAL_S))
             try:
                 await self._lease.renew()
-                if not self._pull.is_working or renewals % RENEWALS_PER_CHECK == 0:
-                    await self._ensure_consumer()
-                if self._now() - self._busy_at > IDLE_RELEASE_S and await self._is_empty():
-                    return
             except LeaseLost:
                 return
             except JetStreamError as error:
@@ -166,8 +177,28 @@ class OrderedQueue:
                 if not self._lease.is_held:
                     return
 
+    async def _watch_consumer(self) -> None:
+        """Recreate the consumer if it no longer delivers, until the queue has been empty for a while.
+
+        While the head is held here, the queue is not empty, and the server is not asked.
+        """
+        check_at = self._now() + _jittered(CHECK_INTERVAL_S)
+        while True:
+            await asyncio.sleep(WATCH_INTERVAL_S)
+            try:
+                if not self._pull.is_working or self._now() >= check_at:
+                    await self._ensure_consumer()
+                    check_at = self._now() + _jittered(CHECK_INTERVAL_S)
+                if self._head is None and self._now() >= self._ask_at:
+                    self._ask_at = self._now() + _jittered(CHECK_INTERVAL_S)
+                    if await self._is_empty():
+                        return
+            except JetStreamError as error:
+                _log.warning("ordered_queue.check_failed", queue=self._key, error=str(error))
+
     async def _is_empty(self) -> bool:
-        info = await management.consumer_info(self._shared.connection, streams.ORDERED.name, self._consumer)
+        async with self._shared.requests.turn(self._tenant):
+            info = await management.consumer_info(self._shared.connection, streams.ORDERED.name, self._consumer)
         return not info.num_pending and not info.num_ack_pending and not self._has_more.is_set()
 
     async def _transfer_all(self) -> None:
@@ -175,7 +206,7 @@ class OrderedQueue:
         while True:
             await self._has_more.wait()
             self._has_more.clear()
-            self._busy_at = self._now()
+            self._ask_at = self._now() + IDLE_RELEASE_S
             try:
                 destination = await self._shared.directory.destination(self._tenant, self._destination)
                 if destination is not None and destination.ordering == "fifo" and await self._transfer.move():
@@ -193,7 +224,7 @@ class OrderedQueue:
             message.nak()
             return
         self._head = message
-        self._busy_at = self._now()
+        self._marked_at = self._now()
         self._head_changed.set()
         self._pull.request_more()
 
@@ -217,8 +248,9 @@ class OrderedQueue:
 
     async def _hold(self, wait_s: float) -> None:
         """Hold the head for a while, or until it changes."""
-        if self._head is not None:
+        if self._head is not None and self._now() - self._marked_at >= self._shared.ack_wait_s / 3:
             self._head.in_progress()
+            self._marked_at = self._now()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 await self._head_changed.wait()
@@ -243,6 +275,7 @@ class OrderedQueue:
             head.headers = headers
         self._head = self._state = None
         self._submitted_at = self._now()
+        self._ask_at = self._submitted_at + IDLE_RELEASE_S
         self._shared.submit(head)
 
     async def _head_state(self, head: Message) -> HeadState | None:
@@ -276,13 +309,18 @@ class OrderedQueue:
             "max_ack_pending": 1,
             "inactive_threshold": CONSUMER_IDLE_S * _NANOSECONDS,
         }
-        info = await management.create_consumer(self._shared.connection, streams.ORDERED.name, config)
+        async with self._shared.requests.turn(self._tenant):
+            info = await management.create_consumer(self._shared.connection, streams.ORDERED.name, config)
         if info.created != self._consumer_created:
             self._consumer_created = info.created
             self._is_continuous = False
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def _jittered(interval_s: float) -> float:
+    return interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
 
 
 async def _unsubscribe(subscription: Subscription) -> None:

@@ -8,6 +8,7 @@ queues that have none.
 
 import asyncio
 import contextlib
+from collections import Counter
 from typing import Final
 
 import structlog
@@ -26,7 +27,11 @@ from schemas.codes import Code
 from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
 
 ADOPT_INTERVAL_S: Final = 1.0
+LOOKED_UP_PER_S: Final = 1000
+"""Non-empty queues that are looked up a second: with more, the next look is later."""
 NAK_DELAY_S: Final = 1.0
+FULL_NAK_DELAY_S: Final = 30.0
+"""Pause of a message whose tenant has all the queues here that it may have at a time."""
 OTHER_WORKER_S: Final = 0.5
 """Time for which a worker does not try again to lease a queue that another worker has."""
 
@@ -43,6 +48,9 @@ class OrderedQueues:
         self._shared = shared
         self._queues: dict[str, OrderedQueue] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._count: Counter[str] = Counter()
+        """Queues of each tenant."""
+        self._adopt_at = 0.0
         self._starts = FairTurns(MAX_STARTS)
         self._leased_by_others: dict[str, float] = {}
         """Loop time until which a queue is left to the worker that has it."""
@@ -68,7 +76,7 @@ class OrderedQueues:
             return  # the queue transfers the message, and so removes it
         with contextlib.suppress(JetStreamError):  # only a hint to the worker that has the queue
             self._shared.connection.post(subjects.line(tenant, destination, "more"))
-        message.nak(NAK_DELAY_S)
+        message.nak(FULL_NAK_DELAY_S if self._is_full(tenant) else NAK_DELAY_S)
 
     def wake(self, tenant: str, destination: str) -> bool:
         """Notify the destination's queue, or try to lease it. Returns True if this worker has the queue."""
@@ -77,10 +85,14 @@ class OrderedQueues:
         if queue is not None:
             queue.notify()
             return queue.is_leased
-        if self._leased_by_others.get(key, 0.0) < asyncio.get_running_loop().time():
+        if not self._is_full(tenant) and self._leased_by_others.get(key, 0.0) < asyncio.get_running_loop().time():
+            self._count[tenant] += 1
             self._queues[key] = queue = OrderedQueue(self._shared, tenant, destination)
             self._tasks[key] = asyncio.create_task(self._run(key, tenant, queue), name=f"ordered queue {key}")
         return False
+
+    def _is_full(self, tenant: str) -> bool:
+        return self._count[tenant] >= self._shared.max_per_tenant
 
     async def _run(self, key: str, tenant: str, queue: OrderedQueue) -> None:
         was_leased = False
@@ -91,14 +103,20 @@ class OrderedQueues:
             _log.warning("ordered_queue.failed", queue=key, error=str(error))
         finally:
             del self._queues[key], self._tasks[key]
+            self._count[tenant] -= 1
+            if not self._count[tenant]:
+                del self._count[tenant]
             if not was_leased:
                 self._leased_by_others[key] = asyncio.get_running_loop().time() + OTHER_WORKER_S
 
     async def _adopt(self) -> None:
+        if asyncio.get_running_loop().time() < self._adopt_at:
+            return
         pattern = subjects.ordered("*", "*")
         info = await management.stream_info(self._shared.connection, streams.ORDERED.name, subjects=pattern)
         waiting = {subjects.lane_of(subject) for subject in info.state.subjects} - self._queues.keys()
         now = asyncio.get_running_loop().time()
+        self._adopt_at = now + len(info.state.subjects) / LOOKED_UP_PER_S - ADOPT_INTERVAL_S
         self._leased_by_others = {key: until for key, until in self._leased_by_others.items() if until > now}
         if not waiting:
             return

@@ -49,6 +49,7 @@ from messaging.client.errors import ServerUnavailable
 from messaging.delivery_requests import OverflowingPublisher
 from messaging.message import Message
 from messaging.pull_consumer import PullConsumer
+from messaging.tenant_turns import FairTurns
 from oneprotect.bootstrap.process import VERSION, freeze_gc, ops_port, state_directory, worker_id
 from oneprotect.bootstrap.resources import JetStream, egress_policy, open_jetstream, open_provider
 from oneprotect.configuration.errors import ConfigurationError
@@ -63,6 +64,8 @@ from telemetry.telemetry import NO_EXPORT, Telemetry
 
 DEFAULT_HEALTH_POLICY: Final = HealthPolicy()
 NOTIFICATIONS_IN_FLIGHT: Final = 16
+ORDERED_REQUESTS: Final = 8
+"""Management requests of all ordered queues at a time."""
 ISOLATED: Final = (sys.executable, "-m", "oneprotect", "consumer", "--isolated")
 """Command of the process that handles suspects."""
 ISOLATED_MEMORY_BYTES: Final = 256 * 1024 * 1024
@@ -345,6 +348,8 @@ class _Consumer:
                 submit=self._worker.accept,
                 worker=self._name,
                 ack_wait_s=self._settings.delivery.ack_wait_s,
+                requests=FairTurns(ORDERED_REQUESTS),
+                max_per_tenant=self._settings.tenant.max_ordered,
             )
         )
 
@@ -369,6 +374,7 @@ class _Consumer:
                 worker=self._worker,
                 feeder=self._feeder,
                 shedder=self._shedder,
+                notifier=self._notify,
                 max_in_flight=self._settings.delivery.max_in_flight,
             )
         )

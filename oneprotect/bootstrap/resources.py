@@ -17,7 +17,7 @@ from messaging.publisher import JetStreamPublisher
 from messaging.quota import KeyQuota
 from messaging.work_share import WorkShare
 from oneprotect.api.auth.token_store import TokenStore
-from oneprotect.configuration.service import ConfigurationService
+from oneprotect.configuration.service import ConfigurationService, is_ordered
 from oneprotect.settings.settings import Settings, TenantSettings
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import ProviderMisconfigured
@@ -68,6 +68,13 @@ class JetStream:
         destination_quota = KeyQuota(
             self.destinations, "destinations", limits.max_destinations, setting="ONEPROTECT_TENANT_MAX_DESTINATIONS"
         )
+        ordered_quota = KeyQuota(
+            self.destinations,
+            "ordered destinations",
+            limits.max_ordered,
+            setting="ONEPROTECT_TENANT_MAX_ORDERED",
+            counts=is_ordered,
+        )
         credential_quota = KeyQuota(
             self.credentials, "credentials", limits.max_credentials, setting="ONEPROTECT_TENANT_MAX_CREDENTIALS"
         )
@@ -79,9 +86,10 @@ class JetStream:
             statuses=self.statuses,
             secret_namespace=secret_namespace,
             destination_quota=destination_quota,
+            ordered_quota=ordered_quota,
             credential_quota=credential_quota,
         )
-        self.quotas = (destination_quota, credential_quota, token_quota, self.session_quota)
+        self.quotas = (destination_quota, ordered_quota, credential_quota, token_quota, self.session_quota)
 
 
 @contextlib.asynccontextmanager

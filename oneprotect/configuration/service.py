@@ -89,10 +89,12 @@ class ConfigurationService:
         statuses: KvBucket | None = None,
         secret_namespace: str | None = None,
         destination_quota: KeyQuota | None = None,
+        ordered_quota: KeyQuota | None = None,
         credential_quota: KeyQuota | None = None,
     ) -> None:
         """`statuses`: the bucket with what consumers found about credentials."""
         self._destination_quota = destination_quota
+        self._ordered_quota = ordered_quota
         self._credential_quota = credential_quota
         self._destinations = KvTable(destinations, Destination)
         self._credentials = KvTable(credentials, Credential)
@@ -123,6 +125,10 @@ class ConfigurationService:
             raise MissingCredential
         if self._destination_quota is not None:
             await self._destination_quota.require_room(tenant, key)
+        if spec.ordering == "fifo" and self._ordered_quota is not None:
+            stored_value = (await self._destinations.bucket.find(key)).value
+            if not is_ordered(stored_value or b"{}"):
+                await self._ordered_quota.require_room(tenant)
 
         def replace(stored: Destination | None) -> Destination:
             kept = {field: getattr(stored, field) for field in _STATE_FIELDS} if stored else {}
@@ -365,6 +371,10 @@ def _revision(entry: KvEntry) -> int:
     return 0 if entry.value is None else entry.revision
 
 
+class _OrderingOnly(msgspec.Struct):
+    ordering: str = "any"
+
+
 class _CredentialReference(msgspec.Struct):
     credential: str = ""
 
@@ -375,6 +385,14 @@ def _credential_of(entry: KvEntry) -> str:
         return msgspec.json.decode(entry.value or b"{}", type=_CredentialReference).credential
     except msgspec.DecodeError:
         return ""
+
+
+def is_ordered(value: bytes) -> bool:
+    """Return whether a stored destination has `ordering: fifo`, even one that this version cannot decode otherwise."""
+    try:
+        return msgspec.json.decode(value, type=_OrderingOnly).ordering == "fifo"
+    except msgspec.DecodeError:
+        return False
 
 
 def _destination_view(tenant: str, row: KvRow[Destination]) -> DestinationView:

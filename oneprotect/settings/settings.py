@@ -189,6 +189,8 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     """Pages of the console that follow attempts live, in each API process."""
     max_destinations: int = 20_000
     """Destinations. Set this limit and the following ones for the API and for the command line alike."""
+    max_ordered: int = 1000
+    """Destinations with `ordering: fifo`, of 10,000 in all. A consumer process serves so many of a tenant at a time."""
     max_credentials: int = 20_000
     """Credentials that the tenant may register."""
     max_tokens: int = 20_000

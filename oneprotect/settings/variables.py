@@ -77,6 +77,7 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_TENANT_MAX_CONCURRENT", "tenant", "max_concurrent", whole(1, 65_536)),
     SettingVariable("ONEPROTECT_TENANT_MAX_STREAMS", "tenant", "max_streams", whole(1, 10_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_DESTINATIONS", "tenant", "max_destinations", whole(1, 1_000_000)),
+    SettingVariable("ONEPROTECT_TENANT_MAX_ORDERED", "tenant", "max_ordered", whole(1, 10_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_CREDENTIALS", "tenant", "max_credentials", whole(1, 1_000_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_TOKENS", "tenant", "max_tokens", whole(1, 1_000_000)),
     SettingVariable("ONEPROTECT_TENANT_MAX_SESSIONS", "tenant", "max_sessions", whole(1, 1_000_000)),

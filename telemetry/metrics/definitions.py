@@ -68,6 +68,11 @@ PUBLISH_FAILURES: Final = _counter(
 )
 FED: Final = _counter("overflow_fed", "Messages moved from the overflow to the work stream.")
 SHED: Final = _counter("overflow_shed", "Messages that a worker moved to the overflow: their tenant's surplus.")
+OMITTED: Final = _counter(
+    "notifications_omitted",
+    "Deliveries of operational events beyond a limit of their tenant: `subscribers` of an event, or the `rate`.",
+    "limit",
+)
 RECONNECTS: Final = _counter("nats_reconnects", "Reconnects to NATS.")
 CACHE_HITS: Final = _counter("secret_cache_hits", "Secrets returned from the cache while fresh.")
 CACHE_MISSES: Final = _counter("secret_cache_misses", "Secrets that had to be read first.")

@@ -6,13 +6,13 @@ from typing import Final
 
 import structlog
 
+from messaging.token_buckets import TokenBuckets
 from oneprotect.api.auth.jwks import KeysUnavailable
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.auth.token_format import PREFIX, parse_token_id
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
-from oneprotect.api.web.rate_limits import TokenBuckets
 from telemetry.bounded_http import network_of
 
 CHALLENGE: Final = 'Bearer realm="oneprotect"'

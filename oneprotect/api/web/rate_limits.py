@@ -5,21 +5,18 @@ Every API process has limits of its own. An installation with three processes th
 
 import asyncio
 import contextlib
-import math
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
 from typing import Final
 
 from messaging.tenant_turns import FairTurns, TooManyWaiting
+from messaging.token_buckets import TokenBuckets
 from oneprotect.api.web.problems import Problem
 from schemas.roles import ALL_TENANTS
 
-MAX_KEYS: Final = 16_384
-"""The maximum number of buckets that are not full; the one that was used least recently counts as full."""
 BURST_S: Final = 2.0
 """The time without requests after which the requests of this time are allowed at once."""
-_ROUNDING_S: Final = 1e-6
 MAX_READS: Final = 4
 """Lists and searches that a process reads at a time: each reads and decodes many rows."""
 MAX_READS_PER_TENANT: Final = 2
@@ -31,28 +28,6 @@ REFUSAL_DELAY_S: Final = 0.5
 """The time after which a further read is refused, so that a client that repeats it at once costs little."""
 FAN_OUT_SHARE: Final = 0.1
 """The cost of each further delivery of a fan-out, in requests."""
-
-
-class TokenBuckets:
-    """A token bucket for each key: it holds `burst` tokens, and gets `per_s` tokens a second."""
-
-    def __init__(self, *, burst: float, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._burst = burst
-        self._per_s = per_s
-        self._clock = clock
-        self._full_at: OrderedDict[str, float] = OrderedDict()
-        """The time at which a bucket is full again."""
-
-    def take(self, key: str, amount: float = 1) -> None:
-        """Take tokens, even those that the bucket will only get later."""
-        self._full_at[key] = max(self._full_at.pop(key, 0.0), self._clock()) + amount / self._per_s
-        if len(self._full_at) > MAX_KEYS:
-            self._full_at.popitem(last=False)
-
-    def wait_s(self, key: str) -> int:
-        """Return the whole seconds until the bucket has a token; 0 for now."""
-        missing_s = self._full_at.get(key, 0.0) - self._clock() - (self._burst - 1) / self._per_s
-        return max(0, math.ceil(missing_s - _ROUNDING_S))
 
 
 class TenantLimiter:

@@ -1,7 +1,7 @@
 """Limits of tenants: a tenant that uses up its share gets a clear refusal, and the other tenants notice nothing."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
@@ -100,6 +100,35 @@ async def test_quotas_of_destinations_and_credentials_name_what_to_do(site: Site
     assert [reply.status for reply in keys] == [200, 200, 409]
     assert "2 of 2 destinations" in await _quota_problem(refused)
     assert "ONEPROTECT_TENANT_MAX_CREDENTIALS" in await _quota_problem(keys[2])
+
+
+async def test_ordered_destinations_have_a_quota(site: Site) -> None:
+    """It counts when a destination becomes an ordered one, over the API and by command. Replacing one is allowed."""
+    async with running(site, tenant_max_ordered="2") as api:
+        admin = await api.client("admin")
+        plain = {"url": "https://example.com/in", "credential": "key"}
+
+        async def put(name: str, ordering: str) -> Reply:
+            return await admin("PUT", f"{_OURS}/{name}", plain | {"ordering": ordering})
+
+        allowed = [
+            await put(*of) for of in (("d1", "fifo"), ("d2", "any"), ("d2", "fifo"), ("d1", "fifo"), ("d3", "any"))
+        ]
+        refused = [await put(*of) for of in (("d3", "fifo"), ("d4", "fifo"))]
+        site.settings = site.load(tenant_max_ordered="2")
+        async with open_jetstream(site.settings, name="test") as jetstream:
+            with pytest.raises(QuotaExceeded, match="2 of 2 ordered destinations"):
+                await jetstream.configuration.set_destination(OURS, "d4", plain | {"ordering": "fifo"}, by="test")
+        made_room = await put("d1", "any")
+        await until(lambda: _is_accepted(put), 5)
+
+    assert [reply.status for reply in (*allowed, made_room)] == [200] * 6
+    for reply in refused:
+        assert "ONEPROTECT_TENANT_MAX_ORDERED" in await _quota_problem(reply)
+
+
+async def _is_accepted(put: Callable[[str, str], Awaitable[Reply]]) -> bool:
+    return (await put("d3", "fifo")).status == 200
 
 
 async def test_unfinished_replays_have_a_quota(site: Site) -> None:

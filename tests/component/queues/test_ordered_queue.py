@@ -1,5 +1,6 @@
 """Destinations with `ordering: fifo`: one at a time, in the order of publishing, whatever fails on the way."""
 
+import asyncio
 import contextlib
 from datetime import timedelta
 from pathlib import Path
@@ -7,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from consumers.destinations.circuit_breaker import HealthPolicy
+from consumers.queues.ordered_queue import IDLE_RELEASE_S
 from consumers.retention.archive import BATCH_WAIT_S
 from consumers.retries.reschedule import RetryNow
+from messaging import management
+from messaging.client.connection import IncomingMessage
 from messaging.publication import Publication
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
@@ -322,6 +326,61 @@ async def test_a_moved_but_not_removed_delivery_is_delivered_once(site: Site, re
 
 async def _is_forgotten(site: Site, probe: Publication) -> bool:
     return not (await site.jetstream.publisher.publish(probe)).duplicate
+
+
+@pytest.mark.retry
+async def test_queues_whose_heads_wait_ask_the_server_nothing(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """A tenant with thousands of them fills no queue of management requests, and writes a lease now and then."""
+    count, asked = 20, list[str]()
+
+    async def listen(incoming: IncomingMessage) -> None:
+        asked.append(incoming.subject)
+
+    async with Scripted([500]) as receiver, Site(tmp_path, nats_server, ack_wait_s="30") as site:
+        for number in range(count):
+            await site.destination(f"d{number}", receiver.url, ordering="fifo", retry_schedule_s=[LONG_S])
+        async with site.consumer():
+            for number in range(count):
+                await site.deliver(f"d{number}")
+            await until(lambda: _are_results(site, count), 20)
+            connection = site.jetstream.connection
+            for request in ("CONSUMER.INFO", "CONSUMER.CREATE"):
+                await connection.subscribe(f"$JS.API.{request}.{streams.ORDERED.name}.>", listen)
+            before = await _lease_writes(site)
+            await asyncio.sleep(IDLE_RELEASE_S + 4)
+            writes = await _lease_writes(site) - before
+
+    assert asked == []
+    assert count <= writes <= 6 * count
+
+
+async def _are_results(site: Site, count: int) -> bool:
+    return len(await site.results()) == count
+
+
+async def _lease_writes(site: Site) -> int:
+    return (await management.stream_info(site.jetstream.connection, f"KV_{streams.LEASES.name}")).state.last_seq
+
+
+async def test_a_worker_serves_a_bounded_number_of_queues_of_a_tenant(site: Site, receiver: Scripted) -> None:
+    """Further queues wait, with all they have, and other destinations do not notice."""
+    site.settings = site.load(tenant_max_ordered="2")
+    for name in ("a", "b", "c", "d"):
+        await site.destination(name, receiver.url + f"/{name}", ordering="fifo", retry_schedule_s=[LONG_S])
+    async with Scripted() as other, site.consumer():
+        await site.destination("other", other.url)
+        receiver.script = [500]
+        for name in ("a", "b", "c", "d"):
+            await site.deliver(name)
+        await until(lambda: _are_results(site, 2), 10)
+        await site.deliver("other")
+        await until(lambda: other.seen, 5)
+        consumers = await management.consumer_names(site.jetstream.connection, streams.ORDERED.name)
+        waiting = {subjects.tenant_and_destination(record.subject)[1] for record in await site.records(streams.WORK)}
+
+    served = {seen.path.rpartition("/")[2] for seen in receiver.seen}
+    assert len(served) == len(consumers) == 2
+    assert waiting - {"other"} == {"a", "b", "c", "d"} - served, "nothing is lost"
 
 
 async def test_an_ordered_queue_does_not_delay_other_destinations(site: Site, receiver: Scripted) -> None:

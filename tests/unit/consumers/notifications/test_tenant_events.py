@@ -6,7 +6,7 @@ import msgspec
 import structlog
 
 from consumers.destinations.destination_index import DestinationIndex
-from consumers.notifications.tenant_events import MAX_SUBSCRIBERS, TenantEventPublisher
+from consumers.notifications.tenant_events import BURST, DELIVERIES_PER_S, MAX_SUBSCRIBERS, TenantEventPublisher
 from messaging.client.connection import NatsConnection
 from messaging.kv import KvEntry
 from messaging.message import Message
@@ -63,7 +63,21 @@ async def test_an_event_causes_a_bounded_number_of_deliveries() -> None:
     named = [subjects.tenant_and_destination(request.subject)[1] for request in requests]
     assert named == [f"d{number:04}" for number in range(1, MAX_SUBSCRIBERS + 1)]
     (warning,) = logs
-    assert (warning["event"], warning["omitted"]) == ("notifications.subscribers_omitted", 10)
+    assert (warning["event"], warning["limit"], warning["omitted"]) == ("notifications.omitted", "subscribers", 10)
+
+
+async def test_a_flood_of_events_causes_deliveries_up_to_a_rate_of_its_tenant() -> None:
+    """What exceeds the rate is counted and logged once a minute, and another tenant gets its event."""
+    globex = [msgspec.structs.replace(row, key=row.key.replace("acme", "globex")) for row in _subscribers(3)]
+    publisher = await _publisher(StubBucket(*_subscribers(20), *globex))
+    with structlog.testing.capture_logs() as logs:
+        flood = [len(await publisher(_event(number))) for number in range(400)]
+        other = await publisher(_event(1, "globex"))
+
+    assert BURST <= sum(flood) <= BURST + 15 * DELIVERIES_PER_S, "with the tokens of 15 seconds at most"
+    assert sum(flood) + publisher.omitted["rate"] == 400 * MAX_SUBSCRIBERS
+    assert len(other) == 2
+    assert sorted(log["limit"] for log in logs) == ["rate", "subscribers"]
 
 
 def test_events_wait_in_the_lane_of_their_tenant() -> None:

@@ -4,8 +4,9 @@ import contextlib
 
 import pytest
 
+from messaging.token_buckets import MAX_KEYS, TokenBuckets
 from oneprotect.api.web.problems import Problem
-from oneprotect.api.web.rate_limits import MAX_KEYS, TenantLimiter, TokenBuckets
+from oneprotect.api.web.rate_limits import TenantLimiter
 from schemas.roles import ALL_TENANTS
 
 

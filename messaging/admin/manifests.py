@@ -72,7 +72,7 @@ config:
         users:
 {users}      SYS:
         users:
-          - nkey: "<< $ONEPROTECT_SYS_NKEY >>"
+          - nkey: "<< $NATS_SYS_NKEY >>"
     system_account: "SYS"
 container:
   env:
@@ -175,7 +175,7 @@ def _yaml_user(role: NatsRole) -> str:
     )
     responds = "              allow_responses: true\n" if role.responds else ""
     return f"""\
-          - nkey: "<< $ONEPROTECT_{role.name.upper()}_NKEY >>"
+          - nkey: "<< $NATS_{role.name.upper()}_NKEY >>"
             permissions:
               publish:
                 allow:
@@ -186,7 +186,7 @@ def _yaml_user(role: NatsRole) -> str:
 
 def _yaml_env(name: str) -> str:
     return f"""\
-    ONEPROTECT_{name.upper()}_NKEY:
+    NATS_{name.upper()}_NKEY:
       valueFrom:
         secretKeyRef:
           name: "{SECRET}"

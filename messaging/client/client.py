@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 import nats.errors
 import structlog
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 
 from messaging.client.eager_task import run_eagerly
@@ -23,6 +23,7 @@ from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedB
 from messaging.client.headers import block_of, encode_headers_unchecked, read_headers, read_lines
 from messaging.client.import_nats import allow_websockets
 from messaging.client.parser import FastParser, Listener
+from messaging.client.transport import BoundedTransport
 
 DEFAULT_INBOX_PREFIX: Final = "_INBOX"
 CLOSE_TIMEOUT_S: Final = 1.0
@@ -202,6 +203,12 @@ class PersistentClient(Client):
         """Wait while the write buffer is over its limit."""
         if self._pending_data_size > MAX_PENDING_BYTES:
             await self._flush_pending(force_flush=True)
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        if self._transport is None and not s.uri.scheme.startswith("ws"):
+            transport: Any = BoundedTransport  # untyped
+            self._transport = transport()
+        await super()._connect_to_server(s)
 
     async def _process_err(self, err_msg: str) -> None:
         if _STALE in err_msg:

@@ -57,7 +57,7 @@ def test_chart_values_hold_every_role_and_no_secret() -> None:
 
     users = values["config"]["merge"]["accounts"]["ONEPROTECT"]["users"]
     variables = values["container"]["env"]
-    assert [user["nkey"] for user in users] == [f"<< $ONEPROTECT_{role.name.upper()}_NKEY >>" for role in ROLES]
+    assert [user["nkey"] for user in users] == [f"<< $NATS_{role.name.upper()}_NKEY >>" for role in ROLES]
     assert [user["permissions"]["publish"]["allow"] for user in users] == [list(role.publish) for role in ROLES]
-    assert {f"ONEPROTECT_{role.name.upper()}_NKEY" for role in ROLES} < set(variables)
+    assert {f"NATS_{role.name.upper()}_NKEY" for role in ROLES} < set(variables)
     assert all("secretKeyRef" in value["valueFrom"] for name, value in variables.items() if name.endswith("_NKEY"))

@@ -121,5 +121,5 @@ class ShippedServer(EmbeddedNats):
             "NATS_ROUTE_KEY": key,
             "NATS_ROUTE_CA": str(self._keys.authority.ca_file),
             "NATS_ROUTES": f"[{', '.join(f'tls://{HOST}:{port}' for port in self.routes.values())}]",
-            **{f"ONEPROTECT_{name.upper()}_NKEY": public for name, public in self._keys.public.items()},
+            **{f"NATS_{name.upper()}_NKEY": public for name, public in self._keys.public.items()},
         }

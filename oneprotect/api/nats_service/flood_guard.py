@@ -18,7 +18,9 @@ import structlog
 from schemas import subjects
 
 REFUSED_PER_S: Final = 1000
-"""Refused requests of a tenant within a second that cause a pause. Each further kilobyte counts as one more."""
+"""Refused requests of a tenant within a second that cause a pause."""
+REFUSED_BYTES_PER_S: Final = 32 * 1024 * 1024
+"""Bytes of refused requests that do the same: a few that are too large by mistake cause no pause."""
 PAUSE_S: Final = 2.0
 """The first pause. Each further one lasts twice as long, up to `MAX_PAUSE_S`, until `FORGIVEN_AFTER_S` without any."""
 MAX_PAUSE_S: Final = 32.0
@@ -71,7 +73,7 @@ class FloodGuard:
         if now > self._counted_since + 1:
             self._counted_since = now
             self._refused.clear()
-        self._refused[tenant] += 1 + size // 1024
+        self._refused[tenant] += 1 + size * REFUSED_PER_S // REFUSED_BYTES_PER_S
         if self._refused[tenant] > REFUSED_PER_S and tenant not in self._paused:
             self._begin_pause(tenant, now)
 

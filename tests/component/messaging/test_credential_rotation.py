@@ -23,7 +23,7 @@ async def test_a_consumer_survives_the_rotation_of_its_key(tmp_path: Path) -> No
             async with site.consumer_process(environ=keys.settings("consumer", server.url)) as consumer:
                 await until(lambda: consumer.says("consumer.started"), 20)
                 new = write_key(tmp_path / "new.nk")
-                await _reload(server, "$ONEPROTECT_CONSUMER_NKEY", new)
+                await _reload(server, "$NATS_CONSUMER_NKEY", new)
                 (tmp_path / "new.nk").replace(keys.seed("consumer"))
                 before = await site.deliver("orders")
                 await until(lambda: before in receiver.ids(), 20)
@@ -58,7 +58,7 @@ async def test_a_consumer_reconnects_after_a_revoked_key_is_replaced(tmp_path: P
                 await until(lambda: consumer.says("the credentials file cannot be used"), 20)
                 (tmp_path / "gone.nk").rename(keys.seed("consumer"))
                 delivery = await site.deliver("orders")
-                await _reload(server, "$ONEPROTECT_CONSUMER_NKEY")
+                await _reload(server, "$NATS_CONSUMER_NKEY")
                 await until(lambda: delivery in receiver.ids(), 30)
                 await until(site.is_settled, 20)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from oneprotect.api.nats_service import flood_guard, turns
-from oneprotect.api.nats_service.flood_guard import REFUSED_PER_S, FloodGuard
+from oneprotect.api.nats_service.flood_guard import REFUSED_BYTES_PER_S, REFUSED_PER_S, FloodGuard
 from oneprotect.api.nats_service.turns import TenantTurns
 from schemas import subjects
 from tests.support.waiting import until
@@ -83,10 +83,23 @@ async def test_a_flood_ends_the_subscription_to_its_tenant_for_a_while() -> None
     assert received == []
     guard.note_refusal("acme", 10)
     assert guard.is_paused("acme")
-    guard.note_refusal("globex", REFUSED_PER_S * 1024)  # few, and large
+    guard.note_refusal("globex", REFUSED_BYTES_PER_S)  # few, and large
 
     await until(lambda: received[-1:] == [[subjects.deliveries("*")]], 10)
     assert received[0] == [subjects.deliveries("initech"), subjects.deliveries("known")]
+    assert not guard.is_paused("acme")
+
+
+async def test_a_few_requests_that_are_too_large_cause_no_pause() -> None:
+    """A program whose requests exceed the limit is refused, and may correct them at once."""
+
+    async def receive_on(_: Sequence[str]) -> None:
+        raise AssertionError
+
+    guard = FloodGuard(receive_on, lambda: ())
+    for _ in range(30):
+        guard.note_refusal("acme", 900_000)
+
     assert not guard.is_paused("acme")
 
 
@@ -101,7 +114,7 @@ async def test_tenants_served_during_a_pause_are_bounded(monkeypatch: pytest.Mon
     guard = FloodGuard(receive_on, lambda: (f"known-{number}" for number in range(9)))
     for tenant in ("one", "two"):
         guard.note(tenant)
-    guard.note_refusal("acme", REFUSED_PER_S * 1024)
+    guard.note_refusal("acme", REFUSED_BYTES_PER_S)
     await until(lambda: received, 10)
     await guard.stop()
 
@@ -120,7 +133,7 @@ async def test_a_pause_ends_although_a_subscription_fails(monkeypatch: pytest.Mo
             raise ConnectionError("closed")
 
     guard = FloodGuard(receive_on, lambda: ())
-    guard.note_refusal("acme", REFUSED_PER_S * 1024)
+    guard.note_refusal("acme", REFUSED_BYTES_PER_S)
     await until(lambda: len(tried) == 4, 10)
 
     assert not guard.is_paused("acme")
@@ -135,10 +148,10 @@ async def test_a_flood_while_a_pause_ends_begins_another_one(monkeypatch: pytest
     async def receive_on(wanted: Sequence[str]) -> None:
         received.append(wanted)
         if len(received) == 2:
-            guard.note_refusal("globex", REFUSED_PER_S * 1024)
+            guard.note_refusal("globex", REFUSED_BYTES_PER_S)
 
     guard = FloodGuard(receive_on, lambda: ())
-    guard.note_refusal("acme", REFUSED_PER_S * 1024)
+    guard.note_refusal("acme", REFUSED_BYTES_PER_S)
     await until(lambda: len(received) == 4, 10)
 
     assert not guard.is_paused("globex")

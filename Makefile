@@ -54,7 +54,9 @@ coverage: $(READY) ## measure branch coverage of the code that handles keys; fai
 	$(BIN)/python -m pytest -q tests/unit/provider tests/unit/consumers tests/kubernetes tests/contract tests/property \
 		--cov=provider --cov=consumers.signatures.signer --cov-branch --cov-report=term-missing:skip-covered --cov-fail-under=100
 
-chaos: $(READY) ## run the long tests: repeated kills, floods, a replay of 100,000 deliveries (half an hour)
+chaos: $(READY) ## run the long tests: the judge, repeated kills, floods, a replay of 100,000 deliveries (an hour)
+	$(BIN)/python -m tests.chaos.judge --seconds 600
+	$(BIN)/python -m tests.chaos.judge --seconds 600 --unordered
 	$(BIN)/python -m pytest tests/chaos --times 5 --figures chaos.txt
 	$(BIN)/python -m pytest tests/isolation --p99-ms 50
 	$(BIN)/python -m bench.fairness

@@ -1,11 +1,13 @@
 """Operational events, delivered to destinations of the tenant that subscribe to them."""
 
+import asyncio
 import json
 from typing import Any
 
 import pytest
 from standardwebhooks import Webhook
 
+from consumers.notifications.tenant_events import BURST, DELIVERIES_PER_S, MAX_SUBSCRIBERS
 from messaging.audit_events import publish_audit_event
 from messaging.publication import Publication
 from schemas import events, streams
@@ -155,6 +157,33 @@ async def test_hidden_reasons_are_not_delivered(site: Site, receiver: Scripted) 
     assert told["f1"]["last_code"] == "secret.unavailable"
     assert "by" not in told["r1"]
     assert all(b"mismatch" not in seen.body and b"laptop" not in seen.body for seen in receiver.seen)
+
+
+async def test_a_flood_of_events_is_delivered_up_to_the_limits_of_its_tenant(site: Site, receiver: Scripted) -> None:
+    """Ten destinations get an event, up to a rate. Another tenant, behind the flood, gets its own."""
+    asks = {"event_types": ["oneprotect.destination.*"], "max_in_flight": 64}
+    for number in range(MAX_SUBSCRIBERS + 2):
+        await site.destination(f"ops{number:02}", f"{receiver.url}/{number:02}", **asks)
+    await site.jetstream.configuration.set_credential(OTHER, "key", {"secret_ref": "k8s://webhooks/x/k"}, by="test")
+    theirs = {"url": receiver.url, "credential": "key", "event_types": ["oneprotect.destination.*"]}
+    await site.jetstream.configuration.set_destination(OTHER, "ops", theirs, by="test")
+    flood = int(BURST) // MAX_SUBSCRIBERS * 3
+
+    began = asyncio.get_running_loop().time()
+    async with site.consumer():
+        await asyncio.gather(*(_recovered(site, "orders", f"e{number}") for number in range(flood)))
+        await _recovered(site, "orders", "theirs", tenant=OTHER)
+        await until(lambda: len(receiver.seen) >= BURST, 30)
+        await until(lambda: _is_tried(site, OTHER), 10)
+        took_s = asyncio.get_running_loop().time() - began
+
+    destinations = {result.destination for result in await site.results()}
+    assert destinations == {"ops", *(f"ops{number:02}" for number in range(MAX_SUBSCRIBERS))}
+    assert BURST <= len(receiver.seen) <= BURST + MAX_SUBSCRIBERS + took_s * DELIVERIES_PER_S
+
+
+async def _is_tried(site: Site, tenant: str) -> bool:
+    return any(f".{tenant}." in record.subject for record in await site.records(streams.ATTEMPTS))
 
 
 @pytest.mark.retry

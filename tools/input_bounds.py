@@ -90,6 +90,7 @@ _ROWS: Final = (
     ),
     ("consumers/isolation/guard.py", "msgpack.Decoder*2", "product", "a frame from or to its own child process"),
     ("consumers/isolation/journal.py", "sorted", "product", "messages in hand", "n log n"),
+    ("consumers/isolation/suspects.py", "re.compile", "product", "55 characters, the key of a suspect"),
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),
     ("consumers/observability/stream_metrics.py", "convert", "product", "a schedule"),
     ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
@@ -115,7 +116,7 @@ _ROWS: Final = (
     ),
     ("oneprotect/api/web/routing.py", "sorted", "product", "methods of a route", "n log n"),
     ("oneprotect/configuration/masking.py", "validation.convert", "tenant", "a destination"),
-    ("oneprotect/configuration/service.py", "validation.convert*2 json.decode", "tenant", "a destination"),
+    ("oneprotect/configuration/service.py", "validation.convert*2 json.decode*2", "tenant", "a destination"),
     ("oneprotect/console/pages/attempts.py", "sorted", "product", "result codes", "n log n"),
     ("oneprotect/console/pages/destination.py", "convert", "product", "the result of a test"),
     (

@@ -7,6 +7,9 @@ Round robin alone would let tenants whose receivers are slow fill all slots over
 have in flight is bounded by the slots that are left free: see `MAX_SHARE_OF_FREE_SLOTS`. With many such tenants no slot
 is left. So a tenant with nothing in flight needs no free slot: its first delivery starts beyond them.
 
+Turns alone would also let a tenant with little work wait for a turn of each of the others. So a tenant with a short
+backlog comes first, a few times in each round: see `MAX_AHEAD`.
+
 What waits is bounded alike, by the room that is left: see `MAX_WAITING`. A tenant's surplus is refused, so the worker
 always has room for the messages of the others.
 """
@@ -19,6 +22,8 @@ from messaging.message import Message
 
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
+MAX_AHEAD: Final = 4
+"""A tenant with at most as many units waiting comes first, at most as often in each round of the others."""
 MAX_WAITING: Final = 16_384
 """Room for waiting messages. A tenant may fill half of what is free: alone a third, and two tenants half together."""
 MIN_WAITING: Final = 8
@@ -32,7 +37,7 @@ MAX_IDLE_LANES: Final = 1024
 class TenantQueue:
     """A tenant's lanes that may start a delivery, in their order."""
 
-    __slots__ = ("is_ready", "lane_count", "lanes", "name", "running", "waiting")
+    __slots__ = ("ahead", "is_ready", "lane_count", "lanes", "name", "round", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -43,6 +48,10 @@ class TenantQueue:
         self.waiting = 0
         """Room that waiting messages take, in units."""
         self.is_ready = False
+        self.ahead = 0
+        """Starts before the others in the present round."""
+        self.round = 0
+        """Turn with which that round began."""
 
 
 class DestinationLane:
@@ -81,8 +90,11 @@ class FairScheduler:
         self._idle: dict[str, DestinationLane] = {}
         self._tenants: dict[str, TenantQueue] = {}
         self._suspended: collections.OrderedDict[str, TenantQueue] = collections.OrderedDict()
-        self.ready: collections.deque[TenantQueue] = collections.deque()
-        """Tenants that may start a delivery, in their order."""
+        self._first: collections.deque[TenantQueue] = collections.deque()
+        self._others: collections.deque[TenantQueue] = collections.deque()
+        self._turns = 0
+        self.ready = 0
+        """Tenants that may start a delivery."""
         self.running = 0
         self.waiting = 0
         """Room that waiting messages take, in units."""
@@ -164,9 +176,14 @@ class FairScheduler:
 
     def next(self) -> DestinationLane | None:
         """Return the lane that may start a delivery now, or None. Then call `start` or `suspend` with it."""
-        ready = self.ready
-        while ready:
-            tenant = ready.popleft()
+        first, others = self._first, self._others
+        while self.ready:
+            if first:
+                tenant = first.popleft()
+            else:
+                tenant = others.popleft()
+                self._turns += 1
+            self.ready -= 1
             free = self._slots - self.running
             # A tenant with nothing in flight needs no free slot.
             is_over = tenant.running >= MAX_SHARE_OF_FREE_SLOTS * free if tenant.running else free <= -self._slots
@@ -180,7 +197,7 @@ class FairScheduler:
                 if not lane.startable:  # its messages were removed since it became ready
                     lane = None
             if tenant.lanes:
-                ready.append(tenant)
+                self._append(tenant)
             else:
                 tenant.is_ready = False
             if lane is not None:
@@ -212,9 +229,9 @@ class FairScheduler:
             # the tenant that has waited longest comes first: the slot does not stay with one tenant.
             is_suspended = self._suspended.pop(tenant.name, None) is not None
             if self._suspended:
-                self.ready.append(self._suspended.popitem(last=False)[1])
+                self._append(self._suspended.popitem(last=False)[1])
             if is_suspended:
-                self.ready.append(tenant)
+                self._append(tenant)
         self.refresh(lane)
 
     def _make_ready(self, lane: DestinationLane) -> None:
@@ -223,7 +240,18 @@ class FairScheduler:
         tenant.lanes.append(lane)
         if not tenant.is_ready:
             tenant.is_ready = True
-            self.ready.append(tenant)
+            self._append(tenant)
+
+    def _append(self, tenant: TenantQueue) -> None:
+        """Give a tenant its next turn."""
+        self.ready += 1
+        if self._turns - tenant.round > len(self._others):  # each of the others has had a turn since
+            tenant.round, tenant.ahead = self._turns, 0
+        if tenant.waiting > MAX_AHEAD or tenant.ahead == MAX_AHEAD:
+            self._others.append(tenant)
+        else:
+            tenant.ahead += 1
+            self._first.append(tenant)
 
     def _forget(self, lane: DestinationLane) -> None:
         del self._idle[lane.key], self._lanes[lane.key]

@@ -44,8 +44,9 @@ MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
 MOVE_RETRY_S: Final = 1.0
 STARTS_PER_TURN: Final = 32
 """Messages that start before the loop reads again: those of other tenants may have arrived."""
-STARTS_BESIDE_MOVES: Final = 8
-"""As many while a tenant's surplus is moved: others may be behind it."""
+STARTS_BESIDE_OTHERS: Final = 8
+"""As many while many tenants have work, or a surplus is moved: others may be behind it."""
+MANY_TENANTS: Final = 8
 DEADLINES_AT_A_TIME: Final = 256
 """Deadlines that are extended before the loop gets a turn."""
 
@@ -254,8 +255,8 @@ class Worker:
                 self._start(InFlightMessage(self, lane, scheduler.start(lane)))
 
     def _begin_turn(self) -> None:
-        is_moving = self._shedder is not None and self._shedder.moving
-        self._starts_left = STARTS_BESIDE_MOVES if is_moving else STARTS_PER_TURN
+        is_shared = self._scheduler.ready > MANY_TENANTS or (self._shedder is not None and self._shedder.moving)
+        self._starts_left = STARTS_BESIDE_OTHERS if is_shared else STARTS_PER_TURN
         self._is_turn_ending = False
         if self._scheduler.ready:
             self._start_ready()

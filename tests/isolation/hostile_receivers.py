@@ -96,6 +96,7 @@ async def _serve(reader: asyncio.StreamReader, writer: Writer) -> None:
 
 
 async def _main() -> None:
+    os.nice(19)  # a receiver runs on another machine: it must not take the CPU of the installation
     server = await asyncio.start_server(_serve, "127.0.0.1", 0, backlog=2048)
     sys.stdout.write(f"{server.sockets[0].getsockname()[1]}\n")
     sys.stdout.flush()

@@ -129,6 +129,10 @@ async def test_a_removed_tenant_leaves_nothing_and_its_neighbour_loses_nothing(
                 await bucket.put(f"{TENANT}.orders", b"{}")
         await until(lambda: len(broken.ids()) >= 16, 30)
 
+        async def is_quarantined() -> bool:
+            return bool(await site.records(streams.QUARANTINE))
+
+        await until(is_quarantined, 30)
         removing = asyncio.create_task(
             command_line.run(
                 site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, "tenant", "delete", TENANT, "--yes", "--json"

@@ -65,12 +65,12 @@ class _Case:
 
     def _losses(self) -> Iterator[Finding]:
         """Accepted requests that were never sent, or have no outcome."""
-        kept = set(self.history.kept)
+        kept, waiting = set(self.history.kept), {key for _, key in self.history.waiting}
         for request in self.history.requests:
             key, outcomes = request.key, {record.outcome for record in self.records[request.key]}
             if request.refused is not None:
                 yield Finding("refused", _name(key), f"with {request.refused}, after {request.begun:.3f}")
-            if request.accepted is None:
+            if request.accepted is None or key in waiting:
                 continue
             if not self.posts[key]:
                 yield Finding("never sent", _name(key), f"accepted {request.accepted:.3f}, records {sorted(outcomes)}")
@@ -150,8 +150,8 @@ class _Case:
 
     def _remains(self) -> Iterator[Finding]:
         """What waits, was quarantined, or was never requested."""
-        for text in self.history.waiting:
-            yield Finding("left over", text)
+        for stream, key in self.history.waiting:
+            yield Finding("left over", f"{stream} {_name(key)}", self._story(key))
         for text in self.history.quarantined:
             yield Finding("quarantined", text)
         for key in self.posts.keys() - {request.key for request in self.history.requests}:
@@ -172,7 +172,7 @@ class _Case:
             lines.append((record.stored, f"{record.outcome} {record.code} #{record.attempt} by {record.worker}"))
         begin, end = min(lines)[0], max(lines)[0]
         for event in self.history.events:
-            if event.started <= end and event.ended >= begin:
+            if event.started <= end + 3 * self.history.ack_wait_s and event.ended >= begin:
                 lines.append((event.started, f"<{event.kind} {event.target} until {event.ended - begin:.3f}>"))
         return "; ".join(f"{at - begin:.3f} {text}" for at, text in sorted(lines))
 

@@ -79,8 +79,8 @@ class History(msgspec.Struct):
     kept: list[Key] = []
     """Deliveries given up on that were kept for a replay."""
     quarantined: list[str] = []
-    waiting: list[str] = []
-    """What was left in a stream at the end, after the time to settle."""
+    waiting: list[tuple[str, Key]] = []
+    """What was left at the end, after the time to settle, with its stream."""
 
     def save(self, file: Path) -> None:
         """Write the history, so that the checker can look at it again."""

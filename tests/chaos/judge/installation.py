@@ -13,7 +13,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ import aiohttp
 import psutil
 
 from tests.chaos.judge.proxy import Proxy
+from tests.chaos.judge.versions import Version
 
 TENANTS: Final = ("acme", "globex")
 RETRY_SCHEDULE_S: Final = (0.5, 1, 1, 2, 2, 3, 3, 4, 4, 5)
@@ -31,18 +31,6 @@ _START_S: Final = 60.0
 _PR_SET_PDEATHSIG: Final = 1
 _FAKETIME: Final = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))), None)
 """libfaketime (Debian package `faketime`), which moves the clock of one consumer."""
-
-
-class Version:
-    """A version of the product: a checkout, and a Python with its dependencies."""
-
-    def __init__(self, checkout: Path, python: Path) -> None:
-        self.checkout, self.python = checkout, python
-
-    @classmethod
-    def current(cls) -> "Version":
-        """Return the version of this checkout."""
-        return cls(Path(__file__).parents[3], Path(sys.executable))
 
 
 class Member:
@@ -128,7 +116,7 @@ class Server(Member):
 
     def __init__(self, name: str, directory: Path, ports: Sequence[int], routes: Sequence[int], number: int) -> None:
         self.port, self.monitor_port, self.store = ports[number], ports[3 + number], directory / "store" / name
-        self.store.mkdir(parents=True)
+        self.store.mkdir(parents=True, mode=0o700)
         config = directory / f"{name}.conf"
         config.write_text(
             json.dumps(

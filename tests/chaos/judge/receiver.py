@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Self
+from typing import Self, cast
 
 import msgspec
 
@@ -52,8 +52,7 @@ class _Connection(asyncio.Protocol):
         self._sender = ""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has another base
         self._sender = self._receiver.sender_of(transport.get_extra_info("peername")[1])
 
     def data_received(self, data: bytes) -> None:

@@ -81,11 +81,11 @@ class Streams:
         """Return the subject of each message in a stream, with what its document says about itself."""
         return [f"{headers['Nats-Subject']} {body[:200]!r}" async for headers, body in self._messages(stream)]
 
-    async def kept(self) -> list[Key]:
-        """Return the deliveries that were given up on and kept."""
+    async def deliveries(self, stream: str) -> list[Key]:
+        """Return the delivery of each message in a stream of requests."""
         return [
             Key((document := json.loads(body))["data"]["destination"], document["id"])
-            async for _, body in self._messages("ONEPROTECT_FAILED")
+            async for _, body in self._messages(stream)
         ]
 
     async def _messages(self, stream: str) -> AsyncIterator[tuple[dict[str, str], bytes]]:

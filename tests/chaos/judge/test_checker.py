@@ -161,6 +161,11 @@ def test_a_later_delivery_before_an_earlier_one_is_out_of_order() -> None:
     assert check(swapped).findings == []
 
 
+def test_what_waits_is_left_over_and_not_lost() -> None:
+    """A delivery that waits in a stream may still be sent."""
+    assert _faults(posts=[], records=[], waiting=[("ONEPROTECT_RETRIES", KEY)]) == {"left over": 1}
+
+
 def test_what_remains_is_a_fault() -> None:
     """Nothing may wait at the end, be quarantined, be refused, or appear from nowhere."""
     stranger = Key("orders", "d-9")
@@ -169,7 +174,7 @@ def test_what_remains_is_a_fault() -> None:
         requests=[refused],
         posts=[_post(1.2), _post(2.0, key=stranger)],
         records=[_record(1.31), _record(2.11, key=stranger)],
-        waiting=["ONEPROTECT_WORK x"],
+        waiting=[("ONEPROTECT_WORK", KEY)],
         quarantined=["oneprotect.delivery.quarantined.x"],
     )
 

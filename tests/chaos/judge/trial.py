@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,11 +13,13 @@ import msgspec
 
 from tests.chaos.judge.checker import Verdict, check
 from tests.chaos.judge.history import History
-from tests.chaos.judge.installation import TENANTS, Installation, Version
+from tests.chaos.judge.installation import TENANTS, Installation
 from tests.chaos.judge.nemesis import Nemesis
 from tests.chaos.judge.publisher import PATIENCE_S, Publisher
 from tests.chaos.judge.receiver import Behaviour, Receiver
+from tests.chaos.judge.rolling import RollingReplacement
 from tests.chaos.judge.streams import WAITING, Streams
+from tests.chaos.judge.versions import Version
 
 _UNORDERED: Final = {
     "fast": Behaviour(),
@@ -26,7 +28,7 @@ _UNORDERED: Final = {
     "bad": Behaviour(failing=0.7, slowest_s=0.2),
 }
 _FANNED_OUT: Final = {"fan0": Behaviour(), "fan1": Behaviour(failing=0.3), "fan2": Behaviour(slowest_s=0.3)}
-_ORDERED: Final = {"steps": Behaviour(slowest_s=0.1), "stumbles": Behaviour(failing=0.2, slowest_s=0.1)}
+_ORDERED: Final = {"steps": Behaviour(slowest_s=0.1), "stumbles": Behaviour(failing=0.1, slowest_s=0.1)}
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,13 +37,19 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     seed: int
     ordered: bool = True
+    """With destinations that keep an order; and, by `unordered`, with those that do not."""
+    unordered: bool = True
     rate_per_s: float = 8.0
     """Requests per second to each destination, or half of it to an ordered one."""
     ack_wait_s: float = 10.0
     consumers: int = 3
-    settle_s: float = 120.0
+    settle_s: float = 180.0
     old: Version | None = None
-    """Version that the second consumer runs, beside the new one."""
+    """Version that the second consumer runs, beside the others."""
+    version: Version | None = None
+    """Version of everything else, by default that of this checkout."""
+    replaced_by: Sequence[Version] = ()
+    """Versions that replace all programs, one after the other, instead of random disturbances."""
 
 
 async def run(plan: Plan, directory: Path) -> History:
@@ -49,43 +57,41 @@ async def run(plan: Plan, directory: Path) -> History:
     chance = random.Random(plan.seed)  # noqa: S311 - repeatable on purpose
     timeout = aiohttp.ClientTimeout(total=PATIENCE_S)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
-        site = Installation(directory, http, ack_wait_s=plan.ack_wait_s, version=Version.current())
+        site = Installation(directory, http, ack_wait_s=plan.ack_wait_s, version=plan.version or Version.current())
         behaviours = _behaviours(plan)
         async with Receiver(behaviours, site.sender_of, chance) as receiver:
             try:
                 await site.start(plan.consumers, old=plan.old)
                 await _create_destinations(site, receiver)
                 async with Streams([f"nats://127.0.0.1:{server.port}" for server in site.servers]) as streams:
-                    return await _disturb(plan, site, receiver, streams, chance)
+                    return await _load(plan, site, receiver, streams, chance)
             finally:
                 await site.stop()
 
 
-async def _disturb(
-    plan: Plan, site: Installation, receiver: Receiver, streams: Streams, chance: random.Random
-) -> History:
+async def _load(plan: Plan, site: Installation, receiver: Receiver, streams: Streams, chance: random.Random) -> History:
     nemesis = Nemesis(site, streams, chance, ack_wait_s=plan.ack_wait_s)
+    disturber = RollingReplacement(site, plan.replaced_by) if plan.replaced_by else nemesis
     publishers = _publishers(plan, site, chance)
     until = time.monotonic() + plan.seconds
-    await asyncio.gather(nemesis.run(until), *(publisher.run(until) for publisher in publishers))
-    settled = await streams.settled(plan.settle_s)
-    waiting = [] if settled else [f"{stream} {text}" for stream in WAITING for text in await streams.subjects(stream)]
+    await asyncio.gather(disturber.run(until), *(publisher.run(until) for publisher in publishers))
+    await streams.settled(plan.settle_s)
     return History(
         seed=plan.seed,
         ack_wait_s=plan.ack_wait_s,
         ordered=[name for name in receiver.behaviours if name.partition("-")[2] in _ORDERED],
         requests=[request for publisher in publishers for request in publisher.requests],
         posts=receiver.posts,
-        events=nemesis.events,
+        events=disturber.events,
         records=await streams.results(site.label_of),
-        kept=await streams.kept(),
+        kept=await streams.deliveries("ONEPROTECT_FAILED"),
         quarantined=await streams.subjects("ONEPROTECT_QUARANTINE"),
-        waiting=waiting,
+        waiting=[(stream, key) for stream in WAITING for key in await streams.deliveries(stream)],
     )
 
 
 def _behaviours(plan: Plan) -> dict[str, Behaviour]:
-    named = _UNORDERED | _FANNED_OUT | (_ORDERED if plan.ordered else {})
+    named = (_UNORDERED | _FANNED_OUT if plan.unordered else {}) | (_ORDERED if plan.ordered else {})
     return {f"{tenant}-{name}": behaviour for tenant in TENANTS for name, behaviour in named.items()}
 
 
@@ -104,9 +110,10 @@ def _publishers(plan: Plan, site: Installation, chance: random.Random) -> list[P
     publishers: list[Publisher] = []
     for tenant in TENANTS:
         urls = [f"http://127.0.0.1:{port}/v1/tenants/{tenant}" for port in site.api_ports]
-        names = [*_UNORDERED, *(_ORDERED if plan.ordered else ())]
+        names = [*(_UNORDERED if plan.unordered else ()), *(_ORDERED if plan.ordered else ())]
         groups = {name: [f"{tenant}-{name}"] for name in names}
-        groups["fan_out"] = [f"{tenant}-{name}" for name in _FANNED_OUT]
+        if plan.unordered:
+            groups["fan_out"] = [f"{tenant}-{name}" for name in _FANNED_OUT]
         for name, destinations in groups.items():
             rate = plan.rate_per_s / (2 if name in _ORDERED else 1)
             publishers.append(Publisher(site.http, urls, chance, name=name, destinations=destinations, rate_per_s=rate))
@@ -143,7 +150,7 @@ def _counted(counts: Counter[str]) -> str:
 
 
 async def judge(plan: Plan, directory: Path) -> tuple[History, Verdict]:
-    """Run a trial, save its history, and judge it."""
+    """Run a trial in a new directory, save its history, and judge it."""
     history = await run(plan, directory)
     history.save(directory / "history.json")
     return history, check(history)

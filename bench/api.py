@@ -23,7 +23,7 @@ from bench.harness.errors import BenchError
 from messaging.admin import topology
 from messaging.client.errors import JetStreamError
 from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetstream
-from oneprotect.dev.nats_server import EmbeddedNats, EmbeddedNatsError
+from oneprotect.dev.nats_server import SYNC_INTERVAL, EmbeddedNats, EmbeddedNatsError
 from oneprotect.settings.settings import Settings
 from schemas import streams
 from schemas.roles import Role, TokenSpec
@@ -154,14 +154,15 @@ class _Connection:
 
 
 @contextlib.asynccontextmanager
-async def _site(directory: Path) -> AsyncGenerator[tuple[JetStream, list[Contender]]]:
+async def _site(directory: Path, sync_interval: str) -> AsyncGenerator[tuple[JetStream, list[Contender]]]:
     async with contextlib.AsyncExitStack() as stack:
-        server = await stack.enter_async_context(EmbeddedNats(directory / "nats"))
+        server = await stack.enter_async_context(EmbeddedNats(directory / "nats", sync_interval=sync_interval))
         ports = [_free_port(), _free_port()]
         environ = {
             "ONEPROTECT_NATS_URL": server.url,
             "ONEPROTECT_API_PORT": str(ports[0]),
             "ONEPROTECT_WORK_PER_DESTINATION": "1000000",
+            "ONEPROTECT_WORK_PER_TENANT": "1000000",
             "ONEPROTECT_TENANT_RATE_PER_S": "1000000",
             "ONEPROTECT_TENANT_TOKEN_RATE_PER_S": "1000000",
             "ONEPROTECT_TENANT_MAX_CONCURRENT": "65536",
@@ -212,9 +213,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def _run(rounds: int, seconds: float) -> dict[str, Measured]:
+async def _run(rounds: int, seconds: float, sync_interval: str) -> dict[str, Measured]:
     with tempfile.TemporaryDirectory(prefix="oneprotect-bench-") as directory:
-        async with _site(Path(directory)) as (jetstream, contenders):
+        async with _site(Path(directory), sync_interval) as (jetstream, contenders):
             for contender in contenders:
                 await contender.round(-1, WARM_UP_S)
                 contender.rounds.clear()
@@ -249,10 +250,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.api", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="rounds of each (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of a round (%(default)s)")
+    parser.add_argument(
+        "--sync-interval", default=SYNC_INTERVAL, help="of nats-server: `always` or a time (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     arguments = parser.parse_args()
     try:
-        found = uvloop.run(_run(arguments.rounds, arguments.seconds))
+        found = uvloop.run(_run(arguments.rounds, arguments.seconds, arguments.sync_interval))
     except (BenchError, EmbeddedNatsError, JetStreamError, psutil.Error, OSError) as error:
         print(f"bench failed: {error}", file=sys.stderr)
         return 1

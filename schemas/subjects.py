@@ -13,6 +13,8 @@ CHECK: Final = "oneprotect.control.credentials.check"
 """Request to one consumer: `schemas.control_messages.Check`. It checks the credential, and replies with its state."""
 FORGET: Final = "oneprotect.control.tenants.forget"
 """Request to every consumer: `schemas.control_messages.ForgetTenant`."""
+SERVERS: Final = "oneprotect.servers.varz"
+"""Request to every nats-server for its general state, imported from the servers' system account as in deploy/nats."""
 SECRET_IS_THERE: Final = b"secret"
 """Payload of `line(..., "now")` for a head that waits for its secret, and for no other head."""
 

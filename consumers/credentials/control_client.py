@@ -20,7 +20,7 @@ CHECK_TIMEOUT_S: Final = 15.0
 FIRST_REPLY_S: Final = 2.0
 """Time for the first reply. The server reports at once when no consumer listens."""
 QUIET_S: Final = 1.0
-"""Time without a further reply, after which all consumers have replied: their number is unknown."""
+"""Time without a further reply, after which all have replied: their number is unknown."""
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -42,12 +42,12 @@ async def check_credential(connection: NatsConnection, tenant: str, credential: 
     raise NoConsumerReplied(problem)
 
 
-async def ask_consumers(connection: NatsConnection, subject: str, request: msgspec.Struct, reply: type[T]) -> list[T]:
-    """Return the replies of all consumers to a request. Raises `NotAllowed`."""
+async def ask_all(connection: NatsConnection, subject: str, request: msgspec.Struct, reply: type[T]) -> list[T]:
+    """Return the replies of all processes that answer a request. Raises `NotAllowed`."""
     replies: asyncio.Queue[T | None] = asyncio.Queue()
 
     def receive(_subject: bytes, _reply: bytes, data: bytes, block: bytes) -> None:
-        if has_status(block):  # no consumer is subscribed
+        if has_status(block):  # no process is subscribed
             replies.put_nowait(None)
             return
         with contextlib.suppress(msgspec.DecodeError):  # a reply of another version

@@ -121,7 +121,7 @@ def _apply() -> tuple[str, ...]:
     return tuple(allowed)
 
 
-_JETSTREAM: Final = ("$JS.API.INFO",)
+_JETSTREAM: Final = ("$JS.API.INFO", subjects.SERVERS)
 _REQUESTED: Final = (*streams.WORK.subjects, *streams.OVERFLOW.subjects)
 _ANNOUNCED: Final = tuple(f"{subjects.announced(bucket.name)}.>" for bucket in streams.BUCKETS if bucket.announced)
 _FOLLOWED: Final = (*_ANNOUNCED, *streams.ATTEMPTS.subjects)

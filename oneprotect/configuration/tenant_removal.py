@@ -20,7 +20,7 @@ from typing import Final
 import structlog
 from msgspec import Struct
 
-from consumers.credentials.control_client import ask_consumers
+from consumers.credentials.control_client import ask_all
 from consumers.replay.service import ReplayService
 from consumers.replay.store import ReplayError
 from messaging import direct_get, management
@@ -182,7 +182,7 @@ class TenantRemoval:
     async def _forget_in_consumers(self, tenant: str) -> int:
         """Return the number of the tenant's messages that consumers handle."""
         request = ForgetTenant(tenant=tenant)
-        replies = await ask_consumers(self._connection, subjects.FORGET, request, ForgetReply)
+        replies = await ask_all(self._connection, subjects.FORGET, request, ForgetReply)
         return sum(reply.in_hand for reply in replies)
 
     async def _sweep(self, tenant: str) -> Counts:

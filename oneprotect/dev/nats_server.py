@@ -20,6 +20,8 @@ import msgspec
 
 START_TIMEOUT_S: Final = 15.0
 STOP_TIMEOUT_S: Final = 10.0
+SYNC_INTERVAL: Final = "2m"
+"""The server's default. A crash of the machine loses what was stored since; a crash of the server loses nothing."""
 
 _HOST: Final = "127.0.0.1"
 _PORTS: Final = range(10_240, 32_768)
@@ -38,12 +40,20 @@ class EmbeddedNats:
     """A nats-server that ends with this process. Use as an asynchronous context manager.
 
     `directory` holds its configuration, log and JetStream store, for one server at a time. Without `port` it uses a
-    free one, and keeps it over `restart()`.
+    free one, and keeps it over `restart()`. `sync_interval` says when it writes to disk what it has stored.
     """
 
-    def __init__(self, directory: Path, *, port: int | None = None, binary: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        binary: Path | None = None,
+        sync_interval: str = SYNC_INTERVAL,
+    ) -> None:
         self._directory = directory
         self._port = port
+        self._sync_interval = sync_interval
         self._binary = binary or Path(sysconfig.get_path("scripts"), "nats-server")
         self._process: asyncio.subprocess.Process | None = None
         self._monitor_url: str | None = None
@@ -158,6 +168,7 @@ class EmbeddedNats:
             "max_payload": 1024 * 1024,
             "jetstream": {
                 "store_dir": str(self._directory),
+                "sync_interval": self._sync_interval,
                 "max_memory_store": 64 * 1024**2,
                 "max_file_store": 4 * 1024**3,
             },

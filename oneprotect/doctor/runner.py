@@ -12,6 +12,7 @@ from messaging.client.errors import JetStreamError, ServerUnavailable
 from oneprotect.doctor import nats_server
 from oneprotect.doctor.backlog import check_work
 from oneprotect.doctor.credentials import check_credentials
+from oneprotect.doctor.durability import check_durability
 from oneprotect.doctor.files import check_files
 from oneprotect.doctor.installation import InstallationSettings, check_settings
 from oneprotect.doctor.rbac import AccessReviewer, check_permissions, report_outside_cluster
@@ -86,6 +87,7 @@ class _ConnectionChecks:
         ]
         if checks[-1].status is CheckStatus.OK:
             checks.insert(1, await nats_server.check_storage(self._connection))
+            checks.insert(2, await check_durability(self._connection))
         return checks
 
     async def _check_clock(self) -> list[CheckResult]:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from consumers.credentials.control_client import ask_all
+from messaging.client.connection import NatsConnection, connect
 from messaging.client.errors import JetStreamError
-from schemas import streams
+from oneprotect.doctor.durability import Anything, ServerState, judge
+from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.ids import new_delivery_id
 from tests.support.cluster import leader_of
@@ -111,3 +114,21 @@ async def test_a_stranger_does_not_become_a_member(tmp_path: Path) -> None:
 
 def _is_turned_away(nodes: list[ShippedServer]) -> bool:
     return any("TLS route handshake error" in node.log_path.read_text() for node in nodes)
+
+
+async def test_the_doctor_asks_every_server_for_its_durability(tmp_path: Path) -> None:
+    """With the configuration of three servers each one reports, and a message has three copies within a second."""
+    keys = Keys(tmp_path / "keys")
+    async with _cluster(tmp_path / "nats", keys) as nodes:
+        url = ",".join(node.url for node in nodes)
+        async with connect(keys.access("operator", url), name="test") as connection:
+            replies = await until(lambda: _replies(connection), 20)
+
+    assert judge([reply.data.jetstream.config for reply in replies], 3).finding.startswith(
+        "replicated: 3 copies, on disk within 1 s"
+    )
+
+
+async def _replies(connection: NatsConnection) -> list[ServerState]:
+    found = await ask_all(connection, subjects.SERVERS, Anything(), ServerState)
+    return found if {reply.data.server_name for reply in found} == set(_NAMES) else []

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from messaging.admin.manifests import conf, conf_fields, tenant_account, user_entry
+from messaging.admin.manifests import Durability, conf, conf_fields, tenant_account, user_entry
 from messaging.admin.nkeys import write_key
 from messaging.admin.permissions import ROLES, NatsRole, producer
 from messaging.client.client import ServerAccess
@@ -69,11 +69,20 @@ class Keys:
 class ShippedServer(EmbeddedNats):
     """A server with `server.conf`, or with `cluster.conf` as a member of a cluster."""
 
-    def __init__(self, directory: Path, keys: Keys, *, name: str = "n1", routes: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        keys: Keys,
+        *,
+        name: str = "n1",
+        routes: dict[str, int] | None = None,
+        durability: Durability = Durability.REPLICATED,
+    ) -> None:
         super().__init__(directory)
         self.name = name
         self.shipped = directory / "shipped"
         self._keys = keys
+        self._sync_interval = durability.sync_interval
         self.routes = routes or {}
 
     def signal(self, number: signal.Signals) -> None:
@@ -91,6 +100,7 @@ class ShippedServer(EmbeddedNats):
         shutil.copytree(SHIPPED, self.shipped, dirs_exist_ok=True)
         self._replace("server.conf", "0.0.0.0:4222", f"{HOST}:{port}")
         self._replace("server.conf", "127.0.0.1:8222", f"{HOST}:-1")
+        self._replace("durability.conf", '"1s"', f'"{self._sync_interval}"')
         if self.routes:
             self._replace("cluster.conf", "0.0.0.0:6222", f"{HOST}:{self.routes[self.name]}")
         public = self._keys.public

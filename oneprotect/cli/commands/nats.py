@@ -26,6 +26,13 @@ class RoleName(StrEnum):
     PUBLISHER = "publisher"
 
 
+class DurabilityName(StrEnum):
+    """Failures that a stored message survives."""
+
+    FSYNC = "fsync"
+    REPLICATED = "replicated"
+
+
 app = command_group("Generate files, users and keys for NATS servers.")
 
 _PUBLIC_KEY_LENGTH: Final = 56
@@ -97,6 +104,14 @@ def files(
     *,
     output: Annotated[Path, typer.Option("--output", metavar="DIR", help="Output directory. Created if missing.")],
     replicas: Annotated[int, typer.Option("--replicas", metavar="N", min=1, max=5, help="Copies of each stream.")] = 3,
+    durability: Annotated[
+        DurabilityName | None,
+        typer.Option(
+            "--durability",
+            help="fsync: each message is on disk before it is acknowledged. replicated: on two of three servers, and "
+            "on disk within a second. Default: replicated with three replicas or more, fsync with fewer.",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Write files for the operators of NATS servers.
@@ -104,7 +119,7 @@ def files(
     They contain permissions, streams, consumers, and values for the NATS chart. Use them for servers that are
     configured by hand or in Kubernetes. `oneprotect apply` needs none of them.
     """
-    from messaging.admin.manifests import documents
+    from messaging.admin.manifests import Durability, documents
     from oneprotect.settings.settings import Settings
 
     defaults = Settings()
@@ -112,6 +127,7 @@ def files(
         replicas=replicas,
         work_per_destination=defaults.nats.work_per_destination,
         ack_wait_s=defaults.delivery.ack_wait_s,
+        durability=Durability(durability) if durability else None,
     )
     paths = [str(output / name) for name in generated]
     try:

@@ -107,10 +107,10 @@ def refresh(
     request = _refresh_request(tenant, credential, everything=everything)
 
     async def work(jetstream: "JetStream") -> list[RefreshReply]:
-        from consumers.credentials.control_client import ask_consumers
+        from consumers.credentials.control_client import ask_all
 
         await _require_credential(jetstream.configuration, request)
-        replies = await ask_consumers(jetstream.connection, subjects.REFRESH, request, RefreshReply)
+        replies = await ask_all(jetstream.connection, subjects.REFRESH, request, RefreshReply)
         return sorted(replies, key=lambda reply: reply.worker)
 
     replies = run_connected(work)

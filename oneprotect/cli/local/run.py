@@ -71,6 +71,7 @@ def _print_welcome(console: Console, stack: DevStack) -> None:
         ),
         f"  oneprotect attempts --tenant {TENANT}",
         *(_describe_api(stack.api, url) if stack.api else []),
+        "This NATS writes to disk every two minutes: a crash of the machine loses what is newer. Not for production.",
         "Attempts appear here as they are stored. Press Ctrl-C to stop everything.",
     ]
     for line in lines:

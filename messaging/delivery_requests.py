@@ -7,15 +7,21 @@ stream.
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Final, Protocol
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from messaging.client import errors
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
 from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck, publish
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
+from schemas.headers import HEADER_SINCE
+
+MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
+"""Between this machine and the servers, whose time the results have."""
 
 
 class DeliveryRequest(Struct, frozen=True, gc=False):
@@ -92,13 +98,23 @@ async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[Del
         if not is_over_share:
             with contextlib.suppress(_SubjectFull):
                 return await _store(publisher, streams.WORK, requests, subjects.requested)
-        stored = await _store(publisher, streams.OVERFLOW, requests, subjects.overflow)
+        kept = requests if is_over_share else [_asking_for_results(one) for one in requests]
+        stored = await _store(publisher, streams.OVERFLOW, kept, subjects.overflow)
     except _StoredBefore:  # each single request finds out where
         return await asyncio.gather(*(_publish(publisher, one) for one in requests))
     if is_over_share:
         return stored
     each = zip(requests, stored, strict=True)
     return await asyncio.gather(*(_move_to_work(publisher, one, at) for one, at in each))
+
+
+def _asking_for_results(request: DeliveryRequest) -> DeliveryRequest:
+    """Return a request for the overflow that may be in the work stream, too, when the feeder finds it.
+
+    If its removal fails after the early move, its copy was sent perhaps long ago. So the results are asked for first.
+    """
+    since = (datetime.now(UTC) - MAX_CLOCK_DIFFERENCE).isoformat()
+    return replace(request, headers={**request.headers, HEADER_SINCE: since})
 
 
 class _SubjectFull(Exception):

@@ -37,6 +37,7 @@ class StreamInfo(msgspec.Struct, frozen=True):
     state: StreamState
     ts: datetime
     total: int = 0
+    created: str = ""
 
     @property
     def oldest_age_s(self) -> float:

@@ -1,9 +1,12 @@
 """The overflow feeder: moves refused work back to the work stream as its destination drains.
 
 One worker at a time, the holder of a lease, feeds a destination, so the messages come back in order. The overflow is
-read without a consumer, so no destination waits behind another's backlog, and nothing remains at the server. A worker
-that takes over from a dead one starts with the oldest message again. Messages that the dead worker moved and did not
-remove are recognized by the work stream, by their `Nats-Msg-Id`, or are still in it.
+read without a consumer, so no destination waits behind another's backlog, and nothing remains at the server.
+
+A batch is published at its target, and its removal confirmed before the next one is read. Any failure ends the feed. So
+at most the oldest `BATCH` messages are doubtful to the next feed: the one before may have moved them. Of these it moves
+none that is still due, and the copies of the others ask for a look at the results before they are sent. Nothing depends
+on how long the server remembers a `Nats-Msg-Id`.
 """
 
 import asyncio
@@ -207,6 +210,8 @@ class OverflowFeeder:
             self._feeds.pop(key, None)  # the work stream was full for longer than the lease lasts
         except JetStreamError as error:
             _log.warning("feeder.failed", tenant=tenant, destination=destination, error=str(error))
+            if key in self._feeds:  # what it moved is no longer certain, so the next one begins in doubt
+                await self._release({key})
         self.moved += moved  # not before the await: other destinations are fed meanwhile
         return moved
 
@@ -240,6 +245,9 @@ class _DestinationFeed:
         self._transfer = SubjectTransfer(connection, publisher, lease, stream=streams.OVERFLOW.name, source=source)
         self._moved_before: set[str] = set()
         self._moved_until = 0
+        self._created = ""
+        self._doubtful = BATCH
+        """Messages, from the oldest on, that a feed before this one may have moved."""
 
     @property
     def is_held(self) -> bool:
@@ -248,7 +256,8 @@ class _DestinationFeed:
 
     async def find_moved(self) -> None:
         """Read the ids of due work: another worker may have moved a message, and died before it removed it here."""
-        self._moved_until = (await management.stream_info(self._connection, streams.OVERFLOW.name)).state.last_seq
+        info = await management.stream_info(self._connection, streams.OVERFLOW.name)
+        self._created, self._moved_until = info.created, info.state.last_seq
         async for record in direct_get.scan(self._connection, streams.WORK.name, self._target):
             self._moved_before.add(record.headers.get(HEADER_MSG_ID, ""))
 
@@ -262,15 +271,18 @@ class _DestinationFeed:
             await self._lease.renew()
             records, has_more = await self._transfer.read(min(room - count, BATCH))
             if records and self._transfer.is_moved(records[-1]):
-                # The stream was recreated, or its replica lags: then the server drops the duplicates.
-                self._transfer.start_over()
-                await self.find_moved()
+                await self._start_over_if_recreated()  # or the replica lags, which ends
                 break
             moved = await self._move_all(records)
             count += moved
             if moved < len(records) or not has_more:
                 break
         return count
+
+    async def _start_over_if_recreated(self) -> None:
+        if (await management.stream_info(self._connection, streams.OVERFLOW.name)).created != self._created:
+            self._transfer.start_over()
+            await self.find_moved()
 
     async def release(self) -> None:
         """Release the lease, if it is still held."""
@@ -281,9 +293,11 @@ class _DestinationFeed:
         """Move `records` up to the first that the work stream refuses. Those after it are moved again later."""
         self._transfer.note_moved(record for record in records if self._is_known(record))
         try:
-            return await self._transfer.publish_all(records, self._target)
+            moved = await self._transfer.publish_all(records, self._target, doubtful=self._doubtful)
+            self._doubtful = max(0, self._doubtful - moved)
         finally:
             await self._transfer.remove_moved()
+        return moved
 
     def _is_known(self, record: StoredMessage) -> bool:
         return record.sequence <= self._moved_until and self._transfer.message_id(record) in self._moved_before

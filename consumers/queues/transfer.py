@@ -65,12 +65,16 @@ class SubjectTransfer:
         self.skip(record)
         return True
 
-    async def publish_all(self, records: Sequence[StoredMessage], target: str) -> int:
+    async def publish_all(self, records: Sequence[StoredMessage], target: str, *, doubtful: int = 0) -> int:
         """Publish `records` together. Returns how many are moved: those before the first that the server refuses.
 
-        Raises `JetStreamError`, `LeaseLost` among them, unless the reason is a full subject.
+        The first `doubtful` may have been moved before: their copies ask for a look at the results before they are
+        sent. Raises `JetStreamError`, `LeaseLost` among them, unless the reason is a full subject.
         """
-        published = (self._publish_once(record, target) for record in records)
+        published = (
+            self._publish_once(record, target, since_header(record) if number < doubtful else {})
+            for number, record in enumerate(records)
+        )
         outcomes = await asyncio.gather(*published, return_exceptions=True)
         for count, (record, error) in enumerate(zip(records, outcomes, strict=True)):
             if error is None:
@@ -86,9 +90,9 @@ class SubjectTransfer:
         """Count `records` as moved although earlier ones are not."""
         self._ahead.update(record.sequence for record in records)
 
-    async def _publish_once(self, record: StoredMessage, target: str) -> None:
-        if record.sequence not in self._ahead:
-            await self._publish(record, target, {})
+    async def _publish_once(self, record: StoredMessage, target: str, extra: Mapping[str, str]) -> None:
+        if record.sequence not in self._ahead and not self.is_moved(record):
+            await self._publish(record, target, extra)
             self._ahead.add(record.sequence)
 
     async def _publish(self, record: StoredMessage, target: str, extra: Mapping[str, str]) -> None:
@@ -144,6 +148,11 @@ class SubjectTransfer:
         """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none that a copy may have."""
         sent = record.headers.get(HEADER_MSG_ID, "")
         return sent if is_portable(sent) else f"{self.stream}.{record.sequence}"
+
+
+def since_header(record: StoredMessage) -> dict[str, str]:
+    """Return the header that asks for a look at the results since `record`, or what it is a copy of, was stored."""
+    return {HEADER_SINCE: record.headers.get(HEADER_SINCE) or record.stored_at.isoformat()}
 
 
 class OrderedTransfer:

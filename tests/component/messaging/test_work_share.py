@@ -1,13 +1,14 @@
 """Shares of the work stream: a tenant with much due work publishes to the overflow, and the others do not."""
 
 from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from messaging.delivery_requests import DeliveryRequest, publish_request, publish_requests
 from messaging.work_share import LOOK_AFTER, WorkShare
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
 
@@ -79,3 +80,19 @@ async def test_a_fan_out_counts_each_of_its_deliveries(site: Site) -> None:
     assert not share.is_exceeded(TENANT, LOOK_AFTER - 1)
     await until(lambda: share.is_exceeded(TENANT, LOOK_AFTER), 20)
     await share.aclose()
+
+
+async def test_a_fan_out_in_the_overflow_asks_for_results_before_it_is_sent(
+    tmp_path: Path, nats_server: EmbeddedNats
+) -> None:
+    """If the removal after an early move fails, the feeder moves the request again."""
+    async with Site(tmp_path, nats_server, work_per_destination="1") as site:
+        await site.deliver("full")
+        requests = [_request(destination, "dlv_x") for destination in ("full", "free")]
+        await publish_requests(site.jetstream.publisher, requests)
+        (kept,) = await site.records(streams.OVERFLOW)
+        moved = (await site.records(streams.WORK))[-1]
+
+    assert (kept.subject, moved.subject) == (subjects.overflow(TENANT, "full"), subjects.requested(TENANT, "free"))
+    assert kept.stored_at - timedelta(hours=1) < datetime.fromisoformat(kept.headers[HEADER_SINCE]) < kept.stored_at
+    assert HEADER_SINCE not in moved.headers

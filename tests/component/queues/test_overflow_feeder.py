@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.queues.overflow_feeder import MAX_FED, OverflowFeeder
-from messaging.client.errors import SUBJECT_FULL, RejectedByServer
+from consumers.queues.overflow_feeder import BATCH, MAX_FED, OverflowFeeder
+from messaging.client.errors import SUBJECT_FULL, RejectedByServer, ServerUnavailable
 from messaging.lease import TTL_S, Lease, LeaseHolder
 from messaging.publication import Publication, PublishAck
 from messaging.publisher import JetStreamPublisher
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID
+from schemas.codes import Outcome
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
 from tests.support.receiver import HANG, Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -109,7 +110,7 @@ async def test_a_fed_message_keeps_its_body_its_id_and_its_portable_headers(site
     assert after.data == sent
     assert {name: value for name, value in after.headers.items() if name not in added} == {
         name: before.headers[name] for name in portable
-    }
+    } | {HEADER_SINCE: before.stored_at.isoformat()}
 
 
 async def test_several_feeders_feed_each_message_once(site: Site) -> None:
@@ -247,6 +248,71 @@ async def test_moved_messages_are_recognized_after_the_duplicate_window(site: Si
     await _feeder(site, "next").feed()
 
     assert await _take(site, "orders") == waiting
+
+
+async def test_a_message_that_was_moved_before_and_delivered_is_not_sent_again(site: Site, receiver: Scripted) -> None:
+    """The feeder before died before it removed the message, and the server has forgotten its id."""
+    await _shorten_duplicate_window(site)
+    await site.destination("orders", receiver.url)
+    await _put_into_overflow(site, TENANT, "orders", "dlv_x")
+    dead = Lease(site.jetstream.leases, f"{TENANT}.orders", LeaseHolder(by="dead", run="1"), ttl_s=60)
+    assert await dead.acquire() is None
+    (record,) = await site.records(streams.OVERFLOW)
+    headers = {HEADER_MSG_ID: record.headers[HEADER_MSG_ID]}
+    await site.jetstream.publisher.publish(Publication(subjects.requested(TENANT, "orders"), record.data, headers))
+    async with site.consumer():
+        await until(lambda: site.results("dlv_x"), 20)
+        await _await_end_of_window(site)
+        await dead.release()
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == ["dlv_x"]
+    assert [result.outcome for result in await site.results("dlv_x")] == [Outcome.DELIVERED, Outcome.SUPPRESSED]
+
+
+class AnswerLost(JetStreamPublisher):
+    """A publisher that gets no answer to one request, once, although it is stored."""
+
+    lost = ""
+
+    async def publish(self, publication: Publication) -> PublishAck:
+        """Publish, and raise as without an answer."""
+        stored = await super().publish(publication)
+        if self.lost and publication.headers[HEADER_MSG_ID].endswith(self.lost):
+            self.lost = ""
+            raise ServerUnavailable("no answer")
+        return stored
+
+
+async def test_a_feed_begins_in_doubt_after_a_failure(site: Site) -> None:
+    """What is moved again asks for a look at the results, and what is certain does not."""
+    await _shorten_duplicate_window(site)
+    for number in range(BATCH):
+        await _put_into_overflow(site, TENANT, "orders", f"dlv_{number}")
+    async with AnswerLost(site.jetstream.connection) as publisher:
+        feeder = _feeder(site, "one", publisher=publisher)
+        while await site.records(streams.OVERFLOW):
+            await feeder.feed()
+            await _take(site, "orders")
+        waiting = await _overflow(site, "orders", 4)
+        await _take(site, "orders")
+        publisher.lost = waiting[1]
+        await feeder.feed()
+        first = [r for r in await site.records(streams.WORK) if r.subject.endswith(".orders")]
+        await _take(site, "orders")
+        await _await_end_of_window(site)
+        await until(lambda: _is_fed(site, feeder), 10)
+    again = [r for r in await site.records(streams.WORK) if r.subject.endswith(".orders")]
+
+    assert [HEADER_SINCE in record.headers for record in first] == [False] * 4
+    assert [(r.headers[HEADER_MSG_ID].rpartition(".")[2], HEADER_SINCE in r.headers) for r in again] == [
+        (waiting[1], True)
+    ]
+
+
+async def _is_fed(site: Site, feeder: OverflowFeeder) -> bool:
+    await feeder.feed()
+    return not await site.records(streams.OVERFLOW)
 
 
 async def _is_forgotten(site: Site, probe: Publication) -> bool:

@@ -83,6 +83,10 @@ class Message:
         delay = b' {"delay": %d}' % int(delay_s * NANOSECONDS) if delay_s else b""
         self._connection.send_reply(self.reply, b"-NAK" + delay)
 
+    def terminate(self, reason: str) -> None:
+        """Remove the message although its outcome is not stored. The server announces `reason`."""
+        self._connection.send_reply(self.reply, b"+TERM " + reason.encode())
+
     def in_progress(self) -> None:
         """Restart the server's acknowledgement deadline."""
         self._connection.send_reply(self.reply, b"+WPI")

@@ -43,6 +43,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.UNSETTLED, worker.unsettled),
             (definitions.CRASHES, worker.crashes),
             (definitions.RETURNS, worker.returns),
+            (definitions.TERMINATED, worker.terminations),
             (definitions.DEFERRALS, self.handler.deferrals),
             (definitions.FED, self.feeder.moved),
             (definitions.SHED, self.shedder.moved),

@@ -32,13 +32,15 @@ HandlerResult = Disposition | Exception
 """How a handler ended: with a disposition, or with an unforeseen error."""
 
 
-def quarantine_publication(message: Message, code: Code, reason: str, *, keep_headers: bool = True) -> Publication:
+def quarantine_publication(
+    message: Message, code: Code, reason: str, *, keep_headers: bool = True, keep_body: bool = True
+) -> Publication:
     """Return the publication that keeps the body of `message` untouched, and of its headers the portable ones.
 
     A release needs no other headers. `reason` names the field and the rule, not the value.
     """
     kept = portable_headers(message.headers) if keep_headers else {}
-    return _quarantine(message.identity, message.subject, message.data, kept, code, reason)
+    return _quarantine(message.identity, message.subject, message.data if keep_body else b"", kept, code, reason)
 
 
 def quarantine_record(record: StoredMessage, stream: str, error: JetStreamError) -> Publication:

@@ -1,8 +1,9 @@
 """Settling: what a handler returned is stored, and then its message is acknowledged or requeued.
 
 A publish that fails is repeated, because the next try may succeed. A publish that the server refuses for good is not:
-the message goes to the quarantine instead. A message that cannot be settled for long is returned to its stream, so that
-it takes up no room in this process. Its result is recorded by then, so the next consumer sends nothing.
+the message goes to the quarantine instead, or is terminated if the quarantine is refused, too. A message that cannot be
+settled for long is returned to its stream, so that it takes up no room in this process. Its result is recorded by then,
+so the next consumer sends nothing.
 """
 
 import time
@@ -23,6 +24,7 @@ MAX_PUBLISH_RETRY_S: Final = 5.0
 MAX_RETURN_S: Final = 3600.0
 """Longest delay of such a message's redelivery. The delay doubles with each delivery."""
 
+_DROPPED: Final = ("its headers", "its headers and its body")
 STALL_S: Final = 2 * MAX_TIMEOUT_S
 """Time without a settled message after which a worker that handles messages makes no progress."""
 
@@ -49,7 +51,11 @@ class Settler(Protocol):
         ...
 
     def on_quarantined(self) -> None:
-        """Count a message that goes to the quarantine because its consequence cannot be stored."""
+        """Count a message that is in the quarantine because its consequence cannot be stored."""
+        ...
+
+    def on_terminated(self) -> None:
+        """Count a message that not even the quarantine can keep."""
         ...
 
 
@@ -93,10 +99,10 @@ class InFlightMessage:
 
     __slots__ = (
         "_failing_since",
-        "_is_quarantined",
         "_is_recorded",
         "_is_requeued",
         "_publications",
+        "_refusals",
         "_retry_s",
         "_stored",
         "_worker",
@@ -112,8 +118,8 @@ class InFlightMessage:
         """Of the journal of handled messages."""
         self.message = message
         self._publications: tuple[Publication, ...] = ()
-        self._is_requeued = self._is_quarantined = self._is_recorded = False
-        self._stored = 0
+        self._is_requeued = self._is_recorded = False
+        self._stored = self._refusals = 0
         self._failing_since = 0.0
         self._retry_s = 0.1
 
@@ -138,6 +144,8 @@ class InFlightMessage:
     def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         if isinstance(result, PublishAck):
             self._stored += 1
+            if self._refusals:
+                self._worker.on_quarantined()
             self._is_recorded = True
             self._store_next()
         elif is_refused_for_good(result):
@@ -157,16 +165,33 @@ class InFlightMessage:
         self._retry_s = min(self._retry_s * 2, MAX_PUBLISH_RETRY_S)
 
     def _on_refused(self, error: JetStreamError) -> None:
-        """Quarantine the message without its headers: the body alone is no larger than what is stored already."""
-        if self._is_quarantined:
-            self._return(error)
-            return
+        """Quarantine the message without its headers, and if that is refused without its body: then keep its place.
+
+        A message whose result is stored is returned instead, as a redelivery sends nothing. Any other one must not be
+        delivered again: its request would be sent again each time.
+        """
+        self._refusals += 1
         _log.error("publish.refused", subject=self._publications[self._stored].subject, error=str(error))
-        reason = f"what follows from this message cannot be stored: {error}; its headers are dropped"
-        self._worker.on_quarantined()
-        self._is_quarantined, self._is_requeued, self._stored = True, False, 0
-        self._publications = (quarantine_publication(self.message, Code.INTERNAL, reason, keep_headers=False),)
-        self._store_next()
+        if self._refusals > 1 and self._is_recorded:
+            self._return(error)
+        elif self._refusals > len(_DROPPED):
+            self._terminate(error)
+        else:
+            dropped = _DROPPED[self._refusals - 1]
+            reason = f"what follows from this message cannot be stored: {error}; {dropped} are dropped"
+            message, keep_body = self.message, self._refusals == 1
+            self._is_requeued, self._stored = False, 0
+            self._publications = (
+                quarantine_publication(message, Code.INTERNAL, reason, keep_headers=False, keep_body=keep_body),
+            )
+            self._store_next()
+
+    def _terminate(self, error: JetStreamError) -> None:
+        message = self.message
+        _log.error("message.terminated", subject=message.subject, message=message.identity, error=str(error))
+        message.terminate("nothing that follows from it can be stored")
+        self._worker.on_terminated()
+        self._worker.on_settled(message, is_acknowledged=True)
 
     def _return(self, error: JetStreamError) -> None:
         delay_s = min(self._worker.settle_patience_s * 2.0 ** min(self.message.deliveries, 10), MAX_RETURN_S)

@@ -132,6 +132,8 @@ class Worker:
         """Messages quarantined because of crashes, or because their consequence cannot be stored."""
         self.returns = 0
         """Messages returned to their stream because nothing that follows from them could be stored."""
+        self.terminations = 0
+        """Messages removed although nothing that follows from them could be stored, not even in the quarantine."""
         self.settlements = 0
         """Messages settled so far."""
         self._retries = 0
@@ -373,8 +375,12 @@ class Worker:
         self._nak(message, delay_s=delay_s)
 
     def on_quarantined(self) -> None:
-        """Count a message that goes to the quarantine."""
+        """Count a message that is in the quarantine."""
         self.quarantines += 1
+
+    def on_terminated(self) -> None:
+        """Count a message that not even the quarantine can keep."""
+        self.terminations += 1
 
     def _forget(self, message: Message) -> None:
         if self._unsettled.pop(message.identity, None) is not None:

@@ -61,6 +61,10 @@ RETURNS: Final = _counter(
     "messages_returned",
     "Messages returned to their stream after a minute in which JetStream refused to store what follows from them.",
 )
+TERMINATED: Final = _counter(
+    "messages_terminated",
+    "Messages removed because the server refused for good what follows from them, in the quarantine, too.",
+)
 PUBLISH_FAILURES: Final = _counter(
     "publish_failures",
     "Messages that JetStream rejected at first: `subject_full` went to the overflow, others are retried.",

@@ -14,7 +14,7 @@ from messaging.publication import Publication
 from messaging.pull_consumer import PullConsumer
 from schemas import streams, subjects
 from schemas.codes import Code
-from schemas.headers import HEADER_CODE, HEADER_REASON
+from schemas.headers import HEADER_CODE, HEADER_ORIGIN, HEADER_REASON
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -153,21 +153,47 @@ async def test_what_the_server_refuses_for_good_is_quarantined(site: Site, what:
     assert site.jetstream.connection.reconnects == 0
 
 
-async def test_a_message_that_even_the_quarantine_refuses_is_returned_and_blocks_nobody(site: Site) -> None:
-    """It takes up no room in the worker, and comes back after a long pause."""
+async def _limit_quarantine(site: Site, max_bytes: int) -> None:
     await site.jetstream.connection.api(
         f"STREAM.UPDATE.{streams.QUARANTINE.name}",
-        {"name": streams.QUARANTINE.name, "subjects": list(streams.QUARANTINE.subjects), "max_msg_size": 10}
+        {"name": streams.QUARANTINE.name, "subjects": list(streams.QUARANTINE.subjects), "max_msg_size": max_bytes}
         | {"max_age": int(streams.QUARANTINE.max_age_s * 1e9), "duplicate_window": 600 * 10**9, "allow_direct": True},
     )
 
-    async def handler(message: Message) -> tuple[Publication, ...]:
-        headers = {"Nats-Expected-Stream": "OTHER"}
-        subject = subjects.attempted(TENANT, "orders", "dlv_1")
-        return (Publication(subject, b"{}", headers),) if message.lane.endswith(".bad") else ()
 
+def _follow_up(*headers: dict[str, str]) -> Handler:
+    """Return a handler that stores a result for each of `headers` for the destination `bad`."""
+    subject = subjects.attempted(TENANT, "orders", "dlv_1")
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        is_bad = message.lane.endswith(".bad")
+        return tuple(Publication(subject, b"{}", one) for one in headers) if is_bad else ()
+
+    return handler
+
+
+@pytest.mark.parametrize("max_bytes", [10, 400])
+async def test_a_message_of_which_nothing_can_be_stored_is_never_delivered_again(site: Site, max_bytes: int) -> None:
+    """Its request would be sent again each time. The quarantine keeps its place, if it can."""
+    await _limit_quarantine(site, max_bytes)
+    await site.deliver("bad", payload=b'"' + 400 * b"x" + b'"')
+    async with _running(site, _follow_up({"Nats-Expected-Stream": "OTHER"})) as worker:
+        await until(site.is_settled, 10)
+        kept = await site.records(streams.QUARANTINE)
+
+    assert (worker.returns, worker.terminations, worker.quarantines) == ((0, 1, 0) if max_bytes == 10 else (0, 0, 1))
+    assert [(record.data, record.headers[HEADER_ORIGIN]) for record in kept] == (
+        [] if max_bytes == 10 else [(b"", subjects.requested(TENANT, "bad"))]
+    )
+
+
+async def test_a_message_with_a_result_that_even_the_quarantine_refuses_is_returned_and_blocks_nobody(
+    site: Site,
+) -> None:
+    """It takes up no room in the worker, and comes back after a long pause."""
+    await _limit_quarantine(site, 10)
     await site.deliver("bad")
-    async with _running(site, handler) as worker:
+    async with _running(site, _follow_up({}, {"Nats-Expected-Stream": "OTHER"})) as worker:
         await until(lambda: worker.returns == 1, 10)
         for _ in range(10):
             await site.deliver("good")

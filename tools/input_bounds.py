@@ -88,7 +88,7 @@ _ROWS: Final = (
         "producer",
         "1 MiB, the server's maximum message",
     ),
-    ("consumers/isolation/guard.py", "msgpack.Decoder*2", "product", "a frame from or to its own child process"),
+    ("consumers/isolation/process.py", "msgpack.Decoder*2", "product", "a frame from or to its own child process"),
     ("consumers/isolation/journal.py", "sorted", "product", "messages in hand", "n log n"),
     ("consumers/isolation/suspects.py", "re.compile", "product", "55 characters, the key of a suspect"),
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),

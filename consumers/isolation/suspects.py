@@ -1,13 +1,15 @@
 """Suspects: messages that were being handled when a process died or stalled, counted for all consumers together.
 
 A death says little about one message, as many were being handled. So it only makes a message suspect: after
-`MAX_DEATHS` of them the message is handled in a process of its own. What dies there is to blame, and so its whole
-destination is handled there for a while. No outage and no killed process does more than that.
+`MAX_DEATHS` of them the message is handled in a process for suspects, and after a death of that process it is handled
+alone. What dies alone is to blame, and so its whole destination is handled alone for a while. No outage and no killed
+process does more than that.
 """
 
 import asyncio
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -41,10 +43,12 @@ class Suspect(msgspec.Struct, frozen=True, kw_only=True):
 
     deaths: int = 0
     isolated_deaths: int = 0
+    is_alone: bool = False
+    """It is handled alone: a process died that had it in hand with others."""
 
 
 _IDENTITY: Final = re.compile(r"[A-Z_]{1,32}\.[0-9]{1,20}")
-_ISOLATED: Final = msgspec.json.encode(Suspect(deaths=MAX_DEATHS))
+_ISOLATED: Final = msgspec.json.encode(Suspect(deaths=MAX_DEATHS, is_alone=True))
 
 
 class SuspectRegistry:
@@ -60,6 +64,8 @@ class SuspectRegistry:
         self._cache.on_update = self._on_update
         self.isolated: set[str] = set()
         """Identities of messages, and `lane.<tenant>[.<destination>]`, that are handled in isolation."""
+        self.alone: set[str] = set()
+        """Those of them that are handled alone."""
         self.accused: set[str] = set()
         """All that is known of, with one death at least."""
         self._cache.on_forget = self._on_forget
@@ -98,32 +104,36 @@ class SuspectRegistry:
         _log.warning("suspects.found", messages=len(left))
         for first in range(0, len(left), BATCH):
             batch = left[first : first + BATCH]
-            outcomes = await asyncio.gather(*(self._count(one, "deaths") for one in batch), return_exceptions=True)
+            counting = (self._update(one, _count_death) for one in batch)
+            outcomes = await asyncio.gather(*counting, return_exceptions=True)
             counted.update(one for one, outcome in zip(batch, outcomes, strict=True) if isinstance(outcome, Suspect))
             for outcome in outcomes:
                 if isinstance(outcome, BaseException):
                     raise outcome
 
-    async def _count(self, identity: str, field: str) -> Suspect:
-        def count(before: Suspect | None) -> Suspect:
-            before = before or Suspect()
-            return msgspec.structs.replace(before, **{field: getattr(before, field) + 1})
-
-        row = await self._table.update(identity, count)
+    async def _update(self, identity: str, change: Callable[[Suspect], Suspect]) -> Suspect:
+        row = await self._table.update(identity, lambda before: change(before or Suspect()))
         self._on_update(identity, None, row.value)
         return row.value
 
     def is_suspect(self, message: Message) -> bool:
         """Return whether the message is to be handled in isolation."""
-        isolated, lane = self.isolated, message.lane
-        return message.identity in isolated or f"lane.{lane}" in isolated or f"lane.{_tenant_of(lane)}" in isolated
+        return _has(self.isolated, message)
+
+    def is_alone(self, message: Message) -> bool:
+        """Return whether the message is to be handled alone."""
+        return _has(self.alone, message)
+
+    async def set_alone(self, message: Message) -> None:
+        """Let a suspect be handled alone from now on. Raises `JetStreamError`."""
+        await self._update(message.identity, lambda before: msgspec.structs.replace(before, is_alone=True))
 
     async def count_isolated_death(self, message: Message) -> int:
         """Count a death in isolation, isolate the destination, and return the message's deaths there.
 
         Raises `JetStreamError`; then nothing was counted.
         """
-        suspect = await self._count(message.identity, "isolated_deaths")
+        suspect = await self._update(message.identity, _count_isolated_death)
         await self._isolate_lane(message.lane)
         return suspect.isolated_deaths
 
@@ -137,11 +147,12 @@ class SuspectRegistry:
                 _log.warning("suspects.isolated", lane=key.removeprefix("lane."), seconds=ISOLATED_FOR_S)
             await self._table.bucket.put(key, _ISOLATED, ttl_s=ISOLATED_FOR_S)
             self.isolated.add(key)
+            self.alone.add(key)
 
     async def clear(self, message: Message) -> None:
         """Forget a message that was handled."""
         if message.identity in self.isolated:
-            self.isolated.discard(message.identity)
+            self._on_forget(message.identity)
             await self._table.bucket.delete(message.identity)
 
     def _on_update(self, key: str, _old: Suspect | None, new: Suspect | None) -> None:
@@ -149,14 +160,30 @@ class SuspectRegistry:
             self._on_forget(key)
             return
         self.accused.add(key)
-        change = self.isolated.add if new.deaths >= MAX_DEATHS else self.isolated.discard
-        change(key)
+        for known, is_in in ((self.isolated, new.deaths >= MAX_DEATHS), (self.alone, new.is_alone)):
+            change = known.add if is_in else known.discard
+            change(key)
 
     def _on_forget(self, key: str) -> None:
         self.accused.discard(key)
         self.isolated.discard(key)
+        self.alone.discard(key)
+
+
+def _count_death(before: Suspect) -> Suspect:
+    return msgspec.structs.replace(before, deaths=before.deaths + 1)
+
+
+def _count_isolated_death(before: Suspect) -> Suspect:
+    return msgspec.structs.replace(before, isolated_deaths=before.isolated_deaths + 1, is_alone=True)
+
+
+def _has(keys: set[str], message: Message) -> bool:
+    lane = message.lane
+    return message.identity in keys or f"lane.{lane}" in keys or f"lane.{tenant_of(lane)}" in keys
 
 
 @functools.lru_cache(maxsize=1024)
-def _tenant_of(lane: str) -> str:
+def tenant_of(lane: str) -> str:
+    """Return the tenant of a lane."""
     return lane.partition(".")[0]

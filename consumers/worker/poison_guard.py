@@ -7,8 +7,8 @@ from typing import Protocol
 from consumers.worker.disposition import HandlerResult
 from messaging.message import Message
 
-OnIsolated = Callable[[HandlerResult | None], None]
-"""Function of the result of an isolated handler, or of None for a message that is to be returned to its stream."""
+OnIsolated = Callable[[HandlerResult], None]
+"""Function of the result of an isolated handler, or of `IsolationEnded`."""
 
 
 class IsolatedCrash(Exception):
@@ -17,6 +17,10 @@ class IsolatedCrash(Exception):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self.name = name
+
+
+class IsolationEnded(Exception):
+    """The end of an isolation without a result: the message is returned to its stream."""
 
 
 class PoisonGuard(Protocol):
@@ -31,14 +35,18 @@ class PoisonGuard(Protocol):
     """Identities of messages that were being handled when a process died: they must keep their identity."""
     is_suspect: Callable[[Message], bool]
 
+    def is_alone(self, message: Message) -> bool:
+        """Return whether a suspect is handled by `isolate`, and not by `handle`."""
+        ...
+
+    async def handle(self, message: Message) -> HandlerResult:
+        """Handle a suspect in isolation, beside others, and return its result, or `IsolationEnded`."""
+        ...
+
     def isolate(self, message: Message, on_result: OnIsolated) -> None:
-        """Handle a suspect when its turn comes, and call `on_result` once: at once when too many wait."""
+        """Handle a suspect alone when its turn comes, and call `on_result` once: at once when too many wait."""
         ...
 
     def return_waiting(self) -> None:
         """Return what waits for its turn to its stream."""
-        ...
-
-    async def aclose(self) -> None:
-        """Return everything that is not handled yet."""
         ...

@@ -17,7 +17,7 @@ import structlog
 from consumers.worker.disposition import Disposition, HandlerResult, quarantine_publication
 from consumers.worker.fair_scheduler import MAX_WAITING, FairScheduler
 from consumers.worker.load_shedding import MAX_MOVING, LoadShedder
-from consumers.worker.poison_guard import IsolatedCrash, PoisonGuard
+from consumers.worker.poison_guard import IsolatedCrash, IsolationEnded, PoisonGuard
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import InFlightMessage
 from messaging.client.errors import JetStreamError, RejectedByServer
@@ -267,8 +267,7 @@ class Worker:
         guard = self._guard
         if guard is not None:
             if guard.isolated and guard.is_suspect(work.message):
-                self._scheduler.end(work.lane)  # its turn comes elsewhere, so it holds no slot here
-                guard.isolate(work.message, functools.partial(self._on_isolated, work))
+                self._isolate(work, guard)
                 return
             work.slot = guard.begin(work.message.identity)
         try:
@@ -279,16 +278,23 @@ class Worker:
         if abandon is not None:
             self._started[work.message.identity] = (work, abandon)
         else:
-            self._add_task(self._run(work))
+            self._add_task(self._run(work, self._handler))
+
+    def _isolate(self, work: InFlightMessage, guard: PoisonGuard) -> None:
+        if guard.is_alone(work.message):
+            self._scheduler.end(work.lane)  # its turn comes elsewhere, so it holds no slot here
+            guard.isolate(work.message, functools.partial(self._settle, work))
+        else:
+            self._add_task(self._run(work, guard.handle))
 
     def _add_task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, work: InFlightMessage) -> None:
+    async def _run(self, work: InFlightMessage, handler: Callable[[Message], Awaitable[HandlerResult]]) -> None:
         try:
-            result: HandlerResult = await self._handler(work.message)
+            result = await handler(work.message)
         except asyncio.CancelledError:
             self._end_handling(work)
             self._nak(work.message)
@@ -305,10 +311,7 @@ class Worker:
             self._guard.end(work.slot)
         scheduler = self._scheduler
         try:
-            if isinstance(result, Exception):
-                self._on_crash(work, result)
-            else:
-                work.settle(result)
+            self._settle(work, result)
         finally:
             scheduler.end(work.lane)
             if scheduler.ready:
@@ -318,8 +321,8 @@ class Worker:
         if self._guard is not None:
             self._guard.end(work.slot)
 
-    def _on_isolated(self, work: InFlightMessage, result: HandlerResult | None) -> None:
-        if result is None:
+    def _settle(self, work: InFlightMessage, result: HandlerResult) -> None:
+        if isinstance(result, IsolationEnded):
             self._nak(work.message, delay_s=ISOLATION_PAUSE_S)
         elif isinstance(result, Exception):
             self._on_crash(work, result)
@@ -451,8 +454,6 @@ class Worker:
         if self._unsettled:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._drained.wait(), self._limits.drain_timeout_s)
-        if self._guard is not None:
-            await self._guard.aclose()
         started = list(self._started.values())
         for work, abandon in started:
             abandon()

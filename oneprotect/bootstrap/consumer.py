@@ -26,8 +26,9 @@ from consumers.dns.resolver import StubResolver
 from consumers.dns.system_files import SystemNames
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.proxy import HttpProxy
-from consumers.isolation.guard import IsolatingGuard, serve_isolated
+from consumers.isolation.guard import IsolatingGuard
 from consumers.isolation.journal import HandlingJournal
+from consumers.isolation.process import serve_isolated
 from consumers.isolation.suspects import SuspectRegistry
 from consumers.notifications.tenant_events import TenantEventPublisher
 from consumers.observability.attempt_metrics import AttemptMetrics
@@ -222,7 +223,7 @@ class _Consumer:
         ).start()
         freeze_gc()
         _log.info("consumer.started", worker=self._name, version=VERSION, max_in_flight=delivery.max_in_flight)
-        async with self._archive, asyncio.TaskGroup() as tasks:
+        async with self._archive, self._isolation(), asyncio.TaskGroup() as tasks:
             for part in (
                 self._feeder,
                 self._ordered_queues,
@@ -251,6 +252,15 @@ class _Consumer:
             await serve_isolated(link, self._handle_isolated, self._jetstream.connection)
             stop.set()
         await self._activity.flush()
+
+    @contextlib.asynccontextmanager
+    async def _isolation(self) -> AsyncGenerator[None]:
+        """End the isolated processes when the workers have ended: what is left there is returned."""
+        try:
+            yield
+        finally:
+            if self._guard is not None:
+                await self._guard.aclose()
 
     async def _handle_isolated(self, message: Message) -> Disposition:
         is_event = message.stream == streams.EVENTS.name
@@ -328,7 +338,7 @@ class _Consumer:
             lane_limit=lambda _: 1,
             is_announced=False,
             limits=_worker_limits(self._settings, NOTIFICATIONS_IN_FLIGHT),
-            guard=self._build_guard(),
+            guard=self._guard,
         )
         worker.add_source(
             _pull_consumer(jetstream, worker, streams.TELLING_CONSUMER, worker.accept, lane_of=subjects.tenant_of_event)

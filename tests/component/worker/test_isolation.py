@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from consumers.isolation.guard import MAX_WAITING, IsolatingGuard
+from consumers.isolation.guard import MAX_WAITING, SHARED_BYTES, IsolatingGuard
 from consumers.isolation.journal import SLOT_BYTES, HandlingJournal, find_journals
 from consumers.isolation.suspects import SuspectRegistry
 from consumers.worker.disposition import HandlerResult
+from consumers.worker.poison_guard import IsolationEnded
 from messaging.message import Message
 from schemas import streams, subjects
 from tests.support.site import Site
@@ -30,7 +31,7 @@ async def test_a_tenant_that_fills_the_isolation_keeps_no_other_out(site: Site, 
 
     def offer(tenant: str, sequence: int) -> None:
         def on_result(result: HandlerResult | None) -> None:
-            assert result is None
+            assert isinstance(result, IsolationEnded)
             returned[tenant] += 1
 
         guard.isolate(_message(site, tenant, sequence), on_result)
@@ -40,7 +41,7 @@ async def test_a_tenant_that_fills_the_isolation_keeps_no_other_out(site: Site, 
     for sequence in range(20):
         offer("small", 1000 + sequence)
 
-    assert returned == {"greedy": 30}
+    assert returned == {"greedy": 28}, "the first of each tenant waits no longer: its process starts"
     await guard.aclose()
     assert returned == {"greedy": MAX_WAITING + 10, "small": 20}
 
@@ -69,6 +70,22 @@ async def test_a_death_counts_once_for_each_message_of_a_journal(site: Site, tmp
     assert registry.accused == set(names)
 
 
+async def test_a_suspect_is_alone_when_its_tenant_has_no_room_in_the_shared_process(site: Site, tmp_path: Path) -> None:
+    """A tenant fills half of what is free with its bodies, so a part is left for the others."""
+    registry = SuspectRegistry(site.jetstream.suspects, tmp_path)
+    guard = IsolatingGuard(HandlingJournal(tmp_path, slots=1), registry, ["/bin/sleep", "9"], {})
+    large = _message(site, "greedy", 1)
+    large.data = bytes(SHARED_BYTES // 4)
+    handling = [asyncio.create_task(guard.handle(large)) for _ in range(2)]
+    await asyncio.sleep(0)
+
+    assert guard.is_alone(large)
+    assert not guard.is_alone(_message(site, "small", 2))
+    await guard.aclose()
+    assert all(isinstance(result, IsolationEnded) for result in await asyncio.gather(*handling))
+    assert not guard.is_alone(large)
+
+
 @pytest.mark.parametrize(("lane", "isolated"), [("acme", False), ("acme.orders", True)])
 async def test_a_death_in_isolation_isolates_a_destination_and_no_tenant(
     site: Site, tmp_path: Path, lane: str, isolated: bool
@@ -78,4 +95,5 @@ async def test_a_death_in_isolation_isolates_a_destination_and_no_tenant(
     await registry.count_isolated_death(_message(site, "acme", 1, lane=lane))
 
     assert registry.is_suspect(_message(site, "acme", 2)) is isolated
+    assert registry.is_alone(_message(site, "acme", 2)) is isolated
     assert not registry.is_suspect(_message(site, "acme", 3, lane="acme.other"))

@@ -14,6 +14,7 @@ import bisect
 import collections
 import contextlib
 import itertools
+import math
 import random
 import secrets
 from collections.abc import Callable
@@ -42,6 +43,8 @@ LEAST_PART: Final = 16
 """Due messages up to which each destination of a tenant is fed, however many there are."""
 MAX_CONCURRENT_FEEDS: Final = 8
 """Destinations that one worker feeds at a time."""
+FED_PART: Final = 0.75
+"""Part of a destination's room in the work stream that is fed: live deliveries have the rest."""
 MAX_FED: Final = MAX_WAITING // 4
 """Due messages up to which all overflowed tenants together are fed. More of them would be shed again."""
 SUBJECTS_AT_A_TIME: Final = 1000
@@ -143,7 +146,8 @@ class OverflowFeeder:
             await self._scan()
         if not self._overflow:
             return
-        limit = int((await management.stream_info(self._connection, streams.WORK.name)).config["max_msgs_per_subject"])
+        config = (await management.stream_info(self._connection, streams.WORK.name)).config
+        limit = math.ceil(config["max_msgs_per_subject"] * FED_PART)
         tenants = list(self._overflow.items())
         random.shuffle(tenants)  # with more tenants than a round has turns, each comes first at times
         turns = collections.deque(_FairTurns(name, found, self._last.get(name, "")) for name, found in tenants)

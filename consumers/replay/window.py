@@ -17,6 +17,8 @@ from messaging.publication import PublishAck
 from schemas import subjects
 
 WINDOW_SIZE: Final = 256
+AT_ONCE: Final = 100
+"""Requests for the work stream. The others go to the overflow, so a long replay takes no room of live deliveries."""
 
 T = TypeVar("T")
 
@@ -78,7 +80,9 @@ class PublishWindow:
     def __init__(
         self, publisher: RequestPublisher, on_done: Callable[[ReplayStep], None], *, size: int = WINDOW_SIZE
     ) -> None:
-        self._publisher = OverflowingPublisher(publisher)
+        self._publisher = publisher
+        self._at_once = OverflowingPublisher(publisher)
+        self._requests = 0
         self._on_done = on_done
         self._size = size
         self._steps: CompletionQueue[ReplayStep] = CompletionQueue()
@@ -109,7 +113,11 @@ class PublishWindow:
                 self._changed.set()
 
         self._in_flight += 1
-        self._publisher.send(request.on(subjects.requested), on_stored)
+        self._requests += 1
+        if self._requests <= AT_ONCE:
+            self._at_once.send(request.on(subjects.requested), on_stored)
+        else:
+            self._publisher.send(request.on(subjects.overflow), on_stored)
 
     async def drain(self) -> None:
         """Wait until every request is stored or refused. Raises `JetStreamError` when one is not stored."""

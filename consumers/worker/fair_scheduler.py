@@ -10,6 +10,8 @@ is left. So a tenant with nothing in flight needs no free slot: its first delive
 Turns alone would also let a tenant with little work wait for a turn of each of the others. So a tenant with a short
 backlog comes first, a few times in each round: see `MAX_AHEAD`.
 
+Within a destination, live deliveries start before those of a replay.
+
 What waits is bounded alike, by the room that is left: see `MAX_WAITING`. A tenant's surplus is refused, so the worker
 always has room for the messages of the others.
 """
@@ -57,7 +59,7 @@ class TenantQueue:
 class DestinationLane:
     """The waiting and running deliveries of one destination."""
 
-    __slots__ = ("is_ready", "key", "limit", "running", "startable", "tenant", "waiting")
+    __slots__ = ("is_ready", "key", "limit", "live", "running", "startable", "tenant", "waiting")
 
     def __init__(self, key: str, tenant: TenantQueue, limit: int) -> None:
         self.key = key
@@ -66,6 +68,9 @@ class DestinationLane:
         self.limit = limit
         """The most that may run at a time."""
         self.waiting: collections.deque[Message] = collections.deque()
+        """Replayed messages wait behind the others."""
+        self.live = 0
+        """Waiting messages that are not replayed."""
         self.running = 0
         self.startable = 0
         self.is_ready = False
@@ -133,7 +138,14 @@ class FairScheduler:
             lane = self._add_lane(key, tenant)
         elif key in self._idle:
             del self._idle[key]
-        lane.waiting.append(message)
+        if message.is_replayed:
+            lane.waiting.append(message)
+        else:
+            if lane.live == len(lane.waiting):
+                lane.waiting.append(message)
+            else:
+                lane.waiting.insert(lane.live, message)
+            lane.live += 1
         lane.tenant.waiting += units
         self.waiting += units
         self.refresh(lane)
@@ -152,6 +164,7 @@ class FairScheduler:
         removed = {message.identity for message in messages}
         units = sum(1 + len(message.data) // UNIT_BYTES for message in lane.waiting if message.identity in removed)
         lane.waiting = collections.deque(message for message in lane.waiting if message.identity not in removed)
+        lane.live = sum(not message.is_replayed for message in lane.waiting)
         lane.tenant.waiting -= units
         self.waiting -= units
         self.refresh(lane)
@@ -213,6 +226,8 @@ class FairScheduler:
         if lane.startable:
             self._make_ready(lane)
         message = lane.waiting.popleft()
+        if lane.live:
+            lane.live -= 1
         units = 1 + len(message.data) // UNIT_BYTES
         lane.tenant.waiting -= units
         self.waiting -= units

@@ -76,6 +76,25 @@ async def test_a_replayed_delivery_keeps_its_id_and_counts_its_attempts_on(site:
     assert len({seen.headers["webhook-id"] for seen in receiver.seen}) == 1
 
 
+async def test_live_deliveries_pass_a_replay_of_their_destination(site: Site, receiver: Scripted) -> None:
+    """A replay of hundreds runs in the gaps: neither the queue of the destination nor its room in the stream fills."""
+    await site.destination("orders", receiver.url, max_in_flight=1)
+    replayed = await keep(site, 400)
+    receiver.hold = asyncio.Event()
+
+    async with site.consumer():
+        await _replay(site, ReplayFilter())
+        await until(lambda: receiver.seen)
+        live = [await site.deliver("orders") for _ in range(3)]
+        receiver.hold.set()
+        await until(lambda: len(receiver.seen) == 403, 30)
+
+    places = [receiver.ids().index(delivery) for delivery in live]
+    assert places == sorted(places)
+    assert places[-1] < 50
+    assert set(receiver.ids()) == {*live, *replayed}
+
+
 async def test_a_replay_of_an_old_delivery_waits_for_its_secret(site: Site, receiver: Scripted) -> None:
     """A replayed delivery that failed days ago does not fail at the first missing secret."""
     await site.jetstream.configuration.set_credential(

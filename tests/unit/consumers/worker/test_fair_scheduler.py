@@ -19,7 +19,7 @@ from consumers.worker.fair_scheduler import (
 )
 from messaging.message import Message
 
-MESSAGE = cast("Message", SimpleNamespace(data=b"", identity="1"))
+MESSAGE = cast("Message", SimpleNamespace(data=b"", identity="1", is_replayed=False))
 """Nothing else of a message is looked at here."""
 
 
@@ -112,6 +112,26 @@ def test_tenants_that_always_have_one_delivery_leave_the_others_their_turn() -> 
     assert max(counts.values()) <= (1 + MAX_AHEAD) * 2000 // 20
 
 
+def test_live_messages_of_a_lane_start_before_replayed_ones() -> None:
+    """Each kind keeps its order, also after some of the messages were withdrawn."""
+    turns = FairScheduler(10, lambda _: 10)
+    kinds = "rlrllrl"
+    messages = [
+        cast("Message", SimpleNamespace(data=b"", identity=f"{kind}{number}", is_replayed=kind == "r"))
+        for number, kind in enumerate(kinds)
+    ]
+    for message in messages:
+        turns.enqueue("a.d", message)
+    lane = turns.find("a.d")
+    assert lane is not None
+
+    turns.withdraw(lane, [messages[1], messages[2]])
+    turns.enqueue("a.d", MESSAGE)
+    started = [turns.start(lane).identity for lane in iter(turns.next, None)]
+
+    assert started == ["l3", "l4", "l6", "1", "r0", "r5"]
+
+
 def test_a_tenant_that_fills_the_slots_leaves_some() -> None:
     """A quarter of the slots stays free for other tenants, who start at once."""
     bench = Bench(slots=256, limit=8)
@@ -200,7 +220,7 @@ def test_a_surplus_is_refused_and_others_have_room(flooders: int) -> None:
 def test_large_messages_take_more_room() -> None:
     """Each further 4 KiB of a body counts as a message."""
     bench = Bench(slots=1)
-    large = cast("Message", SimpleNamespace(data=bytes(63 * UNIT_BYTES), identity="2"))
+    large = cast("Message", SimpleNamespace(data=bytes(63 * UNIT_BYTES), identity="2", is_replayed=False))
     count = sum(bench.turns.enqueue("a.d", large) for _ in range(MAX_WAITING))
 
     assert count == MAX_WAITING // 3 // 64

@@ -22,7 +22,7 @@ from bench.harness.child import Child, child
 from bench.harness.errors import BenchError
 from messaging.admin import topology
 from messaging.client.errors import JetStreamError
-from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetstream
+from oneprotect.bootstrap.resources import JetStream, open_jetstream, stream_limits
 from oneprotect.dev.nats_server import SYNC_INTERVAL, EmbeddedNats, EmbeddedNatsError
 from oneprotect.settings.settings import Settings
 from schemas import streams
@@ -194,10 +194,10 @@ async def _set_up(jetstream: JetStream, settings: Settings) -> str:
         replicas=1,
         work_per_destination=per_destination,
         ack_wait_s=settings.delivery.ack_wait_s,
-        archive=archive_limits(settings),
+        limits=stream_limits(settings),
     )
     config = topology.stream_config(
-        BARE, replicas=1, work_per_destination=per_destination, archive=archive_limits(settings)
+        BARE, replicas=1, work_per_destination=per_destination, limits=stream_limits(settings)
     )
     await jetstream.connection.api(f"STREAM.CREATE.{BARE.name}", config)
     await jetstream.configuration.set_credential("acme", "key", {"secret_ref": "k8s://a/b/c"}, by="bench")

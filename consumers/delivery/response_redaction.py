@@ -50,12 +50,15 @@ def redact_response(body: bytes, *, known: Iterable[str], fragments: Iterable[in
     Args:
         body: The beginning of the response, at most a few KiB.
         known: Values that the request carried.
-        fragments: The fragments of values that are not known here.
+        fragments: The fragments of the key, which is not known here. A text with one of them is not shown.
     """
     text = decode_escapes(body.decode(errors="replace")).replace("\0", "")[:_SEARCHED_CHARACTERS]
     values = {value for value in known if len(value) >= _SHORTEST}
-    wanted = frozenset(fragments_of(*[value.encode() for value in values])).union(fragments)
+    keys = frozenset(fragments)
+    wanted = keys.union(fragments_of(*[value.encode() for value in values]))
     spans = [span for view in _views(text) for span in view.find(wanted)]
+    if spans and any(True for view in _views(text) for _ in view.find(keys)):
+        return MASK  # the rest of the key may follow in a form that is not recognized
     text = _mask(text, [*spans, *_find_short(text, values)])
     text = _GROUPED.sub(MASK, text)
     return scrub(_mask(text, _find_in_lines(text)))[:SHOWN_CHARACTERS]

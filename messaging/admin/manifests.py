@@ -15,6 +15,8 @@ from schemas import streams, subjects
 
 MAX_CONSUMERS: Final = 10_000
 """Consumers of one stream, and so the number of ordered queues. The server's default is 1,000."""
+STORE_GB: Final = 20
+"""Disk space for JetStream on each server. The sizes of the streams and the quotas of a tenant fit into it."""
 SECRET: Final = "oneprotect-nats-users"
 """Kubernetes Secret with the public keys: one key for each role, and `sys`."""
 ACCOUNT: Final = "ONEPROTECT"
@@ -73,7 +75,7 @@ config:
       dir: "/data"
       pvc:
         enabled: true
-        size: "20Gi"
+        size: "{store_gb_each}Gi"
     memoryStore:
       enabled: false
     merge:
@@ -92,7 +94,8 @@ config:
     no_fast_producer_stall: true
     accounts:
       ONEPROTECT:
-        jetstream: "enabled"
+        jetstream:
+          max_file: "<< {store_gb}GB >>"  # of all servers together
         exports:
           - {export}
         imports:
@@ -209,6 +212,8 @@ def _helm_values(replicas: int, durability: Durability) -> str:
         secret=SECRET,
         is_cluster=json.dumps(replicas > 1),
         replicas=max(replicas, 2),
+        store_gb_each=STORE_GB,
+        store_gb=STORE_GB * (max(replicas, 2) if replicas > 1 else 1),
         max_consumers=MAX_CONSUMERS,
         export=json.dumps(export()),
         servers_export=json.dumps(servers_export()),

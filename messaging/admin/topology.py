@@ -3,13 +3,15 @@
 A bucket is a stream with a naming rule, so buckets and streams share one implementation.
 """
 
+import contextlib
+from collections.abc import Generator
 from typing import Any, Final, Literal
 
 import msgspec
 
 from messaging import management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import NotFound
+from messaging.client.errors import NO_SPACE, NotFound, ServerUnavailable
 from messaging.kv import KvBucket
 from messaging.management import NANOSECONDS, Config
 from messaging.publisher import JetStreamPublisher
@@ -31,15 +33,32 @@ class TopologyChange(msgspec.Struct, frozen=True):
     note: str = ""
 
 
-class ArchiveLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of the archive of delivered payloads."""
+class StreamLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Sizes of the streams that hold records. The server reserves them, and removes the oldest beyond them."""
 
-    days: int = 30
+    archive_days: int = 30
     """0 disables the archive."""
-    max_bytes: int = 2 * 1024**3
+    archive_bytes: int = 2 * 1024**3
+    attempts_bytes: int = 6 * 1024**3
+    events_bytes: int = 1024**3
+    quarantine_bytes: int = 512 * 1024**2
+
+    def max_bytes(self, stream: streams.StreamConfig) -> int | None:
+        """Return the size of a stream, or None for a stream whose messages wait, which must refuse instead."""
+        return {
+            streams.DELIVERED.name: self.archive_bytes if self.archive_days else 0,
+            streams.ATTEMPTS.name: self.attempts_bytes,
+            streams.EVENTS.name: self.events_bytes,
+            streams.QUARANTINE.name: self.quarantine_bytes,
+        }.get(stream.name)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that the server reserves for one replica of each."""
+        return sum(self.max_bytes(stream) or 0 for stream in streams.STREAMS)
 
 
-DEFAULT_ARCHIVE: Final = ArchiveLimits()
+DEFAULT_LIMITS: Final = StreamLimits()
 
 
 async def apply(
@@ -48,17 +67,17 @@ async def apply(
     replicas: int,
     work_per_destination: int,
     ack_wait_s: float,
-    archive: ArchiveLimits = DEFAULT_ARCHIVE,
+    limits: StreamLimits = DEFAULT_LIMITS,
     check: bool = False,
 ) -> list[TopologyChange]:
     """Create or update everything; with `check` only compare. Raises `JetStreamError`, such as `ServerTooOld`."""
     connection.require_version()
     changes: list[TopologyChange] = []
     for stream in streams.STREAMS:
-        if stream.archived and not archive.days:
+        if stream.archived and not limits.archive_days:
             changes.append(await _skip_archive(connection, stream))
             continue
-        wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, archive=archive)
+        wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, limits=limits)
         changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
     for bucket in streams.BUCKETS:
         wanted = bucket_config(bucket, replicas=replicas)
@@ -72,7 +91,7 @@ async def apply(
 
 
 def stream_config(
-    stream: streams.StreamConfig, *, replicas: int, work_per_destination: int, archive: ArchiveLimits = DEFAULT_ARCHIVE
+    stream: streams.StreamConfig, *, replicas: int, work_per_destination: int, limits: StreamLimits = DEFAULT_LIMITS
 ) -> Config:
     """Return the configuration of a stream, in the fields of the JetStream API."""
     config: Config = {
@@ -90,12 +109,10 @@ def stream_config(
     }
     if stream.capped_per_subject:
         config |= {"discard_new_per_subject": True, "max_msgs_per_subject": work_per_destination}
+    if max_bytes := limits.max_bytes(stream):
+        config["max_bytes"] = max_bytes
     if stream.archived:
-        config |= {
-            "max_age": archive.days * _DAY_S * NANOSECONDS,
-            "max_bytes": archive.max_bytes,
-            "compression": "s2",
-        }
+        config |= {"max_age": limits.archive_days * _DAY_S * NANOSECONDS, "compression": "s2"}
     if stream.batches:
         config["allow_atomic"] = True
     if stream.max_consumers:
@@ -144,16 +161,33 @@ async def _apply_stream(
     connection: NatsConnection, kind: Literal["stream", "bucket"], name: str, wanted: Config, *, check: bool
 ) -> TopologyChange:
     current = await management.find_stream(connection, wanted["name"])
-    if current is None:
-        if not check:
-            await management.create_stream(connection, wanted)
-        return TopologyChange(kind, name, "create")
-    fields = _differences(current.config, wanted)
-    if not fields:
+    fields = {} if current is None else _differences(current.config, wanted)
+    if current is not None and not fields:
         return TopologyChange(kind, name, "none")
     if not check:
-        await management.update_stream(connection, current.config | wanted)
-    return TopologyChange(kind, name, "update", fields)
+        with _explain_lack_of_space(wanted):
+            if current is None:
+                await management.create_stream(connection, wanted)
+            else:
+                await management.update_stream(connection, current.config | wanted)
+    return TopologyChange(kind, name, "create" if current is None else "update", fields)
+
+
+@contextlib.contextmanager
+def _explain_lack_of_space(wanted: Config) -> Generator[None]:
+    try:
+        yield
+    except ServerUnavailable as error:
+        if f"({NO_SPACE})" not in str(error):
+            raise
+        problem = (
+            f"{wanted['name']} reserves {wanted.get('max_bytes', 0):,} bytes, more than is left: {error}; raise "
+            "`max_file_store` of the servers and `max_file` of the account, or lower ONEPROTECT_ATTEMPTS_MAX_BYTES, "
+            "ONEPROTECT_ARCHIVE_MAX_BYTES, ONEPROTECT_EVENTS_MAX_BYTES or ONEPROTECT_QUARANTINE_MAX_BYTES"
+        )
+    else:
+        return
+    raise ServerUnavailable(problem)
 
 
 async def _expire_markers(

@@ -22,7 +22,9 @@ WRONG_LAST_SEQUENCE: Final = 10071
 """The subject's newest message has another sequence than the expected one."""
 MESSAGE_TOO_LARGE: Final = 10054
 """The message is larger than the stream or the server allows."""
-TEMPORARY: Final = frozenset({10004, 10008, 10009, 10023, 10047})
+NO_SPACE: Final = 10047
+"""The stream does not fit into what the servers or the account may store."""
+TEMPORARY: Final = frozenset({10002, 10004, 10008, 10009, 10023, NO_SPACE})
 """No leader at the moment, or no space on the disk or in the account's limits: the request may succeed later."""
 _FOR_GOOD: Final = frozenset(
     {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from consumers.egress.policy import EgressPolicy
 from consumers.replay.service import ReplayService
-from messaging.admin.topology import ArchiveLimits
+from messaging.admin.topology import StreamLimits
 from messaging.client.client import ServerAccess
 from messaging.client.connection import NatsConnection, connect
 from messaging.kv import KvBucket
@@ -124,9 +124,16 @@ def egress_policy(settings: Settings) -> EgressPolicy:
     return EgressPolicy(allow_cidrs=egress.allow_cidrs, allow_http=egress.allow_http, ports=egress.ports)
 
 
-def archive_limits(settings: Settings) -> ArchiveLimits:
-    """Return the age and size limits of the archive."""
-    return ArchiveLimits(days=settings.nats.archive_days, max_bytes=settings.nats.archive_max_bytes)
+def stream_limits(settings: Settings) -> StreamLimits:
+    """Return the sizes of the streams that hold records."""
+    nats = settings.nats
+    return StreamLimits(
+        archive_days=nats.archive_days,
+        archive_bytes=nats.archive_max_bytes,
+        attempts_bytes=nats.attempts_max_bytes,
+        events_bytes=nats.events_max_bytes,
+        quarantine_bytes=nats.quarantine_max_bytes,
+    )
 
 
 def is_pod(environ: Mapping[str, str] = os.environ) -> bool:

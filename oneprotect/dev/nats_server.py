@@ -170,7 +170,7 @@ class EmbeddedNats:
                 "store_dir": str(self._directory),
                 "sync_interval": self._sync_interval,
                 "max_memory_store": 64 * 1024**2,
-                "max_file_store": 4 * 1024**3,
+                "max_file_store": 20 * 1000**3,
             },
         }
 

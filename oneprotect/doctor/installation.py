@@ -5,7 +5,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from messaging.admin.topology import DEFAULT_ARCHIVE, ArchiveLimits
+from messaging.admin.topology import DEFAULT_LIMITS, StreamLimits
 from messaging.client.client import ServerAccess
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from telemetry.otlp.settings import CollectorEndpoint
@@ -21,7 +21,9 @@ class InstallationSettings(Struct, frozen=True, kw_only=True):
     nats: ServerAccess
     replicas: int = 1
     work_per_destination: int = 1000
-    archive: ArchiveLimits = DEFAULT_ARCHIVE
+    limits: StreamLimits = DEFAULT_LIMITS
+    tenant_bytes: int = 0
+    """Bytes of waiting and failed deliveries that a tenant may store."""
     ack_wait_s: float = 30.0
     request_timeout_s: float = 15.0
     drain_timeout_s: float = 25.0

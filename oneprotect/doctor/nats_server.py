@@ -13,6 +13,7 @@ from messaging import management
 from messaging.client.client import ServerAccess
 from messaging.client.connection import MIN_SERVER_VERSION, NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer, ServerTooOld, ServerUnavailable
+from oneprotect.doctor.installation import InstallationSettings
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import streams
 
@@ -85,6 +86,24 @@ async def check_storage(connection: NatsConnection) -> CheckResult:
         f"{finding}; at the limit, nothing can be stored, and the API refuses delivery requests",
         "raise the account's limits, or purge stored results: nats stream purge ONEPROTECT_ATTEMPTS --keep 100000\n"
         "see docs/how-to/runbooks.md#a-full-disk",
+    )
+
+
+async def check_sizes(connection: NatsConnection, installation: InstallationSettings) -> CheckResult:
+    """Check that the sizes of the streams and the quotas of a tenant fit together. Raises `JetStreamError`."""
+    limit = int((await management.account_info(connection))["limits"]["max_storage"])
+    reserved = installation.limits.reserved_bytes * installation.replicas
+    needed = reserved + installation.tenant_bytes * installation.replicas
+    finding = f"{reserved / 1e9:.1f} GB reserved for records, {needed / 1e9:.1f} GB with the quotas of one tenant"
+    if limit <= 0:
+        return _GROUP.ok("sizes", f"{finding}; the account has no limit, so the API cannot keep room for results")
+    if needed <= limit:
+        return _GROUP.ok("sizes", f"{finding}, of {limit / 1e9:.1f} GB")
+    return _GROUP.warning(
+        "sizes",
+        f"{finding}, but the account has {limit / 1e9:.1f} GB: one tenant can use up the room of all",
+        "raise the account's limit, or lower ONEPROTECT_*_MAX_BYTES, ONEPROTECT_TENANT_MAX_WAITING_BYTES and "
+        "ONEPROTECT_TENANT_MAX_FAILED_BYTES",
     )
 
 

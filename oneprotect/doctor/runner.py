@@ -88,6 +88,7 @@ class _ConnectionChecks:
         if checks[-1].status is CheckStatus.OK:
             checks.insert(1, await nats_server.check_storage(self._connection))
             checks.insert(2, await check_durability(self._connection))
+            checks.insert(3, await nats_server.check_sizes(self._connection, self._installation))
         return checks
 
     async def _check_clock(self) -> list[CheckResult]:

@@ -16,7 +16,7 @@ async def check_streams(connection: NatsConnection, installation: InstallationSe
         replicas=installation.replicas,
         work_per_destination=installation.work_per_destination,
         ack_wait_s=installation.ack_wait_s,
-        archive=installation.archive,
+        limits=installation.limits,
         check=True,
     )
     different = [_describe(change) for change in changes if change.action != "none"]

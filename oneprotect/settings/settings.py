@@ -75,6 +75,12 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """Days to keep delivered payloads for replay. 0 disables the archive."""
     archive_max_bytes: int = 2 * 1024**3
     """Maximum size of the archive, per replica. The server removes the oldest payloads beyond it."""
+    attempts_max_bytes: int = 6 * 1024**3
+    """Maximum size of the attempt results, per replica: about 1 KB for each. Beyond it the oldest are removed."""
+    events_max_bytes: int = 1024**3
+    """Maximum size of the operational events and the audit trail, per replica. Beyond it the oldest are removed."""
+    quarantine_max_bytes: int = 512 * 1024**2
+    """Maximum size of the quarantine, per replica. Beyond it the oldest messages are removed."""
 
 
 class SecretSettings(Struct, frozen=True, kw_only=True):
@@ -199,9 +205,9 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     """Console sessions. A session that is not signed out ends after 12 hours."""
     max_replays: int = 100
     """Unfinished replays. One of them runs, and the others wait."""
-    max_waiting_bytes: int = 10 * 1024**3
+    max_waiting_bytes: int = 4 * 1024**3
     """Bytes of deliveries that wait: due, in the overflow, ordered or scheduled. Beyond it the API refuses new ones."""
-    max_failed_bytes: int = 10 * 1024**3
+    max_failed_bytes: int = 4 * 1024**3
     """Bytes of failed and skipped deliveries, which are kept for 30 days. Beyond it the API refuses new ones."""
     archive_share: float = 0.25
     """Part of ONEPROTECT_ARCHIVE_MAX_BYTES that a tenant keeps when the archive is nearly full. What it has beyond that

@@ -32,6 +32,11 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_WORK_PER_TENANT", "nats", "work_per_tenant", whole(20, 1_000_000)),
     SettingVariable("ONEPROTECT_ARCHIVE_DAYS", "nats", "archive_days", whole(0, 3650, unit="days")),
     SettingVariable("ONEPROTECT_ARCHIVE_MAX_BYTES", "nats", "archive_max_bytes", whole(1024**2, 2**60, unit="bytes")),
+    SettingVariable("ONEPROTECT_ATTEMPTS_MAX_BYTES", "nats", "attempts_max_bytes", whole(1024**2, 2**60, unit="bytes")),
+    SettingVariable("ONEPROTECT_EVENTS_MAX_BYTES", "nats", "events_max_bytes", whole(1024**2, 2**60, unit="bytes")),
+    SettingVariable(
+        "ONEPROTECT_QUARANTINE_MAX_BYTES", "nats", "quarantine_max_bytes", whole(1024**2, 2**60, unit="bytes")
+    ),
     SettingVariable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),
     SettingVariable("ONEPROTECT_SECRET_NAMESPACE", "secret", "namespace", parsers.NAMESPACE),
     SettingVariable("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "secret", "namespaces_allowed", parsers.NAMESPACES),

@@ -17,7 +17,7 @@ from messaging import direct_get
 from messaging.admin import topology
 from messaging.delivery_requests import publish_request
 from oneprotect.bootstrap.consumer import DEFAULT_HEALTH_POLICY, run_consumer
-from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetstream
+from oneprotect.bootstrap.resources import JetStream, open_jetstream, stream_limits
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from oneprotect.settings.settings import Settings
@@ -90,7 +90,7 @@ class Site:
             replicas=self.settings.nats.replicas,
             work_per_destination=self.settings.nats.work_per_destination,
             ack_wait_s=self.settings.delivery.ack_wait_s,
-            archive=archive_limits(self.settings),
+            limits=stream_limits(self.settings),
         )
 
     async def destination(self, name: str, url: str, **fields: Any) -> None:

@@ -92,7 +92,7 @@ async def _open_sources(settings: "Settings", opened: AsyncExitStack) -> "Secret
 
 
 def _installation(settings: "Settings") -> "InstallationSettings":
-    from oneprotect.bootstrap.resources import archive_limits, nats_access
+    from oneprotect.bootstrap.resources import nats_access, stream_limits
     from oneprotect.doctor.installation import InstallationSettings
 
     secret, delivery = settings.secret, settings.delivery
@@ -101,7 +101,8 @@ def _installation(settings: "Settings") -> "InstallationSettings":
         nats=nats_access(settings),
         replicas=settings.nats.replicas,
         work_per_destination=settings.nats.work_per_destination,
-        archive=archive_limits(settings),
+        limits=stream_limits(settings),
+        tenant_bytes=settings.tenant.max_waiting_bytes + settings.tenant.max_failed_bytes,
         ack_wait_s=delivery.ack_wait_s,
         request_timeout_s=delivery.request_timeout_s,
         drain_timeout_s=delivery.drain_timeout_s,

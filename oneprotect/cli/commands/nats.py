@@ -55,7 +55,7 @@ def apply(
     It is safe to run at any time, and changes only what differs. Run it before you upgrade consumers and the API.
     """
     from messaging.admin import topology
-    from oneprotect.bootstrap.resources import archive_limits
+    from oneprotect.bootstrap.resources import stream_limits
 
     settings = load_settings()
     changes = run_connected(
@@ -64,7 +64,7 @@ def apply(
             replicas=settings.nats.replicas,
             work_per_destination=settings.nats.work_per_destination,
             ack_wait_s=settings.delivery.ack_wait_s,
-            archive=archive_limits(settings),
+            limits=stream_limits(settings),
             check=check,
         ),
         settings,

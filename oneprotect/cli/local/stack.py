@@ -14,7 +14,7 @@ import msgspec
 
 from messaging.admin import topology
 from oneprotect.api.auth.token_format import IssuedToken
-from oneprotect.bootstrap.resources import JetStream, archive_limits, open_jetstream
+from oneprotect.bootstrap.resources import JetStream, open_jetstream, stream_limits
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.dev.receiver import ALWAYS_OK, DevReceiver, ScriptedAnswers
 from oneprotect.dev.sample_secrets import KEY, write_sample_secrets
@@ -92,7 +92,7 @@ async def start_stack(directory: Path, *, nats_port: int | None, with_api: bool 
                 replicas=settings.nats.replicas,
                 work_per_destination=settings.nats.work_per_destination,
                 ack_wait_s=settings.delivery.ack_wait_s,
-                archive=archive_limits(settings),
+                limits=stream_limits(settings),
             )
             await set_up_tenant(jetstream, receiver, directory / "secrets")
             async with contextlib.AsyncExitStack() as running:

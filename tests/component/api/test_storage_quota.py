@@ -1,17 +1,21 @@
 """Storage of tenants: one over a limit is refused by the API, loses no delivery, and pushes out nothing of others."""
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
 from messaging import management, stored_bytes
+from messaging.admin import manifests, topology
 from messaging.publication import Publication
 from messaging.stored_bytes import BATCH, StoredBytes
 from oneprotect.api.operations import storage_quota
 from oneprotect.api.operations.storage_quota import StorageLimits, StorageQuota
 from oneprotect.api.web.problems import Problem
-from oneprotect.bootstrap.resources import open_jetstream
+from oneprotect.bootstrap.resources import open_jetstream, stream_limits
+from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.settings.settings import Settings
 from schemas import streams, subjects
 from telemetry.metrics.registry import MetricRegistry
 from tests.component.api.routes import OURS, THEIRS
@@ -154,6 +158,86 @@ async def test_a_tenant_that_delivers_keeps_its_account(site: Site, monkeypatch:
 
     with pytest.raises(Problem):
         quota.require_room(OURS, [600])
+
+
+class _Limited(EmbeddedNats):
+    """A server whose account may store 24 MiB."""
+
+    def _config(self, port: int) -> dict[str, Any]:
+        account = {"jetstream": {"max_file": 24 * 1024**2}, "users": [{"user": "all", "password": "all"}]}
+        return super()._config(port) | {"accounts": {"ALL": account}, "no_auth_user": "all"}
+
+
+async def test_a_tenant_that_fills_the_account_is_refused_while_others_and_results_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the tenant with more than its part, and near the limit everybody, so that what waits can be settled."""
+    monkeypatch.setattr(storage_quota, "INTERVAL_S", 0.2)
+    sizes = {f"{name}_max_bytes": str(1024**2) for name in ("attempts", "events", "quarantine", "archive")}
+    async with (
+        _Limited(tmp_path / "nats") as server,
+        Site(tmp_path, server, **sizes) as site,
+        running(site) as api,
+    ):
+        await site.destination("orders", "https://example.com/in")
+        producer, other = await api.client("producer"), await _set_up_theirs(api)
+        fill = Publication(subjects.overflow(OURS, "orders"), b"x" * 500_000, {})
+
+        async def fill_to(megabytes: int) -> None:
+            connection = site.jetstream.connection
+            while (await management.account_info(connection))["storage"] < megabytes * 1_000_000:
+                await site.jetstream.publisher.publish(fill)
+
+        async def statuses() -> tuple[int, int]:
+            small = {**BODY, "payload": "x"}
+            ours = await producer("POST", f"/v1/tenants/{OURS}/deliveries", small)
+            theirs = await other("POST", f"/v1/tenants/{THEIRS}/deliveries", small)
+            return ours.status, theirs.status
+
+        async def are(*wanted: int) -> bool:
+            return await statuses() == wanted
+
+        await fill_to(12)
+        assert await statuses() == (202, 202)
+        await fill_to(16)
+        await until(lambda: are(507, 202), 20)
+        await fill_to(20)
+        await until(lambda: are(507, 507), 20)
+        refused = await _deliver(other, THEIRS)
+        result = await site.jetstream.publisher.publish(
+            Publication(subjects.attempted(OURS, "orders", "x"), b"x" * 1000, {})
+        )
+        await site.jetstream.connection.api(f"STREAM.PURGE.{streams.OVERFLOW.name}")
+        await until(lambda: are(202, 202), 20)
+
+    assert "nearly full" in refused.json["detail"]
+    assert result.seq == 1
+
+
+async def test_results_and_events_never_exceed_their_size(site: Site) -> None:
+    """The oldest are removed, and nothing is refused."""
+    site.settings = site.load(attempts_max_bytes="1048576", events_max_bytes="1048576", quarantine_max_bytes="1048576")
+    await site.apply()
+    kept = {
+        streams.ATTEMPTS: subjects.attempted(OURS, "orders", "x"),
+        streams.EVENTS: subjects.operational("config.changed", OURS, "x"),
+        streams.QUARANTINE: subjects.quarantined(subjects.requested(OURS, "orders")),
+    }
+    for stream, subject in kept.items():
+        publication = Publication(subject, b"x" * 50_000, {})
+        stored = [await site.jetstream.publisher.publish(publication) for _ in range(30)]
+        state = (await management.stream_info(site.jetstream.connection, stream.name)).state
+        assert state.bytes <= 1024**2
+        assert state.last_seq == stored[-1].seq
+
+
+def test_the_sizes_and_the_quotas_of_a_tenant_fit_into_the_shipped_store() -> None:
+    """One tenant cannot use up what the others need, and the program has the defaults of the settings."""
+    settings = Settings()
+    tenant = settings.tenant.max_waiting_bytes + settings.tenant.max_failed_bytes
+
+    assert stream_limits(settings) == topology.DEFAULT_LIMITS
+    assert topology.DEFAULT_LIMITS.reserved_bytes + tenant <= manifests.STORE_GB * 10**9
 
 
 async def test_a_full_archive_loses_the_oldest_deliveries_of_the_tenant_that_fills_it(

@@ -13,7 +13,9 @@ import pytest
 
 from consumers.observability.stream_metrics import StreamMetrics
 from messaging.client.client import ServerAccess
+from messaging.client.errors import ServerUnavailable
 from messaging.pull_consumer import fetch
+from oneprotect.bootstrap.resources import stream_limits
 from oneprotect.dev.nats_server import EmbeddedNats
 from oneprotect.doctor.backlog import check_work
 from oneprotect.doctor.credentials import check_credentials
@@ -325,7 +327,8 @@ class _Limited(EmbeddedNats):
 
 async def test_a_disk_that_fills(tmp_path: Path) -> None:
     """An account near its limit is a warning, at the limit a failure, and the metrics have both values."""
-    async with _Limited(tmp_path / "limited") as server, Site(tmp_path, server, archive_days="0") as site:
+    sizes = {f"{name}_max_bytes": str(1024**2) for name in ("attempts", "events", "quarantine")}
+    async with _Limited(tmp_path / "limited") as server, Site(tmp_path, server, archive_days="0", **sizes) as site:
         before = _of(await _examine(site), "nats", "storage")
         await _fill(site, 8_400_000)
         nearly = _of(await _examine(site), "nats", "storage")
@@ -351,9 +354,26 @@ async def test_a_disk_that_fills(tmp_path: Path) -> None:
     assert names == {stream.name for stream in streams.STREAMS if not stream.archived}
 
 
+async def test_sizes_that_do_not_fit_into_the_account(tmp_path: Path) -> None:
+    """The doctor warns when one tenant can use up what all need, and `apply` names what the server cannot reserve."""
+    sizes = {f"{name}_max_bytes": str(1024**2) for name in ("attempts", "events", "quarantine", "archive")}
+    async with _Limited(tmp_path / "limited") as server, Site(tmp_path, server, **sizes) as site:
+        limits = stream_limits(site.settings)
+        fits = _of(await _examine(site, limits=limits, tenant_bytes=5_000_000), "nats", "sizes")
+        exceeds = _of(await _examine(site, limits=limits, tenant_bytes=8_000_000), "nats", "sizes")
+        site.settings = site.load(attempts_max_bytes="20000000")
+        with pytest.raises(ServerUnavailable) as refused:
+            await site.apply()
+
+    assert (fits.status, exceeds.status) == (CheckStatus.OK, CheckStatus.WARNING)
+    assert "one tenant can use up the room of all" in exceeds.finding
+    assert "ONEPROTECT_ATTEMPTS reserves 20,000,000 bytes" in str(refused.value)
+    assert "lower ONEPROTECT_ATTEMPTS_MAX_BYTES" in str(refused.value)
+
+
 async def _fill(site: Site, size: int) -> None:
     while int((await site.jetstream.connection.api("INFO"))["storage"]) < size:
-        await site.jetstream.publisher.put("oneprotect.event.filler.acme.x", bytes(100_000))
+        await site.jetstream.publisher.put("oneprotect.delivery.overflow.acme.filler", bytes(100_000))
 
 
 async def test_whether_telemetry_is_heard(site: Site) -> None:

@@ -18,7 +18,8 @@ from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until
 
-ROOM = 4 * 1024**2
+SMALLEST = {f"{name}_max_bytes": str(1024**2) for name in ("archive", "attempts", "events", "quarantine")}
+ROOM = 8 * 1024**2
 
 
 class SmallServer(EmbeddedNats):
@@ -31,7 +32,7 @@ class SmallServer(EmbeddedNats):
 
 async def _fill(site: Site) -> None:
     """Publish until there is no room for anything more."""
-    publication = Publication(subjects.operational("test.filling", "acme", "x"), b"x" * 100_000, {})
+    publication = Publication(subjects.overflow("acme", "filling"), b"x" * 100_000, {})
     with contextlib.suppress(JetStreamError):
         for _ in range(2 * ROOM // 100_000):
             await site.jetstream.publisher.publish(publication)
@@ -41,12 +42,12 @@ async def test_a_full_server_is_reported_as_unavailable(tmp_path: Path) -> None:
     """A message refused for lack of space can be sent again and is stored once."""
     async with (
         SmallServer(tmp_path / "nats") as server,
-        Site(tmp_path, server, archive_max_bytes=str(1024**2)) as site,
+        Site(tmp_path, server, **SMALLEST) as site,
     ):
         await _fill(site)
         with pytest.raises(ServerUnavailable, match=r"insufficient (storage )?resources.*\(100(23|47)\)"):
             await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
-        await site.jetstream.connection.api(f"STREAM.PURGE.{streams.EVENTS.name}")
+        await site.jetstream.connection.api(f"STREAM.PURGE.{streams.OVERFLOW.name}")
         await site.deliver("orders", delivery="d", payload=b'"%s"' % (b"x" * 200_000))
         stored = await site.records(streams.WORK)
 
@@ -59,7 +60,7 @@ async def test_a_result_is_stored_once_the_server_has_space_and_nothing_is_sent_
     async with (
         SmallServer(tmp_path / "nats") as server,
         Scripted() as receiver,
-        Site(tmp_path, server, archive_max_bytes=str(1024**2)) as site,
+        Site(tmp_path, server, **SMALLEST) as site,
     ):
         receiver.hold = asyncio.Event()
         await site.destination("orders", receiver.url)
@@ -70,7 +71,7 @@ async def test_a_result_is_stored_once_the_server_has_space_and_nothing_is_sent_
             receiver.hold.set()
             await until(lambda: consumer.says("publish.failed"), 20)
             before = await site.results(delivery)
-            await site.jetstream.connection.api(f"STREAM.PURGE.{streams.EVENTS.name}")
+            await site.jetstream.connection.api(f"STREAM.PURGE.{streams.OVERFLOW.name}")
             await until(site.is_settled, 30)
             after = await site.results(delivery)
 

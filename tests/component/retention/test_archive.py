@@ -9,7 +9,7 @@ import pytest
 from consumers.retention import archive
 from consumers.retention.archive import ArchiveBatcher, ArchivedDelivery, ArchivePublication, read_archive_batch
 from messaging.admin import topology
-from messaging.admin.topology import ArchiveLimits
+from messaging.admin.topology import StreamLimits
 from messaging.client.connection import connect
 from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.client.headers import block_of
@@ -232,16 +232,16 @@ async def test_a_missing_stream_delays_nothing(site: Site, receiver: Scripted) -
 async def test_apply_creates_updates_and_keeps_an_archive(nats_server: EmbeddedNats) -> None:
     """`apply` sets the age and size of the archive, and keeps its content when it is disabled."""
 
-    async def change(archive: ArchiveLimits) -> topology.TopologyChange:
-        changes = await topology.apply(connection, replicas=1, work_per_destination=10, ack_wait_s=30, archive=archive)
+    async def change(limits: StreamLimits) -> topology.TopologyChange:
+        changes = await topology.apply(connection, replicas=1, work_per_destination=10, ack_wait_s=30, limits=limits)
         return next(change for change in changes if change.name == streams.DELIVERED.name)
 
     async with connect(nats_server.url, name="test") as connection:
-        off = await change(ArchiveLimits(days=0))
-        made = await change(ArchiveLimits(days=7, max_bytes=2**24))
+        off = await change(StreamLimits(archive_days=0))
+        made = await change(StreamLimits(archive_days=7, archive_bytes=2**24))
         config = (await connection.api(f"STREAM.INFO.{streams.DELIVERED.name}"))["config"]
-        longer = await change(ArchiveLimits(days=8, max_bytes=2**24))
-        left = await change(ArchiveLimits(days=0))
+        longer = await change(StreamLimits(archive_days=8, archive_bytes=2**24))
+        left = await change(StreamLimits(archive_days=0))
         after = (await connection.api(f"STREAM.INFO.{streams.DELIVERED.name}"))["config"]
 
     assert (off.action, made.action, longer.action, left.action) == ("none", "create", "update", "none")

@@ -21,6 +21,7 @@ def main() -> int:
     parser.add_argument("--unordered", action="store_true", help="without destinations that keep an order")
     parser.add_argument("--ack-wait-s", type=float, default=10)
     parser.add_argument("--rate", type=float, default=8, help="requests per second to each destination")
+    parser.add_argument("--checkout", type=Path, help="judge the product in this checkout instead of this one")
     parser.add_argument("--old", help="commit whose version the second consumer runs")
     parser.add_argument("--directory", type=Path, help="where logs, streams and the history are kept")
     parser.add_argument("--history", type=Path, help="judge this saved history instead")
@@ -37,6 +38,7 @@ def main() -> int:
             ordered=not arguments.unordered,
             ack_wait_s=arguments.ack_wait_s,
             rate_per_s=arguments.rate,
+            version=Version(arguments.checkout, Path(sys.executable)) if arguments.checkout else None,
             old=Version.of(arguments.old, directory / "old") if arguments.old else None,
         )
         sys.stdout.write(f"seed {plan.seed}, in {directory}\n")

@@ -17,8 +17,9 @@ FAILOVER_S: Final = 10.0
 """Time in which the servers elect leaders after a disturbance of theirs has ended."""
 SERVERS: Final = "servers"
 FINAL: Final = ("delivered", "failed", "skipped")
-INTERRUPTING: Final = ("kill", "pause", "cut", "reset", "stop")
-"""Events by which a consumer loses an answer, or cannot record it."""
+INTERRUPTING: Final = ("kill", "pause", "cut")
+"""Events by which a consumer loses an answer, or cannot record it in time. A consumer that is stopped finishes what it
+began, and one whose connection was reset connects again."""
 
 _T = TypeVar("_T", Post, Record)
 

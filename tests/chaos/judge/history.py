@@ -70,6 +70,8 @@ class History(msgspec.Struct):
 
     seed: int
     ack_wait_s: float
+    stalled_s: float = 0.0
+    """Longest time for which the judge itself saw nothing, because the machine was busy."""
     ordered: list[str] = []
     """Destinations whose deliveries must arrive in the order of their numbers."""
     requests: list[Request] = []

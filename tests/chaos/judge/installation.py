@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import aiohttp
-import psutil
 
 from tests.chaos.judge.proxy import Proxy
 from tests.chaos.judge.versions import Version
@@ -172,6 +171,8 @@ class Installation:
             "ONEPROTECT_EGRESS_ALLOW_CIDRS": "127.0.0.0/8",
             "ONEPROTECT_EGRESS_ALLOW_HTTP": "true",
             "ONEPROTECT_EGRESS_PORTS": "443,1024-65535",
+            "ONEPROTECT_WORK_PER_DESTINATION": "20",
+            "ONEPROTECT_WORK_PER_TENANT": "60",
             "ONEPROTECT_ACK_WAIT_S": f"{ack_wait_s:g}",
             "ONEPROTECT_STALL_TIMEOUT_S": f"{ack_wait_s * 0.8:g}",
             "ONEPROTECT_REQUEST_TIMEOUT_S": "5",
@@ -256,12 +257,13 @@ class Installation:
 
     def sender_of(self, port: int) -> str:
         """Return the consumer that has a local port, itself or by a child process."""
+        socket = _socket_of(port)
         for consumer in self.consumers:
-            with contextlib.suppress(psutil.Error):
-                parent = psutil.Process(consumer.pid)
-                for process in [parent, *parent.children()]:
-                    if any(one.laddr.port == port for one in process.net_connections("tcp4")):
-                        consumer.labels[process.pid] = consumer.label
+            with contextlib.suppress(OSError):
+                children = Path(f"/proc/{consumer.pid}/task/{consumer.pid}/children").read_text()
+                for pid in [consumer.pid, *map(int, children.split())]:
+                    if _holds(pid, socket):
+                        consumer.labels[pid] = consumer.label
                         return consumer.label
         return ""
 
@@ -350,6 +352,23 @@ def _free_ports(count: int) -> list[int]:
                 probe.bind(("127.0.0.1", port))
                 found.append(port)
         return found
+
+
+def _socket_of(port: int) -> str:
+    """Return the name of the socket with a local port, as the file descriptors of its process show it."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}"):
+            return f"socket:[{fields[9]}]"
+    return ""
+
+
+def _holds(pid: int, socket: str) -> bool:
+    for file in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if file.readlink().name == socket:
+                return True
+    return False
 
 
 def _end_with(parent: int) -> Callable[[], None]:

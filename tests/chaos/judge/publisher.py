@@ -30,22 +30,24 @@ class Publisher:
         name: str,
         destinations: Sequence[str],
         rate_per_s: float,
+        at_once: int = 1,
     ) -> None:
         self._http, self._urls, self._chance = http, urls, chance
-        self._name, self._destinations, self._pause_s = name, destinations, 1 / rate_per_s
+        self._name, self._destinations = name, destinations
+        self._pause_s, self._at_once = at_once / rate_per_s, at_once
         self._again: set[asyncio.Task[None]] = set()
         self._until = 0.0
         self.requests: list[Request] = []
 
     async def run(self, until: float) -> None:
-        """Publish until a time, one request after the other; the last one is repeated until it is accepted."""
+        """Publish until a time, some requests at once and then the next; each one is repeated until it is accepted."""
         self._until = until
         due = time.monotonic()
         number = 0
         while due < until:
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            await self._publish(number)
-            number += 1
+            await asyncio.gather(*(self._publish(number + one) for one in range(self._at_once)))
+            number += self._at_once
             due = max(due + self._pause_s, time.monotonic() - 1.0)
         await asyncio.gather(*self._again)
 

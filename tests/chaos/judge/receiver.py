@@ -4,11 +4,13 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from typing import Self, cast
+from typing import Final, Self, cast
 
 import msgspec
 
 from tests.chaos.judge.history import Key, Post
+
+_PERIOD_S: Final = 60.0
 
 
 class Behaviour(msgspec.Struct, frozen=True):
@@ -16,6 +18,12 @@ class Behaviour(msgspec.Struct, frozen=True):
 
     failing: float = 0.0
     slowest_s: float = 0.0
+    down_s: float = 0.0
+    """Seconds of each `_PERIOD_S` in which it answers 503 only, so that the circuit breaker opens."""
+
+    def status(self, chance: random.Random, now: float) -> int:
+        """Return the next status to answer."""
+        return 503 if now % _PERIOD_S < self.down_s or chance.random() < self.failing else 200
 
 
 class Receiver:
@@ -68,7 +76,7 @@ class _Connection(asyncio.Protocol):
         destination = line.split(" ")[1].strip("/")
         post = Post(Key(destination, headers["webhook-id"]), time.monotonic(), 0.0, 0, self._sender)
         behaviour, chance = self._receiver.behaviours[destination], self._receiver.chance
-        status = 503 if chance.random() < behaviour.failing else 200
+        status = behaviour.status(chance, post.started)
         asyncio.get_running_loop().call_later(chance.random() * behaviour.slowest_s, self._answer, post, status)
 
     def _answer(self, post: Post, status: int) -> None:

@@ -26,9 +26,14 @@ _UNORDERED: Final = {
     "flaky": Behaviour(failing=0.2),
     "slow": Behaviour(slowest_s=1.0),
     "bad": Behaviour(failing=0.7, slowest_s=0.2),
+    "outages": Behaviour(down_s=15),
+    "bursts": Behaviour(slowest_s=0.5),
 }
 _FANNED_OUT: Final = {"fan0": Behaviour(), "fan1": Behaviour(failing=0.3), "fan2": Behaviour(slowest_s=0.3)}
 _ORDERED: Final = {"steps": Behaviour(slowest_s=0.1), "stumbles": Behaviour(failing=0.1, slowest_s=0.1)}
+
+_BURST: Final = 60
+"""More than the work stream holds for a destination, so that the overflow takes a part."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +79,15 @@ async def _load(plan: Plan, site: Installation, receiver: Receiver, streams: Str
     disturber = RollingReplacement(site, plan.replaced_by) if plan.replaced_by else nemesis
     publishers = _publishers(plan, site, chance)
     until = time.monotonic() + plan.seconds
+    stalls: list[float] = []
+    watching = asyncio.create_task(_watch(stalls))
     await asyncio.gather(disturber.run(until), *(publisher.run(until) for publisher in publishers))
     await streams.settled(plan.settle_s)
+    watching.cancel()
     return History(
         seed=plan.seed,
         ack_wait_s=plan.ack_wait_s,
+        stalled_s=max(stalls),
         ordered=[name for name in receiver.behaviours if name.partition("-")[2] in _ORDERED],
         requests=[request for publisher in publishers for request in publisher.requests],
         posts=receiver.posts,
@@ -88,6 +97,14 @@ async def _load(plan: Plan, site: Installation, receiver: Receiver, streams: Str
         quarantined=await streams.subjects("ONEPROTECT_QUARANTINE"),
         waiting=[(stream, key) for stream in WAITING for key in await streams.deliveries(stream)],
     )
+
+
+async def _watch(stalls: list[float]) -> None:
+    """Note by how much each sleep is too long."""
+    while True:
+        due = time.monotonic() + 0.1
+        await asyncio.sleep(0.1)
+        stalls.append(time.monotonic() - due)
 
 
 def _behaviours(plan: Plan) -> dict[str, Behaviour]:
@@ -116,7 +133,17 @@ def _publishers(plan: Plan, site: Installation, chance: random.Random) -> list[P
             groups["fan_out"] = [f"{tenant}-{name}" for name in _FANNED_OUT]
         for name, destinations in groups.items():
             rate = plan.rate_per_s / (2 if name in _ORDERED else 1)
-            publishers.append(Publisher(site.http, urls, chance, name=name, destinations=destinations, rate_per_s=rate))
+            publishers.append(
+                Publisher(
+                    site.http,
+                    urls,
+                    chance,
+                    name=name,
+                    destinations=destinations,
+                    rate_per_s=rate,
+                    at_once=_BURST if name == "bursts" else 1,
+                )
+            )
     return publishers
 
 
@@ -127,6 +154,7 @@ def report(history: History, verdict: Verdict) -> list[str]:
     outcomes = Counter(record.outcome for record in history.records)
     return [
         f"seed {history.seed}: {accepted} accepted, {repeated} repeated later, {len(history.posts)} POSTs",
+        f"longest stall of the judge itself: {history.stalled_s:.1f} s",
         f"{len(history.events)} events: {_counted(Counter(event.kind for event in history.events))}",
         f"results: {_counted(outcomes)}",
         f"explained duplicates: {_counted(verdict.duplicates)}",

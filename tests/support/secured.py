@@ -125,7 +125,7 @@ class ShippedServer(EmbeddedNats):
             "PATH": os.environ["PATH"],
             "NATS_SERVER_NAME": self.name,
             "NATS_STORE_DIR": str(self._directory / "store"),
-            "NATS_ACCOUNT_STORE": "60GB",
+            "NATS_ACCOUNT_STORE": "60GB" if self.routes else "20GB",
             "NATS_TLS_CERT": certificate,
             "NATS_TLS_KEY": key,
             "NATS_ROUTE_CERT": certificate,

@@ -311,7 +311,10 @@ class Worker:
             self._guard.end(work.slot)
         scheduler = self._scheduler
         try:
-            self._settle(work, result)
+            if isinstance(result, Exception):
+                self._settle(work, result)
+            else:
+                work.settle(result)
         finally:
             scheduler.end(work.lane)
             if scheduler.ready:

@@ -5,13 +5,13 @@ Each renewal expects the holder's own last revision. A killed process blocks the
 A holder whose renewal is not confirmed in time considers its lease lost, so there are never two holders.
 """
 
-import asyncio
 from typing import Final
 
 import msgspec
 
 from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.kv import KvBucket, KvEntry, retry_conflicts
+from messaging.term import Term, clock
 
 TTL_S: Final = 4
 """Lifetime of a lease, unless the holder chooses another."""
@@ -42,13 +42,14 @@ class Lease:
         self._bucket = bucket
         self._key = key
         self._holder = msgspec.json.encode(holder)
-        self._held_until = 0.0
+        self.term: Final = Term(0.0)
+        """Until when no other process can hold the lease, as far as the server has confirmed it."""
         self.revision = 0
 
     @property
     def is_held(self) -> bool:
         """True while no other process can hold the lease."""
-        return asyncio.get_running_loop().time() < self._held_until
+        return clock() < self.term.until
 
     async def acquire(self) -> LeaseHolder | None:
         """Acquire the lease if it is free.
@@ -78,12 +79,12 @@ class Lease:
         if entry.value == self._holder:  # the last write was stored, and its acknowledgement lost
             self.revision = entry.revision
         else:
-            self._held_until = 0.0
+            self.term.until = 0.0
             raise LeaseLost
 
     async def release(self) -> None:
         """Let the next holder acquire the lease at once, if this process still holds it."""
-        self._held_until = 0.0
+        self.term.until = 0.0
         try:
             await self._bucket.put(self._key, b"", revision=self.revision, ttl_s=1)
         except RejectedByServer:
@@ -91,9 +92,9 @@ class Lease:
 
     async def _write(self, revision: int) -> None:
         # Measured from before the write: the server starts its clock later.
-        held_until = asyncio.get_running_loop().time() + self._ttl_s - _MARGIN_S
+        held_until = clock() + self._ttl_s - _MARGIN_S
         self.revision = await self._bucket.put(self._key, self._holder, revision=revision, ttl_s=self._ttl_s)
-        self._held_until = held_until
+        self.term.until = held_until
 
 
 async def find_holder(bucket: KvBucket, key: str) -> LeaseHolder | None:

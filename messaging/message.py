@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from messaging.client.connection import NatsConnection
 from messaging.client.headers import block_of, read_headers
 from messaging.management import NANOSECONDS
+from messaging.term import UNLIMITED, Term, TermExpired, clock
 from schemas.headers import HEADER_REPLAY
 
 _REPLAY = f"\r\n{HEADER_REPLAY}:".encode()
@@ -25,14 +26,23 @@ class Message:
         "header_block",
         "identity",
         "lane",
+        "lease",
         "reply",
         "stored_ns",
         "stream",
         "subject",
+        "term",
     )
 
     def __init__(
-        self, subject: str, lane: str, reply: bytes, data: bytes, header_block: bytes, connection: NatsConnection
+        self,
+        subject: str,
+        lane: str,
+        reply: bytes,
+        data: bytes,
+        header_block: bytes,
+        connection: NatsConnection,
+        term: Term = UNLIMITED,
     ) -> None:
         self.subject = subject
         self.lane = lane
@@ -42,6 +52,10 @@ class Message:
         self.reply = reply
         self._headers: dict[str, str] | None = None
         self._connection = connection
+        self.term = term
+        """Until when the server gives the message to no other process."""
+        self.lease = UNLIMITED
+        """The term of the lease under which the head of an ordered queue is handled."""
         # $JS.ACK[.domain.account].stream.consumer.deliveries.stream_seq.consumer_seq.nanoseconds.pending[.token]
         tokens = reply.decode().split(".")
         self._tokens = tokens = tokens[2:] if len(tokens) < 11 else tokens[4:]
@@ -80,21 +94,40 @@ class Message:
         """Time when the server stored the message."""
         return datetime.fromtimestamp(self.stored_ns / NANOSECONDS, UTC)
 
+    def is_held(self) -> bool:
+        """Return whether the message is certainly this process's own."""
+        now = clock()
+        return now < self.term.until and now < self.lease.until
+
+    def require_term(self) -> None:
+        """Raise `TermExpired` unless the message is held. Call it before an effect that follows a wait."""
+        if not self.is_held():
+            raise TermExpired
+
     # If one of these is lost, the server redelivers the message, and the recorded result settles it.
 
     def ack(self) -> None:
-        """Acknowledge the message: its outcome is stored."""
-        self._connection.send_reply(self.reply, b"+ACK")
+        """Acknowledge the message: its outcome is stored.
+
+        After its term nothing is sent: what another process stores of the message may still have to follow.
+        """
+        if self.is_held():
+            self._connection.send_reply(self.reply, b"+ACK")
 
     def nak(self, delay_s: float = 0) -> None:
-        """Return the message for redelivery after `delay_s` seconds."""
-        delay = b' {"delay": %d}' % int(delay_s * NANOSECONDS) if delay_s else b""
-        self._connection.send_reply(self.reply, b"-NAK" + delay)
+        """Return the message for redelivery after `delay_s` seconds.
+
+        After its term nothing is sent: the server would deliver it again while another process handles it.
+        """
+        if clock() < self.term.until:
+            delay = b' {"delay": %d}' % int(delay_s * NANOSECONDS) if delay_s else b""
+            self._connection.send_reply(self.reply, b"-NAK" + delay)
 
     def terminate(self, reason: str) -> None:
         """Remove the message although its outcome is not stored. The server announces `reason`."""
-        self._connection.send_reply(self.reply, b"+TERM " + reason.encode())
+        if self.is_held():
+            self._connection.send_reply(self.reply, b"+TERM " + reason.encode())
 
     def in_progress(self) -> None:
-        """Restart the server's acknowledgement deadline."""
+        """Restart the server's acknowledgement deadline, which extends no term: see `ProgressMarks`."""
         self._connection.send_reply(self.reply, b"+WPI")

@@ -31,6 +31,8 @@ from messaging.publication import OnStored, Publication, PublishAck, publish
 PUBLISH_TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 8
 """Checks for overdue acknowledgements within that time."""
+LAST_LOOK_S: Final = 0.01
+"""Time for reading before a check."""
 _BATCH: Final = "Nats-Batch-"
 
 
@@ -176,6 +178,8 @@ class JetStreamPublisher:
             await asyncio.sleep(self._timeout_s / SWEEPS)
             overdue = sent[0]
             sent.append(self._sent)
+            # After a pause of the process, timers fire before the loop reads: acknowledgements may be in the socket.
+            await asyncio.sleep(LAST_LOOK_S)
             for number in list(itertools.takewhile(overdue.__ge__, self._waiting)):
                 _, on_stored = self._waiting.pop(number)
                 self._fail(on_stored, ServerUnavailable(f"JetStream did not acknowledge within {self._timeout_s:g} s"))

@@ -1,31 +1,41 @@
 """Continuous pull of a durable consumer's messages, by callback.
 
-One inbox receives all messages. Pull requests keep as many messages outstanding as there is room for. A request that
-waits at the server is lost with the connection, so every reconnect sends a new one. A watchdog does so when the
-server's heartbeats stop.
+Pull requests keep as many messages outstanding as there is room for. A request that waits at the server is lost with
+the connection, so every reconnect sends a new one. A watchdog does so when the server's heartbeats stop.
+
+The requests of a few seconds share an inbox, and then the next inbox begins. A message that arrives at an inbox was not
+delivered before the inbox existed. So its term counts from then, however long it waited in the socket.
 """
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 import msgspec
 import structlog
 
-from messaging.client.connection import API_TIMEOUT_S, NatsConnection
+from messaging.client.connection import API_TIMEOUT_S, NatsConnection, Subscription
 from messaging.client.errors import ServerUnavailable
 from messaging.client.headers import read_headers
 from messaging.client.permission_violations import PermissionViolation
 from messaging.management import NANOSECONDS
 from messaging.message import Message
+from messaging.term import Term, clock, held_s
 from schemas.subjects import lane_of
 
-EXPIRES_S: Final = 30.0
-HEARTBEAT_S: Final = 5.0
+MAX_EXPIRES_S: Final = 30.0
+MAX_HEARTBEAT_S: Final = 5.0
+INBOXES_PER_ACK_WAIT: Final = 6
+"""New inboxes in the time in which a message has to be acknowledged."""
+MAX_INBOXES: Final = 8
 MAX_BATCH: Final = 256
 MAX_BATCH_BYTES: Final = 16 * 1024 * 1024
+MIN_SILENCE_S: Final = 1.0
+"""A shorter silence of the server is not noticed, however short the interval of its heartbeats is."""
 MAX_SUBJECTS: Final = 16_384
 """Limit of the subject cache."""
 REFUSAL_S: Final = 0.5
@@ -33,6 +43,19 @@ REFUSAL_S: Final = 0.5
 
 _HINT: Final = "the consumer does not exist, or has no leader yet; run `oneprotect apply`"
 _log = structlog.get_logger(__name__)
+
+
+class _Inbox:
+    """An inbox, and the requests that were sent with it. Messages that arrive at it have one term."""
+
+    __slots__ = ("outstanding", "subject", "subscription", "term")
+
+    subscription: Subscription
+
+    def __init__(self, subject: str, term: Term) -> None:
+        self.subject = subject
+        self.term = term
+        self.outstanding = 0
 
 
 class PullConsumer:
@@ -51,9 +74,15 @@ class PullConsumer:
         on_message: Callable[[Message], None],
         room: Callable[[], int],
         capacity: int,
+        ack_wait_s: float | None,
         lane_of: Callable[[str], str] = lane_of,
-        heartbeat_s: float = HEARTBEAT_S,
     ) -> None:
+        """Create a pull consumer that requests nothing yet.
+
+        Args:
+            ack_wait_s: The server's wait for an acknowledgement, from which the terms follow. Without it messages have
+                no term: then a lease must ensure that no other process pulls.
+        """
         self._connection = connection
         self.outstanding = 0
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
@@ -68,9 +97,15 @@ class PullConsumer:
         self._lane_of = lane_of
         self._subjects: dict[bytes, tuple[str, str]] = {}
         """Decoded subject and lane of each received subject."""
-        self._heartbeat_s = heartbeat_s
-        self._inbox = connection.new_inbox()
-        self._generation = 0
+        self._held_s = inf if ack_wait_s is None else held_s(ack_wait_s)
+        self._inbox_s = inf if ack_wait_s is None else ack_wait_s / INBOXES_PER_ACK_WAIT
+        self._expires_s = min(MAX_EXPIRES_S, 2 * self._inbox_s)
+        self._heartbeat_s = min(MAX_HEARTBEAT_S, self._inbox_s)
+        """At most half of the expiry: the server requires that."""
+        self._silence_s = max(MIN_SILENCE_S, self._heartbeat_s)
+        self._inboxes: list[_Inbox] = []
+        """All inboxes at which messages may arrive. New requests use the last one."""
+        self._next_inbox_at = 0.0
         self._received_at = 0.0
         self._paused_until = 0.0
         self._refused = True
@@ -78,7 +113,7 @@ class PullConsumer:
 
     async def start(self) -> None:
         """Start to pull."""
-        self._subscription = await self._connection.listen(self._inbox + ".*", self._receive)
+        await self._begin_inbox()
         self._connection.on_reconnect(self._restart)
         self._connection.permissions.on_violation(self._on_violation)
         self._watchdog = asyncio.create_task(self._watch(), name=f"watchdog {self._name}")
@@ -91,7 +126,7 @@ class PullConsumer:
         with contextlib.suppress(asyncio.CancelledError):
             await self._watchdog
         with contextlib.suppress(Exception):  # the connection may be closed
-            await self._subscription.drain()
+            await self._connection.drain([inbox.subscription for inbox in self._inboxes])
 
     @property
     def is_working(self) -> bool:
@@ -101,7 +136,7 @@ class PullConsumer:
         if not self.outstanding:
             return not self._refused
         silent_s = time.monotonic() - self._received_at
-        return silent_s <= 3 * self._heartbeat_s and (not self._refused or silent_s > REFUSAL_S)
+        return silent_s <= 3 * self._silence_s and (not self._refused or silent_s > REFUSAL_S)
 
     def request_more(self) -> None:
         """Request more messages if that is worth a request, and the server has not just rejected one."""
@@ -110,32 +145,33 @@ class PullConsumer:
             return
         if self.outstanding == 0:
             self._received_at = time.monotonic()
-        self.outstanding += batch
         request = {
             "batch": batch,
             "max_bytes": MAX_BATCH_BYTES,
-            "expires": int(EXPIRES_S * NANOSECONDS),
+            "expires": int(self._expires_s * NANOSECONDS),
             "idle_heartbeat": int(self._heartbeat_s * NANOSECONDS),
         }
+        inbox = self._inboxes[-1]
         try:
-            self._connection.post(
-                self._subject, msgspec.json.encode(request), reply=f"{self._inbox}.{self._generation}"
-            )
+            self._connection.post(self._subject, msgspec.json.encode(request), reply=inbox.subject)
         except ServerUnavailable:
-            self.outstanding -= batch  # the reconnect sends a new request
+            return  # the reconnect sends a new request
+        self.outstanding += batch
+        inbox.outstanding += batch
 
-    def _receive(self, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
+    def _receive(self, inbox: _Inbox, subject: bytes, reply: bytes, data: bytes, block: bytes) -> None:
         self._received_at = time.monotonic()
         if not reply:
-            self._on_status(subject, read_headers(block))
+            self._on_status(inbox, read_headers(block))
             return
-        if self.outstanding > 0:
+        if inbox.outstanding > 0:
+            inbox.outstanding -= 1
             self.outstanding -= 1
         self._refused = False
         known = self._subjects.get(subject)
         if known is None:
             known = self._cache_subject(subject)
-        self._on_message(Message(known[0], known[1], reply, data, block, self._connection))
+        self._on_message(Message(known[0], known[1], reply, data, block, self._connection, inbox.term))
         if self.outstanding <= self._refill_below:
             self.request_more()
 
@@ -146,14 +182,17 @@ class PullConsumer:
         known = self._subjects[subject] = (text, self._lane_of(text))
         return known
 
-    def _on_status(self, subject: bytes, headers: dict[str, str]) -> None:
+    def _on_status(self, inbox: _Inbox, headers: dict[str, str]) -> None:
         status = headers.get("Status", "503")
         if status == "100":
             self._refused = False
-        if status == "100" or subject != f"{self._inbox}.{self._generation}".encode():
+            return
+        if inbox not in self._inboxes:
             return
         # The request has ended. The status has the number of undelivered messages, or no request is left.
-        self.outstanding = max(0, self.outstanding - int(headers.get("Nats-Pending-Messages", self.outstanding)))
+        ended = min(inbox.outstanding, int(headers.get("Nats-Pending-Messages", inbox.outstanding)))
+        inbox.outstanding -= ended
+        self.outstanding -= ended
         if status in ("404", "408") or "Nats-Pending-Messages" in headers:
             self.request_more()
         else:  # no such consumer, no leader, shutting down: the watchdog retries
@@ -169,20 +208,41 @@ class PullConsumer:
             _log.error("pull.refused", consumer=self._name, reason=str(error))
 
     async def _restart(self) -> None:
-        self._generation += 1
-        self._paused_until = 0.0
+        """Count all requests as lost, and send new ones."""
+        if self._stopping:
+            return
+        for inbox in self._inboxes:
+            inbox.outstanding = 0
         self.outstanding = 0
+        self._paused_until = 0.0
+        if self._inbox_s < inf:
+            await self._begin_inbox()
         self.request_more()
+
+    async def _begin_inbox(self) -> None:
+        """Begin the inbox of the next requests, and end those at which nothing in time can arrive."""
+        began = clock()
+        self._next_inbox_at = began + self._inbox_s
+        inbox = _Inbox(self._connection.new_inbox(), Term(began + self._held_s))
+        inbox.subscription = await self._connection.listen(inbox.subject, functools.partial(self._receive, inbox))
+        self._inboxes.append(inbox)
+        while self._inboxes[0].term.until < began or len(self._inboxes) > MAX_INBOXES:
+            oldest = self._inboxes.pop(0)
+            self.outstanding -= oldest.outstanding
+            with contextlib.suppress(Exception):  # the connection may be closed
+                await oldest.subscription.unsubscribe()
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s / 2)
             silent_s = time.monotonic() - self._received_at
-            if self.outstanding and silent_s > 2.2 * self._heartbeat_s and self._connection.is_connected:
+            if self.outstanding and silent_s > 2.2 * self._silence_s and self._connection.is_connected:
                 _log.warning("pull.silent", consumer=self._name, silent_s=round(silent_s, 1))
                 await self._restart()
-            else:
-                self.request_more()
+                continue
+            if clock() >= self._next_inbox_at and self._connection.is_connected:
+                await self._begin_inbox()
+            self.request_more()
 
 
 def decode_subject(subject: bytes) -> str:

@@ -24,12 +24,13 @@ from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
 from consumers.http_client.client import HttpWebhookSender
-from consumers.http_client.response import WebhookResponse
+from consumers.http_client.response import NOT_BEGUN, WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.retention.archive import ArchiveBatcher
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
 from messaging.message import Message
+from messaging.term import TermExpired, clock
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretError
 from provider.signing_secret import SigningSecret
@@ -111,7 +112,12 @@ class DeliveryHandler:
 
         Returns:
             A function that abandons the delivery, or None if nothing was started: then await a call.
+
+        Raises:
+            TermExpired: Another process may have the message.
         """
+        if clock() >= message.term.until:
+            raise TermExpired
         lane = message.lane
         if (
             message.deliveries > 1
@@ -132,7 +138,8 @@ class DeliveryHandler:
         return None if secret is None else self._send(attempt, route, secret, on_result)
 
     async def __call__(self, message: Message) -> Disposition:
-        """Handle a request, and wait for what is not in memory. Raises only unforeseen errors."""
+        """Handle a request, and wait for what is not in memory. Raises `TermExpired`, or an unforeseen error."""
+        message.require_term()
         try:
             delivery = self._decode(message)
         except ValueError as error:
@@ -145,6 +152,7 @@ class DeliveryHandler:
                 return self._suppress(delivery, recorded)
         if not delivery.is_ping:
             open_s = await self._find_open_s(delivery)
+            message.require_term()
             if open_s is not None:
                 return self._defer(delivery, open_s)
         return await self._load_and_send(DeliveryAttempt(delivery))
@@ -175,7 +183,9 @@ class DeliveryHandler:
         return effects.deferral(delivery, datetime.now(UTC) + timedelta(seconds=open_s + jitter_s))
 
     async def _load_and_send(self, attempt: DeliveryAttempt) -> Disposition:
-        route = await self._routes.load(attempt.delivery.message.lane)
+        message = attempt.delivery.message
+        route = await self._routes.load(message.lane)
+        message.require_term()
         if route is None:
             return self._finish_without_request(attempt, Outcome.FAILED, Code.DESTINATION_NOT_FOUND)
         destination = route.destination
@@ -187,7 +197,9 @@ class DeliveryHandler:
             secret = await self._resolve_secret(attempt.delivery.tenant, route)
         except SecretError as error:
             failed = type(error)
+            message.require_term()
         else:
+            message.require_term()
             return await self._send_and_wait(attempt, route, secret)
         self._secret_observer.on_secret_result(route.credential_key, failed.code)
         return self._finish(attempt, self._results.without_secret(attempt, failed))
@@ -239,6 +251,7 @@ class DeliveryHandler:
             timeout_s=destination.timeout_s or self._policy.timeout_s,
             capture=destination.capture_response,
             on_reply=functools.partial(self._on_reply, attempt, route, signed, secret, on_result),
+            may_begin=delivery.message.is_held,
         )
 
     def _on_reply(
@@ -251,6 +264,9 @@ class DeliveryHandler:
         reply: WebhookResponse,
     ) -> None:
         destination = route.destination
+        if reply is NOT_BEGUN:
+            on_result(TermExpired())
+            return
         try:
             result = self._results.after_reply(attempt, destination, signed, secret, reply)
             self._health.record_reply(route.lane, destination.url, reply, attempt.ended_at)

@@ -110,6 +110,7 @@ class HttpWebhookSender:
         timeout_s: float,
         capture: bool,
         on_reply: OnReply,
+        may_begin: Callable[[], bool] = lambda: True,
     ) -> Callable[[], None]:
         """Send a POST, and call `on_reply` once with its end, later than this returns.
 
@@ -120,6 +121,8 @@ class HttpWebhookSender:
             timeout_s: Limit for resolving, connecting, writing and reading together.
             capture: Keep the beginning of the response's body.
             on_reply: Called with the response, or with the code of why there is none.
+            may_begin: Asked right before a POST is written that had to wait for its connection. Without its consent
+                nothing is sent, and `on_reply` is called with `NOT_BEGUN`.
 
         Returns:
             A function that abandons the request. Call it only before `on_reply` is called.
@@ -133,7 +136,7 @@ class HttpWebhookSender:
         if connection is not None:
             connection.send_request(data, deadline, on_reply, capture=capture)
             return connection.drop
-        exchange = _OpeningExchange(data, deadline, on_reply, capture=capture)
+        exchange = _OpeningExchange(data, deadline, on_reply, may_begin, capture=capture)
         exchange.task = task = self._loop.create_task(self._send_on_new_connection(request, exchange))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -196,12 +199,15 @@ class HttpWebhookSender:
 class _OpeningExchange:
     """A request whose connection is still to be opened."""
 
-    __slots__ = ("_capture", "_connection", "_data", "_is_over", "_on_reply", "deadline", "task")
+    __slots__ = ("_capture", "_connection", "_data", "_is_over", "_may_begin", "_on_reply", "deadline", "task")
 
     task: asyncio.Task[None]
 
-    def __init__(self, data: bytes, deadline: float, on_reply: OnReply, *, capture: bool) -> None:
+    def __init__(
+        self, data: bytes, deadline: float, on_reply: OnReply, may_begin: Callable[[], bool], *, capture: bool
+    ) -> None:
         self.deadline = deadline
+        self._may_begin = may_begin
         self._data = data
         self._on_reply = on_reply
         self._capture = capture
@@ -210,7 +216,7 @@ class _OpeningExchange:
 
     def begin(self, connection: HttpConnection) -> None:
         self._connection = connection
-        connection.send_request(self._data, self.deadline, self.end, capture=self._capture)
+        connection.send_request(self._data, self.deadline, self.end, capture=self._capture, may_begin=self._may_begin)
 
     def end(self, reply: WebhookResponse) -> None:
         # The deadline of the connection and that of opening it are the same moment: the first to come counts.

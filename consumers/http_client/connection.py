@@ -26,6 +26,7 @@ from consumers.http_client.response import (
     MAX_HEAD_BYTES,
     MAX_HEADERS,
     MAX_LINE_BYTES,
+    NOT_BEGUN,
     WebhookResponse,
     response_from_head,
 )
@@ -35,6 +36,8 @@ MAX_REMEMBERED_BYTES: Final = 1024
 """A longer response is parsed each time."""
 BODY_DRAIN_TIMEOUT_S: Final = 2.0
 """Time for the body after the head, within the deadline: the body decides only if the connection is reused."""
+LAST_LOOK_S: Final = 0.01
+"""Time after the deadline in which an answer is read that has arrived before it."""
 IDLE_PROBE_AFTER_S: Final = 1.0
 """After this time without use, the socket is probed for a closed connection. Before, the loop notices in time."""
 
@@ -84,7 +87,9 @@ class HttpConnection(asyncio.Protocol):
         "_is_reusable",
         "_last",
         "_last_reply",
+        "_looked_for",
         "_loop",
+        "_may_begin",
         "_on_reply",
         "_owner",
         "_parser",
@@ -113,6 +118,8 @@ class HttpConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._armed_at = inf
+        self._looked_for = 0.0
+        """The deadline for which a last look was taken."""
         self._idle_since = 0.0
         self._on_reply: OnReply | None = None
         self._request = b""
@@ -121,8 +128,19 @@ class HttpConnection(asyncio.Protocol):
         self._last = b""
         """The last response, if it arrived in one piece, ended cleanly, and does not depend on the time."""
 
-    def send_request(self, request: bytes, deadline: float, on_reply: OnReply, *, capture: bool = False) -> None:
-        """Send `request` when connected, and call `on_reply` once, by the loop's `deadline` at the latest."""
+    def send_request(
+        self,
+        request: bytes,
+        deadline: float,
+        on_reply: OnReply,
+        *,
+        capture: bool = False,
+        may_begin: Callable[[], bool] | None = None,
+    ) -> None:
+        """Send `request` when connected, and call `on_reply` once, by the loop's `deadline` at the latest.
+
+        `may_begin` is asked right before: if it refuses, nothing is sent, and the connection is closed.
+        """
         self._on_reply = on_reply
         self._deadline = deadline
         self._capture = capture
@@ -131,9 +149,11 @@ class HttpConnection(asyncio.Protocol):
         if self._armed_at > deadline:
             self._arm(deadline)
         if self._transport is None:
-            self._request = request
-        else:
+            self._request, self._may_begin = request, may_begin
+        elif may_begin is None or may_begin():
             self._transport.write(request)
+        else:
+            self._refuse_to_begin()
 
     def is_reusable(self, now: float) -> bool:
         """Return True unless the receiver has closed the connection, or has sent bytes without a request."""
@@ -164,10 +184,13 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
         self._transport = cast("asyncio.Transport", transport)
+        may_begin, self._may_begin = self._may_begin, None
         if self._on_reply is None:
             self._transport.abort()
-            return
-        self._transport.write(self._request)
+        elif may_begin is None or may_begin():
+            self._transport.write(self._request)
+        else:
+            self._refuse_to_begin()
         self._request = b""
 
     def data_received(self, data: bytes) -> None:
@@ -305,6 +328,12 @@ class HttpConnection(asyncio.Protocol):
             if self._armed_at > self._deadline:
                 self._arm(self._deadline)
 
+    def _refuse_to_begin(self) -> None:
+        on_reply, self._on_reply = self._on_reply, None
+        self.abort()
+        if on_reply is not None:
+            on_reply(NOT_BEGUN)
+
     def _break_off(self, code: Code) -> None:
         """End with the response if its head is complete, or else with `code`."""
         if self._on_reply is None:
@@ -344,5 +373,9 @@ class HttpConnection(asyncio.Protocol):
             self._arm(due)
         elif self._on_reply is None:
             self.abort()
+        elif self._looked_for != due:
+            # After a pause of the process, timers fire before the loop reads: the answer may be in the socket.
+            self._looked_for = due
+            self._arm(self._loop.time() + LAST_LOOK_S)
         else:
             self._break_off(Code.NET_TIMEOUT)

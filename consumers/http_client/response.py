@@ -40,6 +40,10 @@ class WebhookResponse(Struct, frozen=True, gc=False):
     body: bytes = b""
 
 
+NOT_BEGUN: Final = WebhookResponse(Code.INTERNAL)
+"""The end of a POST of which nothing was sent, because it might not begin any more. It is no result."""
+
+
 def response_from_head(status: int, retry_after: bytes | None, size: int, body: bytes) -> WebhookResponse:
     """Return the response for a head with `status` and `retry_after`, and a body of `size` bytes."""
     wait_s = None

@@ -22,6 +22,7 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from messaging.message import Message
 from messaging.publication import Publication
+from messaging.term import Term, TermExpired
 from schemas.configuration import MAX_TIMEOUT_S
 
 START_TIMEOUT_S: Final = 60.0
@@ -59,11 +60,13 @@ class _Request(msgspec.Struct, frozen=True):
     data: bytes
     header_block: bytes
     deliveries: int
+    held_until: float
 
 
 class _Reply(msgspec.Struct, frozen=True):
     number: int
     crash: str = ""
+    is_expired: bool = False
     unavailable: str = ""
     is_requeued: bool = False
     publications: tuple[tuple[int, str, bytes, dict[str, str], bytes], ...] = ()
@@ -198,7 +201,14 @@ class _Child:
         number, future = next(self._numbers), asyncio.get_running_loop().create_future()
         self._in_hand[number] = message, future
         request = _Request(
-            number, message.subject, message.lane, message.reply, message.data, message.header_block, message.deliveries
+            number,
+            message.subject,
+            message.lane,
+            message.reply,
+            message.data,
+            message.header_block,
+            message.deliveries,
+            min(message.term.until, message.lease.until),
         )
         _write_frame(self._writer, _encode(request))
         try:
@@ -255,6 +265,8 @@ class _Child:
 
 
 def _result(reply: _Reply) -> HandlerResult:
+    if reply.is_expired:
+        return TermExpired()
     if reply.unavailable:
         return JetStreamError(reply.unavailable)
     if reply.crash:
@@ -302,10 +314,15 @@ async def serve_isolated(
 async def _handle_isolated(
     request: _Request, handler: Callable[[Message], Awaitable[Disposition]], connection: NatsConnection
 ) -> _Reply:
-    message = Message(request.subject, request.lane, request.reply, request.data, request.header_block, connection)
+    term = Term(request.held_until)  # the clock is the machine's
+    message = Message(
+        request.subject, request.lane, request.reply, request.data, request.header_block, connection, term
+    )
     message.deliveries = request.deliveries
     try:
         return _reply(request.number, await handler(message))
+    except TermExpired:
+        return _Reply(request.number, is_expired=True)
     except JetStreamError as error:
         return _Reply(request.number, unavailable=str(error))
     except Exception as error:  # noqa: BLE001 - as in the worker, which counts and logs it

@@ -110,6 +110,7 @@ class OrderedQueue:
             on_message=self._on_message,
             room=lambda: PULL_CAPACITY,
             capacity=PULL_CAPACITY,
+            ack_wait_s=None,
         )
         self.is_leased = False
 
@@ -223,6 +224,7 @@ class OrderedQueue:
         if not self.is_leased:
             message.nak()
             return
+        message.lease = self._lease.term
         self._head = message
         self._marked_at = self._now()
         self._head_changed.set()
@@ -240,7 +242,7 @@ class OrderedQueue:
                 _log.warning("ordered_queue.read_failed", queue=self._key, error=str(error))
                 await self._hold(RETRY_S)
                 continue
-            wait_s = self._wait_s(state)
+            wait_s = self._wait_s(state) if self._lease.is_held else RETRY_S
             if wait_s > 0:
                 await self._hold(min(wait_s, MAX_HOLD_S, self._shared.ack_wait_s / 3))
             else:
@@ -248,7 +250,8 @@ class OrderedQueue:
 
     async def _hold(self, wait_s: float) -> None:
         """Hold the head for a while, or until it changes."""
-        if self._head is not None and self._now() - self._marked_at >= self._shared.ack_wait_s / 3:
+        is_marked = self._now() - self._marked_at < self._shared.ack_wait_s / 3
+        if self._head is not None and not is_marked and self._lease.is_held:
             self._head.in_progress()
             self._marked_at = self._now()
         with contextlib.suppress(TimeoutError):

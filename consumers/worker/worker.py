@@ -15,15 +15,18 @@ import msgspec
 import structlog
 
 from consumers.worker.disposition import Disposition, HandlerResult, quarantine_publication
-from consumers.worker.fair_scheduler import MAX_WAITING, FairScheduler
+from consumers.worker.fair_scheduler import MAX_WAITING, DestinationLane, FairScheduler
 from consumers.worker.load_shedding import MAX_MOVING, LoadShedder
 from consumers.worker.poison_guard import IsolatedCrash, IsolationEnded, PoisonGuard
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import InFlightMessage
+from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.message import Message
+from messaging.progress_marks import ProgressMarks
 from messaging.publication import MessagePublisher
 from messaging.pull_consumer import PullConsumer
+from messaging.term import TermExpired
 from schemas.codes import Code
 from schemas.streams import ORDERED
 
@@ -47,8 +50,10 @@ STARTS_PER_TURN: Final = 32
 STARTS_BESIDE_OTHERS: Final = 8
 """As many while many tenants have work, or a surplus is moved: others may be behind it."""
 MANY_TENANTS: Final = 8
-DEADLINES_AT_A_TIME: Final = 256
-"""Deadlines that are extended before the loop gets a turn."""
+MARKS_PER_ACK_WAIT: Final = 4
+"""Marks of an unsettled message in the time in which the server waits for its acknowledgement."""
+MARKS_AT_A_TIME: Final = 256
+"""Marks that are sent before the loop gets a turn."""
 
 Handler = Callable[[Message], Awaitable[Disposition]]
 TryStart = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
@@ -65,7 +70,7 @@ class WorkerLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_waiting: int = MAX_WAITING
     """Room for messages that wait, in units: see `FairScheduler`."""
     ack_wait_s: float = 30
-    """The server's acknowledgement deadline. The worker extends it three times as often."""
+    """The server's wait for an acknowledgement. Each mark of a message in progress restarts it."""
     drain_timeout_s: float = 25
     """How long a drain waits for messages in flight. Longer than the longest request."""
     settle_patience_s: float = 60
@@ -79,6 +84,7 @@ class Worker:
         self,
         *,
         publisher: MessagePublisher,
+        connection: NatsConnection,
         handler: Handler,
         try_start: TryStart = lambda _message, _on_result: None,
         lane_limit: Callable[[str], int],
@@ -92,6 +98,7 @@ class Worker:
         """Create a worker without sources.
 
         Args:
+            connection: The connection over which the messages come.
             try_start: Called before `handler`; returns None for messages that it leaves to `handler`.
             lane_limit: Returns how many messages of a lane may be handled at a time; see `on_lane_changed`.
             shedder: Moves what exceeds a tenant's share of the waiting messages. Without, there is no such limit.
@@ -101,9 +108,11 @@ class Worker:
         """
         self.publisher = publisher
         self.settle_patience_s = limits.settle_patience_s
+        self._marks = ProgressMarks(connection, ack_wait_s=limits.ack_wait_s)
         self._handler = handler
         self._try_start = try_start
         self._limits = limits
+        self.ack_wait_s: Final = limits.ack_wait_s
         self._rate_limiter = rate_limiter
         self._shedder = shedder
         self._on_settled = on_settled
@@ -137,6 +146,8 @@ class Worker:
         self.settlements = 0
         """Messages settled so far."""
         self._retries = 0
+        self._expired = 0
+        """Messages that were dropped because their term was over."""
 
     def add_source(self, source: PullConsumer) -> None:
         """Accept messages from `source`."""
@@ -178,16 +189,17 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what is in flight and return the rest to its stream."""
-        extending = asyncio.create_task(self._extend_ack_deadlines(), name="extend-ack-deadlines")
-        try:
-            for source in self._sources:
-                await source.start()
-            await stop.wait()
-            await self._drain()
-        finally:
-            extending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await extending
+        async with self._marks:
+            extending = asyncio.create_task(self._extend_terms(), name="extend-terms")
+            try:
+                for source in self._sources:
+                    await source.start()
+                await stop.wait()
+                await self._drain()
+            finally:
+                extending.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await extending
 
     def accept(self, message: Message) -> None:
         """Accept a message: it starts at once, or waits in its lane."""
@@ -195,7 +207,8 @@ class Worker:
         if self._is_draining:
             message.nak()
             return
-        if identity in self._unsettled:
+        held = self._unsettled.get(identity)
+        if held is not None and (held.is_held() or not self._drop_expired(held)):
             return  # delivered again after a lost connection: the first copy settles it
         if identity in self._settled or identity in self._settled_before:
             # A server that lost the acknowledgement may have lost its count of deliveries, too.
@@ -209,6 +222,9 @@ class Worker:
 
     def _shed(self, message: Message) -> None:
         """Move a message of a tenant that has filled its share. One that the overflow may not have waits here."""
+        if not message.is_held():
+            self._forget_expired(message)
+            return
         shedder, guard = self._shedder, self._guard
         is_accused = guard is not None and message.identity in guard.accused
         if shedder is None or is_accused or not shedder.can_move(message):
@@ -334,6 +350,9 @@ class Worker:
 
     def _on_crash(self, work: InFlightMessage, error: Exception) -> None:
         message = work.message
+        if isinstance(error, TermExpired):  # another process may handle the message
+            self._forget_expired(message)
+            return
         if isinstance(error, JetStreamError):  # an outage is no fault of the message
             delay_s = min(2.0 ** min(message.deliveries, 10), MAX_OUTAGE_PAUSE_S)
             _log.warning("handler.unavailable", subject=message.subject, error=str(error), next_try_s=delay_s)
@@ -415,18 +434,42 @@ class Worker:
             self._retries -= 1
         retry()
 
-    async def _extend_ack_deadlines(self) -> None:
+    async def _extend_terms(self) -> None:
         seen: set[str] = set()
+        reported = 0
         while True:
-            await asyncio.sleep(self._limits.ack_wait_s / 3)
+            await asyncio.sleep(self._limits.ack_wait_s / MARKS_PER_ACK_WAIT)
+            for lane in self._scheduler:
+                self._drop_expired_of(lane)
             self._release_surplus(seen)
-            # Messages that came since the last round have time until the next one.
-            for number, identity in enumerate(seen.intersection(self._unsettled)):
-                if (message := self._unsettled.get(identity)) is not None:
-                    message.in_progress()
-                if number % DEADLINES_AT_A_TIME == 0:
-                    await asyncio.sleep(0)
+            if self._expired > reported:
+                _log.warning("terms.expired", messages=self._expired - reported)
+                reported = self._expired
+            self._marks.begin_round()
             seen = set(self._unsettled)
+            unsettled = list(self._unsettled.values())
+            for first in range(0, len(unsettled), MARKS_AT_A_TIME):
+                self._marks.send(unsettled[first : first + MARKS_AT_A_TIME])
+                await asyncio.sleep(0)
+
+    def _drop_expired(self, message: Message) -> bool:
+        """Drop what waits in the lane of `message` and may be another process's. Returns False if it has begun."""
+        lane = self._scheduler.find(message.lane)
+        if lane is not None:
+            self._drop_expired_of(lane)
+        return message.identity not in self._unsettled
+
+    def _drop_expired_of(self, lane: DestinationLane) -> None:
+        expired = [message for message in lane.waiting if not message.is_held()]
+        if expired:
+            self._scheduler.withdraw(lane, expired)
+            for message in expired:
+                self._forget_expired(message)
+
+    def _forget_expired(self, message: Message) -> None:
+        """Forget a message that the server delivers again. Nothing is handed back: another process may have it."""
+        self._expired += 1
+        self._forget(message)
 
     def _release_surplus(self, seen: set[str]) -> None:
         """Return a part of each long backlog to its stream: a worker that started later may have room for it.

@@ -319,6 +319,7 @@ class _Consumer:
     def _build_worker(self) -> Worker:
         return Worker(
             publisher=self._archive,
+            connection=self._jetstream.connection,
             handler=self._handler,
             try_start=self._handler.try_start,
             lane_limit=self._lane_limit,
@@ -334,6 +335,7 @@ class _Consumer:
         jetstream = self._jetstream
         worker = Worker(
             publisher=OverflowingPublisher(jetstream.publisher),
+            connection=self._jetstream.connection,
             handler=self._notify,
             lane_limit=lambda _: 1,
             is_announced=False,
@@ -423,6 +425,7 @@ def _pull_consumer(
         on_message=on_message,
         room=worker.free_capacity,
         capacity=worker.capacity,
+        ack_wait_s=worker.ack_wait_s,
         lane_of=lane_of,
     )
 

@@ -57,6 +57,7 @@ async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
     jetstream = site.jetstream
     runtime = Worker(
         publisher=jetstream.publisher,
+        connection=jetstream.connection,
         handler=handler,
         lane_limit=lambda _: 4,
         limits=WorkerLimits(max_in_flight=4, ack_wait_s=site.settings.delivery.ack_wait_s, drain_timeout_s=5),
@@ -69,6 +70,7 @@ async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
             on_message=runtime.accept,
             room=runtime.free_capacity,
             capacity=runtime.capacity,
+            ack_wait_s=runtime.ack_wait_s,
         )
     )
     stop = asyncio.Event()

@@ -49,7 +49,13 @@ async def _running(site: Site, handler: Handler, *, settle_patience_s: float = 6
         drain_timeout_s=1,
         settle_patience_s=settle_patience_s,
     )
-    worker = Worker(publisher=site.jetstream.publisher, handler=handler, lane_limit=lambda _: 4, limits=limits)
+    worker = Worker(
+        publisher=site.jetstream.publisher,
+        connection=site.jetstream.connection,
+        handler=handler,
+        lane_limit=lambda _: 4,
+        limits=limits,
+    )
     worker.add_source(
         PullConsumer(
             site.jetstream.connection,
@@ -58,6 +64,7 @@ async def _running(site: Site, handler: Handler, *, settle_patience_s: float = 6
             on_message=worker.accept,
             room=worker.free_capacity,
             capacity=worker.capacity,
+            ack_wait_s=worker.ack_wait_s,
         )
     )
     stop = asyncio.Event()

@@ -35,6 +35,7 @@ async def _running(
     jetstream = site.jetstream
     runtime = Worker(
         publisher=jetstream.publisher,
+        connection=jetstream.connection,
         handler=handler,
         try_start=try_start,
         lane_limit=lambda _: lane_limit,
@@ -54,6 +55,7 @@ async def _running(
             on_message=runtime.accept,
             room=runtime.free_capacity,
             capacity=runtime.capacity,
+            ack_wait_s=runtime.ack_wait_s,
         )
     )
     stop = asyncio.Event()

@@ -26,7 +26,7 @@ from messaging.message import Message
 from messaging.progress_marks import ProgressMarks
 from messaging.publication import MessagePublisher
 from messaging.pull_consumer import PullConsumer
-from messaging.term import TermExpired
+from messaging.term import TermExpired, clock
 from schemas.codes import Code
 from schemas.streams import ORDERED
 
@@ -460,7 +460,8 @@ class Worker:
         return message.identity not in self._unsettled
 
     def _drop_expired_of(self, lane: DestinationLane) -> None:
-        expired = [message for message in lane.waiting if not message.is_held()]
+        now = clock()
+        expired = [message for message in lane.waiting if now >= message.term.until or now >= message.lease.until]
         if expired:
             self._scheduler.withdraw(lane, expired)
             for message in expired:

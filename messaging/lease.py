@@ -10,8 +10,8 @@ from typing import Final
 import msgspec
 
 from messaging.client.errors import JetStreamError, RejectedByServer
+from messaging.client.term import Term, clock
 from messaging.kv import KvBucket, KvEntry, retry_conflicts
-from messaging.term import Term, clock
 
 TTL_S: Final = 4
 """Lifetime of a lease, unless the holder chooses another."""

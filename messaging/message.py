@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 from messaging.client.connection import NatsConnection
 from messaging.client.headers import block_of, read_headers
+from messaging.client.term import UNLIMITED, Term, TermExpired, clock
 from messaging.management import NANOSECONDS
-from messaging.term import UNLIMITED, Term, TermExpired, clock
 from schemas.headers import HEADER_REPLAY
 
 _REPLAY = f"\r\n{HEADER_REPLAY}:".encode()

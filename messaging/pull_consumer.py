@@ -22,9 +22,9 @@ from messaging.client.connection import API_TIMEOUT_S, NatsConnection, Subscript
 from messaging.client.errors import ServerUnavailable
 from messaging.client.headers import read_headers
 from messaging.client.permission_violations import PermissionViolation
+from messaging.client.term import Term, clock, held_s
 from messaging.management import NANOSECONDS
 from messaging.message import Message
-from messaging.term import Term, clock, held_s
 from schemas.subjects import lane_of
 
 MAX_EXPIRES_S: Final = 30.0

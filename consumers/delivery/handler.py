@@ -29,8 +29,8 @@ from consumers.model.request import DeliveryAttemptRequest
 from consumers.retention.archive import ArchiveBatcher
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
+from messaging.client.term import TermExpired, clock
 from messaging.message import Message
-from messaging.term import TermExpired, clock
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretError
 from provider.signing_secret import SigningSecret

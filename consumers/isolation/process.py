@@ -20,9 +20,9 @@ from consumers.worker.disposition import Disposition, HandlerResult, Requeue
 from consumers.worker.poison_guard import IsolatedCrash
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
+from messaging.client.term import Term, TermExpired
 from messaging.message import Message
 from messaging.publication import Publication
-from messaging.term import Term, TermExpired
 from schemas.configuration import MAX_TIMEOUT_S
 
 START_TIMEOUT_S: Final = 60.0

@@ -18,15 +18,15 @@ from consumers.worker.disposition import Disposition, HandlerResult, quarantine_
 from consumers.worker.fair_scheduler import MAX_WAITING, DestinationLane, FairScheduler
 from consumers.worker.load_shedding import MAX_MOVING, LoadShedder
 from consumers.worker.poison_guard import IsolatedCrash, IsolationEnded, PoisonGuard
+from consumers.worker.progress_marks import ProgressMarks
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import InFlightMessage
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer
+from messaging.client.term import TermExpired, clock
 from messaging.message import Message
-from messaging.progress_marks import ProgressMarks
 from messaging.publication import MessagePublisher
 from messaging.pull_consumer import PullConsumer
-from messaging.term import TermExpired, clock
 from schemas.codes import Code
 from schemas.streams import ORDERED
 

@@ -5,17 +5,17 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+from consumers.worker.progress_marks import ProgressMarks
+from messaging.client.term import Term, clock
 from messaging.message import Message
-from messaging.progress_marks import ProgressMarks
 from messaging.pull_consumer import fetch
-from messaging.term import Term, clock
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
+from tests.component.worker.stalling import StallingProxy
 from tests.support.receiver import Answer, Scripted
 from tests.support.site import Process, Site
-from tests.support.stalling import StallingProxy
 from tests.support.waiting import until
 
 WAITING = 40

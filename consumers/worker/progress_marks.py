@@ -2,7 +2,7 @@
 
 The server waits for an acknowledgement again from the moment at which it reads the mark. It confirms the mark by the
 sequence of the message, even when it has given the message to another process. So a confirmation counts only while the
-term lasts: until then nobody else can have the message.
+term lasts: until then no other process can have the message.
 """
 
 import contextlib
@@ -11,8 +11,8 @@ from typing import Final, Self
 
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
+from messaging.client.term import Term, clock, held_s
 from messaging.message import Message
-from messaging.term import Term, clock, held_s
 
 MARK: Final = b"+WPI"
 

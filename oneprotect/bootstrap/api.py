@@ -33,7 +33,7 @@ from oneprotect.bootstrap.process import VERSION, describe_bind_error, freeze_gc
 from oneprotect.bootstrap.resources import JetStream, nats_access, open_jetstream
 from oneprotect.configuration.tenant_removal import RemovalMarkers
 from oneprotect.console.app import console_routes
-from oneprotect.console.web.event_stream import EventStreamLimiter
+from oneprotect.console.web.event_stream import AttemptFeeds, EventStreamLimiter
 from oneprotect.console.web.request import ConsoleDependencies
 from oneprotect.console.web.sessions import SessionStore
 from oneprotect.console.web.templating import StaticFiles, TemplateRenderer
@@ -164,6 +164,7 @@ def build_console(
             sessions=SessionStore(jetstream.token_bucket, parts.tokens, jetstream.session_quota),
             renderer=TemplateRenderer(assets),
             followers=EventStreamLimiter(per_tenant=settings.tenant.max_streams),
+            feeds=AttemptFeeds(jetstream.connection),
             destinations=jetstream.destinations,
             health=KvTable(jetstream.health, Health),
             activity=KvTable(jetstream.activity, HourlyStats),

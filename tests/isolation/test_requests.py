@@ -1,17 +1,22 @@
 """A tenant that burdens the API over HTTP: the other tenant's requests and deliveries are answered, and in time."""
 
+import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+import aiohttp
 import msgspec
 import pytest
 import pytest_asyncio
 
 from schemas.roles import Role
+from tests.component.console.test_console import Visitor
 from tests.isolation import hostile_client
 from tests.isolation.attack_process import attacking
 from tests.isolation.hostile_client import Attack
-from tests.isolation.installation import Installation
+from tests.isolation.installation import VICTIM, Installation
 from tests.support.site import TENANT
 
 pytestmark = [pytest.mark.serial, pytest.mark.asyncio(loop_scope="module")]
@@ -82,3 +87,38 @@ async def test_requests_of_one_tenant_delay_no_other(
     figure(f"{report}; attack: {by}")
     report.require(p99_ms)
     assert sum(by.values()) > 0, "the attack took place"
+
+
+async def test_live_streams_of_one_tenant_delay_no_other(
+    installation: Installation, p99_ms: float, figure: Callable[[str], None]
+) -> None:
+    """A tenant that follows its own flood with as many streams as it can neither takes the victim's nor delays it."""
+    api = installation.api
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()))
+
+        async def follow(tenant: str, visitor: Visitor) -> aiohttp.ClientResponse:
+            url = f"{api.url}/console/t/{tenant}/live"
+            return await stack.enter_async_context(session.get(url, headers={"cookie": visitor.cookie}))
+
+        statuses = Counter[int]()
+        for _ in range(8):
+            visitor = Visitor(await api.client(), api.url)
+            await visitor.sign_in(await api.token(Role.VIEWER))
+            statuses.update([(await follow(TENANT, visitor)).status for _ in range(10)])
+        watching = Visitor(await api.client(), api.url)
+        await watching.sign_in(await api.token(Role.VIEWER, tenant=VICTIM))
+        own = await follow(VICTIM, watching)
+        await installation.add_destinations(TENANT, {"followed": f"{installation.hostile_url}/quick"})
+        await installation.fill([(TENANT, "followed")], 500)
+        report = await installation.victim.run(api, seconds=3)
+        shown = b""
+        async with asyncio.timeout(10):
+            while b"event: attempts" not in shown:
+                shown += await own.content.readuntil(b"\n\n")
+
+    figure(f"{report}; streams: {dict(statuses)}")
+    assert statuses[429] > 0
+    assert own.status == 200
+    assert TENANT.encode() not in shown
+    report.require(p99_ms)

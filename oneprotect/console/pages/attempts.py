@@ -13,10 +13,10 @@ from messaging.reverse_reader import EXAMINED
 from oneprotect.api.operations.visibility import expand_public_codes, to_public
 from oneprotect.api.web.pagination import Cursor, decode_position, encode_position
 from oneprotect.api.web.problems import Problem
-from oneprotect.console.web.event_stream import EventBuffer, buffer_events, stream_events
+from oneprotect.console.web.event_stream import EventBuffer, stream_events
 from oneprotect.console.web.forms import parse_time_range
 from oneprotect.console.web.request import PageRequest, PageResponse, redirect
-from schemas import subjects, validation
+from schemas import validation
 from schemas.codes import Code, Outcome
 from schemas.events import DeliveryAttempted
 from schemas.ids import DeliveryId, DestinationId
@@ -99,14 +99,15 @@ async def show_delivery(request: PageRequest) -> PageResponse:
 def follow(request: PageRequest) -> AsyncGenerator[bytes]:
     """Return the matching attempts as server-sent events. Raises `Problem` or `ValidationError` before the first."""
     chosen = request.query(AttemptsForm).to_filter(request)
-    arrivals = EventBuffer(chosen.matches)
-    pattern = subjects.attempted(request.tenant, chosen.destination or "*", "*")
+    arrivals = EventBuffer(lambda event: chosen.destination in (None, event.data.destination) and chosen.matches(event))
+    feeds = request.console.feeds
     session = request.session
     if session is None:  # the route requires one
         raise LookupError("there is no session")
     request.console.followers.require_capacity(session)
 
     def render(events: list[DeliveryAttempted], missed: int) -> bytes:
+        feeds.count_shown(request.tenant, len(events))
         rows = [to_public(event.data, public=request.is_public) for event in reversed(events)]
         return request.console.renderer("attempt_rows.html", base=request.base, attempts=rows, missed=missed)
 
@@ -115,10 +116,11 @@ def follow(request: PageRequest) -> AsyncGenerator[bytes]:
         with request.console.followers.count(session) as is_admitted:
             if not is_admitted:
                 return
-            async with buffer_events(request.parts.connection, pattern, arrivals):
+            async with feeds.follow(request.tenant, arrivals):
                 async for event in stream_events(
                     arrivals,
                     render,
+                    may_show=lambda: feeds.may_show(request.tenant),
                     is_allowed=lambda: request.console.sessions.is_open(session),
                     stop=request.console.stop,
                 ):

@@ -1,6 +1,7 @@
 """New attempts as server-sent events, within limits for each session, token and tenant.
 
-A stream ends with its session, its token and the process.
+All streams of a tenant share one subscription, which decodes each attempt once, and a limit of the rows that are shown
+a second. A stream ends with its session, its token and the process.
 """
 
 import asyncio
@@ -9,12 +10,12 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Final
 
-import msgspec
-
 from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.periodic import pause
+from messaging.token_buckets import TokenBuckets
 from oneprotect.api.web.problems import Problem
 from oneprotect.console.web.sessions import ConsoleSession
+from schemas import subjects
 from schemas.events import DeliveryAttempted, decode_result
 
 MAX_STREAMS: Final = 500
@@ -25,6 +26,8 @@ MAX_SESSION_STREAMS: Final = 6
 """The maximum number of streams of a session; browsers open no more connections to a host."""
 MAX_BUFFERED: Final = 200
 """The maximum number of attempts that wait for one client; the oldest are dropped and counted."""
+ROWS_PER_S: Final = 500
+"""The maximum number of attempts that all streams of a tenant show a second. Beyond it they wait, or are dropped."""
 INTERVAL_S: Final = 0.25
 HEARTBEAT_S: Final = 10.0
 MAX_DURATION_S: Final = 900.0
@@ -74,13 +77,11 @@ class EventBuffer:
         self._waiting: deque[DeliveryAttempted] = deque(maxlen=MAX_BUFFERED)
         self._missed = 0
 
-    async def receive(self, incoming: IncomingMessage) -> None:
-        """Add the attempt of a message if it matches."""
-        with contextlib.suppress(msgspec.DecodeError):
-            event = decode_result(incoming.data)
-            if self._matches(event):
-                self._missed += len(self._waiting) == MAX_BUFFERED
-                self._waiting.append(event)
+    def add(self, event: DeliveryAttempted) -> None:
+        """Add an attempt if it matches."""
+        if self._matches(event):
+            self._missed += len(self._waiting) == MAX_BUFFERED
+            self._waiting.append(event)
 
     def drain(self) -> tuple[list[DeliveryAttempted], int]:
         """Remove and return the waiting attempts, oldest first, and the number of dropped ones."""
@@ -90,10 +91,65 @@ class EventBuffer:
         return taken, missed
 
 
+class TenantFeed:
+    """The new attempts of one tenant, for all streams that follow it."""
+
+    def __init__(self, connection: NatsConnection, tenant: str) -> None:
+        self.buffers: set[EventBuffer] = set()
+        pattern = subjects.attempted(tenant, "*", "*")
+        self.subscribing = asyncio.ensure_future(connection.subscribe(pattern, self._receive))
+
+    async def end(self) -> None:
+        """End the subscription."""
+        with contextlib.suppress(Exception):  # of the client library, while the connection closes
+            await (await self.subscribing).unsubscribe()
+
+    async def _receive(self, incoming: IncomingMessage) -> None:
+        """Add the attempt of a message to the buffers."""
+        with contextlib.suppress(ValueError):
+            event = decode_result(incoming.data)
+            for buffer in self.buffers:
+                buffer.add(event)
+
+
+class AttemptFeeds:
+    """The new attempts of the tenants that are followed."""
+
+    def __init__(self, connection: NatsConnection) -> None:
+        self._connection = connection
+        self._feeds: dict[str, TenantFeed] = {}
+        self._rows = TokenBuckets(burst=ROWS_PER_S, per_s=ROWS_PER_S)
+
+    @contextlib.asynccontextmanager
+    async def follow(self, tenant: str, arrivals: EventBuffer) -> AsyncGenerator[None]:
+        """Add the tenant's new attempts to the buffer while the context is open."""
+        feed = self._feeds.get(tenant)
+        if feed is None:
+            feed = self._feeds[tenant] = TenantFeed(self._connection, tenant)
+        feed.buffers.add(arrivals)
+        try:
+            await asyncio.shield(feed.subscribing)
+            yield
+        finally:
+            feed.buffers.remove(arrivals)
+            if not feed.buffers:
+                del self._feeds[tenant]
+                await feed.end()
+
+    def may_show(self, tenant: str) -> bool:
+        """Return whether a stream of the tenant may show attempts now."""
+        return not self._rows.wait_s(tenant)
+
+    def count_shown(self, tenant: str, rows: int) -> None:
+        """Count attempts that a stream of the tenant shows."""
+        self._rows.take(tenant, rows)
+
+
 async def stream_events(
     arrivals: EventBuffer,
     render: Callable[[list[DeliveryAttempted], int], bytes],
     *,
+    may_show: Callable[[], bool],
     is_allowed: Callable[[], Awaitable[bool]],
     stop: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
@@ -104,7 +160,7 @@ async def stream_events(
     while (allowed := await is_allowed()) and asyncio.get_running_loop().time() < ends_at:
         if await pause(INTERVAL_S, stop):
             break
-        taken, missed = arrivals.drain()
+        taken, missed = arrivals.drain() if may_show() else ([], 0)
         beats += INTERVAL_S
         if taken:
             yield _event("attempts", render(taken, missed))
@@ -114,17 +170,6 @@ async def stream_events(
             beats = 0
     if stop.is_set() or not allowed:
         yield _event("bye", b"")
-
-
-@contextlib.asynccontextmanager
-async def buffer_events(connection: NatsConnection, pattern: str, arrivals: EventBuffer) -> AsyncGenerator[None]:
-    """Add messages on `pattern` to the buffer while the context is open."""
-    subscription = await connection.subscribe(pattern, arrivals.receive)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(Exception):  # of the client library, while the connection closes
-            await subscription.unsubscribe()
 
 
 def _event(name: str, data: bytes) -> bytes:

@@ -15,7 +15,7 @@ from oneprotect.api.operations.request import ApiDependencies, ApiRequest
 from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem
 from oneprotect.console.web.cookies import read_cookie
-from oneprotect.console.web.event_stream import EventStreamLimiter
+from oneprotect.console.web.event_stream import AttemptFeeds, EventStreamLimiter
 from oneprotect.console.web.forms import read_form, require_same_origin
 from oneprotect.console.web.sessions import ConsoleSession, SessionStore
 from oneprotect.console.web.templating import TemplateRenderer
@@ -38,6 +38,7 @@ class ConsoleDependencies(msgspec.Struct, frozen=True, kw_only=True):
     sessions: SessionStore
     renderer: TemplateRenderer
     followers: EventStreamLimiter
+    feeds: AttemptFeeds
     destinations: KvBucket
     health: KvTable[Health]
     activity: KvTable[HourlyStats]

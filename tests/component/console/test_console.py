@@ -20,7 +20,7 @@ from oneprotect.console.app import LIVE, PAGES
 from oneprotect.console.web.event_stream import MAX_BUFFERED, MAX_SESSION_STREAMS, MAX_TOKEN_STREAMS, EventBuffer
 from schemas import streams
 from schemas.codes import Code, Outcome
-from schemas.events import ConfigChanged
+from schemas.events import ConfigChanged, decode_result
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.attempts.test_search import recorded
 from tests.support.api import Api, Client, Reply, running
@@ -534,28 +534,14 @@ async def test_a_live_stream_ends_with_its_session_and_with_its_token(api: Api) 
             assert b"event: bye" in await cut.content.read()
 
 
-class _Published(msgspec.Struct):
-    """A message as it arrives."""
-
-    data: bytes
-    subject: str = ""
-    reply: str = ""
-    headers: dict[str, str] | None = None
-
-
 def test_a_slow_client_misses_the_oldest_attempts_and_sees_how_many() -> None:
     """The buffer of one client is bounded."""
     arrivals = EventBuffer(lambda event: event.data.outcome is Outcome.DELIVERED)
-
-    async def fill() -> None:
-        for number in range(MAX_BUFFERED + 5):
-            one = recorded(number, tenant=TENANT, destination="orders", code=Code.HTTP_2XX)
-            await arrivals.receive(_Published(one.payload))
-        other = recorded(9, tenant=TENANT, destination="orders", code=Code.HTTP_5XX)
-        await arrivals.receive(_Published(other.payload))
-        await arrivals.receive(_Published(b"{"))
-
-    asyncio.run(fill())
+    for number in range(MAX_BUFFERED + 5):
+        one = recorded(number, tenant=TENANT, destination="orders", code=Code.HTTP_2XX)
+        arrivals.add(decode_result(one.payload))
+    other = recorded(9, tenant=TENANT, destination="orders", code=Code.HTTP_5XX)
+    arrivals.add(decode_result(other.payload))
     taken, missed = arrivals.drain()
 
     assert (len(taken), missed) == (MAX_BUFFERED, 5)

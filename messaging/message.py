@@ -6,9 +6,6 @@ from messaging.client.connection import NatsConnection
 from messaging.client.headers import block_of, read_headers
 from messaging.client.term import UNLIMITED, Term, TermExpired, clock
 from messaging.management import NANOSECONDS
-from schemas.headers import HEADER_REPLAY
-
-_REPLAY = f"\r\n{HEADER_REPLAY}:".encode()
 
 
 class Message:
@@ -78,11 +75,6 @@ class Message:
     @headers.setter
     def headers(self, headers: dict[str, str]) -> None:
         self._headers, self.header_block = headers, block_of(headers)
-
-    @property
-    def is_replayed(self) -> bool:
-        """True if a replay requested the message, or an attempt before this retry."""
-        return _REPLAY in self.header_block
 
     @property
     def sequence(self) -> int:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from messaging.message import Message
+from schemas.headers import HEADER_REPLAY
 
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
@@ -32,6 +33,8 @@ MIN_WAITING: Final = 8
 """As much of a tenant may always wait."""
 UNIT_BYTES: Final = 4096
 """A message takes one unit of the room, and another one for each of these bytes of its body."""
+REPLAYED: Final = f"\r\n{HEADER_REPLAY}:".encode()
+"""Part of the headers of a message that a replay requested, and of its retries."""
 MAX_IDLE_LANES: Final = 1024
 """Lanes without work that are kept for their next message."""
 
@@ -138,7 +141,7 @@ class FairScheduler:
             lane = self._add_lane(key, tenant)
         elif key in self._idle:
             del self._idle[key]
-        if message.is_replayed:
+        if REPLAYED in message.header_block:
             lane.waiting.append(message)
         else:
             if lane.live == len(lane.waiting):
@@ -164,7 +167,7 @@ class FairScheduler:
         removed = {message.identity for message in messages}
         units = sum(1 + len(message.data) // UNIT_BYTES for message in lane.waiting if message.identity in removed)
         lane.waiting = collections.deque(message for message in lane.waiting if message.identity not in removed)
-        lane.live = sum(not message.is_replayed for message in lane.waiting)
+        lane.live = sum(REPLAYED not in message.header_block for message in lane.waiting)
         lane.tenant.waiting -= units
         self.waiting -= units
         self.refresh(lane)

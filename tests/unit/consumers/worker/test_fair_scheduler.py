@@ -13,13 +13,14 @@ from consumers.worker.fair_scheduler import (
     MAX_AHEAD,
     MAX_SHARE_OF_FREE_SLOTS,
     MAX_WAITING,
+    REPLAYED,
     UNIT_BYTES,
     DestinationLane,
     FairScheduler,
 )
 from messaging.message import Message
 
-MESSAGE = cast("Message", SimpleNamespace(data=b"", identity="1", is_replayed=False))
+MESSAGE = cast("Message", SimpleNamespace(data=b"", identity="1", header_block=b""))
 """Nothing else of a message is looked at here."""
 
 
@@ -117,7 +118,10 @@ def test_live_messages_of_a_lane_start_before_replayed_ones() -> None:
     turns = FairScheduler(10, lambda _: 10)
     kinds = "rlrllrl"
     messages = [
-        cast("Message", SimpleNamespace(data=b"", identity=f"{kind}{number}", is_replayed=kind == "r"))
+        cast(
+            "Message",
+            SimpleNamespace(data=b"", identity=f"{kind}{number}", header_block=REPLAYED if kind == "r" else b""),
+        )
         for number, kind in enumerate(kinds)
     ]
     for message in messages:
@@ -220,7 +224,7 @@ def test_a_surplus_is_refused_and_others_have_room(flooders: int) -> None:
 def test_large_messages_take_more_room() -> None:
     """Each further 4 KiB of a body counts as a message."""
     bench = Bench(slots=1)
-    large = cast("Message", SimpleNamespace(data=bytes(63 * UNIT_BYTES), identity="2", is_replayed=False))
+    large = cast("Message", SimpleNamespace(data=bytes(63 * UNIT_BYTES), identity="2", header_block=b""))
     count = sum(bench.turns.enqueue("a.d", large) for _ in range(MAX_WAITING))
 
     assert count == MAX_WAITING // 3 // 64

@@ -1,7 +1,7 @@
-"""Publishing delivery requests: to the work stream, or to the overflow.
+"""Publishing delivery requests: to the work stream, to the overflow, or into the queue of an ordered destination.
 
 A request goes to the overflow when its destination is at its limit, or when its tenant exceeds its share of the work
-stream.
+stream. See `messaging.ordered_route` for ordered destinations.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from messaging.client import errors
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
+from messaging.ordered_route import Route
 from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck, publish
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
@@ -25,15 +26,19 @@ MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
 
 
 class DeliveryRequest(Struct, frozen=True, gc=False):
-    """A request for a delivery. `headers` must hold `Nats-Msg-Id`."""
+    """A request for a delivery. `headers` must hold `Nats-Msg-Id`.
+
+    `is_ordered`: the destination is known to have an ordered queue. If false, a consumer moves the request there.
+    """
 
     tenant: str
     destination: str
     document: bytes
     headers: dict[str, str]
+    is_ordered: bool = False
 
     def on(self, subject: Callable[[str, str], str]) -> Publication:
-        """Return the message for `subjects.requested` or `subjects.overflow`."""
+        """Return the message for `subjects.requested`, `subjects.overflow` or `subjects.ordered`."""
         return Publication(subject(self.tenant, self.destination), self.document, self.headers)
 
 
@@ -76,8 +81,7 @@ async def publish_request(
 
     `headers` must hold `Nats-Msg-Id`. Raises `RejectedByServer` or `ServerUnavailable`; then it is safe to call again.
     """
-    request = DeliveryRequest(tenant, destination, document, headers)
-    return await publish(OverflowingPublisher(publisher), request.on(subjects.requested))
+    return await _publish(publisher, DeliveryRequest(tenant, destination, document, headers))
 
 
 async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[DeliveryRequest]) -> list[PublishAck]:
@@ -145,7 +149,18 @@ async def _store(
 
 
 async def _publish(publisher: JetStreamPublisher, request: DeliveryRequest) -> PublishAck:
-    return await publish_request(publisher, request.tenant, request.destination, request.document, request.headers)
+    route = Route.WORK
+    if request.is_ordered:
+        route = await publisher.ordered_route.choose(request.tenant, request.destination)
+    match route:
+        case Route.QUEUE:
+            stored = await publisher.publish(request.on(subjects.ordered))
+            publisher.ordered_route.on_queued(request.tenant, request.destination)
+            return stored
+        case Route.OVERFLOW:
+            return await publisher.publish(request.on(subjects.overflow))
+        case Route.WORK:
+            return await publish(OverflowingPublisher(publisher), request.on(subjects.requested))
 
 
 async def _move_to_work(publisher: JetStreamPublisher, request: DeliveryRequest, stored: PublishAck) -> PublishAck:

@@ -22,10 +22,12 @@ from messaging.client.errors import (
     JetStreamError,
     RejectedByServer,
     ServerUnavailable,
+    WriteConflict,
     error_of,
 )
 from messaging.client.permission_violations import PermissionViolation
 from messaging.management import delete_message
+from messaging.ordered_route import OrderedRoute
 from messaging.publication import OnStored, Publication, PublishAck, publish
 
 PUBLISH_TIMEOUT_S: Final = 5.0
@@ -34,6 +36,8 @@ SWEEPS: Final = 8
 LAST_LOOK_S: Final = 0.01
 """Time for reading before a check."""
 _BATCH: Final = "Nats-Batch-"
+_PROBE: Final = {"Nats-Expected-Last-Subject-Sequence": str(2**62)}
+"""No message has this sequence, so the message is never stored."""
 
 
 class _AckError(msgspec.Struct, gc=False):
@@ -66,6 +70,7 @@ class JetStreamPublisher:
         self._batches: dict[str, AtomicBatcher] = {}
         self.exceeds_share: Callable[[str, int], bool] = lambda _tenant, _count: False
         """Returns whether delivery requests of a tenant belong into the overflow: see `WorkShare`."""
+        self.ordered_route: Final = OrderedRoute(self, connection.post)
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)
@@ -140,6 +145,24 @@ class JetStreamPublisher:
         """Return the batcher of a stream, which combines the batches of several callers."""
         return self._batches.setdefault(stream, AtomicBatcher(self))
 
+    async def last_sequence(self, subject: str) -> int | None:
+        """Return the sequence of the newest message on `subject`, as the stream's leader knows it. 0: there is none.
+
+        Publishes what the server must reject. Unlike a management request, that waits behind no other request.
+
+        Returns:
+            None while a message of the subject is on its way to the replicas.
+
+        Raises:
+            RejectedByServer, ServerUnavailable: The sequence is unknown.
+        """
+        try:
+            await self.publish(Publication(subject, b"", _PROBE))
+        except WriteConflict as error:
+            newest = error.description.rpartition(": ")[2]
+            return int(newest) if newest.isdecimal() else None
+        raise ServerUnavailable("the server stored a message that it had to reject")
+
     async def remove(self, stream: str, sequence: int) -> None:
         """Delete a message of a stream. Raises `RejectedByServer` when it does not exist, or `ServerUnavailable`."""
         await delete_message(self._connection, stream, sequence)
@@ -166,9 +189,10 @@ class JetStreamPublisher:
 
     def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
         is_full = isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL
-        self.failures[
-            "subject_full" if is_full else "refused" if isinstance(error, RejectedByServer) else "unavailable"
-        ] += 1
+        if not isinstance(error, WriteConflict):  # its publisher expects it
+            self.failures[
+                "subject_full" if is_full else "refused" if isinstance(error, RejectedByServer) else "unavailable"
+            ] += 1
         on_stored(error)
 
     async def _sweep(self) -> None:

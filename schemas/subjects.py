@@ -42,7 +42,7 @@ def overflow(tenant: str, destination: str) -> str:
 
 
 def ordered(tenant: str, destination: str) -> str:
-    """Return the subject of a destination's ordered queue. Only consumers publish to it."""
+    """Return the subject of a destination's ordered queue. Only consumers and the API publish to it."""
     return f"oneprotect.delivery.ordered.{tenant}.{destination}"
 
 
@@ -138,10 +138,11 @@ def announced(bucket: str) -> str:
     return f"oneprotect.kv.{bucket}"
 
 
-def line(tenant: str, destination: str, signal: Literal["more", "now", "*"]) -> str:
+def line(tenant: str, destination: str, signal: Literal["more", "now", "wake", "*"]) -> str:
     """Return the subject on which the holder of an ordered queue is notified.
 
-    `more`: there are messages to transfer into the queue. `now`: the head need not wait for its retry.
+    `more`: there are messages to transfer into the queue. `now`: the head need not wait for its retry. `wake`: one of
+    the consumers receives it, too, and starts the queue if no consumer has it.
     """
     return f"oneprotect.control.line.{tenant}.{destination}.{signal}"
 

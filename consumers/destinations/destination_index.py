@@ -86,6 +86,11 @@ class DestinationIndex:
         # Without a row the destination may have just been created, and its announcement not have arrived.
         return known.rows.peek(key) is not None or await self._table.get(key) is not None
 
+    async def is_ordered(self, tenant: str, name: str) -> bool:
+        """Return true if the destination is known to have an ordered queue."""
+        known = (await self._read(tenant)).rows.peek(f"{tenant}.{name}")
+        return known is not None and known.ordering == "fifo"
+
     async def subscribed(self, tenant: str, event_type: str) -> list[str]:
         """Return the sorted names of the enabled destinations that subscribe to events of this type."""
         return (await self._read(tenant)).subscriptions.find(event_type)

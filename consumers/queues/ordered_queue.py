@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 import secrets
+import sys
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -21,7 +22,7 @@ from consumers.attempts.log import StreamAttemptLog
 from consumers.delivery.head_state import HeadState, HeadStateCache, head_state_from_results
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.model.request import DeliveryAttemptRequest
-from consumers.queues.transfer import OrderedTransfer
+from consumers.queues.ordered_transfer import OrderedTransfer
 from messaging import management
 from messaging.client.connection import IncomingMessage, NatsConnection, Subscription
 from messaging.client.errors import JetStreamError
@@ -95,9 +96,8 @@ class OrderedQueue:
         self._head: Message | None = None
         self._state: tuple[str, HeadState | None] | None = None
         """The head's identity, and its state if the message is valid."""
-        self._consumer_created: str | None = None
-        self._is_continuous = False
-        """True while every head came from one consumer: a head on its first delivery has no results yet."""
+        self._attempted_until = 0
+        """Sequence up to which heads may have results: what was stored before the lease, and what was submitted."""
         self._submitted_at = self._retry_called_at = self._secret_called_at = 0.0
         self._marked_at = 0.0
         """The time at which the server last began to wait for the head's acknowledgement."""
@@ -114,9 +114,15 @@ class OrderedQueue:
         )
         self.is_leased = False
 
-    def notify(self) -> None:
-        """Transfer messages into the queue soon."""
+    def notify(self, message: Message | None = None) -> None:
+        """Transfer what waits into the queue soon, `message` of the work stream included."""
+        if message is not None:
+            self._transfer.add(message)
         self._has_more.set()
+
+    def return_messages(self, delay_s: float = 0) -> bool:
+        """Return the messages that were not transferred to their stream. Returns True if there were some."""
+        return self._transfer.return_messages(delay_s)
 
     async def run(self, on_started: Callable[[], None]) -> bool:
         """Acquire the lease, and transfer and deliver until nothing is left. Returns False if another worker has it.
@@ -126,13 +132,13 @@ class OrderedQueue:
         if await self._lease.acquire() is not None:
             return False
         self.is_leased = True
-        self._has_more.set()
         async with contextlib.AsyncExitStack() as cleanup:
             cleanup.push_async_callback(self._release)
             control = subjects.line(self._tenant, self._destination, "*")
             cleanup.push_async_callback(
                 _unsubscribe, await self._shared.connection.subscribe(control, self._on_control)
             )
+            self._attempted_until = await self._newest()
             await self._ensure_consumer()
             await self._pull.start()
             on_started()
@@ -143,12 +149,18 @@ class OrderedQueue:
             )
         return True
 
+    async def _newest(self) -> int:
+        """Return the sequence of the queue's last message. A sender of later ones needs the lease."""
+        newest = await self._shared.publisher.last_sequence(subjects.ordered(self._tenant, self._destination))
+        return sys.maxsize if newest is None else newest
+
     def _refuse_messages(self) -> None:
         self.is_leased = False
 
     async def _release(self) -> None:
         """Release the head, and then the lease, to the next worker."""
         self.is_leased = False
+        self.return_messages()
         if self._head is not None:
             self._head.nak()
         if self._lease.is_held:
@@ -277,6 +289,7 @@ class OrderedQueue:
                 headers[HEADER_SINCE] = since
             head.headers = headers
         self._head = self._state = None
+        self._attempted_until = max(self._attempted_until, head.sequence)
         self._submitted_at = self._now()
         self._ask_at = self._submitted_at + IDLE_RELEASE_S
         self._shared.submit(head)
@@ -289,7 +302,6 @@ class OrderedQueue:
         if state is None:
             state = await self._read_head_state(head)
         self._state = head.identity, state
-        self._is_continuous = True
         return state
 
     async def _read_head_state(self, head: Message) -> HeadState | None:
@@ -298,7 +310,7 @@ class OrderedQueue:
             since = delivery.since
         except ValueError:
             return None  # the handler quarantines the message
-        if head.deliveries == 1 and since is None and self._is_continuous:
+        if since is None and head.sequence > self._attempted_until:
             return HeadState(delivery.retry_state)
         return head_state_from_results(delivery.retry_state, await self._shared.attempt_log.read_results(delivery))
 
@@ -313,10 +325,7 @@ class OrderedQueue:
             "inactive_threshold": CONSUMER_IDLE_S * _NANOSECONDS,
         }
         async with self._shared.requests.turn(self._tenant):
-            info = await management.create_consumer(self._shared.connection, streams.ORDERED.name, config)
-        if info.created != self._consumer_created:
-            self._consumer_created = info.created
-            self._is_continuous = False
+            await management.create_consumer(self._shared.connection, streams.ORDERED.name, config)
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

@@ -1,9 +1,10 @@
 """The ordered queues of a worker: each destination with `ordering: fifo` is served by one worker at a time.
 
-A message for an ordered destination is a wake-up and nothing more. The worker that has the queue transfers everything
-that waits in the streams, this message included, in order (`consumers.queues.transfer`). Another worker that
-gets the message returns it for a moment, in case the queue has no worker by then. Once a second, each worker looks for
-queues that have none.
+Publishers store most requests in the queue themselves, and wake one of the workers if the queue may have none. A
+message in the work stream is a wake-up as well. The worker that has the queue transfers everything that waits in the
+streams, this message included, in order (`consumers.queues.ordered_transfer`). Another worker that gets the message
+returns it for a moment, in case the queue has no worker by then. Once a second, each worker looks for queues that have
+none.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from consumers.model.request import RetryState
 from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
 from consumers.worker.disposition import quarantine_publication
 from messaging import management
+from messaging.client.connection import IncomingMessage
 from messaging.client.errors import JetStreamError, is_refused_for_good
 from messaging.message import Message
 from messaging.periodic import run_every
@@ -38,6 +40,7 @@ OTHER_WORKER_S: Final = 0.5
 MAX_STARTS: Final = 16
 """Queues that start at a time: each start takes several requests to the server."""
 
+_GROUP: Final = "consumers"
 _log = structlog.get_logger(__name__)
 
 
@@ -57,6 +60,7 @@ class OrderedQueues:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Adopt queues without a worker until `stop` is set; then release all."""
+        await self._shared.connection.subscribe(subjects.line("*", "*", "wake"), self._on_wake, group=_GROUP)
         try:
             failure = "ordered_queues.lookup_failed"
             await run_every(ADOPT_INTERVAL_S, self._adopt, stop, failure_event=failure, jitter=0.2)
@@ -66,30 +70,40 @@ class OrderedQueues:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _on_wake(self, incoming: IncomingMessage) -> None:
+        *_, tenant, destination, _ = incoming.subject.split(".")
+        self.wake(tenant, destination)
+
     def accept(self, message: Message) -> None:
         """Accept a message for an ordered destination, from the work stream or as a due retry."""
         tenant, destination = subjects.tenant_and_destination(message.subject)
         if message.stream == streams.RETRIES.name:
             self._enqueue_due_retry(message, tenant, destination)
             return
-        if self.wake(tenant, destination):
-            return  # the queue transfers the message, and so removes it
+        if not self.wake(tenant, destination, message):
+            self._notify_holder(tenant, destination)
+            message.nak(FULL_NAK_DELAY_S if self._is_full(tenant) else NAK_DELAY_S)
+
+    def _notify_holder(self, tenant: str, destination: str) -> None:
         with contextlib.suppress(JetStreamError):  # only a hint to the worker that has the queue
             self._shared.connection.post(subjects.line(tenant, destination, "more"))
-        message.nak(FULL_NAK_DELAY_S if self._is_full(tenant) else NAK_DELAY_S)
 
-    def wake(self, tenant: str, destination: str) -> bool:
-        """Notify the destination's queue, or try to lease it. Returns True if this worker has the queue."""
+    def wake(self, tenant: str, destination: str, message: Message | None = None) -> bool:
+        """Notify the destination's queue, or try to lease it. Returns False if it is left to other workers.
+
+        Otherwise the queue transfers `message`, of the work stream, or returns it.
+        """
         key = f"{tenant}.{destination}"
         queue = self._queues.get(key)
-        if queue is not None:
-            queue.notify()
-            return queue.is_leased
-        if not self._is_full(tenant) and self._leased_by_others.get(key, 0.0) < asyncio.get_running_loop().time():
+        if queue is None:
+            is_left = self._leased_by_others.get(key, 0.0) >= asyncio.get_running_loop().time()
+            if is_left or self._is_full(tenant):
+                return False
             self._count[tenant] += 1
             self._queues[key] = queue = OrderedQueue(self._shared, tenant, destination)
             self._tasks[key] = asyncio.create_task(self._run(key, tenant, queue), name=f"ordered queue {key}")
-        return False
+        queue.notify(message)
+        return True
 
     def _is_full(self, tenant: str) -> bool:
         return self._count[tenant] >= self._shared.max_per_tenant
@@ -108,6 +122,8 @@ class OrderedQueues:
                 del self._count[tenant]
             if not was_leased:
                 self._leased_by_others[key] = asyncio.get_running_loop().time() + OTHER_WORKER_S
+            if queue.return_messages(NAK_DELAY_S):
+                self._notify_holder(tenant, key.partition(".")[2])
 
     async def _adopt(self) -> None:
         if asyncio.get_running_loop().time() < self._adopt_at:
@@ -122,7 +138,8 @@ class OrderedQueues:
             return
         leased = {entry.key for entry in await self._shared.leases.get_all(sorted(waiting)) if entry.value}
         for key in waiting - leased:
-            self.wake(*key.split("."))
+            tenant, destination = key.split(".")
+            self.wake(tenant, destination)
 
     def _enqueue_due_retry(self, message: Message, tenant: str, destination: str) -> None:
         """Append a due retry to the queue: it was scheduled before the destination became an ordered one."""
@@ -133,8 +150,8 @@ class OrderedQueues:
             return
         headers = state.forward_headers(message.headers)
         headers[HEADER_MSG_ID] = f"{message.identity}.due"
-        if state.first_attempt_at is not None:
-            headers[HEADER_SINCE] = state.first_attempt_at.isoformat()
+        since = message.headers.get(HEADER_SINCE)
+        headers[HEADER_SINCE] = since or (state.first_attempt_at or message.stored_at).isoformat()
 
         def on_stored(result: PublishAck | JetStreamError) -> None:
             if isinstance(result, PublishAck):

@@ -23,7 +23,7 @@ from typing import Final
 import structlog
 
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.queues.transfer import SubjectTransfer
+from consumers.queues.transfer import SubjectTransfer, message_id
 from consumers.worker.fair_scheduler import MAX_WAITING
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
@@ -304,4 +304,4 @@ class _DestinationFeed:
         return moved
 
     def _is_known(self, record: StoredMessage) -> bool:
-        return record.sequence <= self._moved_until and self._transfer.message_id(record) in self._moved_before
+        return record.sequence <= self._moved_until and message_id(streams.OVERFLOW.name, record) in self._moved_before

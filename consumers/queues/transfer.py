@@ -2,17 +2,10 @@
 
 A message is published at its target first and removed from its source afterwards, under one `Nats-Msg-Id`. After a
 crash in between, the next holder of the lease finds the message in both places, and the server drops the duplicate.
-
-An ordered queue has two sources, as a producer publishes to the overflow when the work stream refuses. The server's
-timestamps say which message came first. Two streams can't be read at one instant, so messages newer than an instant
-before both were read wait for the next transfer. In a cluster two servers give the timestamps; the order across both
-streams is then as good as the servers' clocks.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import timedelta
-from typing import Final
 
 from consumers.worker.disposition import quarantine_record
 from messaging import direct_get, management
@@ -20,16 +13,10 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import SUBJECT_FULL, NotAllowed, RejectedByServer, is_refused_for_good
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
-from messaging.management import StreamInfo
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
-from schemas import streams, subjects
+from schemas import streams
 from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, is_portable, portable_headers
-
-ORDERED_BATCH: Final = 256
-UNCERTAIN_MESSAGES: Final = 1024
-"""The first messages that a new holder of the lease moves: the holder before may have moved, or sent, them already."""
-_INSTANT: Final = timedelta(microseconds=1)
 
 
 class SubjectTransfer:
@@ -98,7 +85,7 @@ class SubjectTransfer:
     async def _publish(self, record: StoredMessage, target: str, extra: Mapping[str, str]) -> None:
         if not self._lease.is_held:
             raise LeaseLost
-        headers = {**portable_headers(record.headers), HEADER_MSG_ID: self.message_id(record), **extra}
+        headers = {**portable_headers(record.headers), HEADER_MSG_ID: message_id(self.stream, record), **extra}
         try:
             await self._publisher.publish(Publication(target, record.data, headers))
         except RejectedByServer as error:
@@ -144,79 +131,13 @@ class SubjectTransfer:
         except RejectedByServer:
             return  # it is gone
 
-    def message_id(self, record: StoredMessage) -> str:
-        """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none that a copy may have."""
-        sent = record.headers.get(HEADER_MSG_ID, "")
-        return sent if is_portable(sent) else f"{self.stream}.{record.sequence}"
+
+def message_id(stream: str, record: StoredMessage) -> str:
+    """Return the `Nats-Msg-Id` of `record`, or one made from its place when it has none that a copy may have."""
+    sent = record.headers.get(HEADER_MSG_ID, "")
+    return sent if is_portable(sent) else f"{stream}.{record.sequence}"
 
 
 def since_header(record: StoredMessage) -> dict[str, str]:
     """Return the header that asks for a look at the results since `record`, or what it is a copy of, was stored."""
     return {HEADER_SINCE: record.headers.get(HEADER_SINCE) or record.stored_at.isoformat()}
-
-
-class OrderedTransfer:
-    """Moves one destination's messages into its ordered queue. The caller holds the destination's lease."""
-
-    def __init__(
-        self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, tenant: str, destination: str
-    ) -> None:
-        self._target = subjects.ordered(tenant, destination)
-        work, overflow = subjects.requested(tenant, destination), subjects.overflow(tenant, destination)
-        self._work = _OrderedSource(connection, publisher, lease, stream=streams.WORK.name, source=work)
-        self._overflow = _OrderedSource(connection, publisher, lease, stream=streams.OVERFLOW.name, source=overflow)
-        self._moved = 0
-
-    async def move(self) -> bool:
-        """Move one batch at most. Returns whether there is more, or may be.
-
-        Raises `JetStreamError`, `LeaseLost` among them.
-        """
-        cut = (await self._work.stream_info()).ts - _INSTANT
-        overflow, work = await self._overflow.stream_info(), await self._work.stream_info()
-        if not overflow.state.subjects and not work.state.subjects:
-            return False
-        if not (await self._overflow.read_seen(overflow) and await self._work.read_seen(work)):
-            return True  # the replica that answered lags behind
-        sources = (self._work, self._overflow)
-        for source in sources:
-            if source.has_more:
-                cut = min(cut, source.records[-1].stored_at)
-        due = sorted(
-            (record.stored_at, place, record)
-            for place, source in enumerate(sources)
-            for record in source.records
-            if record.stored_at <= cut
-        )
-        try:
-            for _, place, record in due:
-                await self._move_one(sources[place], record)
-        finally:
-            await self._work.remove_moved()
-            await self._overflow.remove_moved()
-        return any(source.has_more for source in sources) or len(due) < sum(len(source.records) for source in sources)
-
-    async def _move_one(self, source: "_OrderedSource", record: StoredMessage) -> None:
-        since = {HEADER_SINCE: record.stored_at.isoformat()} if self._moved < UNCERTAIN_MESSAGES else None
-        self._moved += await source.publish(record, self._target, since)
-
-
-class _OrderedSource(SubjectTransfer):
-    """A source subject with what was read of it last."""
-
-    records: list[StoredMessage]
-    has_more: bool
-
-    async def stream_info(self) -> StreamInfo:
-        """Return what the stream's leader sees now, with the number of messages on the subject."""
-        return await management.stream_info(self._connection, self.stream, subjects=self.source)
-
-    async def read_seen(self, seen: StreamInfo) -> bool:
-        """Read the oldest of what was `seen`. False when some of it was not there to be read: then nothing counts."""
-        self.records, self.has_more = [], False
-        count = seen.state.subjects.get(self.source, 0)
-        if not count:
-            return True
-        records, self.has_more = await self.read(ORDERED_BATCH)
-        self.records = [record for record in records if record.sequence <= seen.state.last_seq]
-        return bool(self.records) if self.has_more else len(self.records) == count

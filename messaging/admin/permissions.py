@@ -147,6 +147,7 @@ API: Final = NatsRole(
         *_JETSTREAM,
         *_inspect(*streams.STREAMS),
         *_REQUESTED,
+        *streams.ORDERED.subjects,  # what overtakes nothing
         f"$JS.API.STREAM.MSG.DELETE.{streams.OVERFLOW.name}",  # after moving it to the work stream
         *_publish(streams.EVENTS),
         *_write_buckets(*_CONFIGURED),

@@ -20,6 +20,8 @@ BATCHES_OFF: Final = 10174
 """The stream does not allow atomic batches: an older version of this program created it."""
 WRONG_LAST_SEQUENCE: Final = 10071
 """The subject's newest message has another sequence than the expected one."""
+SEQUENCE_IN_FLIGHT: Final = 10164
+"""As above: a message of the subject is on its way to the replicas."""
 MESSAGE_TOO_LARGE: Final = 10054
 """The message is larger than the stream or the server allows."""
 NO_SPACE: Final = 10047
@@ -62,6 +64,7 @@ class RejectedByServer(JetStreamError):
     def __init__(self, err_code: int, description: str) -> None:
         super().__init__(f"{description} ({err_code})")
         self.err_code = err_code
+        self.description = description
 
 
 class WriteConflict(RejectedByServer):
@@ -95,6 +98,6 @@ def error_of(err_code: int, description: str) -> JetStreamError:
         return ServerUnavailable(description)
     if err_code in TEMPORARY:
         return ServerUnavailable(f"{description} ({err_code})")
-    if err_code == WRONG_LAST_SEQUENCE:
+    if err_code in (WRONG_LAST_SEQUENCE, SEQUENCE_IN_FLIGHT):
         return WriteConflict(err_code, description)
     return RejectedByServer(err_code, description)

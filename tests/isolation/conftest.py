@@ -11,7 +11,7 @@ from tests.isolation.installation import Installation, running_installation
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def installation(tmp_path_factory: pytest.TempPathFactory) -> AsyncGenerator[Installation]:
     """Return a running installation."""
-    async with running_installation(tmp_path_factory.mktemp("installation")) as opened:
+    async with running_installation(tmp_path_factory.mktemp("installation"), tenant_max_ordered="2000") as opened:
         yield opened
 
 

@@ -13,6 +13,7 @@ import consumers
 from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_queues import OrderedQueues
+from consumers.queues.ordered_transfer import ordered_copy
 from consumers.queues.transfer import SubjectTransfer
 from consumers.replay.run import Pacer, ReplayRun
 from consumers.replay.source import SupersededIndex, SupersededPage
@@ -165,6 +166,11 @@ async def _transfer(recorder: Recorder) -> None:
         await transfer.publish(record, target, {HEADER_SINCE: NOW.isoformat()} if number else None)
 
 
+async def _move_in_order(recorder: Recorder) -> None:
+    record, target = _record(subjects.requested(TENANT, "orders")), subjects.ordered(TENANT, "orders")
+    recorder.sent.append(ordered_copy(streams.WORK.name, record, target))
+
+
 async def _shed(recorder: Recorder) -> None:
     recorder.sent += [overflow_copy(_message(kind)) for kind in ("requested", "due")]
 
@@ -211,6 +217,7 @@ ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [
     _quarantine,
     _release,
     _transfer,
+    _move_in_order,
     _shed,
     _due_in_order,
     _retry_now,
@@ -276,6 +283,7 @@ def test_no_publication_is_missing_here() -> None:
         "delivery/effects.py",
         "notifications/tenant_events.py",  # made of an operational event: none of its headers are looked at
         "queues/ordered_queues.py",
+        "queues/ordered_transfer.py",
         "queues/transfer.py",
         "replay/run.py",
         "retention/archive.py",

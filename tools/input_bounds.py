@@ -95,7 +95,6 @@ _ROWS: Final = (
     ("consumers/observability/stream_metrics.py", "convert", "product", "a schedule"),
     ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
     ("consumers/queues/overflow_feeder.py", "destinations.sort", "product", "destinations with overflow", "n log n"),
-    ("consumers/queues/transfer.py", "sorted", "product", "a page of each source", "n log n"),
     ("consumers/retention/archive.py", "msgpack.Decoder", "product", "a pack of 1 MiB"),
     ("consumers/signatures/verifier.py", "b64decode json.loads", "operator", "a request given to `oneprotect verify`"),
     ("oneprotect/api/app.py", "sorted", "product", "roles", "n log n"),

@@ -1,13 +1,16 @@
 """Publishing delivery requests: to the work stream, to the overflow, or into the queue of an ordered destination.
 
 A request goes to the overflow when its destination is at its limit, or when its tenant exceeds its share of the work
-stream. See `messaging.ordered_route` for ordered destinations.
+stream. `OrderedRoute` decides for ordered destinations.
 """
 
 import asyncio
 import contextlib
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Final, Protocol
 
 from msgspec import Struct
@@ -15,7 +18,6 @@ from msgspec.structs import replace
 
 from messaging.client import errors
 from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
-from messaging.ordered_route import Route
 from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck, publish
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
@@ -25,21 +27,98 @@ MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
 """Between this machine and the servers, whose time the results have."""
 
 
-class DeliveryRequest(Struct, frozen=True, gc=False):
-    """A request for a delivery. `headers` must hold `Nats-Msg-Id`.
+WAKE_AFTER_S: Final = 5.0
+"""A queue may have no holder when this process has published nothing to it for this long."""
+MAX_AWAKE: Final = 16_384
+"""Queues that are known to be awake."""
+_UNKNOWN: Final = -1
 
-    `is_ordered`: the destination is known to have an ordered queue. If false, a consumer moves the request there.
-    """
+
+class DeliveryRequest(Struct, frozen=True, gc=False):
+    """A request for a delivery. `headers` must hold `Nats-Msg-Id`."""
 
     tenant: str
     destination: str
     document: bytes
     headers: dict[str, str]
-    is_ordered: bool = False
 
     def on(self, subject: Callable[[str, str], str]) -> Publication:
         """Return the message for `subjects.requested`, `subjects.overflow` or `subjects.ordered`."""
         return Publication(subject(self.tenant, self.destination), self.document, self.headers)
+
+
+class Route(Enum):
+    """The place where a request is stored."""
+
+    QUEUE = "queue"
+    WORK = "work"
+    OVERFLOW = "overflow"
+
+
+class OrderedRoute:
+    """Chooses where a single request to an ordered destination goes: into its queue, if it overtakes nothing there.
+
+    What waits in the work stream or the overflow was accepted before, and the holder of the queue moves it. A request
+    that would overtake it follows it. Only the leaders of both streams know: a process does not see what others accept.
+    `docs/explanation/ordering.md` has the proof.
+    """
+
+    def __init__(self, publisher: JetStreamPublisher, signal: Callable[[str], None]) -> None:
+        """`signal` sends an empty message on a subject, without an acknowledgement."""
+        self._publisher = publisher
+        self._signal = signal
+        self._choosing: dict[str, asyncio.Task[Route]] = {}
+        self._awake: OrderedDict[str, float] = OrderedDict()
+        """Time of the last request that went to a queue."""
+
+    async def publish(self, request: DeliveryRequest) -> PublishAck:
+        """Publish a request. Raises `RejectedByServer` or `ServerUnavailable`; then it is safe to call again."""
+        match await self.choose(request.tenant, request.destination):
+            case Route.QUEUE:
+                stored = await self._publisher.publish(request.on(subjects.ordered))
+                self._wake(request.tenant, request.destination)
+                return stored
+            case Route.OVERFLOW:
+                return await self._publisher.publish(request.on(subjects.overflow))
+            case Route.WORK:
+                return await _publish(self._publisher, request)
+
+    async def choose(self, tenant: str, destination: str) -> Route:
+        """Return the route of a request that was made before this call."""
+        key = f"{tenant}.{destination}"
+        earlier = self._choosing.get(key)
+        if earlier is not None:  # began before this request, so a request accepted in between is unknown to it
+            await asyncio.wait({earlier})
+        choosing = self._choosing.get(key)
+        if choosing is None:
+            choosing = self._choosing[key] = asyncio.create_task(self._choose(tenant, destination))
+            choosing.add_done_callback(lambda _: self._choosing.pop(key))
+        return await asyncio.shield(choosing)
+
+    async def _choose(self, tenant: str, destination: str) -> Route:
+        """Ask the leaders of both streams. In the work stream the order is kept as well, so it is the way out."""
+        places = subjects.overflow(tenant, destination), subjects.requested(tenant, destination)
+        overflow, work = await asyncio.gather(*map(self._newest, places))
+        if overflow == work == 0:
+            return Route.QUEUE
+        return Route.WORK if overflow in (0, _UNKNOWN) else Route.OVERFLOW
+
+    async def _newest(self, subject: str) -> int | None:
+        try:
+            return await self._publisher.last_sequence(subject)
+        except JetStreamError:
+            return _UNKNOWN
+
+    def _wake(self, tenant: str, destination: str) -> None:
+        """Wake a consumer for the queue that a request was stored in, if the queue may have no holder."""
+        key, now = f"{tenant}.{destination}", time.monotonic()
+        last = self._awake.pop(key, -WAKE_AFTER_S)
+        self._awake[key] = now
+        if len(self._awake) > MAX_AWAKE:
+            self._awake.popitem(last=False)
+        if now - last >= WAKE_AFTER_S:
+            with contextlib.suppress(JetStreamError):  # consumers look for queues without a holder every second
+                self._signal(subjects.line(tenant, destination, "wake"))
 
 
 class RequestPublisher(MessagePublisher, Protocol):
@@ -84,7 +163,9 @@ async def publish_request(
     return await _publish(publisher, DeliveryRequest(tenant, destination, document, headers))
 
 
-async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[DeliveryRequest]) -> list[PublishAck]:
+async def publish_requests(
+    publisher: JetStreamPublisher, requests: Sequence[DeliveryRequest], *, ordered: OrderedRoute | None = None
+) -> list[PublishAck]:
     """Publish requests to several destinations: all or none, even if this process or the server dies.
 
     A batch is atomic within one stream only. If a destination is at its limit, the whole batch is stored in the
@@ -92,11 +173,14 @@ async def publish_requests(publisher: JetStreamPublisher, requests: Sequence[Del
     If the tenant exceeds its share, all of them stay in the overflow.
     Requests that are stored already, by an earlier call, count as duplicates.
 
+    Args:
+        ordered: Stores a request, if there is only one and its destination is known to have an ordered queue.
+
     Raises:
         RejectedByServer, ServerUnavailable: It is safe to call again.
     """
     if len(requests) == 1:
-        return [await _publish(publisher, requests[0])]
+        return [await (_publish(publisher, requests[0]) if ordered is None else ordered.publish(requests[0]))]
     is_over_share = publisher.exceeds_share(requests[0].tenant, len(requests))
     try:
         if not is_over_share:
@@ -149,18 +233,7 @@ async def _store(
 
 
 async def _publish(publisher: JetStreamPublisher, request: DeliveryRequest) -> PublishAck:
-    route = Route.WORK
-    if request.is_ordered:
-        route = await publisher.ordered_route.choose(request.tenant, request.destination)
-    match route:
-        case Route.QUEUE:
-            stored = await publisher.publish(request.on(subjects.ordered))
-            publisher.ordered_route.on_queued(request.tenant, request.destination)
-            return stored
-        case Route.OVERFLOW:
-            return await publisher.publish(request.on(subjects.overflow))
-        case Route.WORK:
-            return await publish(OverflowingPublisher(publisher), request.on(subjects.requested))
+    return await publish(OverflowingPublisher(publisher), request.on(subjects.requested))
 
 
 async def _move_to_work(publisher: JetStreamPublisher, request: DeliveryRequest, stored: PublishAck) -> PublishAck:

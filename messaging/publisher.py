@@ -27,7 +27,6 @@ from messaging.client.errors import (
 )
 from messaging.client.permission_violations import PermissionViolation
 from messaging.management import delete_message
-from messaging.ordered_route import OrderedRoute
 from messaging.publication import OnStored, Publication, PublishAck, publish
 
 PUBLISH_TIMEOUT_S: Final = 5.0
@@ -36,8 +35,10 @@ SWEEPS: Final = 8
 LAST_LOOK_S: Final = 0.01
 """Time for reading before a check."""
 _BATCH: Final = "Nats-Batch-"
-_PROBE: Final = {"Nats-Expected-Last-Subject-Sequence": str(2**62)}
-"""No message has this sequence, so the message is never stored."""
+_EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
+_EXPECTED_OF_STREAM: Final = "Nats-Expected-Last-Sequence"
+_NEVER: Final = str(2**62)
+"""A sequence that no message has, so that a message which expects it is never stored."""
 
 
 class _AckError(msgspec.Struct, gc=False):
@@ -70,7 +71,6 @@ class JetStreamPublisher:
         self._batches: dict[str, AtomicBatcher] = {}
         self.exceeds_share: Callable[[str, int], bool] = lambda _tenant, _count: False
         """Returns whether delivery requests of a tenant belong into the overflow: see `WorkShare`."""
-        self.ordered_route: Final = OrderedRoute(self, connection.post)
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.listen(self._inbox + ".*", self._on_ack)
@@ -145,10 +145,13 @@ class JetStreamPublisher:
         """Return the batcher of a stream, which combines the batches of several callers."""
         return self._batches.setdefault(stream, AtomicBatcher(self))
 
-    async def last_sequence(self, subject: str) -> int | None:
+    async def last_sequence(self, subject: str, *, of_stream: bool = False) -> int | None:
         """Return the sequence of the newest message on `subject`, as the stream's leader knows it. 0: there is none.
 
         Publishes what the server must reject. Unlike a management request, that waits behind no other request.
+
+        Args:
+            of_stream: Return the last sequence of the stream, which its messages on all subjects have had.
 
         Returns:
             None while a message of the subject is on its way to the replicas.
@@ -157,7 +160,7 @@ class JetStreamPublisher:
             RejectedByServer, ServerUnavailable: The sequence is unknown.
         """
         try:
-            await self.publish(Publication(subject, b"", _PROBE))
+            await self.publish(Publication(subject, b"", {_EXPECTED_OF_STREAM if of_stream else _EXPECTED: _NEVER}))
         except WriteConflict as error:
             newest = error.description.rpartition(": ")[2]
             return int(newest) if newest.isdecimal() else None

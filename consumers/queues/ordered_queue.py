@@ -138,7 +138,7 @@ class OrderedQueue:
             cleanup.push_async_callback(
                 _unsubscribe, await self._shared.connection.subscribe(control, self._on_control)
             )
-            self._attempted_until = await self._newest()
+            self._attempted_until = await self._last_sequence()
             await self._ensure_consumer()
             await self._pull.start()
             on_started()
@@ -149,10 +149,11 @@ class OrderedQueue:
             )
         return True
 
-    async def _newest(self) -> int:
-        """Return the sequence of the queue's last message. A sender of later ones needs the lease."""
-        newest = await self._shared.publisher.last_sequence(subjects.ordered(self._tenant, self._destination))
-        return sys.maxsize if newest is None else newest
+    async def _last_sequence(self) -> int:
+        """Return the stream's last sequence. A worker that sends a later message needs the lease."""
+        subject = subjects.ordered(self._tenant, self._destination)
+        last = await self._shared.publisher.last_sequence(subject, of_stream=True)
+        return sys.maxsize if last is None else last
 
     def _refuse_messages(self) -> None:
         self.is_leased = False

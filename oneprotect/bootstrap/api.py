@@ -13,6 +13,7 @@ from starlette.routing import BaseRoute
 from consumers.destinations.destination_index import DestinationIndex
 from messaging.client.connection import connect
 from messaging.client.errors import ServerUnavailable
+from messaging.delivery_requests import OrderedRoute
 from messaging.kv import KvTable
 from oneprotect.api.app import create_app
 from oneprotect.api.auth.authenticator import Authenticator
@@ -183,6 +184,7 @@ def build_dependencies(
     return ApiDependencies(
         connection=jetstream.connection,
         publisher=jetstream.publisher,
+        ordered_route=OrderedRoute(jetstream.publisher, jetstream.connection.post),
         configuration=jetstream.configuration,
         destinations=DestinationIndex(jetstream.destinations, jetstream.connection),
         removals=RemovalMarkers(jetstream.removals, jetstream.connection),

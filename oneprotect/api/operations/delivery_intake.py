@@ -101,9 +101,10 @@ async def accept_delivery(
     if not parts.connection.is_connected:
         raise unavailable()
     _require_size(new.data(destinations[0]), len(destinations), parts.max_payload_bytes)
-    requests = await _requests(parts, tenant, new, delivery, destinations, trace)
+    requests = _requests(tenant, new, delivery, destinations, trace)
     parts.storage.require_room(tenant, [len(request.document) for request in requests])
-    stored = await publish_requests(parts.publisher, requests)
+    is_ordered = len(destinations) == 1 and await parts.destinations.is_ordered(tenant, destinations[0])
+    stored = await publish_requests(parts.publisher, requests, ordered=parts.ordered_route if is_ordered else None)
     return AcceptedDeliveries(
         id=delivery,
         deliveries=tuple(
@@ -127,13 +128,8 @@ async def _destinations(parts: ApiDependencies, tenant: str, new: NewDelivery) -
     return [new.destination]
 
 
-async def _requests(
-    parts: ApiDependencies,
-    tenant: str,
-    new: NewDelivery,
-    delivery: str,
-    destinations: Sequence[str],
-    trace: str | None,
+def _requests(
+    tenant: str, new: NewDelivery, delivery: str, destinations: Sequence[str], trace: str | None
 ) -> list[DeliveryRequest]:
     common = {"content-type": CONTENT_TYPE} | context_headers({HEADER_TRACE: trace or ""})
     now = datetime.now(UTC)
@@ -143,7 +139,6 @@ async def _requests(
             destination,
             encode(new_event(tenant, delivery, now, new.data(destination))),
             {HEADER_MSG_ID: subjects.msg_id(tenant, destination, delivery), **common},
-            await parts.destinations.is_ordered(tenant, destination),
         )
         for destination in destinations
     ]

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from consumers.destinations.destination_index import DestinationIndex
 from consumers.replay.service import ReplayService
 from messaging.client.connection import NatsConnection
+from messaging.delivery_requests import OrderedRoute
 from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.principal import Principal
@@ -32,6 +33,7 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
 
     connection: NatsConnection
     publisher: JetStreamPublisher
+    ordered_route: OrderedRoute
     configuration: ConfigurationService
     destinations: DestinationIndex
     replay_service: ReplayService

@@ -26,7 +26,7 @@ BUCKETS = tuple(bucket.name.removeprefix("oneprotect_") for bucket in streams.BU
 MAY = {
     "api": {
         "read": "work overflow ordered retries attempts failed delivered events",
-        "publish": "requested overflow event",
+        "publish": "requested overflow ordered event",
         "look up": "destinations credentials credential_status health activity tokens replays removals",
         "write": "destinations credentials credential_status tokens replays",
         "pull": "",
@@ -44,7 +44,7 @@ MAY = {
     },
     "operator": {
         "read": "work overflow ordered retries attempts failed delivered quarantine events",
-        "publish": "requested overflow due event",
+        "publish": "requested overflow ordered due event",
         "look up": (
             "destinations credentials credential_status health activity rates leases tokens suspects replays removals"
         ),

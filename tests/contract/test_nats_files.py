@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
-from messaging.admin.manifests import documents
+from messaging.admin.manifests import Durability, documents
 from messaging.admin.permissions import ROLES
 from messaging.client.connection import connect
 from oneprotect.dev.nats_server import EmbeddedNats
@@ -61,3 +62,22 @@ def test_chart_values_hold_every_role_and_no_secret() -> None:
     assert [user["permissions"]["publish"]["allow"] for user in users] == [list(role.publish) for role in ROLES]
     assert {f"NATS_{role.name.upper()}_NKEY" for role in ROLES} < set(variables)
     assert all("secretKeyRef" in value["valueFrom"] for name, value in variables.items() if name.endswith("_NKEY"))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "chosen", "name", "sync_interval"),
+    [
+        (1, None, "fsync", "always"),
+        (3, None, "replicated", "1s"),
+        (3, Durability.FSYNC, "fsync", "always"),
+    ],
+)
+def test_the_files_name_the_durability(replicas: int, chosen: Durability | None, name: str, sync_interval: str) -> None:
+    """The server's file and the chart's values have the same choice: by default `fsync` for fewer than three copies."""
+    made = documents(replicas=replicas, work_per_destination=1000, ack_wait_s=30, durability=chosen)
+
+    values: dict[str, Any] = yaml.safe_load(made["helm-values.yaml"])
+    assert f"# durability: {name}." in made["durability.conf"]
+    assert f'sync_interval: "{sync_interval}"' in made["durability.conf"]
+    assert values["config"]["jetstream"]["merge"]["sync_interval"] == sync_interval
+    assert f"# durability: {name}." in made["helm-values.yaml"]

@@ -129,14 +129,17 @@ class _Case:
                 yield Finding("record without POST", _name(key), self._story(key))
             attempted = answered + sum(record.code.startswith("net.") for record in records)
             kinds = [
-                kind for post in posts if (kind := self._interruption(post, post.ended + 3600) or self._late(post))
+                kind for post in posts if (kind := self._interruption(post, post.ended + 3600) or self._replaced(post))
             ]
             if len(posts) - attempted > len(kinds):
                 yield Finding("POST without record", _name(key), self._story(key))
             self.unrecorded.update(kinds[: max(len(posts) - attempted, 0)])
 
-    def _late(self, post: Post) -> str | None:
-        return "outage" if self._recordable(post.ended) > post.ended else None
+    def _replaced(self, post: Post) -> str | None:
+        """Return "outage" when the servers stored nothing until the delivery was sent again: that result counts."""
+        latest = self._recordable(post.ended)
+        again = any(post.ended < other.started <= latest + self.history.ack_wait_s for other in self.posts[post.key])
+        return "outage" if latest > post.ended and again else None
 
     def _disorder(self) -> Iterator[Finding]:
         """Requests to ordered destinations after a later delivery."""

@@ -181,3 +181,11 @@ def test_what_remains_is_a_fault() -> None:
     )
 
     assert faults == {"refused": 1, "left over": 1, "quarantined": 1, "not requested": 1}
+
+
+def test_an_outage_does_not_excuse_a_consumer_that_forgets_an_answer() -> None:
+    """The servers come back, and the consumer that has the answer records it then."""
+    posts = [_post(1.2, 503), _post(60.0)]
+    outage = [_event("all servers killed", "servers", 1.25, 8.0)]
+
+    assert _faults(posts=posts, records=[_record(60.11)], events=outage) == {"POST without record": 1}

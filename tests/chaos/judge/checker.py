@@ -4,6 +4,8 @@ The guarantees allow a second acceptance in one case only: the first one was not
 hit the process that had sent it, or because the servers stored nothing.
 """
 
+import math
+from bisect import bisect
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -57,6 +59,11 @@ class _Case:
         self.history = history
         self.posts: dict[Key, list[Post]] = _by_key(sorted(history.posts, key=lambda post: post.started))
         self.records: dict[Key, list[Record]] = _by_key(sorted(history.records, key=lambda record: record.stored))
+        self.stored_by: defaultdict[str, list[float]] = defaultdict(list)
+        """When each process stored a result; and under the empty string when any did."""
+        for record in sorted(history.records, key=lambda record: record.stored):
+            self.stored_by[record.worker].append(record.stored)
+            self.stored_by[""].append(record.stored)
         self.duplicates: Counter[str] = Counter()
         self.unrecorded: Counter[str] = Counter()
 
@@ -96,29 +103,32 @@ class _Case:
     def _explanation(self, first: Post, second: Post, stored: float | None) -> str | None:
         """Return the kind of event that kept the first acceptance off the record until the second request began."""
         until = min(second.started, stored or second.started)
-        return self._interruption(first, until) or self._outage(first.ended, second.started)
+        return self._interruption(first, until) or self._outage(first, second)
 
     def _interruption(self, post: Post, until: float) -> str | None:
         """Return the kind of event that hit the sender between its request and the record of the answer."""
-        limit = min(until, self._recordable(post.ended) + SETTLE_S)
+        limit = min(until, self._recordable(post) + SETTLE_S)
         for event in self.history.events:
             is_sender = event.target == post.sender or (not post.sender and event.target.startswith("consumer"))
             if event.kind in INTERRUPTING and is_sender and event.started <= limit and event.ended >= post.started:
                 return event.kind
         return None
 
-    def _recordable(self, at: float) -> float:
-        """Return the first time from `at` on at which the servers certainly store what a consumer publishes."""
-        for event in sorted(self.history.events, key=lambda event: event.started):
-            if event.target == SERVERS and event.started <= at + SETTLE_S and event.ended + FAILOVER_S > at:
-                at = event.ended + FAILOVER_S
-        return at
+    def _recordable(self, post: Post) -> float:
+        """Return when the sender recorded something after this answer, so that it could have recorded this one."""
+        times = self.stored_by[post.sender]
+        at = bisect(times, post.ended)
+        return times[at] if at < len(times) else math.inf
 
-    def _outage(self, answered: float, again: float) -> str | None:
-        """Return "outage" when the servers may have stored nothing until they gave the message to another consumer."""
-        stored = self._recordable(answered)
-        waited = again - answered >= self.history.ack_wait_s / 2
-        return "outage" if stored > answered and again <= stored + SETTLE_S and waited else None
+    def _outage(self, first: Post, second: Post) -> str | None:
+        """Return "outage" when disturbed servers stored nothing of the first sender until they gave up waiting."""
+        waited = second.started - first.ended >= self.history.ack_wait_s / 2
+        silent = self._recordable(first) + SETTLE_S >= second.started
+        disturbed = any(
+            event.target == SERVERS and event.started <= second.started and event.ended + FAILOVER_S >= first.ended
+            for event in self.history.events
+        )
+        return "outage" if waited and silent and disturbed else None
 
     def _mismatches(self) -> Iterator[Finding]:
         """Requests without a record that no event explains, and records without a request."""
@@ -136,10 +146,9 @@ class _Case:
             self.unrecorded.update(kinds[: max(len(posts) - attempted, 0)])
 
     def _replaced(self, post: Post) -> str | None:
-        """Return "outage" when the servers stored nothing until the delivery was sent again: that result counts."""
-        latest = self._recordable(post.ended)
-        again = any(post.ended < other.started <= latest + self.history.ack_wait_s for other in self.posts[post.key])
-        return "outage" if latest > post.ended and again else None
+        """Return "outage" when the delivery was sent again before its first result could be stored."""
+        later = (other for other in self.posts[post.key] if other.started > post.ended)
+        return next((kind for other in later if (kind := self._outage(post, other))), None)
 
     def _disorder(self) -> Iterator[Finding]:
         """Requests to ordered destinations after a later delivery."""

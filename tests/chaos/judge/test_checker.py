@@ -10,6 +10,7 @@ from tests.chaos.judge.history import Event, History, Key, Post, Record, Request
 
 KEY = Key("orders", "d-1")
 NEXT = Key("orders", "d-2")
+OTHER = Key("others", "o-1")
 
 
 def _request(key: Key = KEY, number: int = 1, accepted: float | None = 1.1) -> Request:
@@ -30,11 +31,17 @@ def _event(kind: str, target: str, started: float, ended: float) -> Event:
     return Event(kind, target, started, ended)
 
 
-def _history(**fields: object) -> History:
+def _history(*, busy: object = True, **fields: object) -> History:
+    """Return a good history with some fields replaced. A busy consumer records something else soon afterwards."""
     good = History(
         seed=0, ack_wait_s=10, ordered=["orders"], requests=[_request()], posts=[_post(1.2)], records=[_record(1.31)]
     )
-    return msgspec.structs.replace(good, **fields)
+    history = msgspec.structs.replace(good, **fields)
+    if busy:
+        history.requests = [*history.requests, _request(OTHER)]
+        history.posts = [*history.posts, _post(1.4, key=OTHER)]
+        history.records = [*history.records, _record(1.51, key=OTHER)]
+    return history
 
 
 def _faults(**fields: object) -> dict[str, int]:
@@ -132,10 +139,12 @@ def test_servers_that_store_nothing_explain_a_duplicate() -> None:
     """The result could not be stored until another consumer got the message."""
     posts = [_post(1.2), _post(12.0, sender="consumer1.1")]
     events = [_event("all servers killed", "servers", 1.25, 8.0)]
-    verdict = check(_history(posts=posts, records=[_record(12.11), _record(12.2, attempt=2)], events=events))
+    records = [_record(12.11), _record(12.2, attempt=2)]
+    verdict = check(_history(posts=posts, records=records, events=events, busy=False))
 
     assert verdict.findings == []
     assert verdict.duplicates == {"outage": 1}
+    assert _faults(posts=posts, records=records, events=events) == {"unexplained duplicate": 1}, "it stored another one"
 
 
 def test_an_answer_that_nobody_recorded_is_a_fault() -> None:

@@ -1,0 +1,113 @@
+"""The ledger of the ids that producers name: a claim first, then the delivery, then the mark that it is stored."""
+
+from collections.abc import Generator, Iterable
+from typing import Any
+
+from tests.model import jetstream as js
+from tests.model.explorer import Process, Step
+from tests.model.jetstream import Claim, Message, Moves, State
+
+
+def api() -> Generator[Step, Any, bool]:
+    """Accept the request with the producer's id 1. The producer repeats it until it is acknowledged."""
+    claim: Claim
+    claim, is_new = yield create_claim(1)
+    own: Claim | None = claim
+    is_stored = claim.is_stored
+    if not is_new and not is_stored:
+        waiting, log = yield from js.search(Message("work", 1), "overflow", "work", "scheduled", "due")
+        is_stored = bool(waiting or (log and log.results))
+        if not is_stored:
+            if log is None or not claim.is_old:
+                return False  # "try again": the first request may be in progress
+            own = yield take_over(claim)
+    if own is None:
+        return False
+    if not is_stored:
+        stored: str = yield while_young(own, js.publish(Message("work", 1, since=not is_new, id="1")))
+        if stored in ("late", "unknown"):
+            return False
+    yield js.change("mark the claim", lambda state: {"claims": (state.claims[0]._replace(is_stored=True),)})
+    yield js.accept(1)
+    return True
+
+
+def publisher(*, is_checked: bool = False) -> Generator[Step, Any, bool]:
+    """Publish the delivery 1 to the work stream, without the API."""
+    stored = "unknown"
+    while stored == "unknown":
+        stored = yield js.publish(Message("work", 1, id="1", is_checked=is_checked))
+    yield js.accept(1)
+    return True
+
+
+def claim_message(message: Message, *, renews: bool, looks_in_retries: bool) -> Generator[Step, Any, bool]:
+    """Claim the id of a message that a trusted publisher stored. Return whether it may be handled."""
+    claim: Claim
+    claim, is_new = yield create_claim(message.delivery, message.number)
+    is_mine = claim.by == message.number
+    if is_new or (is_mine and not (claim.is_old and renews)):
+        return True
+    if not is_mine:
+        waiting, log = yield from js.search(message, *(("scheduled", "due") if looks_in_retries else ()))
+        if waiting or (log and log.results):
+            yield js.acknowledge(message, late=False)
+            return False
+        if log is None or not claim.is_old:
+            return False  # the message comes again
+    own: Claim | None = yield take_over(claim, message.number)
+    return own is not None
+
+
+def create_claim(delivery: int, by: int = 0) -> Step:
+    def step(state: State, _process: Process) -> Moves:
+        if state.claims:
+            yield "the id is claimed already", (state.claims[0], False), state
+            return
+        claim = Claim(delivery, 1, by)
+        yield "claim the id", (claim, True), state._replace(claims=(claim,))
+
+    return step
+
+
+def take_over(claim: Claim, by: int = 0) -> Step:
+    def step(state: State, _process: Process) -> Moves:
+        if state.claims != (claim,):
+            yield "take over the claim: conflict", None, state
+            return
+        taken = Claim(claim.delivery, claim.revision % 3 + 1, by)
+        yield "take over the claim", taken, state._replace(claims=(taken,))
+
+    return step
+
+
+def while_young(claim: Claim, request: Step) -> Step:
+    def step(state: State, process: Process) -> Moves:
+        if state.claims[0] != claim:
+            yield "do not publish: the claim is old", "late", state
+        else:
+            yield from request(state, process)
+
+    return step
+
+
+def grow_old(state: State) -> Iterable[tuple[str, State]]:
+    """Return the state in which the claim is old. Who wrote it is done by then, dead, or paused as a fault."""
+    if not state.claims or state.claims[0].is_old or state.claims[0].is_stored:
+        return
+    claim = state.claims[0]
+    old = state._replace(claims=(claim._replace(is_old=True),))
+    if not any(_relies(process, claim) for process in state.processes):
+        yield "the claim grows old", old
+    elif state.faults:
+        messages = tuple(
+            m._replace(handed=(m.handed + 1) % js.HANDED) if m.number == claim.by else m for m in state.messages
+        )
+        yield "its process is paused, the claim grows old", old._replace(messages=messages).without_fault()
+
+
+def _relies(process: Process, claim: Claim) -> bool:
+    """Return whether a process has written `claim`, or has found it to be its message's, and acts on it."""
+    first = process.answers[0] if process.answers else None
+    is_its_own = isinstance(first, Message) and first.number == claim.by
+    return any(a in (claim, (claim, True)) or (is_its_own and a == (claim, False)) for a in process.answers)

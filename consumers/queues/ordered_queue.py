@@ -49,6 +49,7 @@ CONSUMER_IDLE_S: Final = 300
 MAX_HOLD_S: Final = 1.0
 """Longest pause before a waiting head is examined again: its circuit breaker may have closed."""
 RETRY_S: Final = 0.5
+SETTLE_POLL_S: Final = 0.05
 PULL_CAPACITY: Final = 64
 
 _NANOSECONDS: Final = 1_000_000_000
@@ -71,6 +72,8 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """Turns of the management requests: the server has one queue of them for everybody."""
     submit: Callable[[Message], None]
     """Called with a head whose next attempt is due."""
+    is_unsettled: Callable[[Message], bool]
+    """Whether a submitted head is not settled yet."""
     worker: str
     ack_wait_s: float
     max_per_tenant: int
@@ -94,6 +97,7 @@ class OrderedQueue:
         self._head_changed = asyncio.Event()
         """Set when the head has arrived, or no longer has to wait."""
         self._head: Message | None = None
+        self._submitted: Message | None = None
         self._state: tuple[str, HeadState | None] | None = None
         """The head's identity, and its state if the message is valid."""
         self._attempted_until = 0
@@ -164,9 +168,20 @@ class OrderedQueue:
         self.return_messages()
         if self._head is not None:
             self._head.nak()
+        await self._wait_until_settled()
         if self._lease.is_held:
             with contextlib.suppress(JetStreamError):
                 await self._lease.release()
+
+    async def _wait_until_settled(self) -> None:
+        """Keep the lease while a head is being handled: only under the lease it is acknowledged."""
+        renew_at = self._now() + RENEW_INTERVAL_S
+        while self._submitted and self._shared.is_unsettled(self._submitted) and self._lease.is_held:
+            await asyncio.sleep(SETTLE_POLL_S)
+            if self._now() >= renew_at:
+                renew_at = self._now() + RENEW_INTERVAL_S
+                with contextlib.suppress(JetStreamError):
+                    await self._lease.renew()
 
     async def _on_control(self, incoming: IncomingMessage) -> None:
         if not incoming.subject.endswith(".now"):
@@ -289,7 +304,7 @@ class OrderedQueue:
             if state.is_settled:
                 headers[HEADER_SINCE] = since
             head.headers = headers
-        self._head = self._state = None
+        self._submitted, self._head, self._state = head, None, None
         self._attempted_until = max(self._attempted_until, head.sequence)
         self._submitted_at = self._now()
         self._ask_at = self._submitted_at + IDLE_RELEASE_S

@@ -5,6 +5,7 @@ sequence of the message, even when it has given the message to another process. 
 term lasts: until then no other process can have the message.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Iterable
 from typing import Final, Self
@@ -15,6 +16,7 @@ from messaging.client.term import Term, clock, held_s
 from messaging.message import Message
 
 MARK: Final = b"+WPI"
+CONFIRM_TIMEOUT_S: Final = 1.0
 
 
 class ProgressMarks:
@@ -28,6 +30,7 @@ class ProgressMarks:
         self._sent = 0
         self._unconfirmed: dict[int, tuple[Message, Term]] = {}
         """Each message of the last round by the number of its mark, with the term that a confirmation gives it."""
+        self._all_confirmed = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._subscription = await self._connection.listen(self._inbox + ".*", self._on_confirmed)
@@ -43,6 +46,7 @@ class ProgressMarks:
 
     def send(self, messages: Iterable[Message]) -> None:
         """Mark messages as in progress, except those whose term is over."""
+        self._all_confirmed.clear()
         term = Term(clock() + self._held_s)
         for message in messages:
             if not message.is_held():
@@ -52,7 +56,19 @@ class ProgressMarks:
                 self._connection.post(message.reply.decode(), MARK, reply=f"{self._inbox}.{self._sent}")
                 self._unconfirmed[self._sent] = message, term
 
+    async def are_confirmed(self) -> bool:
+        """Wait for the confirmations of the round, and return whether all came in time."""
+        if self._unconfirmed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                    await self._all_confirmed.wait()
+        return not self._unconfirmed
+
     def _on_confirmed(self, subject: bytes, _reply: bytes, _data: bytes, block: bytes) -> None:
+        if block:  # an error status: no consumer has heard the mark
+            return
         message, term = self._unconfirmed.pop(int(subject[self._token_at :]), (None, None))
-        if message is not None and term is not None and not block and message.is_held():  # a block has an error status
+        if message is not None and term is not None and message.is_held():
             message.term = term
+        if not self._unconfirmed:
+            self._all_confirmed.set()

@@ -52,6 +52,8 @@ STARTS_BESIDE_OTHERS: Final = 8
 MANY_TENANTS: Final = 8
 MARKS_PER_ACK_WAIT: Final = 4
 """Marks of an unsettled message in the time in which the server waits for its acknowledgement."""
+HEARING_S: Final = 0.25
+"""Interval at which a silent connection is noticed. After two of them nothing starts."""
 MARKS_AT_A_TIME: Final = 256
 """Marks that are sent before the loop gets a turn."""
 
@@ -108,6 +110,8 @@ class Worker:
         """
         self.publisher = publisher
         self.settle_patience_s = limits.settle_patience_s
+        self._connection = connection
+        self._is_cut_off = False
         self._marks = ProgressMarks(connection, ack_wait_s=limits.ack_wait_s)
         self._handler = handler
         self._try_start = try_start
@@ -163,6 +167,10 @@ class Worker:
         """Messages that were accepted and not settled yet."""
         return len(self._unsettled)
 
+    def is_unsettled(self, message: Message) -> bool:
+        """Return whether the message was accepted and is not settled yet."""
+        return message.identity in self._unsettled
+
     def unsettled_of(self, tenant: str) -> int:
         """Return the number of a tenant's messages that were accepted and not settled yet."""
         return sum(message.lane.startswith(f"{tenant}.") for message in self._unsettled.values())
@@ -190,16 +198,19 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what is in flight and return the rest to its stream."""
         async with self._marks:
-            extending = asyncio.create_task(self._extend_terms(), name="extend-terms")
+            watches = (
+                asyncio.create_task(self._extend_terms(), name="extend-terms"),
+                asyncio.create_task(self._watch_connection(), name="watch-connection"),
+            )
             try:
                 for source in self._sources:
                     await source.start()
                 await stop.wait()
                 await self._drain()
             finally:
-                extending.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await extending
+                for watch in watches:
+                    watch.cancel()
+                await asyncio.gather(*watches, return_exceptions=True)
 
     def accept(self, message: Message) -> None:
         """Accept a message: it starts at once, or waits in its lane."""
@@ -258,6 +269,8 @@ class Worker:
     def _start_ready(self) -> None:
         """Start what may start in this turn of the loop, in the scheduler's order."""
         scheduler, limiter = self._scheduler, self._rate_limiter
+        if self._is_cut_off:
+            return
         while scheduler.ready and self._starts_left and not self._is_draining:
             lane = scheduler.next()
             if lane is None:
@@ -434,6 +447,27 @@ class Worker:
             self._retries -= 1
         retry()
 
+    async def _watch_connection(self) -> None:
+        """Start nothing while the server is silent: a result that cannot be stored leads to a second request.
+
+        A connection that is merely idle answers to a mark.
+        """
+        heard, is_asked = -1, False
+        while True:
+            await asyncio.sleep(HEARING_S)
+            before, heard = heard, self._connection.reads
+            if heard != before or not self._unsettled:
+                is_asked = False
+                if self._is_cut_off:
+                    self._is_cut_off = False
+                    self._start_ready()
+                continue
+            if is_asked and not self._is_cut_off:
+                self._is_cut_off = True
+                _log.warning("nats.silent", held=len(self._unsettled), in_flight=self._scheduler.running)
+            is_asked = True
+            self._marks.send([next(reversed(self._unsettled.values()))])
+
     async def _extend_terms(self) -> None:
         seen: set[str] = set()
         reported = 0
@@ -441,16 +475,18 @@ class Worker:
             await asyncio.sleep(self._limits.ack_wait_s / MARKS_PER_ACK_WAIT)
             for lane in self._scheduler:
                 self._drop_expired_of(lane)
-            self._release_surplus(seen)
             if self._expired > reported:
                 _log.warning("terms.expired", messages=self._expired - reported)
                 reported = self._expired
             self._marks.begin_round()
-            seen = set(self._unsettled)
             unsettled = list(self._unsettled.values())
             for first in range(0, len(unsettled), MARKS_AT_A_TIME):
                 self._marks.send(unsettled[first : first + MARKS_AT_A_TIME])
                 await asyncio.sleep(0)
+            # What is handed back on a connection that stalls reaches the server when another process has the message.
+            if await self._marks.are_confirmed():
+                self._release_surplus(seen)
+            seen = set(self._unsettled)
 
     def _drop_expired(self, message: Message) -> bool:
         """Drop what waits in the lane of `message` and may be another process's. Returns False if it has begun."""
@@ -491,11 +527,13 @@ class Worker:
         self._announce("drain.started", in_flight=self._scheduler.running, held=len(self._unsettled))
         for source in self._sources:
             await source.stop()
+        self._marks.send(message for lane in self._scheduler for message in lane.waiting)
+        give_back = self._nak if await self._marks.are_confirmed() else self._forget
         for lane in self._scheduler:
             waiting = list(lane.waiting)
             self._scheduler.withdraw(lane, waiting)
             for message in waiting:
-                self._nak(message)
+                give_back(message)
         if self._guard is not None:
             self._guard.return_waiting()
         if self._unsettled:

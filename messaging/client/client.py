@@ -95,6 +95,12 @@ class PersistentClient(Client):
         untyped: Any = self
         await untyped._send_unsubscribe(sid)
 
+    @property
+    def reads(self) -> int:
+        """Number of reads that had something: it grows as long as the server is heard."""
+        parser: Any = self._ps
+        return int(parser.reads)
+
     def yield_while_reading(self) -> None:
         """Let other tasks run from time to time while there is always more to read."""
         parser: Any = self._ps

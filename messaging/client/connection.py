@@ -89,6 +89,11 @@ class NatsConnection:
         """True while the connection is up."""
         return self._client.is_connected
 
+    @property
+    def reads(self) -> int:
+        """Number of reads that had something: it grows as long as the server is heard."""
+        return self._client.reads
+
     def yield_while_reading(self) -> None:
         """Let other tasks run between two reads, even while more has arrived than can be handled."""
         self._client.yield_while_reading()

@@ -29,6 +29,8 @@ class FastParser(Parser):
         self._listeners = listeners
         self._client = client
         self._resets = 0
+        self.reads = 0
+        """Number of reads from the connection that had something."""
         self.yields = False
         """Whether other tasks run from time to time while there is always more to read."""
         self._yield_at = 0.0
@@ -44,6 +46,7 @@ class FastParser(Parser):
 
     async def parse(self, data: bytes = b"") -> None:
         """Parse received bytes. Raises `ProtocolError`."""
+        self.reads += 1
         if self.yields and time.monotonic() > self._yield_at:
             await asyncio.sleep(0)
             self._yield_at = time.monotonic() + YIELD_AFTER_S

@@ -109,6 +109,33 @@ async def test_a_consumer_that_is_cut_off_starts_nothing_after_its_term(site: Si
     assert sorted(receiver.ids()) == sorted(deliveries), "each one exactly once"
 
 
+async def test_a_consumer_that_hears_nothing_from_nats_starts_nothing(
+    tmp_path: Path, nats_server: EmbeddedNats, receiver: Scripted
+) -> None:
+    """Its terms last, but it could not store the results. It resumes by itself."""
+    loop = asyncio.get_running_loop()
+    async with (
+        Site(tmp_path, nats_server, ack_wait_s="60") as site,
+        StallingProxy(int(site.server.url.rpartition(":")[2])) as proxy,
+        site.consumer_process(environ={"ONEPROTECT_NATS_URL": proxy.url}) as consumer,
+    ):
+        receiver.hold = asyncio.Event()
+        await site.destination("orders", receiver.url, max_in_flight=1, timeout_s=30)
+        deliveries = [await site.deliver("orders") for _ in range(WAITING)]
+        await until(lambda: len(receiver.seen) == 1, 20)
+        await until(lambda: _is_read(site))
+        proxy.stall()
+        await until(lambda: consumer.says("nats.silent"), 10)
+        receiver.hold.set()
+        answered_at = loop.time()
+        await until(lambda: loop.time() > answered_at + 1)
+        assert len(receiver.seen) == 1
+        proxy.resume()
+        await until(site.is_settled, 20)
+
+    assert sorted(receiver.ids()) == sorted(deliveries), "each one exactly once"
+
+
 async def test_an_ordered_head_is_sent_only_under_the_lease(site: Site, receiver: Scripted) -> None:
     """A consumer that held the head through a pause does not send it when another one has the queue."""
     receiver.script = [Answer(503, {"retry-after": "1"}), 200]

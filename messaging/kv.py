@@ -22,6 +22,8 @@ from schemas import streams, subjects
 
 EXPECTED_REVISION: Final = "Nats-Expected-Last-Subject-Sequence"
 """The server rejects a write with this header (10071) unless the subject's newest message has this sequence."""
+EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+"""The subject that `EXPECTED_REVISION` is about, if not the one that is written to."""
 TTL: Final = "Nats-TTL"
 """The server deletes a message with this header after this time, by its own clock (ADR-43)."""
 MARKER_TTL_S: Final = 3600

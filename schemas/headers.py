@@ -28,6 +28,10 @@ HEADER_TRACE: Final = "traceparent"
 HEADER_MSG_ID: Final = "Nats-Msg-Id"
 HEADER_SCHEDULE: Final = "Nats-Schedule"
 HEADER_SCHEDULE_TARGET: Final = "Nats-Schedule-Target"
+HEADER_SCHEDULER: Final = "Nats-Scheduler"
+"""The subject of the schedule that a due message comes from."""
+HEADER_SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
+"""`purge`: the schedule is removed when the due message is stored."""
 MAX_VALUE_LENGTH: Final = 256
 
 _CONTEXT: Final = {name.lower(): name for name in (HEADER_CONTENT_TYPE, HEADER_TRACE)}

@@ -20,7 +20,9 @@ from schemas.headers import (
     HEADER_REPLAY,
     HEADER_REPLAY_FROM,
     HEADER_SCHEDULE,
+    HEADER_SCHEDULE_NEXT,
     HEADER_SCHEDULE_TARGET,
+    HEADER_SCHEDULER,
     HEADER_SECRET_WAITS,
     HEADER_SINCE,
     HEADER_TRACE,
@@ -95,6 +97,8 @@ _HEADERS: Final = {
     HEADER_MSG_ID: "Key of the duplicate check. Retries add `.a<attempt>`, replays `.r<replay>.<attempt>`.",
     HEADER_SCHEDULE: "Time of a schedule (ADR-51).",
     HEADER_SCHEDULE_TARGET: "Subject on which the schedule fires.",
+    HEADER_SCHEDULER: "On a due message that a consumer made due: the subject of its schedule.",
+    HEADER_SCHEDULE_NEXT: "On such a message: `purge`. The server removes the schedule with it.",
 }
 
 _EVENTS: Final = """

@@ -2,53 +2,158 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator
-from typing import Protocol
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from datetime import timedelta
+from typing import Final, Protocol
 
 import msgspec
 
-from consumers.model.request import DeliveryAttemptRequest
+from consumers.attempts import leader_reads
+from consumers.model.request import DeliveryAttemptRequest, RetryState
 from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection
 from schemas import streams, subjects
 from schemas.codes import Outcome
-from schemas.events import AttemptResult, DeliveryAttempted, decode_result
+from schemas.events import AttemptResult, DeliveryAttempted, decode_request, decode_result
+from schemas.headers import HEADER_ATTEMPT, HEADER_REPLAY
+
+MAX_DUE: Final = 4_096
+"""Due messages of a destination that a search for one delivery reads at most."""
+_SKEW: Final = timedelta(seconds=2)
+"""Two streams may be led by two servers, whose clocks differ a little."""
+
+
+class DeliveryHistory(msgspec.Struct, frozen=True):
+    """The content of the streams about a delivery since its request was stored."""
+
+    results: list[AttemptResult]
+    schedule: direct_get.StoredMessage | None = None
+    """The message that waits for the time of the next attempt."""
+    is_superseded: bool = False
+    """True if a newer message of the delivery waits or is due, or a later attempt is recorded."""
+    is_kept: bool = False
+    """True if the failed delivery is retained with this attempt."""
+
+    @property
+    def schedule_sequence(self) -> int:
+        """The sequence that a new schedule must replace; 0 if none waits."""
+        return self.schedule.sequence if self.schedule else 0
 
 
 class AttemptLog(Protocol):
-    """Recorded results."""
+    """Recorded results, and the messages that wait for an attempt."""
 
-    async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
-        """Return the recorded result of this attempt, or None. Raises `JetStreamError`."""
+    async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
+        """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`."""
         ...
 
 
 class StreamAttemptLog:
-    """The attempts stream, read without a consumer."""
+    """The streams of results, retries and failed deliveries, read without a consumer."""
 
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
 
-    async def find(self, delivery: DeliveryAttemptRequest) -> AttemptResult | None:
-        """Return the last result of this attempt since the request was stored, or None. Raises `JetStreamError`."""
-        wanted = delivery.retry_state.attempt, delivery.retry_state.replay
-        found = None
-        for result in await self.read_results(delivery):
-            if (result.attempt, result.replay) == wanted and result.outcome is not Outcome.SUPPRESSED:
-                found = result  # an attempt that waited for its secret has several
-        return found
+    async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
+        """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`.
+
+        A message is stored in the next place before it leaves the one before: it is scheduled, then due, and then its
+        result is recorded. A search in that order misses nothing that moves once. A delivery that is deferred goes
+        round, so when the next attempt seems to be missing, the search is repeated.
+        """
+        history = await self._read(delivery)
+        result = result_of(history.results, delivery.retry_state)
+        if result is None or history.is_superseded:
+            return history
+        match result.outcome:
+            case Outcome.RETRY_SCHEDULED:
+                return await self._read(delivery)
+            case Outcome.FAILED | Outcome.SKIPPED:
+                return msgspec.structs.replace(history, is_kept=await self._is_kept(delivery, result.attempt))
+            case _:
+                return history
+
+    async def _read(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
+        subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
+        schedule = await leader_reads.get_last(self._connection, streams.RETRIES.name, subject)
+        is_newer = schedule is not None and _is_newer(schedule, delivery)
+        is_newer = is_newer or await self._is_due(delivery)
+        results = await self.read_results(delivery)
+        is_newer = is_newer or any(_is_later(result, delivery.retry_state) for result in results)
+        return DeliveryHistory(results, schedule, is_newer)
+
+    async def _is_due(self, delivery: DeliveryAttemptRequest) -> bool:
+        """Return whether a newer message of the delivery is due: its schedule has fired."""
+        subject = subjects.due(delivery.tenant, delivery.destination)
+        mark, read = f'"{delivery.id}"'.encode(), 0
+        async for record in self._scan(streams.RETRIES, subject, delivery):
+            if mark in record.data and _delivery_id(record) == delivery.id and _is_newer(record, delivery):
+                return True
+            read += 1
+            if read == MAX_DUE:
+                break
+        return False
 
     async def read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
         """Return all results of the delivery since the request was stored, in order. Raises `JetStreamError`."""
         results: list[AttemptResult] = []
         subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
-        since = delivery.since or delivery.message.stored_at
-        async for record in direct_get.scan(self._connection, streams.ATTEMPTS.name, subject, since=since):
+        async for record in self._scan(streams.ATTEMPTS, subject, delivery):
             with contextlib.suppress(msgspec.DecodeError):
                 result = decode_result(record.data).data
                 if result.delivery == delivery.id:
                     results.append(result)
         return results
+
+    async def _is_kept(self, delivery: DeliveryAttemptRequest, attempt: int) -> bool:
+        subject = subjects.failed(delivery.tenant, delivery.destination, delivery.id)
+        wanted = str(attempt), delivery.retry_state.replay
+        async for record in self._scan(streams.FAILED, subject, delivery):
+            found = record.headers.get(HEADER_ATTEMPT, "1"), record.headers.get(HEADER_REPLAY)
+            if found == wanted and _delivery_id(record) == delivery.id:
+                return True
+        return False
+
+    def _scan(
+        self, stream: streams.StreamConfig, subject: str, delivery: DeliveryAttemptRequest
+    ) -> AsyncIterator[direct_get.StoredMessage]:
+        return leader_reads.scan_since(self._connection, stream.name, subject, delivery.recorded_since - _SKEW)
+
+
+def result_of(results: Iterable[AttemptResult], state: RetryState) -> AttemptResult | None:
+    """Return the recorded result of the attempt that `state` begins, or None.
+
+    An attempt that waited for its secret has several results, of which the last one counts. `delivered` is final, also
+    when it was recorded late: for an attempt that another consumer had recorded as failed.
+    """
+    found = None
+    for result in results:
+        if result.replay != state.replay or result.outcome is Outcome.SUPPRESSED or result.attempt > state.attempt:
+            continue
+        if result.outcome is Outcome.DELIVERED:
+            return result
+        if result.attempt == state.attempt:
+            found = result
+    return found
+
+
+def _is_later(result: AttemptResult, state: RetryState) -> bool:
+    is_other = result.replay != state.replay or result.outcome is Outcome.SUPPRESSED
+    return not is_other and result.attempt > state.attempt
+
+
+def _is_newer(record: direct_get.StoredMessage, delivery: DeliveryAttemptRequest) -> bool:
+    try:
+        return RetryState.from_headers(record.headers).progress > delivery.retry_state.progress
+    except ValueError:  # it will be quarantined when it is handled
+        return False
+
+
+def _delivery_id(record: direct_get.StoredMessage) -> str | None:
+    try:
+        return decode_request(record.data).id
+    except ValueError:
+        return None
 
 
 @contextlib.asynccontextmanager

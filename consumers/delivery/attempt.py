@@ -2,6 +2,7 @@
 
 import functools
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -47,12 +48,16 @@ class DeliveryAttempt:
 class ResultBuilder:
     """Builds the results of one worker's attempts. The retry policy decides when the next attempt is due."""
 
-    __slots__ = ("_retry", "_secret_schedule_s", "_worker")
+    __slots__ = ("_now", "_retry", "_secret_schedule_s", "_worker")
 
-    def __init__(self, worker: str, retry: RetryPolicy, secret_schedule_s: tuple[float, ...]) -> None:
+    def __init__(
+        self, worker: str, retry: RetryPolicy, secret_schedule_s: tuple[float, ...], now: Callable[[], datetime]
+    ) -> None:
+        """`now` returns the time by the clock of the server that fires the schedules."""
         self._worker = worker
         self._retry = retry
         self._secret_schedule_s = secret_schedule_s
+        self._now = now
 
     def after_reply(
         self,
@@ -91,7 +96,7 @@ class ResultBuilder:
         return msgspec.structs.replace(
             result,
             retry_after_s=reply.retry_after_s,
-            next_attempt_at=_next_attempt_at(attempt, wait_s),
+            next_attempt_at=self._next_attempt_at(wait_s),
             replay=state.replay,
             response_body=(_redact_body(reply, destination, signed, secret) if destination.capture_response else None),
         )
@@ -124,7 +129,7 @@ class ResultBuilder:
             started_at=attempt.started_at,
             duration_ms=attempt.duration_ms,
             worker=self._worker,
-            next_attempt_at=_next_attempt_at(attempt, wait_s),
+            next_attempt_at=self._next_attempt_at(wait_s),
             replay=delivery.retry_state.replay,
         )
 
@@ -136,9 +141,8 @@ class ResultBuilder:
             policy = msgspec.structs.replace(policy, schedule_s=destination.retry_schedule_s)
         return next_wait_s(policy, tried=delivery.retry_state.attempts_in_schedule, reply=reply)
 
-
-def _next_attempt_at(attempt: DeliveryAttempt, wait_s: float | None) -> datetime | None:
-    return None if wait_s is None else attempt.ended_at + timedelta(seconds=wait_s)
+    def _next_attempt_at(self, wait_s: float | None) -> datetime | None:
+        return None if wait_s is None else self._now() + timedelta(seconds=wait_s)
 
 
 def _redact_body(reply: WebhookResponse, destination: Destination, signed: SignedHeaders, secret: SigningSecret) -> str:

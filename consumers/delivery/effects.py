@@ -3,28 +3,33 @@
 They follow from the result alone, so a redelivered message whose result is recorded is settled by the same rules.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
 
+from consumers.attempts.log import DeliveryHistory
 from consumers.model.request import INITIAL_RETRY_STATE, DeliveryAttemptRequest, RetryState
 from consumers.retention.archive import ArchivePublication, archive_batch
 from messaging.client.headers import block_of
+from messaging.kv import EXPECTED_REVISION
 from messaging.publication import Publication
 from schemas import subjects
 from schemas.codes import Outcome
-from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, encode
+from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, decode_result, encode
 from schemas.headers import (
     HEADER_CODE,
     HEADER_MSG_ID,
     HEADER_OUTCOME,
     HEADER_SCHEDULE,
     HEADER_SCHEDULE_TARGET,
+    HEADER_SINCE,
     HEADER_TRACE,
 )
 
 SOURCE: Final = "/oneprotect/consumer"
+_ATTEMPTED: Final = subjects.attempted("*", "*", "*").partition("*")[0]
 _BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{HEADER_MSG_ID}: "
 _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
@@ -45,15 +50,57 @@ def after_attempt(
     return (record(delivery, result, at), *_follow_up(delivery, result, archived=archived))
 
 
-def for_duplicate(
-    delivery: DeliveryAttemptRequest, recorded: AttemptResult, *, at: datetime, archived: bool
+def for_recorded(
+    delivery: DeliveryAttemptRequest, result: AttemptResult, history: DeliveryHistory, *, archived: bool
 ) -> tuple[Publication, ...]:
-    """Return what to store for a redelivered request whose result is recorded: nothing was sent this time."""
-    suppressed = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
-    return (
-        record(delivery, suppressed, at, suffix=f".s{delivery.message.deliveries}"),
-        *_follow_up(delivery, recorded, archived=archived),
-    )
+    """Return what follows from a recorded result and is not stored yet, as `history` has it.
+
+    A successful delivery is always archived: a consumer keeps it before it acknowledges the request.
+    """
+    if result.outcome is not Outcome.DELIVERED and (history.is_superseded or history.is_kept):
+        return ()
+    return tuple(replacing(one, delivery, history) for one in _follow_up(delivery, result, archived=archived))
+
+
+def replacing(publication: Publication, delivery: DeliveryAttemptRequest, history: DeliveryHistory) -> Publication:
+    """Return a schedule as one that replaces the older one that was seen, if any; anything else unchanged.
+
+    What the schedule starts looks for results before it sends, as the delivery may be on its way elsewhere.
+    """
+    if HEADER_SCHEDULE not in publication.headers:
+        return publication
+    own = {EXPECTED_REVISION: str(history.schedule_sequence), HEADER_SINCE: delivery.recorded_since.isoformat()}
+    return msgspec.structs.replace(publication, headers=publication.headers | own)
+
+
+def without_id(publication: Publication) -> Publication:
+    """Return a schedule without its `Nats-Msg-Id`, which the server knows although its message is gone."""
+    if HEADER_SCHEDULE not in publication.headers:
+        return publication
+    headers = {name: value for name, value in publication.headers.items() if name != HEADER_MSG_ID}
+    return msgspec.structs.replace(publication, headers=headers)
+
+
+def watch(delivery: DeliveryAttemptRequest, history: DeliveryHistory, until: datetime) -> Publication:
+    """Return a schedule for a delivery whose success is recorded late: it looks for results, and so sends nothing.
+
+    It takes the place of the next attempt's schedule, which another consumer has stored or is about to store.
+    """
+    seen = history.schedule
+    state = RetryState.from_headers(seen.headers) if seen else delivery.retry_state.after_attempt()
+    return replacing(without_id(_schedule(delivery, state, until)), delivery, history)
+
+
+def suppressed(delivery: DeliveryAttemptRequest, recorded: AttemptResult, at: datetime) -> Publication:
+    """Return the record of a request that was settled by the result on record: nothing was sent this time."""
+    result = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
+    return record(delivery, result, at, suffix=f".s{delivery.message.deliveries}")
+
+
+def result_in(publications: Sequence[Publication]) -> AttemptResult | None:
+    """Return the result that `after_attempt` put into its publications, or None if they are of no attempt."""
+    is_result = publications and publications[0].subject.startswith(_ATTEMPTED)
+    return decode_result(publications[0].payload).data if is_result else None
 
 
 def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> tuple[Publication, ...]:
@@ -62,7 +109,7 @@ def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> tuple[Publica
 
 
 def record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, suffix: str = "") -> Publication:
-    """Return the publication of a result. `suffix` distinguishes a redelivery's from that of the attempt itself."""
+    """Return the publication of a result. `suffix` distinguishes it from another result of the same attempt."""
     event = DeliveryAttempted(
         specversion="1.0",
         id=f"{delivery.id}.{result.attempt}{suffix}",
@@ -118,6 +165,7 @@ def _schedule(delivery: DeliveryAttemptRequest, state: RetryState, at: datetime)
         HEADER_MSG_ID: state.msg_id(delivery.request_id),
         HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
+        EXPECTED_REVISION: "0",  # a fired schedule leaves its subject empty, so this replaces none that is newer
     }
     subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
     return Publication(subject, delivery.message.data, headers)

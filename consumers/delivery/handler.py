@@ -9,12 +9,12 @@ import functools
 import random
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Final, Protocol
 
 import msgspec
 
-from consumers.attempts.log import AttemptLog
+from consumers.attempts.log import AttemptLog, DeliveryHistory, result_of
 from consumers.credentials.checker import SecretObserver
 from consumers.delivery import effects
 from consumers.delivery.attempt import DeliveryAttempt, ResultBuilder
@@ -27,14 +27,16 @@ from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import NOT_BEGUN, WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.retention.archive import ArchiveBatcher
+from consumers.retries.server_clock import ServerClock
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
 from messaging.client.term import TermExpired, clock
 from messaging.message import Message
+from messaging.publication import Publication
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import SecretError
 from provider.signing_secret import SigningSecret
-from schemas import streams
+from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
@@ -44,6 +46,10 @@ HALF_OPEN_RETRY_S: Final = 2.0
 """Deferral of a delivery while another attempt probes its half-open circuit breaker."""
 MIN_DEFERRAL_JITTER_S: Final = 1.0
 """Shortest time over which the deliveries deferred by an open circuit breaker come back."""
+WATCH_S: Final = 60.0
+"""Time for which the place of a schedule is taken after a success that was recorded late."""
+SUSPECT_S: Final = 60.0
+"""Time after a reconnect for which messages that are called new are looked up."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
 _SINCE: Final = HEADER_SINCE.encode()
 
@@ -82,6 +88,7 @@ class DeliveryHandler:
         hourly_stats: HourlyStatsRecorder,
         heads: HeadStateCache,
         policy: DeliveryPolicy,
+        clock: ServerClock,
         worker: str,
         observer: AttemptObserver,
         archive: ArchiveBatcher,
@@ -96,12 +103,15 @@ class DeliveryHandler:
         self._policy = policy
         self._observer = observer
         self._archive = archive
-        self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s)
+        self._clock = clock
+        self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s, clock.now)
         self._routes = RouteCache(directory, policy.secret_namespace)
         self.deferrals = 0
         """Requests deferred because their destination's circuit breaker was open."""
         self.quarantines = 0
         """Requests that could not be decoded."""
+        self.suspect_before_ns = 0
+        """A message that was stored before this time may have been handled, although the server says it is new."""
 
     def try_start(self, message: Message, on_result: Callable[[HandlerResult], None]) -> Callable[[], None] | None:
         """Start a delivery without a coroutine if everything it needs is in memory, as is usual.
@@ -121,6 +131,7 @@ class DeliveryHandler:
         lane = message.lane
         if (
             message.deliveries > 1
+            or message.stored_ns < self.suspect_before_ns
             or message.stream == streams.ORDERED.name
             or _SINCE in message.header_block
             or lane in self._health.not_closed
@@ -137,6 +148,19 @@ class DeliveryHandler:
         secret = self._provider.find_cached(route.secret_ref, tenant=delivery.tenant, purpose=route.purpose)
         return None if secret is None else self._send(attempt, route, secret, on_result)
 
+    async def on_reconnect(self) -> None:
+        """Look for results of messages that are stored already: a restarted server may have lost its counts.
+
+        What it had delivered, it delivers first, so a while is enough.
+        """
+        self.suspect_before_ns = before_ns = self._clock.now_ns()
+
+        def trust_again() -> None:
+            if self.suspect_before_ns == before_ns:
+                self.suspect_before_ns = 0
+
+        asyncio.get_running_loop().call_later(SUSPECT_S, trust_again)
+
     async def __call__(self, message: Message) -> Disposition:
         """Handle a request, and wait for what is not in memory. Raises `TermExpired`, or an unforeseen error."""
         message.require_term()
@@ -145,11 +169,10 @@ class DeliveryHandler:
         except ValueError as error:
             self.quarantines += 1
             return (quarantine_publication(message, Code.EVENT_INVALID, str(error)),)
-        # An ordered queue checks its head itself, and sets the header when the head may have been attempted before.
-        if (message.deliveries > 1 and not delivery.is_ordered) or HEADER_SINCE in message.headers:
-            recorded = await self._attempt_log.find(delivery)
-            if recorded is not None:
-                return self._suppress(delivery, recorded)
+        if self._may_be_known(message):
+            known = await self._settle_known(delivery)
+            if known is not None:
+                return known
         if not delivery.is_ping:
             open_s = await self._find_open_s(delivery)
             message.require_term()
@@ -160,10 +183,65 @@ class DeliveryHandler:
     def _decode(self, message: Message) -> DeliveryAttemptRequest:
         return DeliveryAttemptRequest.from_message(message, max_payload_bytes=self._policy.max_payload_bytes)
 
-    def _suppress(self, delivery: DeliveryAttemptRequest, recorded: AttemptResult) -> Disposition:
+    def _may_be_known(self, message: Message) -> bool:
+        """Return whether the message may have been handled before. An ordered queue looks itself, and says so."""
+        is_unsure = message.deliveries > 1 or message.stored_ns < self.suspect_before_ns
+        return (is_unsure and message.stream != streams.ORDERED.name) or _SINCE in message.header_block
+
+    async def _settle_known(self, delivery: DeliveryAttemptRequest) -> Disposition | None:
+        """Return what is left to store for a request that was handled before, or None if nothing of it is recorded."""
+        history = await self._attempt_log.read_history(delivery)
+        recorded = result_of(history.results, delivery.retry_state)
+        if recorded is None:
+            return () if history.is_superseded else None
         attempt = DeliveryAttempt(delivery)
         self._observer.on_attempt(attempt, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED))
-        return effects.for_duplicate(delivery, recorded, at=attempt.ended_at, archived=self._archive.is_open)
+        left = effects.for_recorded(delivery, recorded, history, archived=self._archive.is_open)
+        return (effects.suppressed(delivery, recorded, attempt.ended_at), *left)
+
+    async def settle_again(
+        self, message: Message, publications: tuple[Publication, ...], *, is_known: bool
+    ) -> Disposition:
+        """Return what is left to store of `publications`, of which one is stored already, perhaps, or a newer one.
+
+        Either this process stored it, and the acknowledgement was lost, or another one handled the request, too.
+        Then its result decides, as it came first, unless only this attempt was successful.
+
+        Args:
+            message: The request.
+            publications: What followed from its attempt.
+            is_known: The server answered that it knows the id of one of them.
+
+        Raises:
+            JetStreamError: Nothing is known.
+        """
+        if subjects.kind_of(publications[0].subject) == "quarantined":
+            return ()
+        delivery = self._decode(message)
+        history = await self._attempt_log.read_history(delivery)
+        recorded, own = result_of(history.results, delivery.retry_state), effects.result_in(publications)
+        late: tuple[Publication, ...] = ()
+        if own is not None and _counts_beside(own, recorded) and own not in history.results:
+            late, recorded = self._record_late(delivery, own, history), own
+        if recorded is None:  # a deferral has no result
+            seen = () if history.is_superseded else publications
+            left = tuple(effects.replacing(one, delivery, history) for one in seen)
+        else:
+            left = effects.for_recorded(delivery, recorded, history, archived=self._archive.is_open)
+        if delivery.is_ordered and recorded is not None and recorded.outcome is Outcome.RETRY_SCHEDULED:
+            self._heads.take(message.lane, message)  # the log has its state
+            return Requeue(late)
+        return (*late, *(map(effects.without_id, left) if is_known else left))
+
+    def _record_late(
+        self, delivery: DeliveryAttemptRequest, own: AttemptResult, history: DeliveryHistory
+    ) -> tuple[Publication, ...]:
+        """Return the record of a result beside another one of its attempt. After `delivered`, nothing is sent."""
+        at = own.started_at + timedelta(milliseconds=own.duration_ms)
+        late = effects.record(delivery, own, at, suffix=f".m{delivery.message.sequence}")
+        if own.outcome is not Outcome.DELIVERED or delivery.is_ordered or delivery.is_ping:
+            return (late,)
+        return late, effects.watch(delivery, history, self._clock.now() + timedelta(seconds=WATCH_S))
 
     async def _find_open_s(self, delivery: DeliveryAttemptRequest) -> float | None:
         """Return for how many seconds the circuit breaker holds `delivery` back, or None if it may be sent."""
@@ -180,7 +258,7 @@ class DeliveryHandler:
             return Requeue()  # the head of an ordered queue stays where it is
         self.deferrals += 1
         jitter_s = random.uniform(0, max(MIN_DEFERRAL_JITTER_S, open_s / 2))  # noqa: S311 - not for security
-        return effects.deferral(delivery, datetime.now(UTC) + timedelta(seconds=open_s + jitter_s))
+        return effects.deferral(delivery, self._clock.now() + timedelta(seconds=open_s + jitter_s))
 
     async def _load_and_send(self, attempt: DeliveryAttempt) -> Disposition:
         message = attempt.delivery.message
@@ -288,3 +366,10 @@ class DeliveryHandler:
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
             return Requeue((effects.record(delivery, result, attempt.ended_at),))
         return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)
+
+
+def _counts_beside(own: AttemptResult, recorded: AttemptResult | None) -> bool:
+    """Return whether a result is to be recorded although another consumer recorded one of the attempt, if it did."""
+    if own.outcome is Outcome.SUPPRESSED:
+        return False
+    return recorded is None or (own.outcome is Outcome.DELIVERED and recorded.outcome is not Outcome.DELIVERED)

@@ -17,7 +17,7 @@ import structlog
 
 from consumers.retention.archive import ArchiveBatchPublication, ArchivePublication
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue
-from consumers.worker.poison_guard import IsolatedCrash
+from consumers.worker.poison_guard import OUTAGES, IsolatedCrash, describe_outage
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from messaging.client.term import Term, TermExpired
@@ -323,8 +323,8 @@ async def _handle_isolated(
         return _reply(request.number, await handler(message))
     except TermExpired:
         return _Reply(request.number, is_expired=True)
-    except JetStreamError as error:
-        return _Reply(request.number, unavailable=str(error))
+    except OUTAGES as error:
+        return _Reply(request.number, unavailable=describe_outage(error))
     except Exception as error:  # noqa: BLE001 - as in the worker, which counts and logs it
         return _Reply(request.number, crash=type(error).__name__)
 

@@ -68,6 +68,11 @@ class RetryState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         """Attempts so far in the current schedule, this one included: a replay starts a new schedule."""
         return self.attempt - self.replay_from + 1
 
+    @property
+    def progress(self) -> tuple[int, int]:
+        """The attempt, and how often it was put into a schedule. Of two messages of a delivery, the higher is newer."""
+        return self.attempt, self.secret_waits + self.deferrals
+
     def after_attempt(self) -> "RetryState":
         """Return the state in which the next attempt starts."""
         return msgspec.structs.replace(self, attempt=self.attempt + 1, secret_waits=0, deferrals=0)
@@ -168,6 +173,11 @@ class DeliveryAttemptRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True
         """The time from which results may be recorded, if that is before the message was stored."""
         since = self.message.headers.get(HEADER_SINCE)
         return parse_aware_datetime(since, HEADER_SINCE) if since else None
+
+    @property
+    def recorded_since(self) -> datetime:
+        """The time from which results may be recorded."""
+        return self.since or self.message.stored_at
 
     @property
     def request_id(self) -> str:

@@ -5,26 +5,21 @@ takes their maximum, never their sum.
 """
 
 import asyncio
-import contextlib
 import itertools
 import time
-from collections.abc import AsyncGenerator, Iterator
-from datetime import datetime
-from typing import Annotated, Any, Final, cast
+from collections.abc import Iterator
+from typing import Final
 
-import msgspec
 import structlog
-from msgspec import Meta
 
 from consumers.replay.store import ReplayStore
-from messaging import direct_get, management
+from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from messaging.periodic import pause
-from schemas import streams, subjects
+from schemas import streams
 from schemas.configuration import ReplayState
-from schemas.headers import HEADER_SCHEDULE
 from telemetry.metrics import definitions
 from telemetry.metrics.definitions import MetricDefinition
 from telemetry.metrics.registry import Labels, MetricSample
@@ -34,11 +29,7 @@ SLOW_PART_ROUNDS: Final = 6
 """Rounds between two readings of what takes the server longer to answer."""
 MAX_AGE_S: Final = 150.0
 """Older figures are not reported: a gap says more than a stale number."""
-OVERDUE_S: Final = 60.0
-SCHEDULES_READ: Final = 64
 
-_AT: Final = "@at "
-_Time = Annotated[datetime, Meta(tz=True)]
 _log = structlog.get_logger(__name__)
 
 
@@ -54,7 +45,7 @@ class StreamMetrics:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read until `stop` is set."""
-        quick, slow = (self._streams, self._consumers), (self._account, self._overdue, self._count_replays)
+        quick, slow = (self._streams, self._consumers), (self._account, self._count_replays)
         for number in itertools.count():
             for part in quick if number % SLOW_PART_ROUNDS else (*quick, *slow):
                 name = part.__name__.strip("_")
@@ -110,34 +101,9 @@ class StreamMetrics:
         if (limit := info["limits"]["max_storage"]) > 0:
             self._set(definitions.STORAGE_LIMIT, limit)
 
-    async def _overdue(self) -> None:
-        """Count overdue schedules among the oldest, where a schedule that the server lost stays."""
-        pattern = subjects.scheduled("*", "*", "*")
-        scan = cast(
-            "AsyncGenerator[direct_get.StoredMessage, Any]",
-            direct_get.scan(self._connection, streams.RETRIES.name, pattern, batch=SCHEDULES_READ),
-        )
-        info = await management.stream_info(self._connection, streams.RETRIES.name)
-        now, late, seen = info.ts, 0, 0  # by the server's clock, which fires them
-        async with contextlib.aclosing(scan) as records:
-            async for record in records:
-                late += _is_overdue(record.headers, now)
-                seen += 1
-                if seen == SCHEDULES_READ:
-                    break
-        self._set(definitions.OVERDUE, late)
-
     async def _count_replays(self) -> None:
         rows = [row.replay for row in await self._replays.list("*")]
         running = [row for row in rows if row.state is ReplayState.RUNNING]
         self._set(definitions.REPLAYS, len(running))
         self._set(definitions.REPLAY_ASKED, sum(row.replayed for row in running))
         self._set(definitions.REPLAY_LEFT, sum(max(0, row.until_sequence - row.cursor) for row in running))
-
-
-def _is_overdue(headers: dict[str, str], now: datetime) -> bool:
-    try:
-        at = msgspec.convert(headers.get(HEADER_SCHEDULE, "").removeprefix(_AT), _Time)
-    except msgspec.ValidationError:
-        return False
-    return (now - at).total_seconds() > OVERDUE_S

@@ -9,6 +9,7 @@ from consumers.delivery.handler import DeliveryHandler
 from consumers.destinations.health import DestinationHealth
 from consumers.notifications.tenant_events import TenantEventPublisher
 from consumers.queues.overflow_feeder import OverflowFeeder
+from consumers.retries.overdue import OverdueSchedules
 from consumers.worker.load_shedding import LoadShedder
 from consumers.worker.worker import Worker
 from messaging.client.connection import NatsConnection
@@ -32,6 +33,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     feeder: OverflowFeeder
     shedder: LoadShedder
     notifier: TenantEventPublisher
+    overdue: OverdueSchedules
     max_in_flight: int
 
     def __call__(self) -> Iterator[MetricSample]:
@@ -42,8 +44,10 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.IN_FLIGHT_LIMIT, self.max_in_flight),
             (definitions.UNSETTLED, worker.unsettled),
             (definitions.CRASHES, worker.crashes),
+            (definitions.INTERRUPTIONS, worker.interruptions),
             (definitions.RETURNS, worker.returns),
             (definitions.TERMINATED, worker.terminations),
+            (definitions.OVERDUE, self.overdue.overdue),
             (definitions.DEFERRALS, self.handler.deferrals),
             (definitions.FED, self.feeder.moved),
             (definitions.SHED, self.shedder.moved),

@@ -12,7 +12,6 @@ import random
 import secrets
 import sys
 from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +22,7 @@ from consumers.delivery.head_state import HeadState, HeadStateCache, head_state_
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_transfer import OrderedTransfer
+from consumers.retries.server_clock import ServerClock
 from messaging import management
 from messaging.client.connection import IncomingMessage, NatsConnection, Subscription
 from messaging.client.errors import JetStreamError
@@ -74,6 +74,7 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """Called with a head whose next attempt is due."""
     is_unsettled: Callable[[Message], bool]
     """Whether a submitted head is not settled yet."""
+    clock: ServerClock
     worker: str
     ack_wait_s: float
     max_per_tenant: int
@@ -295,7 +296,7 @@ class OrderedQueue:
         since = max(self._submitted_at, state.noted_at)
         if self._retry_called_at > since or (state.retry_state.secret_waits and self._secret_called_at > since):
             return open_for_s
-        return max(open_for_s, (state.due - datetime.now(UTC)).total_seconds())
+        return max(open_for_s, (state.due - self._shared.clock.now()).total_seconds())
 
     def _submit(self, head: Message, state: HeadState | None) -> None:
         if state is not None:

@@ -1,24 +1,23 @@
 """Waiting deliveries, made due at once: a pending retry by a command, and the rest when their secret becomes available.
 
-A waiting delivery is a schedule in the server, and is made due by a newer schedule on its subject. That is stored only
-if the schedule seen is still the last one, so no delivery is started twice. The head of an ordered queue has no
-schedule: a message to the holder of the queue's lease makes it due.
+A waiting delivery is a schedule in the server. It is made due as the server would do it, if the schedule seen is still
+there, so no delivery is started twice. The head of an ordered queue has no schedule: a message to the holder of the
+queue's lease makes it due.
 """
 
 import asyncio
-from datetime import UTC, datetime
 from typing import Final
 
 from consumers.destinations.destination_index import DestinationIndex
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import WriteConflict
-from messaging.kv import EXPECTED_REVISION
+from messaging.kv import EXPECTED_REVISION, EXPECTED_SUBJECT
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
 from schemas.events import decode_request
-from schemas.headers import HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET, HEADER_SECRET_WAITS, portable_headers
+from schemas.headers import HEADER_SCHEDULE_NEXT, HEADER_SCHEDULER, HEADER_SECRET_WAITS, portable_headers
 
 BATCH_SIZE: Final = 64
 """Schedules that are replaced at a time."""
@@ -38,7 +37,7 @@ class RetryNow:
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
         records = await direct_get.get_last_of_each(self._connection, streams.RETRIES.name, pattern)
-        replaced = [record for record in records if await reschedule_now(self._publisher, record)]
+        replaced = [record for record in records if await fire(self._publisher, record)]
         scheduled = tuple(subjects.destination_scheduled(record.subject) for record in replaced)
         return scheduled + await self._retry_heads(tenant, delivery, destination)
 
@@ -88,18 +87,24 @@ class WaitingDeliveryResumer:
         return resumed + await self._reschedule(waiting)
 
     async def _reschedule(self, waiting: list[direct_get.StoredMessage]) -> int:
-        return sum(await asyncio.gather(*(reschedule_now(self._publisher, record) for record in waiting)))
+        return sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
 
 
-async def reschedule_now(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:
-    """Replace a schedule by one that is due. Returns False if it fired or was replaced in the meantime."""
+async def fire(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:
+    """Make a scheduled message due, as the server does at its time. Returns False if it is no longer scheduled.
+
+    The server stores the due message and removes the schedule together (ADR-51), and only if the schedule seen is
+    still the last one. No clock and no timer has a part in it.
+    """
+    tenant, destination = scheduled.subject.split(".")[3:5]
     headers = portable_headers(scheduled.headers) | {
-        HEADER_SCHEDULE: f"@at {datetime.now(UTC).isoformat().replace('+00:00', 'Z')}",
-        HEADER_SCHEDULE_TARGET: scheduled.headers[HEADER_SCHEDULE_TARGET],
+        HEADER_SCHEDULER: scheduled.subject,
+        HEADER_SCHEDULE_NEXT: "purge",
         EXPECTED_REVISION: str(scheduled.sequence),
+        EXPECTED_SUBJECT: scheduled.subject,
     }
     try:
-        await publisher.publish(Publication(scheduled.subject, scheduled.data, headers))
+        await publisher.publish(Publication(subjects.due(tenant, destination), scheduled.data, headers))
     except WriteConflict:
         return False
     return True

@@ -2,13 +2,21 @@
 
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
-from typing import Protocol
+from typing import Final, Protocol
 
 from consumers.worker.disposition import HandlerResult
+from messaging.client.errors import JetStreamError
 from messaging.message import Message
 
+OUTAGES: Final = (JetStreamError, OSError)
+"""Errors of NATS, of the network or of the machine: no fault of the message that was being handled. It comes again."""
 OnIsolated = Callable[[HandlerResult], None]
 """Function of the result of an isolated handler, or of `IsolationEnded`."""
+
+
+def describe_outage(error: Exception) -> str:
+    """Return the text of an error of NATS, and of a system error only its type."""
+    return str(error) if isinstance(error, JetStreamError) else type(error).__name__
 
 
 class IsolatedCrash(Exception):

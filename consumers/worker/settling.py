@@ -1,9 +1,10 @@
 """Settling: what a handler returned is stored, and then its message is acknowledged or requeued.
 
 A publish that fails is repeated, because the next try may succeed. A publish that the server refuses for good is not:
-the message goes to the quarantine instead, or is terminated if the quarantine is refused, too. A message that cannot be
-settled for long is returned to its stream, so that it takes up no room in this process. Its result is recorded by then,
-so the next consumer sends nothing.
+the message goes to the quarantine instead, or is terminated if the quarantine is refused, too. When the server knows a
+message of this attempt already, or a newer one, the owner looks at what is stored, and says what is left to store. A
+message that cannot be settled for long is returned to its stream, so that it takes up no room in this process. Its
+result is recorded by then, so the next consumer sends nothing.
 """
 
 import time
@@ -14,11 +15,12 @@ import structlog
 
 from consumers.worker.disposition import Disposition, Requeue, quarantine_publication
 from consumers.worker.fair_scheduler import DestinationLane
-from messaging.client.errors import JetStreamError, is_refused_for_good
+from messaging.client.errors import JetStreamError, WriteConflict, is_refused_for_good
 from messaging.message import Message
 from messaging.publication import MessagePublisher, Publication, PublishAck
 from schemas.codes import Code
 from schemas.configuration import MAX_TIMEOUT_S
+from schemas.headers import HEADER_SCHEDULE
 
 MAX_PUBLISH_RETRY_S: Final = 5.0
 MAX_RETURN_S: Final = 3600.0
@@ -48,6 +50,10 @@ class Settler(Protocol):
 
     def on_unsettled(self, message: Message, delay_s: float) -> None:
         """Return a message to its stream whose publications are not stored."""
+        ...
+
+    def settle_again(self, work: "InFlightMessage") -> bool:
+        """Find what is left to store of `work.first`, and settle it later. Returns False to accept what is stored."""
         ...
 
     def on_quarantined(self) -> None:
@@ -106,7 +112,10 @@ class InFlightMessage:
         "_retry_s",
         "_stored",
         "_worker",
+        "first",
+        "is_known",
         "lane",
+        "looks",
         "message",
         "slot",
     )
@@ -117,6 +126,12 @@ class InFlightMessage:
         self.slot = -1
         """Of the journal of handled messages."""
         self.message = message
+        self.first: tuple[Publication, ...] | None = None
+        """The publications of the handler."""
+        self.is_known = False
+        """The server knows the id of one of them."""
+        self.looks = 0
+        """How often what is stored was looked at since."""
         self._publications: tuple[Publication, ...] = ()
         self._is_requeued = self._is_recorded = False
         self._stored = self._refusals = 0
@@ -125,10 +140,12 @@ class InFlightMessage:
 
     def settle(self, disposition: Disposition) -> None:
         """Store the publications of `disposition`, then acknowledge or requeue."""
+        self._is_requeued = isinstance(disposition, Requeue)
         if isinstance(disposition, Requeue):
-            self._is_requeued = True
             disposition = disposition.publications
-        self._publications = disposition
+        self._publications, self._stored = disposition, 0
+        if self.first is None:
+            self.first = disposition
         self._store_next()
 
     def _store_next(self) -> None:
@@ -143,11 +160,17 @@ class InFlightMessage:
 
     def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         if isinstance(result, PublishAck):
+            if result.duplicate and not self._refusals:
+                self.is_known = True
+                if self._worker.settle_again(self):
+                    return
             self._stored += 1
             if self._refusals:
                 self._worker.on_quarantined()
             self._is_recorded = True
             self._store_next()
+        elif isinstance(result, WriteConflict) and self._worker.settle_again(self):
+            return
         elif is_refused_for_good(result):
             self._on_refused(result)
         else:
@@ -161,8 +184,14 @@ class InFlightMessage:
             self._return(error)
             return
         _log.warning("publish.failed", subject=subject, error=str(error), next_try_s=self._retry_s)
-        self._worker.retry_later(self._store_next, self._retry_s)
+        self._worker.retry_later(self._store_again, self._retry_s)
         self._retry_s = min(self._retry_s * 2, MAX_PUBLISH_RETRY_S)
+
+    def _store_again(self) -> None:
+        """Publish again. A schedule may have been stored, and have fired since, so what is stored is looked at."""
+        is_schedule = HEADER_SCHEDULE in self._publications[self._stored].headers
+        if not (is_schedule and self._worker.settle_again(self)):
+            self._store_next()
 
     def _on_refused(self, error: JetStreamError) -> None:
         """Quarantine the message without its headers, and if that is refused without its body: then keep its place.

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -17,7 +17,7 @@ import structlog
 from consumers.worker.disposition import Disposition, HandlerResult, quarantine_publication
 from consumers.worker.fair_scheduler import MAX_WAITING, DestinationLane, FairScheduler
 from consumers.worker.load_shedding import MAX_MOVING, LoadShedder
-from consumers.worker.poison_guard import IsolatedCrash, IsolationEnded, PoisonGuard
+from consumers.worker.poison_guard import OUTAGES, IsolatedCrash, IsolationEnded, PoisonGuard, describe_outage
 from consumers.worker.progress_marks import ProgressMarks
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import InFlightMessage
@@ -25,7 +25,7 @@ from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.client.term import TermExpired, clock
 from messaging.message import Message
-from messaging.publication import MessagePublisher
+from messaging.publication import MessagePublisher, Publication
 from messaging.pull_consumer import PullConsumer
 from schemas.codes import Code
 from schemas.streams import ORDERED
@@ -36,6 +36,8 @@ MAX_CRASH_COUNTS: Final = 32_768
 """Messages whose crashes are counted here at a time. Beyond that, the oldest counts are forgotten."""
 PREFETCH_PER_SLOT: Final = 4
 """Messages of a lane that a worker keeps for each slot of the lane, when other workers may want them."""
+MAX_LOOKS: Final = 5
+"""How often a worker looks at what is stored for a message, before it returns the message to its stream."""
 MAX_OUTAGE_PAUSE_S: Final = 30.0
 """Longest pause before a message comes again whose handler could not reach JetStream."""
 ISOLATION_PAUSE_S: Final = 2.0
@@ -60,6 +62,17 @@ MARKS_AT_A_TIME: Final = 256
 Handler = Callable[[Message], Awaitable[Disposition]]
 TryStart = Callable[[Message, Callable[[HandlerResult], None]], Callable[[], None] | None]
 """Starts to handle a message without a coroutine, if that is possible: see `DeliveryHandler.try_start`."""
+
+
+class SettleAgain(Protocol):
+    """Returns what is left to store of a handler's publications: see `DeliveryHandler.settle_again`."""
+
+    def __call__(
+        self, message: Message, publications: tuple[Publication, ...], *, is_known: bool
+    ) -> Awaitable[Disposition]:
+        """`is_known`: the server knows the id of one of them. Raises `JetStreamError`."""
+        ...
+
 
 _log = structlog.get_logger(__name__)
 
@@ -89,6 +102,7 @@ class Worker:
         connection: NatsConnection,
         handler: Handler,
         try_start: TryStart = lambda _message, _on_result: None,
+        settle_again: SettleAgain | None = None,
         lane_limit: Callable[[str], int],
         limits: WorkerLimits,
         rate_limiter: RateLimiter | None = None,
@@ -102,6 +116,7 @@ class Worker:
         Args:
             connection: The connection over which the messages come.
             try_start: Called before `handler`; returns None for messages that it leaves to `handler`.
+            settle_again: Called when the server knows what was published, or something newer. Without, that is enough.
             lane_limit: Returns how many messages of a lane may be handled at a time; see `on_lane_changed`.
             shedder: Moves what exceeds a tenant's share of the waiting messages. Without, there is no such limit.
             on_settled: Called with each message after everything its handler returned is stored.
@@ -115,6 +130,7 @@ class Worker:
         self._marks = ProgressMarks(connection, ack_wait_s=limits.ack_wait_s)
         self._handler = handler
         self._try_start = try_start
+        self._find_left = settle_again
         self._limits = limits
         self.ack_wait_s: Final = limits.ack_wait_s
         self._rate_limiter = rate_limiter
@@ -141,6 +157,8 @@ class Worker:
         """What `free_capacity` returns while the worker pulls."""
         self.crashes = 0
         """Handlers that ended with an unforeseen error."""
+        self.interruptions = 0
+        """Handlers that could not reach NATS, or that lacked a resource of the system. Their messages come again."""
         self.quarantines = 0
         """Messages quarantined because of crashes, or because their consequence cannot be stored."""
         self.returns = 0
@@ -366,9 +384,12 @@ class Worker:
         if isinstance(error, TermExpired):  # another process may handle the message
             self._forget_expired(message)
             return
-        if isinstance(error, JetStreamError):  # an outage is no fault of the message
+        if isinstance(error, OUTAGES):  # an outage is no fault of the message
+            self.interruptions += 1
             delay_s = min(2.0 ** min(message.deliveries, 10), MAX_OUTAGE_PAUSE_S)
-            _log.warning("handler.unavailable", subject=message.subject, error=str(error), next_try_s=delay_s)
+            _log.warning(
+                "handler.unavailable", subject=message.subject, error=describe_outage(error), next_try_s=delay_s
+            )
             self._nak(message, delay_s=delay_s)
             return
         self.crashes += 1
@@ -395,6 +416,30 @@ class Worker:
     def _nak(self, message: Message, *, delay_s: float = 0) -> None:
         message.nak(delay_s)
         self._forget(message)
+
+    def settle_again(self, work: InFlightMessage) -> bool:
+        """Find what is left to store of `work.first`, and settle it later. Returns False to accept what is stored."""
+        if self._find_left is None:
+            return False
+        work.looks += 1
+        guard = self._guard
+        is_suspect = guard is not None and guard.isolated and guard.is_suspect(work.message)
+        if is_suspect or work.looks > MAX_LOOKS:
+            self._nak(work.message, delay_s=ISOLATION_PAUSE_S)  # its redelivery looks, for a suspect in isolation
+        else:
+            self._add_task(self._settle_again(work, self._find_left))
+        return True
+
+    async def _settle_again(self, work: InFlightMessage, find_left: SettleAgain) -> None:
+        try:
+            left = await find_left(work.message, work.first or (), is_known=work.is_known)
+        except asyncio.CancelledError:
+            self._nak(work.message)
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_run`
+            self._on_crash(work, error)
+        else:
+            work.settle(left)
 
     def on_settled(self, message: Message, *, is_acknowledged: bool) -> None:
         """Forget a message whose publications are stored. The server rarely redelivers an acknowledged message."""

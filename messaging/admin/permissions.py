@@ -54,6 +54,11 @@ def _read(*streams: StreamConfig) -> tuple[str, ...]:
     return tuple(f"$JS.API.DIRECT.GET.{name}{below}" for name in names for below in ("", ".>"))
 
 
+def _decide(*streams: StreamConfig) -> tuple[str, ...]:
+    """Return the requests for reads that decide something, which the leader answers or confirms."""
+    return (*_read(*streams), *(f"$JS.API.STREAM.MSG.GET.{stream.name}" for stream in streams))
+
+
 def _read_buckets(*buckets: BucketConfig) -> tuple[str, ...]:
     """Return the requests for rows, and for the keys of a list that is longer than one reply."""
     requests = ("DIRECT.GET.KV_{}", "DIRECT.GET.KV_{}.>", "STREAM.INFO.KV_{}")
@@ -187,6 +192,7 @@ CONSUMER: Final = NatsRole(
             streams.EVENTS,
         ),
         subjects.scheduled("*", "*", "*"),
+        subjects.due("*", "*"),  # overdue schedules, and those that a secret held back
         *_write_buckets(
             streams.DESTINATIONS,
             streams.CREDENTIAL_STATUS,
@@ -197,7 +203,7 @@ CONSUMER: Final = NatsRole(
             streams.SUSPECTS,
         ),
         *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES, streams.SUSPECTS),
-        *_read(streams.ATTEMPTS, streams.RETRIES),
+        *_decide(streams.ATTEMPTS, streams.RETRIES, streams.FAILED),
         f"{inbox_prefix('api')}.>",  # replies to requests on `oneprotect.control`
         f"{inbox_prefix('operator')}.>",
     ),

@@ -78,6 +78,11 @@ class PersistentClient(Client):
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
 
+    @property
+    def server_id(self) -> str:
+        """The id of the connected server, which a restart changes."""
+        return str(self._server_info.get("server_id", ""))
+
     async def listen(self, subject: str, listener: Listener, *, group: str = "") -> Subscription:
         """Call `listener` with each message on `subject` as it is read; exceptions go to `error_cb`."""
         untyped: Any = self  # its signatures are only partly typed

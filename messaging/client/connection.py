@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,7 +19,9 @@ from messaging.client.client import (
     open_client,
 )
 from messaging.client.errors import (
+    NO_MESSAGE,
     JetStreamError,
+    NoSuchMessage,
     NotFound,
     RejectedByServer,
     ServerTooOld,
@@ -81,6 +83,8 @@ class NatsConnection:
         self.post: Final = client.post
         self.permissions: Final = PermissionViolations(inbox_prefix)
         self._on_reconnect: list[Callable[[], Awaitable[None]]] = []
+        self._on_server_change: list[Callable[[], Awaitable[None]]] = []
+        self._server = client.server_id
         self.reconnects = 0
         """Number of reconnects."""
 
@@ -107,12 +111,17 @@ class NatsConnection:
         """Call `callback` after each reconnect: requests on the old connection are lost."""
         self._on_reconnect.append(callback)
 
+    def on_server_change(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Call `callback` after each reconnect to another server, or to one that was restarted."""
+        self._on_server_change.append(callback)
+
     async def reconnected(self) -> None:
         """Run the callbacks after a reconnect. The client library calls this method."""
         self.reconnects += 1
         _log.info("nats.reconnected")
         self.permissions.forget()
-        for callback in self._on_reconnect:
+        before, self._server = self._server, self._client.server_id
+        for callback in self._on_reconnect + (self._on_server_change if self._server != before else []):
             await callback()
 
     async def publish(
@@ -120,7 +129,8 @@ class NatsConnection:
     ) -> None:
         """Send, and wait while the write buffer is over its limit; for callers that await no acknowledgement."""
         self.post(subject, payload, reply=reply, headers=headers)
-        await self._client.drain_writes()
+        with _translated():
+            await self._client.drain_writes()
 
     async def subscribe(self, subject: str, callback: OnIncoming, *, group: str = "") -> Subscription:
         """Call `callback` for each message, or for each of its share of the messages with a `group`.
@@ -128,14 +138,16 @@ class NatsConnection:
         The client drops no message, so the caller must limit the messages that it requests.
         """
         client: Any = self._client  # its own signatures are only partly typed
-        subscription: Subscription = await client.subscribe(
-            subject, queue=group, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        with _translated():
+            subscription: Subscription = await client.subscribe(
+                subject, queue=group, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
+            )
         return subscription
 
     async def listen(self, subject: str, listener: Listener, *, group: str = "") -> Subscription:
         """Call `listener`, a plain function, with the parts of each message. Exceptions are logged."""
-        subscription: Subscription = await self._client.listen(subject, listener, group=group)
+        with _translated():
+            subscription: Subscription = await self._client.listen(subject, listener, group=group)
         return subscription
 
     async def drain(self, subscriptions: Sequence[Subscription]) -> None:
@@ -217,12 +229,24 @@ class NatsConnection:
         await close_client(self._client)
 
 
+@contextlib.contextmanager
+def _translated() -> Generator[None]:
+    """Raise `ServerUnavailable` for an error of the client library."""
+    try:
+        yield
+    except nats.errors.Error as error:
+        problem = ServerUnavailable(f"there is no connection to NATS ({type(error).__name__})")
+    else:
+        return
+    raise problem
+
+
 def raise_for_error(error: _ApiError | None) -> None:
     """Raise the exception for an error in a reply of the JetStream API."""
     if error is None:
         return
     if error.code == 404:
-        raise NotFound(error.description)
+        raise (NoSuchMessage if error.err_code == NO_MESSAGE else NotFound)(error.description)
     if not error.err_code and error.code not in (408, 500, 503):
         raise RejectedByServer(0, error.description)
     raise error_of(error.err_code, error.description)

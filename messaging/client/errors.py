@@ -3,6 +3,7 @@
 JetStreamError
 ├── ServerUnavailable     no reply, connection, leader or space: retry
 ├── NotFound              the stream, consumer or message does not exist
+│   └── NoSuchMessage     no message has this sequence or subject
 ├── RejectedByServer      the server rejected the request, with an error code
 │   ├── WriteConflict     another writer was first
 │   ├── NotAllowed        this user lacks the permission
@@ -24,6 +25,8 @@ SEQUENCE_IN_FLIGHT: Final = 10164
 """As above: a message of the subject is on its way to the replicas."""
 MESSAGE_TOO_LARGE: Final = 10054
 """The message is larger than the stream or the server allows."""
+NO_MESSAGE: Final = 10037
+"""The stream has no message with this sequence or subject."""
 NO_SPACE: Final = 10047
 """The stream does not fit into what the servers or the account may store."""
 TEMPORARY: Final = frozenset({10002, 10004, 10008, 10009, 10023, NO_SPACE})
@@ -52,6 +55,10 @@ class ServerUnavailable(JetStreamError):
 
 class NotFound(JetStreamError):
     """A stream, consumer or message that does not exist."""
+
+
+class NoSuchMessage(NotFound):
+    """A message that does not exist, in a stream that does."""
 
 
 class ServerTooOld(JetStreamError):

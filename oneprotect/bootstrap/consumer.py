@@ -39,14 +39,16 @@ from consumers.queues.ordered_queue import OrderedQueueDependencies
 from consumers.queues.ordered_queues import OrderedQueues
 from consumers.queues.overflow_feeder import OverflowFeeder
 from consumers.retention.archive import ArchiveBatcher, FindArchive
+from consumers.retries.overdue import OverdueSchedules
 from consumers.retries.reschedule import WaitingDeliveryResumer
+from consumers.retries.server_clock import ServerClock
 from consumers.worker.disposition import Disposition
 from consumers.worker.load_shedding import LoadShedder
 from consumers.worker.rate_limiter import RateLimiter
 from consumers.worker.settling import SettlementProgress
 from consumers.worker.worker import Worker, WorkerLimits
 from messaging import management
-from messaging.client.errors import ServerUnavailable
+from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.delivery_requests import OverflowingPublisher
 from messaging.message import Message
 from messaging.pull_consumer import PullConsumer
@@ -186,6 +188,8 @@ class _Consumer:
         )
         self._activity = HourlyStatsRecorder(jetstream.activity)
         self._attempt_log, self._heads = StreamAttemptLog(jetstream.connection), HeadStateCache()
+        self._clock = ServerClock(jetstream.connection)
+        self._overdue = OverdueSchedules(jetstream.connection, jetstream.publisher, self._clock)
         self._tracer = _build_tracer(resources)
         self._handler = self._build_handler()
         self._rates = RateLimiter(jetstream.rates, self._directory.rates)
@@ -212,12 +216,15 @@ class _Consumer:
     async def run(self, stop: asyncio.Event) -> None:
         """Start every part, consume until `stop` is set, then drain."""
         connection, delivery = self._jetstream.connection, self._settings.delivery
+        with contextlib.suppress(JetStreamError):  # measured again soon
+            await self._clock.measure()
         await self._directory.start()
         await self._destinations.start()
         connection.on_reconnect(self._directory.forget)
         connection.on_reconnect(self._checker.list_again)
         await self._suspects.start()
         connection.on_reconnect(self._suspects.expire)
+        connection.on_server_change(self._handler.on_reconnect)
         await WorkerControl(
             connection, self._checker, self._resources.provider, self._name, forget_tenant=self._forget_tenant
         ).start()
@@ -233,6 +240,7 @@ class _Consumer:
                 self._activity,
                 self._notifier,
                 self._suspects,
+                self._overdue,
             ):
                 tasks.create_task(part.run(stop))
             tasks.create_task(self._drain_readiness(stop))
@@ -243,6 +251,7 @@ class _Consumer:
 
     async def serve(self, link: socket.socket, stop: asyncio.Event) -> None:
         """Handle what the consumer at the other end of `link` sends, with the parts that the handlers need."""
+        await self._clock.measure()
         await self._directory.start()
         await self._destinations.start()
         self._jetstream.connection.on_reconnect(self._directory.forget)
@@ -300,6 +309,7 @@ class _Consumer:
             hourly_stats=self._activity,
             heads=self._heads,
             policy=delivery_policy(settings),
+            clock=self._clock,
             worker=self._name,
             observer=AttemptMetrics(
                 telemetry.counters,
@@ -322,6 +332,7 @@ class _Consumer:
             connection=self._jetstream.connection,
             handler=self._handler,
             try_start=self._handler.try_start,
+            settle_again=self._handler.settle_again,
             lane_limit=self._lane_limit,
             limits=_worker_limits(self._settings, self._settings.delivery.max_in_flight),
             rate_limiter=self._rates,
@@ -359,6 +370,7 @@ class _Consumer:
                 open_for_s=self._health.open_for_s,
                 submit=self._worker.accept,
                 is_unsettled=self._worker.is_unsettled,
+                clock=self._clock,
                 worker=self._name,
                 ack_wait_s=self._settings.delivery.ack_wait_s,
                 requests=FairTurns(ORDERED_REQUESTS),
@@ -388,6 +400,7 @@ class _Consumer:
                 feeder=self._feeder,
                 shedder=self._shedder,
                 notifier=self._notify,
+                overdue=self._overdue,
                 max_in_flight=self._settings.delivery.max_in_flight,
             )
         )

@@ -52,6 +52,9 @@ REPLAYED: Final = _counter("replayed_attempts", "Attempts that a replay requeste
 DEFERRALS: Final = _counter("deferrals", "Requests deferred without an attempt because of an open circuit breaker.")
 QUARANTINED: Final = _counter("quarantined", "Messages moved to quarantine.", "code")
 CRASHES: Final = _counter("handler_crashes", "Handlers that raised an unexpected exception.")
+INTERRUPTIONS: Final = _counter(
+    "handler_interruptions", "Handlers that could not reach NATS, or lacked a resource of the system; they run again."
+)
 ISOLATED: Final = _counter(
     "isolated_messages",
     "Suspects handed to the isolated process: `handled`, `died`, `quarantined` or `returned` to be tried again.",
@@ -152,7 +155,7 @@ PENDING: Final = _gauge("consumer_pending", "Lag: messages not yet delivered to 
 ACK_PENDING: Final = _gauge("consumer_ack_pending", "Messages delivered to workers and not yet settled.", "stream")
 WAITING: Final = _gauge("consumer_waiting", "Pull requests of workers that wait at the server.", "stream")
 SCHEDULED: Final = _gauge("schedules_pending", "Attempts scheduled for later.")
-OVERDUE: Final = _gauge("schedules_overdue", "Schedules among the oldest 64 that the server should have fired.")
+OVERDUE: Final = _gauge("schedules_overdue", "Schedules that the server should have fired; consumers fire them.")
 STORAGE: Final = _gauge("jetstream_storage_bytes", "Disk space used by the streams of this account.")
 STORAGE_LIMIT: Final = _gauge("jetstream_storage_limit_bytes", "Disk space available to this account, if limited.")
 REPLAYS: Final = _gauge("replays_running", "Replays in progress.")

@@ -8,16 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumers.attempts.log import DeliveryHistory
 from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest, RetryState
 from consumers.retention.archive import ArchivedDelivery
 from messaging.client.headers import block_of, read_headers
+from messaging.direct_get import StoredMessage
+from messaging.kv import EXPECTED_REVISION
 from messaging.message import Message
 from messaging.publication import Publication
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, decode_result
-from schemas.headers import HEADER_MSG_ID
+from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
 from tests.support.site import TENANT, document
 
 pytestmark = pytest.mark.retry
@@ -106,20 +109,40 @@ def test_the_result_comes_first_and_then_its_consequences(
     assert not any("x-mine" in headers_of(one) for one in stored)
 
 
-@given(attempt=attempts(), archived=st.booleans())
-def test_an_attempt_settled_again_is_stored_once(
-    attempt: tuple[DeliveryAttemptRequest, AttemptResult], archived: bool
+@given(attempt=attempts(), archived=st.booleans(), sequence=st.integers(0, 9))
+def test_an_attempt_settled_again_stores_what_is_missing(
+    attempt: tuple[DeliveryAttemptRequest, AttemptResult], archived: bool, sequence: int
 ) -> None:
-    """A redelivery settled from the record has the same effects and ids, and sends nothing."""
+    """A redelivery settled from the record has the same effects; its schedule replaces only the one that was seen."""
+    delivery, result = attempt
+    seen = StoredMessage("subject", sequence, NOW, b"", {}) if sequence else None
+
+    _, *first = effects.after_attempt(delivery, result, at=NOW, archived=archived)
+    left = effects.for_recorded(delivery, result, DeliveryHistory([], seen), archived=archived)
+
+    assert [(one.subject, one.payload) for one in left] == [(one.subject, one.payload) for one in first]
+    for one in left:
+        if one.subject.split(".")[2] == "scheduled":
+            assert headers_of(one)[EXPECTED_REVISION] == str(sequence)
+            assert HEADER_MSG_ID not in headers_of(effects.without_id(one))
+            assert HEADER_SINCE in headers_of(one)
+    newer = DeliveryHistory([], seen, is_superseded=True)
+    after = effects.for_recorded(delivery, result, newer, archived=archived)
+    assert after == (left if result.outcome is Outcome.DELIVERED else ())
+
+
+@given(attempt=attempts())
+def test_a_suppressed_attempt_is_recorded_beside_its_result(
+    attempt: tuple[DeliveryAttemptRequest, AttemptResult],
+) -> None:
+    """The record has the same result, another outcome and another id."""
     delivery, result = attempt
 
-    first = effects.after_attempt(delivery, result, at=NOW, archived=archived)
-    again = effects.for_duplicate(delivery, result, at=NOW, archived=archived)
+    first, *_ = effects.after_attempt(delivery, result, at=NOW, archived=False)
+    again = effects.suppressed(delivery, result, NOW)
 
-    assert again[1:] == first[1:]
-    told = decode_result(again[0].payload).data
-    assert told == msgspec.structs.replace(result, outcome=Outcome.SUPPRESSED)
-    assert headers_of(again[0])[HEADER_MSG_ID] != headers_of(first[0])[HEADER_MSG_ID]
+    assert decode_result(again.payload).data == msgspec.structs.replace(result, outcome=Outcome.SUPPRESSED)
+    assert headers_of(again)[HEADER_MSG_ID] != headers_of(first)[HEADER_MSG_ID]
 
 
 @given(attempt=attempts())

@@ -34,12 +34,12 @@ MAY = {
         "hear": "kv attempted serve",
     },
     "consumer": {
-        "read": "work overflow attempts retries",
-        "publish": "requested overflow ordered scheduled attempted failed delivered quarantined event",
+        "read": "work overflow attempts retries failed",
+        "publish": "requested overflow ordered scheduled due attempted failed delivered quarantined event",
         "look up": "destinations credentials credential_status health activity rates leases suspects replays",
         "write": "destinations credential_status health activity rates leases suspects",
         "pull": "work retries ordered",
-        "also": "info stand line purge delete answer",
+        "also": "info stand line purge delete answer decide",
         "hear": "kv control",
     },
     "operator": {
@@ -67,6 +67,7 @@ EXCEPTIONS = {
     **{("PURGE", stream.name): ("also", "remove") for stream in (streams.ATTEMPTS, streams.FAILED, streams.QUARANTINE)},
     ("PURGE", streams.DELIVERED.name): ("also", "trim"),
     **{("CREATE.CONSUMER", stream.name): ("also", "follow") for stream in (streams.FAILED, streams.DELIVERED)},
+    **{("MSG.GET", stream.name): ("also", "decide") for stream in (streams.ATTEMPTS, streams.RETRIES, streams.FAILED)},
     **{("PURGE", f"KV_{bucket.name}"): ("also", "remove") for bucket in streams.TENANT_BUCKETS},
     ("NAMES", streams.ORDERED.name): ("also", "remove"),
     ("DELETE.CONSUMER", streams.ORDERED.name): ("also", "remove"),

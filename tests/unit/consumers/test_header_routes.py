@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 import consumers
+from consumers.attempts.log import DeliveryHistory
 from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_queues import OrderedQueues
@@ -20,7 +21,7 @@ from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.retention.archive import ArchiveBatcher, ArchivedDelivery, ArchivePublication, read_archive_batch
 from consumers.retention.quarantine import QuarantinedMessage, QuarantineStore
 from consumers.retention.retained import RetainedDelivery, RetainedRecord
-from consumers.retries.reschedule import reschedule_now
+from consumers.retries.reschedule import fire
 from consumers.worker.disposition import quarantine_publication
 from consumers.worker.load_shedding import overflow_copy
 from messaging.client.headers import read_headers
@@ -68,6 +69,7 @@ OWN: dict[str, set[str]] = {
     "failed": {"Nats-Msg-Id", "Oneprotect-Outcome", "Oneprotect-Code"},
     "quarantined": {"Nats-Msg-Id", "Oneprotect-Origin-Subject", "Oneprotect-Code", "Oneprotect-Reason"},
     "delivered": set(),
+    "due": {"Nats-Msg-Id", "Nats-Scheduler", "Nats-Schedule-Next", "Nats-Expected-Last-Subject-Sequence-Subject"},
 }
 """The headers that a stream's publications get from the place that makes them; elsewhere, the id alone."""
 STREAMS = {"due": streams.RETRIES.name, "ordered": streams.ORDERED.name}
@@ -140,7 +142,10 @@ def _result(outcome: Outcome) -> AttemptResult:
 async def _attempts(recorder: Recorder) -> None:
     for outcome in (Outcome.RETRY_SCHEDULED, Outcome.FAILED, Outcome.SKIPPED):
         recorder.sent += effects.after_attempt(_delivery(), _result(outcome), at=NOW, archived=True)
-        recorder.sent += effects.for_duplicate(_delivery(), _result(outcome), at=NOW, archived=True)
+        recorder.sent.append(effects.suppressed(_delivery(), _result(outcome), NOW))
+        recorder.sent += effects.for_recorded(_delivery(), _result(outcome), DeliveryHistory([]), archived=True)
+    seen = _record(subjects.scheduled(TENANT, "orders", "dlv_1"))
+    recorder.sent.append(effects.watch(_delivery(), DeliveryHistory([], seen), NOW))
     recorder.sent.append(effects.record(_delivery("ordered"), _result(Outcome.RETRY_SCHEDULED), NOW))
     recorder.sent += effects.deferral(_delivery("due"), NOW)
 
@@ -184,7 +189,7 @@ async def _due_in_order(recorder: Recorder) -> None:
 
 async def _retry_now(recorder: Recorder) -> None:
     unsure: Any = recorder
-    await reschedule_now(unsure, _record(subjects.scheduled(TENANT, "orders", "dlv_1")))
+    await fire(unsure, _record(subjects.scheduled(TENANT, "orders", "dlv_1")))
 
 
 class _Source:

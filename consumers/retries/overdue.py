@@ -1,0 +1,99 @@
+"""Overdue schedules: retries whose time has passed without the server having fired them.
+
+A server whose JetStream is off, because its disk is full for example, fires nothing, and may not make up for it later.
+So each consumer reads the schedules round and round, a share of its time, and makes the overdue ones due itself. The
+server does so for one consumer only, and only if the schedule is still there, so nothing is fired twice.
+"""
+
+import asyncio
+import random
+from datetime import datetime, timedelta
+from typing import Annotated, Final
+
+import msgspec
+import structlog
+from msgspec import Meta
+
+from consumers.retries.reschedule import fire
+from consumers.retries.server_clock import ServerClock
+from messaging import direct_get
+from messaging.client.connection import NatsConnection
+from messaging.direct_get import StoredMessage
+from messaging.periodic import run_every
+from messaging.publisher import JetStreamPublisher
+from schemas import streams, subjects
+from schemas.headers import HEADER_SCHEDULE
+
+OVERDUE_S: Final = 15.0
+"""A schedule fires within a second of its time, so a later one has been forgotten."""
+ROUND_S: Final = 5.0
+READING_SHARE: Final = 0.05
+"""Share of the time for which schedules are read while none is overdue."""
+
+_AT: Final = "@at "
+_Time = Annotated[datetime, Meta(tz=True)]
+_ALL: Final = subjects.scheduled("*", "*", "*")
+_log = structlog.get_logger(__name__)
+
+
+class OverdueSchedules:
+    """Finds and fires overdue schedules."""
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        publisher: JetStreamPublisher,
+        clock: ServerClock,
+        *,
+        overdue_s: float = OVERDUE_S,
+        interval_s: float = ROUND_S,
+    ) -> None:
+        self._connection = connection
+        self._publisher = publisher
+        self._clock = clock
+        self._overdue_s = overdue_s
+        self._interval_s = interval_s
+        self._next = 0
+        """The sequence at which the next round begins to read."""
+        self._found = 0
+        self.overdue = 0
+        """Overdue schedules that the last reading of all schedules found."""
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look for overdue schedules until `stop` is set."""
+        await run_every(self._interval_s, lambda: self._round(stop), stop, failure_event="overdue.failed", jitter=0.2)
+
+    async def _round(self, stop: asyncio.Event) -> None:
+        """Read a part of the schedules, and more as long as some are overdue. Raises `JetStreamError`."""
+        state = (await self._clock.measure()).state
+        if not self._next:  # several consumers begin at different places
+            self._next = random.randint(state.first_seq, max(state.first_seq, state.last_seq))  # noqa: S311
+        loop = asyncio.get_running_loop()
+        until = loop.time() + READING_SHARE * self._interval_s
+        while state.messages and not stop.is_set():
+            records, has_more = await direct_get.read_batch(
+                self._connection, streams.RETRIES.name, _ALL, first_sequence=self._next, size=direct_get.BATCH
+            )
+            fired = await self._fire_overdue(records)
+            if not (records and has_more):
+                self._next, self.overdue, self._found = 1, self._found, 0
+                return
+            self._next = records[-1].sequence + 1
+            if not fired and loop.time() >= until:
+                return
+
+    async def _fire_overdue(self, records: list[StoredMessage]) -> int:
+        latest = self._clock.now() - timedelta(seconds=self._overdue_s)
+        overdue = [record for record in records if _is_due_before(record, latest)]
+        self._found += len(overdue)
+        fired = sum(await asyncio.gather(*(fire(self._publisher, record) for record in overdue)))
+        if fired:
+            _log.warning("overdue.fired", schedules=fired)
+        return fired
+
+
+def _is_due_before(record: StoredMessage, time: datetime) -> bool:
+    try:
+        return msgspec.convert(record.headers.get(HEADER_SCHEDULE, "").removeprefix(_AT), _Time) < time
+    except msgspec.ValidationError:
+        return False

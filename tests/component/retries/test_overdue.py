@@ -1,0 +1,66 @@
+"""Overdue schedules, which the server should have fired: consumers make them due."""
+
+import asyncio
+
+import pytest
+
+from consumers.retries.overdue import OverdueSchedules
+from consumers.retries.server_clock import ServerClock
+from schemas import streams
+from schemas.codes import Outcome
+from tests.support.receiver import Scripted
+from tests.support.site import Site
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.retry
+
+
+async def _schedules(site: Site) -> int:
+    return sum(".scheduled." in record.subject for record in await site.records(streams.RETRIES))
+
+
+async def test_overdue_schedules_are_fired_once_whoever_finds_them(site: Site, receiver: Scripted) -> None:
+    """Two consumers look. What is due within two hours counts as overdue here, and the server fires nothing."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+    connection, publisher = site.jetstream.connection, site.jetstream.publisher
+
+    async with site.consumer():
+        deliveries = [await site.deliver("orders") for _ in range(300)]
+        await until(lambda: _is_count(site, 300), 20)
+        stop = asyncio.Event()
+        finders = [
+            OverdueSchedules(connection, publisher, ServerClock(connection), overdue_s=-7200, interval_s=0.2)
+            for _ in range(2)
+        ]
+        running = [asyncio.create_task(finder.run(stop)) for finder in finders]
+        await until(site.is_settled, 30)
+        stop.set()
+        await asyncio.gather(*running)
+
+    assert sorted(receiver.ids()) == sorted(2 * deliveries)
+    assert {result.outcome for result in await site.results()} == {Outcome.RETRY_SCHEDULED, Outcome.DELIVERED}
+
+
+async def test_a_schedule_that_is_not_overdue_is_left_alone(site: Site, receiver: Scripted) -> None:
+    """A time in the future is the server's business."""
+    receiver.script = [500]
+    await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+    connection = site.jetstream.connection
+
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: _is_count(site, 1), 20)
+        stop = asyncio.Event()
+        finder = OverdueSchedules(connection, site.jetstream.publisher, ServerClock(connection), interval_s=0.01)
+        running = asyncio.create_task(finder.run(stop))
+        await asyncio.sleep(0.5)  # some rounds
+        stop.set()
+        await running
+
+    assert await _schedules(site) == 1
+    assert finder.overdue == 0
+
+
+async def _is_count(site: Site, count: int) -> bool:
+    return await _schedules(site) == count

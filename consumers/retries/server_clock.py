@@ -24,7 +24,7 @@ class ServerClock:
         """Ask the server for its time, and return the state of the stream of retries. Raises `JetStreamError`."""
         began_s = time.monotonic()
         info = await stream_info(self._connection, streams.RETRIES.name)
-        self._zero_s = info.ts.timestamp() - (began_s + time.monotonic()) / 2
+        self._zero_s = info.ts.timestamp() - began_s  # rather late than early: `Retry-After` is the earliest time
         return info
 
     def now(self) -> datetime:

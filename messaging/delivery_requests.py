@@ -8,10 +8,10 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import Enum
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -25,13 +25,15 @@ from schemas.headers import HEADER_SINCE
 
 MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
 """Between this machine and the servers, whose time the results have."""
-
-
+MAX_AT_ONCE: Final = 32
+"""Requests of a fan-out that are published one by one at a time."""
 WAKE_AFTER_S: Final = 5.0
 """A queue may have no holder when this process has published nothing to it for this long."""
 MAX_AWAKE: Final = 16_384
 """Queues that are known to be awake."""
 _UNKNOWN: Final = -1
+
+T = TypeVar("T")
 
 
 class DeliveryRequest(Struct, frozen=True, gc=False):
@@ -189,11 +191,19 @@ async def publish_requests(
         kept = requests if is_over_share else [_asking_for_results(one) for one in requests]
         stored = await _store(publisher, streams.OVERFLOW, kept, subjects.overflow)
     except _StoredBefore:  # each single request finds out where
-        return await asyncio.gather(*(_publish(publisher, one) for one in requests))
+        return await _in_parts(requests, lambda one: _publish(publisher, one))
     if is_over_share:
         return stored
-    each = zip(requests, stored, strict=True)
-    return await asyncio.gather(*(_move_to_work(publisher, one, at) for one, at in each))
+    each = list(zip(requests, stored, strict=True))
+    return await _in_parts(each, lambda one: _move_to_work(publisher, *one))
+
+
+async def _in_parts(each: Sequence[T], store: Callable[[T], Awaitable[PublishAck]]) -> list[PublishAck]:
+    """Store `each`, a part at a time: the requests of others come in between."""
+    stored: list[PublishAck] = []
+    for start in range(0, len(each), MAX_AT_ONCE):
+        stored += await asyncio.gather(*map(store, each[start : start + MAX_AT_ONCE]))
+    return stored
 
 
 def _asking_for_results(request: DeliveryRequest) -> DeliveryRequest:

@@ -46,6 +46,7 @@ _ROWS: Final = (
     ("provider/secret_manifest.py", "json.Decoder convert", "tenant", "1.5 MB, a Secret"),
     ("provider/secret_ref.py", "re.compile*3", "tenant", "512 characters"),
     ("provider/signing_keys.py", "re.compile*2 base64.b64decode", "tenant", "1.5 MB, a Secret"),
+    ("messaging/atomic_batch.py", "sorted", "product", "1,000 messages of a batch", "n log n"),
     ("messaging/client/client.py", "re.compile", "operator", "creds file"),
     ("messaging/client/connection.py", "json.Decoder json.decode", "server", "1 MiB, the server's maximum message"),
     ("messaging/client/headers.py", "re.compile", "producer", "64 KiB, headers of a message"),

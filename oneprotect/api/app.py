@@ -14,6 +14,7 @@ from oneprotect.api.operations.request import ApiDependencies, ApiRequest, clien
 from oneprotect.api.resources import attempts, credentials, deliveries, destinations, probes, replays
 from oneprotect.api.web.problems import Problem, problem_of, problem_response
 from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, NormalizingRouter, routes_of
+from schemas.roles import ALL_TENANTS
 
 _RESOURCES: Final[tuple[ApiOperation, ...]] = (
     *deliveries.OPERATIONS,
@@ -39,11 +40,11 @@ def create_app(parts: ApiDependencies, beside: Sequence[BaseRoute] = ()) -> Norm
 def _handler(operation: ApiOperation, parts: ApiDependencies) -> Handler:
     async def handle(request: Request) -> Response:
         if not operation.roles:
+            parts.limiter.admit_anonymous(client_address(request))
             answer = await operation.handle(ApiRequest(request, parts, None))
         else:
             principal = await _authorize(request, operation, parts)
             tenant = request.path_params["tenant"]
-            request.scope[SLOTS].enter_context(parts.limiter.admit(tenant, principal.id, of=principal.tenant))
             if operation.reads_many:
                 async with parts.limiter.read_turn(tenant, of=principal.tenant):
                     return _respond(await operation.handle(ApiRequest(request, parts, principal)))
@@ -59,9 +60,15 @@ def _respond(answer: ApiResponse) -> Response:
 
 
 async def _authorize(request: Request, operation: ApiOperation, parts: ApiDependencies) -> Principal:
-    """Return the caller. Check the tenant before the role, so that no caller learns about other tenants."""
+    """Count the request and return the caller.
+
+    The tenant is checked before the role, so that no caller learns about other tenants.
+    """
     authorization = request.headers.get("authorization")
     principal = await parts.authenticator.authenticate(authorization, client_address(request))
+    tenant = request.path_params["tenant"] if principal.tenant == ALL_TENANTS else principal.tenant
+    # Before the checks, so that refused requests count, too.
+    request.scope[SLOTS].enter_context(parts.limiter.admit(tenant, principal.id, of=principal.tenant))
     if not principal.is_of(request.path_params["tenant"]):
         raise Problem(403, "forbidden", "This token belongs to another tenant. Use a token of this tenant.")
     if not principal.has_any(operation.roles):

@@ -10,6 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Router
 
 from oneprotect.api.operations.operation import READERS
+from oneprotect.api.operations.request import client_address
 from oneprotect.api.web.problems import Problem, problem_of
 from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, routes_of
 from oneprotect.console.pages import attempts, destination, failed, integrations, replays, sign_in
@@ -88,6 +89,8 @@ def console_routes(console: ConsoleDependencies, assets: StaticFiles) -> list[Ba
 def _page_handler(page: ConsolePage, console: ConsoleDependencies) -> Handler:
     async def handle(http: Request) -> Response:
         request = await _open(http, console)
+        if request.session is None:
+            console.api.limiter.admit_anonymous(client_address(http))
         if page.needs_session:
             if request.session is None:
                 return _respond(_to_sign_in(http))

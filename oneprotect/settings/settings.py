@@ -186,7 +186,7 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
 
     rate_per_s: float = 1000.0
     """Requests per second to each API process, over HTTP and NATS together. Two seconds' worth may come at once.
-    Each further delivery of a fan-out counts as a tenth of a request."""
+    Each further delivery of a fan-out counts as half a request."""
     token_rate_per_s: float = 500.0
     """Requests per second of one token, or of one JWT subject, to each API process."""
     max_concurrent: int = 128

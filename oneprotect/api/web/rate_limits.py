@@ -26,8 +26,11 @@ MAX_DRY_RUNS: Final = 2
 """Pages of dry runs that a process reads at a time, one of each tenant; a page is thousands of deliveries."""
 REFUSAL_DELAY_S: Final = 0.5
 """The time after which a further read is refused, so that a client that repeats it at once costs little."""
-FAN_OUT_SHARE: Final = 0.1
+FAN_OUT_SHARE: Final = 0.5
 """The cost of each further delivery of a fan-out, in requests."""
+ANONYMOUS_PER_S: Final = 100.0
+"""Requests of an address a second without a valid token or session. A proxy that is not trusted is one address."""
+ANONYMOUS_BURST: Final = 500.0
 
 
 class TenantLimiter:
@@ -47,6 +50,7 @@ class TenantLimiter:
     ) -> None:
         self._tenants = _buckets(tenant_per_s, clock)
         self._callers = _buckets(caller_per_s, clock)
+        self._anonymous = TokenBuckets(burst=ANONYMOUS_BURST, per_s=ANONYMOUS_PER_S, clock=clock)
         self._max_concurrent = max_concurrent
         self._reads = FairTurns(MAX_READS, per_tenant=MAX_READS_PER_TENANT, max_waiting=MAX_WAITING_READS)
         self._dry_runs = FairTurns(MAX_DRY_RUNS, per_tenant=1, max_waiting=MAX_WAITING_READS)
@@ -79,6 +83,12 @@ class TenantLimiter:
             self._running[key] -= 1
             if not self._running[key]:
                 del self._running[key]
+
+    def admit_anonymous(self, address: str) -> None:
+        """Count a request without a valid token or session. Raises `Problem` 429 beyond the limit of its address."""
+        if wait_s := self._anonymous.wait_s(address):
+            raise too_many("This address sends too many requests without a token.", wait_s)
+        self._anonymous.take(address)
 
     @contextlib.asynccontextmanager
     async def read_turn(self, tenant: str, *, of: str = "", dry_run: bool = False) -> AsyncGenerator[None]:

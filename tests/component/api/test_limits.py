@@ -1,6 +1,7 @@
 """Limits of tenants: a tenant that uses up its share gets a clear refusal, and the other tenants notice nothing."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime
 from urllib.parse import urlencode
@@ -46,6 +47,34 @@ async def test_a_flood_of_one_token_leaves_the_tenants_other_tokens_alone(site: 
 
         assert sum(reply.status == 429 for reply in flood) >= 40
         assert (await other("GET", _OURS)).status == 200
+
+
+async def test_refused_requests_count_as_well(site: Site) -> None:
+    """A token that asks for another tenant's rows reaches its own limit, and not that of the other tenant."""
+    async with running(site, tenant_rate_per_s="5", tenant_token_rate_per_s="100") as api:
+        ours, theirs = await api.client("viewer"), await api.client("viewer", tenant=THEIRS)
+
+        flood = await asyncio.gather(*(ours("GET", _THEIRS) for _ in range(60)))
+
+        assert Counter(reply.status for reply in flood).keys() == {403, 429}
+        assert (await theirs("GET", _THEIRS)).status == 200
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/console/sign-in", "/healthz"])
+async def test_an_address_sends_few_requests_without_a_token(site: Site, path: str) -> None:
+    """Pages that need no token cost the process as much as others; who has a token is served meanwhile."""
+    async with running(site) as api:
+        ours, anonymous = await api.client("viewer"), await api.client()
+
+        async def ask() -> int:
+            return (await anonymous("GET", path)).status
+
+        statuses = Counter[int]()
+        for _ in range(20):
+            statuses.update(await asyncio.gather(*(ask() for _ in range(100))))
+
+        assert statuses.keys() == {200, 429}
+        assert (await ours("GET", _OURS)).status == 200
 
 
 async def test_slow_requests_take_the_slots_of_their_tenant_only(site: Site) -> None:

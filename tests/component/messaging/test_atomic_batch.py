@@ -50,6 +50,20 @@ async def test_a_rejected_request_does_not_affect_the_others(site: Site) -> None
     assert names == {"first": 2, "second": 3, "third": 3, "fourth": 3}
 
 
+async def test_large_batches_of_one_tenant_delay_no_other(site: Site) -> None:
+    """Another tenant's batch goes with the next one, although dozens of large ones wait."""
+    batches = site.jetstream.publisher.batches(streams.WORK.name)
+    other = [Publication(subjects.requested("globex", f"d{n}"), b"{}", {HEADER_MSG_ID: f"other.{n}"}) for n in range(5)]
+
+    large = [asyncio.create_task(batches.store(_batch(f"large{number}", 900))) for number in range(20)]
+    await asyncio.sleep(0)
+    stored = await batches.store(other)
+
+    assert sum(task.done() for task in large) <= 2
+    assert stored[-1].seq <= 3 * 900 + 5
+    await asyncio.gather(*large)
+
+
 async def test_every_caller_gets_an_error_without_a_server(site: Site) -> None:
     """No caller waits forever."""
     await site.server.kill()

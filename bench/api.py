@@ -49,19 +49,25 @@ class Measured(Struct, frozen=True):
     p50_ms: float
     p99_ms: float
     accepted: int
+    server_cpu_us: float = 0.0
+    """CPU time of nats-server for a request."""
 
 
 class Contender:
-    """A server under measurement."""
+    """A server under measurement. `is_named`: the requests name the delivery id."""
 
-    def __init__(self, name: str, process: Child, port: int, head: str) -> None:
+    def __init__(
+        self, name: str, process: Child, port: int, head: str, nats: psutil.Process, *, is_named: bool = True
+    ) -> None:
         self.name = name
-        self.rounds: list[tuple[float, float]] = []
+        self.is_named = is_named
+        self.rounds: list[tuple[float, float, float]] = []
         self.accepted = 0
         self.latencies_ms: list[float] = []
         self._process = process
         self._port = port
         self._head = head
+        self._nats = nats
 
     async def wait_until_up(self) -> None:
         """Wait until the server accepts a request. Raises `BenchError`."""
@@ -69,7 +75,7 @@ class Contender:
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError, BenchError, asyncio.IncompleteReadError):
                 async with _Connection(self._port, self._head) as connection:
-                    await connection.post(f"{self.name}-up")
+                    await connection.post(self._key("up"))
                     self.accepted += 1
                     return
             await asyncio.sleep(0.1)
@@ -78,18 +84,26 @@ class Contender:
     async def round(self, number: int, seconds: float) -> float:
         """Send requests over all connections for `seconds`, and return the requests per second."""
         stop = time.perf_counter() + seconds
-        cpu_s, began = self._process.cpu_s(), time.perf_counter()
+        cpu_s, nats_s, began = self._process.cpu_s(), self._nats_s(), time.perf_counter()
         counts = await asyncio.gather(*(self._press(f"{number}-{one}", stop) for one in range(CONNECTIONS)))
         took_s, count = time.perf_counter() - began, sum(counts)
         self.accepted += count
-        self.rounds.append((count / took_s, (self._process.cpu_s() - cpu_s) / count * 1e6))
+        used = (self._process.cpu_s() - cpu_s, self._nats_s() - nats_s)
+        self.rounds.append((count / took_s, used[0] / count * 1e6, used[1] / count * 1e6))
         return count / took_s
+
+    def _nats_s(self) -> float:
+        times = self._nats.cpu_times()
+        return times.user + times.system
+
+    def _key(self, key: str) -> str | None:
+        return f"{self.name.replace(' ', '-')}-{key}" if self.is_named else None
 
     async def _press(self, name: str, stop: float) -> int:
         count = 0
         async with _Connection(self._port, self._head) as connection:
             while time.perf_counter() < stop:
-                await connection.post(f"{self.name}-{name}-{count}")
+                await connection.post(self._key(f"{name}-{count}"))
                 count += 1
         return count
 
@@ -107,7 +121,7 @@ class Contender:
             for count in range(int(seconds / interval_s)):
                 due = began + count * interval_s
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                await connection.post(f"{self.name}-paced-{number}-{count}")
+                await connection.post(self._key(f"paced-{number}-{count}"))
                 took_ms.append((time.perf_counter() - due) * 1000)
         return took_ms
 
@@ -115,8 +129,9 @@ class Contender:
         """Return the result."""
         latencies = sorted(self.latencies_ms)
         return Measured(
-            per_s=median(per_s for per_s, _ in self.rounds),
-            cpu_us=median(cpu_us for _, cpu_us in self.rounds),
+            per_s=median(per_s for per_s, _, _ in self.rounds),
+            cpu_us=median(cpu_us for _, cpu_us, _ in self.rounds),
+            server_cpu_us=median(server_us for _, _, server_us in self.rounds),
             p50_ms=latencies[len(latencies) // 2],
             p99_ms=latencies[int(len(latencies) * 0.99)],
             accepted=self.accepted,
@@ -141,9 +156,10 @@ class _Connection:
     async def __aexit__(self, *exception: object) -> None:
         self._writer.close()
 
-    async def post(self, key: str) -> None:
+    async def post(self, key: str | None) -> None:
         """Request a delivery. Raises `BenchError` unless the response is a 202."""
-        head = f"{self._head}idempotency-key: {key}\r\ncontent-length: {len(self._BODY)}\r\n\r\n"
+        named = f"idempotency-key: {key}\r\n" if key else ""
+        head = f"{self._head}{named}content-length: {len(self._BODY)}\r\n\r\n"
         self._writer.write(head.encode() + self._BODY)
         answer = await self._reader.readuntil(b"\r\n\r\n")
         fields = answer.lower()
@@ -177,9 +193,12 @@ async def _site(directory: Path, sync_interval: str) -> AsyncGenerator[tuple[Jet
         bare = await stack.enter_async_context(child("bare loop", "bench.harness.bare_api", log=directory / "bare.log"))
         bare.tell(msgspec.json.encode(bare_api.Setup(server.url, ports[1], BARE.subjects[0])))
         head = "POST /v1/tenants/acme/deliveries HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        authorized = f"{head}authorization: Bearer {token}\r\n"
+        nats = psutil.Process(server.pid)
         contenders = [
-            Contender("product", api, ports[0], f"{head}authorization: Bearer {token}\r\n"),
-            Contender("bare loop", bare, ports[1], head),
+            Contender("product", api, ports[0], authorized, nats, is_named=False),
+            Contender("named ids", api, ports[0], authorized, nats),
+            Contender("bare loop", bare, ports[1], head, nats),
         ]
         for contender in contenders:
             await contender.wait_until_up()
@@ -224,23 +243,30 @@ async def _run(rounds: int, seconds: float, sync_interval: str) -> dict[str, Mea
                     await contender.round(number, seconds)
             for contender in contenders:
                 await contender.pace(seconds)
-            for stream, contender in zip((streams.WORK.name, BARE.name), contenders, strict=True):
+            *products, bare = contenders
+            for stream, accepted in (
+                (streams.WORK.name, sum(one.accepted for one in products)),
+                (BARE.name, bare.accepted),
+            ):
                 state = (await jetstream.connection.api(f"STREAM.INFO.{stream}"))["state"]
-                if state["messages"] != contender.accepted:
-                    raise BenchError(f"{contender.name}: {contender.accepted} accepted, {state['messages']} stored")
+                if state["messages"] != accepted:
+                    raise BenchError(f"{stream}: {accepted} accepted, {state['messages']} stored")
             return {contender.name: contender.measured() for contender in contenders}
 
 
 def _table(found: dict[str, Measured]) -> str:
     lines = [f"POST …/deliveries, {CONNECTIONS} connections, one API process; latency at {PACE_PER_S}/s", ""]
-    lines.append(f"{'':12}{'POST/s':>10}{'CPU us':>10}{'p50 ms':>10}{'p99 ms':>10}")
+    lines.append(f"{'':12}{'POST/s':>10}{'CPU us':>10}{'server us':>10}{'p50 ms':>10}{'p99 ms':>10}")
     for name, one in found.items():
-        lines.append(f"{name:12}{one.per_s:10.0f}{one.cpu_us:10.0f}{one.p50_ms:10.1f}{one.p99_ms:10.1f}")
-    product, bare = found["product"], found["bare loop"]
+        lines.append(
+            f"{name:12}{one.per_s:10.0f}{one.cpu_us:10.0f}{one.server_cpu_us:10.0f}{one.p50_ms:10.2f}{one.p99_ms:10.1f}"
+        )
+    product, named, bare = found["product"], found["named ids"], found["bare loop"]
     lines += [
         "",
         "all that was accepted is stored, once",
         f"POST, product / bare loop: {product.per_s / bare.per_s:.2f}",
+        f"a named id, of the rate: {named.per_s / product.per_s:.2f}, of the CPU: {named.cpu_us / product.cpu_us:.2f}",
     ]
     return "\n".join(lines)
 

@@ -114,6 +114,10 @@ class KvBucket:
         info = await management.stream_info(self._connection, self._stream, subjects=self._prefix + pattern)
         return sorted(subject.removeprefix(self._prefix) for subject in info.state.subjects)
 
+    async def count_keys(self, pattern: str) -> int:
+        """Return how many keys match, those among them that were deleted within `MARKER_TTL_S`."""
+        return await direct_get.count(self._connection, self._stream, self._prefix + pattern)
+
     async def get_all(self, keys: Sequence[str]) -> list[KvEntry]:
         """Return the entries of those `keys` that have one, sorted by key."""
         names = [self._prefix + key for key in keys]

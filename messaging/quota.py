@@ -40,10 +40,13 @@ class KeyQuota:
         below: str = "*",
         prefix: str = "",
         counts: Callable[[bytes], bool] | None = None,
+        reads: bool = True,
+        remedy: str = "delete some",
     ) -> None:
         """`below`: pattern of the keys after the tenant; `prefix`: how the last part of a counted key begins.
 
-        `counts`: returns true for a value that counts, by default any.
+        `counts`: returns true for a value that counts, by default any. Without `reads` the server counts, deleted keys
+        included, and no key is read: for millions of them.
         """
         self.name: Final = name
         self.limit: Final = limit
@@ -52,6 +55,8 @@ class KeyQuota:
         self._below = below
         self._prefix = prefix
         self._counts_value = counts
+        self._reads = reads
+        self._remedy = remedy
         self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """Count by tenant, and the time until which it is used."""
 
@@ -62,7 +67,7 @@ class KeyQuota:
         """
         count = await self._count(tenant)
         if count >= self.limit and (key is None or await self._bucket.get(key) is None):
-            raise QuotaExceeded(self.name, count, self.limit, self._setting)
+            raise QuotaExceeded(self.name, count, self.limit, self._setting, remedy=self._remedy)
         if key is None:
             self._counts[tenant] = count + 1, self._counts[tenant][1]
 
@@ -83,6 +88,9 @@ class KeyQuota:
     async def _read(self, tenant: str) -> tuple[int, float]:
         """Return the count, and the time until it may be read again."""
         pattern = f"{tenant}.{self._below}"
+        if not self._reads:
+            count = await self._bucket.count_keys(pattern)
+            return count, count / COUNTED_PER_S
         keys = await self._bucket.list_keys(pattern)
         if (count := self._counted(keys)) < self.limit and (self._counts_value is None or not count):
             return count, len(keys) / COUNTED_PER_S

@@ -19,6 +19,9 @@ HEADER_DEFERRALS: Final = "Oneprotect-Deferrals"
 """Deferrals of this attempt because of an open circuit breaker, which do not count as attempts."""
 HEADER_SINCE: Final = "Oneprotect-Since"
 """Results may have been recorded since this time, although the message is newer; check for them before sending."""
+HEADER_CHECKED: Final = "Id-Checked"
+"""The API has made the delivery's id, or has checked that it is new, so consumers do not. `Oneprotect-` is the prefix
+of retry state, which costs more to decode."""
 HEADER_CODE: Final = "Oneprotect-Code"
 HEADER_OUTCOME: Final = "Oneprotect-Outcome"
 HEADER_REASON: Final = "Oneprotect-Reason"
@@ -34,7 +37,7 @@ HEADER_SCHEDULE_NEXT: Final = "Nats-Schedule-Next"
 """`purge`: the schedule is removed when the due message is stored."""
 MAX_VALUE_LENGTH: Final = 256
 
-_CONTEXT: Final = {name.lower(): name for name in (HEADER_CONTENT_TYPE, HEADER_TRACE)}
+_CONTEXT: Final = {name.lower(): name for name in (HEADER_CONTENT_TYPE, HEADER_TRACE, HEADER_CHECKED)}
 _PORTABLE: Final = _CONTEXT | {
     name.lower(): name
     for name in (
@@ -65,14 +68,14 @@ def as_value(text: str) -> str:
 def portable_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers of a stored message that a copy of the message in another stream may have.
 
-    These are the content type, the trace and the retry state. Names are compared without case and returned as spelled
-    in this package. A value that is not 1 to 256 printable ASCII characters is left out.
+    These are the content type, the trace, the mark of a checked id and the retry state. Names are compared without case
+    and returned as spelled in this package. A value that is not 1 to 256 printable ASCII characters is left out.
     """
     return _select(headers, _PORTABLE)
 
 
 def context_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the portable headers without the retry state: content type and trace."""
+    """Return the portable headers without the retry state: content type, trace, and the mark of a checked id."""
     return _select(headers, _CONTEXT)
 
 

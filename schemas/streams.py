@@ -42,6 +42,7 @@ class BucketConfig(Struct, frozen=True, kw_only=True):
     max_age_s: Annotated[
         float, Meta(description="The server removes a row this long after its last write. 0: never.")
     ] = 0
+    remembers: Annotated[bool, Meta(description="ONEPROTECT_IDEMPOTENCY_WINDOW_S replaces that time.")] = False
 
 
 _DAY_S = 86_400.0
@@ -159,6 +160,12 @@ SUSPECTS: Final = BucketConfig(
 REPLAYS: Final = BucketConfig(
     name="oneprotect_replays", description="Replays and their progress.", announced=True, max_age_s=_KEPT_S
 )
+NAMED_IDS: Final = BucketConfig(
+    name="oneprotect_named_ids",
+    description="Delivery ids that producers named, with digests of their bodies.",
+    max_age_s=_DAY_S,
+    remembers=True,
+)
 REMOVALS: Final = BucketConfig(
     name="oneprotect_removals", description="Tenants that are being removed.", announced=True
 )
@@ -173,6 +180,7 @@ BUCKETS: Final = (
     TOKENS,
     SUSPECTS,
     REPLAYS,
+    NAMED_IDS,
     REMOVALS,
 )
 TENANT_BUCKETS: Final = tuple(bucket for bucket in BUCKETS if bucket is not SUSPECTS)

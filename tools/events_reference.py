@@ -9,6 +9,7 @@ from schemas import headers, streams
 from schemas.events import CloudEvent, OperationalEvent
 from schemas.headers import (
     HEADER_ATTEMPT,
+    HEADER_CHECKED,
     HEADER_CODE,
     HEADER_CONTENT_TYPE,
     HEADER_DEFERRALS,
@@ -68,10 +69,12 @@ Set these headers:
 
 | header | value |
 |---|---|
-| `Nats-Msg-Id` | `<tenant>.<destination>.<id>`. JetStream drops a repeated id within 10 minutes. |
+| `Nats-Msg-Id` | `<tenant>.<destination>.<id>`. A repeated id is not delivered again: see below. |
 | `content-type` | `application/cloudevents+json` |
 | `traceparent` | Optional. The parent of the delivery's spans. |
 
+- A consumer compares the id with those of `ONEPROTECT_IDEMPOTENCY_WINDOW_S`, unless the header is
+  missing. A repeat is acknowledged and not sent. With another body it is quarantined.
 - Wait for JetStream's acknowledgement. Publish the same message again until it arrives.
 - JetStream refuses a message with error 10077 when the destination has `ONEPROTECT_WORK_PER_DESTINATION` due
   deliveries. Publish that message, headers included, to `oneprotect.delivery.overflow.<tenant>.<destination>`.
@@ -81,6 +84,7 @@ Set these headers:
 _LIFETIMES: Final = {0.0: "until removed", streams.ATTEMPTS.max_age_s: "30 days"}
 
 _HEADERS: Final = {
+    HEADER_CHECKED: "The API has made or checked the id. Consumers look up all other ids.",
     HEADER_ATTEMPT: "Number of the attempt, from 1.",
     HEADER_FIRST_ATTEMPT_AT: "Start of the first attempt.",
     HEADER_REPLAY: "Replay that requested the delivery.",

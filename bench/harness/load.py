@@ -16,7 +16,7 @@ from messaging.publication import Publication, PublishAck
 from messaging.publisher import JetStreamPublisher
 from schemas import subjects
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
-from schemas.headers import HEADER_MSG_ID
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 WINDOW: Final = 512
@@ -59,6 +59,7 @@ class Load:
         headers = {
             HEADER_MSG_ID: subjects.msg_id(address.tenant, address.destination, delivery),
             "content-type": CONTENT_TYPE,
+            HEADER_CHECKED: "1",  # like a request that came over the API
         }
         publication = Publication(self._contender.requested(address), document(address, delivery), headers)
         name = f"{address.path} {delivery}"

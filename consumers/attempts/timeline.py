@@ -25,6 +25,8 @@ MAX_SKIPS: Final = 16
 """Times that the search for attempts skips to the time at which the next one was due."""
 _SKEW: Final = timedelta(minutes=1)
 """Producers make the ids, and their clocks differ from the server's."""
+CLOCK_DIFFERENCE: Final = timedelta(seconds=5)
+"""The clocks of two servers may differ by this much."""
 _ENDED: Final = frozenset({Outcome.DELIVERED, Outcome.FAILED, Outcome.SKIPPED})
 
 
@@ -89,13 +91,7 @@ async def read_timelines(
     made_at = time_of(delivery)
     since = made_at and made_at - _SKEW
     waiting: dict[str, _WaitingRequest] = {}
-    for state, stream, pattern in (
-        (DeliveryState.OVERFLOW, streams.OVERFLOW, subjects.overflow(tenant, name)),
-        (DeliveryState.PENDING, streams.WORK, subjects.requested(tenant, name)),
-        (DeliveryState.PENDING, streams.ORDERED, subjects.ordered(tenant, name)),
-        (DeliveryState.SCHEDULED, streams.RETRIES, subjects.scheduled(tenant, name, delivery)),
-        (DeliveryState.PENDING, streams.RETRIES, subjects.due(tenant, name)),
-    ):
+    for state, stream, pattern in _places(tenant, name, delivery):
         forward = _ForwardScan(connection, stream.name, pattern, delivery)
         await forward.read(None if stream is streams.RETRIES else since)
         waiting |= {found.destination: found for found in _requests(forward, delivery, state)}
@@ -114,6 +110,61 @@ async def read_timelines(
         )
         for name in found
     ]
+
+
+async def is_stored(
+    connection: NatsConnection, tenant: str, delivery: str, destination: str, *, since: datetime
+) -> bool:
+    """Return whether a delivery that was requested at `since` or later waits in a stream, or has a result.
+
+    Load shedding moves a due delivery back to the overflow, which is therefore read twice. Raises `JetStreamError`.
+    """
+    overflow, work, ordered, *_ = _places(tenant, destination, delivery)
+    for place in (overflow, work, ordered, overflow):
+        if await _is_in(connection, place, delivery, since - CLOCK_DIFFERENCE):
+            return True
+    return await has_attempt(connection, tenant, delivery, destination, since=since)
+
+
+async def has_attempt(
+    connection: NatsConnection, tenant: str, delivery: str, destination: str, *, since: datetime
+) -> bool:
+    """Return whether a delivery that was requested at `since` or later waits for an attempt, or has a result.
+
+    Places and results are read in the order in which the delivery moves. Raises `JetStreamError`.
+    """
+    *_, scheduled, due = _places(tenant, destination, delivery)
+    for place in (scheduled, due):
+        if await _is_in(connection, place, delivery, None):
+            return True
+    pattern = subjects.attempted(tenant, destination, delivery)
+    forward = _ForwardScan(connection, streams.ATTEMPTS.name, pattern, delivery)
+    await forward.read(since - CLOCK_DIFFERENCE)
+    return any(True for _ in _results(forward, delivery))
+
+
+async def _is_in(connection: NatsConnection, place: "_Place", delivery: str, since: datetime | None) -> bool:
+    state, stream, pattern = place
+    forward = _ForwardScan(connection, stream.name, pattern, delivery)
+    await forward.read(since)
+    return any(True for _ in _requests(forward, delivery, state))
+
+
+_Place = tuple[DeliveryState, streams.StreamConfig, str]
+"""Stream and subject where a delivery may wait, and its state there."""
+
+
+def _places(
+    tenant: str, destination: str, delivery: str
+) -> tuple[tuple[DeliveryState, streams.StreamConfig, str], ...]:
+    """Return the places in the order in which a delivery moves."""
+    return (
+        (DeliveryState.OVERFLOW, streams.OVERFLOW, subjects.overflow(tenant, destination)),
+        (DeliveryState.PENDING, streams.WORK, subjects.requested(tenant, destination)),
+        (DeliveryState.PENDING, streams.ORDERED, subjects.ordered(tenant, destination)),
+        (DeliveryState.SCHEDULED, streams.RETRIES, subjects.scheduled(tenant, destination, delivery)),
+        (DeliveryState.PENDING, streams.RETRIES, subjects.due(tenant, destination)),
+    )
 
 
 class _ForwardScan:

@@ -19,6 +19,7 @@ from consumers.credentials.checker import SecretObserver
 from consumers.delivery import effects
 from consumers.delivery.attempt import DeliveryAttempt, ResultBuilder
 from consumers.delivery.head_state import HeadState, HeadStateCache
+from consumers.delivery.id_check import NamedIdCheck, needs_check
 from consumers.delivery.route_cache import DeliveryRoute, RouteCache
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth
@@ -40,7 +41,7 @@ from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
-from schemas.headers import HEADER_SINCE
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
 
 HALF_OPEN_RETRY_S: Final = 2.0
 """Deferral of a delivery while another attempt probes its half-open circuit breaker."""
@@ -52,6 +53,8 @@ SUSPECT_S: Final = 60.0
 """Time after a reconnect for which messages that are called new are looked up."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
 _SINCE: Final = HEADER_SINCE.encode()
+_NAMED: Final = HEADER_MSG_ID.encode()
+_CHECKED: Final = HEADER_CHECKED.encode()
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +95,10 @@ class DeliveryHandler:
         worker: str,
         observer: AttemptObserver,
         archive: ArchiveBatcher,
+        ids: NamedIdCheck | None = None,
     ) -> None:
+        """`ids`: checks the ids that trusted publishers name, if they are remembered."""
+        self._ids = ids
         self._provider = provider
         self._sender = sender
         self._attempt_log = attempt_log
@@ -135,6 +141,7 @@ class DeliveryHandler:
             or message.stream == streams.ORDERED.name
             or _SINCE in message.header_block
             or lane in self._health.not_closed
+            or (self._ids is not None and _NAMED in message.header_block and _CHECKED not in message.header_block)
         ):
             return None
         try:
@@ -173,6 +180,11 @@ class DeliveryHandler:
             known = await self._settle_known(delivery)
             if known is not None:
                 return known
+        if self._ids is not None and needs_check(delivery):
+            refusal = await self._refuse_named(delivery, self._ids)
+            message.require_term()
+            if refusal is not None:
+                return refusal
         if not delivery.is_ping:
             open_s = await self._find_open_s(delivery)
             message.require_term()
@@ -242,6 +254,13 @@ class DeliveryHandler:
         if own.outcome is not Outcome.DELIVERED or delivery.is_ordered or delivery.is_ping:
             return (late,)
         return late, effects.watch(delivery, history, self._clock.now() + timedelta(seconds=WATCH_S))
+
+    async def _refuse_named(self, delivery: DeliveryAttemptRequest, ids: NamedIdCheck) -> Disposition | None:
+        """Return what to do with a delivery whose id was used before, or None. The claim names its last place."""
+        route = await self._routes.load(delivery.message.lane)
+        if route is not None and route.destination.ordering == "fifo" and not delivery.is_ordered:
+            return Requeue()  # for the destination's ordered queue
+        return await ids.refuse(delivery)
 
     async def _find_open_s(self, delivery: DeliveryAttemptRequest) -> float | None:
         """Return for how many seconds the circuit breaker holds `delivery` back, or None if it may be sent."""

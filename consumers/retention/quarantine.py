@@ -21,7 +21,7 @@ from messaging.publisher import JetStreamPublisher
 from messaging.reverse_reader import read_last
 from schemas import streams, subjects
 from schemas.events import QuarantineReleased, QuarantineReleasedData
-from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_ORIGIN, HEADER_REASON, portable_headers
+from schemas.headers import HEADER_CHECKED, HEADER_CODE, HEADER_MSG_ID, HEADER_ORIGIN, HEADER_REASON, portable_headers
 
 SOURCE: Final = "/oneprotect/quarantine"
 
@@ -114,7 +114,7 @@ class QuarantineStore:
         A second release within ten minutes is a duplicate. `delivery` is the result of `decode_request`, if it
         succeeded. Raises `JetStreamError`.
         """
-        headers = found.headers | {HEADER_MSG_ID: f"{streams.QUARANTINE.name}.{found.sequence}"}
+        headers = found.headers | {HEADER_MSG_ID: f"{streams.QUARANTINE.name}.{found.sequence}", HEADER_CHECKED: "1"}
         if found.kind == "requested":
             tenant, destination = subjects.tenant_and_destination(found.origin)
             stored = await publish_request(self._publisher, tenant, destination, found.data, headers)

@@ -136,6 +136,7 @@ _CONFIGURED: Final = (
     streams.CREDENTIAL_STATUS,  # the API deletes the status of a changed credential
     streams.TOKENS,
     streams.REPLAYS,
+    streams.NAMED_IDS,
 )
 _SEEN: Final = (
     streams.DESTINATIONS,
@@ -156,7 +157,7 @@ API: Final = NatsRole(
         f"$JS.API.STREAM.MSG.DELETE.{streams.OVERFLOW.name}",  # after moving it to the work stream
         *_publish(streams.EVENTS),
         *_write_buckets(*_CONFIGURED),
-        *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS, streams.REMOVALS),
+        *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS, streams.NAMED_IDS, streams.REMOVALS),
         *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
         *_follow(streams.FAILED, streams.DELIVERED),  # the bytes of each tenant
         f"$JS.API.STREAM.PURGE.{streams.DELIVERED.name}",  # the oldest of a tenant beyond its share
@@ -201,8 +202,9 @@ CONSUMER: Final = NatsRole(
             streams.RATES,
             streams.LEASES,
             streams.SUSPECTS,
+            streams.NAMED_IDS,
         ),
-        *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES, streams.SUSPECTS),
+        *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES, streams.SUSPECTS, streams.NAMED_IDS),
         *_decide(streams.ATTEMPTS, streams.RETRIES, streams.FAILED),
         f"{inbox_prefix('api')}.>",  # replies to requests on `oneprotect.control`
         f"{inbox_prefix('operator')}.>",

@@ -34,7 +34,10 @@ class TopologyChange(msgspec.Struct, frozen=True):
 
 
 class StreamLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Sizes of the streams that hold records. The server reserves them, and removes the oldest beyond them."""
+    """Sizes of the streams that hold records. The server reserves them, and removes the oldest beyond them.
+
+    `remembered_s`: how long named ids are remembered; 0 leaves their bucket unused.
+    """
 
     archive_days: int = 30
     """0 disables the archive."""
@@ -42,6 +45,7 @@ class StreamLimits(msgspec.Struct, frozen=True, kw_only=True):
     attempts_bytes: int = 6 * 1024**3
     events_bytes: int = 1024**3
     quarantine_bytes: int = 512 * 1024**2
+    remembered_s: float = _DAY_S
 
     def max_bytes(self, stream: streams.StreamConfig) -> int | None:
         """Return the size of a stream, or None for a stream whose messages wait, which must refuse instead."""
@@ -80,7 +84,7 @@ async def apply(
         wanted = stream_config(stream, replicas=replicas, work_per_destination=work_per_destination, limits=limits)
         changes.append(await _apply_stream(connection, "stream", stream.name, wanted, check=check))
     for bucket in streams.BUCKETS:
-        wanted = bucket_config(bucket, replicas=replicas)
+        wanted = bucket_config(bucket, replicas=replicas, remembered_s=limits.remembered_s)
         change = await _apply_stream(connection, "bucket", bucket.name, wanted, check=check)
         changes.append(
             change if check or change.action == "create" else await _expire_markers(connection, bucket, change)
@@ -122,7 +126,7 @@ def stream_config(
     return config
 
 
-def bucket_config(bucket: streams.BucketConfig, *, replicas: int) -> Config:
+def bucket_config(bucket: streams.BucketConfig, *, replicas: int, remembered_s: float = _DAY_S) -> Config:
     """Return the configuration of a bucket's stream, as any key-value client expects it (ADR-8)."""
     config: Config = {
         "name": f"KV_{bucket.name}",
@@ -131,7 +135,7 @@ def bucket_config(bucket: streams.BucketConfig, *, replicas: int) -> Config:
         "retention": "limits",
         "storage": "file",
         "num_replicas": replicas,
-        "max_age": int(bucket.max_age_s * NANOSECONDS),
+        "max_age": int((remembered_s or _DAY_S if bucket.remembers else bucket.max_age_s) * NANOSECONDS),
         "max_msgs_per_subject": 1,
         "discard": "new",
         "allow_direct": True,

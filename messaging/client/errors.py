@@ -77,6 +77,12 @@ class RejectedByServer(JetStreamError):
 class WriteConflict(RejectedByServer):
     """A write that another writer preceded: the expected revision is not the newest one."""
 
+    @property
+    def newest(self) -> int:
+        """The newest revision, as the leader names it; 0 if it does not."""
+        _, _, number = str(self).rpartition(" (")[0].rpartition(": ")
+        return int(number) if number.isdecimal() else 0
+
 
 class NotAllowed(RejectedByServer):
     """A request that this user lacks the permission for. `err_code` is 0: JetStream gave none."""

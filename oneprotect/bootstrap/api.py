@@ -21,6 +21,7 @@ from oneprotect.api.auth.jwks import IssuerKeys
 from oneprotect.api.auth.jwt import JwtVerifier
 from oneprotect.api.auth.token_cache import TokenCache
 from oneprotect.api.nats_service.deliveries import DeliveryService
+from oneprotect.api.operations.named_deliveries import NamedDeliveries
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.operations.storage_quota import StorageLimits, StorageQuota
@@ -181,6 +182,11 @@ def build_dependencies(
     """Build the dependencies of the API's operations."""
     tokens = TokenCache(jetstream.token_bucket, jetstream.connection)
     delivery = settings.delivery
+    limiter = TenantLimiter(
+        tenant_per_s=settings.tenant.rate_per_s,
+        caller_per_s=settings.tenant.token_rate_per_s,
+        max_concurrent=settings.tenant.max_concurrent,
+    )
     return ApiDependencies(
         connection=jetstream.connection,
         publisher=jetstream.publisher,
@@ -197,11 +203,8 @@ def build_dependencies(
             body_bytes=delivery.max_payload_bytes * 4 // 3 + ENVELOPE_BYTES,
             body_timeout_s=settings.api.body_timeout_s,
         ),
-        limiter=TenantLimiter(
-            tenant_per_s=settings.tenant.rate_per_s,
-            caller_per_s=settings.tenant.token_rate_per_s,
-            max_concurrent=settings.tenant.max_concurrent,
-        ),
+        limiter=limiter,
+        named=_build_named_deliveries(settings, jetstream, limiter),
         storage=StorageQuota(
             jetstream.connection,
             StorageLimits(
@@ -214,6 +217,13 @@ def build_dependencies(
         max_payload_bytes=delivery.max_payload_bytes,
         request_timeout_s=delivery.request_timeout_s,
     )
+
+
+def _build_named_deliveries(settings: Settings, jetstream: JetStream, limiter: TenantLimiter) -> NamedDeliveries | None:
+    """Build what stores deliveries under named ids, if ids are remembered."""
+    if not settings.nats.idempotency_window_s:
+        return None
+    return NamedDeliveries(jetstream.connection, jetstream.named_ids, limiter)
 
 
 def _build_jwt_verifier(settings: Settings) -> JwtVerifier | None:

@@ -17,6 +17,7 @@ from consumers.credentials.checker import CredentialChecker
 from consumers.credentials.control_server import WorkerControl
 from consumers.delivery.handler import DeliveryHandler, DeliveryPolicy
 from consumers.delivery.head_state import HeadStateCache
+from consumers.delivery.id_check import NamedIdCheck
 from consumers.destinations.circuit_breaker import HealthPolicy
 from consumers.destinations.destination_index import DestinationIndex
 from consumers.destinations.directory import ConfigurationDirectory
@@ -60,7 +61,7 @@ from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings
 from provider.cache.provider import CachedSecretProvider
 from schemas import streams, subjects
-from schemas.configuration import RetryPolicy
+from schemas.configuration import MAX_TIMEOUT_S, RetryPolicy
 from telemetry.metrics.child_reports import report_to_supervisor
 from telemetry.otlp.settings import ExportSettings
 from telemetry.telemetry import NO_EXPORT, Telemetry
@@ -191,6 +192,7 @@ class _Consumer:
         self._clock = ServerClock(jetstream.connection)
         self._overdue = OverdueSchedules(jetstream.connection, jetstream.publisher, self._clock)
         self._tracer = _build_tracer(resources)
+        self._ids = _build_id_check(settings, jetstream)
         self._handler = self._build_handler()
         self._rates = RateLimiter(jetstream.rates, self._directory.rates)
         self._shedder = LoadShedder(jetstream.publisher, self._directory.is_unordered)
@@ -318,6 +320,7 @@ class _Consumer:
                 tracer=self._tracer,
             ),
             archive=self._archive,
+            ids=self._ids,
         )
 
     def _build_guard(self) -> IsolatingGuard | None:
@@ -468,6 +471,14 @@ def _destination_disabler(configuration: ConfigurationService) -> DisableDestina
             await configuration.disable_destination(tenant, destination, by="oneprotect", reason=reason, only_url=url)
 
     return disable
+
+
+def _build_id_check(settings: Settings, jetstream: JetStream) -> NamedIdCheck | None:
+    """Build the check of the ids that trusted publishers name, if ids are remembered."""
+    if not settings.nats.idempotency_window_s:
+        return None
+    term_s = 2 * settings.delivery.ack_wait_s + MAX_TIMEOUT_S
+    return NamedIdCheck(jetstream.connection, jetstream.named_ids, term_s=term_s)
 
 
 def _archive_finder(settings: Settings, jetstream: JetStream) -> FindArchive:

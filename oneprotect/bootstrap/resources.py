@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from consumers.delivery.named_ids import NamedIds
 from consumers.egress.policy import EgressPolicy
 from consumers.replay.service import ReplayService
 from messaging.admin.topology import StreamLimits
@@ -63,6 +64,7 @@ class JetStream:
         )
         self.replays = KvBucket(connection, publisher, streams.REPLAYS)
         self.replayer = ReplayService(connection, publisher, self.replays, max_open=limits.max_replays)
+        self.named_id_rows = KvBucket(connection, publisher, streams.NAMED_IDS)
         self.removals = KvBucket(connection, publisher, streams.REMOVALS)
         self.activity = KvBucket(connection, publisher, streams.ACTIVITY)
         destination_quota = KeyQuota(
@@ -89,7 +91,17 @@ class JetStream:
             ordered_quota=ordered_quota,
             credential_quota=credential_quota,
         )
-        self.quotas = (destination_quota, ordered_quota, credential_quota, token_quota, self.session_quota)
+        id_quota = KeyQuota(
+            self.named_id_rows,
+            "named ids",
+            limits.max_named_ids,
+            setting="ONEPROTECT_TENANT_MAX_NAMED_IDS",
+            below=">",
+            reads=False,
+            remedy="wait until some are forgotten, or request deliveries without an id",
+        )
+        self.named_ids = NamedIds(connection, self.named_id_rows, id_quota)
+        self.quotas = (destination_quota, ordered_quota, credential_quota, token_quota, self.session_quota, id_quota)
 
 
 @contextlib.asynccontextmanager
@@ -133,6 +145,7 @@ def stream_limits(settings: Settings) -> StreamLimits:
         attempts_bytes=nats.attempts_max_bytes,
         events_bytes=nats.events_max_bytes,
         quarantine_bytes=nats.quarantine_max_bytes,
+        remembered_s=nats.idempotency_window_s,
     )
 
 

@@ -131,7 +131,9 @@ class TenantRemoval:
         for bucket in _SWEPT_BUCKETS:
             patterns = _key_patterns(bucket, tenant)
             stream = f"KV_{bucket.name}"
-            counts[bucket.name] = sum([await self._count_subjects(stream, pattern, tenant) for pattern in patterns])
+            counts[bucket.name] = sum(
+                [await direct_get.count(self._connection, stream, pattern) for pattern in patterns]
+            )
         return {name: count for name, count in counts.items() if count}
 
     async def run(

@@ -81,6 +81,9 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """Maximum size of the operational events and the audit trail, per replica. Beyond it the oldest are removed."""
     quarantine_max_bytes: int = 512 * 1024**2
     """Maximum size of the quarantine, per replica. Beyond it the oldest messages are removed."""
+    idempotency_window_s: float = 86_400.0
+    """Time for which a delivery id that a producer names is remembered. A repeat within it is not delivered again. 0
+    remembers none. After a change, run `oneprotect apply`, and restart the API and the consumers."""
 
 
 class SecretSettings(Struct, frozen=True, kw_only=True):
@@ -209,6 +212,9 @@ class TenantSettings(Struct, frozen=True, kw_only=True):
     """Bytes of deliveries that wait: due, in the overflow, ordered or scheduled. Beyond it the API refuses new ones."""
     max_failed_bytes: int = 4 * 1024**3
     """Bytes of failed and skipped deliveries, which are kept for 30 days. Beyond it the API refuses new ones."""
+    max_named_ids: int = 1_000_000
+    """Delivery ids named by the tenant that are remembered. Beyond it the API refuses further ones, and consumers do
+    not compare those of trusted publishers. A million take about 400 MB of each NATS server's memory."""
     archive_share: float = 0.25
     """Part of ONEPROTECT_ARCHIVE_MAX_BYTES that a tenant keeps when the archive is nearly full. What it has beyond that
     is removed first, the oldest first."""

@@ -37,6 +37,9 @@ VARIABLES: Final = (
     SettingVariable(
         "ONEPROTECT_QUARANTINE_MAX_BYTES", "nats", "quarantine_max_bytes", whole(1024**2, 2**60, unit="bytes")
     ),
+    SettingVariable(
+        "ONEPROTECT_IDEMPOTENCY_WINDOW_S", "nats", "idempotency_window_s", number(0, 30 * 86_400, unit="seconds")
+    ),
     SettingVariable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),
     SettingVariable("ONEPROTECT_SECRET_NAMESPACE", "secret", "namespace", parsers.NAMESPACE),
     SettingVariable("ONEPROTECT_SECRET_NAMESPACES_ALLOWED", "secret", "namespaces_allowed", parsers.NAMESPACES),
@@ -93,6 +96,7 @@ VARIABLES: Final = (
     SettingVariable(
         "ONEPROTECT_TENANT_MAX_FAILED_BYTES", "tenant", "max_failed_bytes", whole(1024**2, 2**60, unit="bytes")
     ),
+    SettingVariable("ONEPROTECT_TENANT_MAX_NAMED_IDS", "tenant", "max_named_ids", whole(1, 1_000_000_000)),
     SettingVariable("ONEPROTECT_TENANT_ARCHIVE_SHARE", "tenant", "archive_share", number(0.01, 1)),
     SettingVariable("ONEPROTECT_OIDC_ISSUER", "oidc", "issuer", parsers.WEB_URL),
     SettingVariable("ONEPROTECT_OIDC_AUDIENCE", "oidc", "audience", parsers.TEXT),

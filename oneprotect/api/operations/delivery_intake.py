@@ -3,19 +3,21 @@
 The HTTP API and the NATS service both end here, so a rule of deliveries has one implementation.
 """
 
+import functools
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
+from consumers.delivery.named_ids import digest_of
 from messaging.atomic_batch import MAX_BYTES, MAX_MESSAGES
 from messaging.delivery_requests import DeliveryRequest, publish_requests
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.web.problems import Problem, unavailable
 from schemas import subjects, validation
 from schemas.events import CONTENT_TYPE, BodyContentType, DeliveryRequested, RequestedData, encode
-from schemas.headers import HEADER_MSG_ID, HEADER_TRACE, context_headers
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_TRACE, context_headers
 from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
 from schemas.subscriptions import OPERATIONAL
 from schemas.validation import ValidationError
@@ -104,7 +106,11 @@ async def accept_delivery(
     requests = _requests(tenant, new, delivery, destinations, trace)
     parts.storage.require_room(tenant, [len(request.document) for request in requests])
     is_ordered = len(destinations) == 1 and await parts.destinations.is_ordered(tenant, destinations[0])
-    stored = await publish_requests(parts.publisher, requests, ordered=parts.ordered_route if is_ordered else None)
+    publish = functools.partial(publish_requests, parts.publisher, ordered=parts.ordered_route if is_ordered else None)
+    if parts.named is None or (key is None and new.id is UNSET):
+        stored = await publish(requests)
+    else:
+        stored = await parts.named.store(requests, delivery, _digest(new.data(destinations[0])), publish)
     return AcceptedDeliveries(
         id=delivery,
         deliveries=tuple(
@@ -112,6 +118,10 @@ async def accept_delivery(
             for destination, ack in zip(destinations, stored, strict=True)
         ),
     )
+
+
+def _digest(data: RequestedData) -> str:
+    return digest_of(data.event_type, data.body_content_type, data.body())
 
 
 async def _destinations(parts: ApiDependencies, tenant: str, new: NewDelivery) -> list[str]:
@@ -131,7 +141,7 @@ async def _destinations(parts: ApiDependencies, tenant: str, new: NewDelivery) -
 def _requests(
     tenant: str, new: NewDelivery, delivery: str, destinations: Sequence[str], trace: str | None
 ) -> list[DeliveryRequest]:
-    common = {"content-type": CONTENT_TYPE} | context_headers({HEADER_TRACE: trace or ""})
+    common = {"content-type": CONTENT_TYPE} | context_headers({HEADER_TRACE: trace or "", HEADER_CHECKED: "1"})
     now = datetime.now(UTC)
     return [
         DeliveryRequest(

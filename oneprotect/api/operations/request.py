@@ -14,6 +14,7 @@ from messaging.publisher import JetStreamPublisher
 from oneprotect.api.auth.authenticator import Authenticator
 from oneprotect.api.auth.principal import Principal
 from oneprotect.api.auth.token_cache import TokenCache
+from oneprotect.api.operations.named_deliveries import NamedDeliveries
 from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.storage_quota import StorageQuota
 from oneprotect.api.web import request_body
@@ -45,6 +46,8 @@ class ApiDependencies(msgspec.Struct, frozen=True, kw_only=True):
     limits: request_body.BodyLimits
     limiter: TenantLimiter
     storage: StorageQuota
+    named: NamedDeliveries | None
+    """Stores deliveries whose id the producer named; None when ids are not remembered."""
     max_payload_bytes: int
     request_timeout_s: float
 

@@ -87,7 +87,7 @@ class DeliveryView(Struct, frozen=True, kw_only=True):
         KEY: "The delivery id: 1 to 64 of A-Z, a-z, 0-9, `_` and `-`. Use this header or `id` in the body.",
         "traceparent": "A W3C trace context. It is recorded, and forwarded to destinations with `forward_trace`.",
     },
-    problems=(507,),
+    problems=(409, 507),
 )
 async def request_delivery(request: ApiRequest) -> ApiResponse:
     """Request a delivery.
@@ -98,8 +98,8 @@ async def request_delivery(request: ApiRequest) -> ApiResponse:
     kept for a replay. Without `destination`, every enabled destination that subscribes to the event type gets one.
     After an error none of them gets one. If no destination subscribes, `deliveries` is empty and nothing is stored.
 
-    Repeating a request is safe with an id of your own in `Idempotency-Key` or `id`. Within ten minutes, each
-    destination gets an id once, with the first body.
+    Repeating a request is safe with an id of your own in `Idempotency-Key` or `id`. Within 24 hours, or as the operator
+    has set, each destination gets an id once. The id with another body, event type or content type is refused with 409.
     """
     accepted = await accept_delivery(
         request.parts,

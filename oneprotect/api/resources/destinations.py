@@ -21,7 +21,7 @@ from schemas import subjects
 from schemas.codes import Outcome
 from schemas.configuration import DestinationSpec, DestinationView
 from schemas.events import CONTENT_TYPE, PING, AttemptResult, DeliveryRequested, RequestedData, encode
-from schemas.headers import HEADER_MSG_ID
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
 from schemas.ids import DeliveryId, new_delivery_id
 from schemas.validation import ValidationError
 
@@ -228,7 +228,11 @@ async def test_destination(request: ApiRequest) -> ApiResponse:
     await parts.configuration.audit_test(tenant, name, by=request.by, address=request.address)
     ping = _ping(tenant, name)
     async with follow(parts.connection, tenant, name) as attempts:
-        headers = {HEADER_MSG_ID: subjects.msg_id(tenant, name, ping.id), "content-type": CONTENT_TYPE}
+        headers = {
+            HEADER_MSG_ID: subjects.msg_id(tenant, name, ping.id),
+            "content-type": CONTENT_TYPE,
+            HEADER_CHECKED: "1",
+        }
         await publish_request(parts.publisher, tenant, name, encode(ping), headers)
         result = None
         try:

@@ -15,7 +15,7 @@ from oneprotect.cli.support.output import print_notice, write_json, write_line
 from oneprotect.cli.support.parsing import read_file
 from schemas import streams, subjects, validation
 from schemas.events import CONTENT_TYPE, DeliveryRequested, RequestedData, encode
-from schemas.headers import HEADER_MSG_ID
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def deliver(
     """Publish a delivery request to NATS, and print the delivery id.
 
     The command returns when the request is stored; `oneprotect attempts --id ID` shows the delivery's attempts. A JSON
-    body is delivered byte for byte, without the white space around it. Requests with the same --id and destination
-    within ten minutes are stored once.
+    body is delivered byte for byte, without the white space around it. A repeated --id is not delivered again to the
+    same destination within ONEPROTECT_IDEMPOTENCY_WINDOW_S.
     """
     settings = load_settings()
     body = read_file(data, "--data", limit=settings.delivery.max_payload_bytes, setting="ONEPROTECT_MAX_PAYLOAD_BYTES")
@@ -72,14 +72,17 @@ def deliver(
             data=_request_data(destination, event_type, body, content_type, as_base64=as_base64),
         )
     )
-    result = run_connected(lambda jetstream: _publish(jetstream, request, force=force), settings)
+    is_named = delivery is not None
+    result = run_connected(lambda jetstream: _publish(jetstream, request, force=force, is_named=is_named), settings)
     if as_json:
         write_json(result)
     else:
         _show(result)
 
 
-async def _publish(jetstream: "JetStream", request: DeliveryRequested, *, force: bool) -> dict[str, object]:
+async def _publish(
+    jetstream: "JetStream", request: DeliveryRequested, *, force: bool, is_named: bool
+) -> dict[str, object]:
     """Publish the request, and return the fields of the result."""
     from messaging.delivery_requests import publish_request
 
@@ -94,6 +97,8 @@ async def _publish(jetstream: "JetStream", request: DeliveryRequested, *, force:
         HEADER_MSG_ID: subjects.msg_id(tenant, destination, request.id),
         "content-type": CONTENT_TYPE,
     }
+    if not is_named:
+        headers[HEADER_CHECKED] = "1"
     stored = await publish_request(jetstream.publisher, tenant, destination, encode(request), headers)
     return {
         "id": request.id,

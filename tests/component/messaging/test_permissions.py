@@ -27,8 +27,8 @@ MAY = {
     "api": {
         "read": "work overflow ordered retries attempts failed delivered events",
         "publish": "requested overflow ordered event",
-        "look up": "destinations credentials credential_status health activity tokens replays removals",
-        "write": "destinations credentials credential_status tokens replays",
+        "look up": "destinations credentials credential_status health activity tokens replays named_ids removals",
+        "write": "destinations credentials credential_status tokens replays named_ids",
         "pull": "",
         "also": "info control line move follow trim",
         "hear": "kv attempted serve",
@@ -36,8 +36,8 @@ MAY = {
     "consumer": {
         "read": "work overflow attempts retries failed",
         "publish": "requested overflow ordered scheduled due attempted failed delivered quarantined event",
-        "look up": "destinations credentials credential_status health activity rates leases suspects replays",
-        "write": "destinations credential_status health activity rates leases suspects",
+        "look up": "destinations credentials credential_status health activity rates leases suspects replays named_ids",
+        "write": "destinations credential_status health activity rates leases suspects named_ids",
         "pull": "work retries ordered",
         "also": "info stand line purge delete answer decide",
         "hear": "kv control",
@@ -46,9 +46,10 @@ MAY = {
         "read": "work overflow ordered retries attempts failed delivered quarantine events",
         "publish": "requested overflow ordered due event",
         "look up": (
-            "destinations credentials credential_status health activity rates leases tokens suspects replays removals"
+            "destinations credentials credential_status health activity rates leases tokens suspects replays named_ids "
+            "removals"
         ),
-        "write": "destinations credentials credential_status health tokens replays removals",
+        "write": "destinations credentials credential_status health tokens replays named_ids removals",
         "pull": "",
         "also": "info control line move apply remove delete follow trim",
         "hear": "kv attempted",

@@ -58,6 +58,7 @@ FOREIGN = {
 PORTABLE = {
     "content-type",
     "traceparent",
+    "Id-Checked",
     "Oneprotect-Attempt",
     "Oneprotect-First-Attempt-At",
     "Oneprotect-Replay",

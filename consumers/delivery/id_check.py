@@ -1,0 +1,104 @@
+"""The check of ids that trusted publishers name: the API has not seen them, and the work stream forgets them.
+
+A message is sent under a claim on its id. A message that finds the claim of another one is a duplicate if that one was
+attempted, or waits for its next attempt. Otherwise its owner is about to send it, or has died: the message comes again,
+and takes the claim over when no owner can be alive.
+"""
+
+import contextlib
+import time
+from typing import Final
+
+import structlog
+
+from consumers.attempts.timeline import has_attempt
+from consumers.delivery.named_ids import Claim, NamedId, NamedIds, digest_of
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.worker.disposition import Disposition, quarantine_publication
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import ServerUnavailable, WriteConflict
+from messaging.quota import QuotaExceeded
+from schemas.codes import Code
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
+
+WARNING_INTERVAL_S: Final = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class ClaimedElsewhere(ServerUnavailable):
+    """Another message has this id, and may be about to be sent."""
+
+    def __init__(self) -> None:
+        super().__init__("another message with this id may be in progress; this one waits for its result")
+
+
+class NamedIdCheck:
+    """Claims the ids of messages that the API has not checked."""
+
+    def __init__(self, connection: NatsConnection, ids: NamedIds, *, term_s: float) -> None:
+        """`term_s`: the age of a claim without a result whose owner has lost its message."""
+        self._connection = connection
+        self._ids = ids
+        self._term_s = term_s
+        self._warned_at = float("-inf")
+        self.duplicates = 0
+        """Messages that were not sent because their id was used before."""
+
+    async def refuse(self, delivery: DeliveryAttemptRequest) -> Disposition | None:
+        """Return None if `delivery` may be attempted, and otherwise what to do with it.
+
+        Raises `ClaimedElsewhere` if that is not known yet, and `JetStreamError`.
+        """
+        digest = digest_of(delivery.event_type, delivery.content_type, delivery.body)
+        owner = delivery.message.identity
+        try:
+            claim = await self._ids.claim(delivery.tenant, delivery.destination, delivery.id, digest, by=owner)
+        except QuotaExceeded as error:
+            self._warn(delivery.tenant, error)
+            return None
+        if claim.is_new:
+            return None
+        if claim.row.by != owner and (refusal := await self._refuse_duplicate(delivery, claim, digest)) is not None:
+            return refusal
+        with contextlib.suppress(WriteConflict):
+            await self._ids.replace(claim, NamedId(digest=digest, by=owner, since=claim.since))
+            return None
+        raise ClaimedElsewhere
+
+    async def _refuse_duplicate(
+        self, delivery: DeliveryAttemptRequest, claim: Claim, digest: str
+    ) -> Disposition | None:
+        """Return what to do with a duplicate, or None if the claim can be taken over. Raises `ClaimedElsewhere`."""
+        if claim.row.digest != digest:
+            self.duplicates += 1
+            return (quarantine_publication(delivery.message, Code.EVENT_INVALID, "its id was used with another body"),)
+        if claim.row.is_stored or await self._is_attempted(delivery, claim):
+            self.duplicates += 1
+            return ()
+        if await self._ids.age_s(claim) < self._term_s:
+            raise ClaimedElsewhere
+        return None
+
+    async def _is_attempted(self, delivery: DeliveryAttemptRequest, claim: Claim) -> bool:
+        since = claim.since
+        return since is not None and await has_attempt(
+            self._connection, delivery.tenant, delivery.id, delivery.destination, since=since
+        )
+
+    def _warn(self, tenant: str, error: QuotaExceeded) -> None:
+        now = time.monotonic()
+        if now - self._warned_at >= WARNING_INTERVAL_S:
+            self._warned_at = now
+            _log.warning("named_ids.not_remembered", tenant=tenant, error=str(error))
+
+
+def needs_check(delivery: DeliveryAttemptRequest) -> bool:
+    """Return whether this is the first attempt of a delivery whose id a trusted publisher names.
+
+    The head of an ordered queue comes without the `Nats-Msg-Id` that it was stored with.
+    """
+    state, headers = delivery.retry_state, delivery.message.headers
+    is_first = state.attempt == 1 and state.replay is None and not state.secret_waits and not state.deferrals
+    is_named = HEADER_MSG_ID in headers or delivery.is_ordered
+    return is_first and is_named and HEADER_CHECKED not in headers and not delivery.is_ping

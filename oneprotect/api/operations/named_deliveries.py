@@ -1,0 +1,184 @@
+"""Deliveries whose id the producer named: each is stored once for a destination, whatever restarts or is lost.
+
+1. The id is claimed. A request that finds a claim is a repeat: another body is refused.
+2. The delivery is stored.
+
+A process that dies between the two leaves a claim without a delivery. An answer that is lost after the second step
+leaves a producer who asks again. So a repeat searches the streams, from the time of the claim on. When it finds
+nothing, the first request may still be in progress. Only a claim older than any request is taken over, by its
+revision, so that one process alone completes it.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from consumers.attempts.timeline import is_stored
+from consumers.delivery.named_ids import Claim, NamedIds
+from messaging.client.connection import NatsConnection
+from messaging.client.errors import JetStreamError, RejectedByServer, WriteConflict
+from messaging.delivery_requests import DeliveryRequest
+from messaging.publication import PublishAck
+from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
+from oneprotect.api.web.rate_limits import TenantLimiter
+from schemas.headers import HEADER_SINCE
+
+MAX_DELAY_S: Final = 5.0
+"""Time between a claim and the publication, beyond which this process does not publish: it was paused."""
+COMPLETE_AFTER_S: Final = 30.0
+"""Age of a claim whose request has ended in every process: that delay, and all answers that may not come."""
+SEARCH_PAUSES_S: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""Pauses before the searches for a delivery whose first request may be in progress."""
+MAX_STORED: Final = 16_384
+_DUPLICATE: Final = PublishAck("", 0, duplicate=True)
+
+PublishRequests = Callable[[Sequence[DeliveryRequest]], Awaitable[list[PublishAck]]]
+
+
+class NamedDeliveries:
+    """Stores requests whose id the producer named."""
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        ids: NamedIds,
+        limiter: TenantLimiter,
+        *,
+        complete_after_s: float = COMPLETE_AFTER_S,
+    ) -> None:
+        self._complete_after_s = complete_after_s
+        self._connection = connection
+        self._ids = ids
+        self._limiter = limiter
+        self._stored: OrderedDict[str, None] = OrderedDict()
+        """Keys of claims whose delivery this process has stored or found, the latest last."""
+
+    async def store(
+        self, requests: Sequence[DeliveryRequest], delivery: str, digest: str, publish: PublishRequests
+    ) -> list[PublishAck]:
+        """Store the requests of one id that are not stored yet.
+
+        Args:
+            requests: One for each destination.
+            delivery: The id.
+            digest: The digest of the body, the same for all destinations.
+            publish: Stores all of some requests, or none.
+
+        Returns:
+            An acknowledgement for each request, `duplicate` where it was stored before.
+
+        Raises:
+            Problem: 409 when the id was used with another body; 503 when the first request may be in progress.
+            QuotaExceeded, JetStreamError: It is safe to ask again.
+        """
+        began = time.monotonic()
+        claims = await asyncio.gather(
+            *(self._ids.claim(one.tenant, one.destination, delivery, digest) for one in requests)
+        )
+        held: Sequence[Claim | None] = claims
+        if not all(claim.is_new for claim in claims):
+            try:
+                held = await self._resolve(requests, claims, delivery, digest)
+            except BaseException:
+                await self._give_up(claim for claim in claims if claim.is_new)
+                raise
+        if time.monotonic() - began > MAX_DELAY_S:
+            raise unavailable()
+        return await self._publish(requests, held, publish)
+
+    async def _resolve(
+        self, requests: Sequence[DeliveryRequest], claims: Sequence[Claim], delivery: str, digest: str
+    ) -> list[Claim | None]:
+        """Return the claims that this process holds, and None for each delivery that is stored."""
+        if any(claim.row.digest != digest for claim in claims):
+            raise _used_before()
+        return [
+            claim if claim.is_new else await self._take_over(one, claim, delivery)
+            for one, claim in zip(requests, claims, strict=True)
+        ]
+
+    async def _take_over(self, request: DeliveryRequest, claim: Claim, delivery: str) -> Claim | None:
+        """Return the claim as this process's own, or None when its delivery is stored."""
+        for pause_s in SEARCH_PAUSES_S:
+            await asyncio.sleep(pause_s)
+            if claim.row.is_stored or claim.key in self._stored:
+                return None
+            if await self._is_stored(request, claim, delivery):
+                await self._mark_stored(claim)
+                return None
+            if await self._ids.age_s(claim) >= self._complete_after_s:
+                row = msgspec.structs.replace(claim.row, since=claim.since)
+                with contextlib.suppress(WriteConflict):  # another process completes it
+                    return await self._ids.replace(claim, row)
+                break
+        raise _in_progress()
+
+    async def _is_stored(self, request: DeliveryRequest, claim: Claim, delivery: str) -> bool:
+        if claim.since is None:
+            return False
+        async with self._limiter.read_turn(request.tenant):
+            return await is_stored(self._connection, request.tenant, delivery, request.destination, since=claim.since)
+
+    async def _publish(
+        self, requests: Sequence[DeliveryRequest], held: Sequence[Claim | None], publish: PublishRequests
+    ) -> list[PublishAck]:
+        missing = [_completing(one, claim) for one, claim in zip(requests, held, strict=True) if claim]
+        try:
+            acks = iter(await publish(missing) if missing else ())
+        except RejectedByServer:
+            if len(requests) == 1:  # of several, some may be stored
+                await self._give_up(claim for claim in held if claim and claim.since is None)
+            raise
+        stored = [next(acks) if claim else _DUPLICATE for claim in held]
+        for claim, ack in zip(held, stored, strict=True):
+            if claim is None:
+                continue
+            if claim.since is not None:
+                await self._mark_stored(claim)
+            elif ack.duplicate:  # stored without a claim: the consumer makes one for the message that is there
+                await self._give_up((claim,))
+            else:
+                self._note_stored(claim.key)
+        return stored
+
+    async def _mark_stored(self, claim: Claim) -> None:
+        """Spare the next repeats the search."""
+        self._note_stored(claim.key)
+        with contextlib.suppress(JetStreamError):
+            await self._ids.replace(claim, msgspec.structs.replace(claim.row, since=claim.since, is_stored=True))
+
+    async def _give_up(self, claims: Iterable[Claim]) -> None:
+        """Delete claims under which nothing was stored. What remains of them delays a repeat, and loses nothing."""
+        for claim in claims:
+            with contextlib.suppress(JetStreamError):
+                await self._ids.give_up(claim)
+
+    def _note_stored(self, key: str) -> None:
+        self._stored[key] = None
+        if len(self._stored) > MAX_STORED:
+            self._stored.popitem(last=False)
+
+
+def _completing(request: DeliveryRequest, claim: Claim) -> DeliveryRequest:
+    """Return the request as it is published: after a first try, consumers look for results before they send."""
+    if claim.since is None:
+        return request
+    return msgspec.structs.replace(request, headers={**request.headers, HEADER_SINCE: claim.since.isoformat()})
+
+
+def _used_before() -> Problem:
+    return Problem(
+        409,
+        "id-used",
+        "This id was used with another body, event type or content type. Use a new id for a new delivery.",
+    )
+
+
+def _in_progress() -> Problem:
+    detail = "The first request with this id may still be in progress. Nothing was added. Retry the request."
+    return Problem(503, "in-progress", detail, headers={"retry-after": str(RETRY_AFTER_S)})

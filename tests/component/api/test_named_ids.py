@@ -1,0 +1,248 @@
+"""Ids that producers name: each destination gets an id once, whatever restarts, and a repeat gets the first answer."""
+
+import asyncio
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers.delivery.named_ids import digest_of
+from messaging.delivery_requests import DeliveryRequest, publish_requests
+from oneprotect.api.operations.named_deliveries import NamedDeliveries
+from oneprotect.api.web.problems import Problem
+from oneprotect.api.web.rate_limits import TenantLimiter
+from oneprotect.dev.nats_server import EmbeddedNats
+from schemas import streams, subjects
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
+from schemas.roles import Role
+from tests.support.api import Api, Client, Reply, running
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site, document
+from tests.support.waiting import until
+
+DELIVERIES = f"/v1/tenants/{TENANT}/deliveries"
+BODY: dict[str, Any] = {"event_type": "invoice.paid", "destination": "orders", "payload": {"n": 1}}
+DIGEST = digest_of("invoice.paid", "application/json", b'{"n": 1}')
+
+
+async def _request(producer: Client, key: str, body: dict[str, Any] = BODY) -> Reply:
+    """Request a delivery, again while NATS is unavailable."""
+
+    async def request() -> Reply | None:
+        reply = await producer("POST", DELIVERIES, body, headers={"Idempotency-Key": key})
+        return None if reply.status == 503 else reply
+
+    reply = await until(request)
+    assert reply is not None
+    return reply
+
+
+def _duplicates(reply: Reply) -> dict[str, bool]:
+    assert reply.status == 202, reply.body
+    return {one["destination"]: one["duplicate"] for one in reply.json["deliveries"]}
+
+
+async def test_a_repeat_after_a_restart_of_nats_is_delivered_once(api: Api, receiver: Scripted) -> None:
+    """The server has forgotten the `Nats-Msg-Id` of what was delivered; the claim is stored."""
+    await api.site.destination("orders", receiver.url)
+    producer = await api.client(Role.PRODUCER)
+    async with api.site.consumer():
+        first = [await _request(producer, f"k{n}") for n in range(5)]
+        await until(api.site.is_settled, 20)
+        await api.site.server.kill()
+        await api.site.server.restart()
+        again = [await _request(producer, f"k{n}") for n in range(5)]
+        await until(api.site.is_settled, 20)
+
+    assert [_duplicates(reply) for reply in first] == [{"orders": False}] * 5
+    assert [_duplicates(reply) for reply in again] == [{"orders": True}] * 5
+    assert [reply.json["id"] for reply in again] == [reply.json["id"] for reply in first]
+    assert sorted(receiver.ids()) == [f"k{n}" for n in range(5)]
+
+
+async def test_another_process_of_the_api_knows_a_repeat(api: Api, receiver: Scripted) -> None:
+    """It finds the delivery as waiting or as attempted, also after a restart of NATS."""
+    await api.site.destination("orders", receiver.url)
+    producer = await api.client(Role.PRODUCER)
+    await _request(producer, "waits")
+    async with api.site.consumer():
+        await _request(producer, "sent")
+        await until(lambda: len(receiver.seen) == 2, 20)
+        await until(api.site.is_settled, 20)
+    await _request(producer, "pending")
+    await api.site.server.kill()
+    await api.site.server.restart()
+
+    async with running(api.site) as other:
+        replies = [await _request(await other.client(Role.PRODUCER), key) for key in ("waits", "sent", "pending")]
+
+    assert [_duplicates(reply) for reply in replies] == [{"orders": True}] * 3
+    assert len(await api.site.records(streams.WORK)) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"payload": {"n": 2}}, {"event_type": "invoice.sent"}, {"content_type": "application/x+json"}]
+)
+async def test_another_body_under_a_used_id_is_refused(api: Api, receiver: Scripted, other: dict[str, Any]) -> None:
+    """The problem says what to do, and nothing is stored."""
+    await api.site.destination("orders", receiver.url)
+    producer = await api.client(Role.PRODUCER)
+    await _request(producer, "k")
+
+    refused = await _request(producer, "k", BODY | other)
+
+    assert (refused.status, refused.json["type"]) == (409, "urn:oneprotect:problem:id-used")
+    assert _duplicates(await _request(producer, "k")) == {"orders": True}
+    assert len(await api.site.records(streams.WORK)) == 1
+
+
+async def test_concurrent_repeats_are_stored_once(api: Api, receiver: Scripted) -> None:
+    """Each of them is accepted, over two processes, and one is the first."""
+    await api.site.destination("orders", receiver.url)
+    async with running(api.site) as other:
+        producers = [await one.client(Role.PRODUCER) for one in (api, other)]
+        replies = await asyncio.gather(*(_request(producers[n % 2], "k") for n in range(20)))
+
+    assert sorted(_duplicates(reply)["orders"] for reply in replies) == [False] + [True] * 19
+    assert len(await api.site.records(streams.WORK)) == 1
+
+
+async def test_a_repeated_fan_out_reaches_each_destination_once(api: Api, receiver: Scripted) -> None:
+    """A destination that has subscribed since gets the delivery, unless the body is another one."""
+    for name in ("a", "b"):
+        await api.site.destination(name, receiver.url, event_types=["*"])
+    producer = await api.client(Role.PRODUCER)
+    body = {"event_type": "invoice.paid", "payload": 1}
+    first = await _request(producer, "k", body)
+    await api.site.destination("c", receiver.url, event_types=["*"])
+
+    other = await _request(producer, "k", body | {"payload": 2})
+    again = await _request(producer, "k", body)
+
+    assert _duplicates(first) == {"a": False, "b": False}
+    assert other.status == 409
+    assert _duplicates(again) == {"a": True, "b": True, "c": False}
+    stored = [subjects.tenant_and_destination(record.subject)[1] for record in await api.site.records(streams.WORK)]
+    assert sorted(stored) == ["a", "b", "c"]
+
+
+async def test_an_overflowed_request_whose_answer_was_lost_is_stored_once(
+    tmp_path: Path, nats_server: EmbeddedNats, receiver: Scripted
+) -> None:
+    """The work stream has room by now, and the repeat finds the delivery in the overflow."""
+    async with Site(tmp_path, nats_server, work_per_destination="1") as site, running(site) as api:
+        await site.destination("orders", receiver.url)
+        producer = await api.client(Role.PRODUCER)
+        await _request(producer, "fills")
+        digest = digest_of("invoice.paid", "application/json", b'{"n":1}')
+        await site.jetstream.named_ids.claim(TENANT, "orders", "k", digest)  # the first request, whose answer
+        headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", "k"), HEADER_CHECKED: "1"}
+        body = document("orders", delivery="k", payload=b'{"n":1}')
+        await site.jetstream.publisher.put(subjects.overflow(TENANT, "orders"), body, headers)  # was lost
+        await site.jetstream.publisher.remove(streams.WORK.name, 1)
+
+        reply = await _request(producer, "k")
+
+        async with site.consumer():
+            await until(site.is_settled, 20)
+
+    assert _duplicates(reply) == {"orders": True}
+    assert receiver.ids() == ["k"]
+
+
+def _named_deliveries(site: Site, **options: float) -> NamedDeliveries:
+    limiter = TenantLimiter(tenant_per_s=1000, caller_per_s=1000, max_concurrent=10)
+    return NamedDeliveries(site.jetstream.connection, site.jetstream.named_ids, limiter, **options)
+
+
+async def _store(site: Site, **options: float) -> bool:
+    """Store the delivery `k` under its id, and return whether it was stored before."""
+    publish = functools.partial(publish_requests, site.jetstream.publisher)
+    (ack,) = await _named_deliveries(site, **options).store([_delivery_request("k")], "k", DIGEST, publish)
+    return ack.duplicate
+
+
+def _delivery_request(delivery: str) -> DeliveryRequest:
+    headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", delivery), HEADER_CHECKED: "1"}
+    return DeliveryRequest(TENANT, "orders", document("orders", delivery=delivery), headers)
+
+
+async def test_a_claim_without_a_delivery_is_completed_when_no_process_can_be_at_it(
+    site: Site, receiver: Scripted
+) -> None:
+    """Until then the producer is asked to come again. The consumer looks for results before it sends."""
+    await site.destination("orders", receiver.url)
+    await site.jetstream.named_ids.claim(TENANT, "orders", "k", DIGEST)  # and then the process died
+
+    with pytest.raises(Problem) as early:
+        await _store(site)
+    late = await _store(site, complete_after_s=0)
+    again = await _store(site)
+
+    (stored,) = await site.records(streams.WORK)
+    async with site.consumer():
+        await until(site.is_settled, 20)
+    assert (early.value.status, early.value.kind) == (503, "in-progress")
+    assert [late, again] == [False, True]
+    assert HEADER_SINCE in stored.headers
+    assert receiver.ids() == ["k"]
+
+
+async def test_one_process_alone_completes_a_claim(site: Site, receiver: Scripted) -> None:
+    """The others ask the producer to come again."""
+    await site.destination("orders", receiver.url)
+    await site.jetstream.named_ids.claim(TENANT, "orders", "k", DIGEST)
+
+    async def complete() -> bool:
+        try:
+            return not await _store(site, complete_after_s=0)
+        except Problem:
+            return False
+
+    assert (await asyncio.gather(*(complete() for _ in range(8)))).count(True) == 1
+    assert len(await site.records(streams.WORK)) == 1
+
+
+async def test_ids_that_the_api_makes_are_not_remembered(api: Api, receiver: Scripted) -> None:
+    """They cost no claim, and the message tells the consumer so."""
+    await api.site.destination("orders", receiver.url)
+    producer = await api.client(Role.PRODUCER)
+
+    await producer("POST", DELIVERIES, BODY)
+    async with api.site.consumer():
+        await until(api.site.is_settled, 20)
+
+    assert len(receiver.seen) == 1
+    assert await api.site.jetstream.named_id_rows.list_keys() == []
+
+
+async def test_a_tenant_has_a_quota_of_named_ids(site: Site, receiver: Scripted) -> None:
+    """The problem names the setting; repeats and requests without an id are accepted."""
+    await site.destination("orders", receiver.url)
+    async with running(site, tenant_max_named_ids="2") as api:
+        producer = await api.client(Role.PRODUCER)
+        replies = [await _request(producer, key) for key in ("a", "b")]
+        await until(lambda: _is_refused(producer), 40)
+        refused = await _request(producer, "c")
+        again = await _request(producer, "a")
+        unnamed = await producer("POST", DELIVERIES, BODY)
+
+    assert [reply.status for reply in (*replies, again, unnamed)] == [202] * 4
+    assert (refused.status, refused.json["type"]) == (409, "urn:oneprotect:problem:quota-exceeded")
+    assert "ONEPROTECT_TENANT_MAX_NAMED_IDS" in refused.json["detail"]
+
+
+async def _is_refused(producer: Client) -> bool:
+    return (await _request(producer, "d")).status == 409
+
+
+async def test_ids_are_not_remembered_without_a_window(site: Site, receiver: Scripted) -> None:
+    """With 0, the duplicate window of the work stream is all there is."""
+    await site.destination("orders", receiver.url)
+    async with running(site, idempotency_window_s="0") as api:
+        producer = await api.client(Role.PRODUCER)
+        replies = [await _request(producer, "k"), await _request(producer, "k", BODY | {"payload": 2})]
+
+    assert [_duplicates(reply) for reply in replies] == [{"orders": False}, {"orders": True}]
+    assert await site.jetstream.named_id_rows.list_keys() == []

@@ -1,0 +1,157 @@
+"""Ids that trusted publishers name: a repeat is not sent again, whatever the servers forgot in between."""
+
+import asyncio
+
+import pytest
+
+from consumers.delivery.id_check import ClaimedElsewhere, NamedIdCheck
+from consumers.delivery.named_ids import digest_of
+from consumers.model.request import DeliveryAttemptRequest
+from consumers.worker.disposition import Disposition
+from messaging.client.headers import block_of
+from messaging.message import Message
+from schemas import streams, subjects
+from schemas.codes import Outcome
+from schemas.events import CONTENT_TYPE
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site, document
+from tests.support.waiting import until
+
+TERM_S = 60.0
+DIGEST = digest_of("invoice.paid", "application/json", b'{"n": 1}')
+
+
+async def _restart(site: Site) -> None:
+    """Restart the server, which forgets the ids of removed messages."""
+    await site.server.kill()
+    await site.server.restart()
+    await until(lambda: site.jetstream.connection.is_connected, 20)
+
+
+async def _deliver(site: Site, destination: str, delivery: str, payload: bytes = b'{"n": 1}') -> None:
+    for _ in range(50):
+        try:
+            await site.deliver(destination, delivery=delivery, payload=payload)
+        except Exception:  # noqa: BLE001 - JetStream is not up yet
+            await asyncio.sleep(0.1)
+        else:
+            return
+
+
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_a_repeat_after_a_restart_of_nats_is_not_sent_again(
+    site: Site, receiver: Scripted, ordering: str
+) -> None:
+    """The message is acknowledged, and no second attempt is recorded."""
+    await site.destination("orders", receiver.url, ordering=ordering)
+    async with site.consumer():
+        await site.deliver("orders", delivery="one")
+        await until(site.is_settled, 20)
+        await _restart(site)
+        await _deliver(site, "orders", "one")
+        await _deliver(site, "orders", "two")
+        await until(lambda: "two" in receiver.ids(), 20)
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == ["one", "two"]
+    outcomes = [result.outcome for result in await site.results("one")]
+    assert [outcome for outcome in outcomes if outcome is not Outcome.SUPPRESSED] == [Outcome.DELIVERED]
+
+
+async def test_a_repeat_with_another_body_is_quarantined(site: Site, receiver: Scripted) -> None:
+    """A publisher gets no answer, so the message is kept."""
+    await site.destination("orders", receiver.url)
+    async with site.consumer():
+        await site.deliver("orders", delivery="one")
+        await until(site.is_settled, 20)
+        await _restart(site)
+        await _deliver(site, "orders", "one", b'{"n": 2}')
+        await until(lambda: _has_quarantined(site), 20)
+
+    (kept,) = await site.records(streams.QUARANTINE)
+    assert kept.headers["Oneprotect-Reason"] == "its id was used with another body"
+    assert receiver.ids() == ["one"]
+
+
+async def _has_quarantined(site: Site) -> bool:
+    return bool(await site.records(streams.QUARANTINE))
+
+
+async def test_a_repeat_of_a_delivery_that_waits_for_a_retry_is_not_sent(site: Site) -> None:
+    """One schedule remains."""
+    async with Scripted([500]) as receiver:
+        await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+        async with site.consumer():
+            await site.deliver("orders", delivery="one")
+            await until(lambda: _count(site, streams.RETRIES), 20)
+            await until(lambda: _is_empty(site, streams.WORK), 20)
+            await _restart(site)
+            await _deliver(site, "orders", "one")
+            await until(lambda: _is_empty(site, streams.WORK), 20)
+
+        assert receiver.ids() == ["one"]
+        assert await _count(site, streams.RETRIES) == 1
+
+
+async def _count(site: Site, stream: streams.StreamConfig) -> int:
+    return len(await site.records(stream))
+
+
+async def _is_empty(site: Site, stream: streams.StreamConfig) -> bool:
+    return not await site.records(stream)
+
+
+async def _check(site: Site, sequence: int, *, term_s: float = TERM_S) -> Disposition | None:
+    """Return what the check says about a message of the work stream with the id `one`."""
+    subject = subjects.requested(TENANT, "orders")
+    reply = f"$JS.ACK.{streams.WORK.name}.delivery.1.{sequence}.{sequence}.0.0".encode()
+    headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", "one"), "content-type": CONTENT_TYPE}
+    data, connection = document("orders", delivery="one"), site.jetstream.connection
+    message = Message(subject, subjects.lane_of(subject), reply, data, block_of(headers), connection)
+    delivery = DeliveryAttemptRequest.from_message(message, max_payload_bytes=1000)
+    return await NamedIdCheck(connection, site.jetstream.named_ids, term_s=term_s).refuse(delivery)
+
+
+async def test_a_redelivery_of_the_message_that_has_the_claim_is_attempted(site: Site) -> None:
+    """Its consumer died after the claim. The claim is renewed, so that no other message takes it over meanwhile."""
+    assert await _check(site, 7) is None
+    claimed = (await site.jetstream.named_id_rows.list())[0].revision
+
+    assert await _check(site, 7) is None
+    assert (await site.jetstream.named_id_rows.list())[0].revision > claimed
+
+
+async def test_the_claim_of_a_message_without_a_result_delays_another_one(site: Site) -> None:
+    """After the term its owner is gone, and the other message is attempted: a claim loses nothing."""
+    assert await _check(site, 7) is None
+
+    with pytest.raises(ClaimedElsewhere):
+        await _check(site, 8)
+    assert await _check(site, 8, term_s=0) is None
+    with pytest.raises(ClaimedElsewhere):
+        await _check(site, 7)
+
+
+async def test_a_claim_of_the_api_delays_a_publisher_and_stops_it_when_the_delivery_is_stored(site: Site) -> None:
+    """The API has found the delivery in a stream, so this message is a duplicate."""
+    ids = site.jetstream.named_ids
+    claim = await ids.claim(TENANT, "orders", "one", DIGEST)
+
+    with pytest.raises(ClaimedElsewhere):
+        await _check(site, 7)
+    await ids.replace(claim, type(claim.row)(digest=DIGEST, is_stored=True))
+    assert await _check(site, 7, term_s=0) == ()
+
+
+async def test_messages_that_the_api_marked_are_not_checked(site: Site, receiver: Scripted) -> None:
+    """They cost no claim, whoever has claimed the id."""
+    await site.destination("orders", receiver.url)
+    await site.jetstream.named_ids.claim(TENANT, "orders", "one", DIGEST)
+
+    async with site.consumer():
+        headers = {HEADER_CHECKED: "1"}
+        await site.publish("orders", document("orders", delivery="one"), "one", **headers)
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == ["one"]

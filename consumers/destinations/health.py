@@ -137,12 +137,15 @@ class DestinationHealth:
         return is_open, half_open
 
     def record_reply(self, lane: str, url: str, reply: WebhookResponse, now: datetime) -> None:
-        """Record an attempt on the destination `<tenant>.<id>` that has just ended."""
+        """Record an attempt on the destination `<tenant>.<id>` that has just ended, at `now` by this machine's clock.
+
+        A failure gets the time of the clock that all consumers share: it may pause the destination for all of them.
+        """
         delta = self._deltas[lane]
         if reply.code is Code.HTTP_2XX:
             delta.record_success(now)
         else:
-            delta.record_failure(now, reply, url)
+            delta.record_failure(self._clock(), reply, url)
 
     async def flush(self) -> None:
         """Merge the recorded attempts into the bucket, and act on the result.

@@ -180,16 +180,17 @@ class _Consumer:
             find=_archive_finder(settings, jetstream),
             unbatched=self._directory.ordered_destinations,
         )
+        self._clock = ServerClock(jetstream.connection)
         self._health = DestinationHealth(
             bucket=jetstream.health,
             publisher=jetstream.publisher,
             disable=_destination_disabler(jetstream.configuration),
             policy=resources.health_policy,
             worker=self._name,
+            clock=self._clock.now,
         )
         self._activity = HourlyStatsRecorder(jetstream.activity)
         self._attempt_log, self._heads = StreamAttemptLog(jetstream.connection), HeadStateCache()
-        self._clock = ServerClock(jetstream.connection)
         self._overdue = OverdueSchedules(jetstream.connection, jetstream.publisher, self._clock)
         self._tracer = _build_tracer(resources)
         self._ids = _build_id_check(settings, jetstream)

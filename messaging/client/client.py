@@ -83,6 +83,11 @@ class PersistentClient(Client):
         """The id of the connected server, which a restart changes."""
         return str(self._server_info.get("server_id", ""))
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Limit of the connected server for one message, headers included."""
+        return self._max_payload
+
     async def listen(self, subject: str, listener: Listener, *, group: str = "") -> Subscription:
         """Call `listener` with each message on `subject` as it is read; exceptions go to `error_cb`."""
         untyped: Any = self  # its signatures are only partly typed

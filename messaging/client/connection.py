@@ -98,6 +98,11 @@ class NatsConnection:
         """Number of reads that had something: it grows as long as the server is heard."""
         return self._client.reads
 
+    @property
+    def max_message_bytes(self) -> int:
+        """Limit of the connected server for one message, headers included."""
+        return self._client.max_message_bytes
+
     def yield_while_reading(self) -> None:
         """Let other tasks run between two reads, even while more has arrived than can be handled."""
         self._client.yield_while_reading()

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from consumers.delivery.named_ids import digest_of
 from messaging.atomic_batch import MAX_BYTES, MAX_MESSAGES
+from messaging.client.headers import block_of
 from messaging.delivery_requests import DeliveryRequest, publish_requests
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.web.problems import Problem, unavailable
@@ -19,11 +20,14 @@ from schemas import subjects, validation
 from schemas.events import CONTENT_TYPE, BodyContentType, DeliveryRequested, RequestedData, encode
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_TRACE, context_headers
 from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
+from schemas.streams import MAX_MESSAGE_BYTES
 from schemas.subscriptions import OPERATIONAL
 from schemas.validation import ValidationError
 
 SOURCE: Final = "/oneprotect/api"
 KEY: Final = "Idempotency-Key"
+STATE_BYTES: Final = 4096
+"""Room in a message for the headers that its retries and moves add."""
 
 
 class NewDelivery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +108,7 @@ async def accept_delivery(
         raise unavailable()
     _require_size(new.data(destinations[0]), len(destinations), parts.max_payload_bytes)
     requests = _requests(tenant, new, delivery, destinations, trace)
+    _require_fit(requests, min(parts.connection.max_message_bytes - STATE_BYTES, MAX_MESSAGE_BYTES))
     parts.storage.require_room(tenant, [len(request.document) for request in requests])
     is_ordered = len(destinations) == 1 and await parts.destinations.is_ordered(tenant, destinations[0])
     publish = functools.partial(publish_requests, parts.publisher, ordered=parts.ordered_route if is_ordered else None)
@@ -165,6 +170,14 @@ def new_event(tenant: str, delivery: str, time: datetime, data: RequestedData) -
         tenant=tenant,
         data=data,
     )
+
+
+def _require_fit(requests: Sequence[DeliveryRequest], limit: int) -> None:
+    """Raise `Problem` for a message that NATS would refuse: now, or later with the state of its retries."""
+    if any(len(request.document) + len(block_of(request.headers)) > limit for request in requests):
+        raise Problem(
+            413, "too-large", f"With its envelope, the payload exceeds {limit} bytes, the limit of NATS. Send less."
+        )
 
 
 def _require_size(data: RequestedData, count: int, limit: int) -> None:

@@ -10,7 +10,7 @@ from msgspec import UNSET, UnsetType
 from starlette.responses import Response
 
 from consumers.replay.store import ReplayEnded, UnknownReplay
-from messaging.client.errors import JetStreamError
+from messaging.client.errors import MESSAGE_TOO_LARGE, JetStreamError, RejectedByServer
 from messaging.quota import QuotaExceeded
 from oneprotect.configuration.errors import (
     InUseError,
@@ -95,6 +95,8 @@ def problem_of(error: Exception) -> Problem:
         return error
     if isinstance(error, ValidationError):
         return broken_rule(error.field, error.rule)
+    if isinstance(error, RejectedByServer) and error.err_code == MESSAGE_TOO_LARGE:
+        return Problem(413, "too-large", "NATS refuses a message of this size. Send less.")
     if isinstance(error, JetStreamError):
         _log.warning("api.nats_failed", error=str(error))
         return unavailable()

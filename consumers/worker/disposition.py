@@ -13,6 +13,7 @@ from schemas.headers import (
     HEADER_MSG_ID,
     HEADER_ORIGIN,
     HEADER_REASON,
+    HEADER_SINCE,
     as_value,
     is_portable,
     portable_headers,
@@ -37,9 +38,10 @@ def quarantine_publication(
 ) -> Publication:
     """Return the publication that keeps the body of `message` untouched, and of its headers the portable ones.
 
-    A release needs no other headers. `reason` names the field and the rule, not the value.
+    A release needs no other headers. It looks for results since the message was stored, as the request may have been
+    sent. `reason` names the field and the rule, not the value.
     """
-    kept = portable_headers(message.headers) if keep_headers else {}
+    kept = {HEADER_SINCE: message.stored_at.isoformat()} | (portable_headers(message.headers) if keep_headers else {})
     return _quarantine(message.identity, message.subject, message.data if keep_body else b"", kept, code, reason)
 
 

@@ -71,20 +71,47 @@ def show(
     _run(lambda messages: messages.write_raw(number) if raw else messages.show(number), as_json=as_json)
 
 
-@app.command(epilog=examples("oneprotect quarantine release 7 8"))
+@app.command(
+    epilog=examples(
+        "oneprotect quarantine release 7 8", "oneprotect quarantine release --all --code internal --since 1d"
+    )
+)
 def release(
     numbers: Annotated[
-        list[int], typer.Argument(metavar="N...", min=1, help="Numbers of the messages, from the list.")
-    ],
+        list[int] | None, typer.Argument(metavar="[N...]", min=1, help="Numbers of the messages, from the list.")
+    ] = None,
     *,
+    all_: Annotated[bool, typer.Option("--all", help="All requests that are valid now, instead of numbers.")] = False,
+    tenant: AnyTenant = None,
+    code: Annotated[
+        Code | None, typer.Option("--code", metavar="CODE", help="With --all: only this code, for example internal.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
     force: Annotated[
         bool, typer.Option("--force", help="Also release messages that are still invalid, and will return.")
     ] = False,
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish messages again to the subject that they came from. They also stay in the quarantine."""
-    _run(lambda messages: messages.release(numbers, force=force, ask=not yes), as_json=as_json)
+    """Publish messages again to the subject that they came from. They also stay in the quarantine.
+
+    A request whose result is on record is not sent again.
+    """
+    if all_ == bool(numbers) or (all_ and force):
+        raise BadUsage("give either numbers, or --all without --force")
+    if not all_:
+        _run(lambda messages: messages.release(numbers or (), force=force, ask=not yes), as_json=as_json)
+        return
+    if tenant is not None:
+        validation.name(tenant, "--tenant")
+    begin, end = parse_time(since, "--since"), parse_time(until, "--until")
+    _run(
+        lambda messages: messages.release_all(
+            tenant=tenant, code=code and code.value, since=begin, until=end, ask=not yes
+        ),
+        as_json=as_json,
+    )
 
 
 def _run(action: "Callable[[QuarantineCli], Awaitable[None]]", *, as_json: bool) -> None:

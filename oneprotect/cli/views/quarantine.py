@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -16,6 +16,9 @@ from oneprotect.cli.support.errors import CliError
 from oneprotect.cli.support.output import confirm, print_notice, write_fields, write_json, write_line, write_table
 from oneprotect.settings.settings import Settings
 from schemas import streams
+
+PAGE_SIZE: Final = 200
+"""Messages that a release of many reads at a time."""
 
 
 class ReleaseCheck(msgspec.Struct, frozen=True):
@@ -113,6 +116,32 @@ class QuarantineCli:
             f"{len(results) - duplicates} released"
             + (f"; {duplicates} had been released a moment ago." if duplicates else ".")
         )
+
+    async def release_all(
+        self, *, tenant: str | None, code: str | None, since: datetime | None, until: datetime | None, ask: bool
+    ) -> None:
+        """Publish all requests again that match and are valid now, newest first; skip the others."""
+        if ask and not self._as_json and not confirm("Publish all matching requests that are valid now?"):
+            raise CliError("nothing was released")
+        counts, before = {"released": 0, "duplicates": 0, "skipped": 0}, None
+        while True:
+            page = await self._quarantine.read_newest(
+                tenant=tenant, code=code, since=since, until=until, limit=PAGE_SIZE, before=before
+            )
+            for found in page:
+                check = self._check(found)
+                if check.delivery is None:
+                    counts["skipped"] += 1
+                    continue
+                stored = await self._quarantine.release(found, by=current_user(), delivery=check.delivery)
+                counts["duplicates" if stored.duplicate else "released"] += 1
+            if len(page) < PAGE_SIZE:
+                break
+            before = page[-1].sequence
+        if self._as_json:
+            write_json(counts)
+        else:
+            write_line("{released} released; {duplicates} a moment ago; {skipped} skipped: invalid.".format(**counts))
 
     async def _get(self, number: int) -> QuarantinedMessage:
         found = await self._quarantine.get(number)

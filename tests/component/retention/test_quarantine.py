@@ -1,6 +1,7 @@
 """`oneprotect quarantine`: unreadable messages are listed, shown, and published again."""
 
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -9,7 +10,7 @@ import pytest
 from messaging.publication import Publication
 from schemas import streams, subjects
 from schemas.codes import Code
-from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_ORIGIN, HEADER_REASON
+from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_ORIGIN, HEADER_REASON, HEADER_SINCE
 from tests.support.commandline import Ran
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site, document
@@ -159,6 +160,37 @@ async def test_a_released_retry_keeps_its_state(site: Site, receiver: Scripted, 
     (result,) = await site.results("dlv_1")
     assert ran.code == 0
     assert (result.attempt, result.outcome) == (3, "delivered")
+
+
+async def test_all_valid_requests_are_released_at_once_and_sent_once(
+    site: Site, receiver: Scripted, oneprotect: RunHere
+) -> None:
+    """Good deliveries that an outage brought there; what is invalid stays, and a second release sends nothing."""
+    await site.destination("orders", receiver.url)
+    since = datetime.now(UTC).isoformat()
+    for number in range(3):
+        good = document("orders", delivery=f"dlv_{number}")
+        await _quarantine(site, good, code=Code.INTERNAL, **{HEADER_SINCE: since})
+    await _quarantine(site, POISON, code=Code.INTERNAL)
+    await _quarantine(site, document("orders", delivery="dlv_other"))
+
+    async with site.consumer():
+        first = await oneprotect("quarantine", "release", "--all", "--code", "internal", "--yes", "--json")
+        await until(lambda: len(receiver.seen) == 3, 20)
+        await until(site.is_settled, 20)
+        await site.server.restart()  # which forgets ids
+        again = await oneprotect("quarantine", "release", "--all", "--code", "internal", "--yes", "--json")
+        await until(site.is_settled, 20)
+
+    assert first.json == {"released": 3, "duplicates": 0, "skipped": 1}
+    assert again.json == {"released": 3, "duplicates": 0, "skipped": 1}
+    assert sorted(receiver.ids()) == ["dlv_0", "dlv_1", "dlv_2"]
+
+
+async def test_numbers_and_all_exclude_each_other(oneprotect: RunHere) -> None:
+    """A mistake releases nothing."""
+    for options in ((), ("7", "--all"), ("--all", "--force")):
+        assert (await oneprotect("quarantine", "release", *options, "--yes")).code == 2
 
 
 async def test_a_terminal_gets_a_prompt(site: Site) -> None:

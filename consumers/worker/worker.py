@@ -44,6 +44,9 @@ ISOLATION_PAUSE_S: Final = 2.0
 """Pause before a suspect comes again that could not be handled in isolation."""
 MAX_SETTLED: Final = 8_192
 """Settled messages, at least, that are recognized when a restarted server delivers them again."""
+MAX_SETTLING: Final = 128
+"""Messages that are being settled without a slot. Beyond that, each keeps its slot until its results are stored: so no
+tenant's results queue up by thousands before those of others."""
 MAX_UNSETTLED: Final = 32_768
 MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
 MOVE_RETRY_S: Final = 1.0
@@ -144,6 +147,8 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._settled: set[str] = set()
         self._settled_before: set[str] = set()
+        self._settling: dict[str, DestinationLane | None] = {}
+        """Messages whose results are being stored, and the lanes of those that still have their slot."""
         self._unsettled: dict[str, Message] = {}
         self._unsettled_bytes = 0
         self._crash_counts: dict[str, int] = {}
@@ -363,7 +368,12 @@ class Worker:
             else:
                 work.settle(result)
         finally:
-            scheduler.end(work.lane)
+            is_settling = work.message.identity in self._unsettled
+            keeps_slot = is_settling and len(self._settling) >= MAX_SETTLING
+            if is_settling:
+                self._settling[work.message.identity] = work.lane if keeps_slot else None
+            if not keeps_slot:
+                scheduler.end(work.lane)
             if scheduler.ready:
                 self._start_ready()
 
@@ -468,6 +478,10 @@ class Worker:
     def _forget(self, message: Message) -> None:
         if self._unsettled.pop(message.identity, None) is not None:
             self._unsettled_bytes -= _pulled_bytes(message)
+            lane = self._settling.pop(message.identity, None)
+            if lane is not None:
+                self._scheduler.end(lane)
+                self._start_ready()
         if self._is_full:
             self._resume()
 

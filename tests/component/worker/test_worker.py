@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncGenerator, Callable
 
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.worker.disposition import HandlerResult
 from consumers.worker.fair_scheduler import MAX_WAITING
 from consumers.worker.load_shedding import LoadShedder, overflow_copy
-from consumers.worker.worker import Handler, TryStart, Worker, WorkerLimits
+from consumers.worker.worker import MAX_SETTLING, Handler, TryStart, Worker, WorkerLimits
 from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.message import Message
 from messaging.publication import Publication
@@ -87,6 +89,36 @@ async def test_a_message_that_crashes_its_handler_three_times_is_quarantined(sit
     assert calls.count(subjects.requested(TENANT, "good")) == 1
     assert kept.headers[HEADER_CODE] == Code.INTERNAL
     assert kept.headers[HEADER_REASON] == "failed 3 times, last with RuntimeError"
+
+
+async def test_nothing_is_handled_far_ahead_of_its_storage(site: Site) -> None:
+    """While the server stores nothing, results do not queue up by thousands, and afterwards everything is handled."""
+    calls: list[str] = []
+    gate = asyncio.Event()
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        await gate.wait()
+        calls.append(message.identity)
+        result = subjects.attempted(TENANT, "orders", f"dlv_{len(calls)}")
+        return (Publication(result, b"{}", {}),)
+
+    for _ in range(300):
+        await site.deliver("orders")
+    async with _running(site, handler, max_in_flight=10, lane_limit=100) as worker:
+        await until(lambda: worker.unsettled == 300)
+        os.kill(site.server.pid, signal.SIGSTOP)
+        try:
+            gate.set()
+            await until(lambda: len(calls) >= MAX_SETTLING)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            ahead, slots = len(calls), worker.in_flight
+        finally:
+            os.kill(site.server.pid, signal.SIGCONT)
+        await until(site.is_settled, 20)
+
+    assert MAX_SETTLING <= ahead <= MAX_SETTLING + slots
+    assert len(set(calls)) == 300
 
 
 async def test_an_outage_during_the_handling_is_no_crash(site: Site) -> None:

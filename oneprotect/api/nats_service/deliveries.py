@@ -37,6 +37,7 @@ MAX_WAIT_S: Final = 5.0
 """Time in the queue after which a request is refused: by then most requesters have stopped to wait."""
 DRAIN_TIMEOUT_S: Final = 20.0
 
+_BAD_REQUEST: Final = frozenset({400, 413, 415, 422})
 _BUSY: Final = too_many("Too many requests of the tenant wait.", 1)
 _NO_TENANT: Final = broken_rule("tenant", f"expected {NAME_IN_WORDS}")
 _UNANSWERABLE: Final = broken_rule(None, "send a request, with an inbox as its reply subject")
@@ -122,7 +123,7 @@ class DeliveryService:
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _handle(self, tenant: str, request: ServiceRequest) -> None:
+    async def _handle(self, tenant: str, request: ServiceRequest, size: int) -> None:
         spans, headers = self._telemetry.spans, request.headers
         trace = headers.get(HEADER_TRACE)
         span = None if spans is None else RequestSpan(spans, self._telemetry.sampling, trace)
@@ -131,8 +132,10 @@ class DeliveryService:
             response = await self._accept(tenant, request, headers, span.header if span else trace)
         except Exception as error:  # noqa: BLE001 - `problem_of` logs unexpected ones
             response = problem_of(error)
+            if response.status in _BAD_REQUEST:
+                self._guard.note_refusal(tenant, request.size)
         finally:
-            self._turns.end(tenant)
+            self._turns.end(tenant, size)
             self._start_waiting()
         status = self._respond(request, response)
         if span is not None:
@@ -145,7 +148,7 @@ class DeliveryService:
     ) -> bytes:
         with self._parts.limiter.admit(tenant):
             if time.perf_counter_ns() - request.received_ns > MAX_WAIT_S * 1e9:
-                raise _BUSY
+                raise too_many("Requests of the tenant waited for too long.", 1)
             new = read_delivery(tenant, request.data, headers)
             accepted = await accept_delivery(self._parts, tenant, new, key=headers.get(KEY.lower()), trace=trace)
         return msgspec.json.encode(accepted)

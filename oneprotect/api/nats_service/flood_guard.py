@@ -19,7 +19,7 @@ from schemas import subjects
 
 REFUSED_PER_S: Final = 1000
 """Refused requests of a tenant within a second that cause a pause."""
-REFUSED_BYTES_PER_S: Final = 32 * 1024 * 1024
+REFUSED_BYTES_PER_S: Final = 8 * 1024 * 1024
 """Bytes of refused requests that do the same: a few that are too large by mistake cause no pause."""
 PAUSE_S: Final = 2.0
 """The first pause. Each further one lasts twice as long, up to `MAX_PAUSE_S`, until `FORGIVEN_AFTER_S` without any."""

@@ -8,6 +8,8 @@ T = TypeVar("T")
 IN_PROGRESS: Final = 128
 """Requests in progress in one process."""
 IN_PROGRESS_PER_TENANT: Final = 16
+BYTES_IN_PROGRESS_PER_TENANT: Final = 128 * 1024
+"""A tenant may exceed them with one request: the time that a request takes from others grows with its size."""
 WAITING_PER_TENANT: Final = 4096
 WAITING_BYTES_PER_TENANT: Final = 8 * 1024 * 1024
 WAITING_BYTES: Final = 64 * 1024 * 1024
@@ -17,17 +19,19 @@ WAITING_BYTES: Final = 64 * 1024 * 1024
 class _Line(Generic[T]):
     """The requests of a tenant: those that wait, with their sizes, and the number of those in progress."""
 
-    __slots__ = ("bytes", "running", "waiting")
+    __slots__ = ("bytes", "running", "running_bytes", "waiting")
 
     def __init__(self) -> None:
         self.waiting: collections.deque[tuple[T, int]] = collections.deque()
         self.bytes = 0
-        self.running = 0
+        self.running = self.running_bytes = 0
 
     @property
     def may_start(self) -> bool:
         """True if the next request may start when its turn comes."""
-        return bool(self.waiting) and self.running < IN_PROGRESS_PER_TENANT
+        if not self.waiting or self.running >= IN_PROGRESS_PER_TENANT:
+            return False
+        return not self.running or self.running_bytes + self.waiting[0][1] <= BYTES_IN_PROGRESS_PER_TENANT
 
 
 class TenantTurns(Generic[T]):
@@ -56,8 +60,8 @@ class TenantTurns(Generic[T]):
         self._update(tenant, line)
         return True
 
-    def start(self) -> tuple[str, T] | None:
-        """Remove and return the request whose turn it is, with its tenant. Call `end` when it has ended."""
+    def start(self) -> tuple[str, T, int] | None:
+        """Remove and return the request whose turn it is, with its tenant and size. Call `end` when it has ended."""
         if not self._order or self._running >= IN_PROGRESS:
             return None
         tenant, _ = self._order.popitem(last=False)
@@ -66,14 +70,16 @@ class TenantTurns(Generic[T]):
         line.bytes -= size
         self._bytes -= size
         line.running += 1
+        line.running_bytes += size
         self._running += 1
         self._update(tenant, line)
-        return tenant, request
+        return tenant, request, size
 
-    def end(self, tenant: str) -> None:
-        """Free the place of a request that has ended."""
+    def end(self, tenant: str, size: int) -> None:
+        """Free the place of a request of `size` bytes that has ended."""
         line = self._lines[tenant]
         line.running -= 1
+        line.running_bytes -= size
         self._running -= 1
         self._update(tenant, line)
         if not line.running and not line.waiting:

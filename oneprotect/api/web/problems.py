@@ -23,6 +23,7 @@ from schemas.validation import ValidationError
 
 MEDIA_TYPE: Final = "application/problem+json"
 RETRY_AFTER_S: Final = 2
+MAX_CAUSES: Final = 8
 
 _REFUSALS: Final[Mapping[type[Exception], tuple[int, str, str]]] = {
     NotFoundError: (404, "not-found", "The tenant has no resource of this name. Check the name, or create it first."),
@@ -90,7 +91,18 @@ class Problem(Exception):
 
 
 def problem_of(error: Exception) -> Problem:
-    """Return the problem for an exception; log unexpected ones."""
+    """Return the problem for an exception; log unexpected ones. The exception has no traceback afterwards."""
+    problem = _find_problem(error)
+    # A frame that keeps its exception is a cycle, which holds the request's body until the next full collection.
+    cause: BaseException | None = error
+    for _ in range(MAX_CAUSES):
+        if cause is None:
+            break
+        cause = cause.with_traceback(None).__context__
+    return problem
+
+
+def _find_problem(error: Exception) -> Problem:
     if isinstance(error, Problem):
         return error
     if isinstance(error, ValidationError):

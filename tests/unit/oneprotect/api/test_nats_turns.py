@@ -21,7 +21,21 @@ def test_tenants_take_turns() -> None:
 
     started = [queue.start() for _ in range(3)]
 
-    assert started == [("flood", 0), ("other", 0), ("flood", 1)]
+    assert started == [("flood", 0, 1), ("other", 0, 1), ("flood", 1, 1)]
+
+
+def test_a_tenant_has_one_large_request_in_progress() -> None:
+    """The time that a request takes from the others grows with its size."""
+    queue = TenantTurns[int]()
+    for number in range(3):
+        queue.add("large", number, 400_000)
+    queue.add("small", 0, 100)
+
+    assert queue.start() == ("large", 0, 400_000)
+    assert queue.start() == ("small", 0, 100)
+    assert queue.start() is None
+    queue.end("large", 400_000)
+    assert queue.start() == ("large", 1, 400_000)
 
 
 def test_a_tenant_leaves_places_free() -> None:
@@ -35,10 +49,10 @@ def test_a_tenant_leaves_places_free() -> None:
     queue.add("other", 0, 1)
 
     assert started == turns.IN_PROGRESS_PER_TENANT
-    assert queue.start() == ("other", 0)
+    assert queue.start() == ("other", 0, 1)
     assert queue.start() is None
-    queue.end("flood")
-    assert queue.start() == ("flood", turns.IN_PROGRESS_PER_TENANT)
+    queue.end("flood", 1)
+    assert queue.start() == ("flood", turns.IN_PROGRESS_PER_TENANT, 1)
 
 
 def test_all_tenants_together_are_bounded() -> None:
@@ -97,7 +111,7 @@ async def test_a_few_requests_that_are_too_large_cause_no_pause() -> None:
         raise AssertionError
 
     guard = FloodGuard(receive_on, lambda: ())
-    for _ in range(30):
+    for _ in range(8):
         guard.note_refusal("acme", 900_000)
 
     assert not guard.is_paused("acme")

@@ -15,6 +15,8 @@ from tests.chaos.judge.history import History, Key, Post, Record
 
 SETTLE_S: Final = 2.0
 """Time in which an answer is on record, unless something disturbs it. Generous, for a busy machine."""
+REPEAT_S: Final = 6.0
+"""Time after which a result whose publish was lost is published again."""
 FAILOVER_S: Final = 10.0
 """Time in which the servers elect leaders after a disturbance of theirs has ended."""
 SERVERS: Final = "servers"
@@ -107,28 +109,35 @@ class _Case:
 
     def _interruption(self, post: Post, until: float) -> str | None:
         """Return the kind of event that hit the sender between its request and the record of the answer."""
-        limit = min(until, self._recordable(post) + SETTLE_S)
+        limit = min(until, self._recorded_by(post))
         for event in self.history.events:
             is_sender = event.target == post.sender or (not post.sender and event.target.startswith("consumer"))
             if event.kind in INTERRUPTING and is_sender and event.started <= limit and event.ended >= post.started:
                 return event.kind
         return None
 
-    def _recordable(self, post: Post) -> float:
-        """Return when the sender recorded something after this answer, so that it could have recorded this one."""
+    def _recorded_by(self, post: Post) -> float:
+        """Return the time until which the sender must have recorded this answer.
+
+        After a disturbance of the servers, that is soon after the sender has recorded anything else.
+        """
+        soon = post.ended + SETTLE_S
+        if not self._is_disturbed(post.ended, soon):
+            return soon
         times = self.stored_by[post.sender]
-        at = bisect(times, post.ended)
-        return times[at] if at < len(times) else math.inf
+        at = bisect(times, soon)
+        return times[at] + REPEAT_S if at < len(times) else math.inf
+
+    def _is_disturbed(self, since: float, until: float) -> bool:
+        return any(
+            event.target == SERVERS and event.started <= until and event.ended + FAILOVER_S >= since
+            for event in self.history.events
+        )
 
     def _outage(self, first: Post, second: Post) -> str | None:
         """Return "outage" when disturbed servers stored nothing of the first sender until they gave up waiting."""
         waited = second.started - first.ended >= self.history.ack_wait_s / 2
-        silent = self._recordable(first) + SETTLE_S >= second.started
-        disturbed = any(
-            event.target == SERVERS and event.started <= second.started and event.ended + FAILOVER_S >= first.ended
-            for event in self.history.events
-        )
-        return "outage" if waited and silent and disturbed else None
+        return "outage" if waited and self._recorded_by(first) >= second.started else None
 
     def _mismatches(self) -> Iterator[Finding]:
         """Requests without a record that no event explains, and records without a request."""

@@ -39,8 +39,8 @@ def _history(*, busy: object = True, **fields: object) -> History:
     history = msgspec.structs.replace(good, **fields)
     if busy:
         history.requests = [*history.requests, _request(OTHER)]
-        history.posts = [*history.posts, _post(1.4, key=OTHER)]
-        history.records = [*history.records, _record(1.51, key=OTHER)]
+        history.posts = [*history.posts, _post(3.9, key=OTHER)]
+        history.records = [*history.records, _record(4.01, key=OTHER)]
     return history
 
 

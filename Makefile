@@ -57,6 +57,7 @@ coverage: $(READY) ## measure branch coverage of the code that handles keys; fai
 chaos: $(READY) ## run the long tests: the judge, repeated kills, floods, a replay of 100,000 deliveries (an hour)
 	$(BIN)/python -m tests.chaos.judge --seconds 600
 	$(BIN)/python -m tests.chaos.judge --seconds 600 --unordered
+	$(BIN)/python -m pytest tests/model
 	$(BIN)/python -m pytest tests/chaos --times 5 --figures chaos.txt
 	$(BIN)/python -m pytest tests/isolation --p99-ms 50
 	$(BIN)/python -m bench.fairness

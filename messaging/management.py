@@ -45,6 +45,12 @@ class StreamInfo(msgspec.Struct, frozen=True):
         return max(0.0, (self.ts - self.state.first_ts).total_seconds()) if self.state.messages else 0.0
 
 
+class AckFloor(msgspec.Struct, frozen=True):
+    """The sequence up to which a consumer knows every message as acknowledged."""
+
+    stream_seq: int
+
+
 class ConsumerInfo(msgspec.Struct, frozen=True):
     """A consumer: configuration, and how many messages and requests wait."""
 
@@ -53,6 +59,7 @@ class ConsumerInfo(msgspec.Struct, frozen=True):
     num_pending: int
     num_ack_pending: int
     num_waiting: int
+    ack_floor: AckFloor
 
 
 async def account_info(connection: NatsConnection) -> dict[str, Any]:

@@ -37,3 +37,17 @@ class ForgetReply(Struct, frozen=True, kw_only=True):
 
     worker: str
     in_hand: int
+
+
+class HeldMessages(Struct, frozen=True, kw_only=True):
+    """A question for the messages of a stream that a consumer has in hand."""
+
+    stream: str
+    sequences: tuple[int, ...]
+
+
+class HeldReply(Struct, frozen=True, kw_only=True):
+    """The reply of one consumer: those of the sequences that it has in hand."""
+
+    worker: str
+    held: tuple[int, ...]

@@ -15,6 +15,8 @@ FORGET: Final = "oneprotect.control.tenants.forget"
 """Request to every consumer: `schemas.control_messages.ForgetTenant`."""
 SERVERS: Final = "oneprotect.servers.varz"
 """Request to every nats-server for its general state, imported from the servers' system account as in deploy/nats."""
+HELD: Final = "oneprotect.control.messages.held"
+"""Request to every consumer: `schemas.control_messages.HeldMessages`."""
 SECRET_IS_THERE: Final = b"secret"
 """Payload of `line(..., "now")` for a head that waits for its secret, and for no other head."""
 

@@ -70,7 +70,7 @@ _ROWS: Final = (
     ("telemetry/redaction.py", "re.compile*3", "receiver", "1.5 KiB of a response; texts of logs"),
     ("consumers/attempts/timeline.py", "sorted datetime.fromisoformat", "product", "attempts of a delivery", "n log n"),
     ("consumers/credentials/control_client.py", "json.decode*2", "product", "a reply of a consumer"),
-    ("consumers/credentials/control_server.py", "json.decode*3", "product", "a control message"),
+    ("consumers/credentials/control_server.py", "json.decode*4", "product", "a control message"),
     ("consumers/delivery/attempt.py", "urlsplit", "tenant", "2,048 characters"),
     (
         "consumers/delivery/response_redaction.py",
@@ -94,6 +94,7 @@ _ROWS: Final = (
     ("consumers/isolation/journal.py", "sorted", "product", "messages in hand", "n log n"),
     ("consumers/isolation/suspects.py", "re.compile", "product", "55 characters, the key of a suspect"),
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),
+    ("consumers/queues/lost_messages.py", "sorted", "product", "lost messages", "n log n"),
     ("consumers/retries/overdue.py", "convert", "product", "a schedule"),
     ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
     ("consumers/queues/overflow_feeder.py", "destinations.sort", "product", "destinations with overflow", "n log n"),

@@ -11,7 +11,15 @@ from messaging.client.errors import JetStreamError
 from provider.cache.provider import CachedSecretProvider
 from schemas import subjects
 from schemas.configuration import CredentialState
-from schemas.control_messages import CheckCredential, ForgetReply, ForgetTenant, RefreshReply, RefreshSecrets
+from schemas.control_messages import (
+    CheckCredential,
+    ForgetReply,
+    ForgetTenant,
+    HeldMessages,
+    HeldReply,
+    RefreshReply,
+    RefreshSecrets,
+)
 
 _GROUP = "consumers"
 _log = structlog.get_logger(__name__)
@@ -28,18 +36,26 @@ class WorkerControl:
         worker: str,
         *,
         forget_tenant: Callable[[str], int],
+        holds: Callable[[str], bool],
     ) -> None:
-        """`forget_tenant` drops what is in memory of a tenant, and returns its messages that are still handled."""
+        """Create it.
+
+        Args:
+            forget_tenant: Drops what is in memory of a tenant, and returns its messages that are still handled.
+            holds: Returns whether the message `<stream>.<sequence>` is in hand.
+        """
         self._connection = connection
         self._checker = checker
         self._provider = provider
         self._worker = worker
         self._forget_tenant = forget_tenant
+        self._holds = holds
 
     async def start(self) -> None:
         """Answer requests from now on."""
         await self._connection.subscribe(subjects.REFRESH, self._answering(self._refresh))
         await self._connection.subscribe(subjects.FORGET, self._answering(self._forget))
+        await self._connection.subscribe(subjects.HELD, self._answering(self._held))
         await self._connection.subscribe(subjects.CHECK, self._answering(self._check), group=_GROUP)
 
     async def _refresh(self, data: bytes) -> RefreshReply:
@@ -55,6 +71,11 @@ class WorkerControl:
         tenant = msgspec.json.decode(data, type=ForgetTenant).tenant
         await self._checker.evict(tenant, None)
         return ForgetReply(worker=self._worker, in_hand=self._forget_tenant(tenant))
+
+    async def _held(self, data: bytes) -> HeldReply:
+        request = msgspec.json.decode(data, type=HeldMessages)
+        held = tuple(number for number in request.sequences if self._holds(f"{request.stream}.{number}"))
+        return HeldReply(worker=self._worker, held=held)
 
     async def _check(self, data: bytes) -> CredentialState | None:
         request = msgspec.json.decode(data, type=CheckCredential)

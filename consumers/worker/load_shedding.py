@@ -8,9 +8,11 @@ a look at the results before it is sent.
 """
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Final
 
 from messaging.client.errors import JetStreamError
+from messaging.direct_get import StoredMessage
 from messaging.message import Message
 from messaging.publication import MessagePublisher, Publication, PublishAck
 from schemas import streams, subjects
@@ -59,11 +61,22 @@ def overflow_copy(message: Message) -> Publication:
     The copy's `Nats-Msg-Id` ends with the sequence of the message. The work stream still knows the id without that end,
     and would drop the copy as a duplicate when it is fed back.
     """
-    sent = message.headers.get(HEADER_MSG_ID, "")
-    request_id = sent if is_portable(sent) else message.identity
+    return _copy(message.stream, message.sequence, message.subject, message.data, message.headers, message.stored_at)
+
+
+def overflow_copy_of(stream: str, record: StoredMessage) -> Publication:
+    """Return the copy of a message of `stream` for the overflow."""
+    return _copy(stream, record.sequence, record.subject, record.data, record.headers, record.stored_at)
+
+
+def _copy(
+    stream: str, sequence: int, subject: str, data: bytes, headers: dict[str, str], stored_at: datetime
+) -> Publication:
+    sent = headers.get(HEADER_MSG_ID, "")
+    request_id = sent if is_portable(sent) else f"{stream}.{sequence}"
     before, _, end = request_id.rpartition(_MOVED)
     if before and end.isdigit():  # moved before
         request_id = before
-    headers = portable_headers(message.headers) | {HEADER_MSG_ID: f"{request_id}{_MOVED}{message.sequence}"}
-    headers.setdefault(HEADER_SINCE, message.stored_at.isoformat())
-    return Publication(subjects.overflow(*subjects.tenant_and_destination(message.subject)), message.data, headers)
+    kept = portable_headers(headers) | {HEADER_MSG_ID: f"{request_id}{_MOVED}{sequence}"}
+    kept.setdefault(HEADER_SINCE, stored_at.isoformat())
+    return Publication(subjects.overflow(*subjects.tenant_and_destination(subject)), data, kept)

@@ -194,6 +194,10 @@ class Worker:
         """Return whether the message was accepted and is not settled yet."""
         return message.identity in self._unsettled
 
+    def holds(self, identity: str) -> bool:
+        """Return whether a message, `<stream>.<sequence>`, was accepted and not settled yet."""
+        return identity in self._unsettled
+
     def unsettled_of(self, tenant: str) -> int:
         """Return the number of a tenant's messages that were accepted and not settled yet."""
         return sum(message.lane.startswith(f"{tenant}.") for message in self._unsettled.values())

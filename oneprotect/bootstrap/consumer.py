@@ -229,7 +229,12 @@ class _Consumer:
         connection.on_reconnect(self._suspects.expire)
         connection.on_server_change(self._handler.on_reconnect)
         await WorkerControl(
-            connection, self._checker, self._resources.provider, self._name, forget_tenant=self._forget_tenant
+            connection,
+            self._checker,
+            self._resources.provider,
+            self._name,
+            forget_tenant=self._forget_tenant,
+            holds=self._worker.holds,
         ).start()
         freeze_gc()
         _log.info("consumer.started", worker=self._name, version=VERSION, max_in_flight=delivery.max_in_flight)

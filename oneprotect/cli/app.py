@@ -17,6 +17,7 @@ from oneprotect.cli.commands.failed import app as failed
 from oneprotect.cli.commands.nats import app as nats
 from oneprotect.cli.commands.nats import apply
 from oneprotect.cli.commands.quarantine import app as quarantine
+from oneprotect.cli.commands.recover import recover
 from oneprotect.cli.commands.replay import replay, retry
 from oneprotect.cli.commands.schemas import schemas
 from oneprotect.cli.commands.secret import app as secret
@@ -188,5 +189,6 @@ _add(
     "Verify the signature of a received request.",
     "oneprotect verify --secret-file secret.txt --headers headers.txt --body body.json",
 )
+_add(_TOOLS, recover, "Bring back messages that a NATS consumer has lost.", "oneprotect recover --dry-run")
 _add_group(_TOOLS, nats, "nats", "Generate files, users and keys for NATS servers.")
 _add(_TOOLS, schemas, "Write JSON Schema, AsyncAPI and OpenAPI.", "oneprotect schemas --output schemas/")

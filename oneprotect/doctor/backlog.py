@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import Any, Final, cast
 
+from consumers.queues.lost_messages import count_lost
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
@@ -36,8 +37,10 @@ async def check_work(connection: NatsConnection, *, old_s: float = OLD_S) -> lis
         old_s: Age in seconds above which due work is a problem.
     """
     checks = await asyncio.gather(*(_check_consumer(connection, consumer) for consumer in streams.CONSUMERS))
+    lost = await asyncio.gather(*(_check_lost(connection, consumer) for consumer in streams.CONSUMERS))
     return [
         *checks,
+        *(check for check in lost if check is not None),
         await _check_due(connection, old_s),
         await _check_overflow(connection),
         await _check_ordered(connection),
@@ -75,6 +78,23 @@ def _judge_consumer(name: str, info: management.ConsumerInfo) -> CheckResult:
         name,
         f"no worker requests work, so nothing is delivered; {pending} pending",
         "start one: oneprotect consumer\nin a cluster, find out why none runs: kubectl get pods; kubectl logs POD",
+    )
+
+
+async def _check_lost(connection: NatsConnection, consumer: streams.ConsumerConfig) -> CheckResult | None:
+    """Compare what is stored with what the consumer knows. None without the consumer: another check reports that."""
+    name = f"messages of {consumer.stream}/{consumer.name}"
+    try:
+        lost = await count_lost(connection, consumer)
+    except NotFound:
+        return None
+    if not lost:
+        return _GROUP.ok(name, "the consumer knows all of them")
+    return _GROUP.failed(
+        name,
+        f"{lost} are stored, and the consumer has lost them: they are never delivered, and a restart removes them",
+        "before any NATS server restarts, run: oneprotect recover\n"
+        "never purge a stream with pending messages: see docs/how-to/runbooks.md",
     )
 
 

@@ -1,0 +1,132 @@
+"""Messages that a shared consumer loses by a purge are noticed, and brought back without sending one twice."""
+
+import asyncio
+
+import msgspec
+import pytest
+
+from consumers.queues.lost_messages import LostMessages, count_lost
+from messaging import management
+from messaging.client.connection import IncomingMessage
+from messaging.message import Message
+from messaging.pull_consumer import fetch
+from oneprotect.doctor.backlog import check_work
+from oneprotect.doctor.result import CheckStatus
+from schemas import streams, subjects
+from schemas.codes import Outcome
+from schemas.control_messages import HeldMessages, HeldReply
+from tests.component.conftest import RunHere
+from tests.support.receiver import Scripted
+from tests.support.site import TENANT, Site
+from tests.support.waiting import until
+
+WORK = streams.WORK_CONSUMER
+
+
+async def _lose(site: Site, destination: str) -> list[str]:
+    """Let the consumer of the work stream lose ten deliveries, as a mover with a purge did, and return their ids."""
+    ids = [await site.deliver(destination) for _ in range(10)]
+    moved = await site.deliver("moved")
+    later = [await site.deliver(destination) for _ in range(10)]
+    got = await fetch(site.jetstream.connection, stream=WORK.stream, consumer=WORK.name, batch=21)
+    [purged] = [message for message in got if message.subject == subjects.requested(TENANT, "moved")]
+    request = {"filter": purged.subject, "seq": purged.sequence + 1}
+    await site.jetstream.connection.api(f"STREAM.PURGE.{WORK.stream}", request)
+    for message in got[11:]:
+        message.ack()
+    await until(lambda: _is_stored(site, 10), 5)
+    for message in got[:10]:
+        message.nak()
+    assert moved not in ids + later
+    await until(lambda: _is_forgotten(site), 10)
+    return ids
+
+
+async def _is_forgotten(site: Site) -> bool:
+    info = await management.consumer_info(site.jetstream.connection, WORK.stream, WORK.name)
+    return info.num_ack_pending == 0
+
+
+async def _is_stored(site: Site, count: int) -> bool:
+    return len(await site.records(streams.WORK)) == count
+
+
+async def _again(site: Site) -> list[Message]:
+    return await fetch(site.jetstream.connection, stream=WORK.stream, consumer=WORK.name, batch=10)
+
+
+async def test_lost_messages_are_noticed_and_delivered_once(
+    site: Site, receiver: Scripted, oneprotect: RunHere
+) -> None:
+    """The doctor reports what a purge took from a consumer, and `oneprotect recover` brings it back."""
+    await site.destination("orders", receiver.url)
+    ids = await _lose(site, "orders")
+    again = await _again(site)
+    lost = await count_lost(site.jetstream.connection, WORK)
+    checks = [check for check in await check_work(site.jetstream.connection) if "lost" in check.finding]
+    planned = await oneprotect("recover", "--dry-run", "--json")
+    done = await oneprotect("recover", "--json")
+    nothing = await oneprotect("recover")
+    async with site.consumer():
+        await until(site.is_settled, 20)
+
+    assert (again, lost) == ([], 10), "the server has lost them"
+    assert [check.status for check in checks] == [CheckStatus.FAILED]
+    assert [one["recovered"] for one in planned.json] == [one["recovered"] for one in done.json] == [10, 0]
+    assert "No message is lost" in nothing.out
+    assert sorted(receiver.ids()) == sorted(ids)
+    assert {result.outcome for result in await site.results()} == {Outcome.DELIVERED}
+
+
+async def test_a_lost_message_in_the_hands_of_a_consumer_is_left_to_it(site: Site, receiver: Scripted) -> None:
+    """It was sent, or will be: a copy of it would be a second request."""
+    await site.destination("orders", receiver.url)
+    await _lose(site, "orders")
+    connection = site.jetstream.connection
+    held = [record.sequence for record in await site.records(streams.WORK)][:4]
+
+    async def answer(incoming: IncomingMessage) -> None:
+        asked = msgspec.json.decode(incoming.data, type=HeldMessages)
+        reply = HeldReply(worker="w", held=tuple(set(asked.sequences) & set(held)))
+        await connection.publish(incoming.reply, msgspec.json.encode(reply))
+
+    await connection.subscribe(subjects.HELD, answer)
+    recovery = await LostMessages(connection, site.jetstream.publisher, site.jetstream.destinations).recover(WORK)
+
+    assert (recovery.lost, recovery.in_hand, recovery.recovered) == (10, 4, 6)
+    assert [record.sequence for record in await site.records(streams.WORK)] == held
+
+
+async def test_lost_messages_of_an_ordered_destination_keep_their_order(site: Site, receiver: Scripted) -> None:
+    """Its queue reads the stream itself, so it only has to be woken."""
+    await site.destination("orders", receiver.url, ordering="fifo")
+    ids = await _lose(site, "orders")
+    messages = LostMessages(site.jetstream.connection, site.jetstream.publisher, site.jetstream.destinations)
+    async with site.consumer():
+        recovery = await messages.recover(WORK)
+        await until(site.is_settled, 20)
+
+    assert (recovery.recovered, recovery.in_order) == (0, 10)
+    assert receiver.ids() == ids
+
+
+@pytest.mark.parametrize("consumer", streams.CONSUMERS, ids=lambda consumer: consumer.stream)
+async def test_nothing_counts_as_lost_under_load(
+    site: Site, receiver: Scripted, consumer: streams.ConsumerConfig
+) -> None:
+    """Deliveries that come and go between the readings are not lost."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url)
+
+    async def produce() -> None:
+        while True:
+            await asyncio.gather(*(site.deliver("orders") for _ in range(10)))
+
+    async with site.consumer():
+        producing = asyncio.create_task(produce())
+        try:
+            lost = [await count_lost(site.jetstream.connection, consumer) for _ in range(3)]
+        finally:
+            producing.cancel()
+
+    assert lost == [0, 0, 0]

@@ -21,14 +21,15 @@ def next_wait_s(
 ) -> float | None:
     """Return the seconds until the next attempt after `tried` ones, or None to give up.
 
-    They are not fewer than the receiver's `Retry-After`, of which at most a day counts.
+    They are not fewer than the receiver's `Retry-After`, of which at most a day counts. The jitter makes such a wait
+    longer: a date that a receiver names for thousands of deliveries would make them all due in one second.
     """
     if reply.code in FINAL_CODES or tried > len(policy.schedule_s):
         return None
     wait_s = policy.schedule_s[tried - 1] * spread(1 - policy.jitter, 1 + policy.jitter)
     if reply.code is Code.NET_TIMEOUT:
         wait_s = max(wait_s, policy.after_timeout_s)
-    return max(wait_s, min(reply.retry_after_s or 0.0, MAX_RETRY_AFTER_S))
+    return max(wait_s, min(reply.retry_after_s or 0.0, MAX_RETRY_AFTER_S) * spread(1, 1 + policy.jitter))
 
 
 def total_wait_s(schedule_s: tuple[float, ...], waits: int) -> float:

@@ -52,7 +52,7 @@ def test_each_wait_meets_all_minimums(policy: RetryPolicy, reply: WebhookRespons
     least_s = policy.after_timeout_s if reply.code is Code.NET_TIMEOUT else 0
     tolerance = 1e-9 * planned_s
     assert wait_s >= max(planned_s * (1 - policy.jitter) - tolerance, asked_s, least_s)
-    assert wait_s <= max(planned_s * (1 + policy.jitter) + tolerance, asked_s, least_s)
+    assert wait_s <= max(planned_s * (1 + policy.jitter) + tolerance, asked_s * (1 + policy.jitter), least_s)
 
 
 @given(policy=policies, code=st.sampled_from(sorted(FINAL_CODES)), tried=st.integers(1, 12))

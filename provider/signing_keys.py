@@ -33,7 +33,7 @@ class SigningKey(Opaque, ABC):
 
     scheme: ClassVar[Scheme]
     fragments: "array[int]"
-    """The fragments of the key and of its text."""
+    """The hashes of the pieces of the key and of its text."""
 
     @abstractmethod
     def sign(self, message: bytes) -> bytes:

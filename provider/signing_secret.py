@@ -64,7 +64,7 @@ class SigningSecret(Opaque):
         return KeyRollover(self.is_previous_valid(now), expires_at, self.rollover_misconfigured or is_too_far)
 
     def fragments(self) -> Iterator[int]:
-        """Yield the fragments of both keys, also of a previous key that no longer signs."""
+        """Yield the hashes of the pieces of both keys, also of a previous key that no longer signs."""
         for key in self.__both or self.__current:
             yield from key.fragments
 

@@ -35,7 +35,7 @@ _ROWS: Final = (
     ("schemas/validation.py", "re.compile*2 convert json.decode", "tenant", "405 KiB by default, a body"),
     (
         "provider/fragments.py",
-        "re.compile html.unescape unquote sorted",
+        "re.compile html.unescape unquote sorted*2",
         "receiver",
         "3 KiB of a response; values of 4 KiB",
     ),
@@ -74,7 +74,7 @@ _ROWS: Final = (
     ("consumers/delivery/attempt.py", "urlsplit", "tenant", "2,048 characters"),
     (
         "consumers/delivery/response_redaction.py",
-        "re.compile*7 re.finditer urlsplit unquote*3 bytes.fromhex a2b_base64*2",
+        "re.compile*8 urlsplit unquote*3 bytes.fromhex a2b_base64*2",
         "receiver",
         "3 KiB of a response; 2 KiB of URL and 4 KiB of headers as known values",
     ),

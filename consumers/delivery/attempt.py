@@ -8,11 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from consumers.delivery.response_redaction import (
-    credential_candidates_in_header,
-    credential_candidates_in_url,
-    redact_response,
-)
+from consumers.delivery.response_redaction import redact_response, values_of_destination
 from consumers.http_client.response import WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.retries.policy import next_wait_s, secret_wait_s, total_wait_s
@@ -147,11 +143,12 @@ class ResultBuilder:
 
 def _redact_body(reply: WebhookResponse, destination: Destination, signed: SignedHeaders, secret: SigningSecret) -> str:
     """Return the response's body without the keys, and without the credentials that the request carried."""
-    known = [signature.partition(",")[2] for signature in signed.signature.split()]
-    known += credential_candidates_in_url(destination.url)
-    for value in destination.headers.values():
-        known += credential_candidates_in_header(value)
-    return redact_response(reply.body, known=known, fragments=secret.fragments())
+    return redact_response(
+        reply.body,
+        known=[signature.partition(",")[2] for signature in signed.signature.split()],
+        fragments=secret.fragments(),
+        destination=values_of_destination(destination.url, tuple(destination.headers.values())),
+    )
 
 
 @functools.lru_cache(maxsize=4096)

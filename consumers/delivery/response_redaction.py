@@ -3,12 +3,14 @@
 A broken receiver may echo the request, in any encoding, and may print the key itself. So the text is decoded as far as
 a reader would. It is searched for fragments of the known values, also with separators, and as hex, base64 or numbers.
 Then what looks like a secret is masked, also in lines, groups or numbers. Too much is masked rather than too little.
-Each step takes time in proportion to the text, which is bounded.
+Each step takes time in proportion to the text, which is bounded. A text that would still take long is not shown.
 """
 
+import functools
 import re
 from binascii import Error, a2b_base64
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, compress, islice
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -16,13 +18,23 @@ from msgspec import Struct
 
 from provider.fragments import (
     FRAGMENT,
+    GROUP,
     LETTERS_ONLY,
+    MAX_ESCAPES,
+    STEP,
     UNSPACED,
+    HashedBytes,
+    Pieces,
+    Reading,
+    TooManyEscapes,
+    count_escapes,
     decode_escapes,
-    fragments_of,
-    hash_fragments,
+    find_groups,
+    join_readings,
     one_byte_each,
+    split,
 )
+from provider.opaque import Opaque
 from telemetry.redaction import MASK, scrub
 
 SHOWN_CHARACTERS: Final = 1024
@@ -31,8 +43,16 @@ _SEARCHED_CHARACTERS: Final = SHOWN_CHARACTERS + 512
 """More than is shown, so that a secret across the end of the shown part is found."""
 _SHORTEST: Final = 4
 """A shorter value is no secret, and would mask half the text."""
+_MAX_WORK: Final = 1200
+"""Limit of known groups in a text, and two for each run of them. An echo of one value has 620, in both readings."""
+_MAX_KNOWN: Final = 4096
+"""Characters of known values, in all readings together."""
+_MAX_VALUES: Final = 300
+"""Limit of known values, empty ones and repetitions included."""
 _GROUPED: Final = re.compile(r"(?:[0-9A-Fa-f]{2}[ :,\-]\s?){11,}[0-9A-Fa-f]{2}|(?:[0-9]{1,3},\s?){11,}[0-9]{1,3}")
-_ENCODED: Final = re.compile(r"[A-Za-z0-9+/=_-]+")
+_IN_LINES: Final = re.compile(
+    r"(?<![A-Za-z0-9+/=_-])[A-Za-z0-9+/=_-]++(?:[^\S\n]*+\n\s*+[A-Za-z0-9+/=_-]++)+"  # a word is tried once
+)
 _NUMBERS: Final = re.compile(r"[0-9]+")
 _SIGNED_NUMBERS: Final = re.compile(r"-?[0-9]+")
 _MIXED: Final = (re.compile("[a-z]"), re.compile("[A-Z]"), re.compile("[0-9]"))
@@ -40,28 +60,71 @@ _ALL: Final = frozenset(range(256))
 _NOT_HEX: Final = bytes(_ALL - frozenset(b"0123456789ABCDEFabcdef"))
 _NOT_BASE64: Final = bytes(_ALL - frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+/"))
 _FROM_BASE64URL: Final = bytes.maketrans(b"-_", b"+/")
+_MARKS: Final = bytes(
+    byte in b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz+/=_-" for byte in range(256)
+)
+"""1 for a character of a word."""
+_HIDE: Final = bytes(byte | 2 for byte in range(256))
+_HIDDEN: Final = re.compile(rb"(?:(?<![\x01\x03])\x01*+\x03[\x01\x03]*+|\x02)+")
+"""Hidden characters, and the rest of the words that they touch."""
+
+_KEPT: Final = {reading: bytes(byte not in reading[1] for byte in range(256)) for reading in (UNSPACED, LETTERS_ONLY)}
+"""The readings of a view, with 1 for each byte that they keep."""
 
 Span = tuple[int, int]
 
 
-def redact_response(body: bytes, *, known: Iterable[str], fragments: Iterable[int] = ()) -> str:
+class KnownValues(Opaque):
+    """Values that no text may show, prepared for the search."""
+
+    __slots__ = ("are_too_many", "readings", "short")
+
+    def __init__(self, values: Iterable[str]) -> None:
+        """Prepare `values`; those that are too short to be a secret are left out."""
+        few = list(islice(values, _MAX_VALUES + 1))
+        self.short = {value for value in few if _SHORTEST <= len(value) < FRAGMENT}
+        self.readings = b""
+        long = {value for value in few if len(value) >= FRAGMENT}
+        self.are_too_many = len(few) > _MAX_VALUES or count_escapes("".join(long)) > MAX_ESCAPES
+        if not self.are_too_many:
+            self.readings = join_readings([value.encode() for value in long])
+            self.are_too_many = len(self.readings) > _MAX_KNOWN
+
+
+@functools.lru_cache(maxsize=1024)
+def values_of_destination(url: str, headers: tuple[str, ...]) -> KnownValues:
+    """Return what every request to a destination carries: parts of its URL, and the values of its headers."""
+    return KnownValues(
+        chain(credential_candidates_in_url(url), chain.from_iterable(map(credential_candidates_in_header, headers)))
+    )
+
+
+def redact_response(
+    body: bytes, *, known: Iterable[str], fragments: Iterable[int] = (), destination: KnownValues | None = None
+) -> str:
     """Return the beginning of `body`, with known values and what looks like a secret masked.
 
     Args:
         body: The beginning of the response, at most a few KiB.
-        known: Values that the request carried.
-        fragments: The fragments of the key, which is not known here. A text with one of them is not shown.
+        known: Values that this request carried.
+        fragments: The hashes of the pieces of the key, which is not known here. A text with a fragment is not shown.
+        destination: Values that each request to the destination carries.
     """
-    text = decode_escapes(body.decode(errors="replace")).replace("\0", "")[:_SEARCHED_CHARACTERS]
-    values = {value for value in known if len(value) >= _SHORTEST}
-    keys = frozenset(fragments)
-    wanted = keys.union(fragments_of(*[value.encode() for value in values]))
-    spans = [span for view in _views(text) for span in view.find(wanted)]
-    if spans and any(True for view in _views(text) for _ in view.find(keys)):
-        return MASK  # the rest of the key may follow in a form that is not recognized
-    text = _mask(text, [*spans, *_find_short(text, values)])
-    text = _GROUPED.sub(MASK, text)
-    return scrub(_mask(text, _find_in_lines(text)))[:SHOWN_CHARACTERS]
+    try:
+        text = _join_surrogates(decode_escapes(body.decode(errors="replace")).replace("\0", ""))
+    except TooManyEscapes:
+        return MASK
+    if len(text) < _SHORTEST:
+        return text
+    text = text[:_SEARCHED_CHARACTERS]
+    sent, destination = KnownValues(known), destination or KnownValues(())
+    if sent.are_too_many or destination.are_too_many:
+        return MASK
+    spans = _find_known(text, sent, destination, fragments)
+    if spans is None:
+        return MASK
+    text = _GROUPED.sub(MASK, _mask(text, spans))
+    return scrub(_mask(text, list(_find_in_lines(text))))[:SHOWN_CHARACTERS]
 
 
 def credential_candidates_in_url(url: str) -> Iterator[str]:
@@ -88,27 +151,84 @@ class _View(Struct):
     """A reading of the text as bytes, of which `size[1]` are made of `size[0]` source characters."""
 
     data: bytes
-    source: Callable[[], Sequence[Span]]
-    """Returns the spans of the source characters in the text; called only when something is found."""
+    source: Callable[[], tuple[Sequence[int], Sequence[int]]]
+    """Returns where the source characters begin and end in the text; called only when something is found."""
     size: tuple[int, int] = (1, 1)
 
-    def find(self, wanted: frozenset[int]) -> Iterator[Span]:
-        """Yield the spans of the text that make a wanted fragment."""
-        for reading in (UNSPACED, LETTERS_ONLY):
-            hashes = hash_fragments(self.data, reading)
-            if wanted.isdisjoint(hashes):
+    def spans(self, reading: Reading, found: Iterable[Span]) -> Iterator[Span]:
+        """Yield the spans of the text for what was found in a reading of this view."""
+        begins, ends = self.source()
+        kept = list(compress(range(len(self.data)), self.data.translate(_KEPT[reading])))
+        characters, count = self.size
+        for start, end in found:
+            first, last = kept[start], kept[end - 1]
+            yield begins[first * characters // count], ends[((last + 1) * characters - 1) // count]
+
+
+_split_of_destination: Final = functools.lru_cache(maxsize=64)(split)  # two each, of at most 400 KB
+
+
+def _find_known(text: str, sent: KnownValues, destination: KnownValues, hashes: Iterable[int]) -> list[Span] | None:
+    """Return where known values are, or None if the text has a fragment of the key, or takes too long to search."""
+    spans = list(islice(_find_short(text, sent.short | destination.short), _MAX_WORK + 1))
+    if (work := len(spans)) > _MAX_WORK:
+        return None
+    keys: Pieces = frozenset(map(HashedBytes, hashes))
+    groups = _split_of_destination(destination.readings, GROUP).union(keys, split(sent.readings, GROUP))
+    fragments: Pieces = frozenset()
+    for view in _views(text):
+        for reading in _KEPT:
+            read = view.data.translate(*reading)
+            starts = find_groups(read, groups)
+            if not starts:
                 continue
-            source, kept = self.source(), [at for at, byte in enumerate(self.data) if byte not in reading[1]]
-            characters, count = self.size
-            for at, fragment in enumerate(hashes):
-                if fragment in wanted:
-                    first, last = kept[at], kept[at + FRAGMENT - 1]
-                    yield source[first * characters // count][0], source[((last + 1) * characters - 1) // count][1]
+            runs = _join(starts)
+            work += len(starts) + 2 * len(runs)
+            if work > _MAX_WORK:
+                return None
+            if _has_fragment(read, starts, keys):
+                return None  # the rest of the key may follow in a form that is not recognized
+            if not fragments:
+                fragments = _split_of_destination(destination.readings, FRAGMENT) | split(sent.readings, FRAGMENT)
+            if found := _find_fragments(read, runs, fragments):
+                spans += view.spans(reading, found)
+    return spans
+
+
+def _has_fragment(read: bytes, groups: Iterable[int], pieces: Pieces) -> bool:
+    own = [(at, at + STEP) for at in groups if read[at : at + GROUP] in pieces]
+    return any(_find_fragments(read, [run], pieces) for run in own)
+
+
+def _find_fragments(read: bytes, runs: Iterable[Span], fragments: Pieces) -> list[Span]:
+    """Return where there are fragments that contain groups of these runs.
+
+    Of a run of three groups and more, only the first and the last fragments are verified.
+    """
+    found: list[Span] = []
+    for begin, behind in runs:
+        first, end = max(begin + GROUP - FRAGMENT, 0), min(behind + GROUP - FRAGMENT, len(read) - FRAGMENT + 1)
+        verified = (
+            range(first, end) if end - first <= 2 * STEP else (*range(first, first + STEP), *range(end - STEP, end))
+        )
+        starts = [at for at in verified if read[at : at + FRAGMENT] in fragments]
+        if len(verified) < end - first:
+            starts += first + STEP, end - STEP - 1
+        if starts:
+            found.append((min(starts), max(starts) + FRAGMENT))
+    return found
+
+
+def _join(groups: Sequence[int]) -> list[Span]:
+    """Return the runs of groups: where the first begins, and where the step of the last ends."""
+    begins = [at for at, before in zip(groups, [-1, *groups[:-1]], strict=True) if at != before + STEP]
+    ends = [at + STEP for at, following in zip(groups, [*groups[1:], -1], strict=True) if following != at + STEP]
+    return list(zip(begins, ends, strict=True))
 
 
 def _views(text: str) -> Iterator[_View]:
     plain = one_byte_each(text)
-    yield _View(plain, lambda: [(at, at + 1) for at in range(len(plain))])
+    yield _View(plain, lambda: (range(len(plain)), range(1, len(plain) + 1)))
     yield from _hex_views(plain.replace(b"0x", b"  "))
     yield from _base64_views(plain)
     if b"-" in plain or b"_" in plain:
@@ -123,7 +243,7 @@ def _hex_views(plain: bytes) -> Iterator[_View]:
     digits = plain.translate(None, _NOT_HEX)
     for start in range(2):
         pairs = digits[start : len(digits) - (len(digits) - start) % 2]
-        yield _View(bytes.fromhex(pairs.decode()), _source_without(plain, _NOT_HEX, start), (2, 1))
+        yield _View(bytes.fromhex(pairs.decode()), functools.partial(_source_without, plain, _NOT_HEX, start), (2, 1))
 
 
 def _base64_views(plain: bytes) -> Iterator[_View]:
@@ -131,18 +251,24 @@ def _base64_views(plain: bytes) -> Iterator[_View]:
     characters = plain.translate(None, _NOT_BASE64)
     for start in range(4):
         groups = characters[start : len(characters) - (len(characters) - start) % 4]
-        yield _View(a2b_base64(groups), _source_without(plain, _NOT_BASE64, start), (4, 3))
+        yield _View(a2b_base64(groups), functools.partial(_source_without, plain, _NOT_BASE64, start), (4, 3))
 
 
 def _number_view(text: str, form: re.Pattern[str]) -> _View:
     """Return the bytes of all numbers; a longer number breaks their sequence."""
+    data = bytes([int(number) & 0xFF if len(number) <= 4 else 0xFF for number in form.findall(text)])
+    return _View(data, functools.partial(_source_of_numbers, text, form))
+
+
+def _source_of_numbers(text: str, form: re.Pattern[str]) -> tuple[Sequence[int], Sequence[int]]:
     found = list(form.finditer(text))
-    data = bytes([int(number[0]) & 0xFF if len(number[0]) <= 4 else 0xFF for number in found])
-    return _View(data, lambda: [number.span() for number in found])
+    return [number.start() for number in found], [number.end() for number in found]
 
 
-def _source_without(plain: bytes, skipped: bytes, start: int) -> Callable[[], list[Span]]:
-    return lambda: [(at, at + 1) for at, byte in enumerate(plain) if byte not in skipped][start:]
+def _source_without(plain: bytes, skipped: bytes, start: int) -> tuple[Sequence[int], Sequence[int]]:
+    kept = bytes(byte not in skipped for byte in range(256))
+    begins = list(compress(range(len(plain)), plain.translate(kept)))[start:]
+    return begins, [begin + 1 for begin in begins]
 
 
 def _find_short(text: str, values: Iterable[str]) -> Iterator[Span]:
@@ -156,28 +282,29 @@ def _find_short(text: str, values: Iterable[str]) -> Iterator[Span]:
 
 def _find_in_lines(text: str) -> Iterator[Span]:
     """Yield what looks like a secret when lines that follow each other are joined."""
-    lines: list[re.Match[str]] = []
-    for found in [*_ENCODED.finditer(text), None]:
-        gap = text[lines[-1].end() : found.start()] if lines and found else ""
-        if found and gap.isspace() and "\n" in gap:
-            lines.append(found)
-            continue
-        joined = "".join([line[0] for line in lines])
-        if len(lines) > 1 and len(joined) >= 32 and all(kind.search(joined) for kind in _MIXED):
-            yield lines[0].start(), lines[-1].end()
-        lines = [found] if found else []
+    for lines in _IN_LINES.finditer(text):
+        joined = "".join(lines[0].split())
+        if len(joined) >= 32 and all(kind.search(joined) for kind in _MIXED):
+            yield lines.span()
 
 
-def _mask(text: str, spans: Iterable[Span]) -> str:
+def _mask(text: str, spans: Sequence[Span]) -> str:
     """Mask `spans`, and the rest of the words that they touch."""
-    hidden = bytearray(len(text))
+    if not spans:
+        return text
+    marks = bytearray(text.encode("latin-1", "replace").translate(_MARKS))
     for start, end in spans:
-        hidden[start:end] = b"\1" * (end - start)
-    for word in _ENCODED.finditer(text):
-        if b"\1" in hidden[slice(*word.span())]:
-            hidden[slice(*word.span())] = b"\1" * len(word[0])
-    runs = re.finditer(rb"\x00+|\x01+", hidden)
-    return "".join([MASK if hidden[run.start()] else text[slice(*run.span())] for run in runs])
+        marks[start:end] = marks[start:end].translate(_HIDE)
+    parts, at = list[str](), 0
+    for hidden in _HIDDEN.finditer(marks):
+        parts += text[at : hidden.start()], MASK
+        at = hidden.end()
+    return "".join([*parts, text[at:]])
+
+
+def _join_surrogates(text: str) -> str:
+    """Return `text` with a character for two surrogates, as JSON escapes them; without the other it is replaced."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def _decode_basic(word: str) -> Iterator[str]:

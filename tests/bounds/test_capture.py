@@ -1,4 +1,4 @@
-"""A response body that takes cubic time to search with an ambiguous regular expression."""
+"""Captured response bodies that are expensive to search, or cannot be stored as they are."""
 
 import asyncio
 import time
@@ -36,3 +36,31 @@ async def test_a_captured_response_delays_nothing(site: Site) -> None:
     assert [[result.outcome for result in one] for one in results] == [[Outcome.DELIVERED]] * 10
     assert all((one[0].response_body or "").startswith("***\n") for one in results)
     assert spent_s < 5
+
+
+async def test_a_captured_surrogate_does_not_repeat_the_request(site: Site) -> None:
+    """JSON escapes an emoji as two surrogates; one alone is no character, and could not be stored."""
+    requests = 0
+
+    async def handle(_: web.Request) -> web.Response:
+        nonlocal requests
+        requests += 1
+        return web.Response(text='{"a":"\\ud83d\\ude00 \\ud800"}')
+
+    application = web.Application()
+    application.router.add_post("/in", handle)
+    runner = web.AppRunner(application, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await site.destination("emoji", f"http://127.0.0.1:{runner.addresses[0][1]}/in", capture_response=True)
+
+    async with site.consumer():
+        delivery = await site.deliver("emoji")
+        await until(site.is_settled, 20)
+    results = await site.results(delivery)
+    await runner.cleanup()
+
+    assert requests == 1
+    assert [(one.outcome, one.response_body) for one in results] == [
+        (Outcome.DELIVERED, '{"a":"\N{GRINNING FACE} \N{REPLACEMENT CHARACTER}"}')
+    ]

@@ -21,6 +21,7 @@ from consumers.delivery.response_redaction import (
     credential_candidates_in_header,
     credential_candidates_in_url,
     redact_response,
+    values_of_destination,
 )
 from consumers.dns import message as dns
 from consumers.egress.policy import EgressPolicy
@@ -160,7 +161,7 @@ def headers(text: str) -> dict[str, str]:
 
 REDACT_FRAGMENTS = fragments_of(b"Zq8vT2mW5xY9bN4kR7pL1cJ6" * 3)
 URL = "https://example.com/" + "a" * 900 + "?x=" + "a" * 900
-SHORT = [f"a{number:03x}" for number in range(340)]
+SHORT = [f"a{number:03x}" for number in range(290)]
 KNOWN = [*credential_candidates_in_url(URL), *credential_candidates_in_header("a" * 1000 + " " + "b" * 1000)]
 
 CASES = (
@@ -206,6 +207,7 @@ CASES = (
             lambda text: redact_response(text.encode(errors="replace"), known=KNOWN, fragments=REDACT_FRAGMENTS),
             lambda text: redact_response((text[::2] + "\n" * (len(text) // 2)).encode(errors="replace"), known=KNOWN),
             lambda text: redact_response(text.encode(errors="replace"), known=SHORT),
+            lambda text: values_of_destination(f"https://a.com/{text}?{text}"[:2048], (text[:1024], text[1024:])),
             lambda text: list(credential_candidates_in_url(f"https://a.com/{text}?{text}")),
             lambda text: list(credential_candidates_in_header(text)),
         ),

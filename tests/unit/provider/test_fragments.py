@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from provider.ed25519_key import Ed25519SigningKey
-from provider.fragments import LETTERS_ONLY, UNSPACED, fragments_of, hash_fragments
+from provider.fragments import FRAGMENT, GROUP, LETTERS_ONLY, UNSPACED, HashedBytes, Pieces, find_groups, fragments_of
 from provider.signing_keys import HmacKey
 from provider.signing_secret import SigningSecret
 
@@ -14,15 +14,31 @@ RAW = bytes(range(200, 232))
 KEY = b"whsec_" + base64.b64encode(RAW)
 
 
-def test_a_key_has_the_fragments_of_its_text_and_of_its_bytes() -> None:
+def pieces(read: bytes, size: int) -> set[bytes]:
+    """Return all pieces of `size` bytes."""
+    return {read[at : at + size] for at in range(len(read) - size + 1)}
+
+
+def test_a_key_has_the_fragments_and_groups_of_its_text_and_of_its_bytes() -> None:
     """An echo may be of either."""
-    assert set(hash_fragments(KEY, LETTERS_ONLY)) | set(hash_fragments(RAW, UNSPACED)) == set(HmacKey(KEY).fragments)
+    reads = (KEY.translate(*LETTERS_ONLY), RAW.translate(*UNSPACED))
+    expected = {hash(piece) for read in reads for size in (FRAGMENT, GROUP) for piece in pieces(read, size)}
+
+    assert set(HmacKey(KEY).fragments) == expected
+
+
+def test_a_hash_equals_the_bytes_that_it_is_the_hash_of() -> None:
+    """So one set holds known bytes and hashes of unknown ones."""
+    known: Pieces = frozenset({HashedBytes(hash(b"corr")), b"hors"})
+
+    assert find_groups(b"corr-hors", known) == [0, 5]
+    assert find_groups(b"cor--hor-", known) == []
 
 
 def test_symbols_are_left_out_unless_little_else_remains() -> None:
     """Separators hide no word, and a key of symbols has fragments."""
     assert list(fragments_of(b"correct-horse-battery")) == list(fragments_of(b"CORRECT HORSE BATTERY"))
-    assert len(fragments_of(b"!!??!!??!!")) == 3
+    assert len(fragments_of(b"!!??!!??!!")) == 3 + 4
     assert len(fragments_of("пароль-и-ключ".encode())) > 0
 
 

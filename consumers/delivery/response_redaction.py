@@ -123,8 +123,9 @@ def redact_response(
     spans = _find_known(text, sent, destination, fragments)
     if spans is None:
         return MASK
-    text = _GROUPED.sub(MASK, _mask(text, spans))
-    return scrub(_mask(text, list(_find_in_lines(text))))[:SHOWN_CHARACTERS]
+    # All in the whole text: a mask would break the lines or groups that make the rest look like a secret.
+    spans += [*_find_in_lines(text), *(found.span() for found in _GROUPED.finditer(text))]
+    return scrub(_mask(text, spans))[:SHOWN_CHARACTERS]
 
 
 def credential_candidates_in_url(url: str) -> Iterator[str]:

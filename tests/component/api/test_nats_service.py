@@ -21,6 +21,7 @@ from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.events import CONTENT_TYPE, decode_request
+from schemas.headers import HEADER_CHECKED
 from schemas.roles import Role
 from tests.support.api import Api, running
 from tests.support.ops import free_port
@@ -290,6 +291,7 @@ async def test_a_producers_headers_do_not_reach_the_stream(api: Api, producer: A
 
     (record,) = await api.site.records(streams.WORK)
     own = {"Nats-Msg-Id": f"{TENANT}.orders.one", "content-type": CONTENT_TYPE, "traceparent": TRACE}
+    own |= {HEADER_CHECKED: "1"}
     of_server = {
         "Nats-Stream",
         "Nats-Subject",
@@ -308,15 +310,17 @@ async def test_a_repeated_id_is_stored_once_over_both_doors(api: Api, producer: 
     first = await ask(producer, BODY, Idempotency_Key="one")
     again = [
         await ask(producer, {**BODY, "id": "one"}),
-        await ask(producer, {**EVENT, "id": "one", "type": "a.b", "destination": "orders", "data": 1}),
+        await ask(producer, {**EVENT, "id": "one", "type": "invoice.paid", "destination": "orders", "data": {"n": 1}}),
     ]
     posted = await over_http("POST", f"/v1/tenants/{TENANT}/deliveries", BODY, headers={"Idempotency-Key": "one"})
     differing = await ask(producer, {**BODY, "id": "two"}, Idempotency_Key="one")
+    other = await ask(producer, {**BODY, "id": "one", "payload": {"n": 2}})
 
     assert json.loads(first.data)["deliveries"][0]["duplicate"] is False
     assert [json.loads(reply.data)["deliveries"][0]["duplicate"] for reply in again] == [True, True]
     assert posted.json["deliveries"][0]["duplicate"] is True
     assert status(differing) == 422
+    assert status(other) == 409
     assert len(await api.site.records(streams.WORK)) == 1
 
 
@@ -346,17 +350,17 @@ async def test_a_list_of_deliveries_larger_than_a_message_is_a_problem(tmp_path:
 
     class Small(EmbeddedNats):
         def _config(self, port: int) -> dict[str, Any]:
-            return super()._config(port) | {"max_payload": 4096}
+            return super()._config(port) | {"max_payload": 12_288}
 
     async with Small(tmp_path / "nats") as server, Site(tmp_path, server) as site, running(site):
-        for number in range(40):
+        for number in range(100):
             await site.destination(f"{number}-{'d' * 50}", "http://127.0.0.1:9999/", event_types=["*"])
         async with producing(server) as client:
             reply = await ask(client, {"event_type": "a.b", "payload": 1})
         stored = len(await site.records(streams.WORK))
 
     assert (status(reply), json.loads(reply.data)["type"]) == (500, "urn:oneprotect:problem:reply-too-large")
-    assert stored == 40
+    assert stored == 100
 
 
 async def test_the_service_is_discovered(api: Api, producer: Any) -> None:
@@ -445,7 +449,7 @@ async def test_a_killed_process_loses_nothing_that_it_answered(site: Site, produ
         asking = [asyncio.create_task(deliver(number)) for number in range(600)]
         await until(lambda: len(answered) > 50, 20)
         first.kill()
-        await asyncio.wait_for(asyncio.gather(*asking), 60)
+        await asyncio.wait_for(asyncio.gather(*asking), 100)  # an id whose request died is claimed for 30 s
 
     stored = [decode_request(record.data).id for record in await site.records(streams.WORK)]
     assert sorted(stored) == sorted(f"d-{number}" for number in range(600))

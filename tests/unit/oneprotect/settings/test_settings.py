@@ -67,6 +67,8 @@ VALID: dict[str, tuple[str, object]] = {
     "ONEPROTECT_TENANT_MAX_REPLAYS": ("10", 10),
     "ONEPROTECT_TENANT_MAX_WAITING_BYTES": ("1048576", 1_048_576),
     "ONEPROTECT_TENANT_MAX_FAILED_BYTES": ("2097152", 2_097_152),
+    "ONEPROTECT_TENANT_MAX_NAMED_IDS": ("11", 11),
+    "ONEPROTECT_IDEMPOTENCY_WINDOW_S": ("3600", 3600),
     "ONEPROTECT_TENANT_ARCHIVE_SHARE": ("0.5", 0.5),
     "ONEPROTECT_OIDC_ISSUER": ("https://login.example.com/realm", "https://login.example.com/realm"),
     "ONEPROTECT_OIDC_AUDIENCE": ("oneprotect", "oneprotect"),

@@ -37,7 +37,10 @@ def _named(ran: Ran, group: str, status: str) -> dict[str, dict[str, Any]]:
 
 
 async def test_a_sound_installation(site: Site, oneprotect: RunHere, receiver: Scripted) -> None:
-    """Without problems every check has a tick in its group, and the exit code is 0."""
+    """Without problems every check has a tick in its group, and the exit code is 0.
+
+    This server does not let its configuration be read, so its durability is unknown.
+    """
     await site.destination("orders", receiver.url)
     async with site.consumer():
         await until(lambda: _is_configured(site))
@@ -47,9 +50,10 @@ async def test_a_sound_installation(site: Site, oneprotect: RunHere, receiver: S
     assert (plain.code, as_json.code) == (0, 0)
     headings = re.findall(r"^\w+$", plain.out, re.MULTILINE)
     assert headings == ["settings", "files", "nats", "streams", "work", "credentials", "telemetry"]
-    assert {line.split()[0] for line in plain.out.splitlines() if line.startswith("  ")} == {"✓"}
-    assert plain.out.rstrip().endswith(" ok.")
-    assert as_json.json["counts"] == {"ok": len(as_json.json["checks"]), "warning": 0, "failed": 0, "unknown": 0}
+    unknown = [check["name"] for check in as_json.json["checks"] if check["status"] != "ok"]
+    assert unknown == ["durability"]
+    assert len(re.findall(r"^  ✓", plain.out, re.MULTILINE)) == len(as_json.json["checks"]) - 1
+    assert as_json.json["counts"] == {"ok": len(as_json.json["checks"]) - 1, "warning": 0, "failed": 0, "unknown": 1}
     for ran in (plain, as_json):
         _require_discretion(site, ran)
         assert ran.err == ""

@@ -20,6 +20,7 @@ ACME = {"tenant": TENANT}
 COMMANDS: Final[Mapping[tuple[str, ...], Mapping[str, str]]] = {
     ("apply",): {},
     ("doctor",): {},
+    ("recover",): {},
     ("deliver",): ACME | {"destination": "orders", "event_type": "invoice.paid", "data": "FILES/body.json"},
     ("attempts",): ACME,
     ("failed", "list"): ACME,

@@ -99,7 +99,10 @@ def _move() -> tuple[str, ...]:
 
     The work stream is not purged: see `management.purge_pattern`.
     """
-    remove = f"$JS.API.STREAM.MSG.DELETE.{streams.WORK.name}", f"$JS.API.STREAM.PURGE.{streams.OVERFLOW.name}"
+    remove = (
+        *(f"$JS.API.STREAM.MSG.DELETE.{stream.name}" for stream in (streams.WORK, streams.OVERFLOW)),
+        f"$JS.API.STREAM.PURGE.{streams.OVERFLOW.name}",
+    )
     return (*_read(streams.WORK, streams.OVERFLOW), *remove)
 
 

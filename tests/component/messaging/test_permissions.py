@@ -39,7 +39,7 @@ MAY = {
         "look up": "destinations credentials credential_status health activity rates leases suspects replays named_ids",
         "write": "destinations credential_status health activity rates leases suspects named_ids",
         "pull": "work retries ordered",
-        "also": "info stand line purge delete answer decide",
+        "also": "info stand line purge delete move answer decide",
         "hear": "kv control",
     },
     "operator": {

@@ -72,7 +72,7 @@ class OrderedQueueDependencies(msgspec.Struct, frozen=True, kw_only=True):
     """Turns of the management requests: the server has one queue of them for everybody."""
     submit: Callable[[Message], None]
     """Called with a head whose next attempt is due."""
-    is_unsettled: Callable[[Message], bool]
+    holds: Callable[[str], bool]
     """Whether a submitted head is not settled yet."""
     clock: ServerClock
     worker: str
@@ -177,7 +177,7 @@ class OrderedQueue:
     async def _wait_until_settled(self) -> None:
         """Keep the lease while a head is being handled: only under the lease it is acknowledged."""
         renew_at = self._now() + RENEW_INTERVAL_S
-        while self._submitted and self._shared.is_unsettled(self._submitted) and self._lease.is_held:
+        while self._submitted and self._shared.holds(self._submitted.identity) and self._lease.is_held:
             await asyncio.sleep(SETTLE_POLL_S)
             if self._now() >= renew_at:
                 renew_at = self._now() + RENEW_INTERVAL_S

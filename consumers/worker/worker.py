@@ -190,10 +190,6 @@ class Worker:
         """Messages that were accepted and not settled yet."""
         return len(self._unsettled)
 
-    def is_unsettled(self, message: Message) -> bool:
-        """Return whether the message was accepted and is not settled yet."""
-        return message.identity in self._unsettled
-
     def holds(self, identity: str) -> bool:
         """Return whether a message, `<stream>.<sequence>`, was accepted and not settled yet."""
         return identity in self._unsettled

@@ -378,7 +378,7 @@ class _Consumer:
                 head_states=self._heads,
                 open_for_s=self._health.open_for_s,
                 submit=self._worker.accept,
-                is_unsettled=self._worker.is_unsettled,
+                holds=self._worker.holds,
                 clock=self._clock,
                 worker=self._name,
                 ack_wait_s=self._settings.delivery.ack_wait_s,

@@ -145,7 +145,7 @@ async def test_a_claim_of_the_api_delays_a_publisher_and_stops_it_when_the_deliv
 
 
 async def test_messages_that_the_api_marked_are_not_checked(site: Site, receiver: Scripted) -> None:
-    """They cost no claim, whoever has claimed the id."""
+    """They store no claim, also when another delivery has claimed the id."""
     await site.destination("orders", receiver.url)
     await site.jetstream.named_ids.claim(TENANT, "orders", "one", DIGEST)
 

@@ -31,9 +31,10 @@ demo: $(READY) ## send 100 deliveries through a local installation, and check th
 	$(BIN)/oneprotect dev --demo
 
 test: export PYTHONDONTWRITEBYTECODE :=
+# Of xdist's schedulers only worksteal ends when a test ends its process: the others wait for ever.
 test: $(READY) ## run all tests except the longest: in WORKERS processes, then the serial tests alone
 	@failed=0; \
-	$(BIN)/python -m pytest -m "not long and not serial" -n $(WORKERS) --dist loadfile || failed=$$?; \
+	$(BIN)/python -m pytest -m "not long and not serial" -n $(WORKERS) --dist worksteal --max-worker-restart 3 || failed=$$?; \
 	$(BIN)/python -m pytest -m "not long and serial" || failed=$$?; \
 	exit $$failed
 

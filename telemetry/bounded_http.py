@@ -86,6 +86,11 @@ class ConnectionLimits:
             if waiting:
                 waiting_ones[connection] = None
 
+    def reset_all(self) -> None:
+        """Reset every connection, also those whose clients read nothing: uvloop waits for these when it closes."""
+        for connection in list(self._open):
+            connection.transport.abort()
+
     def _is_proxy(self, address: str) -> bool:
         return any(ipaddress.ip_address(address) in proxy for proxy in self._proxies)
 

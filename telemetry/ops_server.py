@@ -103,6 +103,7 @@ async def serving(pages: OpsPages, *, host: str, port: int) -> AsyncGenerator[in
     finally:
         server.should_exit = True
         await running
+        connections.reset_all()
         listening.close()
 
 

@@ -1,7 +1,9 @@
 """Fixtures for all tests: uvloop, as in production, and a real nats-server for each test."""
 
 import asyncio
+import faulthandler
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from oneprotect.dev.nats_server import EmbeddedNats
 from tests.support.api import Api, running
 from tests.support.receiver import Scripted
 from tests.support.site import Site
+
+TEARDOWN_TIMEOUT_S = 120
 
 settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 
@@ -60,6 +64,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(line)
         if file := terminalreporter.config.getoption("--figures"):
             file.write_text("".join(f"{line}\n" for line in lines))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """End a process whose fixtures do not end: after a failure, pytest-timeout no longer watches the test."""
+    faulthandler.dump_traceback_later(TEARDOWN_TIMEOUT_S, exit=True, file=sys.__stderr__)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -312,7 +312,9 @@ async def test_a_repeated_id_is_stored_once_over_both_doors(api: Api, producer: 
         await ask(producer, {**BODY, "id": "one"}),
         await ask(producer, {**EVENT, "id": "one", "type": "invoice.paid", "destination": "orders", "data": {"n": 1}}),
     ]
-    posted = await over_http("POST", f"/v1/tenants/{TENANT}/deliveries", BODY, headers={"Idempotency-Key": "one"})
+    posted = await over_http(
+        "POST", f"/v1/tenants/{TENANT}/deliveries", data=json.dumps(BODY).encode(), headers={"Idempotency-Key": "one"}
+    )
     differing = await ask(producer, {**BODY, "id": "two"}, Idempotency_Key="one")
     other = await ask(producer, {**BODY, "id": "one", "payload": {"n": 2}})
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from oneprotect.api.web import server
 from oneprotect.api.web.server import serve
 from telemetry import bounded_http
 from telemetry.bounded_http import ConnectionLimits
@@ -131,6 +132,25 @@ async def test_a_client_that_does_not_read_is_reset(monkeypatch: pytest.MonkeyPa
             await loop.sock_sendall(silent, b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
             await asyncio.sleep(2)
             read = 0
+            with contextlib.suppress(ConnectionError):
+                while chunk := await loop.sock_recv(silent, 1024 * 1024):
+                    read += len(chunk)
+
+    assert read < LARGE
+
+
+async def test_a_client_that_does_not_read_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopping resets its connection. An open one would keep the event loop from closing, for ever."""
+    monkeypatch.setattr(server, "DRAIN_TIMEOUT_S", 1)
+    with socket.socket() as silent:
+        async with _served() as port:
+            silent.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(silent, ("127.0.0.1", port))
+            await loop.sock_sendall(silent, b"GET /large HTTP/1.1\r\nhost: a\r\n\r\n")
+            await asyncio.sleep(0.5)
+        read = 0
+        async with asyncio.timeout(30):
             with contextlib.suppress(ConnectionError):
                 while chunk := await loop.sock_recv(silent, 1024 * 1024):
                     read += len(chunk)

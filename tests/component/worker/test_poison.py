@@ -46,8 +46,12 @@ class Consumers:
     async def kill(self) -> None:
         """Kill the running process, and wait until it has ended."""
         ended = len(self.codes)
-        self.processes[-1].kill()
-        await until(lambda: len(self.codes) > ended, 30)
+
+        def is_killed() -> bool:
+            self.processes[-1].kill()  # again if it ended by itself a moment ago and the next one starts
+            return len(self.codes) > ended
+
+        await until(is_killed, 30)
 
     def count(self, event: str) -> int:
         """Return how often an event was logged."""

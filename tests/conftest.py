@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown() -> Generator[None]:
     """End a process whose fixtures do not end: after a failure, pytest-timeout no longer watches the test."""
-    faulthandler.dump_traceback_later(TEARDOWN_TIMEOUT_S, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(TEARDOWN_TIMEOUT_S, exit=True, file=sys.__stderr__ or sys.stderr)
     try:
         return (yield)
     finally:

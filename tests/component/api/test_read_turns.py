@@ -74,7 +74,7 @@ async def test_answers_that_nobody_reads_take_the_slots_of_their_tenant_only(sit
         deaf = [await _ask_and_read_nothing(ours) for _ in range(2)]
 
         async def is_refused_for_a_while() -> bool:
-            statuses = []
+            statuses: list[int] = []
             for _ in range(10):
                 statuses.append((await ours("GET", f"{_OURS}/{_NAMES[0]}")).status)
                 await asyncio.sleep(0.05)

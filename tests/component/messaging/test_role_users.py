@@ -231,7 +231,7 @@ async def _has(site: Site, stream: streams.StreamConfig) -> bool:
     [
         ("consumer", ("apply",)),
         ("api", ("apply",)),
-        ("consumer", ("failed", "list", "--tenant", TENANT)),
+        ("consumer", ("token", "list")),
         (
             "consumer",
             ("credential", "set", "--tenant", TENANT, "new", "--secret-ref", f"k8s://{SITE_NAMESPACE}/a/signing"),

@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.judge.trial import Plan, judge, report
 from tests.chaos.judge.versions import Version
 
-pytestmark = [pytest.mark.serial, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 BEFORE: Final = "526a534"
 """The commit before messages carried what the delivery protocol needs."""

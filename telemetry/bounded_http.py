@@ -87,7 +87,7 @@ class ConnectionLimits:
                 waiting_ones[connection] = None
 
     def reset_all(self) -> None:
-        """Reset every connection, also those whose clients read nothing: uvloop waits for these when it closes."""
+        """Reset every connection, also those whose clients read nothing."""
         for connection in list(self._open):
             connection.transport.abort()
 

@@ -139,8 +139,8 @@ async def test_a_client_that_does_not_read_is_reset(monkeypatch: pytest.MonkeyPa
     assert read < LARGE
 
 
-async def test_a_client_that_does_not_read_does_not_keep_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stopping resets its connection. An open one would keep the event loop from closing, for ever."""
+async def test_a_client_that_does_not_read_is_reset_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connection does not outlive the server: an event loop with a client of its own would never close."""
     monkeypatch.setattr(server, "DRAIN_TIMEOUT_S", 1)
     with socket.socket() as silent:
         async with _served() as port:

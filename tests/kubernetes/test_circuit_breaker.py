@@ -80,12 +80,10 @@ async def test_an_open_breaker_refuses_without_waiting(server: ApiServer, provid
         assert ticket is not None
         provider.breaker.record_outcome(ticket, CallOutcome.FAILED)
 
-    began_s = asyncio.get_running_loop().time()
     await asyncio.gather(*(refused(provider, SecretUnavailable) for _ in range(100)))
-    took_s = asyncio.get_running_loop().time() - began_s
+    assert not any(task.done() for task in waiting)
     server.gate.set()
 
-    assert took_s < 0.4
     assert all(isinstance(secret, SigningSecret) for secret in await asyncio.gather(*waiting))
     assert provider.breaker.state is BreakerState.CLOSED
 

@@ -130,4 +130,5 @@ async def test_a_cold_delivery_uses_the_same_modules(site: Site, status: int, fi
         warm = min([await _trace_delivery(site, "orders") for _ in range(ROUNDS)], key=lambda trace: trace.modules)
 
     figure(str(cold))
-    assert {module for module in warm.visits if module.startswith("consumers/")} <= set(cold.visits)
+    beside = {"consumers/worker/progress_marks.py"}  # a timer, whatever is delivered
+    assert {module for module in warm.visits if module.startswith("consumers/")} <= set(cold.visits) | beside

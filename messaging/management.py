@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import NotFound
+from messaging.client.errors import GONE, NotFound, RejectedByServer
 
 NANOSECONDS: Final = 1_000_000_000
 _BEYOND: Final = 1_000_000_000
@@ -127,9 +127,15 @@ async def purge_pattern(connection: NatsConnection, stream: str, pattern: str) -
     return int(reply["purged"])
 
 
-async def delete_message(connection: NatsConnection, stream: str, sequence: int) -> None:
-    """Delete one message without overwriting its bytes."""
-    await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+async def delete_message(connection: NatsConnection, stream: str, sequence: int) -> bool:
+    """Delete one message without overwriting its bytes. Returns False when the stream no longer has it."""
+    try:
+        await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True})
+    except RejectedByServer as error:
+        if error.err_code not in GONE:
+            raise
+        return False
+    return True
 
 
 async def consumer_info(connection: NatsConnection, stream: str, consumer: str) -> ConsumerInfo:

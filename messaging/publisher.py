@@ -167,7 +167,7 @@ class JetStreamPublisher:
         raise ServerUnavailable("the server stored a message that it had to reject")
 
     async def remove(self, stream: str, sequence: int) -> None:
-        """Delete a message of a stream. Raises `RejectedByServer` when it does not exist, or `ServerUnavailable`."""
+        """Delete a message of a stream, unless it is gone. Raises `JetStreamError`."""
         await delete_message(self._connection, stream, sequence)
 
     async def put(self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None) -> PublishAck:

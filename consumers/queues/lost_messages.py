@@ -18,7 +18,6 @@ from consumers.credentials.control_client import ask_all
 from consumers.worker.load_shedding import overflow_copy_of
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import NotAllowed, RejectedByServer
 from messaging.kv import KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
@@ -87,7 +86,7 @@ class LostMessages:
             recovered += 1
             if not dry_run:
                 await self._publisher.publish(overflow_copy_of(consumer.stream, record))
-                await self._delete(consumer.stream, record.sequence)
+                await management.delete_message(self._connection, consumer.stream, record.sequence)
         if not dry_run:
             for subject in ordered:
                 self._connection.post(subjects.line(*subjects.tenant_and_destination(subject), "wake"))
@@ -127,14 +126,6 @@ class LostMessages:
     async def _is_ordered(self, subject: str) -> bool:
         row = await self._destinations.get(subjects.lane_of(subject))
         return row is not None and row.value.ordering == "fifo"
-
-    async def _delete(self, stream: str, sequence: int) -> None:
-        try:
-            await management.delete_message(self._connection, stream, sequence)
-        except NotAllowed:
-            raise
-        except RejectedByServer:
-            return  # a worker settled it in the meantime
 
 
 def _parts(sequences: list[int]) -> Iterator[tuple[int, ...]]:

@@ -12,32 +12,25 @@ give the timestamps; the order across both streams is then as good as the server
 import asyncio
 import heapq
 import itertools
-from collections import OrderedDict
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
 from msgspec import Struct
 
-from consumers.queues.transfer import message_id, since_header
-from consumers.worker.disposition import quarantine_record
-from messaging import direct_get, management
+from consumers.queues.transfer import MessageTransfer
+from messaging import direct_get
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import NotAllowed, RejectedByServer, is_refused_for_good
 from messaging.direct_get import StoredMessage
-from messaging.lease import Lease, LeaseLost
+from messaging.lease import Lease
 from messaging.message import Message
-from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID, portable_headers
 
 BATCH: Final = 256
 LAG_S: Final = 0.05
 """Pause after a read from a replica that lacks what the leader has."""
 MAX_IN_HAND: Final = 1024
-MAX_MOVED: Final = 4096
-"""Moved messages that are recognized when they are read again, before their removal has reached the replica."""
 
 
 class _Batch(Struct, frozen=True):
@@ -70,16 +63,13 @@ class OrderedTransfer:
     ) -> None:
         self._connection = connection
         self._publisher = publisher
-        self._lease = lease
-        self._target = subjects.ordered(tenant, destination)
+        self._transfer = MessageTransfer(connection, publisher, lease, subjects.ordered(tenant, destination))
         self._subjects = {
             streams.WORK.name: subjects.requested(tenant, destination),
             streams.OVERFLOW.name: subjects.overflow(tenant, destination),
         }
         self._in_hand: dict[int, Message] = {}
         """Messages of the work stream that were delivered to this worker, by sequence."""
-        self._moved: OrderedDict[tuple[str, int], datetime] = OrderedDict()
-        """Stored times of moved messages by stream and sequence: a recreated stream counts from 1 again."""
         self._to_delete: list[tuple[str, int]] = []
 
     def add(self, message: Message) -> None:
@@ -151,39 +141,16 @@ class OrderedTransfer:
             for stream, record in due:
                 await self._move(stream, record)
         finally:
-            await asyncio.gather(*(self._delete(*place) for place in self._to_delete))
-            self._to_delete.clear()
+            to_delete, self._to_delete = self._to_delete, []
+            await self._transfer.delete(to_delete)
 
     async def _move(self, stream: str, record: StoredMessage) -> None:
-        place = stream, record.sequence
-        if self._moved.get(place) != record.stored_at:
-            await self._publish(stream, record)
-            self._moved[place] = record.stored_at
-            if len(self._moved) > MAX_MOVED:
-                self._moved.popitem(last=False)
+        await self._transfer.publish(stream, record)
         message = self._in_hand.pop(record.sequence, None) if stream == streams.WORK.name else None
         if message is None:
-            self._to_delete.append(place)
+            self._to_delete.append((stream, record.sequence))
         else:
             message.ack()
-
-    async def _publish(self, stream: str, record: StoredMessage) -> None:
-        if not self._lease.is_held:
-            raise LeaseLost
-        try:
-            await self._publisher.publish(ordered_copy(stream, record, self._target))
-        except RejectedByServer as error:
-            if not is_refused_for_good(error):
-                raise
-            await self._publisher.publish(quarantine_record(record, stream, error))
-
-    async def _delete(self, stream: str, sequence: int) -> None:
-        try:
-            await management.delete_message(self._connection, stream, sequence)
-        except NotAllowed:
-            raise
-        except RejectedByServer:
-            return  # it is gone
 
     async def _drop_removed(self, expected: list[int]) -> None:
         """Drop the messages in hand that are no longer in the stream. Raises `_Lagging` if some may be."""
@@ -194,12 +161,6 @@ class OrderedTransfer:
                 raise _Lagging
             for sequence in missing:
                 self._in_hand.pop(sequence).ack()
-
-
-def ordered_copy(stream: str, record: StoredMessage, target: str) -> Publication:
-    """Return the copy of a message of `stream` for an ordered queue. Another copy may have been sent before it."""
-    headers = portable_headers(record.headers) | since_header(record) | {HEADER_MSG_ID: message_id(stream, record)}
-    return Publication(target, record.data, headers)
 
 
 def _until(last: datetime | None, stream: str, batch: _Batch) -> Iterator[tuple[str, StoredMessage]]:

@@ -23,11 +23,11 @@ from typing import Final
 import structlog
 
 from consumers.destinations.directory import ConfigurationDirectory
-from consumers.queues.transfer import SubjectTransfer, message_id
+from consumers.queues.transfer import MessageTransfer, message_id
 from consumers.worker.fair_scheduler import MAX_WAITING
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import JetStreamError
+from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServer
 from messaging.direct_get import StoredMessage
 from messaging.kv import KvBucket
 from messaging.lease import Lease, LeaseHolder, LeaseLost
@@ -245,11 +245,10 @@ class _DestinationFeed:
         self._connection = connection
         self._lease = lease
         self._target = subjects.requested(tenant, destination)
-        source = subjects.overflow(tenant, destination)
-        self._transfer = SubjectTransfer(connection, publisher, lease, stream=streams.OVERFLOW.name, source=source)
+        self._source = subjects.overflow(tenant, destination)
+        self._transfer = MessageTransfer(connection, publisher, lease, self._target)
         self._moved_before: set[str] = set()
         self._moved_until = 0
-        self._created = ""
         self._doubtful = BATCH
         """Messages, from the oldest on, that a feed before this one may have moved."""
 
@@ -260,8 +259,7 @@ class _DestinationFeed:
 
     async def find_moved(self) -> None:
         """Read the ids of due work: another worker may have moved a message, and died before it removed it here."""
-        info = await management.stream_info(self._connection, streams.OVERFLOW.name)
-        self._created, self._moved_until = info.created, info.state.last_seq
+        self._moved_until = (await management.stream_info(self._connection, streams.OVERFLOW.name)).state.last_seq
         async for record in direct_get.scan(self._connection, streams.WORK.name, self._target):
             self._moved_before.add(record.headers.get(HEADER_MSG_ID, ""))
 
@@ -273,20 +271,17 @@ class _DestinationFeed:
         count = 0
         while count < room:
             await self._lease.renew()
-            records, has_more = await self._transfer.read(min(room - count, BATCH))
-            if records and self._transfer.is_moved(records[-1]):
-                await self._start_over_if_recreated()  # or the replica lags, which ends
-                break
-            moved = await self._move_all(records)
+            records, has_more = await direct_get.read_batch(
+                self._connection, streams.OVERFLOW.name, self._source, first_sequence=1, size=min(room - count, BATCH)
+            )
+            moved = await self._move_all([record for record in records if not self._is_moved(record)])
             count += moved
-            if moved < len(records) or not has_more:
+            if moved < len(records) or not has_more:  # the work stream is full, or the replica lags
                 break
         return count
 
-    async def _start_over_if_recreated(self) -> None:
-        if (await management.stream_info(self._connection, streams.OVERFLOW.name)).created != self._created:
-            self._transfer.start_over()
-            await self.find_moved()
+    def _is_moved(self, record: StoredMessage) -> bool:
+        return self._transfer.is_moved(streams.OVERFLOW.name, record)
 
     async def release(self) -> None:
         """Release the lease, if it is still held."""
@@ -294,14 +289,22 @@ class _DestinationFeed:
             await self._lease.release()
 
     async def _move_all(self, records: list[StoredMessage]) -> int:
-        """Move `records` up to the first that the work stream refuses. Those after it are moved again later."""
-        self._transfer.note_moved(record for record in records if self._is_known(record))
-        try:
-            moved = await self._transfer.publish_all(records, self._target, doubtful=self._doubtful)
-            self._doubtful = max(0, self._doubtful - moved)
-        finally:
-            await self._transfer.remove_moved()
-        return moved
+        """Move `records`, but for those that the work stream refuses. Returns how many."""
+        stream, doubtful = streams.OVERFLOW.name, self._doubtful
+        for record in filter(self._is_known, records):
+            self._transfer.note_moved(stream, record)
+        published = (
+            self._transfer.publish(stream, record, is_doubtful=number < doubtful)
+            for number, record in enumerate(records)
+        )
+        outcomes = await asyncio.gather(*published, return_exceptions=True)
+        moved = list(filter(self._is_moved, records))
+        self._doubtful -= sum(map(self._is_moved, records[:doubtful]))
+        await self._transfer.delete((stream, record.sequence) for record in moved)
+        for error in outcomes:
+            if error and not (isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL):
+                raise error
+        return len(moved)
 
     def _is_known(self, record: StoredMessage) -> bool:
         return record.sequence <= self._moved_until and message_id(streams.OVERFLOW.name, record) in self._moved_before

@@ -95,15 +95,11 @@ def _follow(*streams: StreamConfig) -> tuple[str, ...]:
 
 
 def _move() -> tuple[str, ...]:
-    """Return the requests for moving messages to another stream: read, and purge or delete.
-
-    The work stream is not purged: see `management.purge_pattern`.
-    """
-    remove = (
-        *(f"$JS.API.STREAM.MSG.DELETE.{stream.name}" for stream in (streams.WORK, streams.OVERFLOW)),
-        f"$JS.API.STREAM.PURGE.{streams.OVERFLOW.name}",
-    )
-    return (*_read(streams.WORK, streams.OVERFLOW), *remove)
+    """Return the requests for moving messages to another stream: read and delete. See `management.purge_pattern`."""
+    moved = (streams.WORK, streams.OVERFLOW)
+    delete = (f"$JS.API.STREAM.MSG.DELETE.{stream.name}" for stream in moved)
+    # Version 0.1.0 purges the overflow. Its consumers run beside newer ones during an upgrade, and after a rollback.
+    return (*_read(*moved), *delete, f"$JS.API.STREAM.PURGE.{streams.OVERFLOW.name}")
 
 
 def _remove_tenants() -> tuple[str, ...]:

@@ -27,6 +27,8 @@ MESSAGE_TOO_LARGE: Final = 10054
 """The message is larger than the stream or the server allows."""
 NO_MESSAGE: Final = 10037
 """The stream has no message with this sequence or subject."""
+GONE: Final = frozenset({10043, 10057})
+"""The message that was to be deleted does not exist, or is being deleted."""
 NO_SPACE: Final = 10047
 """The stream does not fit into what the servers or the account may store."""
 TEMPORARY: Final = frozenset({10002, 10004, 10008, 10009, 10023, NO_SPACE})

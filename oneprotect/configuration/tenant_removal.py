@@ -26,7 +26,7 @@ from consumers.replay.store import ReplayError
 from messaging import direct_get, management
 from messaging.audit_events import publish_audit_event
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import JetStreamError, NotAllowed, NotFound, RejectedByServer
+from messaging.client.errors import JetStreamError, NotFound
 from messaging.kv import KvBucket, KvTable
 from messaging.kv_cache import REPLICA_LAG_S, KvCache
 from messaging.periodic import pause
@@ -222,19 +222,13 @@ class TenantRemoval:
                 continue
             batch.append(record.sequence)
             if len(batch) == DELETES_AT_A_TIME:
-                count += sum(await asyncio.gather(*(self._delete(stream, sequence) for sequence in batch)))
+                count += await self._delete(stream, batch)
                 batch.clear()
-        return count + sum(await asyncio.gather(*(self._delete(stream, sequence) for sequence in batch)))
+        return count + await self._delete(stream, batch)
 
-    async def _delete(self, stream: str, sequence: int) -> bool:
-        """Delete a message. Returns False when a consumer was first; another failure shows in the next pass."""
-        try:
-            await management.delete_message(self._connection, stream, sequence)
-        except NotAllowed:
-            raise
-        except (NotFound, RejectedByServer):
-            return False
-        return True
+    async def _delete(self, stream: str, batch: list[int]) -> int:
+        deletions = (management.delete_message(self._connection, stream, sequence) for sequence in batch)
+        return sum(await asyncio.gather(*deletions))
 
     async def _count_subjects(self, stream: str, pattern: str, tenant: str) -> int:
         info = await management.stream_info(self._connection, stream, subjects=pattern)

@@ -14,8 +14,7 @@ from consumers.attempts.log import DeliveryHistory
 from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_queues import OrderedQueues
-from consumers.queues.ordered_transfer import ordered_copy
-from consumers.queues.transfer import SubjectTransfer
+from consumers.queues.transfer import MessageTransfer
 from consumers.replay.run import Pacer, ReplayRun
 from consumers.replay.source import SupersededIndex, SupersededPage
 from consumers.retention.archive import ArchiveBatcher, ArchivedDelivery, ArchivePublication, read_archive_batch
@@ -32,7 +31,6 @@ from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import Replay, ReplayFilter
 from schemas.events import AttemptResult
-from schemas.headers import HEADER_SINCE
 from tests.support.site import TENANT, document
 
 NOW = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -165,16 +163,10 @@ async def _release(recorder: Recorder) -> None:
 
 async def _transfer(recorder: Recorder) -> None:
     unsure: Any = recorder
-    source = subjects.overflow(TENANT, "orders")
-    transfer = SubjectTransfer(unsure, unsure, unsure, stream=streams.OVERFLOW.name, source=source)
-    for number, target in enumerate((subjects.requested(TENANT, "orders"), subjects.ordered(TENANT, "orders"))):
-        record = msgspec.structs.replace(_record(source), sequence=number + 1)
-        await transfer.publish(record, target, {HEADER_SINCE: NOW.isoformat()} if number else None)
-
-
-async def _move_in_order(recorder: Recorder) -> None:
-    record, target = _record(subjects.requested(TENANT, "orders")), subjects.ordered(TENANT, "orders")
-    recorder.sent.append(ordered_copy(streams.WORK.name, record, target))
+    for kind, target in (("overflow", "requested"), ("overflow", "ordered"), ("requested", "ordered")):
+        transfer = MessageTransfer(unsure, unsure, unsure, f"oneprotect.delivery.{target}.{TENANT}.orders")
+        record = _record(f"oneprotect.delivery.{kind}.{TENANT}.orders")
+        await transfer.publish(streams.WORK.name, record, is_doubtful=target == "ordered")
 
 
 async def _shed(recorder: Recorder) -> None:
@@ -223,7 +215,6 @@ ROUTES: list[Callable[[Recorder], Awaitable[None]]] = [
     _quarantine,
     _release,
     _transfer,
-    _move_in_order,
     _shed,
     _due_in_order,
     _retry_now,
@@ -289,7 +280,6 @@ def test_no_publication_is_missing_here() -> None:
         "delivery/effects.py",
         "notifications/tenant_events.py",  # made of an operational event: none of its headers are looked at
         "queues/ordered_queues.py",
-        "queues/ordered_transfer.py",
         "queues/transfer.py",
         "replay/run.py",
         "retention/archive.py",

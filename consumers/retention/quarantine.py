@@ -24,6 +24,8 @@ from schemas.events import QuarantineReleased, QuarantineReleasedData
 from schemas.headers import HEADER_CHECKED, HEADER_CODE, HEADER_MSG_ID, HEADER_ORIGIN, HEADER_REASON, portable_headers
 
 SOURCE: Final = "/oneprotect/quarantine"
+_REQUESTS: Final = ("requested", "overflow", "ordered")
+"""Kinds of subjects from which a message is released as a request: who reads requests also keeps their order."""
 
 
 class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +57,13 @@ class QuarantinedMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> str:
-        """The kind of subject that it came from: `requested` or `due` for a request."""
+        """The kind of subject that it came from."""
         return subjects.kind_of(self.origin)
+
+    @property
+    def is_request(self) -> bool:
+        """True if it came from a subject of requests."""
+        return self.kind in _REQUESTS or self.kind == "due"
 
 
 class QuarantineStore:
@@ -98,7 +105,7 @@ class QuarantineStore:
 
     def decode_request(self, found: QuarantinedMessage, *, max_payload_bytes: int) -> DeliveryAttemptRequest:
         """Decode a message as a consumer would now. Raises `ValueError` with the reason when that fails."""
-        if found.kind not in ("requested", "due"):
+        if not found.is_request:
             raise ValueError("it did not come from a subject of requests")
         reply = f"$JS.ACK.{streams.QUARANTINE.name}.release.1.{found.sequence}.{found.sequence}.0.0".encode()
         message = Message(
@@ -109,13 +116,13 @@ class QuarantineStore:
     async def release(
         self, found: QuarantinedMessage, *, by: str, delivery: DeliveryAttemptRequest | None
     ) -> PublishAck:
-        """Publish a message to the subject that it came from, or to the overflow if that is full.
+        """Publish a request, or a due retry to the subject that it came from.
 
         A second release within ten minutes is a duplicate. `delivery` is the result of `decode_request`, if it
         succeeded. Raises `JetStreamError`.
         """
         headers = found.headers | {HEADER_MSG_ID: f"{streams.QUARANTINE.name}.{found.sequence}", HEADER_CHECKED: "1"}
-        if found.kind == "requested":
+        if found.kind in _REQUESTS:
             tenant, destination = subjects.tenant_and_destination(found.origin)
             stored = await publish_request(self._publisher, tenant, destination, found.data, headers)
         else:

@@ -48,7 +48,8 @@ def quarantine_publication(
 def quarantine_record(record: StoredMessage, stream: str, error: JetStreamError) -> Publication:
     """Return the publication that keeps a message of `stream` whose copy the server refused for good."""
     reason = f"it cannot be moved: {error}; its headers are dropped"
-    return _quarantine(f"{stream}.{record.sequence}", record.subject, record.data, {}, Code.INTERNAL, reason)
+    since = {HEADER_SINCE: record.stored_at.isoformat()}
+    return _quarantine(f"{stream}.{record.sequence}", record.subject, record.data, since, Code.INTERNAL, reason)
 
 
 def _quarantine(

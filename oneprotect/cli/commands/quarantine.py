@@ -94,7 +94,7 @@ def release(
     yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
-    """Publish messages again to the subject that they came from. They also stay in the quarantine.
+    """Publish messages again as requests, or as due retries. They also stay in the quarantine.
 
     A request whose result is on record is not sent again.
     """

@@ -91,7 +91,7 @@ class QuarantineCli:
         messages = [await self._get(number) for number in dict.fromkeys(numbers)]
         checked = [(found, self._check(found)) for found in messages]
         for found, check in checked:
-            if check.problem and not (force and found.kind in ("requested", "due")):
+            if check.problem and not (force and found.is_request):
                 raise CliError(
                     f"message {found.sequence} is still invalid, so nothing was released: {check.problem}",
                     fields={"n": found.sequence, "problem": check.problem},

@@ -162,6 +162,27 @@ async def test_a_released_retry_keeps_its_state(site: Site, receiver: Scripted, 
     assert (result.attempt, result.outcome) == (3, "delivered")
 
 
+@pytest.mark.parametrize("origin", [subjects.ordered(TENANT, "orders"), subjects.overflow(TENANT, "orders")])
+async def test_a_head_of_an_ordered_queue_is_released(
+    site: Site, receiver: Scripted, oneprotect: RunHere, origin: str
+) -> None:
+    """Its destination delivers it in order, with the attempt that it had reached."""
+    await site.destination("orders", receiver.url, ordering="fifo")
+    data = document("orders", delivery="dlv_1")
+    number = await _quarantine(site, data, origin=origin, code=Code.INTERNAL, **{HEADER_ATTEMPT: "3"})
+
+    ran = await oneprotect("quarantine", "release", str(number))
+    await site.deliver("orders", delivery="dlv_2")
+    async with site.consumer():
+        await until(lambda: len(receiver.seen) == 2, 20)
+        await until(site.is_settled, 10)
+
+    (result,) = await site.results("dlv_1")
+    assert ran.code == 0
+    assert receiver.ids() == ["dlv_1", "dlv_2"]
+    assert (result.attempt, result.outcome) == (3, "delivered")
+
+
 async def test_all_valid_requests_are_released_at_once_and_sent_once(
     site: Site, receiver: Scripted, oneprotect: RunHere
 ) -> None:

@@ -1,6 +1,7 @@
 """Overdue schedules, which the server should have fired: consumers make them due."""
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -9,7 +10,7 @@ from consumers.retries.server_clock import ServerClock
 from schemas import streams
 from schemas.codes import Outcome
 from tests.support.receiver import Scripted
-from tests.support.site import Site
+from tests.support.site import Process, Site
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.retry
@@ -60,6 +61,25 @@ async def test_a_schedule_that_is_not_overdue_is_left_alone(site: Site, receiver
 
     assert await _schedules(site) == 1
     assert finder.overdue == 0
+
+
+async def test_a_consumer_whose_clock_is_an_hour_ahead_schedules_by_the_servers_clock(
+    site: Site, receiver: Scripted
+) -> None:
+    """The retry starts after its wait of a second, and not after an hour."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[1])
+    consumer = await Process.start(site.environ, "3600", module="tests.component.retries.skewed")
+    try:
+        await site.deliver("orders")
+        await until(lambda: len(receiver.seen) == 2, 20)
+    finally:
+        consumer.kill()
+        await consumer.wait()
+
+    first, *_ = await site.results()
+    assert first.next_attempt_at is not None
+    assert first.started_at - first.next_attempt_at > timedelta(minutes=59)
 
 
 async def _is_count(site: Site, count: int) -> bool:

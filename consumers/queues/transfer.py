@@ -25,7 +25,7 @@ MAX_MOVED: Final = 4096
 
 
 class MessageTransfer:
-    """What the holder of `lease` has moved to a subject. It publishes each message once."""
+    """Messages that the holder of `lease` moves to a subject: each is published once."""
 
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher, lease: Lease, target: str) -> None:
         self._connection = connection

@@ -19,6 +19,8 @@ HEADER_DEFERRALS: Final = "Oneprotect-Deferrals"
 """Deferrals of this attempt because of an open circuit breaker, which do not count as attempts."""
 HEADER_SINCE: Final = "Oneprotect-Since"
 """Results may have been recorded since this time, although the message is newer; check for them before sending."""
+HEADER_ORIGINAL: Final = "Oneprotect-Original"
+"""The stream and sequence of the message that this is a shed copy of. The copy waits while that message is there."""
 HEADER_CHECKED: Final = "Id-Checked"
 """The API has made the delivery's id, or has checked that it is new, so consumers do not. `Oneprotect-` is the prefix
 of retry state, which costs more to decode."""
@@ -48,6 +50,7 @@ _PORTABLE: Final = _CONTEXT | {
         HEADER_SECRET_WAITS,
         HEADER_DEFERRALS,
         HEADER_SINCE,
+        HEADER_ORIGINAL,
     )
 }
 _is_fit: Final = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_VALUE_LENGTH - 2}}}[!-~])?").fullmatch

@@ -15,10 +15,12 @@ from messaging.client.connection import IncomingMessage, NatsConnection
 from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, decode_result
-from schemas.headers import HEADER_ATTEMPT, HEADER_REPLAY
+from schemas.headers import HEADER_ATTEMPT, HEADER_ORIGINAL, HEADER_REPLAY
 
 MAX_DUE: Final = 4_096
 """Due messages of a destination that a search for one delivery reads at most."""
+_SHED: Final = (streams.WORK.name, streams.RETRIES.name)
+"""The streams whose messages may have a copy in the overflow."""
 _SKEW: Final = timedelta(seconds=2)
 """Two streams may be led by two servers, whose clocks differ a little."""
 
@@ -43,8 +45,12 @@ class DeliveryHistory(msgspec.Struct, frozen=True):
 class AttemptLog(Protocol):
     """Recorded results, and the messages that wait for an attempt."""
 
-    async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
+    async def read_history(self, delivery: DeliveryAttemptRequest, *, is_new: bool = False) -> DeliveryHistory:
         """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`."""
+        ...
+
+    async def has_original(self, delivery: DeliveryAttemptRequest) -> bool:
+        """Return whether the message that `delivery` is a copy of is still there. Raises `JetStreamError`."""
         ...
 
 
@@ -54,14 +60,17 @@ class StreamAttemptLog:
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
 
-    async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
+    async def read_history(self, delivery: DeliveryAttemptRequest, *, is_new: bool = False) -> DeliveryHistory:
         """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`.
+
+        `is_new`: a retry that the server delivers for the first time. If something newer is due, its result is on
+        record. Many retries may be due at once, and a search for one reads them all.
 
         A message is stored in the next place before it leaves the one before: it is scheduled, then due, and then its
         result is recorded. A search in that order misses nothing that moves once. A delivery that is deferred goes
         round, so when the next attempt seems to be missing, the search is repeated.
         """
-        history = await self._read(delivery)
+        history = await self._read(delivery, with_due=not is_new)
         result = result_of(history.results, delivery.retry_state)
         if result is None or history.is_superseded:
             return history
@@ -73,11 +82,19 @@ class StreamAttemptLog:
             case _:
                 return history
 
-    async def _read(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
+    async def has_original(self, delivery: DeliveryAttemptRequest) -> bool:
+        """Return whether the message that `delivery` is a copy of is still there. Raises `JetStreamError`."""
+        stream, _, sequence = delivery.message.headers.get(HEADER_ORIGINAL, "").rpartition(".")
+        if stream not in _SHED or not (sequence.isascii() and sequence.isdigit() and len(sequence) < 19):
+            return False
+        original = await leader_reads.get(self._connection, stream, int(sequence))
+        return original is not None and _is_of(original, delivery)
+
+    async def _read(self, delivery: DeliveryAttemptRequest, *, with_due: bool = True) -> DeliveryHistory:
         subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
         schedule = await leader_reads.get_last(self._connection, streams.RETRIES.name, subject)
         is_newer = schedule is not None and _is_newer(schedule, delivery)
-        is_newer = is_newer or await self._is_due(delivery)
+        is_newer = is_newer or (with_due and await self._is_due(delivery))
         results = await self.read_results(delivery)
         is_newer = is_newer or any(_is_later(result, delivery.retry_state) for result in results)
         return DeliveryHistory(results, schedule, is_newer)
@@ -147,6 +164,10 @@ def _is_newer(record: direct_get.StoredMessage, delivery: DeliveryAttemptRequest
         return RetryState.from_headers(record.headers).progress > delivery.retry_state.progress
     except ValueError:  # it will be quarantined when it is handled
         return False
+
+
+def _is_of(record: direct_get.StoredMessage, delivery: DeliveryAttemptRequest) -> bool:
+    return subjects.lane_of(record.subject) == delivery.message.lane and _delivery_id(record) == delivery.id
 
 
 def _delivery_id(record: direct_get.StoredMessage) -> str | None:

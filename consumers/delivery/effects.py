@@ -81,16 +81,6 @@ def without_id(publication: Publication) -> Publication:
     return msgspec.structs.replace(publication, headers=headers)
 
 
-def watch(delivery: DeliveryAttemptRequest, history: DeliveryHistory, until: datetime) -> Publication:
-    """Return a schedule for a delivery whose success is recorded late: it looks for results, and so sends nothing.
-
-    It takes the place of the next attempt's schedule, which another consumer has stored or is about to store.
-    """
-    seen = history.schedule
-    state = RetryState.from_headers(seen.headers) if seen else delivery.retry_state.after_attempt()
-    return replacing(without_id(_schedule(delivery, state, until)), delivery, history)
-
-
 def suppressed(delivery: DeliveryAttemptRequest, recorded: AttemptResult, at: datetime) -> Publication:
     """Return the record of a request that was settled by the result on record: nothing was sent this time."""
     result = msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED)
@@ -161,14 +151,17 @@ def _archive(delivery: DeliveryAttemptRequest, attempt: int) -> Publication:
 
 
 def _schedule(delivery: DeliveryAttemptRequest, state: RetryState, at: datetime) -> Publication:
-    headers = state.forward_headers(delivery.message.headers) | {
+    message, received = delivery.message, delivery.message.headers
+    headers = state.forward_headers(received) | {
         HEADER_MSG_ID: state.msg_id(delivery.request_id),
         HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
         EXPECTED_REVISION: "0",  # a fired schedule leaves its subject empty, so this replaces none that is newer
     }
+    if message.deliveries > 1 or HEADER_SINCE in received:  # another consumer may still record `delivered`
+        headers[HEADER_SINCE] = message.stored_at.isoformat()  # what is older was looked for before this attempt
     subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
-    return Publication(subject, delivery.message.data, headers)
+    return Publication(subject, message.data, headers)
 
 
 def _keep_failed(delivery: DeliveryAttemptRequest, result: AttemptResult) -> Publication:

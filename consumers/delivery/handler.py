@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.attempts.log import AttemptLog, DeliveryHistory, result_of
+from consumers.attempts.log import AttemptLog, result_of
 from consumers.credentials.checker import SecretObserver
 from consumers.delivery import effects
 from consumers.delivery.attempt import DeliveryAttempt, ResultBuilder
@@ -41,18 +41,19 @@ from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
-from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
 
 HALF_OPEN_RETRY_S: Final = 2.0
 """Deferral of a delivery while another attempt probes its half-open circuit breaker."""
 MIN_DEFERRAL_JITTER_S: Final = 1.0
 """Shortest time over which the deliveries deferred by an open circuit breaker come back."""
-WATCH_S: Final = 60.0
-"""Time for which the place of a schedule is taken after a success that was recorded late."""
+ORIGINAL_S: Final = 2.0
+"""Time after which a shed copy comes again whose original is still there."""
 SUSPECT_S: Final = 60.0
 """Time after a reconnect for which messages that are called new are looked up."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
 _SINCE: Final = HEADER_SINCE.encode()
+_ORIGINAL: Final = HEADER_ORIGINAL.encode()
 _NAMED: Final = HEADER_MSG_ID.encode()
 _CHECKED: Final = HEADER_CHECKED.encode()
 
@@ -176,10 +177,9 @@ class DeliveryHandler:
         except ValueError as error:
             self.quarantines += 1
             return (quarantine_publication(message, Code.EVENT_INVALID, str(error)),)
-        if self._may_be_known(message):
-            known = await self._settle_known(delivery)
-            if known is not None:
-                return known
+        known = await self._settle_known(delivery)
+        if known is not None:
+            return known
         if self._ids is not None and needs_check(delivery):
             refusal = await self._refuse_named(delivery, self._ids)
             message.require_term()
@@ -197,12 +197,21 @@ class DeliveryHandler:
 
     def _may_be_known(self, message: Message) -> bool:
         """Return whether the message may have been handled before. An ordered queue looks itself, and says so."""
-        is_unsure = message.deliveries > 1 or message.stored_ns < self.suspect_before_ns
-        return (is_unsure and message.stream != streams.ORDERED.name) or _SINCE in message.header_block
+        if message.stored_ns < self.suspect_before_ns:
+            message.deliveries = max(message.deliveries, 2)
+        is_redelivered = message.deliveries > 1 and message.stream != streams.ORDERED.name
+        return is_redelivered or _SINCE in message.header_block
 
     async def _settle_known(self, delivery: DeliveryAttemptRequest) -> Disposition | None:
         """Return what is left to store for a request that was handled before, or None if nothing of it is recorded."""
-        history = await self._attempt_log.read_history(delivery)
+        message = delivery.message
+        is_copy = _ORIGINAL in message.header_block and not delivery.is_ordered
+        if is_copy and await self._attempt_log.has_original(delivery):
+            return Requeue(delay_s=ORIGINAL_S)
+        if not self._may_be_known(message):
+            return None
+        is_new = message.stream == streams.RETRIES.name and message.deliveries == 1
+        history = await self._attempt_log.read_history(delivery, is_new=is_new)
         recorded = result_of(history.results, delivery.retry_state)
         if recorded is None:
             return () if history.is_superseded else None
@@ -234,7 +243,8 @@ class DeliveryHandler:
         recorded, own = result_of(history.results, delivery.retry_state), effects.result_in(publications)
         late: tuple[Publication, ...] = ()
         if own is not None and _counts_beside(own, recorded) and own not in history.results:
-            late, recorded = self._record_late(delivery, own, history), own
+            at = own.started_at + timedelta(milliseconds=own.duration_ms)
+            late, recorded = (effects.record(delivery, own, at, suffix=f".m{message.sequence}"),), own
         if recorded is None:  # a deferral has no result
             seen = () if history.is_superseded else publications
             left = tuple(effects.replacing(one, delivery, history) for one in seen)
@@ -244,16 +254,6 @@ class DeliveryHandler:
             self._heads.take(message.lane, message)  # the log has its state
             return Requeue(late)
         return (*late, *(map(effects.without_id, left) if is_known else left))
-
-    def _record_late(
-        self, delivery: DeliveryAttemptRequest, own: AttemptResult, history: DeliveryHistory
-    ) -> tuple[Publication, ...]:
-        """Return the record of a result beside another one of its attempt. After `delivered`, nothing is sent."""
-        at = own.started_at + timedelta(milliseconds=own.duration_ms)
-        late = effects.record(delivery, own, at, suffix=f".m{delivery.message.sequence}")
-        if own.outcome is not Outcome.DELIVERED or delivery.is_ordered or delivery.is_ping:
-            return (late,)
-        return late, effects.watch(delivery, history, self._clock.now() + timedelta(seconds=WATCH_S))
 
     async def _refuse_named(self, delivery: DeliveryAttemptRequest, ids: NamedIdCheck) -> Disposition | None:
         """Return what to do with a delivery whose id was used before, or None. The claim names its last place."""

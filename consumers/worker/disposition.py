@@ -21,9 +21,10 @@ from schemas.headers import (
 
 
 class Requeue(msgspec.Struct, frozen=True):
-    """Store `publications`, and return the message to its stream, which delivers it again at once."""
+    """Store `publications`, and return the message to its stream, which delivers it again after `delay_s`."""
 
     publications: tuple[Publication, ...] = ()
+    delay_s: float = 0
 
 
 Disposition = tuple[Publication, ...] | Requeue

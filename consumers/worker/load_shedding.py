@@ -3,8 +3,9 @@
 The streams of due work are queues for all tenants. A worker that stopped pulling when one tenant has filled its share
 would leave the others behind that tenant's backlog. The overflow is read by turns of tenants and destinations.
 
-The copy is stored before the message is acknowledged. If the acknowledgement is lost, both remain. So the copy asks for
-a look at the results before it is sent.
+The copy is stored before the message is acknowledged. If the acknowledgement is lost, both remain. So the copy names
+its original and waits while that is there, and it asks for a look at the results before it is sent. A copy is not moved
+again: the feeder, which bounds the copies that are due, has brought it back.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,13 @@ from messaging.direct_get import StoredMessage
 from messaging.message import Message
 from messaging.publication import MessagePublisher, Publication, PublishAck
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, is_portable, portable_headers
+from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE, is_portable, portable_headers
 
 MAX_MOVING: Final = 512
 """Messages that are moved at a time. The worker does not pull while there are as many."""
 _SOURCES: Final = frozenset({streams.WORK.name, streams.RETRIES.name})
 _MOVED: Final = ".o"
+_ORIGINAL: Final = HEADER_ORIGINAL.encode()
 
 
 class LoadShedder:
@@ -38,7 +40,8 @@ class LoadShedder:
 
     def can_move(self, message: Message) -> bool:
         """Return whether the overflow may have the message: a copy is newer, so it would come behind later ones."""
-        return message.stream in _SOURCES and self._is_unordered(message.lane)
+        is_original = message.stream in _SOURCES and _ORIGINAL not in message.header_block
+        return is_original and self._is_unordered(message.lane)
 
     def move(self, message: Message, on_moved: Callable[[JetStreamError | None], None]) -> None:
         """Store a copy in the overflow, and call `on_moved` once, with the error if there is one."""
@@ -78,5 +81,6 @@ def _copy(
     if before and end.isdigit():  # moved before
         request_id = before
     kept = portable_headers(headers) | {HEADER_MSG_ID: f"{request_id}{_MOVED}{sequence}"}
+    kept[HEADER_ORIGINAL] = f"{stream}.{sequence}"
     kept.setdefault(HEADER_SINCE, stored_at.isoformat())
     return Publication(subjects.overflow(*subjects.tenant_and_destination(subject)), data, kept)

@@ -48,6 +48,10 @@ class Settler(Protocol):
         """Forget a message whose publications are stored."""
         ...
 
+    def on_expired(self, message: Message) -> None:
+        """Forget a message that another process may have."""
+        ...
+
     def on_unsettled(self, message: Message, delay_s: float) -> None:
         """Return a message to its stream whose publications are not stored."""
         ...
@@ -106,9 +110,9 @@ class InFlightMessage:
     __slots__ = (
         "_failing_since",
         "_is_recorded",
-        "_is_requeued",
         "_publications",
         "_refusals",
+        "_requeue",
         "_retry_s",
         "_stored",
         "_worker",
@@ -133,30 +137,34 @@ class InFlightMessage:
         self.looks = 0
         """How often what is stored was looked at since."""
         self._publications: tuple[Publication, ...] = ()
-        self._is_requeued = self._is_recorded = False
+        self._requeue: Requeue | None = None
+        self._is_recorded = False
         self._stored = self._refusals = 0
         self._failing_since = 0.0
         self._retry_s = 0.1
 
     def settle(self, disposition: Disposition) -> None:
         """Store the publications of `disposition`, then acknowledge or requeue."""
-        self._is_requeued = isinstance(disposition, Requeue)
-        if isinstance(disposition, Requeue):
-            disposition = disposition.publications
-        self._publications, self._stored = disposition, 0
+        self._requeue = disposition if isinstance(disposition, Requeue) else None
+        self._publications = disposition.publications if isinstance(disposition, Requeue) else disposition
+        self._stored = 0
         if self.first is None:
-            self.first = disposition
+            self.first = self._publications
         self._store_next()
 
     def _store_next(self) -> None:
         if self._stored < len(self._publications):
-            self._worker.publisher.send(self._publications[self._stored], self._on_stored)
+            publication = self._publications[self._stored]
+            if HEADER_SCHEDULE in publication.headers and not self.message.is_held():
+                self._worker.on_expired(self.message)  # who has the message now decides what follows
+            else:
+                self._worker.publisher.send(publication, self._on_stored)
             return
-        if self._is_requeued:
-            self.message.nak()
+        if self._requeue is not None:
+            self.message.nak(self._requeue.delay_s)
         else:
             self.message.ack()
-        self._worker.on_settled(self.message, is_acknowledged=not self._is_requeued)
+        self._worker.on_settled(self.message, is_acknowledged=self._requeue is None)
 
     def _on_stored(self, result: PublishAck | JetStreamError) -> None:
         if isinstance(result, PublishAck):
@@ -209,7 +217,7 @@ class InFlightMessage:
             dropped = _DROPPED[self._refusals - 1]
             reason = f"what follows from this message cannot be stored: {error}; {dropped} are dropped"
             message, keep_body = self.message, self._refusals == 1
-            self._is_requeued, self._stored = False, 0
+            self._requeue, self._stored = None, 0
             self._publications = (
                 quarantine_publication(message, Code.INTERNAL, reason, keep_headers=False, keep_body=keep_body),
             )

@@ -257,7 +257,7 @@ class Worker:
     def _shed(self, message: Message) -> None:
         """Move a message of a tenant that has filled its share. One that the overflow may not have waits here."""
         if not message.is_held():
-            self._forget_expired(message)
+            self.on_expired(message)
             return
         shedder, guard = self._shedder, self._guard
         is_accused = guard is not None and message.identity in guard.accused
@@ -392,7 +392,7 @@ class Worker:
     def _on_crash(self, work: InFlightMessage, error: Exception) -> None:
         message = work.message
         if isinstance(error, TermExpired):  # another process may handle the message
-            self._forget_expired(message)
+            self.on_expired(message)
             return
         if isinstance(error, OUTAGES):  # an outage is no fault of the message
             self.interruptions += 1
@@ -560,9 +560,9 @@ class Worker:
         if expired:
             self._scheduler.withdraw(lane, expired)
             for message in expired:
-                self._forget_expired(message)
+                self.on_expired(message)
 
-    def _forget_expired(self, message: Message) -> None:
+    def on_expired(self, message: Message) -> None:
         """Forget a message that the server delivers again. Nothing is handed back: another process may have it."""
         self._expired += 1
         self._forget(message)

@@ -405,10 +405,10 @@ def forget(state: State) -> Iterable[tuple[str, State]]:
 def forget_counts(state: State, *, distrusted: bool) -> Iterable[tuple[str, State]]:
     """Return the state after a killed server has lost how often it delivered what waits.
 
-    `distrusted`: consumers look at the results of messages that are older than their connection.
+    `distrusted`: for consumers a message that is older than their connection is delivered again.
     """
     if state.faults and any(m.known for m in state.messages):
-        lost = tuple(m._replace(known=0, since=m.since or distrusted) for m in state.messages)
+        lost = tuple(m._replace(known=int(distrusted)) for m in state.messages)
         yield "the server is killed and loses its counts", state._replace(messages=lost, faults=state.faults - 1)
 
 

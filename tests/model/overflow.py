@@ -57,11 +57,10 @@ def consumer(feed: FeedRules, *, sheds: int) -> Steps:
         if any(m.number == origin for m in originals):
             return None  # the copy comes again
     action = "handle"
-    if message.number <= sheds:
+    if message.number <= sheds and not origin:
         action = yield js.choose("handle", "shed")
     if action == "shed":
-        base = message.id.rpartition(".o")[0] or message.id
-        copy = message._replace(stream="overflow", since=True, id=f"{base}.o{message.number}")
+        copy = message._replace(stream="overflow", since=True, id=f"{message.id}.o{message.number}")
         stored: str = yield js.publish(copy)
         if stored in ("stored", "duplicate"):
             yield js.acknowledge(message, late=False)

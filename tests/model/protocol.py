@@ -15,8 +15,8 @@ class Rules(NamedTuple):
     """The rules that the promises rest on. A mutation leaves one out."""
 
     looks_on_redelivery: bool = True
-    looks_at_retries: bool = True
-    """A due retry looks before it is sent."""
+    inherits_doubt: bool = True
+    """The next attempt of a message that asked for a look asks for one, too."""
     reads_leader: bool = True
     is_monotonic: bool = True
     """Nothing older replaces anything newer."""
@@ -42,8 +42,7 @@ class Rules(NamedTuple):
 def consumer(rules: Rules, attempts: int) -> Steps:
     """Handle one message of the work stream or a due retry."""
     message: Message = yield js.pull("work", "due")
-    looks = message.known > 1 or message.since or (message.stream == "due" and rules.looks_at_retries)
-    if looks and rules.looks_on_redelivery and (yield from reconcile(rules, message)):
+    if is_in_doubt(message) and rules.looks_on_redelivery and (yield from reconcile(rules, message)):
         return
     if not message.is_checked and message.attempt == 1 and not message.waits:
         is_mine: bool = yield from claim_message(
@@ -57,6 +56,11 @@ def consumer(rules: Rules, attempts: int) -> Steps:
             yield from schedule(rules, message, message.attempt, message.waits + 1)
             return
     yield from send(rules, message, attempts)
+
+
+def is_in_doubt(message: Message) -> bool:
+    """Return whether another consumer may have handled the message."""
+    return message.known > 1 or message.since
 
 
 def send(rules: Rules, message: Message, attempts: int) -> Steps:
@@ -84,12 +88,13 @@ def record(message: Message, result: Result, suffix: str = "") -> Generator[Step
     return recorded
 
 
-def schedule(rules: Rules, message: Message, attempt: int, waits: int, expected: int = 0) -> Steps:
-    """Schedule an attempt where nothing newer is, and acknowledge."""
-    wanted = Message("scheduled", message.delivery, attempt, waits, message.replay)
+def schedule(rules: Rules, message: Message, attempt: int, waits: int, seen: int | None = None) -> Steps:
+    """Schedule an attempt where nothing newer is, and acknowledge. `seen`: the schedule found by a look, or 0."""
+    since = rules.inherits_doubt and (seen is not None or is_in_doubt(message))
+    wanted = Message("scheduled", message.delivery, attempt, waits, message.replay, since)
     stored: str = yield js.publish(
         wanted._replace(id=f"{message.delivery}.{attempt}.{waits}"),
-        expected=expected if rules.is_monotonic else None,
+        expected=(seen or 0) if rules.is_monotonic else None,
         under=message if rules.settles_in_term else None,
     )
     if stored in ("stored", "duplicate"):  # nothing older ever replaces it, so what was stored once has been effective
@@ -103,7 +108,9 @@ def reconcile(rules: Rules, message: Message, wanted: Message | None = None) -> 
 
     The places are read in the order in which a delivery moves. `wanted` is a schedule that may be missing.
     """
-    waiting, log = yield from js.search(message, "scheduled", "due", from_leader=rules.reads_leader)
+    is_unsent = wanted is None and message.stream == "due" and message.known < 2
+    places = ("scheduled",) if is_unsent else ("scheduled", "due")  # nothing is newer, or the results show it
+    waiting, log = yield from js.search(message, *places, from_leader=rules.reads_leader)
     if log is None:
         if not rules.waits_for_outages:
             yield js.quarantine(message)
@@ -118,7 +125,7 @@ def reconcile(rules: Rules, message: Message, wanted: Message | None = None) -> 
         yield js.acknowledge(message, late=not rules.settles_in_term)
         return True
     following = Message("scheduled", message.delivery, message.attempt + 1, replay=message.replay)
-    if mine and wanted != following:
+    if mine and (wanted is None or (wanted.attempt, wanted.waits) != (following.attempt, 0)):
         wanted = following
         if rules.looks_twice:  # it may have been scheduled, and may be due, since the first look
             return (yield from reconcile(rules, message, following))

@@ -151,7 +151,7 @@ MUTATIONS: dict[str, Model] = {
     "the work stream is purged": partial(purge, 1, OrderedRules(deletes_one=False)),
     "an old schedule replaces a newer one": partial(retries, 2, Rules(is_monotonic=False), 3),
     "a redelivery does not look at the results": partial(retries, 1, Rules(looks_on_redelivery=False)),
-    "a due retry does not look at the results": partial(retries, 2, Rules(looks_at_retries=False)),
+    "the next attempt of a redelivery does not look": partial(retries, 1, Rules(inherits_doubt=False)),
     "the next attempt is not looked for twice": partial(
         retries, 1, Rules(looks_twice=False, defers=True), is_deferred=True
     ),

@@ -68,7 +68,10 @@ EXCEPTIONS = {
     **{("PURGE", stream.name): ("also", "remove") for stream in (streams.ATTEMPTS, streams.FAILED, streams.QUARANTINE)},
     ("PURGE", streams.DELIVERED.name): ("also", "trim"),
     **{("CREATE.CONSUMER", stream.name): ("also", "follow") for stream in (streams.FAILED, streams.DELIVERED)},
-    **{("MSG.GET", stream.name): ("also", "decide") for stream in (streams.ATTEMPTS, streams.RETRIES, streams.FAILED)},
+    **{
+        ("MSG.GET", stream.name): ("also", "decide")
+        for stream in (streams.WORK, streams.ATTEMPTS, streams.RETRIES, streams.FAILED)
+    },
     **{("PURGE", f"KV_{bucket.name}"): ("also", "remove") for bucket in streams.TENANT_BUCKETS},
     ("NAMES", streams.ORDERED.name): ("also", "remove"),
     ("DELETE.CONSUMER", streams.ORDERED.name): ("also", "remove"),

@@ -5,6 +5,7 @@ acknowledgement. Then a real consumer gets the message again.
 """
 
 import asyncio
+import time
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 
 from consumers.delivery import effects
 from consumers.model.request import DeliveryAttemptRequest
+from consumers.worker.load_shedding import overflow_copy
 from messaging.message import Message
 from messaging.publication import Publication
 from messaging.pull_consumer import fetch
@@ -84,7 +86,7 @@ def result(delivery: DeliveryAttemptRequest, *, wait_s: float | None = None) -> 
 async def in_hand(site: Site) -> DeliveryAttemptRequest:
     """The only request in the work stream, as another consumer than the one that handles it has it."""
     (record,) = await site.records(streams.WORK)
-    reply = f"$JS.ACK.{streams.WORK.name}.delivery.1.{record.sequence}.1.0.0".encode()
+    reply = f"$JS.ACK.{streams.WORK.name}.delivery.2.{record.sequence}.1.{time.time_ns()}.0".encode()
     lane = subjects.lane_of(record.subject)
     message = Message(record.subject, lane, reply, record.data, b"", site.jetstream.connection)
     return DeliveryAttemptRequest.from_message(message, max_payload_bytes=10_000)
@@ -240,6 +242,50 @@ async def test_a_success_that_another_result_came_before_is_recorded_and_ends_th
         (1, Outcome.DELIVERED),
     ]
     assert len(receiver.seen) == 1
+
+
+async def test_a_success_that_is_recorded_while_retries_go_on_ends_them(site: Site, receiver: Scripted) -> None:
+    """A consumer that was paused records it between two attempts of the consumer that took over."""
+    receiver.script = [500, 500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[1, 2, 2])
+    delivery, earlier = await site.deliver("orders"), EarlierConsumer(site)
+    first = await earlier.take()
+
+    async with site.consumer():
+        await until(lambda: len(receiver.seen) == 2, 20)
+        await until(lambda: _has_attempts(site, delivery, 2))
+        await earlier.store(effects.record(first, result(first), now(), suffix=".m1"))
+        await until(site.is_settled, 20)
+
+    assert await made(site, delivery) == [
+        (1, Outcome.RETRY_SCHEDULED),
+        (2, Outcome.RETRY_SCHEDULED),
+        (1, Outcome.DELIVERED),
+        (1, Outcome.SUPPRESSED),
+    ]
+    assert len(receiver.seen) == 2
+
+
+async def test_a_shed_copy_waits_for_its_original(site: Site, receiver: Scripted) -> None:
+    """The acknowledgement of the original was lost, and another consumer has it in hand when the copy is due."""
+    await site.destination("orders", receiver.url)
+    delivery, earlier = await site.deliver("orders"), EarlierConsumer(site)
+    first = await earlier.take()
+    await earlier.store(overflow_copy(first.message))
+
+    async def has_waited() -> bool:
+        first.message.in_progress()
+        state = await site.jetstream.connection.api(f"CONSUMER.INFO.{streams.WORK.name}.delivery")
+        return bool(state["num_redelivered"])
+
+    async with site.consumer():
+        await until(has_waited, 20)
+        await earlier.deliver(first)
+        first.message.ack()
+        await until(site.is_settled, 20)
+
+    assert receiver.seen == []
+    assert await made(site, delivery) == [(1, Outcome.DELIVERED), (1, Outcome.SUPPRESSED)]
 
 
 async def test_a_schedule_whose_id_the_server_knows_is_stored_if_it_is_gone(site: Site, receiver: Scripted) -> None:

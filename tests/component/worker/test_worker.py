@@ -17,7 +17,14 @@ from messaging.publication import Publication
 from messaging.pull_consumer import PullConsumer, fetch
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
-from schemas.headers import HEADER_CODE, HEADER_MSG_ID, HEADER_REASON, HEADER_SINCE
+from schemas.headers import (
+    HEADER_CODE,
+    HEADER_MSG_ID,
+    HEADER_REASON,
+    HEADER_SCHEDULE,
+    HEADER_SCHEDULE_TARGET,
+    HEADER_SINCE,
+)
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -370,6 +377,30 @@ async def test_a_moved_message_is_delivered_when_it_is_fed_back(site: Site, rece
         await until(site.is_settled, 10)
 
     assert receiver.ids() == [delivery]
+
+
+async def test_nothing_is_scheduled_after_the_term_of_a_message(site: Site) -> None:
+    """Another consumer may have it by then. The result is recorded all the same."""
+    handled = 0
+    record = Publication(subjects.attempted(TENANT, "orders", "dlv_1"), b"{}", {})
+    at = {HEADER_SCHEDULE: "@at 2099-01-01T00:00:00Z", HEADER_SCHEDULE_TARGET: subjects.due(TENANT, "orders")}
+    schedule = Publication(subjects.scheduled(TENANT, "orders", "dlv_1"), b"{}", at)
+
+    async def handler(message: Message) -> tuple[Publication, ...]:
+        nonlocal handled
+        handled += 1
+        if handled > 1:
+            return ()
+        message.term.until = 0.0
+        return record, schedule
+
+    await site.deliver("orders")
+    async with _running(site, handler):
+        await until(lambda: _is_empty(site, streams.WORK), 10)
+
+    assert handled == 2
+    assert len(await site.records(streams.ATTEMPTS)) == 1
+    assert await _is_empty(site, streams.RETRIES)
 
 
 async def test_a_message_that_is_moved_twice_has_one_suffix(site: Site) -> None:

@@ -62,6 +62,7 @@ PORTABLE = {
     "Oneprotect-Replay",
     "Oneprotect-Replay-From",
     "Oneprotect-Since",
+    "Oneprotect-Original",
 }
 OWN: dict[str, set[str]] = {
     "scheduled": {"Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Oneprotect-Deferrals"},
@@ -143,8 +144,6 @@ async def _attempts(recorder: Recorder) -> None:
         recorder.sent += effects.after_attempt(_delivery(), _result(outcome), at=NOW, archived=True)
         recorder.sent.append(effects.suppressed(_delivery(), _result(outcome), NOW))
         recorder.sent += effects.for_recorded(_delivery(), _result(outcome), DeliveryHistory([]), archived=True)
-    seen = _record(subjects.scheduled(TENANT, "orders", "dlv_1"))
-    recorder.sent.append(effects.watch(_delivery(), DeliveryHistory([], seen), NOW))
     recorder.sent.append(effects.record(_delivery("ordered"), _result(Outcome.RETRY_SCHEDULED), NOW))
     recorder.sent += effects.deferral(_delivery("due"), NOW)
 

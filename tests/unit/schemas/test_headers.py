@@ -17,6 +17,7 @@ PORTABLE = {
     "Oneprotect-Secret-Waits",
     "Oneprotect-Deferrals",
     "Oneprotect-Since",
+    "Oneprotect-Original",
 }
 
 

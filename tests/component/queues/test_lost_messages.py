@@ -1,13 +1,16 @@
 """Messages that a shared consumer loses by a purge are noticed, and brought back without sending one twice."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 import pytest
 
-from consumers.queues.lost_messages import LostMessages, count_lost
+from consumers.queues.lost_messages import READINGS, LostMessages, count_lost
 from messaging import management
-from messaging.client.connection import IncomingMessage
+from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.message import Message
 from messaging.pull_consumer import fetch
 from oneprotect.doctor.backlog import check_work
@@ -95,6 +98,65 @@ async def test_a_lost_message_in_the_hands_of_a_consumer_is_left_to_it(site: Sit
 
     assert (recovery.lost, recovery.in_hand, recovery.recovered) == (10, 4, 6)
     assert [record.sequence for record in await site.records(streams.WORK)] == held
+
+
+async def test_a_lost_message_in_flight_is_sent_once(site: Site, receiver: Scripted, oneprotect: RunHere) -> None:
+    """The consumer that sends it is asked, and settles it."""
+    receiver.hold = asyncio.Event()
+    connection = site.jetstream.connection
+    for name in ("orders", "moved"):
+        await site.destination(name, receiver.url)
+    async with Scripted() as other, site.consumer():
+        await site.destination("later", other.url)
+        ids = [await site.deliver("orders") for _ in range(5)]
+        await until(lambda: len(receiver.seen) == 5, 20)
+        moved = await site.deliver("moved")
+        await until(lambda: len(receiver.seen) == 6, 20)
+        held = [record.sequence for record in await site.records(streams.WORK)]
+        request = {"filter": subjects.requested(TENANT, "moved"), "seq": held[-1] + 1}
+        await connection.api(f"STREAM.PURGE.{WORK.stream}", request)
+        await asyncio.gather(*(site.deliver("later") for _ in range(10)))
+        await until(lambda: _is_stored(site, 5), 5)
+        for number, sequence in enumerate(held[:-1], 1):  # as if a mark came late; the server forgets them for it
+            await connection.publish(f"$JS.ACK.{WORK.stream}.{WORK.name}.1.{sequence}.{number}.0.0", b"-NAK")
+        await until(lambda: _is_forgotten(site), 10)
+        ran = await oneprotect("recover", "--json")
+        receiver.hold.set()
+        await until(site.is_settled, 20)
+
+    work = ran.json[0]
+    assert (work["lost"], work["in_hand"], work["recovered"]) == (5, 5, 0)
+    assert Counter(receiver.ids()) == Counter([*ids, moved])
+
+
+class Between:
+    """The requests of a connection, with something done before the reading with a number."""
+
+    def __init__(self, connection: NatsConnection, number: int, action: Callable[[], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._left = 2 * number - 1
+        self._action = action
+
+    async def api(self, subject: str, request: Any = None) -> dict[str, Any]:
+        """Pass a request on. Each reading begins and ends with a request for the consumer."""
+        if subject.startswith("CONSUMER.INFO."):
+            self._left -= 1
+            if not self._left:
+                await self._action()
+        return await self._connection.api(subject, request)
+
+
+@pytest.mark.parametrize("number", range(2, READINGS + 1))
+async def test_what_is_settled_between_the_readings_is_not_lost(site: Site, number: int) -> None:
+    """A count is a difference between two moments, so it takes three of them."""
+    await _lose(site, "orders")
+
+    async def settle() -> None:
+        for record in await site.records(streams.WORK):
+            await site.jetstream.publisher.remove(WORK.stream, record.sequence)
+
+    between: Any = Between(site.jetstream.connection, number, settle)
+    assert await count_lost(between, WORK) == 0
 
 
 async def test_lost_messages_of_an_ordered_destination_keep_their_order(site: Site, receiver: Scripted) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from consumers.retries.overdue import OverdueSchedules
 from consumers.retries.server_clock import ServerClock
 from schemas import streams
 from schemas.codes import Outcome
+from tests.support.cluster import cluster
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until
@@ -22,13 +24,23 @@ async def _schedules(site: Site) -> int:
 
 async def test_overdue_schedules_are_fired_once_whoever_finds_them(site: Site, receiver: Scripted) -> None:
     """Two consumers look. What is due within two hours counts as overdue here, and the server fires nothing."""
+    await _fire(site, receiver, 300)
+
+
+async def test_overdue_schedules_are_fired_once_with_three_replicas(tmp_path: Path, receiver: Scripted) -> None:
+    """The schedules are read from replicas, of which some lag behind."""
+    async with cluster(tmp_path / "nats") as nodes, Site(tmp_path, nodes[0], nats_replicas="3") as site:
+        await _fire(site, receiver, 30)
+
+
+async def _fire(site: Site, receiver: Scripted, count: int) -> None:
     receiver.script = [500, 200]
     await site.destination("orders", receiver.url, retry_schedule_s=[3600])
     connection, publisher = site.jetstream.connection, site.jetstream.publisher
 
     async with site.consumer():
-        deliveries = [await site.deliver("orders") for _ in range(300)]
-        await until(lambda: _is_count(site, 300), 20)
+        deliveries = [await site.deliver("orders") for _ in range(count)]
+        await until(lambda: _is_count(site, count), 20)
         stop = asyncio.Event()
         finders = [
             OverdueSchedules(connection, publisher, ServerClock(connection), overdue_s=-7200, interval_s=0.2)

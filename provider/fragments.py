@@ -2,8 +2,9 @@
 
 A receiver may print the key that it expects. The consumer must recognize the key without it, so a key
 keeps hashes of its pieces: its fragments and its groups. Python's hash of bytes is keyed with a random number of
-the process. The hashes are no weaker than the hash states that a key keeps to sign with: either is enough to
-forge signatures.
+the process, so the hashes say nothing outside of it. A reader of the memory of the process has that number, can try
+all groups, and put the text of the key together. The hash states that a key keeps to sign with are enough to forge
+signatures, but do not show the key. The hashes exist as long as the key object, and are neither stored nor logged.
 
 A fragment contains one of every fifth group of four characters. So a text without a known group at every fifth
 place has no fragment, which is cheap to find out.

@@ -11,7 +11,7 @@ from schemas import streams
 from schemas.codes import Outcome
 from schemas.headers import HEADER_SINCE
 from tests.support.receiver import Scripted
-from tests.support.site import Site
+from tests.support.site import Site, document
 from tests.support.waiting import until
 
 
@@ -63,7 +63,8 @@ async def test_a_history_read_that_nats_does_not_answer_is_no_crash(
         site.consumer_process(environ={"ONEPROTECT_NATS_URL": relay.url}) as consumer,
     ):
         await site.destination("orders", receiver.url)
-        delivery = await site.deliver("orders", **{HEADER_SINCE: datetime.now(UTC).isoformat()})
+        request = document("orders", delivery="dlv_1")
+        await site.publish("orders", request, "dlv_1", **{HEADER_SINCE: datetime.now(UTC).isoformat()})
         await relay.is_silent.wait()
         await until(lambda: b'"handler.unavailable"' in consumer.output, 20)
         relay.end_silence()
@@ -72,5 +73,5 @@ async def test_a_history_read_that_nats_does_not_answer_is_no_crash(
 
     assert b'"handler.crashed"' not in consumer.output
     assert quarantined == []
-    assert receiver.ids() == [delivery]
+    assert receiver.ids() == ["dlv_1"]
     assert [result.outcome for result in results] == [Outcome.DELIVERED]

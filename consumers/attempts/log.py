@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import msgspec
 
 from consumers.attempts import leader_reads
+from consumers.attempts.due_search import DueSearch
 from consumers.model.request import DeliveryAttemptRequest, RetryState
 from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection
@@ -17,8 +18,6 @@ from schemas.codes import Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, decode_result
 from schemas.headers import HEADER_ATTEMPT, HEADER_ORIGINAL, HEADER_REPLAY
 
-MAX_DUE: Final = 4_096
-"""Due messages of a destination that a search for one delivery reads at most."""
 _SHED: Final = (streams.WORK.name, streams.RETRIES.name)
 """The streams whose messages may have a copy in the overflow."""
 _SKEW: Final = timedelta(seconds=2)
@@ -45,7 +44,7 @@ class DeliveryHistory(msgspec.Struct, frozen=True):
 class AttemptLog(Protocol):
     """Recorded results, and the messages that wait for an attempt."""
 
-    async def read_history(self, delivery: DeliveryAttemptRequest, *, is_new: bool = False) -> DeliveryHistory:
+    async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
         """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`."""
         ...
 
@@ -59,18 +58,16 @@ class StreamAttemptLog:
 
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
+        self._due = DueSearch(connection)
 
-    async def read_history(self, delivery: DeliveryAttemptRequest, *, is_new: bool = False) -> DeliveryHistory:
+    async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
         """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`.
-
-        `is_new`: a retry that the server delivers for the first time. If something newer is due, its result is on
-        record. Many retries may be due at once, and a search for one reads them all.
 
         A message is stored in the next place before it leaves the one before: it is scheduled, then due, and then its
         result is recorded. A search in that order misses nothing that moves once. A delivery that is deferred goes
         round, so when the next attempt seems to be missing, the search is repeated.
         """
-        history = await self._read(delivery, with_due=not is_new)
+        history = await self._read(delivery)
         result = result_of(history.results, delivery.retry_state)
         if result is None or history.is_superseded:
             return history
@@ -90,26 +87,16 @@ class StreamAttemptLog:
         original = await leader_reads.get(self._connection, stream, int(sequence))
         return original is not None and _is_of(original, delivery)
 
-    async def _read(self, delivery: DeliveryAttemptRequest, *, with_due: bool = True) -> DeliveryHistory:
+    async def _read(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
         subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
         schedule = await leader_reads.get_last(self._connection, streams.RETRIES.name, subject)
         is_newer = schedule is not None and _is_newer(schedule, delivery)
-        is_newer = is_newer or (with_due and await self._is_due(delivery))
+        due, since = subjects.due(delivery.tenant, delivery.destination), delivery.recorded_since - _SKEW
+        for record in () if is_newer else await self._due.find(due, delivery.id, since):
+            is_newer = is_newer or _is_newer(record, delivery)
         results = await self.read_results(delivery)
         is_newer = is_newer or any(_is_later(result, delivery.retry_state) for result in results)
         return DeliveryHistory(results, schedule, is_newer)
-
-    async def _is_due(self, delivery: DeliveryAttemptRequest) -> bool:
-        """Return whether a newer message of the delivery is due: its schedule has fired."""
-        subject = subjects.due(delivery.tenant, delivery.destination)
-        mark, read = f'"{delivery.id}"'.encode(), 0
-        async for record in self._scan(streams.RETRIES, subject, delivery):
-            if mark in record.data and _delivery_id(record) == delivery.id and _is_newer(record, delivery):
-                return True
-            read += 1
-            if read == MAX_DUE:
-                break
-        return False
 
     async def read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
         """Return all results of the delivery since the request was stored, in order. Raises `JetStreamError`."""

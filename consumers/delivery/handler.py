@@ -210,8 +210,7 @@ class DeliveryHandler:
             return Requeue(delay_s=ORIGINAL_S)
         if not self._may_be_known(message):
             return None
-        is_new = message.stream == streams.RETRIES.name and message.deliveries == 1
-        history = await self._attempt_log.read_history(delivery, is_new=is_new)
+        history = await self._attempt_log.read_history(delivery)
         recorded = result_of(history.results, delivery.retry_state)
         if recorded is None:
             return () if history.is_superseded else None

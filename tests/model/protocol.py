@@ -103,14 +103,14 @@ def schedule(rules: Rules, message: Message, attempt: int, waits: int, seen: int
         yield from reconcile(rules, message, wanted)
 
 
-def reconcile(rules: Rules, message: Message, wanted: Message | None = None) -> Generator[Step, Any, bool]:
+def reconcile(
+    rules: Rules, message: Message, wanted: Message | None = None, *, again: bool = False
+) -> Generator[Step, Any, bool]:
     """Store what is missing of a message that may have been handled before. Return False if it has to be sent.
 
     The places are read in the order in which a delivery moves. `wanted` is a schedule that may be missing.
     """
-    is_unsent = wanted is None and message.stream == "due" and message.known < 2
-    places = ("scheduled",) if is_unsent else ("scheduled", "due")  # nothing is newer, or the results show it
-    waiting, log = yield from js.search(message, *places, from_leader=rules.reads_leader)
+    waiting, log = yield from js.search(message, "scheduled", "due", from_leader=rules.reads_leader)
     if log is None:
         if not rules.waits_for_outages:
             yield js.quarantine(message)
@@ -124,11 +124,10 @@ def reconcile(rules: Rules, message: Message, wanted: Message | None = None) -> 
             yield js.keep(message.delivery, final[-1])
         yield js.acknowledge(message, late=not rules.settles_in_term)
         return True
-    following = Message("scheduled", message.delivery, message.attempt + 1, replay=message.replay)
-    if mine and (wanted is None or (wanted.attempt, wanted.waits) != (following.attempt, 0)):
-        wanted = following
+    if mine and not again:
+        wanted = Message("scheduled", message.delivery, message.attempt + 1, replay=message.replay)
         if rules.looks_twice:  # it may have been scheduled, and may be due, since the first look
-            return (yield from reconcile(rules, message, following))
+            return (yield from reconcile(rules, message, wanted, again=True))
     if wanted is None:
         return False
     seen = max((m.number for m in waiting if m.stream == "scheduled"), default=0)

@@ -48,7 +48,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Requests per second to each destination, or half of it to an ordered one."""
     ack_wait_s: float = 10.0
     consumers: int = 3
-    settle_s: float = 180.0
+    settle_s: float = 420.0
+    """Time after the disturbances until everything must be settled: a circuit breaker defers for minutes."""
     old: Version | None = None
     """Version that the second consumer runs, beside the others."""
     version: Version | None = None

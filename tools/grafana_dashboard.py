@@ -292,6 +292,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                 (
                     ("blocked/s", _rate(definitions.BLOCKED)),
                     ("suppressed/s", _rate(definitions.SUPPRESSED)),
+                    ("repeated ids/s", _rate(definitions.REPEATED_IDS)),
                     ("quarantined/s", _rate(definitions.QUARANTINED)),
                 ),
                 "ops",

@@ -6,6 +6,7 @@ import msgspec
 
 from consumers.credentials.checker import STATUS_OF, CredentialChecker
 from consumers.delivery.handler import DeliveryHandler
+from consumers.delivery.id_check import NamedIdCheck
 from consumers.destinations.health import DestinationHealth
 from consumers.notifications.tenant_events import TenantEventPublisher
 from consumers.queues.overflow_feeder import OverflowFeeder
@@ -34,6 +35,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
     shedder: LoadShedder
     notifier: TenantEventPublisher
     overdue: OverdueSchedules
+    ids: NamedIdCheck | None
     max_in_flight: int
 
     def __call__(self) -> Iterator[MetricSample]:
@@ -49,6 +51,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.TERMINATED, worker.terminations),
             (definitions.OVERDUE, self.overdue.overdue),
             (definitions.DEFERRALS, self.handler.deferrals),
+            (definitions.REPEATED_IDS, self.ids.duplicates if self.ids else 0),
             (definitions.FED, self.feeder.moved),
             (definitions.SHED, self.shedder.moved),
             (definitions.CONNECTED, self.connection.is_connected),

@@ -410,6 +410,7 @@ class _Consumer:
                 shedder=self._shedder,
                 notifier=self._notify,
                 overdue=self._overdue,
+                ids=self._ids,
                 max_in_flight=self._settings.delivery.max_in_flight,
             )
         )

@@ -47,6 +47,7 @@ DELIVERIES: Final = _counter("deliveries", "Deliveries that were delivered, fail
 SUPPRESSED: Final = _counter(
     "duplicates_suppressed", "Redelivered messages whose result was already recorded; nothing was sent."
 )
+REPEATED_IDS: Final = _counter("repeated_ids", "Messages that were not sent: a producer had used their id before.")
 BLOCKED: Final = _counter("egress_blocked", "Attempts that the egress policy blocked before anything was sent.")
 REPLAYED: Final = _counter("replayed_attempts", "Attempts that a replay requested.", "outcome")
 DEFERRALS: Final = _counter("deferrals", "Requests deferred without an attempt because of an open circuit breaker.")

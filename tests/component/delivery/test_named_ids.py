@@ -14,6 +14,7 @@ from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
+from tests.support.ops import Ops, free_port
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -59,18 +60,21 @@ async def test_a_repeat_after_a_restart_of_nats_is_not_sent_again(
 
 
 async def test_a_repeat_with_another_body_is_quarantined(site: Site, receiver: Scripted) -> None:
-    """A publisher gets no answer, so the message is kept."""
+    """A publisher gets no answer, so the message is kept. It is counted."""
+    ops = Ops(free_port())
     await site.destination("orders", receiver.url)
-    async with site.consumer():
+    async with site.consumer_process(environ={"ONEPROTECT_OPS_PORT": str(ops.port)}):
         await site.deliver("orders", delivery="one")
         await until(site.is_settled, 20)
         await _restart(site)
         await _deliver(site, "orders", "one", b'{"n": 2}')
         await until(lambda: _has_quarantined(site), 20)
+        counted = await ops.value("oneprotect_repeated_ids_total")
 
     (kept,) = await site.records(streams.QUARANTINE)
     assert kept.headers["Oneprotect-Reason"] == "its id was used with another body"
     assert receiver.ids() == ["one"]
+    assert counted == 1
 
 
 async def _has_quarantined(site: Site) -> bool:

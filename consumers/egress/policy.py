@@ -53,7 +53,6 @@ _AUTHORITY = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::(?P<port>[0
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NUMBER = re.compile(r"(?:.*\.)?(?:[0-9]+|0x[0-9a-f]*)\.?")
-_PORTS = re.compile(r"(?P<first>[0-9]{1,5})(?:-(?P<last>[0-9]{1,5}))?")
 
 
 class EgressRule(StrEnum):
@@ -186,18 +185,6 @@ class EgressPolicy:
         if denied is not None and not any(parsed in network for network in self._exceptions):
             return str(denied)
         return next(filter(None, map(self._denial, embedded_ipv4(parsed))), None)
-
-
-def parse_ports(text: str) -> tuple[PortRange, ...]:
-    """Parse a setting such as `443,8443,1024-65535`. Raises `ValueError`, also for none at all."""
-    found = [_PORTS.fullmatch(part.strip()) for part in text.split(",")]
-    return tuple(_port_range(int(port["first"]), int(port["last"] or port["first"])) for port in map(_required, found))
-
-
-def _required(found: re.Match[str] | None) -> re.Match[str]:
-    if found is None:
-        raise ValueError("ports are written like 443,8443,1024-65535")
-    return found
 
 
 def _port_range(first: int, last: int) -> PortRange:

@@ -8,7 +8,7 @@ import pytest
 from yarl import URL
 
 from consumers.egress.blocked_ranges import IPV4_DENIED, IPV6_ALLOWED, IPV6_DENIED
-from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressBlocked, EgressPolicy, EgressRule, parse_ports
+from consumers.egress.policy import AddrInfo, ConnectionBlocked, EgressBlocked, EgressPolicy, EgressRule
 
 HOSTILE_ADDRESSES = (
     "0.0.0.0",  # noqa: S104  an address, nothing is bound to it
@@ -451,29 +451,6 @@ def test_a_parsed_target_is_cached() -> None:
     policy = EgressPolicy()
 
     assert policy.check_url("https://hooks.example.com/a") is policy.check_url("https://hooks.example.com/a")
-
-
-@pytest.mark.parametrize(
-    ("text", "ports"),
-    [
-        ("443", ((443, 443),)),
-        ("443,8443,1024-65535", ((443, 443), (8443, 8443), (1024, 65535))),
-        (" 443 , 80-80 ", ((443, 443), (80, 80))),
-    ],
-)
-def test_ports_are_read_from_a_setting(text: str, ports: tuple[tuple[int, int], ...]) -> None:
-    """Single ports and ranges, with commas between."""
-    assert parse_ports(text) == ports
-    assert rule_of(EgressPolicy(ports=ports), f"https://hooks.example.com:{ports[-1][1]}/") is None
-
-
-@pytest.mark.parametrize(
-    "text", ["", ",", "443,", "https", "0", "65536", "100000", "2-1", "1-2-3", "-1", "*", "\uff14\uff14\uff13"]
-)
-def test_invalid_ports_are_refused(text: str) -> None:
-    """No value means "any", and a mistyped port stops the program."""
-    with pytest.raises(ValueError, match="port"):
-        parse_ports(text)
 
 
 def test_no_ports_allow_nothing() -> None:

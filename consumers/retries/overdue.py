@@ -2,7 +2,8 @@
 
 A server whose JetStream is off, because its disk is full for example, fires nothing, and may not make up for it later.
 So each consumer reads the schedules round and round, a share of its time, and makes the overdue ones due itself. The
-server does so for one consumer only, and only if the schedule is still there, so nothing is fired twice.
+server does so for one consumer only, and only if the schedule is still there. The server itself may fire it at the same
+moment, so the retry looks for results before it is sent.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ from messaging.direct_get import StoredMessage
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.headers import HEADER_SCHEDULE
+from schemas.headers import HEADER_SCHEDULE, HEADER_SINCE
 
 OVERDUE_S: Final = 15.0
 """A schedule fires within a second of its time, so a later one has been forgotten."""
@@ -86,10 +87,14 @@ class OverdueSchedules:
         latest = self._clock.now() - timedelta(seconds=self._overdue_s)
         overdue = [record for record in records if _is_due_before(record, latest)]
         self._found += len(overdue)
-        fired = sum(await asyncio.gather(*(fire(self._publisher, record) for record in overdue)))
+        fired = sum(await asyncio.gather(*(fire(self._publisher, _in_doubt(record)) for record in overdue)))
         if fired:
             _log.warning("overdue.fired", schedules=fired)
         return fired
+
+
+def _in_doubt(record: StoredMessage) -> StoredMessage:
+    return msgspec.structs.replace(record, headers={HEADER_SINCE: record.stored_at.isoformat()} | record.headers)
 
 
 def _is_due_before(record: StoredMessage, time: datetime) -> bool:

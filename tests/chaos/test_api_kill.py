@@ -19,7 +19,7 @@ pytestmark = pytest.mark.serial
 
 Figure = Callable[[str], None]
 
-ROUNDS = 4
+ROUNDS = 2
 CLIENTS = 16
 DESTINATIONS = ("one", "two", "three")
 

@@ -4,12 +4,14 @@ import asyncio
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from consumers.retries.overdue import OverdueSchedules
 from consumers.retries.server_clock import ServerClock
 from schemas import streams
 from schemas.codes import Outcome
+from schemas.events import decode_result, encode
 from tests.support.cluster import cluster
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
@@ -53,6 +55,31 @@ async def _fire(site: Site, receiver: Scripted, count: int) -> None:
 
     assert sorted(receiver.ids()) == sorted(2 * deliveries)
     assert {result.outcome for result in await site.results()} == {Outcome.RETRY_SCHEDULED, Outcome.DELIVERED}
+
+
+async def test_an_overdue_retry_that_the_server_has_fired_as_well_is_not_sent_again(
+    site: Site, receiver: Scripted
+) -> None:
+    """The server's retry is delivered already when the schedule that a consumer fires is due."""
+    receiver.script = [500]
+    await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+    connection, publisher = site.jetstream.connection, site.jetstream.publisher
+
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: _is_count(site, 1), 20)
+        (record,) = await site.records(streams.ATTEMPTS)
+        first = decode_result(record.data)
+        second = msgspec.structs.replace(first.data, attempt=2, outcome=Outcome.DELIVERED, next_attempt_at=None)
+        await publisher.put(record.subject, encode(msgspec.structs.replace(first, data=second)))
+        stop = asyncio.Event()
+        finder = OverdueSchedules(connection, publisher, ServerClock(connection), overdue_s=-7200, interval_s=0.2)
+        running = asyncio.create_task(finder.run(stop))
+        await until(site.is_settled, 20)
+        stop.set()
+        await running
+
+    assert len(receiver.seen) == 1
 
 
 async def test_a_schedule_that_is_not_overdue_is_left_alone(site: Site, receiver: Scripted) -> None:

@@ -50,6 +50,8 @@ tenant's results queue up by thousands before those of others."""
 MAX_UNSETTLED: Final = 32_768
 MAX_UNSETTLED_BYTES: Final = 128 * 1024 * 1024
 MOVE_RETRY_S: Final = 1.0
+DRAIN_RETRY_S: Final = 0.5
+"""Longest pause between two tries during a drain: what is not stored at its end is sent again."""
 STARTS_PER_TURN: Final = 32
 """Messages that start before the loop reads again: those of other tenants may have arrived."""
 STARTS_BESIDE_OTHERS: Final = 8
@@ -157,7 +159,7 @@ class Worker:
         self._is_turn_ending = False
         self._is_draining = False
         self._is_full = False
-        self._drained = asyncio.Event()
+        self._drain_began, self._drained = asyncio.Event(), asyncio.Event()
         self.capacity: Final = 2 * limits.max_in_flight
         """What `free_capacity` returns while the worker pulls."""
         self.crashes = 0
@@ -495,13 +497,17 @@ class Worker:
                 source.request_more()
 
     def retry_later(self, retry: Callable[[], None], delay_s: float) -> None:
-        """Call `retry` after `delay_s`, unless a drain has ended by then."""
+        """Call `retry` after `delay_s`, or sooner during a drain, unless that has ended by then."""
         self._add_task(self._retry(retry, delay_s))
 
     async def _retry(self, retry: Callable[[], None], delay_s: float) -> None:
         self._retries += 1
         try:
-            await asyncio.sleep(delay_s)
+            if self._is_draining:
+                await asyncio.sleep(min(delay_s, DRAIN_RETRY_S))
+            else:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._drain_began.wait(), delay_s)
         finally:
             self._retries -= 1
         retry()
@@ -583,6 +589,7 @@ class Worker:
 
     async def _drain(self) -> None:
         self._is_draining = self._is_full = True
+        self._drain_began.set()
         self._announce("drain.started", in_flight=self._scheduler.running, held=len(self._unsettled))
         for source in self._sources:
             await source.stop()

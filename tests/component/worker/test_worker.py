@@ -6,6 +6,8 @@ import os
 import signal
 from collections.abc import AsyncGenerator, Callable
 
+from structlog.testing import capture_logs
+
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.worker.disposition import HandlerResult
 from consumers.worker.fair_scheduler import MAX_WAITING
@@ -377,6 +379,26 @@ async def test_a_moved_message_is_delivered_when_it_is_fed_back(site: Site, rece
         await until(site.is_settled, 10)
 
     assert receiver.ids() == [delivery]
+
+
+async def test_a_drain_does_not_wait_for_the_next_try_of_a_publish(site: Site) -> None:
+    """JetStream has been away for seconds, so tries are seconds apart, and comes back just before the drain."""
+
+    async def handler(_: Message) -> tuple[Publication, ...]:
+        return (Publication(subjects.attempted(TENANT, "orders", "dlv_1"), b"{}", {}),)
+
+    config, connection = streams.ATTEMPTS, site.jetstream.connection
+    await connection.api(f"STREAM.DELETE.{config.name}")
+    await site.deliver("orders")
+    with capture_logs() as logs:
+        async with _running(site, handler):
+            await until(lambda: sum(line["event"] == "publish.failed" for line in logs) == 6, 20)
+            stream = {"name": config.name, "subjects": config.subjects, "allow_direct": True}
+            await connection.api(f"STREAM.CREATE.{config.name}", stream)
+            began = asyncio.get_running_loop().time()
+
+    assert asyncio.get_running_loop().time() - began < 2
+    assert len(await site.records(config)) == 1
 
 
 async def test_nothing_is_scheduled_after_the_term_of_a_message(site: Site) -> None:

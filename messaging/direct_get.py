@@ -2,7 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+import contextvars
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,6 +19,19 @@ BATCH_BYTES: Final = 256 * 1024
 """The server ends a batch with the message that reaches this size."""
 MAX_SUBJECTS: Final = 1024
 """Subjects whose newest messages the server returns to one request. It rejects (413) a pattern that matches more."""
+
+_Turn = Callable[[], contextlib.AbstractAsyncContextManager[object]]
+_turn: contextvars.ContextVar[_Turn] = contextvars.ContextVar("turn", default=contextlib.nullcontext)
+
+
+@contextlib.contextmanager
+def in_turns(turn: _Turn) -> Generator[None]:
+    """Enter what `turn` returns for each batch that is read in this context."""
+    token = _turn.set(turn)
+    try:
+        yield
+    finally:
+        _turn.reset(token)
 
 
 class TooManySubjects(ServerUnavailable):
@@ -126,6 +140,13 @@ async def _read_last(connection: NatsConnection, stream: str, subjects: Sequence
 
 async def _batch(connection: NatsConnection, stream: str, request: dict[str, Any]) -> tuple[list[StoredMessage], int]:
     """Return one batch, and how many messages follow it. Raises `NotFound`, `NotAllowed` or `ServerUnavailable`."""
+    async with _turn.get()():
+        return await _read_batch(connection, stream, request)
+
+
+async def _read_batch(
+    connection: NatsConnection, stream: str, request: dict[str, Any]
+) -> tuple[list[StoredMessage], int]:
     records: list[StoredMessage] = []
     ended: asyncio.Future[dict[str, str]] = asyncio.get_running_loop().create_future()
 

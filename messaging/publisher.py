@@ -34,6 +34,8 @@ SWEEPS: Final = 8
 """Checks for overdue acknowledgements within that time."""
 LAST_LOOK_S: Final = 0.01
 """Time for reading before a check."""
+BATCH_STEP_BYTES: Final = 256 * 1024
+"""Bytes of a batch after which it waits for the server, so that messages of others come in between."""
 _BATCH: Final = "Nats-Batch-"
 _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_OF_STREAM: Final = "Nats-Expected-Last-Sequence"
@@ -132,8 +134,13 @@ class JetStreamPublisher:
             for number, one in enumerate(publications, 1)
         ]
         last = msgspec.structs.replace(last, headers={**last.headers, f"{_BATCH}Commit": "1"})
+        unread = 0
         for one in first:
             await self._connection.publish(one.subject, one.payload, headers=one.headers)
+            unread += len(one.payload)
+            if unread >= BATCH_STEP_BYTES:
+                unread = 0
+                await self._connection.flush()
         try:
             return await self.publish(last)
         except RejectedByServer as error:

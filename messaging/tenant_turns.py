@@ -2,87 +2,193 @@
 
 import asyncio
 import contextlib
-from collections import Counter
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from typing import Final
+
+_UNLIMITED: Final = 1 << 62
 
 
 class TooManyWaiting(Exception):
     """A tenant that waits for as many turns as it may."""
 
 
-class FairTurns:
-    """Turns of tenants: each takes one of `slots`, and the tenants alternate."""
+class Turn:
+    """A turn that waits, runs, or has ended."""
 
-    def __init__(self, slots: int, *, per_tenant: int | None = None, max_waiting: int | None = None) -> None:
-        """`per_tenant`: turns of one tenant at a time. `max_waiting`: turns that one tenant may wait for."""
-        self._free = slots
-        self._per_tenant: Final = slots if per_tenant is None else per_tenant
+    __slots__ = ("on_start", "size", "state", "tenant")
+
+    WAITING: Final = 0
+    RUNNING: Final = 1
+    ENDED: Final = 2
+
+    def __init__(self, tenant: str, size: int, on_start: "Callable[[Turn], None] | None") -> None:
+        self.tenant = tenant
+        self.size = size
+        self.on_start = on_start
+        self.state = Turn.WAITING
+
+
+class _Line:
+    """The turns of a tenant: those that wait, in order, and the number and bytes of those that run."""
+
+    __slots__ = ("running", "running_bytes", "waiting", "waiting_bytes")
+
+    def __init__(self) -> None:
+        self.waiting: dict[Turn, None] = {}
+        self.waiting_bytes = self.running = self.running_bytes = 0
+
+
+class FairTurns:
+    """Turns of tenants: `slots` run at a time, and the tenants alternate.
+
+    A turn may have a size. A tenant exceeds its bytes with one turn at most, so that every size has its turn.
+    """
+
+    def __init__(
+        self,
+        slots: int = _UNLIMITED,
+        *,
+        per_tenant: int = _UNLIMITED,
+        max_waiting: int = _UNLIMITED,
+        max_bytes: int = _UNLIMITED,
+        free_bytes: int = 0,
+        bytes_per_tenant: int = _UNLIMITED,
+        max_waiting_bytes: int = _UNLIMITED,
+        waiting_bytes_per_tenant: int = _UNLIMITED,
+    ) -> None:
+        """Set the limits. A tenant without a waiting turn may exceed the waiting bytes with one.
+
+        Args:
+            per_tenant: Turns of one tenant at a time.
+            max_waiting: Turns that one tenant may wait for.
+            max_bytes: Bytes of all turns at a time.
+            free_bytes: A tenant without a turn may exceed `max_bytes` with one of this size.
+        """
+        self._slots: Final = slots
+        self._per_tenant: Final = per_tenant
         self._max_waiting: Final = max_waiting
-        self._running: Counter[str] = Counter()
-        self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}
-        """The turns that each tenant waits for, the next tenant first."""
+        self._max_bytes: Final = max_bytes
+        self._free_bytes: Final = free_bytes
+        self._bytes_per_tenant: Final = bytes_per_tenant
+        self._max_waiting_bytes: Final = max_waiting_bytes
+        self._waiting_bytes_per_tenant: Final = waiting_bytes_per_tenant
+        self._running = self._running_bytes = self._waiting_bytes = 0
+        self._lines: dict[str, _Line] = {}
+        self._order: OrderedDict[str, None] = OrderedDict()
+        """Tenants whose next turn their own limits allow."""
+
+    def ask(self, tenant: str, on_start: Callable[[Turn], None] | None = None, *, size: int = 0) -> Turn:
+        """Return a turn that runs at once or waits. Raises `TooManyWaiting`.
+
+        Args:
+            on_start: Called when the turn starts, also at once. The caller must call `end`, whether it started or not.
+        """
+        turn = Turn(tenant, size, on_start)
+        line = self._lines.get(tenant)
+        if line is None:
+            line = self._lines[tenant] = _Line()
+        if not line.waiting and self._allows(line, size) and self._has_room(line, size, waits=False):
+            self._start(line, turn)
+            return turn
+        if line.waiting and (
+            len(line.waiting) >= self._max_waiting
+            or line.waiting_bytes + size > self._waiting_bytes_per_tenant
+            or self._waiting_bytes + size > self._max_waiting_bytes
+        ):
+            raise TooManyWaiting
+        line.waiting[turn] = None
+        line.waiting_bytes += size
+        self._waiting_bytes += size
+        self._queue(tenant, line)
+        return turn
+
+    def end(self, turn: Turn) -> None:
+        """End a turn, or leave the queue. A turn that has ended stays so."""
+        state, turn.state = turn.state, Turn.ENDED
+        if state == Turn.ENDED:
+            return
+        line = self._lines[turn.tenant]
+        if state == Turn.RUNNING:
+            self._running -= 1
+            self._running_bytes -= turn.size
+            line.running -= 1
+            line.running_bytes -= turn.size
+        else:
+            self._leave(line, turn)
+        self._queue(turn.tenant, line)
+        if not (line.running or line.waiting):
+            del self._lines[turn.tenant]
+        self._start_waiting()
 
     @contextlib.asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncGenerator[Callable[[], None]]:
+    async def turn(self, tenant: str, *, size: int = 0) -> AsyncGenerator[Callable[[], None]]:
         """Wait for a turn of the tenant. Yields a function that ends the turn early. Raises `TooManyWaiting`."""
-        await self._begin(tenant)
-        is_over = False
-
-        def end() -> None:
-            nonlocal is_over
-            if not is_over:
-                is_over = True
-                self._end(tenant)
-
+        turn = await self.wait(tenant, size=size)
         try:
-            yield end
+            yield lambda: self.end(turn)
         finally:
-            end()
+            self.end(turn)
 
-    async def _begin(self, tenant: str) -> None:
-        if self._free and self._running[tenant] < self._per_tenant:
-            self._take(tenant)
-            return
-        if self._max_waiting is not None and len(self._waiting.get(tenant, ())) >= self._max_waiting:
-            raise TooManyWaiting
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(tenant, {})[turn] = None
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if not turn.cancelled():
-                self._end(tenant)
-            else:
-                self._leave(tenant, turn)
-            raise
+    async def wait(self, tenant: str, *, size: int = 0, within_s: float | None = None) -> Turn:
+        """Wait for a turn of the tenant, which the caller ends. Raises `TooManyWaiting` or `TimeoutError`."""
+        turn = self.ask(tenant, size=size)
+        if turn.state == Turn.WAITING:
+            started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            turn.on_start = lambda _: None if started.done() else started.set_result(None)
+            try:
+                async with asyncio.timeout(within_s):
+                    await started
+            except BaseException:
+                self.end(turn)
+                raise
+        return turn
 
-    def _take(self, tenant: str) -> None:
-        self._free -= 1
-        self._running[tenant] += 1
+    def _allows(self, line: _Line, size: int) -> bool:
+        """Return whether the tenant's own limits allow a turn."""
+        if not line.running:
+            return True
+        return line.running < self._per_tenant and line.running_bytes + size <= self._bytes_per_tenant
 
-    def _end(self, tenant: str) -> None:
-        self._free += 1
-        self._running[tenant] -= 1
-        if not self._running[tenant]:
-            del self._running[tenant]
-        while self._free and (following := self._next_tenant()) is not None:
-            turns = self._waiting.pop(following)
-            turn = next(iter(turns))
-            del turns[turn]
-            if turns:
-                self._waiting[following] = turns
-            if not turn.done():
-                self._take(following)
-                turn.set_result(None)
+    def _has_room(self, line: _Line, size: int, *, waits: bool) -> bool:
+        """Return whether the limits of all tenants allow a turn. One that did not wait does not overtake others."""
+        if self._running >= self._slots:
+            return False
+        if not line.running and size <= self._free_bytes:
+            return True
+        if self._order and not waits:
+            return False
+        return not self._running or self._running_bytes + size <= self._max_bytes
 
-    def _next_tenant(self) -> str | None:
-        allowed = (tenant for tenant in self._waiting if self._running[tenant] < self._per_tenant)
-        return next(allowed, None)
+    def _start(self, line: _Line, turn: Turn) -> None:
+        turn.state = Turn.RUNNING
+        self._running += 1
+        self._running_bytes += turn.size
+        line.running += 1
+        line.running_bytes += turn.size
+        if turn.on_start is not None:
+            turn.on_start(turn)
 
-    def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
-        turns = self._waiting.get(tenant)
-        if turns is not None:
-            turns.pop(turn, None)
-            if not turns:
-                del self._waiting[tenant]
+    def _start_waiting(self) -> None:
+        while self._order:
+            tenant = next(iter(self._order))
+            line = self._lines[tenant]
+            turn = next(iter(line.waiting))
+            if not self._has_room(line, turn.size, waits=True):
+                return
+            del self._order[tenant]
+            self._leave(line, turn)
+            self._start(line, turn)
+            self._queue(tenant, line)
+
+    def _queue(self, tenant: str, line: _Line) -> None:
+        """Let the tenant's next turn start when its time comes, if the tenant's own limits allow it."""
+        if line.waiting and self._allows(line, next(iter(line.waiting)).size):
+            self._order.setdefault(tenant)
+        else:
+            self._order.pop(tenant, None)
+
+    def _leave(self, line: _Line, turn: Turn) -> None:
+        del line.waiting[turn]
+        line.waiting_bytes -= turn.size
+        self._waiting_bytes -= turn.size

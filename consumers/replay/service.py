@@ -22,7 +22,7 @@ from typing import Final
 import structlog
 
 from consumers.replay.session import ReplayAudit, ReplayOptions, ReplaySession, ignore
-from consumers.replay.source import RetainedDeliverySource, SupersededPage
+from consumers.replay.source import PAGE_SIZE, RetainedDeliverySource, SupersededPage
 from consumers.replay.store import ReplayEnded, ReplayRow, ReplayStore, UnknownReplay
 from consumers.retention import retained
 from consumers.retention.retained import RetainedDelivery
@@ -56,9 +56,11 @@ class ReplayService:
         self._rows = ReplayStore(replays)
         self._max_open = max_open
 
-    def find_pages(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[SupersededPage]:
+    def find_pages(
+        self, tenant: str, chosen: ReplayFilter, *, page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[SupersededPage]:
         """Return the deliveries that a replay with this filter would find, oldest first, in pages."""
-        return RetainedDeliverySource(self._connection, tenant, chosen).find_pages()
+        return RetainedDeliverySource(self._connection, tenant, chosen).find_pages(page_size=page_size)
 
     async def find_deliveries(self, tenant: str, chosen: ReplayFilter) -> AsyncIterator[RetainedDelivery]:
         """Return the deliveries that a replay with this filter would find, with `superseded` set."""

@@ -88,7 +88,9 @@ class RetainedDeliverySource:
         self._chosen = chosen
         self._replay = replay
 
-    async def find_pages(self, *, after: int = 0, until: int | None = None) -> AsyncIterator[SupersededPage]:
+    async def find_pages(
+        self, *, after: int = 0, until: int | None = None, page_size: int = PAGE_SIZE
+    ) -> AsyncIterator[SupersededPage]:
         """Return the deliveries after stream sequence `after`, up to and including `until`, in pages.
 
         Raises `JetStreamError`.
@@ -96,7 +98,7 @@ class RetainedDeliverySource:
         page: list[RetainedDelivery] = []
         async for found in self.scan(after=after, until=until):
             page.append(found.delivery)
-            if len(page) >= PAGE_SIZE and found.delivery.is_last_in_batch:
+            if len(page) >= page_size and found.delivery.is_last_in_batch:
                 yield await find_superseded(self._connection, self._tenant, page, self._replay)
                 page = []
         if page:

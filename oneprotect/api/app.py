@@ -1,6 +1,7 @@
 """The HTTP application: operations become routes, and errors become problem documents."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -13,7 +14,7 @@ from oneprotect.api.operations.operation import ApiOperation, ApiResponse
 from oneprotect.api.operations.request import ApiDependencies, ApiRequest, client_address
 from oneprotect.api.resources import attempts, credentials, deliveries, destinations, probes, replays
 from oneprotect.api.web.problems import Problem, problem_of, problem_response
-from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, NormalizingRouter, routes_of
+from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, NormalizingRouter, routes_of, while_connected
 from schemas.roles import ALL_TENANTS
 
 _RESOURCES: Final[tuple[ApiOperation, ...]] = (
@@ -38,7 +39,7 @@ def create_app(parts: ApiDependencies, beside: Sequence[BaseRoute] = ()) -> Norm
 
 
 def _handler(operation: ApiOperation, parts: ApiDependencies) -> Handler:
-    async def handle(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         if not operation.roles:
             parts.limiter.admit_anonymous(client_address(request))
             answer = await operation.handle(ApiRequest(request, parts, None))
@@ -46,12 +47,13 @@ def _handler(operation: ApiOperation, parts: ApiDependencies) -> Handler:
             principal = await _authorize(request, operation, parts)
             tenant = request.path_params["tenant"]
             if operation.reads_many:
-                async with parts.limiter.read_turn(tenant, of=principal.tenant):
-                    return _respond(await operation.handle(ApiRequest(request, parts, principal)))
-            answer = await operation.handle(ApiRequest(request, parts, principal))
+                handle = partial(operation.handle, ApiRequest(request, parts, principal))
+                answer = await while_connected(request, parts.limiter.read(tenant, handle, of=principal.tenant))
+            else:
+                answer = await operation.handle(ApiRequest(request, parts, principal))
         return _respond(answer)
 
-    return handle
+    return respond
 
 
 def _respond(answer: ApiResponse) -> Response:

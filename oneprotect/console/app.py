@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Mount, Router
 from oneprotect.api.operations.operation import READERS
 from oneprotect.api.operations.request import client_address
 from oneprotect.api.web.problems import Problem, problem_of
-from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, routes_of
+from oneprotect.api.web.routing import SLOTS, Endpoint, Handler, routes_of, while_connected
 from oneprotect.console.pages import attempts, destination, failed, integrations, replays, sign_in
 from oneprotect.console.web.cookies import read_cookie
 from oneprotect.console.web.request import (
@@ -100,8 +100,8 @@ def _page_handler(page: ConsolePage, console: ConsoleDependencies) -> Handler:
             limiter = console.api.limiter
             http.scope[SLOTS].enter_context(limiter.admit(tenant, principal.id, of=principal.tenant))
             if page.reads_many:
-                async with limiter.read_turn(tenant, of=principal.tenant):
-                    return _respond(await page.handle(request))
+                reading = limiter.read(tenant, lambda: page.handle(request), of=principal.tenant)
+                return _respond(await while_connected(http, reading))
         return _respond(await page.handle(request))
 
     return handle

@@ -36,10 +36,10 @@ from oneprotect.api.operations.delivery_intake import NewDelivery
 from oneprotect.api.operations.preconditions import read_precondition
 from oneprotect.api.resources.replays import NewReplay
 from oneprotect.api.web.pagination import StreamPosition, decode_cursor
-from oneprotect.api.web.request_body import BodyLimits, decode, decode_query
+from oneprotect.api.web.request_body import decode, decode_query
 from oneprotect.configuration.masking import mask, unmask
 from oneprotect.console.web.cookies import read_cookie
-from oneprotect.console.web.forms import parse_time_range, read_form, require_same_origin
+from oneprotect.console.web.forms import parse_fields, parse_time_range, require_same_origin
 from provider.fragments import decode_escapes, fragments_of
 from provider.secret_manifest import read_manifest
 from provider.secret_ref import SecretRef
@@ -107,14 +107,8 @@ def request(name: str, value: str) -> Request:
 
 
 def form(text: str) -> object:
-    """Read a form."""
-
-    async def receive() -> dict[str, object]:
-        return {"type": "http.request", "body": text.encode(errors="replace"), "more_body": False}
-
-    head = [(b"content-type", b"application/x-www-form-urlencoded")]
-    http = Request({"type": "http", "method": "POST", "headers": head}, cast("Any", receive))
-    return asyncio.run(read_form(http, BodyLimits(body_bytes=1 << 20)))
+    """Read the fields of a form."""
+    return parse_fields(text.encode(errors="replace"))
 
 
 def manifest(text: str) -> object:

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import math
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ from tests.support.site import NAMESPACE, TENANT, Process, Site, document
 from tests.support.waiting import until
 
 VICTIM: Final = "globex"
+READ_PAUSE_S: Final = 0.1
 _AT_ONCE: Final = 64
 
 
@@ -43,14 +45,18 @@ class Report(msgspec.Struct, frozen=True):
     p50_ms: float
     p99_ms: float
     longest_ms: float
+    longest_read_ms: float
+    """The longest of the lists that it read meanwhile."""
 
     def __str__(self) -> str:
-        return f"{self.sent} sent, p50 {self.p50_ms:.1f}, p99 {self.p99_ms:.1f}, longest {self.longest_ms:.1f} ms"
+        delays = f"p50 {self.p50_ms:.1f}, p99 {self.p99_ms:.1f}, longest {self.longest_ms:.1f} ms"
+        return f"{self.sent} sent, {delays}, longest list {self.longest_read_ms:.1f} ms"
 
     def require(self, p99_ms: float) -> None:
         """Fail unless everything was delivered once, correctly and in time."""
         assert (self.lost, self.wrong) == (0, Counter()), self
         assert self.p99_ms <= p99_ms, self
+        assert self.longest_read_ms <= 5 * p99_ms, self
 
 
 class Victim:
@@ -63,6 +69,8 @@ class Victim:
         self._wrong: Counter[str] = Counter()
         self._arrival = asyncio.Event()
         self._client: Client | None = None
+        self._reader: Client | None = None
+        self._longest_read_s = 0.0
 
     async def _receive(self, request: web.Request) -> web.Response:
         now, body = asyncio.get_running_loop().time(), await request.read()
@@ -104,6 +112,9 @@ class Victim:
         self._sent, self._received, self._wrong = {}, {}, Counter()
         self._client = self._client or await api.client(Role.PRODUCER, tenant=VICTIM)
         client = self._client
+        self._reader = self._reader or await api.client(Role.VIEWER, tenant=VICTIM)
+        self._longest_read_s = 0.0
+        reading = asyncio.create_task(self._read(self._reader))
         loop = asyncio.get_running_loop()
         began, requests = loop.time(), set[asyncio.Task[None]]()
 
@@ -123,9 +134,20 @@ class Victim:
                 while self._received.keys() != self._sent.keys():
                     self._arrival.clear()
                     await self._arrival.wait()
-        for task in requests:
+        for task in (*requests, reading):
             task.cancel()
         return self._report()
+
+    async def _read(self, client: Client) -> None:
+        """Read lists, one after the other."""
+        while True:
+            for path in ("attempts?limit=20", "destinations?limit=10", "replays"):
+                began = time.monotonic()
+                reply = await client("GET", f"/v1/tenants/{VICTIM}/{path}")
+                self._longest_read_s = max(self._longest_read_s, time.monotonic() - began)
+                if reply.status != 200:
+                    self._wrong[f"list: status {reply.status}"] += 1
+                await asyncio.sleep(READ_PAUSE_S)
 
     def _report(self) -> Report:
         took = sorted((self._received[one] - at) * 1000 for one, at in self._sent.items() if one in self._received)
@@ -140,6 +162,7 @@ class Victim:
             p50_ms=took[len(took) // 2],
             p99_ms=took[math.ceil(len(took) * 0.99) - 1],
             longest_ms=took[-1],
+            longest_read_ms=self._longest_read_s * 1000,
         )
 
 

@@ -69,6 +69,13 @@ def _attacks(token: str) -> dict[str, Attack]:
         ),
         "long lists": Attack(url="", method="GET", path=f"{PATH}/destinations?limit=100", headers=own),
         "searches": Attack(url="", method="GET", path=f"{PATH}/attempts?limit=100&destination=none", headers=own),
+        "large bodies": Attack(
+            url="",
+            path=f"{PATH}/deliveries",
+            headers=own,
+            body='{"destination": "wide-1", "event_type": "a.b", "payload": "' + "x" * 250_000 + '"}',
+            connections=120,
+        ),
         "connections that drip": Attack(url="", path=f"{PATH}/deliveries", connections=300, drip=True),
     }
 

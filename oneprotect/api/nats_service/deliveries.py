@@ -5,6 +5,7 @@ headers or the body grants anything.
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -15,14 +16,14 @@ import structlog
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer
 from messaging.service import ERROR, ERROR_CODE, NatsService, ServiceEndpoint, ServiceRequest
+from messaging.tenant_turns import TooManyWaiting, Turn
 from oneprotect.api.nats_service.cloud_events import read_delivery
 from oneprotect.api.nats_service.flood_guard import FloodGuard
-from oneprotect.api.nats_service.turns import TenantTurns
 from oneprotect.api.operations.delivery_intake import KEY, accept_delivery
 from oneprotect.api.operations.operation import JSON
 from oneprotect.api.operations.request import ApiDependencies
-from oneprotect.api.web.problems import MEDIA_TYPE, Problem, broken_rule, problem_of
-from oneprotect.api.web.rate_limits import too_many
+from oneprotect.api.web.body_turns import MAX_WAIT_S
+from oneprotect.api.web.problems import MEDIA_TYPE, Problem, broken_rule, problem_of, too_many
 from oneprotect.api.web.request_body import too_large
 from oneprotect.api.web.request_span import RequestSpan
 from schemas import subjects
@@ -33,8 +34,8 @@ from telemetry.metrics import definitions
 from telemetry.otlp.trace_context import Attributes
 from telemetry.telemetry import Telemetry
 
-MAX_WAIT_S: Final = 5.0
-"""Time in the queue after which a request is refused: by then most requesters have stopped to wait."""
+REQUEST_BYTES: Final = 16 * 1024
+"""The least size of a request when it takes turns: here no connections limit the requests of a tenant."""
 DRAIN_TIMEOUT_S: Final = 20.0
 
 _BAD_REQUEST: Final = frozenset({400, 413, 415, 422})
@@ -52,7 +53,7 @@ class DeliveryService:
     def __init__(self, connection: NatsConnection, parts: ApiDependencies, telemetry: Telemetry, version: str) -> None:
         self._parts = parts
         self._telemetry = telemetry
-        self._turns = TenantTurns[ServiceRequest]()
+        self._turns = parts.limiter.bodies.storing
         self._tasks: set[asyncio.Task[None]] = set()
         self._has_warned = False
         self._service = NatsService(
@@ -90,7 +91,6 @@ class DeliveryService:
             return
         refusal = self._enqueue(tenant, request)
         if refusal is None:
-            self._start_waiting()
             return
         self._guard.note_refusal(tenant, request.size)
         if request.is_answerable:
@@ -110,20 +110,24 @@ class DeliveryService:
             return _UNANSWERABLE
         if request.size > self._parts.limits.body_bytes:
             return too_large(self._parts.limits)
-        if self._parts.limiter.is_exhausted(tenant) or not self._turns.add(tenant, request, request.size):
+        if self._parts.limiter.is_exhausted(tenant):
+            return _BUSY
+        try:
+            self._turns.ask(tenant, functools.partial(self._start, request), size=max(REQUEST_BYTES, request.size))
+        except TooManyWaiting:
             return _BUSY
         return None
 
     def _count(self, status: str) -> None:
         self._telemetry.counters.add(definitions.NATS_REQUESTS, (("status", status),))
 
-    def _start_waiting(self) -> None:
-        while (found := self._turns.start()) is not None:
-            task = asyncio.create_task(self._handle(*found), name="nats request")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    def _start(self, request: ServiceRequest, turn: Turn) -> None:
+        task = asyncio.create_task(self._handle(request, turn), name="nats request")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def _handle(self, tenant: str, request: ServiceRequest, size: int) -> None:
+    async def _handle(self, request: ServiceRequest, turn: Turn) -> None:
+        tenant = turn.tenant
         spans, headers = self._telemetry.spans, request.headers
         trace = headers.get(HEADER_TRACE)
         span = None if spans is None else RequestSpan(spans, self._telemetry.sampling, trace)
@@ -135,8 +139,7 @@ class DeliveryService:
             if response.status in _BAD_REQUEST:
                 self._guard.note_refusal(tenant, request.size)
         finally:
-            self._turns.end(tenant, size)
-            self._start_waiting()
+            self._turns.end(turn)
         status = self._respond(request, response)
         if span is not None:
             subject = subjects.deliveries("{tenant}")

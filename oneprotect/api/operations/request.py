@@ -1,13 +1,15 @@
 """A request to an operation: the caller and the parameters."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
 
 from consumers.destinations.destination_index import DestinationIndex
 from consumers.replay.service import ReplayService
+from consumers.replay.source import DryRunSummary
 from messaging.client.connection import NatsConnection
 from messaging.delivery_requests import OrderedRoute
 from messaging.publisher import JetStreamPublisher
@@ -19,11 +21,20 @@ from oneprotect.api.operations.replay_runner import ReplayRunner
 from oneprotect.api.operations.storage_quota import StorageQuota
 from oneprotect.api.web import request_body
 from oneprotect.api.web.problems import Problem
-from oneprotect.api.web.rate_limits import TenantLimiter
+from oneprotect.api.web.rate_limits import TenantLimiter, key_of
+from oneprotect.api.web.routing import while_connected
 from oneprotect.configuration.service import ConfigurationService
 from oneprotect.configuration.tenant_removal import RemovalMarkers
 from schemas import validation
+from schemas.configuration import ReplayFilter
 from telemetry.ops_server import OpsPages
+
+DRY_RUN_PAGE: Final = 16_384
+"""Deliveries that a dry run has in memory. Between two pages, others have their turn."""
+DRY_RUN_TIMEOUT_S: Final = 60.0
+_DRY_RUN_TOO_LONG: Final = (
+    "The dry run took too long. Narrow the filter by destination or time, or run `oneprotect replay --dry-run`."
+)
 
 T = TypeVar("T", bound=msgspec.Struct)
 PageT = TypeVar("PageT")
@@ -110,13 +121,33 @@ class ApiRequest:
 
     async def body(self, kind: type[T]) -> T:
         """Return the decoded JSON body."""
-        return request_body.decode(await request_body.read_json(self.http, self.parts.limits), kind)
+        request_body.require_json(self.http.headers)
+        return request_body.decode(await self.read_body(), kind)
+
+    async def read_body(self) -> bytes:
+        """Return the body, when it is the turn of the tenant, or of an address without a tenant."""
+        caller = self._principal
+        key = f"@{self.address}" if caller is None else key_of(self.tenant, caller.tenant)
+        return await self.parts.limiter.bodies.read(self.http, self.parts.limits, key)
 
     async def optional_body(self, kind: type[T]) -> T | None:
         """Return the decoded JSON body, or None without a body."""
         return await self.body(kind) if request_body.has_body(self.http) else None
 
-    async def in_turns(self, pages: AsyncIterator[PageT]) -> AsyncIterator[PageT]:
+    async def dry_run(self, chosen: ReplayFilter) -> DryRunSummary:
+        """Return what a replay would do. Raises `Problem` when the search takes too long, or the client leaves."""
+        summary = DryRunSummary()
+        pages = self.parts.replay_service.find_pages(self.tenant, chosen, page_size=DRY_RUN_PAGE)
+        try:
+            async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
+                await while_connected(self.http, summary.add_pages(self._in_turns(pages)))
+        except TimeoutError:
+            problem = Problem(503, "too-many", _DRY_RUN_TOO_LONG)
+        else:
+            return summary
+        raise problem
+
+    async def _in_turns(self, pages: AsyncIterator[PageT]) -> AsyncIterator[PageT]:
         """Yield the pages of a dry run, and wait for a turn of the tenant before each."""
         while True:
             async with self.parts.limiter.read_turn(self.tenant, of=self.principal.tenant, dry_run=True):

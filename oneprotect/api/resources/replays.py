@@ -174,9 +174,7 @@ async def create_replay(request: ApiRequest) -> ApiResponse:
     new = await request.body(NewReplay)
     chosen = new.filter.to_filter(public=request.is_public)
     if new.dry_run:
-        summary = DryRunSummary()
-        await summary.add_pages(request.in_turns(request.parts.replay_service.find_pages(request.tenant, chosen)))
-        return ApiResponse(body=_dry_run(summary, public=request.is_public))
+        return ApiResponse(body=_dry_run(await request.dry_run(chosen), public=request.is_public))
     replay, row = await request.parts.replay_runner.begin(
         request.tenant, chosen, by=request.by, address=request.address, rate_per_s=new.rate_per_s
     )

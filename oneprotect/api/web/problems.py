@@ -141,6 +141,12 @@ def broken_rule(field: str | None, rule: str) -> Problem:
     return Problem(422, "invalid", f"{where}{rule}", errors=(BrokenRule(field, rule),))
 
 
+def too_many(reason: str, wait_s: int) -> Problem:
+    """Return the problem of too many requests. `reason`: a sentence."""
+    detail = f"{reason} Wait for the time in `Retry-After`, and send fewer at once."
+    return Problem(429, "too-many-requests", detail, headers={"retry-after": str(wait_s)})
+
+
 def unavailable() -> Problem:
     """Return the problem of an unavailable NATS."""
     detail = "NATS does not respond. Deliveries that were acknowledged are safe. Retry the request."

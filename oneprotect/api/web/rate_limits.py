@@ -7,23 +7,29 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Generator
-from typing import Final
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from typing import Final, TypeVar
 
+from messaging import direct_get
 from messaging.tenant_turns import FairTurns, TooManyWaiting
 from messaging.token_buckets import TokenBuckets
-from oneprotect.api.web.problems import Problem
+from oneprotect.api.web.body_turns import BodyTurns
+from oneprotect.api.web.problems import Problem, too_many
 from schemas.roles import ALL_TENANTS
+
+T = TypeVar("T")
 
 BURST_S: Final = 2.0
 """The time without requests after which the requests of this time are allowed at once."""
-MAX_READS: Final = 4
-"""Lists and searches that a process reads at a time: each reads and decodes many rows."""
 MAX_READS_PER_TENANT: Final = 2
+"""Lists and searches of a tenant in progress: each has its rows in memory."""
+MAX_READS: Final = 64
 MAX_WAITING_READS: Final = 8
-"""Lists and searches of one tenant that wait for their turn."""
-MAX_DRY_RUNS: Final = 2
-"""Pages of dry runs that a process reads at a time, one of each tenant; a page is thousands of deliveries."""
+"""Lists and searches of one tenant that wait to begin."""
+MAX_BATCHES: Final = 4
+"""Batches of rows that a process reads at a time for all lists, searches and dry runs."""
+MAX_DRY_RUNS: Final = 16
+"""Pages of dry runs that a process reads at a time, one of each tenant; a page has thousands of rows in memory."""
 REFUSAL_DELAY_S: Final = 0.5
 """The time after which a further read is refused, so that a client that repeats it at once costs little."""
 FAN_OUT_SHARE: Final = 0.5
@@ -54,6 +60,8 @@ class TenantLimiter:
         self._max_concurrent = max_concurrent
         self._reads = FairTurns(MAX_READS, per_tenant=MAX_READS_PER_TENANT, max_waiting=MAX_WAITING_READS)
         self._dry_runs = FairTurns(MAX_DRY_RUNS, per_tenant=1, max_waiting=MAX_WAITING_READS)
+        self._batches = FairTurns(MAX_BATCHES, per_tenant=MAX_READS_PER_TENANT)
+        self.bodies: Final = BodyTurns()
         self._running: Counter[str] = Counter()
 
     @contextlib.contextmanager
@@ -64,7 +72,7 @@ class TenantLimiter:
             caller: The id of the caller, if it has a limit of its own.
             of: The tenant of the caller, if it differs: `*` for callers for all tenants.
         """
-        key = _key(tenant, of)
+        key = key_of(tenant, of)
         if of == ALL_TENANTS:
             caller = ""
         if wait_s := self._tenants.wait_s(key):
@@ -92,14 +100,15 @@ class TenantLimiter:
 
     @contextlib.asynccontextmanager
     async def read_turn(self, tenant: str, *, of: str = "", dry_run: bool = False) -> AsyncGenerator[None]:
-        """Wait for the tenant's turn to read a list, to search, or to read a page of a dry run.
+        """Wait until the tenant may read a list, search, or read a page of a dry run.
 
+        Each batch of rows then waits for a turn, so that another tenant waits for a few batches at most.
         Raises `Problem` 429 if too many wait.
         """
-        turns = self._dry_runs if dry_run else self._reads
+        turns, key = self._dry_runs if dry_run else self._reads, key_of(tenant, of)
         async with contextlib.AsyncExitStack() as turn:
             try:
-                await turn.enter_async_context(turns.turn(_key(tenant, of)))
+                await turn.enter_async_context(turns.turn(key))
             except TooManyWaiting:
                 problem: Problem | None = too_many(f"{MAX_WAITING_READS} lists and searches of the tenant wait.", 1)
             else:
@@ -107,7 +116,13 @@ class TenantLimiter:
             if problem is not None:
                 await asyncio.sleep(REFUSAL_DELAY_S)
                 raise problem
-            yield
+            with direct_get.in_turns(lambda: self._batches.turn(key)):
+                yield
+
+    async def read(self, tenant: str, work: Callable[[], Awaitable[T]], *, of: str) -> T:
+        """Return what `work` returns, which reads a list or searches when the tenant may."""
+        async with self.read_turn(tenant, of=of):
+            return await work()
 
     def is_exhausted(self, tenant: str) -> bool:
         """Return whether the tenant's next request would exceed its rate."""
@@ -118,16 +133,10 @@ class TenantLimiter:
         self._tenants.take(tenant, max(0, deliveries - 1) * FAN_OUT_SHARE)
 
 
-def _key(tenant: str, of: str) -> str:
+def key_of(tenant: str, of: str) -> str:
     """Return the key of a tenant's limits, or of those that a caller for all tenants has."""
     return f"{ALL_TENANTS}.{tenant}" if of == ALL_TENANTS else tenant
 
 
 def _buckets(per_s: float, clock: Callable[[], float]) -> TokenBuckets:
     return TokenBuckets(burst=max(1.0, per_s * BURST_S), per_s=per_s, clock=clock)
-
-
-def too_many(reason: str, wait_s: int) -> Problem:
-    """Return the problem of too many requests. `reason`: a sentence."""
-    detail = f"{reason} Wait for the time in `Retry-After`, and send fewer at once."
-    return Problem(429, "too-many-requests", detail, headers={"retry-after": str(wait_s)})

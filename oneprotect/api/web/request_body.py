@@ -35,12 +35,6 @@ def has_body(request: Request) -> bool:
     return request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
 
 
-async def read_json(request: Request, limits: BodyLimits) -> bytes:
-    """Return the body of a request whose content type is JSON. Raises `Problem`."""
-    require_json(request.headers)
-    return await read_bytes(request, limits)
-
-
 async def read_bytes(request: Request, limits: BodyLimits) -> bytes:
     """Return the body. Raises `Problem` when it exceeds the limits."""
     declared = request.headers.get("content-length", "0")

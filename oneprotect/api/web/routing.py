@@ -1,8 +1,9 @@
 """Routes from paths to handlers. Every error becomes a response of the same kind as the path's other responses."""
 
+import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,6 +11,8 @@ from starlette.routing import Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
 from oneprotect.api.web.problems import Problem
+
+T = TypeVar("T")
 
 Handler = Callable[[Request], Awaitable[Response]]
 SLOTS: Final = "oneprotect.slots"
@@ -50,6 +53,29 @@ class Endpoint:
         raise Problem(
             405, "method-not-allowed", "This path has no such method. `Allow` lists its methods.", headers=self._allow
         )
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns, or cancel it when the client disconnects. Raises `Problem`."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_until_disconnected(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+    raise Problem(400, "bad-request", "The client disconnected before the response.")
+
+
+async def _until_disconnected(receive: Receive) -> None:
+    event = await receive()
+    while event["type"] != "http.disconnect":
+        if event.get("more_body", False):
+            await asyncio.Event().wait()  # the handler reads no body: the rest stays with the client
+        event = await receive()
 
 
 def _until_read(send: Send) -> Send:

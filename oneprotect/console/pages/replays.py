@@ -1,17 +1,14 @@
 """Replays: plan, start, follow and cancel."""
 
-import asyncio
 import functools
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from consumers.replay.source import DryRunSummary
 from messaging.lease import LeaseHolder
 from oneprotect.api.operations.visibility import to_public_code
 from oneprotect.api.resources.replays import to_public_counts, to_public_filter
-from oneprotect.api.web.problems import Problem
 from oneprotect.api.web.request_body import decode_query
 from oneprotect.console.pages.failed import FailedForm
 from oneprotect.console.web.labels import DONE
@@ -20,7 +17,6 @@ from schemas.codes import Code
 from schemas.configuration import KeptOutcome, Replay, ReplayFilter, ReplayState
 from schemas.validation import ValidationError
 
-DRY_RUN_TIMEOUT_S: Final = 25.0
 MAX_RATE_PER_S: Final = 1_000_000
 SHOWN: Final = 50
 
@@ -80,7 +76,7 @@ async def plan(request: PageRequest) -> PageResponse:
     form = request.query(ReplayForm)
     chosen = form.to_filter(request)
     _parse_rate(form.rate)
-    summary = await _count(request, chosen) if form.dry_run else None
+    summary = await request.dry_run(chosen) if form.dry_run else None
     counts = to_public_counts(summary, public=request.is_public) if summary else []
     return request.render(
         "replay_plan.html",
@@ -123,21 +119,6 @@ async def cancel(request: PageRequest) -> PageResponse:
     await request.manager_form()
     await request.parts.replay_service.cancel(request.tenant, request.id, by=request.by, address=request.address)
     return redirect(f"{request.base}/replays/{request.id}?done=cancelled")
-
-
-async def _count(request: PageRequest, chosen: ReplayFilter) -> DryRunSummary:
-    summary = DryRunSummary()
-    try:
-        async with asyncio.timeout(DRY_RUN_TIMEOUT_S):
-            await summary.add_pages(request.in_turns(request.parts.replay_service.find_pages(request.tenant, chosen)))
-    except TimeoutError:
-        raise Problem(
-            503,
-            "too-many",
-            "The dry run took too long. Narrow the filter by destination or time, "
-            "or run `oneprotect replay --dry-run`.",
-        ) from None
-    return summary
 
 
 async def _load(request: PageRequest) -> ReplayProgressView:

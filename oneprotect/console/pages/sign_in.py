@@ -20,7 +20,7 @@ async def show(request: PageRequest) -> PageResponse:
 async def sign_in(request: PageRequest) -> PageResponse:
     """Open a session for a valid token with a role that may read."""
     require_same_origin(request.http)
-    fields = await read_form(request.http, request.parts.limits)
+    fields = await read_form(request)
     target = _safe_path(fields.get("next"))
     try:
         principal = await _identify(request, fields.get("token", "").strip()[:_MAX_TOKEN])

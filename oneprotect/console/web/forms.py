@@ -6,20 +6,24 @@ from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
+from oneprotect.api.operations.request import ApiRequest
 from oneprotect.api.web.pagination import require_time_range
 from oneprotect.api.web.problems import Problem
-from oneprotect.api.web.request_body import BodyLimits, read_bytes
 from schemas.validation import ValidationError
 
 _MAX_FIELDS: Final = 64
 _MEDIA_TYPE: Final = "application/x-www-form-urlencoded"
 
 
-async def read_form(request: Request, limits: BodyLimits) -> dict[str, str]:
+async def read_form(request: ApiRequest) -> dict[str, str]:
     """Return the fields of a form. Raises `Problem`."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _MEDIA_TYPE:
+    if (request.header("content-type") or "").partition(";")[0].strip().lower() != _MEDIA_TYPE:
         raise Problem(415, "unsupported-media-type", f"Send forms as `{_MEDIA_TYPE}`.")
-    body = await read_bytes(request, limits)
+    return parse_fields(await request.read_body())
+
+
+def parse_fields(body: bytes) -> dict[str, str]:
+    """Return the fields in the body of a form. Raises `Problem`."""
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_MAX_FIELDS, errors="strict")
     except ValueError:

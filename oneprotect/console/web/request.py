@@ -99,7 +99,7 @@ class PageRequest(ApiRequest):
     async def form(self) -> Mapping[str, str]:
         """Return the fields of a form that this session sent. Raises `Problem` for a forged form."""
         require_same_origin(self.http)
-        fields = await read_form(self.http, self.parts.limits)
+        fields = await read_form(self)
         token = fields.pop(FORM_TOKEN, "").encode()
         if self.session is None or not hmac.compare_digest(token, self.session.form_token.encode()):
             raise Problem(403, "forbidden", "This form is not from a page of your session. Open the page again.")

@@ -1,5 +1,6 @@
 """Rate limits: token buckets by key, and the limits of tenants, callers and requests in progress."""
 
+import asyncio
 import contextlib
 
 import pytest
@@ -98,3 +99,14 @@ def test_buckets_have_a_bounded_number_of_keys() -> None:
 
     assert buckets.wait_s("key-0") == 0
     assert buckets.wait_s("key-1") > 0
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+async def test_reads_of_some_tenants_leave_another_its_own(dry_run: bool) -> None:
+    """Each tenant has its own reads in progress. What takes turns among tenants is each batch."""
+    one = _limiter(Clock())
+    async with contextlib.AsyncExitStack() as reading:
+        for number in range(8):
+            await reading.enter_async_context(one.read_turn(f"busy-{number}", dry_run=dry_run))
+        async with asyncio.timeout(5), one.read_turn("quiet", dry_run=dry_run):
+            pass

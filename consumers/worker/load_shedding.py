@@ -8,6 +8,7 @@ its original and waits while that is there, and it asks for a look at the result
 again: the feeder, which bounds the copies that are due, has brought it back.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final
@@ -20,7 +21,7 @@ from schemas import streams, subjects
 from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE, is_portable, portable_headers
 
 MAX_MOVING: Final = 512
-"""Messages that are moved at a time. The worker does not pull while there are as many."""
+"""Messages of a stream that are moved at a time. The worker pulls none of that stream while there are as many."""
 _SOURCES: Final = frozenset({streams.WORK.name, streams.RETRIES.name})
 _MOVED: Final = ".o"
 _ORIGINAL: Final = HEADER_ORIGINAL.encode()
@@ -35,6 +36,8 @@ class LoadShedder:
         self._is_unordered = is_unordered
         self.moving = 0
         """Messages that are being moved."""
+        self.moving_of: Counter[str] = Counter()
+        """Those of each stream."""
         self.moved = 0
         """Messages moved so far."""
 
@@ -48,6 +51,7 @@ class LoadShedder:
 
         def on_stored(result: PublishAck | JetStreamError) -> None:
             self.moving -= 1
+            self.moving_of[message.stream] -= 1
             if isinstance(result, PublishAck):
                 self.moved += 1
                 on_moved(None)
@@ -55,6 +59,7 @@ class LoadShedder:
                 on_moved(result)
 
         self.moving += 1
+        self.moving_of[message.stream] += 1
         self._publisher.send(overflow_copy(message), on_stored)
 
 

@@ -156,9 +156,9 @@ class Worker:
         self._crash_counts: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
         self._starts_left = STARTS_PER_TURN
-        self._is_turn_ending = False
-        self._is_draining = False
-        self._is_full = False
+        self._is_turn_ending = self._is_draining = False
+        self._blocked: set[str] = set()
+        """Streams of which nothing is pulled until something is settled or moved."""
         self._drain_began, self._drained = asyncio.Event(), asyncio.Event()
         self.capacity: Final = 2 * limits.max_in_flight
         """What `free_capacity` returns while the worker pulls."""
@@ -210,15 +210,21 @@ class Worker:
         """True if all sources deliver."""
         return bool(self._sources) and all(source.is_working for source in self._sources)
 
-    def free_capacity(self) -> int:
-        """Return how many more messages to pull. What runs or waits takes up none: others may be behind it."""
-        self._is_full = (
+    def free_capacity(self, stream: str) -> int:
+        """Return how many more messages of `stream` to pull.
+
+        What runs or waits takes up no capacity: others may be behind it. What is moved stops its own stream alone.
+        """
+        if (
             self._is_draining
             or len(self._unsettled) >= MAX_UNSETTLED
             or self._unsettled_bytes >= MAX_UNSETTLED_BYTES
-            or (self._shedder is not None and self._shedder.moving >= MAX_MOVING)
-        )
-        return 0 if self._is_full else self.capacity
+            or (self._shedder is not None and self._shedder.moving_of[stream] >= MAX_MOVING)
+        ):
+            self._blocked.add(stream)
+            return 0
+        self._blocked.discard(stream)
+        return self.capacity
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then finish what is in flight and return the rest to its stream."""
@@ -484,15 +490,10 @@ class Worker:
             if lane is not None:
                 self._scheduler.end(lane)
                 self._start_ready()
-        if self._is_full:
-            self._resume()
-
-    def _resume(self) -> None:
-        """Pull again, or end the drain."""
         if self._is_draining:
             if not self._unsettled:
                 self._drained.set()
-        elif self.free_capacity():
+        elif self._blocked:
             for source in self._sources:
                 source.request_more()
 
@@ -588,7 +589,7 @@ class Worker:
                 self._nak(message)
 
     async def _drain(self) -> None:
-        self._is_draining = self._is_full = True
+        self._is_draining = True
         self._drain_began.set()
         self._announce("drain.started", in_flight=self._scheduler.running, held=len(self._unsettled))
         for source in self._sources:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import resource
 import socket
@@ -447,7 +448,7 @@ def _pull_consumer(
         stream=consumer.stream,
         consumer=consumer.name,
         on_message=on_message,
-        room=worker.free_capacity,
+        room=functools.partial(worker.free_capacity, consumer.stream),
         capacity=worker.capacity,
         ack_wait_s=worker.ack_wait_s,
         lane_of=lane_of,
@@ -509,6 +510,7 @@ def delivery_policy(settings: Settings) -> DeliveryPolicy:
             jitter=delivery.retry_jitter,
             after_timeout_s=delivery.retry_after_timeout_s,
         ),
+        retries_per_s=delivery.retries_per_s,
         secret_retry_schedule_s=settings.secret.retry_schedule_s,
         secret_namespace=settings.secret.namespace,
         user_agent=f"OneProtect-Delivery/{VERSION}",

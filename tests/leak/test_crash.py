@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import NoReturn
 
 from consumers.worker.worker import Handler, Worker, WorkerLimits
@@ -68,7 +69,7 @@ async def _running(site: Site, handler: Handler) -> AsyncGenerator[None]:
             stream=streams.WORK.name,
             consumer=streams.WORK_CONSUMER.name,
             on_message=runtime.accept,
-            room=runtime.free_capacity,
+            room=partial(runtime.free_capacity, streams.WORK.name),
             capacity=runtime.capacity,
             ack_wait_s=runtime.ack_wait_s,
         )

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from functools import partial
 from urllib.parse import urlsplit
 
 import pytest
@@ -62,7 +63,7 @@ async def _running(site: Site, handler: Handler, *, settle_patience_s: float = 6
             stream=streams.WORK.name,
             consumer=streams.WORK_CONSUMER.name,
             on_message=worker.accept,
-            room=worker.free_capacity,
+            room=partial(worker.free_capacity, streams.WORK.name),
             capacity=worker.capacity,
             ack_wait_s=worker.ack_wait_s,
         )

@@ -5,13 +5,14 @@ import contextlib
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 
 from structlog.testing import capture_logs
 
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.worker.disposition import HandlerResult
 from consumers.worker.fair_scheduler import MAX_WAITING
-from consumers.worker.load_shedding import LoadShedder, overflow_copy
+from consumers.worker.load_shedding import MAX_MOVING, LoadShedder, overflow_copy
 from consumers.worker.worker import MAX_SETTLING, Handler, TryStart, Worker, WorkerLimits
 from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.message import Message
@@ -64,7 +65,7 @@ async def _running(
             stream=streams.WORK.name,
             consumer=streams.WORK_CONSUMER.name,
             on_message=runtime.accept,
-            room=runtime.free_capacity,
+            room=partial(runtime.free_capacity, streams.WORK.name),
             capacity=runtime.capacity,
             ack_wait_s=runtime.ack_wait_s,
         )
@@ -360,6 +361,30 @@ async def test_a_surplus_moves_to_the_overflow_and_another_tenant_is_served(site
     assert copy.headers[HEADER_MSG_ID].startswith(f"{subjects.msg_id(TENANT, 'd0', last)}.o")
 
 
+async def test_moved_retries_do_not_stop_the_pull_of_fresh_deliveries(site: Site) -> None:
+    """Thousands of due retries of one tenant wait for their copies, and the work stream is pulled on."""
+
+    async def handler(_: Message) -> tuple[Publication, ...]:
+        await asyncio.Event().wait()
+        return ()
+
+    async with _running(site, handler, max_waiting=60, drain_timeout_s=0.1) as runtime:
+        os.kill(site.server.pid, signal.SIGSTOP)
+        try:
+            for number in range(1, MAX_MOVING + 100):
+                subject = subjects.due(TENANT, f"d{number}")
+                reply = f"$JS.ACK.{streams.RETRIES.name}.d.1.{number}.{number}.1.0".encode()
+                runtime.accept(
+                    Message(subject, subjects.lane_of(subject), reply, b"{}", b"", site.jetstream.connection)
+                )
+            free = [runtime.free_capacity(stream.name) for stream in (streams.RETRIES, streams.WORK)]
+        finally:
+            os.kill(site.server.pid, signal.SIGCONT)
+        await until(lambda: runtime.free_capacity(streams.RETRIES.name) > 0, 10)
+
+    assert free == [0, runtime.capacity]
+
+
 async def _is_empty(site: Site, stream: streams.StreamConfig) -> bool:
     return not await site.records(stream)
 
@@ -453,7 +478,7 @@ async def test_heads_of_ordered_queues_do_not_stop_the_worker_from_pulling(site:
             runtime.accept(Message(subject, lane, reply, bytes(256 * 1024), b"", site.jetstream.connection))
 
         assert runtime.unsettled == 600
-        assert runtime.free_capacity() > 0
+        assert runtime.free_capacity(streams.WORK.name) > 0
 
 
 async def test_messages_whose_order_may_matter_are_not_moved(site: Site, receiver: Scripted) -> None:

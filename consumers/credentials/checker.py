@@ -11,9 +11,9 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import structlog
@@ -96,7 +96,9 @@ class CredentialChecker:
         """Credentials of each tenant."""
         self._list_at = 0.0
         self._queue = TurnQueue()
-        self._checking: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resuming: dict[str, dict[str, None]] = {}
+        """Credentials of each tenant whose waiting deliveries are being resumed, in their order."""
         self._is_running = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -106,9 +108,9 @@ class CredentialChecker:
         self._is_running = True
         await run_every(ROUND_S, self._queue_due, stop, failure_event="credentials.check_failed")
         self._is_running = False
-        for task in self._checking:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._checking, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def count(self) -> Counter[CredentialStatus]:
         """Return how many credentials known to this consumer have each status."""
@@ -215,8 +217,23 @@ class CredentialChecker:
         )
         await publish_audit_event(self._publisher, "credential.status_changed", credential, event)
         if after is CredentialStatus.CONFIGURED:
-            resumed = await self._resumption.resume(tenant, credential)
-            _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
+            if tenant not in self._resuming:
+                self._resuming[tenant] = {}
+                self._start(self._resume(tenant), f"resume {tenant}")  # a check does not wait for thousands
+            self._resuming[tenant][credential] = None
+
+    async def _resume(self, tenant: str) -> None:
+        """Resume what waited for the credentials of a tenant, one after the other."""
+        credentials = self._resuming[tenant]
+        try:
+            while credentials:
+                del credentials[credential := next(iter(credentials))]
+                resumed = await self._resumption.resume(tenant, credential)
+                _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
+        except JetStreamError as error:  # the rest is due at the times of its schedules
+            _log.warning("credentials.resume_failed", tenant=tenant, error=str(error))
+        finally:
+            del self._resuming[tenant]
 
     async def _queue_due(self) -> None:
         """Queue every credential that is due."""
@@ -234,9 +251,12 @@ class CredentialChecker:
 
     def _start_checks(self) -> None:
         while self._is_running and (key := self._queue.start()) is not None:
-            task = asyncio.create_task(self._check_queued(key), name=f"check {key}")
-            self._checking.add(task)
-            task.add_done_callback(self._checking.discard)
+            self._start(self._check_queued(key), f"check {key}")
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _check_queued(self, key: str) -> None:
         self._due[key] = time.monotonic() + ROUND_S  # unless the check ends with a result

@@ -21,6 +21,8 @@ from schemas.headers import HEADER_SCHEDULE_NEXT, HEADER_SCHEDULER, HEADER_SECRE
 
 BATCH_SIZE: Final = 64
 """Schedules that are replaced at a time."""
+RESUMED_PER_S: Final = 320
+"""Deliveries of a tenant that are resumed in a second: what is due at once holds up the retries of others."""
 
 
 class RetryNow:
@@ -87,7 +89,9 @@ class WaitingDeliveryResumer:
         return resumed + await self._reschedule(waiting)
 
     async def _reschedule(self, waiting: list[direct_get.StoredMessage]) -> int:
-        return sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
+        fired = sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
+        await asyncio.sleep(fired / RESUMED_PER_S)
+        return fired
 
 
 async def fire(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:

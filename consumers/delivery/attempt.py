@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 import msgspec
@@ -11,7 +11,7 @@ import msgspec
 from consumers.delivery.response_redaction import redact_response, values_of_destination
 from consumers.http_client.response import WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
-from consumers.retries.policy import next_wait_s, secret_wait_s, total_wait_s
+from consumers.retries.policy import RetrySpread, next_wait_s, secret_wait_s, total_wait_s
 from consumers.signatures.signer import SignedHeaders
 from provider.errors import SecretError
 from provider.signing_secret import SigningSecret
@@ -44,15 +44,21 @@ class DeliveryAttempt:
 class ResultBuilder:
     """Builds the results of one worker's attempts. The retry policy decides when the next attempt is due."""
 
-    __slots__ = ("_now", "_retry", "_secret_schedule_s", "_worker")
+    __slots__ = ("_now", "_retry", "_secret_schedule_s", "_spread", "_worker")
 
     def __init__(
-        self, worker: str, retry: RetryPolicy, secret_schedule_s: tuple[float, ...], now: Callable[[], datetime]
+        self,
+        worker: str,
+        retry: RetryPolicy,
+        secret_schedule_s: tuple[float, ...],
+        spread: RetrySpread,
+        now: Callable[[], datetime],
     ) -> None:
         """`now` returns the time by the clock of the server that fires the schedules."""
         self._worker = worker
         self._retry = retry
         self._secret_schedule_s = secret_schedule_s
+        self._spread = spread
         self._now = now
 
     def after_reply(
@@ -67,14 +73,14 @@ class ResultBuilder:
         attempt.end()
         delivery, state = attempt.delivery, attempt.delivery.retry_state
         is_delivered = reply.code is Code.HTTP_2XX
-        wait_s = None if is_delivered else self._wait_s(delivery, destination, reply)
+        due_at = None if is_delivered else self._due_at(delivery, destination, reply)
         result = AttemptResult(  # fifteen arguments: for more, Python allocates a dict
             delivery=delivery.id,
             destination=delivery.destination,
             event_type=delivery.event_type,
             attempt=state.attempt,
             outcome=(
-                Outcome.DELIVERED if is_delivered else Outcome.FAILED if wait_s is None else Outcome.RETRY_SCHEDULED
+                Outcome.DELIVERED if is_delivered else Outcome.FAILED if due_at is None else Outcome.RETRY_SCHEDULED
             ),
             code=reply.code,
             started_at=attempt.started_at,
@@ -92,7 +98,7 @@ class ResultBuilder:
         return msgspec.structs.replace(
             result,
             retry_after_s=reply.retry_after_s,
-            next_attempt_at=self._next_attempt_at(wait_s),
+            next_attempt_at=due_at,
             replay=state.replay,
             response_body=(_redact_body(reply, destination, signed, secret) if destination.capture_response else None),
         )
@@ -125,20 +131,18 @@ class ResultBuilder:
             started_at=attempt.started_at,
             duration_ms=attempt.duration_ms,
             worker=self._worker,
-            next_attempt_at=self._next_attempt_at(wait_s),
+            next_attempt_at=(None if wait_s is None else self._spread.due_after(delivery.tenant, wait_s, self._now())),
             replay=delivery.retry_state.replay,
         )
 
-    def _wait_s(
+    def _due_at(
         self, delivery: DeliveryAttemptRequest, destination: Destination, reply: WebhookResponse
-    ) -> float | None:
-        policy = self._retry
+    ) -> datetime | None:
+        policy, now = self._retry, self._now()
         if destination.retry_schedule_s is not None:
             policy = msgspec.structs.replace(policy, schedule_s=destination.retry_schedule_s)
-        return next_wait_s(policy, tried=delivery.retry_state.attempts_in_schedule, reply=reply)
-
-    def _next_attempt_at(self, wait_s: float | None) -> datetime | None:
-        return None if wait_s is None else self._now() + timedelta(seconds=wait_s)
+        wait_s = next_wait_s(policy, tried=delivery.retry_state.attempts_in_schedule, reply=reply)
+        return None if wait_s is None else self._spread.due_after(delivery.tenant, wait_s, now)
 
 
 def _redact_body(reply: WebhookResponse, destination: Destination, signed: SignedHeaders, secret: SigningSecret) -> str:

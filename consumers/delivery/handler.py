@@ -28,6 +28,7 @@ from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import NOT_BEGUN, WebhookResponse
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.retention.archive import ArchiveBatcher
+from consumers.retries.policy import RetrySpread
 from consumers.retries.server_clock import ServerClock
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
@@ -64,6 +65,7 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float = 15
     max_payload_bytes: int = 256 * 1024
     retry: RetryPolicy = RetryPolicy(schedule_s=DEFAULT_RETRY_SCHEDULE_S)
+    retries_per_s: int = 1000
     secret_retry_schedule_s: tuple[float, ...] = SECRET_RETRY_SCHEDULE_S
     secret_namespace: str | None = None
     user_agent: str = "OneProtect-Delivery"
@@ -111,7 +113,8 @@ class DeliveryHandler:
         self._observer = observer
         self._archive = archive
         self._clock = clock
-        self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s, clock.now)
+        self._spread = RetrySpread(policy.retries_per_s)
+        self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s, self._spread, clock.now)
         self._routes = RouteCache(directory, policy.secret_namespace)
         self.deferrals = 0
         """Requests deferred because their destination's circuit breaker was open."""
@@ -276,7 +279,8 @@ class DeliveryHandler:
             return Requeue()  # the head of an ordered queue stays where it is
         self.deferrals += 1
         jitter_s = random.uniform(0, max(MIN_DEFERRAL_JITTER_S, open_s / 2))  # noqa: S311 - not for security
-        return effects.deferral(delivery, self._clock.now() + timedelta(seconds=open_s + jitter_s))
+        until = self._spread.due_after(delivery.tenant, open_s + jitter_s, self._clock.now())
+        return effects.deferral(delivery, until)
 
     async def _load_and_send(self, attempt: DeliveryAttempt) -> Disposition:
         message = attempt.delivery.message

@@ -1,7 +1,13 @@
-"""The retry policy: pure functions from a policy and a reply to a number of seconds."""
+"""The retry policy: pure functions from a policy and a reply to a number of seconds, and the spread of the retries.
+
+The server fires schedules one by one, and all that are due before it looks for others. So thousands of one tenant that
+are due together would hold up the retries of others that are due a moment later. They become due one after the other.
+"""
 
 import random
+from collections import Counter
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import Final
 
 from consumers.http_client.response import MAX_RETRY_AFTER_S, WebhookResponse
@@ -12,6 +18,8 @@ FINAL_CODES: Final = frozenset({Code.HTTP_410, Code.NET_BLOCKED})
 """The receiver is gone for good, or must not be called at all: another attempt would end the same way."""
 MAX_SECRET_WAIT_S: Final = 3 * 86_400.0
 """The longest that a delivery waits for its secret before it fails."""
+HORIZON_S: Final = 600
+"""Retries that are due later are not spread: the jitter of so long a wait does it."""
 
 Spread = Callable[[float, float], float]
 
@@ -48,3 +56,64 @@ def secret_wait_s(
     if waited_s >= MAX_SECRET_WAIT_S:
         return None
     return schedule_s[min(waits, len(schedule_s) - 1)] * spread(1 - jitter, 1 + jitter)
+
+
+class _Second:
+    """The retries that are due in one second."""
+
+    __slots__ = ("counts", "later", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.counts: Counter[str] = Counter()
+        """Retries of each tenant."""
+        self.later: dict[str, int] = {}
+        """Tenants without room here, and a later second that may have some."""
+
+
+class RetrySpread:
+    """The times at which the retries of one worker are due."""
+
+    __slots__ = ("_per_s", "_seconds")
+
+    def __init__(self, per_s: int) -> None:
+        """`per_s`: room of each second. A tenant may fill half of what is free: alone a third."""
+        self._per_s = per_s
+        self._seconds: dict[int, _Second] = {}
+
+    def due_after(self, tenant: str, wait_s: float, now: datetime) -> datetime:
+        """Return the time of a retry that is due after `wait_s`, or later while too many of its tenant are.
+
+        `now` is the time by the clock of the server that fires the schedules.
+        """
+        now_s = now.timestamp()
+        wanted = int(now_s + wait_s)
+        horizon = int(now_s) + HORIZON_S
+        second, passed = wanted, list[_Second]()
+        while second <= horizon:
+            at = self._seconds.get(second) or self._add(second, int(now_s))
+            later = at.later.get(tenant, 0)
+            if not later and self._take(at, tenant):
+                break
+            passed.append(at)
+            second = later or second + 1
+        if not passed:
+            return now + timedelta(seconds=wait_s)
+        for at in passed:  # the next one comes here in one step
+            at.later[tenant] = second
+        return now + timedelta(seconds=second + random.random() - now_s)  # noqa: S311 - not for security
+
+    def _add(self, second: int, present: int) -> _Second:
+        for past in [known for known in self._seconds if known < present]:
+            del self._seconds[past]
+        added = self._seconds[second] = _Second()
+        return added
+
+    def _take(self, at: _Second, tenant: str) -> bool:
+        """Count a retry, and return whether there is room for it."""
+        mine = at.counts.get(tenant, 0) + 1
+        if 2 * mine > self._per_s - at.total:
+            return False
+        at.counts[tenant] = mine
+        at.total += 1
+        return True

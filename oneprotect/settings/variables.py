@@ -61,6 +61,7 @@ VARIABLES: Final = (
     SettingVariable("ONEPROTECT_DESTINATION_MAX_IN_FLIGHT", "delivery", "destination_max_in_flight", whole(1, 1024)),
     SettingVariable("ONEPROTECT_RETRY_SCHEDULE_S", "delivery", "retry_schedule_s", parsers.WAITS),
     SettingVariable("ONEPROTECT_RETRY_JITTER", "delivery", "retry_jitter", number(0, 0.9)),
+    SettingVariable("ONEPROTECT_RETRIES_PER_S", "delivery", "retries_per_s", whole(10, 1_000_000)),
     SettingVariable(
         "ONEPROTECT_RETRY_AFTER_TIMEOUT_S", "delivery", "retry_after_timeout_s", number(0, 86_400, unit="seconds")
     ),

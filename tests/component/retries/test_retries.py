@@ -1,11 +1,14 @@
 """Retries on a real nats-server: attempts, their schedule, and their stored results."""
 
 import itertools
+from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from standardwebhooks import Webhook
 
+from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.headers import HEADER_ATTEMPT, HEADER_CODE, HEADER_SCHEDULE, HEADER_SCHEDULE_TARGET
@@ -50,6 +53,29 @@ async def test_a_failing_receiver_gets_every_attempt_numbered_signed_and_on_time
     gaps = [after.started_at - before.started_at for before, after in itertools.pairwise(results)]
     assert gaps[0] >= timedelta(seconds=0.3)
     assert gaps[1] >= timedelta(seconds=1), "Retry-After is the earliest time"
+
+
+async def test_retries_that_a_receiver_asks_for_at_one_moment_are_not_due_together(
+    tmp_path: Path, nats_server: EmbeddedNats, receiver: Scripted
+) -> None:
+    """The server fires schedules one after the other, so those of one tenant leave time for those of others."""
+    receiver.script = [Answer(503, {"retry-after": "60"})]
+    async with Site(tmp_path, nats_server, retries_per_s="30") as site:
+        await site.destination("orders", receiver.url)
+        deliveries = [await site.deliver("orders") for _ in range(40)]
+        async with site.consumer():
+            await until(lambda: len(receiver.seen) == 40, 20)
+            await until(lambda: _are_scheduled(site, 40), 10)
+
+        results = [result for delivery in deliveries for result in await site.results(delivery)]
+    due = [result.next_attempt_at for result in results if result.next_attempt_at]
+    assert len(due) == 40
+    assert max(Counter(int(at.timestamp()) for at in due).values()) <= 11
+    assert all(timedelta(seconds=60) <= at - result.started_at for at, result in zip(due, results, strict=True))
+
+
+async def _are_scheduled(site: Site, count: int) -> bool:
+    return len(await site.records(streams.RETRIES)) == count
 
 
 async def test_each_attempt_has_a_fresh_timestamp(site: Site, receiver: Scripted) -> None:

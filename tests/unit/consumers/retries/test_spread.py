@@ -55,9 +55,9 @@ def test_what_is_past_and_what_is_far_ahead_takes_no_memory() -> None:
     """Only the seconds of the next minutes are counted."""
     spread = RetrySpread(PER_S)
     spread.due_after("acme", HORIZON_S + 2, NOW)
-    assert not spread._seconds
+    assert not spread._seconds  # pyright: ignore[reportPrivateUsage]
 
     for second in range(5000):
         spread.due_after("acme", 1, NOW + timedelta(seconds=second))
 
-    assert len(spread._seconds) <= 3
+    assert len(spread._seconds) <= 3  # pyright: ignore[reportPrivateUsage]

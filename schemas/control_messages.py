@@ -1,5 +1,7 @@
 """Requests to consumers over core NATS."""
 
+from datetime import datetime
+
 from msgspec import Struct
 
 from schemas.ids import CredentialId, TenantId
@@ -51,3 +53,10 @@ class HeldReply(Struct, frozen=True, kw_only=True):
 
     worker: str
     held: tuple[int, ...]
+
+
+class HandedOver(Struct, frozen=True, kw_only=True):
+    """Messages of the work stream that no consumer has in hand until a time of the server: a queue may move them."""
+
+    sequences: tuple[int, ...]
+    until: datetime

@@ -20,7 +20,7 @@ HEADER_DEFERRALS: Final = "Oneprotect-Deferrals"
 HEADER_SINCE: Final = "Oneprotect-Since"
 """Results may have been recorded since this time, although the message is newer; check for them before sending."""
 HEADER_ORIGINAL: Final = "Oneprotect-Original"
-"""The stream and sequence of the message that this is a shed copy of. The copy waits while that message is there."""
+"""The stream and sequence of the message that this is a copy of. The copy waits while that message is there."""
 HEADER_CHECKED: Final = "Id-Checked"
 """The API has made the delivery's id, or has checked that it is new, so consumers do not. `Oneprotect-` is the prefix
 of retry state, which costs more to decode."""

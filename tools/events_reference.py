@@ -93,7 +93,7 @@ _HEADERS: Final = {
     HEADER_SECRET_WAITS: "Waits for the secret. They use no attempt.",
     HEADER_DEFERRALS: "Deferrals because the circuit breaker was open. They use no attempt.",
     HEADER_SINCE: "Time from which results of this delivery may be on record.",
-    HEADER_ORIGINAL: "Stream and sequence of the message that this is a shed copy of. The copy waits for its end.",
+    HEADER_ORIGINAL: "Stream and sequence of the message that this is a copy of. The copy waits for its end.",
     HEADER_CODE: "Code of the last attempt.",
     HEADER_OUTCOME: "Outcome of the delivery.",
     HEADER_REASON: "Reason for the quarantine: field and rule.",

@@ -96,6 +96,7 @@ _ROWS: Final = (
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),
     ("consumers/queues/lost_messages.py", "sorted", "product", "lost messages", "n log n"),
     ("consumers/retries/overdue.py", "convert", "product", "a schedule"),
+    ("consumers/queues/ordered_queue.py", "json.decode", "product", "1,024 sequences"),
     ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
     ("consumers/queues/overflow_feeder.py", "destinations.sort", "product", "destinations with overflow", "n log n"),
     ("consumers/retention/archive.py", "msgpack.Decoder", "product", "a pack of 1 MiB"),

@@ -10,8 +10,10 @@ shedding does, and deleted. The copy asks for a look at the results before it is
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from consumers.credentials.control_client import ask_all
@@ -22,12 +24,14 @@ from messaging.kv import KvBucket, KvTable
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
 from schemas.configuration import Destination
-from schemas.control_messages import HeldMessages, HeldReply
+from schemas.control_messages import HandedOver, HeldMessages, HeldReply
 
 READINGS: Final = 3
 INTERVAL_S: Final = 1.0
 """Time between readings: the server's counts belong to different moments, and messages come and go."""
 ASKED_AT_ONCE: Final = 1000
+HANDED_OVER_S: Final = 30.0
+"""Time for which an ordered queue may move lost messages. A later `recover` repeats it."""
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
@@ -74,29 +78,37 @@ class LostMessages:
         """Bring back what `consumer` has lost, unless a worker has it in hand. With `dry_run` change nothing."""
         lost = await self._find(consumer) if await count_lost(self._connection, consumer) else set[int]()
         held = await self._find_held(consumer.stream, lost)
-        recovered, ordered = 0, set[str]()
-        in_order = 0
+        recovered, ordered = 0, dict[str, list[int]]()
         async for record in self._read(consumer, max(lost, default=0)):
             if record.sequence not in lost - held:
                 continue
             if consumer.stream == streams.WORK.name and await self._is_ordered(record.subject):
-                in_order += 1
-                ordered.add(record.subject)
+                ordered.setdefault(record.subject, []).append(record.sequence)
                 continue
             recovered += 1
             if not dry_run:
                 await self._publisher.publish(overflow_copy_of(consumer.stream, record))
                 await management.delete_message(self._connection, consumer.stream, record.sequence)
         if not dry_run:
-            for subject in ordered:
-                self._connection.post(subjects.line(*subjects.tenant_and_destination(subject), "wake"))
+            await self._hand_over(consumer, ordered)
         return Recovery(
             consumer=f"{consumer.stream}/{consumer.name}",
             lost=len(lost),
             in_hand=len(held),
             recovered=recovered,
-            in_order=in_order,
+            in_order=sum(map(len, ordered.values())),
         )
+
+    async def _hand_over(self, consumer: streams.ConsumerConfig, ordered: dict[str, list[int]]) -> None:
+        """Wake the ordered queues, and let them have what the server no longer delivers."""
+        if not ordered:
+            return
+        info = await management.stream_info(self._connection, consumer.stream)
+        until = info.ts + timedelta(seconds=HANDED_OVER_S)
+        for subject, sequences in ordered.items():
+            wake = subjects.line(*subjects.tenant_and_destination(subject), "wake")
+            for part in _parts(sequences):
+                self._connection.post(wake, msgspec.json.encode(HandedOver(sequences=part, until=until)))
 
     async def _find(self, consumer: streams.ConsumerConfig) -> set[int]:
         """Return the sequences at or below the acknowledgement floor, in three readings."""

@@ -33,7 +33,8 @@ from messaging.publisher import JetStreamPublisher
 from messaging.pull_consumer import PullConsumer
 from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
-from schemas.headers import HEADER_SINCE
+from schemas.control_messages import HandedOver
+from schemas.headers import HEADER_ORIGINAL, HEADER_SINCE
 
 LEASE_S: Final = 12
 """Lifetime of the lease: below the server's wait for an acknowledgement, which holds the head after a crash anyway."""
@@ -93,7 +94,9 @@ class OrderedQueue:
         self._lease = Lease(
             shared.leases, self._key, LeaseHolder(by=shared.worker, run=secrets.token_hex(8)), ttl_s=LEASE_S
         )
-        self._transfer = OrderedTransfer(shared.connection, shared.publisher, self._lease, tenant, destination)
+        self._transfer = OrderedTransfer(
+            shared.connection, shared.publisher, self._lease, tenant, destination, shared.clock.now
+        )
         self._has_more = asyncio.Event()
         self._head_changed = asyncio.Event()
         """Set when the head has arrived, or no longer has to wait."""
@@ -101,6 +104,8 @@ class OrderedQueue:
         self._submitted: Message | None = None
         self._state: tuple[str, HeadState | None] | None = None
         """The head's identity, and its state if the message is valid."""
+        self._unique = ""
+        """Identity of the head of which no original is left."""
         self._attempted_until = 0
         """Sequence up to which heads may have results: what was stored before the lease, and what was submitted."""
         self._submitted_at = self._retry_called_at = self._secret_called_at = 0.0
@@ -119,14 +124,16 @@ class OrderedQueue:
         )
         self.is_leased = False
 
-    def notify(self, message: Message | None = None) -> None:
-        """Transfer what waits into the queue soon, `message` of the work stream included."""
+    def notify(self, message: Message | None = None, handed: HandedOver | None = None) -> None:
+        """Transfer what waits into the queue soon, `message` of the work stream and what is `handed` over included."""
         if message is not None:
             self._transfer.add(message)
+        if handed is not None:
+            self._transfer.note(handed)
         self._has_more.set()
 
-    def return_messages(self, delay_s: float = 0) -> bool:
-        """Return the messages that were not transferred to their stream. Returns True if there were some."""
+    def return_messages(self, delay_s: float = 0) -> HandedOver | None:
+        """Hand over the messages that were not transferred. Returns None if there are none."""
         return self._transfer.return_messages(delay_s)
 
     async def run(self, on_started: Callable[[], None]) -> bool:
@@ -186,7 +193,7 @@ class OrderedQueue:
 
     async def _on_control(self, incoming: IncomingMessage) -> None:
         if not incoming.subject.endswith(".now"):
-            self._has_more.set()
+            self.notify(handed=handed_over(incoming.data))
             return
         if incoming.data == subjects.SECRET_IS_THERE:
             self._secret_called_at = self._now()
@@ -239,8 +246,12 @@ class OrderedQueue:
             self._ask_at = self._now() + IDLE_RELEASE_S
             try:
                 destination = await self._shared.directory.destination(self._tenant, self._destination)
-                if destination is not None and destination.ordering == "fifo" and await self._transfer.move():
-                    self._has_more.set()
+                if destination is None or destination.ordering != "fifo":
+                    self.return_messages()
+                else:
+                    if await self._transfer.move():
+                        self._has_more.set()
+                    self._head_changed.set()  # it waits while its original is there
             except LeaseLost:
                 return
             except JetStreamError as error:
@@ -266,6 +277,10 @@ class OrderedQueue:
             if self._head is None:
                 continue
             try:
+                if await self._has_original(self._head):
+                    self._has_more.set()
+                    await self._hold(RETRY_S)
+                    continue
                 state = await self._head_state(self._head)
             except JetStreamError as error:
                 _log.warning("ordered_queue.read_failed", queue=self._key, error=str(error))
@@ -311,6 +326,20 @@ class OrderedQueue:
         self._ask_at = self._submitted_at + IDLE_RELEASE_S
         self._shared.submit(head)
 
+    async def _has_original(self, head: Message) -> bool:
+        """Return whether the message is still there that `head` is a copy of: it may be in flight elsewhere."""
+        original = head.headers.get(HEADER_ORIGINAL)
+        if original is None or self._unique == head.identity or self._transfer.has_moved(original):
+            return False
+        try:
+            delivery = DeliveryAttemptRequest.from_message(head, max_payload_bytes=_UNLIMITED_BYTES)
+        except ValueError:
+            return False  # the handler quarantines the message
+        if await self._shared.attempt_log.has_original(delivery):
+            return True
+        self._unique = head.identity
+        return False
+
     async def _head_state(self, head: Message) -> HeadState | None:
         """Return the head's state; None when the message is not valid. Raises `JetStreamError`."""
         state = self._shared.head_states.take(self._key, head)
@@ -346,6 +375,13 @@ class OrderedQueue:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
+
+
+def handed_over(data: bytes) -> HandedOver | None:
+    """Return what a signal to a queue hands over, or None: others hand over nothing."""
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(data, type=HandedOver) if data else None
+    return None
 
 
 def _jittered(interval_s: float) -> float:

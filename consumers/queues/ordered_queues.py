@@ -12,10 +12,12 @@ import contextlib
 from collections import Counter
 from typing import Final
 
+import msgspec
 import structlog
 
 from consumers.model.request import RetryState
-from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies
+from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies, handed_over
+from consumers.queues.ordered_transfer import MAX_NAK_DELAY_S, NAK_DELAY_S, hand_over
 from consumers.worker.disposition import quarantine_publication
 from messaging import management
 from messaging.client.connection import IncomingMessage
@@ -26,12 +28,12 @@ from messaging.publication import Publication, PublishAck
 from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.codes import Code
-from schemas.headers import HEADER_MSG_ID, HEADER_SINCE
+from schemas.control_messages import HandedOver
+from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
 
 ADOPT_INTERVAL_S: Final = 1.0
 LOOKED_UP_PER_S: Final = 1000
 """Non-empty queues that are looked up a second: with more, the next look is later."""
-NAK_DELAY_S: Final = 1.0
 FULL_NAK_DELAY_S: Final = 30.0
 """Pause of a message whose tenant has all the queues here that it may have at a time."""
 OTHER_WORKER_S: Final = 0.5
@@ -72,7 +74,7 @@ class OrderedQueues:
 
     async def _on_wake(self, incoming: IncomingMessage) -> None:
         *_, tenant, destination, _ = incoming.subject.split(".")
-        self.wake(tenant, destination)
+        self.wake(tenant, destination, handed=handed_over(incoming.data))
 
     def accept(self, message: Message) -> None:
         """Accept a message for an ordered destination, from the work stream or as a due retry."""
@@ -81,17 +83,21 @@ class OrderedQueues:
             self._enqueue_due_retry(message, tenant, destination)
             return
         if not self.wake(tenant, destination, message):
-            self._notify_holder(tenant, destination)
-            message.nak(FULL_NAK_DELAY_S if self._is_full(tenant) else NAK_DELAY_S)
+            growing_s = min(NAK_DELAY_S * message.deliveries, MAX_NAK_DELAY_S)
+            delay_s = FULL_NAK_DELAY_S if self._is_full(tenant) else growing_s
+            self._notify_holder(tenant, destination, hand_over([message], delay_s, self._shared.clock.now()))
 
-    def _notify_holder(self, tenant: str, destination: str) -> None:
-        with contextlib.suppress(JetStreamError):  # only a hint to the worker that has the queue
-            self._shared.connection.post(subjects.line(tenant, destination, "more"))
+    def _notify_holder(self, tenant: str, destination: str, handed: HandedOver) -> None:
+        with contextlib.suppress(JetStreamError):  # without it, the messages come again
+            self._shared.connection.post(subjects.line(tenant, destination, "more"), msgspec.json.encode(handed))
 
-    def wake(self, tenant: str, destination: str, message: Message | None = None) -> bool:
+    def wake(
+        self, tenant: str, destination: str, message: Message | None = None, *, handed: HandedOver | None = None
+    ) -> bool:
         """Notify the destination's queue, or try to lease it. Returns False if it is left to other workers.
 
-        Otherwise the queue transfers `message`, of the work stream, or returns it.
+        Otherwise the queue transfers `message`, of the work stream, or returns it. It may transfer what is `handed`
+        over.
         """
         key = f"{tenant}.{destination}"
         queue = self._queues.get(key)
@@ -102,7 +108,7 @@ class OrderedQueues:
             self._count[tenant] += 1
             self._queues[key] = queue = OrderedQueue(self._shared, tenant, destination)
             self._tasks[key] = asyncio.create_task(self._run(key, tenant, queue), name=f"ordered queue {key}")
-        queue.notify(message)
+        queue.notify(message, handed)
         return True
 
     def _is_full(self, tenant: str) -> bool:
@@ -122,8 +128,9 @@ class OrderedQueues:
                 del self._count[tenant]
             if not was_leased:
                 self._leased_by_others[key] = asyncio.get_running_loop().time() + OTHER_WORKER_S
-            if queue.return_messages(NAK_DELAY_S):
-                self._notify_holder(tenant, key.partition(".")[2])
+            handed = queue.return_messages(NAK_DELAY_S)
+            if handed is not None:
+                self._notify_holder(tenant, key.partition(".")[2], handed)
 
     async def _adopt(self) -> None:
         if asyncio.get_running_loop().time() < self._adopt_at:
@@ -143,6 +150,8 @@ class OrderedQueues:
 
     def _enqueue_due_retry(self, message: Message, tenant: str, destination: str) -> None:
         """Append a due retry to the queue: it was scheduled before the destination became an ordered one."""
+        if not message.is_held():
+            return  # another worker may send it
         try:
             state = RetryState.from_headers(message.headers)
         except ValueError:
@@ -150,6 +159,7 @@ class OrderedQueues:
             return
         headers = state.forward_headers(message.headers)
         headers[HEADER_MSG_ID] = f"{message.identity}.due"
+        headers[HEADER_ORIGINAL] = message.identity
         since = message.headers.get(HEADER_SINCE)
         headers[HEADER_SINCE] = since or (state.first_attempt_at or message.stored_at).isoformat()
 

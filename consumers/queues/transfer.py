@@ -18,7 +18,8 @@ from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
-from schemas.headers import HEADER_MSG_ID, HEADER_SINCE, is_portable, portable_headers
+from schemas import streams
+from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE, is_portable, portable_headers
 
 MAX_MOVED: Final = 4096
 """Moved messages that are recognized when they are read again, before their removal has reached the replica."""
@@ -68,9 +69,14 @@ class MessageTransfer:
 
 
 def moved_copy(stream: str, record: StoredMessage, target: str, *, is_doubtful: bool) -> Publication:
-    """Return the copy of a message of `stream` for another. One that is doubtful asks for a look at the results."""
+    """Return the copy of a message of `stream` for another. One that is doubtful asks for a look at the results.
+
+    A copy of due work names its original, and waits while that is there.
+    """
     since = {HEADER_SINCE: record.headers.get(HEADER_SINCE) or record.stored_at.isoformat()} if is_doubtful else {}
     headers = portable_headers(record.headers) | since | {HEADER_MSG_ID: message_id(stream, record)}
+    if stream == streams.WORK.name:
+        headers.setdefault(HEADER_ORIGINAL, f"{stream}.{record.sequence}")
     return Publication(target, record.data, headers)
 
 

@@ -422,7 +422,8 @@ class _Consumer:
     def _receive(self, message: Message) -> None:
         """Pass a message to its ordered queue, or to the worker."""
         ordered = self._directory.ordered_destinations
-        if ordered and message.lane in ordered:  # the lane is computed only where ordered queues exist
+        is_ordered = ordered and message.lane in ordered  # the lane is computed only where ordered queues exist
+        if is_ordered and not self._worker.holds(message.identity):  # what is in hand here may be in flight
             self._ordered_queues.accept(message)
         else:
             self._worker.accept(message)

@@ -15,9 +15,9 @@ import structlog
 from msgspec import Struct
 
 from consumers.dns.resolver import NameResolver, StubResolver
-from consumers.egress.policy import AddrInfo, EgressBlocked, EgressPolicy, ValidatedUrl
+from consumers.egress.policy import EgressBlocked, EgressPolicy, ValidatedUrl
 from consumers.http_client.connection import ConnectionKey, HttpConnection, OnReply
-from consumers.http_client.connector import HttpConnector
+from consumers.http_client.connector import HttpConnector, connection_key
 from consumers.http_client.dialer import direct_dialer
 from consumers.http_client.pool import KEEP_ALIVE_S, MAX_IDLE, ConnectionPool
 from consumers.http_client.proxy import HttpProxy, proxy_dialer
@@ -99,7 +99,7 @@ class HttpWebhookSender:
             return PreparedRequest(error.code, tenant)
         if target.address is None:
             return PreparedRequest(target, tenant, head, until=0.0)
-        return PreparedRequest(target, tenant, head, (_key(target, target.address),))
+        return PreparedRequest(target, tenant, head, (connection_key(tenant, target, target.address),))
 
     def start(
         self,
@@ -132,7 +132,7 @@ class HttpWebhookSender:
             self._update_keys(request, now)
         deadline = now + timeout_s
         data = b"%b%bcontent-length: %d\r\n\r\n%b" % (request.head, lines.encode(), len(body), body)
-        connection = self._pool.acquire(request.keys, now)
+        connection = self._pool.acquire(request.keys)
         if connection is not None:
             connection.send_request(data, deadline, on_reply, capture=capture)
             return connection.drop
@@ -151,7 +151,10 @@ class HttpWebhookSender:
         if known is None or isinstance(known.answer, Code):
             request.keys, request.until = (), 0.0
         else:
-            request.keys, request.until = tuple([_key(target, address) for address in known.answer]), known.until
+            request.keys, request.until = (
+                tuple([connection_key(request.tenant, target, address) for address in known.answer]),
+                known.until,
+            )
 
     async def _send_on_new_connection(self, request: PreparedRequest, exchange: "_OpeningExchange") -> None:
         """Send on a new connection, or on one that has become free while the name was resolved."""
@@ -174,11 +177,11 @@ class HttpWebhookSender:
             if target.address is not None
             else await self._addresses.resolve(request.tenant, (target.host, target.port))
         )
-        connection = self._pool.acquire([_key(target, address) for address in addresses], self._loop.time())
+        connection = self._pool.acquire([connection_key(request.tenant, target, address) for address in addresses])
         if connection is not None:
             exchange.begin(connection)
         else:
-            await self._connector.open(target, addresses, exchange.begin)
+            await self._connector.open(request.tenant, target, addresses, exchange.begin)
 
     def forget_tenant(self, tenant: str) -> None:
         """Forget the names that were resolved for a tenant."""
@@ -230,10 +233,6 @@ class _OpeningExchange:
             self.task.cancel()
             if self._connection is not None:
                 self._connection.drop()
-
-
-def _key(target: ValidatedUrl, address: AddrInfo) -> ConnectionKey:
-    return target.scheme, target.host, target.port, str(address[4][0])
 
 
 def _header_lines(headers: Mapping[str, str]) -> bytes:

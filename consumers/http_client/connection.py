@@ -5,12 +5,16 @@ Invariants: never resend a delivery that the receiver accepted; never record one
   unfinished response, or with bytes after it, is closed.
 - Bytes that arrive between exchanges belong to no request: the connection is closed. Only a connection's first bytes
   may come early, as they can be about one request only.
-- Head and body are bounded. One timer holds the deadline of the exchange, or of the idle connection.
+- Tenants share no connection.
+- Head and body are bounded, and so is the work that they cause: the parser gets small pieces, with limits checked in
+  between, and a response in many segments is read after pauses. One timer holds the deadline of the exchange, or of the
+  idle connection.
 - A response equal to the last one of this connection, byte for byte, is not parsed again: that would cost as much as
   everything else here. Receivers that date their responses repeat them for a second.
 """
 
 import asyncio
+import select
 import socket
 import ssl
 from collections.abc import Callable
@@ -23,7 +27,9 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from consumers.http_client.response import (
     CAPTURED_BYTES,
     MAX_BODY_BYTES,
+    MAX_FRAMING_BYTES,
     MAX_HEAD_BYTES,
+    MAX_HEAD_LINES,
     MAX_HEADERS,
     MAX_LINE_BYTES,
     NOT_BEGUN,
@@ -38,11 +44,16 @@ BODY_DRAIN_TIMEOUT_S: Final = 2.0
 """Time for the body after the head, within the deadline: the body decides only if the connection is reused."""
 LAST_LOOK_S: Final = 0.01
 """Time after the deadline in which an answer is read that has arrived before it."""
-IDLE_PROBE_AFTER_S: Final = 1.0
-"""After this time without use, the socket is probed for a closed connection. Before, the loop notices in time."""
+PIECE_BYTES: Final = 2048
+"""The parser gets no more at once. A piece of this size causes about a thousand callbacks at most."""
+FREE_READS: Final = 4
+"""A response in more segments is read after pauses, in which the kernel collects what arrives."""
+FIRST_PAUSE_S: Final = 0.005
+"""The first pause. Each is twice as long as the one before, so they at most double the time of the response."""
+MAX_PAUSE_S: Final = 1.0
 
-ConnectionKey = tuple[str, str, int, str]
-"""Scheme, host, port and address: requests with equal keys may share a connection."""
+ConnectionKey = tuple[str, str, str, int, str]
+"""Tenant, scheme, host, port and address: requests with equal keys may share a connection."""
 
 _log = structlog.get_logger(__name__)
 
@@ -79,6 +90,8 @@ class HttpConnection(asyncio.Protocol):
         "_capture",
         "_deadline",
         "_fault",
+        "_field_from",
+        "_framing_from",
         "_head_size",
         "_headers",
         "_idle_since",
@@ -87,12 +100,16 @@ class HttpConnection(asyncio.Protocol):
         "_is_reusable",
         "_last",
         "_last_reply",
+        "_lines",
+        "_look",
         "_looked_for",
         "_loop",
         "_may_begin",
         "_on_reply",
         "_owner",
         "_parser",
+        "_pausing",
+        "_reads",
         "_reason_size",
         "_request",
         "_retry_after",
@@ -115,8 +132,12 @@ class HttpConnection(asyncio.Protocol):
         self._parser.set_dangerous_leniencies(
             lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
         )
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        self._look = poll.poll
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pausing: asyncio.TimerHandle | None = None
         self._armed_at = inf
         self._looked_for = 0.0
         """The deadline for which a last look was taken."""
@@ -155,19 +176,12 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._refuse_to_begin()
 
-    def is_reusable(self, now: float) -> bool:
-        """Return True unless the receiver has closed the connection, or has sent bytes without a request."""
-        if self._transport is None or self._transport.is_closing():
-            return False
-        if now - self._idle_since < IDLE_PROBE_AFTER_S:
-            return True
-        try:
-            self._socket.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+    def is_reusable(self) -> bool:
+        """Return True unless the receiver has closed the connection, or has sent bytes without a request.
+
+        The loop may not have read them yet, so the socket is asked: they must not become the next response.
+        """
+        return self._transport is not None and not self._transport.is_closing() and not self._look(0)
 
     def abort(self) -> None:
         """Close at once. An exchange in progress ends with its response if the head arrived, else as `net.reset`."""
@@ -204,11 +218,15 @@ class HttpConnection(asyncio.Protocol):
                 self._end(self._last_reply, is_free=True)
                 return
             self._start_response()
-        self._seen += len(data)
         try:
-            self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade) as error:
-            self._on_broken(error.__context__)
+            for start in range(0, len(data), PIECE_BYTES):
+                piece = data[start : start + PIECE_BYTES]
+                self._seen += len(piece)
+                self._parser.feed_data(piece)
+                if not self._is_complete:
+                    self._check_limits(piece)
+        except (HttpParserError, HttpParserUpgrade, _ParsingRefused) as error:
+            self._on_broken(error)
             return
         if not self._is_complete:
             self._on_part()
@@ -224,8 +242,9 @@ class HttpConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End the exchange, and remove the connection."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._pausing):
+            if timer is not None:
+                timer.cancel()
         self._owner.remove(self)
         match exc:
             case ssl.SSLError():
@@ -252,6 +271,7 @@ class HttpConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep `Retry-After`, of a head and not of a trailer, and bound all headers."""
         self._headers += 1
+        self._field_from = self._seen
         size = len(name) + len(value)
         self._head_size += size
         if self._headers > MAX_HEADERS or size > MAX_LINE_BYTES or self._head_size > MAX_HEAD_BYTES:
@@ -264,6 +284,7 @@ class HttpConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         """Keep the status. An informational head is skipped; there is no other protocol to switch to."""
         status = self._parser.get_status_code()
+        self._field_from = self._framing_from = self._seen
         if status >= 200:
             self._status = status
         elif status < 100 or status == 101:
@@ -288,6 +309,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _start_response(self) -> None:
         self._head_size = self._headers = self._reason_size = self._size = 0
+        self._lines = self._field_from = self._reads = 0
         self._beginning = b""
         self._retry_after = None
         self._fault = None
@@ -308,25 +330,53 @@ class HttpConnection(asyncio.Protocol):
         self._fault = code
         raise _ParsingRefused
 
-    def _on_broken(self, context: BaseException | None) -> None:
+    def _on_broken(self, error: Exception) -> None:
         """End an exchange whose response is not HTTP, exceeds a limit, or is followed by more bytes."""
+        context = error.__context__
         if context is not None and not isinstance(context, _ParsingRefused):
             _log.error("http.parse_failed", error=type(context).__qualname__)
             self._fault = Code.INTERNAL
         self._break_off(self._fault or Code.NET_RESET)
 
+    def _check_limits(self, piece: bytes) -> None:
+        """Bound a response that is not complete after this piece.
+
+        The parser joins the fragments of a field itself. Their number is bounded by lines, pieces and reads.
+        """
+        if self._status:
+            framing = self._seen - self._framing_from - self._size
+            if framing > MAX_FRAMING_BYTES or self._size > MAX_BODY_BYTES:
+                raise _ParsingRefused
+            return
+        self._lines += piece.count(b"\n")
+        is_long_field = self._seen - self._field_from > MAX_LINE_BYTES + PIECE_BYTES
+        if self._seen > MAX_HEAD_BYTES or self._lines > MAX_HEAD_LINES or is_long_field:
+            self._refuse(Code.NET_RESPONSE_TOO_LARGE)
+
     def _on_part(self) -> None:
-        """Bound a response that is not complete yet."""
-        if not self._status:
-            if self._seen > MAX_HEAD_BYTES:
-                self._break_off(Code.NET_RESPONSE_TOO_LARGE)
-        elif self._seen > MAX_BODY_BYTES + MAX_HEAD_BYTES or self._size > MAX_BODY_BYTES:
-            self._end(self._reply(), is_free=False)
-        elif not self._is_graced:
+        """Bound the time for the rest of a response, and the number of reads."""
+        if self._status and not self._is_graced:
             self._is_graced = True
             self._deadline = min(self._deadline, self._loop.time() + BODY_DRAIN_TIMEOUT_S)
             if self._armed_at > self._deadline:
                 self._arm(self._deadline)
+        self._reads += 1
+        if self._reads > FREE_READS:
+            self._pause(min(FIRST_PAUSE_S * 2 ** min(self._reads - FREE_READS - 1, 10), MAX_PAUSE_S))
+
+    def _pause(self, seconds: float) -> None:
+        """Stop reading for a while."""
+        if self._transport is not None and self._pausing is None and not self._transport.is_closing():
+            self._transport.pause_reading()
+            _limit_tls_buffer(self._transport, 0)
+            self._pausing = self._loop.call_later(seconds, self._resume)
+
+    def _resume(self) -> None:
+        if self._pausing is not None and self._transport is not None:
+            self._pausing.cancel()
+            self._pausing = None
+            _limit_tls_buffer(self._transport, None)
+            self._transport.resume_reading()
 
     def _refuse_to_begin(self) -> None:
         on_reply, self._on_reply = self._on_reply, None
@@ -376,6 +426,14 @@ class HttpConnection(asyncio.Protocol):
         elif self._looked_for != due:
             # After a pause of the process, timers fire before the loop reads: the answer may be in the socket.
             self._looked_for = due
+            self._resume()
             self._arm(self._loop.time() + LAST_LOOK_S)
         else:
             self._break_off(Code.NET_TIMEOUT)
+
+
+def _limit_tls_buffer(transport: asyncio.Transport, size: int | None) -> None:
+    """Limit what TLS reads ahead of us to `size` bytes: 0 stops it."""
+    limit = getattr(transport, "set_read_buffer_limits", None)
+    if limit is not None:
+        limit(size)

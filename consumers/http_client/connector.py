@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from consumers.egress.policy import AddrInfo, EgressPolicy, ValidatedUrl
-from consumers.http_client.connection import HttpConnection
+from consumers.http_client.connection import ConnectionKey, HttpConnection
 from consumers.http_client.dialer import Dial, connect_happy_eyeballs, interleave_families
 from consumers.http_client.pool import ConnectionPool
 from consumers.http_client.response import SendError, connect_error_code
@@ -32,13 +32,13 @@ class HttpConnector:
         self._tls = _tls_context(ca_file)
 
     async def open(
-        self, target: ValidatedUrl, addresses: Sequence[AddrInfo], begin: Callable[[HttpConnection], None]
+        self, tenant: str, target: ValidatedUrl, addresses: Sequence[AddrInfo], begin: Callable[[HttpConnection], None]
     ) -> None:
-        """Connect to one of `addresses`; call `begin` with the connection. Raises `SendError` or `EgressBlocked`."""
+        """Connect a tenant to one of `addresses`, and call `begin`. Raises `SendError` or `EgressBlocked`."""
         for address in addresses:
             self._policy.guard_address(address)
         sock, address = await connect_happy_eyeballs(self._dial, interleave_families(addresses))
-        connection = HttpConnection((target.scheme, target.host, target.port, str(address[4][0])), sock, self._pool)
+        connection = HttpConnection(connection_key(tenant, target, address), sock, self._pool)
         begin(connection)
         self._pool.add(connection)
         try:
@@ -69,9 +69,15 @@ class HttpConnector:
         raise SendError(code)
 
 
+def connection_key(tenant: str, target: ValidatedUrl, address: AddrInfo) -> ConnectionKey:
+    """Return the key of a tenant's connections to an address of `target`."""
+    return tenant, target.scheme, target.host, target.port, str(address[4][0])
+
+
 def _tls_context(ca_file: Path | None) -> ssl.SSLContext:
     """Return a context that verifies certificates."""
     context = ssl.create_default_context()
+    context.options |= ssl.OP_NO_RENEGOTIATION  # each would cost a receiver a few bytes, and the consumer a handshake
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if ca_file is not None:

@@ -13,6 +13,8 @@ from schemas.codes import Code
 HEAD_START_S: Final = 0.25
 """Time before the next address is tried in parallel (RFC 8305, section 5)."""
 MAX_ADDRESSES: Final = 6
+RECEIVE_BUFFER_BYTES: Final = 16 * 1024
+"""What the kernel holds of an answer, and so the most that one read can make the consumer work for."""
 
 Dial = Callable[[AddrInfo], Awaitable[socket.socket]]
 """Connects to an address. Raises `SendError` or `ConnectionBlocked`."""
@@ -74,6 +76,7 @@ async def connect_socket(sock: socket.socket, address: AddrInfo) -> socket.socke
     """Connect `sock`, or close it and raise `SendError`."""
     try:
         sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         await asyncio.get_running_loop().sock_connect(sock, address[4])
     except OSError as error:
         sock.close()

@@ -1,4 +1,4 @@
-"""Idle connections: the last one used is reused first, and the oldest are closed when there are too many."""
+"""Idle connections of each tenant: the last one used is reused first. Of too many, the oldest are closed."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,14 +28,14 @@ class ConnectionPool:
         """Add a new connection that is in use."""
         self._open.add(connection)
 
-    def acquire(self, keys: Sequence[ConnectionKey], now: float) -> HttpConnection | None:
+    def acquire(self, keys: Sequence[ConnectionKey]) -> HttpConnection | None:
         """Return an idle connection that is still usable, preferably to the first of `keys`; None without one."""
         for key in keys:
             idle = self._idle.get(key)
             while idle:
                 connection = idle.pop()
                 del self._order[connection]
-                if connection.is_reusable(now):
+                if connection.is_reusable():
                     return connection
                 connection.abort()
         return None

@@ -20,6 +20,10 @@ CAPTURED_BYTES: Final = 3 * 1024
 MAX_BODY_BYTES: Final = 64 * 1024
 MAX_HEAD_BYTES: Final = 64 * 1024
 """Limit of all heads of one response together, the informational ones (1xx) included."""
+MAX_HEAD_LINES: Final = 256
+"""Limit of the lines of all those heads: status lines, fields, continued lines, and the empty line of each."""
+MAX_FRAMING_BYTES: Final = 4 * 1024
+"""Limit of what follows the head and is not body: sizes and extensions of chunks, and trailers."""
 MAX_HEADERS: Final = 128
 MAX_LINE_BYTES: Final = 8190
 

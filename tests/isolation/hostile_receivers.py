@@ -60,6 +60,14 @@ async def _heads(writer: Writer) -> None:
         await writer.drain()
 
 
+async def _chunks(writer: Writer) -> None:
+    """Send chunks of one byte without an end."""
+    writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+    while not writer.is_closing():
+        writer.write(b"1\r\nz\r\n" * 4000)
+        await writer.drain()
+
+
 async def _runs(writer: Writer) -> None:
     """Send a body of runs, on which a regular expression may backtrack."""
     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 3000\r\n\r\n" + b"a" * 1500 + b"\n" * 1500)
@@ -74,6 +82,7 @@ BEHAVIOURS: dict[bytes, Callable[[Writer], Awaitable[None]]] = {
     b"reset": _reset,
     b"big": _big,
     b"heads": _heads,
+    b"chunks": _chunks,
     b"runs": _runs,
 }
 

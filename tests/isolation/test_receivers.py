@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.serial, pytest.mark.asyncio(loop_scope="module")]
 
 Figure = Callable[[str], None]
 
-KINDS: Final = ("slow", "silent", "drip", "reset", "big", "heads")
+KINDS: Final = ("slow", "silent", "drip", "reset", "big", "heads", "chunks")
 
 
 @pytest.mark.parametrize("count", [3, *(pytest.param(count, marks=pytest.mark.long) for count in (1, 5, 20, 100))])

@@ -657,7 +657,7 @@ async def test_a_blocked_address_is_blocked_at_the_socket(hosts: list[str]) -> N
             (socket.AF_INET, socket.SOCK_STREAM, 0, "", (host, receiver.port)) for host in hosts
         ]
         with pytest.raises(EgressBlocked):
-            await connector.open(target, addresses, begun.append)
+            await connector.open("", target, addresses, begun.append)
 
     assert (begun, receiver.connections) == ([], 0)
 

@@ -114,34 +114,88 @@ async def test_only_so_many_idle_connections_are_kept() -> None:
 
 
 async def test_a_connection_closed_while_idle_is_not_used() -> None:
-    """The sender checks the socket after an idle time, because the loop may not have read yet."""
+    """The sender checks the socket, because the loop may not have read yet."""
+    is_idle, is_closed = threading.Event(), threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as server:
         served: list[bytes] = []
 
         def serve() -> None:
-            for close_after_s in (1.2, 0.0):
+            for _ in range(2):
                 connection, _ = server.accept()
                 with connection:
                     served.append(connection.recv(65536))
                     connection.sendall(OK)
-                    threading.Event().wait(close_after_s)
+                    is_idle.wait(5)
+                is_closed.set()
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         async with opened() as sender:
             url = f"http://127.0.0.1:{server.getsockname()[1]}/"
             first = await post(sender, url)
-            asyncio.get_running_loop().call_soon(_hold_up_the_loop)
-            await asyncio.sleep(0)
+            is_idle.set()
+            is_closed.wait(5)  # the loop cannot read the end
             second = await post(sender, url)
-        await asyncio.to_thread(thread.join)
+        await asyncio.to_thread(thread.join, 5)
 
     assert (first.code, second.code) == (Code.HTTP_2XX, Code.HTTP_2XX)
     assert [request[:4] for request in served] == [b"POST", b"POST"]
 
 
-def _hold_up_the_loop() -> None:
-    threading.Event().wait(1.5)
+async def test_tenants_share_no_connection() -> None:
+    """Two tenants with one URL have connections of their own, and each uses its own again."""
+    async with receiving() as receiver, opened() as sender:
+        url = f"http://127.0.0.1:{receiver.port}/"
+        for tenant in ("acme", "other", "acme", "other"):
+            await send(sender, url, headers={}, body=b"{}", timeout_s=5, tenant=tenant)
+
+    assert (receiver.connections, len(receiver.exchanges)) == (2, 4)
+
+
+async def test_a_late_response_does_not_answer_the_next_request() -> None:
+    """A second response arrives while the loop is busy, right before the next request: it answers nothing."""
+    is_late, is_sent = threading.Event(), threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        requests: list[bytes] = []
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                requests.append(connection.recv(65536))
+                connection.sendall(OK)
+                is_late.wait(5)
+                connection.sendall(OK)
+                is_sent.set()
+                fresh, _ = server.accept()
+                with fresh:
+                    requests.append(fresh.recv(65536))
+                    fresh.sendall(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        async with opened() as sender:
+            url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+            first = await post(sender, url)
+            is_late.set()
+            is_sent.wait(5)  # the loop cannot read what arrives now
+            second = await post(sender, url, timeout_s=2)
+        await asyncio.to_thread(thread.join, 5)
+
+    assert (first.code, second.code) == (Code.HTTP_2XX, Code.HTTP_5XX)
+    assert len(requests) == 2
+
+
+async def test_a_response_behind_another_does_not_answer_the_next_request() -> None:
+    """Two responses in one segment cost the connection."""
+
+    async def answer_twice(exchange: Exchange) -> None:
+        await exchange.send(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n" + OK)
+
+    async with receiving(answer_twice) as receiver, opened() as sender:
+        replies = [await post(sender, f"http://127.0.0.1:{receiver.port}/") for _ in range(2)]
+
+    assert [reply.code for reply in replies] == [Code.HTTP_5XX] * 2
+    assert receiver.connections == 2
 
 
 async def test_an_early_response_counts() -> None:

@@ -107,6 +107,16 @@ class JetStreamPublisher:
             if self._waiting.pop(number, None):
                 self._fail(on_stored, error)
 
+    async def expire(self) -> None:
+        """Report what is not acknowledged as failed: after a reconnect, it may be lost with the old connection.
+
+        Whoever repeats it with its id then does so at once, and not after the time-out.
+        """
+        for number in list(self._waiting):
+            waiting = self._waiting.pop(number, None)
+            if waiting is not None:
+                self._fail(waiting[1], ServerUnavailable("the connection was lost before JetStream acknowledged"))
+
     async def publish(self, publication: Publication) -> PublishAck:
         """Send a message and wait until it is stored. Raises `RejectedByServer` or `ServerUnavailable`."""
         return await publish(self, publication)

@@ -224,6 +224,7 @@ class _Consumer:
             await self._clock.measure()
         await self._directory.start()
         await self._destinations.start()
+        connection.on_reconnect(self._jetstream.publisher.expire)
         connection.on_reconnect(self._directory.forget)
         connection.on_reconnect(self._checker.list_again)
         await self._suspects.start()

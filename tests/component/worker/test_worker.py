@@ -426,6 +426,20 @@ async def test_a_drain_does_not_wait_for_the_next_try_of_a_publish(site: Site) -
     assert len(await site.records(config)) == 1
 
 
+async def test_a_publish_on_a_lost_connection_fails_when_there_is_a_new_one(site: Site) -> None:
+    """Its sender repeats it then, and does not wait for the time-out: the result of a request is at stake."""
+    connection, publisher = site.jetstream.connection, site.jetstream.publisher
+    connection.on_reconnect(publisher.expire)
+    stored: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+    os.kill(site.server.pid, signal.SIGSTOP)  # the message arrives nowhere
+    publisher.send(Publication(subjects.attempted(TENANT, "orders", "dlv_1"), b"{}", {}), stored.set_result)
+    await site.server.kill()
+    await site.server.restart()
+
+    assert str(await stored) == "the connection was lost before JetStream acknowledged"
+    assert await _is_empty(site, streams.ATTEMPTS)
+
+
 async def test_nothing_is_scheduled_after_the_term_of_a_message(site: Site) -> None:
     """Another consumer may have it by then. The result is recorded all the same."""
     handled = 0

@@ -73,7 +73,9 @@ class NamedIdCheck:
         if claim.row.digest != digest:
             self.duplicates += 1
             return (quarantine_publication(delivery.message, Code.EVENT_INVALID, "its id was used with another body"),)
-        if claim.row.is_stored or await self._is_attempted(delivery, claim):
+        # A claim that the API has marked as stored proves nothing: this may be the delivery that it stored. A consumer
+        # of an earlier version, which moved it out of the overflow, has dropped the mark of the message.
+        if await self._is_attempted(delivery, claim):
             self.duplicates += 1
             return ()
         if await self._ids.age_s(claim) < self._term_s:

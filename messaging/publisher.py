@@ -110,7 +110,7 @@ class JetStreamPublisher:
     async def expire(self) -> None:
         """Report what is not acknowledged as failed: after a reconnect, it may be lost with the old connection.
 
-        Whoever repeats it with its id then does so at once, and not after the time-out.
+        A sender that repeats it with its id then does so at once, and not after the time-out.
         """
         for number in list(self._waiting):
             waiting = self._waiting.pop(number, None)

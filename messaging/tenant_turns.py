@@ -135,7 +135,12 @@ class FairTurns:
         turn = self.ask(tenant, size=size)
         if turn.state == Turn.WAITING:
             started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            turn.on_start = lambda _: None if started.done() else started.set_result(None)
+
+            def on_start(_: Turn) -> None:
+                if not started.done():
+                    started.set_result(None)
+
+            turn.on_start = on_start
             try:
                 async with asyncio.timeout(within_s):
                     await started

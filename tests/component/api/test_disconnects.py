@@ -30,7 +30,8 @@ async def _serving(read: Callable[[], Awaitable[Response]]) -> AsyncGenerator[tu
     routes = routes_of(
         [(method, "/", handle) for method in ("GET", "POST")], lambda _, e: problem_response(problem_of(e))
     )
-    stop, listening = asyncio.Event(), asyncio.get_running_loop().create_future()
+    stop = asyncio.Event()
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     limits = ConnectionLimits(total=8, per_client=8)
     app = NormalizingRouter(routes, redirect_slashes=False)
     serving = asyncio.create_task(

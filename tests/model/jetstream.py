@@ -22,6 +22,8 @@ class Message(NamedTuple):
     since: bool = False
     """Results may be older than the message: look before sending."""
     id: str = ""
+    original: int = 0
+    """Sequence of the message that this is a copy of."""
     is_checked: bool = True
     """The API has checked the producer's id."""
     number: int = 0

@@ -1,9 +1,10 @@
 """The protocol of an ordered destination: three routes into its queue, one mover, and one head at a time."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from typing import Any, NamedTuple
 
 from tests.model import jetstream as js
+from tests.model import protocol
 from tests.model.explorer import Process, Step
 from tests.model.jetstream import FINAL, Lease, Message, Moves, Result, State
 from tests.model.protocol import Steps, record
@@ -22,6 +23,10 @@ class OrderedRules(NamedTuple):
     """A move asks after its reads what has arrived in the overflow."""
     deletes_one: bool = True
     """A moved message is removed alone."""
+    waits_for_hands: bool = True
+    """Only what has been handed over is moved, and removed."""
+    copies_wait: bool = True
+    """A moved copy waits while its original is there."""
 
 
 def queue(rules: OrderedRules, attempts: int, actions: int) -> Steps:
@@ -57,6 +62,82 @@ def move(rules: OrderedRules, work: tuple[Message, ...]) -> Steps:
         if stored in ("late", "unknown"):
             return
         yield js.delete(message)
+
+
+def hand() -> Steps:
+    """Handle a message of a destination that becomes ordered, or unordered again: send it, or hand it over."""
+    handling = protocol.consumer(protocol.Rules(), 1)
+    message: Message = yield next(handling)
+    action = "send"
+    if message.handed == 1:  # a second time would only make the model larger
+        action = yield js.choose("send", "hand over")
+    if action == "hand over":
+        yield js.change(
+            f"hand over d{message.delivery}",
+            lambda state: {
+                "messages": _in_stream(state, message, "handed over") if state.owns(message) else state.messages
+            },
+        )
+        return None
+    step = handling.send(message)
+    while True:
+        answer: Any = yield step
+        try:
+            step = handling.send(answer)
+        except StopIteration:
+            return None
+
+
+def changed_queue(rules: OrderedRules) -> Steps:
+    """Serve the queue of a destination whose messages may be in hand elsewhere."""
+    lease: Lease = yield acquire
+    head: Message | None
+    work: tuple[Message, ...]
+    head, work = yield either(pull_head, read("work", "handed over", from_leader=True))
+    if head is None and work:
+        yield from move_free(rules, work[0])
+    elif head is not None:
+        originals: tuple[Message, ...] = yield read("work", "handed over", from_leader=True)
+        if not (rules.copies_wait and any(m.number == head.original for m in originals)):
+            yield from deliver(rules, head, 0, 1)
+    yield release(lease)
+
+
+def move_free(rules: OrderedRules, oldest: Message) -> Steps:
+    """Move the oldest message if nobody has it in hand, and remove it if that is still so."""
+    if rules.waits_for_hands and oldest.stream != "handed over":
+        return
+    copy = oldest._replace(stream="ordered", since=True, original=oldest.number)
+    stored: str = yield under_lease(js.publish(copy), "move", check=True)
+    if stored not in ("late", "unknown"):
+        yield remove(oldest, only_free=rules.waits_for_hands)
+
+
+def remove(message: Message, *, only_free: bool) -> Step:
+    """Delete a message. A consumer that has it in hand does not notice."""
+
+    def step(state: State, _process: Process) -> Moves:
+        found = next((m for m in state.messages if m.number == message.number), None)
+        if found is None or (only_free and found.stream != "handed over"):
+            yield f"do not delete d{message.delivery}: it may be in hand", None, state
+        elif found.stream == "handed over":
+            yield f"delete d{message.delivery}", None, state.without(message)
+        else:
+            yield f"delete d{message.delivery}", None, state._replace(messages=_in_stream(state, message, "forgotten"))
+
+    return step
+
+
+def come_again(state: State) -> Iterable[tuple[str, State]]:
+    """Return the states after the server delivers what was handed over, and forgets ids."""
+    for message in state.messages:
+        if message.stream == "handed over":
+            yield f"the pause of d{message.delivery} ends", state._replace(messages=_in_stream(state, message, "work"))
+    yield from js.forget(state)
+
+
+def _in_stream(state: State, message: Message, stream: str) -> tuple[Message, ...]:
+    return tuple(m._replace(stream=stream) if m.number == message.number else m for m in state.messages)
 
 
 def mover(rules: OrderedRules) -> Steps:
@@ -160,9 +241,11 @@ def newest_of(stream: str) -> Step:
     return step
 
 
-def read(stream: str, *, until: int = 0, from_leader: bool = False) -> Step:
+def read(*streams: str, until: int = 0, from_leader: bool = False) -> Step:
+    stream = streams[0]
+
     def step(state: State, _process: Process) -> Moves:
-        found = tuple(m for m in state.messages if m.stream == stream)
+        found = tuple(m for m in state.messages if m.stream in streams)
         yield f"read {len(found)} of {stream}", found, state
         if state.faults and not from_leader:
             for count in range(len(found)):

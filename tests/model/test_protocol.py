@@ -66,6 +66,18 @@ def queue(
     )
 
 
+def change(faults: int, rules: OrderedRules = ALL_ORDERED, *, requests: int = 1, hands: int = 2) -> Exploration:
+    """The ordering of a destination changes while consumers have its requests in hand."""
+    waiting = (Message("work", number, id=f"{number}") for number in range(1, requests + 1))
+    return explore(
+        js.start_state({"hand": hands, "queue": 1}, faults, *waiting),
+        {"hand": ordered.hand, "queue": partial(ordered.changed_queue, rules)},
+        environment=ordered.come_again,
+        check=check,
+        is_done=is_done,
+    )
+
+
 def purge(faults: int, rules: OrderedRules = ALL_ORDERED) -> Exploration:
     """A request of another tenant beside one that moves into an ordered queue."""
     moved = Message("fifo", 2, id="2")
@@ -128,6 +140,8 @@ PROTOCOLS: dict[str, Model] = {
     "retries to the last attempt": partial(retries, 1, attempts=3),
     "retries and deferrals": partial(retries, 1, Rules(defers=True)),
     "ordered queue": partial(queue, 1),
+    "change of the ordering": partial(change, 1),
+    "change of the ordering with two requests": partial(change, 0, requests=2, hands=1),
     "ordered destination beside others": partial(purge, 2),
     "overflow": partial(feed, 2, FeedRules(), "overflow", feeders=2),
     "overflow of several requests": partial(feed, 1, FeedRules(), "overflow", "overflow"),
@@ -141,6 +155,7 @@ LONG: dict[str, Model] = {
     "retries to the last attempt, 2 faults": partial(retries, 2, attempts=3),
     "retries and deferrals, 2 faults": partial(retries, 2, Rules(defers=True)),
     "ordered queue with retries": partial(queue, 1, attempts=2),
+    "change of the ordering, 2 faults": partial(change, 2),
     "ordered queue of 3": partial(queue, 1, deliveries=3),
     "repeated id over the API, 2 faults": partial(repeated_id, 2),
     "repeated id by trusted publishers, 2 faults": partial(repeated_id, 2, "publisher"),
@@ -165,6 +180,8 @@ MUTATIONS: dict[str, Model] = {
     "a holder sends after its lease": partial(queue, 1, OrderedRules(checks_lease=False)),
     "a direct publish overtakes the work stream": partial(queue, 0, OrderedRules(probes=False)),
     "a moved message is sent without a look": partial(queue, 2, OrderedRules(marks_moved=False), 1, actions=3),
+    "a message in hand elsewhere is moved": partial(change, 0, OrderedRules(waits_for_hands=False)),
+    "a moved copy does not wait for its original": partial(change, 1, OrderedRules(copies_wait=False)),
     "a move does not look again for newer requests": partial(
         queue, 0, OrderedRules(reads_overflow_again=False), 4, queues=1
     ),

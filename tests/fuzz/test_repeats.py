@@ -20,7 +20,7 @@ from consumers.http_client.response import WebhookResponse
 from tests.fuzz.corpus import CASES, CHUNKED, CONTINUE, OK
 from tests.fuzz.test_answers import CUTS, FUZZ, answers, mutants, segments
 
-PLACE: ConnectionKey = ("http", "receiver", 80, "127.0.0.1")
+PLACE: ConnectionKey = ("acme", "http", "receiver", 80, "127.0.0.1")
 EMPTY = OK + b"content-length: 0\r\n\r\n"
 BUSY = b"HTTP/1.1 503 x\r\ncontent-length: 4\r\n\r\nbusy"
 LATER = b"HTTP/1.1 429 x\r\nretry-after: 7\r\ncontent-length: 0\r\n\r\n"
@@ -68,7 +68,7 @@ class Receiver:
         replies: list[WebhookResponse] = []
         with ExitStack() as sockets:
             for said in conversation:
-                connection = pool.acquire([PLACE], self._loop.time())
+                connection = pool.acquire([PLACE])
                 if connection is None:
                     ours, theirs = socket.socketpair()
                     sockets.enter_context(theirs)

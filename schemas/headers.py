@@ -22,8 +22,9 @@ HEADER_SINCE: Final = "Oneprotect-Since"
 HEADER_ORIGINAL: Final = "Oneprotect-Original"
 """The stream and sequence of the message that this is a copy of. The copy waits while that message is there."""
 HEADER_CHECKED: Final = "Id-Checked"
-"""The API has made the delivery's id, or has checked that it is new, so consumers do not. `Oneprotect-` is the prefix
-of retry state, which costs more to decode."""
+"""The API has made the delivery's id (`1`), or has claimed the one that the producer named (`CLAIMED`), so consumers do
+not. `Oneprotect-` is the prefix of retry state, which costs more to decode."""
+CLAIMED: Final = "named"
 HEADER_CODE: Final = "Oneprotect-Code"
 HEADER_OUTCOME: Final = "Oneprotect-Outcome"
 HEADER_REASON: Final = "Oneprotect-Reason"

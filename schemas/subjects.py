@@ -169,3 +169,8 @@ def lane_of(subject: str) -> str:
 def msg_id(tenant: str, destination: str, delivery: str) -> str:
     """Return the `Nats-Msg-Id` of a request: the duplicate check spans a stream, so a bare id would collide."""
     return f"{tenant}.{destination}.{delivery}"
+
+
+def claimed_msg_id(key: str, revision: int | str = "") -> str:
+    """Return the `Nats-Msg-Id` under which the API stores what it has claimed; without a revision, its start."""
+    return f"{key}.c{revision}"

@@ -5,7 +5,8 @@ its last attempt is the result. The time in its id, and the id's bucket, narrow 
 next place before it leaves the one before, so a search in that order finds it.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -17,7 +18,7 @@ from messaging import direct_get, reverse_reader
 from messaging.client.connection import NatsConnection
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
-from schemas.events import AttemptResult, decode_request, decode_result
+from schemas.events import AttemptResult, DeliveryRequested, decode_request, decode_result
 from schemas.headers import HEADER_SCHEDULE
 from schemas.ids import time_of
 
@@ -112,8 +113,12 @@ async def read_timelines(
     ]
 
 
+IsIt = Callable[[DeliveryRequested, Mapping[str, str]], bool]
+"""Returns whether a request, with its headers, is the one that is searched: others may have its id."""
+
+
 async def is_stored(
-    connection: NatsConnection, tenant: str, delivery: str, destination: str, *, since: datetime
+    connection: NatsConnection, tenant: str, delivery: str, destination: str, *, since: datetime, is_it: IsIt
 ) -> bool:
     """Return whether a delivery that was requested at `since` or later waits in a stream, or has a result.
 
@@ -121,13 +126,13 @@ async def is_stored(
     """
     overflow, work, ordered, *_ = _places(tenant, destination, delivery)
     for place in (overflow, work, ordered, overflow):
-        if await _is_in(connection, place, delivery, since - CLOCK_DIFFERENCE):
+        if await _is_in(connection, place, delivery, since - CLOCK_DIFFERENCE, is_it):
             return True
-    return await has_attempt(connection, tenant, delivery, destination, since=since)
+    return await has_attempt(connection, tenant, delivery, destination, since=since, is_it=is_it)
 
 
 async def has_attempt(
-    connection: NatsConnection, tenant: str, delivery: str, destination: str, *, since: datetime
+    connection: NatsConnection, tenant: str, delivery: str, destination: str, *, since: datetime, is_it: IsIt
 ) -> bool:
     """Return whether a delivery that was requested at `since` or later waits for an attempt, or has a result.
 
@@ -135,7 +140,7 @@ async def has_attempt(
     """
     *_, scheduled, due = _places(tenant, destination, delivery)
     for place in (scheduled, due):
-        if await _is_in(connection, place, delivery, None):
+        if await _is_in(connection, place, delivery, None, is_it):
             return True
     pattern = subjects.attempted(tenant, destination, delivery)
     forward = _ForwardScan(connection, streams.ATTEMPTS.name, pattern, delivery)
@@ -143,11 +148,18 @@ async def has_attempt(
     return any(True for _ in _results(forward, delivery))
 
 
-async def _is_in(connection: NatsConnection, place: "_Place", delivery: str, since: datetime | None) -> bool:
-    state, stream, pattern = place
+async def _is_in(
+    connection: NatsConnection, place: "_Place", delivery: str, since: datetime | None, is_it: IsIt
+) -> bool:
+    _, stream, pattern = place
     forward = _ForwardScan(connection, stream.name, pattern, delivery)
     await forward.read(since)
-    return any(True for _ in _requests(forward, delivery, state))
+    for record in forward.records:
+        with contextlib.suppress(ValueError):  # it is quarantined when it is handled
+            request = decode_request(record.data)
+            if request.id == delivery and is_it(request, record.headers):
+                return True
+    return False
 
 
 _Place = tuple[DeliveryState, streams.StreamConfig, str]

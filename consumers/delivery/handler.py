@@ -14,12 +14,13 @@ from typing import Final, Protocol
 
 import msgspec
 
-from consumers.attempts.log import AttemptLog, result_of
+from consumers.attempts.log import AttemptLog, DeliveryHistory, result_of
 from consumers.credentials.checker import SecretObserver
 from consumers.delivery import effects
 from consumers.delivery.attempt import DeliveryAttempt, ResultBuilder
 from consumers.delivery.head_state import HeadState, HeadStateCache
 from consumers.delivery.id_check import NamedIdCheck, needs_check
+from consumers.delivery.named_ids import renewal
 from consumers.delivery.route_cache import DeliveryRoute, RouteCache
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth
@@ -102,6 +103,7 @@ class DeliveryHandler:
     ) -> None:
         """`ids`: checks the ids that trusted publishers name, if they are remembered."""
         self._ids = ids
+        self._id_window_s = ids.window_s if ids else 0.0
         self._provider = provider
         self._sender = sender
         self._attempt_log = attempt_log
@@ -180,14 +182,15 @@ class DeliveryHandler:
         except ValueError as error:
             self.quarantines += 1
             return (quarantine_publication(message, Code.EVENT_INVALID, str(error)),)
-        known = await self._settle_known(delivery)
-        if known is not None:
-            return known
-        if self._ids is not None and needs_check(delivery):
+        refusal: Disposition | None = None
+        if self._ids is not None and needs_check(delivery):  # first: the results on record may be of another body
             refusal = await self._refuse_named(delivery, self._ids)
             message.require_term()
-            if refusal is not None:
+            if refusal:
                 return refusal
+        known = await self._settle_known(delivery)
+        if known is not None or refusal is not None:
+            return () if known is None else known
         if not delivery.is_ping:
             open_s = await self._find_open_s(delivery)
             message.require_term()
@@ -219,7 +222,7 @@ class DeliveryHandler:
             return () if history.is_superseded else None
         attempt = DeliveryAttempt(delivery)
         self._observer.on_attempt(attempt, msgspec.structs.replace(recorded, outcome=Outcome.SUPPRESSED))
-        left = effects.for_recorded(delivery, recorded, history, archived=self._archive.is_open)
+        left = self._for_recorded(delivery, recorded, history)
         return (effects.suppressed(delivery, recorded, attempt.ended_at), *left)
 
     async def settle_again(
@@ -251,11 +254,18 @@ class DeliveryHandler:
             seen = () if history.is_superseded else publications
             left = tuple(effects.replacing(one, delivery, history) for one in seen)
         else:
-            left = effects.for_recorded(delivery, recorded, history, archived=self._archive.is_open)
+            left = self._for_recorded(delivery, recorded, history)
         if delivery.is_ordered and recorded is not None and recorded.outcome is Outcome.RETRY_SCHEDULED:
             self._heads.take(message.lane, message)  # the log has its state
             return Requeue(late)
         return (*late, *(map(effects.without_id, left) if is_known else left))
+
+    def _for_recorded(
+        self, delivery: DeliveryAttemptRequest, recorded: AttemptResult, history: DeliveryHistory
+    ) -> tuple[Publication, ...]:
+        return effects.for_recorded(
+            delivery, recorded, history, archived=self._archive.is_open, id_window_s=self._id_window_s
+        )
 
     async def _refuse_named(self, delivery: DeliveryAttemptRequest, ids: NamedIdCheck) -> Disposition | None:
         """Return what to do with a delivery whose id was used before, or None. The claim names its last place."""
@@ -280,7 +290,7 @@ class DeliveryHandler:
         self.deferrals += 1
         jitter_s = random.uniform(0, max(MIN_DEFERRAL_JITTER_S, open_s / 2))  # noqa: S311 - not for security
         until = self._spread.due_after(delivery.tenant, open_s + jitter_s, self._clock.now())
-        return effects.deferral(delivery, until)
+        return effects.deferral(delivery, until, id_window_s=self._id_window_s)
 
     async def _load_and_send(self, attempt: DeliveryAttempt) -> Disposition:
         message = attempt.delivery.message
@@ -386,8 +396,15 @@ class DeliveryHandler:
         if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ordered and not delivery.is_ping:
             head = HeadState(delivery.retry_state.after_result(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
-            return Requeue((effects.record(delivery, result, attempt.ended_at),))
-        return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)
+            renewed = renewal(delivery, result.next_attempt_at or attempt.ended_at, self._id_window_s)
+            return Requeue((effects.record(delivery, result, attempt.ended_at), *renewed))
+        return effects.after_attempt(
+            delivery,
+            result,
+            at=attempt.ended_at,
+            archived=self._archive.is_open,
+            id_window_s=self._id_window_s,
+        )
 
 
 def _counts_beside(own: AttemptResult, recorded: AttemptResult | None) -> bool:

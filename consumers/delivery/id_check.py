@@ -1,8 +1,9 @@
 """The check of ids that trusted publishers name: the API has not seen them, and the work stream forgets them.
 
 A message is sent under a claim on its id. A message that finds the claim of another one is a duplicate if that one was
-attempted, or waits for its next attempt. Otherwise its owner is about to send it, or has died: the message comes again,
-and takes the claim over when no owner can be alive.
+attempted, or waits for its next attempt, or was stored by the API. With another body it is quarantined then. Otherwise
+the owner is about to send or to store it, or has died: the message comes again, and takes the claim over when no owner
+can be alive.
 """
 
 import contextlib
@@ -11,13 +12,14 @@ from typing import Final
 
 import structlog
 
-from consumers.attempts.timeline import has_attempt
-from consumers.delivery.named_ids import Claim, NamedId, NamedIds, digest_of
+from consumers.attempts.timeline import has_attempt, is_stored
+from consumers.delivery.named_ids import COMPLETE_AFTER_S, Claim, NamedId, NamedIds, digest_of
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.worker.disposition import Disposition, quarantine_publication
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import ServerUnavailable, WriteConflict
 from messaging.quota import QuotaExceeded
+from schemas import subjects
 from schemas.codes import Code
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
 
@@ -36,17 +38,33 @@ class ClaimedElsewhere(ServerUnavailable):
 class NamedIdCheck:
     """Claims the ids of messages that the API has not checked."""
 
-    def __init__(self, connection: NatsConnection, ids: NamedIds, *, term_s: float) -> None:
-        """`term_s`: the age of a claim without a result whose owner has lost its message."""
+    def __init__(
+        self,
+        connection: NatsConnection,
+        ids: NamedIds,
+        *,
+        term_s: float,
+        api_term_s: float = COMPLETE_AFTER_S,
+        window_s: float = 0.0,
+    ) -> None:
+        """Create a check.
+
+        Args:
+            term_s: The age of a claim without a result whose owner has lost its message.
+            api_term_s: The age of a claim of the API whose request has ended.
+            window_s: The time for which an id is remembered.
+        """
+        self.window_s: Final = window_s
         self._connection = connection
         self._ids = ids
         self._term_s = term_s
+        self._api_term_s = api_term_s
         self._warned_at = float("-inf")
         self.duplicates = 0
         """Messages that were not sent because their id was used before."""
 
     async def refuse(self, delivery: DeliveryAttemptRequest) -> Disposition | None:
-        """Return None if `delivery` may be attempted, and otherwise what to do with it.
+        """Return None if `delivery` may be attempted, and otherwise what to do with it: nothing with a repeat.
 
         Raises `ClaimedElsewhere` if that is not known yet, and `JetStreamError`.
         """
@@ -70,22 +88,27 @@ class NamedIdCheck:
         self, delivery: DeliveryAttemptRequest, claim: Claim, digest: str
     ) -> Disposition | None:
         """Return what to do with a duplicate, or None if the claim can be taken over. Raises `ClaimedElsewhere`."""
-        if claim.row.digest != digest:
+        if await self._is_resolved(delivery, claim, digest):
             self.duplicates += 1
+            if claim.row.digest == digest:
+                return ()
             return (quarantine_publication(delivery.message, Code.EVENT_INVALID, "its id was used with another body"),)
-        # A claim that the API has marked as stored proves nothing: this may be the delivery that it stored. A consumer
-        # of an earlier version, which moved it out of the overflow, has dropped the mark of the message.
-        if await self._is_attempted(delivery, claim):
-            self.duplicates += 1
-            return ()
-        if await self._ids.age_s(claim) < self._term_s:
+        if await self._ids.age_s(claim) < (self._term_s if claim.row.by else self._api_term_s):
             raise ClaimedElsewhere
         return None
 
-    async def _is_attempted(self, delivery: DeliveryAttemptRequest, claim: Claim) -> bool:
-        since = claim.since
-        return since is not None and await has_attempt(
-            self._connection, delivery.tenant, delivery.id, delivery.destination, since=since
+    async def _is_resolved(self, delivery: DeliveryAttemptRequest, claim: Claim, digest: str) -> bool:
+        """Return whether the owner of the claim has attempted its delivery, or is the API and has stored it.
+
+        A head without an id may be the delivery that the API stored: a consumer of an earlier version has moved it and
+        dropped its mark. For such a head only an attempt counts.
+        """
+        may_be_it = claim.row.digest == digest and HEADER_MSG_ID not in delivery.message.headers
+        if claim.row.is_stored and not may_be_it:
+            return True
+        search = has_attempt if claim.row.by or may_be_it else is_stored
+        return claim.since is not None and await search(
+            self._connection, delivery.tenant, delivery.id, delivery.destination, since=claim.since, is_it=claim.covers
         )
 
     def _warn(self, tenant: str, error: QuotaExceeded) -> None:
@@ -98,9 +121,12 @@ class NamedIdCheck:
 def needs_check(delivery: DeliveryAttemptRequest) -> bool:
     """Return whether this is the first attempt of a delivery whose id a trusted publisher names.
 
-    The head of an ordered queue comes without the `Nats-Msg-Id` that it was stored with.
+    The head of an ordered queue comes without the `Nats-Msg-Id` that it was stored with. That of the API names a claim:
+    consumers of earlier versions drop the mark of a message that they move, and keep its id.
     """
     state, headers = delivery.retry_state, delivery.message.headers
     is_first = state.attempt == 1 and state.replay is None and not state.secret_waits and not state.deferrals
-    is_named = HEADER_MSG_ID in headers or delivery.is_ordered
+    sent = headers.get(HEADER_MSG_ID)
+    of_api = subjects.claimed_msg_id(subjects.msg_id(delivery.tenant, delivery.destination, delivery.id))
+    is_named = delivery.is_ordered if sent is None else not sent.startswith(of_api)
     return is_first and is_named and HEADER_CHECKED not in headers and not delivery.is_ping

@@ -3,22 +3,33 @@
 A claim is a row that only the first writer can create. The leader of the bucket decides, and the row is stored, so no
 restart of a server forgets a claim. A claim is no proof that its delivery is stored: the process may have died
 before the next step. The digest in the row distinguishes a repeat from another request under the same id.
+
+The bucket forgets a row some time after its last write. So a consumer that lets a delivery wait beyond half of that
+time writes its claim again: an id is remembered for as long as its delivery is open.
 """
 
 import asyncio
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
+from consumers.model.request import DeliveryAttemptRequest
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import SEQUENCE_IN_FLIGHT, RejectedByServer, ServerUnavailable, WriteConflict
 from messaging.kv import KvBucket, KvEntry, KvTable
+from messaging.publication import Publication
 from messaging.quota import KeyQuota
 from schemas import streams
+from schemas.events import DeliveryRequested
+from schemas.headers import CLAIMED, HEADER_CHECKED
 
+COMPLETE_AFTER_S: Final = 30.0
+"""Age of a claim of the API whose request has ended in every process."""
 PAUSES_S: Final = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses before a row is read again: its replica may lag behind the leader, or its write is in progress."""
 _DIGEST_BYTES: Final = 16
@@ -53,6 +64,15 @@ class Claim(Struct, frozen=True, kw_only=True):
     def since(self) -> datetime | None:
         """The time of the first claim, from which the delivery may be stored."""
         return self.row.since or self.claimed_at
+
+    def covers(self, request: DeliveryRequested, headers: Mapping[str, str]) -> bool:
+        """Return whether the claim was made for this stored request of its id.
+
+        A message without the API's mark makes a claim of its own, so it is none that the API stored under this one.
+        """
+        data = request.data
+        is_owners = bool(self.row.by) or HEADER_CHECKED in headers
+        return is_owners and digest_of(data.event_type, data.body_content_type, data.body()) == self.row.digest
 
 
 class NamedIds:
@@ -104,6 +124,26 @@ class NamedIds:
             return 0.0
         info = await management.stream_info(self._connection, _STREAM)
         return (info.ts - claim.claimed_at).total_seconds()
+
+
+def renewal(delivery: DeliveryAttemptRequest, until: datetime, window_s: float) -> tuple[Publication, ...]:
+    """Return the claim of a delivery that waits `until` then, to be written again if its id may be forgotten before.
+
+    Ids that the API made have no claim. No revision is expected: an open delivery's claim is its own.
+
+    Args:
+        window_s: The time for which an id is remembered; 0 remembers none.
+    """
+    state, stored_at = delivery.retry_state, delivery.message.stored_at
+    accepted_at = min(delivery.requested_at, stored_at, state.first_attempt_at or stored_at)
+    mark = delivery.message.headers.get(HEADER_CHECKED)
+    is_old = (until - accepted_at).total_seconds() > window_s / 2
+    if not (window_s and is_old and mark in (None, CLAIMED)) or delivery.is_ping or state.replay is not None:
+        return ()
+    digest = digest_of(delivery.event_type, delivery.content_type, delivery.body)
+    by = "" if mark else delivery.message.identity
+    row = NamedId(digest=digest, by=by, since=accepted_at, is_stored=bool(mark))
+    return (Publication(f"{_PREFIX}{delivery.request_id}", msgspec.json.encode(row), {}),)
 
 
 def digest_of(event_type: str, content_type: str, body: bytes) -> str:

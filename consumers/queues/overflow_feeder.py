@@ -13,6 +13,7 @@ import asyncio
 import bisect
 import collections
 import contextlib
+import hashlib
 import itertools
 import math
 import random
@@ -247,7 +248,7 @@ class _DestinationFeed:
         self._target = subjects.requested(tenant, destination)
         self._source = subjects.overflow(tenant, destination)
         self._transfer = MessageTransfer(connection, publisher, lease, self._target)
-        self._moved_before: set[str] = set()
+        self._moved_before: set[tuple[str, bytes]] = set()
         self._moved_until = 0
         self._doubtful = BATCH
         """Messages, from the oldest on, that a feed before this one may have moved."""
@@ -258,10 +259,10 @@ class _DestinationFeed:
         return self._lease.is_held
 
     async def find_moved(self) -> None:
-        """Read the ids of due work: another worker may have moved a message, and died before it removed it here."""
+        """Read the due work: another worker may have moved a message, and died before it removed it here."""
         self._moved_until = (await management.stream_info(self._connection, streams.OVERFLOW.name)).state.last_seq
         async for record in direct_get.scan(self._connection, streams.WORK.name, self._target):
-            self._moved_before.add(record.headers.get(HEADER_MSG_ID, ""))
+            self._moved_before.add(_content(record.headers.get(HEADER_MSG_ID, ""), record))
 
     async def move(self, room: int) -> int:
         """Move at most `room` messages, in their order. Returns how many.
@@ -307,4 +308,10 @@ class _DestinationFeed:
         return len(moved)
 
     def _is_known(self, record: StoredMessage) -> bool:
-        return record.sequence <= self._moved_until and message_id(streams.OVERFLOW.name, record) in self._moved_before
+        content = _content(message_id(streams.OVERFLOW.name, record), record)
+        return record.sequence <= self._moved_until and content in self._moved_before
+
+
+def _content(message_id: str, record: StoredMessage) -> tuple[str, bytes]:
+    """Return what a moved message and its copy have in common; another message may have the same id."""
+    return message_id, hashlib.blake2b(record.data, digest_size=16).digest()

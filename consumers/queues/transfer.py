@@ -1,7 +1,8 @@
 """Moves of messages to another stream: each is published there first, and then deleted by its sequence.
 
-A crash in between leaves two copies, under one `Nats-Msg-Id`. No purge removes what was moved: the server would forget
-pending messages of others.
+A crash in between leaves two copies, under one `Nats-Msg-Id`. Another message may have that id, too: what the server
+calls a duplicate has been moved only if the message that it knows is the same. No purge removes what was moved: the
+server would forget pending messages of others.
 """
 
 import asyncio
@@ -10,13 +11,16 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
+import msgspec
+
+from consumers.attempts import leader_reads
 from consumers.worker.disposition import quarantine_record
 from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import RejectedByServer, is_refused_for_good
 from messaging.direct_get import StoredMessage
 from messaging.lease import Lease, LeaseLost
-from messaging.publication import Publication
+from messaging.publication import Publication, PublishAck
 from messaging.publisher import JetStreamPublisher
 from schemas import streams
 from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE, is_portable, portable_headers
@@ -56,12 +60,19 @@ class MessageTransfer:
         if not self._lease.is_held:
             raise LeaseLost
         try:
-            await self._publisher.publish(moved_copy(stream, record, self._target, is_doubtful=is_doubtful))
+            stored = await self._publisher.publish(moved_copy(stream, record, self._target, is_doubtful=is_doubtful))
+            if stored.duplicate and not await self._is_copy(stored, record):
+                await self._publisher.publish(_second_copy(stream, record, self._target))
         except RejectedByServer as error:
             if not is_refused_for_good(error):
                 raise
             await self._publisher.publish(quarantine_record(record, stream, error))
         self.note_moved(stream, record)
+
+    async def _is_copy(self, stored: PublishAck, record: StoredMessage) -> bool:
+        """Return whether the server still has `record` at the target. A message that is gone may have been another."""
+        found = await leader_reads.get(self._connection, stored.stream, stored.seq)
+        return found is not None and found.data == record.data
 
     async def delete(self, places: Iterable[tuple[str, int]]) -> None:
         """Delete messages by stream and sequence. Raises `JetStreamError`; then it is safe to call again."""
@@ -78,6 +89,12 @@ def moved_copy(stream: str, record: StoredMessage, target: str, *, is_doubtful: 
     if stream == streams.WORK.name:
         headers.setdefault(HEADER_ORIGINAL, f"{stream}.{record.sequence}")
     return Publication(target, record.data, headers)
+
+
+def _second_copy(stream: str, record: StoredMessage, target: str) -> Publication:
+    """Return the doubtful copy of a message whose id the target knows; the id of this copy is made from its place."""
+    copy = moved_copy(stream, record, target, is_doubtful=True)
+    return msgspec.structs.replace(copy, headers=copy.headers | {HEADER_MSG_ID: f"{stream}.{record.sequence}"})
 
 
 def message_id(stream: str, record: StoredMessage) -> str:

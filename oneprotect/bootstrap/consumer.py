@@ -488,7 +488,8 @@ def _build_id_check(settings: Settings, jetstream: JetStream) -> NamedIdCheck | 
     if not settings.nats.idempotency_window_s:
         return None
     term_s = 2 * settings.delivery.ack_wait_s + MAX_TIMEOUT_S
-    return NamedIdCheck(jetstream.connection, jetstream.named_ids, term_s=term_s)
+    window_s = settings.nats.idempotency_window_s
+    return NamedIdCheck(jetstream.connection, jetstream.named_ids, term_s=term_s, window_s=window_s)
 
 
 def _archive_finder(settings: Settings, jetstream: JetStream) -> FindArchive:

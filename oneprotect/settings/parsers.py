@@ -51,13 +51,15 @@ def whole(least: int, most: int, *, unit: str = "") -> ValueParser:
     return ValueParser(f"a whole number{unit and ' of ' + unit} from {least} to {most}", parse)
 
 
-def number(least: float, most: float, *, unit: str = "") -> ValueParser:
-    """Return a parser of decimal numbers. Both bounds are included."""
+def number(least: float, most: float, *, unit: str = "", or_zero: bool = False) -> ValueParser:
+    """Return a parser of decimal numbers. Both bounds are included. With `or_zero` 0 is valid, too."""
 
     def parse(text: str) -> float | None:
-        return value if _NUMBER.fullmatch(text) and least <= (value := float(text)) <= most else None
+        value = float(text) if _NUMBER.fullmatch(text) else None
+        is_valid = value is not None and (least <= value <= most or (or_zero and value == 0))
+        return value if is_valid else None
 
-    return ValueParser(f"a number{unit and ' of ' + unit} from {least:g} to {most:g}", parse)
+    return ValueParser(f"{'0, or ' * or_zero}a number{unit and ' of ' + unit} from {least:g} to {most:g}", parse)
 
 
 def one_of(*choices: str, ignore_case: bool = False) -> ValueParser:

@@ -38,7 +38,10 @@ VARIABLES: Final = (
         "ONEPROTECT_QUARANTINE_MAX_BYTES", "nats", "quarantine_max_bytes", whole(1024**2, 2**60, unit="bytes")
     ),
     SettingVariable(
-        "ONEPROTECT_IDEMPOTENCY_WINDOW_S", "nats", "idempotency_window_s", number(0, 30 * 86_400, unit="seconds")
+        "ONEPROTECT_IDEMPOTENCY_WINDOW_S",
+        "nats",
+        "idempotency_window_s",
+        number(600, 30 * 86_400, unit="seconds", or_zero=True),
     ),
     SettingVariable("ONEPROTECT_SECRET_PROVIDER", "secret", "provider", one_of("kubernetes", "local")),
     SettingVariable("ONEPROTECT_SECRET_NAMESPACE", "secret", "namespace", parsers.NAMESPACE),

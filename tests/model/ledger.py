@@ -24,7 +24,8 @@ def api() -> Generator[Step, Any, bool]:
     if own is None:
         return False
     if not is_stored:
-        stored: str = yield while_young(own, js.publish(Message("work", 1, since=not is_new, id="1")))
+        named = Message("work", 1, since=not is_new, id=f"1.c{own.revision}")
+        stored: str = yield while_young(own, js.publish(named))
         if stored in ("late", "unknown"):
             return False
     yield js.change("mark the claim", lambda state: {"claims": (state.claims[0]._replace(is_stored=True),)})
@@ -41,7 +42,9 @@ def publisher(*, is_checked: bool = False) -> Generator[Step, Any, bool]:
     return True
 
 
-def claim_message(message: Message, *, renews: bool, looks_in_retries: bool) -> Generator[Step, Any, bool]:
+def claim_message(
+    message: Message, *, renews: bool, looks_in_retries: bool, looks_for_requests: bool
+) -> Generator[Step, Any, bool]:
     """Claim the id of a message that a trusted publisher stored. Return whether it may be handled."""
     claim: Claim
     claim, is_new = yield create_claim(message.delivery, message.number)
@@ -49,8 +52,10 @@ def claim_message(message: Message, *, renews: bool, looks_in_retries: bool) -> 
     if is_new or (is_mine and not (claim.is_old and renews)):
         return True
     if not is_mine:
-        waiting, log = yield from js.search(message, *(("scheduled", "due") if looks_in_retries else ()))
-        if waiting or (log and log.results):
+        requests = ("overflow", "work") if looks_for_requests and not claim.by else ()
+        found, log = yield from js.search(message, *requests, *(("scheduled", "due") if looks_in_retries else ()))
+        waiting = [m for m in found if m.is_checked or m.stream in ("scheduled", "due")]
+        if waiting or claim.is_stored or (log and log.results):
             yield js.acknowledge(message, late=False)
             return False
         if log is None or not claim.is_old:

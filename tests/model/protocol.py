@@ -31,6 +31,8 @@ class Rules(NamedTuple):
     renews_claims: bool = True
     looks_in_retries: bool = True
     """Before a claim is taken over, waiting retries are looked for."""
+    looks_for_requests: bool = True
+    """Before a claim of the API is taken over, its request is looked for."""
     waits_for_outages: bool = True
     """A read without an answer is no crash of the handler."""
     fires_overdue: bool = True
@@ -46,7 +48,10 @@ def consumer(rules: Rules, attempts: int) -> Steps:
         return
     if not message.is_checked and message.attempt == 1 and not message.waits:
         is_mine: bool = yield from claim_message(
-            message, renews=rules.renews_claims, looks_in_retries=rules.looks_in_retries
+            message,
+            renews=rules.renews_claims,
+            looks_in_retries=rules.looks_in_retries,
+            looks_for_requests=rules.looks_for_requests,
         )
         if not is_mine:
             return

@@ -109,9 +109,10 @@ def feed(faults: int, rules: FeedRules, *streams: str, feeders: int = 1, sheds: 
 
 
 def repeated_id(faults: int, producer: str = "api", rules: Rules = ALL_RULES, **broken: Any) -> Exploration:
-    """An id is requested twice: over two processes of the API, or by two trusted publishers."""
+    """An id is requested twice: over two processes of the API, by two trusted publishers, or by `both`."""
+    producers = {"api": 1, "publisher": 1} if producer == "both" else {producer: 2}
     return explore(
-        js.start_state({"consumer": 2, producer: 2}, faults),
+        js.start_state({"consumer": 2, **producers}, faults),
         {
             "consumer": partial(protocol.consumer, rules, 1),
             "api": partial(ledger.api, **broken),
@@ -148,6 +149,7 @@ PROTOCOLS: dict[str, Model] = {
     "shedding": partial(feed, 1, FeedRules(), "work", sheds=1),
     "repeated id over the API": partial(repeated_id, 1),
     "repeated id by trusted publishers": partial(repeated_id, 1, "publisher"),
+    "one id over the API and by a trusted publisher": partial(repeated_id, 1, "both"),
     "replay": partial(replays, 1),
 }
 LONG: dict[str, Model] = {
@@ -190,6 +192,9 @@ MUTATIONS: dict[str, Model] = {
     "an old claim of the own message is not renewed": partial(repeated_id, 2, "publisher", Rules(renews_claims=False)),
     "a claim does not look for waiting retries": partial(
         repeated_id, 1, "publisher", Rules(looks_in_retries=False, defers=True)
+    ),
+    "a message does not look for the request of the API": partial(
+        repeated_id, 1, "both", Rules(looks_for_requests=False)
     ),
     "a new feed does not doubt the one before": partial(feed, 2, FeedRules(doubts=False), "overflow", feeders=2),
     "a new feed does not look for what is moved": partial(feed, 2, FeedRules(finds_moved=False), "overflow", feeders=2),

@@ -1,7 +1,10 @@
 """Deliveries whose id the producer named: each is stored once for a destination, whatever restarts or is lost.
 
 1. The id is claimed. A request that finds a claim is a repeat: another body is refused.
-2. The delivery is stored.
+2. The delivery is stored, under a `Nats-Msg-Id` that names the claim.
+
+The claim alone decides who has an id. The server's duplicate check proves nothing: it knows the ids of messages that
+were quarantined, that had another body, or that a removed tenant had. So no other message has that `Nats-Msg-Id`.
 
 A process that dies between the two leaves a claim without a delivery. An answer that is lost after the second step
 leaves a producer who asks again. So a repeat searches the streams, from the time of the claim on. When it finds
@@ -19,19 +22,18 @@ from typing import Final
 import msgspec
 
 from consumers.attempts.timeline import is_stored
-from consumers.delivery.named_ids import Claim, NamedIds
+from consumers.delivery.named_ids import COMPLETE_AFTER_S, Claim, NamedIds
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer, WriteConflict
 from messaging.delivery_requests import DeliveryRequest
 from messaging.publication import PublishAck
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
 from oneprotect.api.web.rate_limits import TenantLimiter
-from schemas.headers import HEADER_SINCE
+from schemas import subjects
+from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
 
 MAX_DELAY_S: Final = 5.0
 """Time between a claim and the publication, beyond which this process does not publish: it was paused."""
-COMPLETE_AFTER_S: Final = 30.0
-"""Age of a claim whose request has ended in every process: that delay, and all answers that may not come."""
 SEARCH_PAUSES_S: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Pauses before the searches for a delivery whose first request may be in progress."""
 MAX_STORED: Final = 16_384
@@ -55,8 +57,8 @@ class NamedDeliveries:
         self._connection = connection
         self._ids = ids
         self._limiter = limiter
-        self._stored: OrderedDict[str, None] = OrderedDict()
-        """Keys of claims whose delivery this process has stored or found, the latest last."""
+        self._stored: OrderedDict[str, int] = OrderedDict()
+        """Keys and revisions of claims whose delivery this process has stored, the latest last."""
 
     async def store(
         self, requests: Sequence[DeliveryRequest], delivery: str, digest: str, publish: PublishRequests
@@ -106,13 +108,13 @@ class NamedDeliveries:
         """Return the claim as this process's own, or None when its delivery is stored."""
         for pause_s in SEARCH_PAUSES_S:
             await asyncio.sleep(pause_s)
-            if claim.row.is_stored or claim.key in self._stored:
+            if claim.row.is_stored or self._stored.get(claim.key) == claim.revision:
                 return None
             if await self._is_stored(request, claim, delivery):
                 await self._mark_stored(claim)
                 return None
             if await self._ids.age_s(claim) >= self._complete_after_s:
-                row = msgspec.structs.replace(claim.row, since=claim.since)
+                row = msgspec.structs.replace(claim.row, by="", since=claim.since)
                 with contextlib.suppress(WriteConflict):  # another process completes it
                     return await self._ids.replace(claim, row)
                 break
@@ -122,12 +124,19 @@ class NamedDeliveries:
         if claim.since is None:
             return False
         async with self._limiter.read_turn(request.tenant):
-            return await is_stored(self._connection, request.tenant, delivery, request.destination, since=claim.since)
+            return await is_stored(
+                self._connection,
+                request.tenant,
+                delivery,
+                request.destination,
+                since=claim.since,
+                is_it=claim.covers,
+            )
 
     async def _publish(
         self, requests: Sequence[DeliveryRequest], held: Sequence[Claim | None], publish: PublishRequests
     ) -> list[PublishAck]:
-        missing = [_completing(one, claim) for one, claim in zip(requests, held, strict=True) if claim]
+        missing = [_under(claim, one) for one, claim in zip(requests, held, strict=True) if claim]
         try:
             acks = iter(await publish(missing) if missing else ())
         except RejectedByServer:
@@ -138,17 +147,17 @@ class NamedDeliveries:
         for claim, ack in zip(held, stored, strict=True):
             if claim is None:
                 continue
+            if ack.duplicate:  # a foreign message has the id: the next request makes another one
+                raise _in_progress()
+            self._note_stored(claim)
             if claim.since is not None:
                 await self._mark_stored(claim)
-            elif ack.duplicate:  # stored without a claim: the consumer makes one for the message that is there
-                await self._give_up((claim,))
-            else:
-                self._note_stored(claim.key)
         return stored
 
     async def _mark_stored(self, claim: Claim) -> None:
-        """Spare the next repeats the search."""
-        self._note_stored(claim.key)
+        """Spare the next repeats the search. The claim of a trusted publisher's message is no other message's."""
+        if claim.row.by:
+            return
         with contextlib.suppress(JetStreamError):
             await self._ids.replace(claim, msgspec.structs.replace(claim.row, since=claim.since, is_stored=True))
 
@@ -158,17 +167,18 @@ class NamedDeliveries:
             with contextlib.suppress(JetStreamError):
                 await self._ids.give_up(claim)
 
-    def _note_stored(self, key: str) -> None:
-        self._stored[key] = None
+    def _note_stored(self, claim: Claim) -> None:
+        self._stored[claim.key] = claim.revision
         if len(self._stored) > MAX_STORED:
             self._stored.popitem(last=False)
 
 
-def _completing(request: DeliveryRequest, claim: Claim) -> DeliveryRequest:
+def _under(claim: Claim, request: DeliveryRequest) -> DeliveryRequest:
     """Return the request as it is published: after a first try, consumers look for results before they send."""
-    if claim.since is None:
-        return request
-    return msgspec.structs.replace(request, headers={**request.headers, HEADER_SINCE: claim.since.isoformat()})
+    own = {HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision), HEADER_CHECKED: CLAIMED}
+    if claim.since is not None:
+        own[HEADER_SINCE] = claim.since.isoformat()
+    return msgspec.structs.replace(request, headers={**request.headers, **own})
 
 
 def _used_before() -> Problem:

@@ -1,6 +1,7 @@
 """`oneprotect deliver`: publishes a delivery request, like a producer."""
 
 import base64
+import functools
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -19,6 +20,7 @@ from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 
 if TYPE_CHECKING:
+    from messaging.publication import PublishAck
     from oneprotect.bootstrap.resources import JetStream
     from schemas.configuration import Destination
 
@@ -57,7 +59,7 @@ def deliver(
 
     The command returns when the request is stored; `oneprotect attempts --id ID` shows the delivery's attempts. A JSON
     body is delivered byte for byte, without the white space around it. A repeated --id is not delivered again to the
-    same destination within ONEPROTECT_IDEMPOTENCY_WINDOW_S.
+    same destination within ONEPROTECT_IDEMPOTENCY_WINDOW_S; with another body it is an error.
     """
     settings = load_settings()
     body = read_file(data, "--data", limit=settings.delivery.max_payload_bytes, setting="ONEPROTECT_MAX_PAYLOAD_BYTES")
@@ -73,7 +75,10 @@ def deliver(
         )
     )
     is_named = delivery is not None
-    result = run_connected(lambda jetstream: _publish(jetstream, request, force=force, is_named=is_named), settings)
+    remembers = settings.nats.idempotency_window_s > 0
+    result = run_connected(
+        lambda jetstream: _publish(jetstream, request, force=force, is_named=is_named, remembers=remembers), settings
+    )
     if as_json:
         write_json(result)
     else:
@@ -81,11 +86,9 @@ def deliver(
 
 
 async def _publish(
-    jetstream: "JetStream", request: DeliveryRequested, *, force: bool, is_named: bool
+    jetstream: "JetStream", request: DeliveryRequested, *, force: bool, is_named: bool, remembers: bool
 ) -> dict[str, object]:
-    """Publish the request, and return the fields of the result."""
-    from messaging.delivery_requests import publish_request
-
+    """Publish the request, and return the fields of the result. `remembers`: ids that are named are remembered."""
     tenant, destination = request.tenant, request.data.destination
     found = await _find_destination(jetstream, tenant, destination)
     if found is None and not force:
@@ -93,23 +96,44 @@ async def _publish(
             f"tenant {tenant} has no destination {destination}, so the delivery would fail with destination.not_found; "
             "create it with `oneprotect destination set`, or publish with --force"
         )
-    headers = {
-        HEADER_MSG_ID: subjects.msg_id(tenant, destination, request.id),
-        "content-type": CONTENT_TYPE,
-    }
-    if not is_named:
-        headers[HEADER_CHECKED] = "1"
-    stored = await publish_request(jetstream.publisher, tenant, destination, encode(request), headers)
+    stored = await _store(jetstream, request, remembers=is_named and remembers)
     return {
         "id": request.id,
         "tenant": tenant,
         "destination": destination,
-        "stream": stored.stream,
-        "sequence": stored.seq,
+        "stream": stored.stream or None,
+        "sequence": stored.seq or None,
         "duplicate": stored.duplicate,
         "overflow": stored.stream == streams.OVERFLOW.name,
         "destination_enabled": found is not None and found.enabled,
     }
+
+
+async def _store(jetstream: "JetStream", request: DeliveryRequested, *, remembers: bool) -> "PublishAck":
+    """Store the request; under a claim on its id if that is remembered, as the API does."""
+    from messaging.delivery_requests import DeliveryRequest, publish_requests
+
+    tenant, destination = request.tenant, request.data.destination
+    msg_id = subjects.msg_id(tenant, destination, request.id)
+    headers = {HEADER_MSG_ID: msg_id, "content-type": CONTENT_TYPE, HEADER_CHECKED: "1"}
+    requests = [DeliveryRequest(tenant, destination, encode(request), headers)]
+    publish = functools.partial(publish_requests, jetstream.publisher)
+    if not remembers:
+        (stored,) = await publish(requests)
+        return stored
+    from consumers.delivery.named_ids import digest_of
+    from oneprotect.api.operations.named_deliveries import NamedDeliveries
+    from oneprotect.api.web.problems import Problem
+    from oneprotect.api.web.rate_limits import TenantLimiter
+
+    limiter = TenantLimiter(tenant_per_s=1, caller_per_s=1, max_concurrent=1)
+    named = NamedDeliveries(jetstream.connection, jetstream.named_ids, limiter)
+    digest = digest_of(request.data.event_type, request.data.body_content_type, request.data.body())
+    try:
+        (stored,) = await named.store(requests, request.id, digest, publish)
+    except Problem as problem:
+        raise CliError(problem.detail, fields={"type": problem.document().type}) from None
+    return stored
 
 
 async def _find_destination(jetstream: "JetStream", tenant: str, name: str) -> "Destination | None":

@@ -141,7 +141,13 @@ class QuarantineCli:
         if self._as_json:
             write_json(counts)
         else:
-            write_line("{released} released; {duplicates} a moment ago; {skipped} skipped: invalid.".format(**counts))
+            parts = (
+                (counts["released"], "released"),
+                (counts["duplicates"], "had been released a moment ago"),
+                (counts["skipped"], "skipped: still invalid"),
+            )
+            said = [f"{count} {what}" for number, (count, what) in enumerate(parts) if count or number == 0]
+            write_line("; ".join(said) + ".")
 
     async def _get(self, number: int) -> QuarantinedMessage:
         found = await self._quarantine.get(number)

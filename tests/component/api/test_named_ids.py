@@ -5,6 +5,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from consumers.delivery.named_ids import digest_of
@@ -14,7 +15,7 @@ from oneprotect.api.web.problems import Problem
 from oneprotect.api.web.rate_limits import TenantLimiter
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
-from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_REASON, HEADER_SINCE
 from schemas.roles import Role
 from tests.support.api import Api, Client, Reply, running
 from tests.support.receiver import Scripted
@@ -246,3 +247,169 @@ async def test_ids_are_not_remembered_without_a_window(site: Site, receiver: Scr
 
     assert [_duplicates(reply) for reply in replies] == [{"orders": False}, {"orders": True}]
     assert await site.jetstream.named_id_rows.list_keys() == []
+
+
+OTHER = b'{"n": 2}'
+
+
+async def _quarantine_reasons(site: Site) -> list[str]:
+    return [record.headers[HEADER_REASON] for record in await site.records(streams.QUARANTINE)]
+
+
+async def test_an_id_under_which_an_invalid_message_was_quarantined_is_delivered(api: Api, receiver: Scripted) -> None:
+    """JetStream knows the `Nats-Msg-Id` of the trusted publisher's message, which has nothing to do with this one."""
+    await api.site.destination("orders", receiver.url)
+    producer = await api.client(Role.PRODUCER)
+    async with api.site.consumer():
+        await api.site.publish("orders", document("elsewhere", delivery="k"), "k")
+        await until(lambda: _quarantine_reasons(api.site), 20)
+        reply = await _request(producer, "k")
+        await until(api.site.is_settled, 20)
+
+    assert _duplicates(reply) == {"orders": False}
+    assert receiver.ids() == ["k"]
+
+
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_a_message_of_a_trusted_publisher_is_no_proof_that_the_delivery_is_stored(
+    api: Api, receiver: Scripted, ordering: str
+) -> None:
+    """The API has claimed the id first, so its delivery is sent, and the other body is in the quarantine."""
+    await api.site.destination("orders", receiver.url, ordering=ordering)
+    producer = await api.client(Role.PRODUCER)
+    await api.site.deliver("orders", delivery="k", payload=OTHER)
+
+    reply = await _request(producer, "k")
+    async with api.site.consumer():
+        await until(lambda: _quarantine_reasons(api.site), 20)
+        await until(api.site.is_settled, 20)
+
+    assert _duplicates(reply) == {"orders": False}
+    assert [seen.body for seen in receiver.seen] == [b'{"n":1}']
+    assert await _quarantine_reasons(api.site) == ["its id was used with another body"]
+
+
+async def test_a_fan_out_reaches_each_destination_although_a_publisher_used_its_id(
+    api: Api, receiver: Scripted
+) -> None:
+    """All or none: the message of the trusted publisher at one destination counts at none."""
+    for name in ("a", "b"):
+        await api.site.destination(name, receiver.url, event_types=["*"])
+    producer = await api.client(Role.PRODUCER)
+    await api.site.publish("b", document("b", delivery="k", payload=OTHER), "k")
+
+    reply = await _request(producer, "k", {"event_type": "invoice.paid", "payload": {"n": 1}})
+    async with api.site.consumer():
+        await until(lambda: _quarantine_reasons(api.site), 20)
+        await until(api.site.is_settled, 20)
+
+    assert _duplicates(reply) == {"a": False, "b": False}
+    assert [seen.body for seen in receiver.seen] == [b'{"n":1}'] * 2
+
+
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_an_id_that_is_forgotten_within_ten_minutes_is_delivered_again(
+    api: Api, receiver: Scripted, ordering: str
+) -> None:
+    """As after the removal of a tenant of the same name: JetStream still knows what it stored."""
+    await api.site.destination("orders", receiver.url, ordering=ordering)
+    producer = await api.client(Role.PRODUCER)
+    async with api.site.consumer():
+        await _request(producer, "k")
+        await until(api.site.is_settled, 20)
+        await api.site.jetstream.named_id_rows.delete(f"{TENANT}.orders.k")
+        again = await _request(producer, "k", BODY | {"payload": {"n": 2}})
+        await until(api.site.is_settled, 20)
+
+    assert _duplicates(again) == {"orders": False}
+    assert [seen.body for seen in receiver.seen] == [b'{"n":1}', b'{"n":2}']
+
+
+async def test_a_process_that_stored_an_id_knows_a_later_claim_from_its_own(site: Site, receiver: Scripted) -> None:
+    """Another process has claimed the id after it was forgotten, and has stored nothing."""
+    await site.destination("orders", receiver.url)
+    named, publish = _named_deliveries(site), functools.partial(publish_requests, site.jetstream.publisher)
+    request = [_delivery_request("k")]
+    (first,) = await named.store(request, "k", DIGEST, publish)
+    await site.jetstream.publisher.remove(first.stream, first.seq)
+    await site.jetstream.named_id_rows.delete(f"{TENANT}.orders.k")
+    await site.jetstream.named_ids.claim(TENANT, "orders", "k", DIGEST)
+
+    with pytest.raises(Problem) as asked:
+        await named.store(request, "k", DIGEST, publish)
+
+    assert asked.value.status == 503
+
+
+@pytest.mark.parametrize("payload", [b'{"n": 1}', OTHER])
+async def test_a_repeat_does_not_take_the_message_of_a_publisher_for_its_own(
+    site: Site, receiver: Scripted, payload: bytes
+) -> None:
+    """The first request died before it stored its delivery. The message waits for it, whatever its body is."""
+    await site.destination("orders", receiver.url)
+    await site.jetstream.named_ids.claim(TENANT, "orders", "k", DIGEST)
+    await site.deliver("orders", delivery="k", payload=payload)
+
+    with pytest.raises(Problem) as early:
+        await _store(site)
+    late = await _store(site, complete_after_s=0)
+    async with site.consumer():
+        await until(site.is_settled, 20)
+
+    assert early.value.status == 503
+    assert late is False
+    assert [seen.body for seen in receiver.seen] == [b'{"n": 1}']
+    assert len(await _quarantine_reasons(site)) == (payload == OTHER)
+
+
+async def _claim_revision(site: Site) -> int:
+    (row,) = await site.jetstream.named_id_rows.list()
+    return row.revision
+
+
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_an_id_is_remembered_while_its_delivery_waits(
+    tmp_path: Path, nats_server: EmbeddedNats, ordering: str
+) -> None:
+    """The delivery is tried for longer than the window. Another body under its id is refused until it has ended."""
+    site = Site(tmp_path, nats_server)
+    short = msgspec.structs.replace(site.settings.nats, idempotency_window_s=2.0)
+    site.settings = msgspec.structs.replace(site.settings, nats=short)
+    async with site, Scripted([500] * 5 + [200]) as receiver:
+        await site.destination("orders", receiver.url, ordering=ordering, retry_schedule_s=[0.8] * 6)
+        async with running(site) as api, site.consumer():
+            producer = await api.client(Role.PRODUCER)
+            await _request(producer, "k")
+            await until(lambda: len(receiver.seen) == 5, 20)
+            other = await _request(producer, "k", BODY | {"payload": {"n": 2}})
+            await until(site.is_settled, 20)
+            again = await _request(producer, "k")
+
+    assert other.status == 409
+    assert _duplicates(again) == {"orders": True}
+    assert [seen.body for seen in receiver.seen] == [b'{"n":1}'] * 6
+
+
+async def test_a_claim_is_written_again_for_a_long_wait_alone(site: Site) -> None:
+    """A short wait costs nothing, and neither does an id that the API has made."""
+    async with Scripted([500]) as receiver, running(site) as api, site.consumer():
+        producer = await api.client(Role.PRODUCER)
+        await site.destination("orders", receiver.url, retry_schedule_s=[600])
+        await _request(producer, "young")
+        await producer("POST", DELIVERIES, BODY)
+        await until(lambda: len(receiver.seen) == 2, 20)
+        await until(lambda: _is_empty(site), 20)
+        young = await _claim_revision(site)
+        await site.destination("orders", receiver.url, retry_schedule_s=[50_000])
+        await producer("POST", DELIVERIES, BODY)
+        await _request(producer, "old")
+        await until(lambda: len(receiver.seen) == 4, 20)
+        await until(lambda: _is_empty(site), 20)
+        rows = {row.key: row.revision for row in await site.jetstream.named_id_rows.list()}
+
+    assert (rows[f"{TENANT}.orders.young"], rows[f"{TENANT}.orders.old"]) == (young, young + 2)
+    assert len(rows) == 2
+
+
+async def _is_empty(site: Site) -> bool:
+    return not await site.records(streams.WORK)

@@ -215,7 +215,7 @@ async def test_deliver_goes_to_the_overflow_when_the_destination_is_full(site: S
     assert "note: overflow: " in over_again.err
     assert await _requested(site) == ["one"]
     assert [decode_request(record.data).id for record in overflown] == ["two", "three"]
-    assert overflown[0].headers["Nats-Msg-Id"] == f"{TENANT}.orders.two"
+    assert overflown[0].headers["Nats-Msg-Id"] == f"{TENANT}.orders.two.c2"
 
 
 async def test_deliver_to_nowhere_needs_force(site: Site, oneprotect: RunHere) -> None:
@@ -547,3 +547,22 @@ webhook-signature: {signature}
     assert "webhook-timestamp" in late.out
     told = "".join(ran.out + ran.err for ran in (right, right_json, anew, anew_json, late, one_by_one))
     assert site.secret.removeprefix("whsec_") not in told
+
+
+async def test_another_body_under_a_used_id_is_an_error(site: Site, oneprotect: RunHere, tmp_path: Path) -> None:
+    """As at the API, whose claims the command uses. A repeat is none, and an id in the quarantine is free."""
+    await site.destination("orders", "https://acme.com/")
+    for n in (1, 2):
+        (tmp_path / f"{n}.json").write_text(f'{{"n": {n}}}')
+    await site.publish("orders", document("elsewhere", delivery="k"), "k")
+    (invalid,) = await site.records(streams.WORK)
+    await site.jetstream.publisher.remove(streams.WORK.name, invalid.sequence)
+
+    replies = [
+        await oneprotect(*DELIVER, "--id", "k", "--data", str(tmp_path / f"{n}.json"), "--json") for n in (1, 1, 2)
+    ]
+
+    assert [reply.code for reply in replies] == [0, 0, 1]
+    assert [reply.json["duplicate"] for reply in replies[:2]] == [False, True]
+    assert replies[2].error["error"].startswith("This id was used with another body")
+    assert [record.data.count(b'"n": 1') for record in await site.records(streams.WORK)] == [1]

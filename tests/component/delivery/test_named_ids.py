@@ -105,15 +105,17 @@ async def _is_empty(site: Site, stream: streams.StreamConfig) -> bool:
     return not await site.records(stream)
 
 
-async def _check(site: Site, sequence: int, *, term_s: float = TERM_S) -> Disposition | None:
+async def _check(
+    site: Site, sequence: int, *, term_s: float = TERM_S, payload: bytes = b'{"n": 1}'
+) -> Disposition | None:
     """Return what the check says about a message of the work stream with the id `one`."""
     subject = subjects.requested(TENANT, "orders")
     reply = f"$JS.ACK.{streams.WORK.name}.delivery.1.{sequence}.{sequence}.0.0".encode()
     headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", "one"), "content-type": CONTENT_TYPE}
-    data, connection = document("orders", delivery="one"), site.jetstream.connection
+    data, connection = document("orders", delivery="one", payload=payload), site.jetstream.connection
     message = Message(subject, subjects.lane_of(subject), reply, data, block_of(headers), connection)
     delivery = DeliveryAttemptRequest.from_message(message, max_payload_bytes=1000)
-    return await NamedIdCheck(connection, site.jetstream.named_ids, term_s=term_s).refuse(delivery)
+    return await NamedIdCheck(connection, site.jetstream.named_ids, term_s=term_s, api_term_s=term_s).refuse(delivery)
 
 
 async def test_a_redelivery_of_the_message_that_has_the_claim_is_attempted(site: Site) -> None:
@@ -173,6 +175,58 @@ async def test_messages_that_the_api_marked_are_not_checked(site: Site, receiver
     async with site.consumer():
         headers = {HEADER_CHECKED: "1"}
         await site.publish("orders", document("orders", delivery="one"), "one", **headers)
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == ["one"]
+
+
+async def test_another_body_waits_for_the_claim_of_the_api(site: Site) -> None:
+    """What the API has not stored may never be stored. Then the message is attempted, and not quarantined."""
+    await site.jetstream.named_ids.claim(TENANT, "orders", "one", DIGEST)
+    await site.deliver("orders", delivery="one", payload=b'{"n": 2}')
+
+    with pytest.raises(ClaimedElsewhere):
+        await _check(site, 1, payload=b'{"n": 2}')
+    assert await _check(site, 1, payload=b'{"n": 2}', term_s=0) is None
+
+
+async def test_another_body_is_quarantined_when_the_api_has_stored_its_delivery(site: Site, receiver: Scripted) -> None:
+    """It came first, waited for the claim, and is redelivered after the API's delivery has a result on record."""
+    await site.destination("orders", receiver.url)
+    claim = await site.jetstream.named_ids.claim(TENANT, "orders", "one", DIGEST)
+    await site.deliver("orders", delivery="one", payload=b'{"n": 2}')
+
+    async with site.consumer():
+        await until(lambda: _is_returned(site), 20)
+        headers = {HEADER_CHECKED: "named", HEADER_MSG_ID: f"{claim.key}.c{claim.revision}"}
+        await site.publish("orders", document("orders", delivery="one"), "one", **headers)
+        await until(site.is_settled, 20)
+
+    (kept,) = await site.records(streams.QUARANTINE)
+    assert kept.headers["Oneprotect-Reason"] == "its id was used with another body"
+    assert [seen.body for seen in receiver.seen] == [b'{"n": 1}']
+    assert [result.outcome for result in await site.results("one")] == [Outcome.DELIVERED]
+
+
+async def _is_returned(site: Site) -> bool:
+    consumer = streams.WORK_CONSUMER
+    info = await site.jetstream.connection.api(f"CONSUMER.INFO.{consumer.stream}.{consumer.name}")
+    return bool(info["num_ack_pending"]) and not info["num_pending"]
+
+
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_an_overflowed_message_is_moved_although_the_work_stream_knows_its_id(
+    site: Site, receiver: Scripted, ordering: str
+) -> None:
+    """The id is that of an invalid message, which is in the quarantine."""
+    await site.destination("orders", receiver.url, ordering=ordering)
+    async with site.consumer():
+        await site.publish("orders", document("elsewhere", delivery="one"), "one")
+        await until(lambda: _has_quarantined(site), 20)
+        headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", "one"), "content-type": CONTENT_TYPE}
+        body = document("orders", delivery="one")
+        await site.jetstream.publisher.put(subjects.overflow(TENANT, "orders"), body, headers)
+        await until(receiver.ids, 20)
         await until(site.is_settled, 20)
 
     assert receiver.ids() == ["one"]

@@ -203,6 +203,9 @@ async def test_all_valid_requests_are_released_at_once_and_sent_once(
         again = await oneprotect("quarantine", "release", "--all", "--code", "internal", "--yes", "--json")
         await until(site.is_settled, 20)
 
+        said = await oneprotect("quarantine", "release", "--all", "--code", "internal", "--yes")
+
+    assert said.out == "0 released; 3 had been released a moment ago; 1 skipped: still invalid.\n"
     assert first.json == {"released": 3, "duplicates": 0, "skipped": 1}
     assert again.json == {"released": 3, "duplicates": 0, "skipped": 1}
     assert sorted(receiver.ids()) == ["dlv_0", "dlv_1", "dlv_2"]

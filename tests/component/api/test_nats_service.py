@@ -21,7 +21,7 @@ from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.events import CONTENT_TYPE, decode_request
-from schemas.headers import HEADER_CHECKED
+from schemas.headers import CLAIMED, HEADER_CHECKED
 from schemas.roles import Role
 from tests.support.api import Api, running
 from tests.support.ops import free_port
@@ -290,8 +290,8 @@ async def test_a_producers_headers_do_not_reach_the_stream(api: Api, producer: A
     assert status(await ask(producer, BODY, **forged, traceparent=TRACE)) == 202
 
     (record,) = await api.site.records(streams.WORK)
-    own = {"Nats-Msg-Id": f"{TENANT}.orders.one", "content-type": CONTENT_TYPE, "traceparent": TRACE}
-    own |= {HEADER_CHECKED: "1"}
+    own = {"Nats-Msg-Id": f"{TENANT}.orders.one.c1", "content-type": CONTENT_TYPE, "traceparent": TRACE}
+    own |= {HEADER_CHECKED: CLAIMED}
     of_server = {
         "Nats-Stream",
         "Nats-Subject",

@@ -106,12 +106,14 @@ async def _is_empty(site: Site, stream: streams.StreamConfig) -> bool:
 
 
 async def _check(
-    site: Site, sequence: int, *, term_s: float = TERM_S, payload: bytes = b'{"n": 1}'
+    site: Site, sequence: int, *, term_s: float = TERM_S, payload: bytes = b'{"n": 1}', with_id: bool = True
 ) -> Disposition | None:
     """Return what the check says about a message of the work stream with the id `one`."""
     subject = subjects.requested(TENANT, "orders")
     reply = f"$JS.ACK.{streams.WORK.name}.delivery.1.{sequence}.{sequence}.0.0".encode()
-    headers = {HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", "one"), "content-type": CONTENT_TYPE}
+    headers = {"content-type": CONTENT_TYPE}
+    if with_id:
+        headers[HEADER_MSG_ID] = subjects.msg_id(TENANT, "orders", "one")
     data, connection = document("orders", delivery="one", payload=payload), site.jetstream.connection
     message = Message(subject, subjects.lane_of(subject), reply, data, block_of(headers), connection)
     delivery = DeliveryAttemptRequest.from_message(message, max_payload_bytes=1000)
@@ -154,17 +156,32 @@ async def _is_older(site: Site, claim: Claim) -> bool:
     return await site.jetstream.named_ids.age_s(claim) > 1
 
 
-async def test_a_message_under_a_claim_of_the_api_is_attempted_when_there_is_no_result(site: Site) -> None:
+async def test_a_head_under_a_claim_of_the_api_is_attempted_when_there_is_no_result(site: Site) -> None:
     """It may be what the API has stored, after a consumer of an earlier version has moved it without its mark."""
     ids = site.jetstream.named_ids
     claim = await ids.claim(TENANT, "orders", "one", DIGEST)
 
     with pytest.raises(ClaimedElsewhere):
-        await _check(site, 7)
+        await _check(site, 7, with_id=False)
     await ids.replace(claim, type(claim.row)(digest=DIGEST, is_stored=True))
     with pytest.raises(ClaimedElsewhere):
-        await _check(site, 7)
-    assert await _check(site, 7, term_s=0) is None
+        await _check(site, 7, with_id=False)
+    assert await _check(site, 7, term_s=0, with_id=False) is None
+
+
+async def test_a_message_with_an_id_of_the_api_is_attempted_without_its_mark(site: Site, receiver: Scripted) -> None:
+    """A consumer of an earlier version has fed it from the overflow: that drops the mark, and keeps the id."""
+    await site.destination("orders", receiver.url)
+    ids = site.jetstream.named_ids
+    claim = await ids.claim(TENANT, "orders", "one", DIGEST)
+    await ids.replace(claim, type(claim.row)(digest=DIGEST, is_stored=True))
+
+    async with site.consumer():
+        headers = {HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision)}
+        await site.publish("orders", document("orders", delivery="one"), "one", **headers)
+        await until(lambda: receiver.seen, 20)
+
+    assert receiver.ids() == ["one"]
 
 
 async def test_messages_that_the_api_marked_are_not_checked(site: Site, receiver: Scripted) -> None:

@@ -70,7 +70,7 @@ EXCEPTIONS = {
     **{("CREATE.CONSUMER", stream.name): ("also", "follow") for stream in (streams.FAILED, streams.DELIVERED)},
     **{
         ("MSG.GET", stream.name): ("also", "decide")
-        for stream in (streams.WORK, streams.ATTEMPTS, streams.RETRIES, streams.FAILED)
+        for stream in (streams.WORK, streams.ORDERED, streams.ATTEMPTS, streams.RETRIES, streams.FAILED)
     },
     **{("PURGE", f"KV_{bucket.name}"): ("also", "remove") for bucket in streams.TENANT_BUCKETS},
     ("NAMES", streams.ORDERED.name): ("also", "remove"),

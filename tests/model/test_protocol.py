@@ -149,7 +149,6 @@ PROTOCOLS: dict[str, Model] = {
     "shedding": partial(feed, 1, FeedRules(), "work", sheds=1),
     "repeated id over the API": partial(repeated_id, 1),
     "repeated id by trusted publishers": partial(repeated_id, 1, "publisher"),
-    "one id over the API and by a trusted publisher": partial(repeated_id, 1, "both"),
     "replay": partial(replays, 1),
 }
 LONG: dict[str, Model] = {
@@ -159,6 +158,7 @@ LONG: dict[str, Model] = {
     "ordered queue with retries": partial(queue, 1, attempts=2),
     "change of the ordering, 2 faults": partial(change, 2),
     "ordered queue of 3": partial(queue, 1, deliveries=3),
+    "one id over the API and by a trusted publisher": partial(repeated_id, 1, "both"),
     "repeated id over the API, 2 faults": partial(repeated_id, 2),
     "repeated id by trusted publishers, 2 faults": partial(repeated_id, 2, "publisher"),
     "shedding of copies": partial(feed, 1, FeedRules(), "work", sheds=4),

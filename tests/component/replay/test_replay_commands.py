@@ -98,7 +98,7 @@ async def test_a_waiting_replay_names_the_running_one(site: Site, oneprotect: Ru
     """A second replay waits for the first, names it, and then finds no deliveries."""
     await keep(site, 20)
     replayer = site.jetstream.replayer
-    process = await Process.start(site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, *REPLAY, "--rate", "20", "--json")
+    process = await Process.start(site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}, *REPLAY, "--rate", "4", "--json")
     await until(lambda: requested(site), 20)
 
     second = await oneprotect(*REPLAY, "--destination", "orders")

@@ -288,11 +288,12 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
             ),
             Panel(
                 "Blocked, suppressed, quarantined",
-                "By the egress policy; duplicates not sent again; undecodable messages.",
+                "By the egress policy; duplicates not sent again; attempts made twice; undecodable messages.",
                 (
                     ("blocked/s", _rate(definitions.BLOCKED)),
                     ("suppressed/s", _rate(definitions.SUPPRESSED)),
                     ("repeated ids/s", _rate(definitions.REPEATED_IDS)),
+                    ("made twice/s", _rate(definitions.REPEATED_ATTEMPTS)),
                     ("quarantined/s", _rate(definitions.QUARANTINED)),
                 ),
                 "ops",

@@ -8,11 +8,12 @@ import asyncio
 import functools
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Final, Protocol
 
 import msgspec
+import structlog
 
 from consumers.attempts.log import AttemptLog, DeliveryHistory, result_of
 from consumers.credentials.checker import SecretObserver
@@ -58,6 +59,8 @@ _SINCE: Final = HEADER_SINCE.encode()
 _ORIGINAL: Final = HEADER_ORIGINAL.encode()
 _NAMED: Final = HEADER_MSG_ID.encode()
 _CHECKED: Final = HEADER_CHECKED.encode()
+
+_log = structlog.get_logger(__name__)
 
 
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +125,8 @@ class DeliveryHandler:
         """Requests deferred because their destination's circuit breaker was open."""
         self.quarantines = 0
         """Requests that could not be decoded."""
+        self.repeated_attempts = 0
+        """Attempts of which another consumer had recorded a result."""
         self.suspect_before_ns = 0
         """A message that was stored before this time may have been handled, although the server says it is new."""
 
@@ -226,7 +231,7 @@ class DeliveryHandler:
         return (effects.suppressed(delivery, recorded, attempt.ended_at), *left)
 
     async def settle_again(
-        self, message: Message, publications: tuple[Publication, ...], *, is_known: bool
+        self, message: Message, publications: tuple[Publication, ...], *, is_known: bool, is_first: bool = True
     ) -> Disposition:
         """Return what is left to store of `publications`, of which one is stored already, perhaps, or a newer one.
 
@@ -237,6 +242,7 @@ class DeliveryHandler:
             message: The request.
             publications: What followed from its attempt.
             is_known: The server answered that it knows the id of one of them.
+            is_first: This is the first look after the attempt.
 
         Raises:
             JetStreamError: Nothing is known.
@@ -246,6 +252,8 @@ class DeliveryHandler:
         delivery = self._decode(message)
         history = await self._attempt_log.read_history(delivery)
         recorded, own = result_of(history.results, delivery.retry_state), effects.result_in(publications)
+        if is_first and own is not None:
+            self._note_repeated(delivery, own, history.results)
         late: tuple[Publication, ...] = ()
         if own is not None and _counts_beside(own, recorded) and own not in history.results:
             at = own.started_at + timedelta(milliseconds=own.duration_ms)
@@ -259,6 +267,26 @@ class DeliveryHandler:
             self._heads.take(message.lane, message)  # the log has its state
             return Requeue(late)
         return (*late, *(map(effects.without_id, left) if is_known else left))
+
+    def _note_repeated(
+        self, delivery: DeliveryAttemptRequest, own: AttemptResult, results: Sequence[AttemptResult]
+    ) -> None:
+        """Count and log an attempt that was made twice: the server may have dropped the second result."""
+        other = next((result for result in results if _is_repeated(own, result)), None)
+        if other is None:
+            return
+        self.repeated_attempts += 1
+        _log.warning(
+            "attempt.repeated",
+            tenant=delivery.tenant,
+            destination=delivery.destination,
+            delivery=delivery.id,
+            attempt=own.attempt,
+            code=own.code.value,
+            worker=own.worker,
+            recorded_code=other.code.value,
+            recorded_by=other.worker,
+        )
 
     def _for_recorded(
         self, delivery: DeliveryAttemptRequest, recorded: AttemptResult, history: DeliveryHistory
@@ -405,6 +433,14 @@ class DeliveryHandler:
             archived=self._archive.is_open,
             id_window_s=self._id_window_s,
         )
+
+
+def _is_repeated(own: AttemptResult, other: AttemptResult) -> bool:
+    """Return whether two results are of two requests, or two tries at a request, of one attempt."""
+    is_same = (own.attempt, own.replay) == (other.attempt, other.replay) and own != other
+    return is_same and all(
+        one.outcome is not Outcome.SUPPRESSED and one.code.startswith(("http.", "net.")) for one in (own, other)
+    )
 
 
 def _counts_beside(own: AttemptResult, recorded: AttemptResult | None) -> bool:

@@ -51,6 +51,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.TERMINATED, worker.terminations),
             (definitions.OVERDUE, self.overdue.overdue),
             (definitions.DEFERRALS, self.handler.deferrals),
+            (definitions.REPEATED_ATTEMPTS, self.handler.repeated_attempts),
             (definitions.REPEATED_IDS, self.ids.duplicates if self.ids else 0),
             (definitions.FED, self.feeder.moved),
             (definitions.SHED, self.shedder.moved),

@@ -73,9 +73,9 @@ class SettleAgain(Protocol):
     """Returns what is left to store of a handler's publications: see `DeliveryHandler.settle_again`."""
 
     def __call__(
-        self, message: Message, publications: tuple[Publication, ...], *, is_known: bool
+        self, message: Message, publications: tuple[Publication, ...], *, is_known: bool, is_first: bool
     ) -> Awaitable[Disposition]:
-        """`is_known`: the server knows the id of one of them. Raises `JetStreamError`."""
+        """`is_known`: the server knows the id of one of them. `is_first`: the first call. Raises `JetStreamError`."""
         ...
 
 
@@ -450,7 +450,8 @@ class Worker:
 
     async def _settle_again(self, work: InFlightMessage, find_left: SettleAgain) -> None:
         try:
-            left = await find_left(work.message, work.first or (), is_known=work.is_known)
+            is_known, is_first = work.is_known, work.looks == 1
+            left = await find_left(work.message, work.first or (), is_known=is_known, is_first=is_first)
         except asyncio.CancelledError:
             self._nak(work.message)
             raise

@@ -47,6 +47,9 @@ DELIVERIES: Final = _counter("deliveries", "Deliveries that were delivered, fail
 SUPPRESSED: Final = _counter(
     "duplicates_suppressed", "Redelivered messages whose result was already recorded; nothing was sent."
 )
+REPEATED_ATTEMPTS: Final = _counter(
+    "repeated_attempts", "Attempts that were made twice: another consumer had recorded a result of the attempt."
+)
 REPEATED_IDS: Final = _counter("repeated_ids", "Messages that were not sent: a producer had used their id before.")
 BLOCKED: Final = _counter("egress_blocked", "Attempts that the egress policy blocked before anything was sent.")
 REPLAYED: Final = _counter("replayed_attempts", "Attempts that a replay requested.", "outcome")

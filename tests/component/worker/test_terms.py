@@ -1,6 +1,7 @@
 """Terms: a consumer that was paused or cut off starts nothing that another consumer may have."""
 
 import asyncio
+import json
 import signal
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from tests.component.worker.stalling import StallingProxy
+from tests.support.ops import Ops, free_port
 from tests.support.receiver import Answer, Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until
@@ -44,10 +46,13 @@ def _sent_twice(receiver: Scripted) -> set[str]:
 
 
 async def test_a_paused_consumer_sends_nothing_that_it_held(site: Site, receiver: Scripted) -> None:
-    """Another consumer delivers what waited. After the pause, only requests that were in flight were sent twice."""
-    receiver.hold = asyncio.Event()
+    """Another consumer delivers what waited. After the pause, only requests that were in flight were sent twice.
+
+    The server drops the second result of each. These attempts are counted and logged, with the ids.
+    """
+    ops, receiver.hold = Ops(free_port()), asyncio.Event()
     await site.destination("orders", receiver.url, max_in_flight=4, timeout_s=30)
-    async with site.consumer_process() as paused:
+    async with site.consumer_process(environ={"ONEPROTECT_OPS_PORT": str(ops.port)}) as paused:
         deliveries = [await site.deliver("orders") for _ in range(WAITING)]
         await until(lambda: len(receiver.seen) == 4, 20)
         await until(lambda: _is_read(site))
@@ -59,9 +64,18 @@ async def test_a_paused_consumer_sends_nothing_that_it_held(site: Site, receiver
             _resume(paused)
             await until(lambda: paused.says("terms.expired"), 10)
             await until(site.is_settled, 20)
+            await until(lambda: _logged(paused, "attempt.repeated") == in_flight, 10)
+            counted = await ops.value("oneprotect_repeated_attempts_total")
 
     assert _sent_twice(receiver) == in_flight
     assert len(receiver.seen) == WAITING + 4
+    assert counted == 4
+
+
+def _logged(consumer: Process, event: str) -> set[str]:
+    """Return the deliveries that a consumer has logged with an event."""
+    lines = [json.loads(line) for line in consumer.output.splitlines(keepends=True) if line.endswith(b"\n")]
+    return {line["delivery"] for line in lines if line["event"] == event}
 
 
 async def test_a_message_that_waited_in_the_socket_is_not_fresh(site: Site, receiver: Scripted) -> None:

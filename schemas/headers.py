@@ -6,6 +6,7 @@ neither a producer's own headers nor the server's reach a second stream.
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final
 
 HEADER_ATTEMPT: Final = "Oneprotect-Attempt"
@@ -81,6 +82,15 @@ def portable_headers(headers: Mapping[str, str]) -> dict[str, str]:
 def context_headers(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the portable headers without the retry state: content type, trace, and the mark of a checked id."""
     return _select(headers, _CONTEXT)
+
+
+def schedule_time(headers: Mapping[str, str]) -> datetime | None:
+    """Return the time at which the server makes a message due, or None if the headers have none."""
+    try:
+        time = datetime.fromisoformat(headers.get(HEADER_SCHEDULE, "").removeprefix("@at "))
+    except ValueError:
+        return None
+    return time if time.tzinfo else None
 
 
 def trace_context(headers: Mapping[str, str]) -> str | None:

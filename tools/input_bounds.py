@@ -27,7 +27,12 @@ class InputBound(Struct, frozen=True, array_like=True):
 
 _ROWS: Final = (
     ("schemas/events.py", "json.Decoder*2 base64.b64decode", "producer", "1 MiB, the server's maximum message"),
-    ("schemas/headers.py", "re.compile*2", "producer", "64 KiB for all headers of a message, 256 for a value"),
+    (
+        "schemas/headers.py",
+        "re.compile*2 datetime.fromisoformat",
+        "producer",
+        "64 KiB for all headers of a message, 256 for a value",
+    ),
     ("schemas/hourly_stats.py", "sorted", "product", "49 hours", "n log n"),
     ("schemas/ids.py", "re.compile*3", "producer", "1 MiB, the message"),
     ("schemas/json_schema.py", "sorted", "product", "the product's own types", "n log n"),
@@ -68,7 +73,7 @@ _ROWS: Final = (
     ("telemetry/metrics/prometheus_text.py", "sorted*2", "product", "series, bounded by settings", "n log n"),
     ("telemetry/otlp/settings.py", "urlsplit", "operator", "an environment variable"),
     ("telemetry/redaction.py", "re.compile*3", "receiver", "1.5 KiB of a response; texts of logs"),
-    ("consumers/attempts/timeline.py", "sorted datetime.fromisoformat", "product", "attempts of a delivery", "n log n"),
+    ("consumers/attempts/timeline.py", "sorted", "product", "attempts of a delivery", "n log n"),
     ("consumers/credentials/control_client.py", "json.decode*2", "product", "a reply of a consumer"),
     ("consumers/credentials/control_server.py", "json.decode*4", "product", "a control message"),
     ("consumers/delivery/attempt.py", "urlsplit", "tenant", "2,048 characters"),
@@ -95,7 +100,6 @@ _ROWS: Final = (
     ("consumers/isolation/suspects.py", "re.compile", "product", "55 characters, the key of a suspect"),
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),
     ("consumers/queues/lost_messages.py", "sorted", "product", "lost messages", "n log n"),
-    ("consumers/retries/overdue.py", "convert", "product", "a schedule"),
     ("consumers/queues/ordered_queue.py", "json.decode", "product", "1,024 sequences"),
     ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
     ("consumers/queues/overflow_feeder.py", "destinations.sort", "product", "destinations with overflow", "n log n"),

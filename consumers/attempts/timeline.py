@@ -19,7 +19,7 @@ from messaging.client.connection import NatsConnection
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult, DeliveryRequested, decode_request, decode_result
-from schemas.headers import HEADER_SCHEDULE
+from schemas.headers import schedule_time
 from schemas.ids import time_of
 
 MAX_SKIPS: Final = 16
@@ -217,7 +217,7 @@ def _requests(forward: _ForwardScan, delivery: str, state: DeliveryState) -> Ite
         except ValueError:
             continue
         if request.id == delivery:
-            at = _scheduled_at(record.headers) if state is DeliveryState.SCHEDULED else None
+            at = schedule_time(record.headers) if state is DeliveryState.SCHEDULED else None
             yield _WaitingRequest(state, request.data.destination, request.data.event_type, progress.attempt, at)
 
 
@@ -280,10 +280,3 @@ def _is_held_head(waiting: _WaitingRequest, last: AttemptResult) -> bool:
         and last.next_attempt_at is not None
         and last.next_attempt_at > datetime.now(UTC)
     )
-
-
-def _scheduled_at(headers: Mapping[str, str]) -> datetime | None:
-    try:
-        return datetime.fromisoformat(headers.get(HEADER_SCHEDULE, "").removeprefix("@at "))
-    except ValueError:
-        return None

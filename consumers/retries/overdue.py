@@ -2,18 +2,18 @@
 
 A server whose JetStream is off, because its disk is full for example, fires nothing, and may not make up for it later.
 So each consumer reads the schedules round and round, a share of its time, and makes the overdue ones due itself. The
-server does so for one consumer only, and only if the schedule is still there. The server itself may fire it at the same
-moment, so the retry looks for results before it is sent.
+server does so for one consumer only, and only if the schedule is still there. A server that has just come back fires
+what it missed by itself, and two due messages of one retry would be sent at once. So nothing is fired in the first
+`OVERDUE_S`. Later the server may still fire a schedule, so the retry looks for results before it is sent.
 """
 
 import asyncio
 import random
-from datetime import datetime, timedelta
-from typing import Annotated, Final
+from datetime import timedelta
+from typing import Final
 
 import msgspec
 import structlog
-from msgspec import Meta
 
 from consumers.retries.reschedule import fire
 from consumers.retries.server_clock import ServerClock
@@ -23,7 +23,7 @@ from messaging.direct_get import StoredMessage
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.headers import HEADER_SCHEDULE, HEADER_SINCE
+from schemas.headers import HEADER_SINCE, schedule_time
 
 OVERDUE_S: Final = 15.0
 """A schedule fires within a second of its time, so a later one has been forgotten."""
@@ -31,8 +31,6 @@ ROUND_S: Final = 5.0
 READING_SHARE: Final = 0.05
 """Share of the time for which schedules are read while none is overdue."""
 
-_AT: Final = "@at "
-_Time = Annotated[datetime, Meta(tz=True)]
 _ALL: Final = subjects.scheduled("*", "*", "*")
 _log = structlog.get_logger(__name__)
 
@@ -47,12 +45,22 @@ class OverdueSchedules:
         clock: ServerClock,
         *,
         overdue_s: float = OVERDUE_S,
+        patience_s: float = OVERDUE_S,
         interval_s: float = ROUND_S,
     ) -> None:
+        """Create a finder.
+
+        Args:
+            overdue_s: The age of a due schedule that the server has not fired.
+            patience_s: Time that the server has to fire what is overdue.
+        """
         self._connection = connection
         self._publisher = publisher
         self._clock = clock
         self._overdue_s = overdue_s
+        self._patience_s = patience_s
+        self._found_at: float | None = None
+        """Loop time at which the first overdue schedule was found, since a reading found none."""
         self._interval_s = interval_s
         self._next = 0
         """The sequence at which the next round begins to read."""
@@ -78,6 +86,8 @@ class OverdueSchedules:
             fired = await self._fire_overdue(records)
             if not (records and has_more):
                 self._next, self.overdue, self._found = 1, self._found, 0
+                if not self.overdue:
+                    self._found_at = None
                 return
             self._next = records[-1].sequence + 1
             if not fired and loop.time() >= until:
@@ -85,8 +95,15 @@ class OverdueSchedules:
 
     async def _fire_overdue(self, records: list[StoredMessage]) -> int:
         latest = self._clock.now() - timedelta(seconds=self._overdue_s)
-        overdue = [record for record in records if _is_due_before(record, latest)]
+        overdue = [record for record in records if (at := schedule_time(record.headers)) and at < latest]
         self._found += len(overdue)
+        if not overdue:
+            return 0
+        now = asyncio.get_running_loop().time()
+        if self._found_at is None:
+            self._found_at = now
+        if now - self._found_at < self._patience_s:
+            return 0
         fired = sum(await asyncio.gather(*(fire(self._publisher, _in_doubt(record)) for record in overdue)))
         if fired:
             _log.warning("overdue.fired", schedules=fired)
@@ -95,10 +112,3 @@ class OverdueSchedules:
 
 def _in_doubt(record: StoredMessage) -> StoredMessage:
     return msgspec.structs.replace(record, headers={HEADER_SINCE: record.stored_at.isoformat()} | record.headers)
-
-
-def _is_due_before(record: StoredMessage, time: datetime) -> bool:
-    try:
-        return msgspec.convert(record.headers.get(HEADER_SCHEDULE, "").removeprefix(_AT), _Time) < time
-    except msgspec.ValidationError:
-        return False

@@ -1,14 +1,17 @@
 """Waiting deliveries, made due at once: a pending retry by a command, and the rest when their secret becomes available.
 
 A waiting delivery is a schedule in the server. It is made due as the server would do it, if the schedule seen is still
-there, so no delivery is started twice. The head of an ordered queue has no schedule: a message to the holder of the
+there. A schedule that is about to fire is left to the server, which may be at it: two due messages would be sent at
+once. So no delivery is started twice. The head of an ordered queue has no schedule: a message to the holder of the
 queue's lease makes it due.
 """
 
 import asyncio
+from datetime import datetime, timedelta
 from typing import Final
 
 from consumers.destinations.destination_index import DestinationIndex
+from consumers.retries.server_clock import ServerClock
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import WriteConflict
@@ -17,10 +20,18 @@ from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
 from schemas.events import decode_request
-from schemas.headers import HEADER_SCHEDULE_NEXT, HEADER_SCHEDULER, HEADER_SECRET_WAITS, portable_headers
+from schemas.headers import (
+    HEADER_SCHEDULE_NEXT,
+    HEADER_SCHEDULER,
+    HEADER_SECRET_WAITS,
+    portable_headers,
+    schedule_time,
+)
 
 BATCH_SIZE: Final = 64
 """Schedules that are replaced at a time."""
+IMMINENT: Final = timedelta(seconds=2)
+"""A schedule that fires so soon, or has not fired yet, is the server's."""
 RESUMED_PER_S: Final = 320
 """Deliveries of a tenant that are resumed in a second: what is due at once holds up the retries of others."""
 
@@ -31,6 +42,7 @@ class RetryNow:
     def __init__(self, connection: NatsConnection, publisher: JetStreamPublisher) -> None:
         self._connection = connection
         self._publisher = publisher
+        self._clock = ServerClock(connection)
 
     async def retry(self, tenant: str, delivery: str, *, destination: str = "*") -> tuple[str, ...]:
         """Make the pending retries of `delivery` due, and return their destinations. Raises `JetStreamError`.
@@ -38,9 +50,11 @@ class RetryNow:
         The attempt keeps its number, so the retry schedule continues as if its time had come.
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
+        await self._clock.measure()
         records = await direct_get.get_last_of_each(self._connection, streams.RETRIES.name, pattern)
-        replaced = [record for record in records if await fire(self._publisher, record)]
-        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in replaced)
+        now = self._clock.now()
+        started = [record for record in records if _is_imminent(record, now) or await fire(self._publisher, record)]
+        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in started)
         return scheduled + await self._retry_heads(tenant, delivery, destination)
 
     async def _retry_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
@@ -62,11 +76,16 @@ class WaitingDeliveryResumer:
     """Makes the deliveries due that wait for a secret."""
 
     def __init__(
-        self, connection: NatsConnection, publisher: JetStreamPublisher, destinations: DestinationIndex
+        self,
+        connection: NatsConnection,
+        publisher: JetStreamPublisher,
+        destinations: DestinationIndex,
+        clock: ServerClock,
     ) -> None:
         self._connection = connection
         self._publisher = publisher
         self._destinations = destinations
+        self._clock = clock
 
     async def resume(self, tenant: str, credential: str) -> int:
         """Make the deliveries due that wait for this credential's secret. Returns their number."""
@@ -89,9 +108,16 @@ class WaitingDeliveryResumer:
         return resumed + await self._reschedule(waiting)
 
     async def _reschedule(self, waiting: list[direct_get.StoredMessage]) -> int:
-        fired = sum(await asyncio.gather(*(fire(self._publisher, record) for record in waiting)))
+        now = self._clock.now()
+        due = [record for record in waiting if not _is_imminent(record, now)]
+        fired = sum(await asyncio.gather(*(fire(self._publisher, record) for record in due)))
         await asyncio.sleep(fired / RESUMED_PER_S)
         return fired
+
+
+def _is_imminent(scheduled: direct_get.StoredMessage, now: datetime) -> bool:
+    at = schedule_time(scheduled.headers)
+    return at is not None and at < now + IMMINENT
 
 
 async def fire(publisher: JetStreamPublisher, scheduled: direct_get.StoredMessage) -> bool:

@@ -175,13 +175,13 @@ class _Consumer:
         self._name = resources.telemetry.instance
         self._directory = ConfigurationDirectory(jetstream.destinations, jetstream.credentials)
         self._destinations = DestinationIndex(jetstream.destinations, jetstream.connection)
+        self._clock = ServerClock(jetstream.connection)
         self._checker = self._build_credential_checker()
         self._archive = ArchiveBatcher(
             jetstream.publisher,
             find=_archive_finder(settings, jetstream),
             unbatched=self._directory.ordered_destinations,
         )
-        self._clock = ServerClock(jetstream.connection)
         self._health = DestinationHealth(
             bucket=jetstream.health,
             publisher=jetstream.publisher,
@@ -303,7 +303,9 @@ class _Consumer:
             provider=self._resources.provider,
             provider_name=str(secret.provider),
             publisher=jetstream.publisher,
-            resumption=WaitingDeliveryResumer(jetstream.connection, jetstream.publisher, self._destinations),
+            resumption=WaitingDeliveryResumer(
+                jetstream.connection, jetstream.publisher, self._destinations, self._clock
+            ),
             secret_namespace=secret.namespace,
         )
 

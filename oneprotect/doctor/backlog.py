@@ -10,10 +10,9 @@ from consumers.queues.lost_messages import count_lost
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import NotFound
-from oneprotect.doctor.nats_server import parse_server_time
 from oneprotect.doctor.result import CheckGroup, CheckResult
 from schemas import streams, subjects
-from schemas.headers import HEADER_SCHEDULE
+from schemas.headers import schedule_time
 
 POLLS: Final = 3
 POLL_INTERVAL_S: Final = 0.1
@@ -26,7 +25,6 @@ FEED_INTERVAL_S: Final = 2.5
 """Longer than two rounds of the overflow feeder, which moves work back wherever there is capacity."""
 
 _GROUP = CheckGroup("work")
-_AT: Final = "@at "
 _APPLY: Final = "oneprotect apply"
 
 
@@ -188,7 +186,7 @@ async def _check_schedules(connection: NatsConnection) -> CheckResult:
 
 def count_overdue(records: list[direct_get.StoredMessage], now: datetime) -> int:
     """Count the schedules that were due more than a minute before `now`."""
-    times = (parse_server_time(record.headers.get(HEADER_SCHEDULE, "").removeprefix(_AT)) for record in records)
+    times = (schedule_time(record.headers) for record in records)
     return sum((now - time).total_seconds() > OVERDUE_S for time in times if time is not None)
 
 

@@ -45,7 +45,9 @@ async def _fire(site: Site, receiver: Scripted, count: int) -> None:
         await until(lambda: _is_count(site, count), 20)
         stop = asyncio.Event()
         finders = [
-            OverdueSchedules(connection, publisher, ServerClock(connection), overdue_s=-7200, interval_s=0.2)
+            OverdueSchedules(
+                connection, publisher, ServerClock(connection), overdue_s=-7200, patience_s=0, interval_s=0.2
+            )
             for _ in range(2)
         ]
         running = [asyncio.create_task(finder.run(stop)) for finder in finders]
@@ -73,7 +75,9 @@ async def test_an_overdue_retry_that_the_server_has_fired_as_well_is_not_sent_ag
         second = msgspec.structs.replace(first.data, attempt=2, outcome=Outcome.DELIVERED, next_attempt_at=None)
         await publisher.put(record.subject, encode(msgspec.structs.replace(first, data=second)))
         stop = asyncio.Event()
-        finder = OverdueSchedules(connection, publisher, ServerClock(connection), overdue_s=-7200, interval_s=0.2)
+        finder = OverdueSchedules(
+            connection, publisher, ServerClock(connection), overdue_s=-7200, patience_s=0, interval_s=0.2
+        )
         running = asyncio.create_task(finder.run(stop))
         await until(site.is_settled, 20)
         stop.set()
@@ -100,6 +104,30 @@ async def test_a_schedule_that_is_not_overdue_is_left_alone(site: Site, receiver
 
     assert await _schedules(site) == 1
     assert finder.overdue == 0
+
+
+async def test_a_server_has_time_to_fire_what_is_overdue(site: Site, receiver: Scripted) -> None:
+    """It may have been down. A schedule that both fire at the same moment would be sent twice."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[3600])
+    connection, loop = site.jetstream.connection, asyncio.get_running_loop()
+
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: _is_count(site, 1), 20)
+        stop, began = asyncio.Event(), loop.time()
+        finder = OverdueSchedules(
+            connection, site.jetstream.publisher, ServerClock(connection), overdue_s=-7200, patience_s=1, interval_s=0.1
+        )
+        running = asyncio.create_task(finder.run(stop))
+        await until(lambda: finder.overdue == 1)
+        assert await _schedules(site) == 1
+        await until(site.is_settled, 20)
+        stop.set()
+        await running
+
+    assert loop.time() - began >= 1
+    assert len(receiver.seen) == 2
 
 
 async def test_a_consumer_whose_clock_is_an_hour_ahead_schedules_by_the_servers_clock(

@@ -2,6 +2,8 @@
 
 import pytest
 
+from consumers.retries.reschedule import RetryNow
+from oneprotect.bootstrap.resources import open_jetstream
 from schemas import streams
 from schemas.codes import Outcome
 from tests.component.conftest import RunHere
@@ -39,6 +41,25 @@ async def test_a_pending_retry_starts_at_once(site: Site, receiver: Scripted, on
 
 async def _is_scheduled(site: Site, count: int) -> bool:
     return await _scheduled(site) == count
+
+
+async def test_a_retry_that_is_about_to_start_is_left_to_the_server(site: Site, receiver: Scripted) -> None:
+    """The server may be firing its schedule. A second due message would be sent at the same moment."""
+    receiver.script = [500, 200]
+    await site.destination("orders", receiver.url, retry_schedule_s=[1.9])
+    async with open_jetstream(site.settings, name="closed") as closed:
+        hurry = RetryNow(site.jetstream.connection, closed.publisher)  # which can publish nothing any more
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+
+        async def is_called() -> bool:
+            return bool(await hurry.retry(TENANT, delivery)) or len(receiver.seen) == 2
+
+        await until(is_called, 20)
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == [delivery] * 2
 
 
 async def test_without_a_pending_retry_the_command_fails(oneprotect: RunHere) -> None:

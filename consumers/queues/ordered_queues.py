@@ -39,8 +39,11 @@ FULL_NAK_DELAY_S: Final = 30.0
 OTHER_WORKER_S: Final = 0.5
 """Time for which a worker does not try again to lease a queue that another worker has."""
 
-MAX_STARTS: Final = 16
-"""Queues that start at a time: each start takes several requests to the server."""
+MAX_STARTS: Final = 4
+"""Queues that start at a time. Each start takes several requests to the server, and creates a consumer there: more at
+a time slow down the queues that run.
+"""
+MAX_STARTS_PER_TENANT: Final = 2
 
 _GROUP: Final = "consumers"
 _log = structlog.get_logger(__name__)
@@ -56,7 +59,7 @@ class OrderedQueues:
         self._count: Counter[str] = Counter()
         """Queues of each tenant."""
         self._adopt_at = 0.0
-        self._starts = FairTurns(MAX_STARTS)
+        self._starts = FairTurns(MAX_STARTS, per_tenant=MAX_STARTS_PER_TENANT)
         self._leased_by_others: dict[str, float] = {}
         """Loop time until which a queue is left to the worker that has it."""
 

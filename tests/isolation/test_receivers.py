@@ -40,13 +40,16 @@ async def test_many_busy_destinations_of_one_tenant_delay_no_other(
     report.require(p99_ms)
 
 
-@pytest.mark.parametrize("destinations", [60, pytest.param(1000, marks=pytest.mark.long)])
-async def test_failing_ordered_queues_of_one_tenant_delay_no_other(
-    installation: Installation, p99_ms: float, figure: Figure, destinations: int
+@pytest.mark.parametrize(
+    ("count", "destinations"),
+    [(1, 60), *(pytest.param(*each, marks=pytest.mark.long) for each in ((1, 1000), (20, 50)))],
+)
+async def test_failing_ordered_queues_delay_no_other(
+    installation: Installation, p99_ms: float, figure: Figure, count: int, destinations: int
 ) -> None:
-    """The ordered queue of another tenant gets its turn while hundreds of heads are retried."""
-    tenant = f"queues-{destinations}"
-    async with installation.flood([tenant], "fail", destinations=destinations, each=3, ordering="fifo"):
+    """The ordered queue of another tenant gets its turn while hundreds of queues start and their heads are retried."""
+    tenants = [f"queues-{destinations}-{number}" for number in range(count)]
+    async with installation.flood(tenants, "fail", destinations=destinations, each=3, ordering="fifo"):
         report = await installation.victim.run(installation.api, seconds=3, destination="queue")
 
     figure(str(report))

@@ -26,7 +26,11 @@ from schemas.headers import HEADER_REPLAY
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
 MAX_AHEAD: Final = 4
-"""A tenant with at most as many units waiting comes first, at most as often in each round of the others."""
+"""A tenant with at most as many units waiting comes first: as often in each round of the others, or once for so many of
+them if that is more. For each start of the others, so many starts of tenants that come first are allowed.
+"""
+MAX_AHEAD_IN_A_ROW: Final = 1024
+"""Such starts that are allowed at most, after many of the others."""
 MAX_WAITING: Final = 16_384
 """Room for waiting messages. A tenant may fill half of what is free: alone a third, and two tenants half together."""
 MIN_WAITING: Final = 8
@@ -101,6 +105,8 @@ class FairScheduler:
         self._first: collections.deque[TenantQueue] = collections.deque()
         self._others: collections.deque[TenantQueue] = collections.deque()
         self._turns = 0
+        self._ahead = MAX_AHEAD_IN_A_ROW
+        """Starts ahead of the others that are allowed now."""
         self.ready = 0
         """Tenants that may start a delivery."""
         self.running = 0
@@ -194,11 +200,13 @@ class FairScheduler:
         """Return the lane that may start a delivery now, or None. Then call `start` or `suspend` with it."""
         first, others = self._first, self._others
         while self.ready:
-            if first:
+            if first and (self._ahead or not others):
                 tenant = first.popleft()
+                self._ahead -= bool(others)
             else:
                 tenant = others.popleft()
                 self._turns += 1
+                self._ahead = min(self._ahead + MAX_AHEAD, MAX_AHEAD_IN_A_ROW)
             self.ready -= 1
             free = self._slots - self.running
             # A tenant with nothing in flight needs no free slot.
@@ -265,7 +273,7 @@ class FairScheduler:
         self.ready += 1
         if self._turns - tenant.round > len(self._others):  # each of the others has had a turn since
             tenant.round, tenant.ahead = self._turns, 0
-        if tenant.waiting > MAX_AHEAD or tenant.ahead == MAX_AHEAD:
+        if tenant.waiting > MAX_AHEAD or tenant.ahead >= max(MAX_AHEAD, len(self._others) // MAX_AHEAD):
             self._others.append(tenant)
         else:
             tenant.ahead += 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from consumers.worker import fair_scheduler
 from consumers.worker.fair_scheduler import (
     MAX_AHEAD,
+    MAX_AHEAD_IN_A_ROW,
     MAX_SHARE_OF_FREE_SLOTS,
     MAX_WAITING,
     REPLAYED,
@@ -91,6 +92,33 @@ def test_a_tenant_with_a_short_backlog_comes_before_a_hundred_with_long_ones() -
     bench.arrive("short.e")
 
     assert [bench.start_one(), bench.start_one()] == ["short.d", "short.e"]
+
+
+def test_a_tenant_with_a_short_backlog_comes_first_often_in_a_long_round() -> None:
+    """While a hundred tenants with long backlogs have one start each, it has twenty, none after a long wait."""
+    bench = Bench(slots=10_000, limit=1000)
+    for number in range(100):
+        bench.arrive(f"long{number}.d", 50)
+    for _ in range(150):
+        bench.start_one()
+
+    for _ in range(20):
+        bench.arrive("short.d")
+        assert "short.d" in {bench.start_one(), bench.start_one()}
+
+
+def test_many_tenants_with_short_backlogs_leave_every_fifth_start_to_others() -> None:
+    """However many come first, those with long backlogs go on."""
+    bench = Bench(slots=100_000, limit=100_000)
+    bench.arrive("long.d", 1000)
+    for _ in range(40):
+        for number in range(80):
+            bench.arrive(f"short{number}.d")
+        for _ in range(100):
+            bench.start_one()
+
+    late = bench.starts[2 * MAX_AHEAD_IN_A_ROW :]
+    assert late.count("long.d") >= len(late) // (1 + MAX_AHEAD)
 
 
 def test_tenants_that_always_have_one_delivery_leave_the_others_their_turn() -> None:

@@ -271,13 +271,16 @@ class FairScheduler:
     def _append(self, tenant: TenantQueue) -> None:
         """Give a tenant its next turn."""
         self.ready += 1
-        if self._turns - tenant.round > len(self._others):  # each of the others has had a turn since
-            tenant.round, tenant.ahead = self._turns, 0
-        if tenant.waiting > MAX_AHEAD or tenant.ahead >= max(MAX_AHEAD, len(self._others) // MAX_AHEAD):
-            self._others.append(tenant)
-        else:
-            tenant.ahead += 1
-            self._first.append(tenant)
+        others = self._others
+        if tenant.waiting <= MAX_AHEAD:
+            count = len(others)
+            if self._turns - tenant.round > count:  # each of the others has had a turn since
+                tenant.round, tenant.ahead = self._turns, 0
+            if tenant.ahead < MAX_AHEAD or tenant.ahead < count // MAX_AHEAD:
+                tenant.ahead += 1
+                self._first.append(tenant)
+                return
+        others.append(tenant)
 
     def _forget(self, lane: DestinationLane) -> None:
         del self._idle[lane.key], self._lanes[lane.key]

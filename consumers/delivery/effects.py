@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from consumers.attempts.log import DeliveryHistory
-from consumers.delivery.named_ids import renewal
 from consumers.model.request import INITIAL_RETRY_STATE, DeliveryAttemptRequest, RetryState
 from consumers.retention.archive import ArchivePublication, archive_batch
 from messaging.client.headers import block_of
@@ -36,7 +35,7 @@ _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
 
 def after_attempt(
-    delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime, archived: bool, id_window_s: float = 0
+    delivery: DeliveryAttemptRequest, result: AttemptResult, *, at: datetime, archived: bool
 ) -> tuple[Publication, ...]:
     """Return what must be stored, in this order, before the request of `delivery` may be acknowledged.
 
@@ -45,11 +44,10 @@ def after_attempt(
         result: The result of its attempt.
         at: When the attempt ended.
         archived: Whether the archive stores delivered payloads.
-        id_window_s: The time for which named ids are remembered.
     """
     if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ping:
         result = msgspec.structs.replace(result, outcome=Outcome.FAILED, next_attempt_at=None)
-    return (record(delivery, result, at), *_follow_up(delivery, result, archived=archived, id_window_s=id_window_s))
+    return (record(delivery, result, at), *_follow_up(delivery, result, archived=archived))
 
 
 def for_recorded(
@@ -58,7 +56,6 @@ def for_recorded(
     history: DeliveryHistory,
     *,
     archived: bool,
-    id_window_s: float = 0,
 ) -> tuple[Publication, ...]:
     """Return what follows from a recorded result and is not stored yet, as `history` has it.
 
@@ -66,7 +63,7 @@ def for_recorded(
     """
     if result.outcome is not Outcome.DELIVERED and (history.is_superseded or history.is_kept):
         return ()
-    left = _follow_up(delivery, result, archived=archived, id_window_s=id_window_s)
+    left = _follow_up(delivery, result, archived=archived)
     return tuple(replacing(one, delivery, history) for one in left)
 
 
@@ -101,10 +98,9 @@ def result_in(publications: Sequence[Publication]) -> AttemptResult | None:
     return decode_result(publications[0].payload).data if is_result else None
 
 
-def deferral(delivery: DeliveryAttemptRequest, until: datetime, *, id_window_s: float = 0) -> tuple[Publication, ...]:
+def deferral(delivery: DeliveryAttemptRequest, until: datetime) -> Publication:
     """Return the schedule for a request whose circuit breaker is open: without an attempt, there is no result."""
-    renewed = renewal(delivery, until, id_window_s)
-    return (*renewed, _schedule(delivery, delivery.retry_state.after_deferral(), until))
+    return _schedule(delivery, delivery.retry_state.after_deferral(), until)
 
 
 def record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime, *, suffix: str = "") -> Publication:
@@ -126,9 +122,7 @@ def record(delivery: DeliveryAttemptRequest, result: AttemptResult, at: datetime
     return Publication(subject, encode(event), headers)
 
 
-def _follow_up(
-    delivery: DeliveryAttemptRequest, result: AttemptResult, *, archived: bool, id_window_s: float
-) -> tuple[Publication, ...]:
+def _follow_up(delivery: DeliveryAttemptRequest, result: AttemptResult, *, archived: bool) -> tuple[Publication, ...]:
     if delivery.is_ping:
         return ()
     match result.outcome:
@@ -137,8 +131,7 @@ def _follow_up(
         case Outcome.RETRY_SCHEDULED:
             if result.next_attempt_at is None:
                 raise ValueError("a scheduled retry has no time")
-            renewed = renewal(delivery, result.next_attempt_at, id_window_s)
-            return (*renewed, _schedule(delivery, delivery.retry_state.after_result(result), result.next_attempt_at))
+            return (_schedule(delivery, delivery.retry_state.after_result(result), result.next_attempt_at),)
         case Outcome.FAILED | Outcome.SKIPPED:
             return (_keep_failed(delivery, result),)
         case Outcome.SUPPRESSED:

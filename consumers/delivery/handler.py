@@ -21,7 +21,6 @@ from consumers.delivery import effects
 from consumers.delivery.attempt import DeliveryAttempt, ResultBuilder
 from consumers.delivery.head_state import HeadState, HeadStateCache
 from consumers.delivery.id_check import NamedIdCheck, needs_check
-from consumers.delivery.named_ids import renewal
 from consumers.delivery.route_cache import DeliveryRoute, RouteCache
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth
@@ -106,7 +105,6 @@ class DeliveryHandler:
     ) -> None:
         """`ids`: checks the ids that trusted publishers name, if they are remembered."""
         self._ids = ids
-        self._id_window_s = ids.window_s if ids else 0.0
         self._provider = provider
         self._sender = sender
         self._attempt_log = attempt_log
@@ -291,9 +289,7 @@ class DeliveryHandler:
     def _for_recorded(
         self, delivery: DeliveryAttemptRequest, recorded: AttemptResult, history: DeliveryHistory
     ) -> tuple[Publication, ...]:
-        return effects.for_recorded(
-            delivery, recorded, history, archived=self._archive.is_open, id_window_s=self._id_window_s
-        )
+        return effects.for_recorded(delivery, recorded, history, archived=self._archive.is_open)
 
     async def _refuse_named(self, delivery: DeliveryAttemptRequest, ids: NamedIdCheck) -> Disposition | None:
         """Return what to do with a delivery whose id was used before, or None. The claim names its last place."""
@@ -318,7 +314,7 @@ class DeliveryHandler:
         self.deferrals += 1
         jitter_s = random.uniform(0, max(MIN_DEFERRAL_JITTER_S, open_s / 2))  # noqa: S311 - not for security
         until = self._spread.due_after(delivery.tenant, open_s + jitter_s, self._clock.now())
-        return effects.deferral(delivery, until, id_window_s=self._id_window_s)
+        return (effects.deferral(delivery, until),)
 
     async def _load_and_send(self, attempt: DeliveryAttempt) -> Disposition:
         message = attempt.delivery.message
@@ -424,15 +420,8 @@ class DeliveryHandler:
         if result.outcome is Outcome.RETRY_SCHEDULED and delivery.is_ordered and not delivery.is_ping:
             head = HeadState(delivery.retry_state.after_result(result), result.next_attempt_at)
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
-            renewed = renewal(delivery, result.next_attempt_at or attempt.ended_at, self._id_window_s)
-            return Requeue((effects.record(delivery, result, attempt.ended_at), *renewed))
-        return effects.after_attempt(
-            delivery,
-            result,
-            at=attempt.ended_at,
-            archived=self._archive.is_open,
-            id_window_s=self._id_window_s,
-        )
+            return Requeue((effects.record(delivery, result, attempt.ended_at),))
+        return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)
 
 
 def _is_repeated(own: AttemptResult, other: AttemptResult) -> bool:

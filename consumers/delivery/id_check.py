@@ -45,16 +45,13 @@ class NamedIdCheck:
         *,
         term_s: float,
         api_term_s: float = COMPLETE_AFTER_S,
-        window_s: float = 0.0,
     ) -> None:
         """Create a check.
 
         Args:
             term_s: The age of a claim without a result whose owner has lost its message.
             api_term_s: The age of a claim of the API whose request has ended.
-            window_s: The time for which an id is remembered.
         """
-        self.window_s: Final = window_s
         self._connection = connection
         self._ids = ids
         self._term_s = term_s

@@ -4,11 +4,11 @@ A claim is a row that only the first writer can create. The leader of the bucket
 restart of a server forgets a claim. A claim is no proof that its delivery is stored: the process may have died
 before the next step. The digest in the row distinguishes a repeat from another request under the same id.
 
-The bucket forgets a row some time after its last write. So a consumer that lets a delivery wait beyond half of that
-time writes its claim again: an id is remembered for as long as its delivery is open.
+The bucket forgets a row some time after its last write. `ClaimRenewal` writes those of waiting deliveries again.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
@@ -17,16 +17,14 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from consumers.model.request import DeliveryAttemptRequest
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import SEQUENCE_IN_FLIGHT, RejectedByServer, ServerUnavailable, WriteConflict
 from messaging.kv import KvBucket, KvEntry, KvTable
-from messaging.publication import Publication
 from messaging.quota import KeyQuota
 from schemas import streams
 from schemas.events import DeliveryRequested
-from schemas.headers import CLAIMED, HEADER_CHECKED
+from schemas.headers import HEADER_CHECKED
 
 COMPLETE_AFTER_S: Final = 30.0
 """Age of a claim of the API whose request has ended in every process."""
@@ -114,6 +112,23 @@ class NamedIds:
         revision = await self._table.put(claim.key, row, revision=claim.revision)
         return Claim(key=claim.key, row=row, revision=revision, is_new=True)
 
+    async def renew(self, key: str, digest: str, since: datetime, *, is_stored: bool) -> bool:
+        """Write the row of a waiting delivery again. Returns False if the row is of another one, or just written.
+
+        Args:
+            since: The time from which the delivery is stored.
+            is_stored: The API has claimed the id, and stored the delivery. Then a row that was forgotten is made again.
+        """
+        entry = await self._table.bucket.find(key)
+        row = self._table.decode(entry) or (NamedId(digest=digest) if is_stored else None)
+        if row is None or row.digest != digest:
+            return False
+        row = msgspec.structs.replace(row, since=row.since or since, is_stored=row.is_stored or is_stored)
+        with contextlib.suppress(WriteConflict):
+            await self._table.put(key, row, revision=entry.revision)
+            return True
+        return False
+
     async def give_up(self, claim: Claim) -> None:
         """Delete a claim whose delivery is not stored. Raises `WriteConflict` when another writer was first."""
         await self._table.bucket.delete(claim.key, revision=claim.revision)
@@ -124,26 +139,6 @@ class NamedIds:
             return 0.0
         info = await management.stream_info(self._connection, _STREAM)
         return (info.ts - claim.claimed_at).total_seconds()
-
-
-def renewal(delivery: DeliveryAttemptRequest, until: datetime, window_s: float) -> tuple[Publication, ...]:
-    """Return the claim of a delivery that waits `until` then, to be written again if its id may be forgotten before.
-
-    Ids that the API made have no claim. No revision is expected: an open delivery's claim is its own.
-
-    Args:
-        window_s: The time for which an id is remembered; 0 remembers none.
-    """
-    state, stored_at = delivery.retry_state, delivery.message.stored_at
-    accepted_at = min(delivery.requested_at, stored_at, state.first_attempt_at or stored_at)
-    mark = delivery.message.headers.get(HEADER_CHECKED)
-    is_old = (until - accepted_at).total_seconds() > window_s / 2
-    if not (window_s and is_old and mark in (None, CLAIMED)) or delivery.is_ping or state.replay is not None:
-        return ()
-    digest = digest_of(delivery.event_type, delivery.content_type, delivery.body)
-    by = "" if mark else delivery.message.identity
-    row = NamedId(digest=digest, by=by, since=accepted_at, is_stored=bool(mark))
-    return (Publication(f"{_PREFIX}{delivery.request_id}", msgspec.json.encode(row), {}),)
 
 
 def digest_of(event_type: str, content_type: str, body: bytes) -> str:

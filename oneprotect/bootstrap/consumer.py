@@ -16,6 +16,7 @@ from msgspec import Struct
 from consumers.attempts.log import StreamAttemptLog
 from consumers.credentials.checker import CredentialChecker
 from consumers.credentials.control_server import WorkerControl
+from consumers.delivery.claim_renewal import ClaimRenewal
 from consumers.delivery.handler import DeliveryHandler, DeliveryPolicy
 from consumers.delivery.head_state import HeadStateCache
 from consumers.delivery.id_check import NamedIdCheck
@@ -253,6 +254,8 @@ class _Consumer:
                 self._overdue,
             ):
                 tasks.create_task(part.run(stop))
+            if window_s := self._settings.nats.idempotency_window_s:
+                tasks.create_task(self._build_claim_renewal(window_s).run(stop))
             tasks.create_task(self._drain_readiness(stop))
             await self._worker.run(stop)
         await self._activity.flush()
@@ -307,6 +310,17 @@ class _Consumer:
                 jetstream.connection, jetstream.publisher, self._destinations, self._clock
             ),
             secret_namespace=secret.namespace,
+        )
+
+    def _build_claim_renewal(self, window_s: float) -> ClaimRenewal:
+        jetstream = self._jetstream
+        return ClaimRenewal(
+            jetstream.connection,
+            jetstream.named_ids,
+            jetstream.leases,
+            self._clock,
+            worker=self._name,
+            window_s=window_s,
         )
 
     def _build_handler(self) -> DeliveryHandler:
@@ -490,8 +504,7 @@ def _build_id_check(settings: Settings, jetstream: JetStream) -> NamedIdCheck | 
     if not settings.nats.idempotency_window_s:
         return None
     term_s = 2 * settings.delivery.ack_wait_s + MAX_TIMEOUT_S
-    window_s = settings.nats.idempotency_window_s
-    return NamedIdCheck(jetstream.connection, jetstream.named_ids, term_s=term_s, window_s=window_s)
+    return NamedIdCheck(jetstream.connection, jetstream.named_ids, term_s=term_s)
 
 
 def _archive_finder(settings: Settings, jetstream: JetStream) -> FindArchive:

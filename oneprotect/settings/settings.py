@@ -83,9 +83,8 @@ class NatsSettings(Struct, frozen=True, kw_only=True):
     """Maximum size of the quarantine, per replica. Beyond it the oldest messages are removed."""
     idempotency_window_s: float = 86_400.0
     """Time for which a delivery id that a producer names is remembered. A repeat within it is not delivered again. At
-    least the duplicate window of the streams, 600 seconds. While a delivery waits for a retry its id is remembered
-    longer, if no pause between two attempts is longer than this time. 0 remembers none. After a change, run `oneprotect
-    apply`, and restart the API and the consumers."""
+    least the duplicate window of the streams, 600 seconds. While a delivery waits its id is remembered longer. 0
+    remembers none. After a change, run `oneprotect apply`, and restart the API and the consumers."""
 
 
 class SecretSettings(Struct, frozen=True, kw_only=True):

@@ -8,8 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from consumers.delivery.claim_renewal import ClaimRenewal
 from consumers.delivery.named_ids import digest_of
+from consumers.retries.server_clock import ServerClock
 from messaging.delivery_requests import DeliveryRequest, publish_requests
+from messaging.management import purge_pattern
 from oneprotect.api.operations.named_deliveries import NamedDeliveries
 from oneprotect.api.web.problems import Problem
 from oneprotect.api.web.rate_limits import TenantLimiter
@@ -24,6 +27,7 @@ from tests.support.waiting import until
 
 DELIVERIES = f"/v1/tenants/{TENANT}/deliveries"
 BODY: dict[str, Any] = {"event_type": "invoice.paid", "destination": "orders", "payload": {"n": 1}}
+WINDOW_S = 4.0
 DIGEST = digest_of("invoice.paid", "application/json", b'{"n": 1}')
 
 
@@ -362,54 +366,71 @@ async def test_a_repeat_does_not_take_the_message_of_a_publisher_for_its_own(
     assert len(await _quarantine_reasons(site)) == (payload == OTHER)
 
 
-async def _claim_revision(site: Site) -> int:
-    (row,) = await site.jetstream.named_id_rows.list()
-    return row.revision
-
-
-@pytest.mark.parametrize("ordering", ["any", "fifo"])
-async def test_an_id_is_remembered_while_its_delivery_waits(
-    tmp_path: Path, nats_server: EmbeddedNats, ordering: str
-) -> None:
-    """The delivery is tried for longer than the window. Another body under its id is refused until it has ended."""
-    site = Site(tmp_path, nats_server)
-    short = msgspec.structs.replace(site.settings.nats, idempotency_window_s=2.0)
+async def test_an_id_is_remembered_while_its_delivery_waits(tmp_path: Path, nats_server: EmbeddedNats) -> None:
+    """A single wait outlasts the window: in the overflow, in an ordered queue, or between two attempts."""
+    site = Site(tmp_path, nats_server, work_per_destination="1")
+    short = msgspec.structs.replace(site.settings.nats, idempotency_window_s=WINDOW_S)
     site.settings = msgspec.structs.replace(site.settings, nats=short)
-    async with site, Scripted([500] * 5 + [200]) as receiver:
-        await site.destination("orders", receiver.url, ordering=ordering, retry_schedule_s=[0.8] * 6)
+    waits: dict[str, dict[str, Any]] = {
+        "overflow": {"timeout_s": 30},
+        "queue": {"timeout_s": 30, "ordering": "fifo"},
+        "retry": {"retry_schedule_s": [WINDOW_S + 3]},
+        "head": {"retry_schedule_s": [WINDOW_S + 3], "ordering": "fifo"},
+    }
+    loop = asyncio.get_running_loop()
+    async with site, Scripted([200]) as busy, Scripted([500, 200]) as failing:
+        busy.hold = asyncio.Event()
         async with running(site) as api, site.consumer():
             producer = await api.client(Role.PRODUCER)
-            await _request(producer, "k")
-            await until(lambda: len(receiver.seen) == 5, 20)
-            other = await _request(producer, "k", BODY | {"payload": {"n": 2}})
+            for name, fields in waits.items():
+                await site.destination(name, failing.url if "retry_schedule_s" in fields else busy.url, **fields)
+            for name in ("overflow", "queue"):  # the named delivery waits behind this one
+                await producer("POST", DELIVERIES, BODY | {"destination": name})
+            await until(lambda: len(busy.seen) == 2, 20)
+            for name in waits:
+                await _request(producer, name, BODY | {"destination": name})
+            await until(lambda: len(failing.seen) == 2, 20)
+            forgotten_at = loop.time() + WINDOW_S + 1
+            await until(lambda: loop.time() > forgotten_at, WINDOW_S + 5)
+            other = [await _request(producer, name, BODY | {"destination": name, "payload": 2}) for name in waits]
+            busy.hold.set()
             await until(site.is_settled, 20)
-            again = await _request(producer, "k")
+            again = [await _request(producer, name, BODY | {"destination": name}) for name in waits]
 
-    assert other.status == 409
-    assert _duplicates(again) == {"orders": True}
-    assert [seen.body for seen in receiver.seen] == [b'{"n":1}'] * 6
+    assert [reply.status for reply in other] == [409] * 4
+    assert [_duplicates(reply) for reply in again] == [{name: True} for name in waits]
+    assert len(busy.seen) == 4
+    assert sorted(failing.ids()) == ["head", "head", "retry", "retry"]
 
 
-async def test_a_claim_is_written_again_for_a_long_wait_alone(site: Site) -> None:
-    """A short wait costs nothing, and neither does an id that the API has made."""
-    async with Scripted([500]) as receiver, running(site) as api, site.consumer():
+async def test_only_old_claims_of_waiting_deliveries_are_written_again(site: Site) -> None:
+    """One consumer does so at a time. A claim that was forgotten is made again, for what the API has stored."""
+    ids, connection = site.jetstream.named_ids, site.jetstream.connection
+    await site.destination("orders", "https://127.0.0.1/in")
+    async with running(site) as api:
         producer = await api.client(Role.PRODUCER)
-        await site.destination("orders", receiver.url, retry_schedule_s=[600])
-        await _request(producer, "young")
+        for key in ("kept", "forgotten"):
+            await _request(producer, key)
         await producer("POST", DELIVERIES, BODY)
-        await until(lambda: len(receiver.seen) == 2, 20)
-        await until(lambda: _is_empty(site), 20)
-        young = await _claim_revision(site)
-        await site.destination("orders", receiver.url, retry_schedule_s=[50_000])
-        await producer("POST", DELIVERIES, BODY)
-        await _request(producer, "old")
-        await until(lambda: len(receiver.seen) == 4, 20)
-        await until(lambda: _is_empty(site), 20)
-        rows = {row.key: row.revision for row in await site.jetstream.named_id_rows.list()}
+        await site.deliver("orders", delivery="unclaimed")
+        before = {row.key: row.revision for row in await site.jetstream.named_id_rows.list()}
+        await purge_pattern(connection, f"KV_{streams.NAMED_IDS.name}", f"$KV.{streams.NAMED_IDS.name}.*.*.forgotten")
 
-    assert (rows[f"{TENANT}.orders.young"], rows[f"{TENANT}.orders.old"]) == (young, young + 2)
-    assert len(rows) == 2
+        stop = asyncio.Event()
+        create = functools.partial(
+            ClaimRenewal, connection, ids, site.jetstream.leases, ServerClock(connection), worker="test"
+        )
+        young, old = create(window_s=3600), create(window_s=0.004)
+        await asyncio.gather(young.take_turn(stop), young.take_turn(stop))
+        assert young.renewed == 0
+        await old.take_turn(stop)
+        assert old.renewed == 0
+        await site.jetstream.leases.delete("_named_ids.renewal")
+        await old.take_turn(stop)
+        after = {row.key: row.revision for row in await site.jetstream.named_id_rows.list()}
+        again = [await _request(producer, key) for key in ("kept", "forgotten")]
 
-
-async def _is_empty(site: Site) -> bool:
-    return not await site.records(streams.WORK)
+    assert old.renewed == 2
+    assert after.keys() == before.keys()
+    assert all(after[key] > before[key] for key in before)
+    assert [_duplicates(reply) for reply in again] == [{"orders": True}] * 2

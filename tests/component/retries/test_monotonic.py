@@ -199,7 +199,7 @@ async def test_a_deferred_request_that_comes_again_is_not_sent_beside_its_schedu
     await site.destination("orders", receiver.url)
     _, earlier = await site.deliver("orders"), EarlierConsumer(site)
     first = await earlier.take()
-    await earlier.store(*effects.deferral(first, now() + timedelta(seconds=LATER_S + 1)))
+    await earlier.store(effects.deferral(first, now() + timedelta(seconds=LATER_S + 1)))
 
     async with site.consumer():
         await until(site.is_settled, 20)

@@ -13,7 +13,8 @@ import pytest_asyncio
 
 from messaging.admin import topology
 from messaging.admin.manifests import TENANT_LIMITS, conf_fields, tenant_account
-from messaging.admin.permissions import NatsRole, publisher
+from messaging.admin.nkeys import write_key
+from messaging.admin.permissions import NatsRole, producer, publisher
 from messaging.client.connection import NatsConnection, connect
 from schemas import streams, subjects
 from tests.isolation.raw_nats import RawNats, raw_nats
@@ -304,3 +305,30 @@ async def test_an_account_that_is_removed_loses_its_connections(tmp_path: Path) 
             assert not other.is_closed
         async with raw_nats(gone) as again:
             assert again.is_closed
+
+
+async def test_a_tenant_that_is_added_is_served_after_a_second_reload(tmp_path: Path) -> None:
+    """nats-server 2.15 adds an account at a reload without its imports, and the imports at the next reload.
+
+    If the first reload is enough one day, the second one in `deploy/nats/README.md` and in the help text can go.
+    """
+    keys = Keys(tmp_path / "keys", [TENANT])
+    async with ShippedServer(tmp_path / "nats", keys) as server, raw_nats(keys.access("api", server.url)) as api:
+        api.subscribe(subjects.deliveries("*"))
+        await api.flush()
+        added = keys.producers[OTHER] = producer(OTHER)
+        keys.public[added.name] = write_key(keys.seed(added.name))
+        tenants = [tenant_account(name, keys.public[role.name]) for name, role in keys.producers.items()]
+        assert server.check("".join(f"{conf_fields(tenant)}\n" for tenant in tenants)) == ""
+        answers = []
+        for _ in range(2):
+            await server.reload()
+            async with raw_nats(keys.access(added.name, server.url)) as tenant:
+                tenant.subscribe("_INBOX.x")
+                tenant.publish(subjects.deliveries(OTHER), b"{}", reply="_INBOX.x")
+                await tenant.flush()
+                await api.flush()
+                answers.append([message.status for message in tenant.received])
+
+    assert answers == [["503"], []]
+    assert [message.data for message in api.received] == [b"{}"]

@@ -14,6 +14,7 @@ from messaging.admin.permissions import ROLES, NatsRole, producer
 from messaging.client.client import ServerAccess
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.kubernetes.certificates import Authority
+from tests.support.waiting import until
 
 SHIPPED: Final = Path(__file__).parents[2] / "deploy" / "nats"
 HOST: Final = "127.0.0.1"
@@ -88,6 +89,13 @@ class ShippedServer(EmbeddedNats):
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server; SIGHUP reloads its configuration."""
         os.kill(self.pid, number)
+
+    async def reload(self) -> None:
+        """Reload the configuration, and wait until that has happened."""
+        done = "Reloaded server configuration"
+        before = self.log_path.read_text().count(done)
+        self.signal(signal.SIGHUP)
+        await until(lambda: self.log_path.read_text().count(done) > before)
 
     def check(self, tenants: str) -> str:
         """Return the error of a started server's configuration with this `tenants.conf`, or an empty string."""

@@ -181,7 +181,7 @@ def user(
     """Print a user's entry for the server's configuration.
 
     For a producer it is the account of the tenant, which can do nothing but send requests to the API. Add it to
-    tenants.conf, or with --json to config.merge.accounts of the NATS chart's values.
+    tenants.conf, or with --json to config.merge.accounts of the NATS chart's values. Then reload the servers twice.
 
     For other roles it is a user of the product's account. Every such user is trusted, also a publisher. A notice on
     stderr gives the inbox prefix of the role: the value of ONEPROTECT_NATS_INBOX_PREFIX.

@@ -1,6 +1,5 @@
 """Rotating NATS credentials under a running consumer: nothing is restarted, and nothing is lost."""
 
-import signal
 from pathlib import Path
 
 from messaging.admin.nkeys import write_key
@@ -74,6 +73,4 @@ async def _reload(server: ShippedServer, *keys: str) -> None:
     accounts.write_text(
         "\n".join([*lines[:place], *(f"{{ nkey: {key}, {role}" for key in keys), *lines[place:]]) + "\n"
     )
-    reloads = server.log_path.read_text().count("Reloaded server configuration")
-    server.signal(signal.SIGHUP)
-    await until(lambda: server.log_path.read_text().count("Reloaded server configuration") > reloads, 10)
+    await server.reload()

@@ -145,7 +145,7 @@ async def _attempts(recorder: Recorder) -> None:
         recorder.sent.append(effects.suppressed(_delivery(), _result(outcome), NOW))
         recorder.sent += effects.for_recorded(_delivery(), _result(outcome), DeliveryHistory([]), archived=True)
     recorder.sent.append(effects.record(_delivery("ordered"), _result(Outcome.RETRY_SCHEDULED), NOW))
-    recorder.sent += effects.deferral(_delivery("due"), NOW)
+    recorder.sent.append(effects.deferral(_delivery("due"), NOW))
 
 
 async def _quarantine(recorder: Recorder) -> None:

@@ -40,30 +40,33 @@ async def get(connection: NatsConnection, stream: str, sequence: int) -> StoredM
     return await _get(connection, stream, {"seq": sequence})
 
 
-async def scan_since(
-    connection: NatsConnection, stream: str, subject: str, since: datetime
+async def scan(
+    connection: NatsConnection,
+    stream: str,
+    subject: str,
+    last_sequence: int,
+    *,
+    since: datetime | None = None,
+    first_sequence: int = 1,
 ) -> AsyncGenerator[StoredMessage]:
-    """Yield what is stored on `subject` since a time, oldest first, as the leader has it when this is called.
+    """Yield what the leader has on `subject` from a time or a sequence on, oldest first, up to a sequence.
 
-    Nothing but one request to the leader when nothing was stored since. Raises `JetStreamError`.
+    `last_sequence`: that of a message which the leader has returned, or one before it. Raises `JetStreamError`.
     """
-    last = await get_last(connection, stream, subject)
-    if last is None or last.stored_at < since:
-        return
     reached = 0
-    async for record in direct_get.scan(connection, stream, subject, since=since):
-        if record.sequence > last.sequence:
+    start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
+    async for record in direct_get.scan(connection, stream, subject, first_sequence=first_sequence, since=since):
+        if record.sequence > last_sequence:
             return
-        reached = record.sequence
+        reached, start = record.sequence, {"seq": record.sequence + 1}
         yield record
     for _ in range(MAX_MISSING):
-        if reached >= last.sequence:
+        if reached >= last_sequence:
             return
-        start: dict[str, Any] = {"seq": reached + 1} if reached else {"start_time": since}
         missing = await _get(connection, stream, {"next_by_subj": subject, **start})
-        if missing is None or missing.sequence > last.sequence:  # the newest one was removed meanwhile
+        if missing is None or missing.sequence > last_sequence:  # the newest one was removed meanwhile
             return
-        reached = missing.sequence
+        reached, start = missing.sequence, {"seq": missing.sequence + 1}
         yield missing
     raise ServerUnavailable(f"a replica of {stream} lags behind its leader; the read is tried again")
 

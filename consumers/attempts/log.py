@@ -9,15 +9,18 @@ from typing import Final, Protocol
 import msgspec
 
 from consumers.attempts import leader_reads
-from consumers.attempts.due_search import DueSearch
+from consumers.attempts.delivery_index import DeliveryIndexes
 from consumers.model.request import DeliveryAttemptRequest, RetryState
 from messaging import direct_get
 from messaging.client.connection import IncomingMessage, NatsConnection
+from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, decode_result
 from schemas.headers import HEADER_ATTEMPT, HEADER_ORIGINAL, HEADER_REPLAY
 
+LOOKS_OF_TENANT: Final = 16
+"""Looks of one tenant at a time: those of others find the leaders free."""
 _SHED: Final = (streams.WORK.name, streams.RETRIES.name)
 """The streams whose messages may have a copy in the overflow."""
 _SKEW: Final = timedelta(seconds=2)
@@ -58,7 +61,8 @@ class StreamAttemptLog:
 
     def __init__(self, connection: NatsConnection) -> None:
         self._connection = connection
-        self._due = DueSearch(connection)
+        self._indexes = DeliveryIndexes(connection)
+        self._turns = FairTurns(per_tenant=LOOKS_OF_TENANT)
 
     async def read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
         """Return what the leaders of the streams have of a delivery. Raises `JetStreamError`.
@@ -67,6 +71,10 @@ class StreamAttemptLog:
         result is recorded. A search in that order misses nothing that moves once. A delivery that is deferred goes
         round, so when the next attempt seems to be missing, the search is repeated.
         """
+        async with self._turns.turn(delivery.tenant):
+            return await self._read_history(delivery)
+
+    async def _read_history(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
         history = await self._read(delivery)
         result = result_of(history.results, delivery.retry_state)
         if result is None or history.is_superseded:
@@ -84,44 +92,51 @@ class StreamAttemptLog:
         stream, _, sequence = delivery.message.headers.get(HEADER_ORIGINAL, "").rpartition(".")
         if stream not in _SHED or not (sequence.isascii() and sequence.isdigit() and len(sequence) < 19):
             return False
-        original = await leader_reads.get(self._connection, stream, int(sequence))
+        async with self._turns.turn(delivery.tenant):
+            original = await leader_reads.get(self._connection, stream, int(sequence))
         return original is not None and _is_of(original, delivery)
 
     async def _read(self, delivery: DeliveryAttemptRequest) -> DeliveryHistory:
-        subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
-        schedule = await leader_reads.get_last(self._connection, streams.RETRIES.name, subject)
-        is_newer = schedule is not None and _is_newer(schedule, delivery)
-        due, since = subjects.due(delivery.tenant, delivery.destination), delivery.recorded_since - _SKEW
-        for record in () if is_newer else await self._due.find(due, delivery.id, since):
-            is_newer = is_newer or _is_newer(record, delivery)
-        results = await self.read_results(delivery)
+        schedule, is_newer = await self._read_schedule(delivery)
+        if not is_newer:
+            due = self._find(streams.RETRIES, subjects.due(delivery.tenant, delivery.destination), delivery)
+            is_newer = any([_is_newer(record, delivery) async for record in due])
+        if not is_newer:  # what was due at first, and was deferred, is scheduled again
+            schedule, is_newer = await self._read_schedule(delivery)
+        results = await self._read_results(delivery)
         is_newer = is_newer or any(_is_later(result, delivery.retry_state) for result in results)
         return DeliveryHistory(results, schedule, is_newer)
 
+    async def _read_schedule(self, delivery: DeliveryAttemptRequest) -> tuple[direct_get.StoredMessage | None, bool]:
+        """Return the message that waits for its time, and whether it is a newer one."""
+        subject = subjects.scheduled(delivery.tenant, delivery.destination, delivery.id)
+        schedule = await leader_reads.get_last(self._connection, streams.RETRIES.name, subject)
+        return schedule, schedule is not None and _is_newer(schedule, delivery)
+
     async def read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
-        """Return all results of the delivery since the request was stored, in order. Raises `JetStreamError`."""
-        results: list[AttemptResult] = []
+        """Return the results of the delivery since the request was stored, in order, but none that is `suppressed`.
+
+        Raises `JetStreamError`.
+        """
+        async with self._turns.turn(delivery.tenant):
+            return await self._read_results(delivery)
+
+    async def _read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
         subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
-        async for record in self._scan(streams.ATTEMPTS, subject, delivery):
-            with contextlib.suppress(msgspec.DecodeError):
-                result = decode_result(record.data).data
-                if result.delivery == delivery.id:
-                    results.append(result)
-        return results
+        found = self._find(streams.ATTEMPTS, subject, delivery)
+        return [decode_result(record.data).data async for record in found]
 
     async def _is_kept(self, delivery: DeliveryAttemptRequest, attempt: int) -> bool:
         subject = subjects.failed(delivery.tenant, delivery.destination, delivery.id)
         wanted = str(attempt), delivery.retry_state.replay
-        async for record in self._scan(streams.FAILED, subject, delivery):
-            found = record.headers.get(HEADER_ATTEMPT, "1"), record.headers.get(HEADER_REPLAY)
-            if found == wanted and _delivery_id(record) == delivery.id:
-                return True
-        return False
+        found = self._find(streams.FAILED, subject, delivery)
+        kept = [(one.headers.get(HEADER_ATTEMPT, "1"), one.headers.get(HEADER_REPLAY)) async for one in found]
+        return wanted in kept
 
-    def _scan(
+    def _find(
         self, stream: streams.StreamConfig, subject: str, delivery: DeliveryAttemptRequest
     ) -> AsyncIterator[direct_get.StoredMessage]:
-        return leader_reads.scan_since(self._connection, stream.name, subject, delivery.recorded_since - _SKEW)
+        return self._indexes.read(stream.name, subject, delivery.id, delivery.recorded_since - _SKEW)
 
 
 def result_of(results: Iterable[AttemptResult], state: RetryState) -> AttemptResult | None:

@@ -71,6 +71,19 @@ async def test_retries_that_come_due_at_once_delay_no_other(
     report.require(p99_ms)
 
 
+@pytest.mark.parametrize("each", [300, pytest.param(3400, marks=pytest.mark.long)])
+async def test_many_quick_retries_of_one_destination_delay_no_other(
+    installation: Installation, p99_ms: float, figure: Figure, each: int
+) -> None:
+    """Ten retries within milliseconds, of each of many deliveries: what one costs does not grow with the others."""
+    quick: dict[str, Any] = {"retry_schedule_s": [0.01] * 10, "max_in_flight": 1024}
+    async with installation.flood([f"quick-{each}"], "fail", each=each, **quick):
+        report = await installation.victim.run(installation.api, seconds=3 if each == 300 else 15)
+
+    figure(str(report))
+    report.require(p99_ms)
+
+
 async def test_a_response_body_of_runs_delays_no_other(
     installation: Installation, p99_ms: float, figure: Figure
 ) -> None:

@@ -50,25 +50,29 @@ async def test_a_scan_is_complete_although_a_replica_lags(site: Site) -> None:
     connection, since = site.jetstream.connection, datetime.now(UTC) - timedelta(minutes=1)
 
     for _ in range(10):
-        found = [one async for one in leader_reads.scan_since(connection, streams.ATTEMPTS.name, subject, since)]
-        assert [int(record.data) for record in found] == list(range(MESSAGES))
         last = await leader_reads.get_last(connection, streams.ATTEMPTS.name, subject)
         assert last is not None
         assert last.data == b"39"
+        place = connection, streams.ATTEMPTS.name, subject, last.sequence
+        for scan in (leader_reads.scan(*place, since=since), leader_reads.scan(*place, first_sequence=1)):
+            assert [int(record.data) async for record in scan] == list(range(MESSAGES))
 
 
-async def test_a_scan_begins_at_its_time_and_needs_one_request_when_nothing_is_newer(site: Site) -> None:
-    """Older messages are not read."""
+async def test_a_scan_begins_at_its_time_and_ends_at_its_sequence(site: Site) -> None:
+    """Neither older nor newer messages are yielded."""
     subject = await _fill(site)
     connection = site.jetstream.connection
-    middle = (await site.records(streams.ATTEMPTS))[MESSAGES // 2]
+    records = await site.records(streams.ATTEMPTS)
+    middle, last = records[MESSAGES // 2], records[-1].sequence
 
-    async def read(since: datetime) -> list[int]:
-        records = leader_reads.scan_since(connection, streams.ATTEMPTS.name, subject, since)
-        return [int(record.data) async for record in records]
+    async def read(since: datetime, last: int) -> list[int]:
+        found = leader_reads.scan(connection, streams.ATTEMPTS.name, subject, last, since=since)
+        return [int(record.data) async for record in found]
 
-    assert await read(middle.stored_at - timedelta(microseconds=1)) == list(range(MESSAGES // 2, MESSAGES))
-    assert await read(datetime.now(UTC) + timedelta(seconds=1)) == []
+    start = middle.stored_at - timedelta(microseconds=1)
+    assert await read(start, last) == list(range(MESSAGES // 2, MESSAGES))
+    assert await read(start, middle.sequence) == [MESSAGES // 2]
+    assert await read(datetime.now(UTC) + timedelta(seconds=1), last) == []
 
 
 async def test_no_message_is_told_from_no_stream(site: Site) -> None:

@@ -204,9 +204,8 @@ CONSUMER: Final = NatsRole(
             streams.NAMED_IDS,
         ),
         *_read_buckets(*_SEEN, streams.RATES, streams.REPLAYS, streams.LEASES, streams.SUSPECTS, streams.NAMED_IDS),
-        *_decide(streams.ATTEMPTS, streams.RETRIES, streams.FAILED),
+        *_decide(streams.ATTEMPTS, streams.ORDERED, streams.RETRIES, streams.FAILED),
         f"$JS.API.STREAM.MSG.GET.{streams.WORK.name}",  # the original of a shed copy, and what was moved
-        f"$JS.API.STREAM.MSG.GET.{streams.ORDERED.name}",
         f"{inbox_prefix('api')}.>",  # replies to requests on `oneprotect.control`
         f"{inbox_prefix('operator')}.>",
     ),

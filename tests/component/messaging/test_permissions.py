@@ -34,7 +34,7 @@ MAY = {
         "hear": "kv attempted serve",
     },
     "consumer": {
-        "read": "work overflow attempts retries failed",
+        "read": "work overflow ordered attempts retries failed",
         "publish": "requested overflow ordered scheduled due attempted failed delivered quarantined event",
         "look up": "destinations credentials credential_status health activity rates leases suspects replays named_ids",
         "write": "destinations credential_status health activity rates leases suspects named_ids",

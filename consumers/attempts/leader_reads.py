@@ -48,6 +48,7 @@ async def scan(
     *,
     since: datetime | None = None,
     first_sequence: int = 1,
+    batch: int = direct_get.BATCH,
 ) -> AsyncGenerator[StoredMessage]:
     """Yield what the leader has on `subject` from a time or a sequence on, oldest first, up to a sequence.
 
@@ -55,7 +56,8 @@ async def scan(
     """
     reached = 0
     start: dict[str, Any] = {"start_time": since} if since else {"seq": first_sequence}
-    async for record in direct_get.scan(connection, stream, subject, first_sequence=first_sequence, since=since):
+    read = direct_get.scan(connection, stream, subject, first_sequence=first_sequence, since=since, batch=batch)
+    async for record in read:
         if record.sequence > last_sequence:
             return
         reached, start = record.sequence, {"seq": record.sequence + 1}

@@ -3,19 +3,21 @@
 A delivery is superseded when it was attempted since it was retained, or is requested and not attempted yet. Replays
 keep no index of requested deliveries; the streams are the source of truth. A request is in the overflow, the work
 stream, the retries or an ordered queue until its attempt is recorded, which outlasts the retained delivery. A message
-is stored in the next place before it leaves the one before, so a search in that order finds it. That holds for replays
-that overlap and for killed ones, and does not depend on how long the server remembers a `Nats-Msg-Id`.
+is stored in the next place before it leaves the one before, so a search in that order finds it. The leaders say how
+far each search must reach, as a replica may lag. That holds for replays that overlap and for killed ones, and does not
+depend on how long the server remembers a `Nats-Msg-Id`.
 
 Memory is bounded by `PAGE_SIZE`, not by what is recorded: an index holds one number for each delivery of its page.
 """
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
+from consumers.attempts import leader_reads
 from consumers.retention import retained
 from consumers.retention.retained import BATCH, RetainedDelivery, RetainedRecord
 from messaging import direct_get
@@ -157,12 +159,22 @@ async def find_superseded(
         (streams.ORDERED, subjects.ordered(tenant, "*")),
     ]
     for stream, subject in searched:
-        async for record in direct_get.scan(connection, stream.name, subject, since=since, batch=BATCH):
+        async for record in _scan(connection, stream.name, subject, since):
             _record_request(index, record)
     for subject in _attempt_subjects(tenant, deliveries):
-        async for record in direct_get.scan(connection, streams.ATTEMPTS.name, subject, since=since, batch=BATCH):
+        async for record in _scan(connection, streams.ATTEMPTS.name, subject, since):
             _record_result(index, record)
     return SupersededPage(deliveries, index)
+
+
+async def _scan(
+    connection: NatsConnection, stream: str, subject: str, since: datetime
+) -> AsyncIterator[direct_get.StoredMessage]:
+    """Yield what the leader has on a subject since a time, when this is called."""
+    last = await leader_reads.get_last(connection, stream, subject)
+    if last is not None and last.stored_at >= since:
+        async for record in leader_reads.scan(connection, stream, subject, last.sequence, since=since, batch=BATCH):
+            yield record
 
 
 def _attempt_subjects(tenant: str, deliveries: Sequence[RetainedDelivery]) -> Iterable[str]:

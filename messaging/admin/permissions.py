@@ -157,7 +157,8 @@ API: Final = NatsRole(
         *_publish(streams.EVENTS),
         *_write_buckets(*_CONFIGURED),
         *_read_buckets(*_SEEN, streams.TOKENS, streams.REPLAYS, streams.NAMED_IDS, streams.REMOVALS),
-        *_read(*(stream for stream in streams.STREAMS if stream is not streams.QUARANTINE)),
+        *_read(streams.FAILED, streams.DELIVERED, streams.EVENTS),
+        *_decide(streams.OVERFLOW, streams.WORK, streams.RETRIES, streams.ORDERED, streams.ATTEMPTS),  # replays
         *_follow(streams.FAILED, streams.DELIVERED),  # the bytes of each tenant
         f"$JS.API.STREAM.PURGE.{streams.DELIVERED.name}",  # the oldest of a tenant beyond its share
         subjects.CONTROL,

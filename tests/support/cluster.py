@@ -1,4 +1,4 @@
-"""A cluster of three nats-servers; each can be killed."""
+"""A cluster of three nats-servers; each can be killed. A replica that lags behind its leader."""
 
 import asyncio
 import contextlib
@@ -9,6 +9,8 @@ from typing import Any, Protocol, TypeVar
 
 from messaging.client.connection import NatsConnection
 from oneprotect.dev.nats_server import EmbeddedNats
+from schemas import streams, subjects
+from tests.support.site import Site
 
 
 class Named(Protocol):
@@ -53,6 +55,21 @@ async def leader_of(connection: NatsConnection, stream: str, nodes: Sequence[N])
     info = await connection.api(f"STREAM.INFO.{stream}")
     name: str | None = info["cluster"].get("leader")
     return next((node for node in nodes if node.name == name), None)
+
+
+async def lag_behind(site: Site) -> None:
+    """Let a mirror that has one message answer a part of the direct gets of results, as a replica that lags does."""
+    await site.jetstream.connection.api(
+        "STREAM.CREATE.LAGGING",
+        {
+            "name": "LAGGING",
+            "storage": "file",
+            "mirror": {"name": streams.ATTEMPTS.name, "filter_subject": "oneprotect.delivery.attempted.nobody.>"},
+            "mirror_direct": True,
+            "allow_direct": True,
+        },
+    )
+    await site.jetstream.publisher.put(subjects.attempted("nobody", "orders", "dlv_1"), b"0")
 
 
 def _free_port() -> int:

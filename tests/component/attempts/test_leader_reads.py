@@ -8,26 +8,11 @@ from consumers.attempts import leader_reads
 from messaging import direct_get
 from messaging.client.errors import NotFound
 from schemas import streams, subjects
+from tests.support.cluster import lag_behind
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
 
 MESSAGES = 40
-
-
-async def _lag(site: Site) -> None:
-    """Let a mirror that has one message answer a part of the direct gets, as a replica that lags far behind does."""
-    connection = site.jetstream.connection
-    await connection.api(
-        "STREAM.CREATE.LAGGING",
-        {
-            "name": "LAGGING",
-            "storage": "file",
-            "mirror": {"name": streams.ATTEMPTS.name, "filter_subject": "oneprotect.delivery.attempted.nobody.>"},
-            "mirror_direct": True,
-            "allow_direct": True,
-        },
-    )
-    await site.jetstream.publisher.put(subjects.attempted("nobody", "orders", "dlv_1"), b"0")
 
 
 async def _is_lagging(site: Site, subject: str) -> bool:
@@ -44,7 +29,7 @@ async def _fill(site: Site) -> str:
 
 async def test_a_scan_is_complete_although_a_replica_lags(site: Site) -> None:
     """What the replica misses comes from the leader."""
-    await _lag(site)
+    await lag_behind(site)
     subject = await _fill(site)
     await until(lambda: _is_lagging(site, subject))
     connection, since = site.jetstream.connection, datetime.now(UTC) - timedelta(minutes=1)

@@ -30,7 +30,7 @@ MAY = {
         "look up": "destinations credentials credential_status health activity tokens replays named_ids removals",
         "write": "destinations credentials credential_status tokens replays named_ids",
         "pull": "",
-        "also": "info control line move follow trim",
+        "also": "info control line move follow trim decide replay",
         "hear": "kv attempted serve",
     },
     "consumer": {
@@ -39,7 +39,7 @@ MAY = {
         "look up": "destinations credentials credential_status health activity rates leases suspects replays named_ids",
         "write": "destinations credential_status health activity rates leases suspects named_ids",
         "pull": "work retries ordered",
-        "also": "info stand line purge delete move answer decide",
+        "also": "info stand line purge delete move answer decide keep",
         "hear": "kv control",
     },
     "operator": {
@@ -51,7 +51,7 @@ MAY = {
         ),
         "write": "destinations credentials credential_status health tokens replays named_ids removals",
         "pull": "",
-        "also": "info control line move apply remove delete follow trim",
+        "also": "info control line move apply remove delete follow trim decide replay",
         "hear": "kv attempted",
     },
     "publisher_acme": dict.fromkeys(("read", "publish", "look up", "write", "pull", "also", "hear"), ""),
@@ -70,8 +70,10 @@ EXCEPTIONS = {
     **{("CREATE.CONSUMER", stream.name): ("also", "follow") for stream in (streams.FAILED, streams.DELIVERED)},
     **{
         ("MSG.GET", stream.name): ("also", "decide")
-        for stream in (streams.WORK, streams.ORDERED, streams.ATTEMPTS, streams.RETRIES, streams.FAILED)
+        for stream in (streams.WORK, streams.ORDERED, streams.ATTEMPTS, streams.RETRIES)
     },
+    ("MSG.GET", streams.FAILED.name): ("also", "keep"),
+    ("MSG.GET", streams.OVERFLOW.name): ("also", "replay"),
     **{("PURGE", f"KV_{bucket.name}"): ("also", "remove") for bucket in streams.TENANT_BUCKETS},
     ("NAMES", streams.ORDERED.name): ("also", "remove"),
     ("DELETE.CONSUMER", streams.ORDERED.name): ("also", "remove"),

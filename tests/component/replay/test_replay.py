@@ -26,6 +26,7 @@ from schemas.headers import (
     HEADER_SCHEDULE,
     HEADER_SCHEDULE_TARGET,
 )
+from tests.support.cluster import lag_behind
 from tests.support.receiver import Scripted
 from tests.support.retained_deliveries import keep, record, requested, waiting
 from tests.support.site import TENANT, Site, document
@@ -251,6 +252,24 @@ async def test_successive_replays_request_once(site: Site) -> None:
     assert len(overflowed) == 15
     assert [(row.replayed, row.skipped) for row in (first, second, third)] == [(20, 0), (3, 20), (0, 2)]
     assert await requested(site) == sorted(orders + invoices)
+
+
+async def test_what_a_lagging_replica_does_not_know_is_not_requested_again(site: Site) -> None:
+    """Its deliveries were attempted since. About half of the reads are answered by that replica."""
+    await lag_behind(site)
+    deliveries = await keep(site, 10)
+    for delivery in deliveries:
+        await record(site, delivery, attempt=9)
+    await until(lambda: _is_lagging(site, 10))
+
+    rows = [await _replay(site, ReplayFilter()) for _ in range(8)]
+
+    assert {(row.replayed, row.skipped) for row in rows} == {(0, 10)}
+    assert await requested(site) == []
+
+
+async def _is_lagging(site: Site, count: int) -> bool:
+    return len(await site.records(streams.ATTEMPTS)) < count
 
 
 async def test_concurrent_replays_request_once(site: Site) -> None:

@@ -20,6 +20,7 @@ from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE, AttemptResult, DeliveryAttempted, decode_result, encode
 from schemas.headers import (
     HEADER_CODE,
+    HEADER_DUE,
     HEADER_MSG_ID,
     HEADER_OUTCOME,
     HEADER_SCHEDULE,
@@ -161,6 +162,7 @@ def _schedule(delivery: DeliveryAttemptRequest, state: RetryState, at: datetime)
         HEADER_MSG_ID: state.msg_id(delivery.request_id),
         HEADER_SCHEDULE: f"@at {at.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         HEADER_SCHEDULE_TARGET: subjects.due(delivery.tenant, delivery.destination),
+        HEADER_DUE: f"{at.timestamp():.3f}",
         EXPECTED_REVISION: "0",  # a fired schedule leaves its subject empty, so this replaces none that is newer
     }
     if message.deliveries > 1 or HEADER_SINCE in received:  # another consumer may still record `delivered`

@@ -5,6 +5,7 @@ loads what is missing, and then runs the same steps.
 """
 
 import asyncio
+import contextlib
 import functools
 import random
 import time
@@ -43,7 +44,7 @@ from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
-from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
+from schemas.headers import HEADER_CHECKED, HEADER_DUE, HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
 
 HALF_OPEN_RETRY_S: Final = 2.0
 """Deferral of a delivery while another attempt probes its half-open circuit breaker."""
@@ -55,6 +56,7 @@ SUSPECT_S: Final = 60.0
 """Time after a reconnect for which messages that are called new are looked up."""
 SECRET_RETRY_SCHEDULE_S: Final = (30.0, 60.0, 300.0, 900.0, 3600.0)
 _SINCE: Final = HEADER_SINCE.encode()
+_DUE: Final = HEADER_DUE.encode()
 _ORIGINAL: Final = HEADER_ORIGINAL.encode()
 _NAMED: Final = HEADER_MSG_ID.encode()
 _CHECKED: Final = HEADER_CHECKED.encode()
@@ -116,8 +118,8 @@ class DeliveryHandler:
         self._observer = observer
         self._archive = archive
         self._clock = clock
-        self._spread = RetrySpread(policy.retries_per_s)
-        self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s, self._spread, clock.now)
+        self.spread = RetrySpread(policy.retries_per_s)
+        self._results = ResultBuilder(worker, policy.retry, policy.secret_retry_schedule_s, self.spread, clock.now)
         self._routes = RouteCache(directory, policy.secret_namespace)
         self.deferrals = 0
         """Requests deferred because their destination's circuit breaker was open."""
@@ -202,6 +204,9 @@ class DeliveryHandler:
         return await self._load_and_send(DeliveryAttempt(delivery))
 
     def _decode(self, message: Message) -> DeliveryAttemptRequest:
+        if _DUE in message.header_block and message.stream == streams.RETRIES.name and message.deliveries == 1:
+            with contextlib.suppress(ValueError):
+                self.spread.note_fired(float(message.headers[HEADER_DUE]), message.stored_ns / 1e9)
         return DeliveryAttemptRequest.from_message(message, max_payload_bytes=self._policy.max_payload_bytes)
 
     def _may_be_known(self, message: Message) -> bool:
@@ -313,7 +318,7 @@ class DeliveryHandler:
             return Requeue()  # the head of an ordered queue stays where it is
         self.deferrals += 1
         jitter_s = random.uniform(0, max(MIN_DEFERRAL_JITTER_S, open_s / 2))  # noqa: S311 - not for security
-        until = self._spread.due_after(delivery.tenant, open_s + jitter_s, self._clock.now())
+        until = self.spread.due_after(delivery.tenant, open_s + jitter_s, self._clock.now())
         return (effects.deferral(delivery, until),)
 
     async def _load_and_send(self, attempt: DeliveryAttempt) -> Disposition:

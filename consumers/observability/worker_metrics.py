@@ -50,6 +50,8 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.RETURNS, worker.returns),
             (definitions.TERMINATED, worker.terminations),
             (definitions.OVERDUE, self.overdue.overdue),
+            (definitions.LATENESS, self.handler.spread.late_s),
+            (definitions.RETRY_ROOM, self.handler.spread.per_s),
             (definitions.DEFERRALS, self.handler.deferrals),
             (definitions.REPEATED_ATTEMPTS, self.handler.repeated_attempts),
             (definitions.REPEATED_IDS, self.ids.duplicates if self.ids else 0),

@@ -20,6 +20,14 @@ MAX_SECRET_WAIT_S: Final = 3 * 86_400.0
 """The longest that a delivery waits for its secret before it fails."""
 HORIZON_S: Final = 600
 """Retries that are due later are not spread: the jitter of so long a wait does it."""
+FIRST_PER_S: Final = 300
+"""Room of a second until the server has fired more in time: the slowest disks allow about as many with fsync."""
+MIN_PER_S: Final = 50
+LATE_S: Final = 2.0
+"""A schedule that is fired later has waited for others: the server cannot fire more than it does."""
+PROMPT_S: Final = 1.0
+GROWTH: Final = 4
+"""A second gets room for so many times what was fired promptly. A tenant fills a third, so one alone lets it grow."""
 
 Spread = Callable[[float, float], float]
 
@@ -72,14 +80,39 @@ class _Second:
 
 
 class RetrySpread:
-    """The times at which the retries of one worker are due."""
+    """The times at which the retries of one worker are due.
 
-    __slots__ = ("_per_s", "_seconds")
+    The room of a second follows what the server fires in time, as seen by this worker.
+    """
 
-    def __init__(self, per_s: int) -> None:
-        """`per_s`: room of each second. A tenant may fill half of what is free: alone a third."""
-        self._per_s = per_s
+    __slots__ = ("_fired", "_fired_in", "_max_per_s", "_seconds", "late_s", "per_s")
+
+    def __init__(self, max_per_s: int) -> None:
+        """`max_per_s`: the most that a second may have. A tenant may fill half of what is free: alone a third."""
+        self._max_per_s = max_per_s
+        self.per_s = min(FIRST_PER_S, max_per_s)
+        """Room of each second."""
+        self.late_s = 0.0
+        """How late the server fires, by the last retry."""
+        self._fired = self._fired_in = 0
+        """Retries that were fired in one second, and that second."""
         self._seconds: dict[int, _Second] = {}
+
+    def note_fired(self, due_s: float, fired_s: float) -> None:
+        """Note when the server fired a retry that was due at `due_s`, in Unix seconds by the server's clock."""
+        self.late_s, second = max(0.0, fired_s - due_s), int(fired_s)
+        if second > self._fired_in:
+            if self._fired:
+                self._adjust(self._fired)
+            self._fired, self._fired_in = 0, second
+        self._fired += 1
+
+    def _adjust(self, fired: int) -> None:
+        """Follow the number of retries that were fired in one second."""
+        if self.late_s > LATE_S:
+            self.per_s = max(min(MIN_PER_S, self._max_per_s), min(self.per_s, fired * 4 // 5))
+        elif self.late_s < PROMPT_S:
+            self.per_s = min(self._max_per_s, max(self.per_s, fired * GROWTH))
 
     def due_after(self, tenant: str, wait_s: float, now: datetime) -> datetime:
         """Return the time of a retry that is due after `wait_s`, or later while too many of its tenant are.
@@ -112,7 +145,7 @@ class RetrySpread:
     def _take(self, at: _Second, tenant: str) -> bool:
         """Count a retry, and return whether there is room for it."""
         mine = at.counts.get(tenant, 0) + 1
-        if 2 * mine > self._per_s - at.total:
+        if 2 * mine > self.per_s - at.total:
             return False
         at.counts[tenant] = mine
         at.total += 1

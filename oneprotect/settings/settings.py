@@ -148,8 +148,8 @@ class DeliverySettings(Struct, frozen=True, kw_only=True):
     retry_jitter: float = 0.2
     """Random spread of each wait as a fraction: 0.2 is ±20 %. It separates deliveries that failed together."""
     retries_per_s: int = 1000
-    """Retries of a consumer process that are due in one second, of a single tenant a third. The others are due later.
-    Lower it if the servers cannot fire as many schedules: about 500 a second with `durability: fsync`."""
+    """Most retries of a consumer process that are due in one second, of a single tenant a third. The others are due
+    later. A process begins with 300, and follows what the servers fire in time."""
     retry_after_timeout_s: float = 60.0
     """Minimum wait after an attempt that timed out, so that retries do not overload a slow receiver."""
     max_payload_bytes: int = 256 * 1024

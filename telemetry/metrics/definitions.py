@@ -160,6 +160,10 @@ ACK_PENDING: Final = _gauge("consumer_ack_pending", "Messages delivered to worke
 WAITING: Final = _gauge("consumer_waiting", "Pull requests of workers that wait at the server.", "stream")
 SCHEDULED: Final = _gauge("schedules_pending", "Attempts scheduled for later.")
 OVERDUE: Final = _gauge("schedules_overdue", "Schedules that the server should have fired; consumers fire them.")
+LATENESS: Final = _gauge(
+    "schedule_lateness_seconds", "How late the server made the last retry due that this consumer got."
+)
+RETRY_ROOM: Final = _gauge("retries_per_second", "Retries that this consumer makes due in one second, at most.")
 STORAGE: Final = _gauge("jetstream_storage_bytes", "Disk space used by the streams of this account.")
 STORAGE_LIMIT: Final = _gauge("jetstream_storage_limit_bytes", "Disk space available to this account, if limited.")
 REPLAYS: Final = _gauge("replays_running", "Replays in progress.")

@@ -33,6 +33,8 @@ from tests.support.waiting import until
 
 VICTIM: Final = "globex"
 READ_PAUSE_S: Final = 0.1
+RETRY_S: Final = 1.0
+"""Wait, with a jitter of a fifth, of the destination `retried`, whose receiver refuses each delivery once."""
 _AT_ONCE: Final = 64
 
 
@@ -66,6 +68,8 @@ class Victim:
         self._webhook = Webhook(secret)
         self._sent: dict[str, float] = {}
         self._received: dict[str, float] = {}
+        self._refused: dict[str, bool] = {}
+        """Whether a delivery that is to fail once has still to fail."""
         self._wrong: Counter[str] = Counter()
         self._arrival = asyncio.Event()
         self._client: Client | None = None
@@ -73,6 +77,9 @@ class Victim:
         self._longest_read_s = 0.0
 
     async def _receive(self, request: web.Request) -> web.Response:
+        if request.path.startswith("/once/") and self._refused.setdefault(request.headers["webhook-id"], True):
+            self._refused[request.headers["webhook-id"]] = False
+            return web.Response(status=503)
         now, body = asyncio.get_running_loop().time(), await request.read()
         delivery = request.headers.get("webhook-id", "")
         try:
@@ -289,6 +296,8 @@ async def running_installation(directory: Path, **settings: str) -> AsyncGenerat
         url = await stack.enter_async_context(victim.receiver())
         await installation.add_destinations(VICTIM, {"orders": url})
         await installation.add_destinations(VICTIM, {"queue": url}, ordering="fifo")
+        once = url.replace("/in", "/once/in")
+        await installation.add_destinations(VICTIM, {"retried": once}, retry_schedule_s=[RETRY_S])
         await until(Ops(api_port).is_ready, 20)
         await until(ops.is_ready, 20)
         (await victim.run(api, seconds=0.5)).require(60_000)  # its token and its connection are known from here on

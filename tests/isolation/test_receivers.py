@@ -5,12 +5,14 @@ from typing import Any, Final
 
 import pytest
 
-from tests.isolation.installation import Installation
+from tests.isolation.installation import RETRY_S, Installation
 
 pytestmark = [pytest.mark.serial, pytest.mark.asyncio(loop_scope="module")]
 
 Figure = Callable[[str], None]
 
+MAX_LATE_MS: Final = 1000
+"""The server looks for due schedules once a second."""
 KINDS: Final = ("slow", "silent", "drip", "reset", "big", "heads", "chunks")
 
 
@@ -82,6 +84,19 @@ async def test_many_quick_retries_of_one_destination_delay_no_other(
 
     figure(str(report))
     report.require(p99_ms)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(2000, marks=pytest.mark.long)])
+async def test_retries_of_one_tenant_do_not_make_those_of_others_late(
+    installation: Installation, p99_ms: float, figure: Figure, count: int
+) -> None:
+    """A tenant retries each of its deliveries every second, and the retries of another are due at their time."""
+    waits: dict[str, Any] = {"retry_schedule_s": [1.0] * 8, "max_in_flight": 256}
+    async with installation.flood([f"retries-{count}"], "fail", destinations=10, each=count // 10, **waits):
+        report = await installation.victim.run(installation.api, seconds=8, destination="retried")
+
+    figure(str(report))
+    report.require(RETRY_S * 1200 + MAX_LATE_MS + p99_ms)
 
 
 async def test_a_response_body_of_runs_delays_no_other(

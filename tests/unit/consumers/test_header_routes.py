@@ -65,7 +65,7 @@ PORTABLE = {
     "Oneprotect-Original",
 }
 OWN: dict[str, set[str]] = {
-    "scheduled": {"Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Oneprotect-Deferrals"},
+    "scheduled": {"Nats-Msg-Id", "Nats-Schedule", "Nats-Schedule-Target", "Oneprotect-Deferrals", "Oneprotect-Due"},
     "failed": {"Nats-Msg-Id", "Oneprotect-Outcome", "Oneprotect-Code"},
     "quarantined": {"Nats-Msg-Id", "Oneprotect-Origin-Subject", "Oneprotect-Code", "Oneprotect-Reason"},
     "delivered": set(),

@@ -3,7 +3,7 @@
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 
-from consumers.retries.policy import HORIZON_S, RetrySpread
+from consumers.retries.policy import FIRST_PER_S, HORIZON_S, MIN_PER_S, RetrySpread
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PER_S = 300
@@ -61,3 +61,41 @@ def test_what_is_past_and_what_is_far_ahead_takes_no_memory() -> None:
         spread.due_after("acme", 1, NOW + timedelta(seconds=second))
 
     assert len(spread._seconds) <= 3  # pyright: ignore[reportPrivateUsage]
+
+
+def _fire(spread: RetrySpread, *, per_s: int, late_s: float, seconds: int = 5, begin: int = 1000) -> None:
+    for second in range(begin, begin + seconds):
+        for _ in range(per_s):
+            spread.note_fired(second - late_s, second)
+
+
+def test_a_second_has_more_room_when_the_server_fires_in_time() -> None:
+    """One tenant that fills its third of each second lets the room grow to the limit."""
+    spread = RetrySpread(1000)
+    assert spread.per_s == FIRST_PER_S
+
+    for second in range(10):
+        _fire(spread, per_s=spread.per_s // 3, late_s=0.2, seconds=2, begin=1000 + 2 * second)
+
+    assert spread.per_s == 1000
+
+
+def test_a_few_retries_prove_nothing_about_the_server() -> None:
+    """The room stays as it is."""
+    spread = RetrySpread(1000)
+
+    _fire(spread, per_s=5, late_s=0.2)
+
+    assert spread.per_s == FIRST_PER_S
+
+
+def test_a_second_has_less_room_when_the_server_is_late() -> None:
+    """The room follows what the server fires, and has a lower bound."""
+    spread = RetrySpread(1000)
+
+    _fire(spread, per_s=100, late_s=6)
+    assert spread.per_s == 80
+    assert spread.late_s == 6
+
+    _fire(spread, per_s=3, late_s=6, begin=2000)
+    assert spread.per_s == MIN_PER_S

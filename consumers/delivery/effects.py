@@ -31,6 +31,7 @@ from schemas.headers import (
 
 SOURCE: Final = "/oneprotect/consumer"
 _ATTEMPTED: Final = subjects.attempted("*", "*", "*").partition("*")[0]
+_FAILED: Final = subjects.failed("*", "*", "*").partition("*")[0]
 _BEFORE_MSG_ID: Final = f"NATS/1.0\r\n{HEADER_MSG_ID}: "
 _AFTER_MSG_ID: Final = f"\r\ncontent-type: {CONTENT_TYPE}\r\n\r\n"
 
@@ -80,8 +81,11 @@ def replacing(publication: Publication, delivery: DeliveryAttemptRequest, histor
 
 
 def without_id(publication: Publication) -> Publication:
-    """Return a schedule without its `Nats-Msg-Id`, which the server knows although its message is gone."""
-    if HEADER_SCHEDULE not in publication.headers:
+    """Return a schedule or a failed delivery without its `Nats-Msg-Id`, which the server knows without its message.
+
+    Its tenant may have been removed and created again, for example. What is stored was looked up before.
+    """
+    if HEADER_SCHEDULE not in publication.headers and not publication.subject.startswith(_FAILED):
         return publication
     headers = {name: value for name, value in publication.headers.items() if name != HEADER_MSG_ID}
     return msgspec.structs.replace(publication, headers=headers)

@@ -307,6 +307,26 @@ async def test_a_schedule_whose_id_the_server_knows_is_stored_if_it_is_gone(site
     assert await made(site, delivery) == [(1, Outcome.RETRY_SCHEDULED), (2, Outcome.DELIVERED)]
 
 
+async def test_a_failed_delivery_whose_id_the_server_knows_is_kept_if_it_is_gone(
+    site: Site, receiver: Scripted
+) -> None:
+    """The same id failed before its tenant was removed and created again."""
+    receiver.script, receiver.hold = [410], asyncio.Event()
+    await site.destination("orders", receiver.url)
+
+    async with site.consumer():
+        delivery = await site.deliver("orders")
+        await until(lambda: receiver.seen)
+        known = {HEADER_MSG_ID: f"{subjects.msg_id(TENANT, 'orders', delivery)}.a1"}
+        stored = await site.jetstream.publisher.put(subjects.failed(TENANT, "orders", delivery), b"{}", known)
+        await site.jetstream.publisher.remove(streams.FAILED.name, stored.seq)
+        receiver.hold.set()
+        await until(site.is_settled, 20)
+
+    assert await made(site, delivery) == [(1, Outcome.FAILED)]
+    assert len(await site.records(streams.FAILED)) == 1
+
+
 async def test_a_late_attempt_does_not_replace_a_newer_schedule(site: Site, receiver: Scripted) -> None:
     """Attempt 1 ends after another consumer has scheduled attempt 3."""
     receiver.script, receiver.hold = [500, 200], asyncio.Event()

@@ -6,7 +6,7 @@ next place before it leaves the one before, so a search in that order finds it.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -122,8 +122,11 @@ async def is_stored(
 ) -> bool:
     """Return whether a delivery that was requested at `since` or later waits in a stream, or has a result.
 
-    Load shedding moves a due delivery back to the overflow, which is therefore read twice. Raises `JetStreamError`.
+    Most were attempted, and that is found at once: so it is looked for first, and again when nothing waits. Load
+    shedding moves a due delivery back to the overflow, which is therefore read twice. Raises `JetStreamError`.
     """
+    if await has_attempt(connection, tenant, delivery, destination, since=since, is_it=is_it):
+        return True
     overflow, work, ordered, *_ = _places(tenant, destination, delivery)
     for place in (overflow, work, ordered, overflow):
         if await _is_in(connection, place, delivery, since - CLOCK_DIFFERENCE, is_it):
@@ -144,8 +147,10 @@ async def has_attempt(
             return True
     pattern = subjects.attempted(tenant, destination, delivery)
     forward = _ForwardScan(connection, streams.ATTEMPTS.name, pattern, delivery)
-    await forward.read(since - CLOCK_DIFFERENCE)
-    return any(True for _ in _results(forward, delivery))
+    async for record in forward.read_each(since - CLOCK_DIFFERENCE):
+        if any(True for _ in _results([record], delivery)):
+            return True
+    return False
 
 
 async def _is_in(
@@ -153,8 +158,7 @@ async def _is_in(
 ) -> bool:
     _, stream, pattern = place
     forward = _ForwardScan(connection, stream.name, pattern, delivery)
-    await forward.read(since)
-    for record in forward.records:
+    async for record in forward.read_each(since):
         with contextlib.suppress(ValueError):  # it is quarantined when it is handled
             request = decode_request(record.data)
             if request.id == delivery and is_it(request, record.headers):
@@ -197,12 +201,17 @@ class _ForwardScan:
 
     async def read(self, since: datetime | None) -> None:
         """Read about `reverse_reader.EXAMINED` messages, fewer large ones, that were stored at `since` or later."""
+        async for record in self.read_each(since):
+            self._kept[record.sequence] = record
+
+    async def read_each(self, since: datetime | None) -> AsyncGenerator[direct_get.StoredMessage]:
+        """Yield the messages about the delivery, of those that `read` reads, and keep none."""
         left = reverse_reader.EXAMINED
         left_bytes = left * reverse_reader.EXAMINED_BYTES
         async for record in direct_get.scan(*self._scanned, since=since):
             self.reached_at = record.stored_at
             if self._mark in record.data:
-                self._kept[record.sequence] = record
+                yield record
             left -= 1
             left_bytes -= len(record.data)
             if left <= 0 or left_bytes <= 0:
@@ -224,18 +233,18 @@ def _requests(forward: _ForwardScan, delivery: str, state: DeliveryState) -> Ite
 async def _attempts(forward: _ForwardScan, delivery: str, since: datetime | None) -> list[AttemptResult]:
     """Return the attempts, oldest first: those soon after the request, and those around each next due time."""
     await forward.read(since)
-    results = list(_results(forward, delivery))
+    results = list(_results(forward.records, delivery))
     for _ in range(MAX_SKIPS):
         due_at = max((result.next_attempt_at for result in results if result.next_attempt_at), default=None)
         if forward.has_ended or due_at is None or forward.reached_at is None or due_at <= forward.reached_at:
             break
         await forward.read(max(due_at - _SKEW, forward.reached_at))
-        results = list(_results(forward, delivery))
+        results = list(_results(forward.records, delivery))
     return results
 
 
-def _results(forward: _ForwardScan, delivery: str) -> Iterable[AttemptResult]:
-    for record in forward.records:
+def _results(records: Iterable[direct_get.StoredMessage], delivery: str) -> Iterable[AttemptResult]:
+    for record in records:
         try:
             result = decode_result(record.data).data
         except msgspec.DecodeError:  # recorded by another version of this program

@@ -12,6 +12,7 @@ from typing import Final
 
 import structlog
 
+from consumers.attempts.log import LOOKS_OF_TENANT
 from consumers.attempts.timeline import has_attempt, is_stored
 from consumers.delivery.named_ids import COMPLETE_AFTER_S, Claim, NamedId, NamedIds, digest_of
 from consumers.model.request import DeliveryAttemptRequest
@@ -19,6 +20,7 @@ from consumers.worker.disposition import Disposition, quarantine_publication
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import ServerUnavailable, WriteConflict
 from messaging.quota import QuotaExceeded
+from messaging.tenant_turns import FairTurns
 from schemas import subjects
 from schemas.codes import Code
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
@@ -56,6 +58,7 @@ class NamedIdCheck:
         self._ids = ids
         self._term_s = term_s
         self._api_term_s = api_term_s
+        self._turns = FairTurns(per_tenant=LOOKS_OF_TENANT)
         self._warned_at = float("-inf")
         self.duplicates = 0
         """Messages that were not sent because their id was used before."""
@@ -85,7 +88,7 @@ class NamedIdCheck:
         self, delivery: DeliveryAttemptRequest, claim: Claim, digest: str
     ) -> Disposition | None:
         """Return what to do with a duplicate, or None if the claim can be taken over. Raises `ClaimedElsewhere`."""
-        if await self._is_resolved(delivery, claim, digest):
+        if await self._is_resolved(delivery, claim):
             self.duplicates += 1
             if claim.row.digest == digest:
                 return ()
@@ -94,19 +97,16 @@ class NamedIdCheck:
             raise ClaimedElsewhere
         return None
 
-    async def _is_resolved(self, delivery: DeliveryAttemptRequest, claim: Claim, digest: str) -> bool:
-        """Return whether the owner of the claim has attempted its delivery, or is the API and has stored it.
-
-        A head without an id may be the delivery that the API stored: a consumer of an earlier version has moved it and
-        dropped its mark. For such a head only an attempt counts.
-        """
-        may_be_it = claim.row.digest == digest and HEADER_MSG_ID not in delivery.message.headers
-        if claim.row.is_stored and not may_be_it:
+    async def _is_resolved(self, delivery: DeliveryAttemptRequest, claim: Claim) -> bool:
+        """Return whether the owner of the claim has attempted its delivery, or is the API and has stored it."""
+        if claim.row.is_stored:
             return True
-        search = has_attempt if claim.row.by or may_be_it else is_stored
-        return claim.since is not None and await search(
-            self._connection, delivery.tenant, delivery.id, delivery.destination, since=claim.since, is_it=claim.covers
-        )
+        if claim.since is None:
+            return False
+        search = has_attempt if claim.row.by else is_stored
+        place = delivery.tenant, delivery.id, delivery.destination
+        async with self._turns.turn(delivery.tenant):
+            return await search(self._connection, *place, since=claim.since, is_it=claim.covers)
 
     def _warn(self, tenant: str, error: QuotaExceeded) -> None:
         now = time.monotonic()
@@ -118,12 +118,12 @@ class NamedIdCheck:
 def needs_check(delivery: DeliveryAttemptRequest) -> bool:
     """Return whether this is the first attempt of a delivery whose id a trusted publisher names.
 
-    The head of an ordered queue comes without the `Nats-Msg-Id` that it was stored with. That of the API names a claim:
-    consumers of earlier versions drop the mark of a message that they move, and keep its id.
+    The `Nats-Msg-Id` of the API names a claim: consumers of earlier versions drop the mark of a message that they move,
+    and keep its id.
     """
     state, headers = delivery.retry_state, delivery.message.headers
     is_first = state.attempt == 1 and state.replay is None and not state.secret_waits and not state.deferrals
     sent = headers.get(HEADER_MSG_ID)
     of_api = subjects.claimed_msg_id(subjects.msg_id(delivery.tenant, delivery.destination, delivery.id))
-    is_named = delivery.is_ordered if sent is None else not sent.startswith(of_api)
+    is_named = sent is not None and not sent.startswith(of_api)
     return is_first and is_named and HEADER_CHECKED not in headers and not delivery.is_ping

@@ -34,7 +34,7 @@ from messaging.pull_consumer import PullConsumer
 from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.control_messages import HandedOver
-from schemas.headers import HEADER_ORIGINAL, HEADER_SINCE
+from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
 
 LEASE_S: Final = 12
 """Lifetime of the lease: below the server's wait for an acknowledgement, which holds the head after a crash anyway."""
@@ -317,6 +317,8 @@ class OrderedQueue:
         if state is not None:
             since = head.headers.get(HEADER_SINCE) or head.stored_at.isoformat()
             headers = state.retry_state.forward_headers(head.headers)
+            if HEADER_MSG_ID in head.headers:  # it says whether the API has claimed the id
+                headers[HEADER_MSG_ID] = head.headers[HEADER_MSG_ID]
             if state.is_settled:
                 headers[HEADER_SINCE] = since
             head.headers = headers

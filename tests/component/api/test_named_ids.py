@@ -366,6 +366,25 @@ async def test_a_repeat_does_not_take_the_message_of_a_publisher_for_its_own(
     assert len(await _quarantine_reasons(site)) == (payload == OTHER)
 
 
+@pytest.mark.parametrize("payload", [1, 2])
+async def test_a_publishers_message_in_an_ordered_queue_gives_way_to_the_api(api: Api, payload: int) -> None:
+    """Both wait behind the head, the publisher's first. The queue goes on at once, and the API's alone is sent."""
+    async with Scripted([500]) as receiver:
+        await api.site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[2])
+        producer = await api.client(Role.PRODUCER)
+        async with api.site.consumer():
+            await _request(producer, "head")
+            await until(receiver.ids, 20)
+            receiver.script = [200]
+            await api.site.deliver("orders", delivery="k", payload=b'{"n":%d}' % payload)
+            reply = await _request(producer, "k")
+            await until(api.site.is_settled, 15)
+
+    assert _duplicates(reply) == {"orders": False}
+    assert receiver.ids() == ["head", "head", "k"]
+    assert len(await _quarantine_reasons(api.site)) == (payload == 2)
+
+
 async def test_an_id_is_remembered_while_its_delivery_waits(tmp_path: Path, nats_server: EmbeddedNats) -> None:
     """A single wait outlasts the window: in the overflow, in an ordered queue, or between two attempts."""
     site = Site(tmp_path, nats_server, work_per_destination="1")

@@ -8,6 +8,7 @@ from consumers.delivery.id_check import ClaimedElsewhere, NamedIdCheck
 from consumers.delivery.named_ids import Claim, digest_of
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.worker.disposition import Disposition
+from messaging.client.connection import IncomingMessage
 from messaging.client.headers import block_of
 from messaging.message import Message
 from schemas import streams, subjects
@@ -59,6 +60,29 @@ async def test_a_repeat_after_a_restart_of_nats_is_not_sent_again(
     assert [outcome for outcome in outcomes if outcome is not Outcome.SUPPRESSED] == [Outcome.DELIVERED]
 
 
+async def test_a_repeat_of_what_was_attempted_reads_nothing_that_waits(site: Site, receiver: Scripted) -> None:
+    """The API has claimed the id. A thousand repeats would read each other a thousand times."""
+    await site.destination("orders", receiver.url)
+    claim = await site.jetstream.named_ids.claim(TENANT, "orders", "one", DIGEST)
+    headers = {HEADER_CHECKED: "named", HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision)}
+    read: list[str] = []
+
+    async def note(request: IncomingMessage) -> None:
+        read.append(request.subject.rpartition(".")[2])
+
+    async with site.consumer():
+        await site.publish("orders", document("orders", delivery="one"), "one", **headers)
+        await until(site.is_settled, 20)
+        subscription = await site.jetstream.connection.subscribe("$JS.API.DIRECT.GET.*", note)
+        await site.deliver("orders", delivery="one")
+        await until(site.is_settled, 20)
+        await subscription.unsubscribe()
+
+    assert receiver.ids() == ["one"]
+    assert streams.ATTEMPTS.name in read
+    assert not {streams.WORK.name, streams.OVERFLOW.name, streams.ORDERED.name} & set(read)
+
+
 async def test_a_repeat_with_another_body_is_quarantined(site: Site, receiver: Scripted) -> None:
     """A publisher gets no answer, so the message is kept. It is counted."""
     ops = Ops(free_port())
@@ -106,14 +130,12 @@ async def _is_empty(site: Site, stream: streams.StreamConfig) -> bool:
 
 
 async def _check(
-    site: Site, sequence: int, *, term_s: float = TERM_S, payload: bytes = b'{"n": 1}', with_id: bool = True
+    site: Site, sequence: int, *, term_s: float = TERM_S, payload: bytes = b'{"n": 1}'
 ) -> Disposition | None:
     """Return what the check says about a message of the work stream with the id `one`."""
     subject = subjects.requested(TENANT, "orders")
     reply = f"$JS.ACK.{streams.WORK.name}.delivery.1.{sequence}.{sequence}.0.0".encode()
-    headers = {"content-type": CONTENT_TYPE}
-    if with_id:
-        headers[HEADER_MSG_ID] = subjects.msg_id(TENANT, "orders", "one")
+    headers = {"content-type": CONTENT_TYPE, HEADER_MSG_ID: subjects.msg_id(TENANT, "orders", "one")}
     data, connection = document("orders", delivery="one", payload=payload), site.jetstream.connection
     message = Message(subject, subjects.lane_of(subject), reply, data, block_of(headers), connection)
     delivery = DeliveryAttemptRequest.from_message(message, max_payload_bytes=1000)
@@ -156,22 +178,12 @@ async def _is_older(site: Site, claim: Claim) -> bool:
     return await site.jetstream.named_ids.age_s(claim) > 1
 
 
-async def test_a_head_under_a_claim_of_the_api_is_attempted_when_there_is_no_result(site: Site) -> None:
-    """It may be what the API has stored, after a consumer of an earlier version has moved it without its mark."""
-    ids = site.jetstream.named_ids
-    claim = await ids.claim(TENANT, "orders", "one", DIGEST)
-
-    with pytest.raises(ClaimedElsewhere):
-        await _check(site, 7, with_id=False)
-    await ids.replace(claim, type(claim.row)(digest=DIGEST, is_stored=True))
-    with pytest.raises(ClaimedElsewhere):
-        await _check(site, 7, with_id=False)
-    assert await _check(site, 7, term_s=0, with_id=False) is None
-
-
-async def test_a_message_with_an_id_of_the_api_is_attempted_without_its_mark(site: Site, receiver: Scripted) -> None:
-    """A consumer of an earlier version has fed it from the overflow: that drops the mark, and keeps the id."""
-    await site.destination("orders", receiver.url)
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_a_message_with_an_id_of_the_api_is_attempted_without_its_mark(
+    site: Site, receiver: Scripted, ordering: str
+) -> None:
+    """A consumer of an earlier version has moved it: that drops the mark, and keeps the id."""
+    await site.destination("orders", receiver.url, ordering=ordering)
     ids = site.jetstream.named_ids
     claim = await ids.claim(TENANT, "orders", "one", DIGEST)
     await ids.replace(claim, type(claim.row)(digest=DIGEST, is_stored=True))

@@ -185,6 +185,7 @@ class CredentialState(Struct, frozen=True, kw_only=True):
     checked_at: datetime | None = None
     version: str | None = None
     rollover: Rollover = Rollover()
+    resuming_since: datetime | None = None
 
 
 class CredentialView(Struct, frozen=True, kw_only=True):
@@ -198,6 +199,9 @@ class CredentialView(Struct, frozen=True, kw_only=True):
     checked_at: datetime | None = None
     version: Annotated[str, Meta(description="`uid/resourceVersion` of the Secret.")] | None = None
     rollover: Rollover = Rollover()
+    resuming_since: Annotated[
+        datetime | None, Meta(description="Since when deliveries that waited for the secret are being resumed.")
+    ] = None
     revision: Revision = 0
 
 

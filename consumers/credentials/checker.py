@@ -2,7 +2,10 @@
 
 A credential is checked when it changes, on request, when a delivery contradicts its status, and every few minutes.
 Tenants take turns, so the many credentials of one tenant delay no check of another's. The status is in a bucket with
-revisions, so of several consumers that notice a change, one publishes it.
+revisions, so of several consumers that notice a change, one stores it.
+
+The row of the status says since when deliveries are being resumed, until all of them are. So when the consumer that
+resumes them ends, the next check of any consumer finds what is left. One consumer at a time resumes those of a tenant.
 """
 
 import asyncio
@@ -18,12 +21,13 @@ from typing import Any, Final, Protocol
 import msgspec
 import structlog
 
+from consumers.credentials.resumption import CredentialResumption
 from consumers.credentials.turn_queue import TurnQueue
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.retries.reschedule import WaitingDeliveryResumer
 from messaging.audit_events import publish_audit_event
 from messaging.client.errors import JetStreamError, WriteConflict
-from messaging.kv import KvBucket, KvEntry, KvTable
+from messaging.kv import KvBucket, KvEntry, KvTable, retry_conflicts
 from messaging.periodic import run_every
 from messaging.publisher import JetStreamPublisher
 from provider.cache.provider import CachedSecretProvider
@@ -36,7 +40,7 @@ from schemas.events import CredentialStatusChanged, CredentialStatusData
 SOURCE: Final = "/oneprotect/consumer"
 INTERVAL_S: Final = 300.0
 INTERVAL_BROKEN_S: Final = 15.0
-"""Interval for a credential that does not work: an operator is probably fixing it right now."""
+"""Interval for a credential that does not work, as an operator is probably fixing it right now, or is resuming."""
 MAX_CHECKS_PER_S: Final = 20.0
 """Repeated checks a second of one tenant's credentials. A new or changed credential is checked at once."""
 ROUND_S: Final = 5.0
@@ -77,6 +81,8 @@ class CredentialChecker:
         provider_name: str,
         publisher: JetStreamPublisher,
         resumption: WaitingDeliveryResumer,
+        leases: KvBucket,
+        worker: str,
         secret_namespace: str | None,
         spread: Callable[[float, float], float] = random.uniform,
     ) -> None:
@@ -86,10 +92,10 @@ class CredentialChecker:
         self._provider = provider
         self._provider_name = provider_name
         self._publisher = publisher
-        self._resumption = resumption
         self._secret_namespace = secret_namespace
         self._spread = spread
         self._known: dict[str, CredentialState] = {}
+        self._resumption = CredentialResumption(resumption, self._statuses, self._known, leases, worker)
         self._due: dict[str, float] = {}
         """Time of the next check of each credential; infinite while it waits for its turn."""
         self._sizes: Counter[str] = Counter()
@@ -97,8 +103,8 @@ class CredentialChecker:
         self._list_at = 0.0
         self._queue = TurnQueue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._resuming: dict[str, dict[str, None]] = {}
-        """Credentials of each tenant whose waiting deliveries are being resumed, in their order."""
+        self._contradicted: set[str] = set()
+        """Configured credentials whose secret a delivery did not find."""
         self._is_running = False
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -110,7 +116,7 @@ class CredentialChecker:
         self._is_running = False
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, self._resumption.stop(), return_exceptions=True)
 
     def count(self) -> Counter[CredentialStatus]:
         """Return how many credentials known to this consumer have each status."""
@@ -121,6 +127,8 @@ class CredentialChecker:
         state = self._known.get(credential)
         seen = CredentialStatus.CONFIGURED if code is None else STATUS_OF.get(code)
         if state is None or seen is not state.status:
+            if state is None or state.status is CredentialStatus.CONFIGURED:
+                self._contradicted.add(credential)
             self._check_soon(credential)
 
     async def list_again(self) -> None:
@@ -143,6 +151,8 @@ class CredentialChecker:
     def _forget(self, key: str) -> None:
         self._known.pop(key, None)
         self._due.pop(key, None)
+        self._resumption.forget(key)
+        self._contradicted.discard(key)
         self._queue.discard(key)
 
     async def evict(self, tenant: str | None, credential: str | None) -> int:
@@ -160,7 +170,10 @@ class CredentialChecker:
         return False
 
     async def check(self, tenant: str, credential: str, *, fresh: bool = False) -> CredentialState | None:
-        """Resolve the credential's Secret, store its status and return it; None without the credential."""
+        """Resolve the credential's Secret, store its status and return it; None without the credential.
+
+        A `fresh` check ignores the cache, and resumes the deliveries that wait for a Secret that is usable.
+        """
         key = f"{tenant}.{credential}"
         found = await self._directory.credential(tenant, credential)
         if found is None:
@@ -168,8 +181,11 @@ class CredentialChecker:
         if fresh:
             self._evict(found)
         state = await self._resolve(tenant, found)
-        await self._store_status(key, state)
-        return state
+        if not fresh:
+            with contextlib.suppress(WriteConflict):  # another consumer has just stored its own result
+                return await self._store_status(key, state)
+            return state
+        return await retry_conflicts(lambda: self._store_status(key, state, resume=True))
 
     async def _resolve(self, tenant: str, credential: Credential) -> CredentialState:
         now = datetime.now(UTC)
@@ -190,50 +206,40 @@ class CredentialChecker:
             ),
         )
 
-    async def _store_status(self, key: str, state: CredentialState) -> None:
+    async def _store_status(self, key: str, state: CredentialState, *, resume: bool = False) -> CredentialState:
+        """Store the result of a check, and `resume` the waiting deliveries if the Secret is usable, or newly so."""
         entry = await self._statuses.bucket.find(key)
         before = self._statuses.decode(entry) or CredentialState()
-        if _is_same(before, state) and not self._is_old(key.partition(".")[0], before):
-            self._known[key] = before
-            return
-        try:
-            revision = await self._statuses.put(key, state, revision=entry.revision)
-        except WriteConflict:
-            return  # another consumer has just stored its own result
+        has_changed = before.status is not state.status
+        was_contradicted = key in self._contradicted
+        self._contradicted.discard(key)
+        if state.status is CredentialStatus.CONFIGURED:
+            is_owed = has_changed or (before.resuming_since is None and (resume or was_contradicted))
+            since = state.checked_at if is_owed else before.resuming_since
+            state = msgspec.structs.replace(state, resuming_since=since)
+        if has_changed:  # before it is stored: a consumer that ends in between leaves it to the next check
+            await self._publish_change(key, before.status, state.status, entry.revision)
+        if not _is_same(before, state) or self._is_old(key.partition(".")[0], before):
+            await self._statuses.put(key, state, revision=entry.revision)
+        else:
+            state = before
         self._known[key] = state
-        if before.status is not state.status:
-            await self._publish_change(key, before.status, state.status, revision)
+        if state.resuming_since is not None and not was_contradicted:  # else that delivery may not wait yet
+            self._resumption.start(key)
+        return state
 
     async def _publish_change(self, key: str, before: CredentialStatus, after: CredentialStatus, revision: int) -> None:
         tenant, _, credential = key.partition(".")
         _log.info("credential.status", tenant=tenant, credential=credential, status=after.value, before=before.value)
         event = CredentialStatusChanged(
             specversion="1.0",
-            id=f"{key}.{revision}",
+            id=f"{key}.{revision}.{after.value}",
             source=SOURCE,
             time=datetime.now(UTC),
             tenant=tenant,
             data=CredentialStatusData(credential=credential, status=after, previous_status=before),
         )
         await publish_audit_event(self._publisher, "credential.status_changed", credential, event)
-        if after is CredentialStatus.CONFIGURED:
-            if tenant not in self._resuming:
-                self._resuming[tenant] = {}
-                self._start(self._resume(tenant), f"resume {tenant}")  # a check does not wait for thousands
-            self._resuming[tenant][credential] = None
-
-    async def _resume(self, tenant: str) -> None:
-        """Resume what waited for the credentials of a tenant, one after the other."""
-        credentials = self._resuming[tenant]
-        try:
-            while credentials:
-                del credentials[credential := next(iter(credentials))]
-                resumed = await self._resumption.resume(tenant, credential)
-                _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
-        except JetStreamError as error:  # the rest is due at the times of its schedules
-            _log.warning("credentials.resume_failed", tenant=tenant, error=str(error))
-        finally:
-            del self._resuming[tenant]
 
     async def _queue_due(self) -> None:
         """Queue every credential that is due."""
@@ -289,10 +295,13 @@ class CredentialChecker:
         if state.checked_at is not None:
             interval_s = self._interval_s(entry.key.partition(".")[0], state)
             self._due[entry.key] = time.monotonic() + interval_s * self._spread(1.0, 1.2)
+        if state.resuming_since is not None:
+            self._resumption.join(entry.key)
 
     def _interval_s(self, tenant: str, state: CredentialState) -> float:
         """Return the seconds until the next check. Those of a tenant with many credentials are further apart."""
-        interval_s = INTERVAL_S if state.status is CredentialStatus.CONFIGURED else INTERVAL_BROKEN_S
+        is_quiet = state.status is CredentialStatus.CONFIGURED and state.resuming_since is None
+        interval_s = INTERVAL_S if is_quiet else INTERVAL_BROKEN_S
         return max(interval_s, self._sizes[tenant] / MAX_CHECKS_PER_S)
 
     def _is_old(self, tenant: str, state: CredentialState) -> bool:

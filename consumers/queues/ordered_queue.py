@@ -109,6 +109,8 @@ class OrderedQueue:
         self._attempted_until = 0
         """Sequence up to which heads may have results: what was stored before the lease, and what was submitted."""
         self._submitted_at = self._retry_called_at = self._secret_called_at = 0.0
+        self._reconnects = -1
+        """Reconnects until which lost calls are made up for."""
         self._marked_at = 0.0
         """The time at which the server last began to wait for the head's acknowledgement."""
         self._ask_at = 0.0
@@ -150,6 +152,7 @@ class OrderedQueue:
             cleanup.push_async_callback(
                 _unsubscribe, await self._shared.connection.subscribe(control, self._on_control)
             )
+            self._make_up_for_calls()
             self._attempted_until = await self._last_sequence()
             await self._ensure_consumer()
             await self._pull.start()
@@ -200,6 +203,14 @@ class OrderedQueue:
         else:
             self._retry_called_at = self._now()
         self._head_changed.set()
+        if incoming.reply:
+            await self._shared.connection.publish(incoming.reply)
+
+    def _make_up_for_calls(self) -> None:
+        """Read the secret again that the head waits for: a call before the subscription was lost."""
+        if self._reconnects != self._shared.connection.reconnects:
+            self._reconnects = self._shared.connection.reconnects
+            self._secret_called_at = self._now()
 
     async def _renew_lease(self) -> None:
         """Renew the lease until it is lost."""
@@ -222,6 +233,7 @@ class OrderedQueue:
         check_at = self._now() + _jittered(CHECK_INTERVAL_S)
         while True:
             await asyncio.sleep(WATCH_INTERVAL_S)
+            self._make_up_for_calls()
             try:
                 if not self._pull.is_working or self._now() >= check_at:
                     await self._ensure_consumer()

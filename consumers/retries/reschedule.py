@@ -14,7 +14,7 @@ from consumers.destinations.destination_index import DestinationIndex
 from consumers.retries.server_clock import ServerClock
 from messaging import direct_get, management
 from messaging.client.connection import NatsConnection
-from messaging.client.errors import WriteConflict
+from messaging.client.errors import ServerUnavailable, WriteConflict
 from messaging.kv import EXPECTED_REVISION, EXPECTED_SUBJECT
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
@@ -32,6 +32,8 @@ BATCH_SIZE: Final = 64
 """Schedules that are replaced at a time."""
 IMMINENT: Final = timedelta(seconds=2)
 """A schedule that fires so soon, or has not fired yet, is the server's."""
+HOLDER_TIMEOUT_S: Final = 2.0
+"""Time for the holder of an ordered queue to reply. The server reports at once when there is none."""
 RESUMED_PER_S: Final = 320
 """Deliveries of a tenant that are resumed in a second: what is due at once holds up the retries of others."""
 
@@ -68,8 +70,15 @@ class RetryNow:
             )
             if [_delivery_id(record) for record in first] == [delivery]:
                 destinations.append(subjects.tenant_and_destination(subject)[1])
-                await self._connection.publish(subjects.line(tenant, destinations[-1], "now"))
+                await self._call_holder(subjects.line(tenant, destinations[-1], "now"))
         return tuple(destinations)
+
+    async def _call_holder(self, subject: str) -> None:
+        try:
+            await self._connection.ask(subject, timeout_s=HOLDER_TIMEOUT_S)
+        except ServerUnavailable:
+            problem = "no consumer has this delivery's ordered queue at the moment; try again in a few seconds"
+            raise ServerUnavailable(problem) from None
 
 
 class WaitingDeliveryResumer:
@@ -88,18 +97,21 @@ class WaitingDeliveryResumer:
         self._clock = clock
 
     async def resume(self, tenant: str, credential: str) -> int:
-        """Make the deliveries due that wait for this credential's secret. Returns their number."""
+        """Make the deliveries due that wait for this credential's secret now. Returns their number."""
         users = await self._destinations.users(tenant, credential)
         if not users:
             return 0
         for name, destination in users.items():
             if destination.ordering == "fifo":
                 await self._connection.publish(subjects.line(tenant, name, "now"), subjects.SECRET_IS_THERE)
+        last_sequence = (await self._clock.measure()).state.last_seq
         resumed = 0
         waiting: list[direct_get.StoredMessage] = []
         # Several destinations are read at once: the server finds rare subjects by searching the stream.
         pattern = subjects.scheduled(tenant, next(iter(users)) if len(users) == 1 else "*", "*")
         async for record in direct_get.scan(self._connection, streams.RETRIES.name, pattern):
+            if record.sequence > last_sequence:  # it waits again, for whatever reason
+                break
             if HEADER_SECRET_WAITS in record.headers and subjects.destination_scheduled(record.subject) in users:
                 waiting.append(record)
             if len(waiting) == BATCH_SIZE:

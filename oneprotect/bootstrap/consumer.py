@@ -309,6 +309,8 @@ class _Consumer:
             resumption=WaitingDeliveryResumer(
                 jetstream.connection, jetstream.publisher, self._destinations, self._clock
             ),
+            leases=jetstream.leases,
+            worker=self._name,
             secret_namespace=secret.namespace,
         )
 

@@ -87,8 +87,8 @@ def check(credential: Id, *, tenant: Tenant, as_json: AsJson = False) -> None:
     """Ask a consumer to read the Secret, and show the status.
 
     Consumers also check a credential when it changes, when a delivery finds another status, and every few minutes.
-    Deliveries that wait for the Secret continue when the status becomes `configured`. Any other status exits with
-    code 1.
+    Deliveries that wait for the Secret are resumed if the status is `configured`: see `resuming_since`. Any other
+    status exits with code 1.
     """
     from consumers.credentials.control_client import check_credential
 

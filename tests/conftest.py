@@ -15,6 +15,7 @@ from hypothesis import settings
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.support.api import Api, running
 from tests.support.receiver import Scripted
+from tests.support.secured import NatsWithUsers
 from tests.support.site import Site
 
 TEARDOWN_TIMEOUT_S = 120
@@ -89,9 +90,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest_asyncio.fixture
 async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedNats]:
-    """Return a nats-server with an empty JetStream store, for this test alone."""
-    async with EmbeddedNats(tmp_path / "nats") as server:
+    """Return a nats-server with an empty JetStream store, for this test alone. It has the shipped permissions."""
+    async with NatsWithUsers(tmp_path / "nats") as server:
         yield server
+    assert not server.refusals, "a role lacks a permission"
 
 
 @pytest_asyncio.fixture

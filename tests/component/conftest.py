@@ -20,7 +20,7 @@ def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLi
 @pytest.fixture
 def oneprotect(command_line: CommandLine, site: Site) -> RunHere:
     """Return a function that runs a command with the settings of the site."""
-    environ = site.environ | {"ONEPROTECT_LOG_LEVEL": "info"}
+    environ = site.environ_of("operator") | {"ONEPROTECT_LOG_LEVEL": "info"}
 
     async def run(*arguments: str, stdin: bytes = b"", **settings: str) -> Ran:
         changed = {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()}

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 async def _deployed(site: Site) -> AsyncGenerator[tuple[Api, Process]]:
     """The API as its own process, at DEBUG."""
     port = free_port()
-    process = await Process.start(site.environ | {"ONEPROTECT_API_PORT": str(port)}, "api")
+    process = await Process.start(site.environ_of("api") | {"ONEPROTECT_API_PORT": str(port)}, "api")
     try:
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:
             api = Api(site, f"http://127.0.0.1:{port}", session)

@@ -96,7 +96,9 @@ async def running(site: Site, *, ready: bool = True, **settings: str) -> AsyncGe
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     stop = asyncio.Event()
     serving = asyncio.create_task(
-        run_api(site.load(api_port="0", **settings), stop=stop, on_listening=listening.set_result)
+        run_api(
+            site.settings_of("api", site.load(api_port="0", **settings)), stop=stop, on_listening=listening.set_result
+        )
     )
     serving.add_done_callback(lambda task: None if listening.done() else listening.set_exception(_why(task)))
     try:

@@ -1,4 +1,4 @@
-"""nats-servers with the shipped configuration of `deploy/nats`, its TLS and users, and settings for each role."""
+"""nats-servers with the shipped permissions, or all of `deploy/nats`: its TLS and users, and settings for each role."""
 
 import os
 import shutil
@@ -6,11 +6,11 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from messaging.admin.manifests import Durability, conf, conf_fields, tenant_account, user_entry
 from messaging.admin.nkeys import write_key
-from messaging.admin.permissions import ROLES, NatsRole, producer
+from messaging.admin.permissions import OPERATOR, ROLES, NatsRole, producer
 from messaging.client.client import ServerAccess
 from oneprotect.dev.nats_server import EmbeddedNats
 from tests.kubernetes.certificates import Authority
@@ -18,6 +18,9 @@ from tests.support.waiting import until
 
 SHIPPED: Final = Path(__file__).parents[2] / "deploy" / "nats"
 HOST: Final = "127.0.0.1"
+OF_TESTS: Final = {"ONEPROTECT_NATS_INBOX_PREFIX": OPERATOR.inbox_prefix}
+"""For connections of tests: consumers may answer there."""
+_ANYBODY: Final = "anybody"
 
 
 class Keys:
@@ -65,6 +68,36 @@ class Keys:
             ca_file=self.authority.ca_file,
             inbox_prefix=inbox_prefix or self.settings(name, url)["ONEPROTECT_NATS_INBOX_PREFIX"],
         )
+
+
+class NatsWithUsers(EmbeddedNats):
+    """A server with a user for each role. Connections without a key, which are those of tests, may do everything."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._public = {role.name: write_key(self._seed(role)) for role in ROLES}
+        self.environ: Final = {role.name: self._environ_of(role) for role in ROLES}
+        """The environment variables of a program with a role."""
+
+    @property
+    def refusals(self) -> list[str]:
+        """What the server has refused so far."""
+        return [line for line in self.log_path.read_text().splitlines() if "Violation" in line]
+
+    def _seed(self, role: NatsRole) -> Path:
+        return self._directory / f"{role.name}.nk"
+
+    def _environ_of(self, role: NatsRole) -> dict[str, str]:
+        return {
+            "ONEPROTECT_NATS_NKEY_FILE": str(self._seed(role)),
+            "ONEPROTECT_NATS_INBOX_PREFIX": role.inbox_prefix,
+        }
+
+    def _config(self, port: int) -> dict[str, Any]:
+        users = [{"nkey": self._public[role.name], "permissions": role.permissions()} for role in ROLES]
+        anybody = {"user": _ANYBODY, "password": _ANYBODY}
+        return super()._config(port) | {"authorization": {"users": [*users, anybody]}, "no_auth_user": _ANYBODY}
 
 
 class ShippedServer(EmbeddedNats):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from consumers.destinations.circuit_breaker import HealthPolicy
 from messaging import direct_get
@@ -32,6 +33,7 @@ from schemas.events import (
 )
 from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
+from tests.support.secured import OF_TESTS, NatsWithUsers
 
 TENANT = "acme"
 NAMESPACE = "webhooks"
@@ -45,8 +47,10 @@ class Site:
     def __init__(self, directory: Path, server: EmbeddedNats, **settings: str) -> None:
         self.directory = directory
         self.server = server
+        self._users = server.environ if isinstance(server, NatsWithUsers) else {}
         self.environ = {
             "ONEPROTECT_NATS_URL": server.url,
+            **(OF_TESTS if self._users else {}),
             "ONEPROTECT_SECRET_PROVIDER": "local",
             "ONEPROTECT_LOCAL_SECRETS_DIR": str(directory / "secrets"),
             "ONEPROTECT_SECRET_NAMESPACE": NAMESPACE,
@@ -82,6 +86,19 @@ class Site:
     def load(self, **settings: str) -> Settings:
         """Return the settings of the site with some of them replaced."""
         return Settings.load(self.environ | {f"ONEPROTECT_{name.upper()}": value for name, value in settings.items()})
+
+    def environ_of(self, role: str) -> dict[str, str]:
+        """Return the environment variables of a program with a role."""
+        return self.environ | self._users.get(role, {})
+
+    def settings_of(self, role: str, settings: Settings | None = None) -> Settings:
+        """Return settings, those of the site by default, for a program with a role."""
+        settings = settings or self.settings
+        if role not in self._users:
+            return settings
+        user = Settings.load(self.environ_of(role)).nats
+        nats = replace(settings.nats, nkey_file=user.nkey_file, inbox_prefix=user.inbox_prefix)
+        return replace(settings, nats=nats)
 
     async def apply(self) -> list[topology.TopologyChange]:
         """Create streams, consumers and buckets."""
@@ -149,7 +166,9 @@ class Site:
     async def consumer(self, health_policy: HealthPolicy = DEFAULT_HEALTH_POLICY) -> AsyncGenerator[asyncio.Event]:
         """Run a consumer in this process; it drains at the end, or when the event is set."""
         stop = asyncio.Event()
-        running = asyncio.create_task(run_consumer(self.settings, stop=stop, health_policy=health_policy))
+        running = asyncio.create_task(
+            run_consumer(self.settings_of("consumer"), stop=stop, health_policy=health_policy)
+        )
         try:
             yield stop
         finally:
@@ -161,7 +180,7 @@ class Site:
         self, *arguments: str, environ: dict[str, str] | None = None
     ) -> AsyncGenerator["Process"]:
         """Run a consumer process with the settings of the site and `environ`; it is killed at the end."""
-        process = await Process.start(self.environ | (environ or {}), "consumer", *arguments)
+        process = await Process.start(self.environ_of("consumer") | (environ or {}), "consumer", *arguments)
         try:
             yield process
         finally:

@@ -22,7 +22,7 @@ BODY = {"event_type": "a.b", "destination": "orders", "payload": 1}
 @contextlib.asynccontextmanager
 async def _process(site: Site) -> AsyncGenerator[tuple[Process, Api]]:
     port = free_port()
-    process = await Process.start(site.environ | {"ONEPROTECT_API_PORT": str(port)}, "api")
+    process = await Process.start(site.environ_of("api") | {"ONEPROTECT_API_PORT": str(port)}, "api")
     try:
         async with aiohttp.ClientSession() as session:
             yield process, Api(site, f"http://127.0.0.1:{port}", session)
@@ -112,7 +112,7 @@ async def _refuses(api: Api) -> bool:
 async def test_a_port_in_use_is_reported_by_the_name_of_its_setting(api: Api) -> None:
     """The command exits with 2, and names the variable and a remedy."""
     port = api.url.rpartition(":")[2]
-    process = await Process.start(api.site.environ | {"ONEPROTECT_API_PORT": port}, "api")
+    process = await Process.start(api.site.environ_of("api") | {"ONEPROTECT_API_PORT": port}, "api")
 
     assert await asyncio.wait_for(process.wait(), 30) == 2
     assert process.says("ONEPROTECT_API_PORT")

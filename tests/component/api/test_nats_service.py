@@ -396,7 +396,8 @@ async def test_the_service_is_discovered(api: Api, producer: Any) -> None:
 async def api_processes(site: Site, count: int) -> AsyncGenerator[list[Process]]:
     """Run API processes, killed at the end."""
     processes = [
-        await Process.start(site.environ | {"ONEPROTECT_API_PORT": str(free_port())}, "api") for _ in range(count)
+        await Process.start(site.environ_of("api") | {"ONEPROTECT_API_PORT": str(free_port())}, "api")
+        for _ in range(count)
     ]
     try:
         for process in processes:
@@ -526,7 +527,7 @@ async def test_a_flooding_tenant_is_paused_and_no_other(site: Site) -> None:
         await api.token("producer", tenant="initech")
         body = {"event_type": "a.b", "payload": 1}
         assert status(await ask(client, body, theirs)) == 202
-        write.write(b"PUB %b _INBOX.x 2\r\n{}\r\n" % SUBJECT.encode() * 20_000)
+        write.writelines(b"PUB %b _INBOX.x.%d 2\r\n{}\r\n" % (SUBJECT.encode(), n) for n in range(20_000))
         await write.drain()
 
         async def is_paused() -> bool:

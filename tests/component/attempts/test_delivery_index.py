@@ -70,7 +70,7 @@ async def _count_read(site: Site, destination: str, names: list[str]) -> int:
         read += 1
 
     async with open_jetstream(site.settings, name="counter") as counter:
-        await counter.connection.listen("_INBOX.>", count)
+        await counter.connection.listen(f"{site.settings.nats.inbox_prefix}.>", count)
         await counter.connection.flush()
         looks = (log.read_history(_redelivered(site, destination, name, since)) for name in names)
         found = await asyncio.gather(*looks)

@@ -109,7 +109,7 @@ async def test_without_nats(site: Site, oneprotect: RunHere, nats_server: Embedd
 
     assert ran.code == 1
     assert "reachable" in _named(ran, "nats", "failed")
-    assert set(_named(ran, "files", "ok")) == {"ONEPROTECT_LOCAL_SECRETS_DIR"}
+    assert set(_named(ran, "files", "ok")) == {"ONEPROTECT_LOCAL_SECRETS_DIR", "ONEPROTECT_NATS_NKEY_FILE"}
     assert _named(ran, "streams", "unknown")
     _require_discretion(site, ran)
 

@@ -187,7 +187,7 @@ async def test_consumers_end_with_their_supervisor(site: Site) -> None:
 async def test_an_invalid_number_is_refused(site: Site) -> None:
     """An invalid number of processes exits with code 2 and names the accepted values."""
     for text in ("0", "many", "257"):
-        process = await Process.start(site.environ, "consumer", "--processes", text)
+        process = await Process.start(site.environ_of("consumer"), "consumer", "--processes", text)
 
         assert await process.wait() == 2
         assert process.says("auto")

@@ -36,6 +36,7 @@ from consumers.http_client.response import (
     WebhookResponse,
     response_from_head,
 )
+from consumers.http_client.tls import TlsTransport
 from schemas.codes import Code
 
 MAX_REMEMBERED_BYTES: Final = 1024
@@ -44,6 +45,8 @@ BODY_DRAIN_TIMEOUT_S: Final = 2.0
 """Time for the body after the head, within the deadline: the body decides only if the connection is reused."""
 LAST_LOOK_S: Final = 0.01
 """Time after the deadline in which an answer is read that has arrived before it."""
+MAX_TURN_S: Final = 1.0
+"""Further time for the tenant's turn to have it decrypted."""
 PIECE_BYTES: Final = 2048
 """The parser gets no more at once. A piece of this size causes about a thousand callbacks at most."""
 FREE_READS: Final = 4
@@ -92,6 +95,7 @@ class HttpConnection(asyncio.Protocol):
         "_fault",
         "_field_from",
         "_framing_from",
+        "_give_up_at",
         "_head_size",
         "_headers",
         "_idle_since",
@@ -118,12 +122,16 @@ class HttpConnection(asyncio.Protocol):
         "_socket",
         "_status",
         "_timer",
+        "_tls",
         "_transport",
         "key",
     )
 
-    def __init__(self, key: ConnectionKey, sock: socket.socket, owner: ConnectionOwner) -> None:
+    def __init__(
+        self, key: ConnectionKey, sock: socket.socket, owner: ConnectionOwner, tls: TlsTransport | None = None
+    ) -> None:
         self.key = key
+        self._tls = tls
         self._socket = sock
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -139,8 +147,8 @@ class HttpConnection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._pausing: asyncio.TimerHandle | None = None
         self._armed_at = inf
-        self._looked_for = 0.0
-        """The deadline for which a last look was taken."""
+        self._looked_for = self._give_up_at = 0.0
+        """The deadline for which a last look was taken, and the time until which its bytes may wait for their turn."""
         self._idle_since = 0.0
         self._on_reply: OnReply | None = None
         self._request = b""
@@ -165,7 +173,7 @@ class HttpConnection(asyncio.Protocol):
         self._on_reply = on_reply
         self._deadline = deadline
         self._capture = capture
-        self._status = self._seen = 0
+        self._status = self._seen = self._reads = 0
         # One timer for all exchanges, set again when it fires too early, is cheaper than one for each.
         if self._armed_at > deadline:
             self._arm(deadline)
@@ -181,7 +189,9 @@ class HttpConnection(asyncio.Protocol):
 
         The loop may not have read them yet, so the socket is asked: they must not become the next response.
         """
-        return self._transport is not None and not self._transport.is_closing() and not self._look(0)
+        if self._transport is None or self._transport.is_closing() or self._look(0):
+            return False
+        return self._tls is None or not self._tls.has_unread()
 
     def abort(self) -> None:
         """Close at once. An exchange in progress ends with its response if the head arrived, else as `net.reset`."""
@@ -198,6 +208,7 @@ class HttpConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the first request."""
         self._transport = cast("asyncio.Transport", transport)
+        self._reads = 0
         may_begin, self._may_begin = self._may_begin, None
         if self._on_reply is None:
             self._transport.abort()
@@ -309,7 +320,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _start_response(self) -> None:
         self._head_size = self._headers = self._reason_size = self._size = 0
-        self._lines = self._field_from = self._reads = 0
+        self._lines = self._field_from = 0
         self._beginning = b""
         self._retry_after = None
         self._fault = None
@@ -354,29 +365,33 @@ class HttpConnection(asyncio.Protocol):
             self._refuse(Code.NET_RESPONSE_TOO_LARGE)
 
     def _on_part(self) -> None:
-        """Bound the time for the rest of a response, and the number of reads."""
+        """Bound the time for the rest of a response."""
         if self._status and not self._is_graced:
             self._is_graced = True
             self._deadline = min(self._deadline, self._loop.time() + BODY_DRAIN_TIMEOUT_S)
             if self._armed_at > self._deadline:
                 self._arm(self._deadline)
+        self.on_incomplete_read()
+
+    def on_incomplete_read(self) -> None:
+        """Bound the number of reads that end no response."""
         self._reads += 1
         if self._reads > FREE_READS:
             self._pause(min(FIRST_PAUSE_S * 2 ** min(self._reads - FREE_READS - 1, 10), MAX_PAUSE_S))
 
     def _pause(self, seconds: float) -> None:
         """Stop reading for a while."""
-        if self._transport is not None and self._pausing is None and not self._transport.is_closing():
-            self._transport.pause_reading()
-            _limit_tls_buffer(self._transport, 0)
+        transport = self._tls or self._transport
+        if transport is not None and self._pausing is None and not transport.is_closing():
+            transport.pause_reading()
             self._pausing = self._loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
-        if self._pausing is not None and self._transport is not None:
+        transport = self._tls or self._transport
+        if self._pausing is not None and transport is not None:
             self._pausing.cancel()
             self._pausing = None
-            _limit_tls_buffer(self._transport, None)
-            self._transport.resume_reading()
+            transport.resume_reading()
 
     def _refuse_to_begin(self) -> None:
         on_reply, self._on_reply = self._on_reply, None
@@ -426,14 +441,10 @@ class HttpConnection(asyncio.Protocol):
         elif self._looked_for != due:
             # After a pause of the process, timers fire before the loop reads: the answer may be in the socket.
             self._looked_for = due
+            self._give_up_at = self._loop.time() + MAX_TURN_S
             self._resume()
+            self._arm(self._loop.time() + LAST_LOOK_S)
+        elif self._tls is not None and self._tls.waits and self._loop.time() < self._give_up_at:
             self._arm(self._loop.time() + LAST_LOOK_S)
         else:
             self._break_off(Code.NET_TIMEOUT)
-
-
-def _limit_tls_buffer(transport: asyncio.Transport, size: int | None) -> None:
-    """Limit what TLS reads ahead of us to `size` bytes: 0 stops it."""
-    limit = getattr(transport, "set_read_buffer_limits", None)
-    if limit is not None:
-        limit(size)

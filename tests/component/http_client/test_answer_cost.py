@@ -3,12 +3,9 @@
 import contextlib
 import socket
 import ssl
-import sys
 import threading
-import time
 from collections.abc import Generator
-from types import FrameType
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -16,6 +13,7 @@ from consumers.egress.policy import EgressPolicy
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.response import WebhookResponse
 from schemas.codes import Code
+from tests.component.http_client.cost import Cost
 from tests.kubernetes.certificates import Authority
 from tests.support.webhooks import send
 
@@ -72,28 +70,6 @@ class Flood:
             while True:
                 for one in steps:
                     connection.sendall(one)
-
-
-class Cost:
-    """The calls of Python functions and the CPU time of this thread."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.cpu_s = 0.0
-
-    @contextlib.contextmanager
-    def measured(self) -> Generator[None]:
-        """Count what the block takes."""
-        sys.setprofile(self._on_event)
-        begun = time.thread_time()
-        try:
-            yield
-        finally:
-            self.cpu_s = time.thread_time() - begun
-            sys.setprofile(None)
-
-    def _on_event(self, frame: FrameType, event: str, _: Any) -> None:
-        self.calls += event == "call" and "http_client" in frame.f_code.co_filename
 
 
 async def cost_of(

@@ -6,6 +6,7 @@ the claims again. A message that moves meanwhile may be missed: the next reading
 """
 
 import asyncio
+import random
 import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from messaging.client.connection import NatsConnection
 from messaging.direct_get import StoredMessage
 from messaging.kv import KvBucket
 from messaging.lease import Lease, LeaseHolder
-from messaging.periodic import run_every
+from messaging.periodic import pause, run_every
 from schemas import streams
 from schemas.events import PING, decode_request
 from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_REPLAY
@@ -59,8 +60,9 @@ class ClaimRenewal:
         """Claims that were written again so far."""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Read what waits, at the start and then when it is time, until `stop` is set."""
+        """Read what waits, soon after the start and then when it is time, until `stop` is set."""
         interval_s = min(ASK_INTERVAL_S, self._interval_s / 4)
+        await pause(interval_s * random.uniform(0.2, 1), stop)  # noqa: S311 - no secret; a start has enough to do
         await run_every(interval_s, lambda: self.take_turn(stop), stop, failure_event="claims.unavailable")
 
     async def take_turn(self, stop: asyncio.Event) -> None:

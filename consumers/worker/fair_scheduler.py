@@ -198,7 +198,7 @@ class FairScheduler:
 
     def next(self) -> DestinationLane | None:
         """Return the lane that may start a delivery now, or None. Then call `start` or `suspend` with it."""
-        first, others = self._first, self._others
+        first, others, slots = self._first, self._others, self._slots
         while self.ready:
             if first and (self._ahead or not others):
                 tenant = first.popleft()
@@ -206,21 +206,21 @@ class FairScheduler:
             else:
                 tenant = others.popleft()
                 self._turns += 1
-                self._ahead = min(self._ahead + MAX_AHEAD, MAX_AHEAD_IN_A_ROW)
+                if self._ahead < MAX_AHEAD_IN_A_ROW:
+                    self._ahead += MAX_AHEAD
             self.ready -= 1
-            free = self._slots - self.running
+            free, running = slots - self.running, tenant.running
             # A tenant with nothing in flight needs no free slot.
-            is_over = tenant.running >= MAX_SHARE_OF_FREE_SLOTS * free if tenant.running else free <= -self._slots
-            if is_over:
+            if (running >= MAX_SHARE_OF_FREE_SLOTS * free) if running else (free <= -slots):
                 self._suspended[tenant.name] = tenant
                 continue
-            lane = None
-            while tenant.lanes and lane is None:
-                lane = tenant.lanes.popleft()
+            lanes, lane = tenant.lanes, None
+            while lanes and lane is None:
+                lane = lanes.popleft()
                 lane.is_ready = False
                 if not lane.startable:  # its messages were removed since it became ready
                     lane = None
-            if tenant.lanes:
+            if lanes:
                 self._append(tenant)
             else:
                 tenant.is_ready = False

@@ -32,6 +32,7 @@ EXAMPLE: Final = {
     "checked_at": "2026-11-23T20:00:00Z",
     "version": "0c3f0b0e-8a55-4a38-9a5e-6f1f5e0f7a11/48213",
     "rollover": {"active": False, "expires_at": None, "misconfigured": False},
+    "resuming_since": None,
     "revision": 4,
 }
 _ONE: Final = {

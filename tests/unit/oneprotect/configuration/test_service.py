@@ -283,7 +283,8 @@ async def test_a_credential_is_read_without_its_ref(site: Site, configuration: C
     assert b"k8s" not in told
     assert b"other-secret" not in told
     assert set(msgspec.to_builtins(view)) == {
-        "id", "tenant", "purpose", "provider", "status", "checked_at", "version", "rollover", "revision",
+        "id", "tenant", "purpose", "provider", "status", "checked_at", "version", "rollover", "resuming_since",
+        "revision",
     }  # fmt: skip
 
 

@@ -107,34 +107,44 @@ async def find_sequence(connection: NatsConnection, stream: str, time: datetime)
     return records[0].sequence if records else None
 
 
-async def get_last_of_each(connection: NatsConnection, stream: str, subject: str) -> list[StoredMessage]:
-    """Return the newest message of each subject that matches, however many there are.
+async def scan_last(connection: NatsConnection, stream: str, subject: str) -> AsyncIterator[StoredMessage]:
+    """Yield the newest message of each subject that matches, however many there are. A batch is in memory at once.
 
-    Beyond `MAX_SUBJECTS`, the leader of the stream names the subjects, and each is read by its name. So no subject is
-    missed that changes meanwhile, or whose replica differs from page to page.
+    A message that is replaced meanwhile may come twice. Beyond `MAX_SUBJECTS`, the leader of the stream names the
+    subjects, and each is read by its name. So no subject is missed that changes meanwhile, or whose replica differs
+    from page to page.
     """
     try:
-        return await _read_last(connection, stream, [subject])
+        async for record in _scan_last(connection, stream, [subject]):
+            yield record
     except TooManySubjects:
         info = await management.stream_info(connection, stream, subjects=subject)
-    return await get_last_of(connection, stream, sorted(info.state.subjects))
+    else:
+        return
+    names = sorted(info.state.subjects)
+    for start in range(0, len(names), BATCH):
+        async for record in _scan_last(connection, stream, names[start : start + BATCH]):
+            yield record
 
 
 async def get_last_of(connection: NatsConnection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
     """Return the newest message of each of `subjects`, which have no wildcards, or none where a subject has none."""
-    pages = (subjects[start : start + BATCH] for start in range(0, len(subjects), BATCH))
-    return [record for page in pages for record in await _read_last(connection, stream, page)]
+    records: dict[str, StoredMessage] = {}
+    for start in range(0, len(subjects), BATCH):
+        async for record in _scan_last(connection, stream, subjects[start : start + BATCH]):
+            records[record.subject] = record
+    return list(records.values())
 
 
-async def _read_last(connection: NatsConnection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
-    """Return the newest messages, a batch at a time. Raises `TooManySubjects`."""
-    records: dict[str, StoredMessage] = {}  # a message that is replaced between two batches is in both
+async def _scan_last(connection: NatsConnection, stream: str, subjects: Sequence[str]) -> AsyncIterator[StoredMessage]:
+    """Yield the newest messages. Raises `TooManySubjects`."""
     start: dict[str, Any] = {}
     while True:
         batch, more = await _batch(connection, stream, {"multi_last": subjects, "batch": MAX_SUBJECTS, **start})
-        records |= {record.subject: record for record in batch}
+        for record in batch:
+            yield record
         if not more or not batch:
-            return list(records.values())
+            return
         start = {"seq": batch[-1].sequence + 1}
 
 

@@ -26,8 +26,8 @@ EXPECTED_SUBJECT: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
 """The subject that `EXPECTED_REVISION` is about, if not the one that is written to."""
 TTL: Final = "Nats-TTL"
 """The server deletes a message with this header after this time, by its own clock (ADR-43)."""
-MARKER_TTL_S: Final = 3600
-"""Seconds until the server removes the marker of a deleted key, long after every replica and cache knows of it."""
+MARKER_TTL_S: Final = 120
+"""Seconds until the server removes the marker of a deleted key: every replica knows of it. Until then it is counted."""
 MAX_TRIES: Final = 20
 MAX_PAUSE_S: Final = 0.05
 """Longest pause after a conflict: a replica that answers reads may lag behind the leader."""
@@ -138,10 +138,16 @@ class KvBucket:
             total += sum(len(entry.value or b"") for entry in found.values())
             size = max(1, min(direct_get.BATCH, direct_get.BATCH_BYTES * count // (total or 1)))
 
+    async def read(self, pattern: str = ">") -> AsyncIterator[KvEntry]:
+        """Yield all entries whose key matches. A batch is in memory at once; one that changes may come twice."""
+        async for record in direct_get.scan_last(self._connection, self._stream, self._prefix + pattern):
+            for entry in self._stored([record]):
+                yield entry
+
     async def list(self, pattern: str = ">") -> list[KvEntry]:
-        """Return all entries whose key matches, sorted by key."""
-        records = await direct_get.get_last_of_each(self._connection, self._stream, self._prefix + pattern)
-        return sorted(self._stored(records), key=_key)
+        """Return all entries whose key matches, sorted by key. Only for few: all are in memory at once."""
+        found = {entry.key: entry async for entry in self.read(pattern)}
+        return sorted(found.values(), key=_key)
 
     async def put(self, key: str, value: bytes, *, revision: int | None = None, ttl_s: int | None = None) -> int:
         """Store a value.
@@ -175,17 +181,22 @@ class KvBucket:
 
         return await retry_conflicts(write)
 
-    async def delete(self, key: str, *, revision: int | None = None) -> None:
-        """Mark the key as deleted. With `revision` raises `WriteConflict` when the entry has another one."""
+    async def delete(self, key: str, *, revision: int | None = None) -> int:
+        """Mark the key as deleted, and return the revision of the mark.
+
+        With `revision` raises `WriteConflict` when the entry has another one.
+        """
         headers = {_OPERATION: "DEL", TTL: f"{MARKER_TTL_S}s"}
         if revision is not None:
             headers[EXPECTED_REVISION] = str(revision)
-        await self._publisher.publish(Publication(self._prefix + key, b"", headers))
+        return (await self._publisher.publish(Publication(self._prefix + key, b"", headers))).seq
 
     async def expire_markers(self) -> int:
         """Let the markers expire of keys that an older version deleted, and return their number."""
-        records = await direct_get.get_last_of_each(self._connection, self._stream, self._prefix + ">")
-        old = [record for record in records if _OPERATION in record.headers and TTL not in record.headers]
+        old: list[direct_get.StoredMessage] = []
+        async for record in direct_get.scan_last(self._connection, self._stream, self._prefix + ">"):
+            if _OPERATION in record.headers and TTL not in record.headers:
+                old.append(record)  # without a value
         for start in range(0, len(old), direct_get.BATCH):
             await asyncio.gather(*(self._replace_marker(record) for record in old[start : start + direct_get.BATCH]))
         return len(old)
@@ -277,8 +288,14 @@ class KvTable(Generic[T]):
         rows = map(self._row, await self.bucket.get_all(keys))
         return [row for row in rows if row is not None]
 
-    async def list(self, pattern: str = ">") -> list[KvRow[T]]:
-        """Return the rows whose key matches, sorted by key."""
+    async def read(self, pattern: str) -> AsyncIterator[KvRow[T]]:
+        """Yield the rows whose key matches, as `KvBucket.read` does."""
+        async for entry in self.bucket.read(pattern):
+            if row := self._row(entry):
+                yield row
+
+    async def list(self, pattern: str) -> list[KvRow[T]]:
+        """Return the rows whose key matches, sorted by key. Only for few: all are in memory at once."""
         rows = map(self._row, await self.bucket.list(pattern))
         return [row for row in rows if row is not None]
 

@@ -6,16 +6,20 @@ while the connection is down: forget the cache after a reconnect. No value is us
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, Final, Generic, TypeVar
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, TypeVar
 
 import structlog
 
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvEntry, KvTable
+from messaging.shared_reads import SharedReads
 
 MAX_AGE_S: Final = 60.0
 MAX_ENTRIES: Final = 50_000
+MAX_BYTES: Final = 32 * 1024**2
+"""Bytes of the stored rows. Decoded, they take several times as much."""
 REPLICA_LAG_S: Final = 10.0
 """A read may come from a replica that lags behind, but none misses a change that is older than this.
 
@@ -25,7 +29,6 @@ _STORED_AT_ONCE: Final = 64
 """Rows of a list that are decoded before other tasks run."""
 
 T = TypeVar("T")
-R = TypeVar("R")
 _log = structlog.get_logger(__name__)
 
 
@@ -35,10 +38,11 @@ class CachedValue(Generic[T]):
     `until` becomes 0 when the value is replaced or forgotten, so that a holder of this object need not ask the cache.
     """
 
-    __slots__ = ("announced_at", "revision", "until", "value")
+    __slots__ = ("announced_at", "revision", "size", "until", "value")
 
-    def __init__(self, value: T | None, revision: int, until: float, announced_at: float = 0.0) -> None:
+    def __init__(self, value: T | None, revision: int, until: float, announced_at: float, size: int) -> None:
         self.value = value
+        self.size = size
         self.revision = revision
         self.until = until
         self.announced_at = announced_at
@@ -47,18 +51,33 @@ class CachedValue(Generic[T]):
 class KvCache(Generic[T]):
     """The rows of one table, read key by key (`get`) or all at once (`refresh`)."""
 
-    def __init__(self, table: KvTable[T], *, max_age_s: float = MAX_AGE_S, max_entries: int = MAX_ENTRIES) -> None:
-        """With more than `max_entries` keys read one by one or announced, all of them are forgotten."""
+    def __init__(
+        self,
+        table: KvTable[T],
+        *,
+        max_age_s: float = MAX_AGE_S,
+        max_entries: int = MAX_ENTRIES,
+        max_bytes: int = MAX_BYTES,
+        is_whole: bool = False,
+    ) -> None:
+        """Beyond `max_entries` or `max_bytes`, keys read one by one or announced displace the oldest ones.
+
+        Unless the cache `is_whole`: then a key without a value has none in the bucket.
+        """
         self.on_update: Callable[[str, T | None, T | None], None] = lambda _key, _old, _new: None
         """Called with key, old and new value whenever another value or revision was read or announced."""
         self.on_forget: Callable[[str], None] = lambda _: None
-        """Called with each key that is forgotten."""
+        """Called with each key that is displaced or forgotten."""
         self._table = table
         self._max_age_s = max_age_s
-        self._max_entries = max_entries
-        self._known: dict[str, CachedValue[T]] = {}
+        self._max_entries = max(1, max_entries)
+        self._max_bytes = max_bytes
+        self._is_whole = is_whole
+        self._known: OrderedDict[str, CachedValue[T]] = OrderedDict()
+        self.size = 0
+        """Bytes of the stored rows."""
         self._fresh_until = self._expired_at = 0.0
-        self._reading: dict[str, asyncio.Task[Any]] = {}
+        self._reading = SharedReads()
 
     async def start(self) -> None:
         """Follow the announcements of the bucket."""
@@ -72,9 +91,13 @@ class KvCache(Generic[T]):
         """Store an entry that was just read, unless a newer change is known."""
         self._add(entry)
 
-    async def forget(self) -> None:
-        """Forget every value."""
-        self._forget()
+    async def forget(self) -> list[str]:
+        """Forget every value, and return the keys."""
+        forgotten = list(self._known)
+        for key in forgotten:
+            self._forget(key)
+        self._read_again()
+        return forgotten
 
     def expire(self, *, keep_announced: bool = True) -> None:
         """Let the next `refresh` read all rows again, as after a reconnect; their values stay until then.
@@ -83,7 +106,7 @@ class KvCache(Generic[T]):
             keep_announced: Keep rows that were just announced although the next list lacks them. If false, the list
                 decides, because the announcement of a deletion may have been lost.
         """
-        self._fresh_until, self._expired_at = 0.0, time.monotonic()
+        self._read_again()
         if not keep_announced:
             for known in self._known.values():
                 if known.value is not None:
@@ -118,44 +141,43 @@ class KvCache(Generic[T]):
 
     def begin_reading(self, key: str) -> asyncio.Task[T | None]:
         """Return the task that reads the key, after starting one if there is none."""
-        return self._once(key, lambda: self._read(key))
+        return self._reading.begin(key, lambda: self._read(key))
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether the rows of the last list are still valid."""
+        return self._fresh_until >= time.monotonic()
 
     async def refresh(self, pattern: str) -> None:
         """Read all rows that match `pattern` unless they are still valid. Raises `JetStreamError`."""
-        if self._fresh_until < time.monotonic():
-            await asyncio.shield(self._once(pattern, lambda: self.read_all(pattern)))
+        if not self.is_fresh:
+            await asyncio.shield(self._reading.begin(pattern, lambda: self.read_all(pattern)))
 
     async def read_all(self, pattern: str) -> None:
         """Replace the rows by those that match `pattern`, except where an announcement is newer.
 
-        Raises `JetStreamError`; then the rows stay as they are.
+        Raises `JetStreamError`; then no row is removed.
         """
         started = time.monotonic()
-        entries = await self._table.bucket.list(pattern)
         every_replica_has = started - REPLICA_LAG_S
         for key, known in list(self._known.items()):
             if known.value is None and known.announced_at <= every_replica_has:
-                self._known.pop(key).until = 0.0
-        for number, entry in enumerate(entries):
+                self._pop(key)
+        found = set[str]()
+        async for entry in self._table.bucket.read(pattern):
             self._store(entry)
-            if not number % _STORED_AT_ONCE:
+            found.add(entry.key)
+            if not len(found) % _STORED_AT_ONCE:
                 await asyncio.sleep(0)
         now = time.monotonic()
-        for key in self._known.keys() - {entry.key for entry in entries}:
+        for key in self._known.keys() - found:
             known = self._known[key]
             if known.value is not None and known.announced_at <= every_replica_has:
-                known.until = 0.0  # the deletion is remembered, so that no lagging replica brings the row back
-                self._known[key] = CachedValue(None, known.revision, now + REPLICA_LAG_S, now)
+                # The deletion is remembered, so that no lagging replica brings the row back.
+                self._set(key, CachedValue(None, known.revision, now + REPLICA_LAG_S, now, 0))
                 self.on_update(key, known.value, None)
         if self._expired_at <= started:
             self._fresh_until = now + self._max_age_s
-
-    def _once(self, name: str, read: Callable[[], Coroutine[Any, Any, R]]) -> asyncio.Task[R]:
-        reading = self._reading.get(name)
-        if reading is None:
-            reading = self._reading[name] = asyncio.create_task(read())
-            reading.add_done_callback(lambda _: self._reading.pop(name, None))
-        return reading
 
     async def _read(self, key: str) -> T | None:
         delay_s = 0.1
@@ -170,9 +192,14 @@ class KvCache(Generic[T]):
             delay_s = min(delay_s * 2, 5.0)
 
     def _add(self, entry: KvEntry, announced_at: float = 0.0) -> None:
-        if len(self._known) >= self._max_entries and entry.key not in self._known:
-            self._forget()
         self._store(entry, announced_at)
+        while not self._is_whole and self._is_full():
+            oldest = next(iter(self._known))
+            if oldest == entry.key:
+                self._known.move_to_end(oldest)
+            else:
+                self._forget(oldest)
+                self._read_again()
 
     def _store(self, entry: KvEntry, announced_at: float = 0.0) -> None:
         known, now = self._known.get(entry.key), time.monotonic()
@@ -186,15 +213,30 @@ class KvCache(Generic[T]):
         if known is not None and value is not None and (value, entry.revision) == (known.value, known.revision):
             known.until, known.announced_at = now + self._max_age_s, announced_at
             return
-        if known is not None:
-            known.until = 0.0
-        self._known[entry.key] = CachedValue(value, entry.revision, now + self._max_age_s, announced_at)
+        size = len(entry.key) + len(entry.value or b"")
+        self._set(entry.key, CachedValue(value, entry.revision, now + self._max_age_s, announced_at, size))
         self.on_update(entry.key, known.value if known else None, value)
 
-    def _forget(self) -> None:
-        forgotten, self._known = self._known, {}
-        self._fresh_until, self._expired_at = 0.0, time.monotonic()  # a list that is being read lacks rows now
-        for known in forgotten.values():
+    def _is_full(self) -> bool:
+        return len(self._known) > self._max_entries or (self.size > self._max_bytes and len(self._known) > 1)
+
+    def _set(self, key: str, new: CachedValue[T]) -> None:
+        known = self._known.get(key)
+        if known is not None:
             known.until = 0.0
-        for key in forgotten:
-            self.on_forget(key)
+            self.size -= known.size
+        self._known[key] = new
+        self.size += new.size
+
+    def _pop(self, key: str) -> None:
+        known = self._known.pop(key)
+        known.until = 0.0
+        self.size -= known.size
+
+    def _forget(self, key: str) -> None:
+        self._pop(key)
+        self.on_forget(key)
+
+    def _read_again(self) -> None:
+        """Let the next `refresh` read: a list that is being read may lack rows now."""
+        self._fresh_until, self._expired_at = 0.0, time.monotonic()

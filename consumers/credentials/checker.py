@@ -157,8 +157,10 @@ class CredentialChecker:
 
     async def evict(self, tenant: str | None, credential: str | None) -> int:
         """Evict the Secrets of one credential, or of all credentials of a tenant, and return their number."""
-        rows = await self._credentials.list(f"{tenant or '*'}.{credential or '*'}")
-        return sum(self._evict(row.value) for row in rows)
+        count = 0
+        async for row in self._credentials.read(f"{tenant or '*'}.{credential or '*'}"):
+            count += self._evict(row.value)
+        return count
 
     def _evict(self, credential: Credential | None) -> bool:
         if credential is None:
@@ -245,7 +247,7 @@ class CredentialChecker:
         """Queue every credential that is due."""
         now = time.monotonic()
         if self._list_at <= now:
-            for entry in await self._credentials.bucket.list():
+            async for entry in self._credentials.bucket.read():
                 self._due.setdefault(entry.key, 0.0)
             self._list_at = now + LIST_INTERVAL_S
         self._sizes = Counter(key.partition(".")[0] for key in self._due)

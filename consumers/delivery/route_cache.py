@@ -15,6 +15,8 @@ from schemas.headers import HEADER_TRACE
 from schemas.ids import Purpose
 
 MAX_ROUTES: Final = 8192
+MAX_BYTES: Final = 16 * 1024**2
+"""Bytes of the stored destinations of all routes, which stay in memory with them."""
 MAX_LOADS: Final = 8
 
 
@@ -59,24 +61,28 @@ class DeliveryRoute:
 class RouteCache:
     """The routes to destinations, by `<tenant>.<id>`. A route never differs from what the directory knows."""
 
-    __slots__ = ("_directory", "_routes", "_secret_namespace")
+    __slots__ = ("_directory", "_routes", "_secret_namespace", "_size")
 
     def __init__(self, directory: ConfigurationDirectory, secret_namespace: str | None) -> None:
         self._directory = directory
         self._secret_namespace = secret_namespace
         self._routes: dict[str, DeliveryRoute] = {}
+        self._size = 0
 
     def find(self, lane: str, now: float) -> DeliveryRoute | None:
         """Return the route to `lane` if destination and credential are in memory. `now`: by `time.monotonic`."""
         route = self._routes.get(lane)
         if route is not None and now < route.known_destination.until and now < route.known_credential.until:
             return route
-        self._routes.pop(lane, None)
+        if route is not None:
+            self._size -= self._routes.pop(lane).known_destination.size
         route = self._build(lane)
         if route is not None:
-            if len(self._routes) >= MAX_ROUTES:
+            if len(self._routes) >= MAX_ROUTES or self._size > MAX_BYTES:
                 self._routes.clear()
+                self._size = 0
             self._routes[lane] = route
+            self._size += route.known_destination.size
         return route
 
     async def load(self, lane: str) -> DeliveryRoute | None:

@@ -29,7 +29,8 @@ class ConfigurationDirectory:
         """Forget everything: after a reconnect, announcements may have been missed."""
         self.ordered_destinations.clear()
         self.rates.clear()
-        await self._destinations.forget()
+        for key in await self._destinations.forget():
+            self._on_destination(key)
         await self._credentials.forget()
 
     async def destination(self, tenant: str, name: str) -> Destination | None:
@@ -59,7 +60,7 @@ class ConfigurationDirectory:
 
     def on_destination(self, callback: Callable[[str], None]) -> None:
         """Call `callback` with `<tenant>.<id>` of each destination that has been read, has changed or is forgotten."""
-        self._on_destination = self._destinations.on_forget = callback
+        self._on_destination = callback  # not if displaced: lanes that wait would displace each other all the time
 
     def on_credential(self, callback: Callable[[str, Credential | None, Credential | None], None]) -> None:
         """Call `callback` with `<tenant>.<id>`, old and new value of each credential that has been read or changed."""

@@ -53,11 +53,11 @@ class RetryNow:
         """
         pattern = subjects.scheduled(tenant, destination, delivery)
         await self._clock.measure()
-        records = await direct_get.get_last_of_each(self._connection, streams.RETRIES.name, pattern)
-        now = self._clock.now()
-        started = [record for record in records if _is_imminent(record, now) or await fire(self._publisher, record)]
-        scheduled = tuple(subjects.destination_scheduled(record.subject) for record in started)
-        return scheduled + await self._retry_heads(tenant, delivery, destination)
+        scheduled: dict[str, None] = {}
+        async for record in direct_get.scan_last(self._connection, streams.RETRIES.name, pattern):
+            if _is_imminent(record, self._clock.now()) or await fire(self._publisher, record):
+                scheduled[subjects.destination_scheduled(record.subject)] = None
+        return *scheduled, *await self._retry_heads(tenant, delivery, destination)
 
     async def _retry_heads(self, tenant: str, delivery: str, destination: str) -> tuple[str, ...]:
         """Make the delivery due in each ordered queue that it is the head of, and return their destinations."""

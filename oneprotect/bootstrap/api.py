@@ -10,7 +10,6 @@ from typing import Final
 import structlog
 from starlette.routing import BaseRoute
 
-from consumers.destinations.destination_index import DestinationIndex
 from messaging.client.connection import connect
 from messaging.client.errors import ServerUnavailable
 from messaging.delivery_requests import OrderedRoute
@@ -192,7 +191,7 @@ def build_dependencies(
         publisher=jetstream.publisher,
         ordered_route=OrderedRoute(jetstream.publisher, jetstream.connection.post),
         configuration=jetstream.configuration,
-        destinations=DestinationIndex(jetstream.destinations, jetstream.connection),
+        destinations=jetstream.index,
         removals=RemovalMarkers(jetstream.removals, jetstream.connection),
         replay_service=jetstream.replayer,
         replay_runner=ReplayRunner(jetstream.replayer, jetstream.replays),

@@ -21,7 +21,6 @@ from consumers.delivery.handler import DeliveryHandler, DeliveryPolicy
 from consumers.delivery.head_state import HeadStateCache
 from consumers.delivery.id_check import NamedIdCheck
 from consumers.destinations.circuit_breaker import HealthPolicy
-from consumers.destinations.destination_index import DestinationIndex
 from consumers.destinations.directory import ConfigurationDirectory
 from consumers.destinations.health import DestinationHealth, DisableDestination
 from consumers.destinations.hourly_stats import HourlyStatsRecorder
@@ -175,7 +174,7 @@ class _Consumer:
         self._jetstream = jetstream = resources.jetstream
         self._name = resources.telemetry.instance
         self._directory = ConfigurationDirectory(jetstream.destinations, jetstream.credentials)
-        self._destinations = DestinationIndex(jetstream.destinations, jetstream.connection)
+        self._destinations = jetstream.index
         self._clock = ServerClock(jetstream.connection)
         self._checker = self._build_credential_checker()
         self._archive = ArchiveBatcher(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from consumers.delivery.named_ids import NamedIds
+from consumers.destinations.destination_index import DestinationIndex
 from consumers.egress.policy import EgressPolicy
 from consumers.replay.service import ReplayService
 from messaging.admin.topology import StreamLimits
@@ -15,10 +16,10 @@ from messaging.client.client import ServerAccess
 from messaging.client.connection import NatsConnection, connect
 from messaging.kv import KvBucket
 from messaging.publisher import JetStreamPublisher
-from messaging.quota import KeyQuota
+from messaging.quota import KeyQuota, Quota
 from messaging.work_share import WorkShare
 from oneprotect.api.auth.token_store import TokenStore
-from oneprotect.configuration.service import ConfigurationService, is_ordered
+from oneprotect.configuration.service import ConfigurationService
 from oneprotect.settings.settings import Settings, TenantSettings
 from provider.cache.provider import CachedSecretProvider
 from provider.errors import ProviderMisconfigured
@@ -67,15 +68,15 @@ class JetStream:
         self.named_id_rows = KvBucket(connection, publisher, streams.NAMED_IDS)
         self.removals = KvBucket(connection, publisher, streams.REMOVALS)
         self.activity = KvBucket(connection, publisher, streams.ACTIVITY)
-        destination_quota = KeyQuota(
-            self.destinations, "destinations", limits.max_destinations, setting="ONEPROTECT_TENANT_MAX_DESTINATIONS"
+        self.index = DestinationIndex(self.destinations, connection)
+        destination_quota = Quota(
+            "destinations", limits.max_destinations, self.index.count, setting="ONEPROTECT_TENANT_MAX_DESTINATIONS"
         )
-        ordered_quota = KeyQuota(
-            self.destinations,
+        ordered_quota = Quota(
             "ordered destinations",
             limits.max_ordered,
+            self.index.count_ordered,
             setting="ONEPROTECT_TENANT_MAX_ORDERED",
-            counts=is_ordered,
         )
         credential_quota = KeyQuota(
             self.credentials, "credentials", limits.max_credentials, setting="ONEPROTECT_TENANT_MAX_CREDENTIALS"
@@ -85,6 +86,7 @@ class JetStream:
             self.credentials,
             publisher,
             egress,
+            index=self.index,
             statuses=self.statuses,
             secret_namespace=secret_namespace,
             destination_quota=destination_quota,

@@ -11,11 +11,12 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
+from consumers.destinations.destination_index import DestinationIndex
 from consumers.egress.policy import EgressBlocked, EgressPolicy, EgressRule
 from messaging.audit_events import publish_audit_event
 from messaging.kv import KvBucket, KvEntry, KvRow, KvTable, WriteContention, retry_conflicts
 from messaging.publisher import JetStreamPublisher
-from messaging.quota import KeyQuota
+from messaging.quota import KeyQuota, Quota
 from oneprotect.configuration.errors import (
     InUseError,
     Kind,
@@ -86,13 +87,15 @@ class ConfigurationService:
         publisher: JetStreamPublisher,
         egress: EgressPolicy,
         *,
+        index: DestinationIndex,
         statuses: KvBucket | None = None,
         secret_namespace: str | None = None,
-        destination_quota: KeyQuota | None = None,
-        ordered_quota: KeyQuota | None = None,
+        destination_quota: Quota | None = None,
+        ordered_quota: Quota | None = None,
         credential_quota: KeyQuota | None = None,
     ) -> None:
-        """`statuses`: the bucket with what consumers found about credentials."""
+        """`statuses`: the bucket with what consumers found about credentials; `index`: of the same destinations."""
+        self._index = index
         self._destination_quota = destination_quota
         self._ordered_quota = ordered_quota
         self._credential_quota = credential_quota
@@ -123,12 +126,11 @@ class ConfigurationService:
         self._check_url(spec.url)
         if await self._credentials.bucket.get(f"{tenant}.{spec.credential}") is None:
             raise MissingCredential
-        if self._destination_quota is not None:
-            await self._destination_quota.require_room(tenant, key)
-        if spec.ordering == "fifo" and self._ordered_quota is not None:
-            stored_value = (await self._destinations.bucket.find(key)).value
-            if not is_ordered(stored_value or b"{}"):
-                await self._ordered_quota.require_room(tenant)
+        if self._destination_quota is not None and not await self._index.has(tenant, name):
+            await self._destination_quota.require_room(tenant)
+        is_new_queue = spec.ordering == "fifo" and not await self._index.is_ordered(tenant, name)
+        if is_new_queue and self._ordered_quota is not None:
+            await self._ordered_quota.require_room(tenant)
 
         def replace(stored: Destination | None) -> Destination:
             kept = {field: getattr(stored, field) for field in _STATE_FIELDS} if stored else {}
@@ -136,7 +138,7 @@ class ConfigurationService:
             self._check_url(whole.url)
             return Destination(**msgspec.structs.asdict(whole), **kept)
 
-        row = await _update(self._destinations, key, replace, precondition)
+        row = await self._update_destination(key, replace, precondition)
         await self._audit("destination", tenant, name, "set", by, address)
         return _destination_view(tenant, row)
 
@@ -202,7 +204,9 @@ class ConfigurationService:
         self, tenant: str, name: str, *, by: str, address: str | None = None, precondition: Precondition = always
     ) -> None:
         """Delete a destination; its pending deliveries fail. Raises `NotFoundError`."""
-        await _delete(self._destinations.bucket, "destination", _key(tenant, name), precondition)
+        key = _key(tenant, name)
+        revision = await _delete(self._destinations.bucket, "destination", key, precondition)
+        await self._index.receive(KvEntry(key, None, revision))
         await self._audit("destination", tenant, name, "delete", by, address)
 
     async def audit_test(self, tenant: str, name: str, *, by: str, address: str | None = None) -> None:
@@ -272,10 +276,8 @@ class ConfigurationService:
         key = _key(tenant, name)
         if await self._credentials.bucket.get(key) is None:
             raise NotFoundError("credential")
-        destinations = self._destinations.bucket
-        entries = destinations.read_each(await destinations.list_keys(_all_of(tenant)))
-        if users := tuple([entry.id async for entry in entries if _credential_of(entry) == name]):
-            raise InUseError(users)
+        if users := await self._index.users(tenant, name):
+            raise InUseError(tuple(sorted(users)))
         await _delete(self._credentials.bucket, "credential", key, precondition)
         if self._statuses is not None:
             await self._statuses.bucket.delete(key)
@@ -299,7 +301,14 @@ class ConfigurationService:
                 raise WriteConflictError
             return msgspec.structs.replace(stored, **state)
 
-        return _destination_view(tenant, await _update(self._destinations, key, replace, precondition))
+        return _destination_view(tenant, await self._update_destination(key, replace, precondition))
+
+    async def _update_destination(
+        self, key: str, change: Callable[[Destination | None], Destination], precondition: Precondition
+    ) -> KvRow[Destination]:
+        row = await _update(self._destinations, key, change, precondition)
+        await self._index.receive(KvEntry(key, msgspec.json.encode(row.value), row.revision))
+        return row
 
     async def _audit(self, kind: Kind, tenant: str, name: str, action: Action, by: str, address: str | None) -> None:
         data = ConfigChangedData(kind=kind, name=name, action=action, by=by, address=address)
@@ -338,17 +347,17 @@ async def _update(table: KvTable[T], key: str, change: Callable[[T | None], T], 
         raise WriteConflictError from None
 
 
-async def _delete(bucket: KvBucket, kind: Kind, key: str, precondition: Precondition) -> None:
-    async def delete() -> None:
+async def _delete(bucket: KvBucket, kind: Kind, key: str, precondition: Precondition) -> int:
+    async def delete() -> int:
         entry = await bucket.find(key)
         if entry.value is None:
             raise NotFoundError(kind)
         if not precondition(entry.revision):
             raise PreconditionFailedError
-        await bucket.delete(key, revision=entry.revision)
+        return await bucket.delete(key, revision=entry.revision)
 
     try:
-        await retry_conflicts(delete)
+        return await retry_conflicts(delete)
     except WriteContention:
         raise WriteConflictError from None
 
@@ -369,30 +378,6 @@ def _all_of(tenant: str) -> str:
 
 def _revision(entry: KvEntry) -> int:
     return 0 if entry.value is None else entry.revision
-
-
-class _OrderingOnly(msgspec.Struct):
-    ordering: str = "any"
-
-
-class _CredentialReference(msgspec.Struct):
-    credential: str = ""
-
-
-def _credential_of(entry: KvEntry) -> str:
-    """Return the credential of a stored destination, even of one that this version cannot decode otherwise."""
-    try:
-        return msgspec.json.decode(entry.value or b"{}", type=_CredentialReference).credential
-    except msgspec.DecodeError:
-        return ""
-
-
-def is_ordered(value: bytes) -> bool:
-    """Return whether a stored destination has `ordering: fifo`, even one that this version cannot decode otherwise."""
-    try:
-        return msgspec.json.decode(value, type=_OrderingOnly).ordering == "fifo"
-    except msgspec.DecodeError:
-        return False
 
 
 def _destination_view(tenant: str, row: KvRow[Destination]) -> DestinationView:

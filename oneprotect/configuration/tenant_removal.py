@@ -11,9 +11,8 @@ Streams with consumers are not purged: a purge can make a consumer skip messages
 import asyncio
 import contextlib
 import math
-import sys
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -84,7 +83,7 @@ class RemovalMarkers:
     """The tenants that are being removed, in memory."""
 
     def __init__(self, bucket: KvBucket, connection: NatsConnection) -> None:
-        self._rows = KvCache(KvTable(bucket, RemovalMarker), max_age_s=math.inf, max_entries=sys.maxsize)
+        self._rows = KvCache(KvTable(bucket, RemovalMarker), max_age_s=math.inf, is_whole=True)
         self._stale = asyncio.Event()
         connection.on_reconnect(self.forget)
 
@@ -127,7 +126,11 @@ class TenantRemoval:
         counts: Counts = {}
         for stream, patterns in subjects.held_for(tenant).items():
             with contextlib.suppress(NotFound):  # the archive is optional
-                counts[stream] = sum([await self._count_subjects(stream, pattern, tenant) for pattern in patterns])
+                counts[stream] = sum(
+                    [await direct_get.count(self._connection, stream, pattern) for pattern in patterns]
+                )
+        audit = await direct_get.count(self._connection, streams.EVENTS.name, _audit_subject(tenant))
+        counts[streams.EVENTS.name] = counts.get(streams.EVENTS.name, 0) - audit
         for bucket in _SWEPT_BUCKETS:
             patterns = _key_patterns(bucket, tenant)
             stream = f"KV_{bucket.name}"
@@ -204,7 +207,7 @@ class TenantRemoval:
     async def _empty_bucket(self, spec: streams.BucketConfig, tenant: str) -> int:
         bucket = KvBucket(self._connection, self._publisher, spec)
         if spec.announced:  # each cache has to hear of it; a purge is not announced
-            keys = [entry.key for entry in await bucket.list(f"{tenant}.>")]
+            keys = [entry.key async for entry in bucket.read(f"{tenant}.>")]
             for start in range(0, len(keys), DELETES_AT_A_TIME):
                 await asyncio.gather(*map(bucket.delete, keys[start : start + DELETES_AT_A_TIME]))
         stream, patterns = f"KV_{spec.name}", _key_patterns(spec, tenant)
@@ -230,10 +233,6 @@ class TenantRemoval:
         deletions = (management.delete_message(self._connection, stream, sequence) for sequence in batch)
         return sum(await asyncio.gather(*deletions))
 
-    async def _count_subjects(self, stream: str, pattern: str, tenant: str) -> int:
-        info = await management.stream_info(self._connection, stream, subjects=pattern)
-        return sum(_without(info.state.subjects, _audit_subject(tenant)).values())
-
 
 def _key_patterns(bucket: streams.BucketConfig, tenant: str) -> tuple[str, str]:
     """Return the subjects of the keys `<tenant>.…`, and of the lease of the tenant's replays."""
@@ -242,7 +241,3 @@ def _key_patterns(bucket: streams.BucketConfig, tenant: str) -> tuple[str, str]:
 
 def _audit_subject(tenant: str) -> str:
     return subjects.operational("config.changed", tenant, f"tenant.{tenant}")
-
-
-def _without(counts: Mapping[str, int], subject: str) -> Mapping[str, int]:
-    return {name: count for name, count in counts.items() if name != subject}

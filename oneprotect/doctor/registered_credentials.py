@@ -36,8 +36,8 @@ async def list_registered(connection: NatsConnection, central_namespace: str | N
     async with JetStreamPublisher(connection) as publisher:
         credentials = KvTable(KvBucket(connection, publisher, streams.CREDENTIALS), Credential)
         statuses = KvTable(KvBucket(connection, publisher, streams.CREDENTIAL_STATUS), CredentialState)
-        stored = await credentials.bucket.list()
-        states = {row.key: row.value for row in await statuses.list()}
+        stored = await credentials.bucket.list("*.*")
+        states = {row.key: row.value for row in await statuses.list("*.*")}
     return [
         _registered(entry.key, credentials.decode(entry), states.get(entry.key, CredentialState()), central_namespace)
         for entry in stored

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import hmac
 import math
-import sys
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -46,7 +45,7 @@ class TokenCache:
     def __init__(self, bucket: KvBucket, connection: NatsConnection) -> None:
         self._bucket = bucket
         # A token that was read stays valid until it is revoked: while NATS is down, requests are still authenticated.
-        self._rows = KvCache(KvTable(bucket, Token), max_age_s=math.inf, max_entries=sys.maxsize)
+        self._rows = KvCache(KvTable(bucket, Token), max_age_s=math.inf, is_whole=True)
         self._rows.on_update = self._on_update
         self._tokens: dict[str, _CachedToken] = {}
         self._used: dict[str, datetime] = {}

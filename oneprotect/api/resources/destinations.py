@@ -115,8 +115,8 @@ async def put_destination(request: ApiRequest) -> ApiResponse:
     """
     condition = read_precondition(request)
     spec = await request.body(DestinationSpec)
-    others = await request.parts.destinations.count_other_subscriptions(request.tenant, request.id)
-    if spec.event_types and others + len(spec.event_types) > MAX_SUBSCRIPTIONS:
+    own, others = await request.parts.destinations.count_subscriptions(request.tenant, request.id)
+    if len(spec.event_types) > own and others + len(spec.event_types) > MAX_SUBSCRIPTIONS:
         raise ValidationError(
             "event_types",
             f"the tenant's destinations may name {MAX_SUBSCRIPTIONS:,} event types together, and name {others:,}; "

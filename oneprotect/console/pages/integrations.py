@@ -24,8 +24,8 @@ class IntegrationsQuery(PageQuery, frozen=True, kw_only=True):
 async def show(request: PageRequest) -> PageResponse:
     """Show the tenant's integrations, or a list of tenants to a user who has to choose one."""
     if not request.has_tenant:
-        entries = await request.console.destinations.list("*.*")
-        tenants = Counter(entry.key.partition(".")[0] for entry in entries)
+        keys = await request.console.destinations.list_keys("*.*")
+        tenants = Counter(key.partition(".")[0] for key in keys)
         return request.render("tenants.html", tenants=sorted(tenants.items()))
     query = request.query(IntegrationsQuery)
     signing = PageQuery(limit=SHOWN, cursor=query.credentials)

@@ -94,7 +94,7 @@ async def test_deleted_keys_do_not_make_a_list_fail(site: Site) -> None:
 
     assert [entry.key for entry in await bucket.list("acme.*")] == ["acme.kept"]
     markers = await site.records(streams.StreamConfig(name="KV_oneprotect_destinations", subjects=(), description=""))
-    assert {record.headers.get("Nats-TTL") for record in markers} == {"3600s", None}
+    assert {record.headers.get("Nats-TTL") for record in markers} == {"120s", None}
 
 
 async def test_apply_lets_the_markers_of_an_older_version_expire(site: Site) -> None:

@@ -276,7 +276,7 @@ async def test_the_server_rejects_unknown_keys(keys: Keys, tmp_path: Path) -> No
 def _asks(connection: NatsConnection) -> Iterator[Awaitable[object]]:
     yield connection.api(f"STREAM.INFO.{streams.WORK.name}")
     yield direct_get.get_last(connection, streams.WORK.name, "oneprotect.delivery.requested.acme.orders")
-    yield direct_get.get_last_of_each(connection, "KV_oneprotect_destinations", "$KV.oneprotect_destinations.>")
+    yield anext(direct_get.scan_last(connection, "KV_oneprotect_destinations", "$KV.oneprotect_destinations.>"))
     yield fetch(connection, stream=streams.WORK.name, consumer="delivery", batch=1)
 
 

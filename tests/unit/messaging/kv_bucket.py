@@ -1,6 +1,6 @@
 """A bucket in memory for unit tests of the caches."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from fnmatch import fnmatch
 from typing import cast
 
@@ -32,13 +32,14 @@ class StubBucket:
         """A connection that never reconnects."""
         return cast("NatsConnection", self)
 
-    async def list(self, pattern: str) -> list[KvEntry]:
-        """Return the entries that match."""
+    async def read(self, pattern: str) -> AsyncIterator[KvEntry]:
+        """Yield the entries that match."""
         self.reads += 1
         if not self.is_available:
             raise ServerUnavailable("no answer")
         self.on_list()
-        return [entry for entry in self.entries if fnmatch(entry.key, pattern)]
+        for entry in [entry for entry in self.entries if fnmatch(entry.key, pattern)]:
+            yield entry
 
     async def find(self, key: str) -> KvEntry:
         """Return the entry with the key."""

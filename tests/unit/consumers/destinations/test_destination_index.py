@@ -77,6 +77,6 @@ async def test_the_index_follows_every_change_of_a_destination() -> None:
     assert await index.subscribed("acme", "invoice.paid") == []
     assert await index.users("acme", "other") == {}
     assert await index.count("acme") == 1
-    assert await index.count_other_subscriptions("acme", "new") == 1, "a disabled destination counts"
-    assert await index.count_other_subscriptions("acme", "b") == 0
+    assert await index.count_subscriptions("acme", "new") == (0, 1), "a disabled destination counts"
+    assert await index.count_subscriptions("acme", "b") == (1, 0)
     assert bucket.reads == 1, "announcements are enough"

@@ -258,7 +258,7 @@ async def test_endless_contention_ends_as_a_conflict(site: Site) -> None:
     jetstream = site.jetstream
     contended = Contended(jetstream.connection, jetstream.publisher, streams.DESTINATIONS)
     configuration = ConfigurationService(
-        contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
+        contended, jetstream.credentials, jetstream.publisher, egress_policy(site.settings), index=jetstream.index
     )
 
     with pytest.raises(WriteConflictError, match="read it again and retry"):
@@ -292,7 +292,11 @@ async def test_a_short_ref_needs_a_central_namespace(site: Site) -> None:
     """A ref of two parts is refused without a central namespace, and three parts are accepted."""
     jetstream = site.jetstream
     configuration = ConfigurationService(
-        jetstream.destinations, jetstream.credentials, jetstream.publisher, egress_policy(site.settings)
+        jetstream.destinations,
+        jetstream.credentials,
+        jetstream.publisher,
+        egress_policy(site.settings),
+        index=jetstream.index,
     )
 
     with pytest.raises(
@@ -314,6 +318,7 @@ async def test_a_status_is_shown_until_the_ref_changes(site: Site) -> None:
         jetstream.credentials,
         jetstream.publisher,
         egress_policy(site.settings),
+        index=jetstream.index,
         statuses=statuses,
     )
     state = CredentialState(

@@ -12,14 +12,13 @@ from typing import Final
 
 import structlog
 
-from consumers.replay.store import ReplayStore
+from consumers.replay.index import ReplayIndex
 from messaging import management
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket
 from messaging.periodic import pause
 from schemas import streams
-from schemas.configuration import ReplayState
 from telemetry.metrics import definitions
 from telemetry.metrics.definitions import MetricDefinition
 from telemetry.metrics.registry import Labels, MetricSample
@@ -38,13 +37,15 @@ class StreamMetrics:
 
     def __init__(self, connection: NatsConnection, replays: KvBucket, *, interval_s: float = INTERVAL_S) -> None:
         self._connection = connection
-        self._replays = ReplayStore(replays)
+        self._replays = ReplayIndex(replays)
         self._interval_s = interval_s
         self._known: dict[tuple[str, Labels], tuple[MetricDefinition, float, float]] = {}
         self._read_at: float | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Read until `stop` is set."""
+        await self._replays.start()
+        self._connection.on_reconnect(self._replays.forget)
         quick, slow = (self._streams, self._consumers), (self._account, self._count_replays)
         for number in itertools.count():
             for part in quick if number % SLOW_PART_ROUNDS else (*quick, *slow):
@@ -102,8 +103,7 @@ class StreamMetrics:
             self._set(definitions.STORAGE_LIMIT, limit)
 
     async def _count_replays(self) -> None:
-        rows = [row.replay for row in await self._replays.list("*")]
-        running = [row for row in rows if row.state is ReplayState.RUNNING]
+        running = [summary for _, _, summary in await self._replays.all_unfinished()]
         self._set(definitions.REPLAYS, len(running))
-        self._set(definitions.REPLAY_ASKED, sum(row.replayed for row in running))
-        self._set(definitions.REPLAY_LEFT, sum(max(0, row.until_sequence - row.cursor) for row in running))
+        self._set(definitions.REPLAY_ASKED, sum(replay.replayed for replay in running))
+        self._set(definitions.REPLAY_LEFT, sum(replay.left for replay in running))

@@ -64,6 +64,10 @@ class DeliverySource(Protocol):
         """Read the deliveries of `page` with their payloads, in order."""
         ...
 
+    async def count(self, *, after: int = 0, until: int | None = None) -> int:
+        """Return how many deliveries there are."""
+        ...
+
 
 class ReplayRun:
     """Does what remains of `replay`, an id. `row` is the progress at any time.
@@ -98,6 +102,12 @@ class ReplayRun:
         """Request nothing more."""
         self._stop.set()
 
+    async def count(self) -> None:
+        """Count the deliveries to examine, unless they are counted, or `stop` is called. Raises `JetStreamError`."""
+        if self.row.total is None:
+            counting = self._source.count(after=self.row.cursor, until=self.row.until_sequence)
+            self.row = msgspec.structs.replace(self.row, total=await self._unless_stopped(counting))
+
     async def run(self) -> bool:
         """Request everything. Returns True when all of it is stored, False after `stop`.
 
@@ -121,8 +131,8 @@ class ReplayRun:
                 await self._walk_page(page)
             await self._window.drain()  # the search for the next page must find every request
 
-    async def _unless_stopped(self, search: Awaitable[SupersededPage | None]) -> SupersededPage | None:
-        """Return the page, or None when there is none or `stop` is called: a search may take long."""
+    async def _unless_stopped(self, search: Awaitable[T]) -> T | None:
+        """Return what is found, or None when `stop` is called: a search may take long."""
         task, stopping = asyncio.ensure_future(search), asyncio.ensure_future(self._stop.wait())
         try:
             await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -21,6 +21,7 @@ from typing import Final
 
 import structlog
 
+from consumers.replay.index import ReplayIndex
 from consumers.replay.session import ReplayAudit, ReplayOptions, ReplaySession, ignore
 from consumers.replay.source import PAGE_SIZE, RetainedDeliverySource, SupersededPage
 from consumers.replay.store import ReplayEnded, ReplayRow, ReplayStore, UnknownReplay
@@ -32,7 +33,7 @@ from messaging.client.errors import JetStreamError, ServerUnavailable
 from messaging.kv import KvBucket
 from messaging.lease import TTL_S, LeaseHolder, LeaseLost, find_holder
 from messaging.publisher import JetStreamPublisher
-from messaging.quota import QuotaExceeded
+from messaging.quota import Quota
 from schemas.configuration import Replay, ReplayFilter, ReplayState
 from schemas.ids import new_replay_id
 
@@ -54,7 +55,14 @@ class ReplayService:
         self._publisher = publisher
         self._bucket = replays
         self._rows = ReplayStore(replays)
-        self._max_open = max_open
+        self.index: Final = ReplayIndex(replays)
+        self._quota = Quota(
+            "unfinished replays",
+            max_open,
+            self._count_unfinished,
+            setting="ONEPROTECT_TENANT_MAX_REPLAYS",
+            remedy="cancel some",
+        )
 
     def find_pages(
         self, tenant: str, chosen: ReplayFilter, *, page_size: int = PAGE_SIZE
@@ -71,28 +79,18 @@ class ReplayService:
     async def count_remaining(self, tenant: str, row: Replay) -> int:
         """Return the number of retained deliveries before `row`, including those that it will skip."""
         source = RetainedDeliverySource(self._connection, tenant, row.filter)
-        count = 0
-        async for _ in source.scan(after=row.cursor, until=row.until_sequence):
-            count += 1
-        return count
+        return await source.count(after=row.cursor, until=row.until_sequence)
 
     async def begin(self, tenant: str, chosen: ReplayFilter, *, by: str) -> tuple[str, Replay]:
         """Return id and row of the unfinished replay with this filter, or else of a new one, not yet stored.
 
-        Raises `QuotaExceeded`.
+        The oldest replays that ended make room for a new one. Raises `QuotaExceeded`.
         """
-        unfinished = [row for row in await self._rows.list(tenant) if row.replay.state is ReplayState.RUNNING]
-        for row in unfinished:
-            if row.replay.filter == chosen:
-                return row.id, row.replay
-        if len(unfinished) >= self._max_open:
-            raise QuotaExceeded(
-                "unfinished replays",
-                len(unfinished),
-                self._max_open,
-                "ONEPROTECT_TENANT_MAX_REPLAYS",
-                remedy="cancel some",
-            )
+        if known := await self.index.find_unfinished(tenant, chosen):
+            with contextlib.suppress(UnknownReplay, ReplayEnded):
+                return known, await self.resume(tenant, known)
+        await self._quota.require_room(tenant)
+        await self.index.make_room(tenant)
         until = (await management.stream_info(self._connection, retained.stream_for(chosen).name)).state.last_seq
         return new_replay_id(), Replay(filter=chosen, by=by, started_at=datetime.now(UTC), until_sequence=until)
 
@@ -175,6 +173,9 @@ class ReplayService:
             if running is None or running.replay != replay:
                 return
             await asyncio.sleep(0.05)
+
+    async def _count_unfinished(self, tenant: str) -> int:
+        return len(await self.index.unfinished(tenant))
 
     async def _find_or_store(self, tenant: str, replay: str, row: Replay) -> ReplayRow:
         try:

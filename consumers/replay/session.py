@@ -113,6 +113,8 @@ class ReplaySession:
         )
         saving = asyncio.create_task(self._save_regularly(run))
         try:
+            if row.replay.unattended:  # a command counts by itself
+                await run.count()
             has_finished = await run.run()
         except BaseException:
             with contextlib.suppress(JetStreamError):

@@ -114,6 +114,13 @@ class RetainedDeliverySource:
         """Return the deliveries after stream sequence `after`, superseded or not."""
         return retained.scan(self._connection, self._tenant, self._chosen, after=after, until=until)
 
+    async def count(self, *, after: int = 0, until: int | None = None) -> int:
+        """Return how many deliveries `scan` returns."""
+        count = 0
+        async for _ in self.scan(after=after, until=until):
+            count += 1
+        return count
+
 
 class DryRunSummary:
     """Counts of what a replay would do, and the first few deliveries."""

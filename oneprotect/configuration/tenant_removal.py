@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import math
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -31,7 +31,6 @@ from messaging.kv_cache import REPLICA_LAG_S, KvCache
 from messaging.periodic import pause
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.configuration import ReplayState
 from schemas.control_messages import ForgetReply, ForgetTenant
 from schemas.events import ConfigChanged, ConfigChangedData
 
@@ -126,11 +125,7 @@ class TenantRemoval:
         counts: Counts = {}
         for stream, patterns in subjects.held_for(tenant).items():
             with contextlib.suppress(NotFound):  # the archive is optional
-                counts[stream] = sum(
-                    [await direct_get.count(self._connection, stream, pattern) for pattern in patterns]
-                )
-        audit = await direct_get.count(self._connection, streams.EVENTS.name, _audit_subject(tenant))
-        counts[streams.EVENTS.name] = counts.get(streams.EVENTS.name, 0) - audit
+                counts[stream] = sum([await self._count_subjects(stream, pattern, tenant) for pattern in patterns])
         for bucket in _SWEPT_BUCKETS:
             patterns = _key_patterns(bucket, tenant)
             stream = f"KV_{bucket.name}"
@@ -179,10 +174,9 @@ class TenantRemoval:
         )
 
     async def _cancel_replays(self, tenant: str, by: str) -> None:
-        for replay, row in (await self._replays.list(tenant)).items():
-            if row.state is ReplayState.RUNNING:
-                with contextlib.suppress(ReplayError):  # it has just ended
-                    await self._replays.cancel(tenant, replay, by=by)
+        for replay in await self._replays.index.unfinished(tenant):
+            with contextlib.suppress(ReplayError):  # it has just ended
+                await self._replays.cancel(tenant, replay, by=by)
 
     async def _forget_in_consumers(self, tenant: str) -> int:
         """Return the number of the tenant's messages that consumers handle."""
@@ -233,6 +227,10 @@ class TenantRemoval:
         deletions = (management.delete_message(self._connection, stream, sequence) for sequence in batch)
         return sum(await asyncio.gather(*deletions))
 
+    async def _count_subjects(self, stream: str, pattern: str, tenant: str) -> int:
+        info = await management.stream_info(self._connection, stream, subjects=pattern)
+        return sum(_without(info.state.subjects, _audit_subject(tenant)).values())
+
 
 def _key_patterns(bucket: streams.BucketConfig, tenant: str) -> tuple[str, str]:
     """Return the subjects of the keys `<tenant>.…`, and of the lease of the tenant's replays."""
@@ -241,3 +239,7 @@ def _key_patterns(bucket: streams.BucketConfig, tenant: str) -> tuple[str, str]:
 
 def _audit_subject(tenant: str) -> str:
     return subjects.operational("config.changed", tenant, f"tenant.{tenant}")
+
+
+def _without(counts: Mapping[str, int], subject: str) -> Mapping[str, int]:
+    return {name: count for name, count in counts.items() if name != subject}

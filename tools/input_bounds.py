@@ -99,6 +99,7 @@ _ROWS: Final = (
     ("consumers/isolation/journal.py", "sorted", "product", "messages in hand", "n log n"),
     ("consumers/isolation/suspects.py", "re.compile", "product", "55 characters, the key of a suspect"),
     ("consumers/notifications/tenant_events.py", "json.decode", "product", "an operational event"),
+    ("consumers/replay/index.py", "sorted*2", "tenant", "unfinished replays of a tenant, by its quota", "n log n"),
     ("consumers/queues/lost_messages.py", "sorted", "product", "lost messages", "n log n"),
     ("consumers/queues/ordered_queue.py", "json.decode", "product", "1,024 sequences"),
     ("consumers/queues/ordered_queues.py", "sorted", "product", "ordered destinations", "n log n"),
@@ -123,7 +124,7 @@ _ROWS: Final = (
     ),
     ("oneprotect/api/web/routing.py", "sorted", "product", "methods of a route", "n log n"),
     ("oneprotect/configuration/masking.py", "validation.convert", "tenant", "a destination"),
-    ("oneprotect/configuration/service.py", "validation.convert*2 json.decode*2", "tenant", "a destination"),
+    ("oneprotect/configuration/service.py", "validation.convert*2 sorted", "tenant", "a destination; its tenant's"),
     ("oneprotect/console/pages/attempts.py", "sorted", "product", "result codes", "n log n"),
     ("oneprotect/console/pages/destination.py", "convert", "product", "the result of a test"),
     (

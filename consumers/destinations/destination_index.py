@@ -90,8 +90,9 @@ class DestinationIndex:
 
     async def start(self) -> None:
         """Follow the announcements of the bucket. Until then every call reads the tenant's destinations again."""
-        self._is_following = True
         await self._table.bucket.on_change(self.receive)
+        await self.forget()
+        self._is_following = True
 
     async def forget(self) -> None:
         """Read all destinations again when they are next needed: announcements may have been lost."""

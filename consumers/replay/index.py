@@ -91,6 +91,7 @@ class ReplayIndex:
     async def start(self) -> None:
         """Follow the announcements of the bucket. Until then every call reads the tenant's replays again."""
         await self._bucket.on_change(self.receive)
+        await self.forget()
         self._is_following = True
 
     async def forget(self) -> None:

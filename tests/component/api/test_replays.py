@@ -1,5 +1,6 @@
 """Attempts and replays over HTTP."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -157,6 +158,26 @@ async def test_another_process_finishes_a_replay(site: Site, receiver: Scripted)
 
     assert 0 < row.replayed < 6
     assert sorted(receiver.ids()) == sorted(deliveries * 2)
+
+
+async def test_an_api_process_runs_the_replays_of_a_tenant_one_after_the_other(site: Site, receiver: Scripted) -> None:
+    """Those that wait are not in memory. Each is found by its filter meanwhile, and all end without a new request."""
+    await _fail(site, receiver, 6)
+    async with running(site) as api:
+        operator = await api.client(Role.OPERATOR)
+
+        async def begin(code: str) -> str:
+            reply = await operator("POST", REPLAYS, {"filter": {"codes": ["http.410", code]}, "rate_per_s": 4})
+            return str(reply.headers["location"])
+
+        codes = ("http.4xx", "http.5xx", "http.429")
+        begun = await asyncio.gather(*(begin(code) for code in codes))
+        same = [await begin(code) for code in codes]
+        for place in begun:
+            await until(lambda place=place: _state_is(operator, place, "finished"), 20)
+
+    assert same == begun
+    assert len(set(begun)) == 3
 
 
 async def _replayed(client: Client, place: str) -> bool:

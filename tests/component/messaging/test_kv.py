@@ -6,11 +6,12 @@ from collections.abc import Iterable
 import pytest
 import structlog
 
-from messaging import direct_get
+from messaging import direct_get, kv
 from messaging.kv import KvBucket, KvEntry, KvTable, WriteContention
 from messaging.publication import Publication
 from schemas import streams
 from tests.support.site import Site
+from tests.support.waiting import until
 
 
 class ContendedBucket(KvBucket):
@@ -95,6 +96,21 @@ async def test_deleted_keys_do_not_make_a_list_fail(site: Site) -> None:
     assert [entry.key for entry in await bucket.list("acme.*")] == ["acme.kept"]
     markers = await site.records(streams.StreamConfig(name="KV_oneprotect_destinations", subjects=(), description=""))
     assert {record.headers.get("Nats-TTL") for record in markers} == {"120s", None}
+
+
+async def test_the_marker_of_a_deleted_key_expires(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of the key, so that creating and deleting again and again takes no storage."""
+    monkeypatch.setattr(kv, "MARKER_TTL_S", 1)
+    bucket = site.jetstream.destinations
+    await bucket.put("acme.gone", b"{}")
+    await bucket.delete("acme.gone")
+
+    assert await bucket.list_keys("acme.*") == ["acme.gone"]
+    await until(lambda: _is_empty(bucket), 10)
+
+
+async def _is_empty(bucket: KvBucket) -> bool:
+    return await bucket.list_keys("acme.*") == []
 
 
 async def test_apply_lets_the_markers_of_an_older_version_expire(site: Site) -> None:

@@ -68,7 +68,7 @@ async def test_rows_stay_when_they_cannot_be_read_again(bucket: StubBucket, cach
 
 
 async def test_a_list_longer_than_the_bound_is_kept_whole(bucket: StubBucket) -> None:
-    """The next new key makes the cache forget every row, and the next refresh reads them again."""
+    """The next new key displaces the others, and the next refresh reads them again."""
     cache = KvCache(KvTable(bucket.bucket, int), max_entries=1)
     await cache.refresh("*")
     assert dict(cache.items()) == {"acme.a": 1, "acme.b": 2}
@@ -78,6 +78,24 @@ async def test_a_list_longer_than_the_bound_is_kept_whole(bucket: StubBucket) ->
 
     assert dict(cache.items()) == {"acme.a": 1, "acme.b": 2, "acme.new": 9}
     assert bucket.reads == 2
+
+
+async def test_large_rows_displace_the_oldest_ones(bucket: StubBucket) -> None:
+    """The bytes of the stored rows are bounded. A row that exceeds the bound alone is found all the same."""
+    bucket.entries = [KvEntry(f"acme.{name}", b"1" * 100, 1) for name in "abcd"]
+    cache = KvCache(KvTable(bucket.bucket, int), max_bytes=330)
+    displaced: list[str] = []
+    cache.on_forget = displaced.append
+    held = [await cache.get(f"acme.{name}") and cache.get_if_fresh(f"acme.{name}") for name in "abcd"]
+
+    assert displaced == ["acme.a"]
+    assert [known.until > 0 for known in held if known] == [False, True, True, True]
+    assert cache.size == 318
+    await cache.receive(KvEntry("acme.b", b"1" * 400, 2))
+    assert displaced == ["acme.a", "acme.c", "acme.d"]
+    assert (cache.peek("acme.b"), cache.size) == (int("1" * 400), 406)
+    assert await cache.forget() == ["acme.b"]
+    assert cache.size == 0
 
 
 async def test_rows_forgotten_while_a_list_is_stored_are_read_again(bucket: StubBucket) -> None:

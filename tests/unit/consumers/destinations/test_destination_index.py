@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from consumers.destinations import destination_index
 from consumers.destinations.destination_index import DestinationIndex
 from messaging.kv import KvEntry
 from messaging.kv_cache import MAX_ENTRIES
@@ -80,3 +81,30 @@ async def test_the_index_follows_every_change_of_a_destination() -> None:
     assert await index.count_subscriptions("acme", "new") == (0, 1), "a disabled destination counts"
     assert await index.count_subscriptions("acme", "b") == (1, 0)
     assert bucket.reads == 1, "announcements are enough"
+
+
+async def test_the_largest_tenant_makes_room_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its destinations are read again when they are next needed. What it has counts once."""
+    monkeypatch.setattr(destination_index, "MAX_WEIGHT", 10)
+    large = [KvEntry(f"large.d{number}", _document("key", "a", "b"), 1) for number in range(3)]
+    bucket = StubBucket(*large, KvEntry("small.d", _document("key"), 2), KvEntry("acme.d", _document("key", "a"), 3))
+    index = await following(bucket)
+    counts = [await index.count(tenant) for tenant in ("large", "small", "acme")]
+
+    assert (counts, index.tenants()) == ([3, 1, 1], {"small", "acme"})
+    await bucket.announce(KvEntry("large.new", _document("key"), 4))
+    assert await index.count("large") == 3
+    assert index.tenants() == {"large", "small"}
+
+
+async def test_destinations_are_not_missed_between_a_read_and_the_first_announcement() -> None:
+    """An index that does not follow the bucket yet reads it again for each caller."""
+    bucket = StubBucket(KvEntry("acme.a", DOCUMENT, 1))
+    index = DestinationIndex(bucket.bucket, bucket.connection)
+    before = await index.count("acme")
+    bucket.entries.append(KvEntry("acme.b", DOCUMENT, 2))
+    again = await index.count("acme")
+    bucket.entries.append(KvEntry("acme.c", DOCUMENT, 3))
+    await index.start()
+
+    assert (before, again, await index.count("acme")) == (1, 2, 3)

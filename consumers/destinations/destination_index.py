@@ -20,7 +20,7 @@ from schemas.subscriptions import SubscriptionIndex
 MAX_TENANTS: Final = 1024
 MAX_SUBSCRIPTIONS: Final = 200_000
 """Event types that all destinations of a tenant may name together: each takes memory in every process."""
-MAX_WEIGHT: Final = 400_000
+MAX_WEIGHT: Final = 300_000
 """Destinations and event types of all tenants in memory. Beyond, the largest of the other tenants is forgotten."""
 MAX_AGE_S: Final = 300.0
 """Seconds after which a tenant's destinations are read again, in case an announcement was lost."""

@@ -7,14 +7,13 @@ while the connection is down: forget the cache after a reconnect. No value is us
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, Final, Generic, TypeVar
 
 import structlog
 
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvEntry, KvTable
-from messaging.shared_reads import SharedReads
 
 MAX_AGE_S: Final = 60.0
 MAX_ENTRIES: Final = 50_000
@@ -30,6 +29,26 @@ _STORED_AT_ONCE: Final = 64
 
 T = TypeVar("T")
 _log = structlog.get_logger(__name__)
+
+
+class SharedReads:
+    """Reads in progress, which all callers share who ask meanwhile. None ends with a caller that leaves."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[Any]] = {}
+
+    def begin(self, name: str, read: Callable[[], Coroutine[Any, Any, T]]) -> asyncio.Task[T]:
+        """Return the task that reads, after starting one if there is none. Callers shield it."""
+        task = self._running.get(name)
+        if task is None:
+            task = self._running[name] = asyncio.create_task(read(), name=f"read {name}")
+            task.add_done_callback(lambda ended: self._on_end(name, ended))
+        return task
+
+    def _on_end(self, name: str, ended: asyncio.Task[Any]) -> None:
+        del self._running[name]
+        if not ended.cancelled():
+            ended.exception()  # perhaps every caller has left
 
 
 class CachedValue(Generic[T]):
@@ -145,7 +164,7 @@ class KvCache(Generic[T]):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether the rows of the last list are still valid."""
+        """True while the rows of the last list are valid."""
         return self._fresh_until >= time.monotonic()
 
     async def refresh(self, pattern: str) -> None:

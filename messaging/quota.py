@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from messaging.kv import KvBucket
-from messaging.shared_reads import SharedReads
+from messaging.kv_cache import SharedReads
 
 MAX_AGE_S: Final = 30.0
 COUNTED_PER_S: Final = 50_000

@@ -23,7 +23,7 @@ MAX_REMOVED: Final = 64
 
 
 class ReplaySummary(msgspec.Struct, frozen=True):
-    """What the index keeps of a replay. `filter`: a digest while it is unfinished, otherwise empty."""
+    """A replay without its filter. `filter`: a digest of it while the replay is unfinished, otherwise empty."""
 
     filter: bytes
     size: int
@@ -33,7 +33,7 @@ class ReplaySummary(msgspec.Struct, frozen=True):
 
     @property
     def is_unfinished(self) -> bool:
-        """Whether some process has to run it."""
+        """True while some process has to run it."""
         return bool(self.filter)
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from messaging.kv import KvBucket, KvEntry, KvTable
 from messaging.kv_cache import KvCache
-from schemas.configuration import Replay, ReplayFilter, ReplayState
+from schemas.configuration import ReplayFilter, ReplayState
 
 MAX_AGE_S: Final = 300.0
 """Seconds after which all replays are read again, in case an announcement was lost."""
@@ -37,12 +37,23 @@ class ReplaySummary(msgspec.Struct, frozen=True):
         return bool(self.filter)
 
 
+class _StoredReplay(msgspec.Struct, frozen=True):
+    """The fields of a `Replay` that the index needs. The filter is not decoded: rows are announced twice a second."""
+
+    filter: msgspec.Raw
+    until_sequence: int
+    cursor: int = 0
+    replayed: int = 0
+    state: ReplayState = ReplayState.RUNNING
+    unattended: bool = False
+
+
 class _Summaries(KvTable[ReplaySummary]):
     """The rows of replays, decoded to summaries."""
 
     def __init__(self, bucket: KvBucket) -> None:
         super().__init__(bucket, ReplaySummary)
-        self._rows = KvTable(bucket, Replay)
+        self._rows = KvTable(bucket, _StoredReplay)
 
     def decode(self, entry: KvEntry) -> ReplaySummary | None:
         replay = self._rows.decode(entry)
@@ -109,7 +120,7 @@ class ReplayIndex:
 
     async def find_unfinished(self, tenant: str, chosen: ReplayFilter) -> str | None:
         """Return the tenant's unfinished replay with this filter, or None."""
-        digest = _digest(chosen)
+        digest = _digest(msgspec.json.encode(chosen))
         return next((one for one, known in (await self.unfinished(tenant)).items() if known.filter == digest), None)
 
     async def all_unfinished(self) -> Iterator[tuple[str, str, ReplaySummary]]:
@@ -144,5 +155,5 @@ class ReplayIndex:
             del self._tenants[tenant]
 
 
-def _digest(chosen: ReplayFilter) -> bytes:
-    return hashlib.sha256(msgspec.json.encode(chosen)).digest()
+def _digest(encoded: bytes | msgspec.Raw) -> bytes:
+    return hashlib.sha256(encoded).digest()

@@ -67,7 +67,7 @@ _CODES: Final[Mapping[Code, tuple[str, str, str]]] = {
         "Check the receiver and the proxies between.",
     ),
     Code.NET_TLS: (
-        "The TLS handshake failed: certificate, name or protocol.",
+        "TLS failed: certificate, name, protocol, or records beyond a limit.",
         _RETRIES,
         "Renew the certificate. For a private CA set `ONEPROTECT_EGRESS_CA_FILE`.",
     ),

@@ -445,6 +445,6 @@ class HttpConnection(asyncio.Protocol):
             self._resume()
             self._arm(self._loop.time() + LAST_LOOK_S)
         elif self._tls is not None and self._tls.waits and self._loop.time() < self._give_up_at:
-            self._arm(self._loop.time() + LAST_LOOK_S)
+            self._arm(self._give_up_at)
         else:
             self._break_off(Code.NET_TIMEOUT)

@@ -2,7 +2,7 @@
 
 OpenSSL handles records without data itself: the handshake, session tickets, key updates. A ticket of 18 bytes costs
 34 µs, so a connection has a budget for such records, and OpenSSL gets one record at a time. One of 16 KiB may take
-30 ms. Tenants therefore take turns: after a slow read, those of its tenant wait for the next iteration of the loop.
+30 ms: reads of tenants take turns.
 A key exchange over a finite field takes up to 180 ms, which a receiver without a certificate can ask for. Python cannot
 stop OpenSSL from offering these groups, so the receiver's choice is refused before OpenSSL reads it.
 """
@@ -11,10 +11,10 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Final, cast, final
+
+from consumers.http_client.turns import ReadTurns
 
 MAX_HANDSHAKE_BYTES: Final = 32 * 1024
 """Budget of a handshake. Certificates usually take 3 to 6 KB."""
@@ -22,11 +22,6 @@ MAX_EMPTY_BYTES: Final = 4 * 1024
 """Budget of all records without data after the handshake. Servers send one to four tickets of some 250 bytes."""
 RECORD_COST_BYTES: Final = 64
 """What each of those records costs in addition."""
-SLICE_S: Final = 0.002
-"""Reads take turns after this time."""
-REST: Final = 3
-"""After a slow read that broke a limit, the tenant's next one waits this many times as long."""
-MAX_REST_S: Final = 0.2
 
 _HANDSHAKE: Final = 22
 _SERVER_HELLO: Final = 2
@@ -36,47 +31,6 @@ _HEADER_BYTES: Final = 5
 _MAX_RECORD_BYTES: Final = _HEADER_BYTES + 16 * 1024 + 2048
 _VERSION: Final = 3
 """The first byte of every version that is spoken."""
-
-
-class ReadTurns:
-    """Turns of tenants to read: a tenant's slow read delays its own next reads."""
-
-    __slots__ = ("_lines", "_loop", "_used_s")
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._lines: dict[str, deque[Callable[[], bool]]] = {}
-        """The reads that wait, of the tenants that have had their turn."""
-        self._used_s = 0.0
-
-    def take(self, tenant: str, read: Callable[[], bool]) -> bool:
-        """Read now and return True, or let `read` wait for the tenant's turn. It returns False for a broken limit."""
-        line = self._lines.get(tenant)
-        if line is None:
-            self._read(tenant, read)
-            return True
-        line.append(read)
-        return False
-
-    def _read(self, tenant: str, read: Callable[[], bool]) -> bool:
-        """Read, and return True if the tenant may read again in this iteration."""
-        begun = monotonic()
-        is_fine = read()
-        took_s = monotonic() - begun
-        self._used_s += took_s
-        if self._used_s < SLICE_S:
-            return True
-        self._used_s = 0.0
-        self._lines.setdefault(tenant, deque())
-        self._loop.call_later(0 if is_fine else min(took_s * REST, MAX_REST_S), self._read_waiting, tenant)
-        return False
-
-    def _read_waiting(self, tenant: str) -> None:
-        line = self._lines[tenant]
-        while line:
-            if not self._read(tenant, line.popleft()):
-                return
-        del self._lines[tenant]
 
 
 @final

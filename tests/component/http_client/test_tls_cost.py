@@ -18,7 +18,8 @@ from consumers.egress.policy import EgressPolicy
 from consumers.http_client.client import HttpWebhookSender
 from consumers.http_client.connector import _tls_context  # pyright: ignore[reportPrivateUsage]
 from consumers.http_client.response import WebhookResponse
-from consumers.http_client.tls import MAX_EMPTY_BYTES, MAX_HANDSHAKE_BYTES, ReadTurns
+from consumers.http_client.tls import MAX_EMPTY_BYTES, MAX_HANDSHAKE_BYTES
+from consumers.http_client.turns import ReadTurns
 from schemas.codes import Code
 from tests.component.http_client.cost import Cost
 from tests.component.http_client.tls_records import (
@@ -348,3 +349,68 @@ async def test_turns_of_tenants_alternate() -> None:
 
     assert taken == [True, False, False, True, True, True]
     assert reads == ["evil 0", "other 0", "other 1", "other 2", "evil 1", "evil 2"]
+
+
+async def test_a_read_that_fails_leaves_the_turns_of_its_tenant() -> None:
+    """The reads that wait behind it have their turn."""
+    turns, reads = ReadTurns(), list[str]()
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, _context: reads.append("reported"))
+    done = asyncio.Event()
+
+    def slow() -> bool:
+        end = loop.time() + 0.005
+        while loop.time() < end:
+            pass
+        return True
+
+    def fail() -> bool:
+        raise ZeroDivisionError
+
+    def end() -> bool:
+        done.set()
+        return True
+
+    for read in (slow, fail, end):
+        turns.take("acme", read)
+    await asyncio.wait_for(done.wait(), 5)
+
+    assert reads == ["reported"]
+
+
+async def test_an_answer_that_came_in_time_counts_although_it_waits_for_its_turn(authority: Authority) -> None:
+    """After a pause of the process, the deadline has passed when the loop reads what had arrived before it."""
+    are_ready = threading.Barrier(3)
+    is_paused, has_flooded, has_answered = threading.Event(), threading.Event(), threading.Event()
+
+    def flood(writer: RecordWriter) -> None:
+        writer.receive()
+        are_ready.wait(5)
+        is_paused.wait(5)
+        writer.send(writer.seal(HANDSHAKE, MANY_TICKETS))
+        has_flooded.set()
+        writer.receive()
+
+    def answer(writer: RecordWriter) -> None:
+        writer.receive()
+        are_ready.wait(5)
+        has_flooded.wait(5)
+        writer.send(writer.seal(DATA, OK))
+        has_answered.set()
+
+    def pause() -> None:
+        is_paused.set()
+        has_answered.wait(5)
+        while loop.time() < deadline:
+            pass
+
+    loop = asyncio.get_running_loop()
+    async with opened(authority) as sender:
+        with serving(authority, flood) as hostile, serving(authority, answer) as other:
+            sending = [asyncio.create_task(post(sender, port, timeout_s=1)) for port in (hostile, other)]
+            await asyncio.to_thread(are_ready.wait, 5)
+            deadline = loop.time() + 1
+            pause()
+            refused, reply = await asyncio.gather(*sending)
+
+    assert (refused, reply.code) == (REFUSED, Code.HTTP_2XX)

@@ -28,6 +28,9 @@ HEADER_CHECKED: Final = "Id-Checked"
 """The API has made the delivery's id (`1`), or has claimed the one that the producer named (`CLAIMED`), so consumers do
 not. `Oneprotect-` is the prefix of retry state, which costs more to decode."""
 CLAIMED: Final = "named"
+HEADER_CLAIM: Final = "Id-Claim"
+"""The revision of the API's claim on the id, and the server's time until which no process can have taken it over, in
+Unix seconds. A message that was stored later may be superseded: its sender or its connection was stalled."""
 HEADER_CODE: Final = "Oneprotect-Code"
 HEADER_OUTCOME: Final = "Oneprotect-Outcome"
 HEADER_REASON: Final = "Oneprotect-Reason"
@@ -59,6 +62,7 @@ _PORTABLE: Final = _CONTEXT | {
 }
 _is_fit: Final = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_VALUE_LENGTH - 2}}}[!-~])?").fullmatch
 _TRACE_FORM: Final = re.compile(r"(?!ff)([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-[ -~]*)?")
+_DIGITS: Final = 19
 _NO_ID: Final = ("0" * 32, "0" * 16)
 
 
@@ -93,6 +97,28 @@ def schedule_time(headers: Mapping[str, str]) -> datetime | None:
     except ValueError:
         return None
     return time if time.tzinfo else None
+
+
+def claimed_revision(headers: Mapping[str, str]) -> int:
+    """Return the revision of the claim of a message, or 0 if it names none."""
+    return _read_claim(headers)[0]
+
+
+def late_claim(headers: Mapping[str, str], stored_at: float) -> int:
+    """Return the revision of the claim of a message that was stored after its time; 0 for one in time, or unclaimed."""
+    revision, until = _read_claim(headers)
+    return revision if stored_at > until else 0
+
+
+def _read_claim(headers: Mapping[str, str]) -> tuple[int, int]:
+    revision, _, until = headers.get(HEADER_CLAIM, "").partition(" ")
+    is_valid = all(one.isascii() and one.isdecimal() and len(one) < _DIGITS for one in (revision, until))
+    return (int(revision), int(until)) if is_valid else (0, 0)
+
+
+def late_claim_header(headers: Mapping[str, str], stored_at: datetime) -> dict[str, str]:
+    """Return the claim that a copy of a message must have: the copy itself is stored late."""
+    return {HEADER_CLAIM: headers[HEADER_CLAIM]} if late_claim(headers, stored_at.timestamp()) else {}
 
 
 def trace_context(headers: Mapping[str, str]) -> str | None:

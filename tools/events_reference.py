@@ -10,6 +10,7 @@ from schemas.events import CloudEvent, OperationalEvent
 from schemas.headers import (
     HEADER_ATTEMPT,
     HEADER_CHECKED,
+    HEADER_CLAIM,
     HEADER_CODE,
     HEADER_CONTENT_TYPE,
     HEADER_DEFERRALS,
@@ -90,6 +91,7 @@ _LIFETIMES: Final = {0.0: "until removed", streams.ATTEMPTS.max_age_s: "30 days"
 
 _HEADERS: Final = {
     HEADER_CHECKED: "The API has made or checked the id. Consumers look up all other ids.",
+    HEADER_CLAIM: "The API's claim on the id, and the time until which it is certainly not taken over.",
     HEADER_ATTEMPT: "Number of the attempt, from 1.",
     HEADER_FIRST_ATTEMPT_AT: "Start of the first attempt.",
     HEADER_REPLAY: "Replay that requested the delivery.",

@@ -35,6 +35,7 @@ from consumers.retries.server_clock import ServerClock
 from consumers.signatures.signer import SignedHeaders, sign
 from consumers.worker.disposition import Disposition, HandlerResult, Requeue, quarantine_publication
 from messaging.client.term import TermExpired, clock
+from messaging.management import NANOSECONDS
 from messaging.message import Message
 from messaging.publication import Publication
 from provider.cache.provider import CachedSecretProvider
@@ -44,7 +45,15 @@ from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import DEFAULT_RETRY_SCHEDULE_S, RetryPolicy
 from schemas.events import AttemptResult
-from schemas.headers import HEADER_CHECKED, HEADER_DUE, HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
+from schemas.headers import (
+    HEADER_CHECKED,
+    HEADER_CLAIM,
+    HEADER_DUE,
+    HEADER_MSG_ID,
+    HEADER_ORIGINAL,
+    HEADER_SINCE,
+    late_claim,
+)
 
 HALF_OPEN_RETRY_S: Final = 2.0
 """Deferral of a delivery while another attempt probes its half-open circuit breaker."""
@@ -60,6 +69,7 @@ _DUE: Final = HEADER_DUE.encode()
 _ORIGINAL: Final = HEADER_ORIGINAL.encode()
 _NAMED: Final = HEADER_MSG_ID.encode()
 _CHECKED: Final = HEADER_CHECKED.encode()
+_CLAIM: Final = HEADER_CLAIM.encode()
 
 _log = structlog.get_logger(__name__)
 
@@ -152,7 +162,7 @@ class DeliveryHandler:
             or message.stream == streams.ORDERED.name
             or _SINCE in message.header_block
             or lane in self._health.not_closed
-            or (self._ids is not None and _NAMED in message.header_block and _CHECKED not in message.header_block)
+            or (self._ids is not None and _may_need_check(message))
         ):
             return None
         try:
@@ -427,6 +437,13 @@ class DeliveryHandler:
             self._heads.note(delivery.tenant, delivery.destination, delivery.message, head)
             return Requeue((effects.record(delivery, result, attempt.ended_at),))
         return effects.after_attempt(delivery, result, at=attempt.ended_at, archived=self._archive.is_open)
+
+
+def _may_need_check(message: Message) -> bool:
+    block = message.header_block
+    if _CHECKED not in block:
+        return _NAMED in block
+    return _CLAIM in block and late_claim(message.headers, message.stored_ns / NANOSECONDS) > 0
 
 
 def _is_repeated(own: AttemptResult, other: AttemptResult) -> bool:

@@ -19,11 +19,12 @@ from consumers.model.request import DeliveryAttemptRequest
 from consumers.worker.disposition import Disposition, quarantine_publication
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import ServerUnavailable, WriteConflict
+from messaging.management import NANOSECONDS
 from messaging.quota import QuotaExceeded
 from messaging.tenant_turns import FairTurns
 from schemas import subjects
 from schemas.codes import Code
-from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
+from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, late_claim
 
 WARNING_INTERVAL_S: Final = 60.0
 
@@ -68,6 +69,8 @@ class NamedIdCheck:
 
         Raises `ClaimedElsewhere` if that is not known yet, and `JetStreamError`.
         """
+        if HEADER_CHECKED in delivery.message.headers:
+            return await self._refuse_late(delivery)
         digest = digest_of(delivery.event_type, delivery.content_type, delivery.body)
         owner = delivery.message.identity
         try:
@@ -77,25 +80,51 @@ class NamedIdCheck:
             return None
         if claim.is_new:
             return None
-        if claim.row.by != owner and (refusal := await self._refuse_duplicate(delivery, claim, digest)) is not None:
+        if claim.row.by != owner and (refusal := await self._refuse_duplicate(delivery, claim)) is not None:
             return refusal
         with contextlib.suppress(WriteConflict):
-            await self._ids.replace(claim, NamedId(digest=digest, by=owner, since=claim.since))
+            await self._ids.replace(claim, NamedId(digest=digest, by=owner, since=claim.since, void=claim.revision))
             return None
         raise ClaimedElsewhere
 
-    async def _refuse_duplicate(
-        self, delivery: DeliveryAttemptRequest, claim: Claim, digest: str
-    ) -> Disposition | None:
+    async def _refuse_late(self, delivery: DeliveryAttemptRequest) -> Disposition | None:
+        """Return what to do with what the API stored so late that its claim may have been taken over."""
+        claim = await self._ids.find(delivery.tenant, delivery.destination, delivery.id)
+        if claim is None:
+            return None
+        if _late_claim(delivery) <= claim.row.void:
+            _log.warning(
+                "claim.superseded", tenant=delivery.tenant, destination=delivery.destination, delivery=delivery.id
+            )
+            return self._refusal(delivery, claim)
+        if not claim.row.is_stored and not claim.row.by:
+            await self._mark_stored(claim)
+        return None
+
+    async def _mark_stored(self, claim: Claim) -> None:
+        """Keep others from taking a claim over. Raises `ClaimedElsewhere` if one may have done so."""
+        try:
+            await self._ids.mark_stored(claim)
+        except WriteConflict:
+            raise ClaimedElsewhere from None
+
+    async def _refuse_duplicate(self, delivery: DeliveryAttemptRequest, claim: Claim) -> Disposition | None:
         """Return what to do with a duplicate, or None if the claim can be taken over. Raises `ClaimedElsewhere`."""
+        age_s = await self._ids.age_s(claim)  # before the search, which finds what was stored until then
         if await self._is_resolved(delivery, claim):
-            self.duplicates += 1
-            if claim.row.digest == digest:
-                return ()
-            return (quarantine_publication(delivery.message, Code.EVENT_INVALID, "its id was used with another body"),)
-        if await self._ids.age_s(claim) < (self._term_s if claim.row.by else self._api_term_s):
+            if not claim.row.by and not claim.row.is_stored:
+                await self._mark_stored(claim)  # otherwise what was found may be superseded
+            return self._refusal(delivery, claim)
+        if age_s < (self._term_s if claim.row.by else self._api_term_s):
             raise ClaimedElsewhere
         return None
+
+    def _refusal(self, delivery: DeliveryAttemptRequest, claim: Claim) -> Disposition:
+        """Return what to do with a duplicate: nothing, unless it has another body."""
+        self.duplicates += 1
+        if claim.row.digest == digest_of(delivery.event_type, delivery.content_type, delivery.body):
+            return ()
+        return (quarantine_publication(delivery.message, Code.EVENT_INVALID, "its id was used with another body"),)
 
     async def _is_resolved(self, delivery: DeliveryAttemptRequest, claim: Claim) -> bool:
         """Return whether the owner of the claim has attempted its delivery, or is the API and has stored it."""
@@ -116,7 +145,7 @@ class NamedIdCheck:
 
 
 def needs_check(delivery: DeliveryAttemptRequest) -> bool:
-    """Return whether this is the first attempt of a delivery whose id a trusted publisher names.
+    """Return whether this is the first attempt of a delivery whose id a trusted publisher names, or the API too late.
 
     The `Nats-Msg-Id` of the API names a claim: consumers of earlier versions drop the mark of a message that they move,
     and keep its id.
@@ -126,4 +155,10 @@ def needs_check(delivery: DeliveryAttemptRequest) -> bool:
     sent = headers.get(HEADER_MSG_ID)
     of_api = subjects.claimed_msg_id(subjects.msg_id(delivery.tenant, delivery.destination, delivery.id))
     is_named = sent is not None and not sent.startswith(of_api)
-    return is_first and is_named and HEADER_CHECKED not in headers and not delivery.is_ping
+    needs = _late_claim(delivery) > 0 if HEADER_CHECKED in headers else is_named
+    return is_first and needs and not delivery.is_ping
+
+
+def _late_claim(delivery: DeliveryAttemptRequest) -> int:
+    message = delivery.message
+    return late_claim(message.headers, message.stored_ns / NANOSECONDS)

@@ -24,10 +24,12 @@ from messaging.kv import KvBucket, KvEntry, KvTable
 from messaging.quota import KeyQuota
 from schemas import streams
 from schemas.events import DeliveryRequested
-from schemas.headers import HEADER_CHECKED
+from schemas.headers import HEADER_CHECKED, claimed_revision
 
 COMPLETE_AFTER_S: Final = 30.0
 """Age of a claim of the API whose request has ended in every process."""
+CLAIM_S: Final = 15.0
+"""Age up to which the API's claim is certainly not taken over, although the clocks of servers and replicas differ."""
 PAUSES_S: Final = (0.0, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Pauses before a row is read again: its replica may lag behind the leader, or its write is in progress."""
 _DIGEST_BYTES: Final = 16
@@ -40,12 +42,14 @@ class NamedId(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `by`: the stream and the sequence of the message that a consumer claimed the id for; empty for the API.
     `since`: the time of the first claim, when a later one has replaced it. `is_stored`: the delivery was found stored.
+    `void`: the revision that was taken over last. What the API stores late under it, or an older one, is superseded.
     """
 
     digest: str
     by: str = ""
     since: datetime | None = None
     is_stored: bool = False
+    void: int = 0
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -66,10 +70,13 @@ class Claim(Struct, frozen=True, kw_only=True):
     def covers(self, request: DeliveryRequested, headers: Mapping[str, str]) -> bool:
         """Return whether the claim was made for this stored request of its id.
 
-        A message without the API's mark makes a claim of its own, so it is none that the API stored under this one.
+        A message without the API's mark makes a claim of its own, so it is none that the API stored under this one. One
+        whose claim was taken over is not sent.
         """
         data = request.data
         is_owners = bool(self.row.by) or HEADER_CHECKED in headers
+        if 0 < claimed_revision(headers) <= self.row.void:
+            return False
         return is_owners and digest_of(data.event_type, data.body_content_type, data.body()) == self.row.digest
 
 
@@ -101,16 +108,32 @@ class NamedIds:
             record = await direct_get.get_last(self._connection, _STREAM, _PREFIX + key)
             if record is None or record.sequence < newest:
                 continue
-            if found := self._table.decode(KvEntry(key, record.data, record.sequence)):
-                return Claim(key=key, row=found, revision=record.sequence, is_new=False, claimed_at=record.stored_at)
+            if found := self._claim_in(key, record):
+                return found
             # A claim that was given up leaves a marker without a value.
             revision = record.sequence
         raise ServerUnavailable("a named id cannot be read; its replica lags behind")
+
+    async def find(self, tenant: str, destination: str, delivery: str) -> Claim | None:
+        """Return the claim on an id, perhaps not the newest, or None."""
+        key = f"{tenant}.{destination}.{delivery}"
+        record = await direct_get.get_last(self._connection, _STREAM, _PREFIX + key)
+        return self._claim_in(key, record) if record else None
+
+    def _claim_in(self, key: str, record: direct_get.StoredMessage) -> Claim | None:
+        row = self._table.decode(KvEntry(key, record.data, record.sequence))
+        if row is None:
+            return None
+        return Claim(key=key, row=row, revision=record.sequence, is_new=False, claimed_at=record.stored_at)
 
     async def replace(self, claim: Claim, row: NamedId) -> Claim:
         """Replace the row of a claim. Raises `WriteConflict` when another writer was first."""
         revision = await self._table.put(claim.key, row, revision=claim.revision)
         return Claim(key=claim.key, row=row, revision=revision, is_new=True)
+
+    async def mark_stored(self, claim: Claim) -> None:
+        """Note that the delivery of a claim is stored: no process takes it over. Raises `WriteConflict`, too."""
+        await self.replace(claim, msgspec.structs.replace(claim.row, since=claim.since, is_stored=True))
 
     async def renew(self, key: str, digest: str, since: datetime, *, is_stored: bool) -> bool:
         """Write the row of a waiting delivery again. Returns False if the row is of another one, or just written.

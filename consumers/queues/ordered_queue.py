@@ -34,7 +34,7 @@ from messaging.pull_consumer import PullConsumer
 from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.control_messages import HandedOver
-from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
+from schemas.headers import HEADER_CLAIM, HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE
 
 LEASE_S: Final = 12
 """Lifetime of the lease: below the server's wait for an acknowledgement, which holds the head after a crash anyway."""
@@ -329,8 +329,9 @@ class OrderedQueue:
         if state is not None:
             since = head.headers.get(HEADER_SINCE) or head.stored_at.isoformat()
             headers = state.retry_state.forward_headers(head.headers)
-            if HEADER_MSG_ID in head.headers:  # it says whether the API has claimed the id
-                headers[HEADER_MSG_ID] = head.headers[HEADER_MSG_ID]
+            for name in (HEADER_MSG_ID, HEADER_CLAIM):  # they say whether the API has claimed the id
+                if name in head.headers:
+                    headers[name] = head.headers[name]
             if state.is_settled:
                 headers[HEADER_SINCE] = since
             head.headers = headers

@@ -23,7 +23,14 @@ from messaging.lease import Lease, LeaseLost
 from messaging.publication import Publication, PublishAck
 from messaging.publisher import JetStreamPublisher
 from schemas import streams
-from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE, is_portable, portable_headers
+from schemas.headers import (
+    HEADER_MSG_ID,
+    HEADER_ORIGINAL,
+    HEADER_SINCE,
+    is_portable,
+    late_claim_header,
+    portable_headers,
+)
 
 MAX_MOVED: Final = 4096
 """Moved messages that are recognized when they are read again, before their removal has reached the replica."""
@@ -85,7 +92,8 @@ def moved_copy(stream: str, record: StoredMessage, target: str, *, is_doubtful: 
     A copy of due work names its original, and waits while that is there.
     """
     since = {HEADER_SINCE: record.headers.get(HEADER_SINCE) or record.stored_at.isoformat()} if is_doubtful else {}
-    headers = portable_headers(record.headers) | since | {HEADER_MSG_ID: message_id(stream, record)}
+    claim = late_claim_header(record.headers, record.stored_at)
+    headers = portable_headers(record.headers) | claim | since | {HEADER_MSG_ID: message_id(stream, record)}
     if stream == streams.WORK.name:
         headers.setdefault(HEADER_ORIGINAL, f"{stream}.{record.sequence}")
     return Publication(target, record.data, headers)

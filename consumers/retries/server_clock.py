@@ -27,6 +27,11 @@ class ServerClock:
         self._zero_s = info.ts.timestamp() - began_s  # rather late than early: `Retry-After` is the earliest time
         return info
 
+    @property
+    def is_measured(self) -> bool:
+        """True after a measurement."""
+        return self._zero_s is not None
+
     def now(self) -> datetime:
         """Return the server's time."""
         return datetime.fromtimestamp(self._now_s(), UTC)

@@ -18,7 +18,14 @@ from messaging.direct_get import StoredMessage
 from messaging.message import Message
 from messaging.publication import MessagePublisher, Publication, PublishAck
 from schemas import streams, subjects
-from schemas.headers import HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_SINCE, is_portable, portable_headers
+from schemas.headers import (
+    HEADER_MSG_ID,
+    HEADER_ORIGINAL,
+    HEADER_SINCE,
+    is_portable,
+    late_claim_header,
+    portable_headers,
+)
 
 MAX_MOVING: Final = 512
 """Messages of a stream that are moved at a time. The worker pulls none of that stream while there are as many."""
@@ -86,6 +93,7 @@ def _copy(
     if before and end.isdigit():  # moved before
         request_id = before
     kept = portable_headers(headers) | {HEADER_MSG_ID: f"{request_id}{_MOVED}{sequence}"}
+    kept |= late_claim_header(headers, stored_at)
     kept[HEADER_ORIGINAL] = f"{stream}.{sequence}"
     kept.setdefault(HEADER_SINCE, stored_at.isoformat())
     return Publication(subjects.overflow(*subjects.tenant_and_destination(subject)), data, kept)

@@ -26,6 +26,8 @@ class Message(NamedTuple):
     """Sequence of the message that this is a copy of."""
     is_checked: bool = True
     """The API has checked the producer's id."""
+    claim: int = 0
+    """The revision of the API's claim, of a message that was stored so late that it may have been taken over."""
     number: int = 0
     """The sequence."""
     handed: int = 0

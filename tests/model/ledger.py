@@ -16,8 +16,11 @@ def api() -> Generator[Step, Any, bool]:
     is_stored = claim.is_stored
     if not is_new and not is_stored:
         waiting, log = yield from js.search(Message("work", 1), "overflow", "work", "scheduled", "due")
-        covered = [m for m in waiting if m.is_checked or claim.by]  # a publisher's message is not the API's request
+        # A publisher's message is not the API's request, and what came late may be superseded.
+        covered = [m for m in waiting if (m.is_checked or claim.by) and m.claim in (0, claim.revision)]
         is_stored = bool(covered or (log and log.results))
+        if is_stored and not claim.by and not (yield mark(claim)):
+            return False
         if not is_stored:
             if log is None or not claim.is_old:
                 return False  # "try again": the first request may be in progress
@@ -25,11 +28,11 @@ def api() -> Generator[Step, Any, bool]:
     if own is None:
         return False
     if not is_stored:
-        named = Message("work", 1, since=not is_new, id=f"1.c{own.revision}")
+        named = Message("work", 1, since=not is_new, id=f"1.c{own.revision}", claim=own.revision)
         stored: str = yield while_young(own, js.publish(named))
         if stored in ("late", "unknown"):
             return False
-    yield js.change("mark the claim", lambda state: {"claims": (state.claims[0]._replace(is_stored=True),)})
+        yield mark(own)
     yield js.accept(1)
     return True
 
@@ -55,14 +58,17 @@ def claim_message(
     if not is_mine:
         requests = ("overflow", "work") if looks_for_requests and not claim.by else ()
         found, log = yield from js.search(message, *requests, *(("scheduled", "due") if looks_in_retries else ()))
-        waiting = [m for m in found if m.is_checked or m.stream in ("scheduled", "due")]
+        own = [m for m in found if m.is_checked and m.claim in (0, claim.revision)]
+        waiting = own + [m for m in found if m.stream in ("scheduled", "due")]
         if waiting or claim.is_stored or (log and log.results):
+            if not (claim.by or claim.is_stored or (yield mark(claim))):
+                return False
             yield js.acknowledge(message, late=False)
             return False
         if log is None or not claim.is_old:
             return False  # the message comes again
-    own: Claim | None = yield take_over(claim, message.number)
-    return own is not None
+    taken: Claim | None = yield take_over(claim, message.number)
+    return taken is not None
 
 
 def create_claim(delivery: int, by: int = 0) -> Step:
@@ -92,7 +98,45 @@ def while_young(claim: Claim, request: Step) -> Step:
         if state.claims[0] != claim:
             yield "do not publish: the claim is old", "late", state
         else:
-            yield from request(state, process)
+            for text, answer, after in request(state, process):
+                yield text, answer, _in_time(state, after)
+
+    return step
+
+
+def _in_time(before: State, after: State) -> State:
+    """Return the state `after` in which what was stored since `before` is in time."""
+    return after._replace(messages=tuple(m._replace(claim=0) if m.number > before.used else m for m in after.messages))
+
+
+def arrive(state: State) -> Iterable[tuple[str, State]]:
+    """Return the state after each stalled publication arrives: late, if its claim is old or another one's."""
+    for text, after in js.arrive(state, 99):
+        stored = [m for m in after.messages if m.number > state.used]
+        is_late = all(m.claim and (state.claims[0].is_old or m.claim != state.claims[0].revision) for m in stored)
+        yield text, after if is_late else _in_time(state, after)
+
+
+def mark(claim: Claim) -> Step:
+    """Note that the delivery is stored. Answers whether the claim is still the same."""
+
+    def step(state: State, _process: Process) -> Moves:
+        is_same = state.claims == (claim,)
+        marked = state._replace(claims=(claim._replace(is_stored=True),)) if is_same else state
+        yield "mark the claim" if is_same else "mark the claim: conflict", is_same, marked
+
+    return step
+
+
+def look_at_claim(message: Message) -> Step:
+    """Keep others from taking over the claim of what is stored late. Answers whether it is still the message's."""
+
+    def step(state: State, _process: Process) -> Moves:
+        claim = state.claims[0]
+        if claim.revision != message.claim or claim.by:
+            yield "the claim was taken over", False, state
+        else:
+            yield "mark the claim", True, state._replace(claims=(claim._replace(is_stored=True),))
 
     return step
 

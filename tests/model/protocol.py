@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from tests.model import jetstream as js
 from tests.model.explorer import ENDED, Step, Violation
 from tests.model.jetstream import FINAL, Message, Result, State
-from tests.model.ledger import claim_message, grow_old
+from tests.model.ledger import arrive, claim_message, grow_old, look_at_claim
 
 Steps = Generator[Step, Any, Any]
 
@@ -33,6 +33,8 @@ class Rules(NamedTuple):
     """Before a claim is taken over, waiting retries are looked for."""
     looks_for_requests: bool = True
     """Before a claim of the API is taken over, its request is looked for."""
+    looks_at_late_ones: bool = True
+    """What the API has stored late is not sent if its claim was taken over."""
     waits_for_outages: bool = True
     """A read without an answer is no crash of the handler."""
     fires_overdue: bool = True
@@ -54,6 +56,11 @@ def consumer(rules: Rules, attempts: int) -> Steps:
             looks_for_requests=rules.looks_for_requests,
         )
         if not is_mine:
+            return
+    if message.claim and rules.looks_at_late_ones:
+        is_own: bool = yield look_at_claim(message)
+        if not is_own:
+            yield js.acknowledge(message, late=False)
             return
     if rules.defers and not message.waits:
         breaker: str = yield js.choose("a closed circuit breaker", "an open circuit breaker")
@@ -158,5 +165,6 @@ def environment(rules: Rules, state: State) -> Iterable[tuple[str, State]]:
     """Return what the server can do by itself."""
     yield from js.fire_schedules(state, overdue_ones=rules.fires_overdue)
     yield from grow_old(state)
+    yield from arrive(state)
     yield from js.forget(state)
     yield from js.forget_counts(state, distrusted=rules.distrusts_counts)

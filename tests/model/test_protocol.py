@@ -196,6 +196,7 @@ MUTATIONS: dict[str, Model] = {
     "a message does not look for the request of the API": partial(
         repeated_id, 1, "both", Rules(looks_for_requests=False)
     ),
+    "what the API stores late is sent without a look": partial(repeated_id, 1, rules=Rules(looks_at_late_ones=False)),
     "a new feed does not doubt the one before": partial(feed, 2, FeedRules(doubts=False), "overflow", feeders=2),
     "a new feed does not look for what is moved": partial(feed, 2, FeedRules(finds_moved=False), "overflow", feeders=2),
     "a shed copy does not wait for its original": partial(feed, 1, FeedRules(copies_wait=False), "work", sheds=1),

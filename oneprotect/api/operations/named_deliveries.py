@@ -9,7 +9,8 @@ were quarantined, that had another body, or that a removed tenant had. So no oth
 A process that dies between the two leaves a claim without a delivery. An answer that is lost after the second step
 leaves a producer who asks again. So a repeat searches the streams, from the time of the claim on. When it finds
 nothing, the first request may still be in progress. Only a claim older than any request is taken over, by its
-revision, so that one process alone completes it.
+revision, so that one process alone completes it. What the first request stores after that is superseded: each message
+says until when no process can have taken its claim over. Consumers look at the claim of one that was stored later.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ from typing import Final
 import msgspec
 
 from consumers.attempts.timeline import is_stored
-from consumers.delivery.named_ids import COMPLETE_AFTER_S, Claim, NamedIds
+from consumers.delivery.named_ids import CLAIM_S, COMPLETE_AFTER_S, Claim, NamedIds
+from consumers.retries.server_clock import ServerClock
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer, WriteConflict
 from messaging.delivery_requests import DeliveryRequest
@@ -30,13 +32,15 @@ from messaging.publication import PublishAck
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
 from oneprotect.api.web.rate_limits import TenantLimiter
 from schemas import subjects
-from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
+from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_CLAIM, HEADER_MSG_ID, HEADER_SINCE
 
 MAX_DELAY_S: Final = 5.0
 """Time between a claim and the publication, beyond which this process does not publish: it was paused."""
 SEARCH_PAUSES_S: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 """Pauses before the searches for a delivery whose first request may be in progress."""
 MAX_STORED: Final = 16_384
+MEASURE_INTERVAL_S: Final = 600.0
+"""Interval at which the server is asked for its time."""
 _DUPLICATE: Final = PublishAck("", 0, duplicate=True)
 
 PublishRequests = Callable[[Sequence[DeliveryRequest]], Awaitable[list[PublishAck]]]
@@ -57,6 +61,8 @@ class NamedDeliveries:
         self._connection = connection
         self._ids = ids
         self._limiter = limiter
+        self._clock = ServerClock(connection)
+        self._measure_at = float("-inf")
         self._stored: OrderedDict[str, int] = OrderedDict()
         """Keys and revisions of claims whose delivery this process has stored, the latest last."""
 
@@ -78,7 +84,7 @@ class NamedDeliveries:
             Problem: 409 when the id was used with another body; 503 when the first request may be in progress.
             QuotaExceeded, JetStreamError: It is safe to ask again.
         """
-        began = time.monotonic()
+        began, until = time.monotonic(), await self._claim_end()
         claims = await asyncio.gather(
             *(self._ids.claim(one.tenant, one.destination, delivery, digest) for one in requests)
         )
@@ -91,7 +97,19 @@ class NamedDeliveries:
                 raise
         if time.monotonic() - began > MAX_DELAY_S:
             raise unavailable()
-        return await self._publish(requests, held, publish)
+        acks = await self._publish(requests, held, until, publish)
+        if time.monotonic() - began > COMPLETE_AFTER_S:  # another process may have taken the claims over
+            raise _in_progress()
+        return acks
+
+    async def _claim_end(self) -> int:
+        """Return the server's time until which no process takes over a claim made now, or 0 if it is not known."""
+        now = time.monotonic()
+        if now >= self._measure_at:
+            self._measure_at = now + 1  # other requests do not wait
+            await self._clock.measure()
+            self._measure_at = now + MEASURE_INTERVAL_S
+        return int(self._clock.now().timestamp() + CLAIM_S) if self._clock.is_measured else 0
 
     async def _resolve(
         self, requests: Sequence[DeliveryRequest], claims: Sequence[Claim], delivery: str, digest: str
@@ -110,11 +128,19 @@ class NamedDeliveries:
             await asyncio.sleep(pause_s)
             if claim.row.is_stored or self._stored.get(claim.key) == claim.revision:
                 return None
+            age_s = await self._ids.age_s(claim)  # before the search, which finds what was stored until then
             if await self._is_stored(request, claim, delivery):
-                await self._mark_stored(claim)
+                try:
+                    await self._mark_stored(claim)
+                except WriteConflict:  # if it was taken over, what was found may be superseded
+                    found = await self._ids.find(request.tenant, request.destination, delivery)
+                    if found is None or found.row.digest != claim.row.digest:
+                        break
+                    claim = found
+                    continue
                 return None
-            if await self._ids.age_s(claim) >= self._complete_after_s:
-                row = msgspec.structs.replace(claim.row, by="", since=claim.since)
+            if age_s >= self._complete_after_s:
+                row = msgspec.structs.replace(claim.row, by="", since=claim.since, void=claim.revision)
                 with contextlib.suppress(WriteConflict):  # another process completes it
                     return await self._ids.replace(claim, row)
                 break
@@ -134,9 +160,9 @@ class NamedDeliveries:
             )
 
     async def _publish(
-        self, requests: Sequence[DeliveryRequest], held: Sequence[Claim | None], publish: PublishRequests
+        self, requests: Sequence[DeliveryRequest], held: Sequence[Claim | None], until: int, publish: PublishRequests
     ) -> list[PublishAck]:
-        missing = [_under(claim, one) for one, claim in zip(requests, held, strict=True) if claim]
+        missing = [_under(claim, until, one) for one, claim in zip(requests, held, strict=True) if claim]
         try:
             acks = iter(await publish(missing) if missing else ())
         except RejectedByServer:
@@ -151,15 +177,14 @@ class NamedDeliveries:
                 raise _in_progress()
             self._note_stored(claim)
             if claim.since is not None:
-                await self._mark_stored(claim)
+                with contextlib.suppress(JetStreamError):
+                    await self._mark_stored(claim)
         return stored
 
     async def _mark_stored(self, claim: Claim) -> None:
-        """Spare the next repeats the search. The claim of a trusted publisher's message is no other message's."""
-        if claim.row.by:
-            return
-        with contextlib.suppress(JetStreamError):
-            await self._ids.replace(claim, msgspec.structs.replace(claim.row, since=claim.since, is_stored=True))
+        """Spare the next repeats the search. Raises `WriteConflict` when another writer was first."""
+        if not claim.row.by:
+            await self._ids.mark_stored(claim)
 
     async def _give_up(self, claims: Iterable[Claim]) -> None:
         """Delete claims under which nothing was stored. What remains of them delays a repeat, and loses nothing."""
@@ -173,9 +198,13 @@ class NamedDeliveries:
             self._stored.popitem(last=False)
 
 
-def _under(claim: Claim, request: DeliveryRequest) -> DeliveryRequest:
+def _under(claim: Claim, until: int, request: DeliveryRequest) -> DeliveryRequest:
     """Return the request as it is published: after a first try, consumers look for results before they send."""
-    own = {HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision), HEADER_CHECKED: CLAIMED}
+    own = {
+        HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision),
+        HEADER_CHECKED: CLAIMED,
+        HEADER_CLAIM: f"{claim.revision} {until}",
+    }
     if claim.since is not None:
         own[HEADER_SINCE] = claim.since.isoformat()
     return msgspec.structs.replace(request, headers={**request.headers, **own})

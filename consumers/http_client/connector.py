@@ -15,7 +15,8 @@ from consumers.http_client.connection import ConnectionKey, HttpConnection
 from consumers.http_client.dialer import Dial, connect_happy_eyeballs, interleave_families
 from consumers.http_client.pool import ConnectionPool
 from consumers.http_client.response import SendError, connect_error_code
-from consumers.http_client.tls import ReadTurns, TlsTransport
+from consumers.http_client.tls import TlsTransport
+from consumers.http_client.turns import ReadTurns
 from schemas.codes import Code
 
 

@@ -320,7 +320,7 @@ async def test_a_tenant_that_is_added_is_served_after_a_second_reload(tmp_path: 
         keys.public[added.name] = write_key(keys.seed(added.name))
         tenants = [tenant_account(name, keys.public[role.name]) for name, role in keys.producers.items()]
         assert server.check("".join(f"{conf_fields(tenant)}\n" for tenant in tenants)) == ""
-        answers = []
+        answers: list[list[str]] = []
         for _ in range(2):
             await server.reload()
             async with raw_nats(keys.access(added.name, server.url)) as tenant:

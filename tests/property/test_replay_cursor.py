@@ -116,6 +116,10 @@ class Server:
                 kept, StoredMessage("s", kept.sequence, NOW, document("orders", delivery=kept.id), headers)
             )
 
+    async def count(self, *, after: int = 0, until: int | None = None) -> int:
+        """Return how many are kept."""
+        return sum(after < kept.sequence <= (until or kept.sequence) for kept in self.kept)
+
     @property
     def last_sequence(self) -> int:
         """Return the last sequence of the kept deliveries."""

@@ -1,6 +1,7 @@
 """Attempts and replays over HTTP."""
 
 import asyncio
+import functools
 from typing import Any
 
 import msgspec
@@ -174,7 +175,7 @@ async def test_an_api_process_runs_the_replays_of_a_tenant_one_after_the_other(s
         begun = await asyncio.gather(*(begin(code) for code in codes))
         same = [await begin(code) for code in codes]
         for place in begun:
-            await until(lambda place=place: _state_is(operator, place, "finished"), 20)
+            await until(functools.partial(_state_is, operator, place, "finished"), 20)
 
     assert same == begun
     assert len(set(begun)) == 3

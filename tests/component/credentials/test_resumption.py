@@ -53,7 +53,7 @@ async def _checker(site: Site) -> AsyncGenerator[CredentialChecker]:
             leases=jetstream.leases,
             worker="checker",
             secret_namespace=NAMESPACE,
-            spread=lambda *_: 0.01,
+            spread=_soon,
         )
         running = asyncio.create_task(checker.run(stop))
         yield checker
@@ -199,3 +199,7 @@ async def test_a_stopped_consumer_leaves_the_resumption_to_the_next_at_once(tmp_
 
         assert 0 < left < COUNT
         assert len(set(receiver.ids())) == len(receiver.ids()) == COUNT + 1
+
+
+def _soon(_low: float, _high: float) -> float:
+    return 0.01

@@ -7,7 +7,7 @@ import pytest
 from messaging import kv_cache
 from messaging.client.errors import ServerUnavailable
 from messaging.kv import KvEntry, KvTable
-from messaging.kv_cache import KvCache
+from messaging.kv_cache import CachedValue, KvCache
 from tests.unit.messaging.kv_bucket import StubBucket
 
 
@@ -86,10 +86,14 @@ async def test_large_rows_displace_the_oldest_ones(bucket: StubBucket) -> None:
     cache = KvCache(KvTable(bucket.bucket, int), max_bytes=330)
     displaced: list[str] = []
     cache.on_forget = displaced.append
-    held = [await cache.get(f"acme.{name}") and cache.get_if_fresh(f"acme.{name}") for name in "abcd"]
+    held: list[CachedValue[int]] = []
+    for name in "abcd":
+        await cache.get(f"acme.{name}")
+        if (known := cache.get_if_fresh(f"acme.{name}")) is not None:
+            held.append(known)
 
     assert displaced == ["acme.a"]
-    assert [known.until > 0 for known in held if known] == [False, True, True, True]
+    assert [known.until > 0 for known in held] == [False, True, True, True]
     assert cache.size == 318
     await cache.receive(KvEntry("acme.b", b"1" * 400, 2))
     assert displaced == ["acme.a", "acme.c", "acme.d"]

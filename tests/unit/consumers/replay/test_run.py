@@ -41,6 +41,10 @@ class Endless:
         """Return nothing."""
         raise AssertionError(page)
 
+    async def count(self, *, after: int = 0, until: int | None = None) -> int:
+        """Return nothing."""
+        raise AssertionError(after, until)
+
 
 class UnusedPublisher:
     """A publisher that must not be called."""

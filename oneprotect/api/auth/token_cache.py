@@ -85,7 +85,7 @@ class TokenCache:
 
     async def look_up(self, token_id: str, text: str) -> Principal | None:
         """Read the token from the bucket, because it may be new, and return its principal. Raises `JetStreamError`."""
-        for entry in await self._bucket.list(f"*.{token_id}"):
+        async for entry in self._bucket.read(f"*.{token_id}"):
             self._rows.add(entry)
         return self.find(token_id, text)
 

@@ -171,4 +171,4 @@ class DestinationIndex:
 
 
 def _ignore(_growth: int) -> None:
-    """Count nothing: nobody else has the index."""
+    """Count nothing: the owner has dropped the index."""

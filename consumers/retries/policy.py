@@ -69,9 +69,11 @@ def secret_wait_s(
 class _Second:
     """The retries that are due in one second."""
 
-    __slots__ = ("counts", "later", "total")
+    __slots__ = ("counts", "later", "room", "total")
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
+        self.room = room
+        """Room that it had at first. What was booked since leaves some to others, although the room shrinks."""
         self.total = 0
         self.counts: Counter[str] = Counter()
         """Retries of each tenant."""
@@ -139,13 +141,13 @@ class RetrySpread:
     def _add(self, second: int, present: int) -> _Second:
         for past in [known for known in self._seconds if known < present]:
             del self._seconds[past]
-        added = self._seconds[second] = _Second()
+        added = self._seconds[second] = _Second(self.per_s)
         return added
 
     def _take(self, at: _Second, tenant: str) -> bool:
         """Count a retry, and return whether there is room for it."""
         mine = at.counts.get(tenant, 0) + 1
-        if 2 * mine > self.per_s - at.total:
+        if 2 * mine > max(at.room, self.per_s) - at.total or 3 * mine > self.per_s + 2:
             return False
         at.counts[tenant] = mine
         at.total += 1

@@ -99,3 +99,18 @@ def test_a_second_has_less_room_when_the_server_is_late() -> None:
 
     _fire(spread, per_s=3, late_s=6, begin=2000)
     assert spread.per_s == MIN_PER_S
+
+
+def test_the_retry_of_another_tenant_is_due_when_it_was_planned_after_the_room_has_shrunk() -> None:
+    """What a tenant has booked of the former room is not the others' loss, and it books no more of it."""
+    spread = RetrySpread(1000)
+    spread.per_s = 1000
+    for _ in range(20 * 333):
+        spread.due_after("flood", 1.25, NOW)
+
+    _fire(spread, per_s=100, late_s=3)
+
+    assert spread.per_s == 80
+    assert {spread.due_after("globex", 1.25, NOW) for _ in range(20)} == {NOW + timedelta(seconds=1.25)}
+    more = _seconds([spread.due_after("flood", 21.25, NOW) for _ in range(200)])
+    assert max(more.values()) <= 80 / 3 + 2

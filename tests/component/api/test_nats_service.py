@@ -21,7 +21,7 @@ from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.events import CONTENT_TYPE, decode_request
-from schemas.headers import CLAIMED, HEADER_CHECKED
+from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_CLAIM
 from schemas.roles import Role
 from tests.support.api import Api, running
 from tests.support.ops import free_port
@@ -291,7 +291,7 @@ async def test_a_producers_headers_do_not_reach_the_stream(api: Api, producer: A
 
     (record,) = await api.site.records(streams.WORK)
     own = {"Nats-Msg-Id": f"{TENANT}.orders.one.c1", "content-type": CONTENT_TYPE, "traceparent": TRACE}
-    own |= {HEADER_CHECKED: CLAIMED}
+    own |= {HEADER_CHECKED: CLAIMED, HEADER_CLAIM: record.headers[HEADER_CLAIM]}
     of_server = {
         "Nats-Stream",
         "Nats-Subject",

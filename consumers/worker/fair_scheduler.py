@@ -198,16 +198,9 @@ class FairScheduler:
 
     def next(self) -> DestinationLane | None:
         """Return the lane that may start a delivery now, or None. Then call `start` or `suspend` with it."""
-        first, others, slots = self._first, self._others, self._slots
+        slots = self._slots
         while self.ready:
-            if first and (self._ahead or not others):
-                tenant = first.popleft()
-                self._ahead -= bool(others)
-            else:
-                tenant = others.popleft()
-                self._turns += 1
-                if self._ahead < MAX_AHEAD_IN_A_ROW:
-                    self._ahead += MAX_AHEAD
+            tenant = self._next_tenant()
             self.ready -= 1
             free, running = slots - self.running, tenant.running
             # A tenant with nothing in flight needs no free slot.
@@ -227,6 +220,20 @@ class FairScheduler:
             if lane is not None:
                 return lane
         return None
+
+    def _next_tenant(self) -> TenantQueue:
+        """Take the tenant whose turn it is."""
+        first, others = self._first, self._others
+        while first and (self._ahead or not others):
+            tenant = first.popleft()
+            if tenant.waiting <= MAX_AHEAD:
+                self._ahead -= bool(others)
+                return tenant
+            others.append(tenant)  # more has arrived since
+        self._turns += 1
+        if self._ahead < MAX_AHEAD_IN_A_ROW:
+            self._ahead += MAX_AHEAD
+        return others.popleft()
 
     def start(self, lane: DestinationLane) -> Message:
         """Start the next message of `lane`, which becomes ready again if more of its messages may start."""

@@ -54,7 +54,7 @@ DRAIN_RETRY_S: Final = 0.5
 """Longest pause between two tries during a drain: what is not stored at its end is sent again."""
 STARTS_PER_TURN: Final = 32
 """Messages that start before the loop reads again: those of other tenants may have arrived."""
-STARTS_BESIDE_OTHERS: Final = 8
+STARTS_BESIDE_OTHERS: Final = 4
 """As many while many tenants have work, or a surplus is moved: others may be behind it."""
 MANY_TENANTS: Final = 8
 MARKS_PER_ACK_WAIT: Final = 4

@@ -94,6 +94,17 @@ def test_a_tenant_with_a_short_backlog_comes_before_a_hundred_with_long_ones() -
     assert [bench.start_one(), bench.start_one()] == ["short.d", "short.e"]
 
 
+def test_a_tenant_with_a_short_backlog_comes_before_a_hundred_whose_backlogs_have_just_begun() -> None:
+    """The first message of a long backlog arrives like that of a short one."""
+    bench = Bench(slots=10_000, limit=1000)
+    for number in range(100):
+        bench.arrive(f"long{number}.d", 10)
+
+    bench.arrive("short.d")
+
+    assert bench.start_one() == "short.d"
+
+
 def test_a_tenant_with_a_short_backlog_comes_first_often_in_a_long_round() -> None:
     """While a hundred tenants with long backlogs have one start each, it has twenty, none after a long wait."""
     bench = Bench(slots=10_000, limit=1000)

@@ -90,7 +90,9 @@ def _page_handler(page: ConsolePage, console: ConsoleDependencies) -> Handler:
     async def handle(http: Request) -> Response:
         request = await _open(http, console)
         if request.session is None:
-            console.api.limiter.admit_anonymous(client_address(http))
+            address = client_address(http)
+            # Requests that only lead to the sign-in page leave room for those that sign in.
+            console.api.limiter.admit_anonymous(address if page.needs_session else f"{address} signs in")
         if page.needs_session:
             if request.session is None:
                 return _respond(_to_sign_in(http))

@@ -6,6 +6,7 @@ import html
 import io
 import re
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -148,6 +149,26 @@ async def test_every_page_requires_a_session(api: Api) -> None:
             assert answer.headers["location"] == f"/console/sign-in?next={path}"
     for path in _paths("POST"):
         assert (await visitor.post(path)).status in (303, 403), path
+
+
+async def test_pages_without_a_session_leave_room_to_sign_in(api: Api) -> None:
+    """A visitor without a session uses up what its address may request, and another one there signs in."""
+    visitor, colleague = await _visitor(api), await _visitor(api)
+
+    token, signed_in, statuses = await api.token(Role.VIEWER), list[int](), Counter[int]()
+
+    async def open_pages() -> None:
+        while len(signed_in) < 8:
+            statuses[(await visitor.get("/console/integrations")).status] += 1
+
+    async def sign_in() -> None:
+        await until(lambda: statuses[429] > 20)
+        while len(signed_in) < 8:
+            signed_in.append((await colleague.sign_in(token)).status)
+
+    await asyncio.gather(open_pages(), open_pages(), sign_in())
+
+    assert signed_in == [303] * 8
 
 
 async def test_signing_in_never_redirects_to_another_site(api: Api) -> None:

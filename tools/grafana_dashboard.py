@@ -331,6 +331,7 @@ ROWS: Final[tuple[tuple[str, tuple[Panel, ...]], ...]] = (
                         _rate(definitions.PUBLISH_FAILURES, "reason", where='reason!="subject_full"'),
                     ),
                     ("reconnects/s", _rate(definitions.RECONNECTS)),
+                    ("forbidden/s", _rate(definitions.FORBIDDEN)),
                     ("crashes/s", _rate(definitions.CRASHES)),
                     ("restarts/s", _rate(definitions.RESTARTS)),
                 ),

@@ -59,6 +59,7 @@ class WorkerMetrics(msgspec.Struct, frozen=True, kw_only=True):
             (definitions.SHED, self.shedder.moved),
             (definitions.CONNECTED, self.connection.is_connected),
             (definitions.RECONNECTS, self.connection.reconnects),
+            (definitions.FORBIDDEN, self.connection.permissions.count),
             (definitions.CACHE_HITS, provider.hits),
             (definitions.CACHE_MISSES, provider.misses),
             (definitions.CACHE_REFRESHES, provider.refreshes),

@@ -37,6 +37,8 @@ class PermissionViolations:
     def __init__(self, inbox_prefix: str) -> None:
         self._inbox_prefix = inbox_prefix
         self._callbacks: list[Callable[[PermissionViolation], None]] = []
+        self.count = 0
+        """Violations so far."""
         self.ack_subscription_error: NotAllowed | None = None
         """Set when this user may not subscribe to its inbox, so that no reply can arrive."""
 
@@ -46,6 +48,7 @@ class PermissionViolations:
 
     def report(self, violation: PermissionViolation) -> None:
         """Pass a violation that the server reported to all callbacks."""
+        self.count += 1
         if violation.verb == "subscription" and violation.subject.startswith(f"{self._inbox_prefix}.".lower()):
             self.ack_subscription_error = NotAllowed(
                 f"not allowed: this user lacks subscribe on {self._inbox_prefix}.>, so it receives no replies; "

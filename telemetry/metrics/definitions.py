@@ -85,6 +85,7 @@ OMITTED: Final = _counter(
     "limit",
 )
 RECONNECTS: Final = _counter("nats_reconnects", "Reconnects to NATS.")
+FORBIDDEN: Final = _counter("nats_permission_violations", "Operations that NATS refused for lack of permission.")
 CACHE_HITS: Final = _counter("secret_cache_hits", "Secrets returned from the cache while fresh.")
 CACHE_MISSES: Final = _counter("secret_cache_misses", "Secrets that had to be read first.")
 CACHE_REFRESHES: Final = _counter("secret_cache_refreshes", "Secrets refreshed in the background.")

@@ -285,8 +285,10 @@ async def test_permission_violations_reach_the_waiting_callers(keys: Keys, tmp_p
     async with ShippedServer(tmp_path / "nats", keys) as server, _as(keys, server, "publisher_acme") as (connection, _):
         async with asyncio.timeout(4):
             for ask in _asks(connection):
+                before = connection.permissions.count
                 with pytest.raises(NotAllowed, match="not allowed: this user lacks publish on \\$JS"):
                     await ask
+                assert connection.permissions.count > before
 
 
 async def test_a_forbidden_inbox_is_reported(keys: Keys, tmp_path: Path) -> None:

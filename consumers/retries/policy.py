@@ -112,7 +112,8 @@ class RetrySpread:
     def _adjust(self, fired: int) -> None:
         """Follow the number of retries that were fired in one second."""
         if self.late_s > LATE_S:
-            self.per_s = max(min(MIN_PER_S, self._max_per_s), min(self.per_s, fired * 4 // 5))
+            if fired > MIN_PER_S:  # fewer were late for another reason than their number, such as an outage
+                self.per_s = max(min(MIN_PER_S, self._max_per_s), min(self.per_s, fired * 4 // 5))
         elif self.late_s < PROMPT_S:
             self.per_s = min(self._max_per_s, max(self.per_s, fired * GROWTH))
 

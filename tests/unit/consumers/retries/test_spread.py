@@ -97,8 +97,18 @@ def test_a_second_has_less_room_when_the_server_is_late() -> None:
     assert spread.per_s == 80
     assert spread.late_s == 6
 
-    _fire(spread, per_s=3, late_s=6, begin=2000)
+    _fire(spread, per_s=MIN_PER_S + 1, late_s=6, begin=2000)
     assert spread.per_s == MIN_PER_S
+
+
+def test_a_few_late_retries_prove_nothing_either() -> None:
+    """After an outage of the server they are late, however few they are."""
+    spread = RetrySpread(1000)
+
+    _fire(spread, per_s=3, late_s=20)
+
+    assert spread.per_s == FIRST_PER_S
+    assert spread.late_s == 20
 
 
 def test_the_retry_of_another_tenant_is_due_when_it_was_planned_after_the_room_has_shrunk() -> None:

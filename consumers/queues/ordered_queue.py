@@ -286,23 +286,34 @@ class OrderedQueue:
         while True:
             await self._head_changed.wait()
             self._head_changed.clear()
-            if self._head is None:
+            head = self._head
+            if head is None:
+                continue
+            if self._is_in_flight(head):
+                await self._hold(SETTLE_POLL_S)
                 continue
             try:
-                if await self._has_original(self._head):
+                if await self._has_original(head):
                     self._has_more.set()
                     await self._hold(RETRY_S)
                     continue
-                state = await self._head_state(self._head)
+                state = await self._head_state(head)
             except JetStreamError as error:
                 _log.warning("ordered_queue.read_failed", queue=self._key, error=str(error))
                 await self._hold(RETRY_S)
                 continue
             wait_s = self._wait_s(state) if self._lease.is_held else RETRY_S
+            if self._head is not head:
+                continue  # another one has arrived, or a copy, since its state was read
             if wait_s > 0:
                 await self._hold(min(wait_s, MAX_HOLD_S, self._shared.ack_wait_s / 3))
             else:
-                self._submit(self._head, state)
+                self._submit(head, state)
+
+    def _is_in_flight(self, head: Message) -> bool:
+        """Return whether an earlier copy is still being handled. Its result would be missing in the head's state."""
+        submitted = self._submitted
+        return submitted is not None and submitted.identity == head.identity and self._shared.holds(head.identity)
 
     async def _hold(self, wait_s: float) -> None:
         """Hold the head for a while, or until it changes."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from consumers.attempts.log import StreamAttemptLog
 from consumers.destinations.circuit_breaker import HealthPolicy
+from consumers.model.request import DeliveryAttemptRequest
 from consumers.queues.ordered_queue import IDLE_RELEASE_S
 from consumers.retention.archive import BATCH_WAIT_S
 from consumers.retries.reschedule import RetryNow
@@ -18,7 +20,7 @@ from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.configuration import ReplayFilter
-from schemas.events import CONTENT_TYPE
+from schemas.events import CONTENT_TYPE, AttemptResult
 from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID
 from tests.component.conftest import RunHere
 from tests.support.flaky import Flaky
@@ -431,3 +433,41 @@ async def test_the_command_line_sets_and_shows_ordering(receiver: Scripted, onep
     assert "ordering" in refused.err
     assert "sometimes" not in refused.err
     assert plain.json["ordering"] == "any"
+
+
+async def test_a_head_that_comes_again_while_it_is_sent_is_not_sent_again(
+    site: Site, receiver: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its state is read after its attempt has ended: what was read before lacks the result."""
+    receiver.hold = asyncio.Event()
+    is_read, may_end, read = asyncio.Event(), asyncio.Event(), StreamAttemptLog.read_results
+    await site.destination("orders", receiver.url, ordering="fifo")
+
+    async def read_slowly(log: StreamAttemptLog, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
+        found = await read(log, delivery)
+        if receiver.seen:
+            is_read.set()
+            await may_end.wait()
+        return found
+
+    monkeypatch.setattr(StreamAttemptLog, "read_results", read_slowly)
+    async with site.consumer():
+        await site.deliver("orders")
+        await until(lambda: receiver.seen)
+        (record,) = await site.records(streams.ORDERED)
+        consumer = streams.ordered_consumer(TENANT, "orders")
+        reply = f"$JS.ACK.{streams.ORDERED.name}.{consumer}.1.{record.sequence}.1.1.0"
+        site.jetstream.connection.post(reply, b"-NAK")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(is_read.wait(), 1)
+        receiver.hold.set()
+        await until(lambda: _is_recorded(site))
+        may_end.set()
+        await until(site.is_settled, 20)
+
+    assert len(receiver.seen) == 1
+    assert {result.outcome for result in await site.results()} <= {Outcome.DELIVERED, Outcome.SUPPRESSED}
+
+
+async def _is_recorded(site: Site) -> bool:
+    return bool(await site.results())

@@ -368,7 +368,7 @@ async def test_a_repeat_does_not_take_the_message_of_a_publisher_for_its_own(
 
 @pytest.mark.parametrize("payload", [1, 2])
 async def test_a_publishers_message_in_an_ordered_queue_gives_way_to_the_api(api: Api, payload: int) -> None:
-    """Both wait behind the head, the publisher's first. The queue goes on at once, and the API's alone is sent."""
+    """Both wait behind the head, the publisher's first. The queue does not stop, and only the API's message is sent."""
     async with Scripted([500]) as receiver:
         await api.site.destination("orders", receiver.url, ordering="fifo", retry_schedule_s=[2])
         producer = await api.client(Role.PRODUCER)

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import socket
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from bench.harness.errors import BenchError
 from messaging.admin import topology
 from messaging.client.errors import JetStreamError
 from oneprotect.bootstrap.resources import JetStream, open_jetstream, stream_limits
-from oneprotect.dev.nats_server import SYNC_INTERVAL, EmbeddedNats, EmbeddedNatsError
+from oneprotect.dev.nats_server import SYNC_INTERVAL, EmbeddedNats, EmbeddedNatsError, free_port
 from oneprotect.settings.settings import Settings
 from schemas import streams
 from schemas.roles import Role, TokenSpec
@@ -173,7 +172,7 @@ class _Connection:
 async def _site(directory: Path, sync_interval: str) -> AsyncGenerator[tuple[JetStream, list[Contender]]]:
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(EmbeddedNats(directory / "nats", sync_interval=sync_interval))
-        ports = [_free_port(), _free_port()]
+        ports = [free_port(), free_port()]
         environ = {
             "ONEPROTECT_NATS_URL": server.url,
             "ONEPROTECT_API_PORT": str(ports[0]),
@@ -224,12 +223,6 @@ async def _set_up(jetstream: JetStream, settings: Settings) -> str:
     await jetstream.configuration.set_destination("acme", "orders", destination, by="bench")
     _, token = await jetstream.tokens.create(TokenSpec(tenant="acme", roles=(Role.PRODUCER,)), by="bench")
     return token.reveal()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _run(rounds: int, seconds: float, sync_interval: str) -> dict[str, Measured]:

@@ -9,7 +9,7 @@ process does more than that.
 import asyncio
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -131,23 +131,32 @@ class SuspectRegistry:
     async def count_isolated_death(self, message: Message) -> int:
         """Count a death in isolation, isolate the destination, and return the message's deaths there.
 
-        Raises `JetStreamError`; then nothing was counted.
+        This process isolates it at once, as what arrives meanwhile may be as poisonous. Raises `JetStreamError`; then
+        the death may not be counted.
         """
-        suspect = await self._update(message.identity, _count_isolated_death)
-        await self._isolate_lane(message.lane)
+        keys = self._lane_keys(message.lane)
+        added = [key for key in keys if key not in self.isolated]
+        for key in added:
+            _log.warning("suspects.isolated", lane=key.removeprefix("lane."), seconds=ISOLATED_FOR_S)
+        self.isolated.update(keys)
+        self.alone.update(keys)
+        try:
+            suspect = await self._update(message.identity, _count_isolated_death)
+            for key in keys:
+                await self._table.bucket.put(key, _ISOLATED, ttl_s=ISOLATED_FOR_S)
+        except JetStreamError:  # nothing would end it
+            self.isolated.difference_update(added)
+            self.alone.difference_update(added)
+            raise
         return suspect.isolated_deaths
 
-    async def _isolate_lane(self, lane: str) -> None:
+    def _lane_keys(self, lane: str) -> Sequence[str]:
+        """Return the keys of what one more death isolates: the destination, and the tenant when it has several."""
         tenant, _, destination = lane.partition(".")
         if not (is_name(tenant) and is_name(destination)):  # an operational event has no destination
-            return
+            return ()
         known = {name for name in self.isolated if name.startswith(f"lane.{tenant}.")} | {f"lane.{lane}"}
-        for key in (f"lane.{lane}", f"lane.{tenant}")[: 1 + (len(known) >= MAX_DESTINATIONS)]:
-            if key not in self.isolated:
-                _log.warning("suspects.isolated", lane=key.removeprefix("lane."), seconds=ISOLATED_FOR_S)
-            await self._table.bucket.put(key, _ISOLATED, ttl_s=ISOLATED_FOR_S)
-            self.isolated.add(key)
-            self.alone.add(key)
+        return (f"lane.{lane}", f"lane.{tenant}")[: 1 + (len(known) >= MAX_DESTINATIONS)]
 
     async def clear(self, message: Message) -> None:
         """Forget a message that was handled."""

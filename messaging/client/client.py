@@ -278,7 +278,10 @@ async def open_client(
 
 async def close_client(client: Client) -> None:
     """Close within `CLOSE_TIMEOUT_S`: after a failed TLS handshake the library would wait for ever."""
-    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+    untyped: Any = client
+    if not client.is_connected:  # the library would write what is pending to a closed transport, and end there
+        untyped._pending, untyped._pending_data_size = [], 0
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError, RuntimeError):  # uvloop's for such a transport
         async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.close()
 

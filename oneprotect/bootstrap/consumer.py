@@ -114,13 +114,24 @@ async def run_consumer(
 
 
 async def run_isolated(settings: Settings, *, link: socket.socket, sender: HttpWebhookSender | None = None) -> None:
-    """Handle messages for the consumer at the other end of `link`, until it closes the link."""
+    """Handle messages for the consumer at the other end of `link`, until it closes the link or dies."""
     with contextlib.suppress(OSError, ValueError):  # best effort, as some systems have no such limit
         resource.setrlimit(resource.RLIMIT_DATA, (ISOLATED_MEMORY_BYTES, ISOLATED_MEMORY_BYTES))
     telemetry = Telemetry(version=VERSION, role="consumer", instance=f"{worker_id()}-isolated")
-    stop = asyncio.Event()
-    async with _open_resources(settings, telemetry, DEFAULT_HEALTH_POLICY, sender, stop) as resources:
-        await _Consumer(resources).serve(link, stop)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def end() -> None:
+        loop.remove_reader(link)
+        stop.set()
+
+    loop.add_reader(link, end)  # before this process is ready, only the end of the link makes it readable
+    try:
+        async with _open_resources(settings, telemetry, DEFAULT_HEALTH_POLICY, sender, stop) as resources:
+            loop.remove_reader(link)
+            await _Consumer(resources).serve(link, stop)
+    except ServerUnavailable:
+        if not stop.is_set():
+            raise
 
 
 @contextlib.asynccontextmanager

@@ -129,7 +129,7 @@ class EmbeddedNats:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         if self._port is None:
-            self._port = _free_port()
+            self._port = free_port()
         config = self._write_config(self._port)
         with self._lock_log() as log:
             # The flags repeat the address, so that it listens nowhere else, even with an invalid configuration.
@@ -232,7 +232,8 @@ def _signal(process: asyncio.subprocess.Process, number: signal.Signals) -> None
         process.send_signal(number)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nothing uses, below those that the system lends to clients."""
     while True:
         port = secrets.choice(_PORTS)
         with socket.socket() as probe:

@@ -8,10 +8,10 @@ from collections.abc import AsyncGenerator, Callable
 import aiohttp
 import pytest
 
+from oneprotect.dev.nats_server import free_port
 from schemas import streams
 from schemas.events import decode_request
 from schemas.roles import Role, TokenSpec
-from tests.support.ops import free_port
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import aiohttp
 import pytest
 
+from oneprotect.dev.nats_server import free_port
 from tests.isolation.long_lists import ListSizes, Stopwatch, fill, is_checked_within, use_lists
 from tests.support.api import Api
-from tests.support.ops import free_port
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until

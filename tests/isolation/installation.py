@@ -19,6 +19,7 @@ from aiohttp import web
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
 from messaging.delivery_requests import publish_request
+from oneprotect.dev.nats_server import free_port
 from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import streams, subjects
 from schemas.events import CONTENT_TYPE
@@ -26,7 +27,7 @@ from schemas.headers import HEADER_MSG_ID
 from schemas.ids import new_delivery_id
 from schemas.roles import Role
 from tests.support.api import Api, Client
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import NAMESPACE, TENANT, Process, Site, document
 from tests.support.waiting import until
@@ -52,7 +53,8 @@ class Report(msgspec.Struct, frozen=True):
 
     def __str__(self) -> str:
         delays = f"p50 {self.p50_ms:.1f}, p99 {self.p99_ms:.1f}, longest {self.longest_ms:.1f} ms"
-        return f"{self.sent} sent, {delays}, longest list {self.longest_read_ms:.1f} ms"
+        faults = "".join(f", {count} {what}" for what, count in {"lost": self.lost, **self.wrong}.items() if count)
+        return f"{self.sent} sent, {delays}, longest list {self.longest_read_ms:.1f} ms{faults}"
 
     def require(self, p99_ms: float) -> None:
         """Fail unless everything was delivered once, correctly and in time."""
@@ -92,6 +94,10 @@ class Victim:
         if self._received.setdefault(delivery, now) != now:
             self._wrong["received twice"] += 1
         return web.Response()
+
+    def has_received(self, delivery: str) -> bool:
+        """Return whether a delivery has arrived since the last run began."""
+        return delivery in self._received
 
     @contextlib.asynccontextmanager
     async def receiver(self) -> AsyncGenerator[str]:

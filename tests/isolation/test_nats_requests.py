@@ -111,6 +111,7 @@ async def test_no_header_of_a_request_reaches_a_stream(installation: Installatio
     victims = await api.client(Role.PRODUCER, Role.OPERATOR, tenant=VICTIM)
     body = {"destination": "orders", "event_type": "a.b", "payload": {"id": victim_id}, "id": victim_id}
     reply = await victims("POST", f"/v1/tenants/{VICTIM}/deliveries", body)
+    await until(lambda: installation.victim.has_received(victim_id), 20)
     quarantined = await installation.site.records(streams.QUARANTINE)
 
     assert set(codes) <= {202, 400, 413, 422}, dict(zip(lines, codes, strict=False))

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import aiohttp
 
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas.roles import ALL_TENANTS, Role
 from tests.component.api.routes import ROUTES, Access, place
 from tests.leak.support import search_targets
@@ -15,7 +15,6 @@ from tests.leak.support.scene import MARKER, Scene
 from tests.leak.support.sinks import Sinks
 from tests.support.api import Api, Client, Reply
 from tests.support.leaks import Canary, Search
-from tests.support.ops import free_port
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until
 

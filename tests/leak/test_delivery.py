@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas.codes import Outcome
 from tests.leak.support import cluster, search_targets
 from tests.leak.support.faults import faults, value_of
@@ -16,7 +16,7 @@ from tests.leak.support.threaded_doubles import run_in_thread
 from tests.support import api
 from tests.support.collector import Collector
 from tests.support.leaks import Search
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until

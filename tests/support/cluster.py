@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from messaging.client.connection import NatsConnection
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas import streams, subjects
 from tests.support.site import Site
 
@@ -37,7 +36,7 @@ class Node(EmbeddedNats):
 @contextlib.asynccontextmanager
 async def cluster(directory: Path) -> AsyncGenerator[list[Node]]:
     """Run three nodes, and wait for a leader."""
-    ports = [_free_port() for _ in range(3)]
+    ports = free_ports(3)
     routes = [f"nats://127.0.0.1:{port}" for port in ports]
     nodes = [
         Node(directory / f"n{number}", name=f"n{number}", route_port=port, routes=routes)
@@ -72,7 +71,9 @@ async def lag_behind(site: Site) -> None:
     await site.jetstream.publisher.put(subjects.attempted("nobody", "orders", "dlv_1"), b"0")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int) -> list[int]:
+    """Return different ports that nothing uses, and that the system lends to no client meanwhile."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)

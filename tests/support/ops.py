@@ -1,13 +1,6 @@
 """Client of the operations port of a process."""
 
-import socket
-
 import aiohttp
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
 
 
 class Ops:

@@ -37,6 +37,7 @@ from tests.support.secured import OF_TESTS, NatsWithUsers
 
 TENANT = "acme"
 NAMESPACE = "webhooks"
+ORPHAN_TIMEOUT_S = 30
 
 
 class Site:
@@ -230,9 +231,10 @@ class Process:
             self.process.kill()
 
     async def wait(self) -> int:
-        """Return the exit code, after all output has been read."""
+        """Return the exit code, after all output has been read. What the process started must end with it."""
         code = await self.process.wait()
-        await self._reading
+        await asyncio.wait({self._reading}, timeout=ORPHAN_TIMEOUT_S)
+        assert self._reading.done(), "a child of the process outlives it"
         return code
 
 

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sysconfig
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ import aiohttp
 
 from tests.chaos.judge.proxy import Proxy
 from tests.chaos.judge.versions import Version
+from tests.support.cluster import free_ports
 
 TENANTS: Final = ("acme", "globex")
 RETRY_SCHEDULE_S: Final = (0.5, 1, 1, 2, 2, 3, 3, 4, 4, 5)
@@ -151,7 +151,7 @@ class Installation:
 
     def __init__(self, directory: Path, http: aiohttp.ClientSession, *, ack_wait_s: float, version: Version) -> None:
         self.directory, self.http, self.version = directory, http, version
-        ports = _free_ports(11)
+        ports = free_ports(11)
         self.servers = [Server(f"server{n}", directory, ports, ports[6:9], n) for n in range(3)]
         self.api_ports = ports[9:11]
         self.apis: list[Program] = []
@@ -339,19 +339,6 @@ async def _answers(http: aiohttp.ClientSession, url: str, patience_s: float) -> 
                     if answer.status == 200:
                         return
             await asyncio.sleep(0.05)
-
-
-def _free_ports(count: int) -> list[int]:
-    """Return ports below those that the system lends to clients."""
-    with contextlib.ExitStack() as probes:
-        found: list[int] = []
-        while len(found) < count:
-            port = 10_240 + secrets.randbelow(22_000)
-            probe = probes.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                probe.bind(("127.0.0.1", port))
-                found.append(port)
-        return found
 
 
 def _socket_of(port: int) -> str:

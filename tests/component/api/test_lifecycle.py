@@ -7,10 +7,10 @@ from collections.abc import AsyncGenerator
 import aiohttp
 import msgspec
 
+from oneprotect.dev.nats_server import free_port
 from schemas import streams
 from schemas.roles import Role
 from tests.support.api import Api, running
-from tests.support.ops import free_port
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until

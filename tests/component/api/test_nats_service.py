@@ -18,13 +18,12 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 from nats.micro.service import ServiceInfo, ServicePing, ServiceStats
 
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas import streams, subjects
 from schemas.events import CONTENT_TYPE, decode_request
 from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_CLAIM
 from schemas.roles import Role
 from tests.support.api import Api, running
-from tests.support.ops import free_port
 from tests.support.receiver import Scripted
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Process, Site

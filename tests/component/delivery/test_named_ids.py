@@ -11,11 +11,12 @@ from consumers.worker.disposition import Disposition
 from messaging.client.connection import IncomingMessage
 from messaging.client.headers import block_of
 from messaging.message import Message
+from oneprotect.dev.nats_server import free_port
 from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.events import CONTENT_TYPE
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until

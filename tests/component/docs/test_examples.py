@@ -20,10 +20,10 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from oneprotect.dev.nats_server import free_port
 from schemas import streams
 from schemas.roles import Role
 from tests.support.api import running
-from tests.support.ops import free_port
 from tests.support.secured import Keys, ShippedServer
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until

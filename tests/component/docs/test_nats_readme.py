@@ -9,7 +9,7 @@ from typing import Final
 
 import pytest
 
-from tests.support.ops import free_port
+from oneprotect.dev.nats_server import free_port
 from tests.support.secured import SHIPPED
 
 SECTIONS: Final = ("Keys", "Single server", "Let a tenant publish over NATS", "Trusted publishers")

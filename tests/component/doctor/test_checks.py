@@ -16,7 +16,7 @@ from messaging.client.client import ServerAccess
 from messaging.client.errors import ServerUnavailable
 from messaging.pull_consumer import fetch
 from oneprotect.bootstrap.resources import stream_limits
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from oneprotect.doctor.backlog import check_work
 from oneprotect.doctor.credentials import check_credentials
 from oneprotect.doctor.installation import InstallationSettings
@@ -35,7 +35,7 @@ from telemetry.metrics import definitions
 from telemetry.otlp.settings import read_endpoints
 from tests.support.collector import Collector
 from tests.support.leaks import Canary, Search
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+import pytest
 
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from oneprotect.supervisor.supervisor import Supervisor
 from schemas.codes import Outcome
 from telemetry.metrics import definitions
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.receiver import Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until
@@ -173,11 +174,14 @@ async def test_one_that_ends_at_once_is_started_again_and_does_not_count_as_runn
     assert await running
 
 
-async def test_consumers_end_with_their_supervisor(site: Site) -> None:
+@pytest.mark.parametrize("is_nats_up", [True, False])
+async def test_consumers_end_with_their_supervisor(site: Site, is_nats_up: bool) -> None:
     """When the supervisor is killed, all consumers end."""
     async with site.consumer_process("--processes", "2") as consumer:
         await started(consumer, 2)
         ours = children(consumer)
+        if not is_nats_up:
+            await site.server.kill()
         consumer.kill()
         await until(lambda: not any(child.is_running() and child.status() != "zombie" for child in ours), 20)
 

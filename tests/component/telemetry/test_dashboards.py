@@ -11,14 +11,14 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas import streams
 from schemas.codes import Outcome
 from schemas.configuration import ReplayFilter
 from telemetry.metrics import definitions
 from telemetry.metrics.definitions import CATALOGUE, MetricDefinition
 from tests.support.collector import Collector
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.promql import Asked, Selector, read
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site

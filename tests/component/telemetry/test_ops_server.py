@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from oneprotect.dev.nats_server import EmbeddedNats
-from tests.support.ops import Ops, free_port
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
+from tests.support.ops import Ops
 from tests.support.receiver import Scripted
 from tests.support.site import Site
 from tests.support.waiting import until

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import aiohttp
 
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas.roles import Role, TokenSpec
 from tests.support.collector import Collector, Span
-from tests.support.ops import free_port
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Process, Site
 from tests.support.waiting import until

@@ -1,6 +1,8 @@
 """The poison guard between tenants, and the counting of deaths."""
 
 import asyncio
+import os
+import socket
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,9 @@ from consumers.isolation.journal import SLOT_BYTES, HandlingJournal, find_journa
 from consumers.isolation.suspects import SuspectRegistry
 from consumers.worker.disposition import HandlerResult
 from consumers.worker.poison_guard import IsolationEnded
+from messaging.client.errors import JetStreamError
 from messaging.message import Message
+from oneprotect.bootstrap.consumer import ISOLATED
 from schemas import streams, subjects
 from tests.support.site import Site
 from tests.support.waiting import until
@@ -97,3 +101,54 @@ async def test_a_death_in_isolation_isolates_a_destination_and_no_tenant(
     assert registry.is_suspect(_message(site, "acme", 2)) is isolated
     assert registry.is_alone(_message(site, "acme", 2)) is isolated
     assert not registry.is_suspect(_message(site, "acme", 3, lane="acme.other"))
+
+
+@pytest.mark.parametrize("is_ready", [False, True])
+async def test_an_isolated_process_ends_with_its_consumer(site: Site, is_ready: bool) -> None:
+    """Also when NATS is down, and then in either state."""
+    own_end, child_end = socket.socketpair()
+    if not is_ready:
+        await site.server.kill()
+    process = await asyncio.create_subprocess_exec(
+        *(*ISOLATED, str(child_end.fileno())),
+        env=site.environ_of("consumer") | {"PATH": os.environ["PATH"]},
+        pass_fds=(child_end.fileno(),),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    child_end.close()
+    reader, writer = await asyncio.open_unix_connection(sock=own_end)
+    assert process.stderr is not None
+    if is_ready:
+        await reader.readexactly(4)  # the empty frame
+        await site.server.kill()
+    while b"nats.disconnected" not in (line := await process.stderr.readline()) and b"nats.unreachable" not in line:
+        assert line
+
+    writer.transport.abort()
+    await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0
+
+
+async def test_a_destination_is_isolated_from_the_moment_of_the_death(site: Site, tmp_path: Path) -> None:
+    """Before JetStream has stored it: what arrives meanwhile would end the consumer."""
+    registry = SuspectRegistry(site.jetstream.suspects, tmp_path)
+    poison, later, other = (_message(site, tenant, number) for number, tenant in enumerate(("acme", "acme", "globex")))
+
+    counting = asyncio.create_task(registry.count_isolated_death(poison))
+    await asyncio.sleep(0)
+
+    assert [registry.is_alone(one) for one in (later, other)] == [True, False]
+    assert not counting.done()
+    await counting
+    assert [registry.is_alone(one) for one in (later, other)] == [True, False]
+
+
+async def test_a_death_that_cannot_be_stored_isolates_nothing_for_ever(site: Site, tmp_path: Path) -> None:
+    """What is not stored has no end, so the destination is isolated by a later death."""
+    registry = SuspectRegistry(site.jetstream.suspects, tmp_path)
+    await site.server.kill()
+
+    with pytest.raises(JetStreamError):
+        await registry.count_isolated_death(_message(site, "acme", 1))
+
+    assert not registry.is_suspect(_message(site, "acme", 2))

@@ -10,12 +10,12 @@ from consumers.worker.progress_marks import ProgressMarks
 from messaging.client.term import Term, clock
 from messaging.message import Message
 from messaging.pull_consumer import fetch
-from oneprotect.dev.nats_server import EmbeddedNats
+from oneprotect.dev.nats_server import EmbeddedNats, free_port
 from schemas import streams
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from tests.component.worker.stalling import StallingProxy
-from tests.support.ops import Ops, free_port
+from tests.support.ops import Ops
 from tests.support.receiver import Answer, Scripted
 from tests.support.site import Process, Site
 from tests.support.waiting import until

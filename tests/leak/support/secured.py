@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
+from oneprotect.dev.nats_server import free_port
 from tests.support.leaks import Canary
 from tests.support.waiting import until
 
@@ -59,9 +60,7 @@ class Secured(msgspec.Struct, frozen=True):
 async def secured(directory: Path) -> AsyncGenerator[Secured]:
     """Run it until the block ends, with everything in `directory`."""
     (operator, _), (account, _), (system, _), (user, seed_of_user) = (_pair(prefix) for prefix in _PREFIXES)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     config = {
         "host": "127.0.0.1",
         "port": port,

@@ -21,7 +21,7 @@ from messaging.client.errors import SUBJECT_FULL, JetStreamError, RejectedByServ
 from messaging.publication import MessagePublisher, OnStored, Publication, PublishAck, publish
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
-from schemas.headers import HEADER_SINCE
+from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
 
 MAX_CLOCK_DIFFERENCE: Final = timedelta(minutes=1)
 """Between this machine and the servers, whose time the results have."""
@@ -34,6 +34,7 @@ MAX_AWAKE: Final = 16_384
 _UNKNOWN: Final = -1
 
 T = TypeVar("T")
+Ack = TypeVar("Ack", bound=PublishAck | None)
 
 
 class DeliveryRequest(Struct, frozen=True, gc=False):
@@ -81,7 +82,7 @@ class OrderedRoute:
                 self._wake(request.tenant, request.destination)
                 return stored
             case Route.OVERFLOW:
-                return await self._publisher.publish(request.on(subjects.overflow))
+                return await _publish_in_overflow(self._publisher, request)
             case Route.WORK:
                 return await _publish(self._publisher, request)
 
@@ -173,7 +174,8 @@ async def publish_requests(
     A batch is atomic within one stream only. If a destination is at its limit, the whole batch is stored in the
     overflow. Requests to other destinations are then moved to the work stream at once, without waiting for the feeder.
     If the tenant exceeds its share, all of them stay in the overflow.
-    Requests that are stored already, by an earlier call, count as duplicates.
+    Requests that are stored already, by an earlier call, count as duplicates. If the API has claimed their id, all are
+    duplicates when one is, and nothing is stored.
 
     Args:
         ordered: Stores a request, if there is only one and its destination is known to have an ordered queue.
@@ -188,9 +190,13 @@ async def publish_requests(
         if not is_over_share:
             with contextlib.suppress(_SubjectFull):
                 return await _store(publisher, streams.WORK, requests, subjects.requested)
+        await _require_unknown(publisher, requests)
         kept = requests if is_over_share else [_asking_for_results(one) for one in requests]
         stored = await _store(publisher, streams.OVERFLOW, kept, subjects.overflow)
-    except _StoredBefore:  # each single request finds out where
+    except _StoredBefore:
+        if _is_claimed(requests[0]):
+            return [PublishAck("", 0, duplicate=True)] * len(requests)
+        # Each single request finds out where.
         return await _in_parts(requests, lambda one: _publish(publisher, one))
     if is_over_share:
         return stored
@@ -198,9 +204,9 @@ async def publish_requests(
     return await _in_parts(each, lambda one: _move_to_work(publisher, *one))
 
 
-async def _in_parts(each: Sequence[T], store: Callable[[T], Awaitable[PublishAck]]) -> list[PublishAck]:
+async def _in_parts(each: Sequence[T], store: Callable[[T], Awaitable[Ack]]) -> list[Ack]:
     """Store `each`, a part at a time: the requests of others come in between."""
-    stored: list[PublishAck] = []
+    stored: list[Ack] = []
     for start in range(0, len(each), MAX_AT_ONCE):
         stored += await asyncio.gather(*map(store, each[start : start + MAX_AT_ONCE]))
     return stored
@@ -220,7 +226,7 @@ class _SubjectFull(Exception):
 
 
 class _StoredBefore(Exception):
-    """An earlier call stored all requests of a batch."""
+    """A stream knows the id of a request of a batch."""
 
 
 async def _store(
@@ -243,7 +249,35 @@ async def _store(
 
 
 async def _publish(publisher: JetStreamPublisher, request: DeliveryRequest) -> PublishAck:
+    if publisher.exceeds_share(request.tenant, 1):
+        return await _publish_in_overflow(publisher, request)
     return await publish(OverflowingPublisher(publisher), request.on(subjects.requested))
+
+
+async def _publish_in_overflow(publisher: JetStreamPublisher, request: DeliveryRequest) -> PublishAck:
+    known = await _find_in_work(publisher, request)
+    return known or await publisher.publish(request.on(subjects.overflow))
+
+
+async def _require_unknown(publisher: JetStreamPublisher, requests: Sequence[DeliveryRequest]) -> None:
+    """Raise `_StoredBefore` if the work stream knows one of `requests`."""
+    if any(await _in_parts(requests, lambda one: _find_in_work(publisher, one))):
+        raise _StoredBefore
+
+
+async def _find_in_work(publisher: JetStreamPublisher, request: DeliveryRequest) -> PublishAck | None:
+    """Return the acknowledgement of what the work stream knows under the id of a request, if the API has claimed it.
+
+    An earlier version may have stored it there, and the overflow does not know that.
+    """
+    if not _is_claimed(request):
+        return None
+    subject = subjects.requested(request.tenant, request.destination)
+    return await publisher.find_known(subject, request.headers[HEADER_MSG_ID])
+
+
+def _is_claimed(request: DeliveryRequest) -> bool:
+    return request.headers.get(HEADER_CHECKED) == CLAIMED
 
 
 async def _move_to_work(publisher: JetStreamPublisher, request: DeliveryRequest, stored: PublishAck) -> PublishAck:
@@ -251,6 +285,8 @@ async def _move_to_work(publisher: JetStreamPublisher, request: DeliveryRequest,
     try:
         moved = await publisher.publish(request.on(subjects.requested))
     except JetStreamError:
+        return stored
+    if moved.duplicate:  # of another message, perhaps: the feeder looks
         return stored
     with contextlib.suppress(JetStreamError):  # the feeder removes it: the work stream knows its id
         await publisher.remove(stored.stream, stored.seq)

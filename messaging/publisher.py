@@ -18,6 +18,7 @@ from messaging.atomic_batch import AtomicBatcher
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import (
     BATCHES_OFF,
+    ROLLUP_REFUSED,
     SUBJECT_FULL,
     JetStreamError,
     RejectedByServer,
@@ -28,6 +29,7 @@ from messaging.client.errors import (
 from messaging.client.permission_violations import PermissionViolation
 from messaging.management import delete_message
 from messaging.publication import OnStored, Publication, PublishAck, publish
+from schemas.headers import HEADER_MSG_ID
 
 PUBLISH_TIMEOUT_S: Final = 5.0
 SWEEPS: Final = 8
@@ -41,6 +43,8 @@ _EXPECTED: Final = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_OF_STREAM: Final = "Nats-Expected-Last-Sequence"
 _NEVER: Final = str(2**62)
 """A sequence that no message has, so that a message which expects it is never stored."""
+_REFUSED: Final = {"Nats-Rollup": "never"}
+"""A rollup that does not exist. The server refuses it after the check of its id: what is known is a duplicate."""
 
 
 class _AckError(msgspec.Struct, gc=False):
@@ -183,6 +187,18 @@ class JetStreamPublisher:
             return int(newest) if newest.isdecimal() else None
         raise ServerUnavailable("the server stored a message that it had to reject")
 
+    async def find_known(self, subject: str, message_id: str) -> PublishAck | None:
+        """Return the acknowledgement of the message that the subject's stream knows under an id, or None.
+
+        Publishes what the server must reject, otherwise. Raises `RejectedByServer` or `ServerUnavailable`.
+        """
+        try:
+            return await self.publish(Publication(subject, b"", {HEADER_MSG_ID: message_id, **_REFUSED}))
+        except RejectedByServer as error:
+            if error.err_code != ROLLUP_REFUSED:
+                raise
+        return None
+
     async def remove(self, stream: str, sequence: int) -> None:
         """Delete a message of a stream, unless it is gone. Raises `JetStreamError`."""
         await delete_message(self._connection, stream, sequence)
@@ -208,11 +224,9 @@ class JetStreamPublisher:
                 self._fail(on_stored, error)
 
     def _fail(self, on_stored: OnStored, error: JetStreamError) -> None:
-        is_full = isinstance(error, RejectedByServer) and error.err_code == SUBJECT_FULL
-        if not isinstance(error, WriteConflict):  # its publisher expects it
-            self.failures[
-                "subject_full" if is_full else "refused" if isinstance(error, RejectedByServer) else "unavailable"
-            ] += 1
+        code = error.err_code if isinstance(error, RejectedByServer) else 0
+        if not isinstance(error, WriteConflict) and code != ROLLUP_REFUSED:  # its publisher expects it
+            self.failures["subject_full" if code == SUBJECT_FULL else "refused" if code else "unavailable"] += 1
         on_stored(error)
 
     async def _sweep(self) -> None:

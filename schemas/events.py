@@ -18,6 +18,8 @@ from schemas.ids import CredentialId, DeliveryId, DestinationId, EventType, Tena
 
 CONTENT_TYPE: Final = "application/cloudevents+json"
 JSON: Final = "application/json"
+OWN_SOURCES: Final = "/oneprotect/"
+"""Start of the `source` of what the product itself publishes."""
 PING: Final = "oneprotect.ping"
 """Event type of a test delivery, which is attempted once and never stored."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
-from consumers.delivery.named_ids import NamedIds, digest_of
+from consumers.delivery.named_ids import NamedIds, digest_of_request
 from consumers.model.request import RetryState
 from consumers.retries.server_clock import ServerClock
 from messaging import direct_get
@@ -114,11 +114,9 @@ class ClaimRenewal:
         accepted_at = min(request.time, record.stored_at, state.first_attempt_at or record.stored_at)
         if accepted_at > before or request.data.event_type == PING:
             return False
-        data = request.data
-        digest = digest_of(data.event_type, data.body_content_type, data.body())
         is_stored = HEADER_CHECKED in record.headers
-        key = f"{request.tenant}.{data.destination}.{request.id}"
-        return await self._ids.renew(key, digest, accepted_at, is_stored=is_stored)
+        key = f"{request.tenant}.{request.data.destination}.{request.id}"
+        return await self._ids.renew(key, digest_of_request(request), accepted_at, is_stored=is_stored)
 
 
 def _may_have_claim(record: StoredMessage) -> bool:

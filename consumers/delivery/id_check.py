@@ -4,6 +4,8 @@ A message is sent under a claim on its id. A message that finds the claim of ano
 attempted, or waits for its next attempt, or was stored by the API. With another body it is quarantined then. Otherwise
 the owner is about to send or to store it, or has died: the message comes again, and takes the claim over when no owner
 can be alive.
+
+During an upgrade, the message may be the API's own: earlier versions store and move messages without a mark.
 """
 
 import contextlib
@@ -14,7 +16,15 @@ import structlog
 
 from consumers.attempts.log import LOOKS_OF_TENANT
 from consumers.attempts.timeline import has_attempt, is_stored
-from consumers.delivery.named_ids import COMPLETE_AFTER_S, Claim, NamedId, NamedIds, digest_of
+from consumers.delivery.named_ids import (
+    COMPLETE_AFTER_S,
+    Claim,
+    NamedId,
+    NamedIds,
+    digest_of,
+    digest_of_request,
+    is_unmarked,
+)
 from consumers.model.request import DeliveryAttemptRequest
 from consumers.worker.disposition import Disposition, quarantine_publication
 from messaging.client.connection import NatsConnection
@@ -24,6 +34,7 @@ from messaging.quota import QuotaExceeded
 from messaging.tenant_turns import FairTurns
 from schemas import subjects
 from schemas.codes import Code
+from schemas.events import decode_request
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, late_claim
 
 WARNING_INTERVAL_S: Final = 60.0
@@ -110,12 +121,13 @@ class NamedIdCheck:
 
     async def _refuse_duplicate(self, delivery: DeliveryAttemptRequest, claim: Claim) -> Disposition | None:
         """Return what to do with a duplicate, or None if the claim can be taken over. Raises `ClaimedElsewhere`."""
+        may_be_it = _may_be_it(delivery, claim)
         age_s = await self._ids.age_s(claim)  # before the search, which finds what was stored until then
-        if await self._is_resolved(delivery, claim):
+        if await self._is_resolved(delivery, claim, is_noted=claim.row.is_stored and not may_be_it):
             if not claim.row.by and not claim.row.is_stored:
                 await self._mark_stored(claim)  # otherwise what was found may be superseded
             return self._refusal(delivery, claim)
-        if age_s < (self._term_s if claim.row.by else self._api_term_s):
+        if not may_be_it and age_s < (self._term_s if claim.row.by else self._api_term_s):
             raise ClaimedElsewhere
         return None
 
@@ -126,9 +138,9 @@ class NamedIdCheck:
             return ()
         return (quarantine_publication(delivery.message, Code.EVENT_INVALID, "its id was used with another body"),)
 
-    async def _is_resolved(self, delivery: DeliveryAttemptRequest, claim: Claim) -> bool:
+    async def _is_resolved(self, delivery: DeliveryAttemptRequest, claim: Claim, *, is_noted: bool) -> bool:
         """Return whether the owner of the claim has attempted its delivery, or is the API and has stored it."""
-        if claim.row.is_stored:
+        if is_noted:
             return True
         if claim.since is None:
             return False
@@ -144,11 +156,21 @@ class NamedIdCheck:
             _log.warning("named_ids.not_remembered", tenant=tenant, error=str(error))
 
 
+def _may_be_it(delivery: DeliveryAttemptRequest, claim: Claim) -> bool:
+    """Return whether this may be what the API has stored under its claim.
+
+    Then it is attempted at once, unless it was already, or the API's own message with its mark is there.
+    """
+    request = decode_request(delivery.message.data)
+    is_candidate = not claim.row.by and is_unmarked(request, delivery.message.headers)
+    return is_candidate and digest_of_request(request) == claim.row.digest
+
+
 def needs_check(delivery: DeliveryAttemptRequest) -> bool:
     """Return whether this is the first attempt of a delivery whose id a trusted publisher names, or the API too late.
 
-    The `Nats-Msg-Id` of the API names a claim: consumers of earlier versions drop the mark of a message that they move,
-    and keep its id.
+    A `Nats-Msg-Id` that names a claim is the API's: consumers of earlier versions drop the mark of a message that they
+    move, and keep its id.
     """
     state, headers = delivery.retry_state, delivery.message.headers
     is_first = state.attempt == 1 and state.replay is None and not state.secret_waits and not state.deferrals

@@ -23,7 +23,7 @@ from messaging.client.errors import SEQUENCE_IN_FLIGHT, RejectedByServer, Server
 from messaging.kv import KvBucket, KvEntry, KvTable
 from messaging.quota import KeyQuota
 from schemas import streams
-from schemas.events import DeliveryRequested
+from schemas.events import OWN_SOURCES, DeliveryRequested
 from schemas.headers import HEADER_CHECKED, claimed_revision
 
 COMPLETE_AFTER_S: Final = 30.0
@@ -73,11 +73,10 @@ class Claim(Struct, frozen=True, kw_only=True):
         A message without the API's mark makes a claim of its own, so it is none that the API stored under this one. One
         whose claim was taken over is not sent.
         """
-        data = request.data
         is_owners = bool(self.row.by) or HEADER_CHECKED in headers
         if 0 < claimed_revision(headers) <= self.row.void:
             return False
-        return is_owners and digest_of(data.event_type, data.body_content_type, data.body()) == self.row.digest
+        return is_owners and digest_of_request(request) == self.row.digest
 
 
 class NamedIds:
@@ -162,6 +161,20 @@ class NamedIds:
             return 0.0
         info = await management.stream_info(self._connection, _STREAM)
         return (info.ts - claim.claimed_at).total_seconds()
+
+
+def is_unmarked(request: DeliveryRequested, headers: Mapping[str, str]) -> bool:
+    """Return whether the product made a request that lacks the API's mark.
+
+    An API of an earlier version stored it, or a consumer of an earlier version moved it.
+    """
+    return request.source.startswith(OWN_SOURCES) and HEADER_CHECKED not in headers
+
+
+def digest_of_request(request: DeliveryRequested) -> str:
+    """Return the digest of a stored request."""
+    data = request.data
+    return digest_of(data.event_type, data.body_content_type, data.body())
 
 
 def digest_of(event_type: str, content_type: str, body: bytes) -> str:

@@ -23,6 +23,8 @@ WRONG_LAST_SEQUENCE: Final = 10071
 """The subject's newest message has another sequence than the expected one."""
 SEQUENCE_IN_FLIGHT: Final = 10164
 """As above: a message of the subject is on its way to the replicas."""
+ROLLUP_REFUSED: Final = 10111
+"""The stream does not allow a rollup, or no rollup of this kind exists."""
 MESSAGE_TOO_LARGE: Final = 10054
 """The message is larger than the stream or the server allows."""
 NO_MESSAGE: Final = 10037
@@ -39,7 +41,7 @@ _FOR_GOOD: Final = frozenset(
         10060,  # Nats-Expected-Stream names another stream
         10070,  # Nats-Expected-Last-Msg-Id is another id
         10097,  # more than 64 KiB of headers
-        10111,  # a rollup that the stream does not allow
+        ROLLUP_REFUSED,
         10165,  # an invalid Nats-TTL
         *range(10189, 10193),  # an invalid schedule, or an invalid target, TTL or rollup of one
     }

@@ -17,14 +17,14 @@ from messaging.delivery_requests import DeliveryRequest, publish_requests
 from oneprotect.api.operations.request import ApiDependencies
 from oneprotect.api.web.problems import Problem, unavailable
 from schemas import subjects, validation
-from schemas.events import CONTENT_TYPE, BodyContentType, DeliveryRequested, RequestedData, encode
+from schemas.events import CONTENT_TYPE, OWN_SOURCES, BodyContentType, DeliveryRequested, RequestedData, encode
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_TRACE, context_headers
 from schemas.ids import DeliveryId, DestinationId, EventType, new_delivery_id
 from schemas.streams import MAX_MESSAGE_BYTES
 from schemas.subscriptions import OPERATIONAL
 from schemas.validation import ValidationError
 
-SOURCE: Final = "/oneprotect/api"
+SOURCE: Final = f"{OWN_SOURCES}api"
 KEY: Final = "Idempotency-Key"
 STATE_BYTES: Final = 4096
 """Room in a message for the headers that its retries and moves add."""

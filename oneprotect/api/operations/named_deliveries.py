@@ -1,10 +1,12 @@
 """Deliveries whose id the producer named: each is stored once for a destination, whatever restarts or is lost.
 
 1. The id is claimed. A request that finds a claim is a repeat: another body is refused.
-2. The delivery is stored, under a `Nats-Msg-Id` that names the claim.
+2. The delivery is stored under the id that earlier versions use, too: neither version stores what the other has.
+3. If the server knows that id, the delivery is looked for. What is not found is stored under a `Nats-Msg-Id` that names
+   the claim, which no other message has.
 
 The claim alone decides who has an id. The server's duplicate check proves nothing: it knows the ids of messages that
-were quarantined, that had another body, or that a removed tenant had. So no other message has that `Nats-Msg-Id`.
+were quarantined, that had another body, or that a removed tenant had.
 
 A process that dies between the two leaves a claim without a delivery. An answer that is lost after the second step
 leaves a producer who asks again. So a repeat searches the streams, from the time of the claim on. When it finds
@@ -17,13 +19,14 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Final
 
 import msgspec
 
 from consumers.attempts.timeline import is_stored
-from consumers.delivery.named_ids import CLAIM_S, COMPLETE_AFTER_S, Claim, NamedIds
+from consumers.delivery.named_ids import CLAIM_S, COMPLETE_AFTER_S, Claim, NamedIds, digest_of_request, is_unmarked
 from consumers.retries.server_clock import ServerClock
 from messaging.client.connection import NatsConnection
 from messaging.client.errors import JetStreamError, RejectedByServer, WriteConflict
@@ -31,7 +34,8 @@ from messaging.delivery_requests import DeliveryRequest
 from messaging.publication import PublishAck
 from oneprotect.api.web.problems import RETRY_AFTER_S, Problem, unavailable
 from oneprotect.api.web.rate_limits import TenantLimiter
-from schemas import subjects
+from schemas import streams, subjects
+from schemas.events import DeliveryRequested
 from schemas.headers import CLAIMED, HEADER_CHECKED, HEADER_CLAIM, HEADER_MSG_ID, HEADER_SINCE
 
 MAX_DELAY_S: Final = 5.0
@@ -41,6 +45,7 @@ SEARCH_PAUSES_S: Final = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
 MAX_STORED: Final = 16_384
 MEASURE_INTERVAL_S: Final = 600.0
 """Interval at which the server is asked for its time."""
+_WINDOW: Final = timedelta(seconds=streams.WORK.duplicate_window_s)
 _DUPLICATE: Final = PublishAck("", 0, duplicate=True)
 
 PublishRequests = Callable[[Sequence[DeliveryRequest]], Awaitable[list[PublishAck]]]
@@ -97,7 +102,7 @@ class NamedDeliveries:
                 raise
         if time.monotonic() - began > MAX_DELAY_S:
             raise unavailable()
-        acks = await self._publish(requests, held, until, publish)
+        acks = await self._publish(requests, held, delivery, until, publish)
         if time.monotonic() - began > COMPLETE_AFTER_S:  # another process may have taken the claims over
             raise _in_progress()
         return acks
@@ -147,39 +152,71 @@ class NamedDeliveries:
         raise _in_progress()
 
     async def _is_stored(self, request: DeliveryRequest, claim: Claim, delivery: str) -> bool:
+        """Return whether the delivery is stored, by an API of an earlier version, too. Raises `Problem` for 409."""
         if claim.since is None:
             return False
+
+        def is_it(found: DeliveryRequested, headers: Mapping[str, str]) -> bool:
+            if not is_unmarked(found, headers):
+                return claim.covers(found, headers)
+            if digest_of_request(found) != claim.row.digest:
+                raise _used_before()
+            return True
+
+        place = request.tenant, delivery, request.destination
         async with self._limiter.read_turn(request.tenant):
-            return await is_stored(
-                self._connection,
-                request.tenant,
-                delivery,
-                request.destination,
-                since=claim.since,
-                is_it=claim.covers,
-            )
+            return await is_stored(self._connection, *place, since=claim.since, is_it=is_it)
+
+    async def _is_known(self, request: DeliveryRequest, claim: Claim, delivery: str) -> bool:
+        """Return whether the delivery is stored of which the server knows the id, and note it if so."""
+        start = self._clock.now() - _WINDOW
+        row = msgspec.structs.replace(claim.row, since=min(claim.since or start, start))
+        known = msgspec.structs.replace(claim, row=row)
+        if not await self._is_stored(request, known, delivery):
+            return False
+        try:
+            await self._mark_stored(known)
+        except WriteConflict:  # if it was taken over, what was found may be superseded
+            raise _in_progress() from None
+        return True
 
     async def _publish(
-        self, requests: Sequence[DeliveryRequest], held: Sequence[Claim | None], until: int, publish: PublishRequests
+        self,
+        requests: Sequence[DeliveryRequest],
+        held: Sequence[Claim | None],
+        delivery: str,
+        until: int,
+        publish: PublishRequests,
     ) -> list[PublishAck]:
-        missing = [_under(claim, until, one) for one, claim in zip(requests, held, strict=True) if claim]
+        """Store the requests whose claims are `held`: first under the usual id, then under one that names the claim."""
+        acks = [_DUPLICATE] * len(requests)
+        missing = [(number, claim) for number, claim in enumerate(held) if claim]
         try:
-            acks = iter(await publish(missing) if missing else ())
-        except RejectedByServer:
-            if len(requests) == 1:  # of several, some may be stored
-                await self._give_up(claim for claim in held if claim and claim.since is None)
+            for of_claim in (False, True):
+                if not missing:
+                    return acks
+                stored = await publish([_under(claim, until, requests[n], of_claim=of_claim) for n, claim in missing])
+                known: list[tuple[int, Claim]] = []
+                for (number, claim), ack in zip(missing, stored, strict=True):
+                    if ack.duplicate:
+                        known.append((number, claim))
+                    else:
+                        acks[number] = ack
+                        await self._on_stored(claim)
+                missing = [(n, claim) for n, claim in known if not await self._is_known(requests[n], claim, delivery)]
+        except (RejectedByServer, Problem) as error:
+            if isinstance(error, Problem) or len(requests) == 1:  # of several, some may be stored
+                await self._give_up(claim for _, claim in missing if claim.since is None)
             raise
-        stored = [next(acks) if claim else _DUPLICATE for claim in held]
-        for claim, ack in zip(held, stored, strict=True):
-            if claim is None:
-                continue
-            if ack.duplicate:  # a foreign message has the id: the next request makes another one
-                raise _in_progress()
-            self._note_stored(claim)
-            if claim.since is not None:
-                with contextlib.suppress(JetStreamError):
-                    await self._mark_stored(claim)
-        return stored
+        if missing:
+            raise _in_progress()
+        return acks
+
+    async def _on_stored(self, claim: Claim) -> None:
+        self._note_stored(claim)
+        if claim.since is not None:
+            with contextlib.suppress(JetStreamError):
+                await self._mark_stored(claim)
 
     async def _mark_stored(self, claim: Claim) -> None:
         """Spare the next repeats the search. Raises `WriteConflict` when another writer was first."""
@@ -198,10 +235,10 @@ class NamedDeliveries:
             self._stored.popitem(last=False)
 
 
-def _under(claim: Claim, until: int, request: DeliveryRequest) -> DeliveryRequest:
+def _under(claim: Claim, until: int, request: DeliveryRequest, *, of_claim: bool) -> DeliveryRequest:
     """Return the request as it is published: after a first try, consumers look for results before they send."""
     own = {
-        HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision),
+        HEADER_MSG_ID: subjects.claimed_msg_id(claim.key, claim.revision) if of_claim else claim.key,
         HEADER_CHECKED: CLAIMED,
         HEADER_CLAIM: f"{claim.revision} {until}",
     }

@@ -322,6 +322,7 @@ async def test_an_id_that_is_forgotten_within_ten_minutes_is_delivered_again(
         await _request(producer, "k")
         await until(api.site.is_settled, 20)
         await api.site.jetstream.named_id_rows.delete(f"{TENANT}.orders.k")
+        await purge_pattern(api.site.jetstream.connection, streams.ATTEMPTS.name, ">")
         again = await _request(producer, "k", BODY | {"payload": {"n": 2}})
         await until(api.site.is_settled, 20)
 

@@ -6,14 +6,16 @@ server would forget pending messages of others.
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import msgspec
 
 from consumers.attempts import leader_reads
+from consumers.delivery.named_ids import is_unmarked
 from consumers.worker.disposition import quarantine_record
 from messaging import management
 from messaging.client.connection import NatsConnection
@@ -23,6 +25,7 @@ from messaging.lease import Lease, LeaseLost
 from messaging.publication import Publication, PublishAck
 from messaging.publisher import JetStreamPublisher
 from schemas import streams
+from schemas.events import decode_request
 from schemas.headers import (
     HEADER_MSG_ID,
     HEADER_ORIGINAL,
@@ -32,6 +35,7 @@ from schemas.headers import (
     portable_headers,
 )
 
+_WINDOW: Final = timedelta(seconds=streams.WORK.duplicate_window_s)
 MAX_MOVED: Final = 4096
 """Moved messages that are recognized when they are read again, before their removal has reached the replica."""
 
@@ -100,9 +104,16 @@ def moved_copy(stream: str, record: StoredMessage, target: str, *, is_doubtful: 
 
 
 def _second_copy(stream: str, record: StoredMessage, target: str) -> Publication:
-    """Return the doubtful copy of a message whose id the target knows; the id of this copy is made from its place."""
+    """Return the doubtful copy of a message whose id the target knows; the id of this copy is made from its place.
+
+    An API of an earlier version stores repeats in the overflow, and relies on the target's memory of their ids.
+    """
     copy = moved_copy(stream, record, target, is_doubtful=True)
-    return msgspec.structs.replace(copy, headers=copy.headers | {HEADER_MSG_ID: f"{stream}.{record.sequence}"})
+    own = {HEADER_MSG_ID: f"{stream}.{record.sequence}"}
+    with contextlib.suppress(ValueError):
+        if is_unmarked(decode_request(record.data), record.headers):
+            own[HEADER_SINCE] = (record.stored_at - _WINDOW).isoformat()
+    return msgspec.structs.replace(copy, headers=copy.headers | own)
 
 
 def message_id(stream: str, record: StoredMessage) -> str:

@@ -15,10 +15,7 @@ def api() -> Generator[Step, Any, bool]:
     own: Claim | None = claim
     is_stored = claim.is_stored
     if not is_new and not is_stored:
-        waiting, log = yield from js.search(Message("work", 1), "overflow", "work", "scheduled", "due")
-        # A publisher's message is not the API's request, and what came late may be superseded.
-        covered = [m for m in waiting if (m.is_checked or claim.by) and m.claim in (0, claim.revision)]
-        is_stored = bool(covered or (log and log.results))
+        is_stored, log = yield from _find(claim)
         if is_stored and not claim.by and not (yield mark(claim)):
             return False
         if not is_stored:
@@ -27,14 +24,33 @@ def api() -> Generator[Step, Any, bool]:
             own = yield take_over(claim)
     if own is None:
         return False
-    if not is_stored:
-        named = Message("work", 1, since=not is_new, id=f"1.c{own.revision}", claim=own.revision)
-        stored: str = yield while_young(own, js.publish(named))
-        if stored in ("late", "unknown"):
-            return False
-        yield mark(own)
+    if not is_stored and not (yield from _store(own, since=not is_new)):
+        return False
     yield js.accept(1)
     return True
+
+
+def _store(own: Claim, *, since: bool) -> Generator[Step, Any, bool]:
+    """Publish under the usual id, and then under one that names the claim, if the server knows another message's."""
+    stored = "duplicate"
+    for name in ("1", f"1.c{own.revision}"):
+        stored = yield while_young(own, js.publish(Message("work", 1, since=since, id=name, claim=own.revision)))
+        if stored != "duplicate":
+            break
+        is_found, _ = yield from _find(own)
+        if is_found:
+            return (yield mark(own))
+    if stored == "stored":
+        yield mark(own)
+    return stored == "stored"
+
+
+def _find(claim: Claim) -> Generator[Step, Any, tuple[bool, Any]]:
+    """Return whether the API's request is stored, and the log of its delivery."""
+    waiting, log = yield from js.search(Message("work", 1), "overflow", "work", "scheduled", "due")
+    # A publisher's message is not the API's request, and what came late may be superseded.
+    covered = [m for m in waiting if (m.is_checked or claim.by) and m.claim in (0, claim.revision)]
+    return bool(covered or (log and log.results)), log
 
 
 def publisher(*, is_checked: bool = False) -> Generator[Step, Any, bool]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from consumers.delivery.named_ids import digest_of
 from messaging.delivery_requests import DeliveryRequest, publish_requests
@@ -147,6 +148,23 @@ async def test_a_request_for_the_overflow_is_looked_for_in_the_work_stream(
     assert at_limit == [True, True]
     assert over_share == [[True], [True, False]]
     assert [record.subject for record in moved] == [subjects.overflow(TENANT, "third")]
+
+
+@pytest.mark.parametrize("ordering", ["any", "fifo"])
+async def test_a_repeat_that_an_earlier_version_stored_in_the_overflow_is_not_sent(
+    site: Site, receiver: Scripted, ordering: str
+) -> None:
+    """Its consumer sent the first request. Its feeder would have dropped what the work stream knows."""
+    await site.destination("orders", receiver.url, ordering=ordering)
+    async with site.consumer():
+        await _store_as_earlier(site, "orders", "k")
+        await until(site.is_settled, 20)
+        await site.jetstream.named_id_rows.delete(f"{TENANT}.orders.k")  # a consumer of 0.1.0 makes no claim
+        repeat = replace(_of_earlier("orders", "k"), subject=subjects.overflow(TENANT, "orders"))
+        await site.jetstream.publisher.publish(repeat)
+        await until(site.is_settled, 20)
+
+    assert receiver.ids() == ["k"]
 
 
 async def test_an_earlier_version_knows_what_this_one_stored(api: Api, receiver: Scripted) -> None:

@@ -79,8 +79,9 @@ Set these headers:
 - A consumer compares the id with those of `ONEPROTECT_IDEMPOTENCY_WINDOW_S`, unless the header is
   missing. A repeat is acknowledged and not sent. With another body it is quarantined, also when the API has
   stored a delivery with the id before a consumer has come to the message.
-- `duplicate` in an acknowledgement says that JetStream has had the `Nats-Msg-Id` within 10 minutes, not
-  that this message is stored. Use a new id for what was quarantined.
+- `duplicate` in an acknowledgement says that JetStream has had the `Nats-Msg-Id` within 10 minutes, from a publisher
+  or the API, not that this message is stored. Use a new id for what was quarantined or has another body.
+- Let no `source` begin with `/oneprotect/`: consumers take such a message for one of the API.
 - Wait for JetStream's acknowledgement. Publish the same message again until it arrives.
 - JetStream refuses a message with error 10077 when the destination has `ONEPROTECT_WORK_PER_DESTINATION` due
   deliveries. Publish that message, headers included, to `oneprotect.delivery.overflow.<tenant>.<destination>`.

@@ -73,7 +73,7 @@ class MessageTransfer:
         try:
             stored = await self._publisher.publish(moved_copy(stream, record, self._target, is_doubtful=is_doubtful))
             if stored.duplicate and not await self._is_copy(stored, record):
-                await self._publisher.publish(_second_copy(stream, record, self._target))
+                await self._publisher.publish(second_copy(stream, record, self._target))
         except RejectedByServer as error:
             if not is_refused_for_good(error):
                 raise
@@ -103,7 +103,7 @@ def moved_copy(stream: str, record: StoredMessage, target: str, *, is_doubtful: 
     return Publication(target, record.data, headers)
 
 
-def _second_copy(stream: str, record: StoredMessage, target: str) -> Publication:
+def second_copy(stream: str, record: StoredMessage, target: str) -> Publication:
     """Return the doubtful copy of a message whose id the target knows; the id of this copy is made from its place.
 
     An API of an earlier version stores repeats in the overflow, and relies on the target's memory of their ids.

@@ -186,7 +186,7 @@ async def test_poison_among_suspects_of_several_tenants_is_found(site: Site, rec
             await site.deliver("bad", payload=b'"abort"')
             await until(lambda: consumers.count("isolation.died"), 30)
             receiver.hold.set()
-            await until(lambda: _are_delivered(site, victims), 30)
+            await until(lambda: len(silent.seen) == 5 and _are_delivered(site, victims), 30)
             suspects = await KvTable(site.jetstream.suspects, Suspect).list(">")
             ended = list(consumers.codes)
 

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import math
 import ssl
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -443,9 +442,11 @@ async def test_a_killed_process_loses_nothing_that_it_answered(site: Site, produ
         name = f"d-{number}"
         while name not in answered:
             with contextlib.suppress(NatsTimeout, NoRespondersError):
-                reply = await producer_client.request(SUBJECT, json.dumps({**BODY, "id": name}).encode(), timeout=1)
+                reply = await producer_client.request(SUBJECT, json.dumps({**BODY, "id": name}).encode(), timeout=5)
                 if status(reply) == 202:
                     answered.add(name)
+                else:
+                    await asyncio.sleep(0.5)  # the id is claimed by the killed process
 
     async with api_processes(site, 2) as (first, _):
         asking = [asyncio.create_task(deliver(number)) for number in range(600)]
@@ -550,7 +551,6 @@ async def _is_answered(client: Any, body: Any) -> bool:
     return False
 
 
-@pytest.mark.serial
 async def test_the_flood_of_a_tenant_delays_no_other_tenant(api: Api) -> None:
     """While one tenant has a thousand requests waiting, another tenant's request takes its turn."""
     configuration = api.site.jetstream.configuration
@@ -561,12 +561,9 @@ async def test_the_flood_of_a_tenant_delays_no_other_tenant(api: Api) -> None:
     async with producing(api.site.server) as flooding, producing(api.site.server) as client:
         flood = [asyncio.create_task(ask(flooding, BODY)) for _ in range(1500)]
         await asyncio.wait(flood, return_when=asyncio.FIRST_COMPLETED)
-        durations: list[float] = []
+        served = 0
         while not all(task.done() for task in flood):
-            begun = asyncio.get_running_loop().time()
             assert status(await ask(client, BODY, subjects.deliveries("globex"))) == 202
-            durations.append(asyncio.get_running_loop().time() - begun)
+            served += 1
 
-    durations.sort()
-    assert len(durations) > 10
-    assert durations[math.ceil(len(durations) * 0.9) - 1] < 0.25
+    assert served > 15, "one after 64 requests of the flood or less"

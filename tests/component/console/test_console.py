@@ -473,7 +473,7 @@ async def test_live_attempts_come_as_events(site: Site) -> None:
             for number, destination in ((1, "other"), (2, "orders")):
                 result = recorded(number, tenant=TENANT, destination=destination, code=Code.HTTP_2XX)
                 await site.jetstream.publisher.publish(result)
-            event = await asyncio.wait_for(live.content.readuntil(b"\n\n"), 5)
+            event = await asyncio.wait_for(live.content.readuntil(b"\n\n"), 30)
             assert event.startswith(b"event: attempts\n")
             assert b"dlv_2" in event
             assert b"dlv_1" not in event

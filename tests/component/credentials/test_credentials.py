@@ -1,6 +1,5 @@
 """Credentials in consumers: status, waiting deliveries, and refresh."""
 
-import asyncio
 import base64
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -159,8 +158,7 @@ async def _refresh(site: Site, asked: RefreshSecrets, *, answers: int) -> set[st
 
     await site.jetstream.connection.subscribe(inbox, receive)
     await site.jetstream.connection.publish(subjects.REFRESH, msgspec.json.encode(asked), reply=inbox)
-    async with asyncio.timeout(1):
-        await until(lambda: len(workers) == answers)
+    await until(lambda: len(workers) == answers)
     return workers
 
 

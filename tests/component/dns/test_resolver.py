@@ -265,13 +265,15 @@ def test_an_answer_that_repeats_a_long_name_is_refused_quickly() -> None:
         record(bytes([0xC0 | first >> 8, first & 0xFF]), CNAME, bytes([0xC0 | first >> 8, first & 0xFF]))
     ] * 1000
     message = Question(query).answer(records)
-    started = time.process_time()
+    took_s: list[float] = []
 
-    for _ in range(10):
+    for _ in range(20):
+        started = time.process_time()
         with pytest.raises(MalformedAnswer):
             decode_answer(message, query)
+        took_s.append(time.process_time() - started)
 
-    assert time.process_time() - started < 0.05, "6 ms without a machine's other work"
+    assert min(took_s) < 0.005, "0.6 ms without a machine's other work"
 
 
 # Servers that fail
@@ -338,7 +340,7 @@ async def test_a_closed_port_fails_at_once(resolver_of: MakeResolver) -> None:
         closed = server.address
 
     with pytest.raises(NameServerFailure):
-        await asyncio.wait_for(resolver_of(closed, options="timeout:30 attempts:5").resolve(NAME), 5)
+        await asyncio.wait_for(resolver_of(closed, options="timeout:30 attempts:5").resolve(NAME), 20)
 
 
 async def test_a_family_without_an_answer_delays_the_other_briefly(resolver_of: MakeResolver) -> None:

@@ -251,11 +251,11 @@ async def test_an_unresponsive_address_delays_only_by_its_head_start() -> None:
                 filling.connect_ex(("127.0.0.2", receiver.port))
             async with opened(Names("127.0.0.2", "127.0.0.1")) as sender:
                 began = asyncio.get_running_loop().time()
-                reply = await post(sender, f"http://{NAME}:{receiver.port}/", timeout_s=10)
+                reply = await post(sender, f"http://{NAME}:{receiver.port}/", timeout_s=30)
                 took_s = asyncio.get_running_loop().time() - began
 
     assert (reply.code, len(receiver.exchanges)) == (Code.HTTP_2XX, 1)
-    assert HEAD_START_S * 0.8 < took_s < 5
+    assert HEAD_START_S * 0.8 < took_s < 15
 
 
 async def test_a_name_whose_addresses_all_refuse_is_refused() -> None:

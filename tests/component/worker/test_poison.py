@@ -164,7 +164,7 @@ async def test_suspects_of_a_silent_receiver_delay_no_other_tenant(
     results = [r for r in await site.results() if r.delivery in victims]
     assert set(receiver.ids()) == set(victims)
     assert ["isolated" in result.worker for result in results] == [True] * 20, consumers.output
-    assert took_s < 10
+    assert took_s < 20, "a process starts meanwhile, and each silent request lasts 30 s"
     figure(f"{len(hanging)} suspects hang; another tenant's 20 were sent {took_s:.1f} s after the third start")
 
 

@@ -176,7 +176,7 @@ async def test_an_answer_that_arrived_during_a_pause_counts(tmp_path: Path, nats
     Chance decides whether a paused process looks at its timers or at its sockets first. So there are several pauses.
     """
     async with Scripted() as receiver, Site(tmp_path, nats_server, ack_wait_s="60") as site:
-        await site.destination("orders", receiver.url, timeout_s=0.5)
+        await site.destination("orders", receiver.url, timeout_s=1)
         async with site.consumer_process() as consumer:
             await site.deliver("orders")
             await until(site.is_settled, 20)
@@ -193,7 +193,7 @@ async def _result_of_a_paused_attempt(site: Site, receiver: Scripted, consumer: 
     await until(lambda: receiver.of(delivery), 10)
     _pause(consumer)
     receiver.hold.set()
-    await until(lambda: loop.time() > receiver.of(delivery)[0].at + 0.7)
+    await until(lambda: loop.time() > receiver.of(delivery)[0].at + 1.2)
     _resume(consumer)
     return (await until(lambda: site.results(delivery), 10))[0]
 

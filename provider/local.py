@@ -3,7 +3,6 @@
 Checks and errors equal those of the Kubernetes provider.
 """
 
-import asyncio
 import errno
 import os
 import stat
@@ -25,7 +24,10 @@ _FORBIDDEN: Final = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP})
 
 @final
 class LocalSecretProvider:
-    """Provider that reads Secret manifests below a directory. Every call reads the file."""
+    """Provider that reads Secret manifests below a directory. Every call reads the file.
+
+    It reads on the event loop: a thread that is interrupted while it runs Python code stops the loop for longer.
+    """
 
     __slots__ = ("_directory", "_namespaces_allowed")
 
@@ -40,7 +42,7 @@ class LocalSecretProvider:
     async def read(self, ref: SecretRef) -> SecretSnapshot:
         """Implement `SnapshotReader.read`."""
         ref.require_namespace(self._namespaces_allowed)
-        found = await asyncio.to_thread(self._find_snapshot, ref)
+        found = self._find_snapshot(ref)
         if isinstance(found, SecretSnapshot):
             return found
         raise found

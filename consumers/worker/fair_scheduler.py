@@ -26,8 +26,8 @@ from schemas.headers import HEADER_REPLAY
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
 MAX_AHEAD: Final = 4
-"""A tenant with at most as many units waiting comes first: as often in each round of the others, or once for so many of
-them if that is more. For each start of the others, so many starts of tenants that come first are allowed.
+"""A tenant with at most as many messages waiting comes first: as often in each round of the others, or once for so many
+of them if that is more. For each start of the others, so many starts of tenants that come first are allowed.
 """
 MAX_AHEAD_IN_A_ROW: Final = 1024
 """Such starts that are allowed at most, after many of the others."""
@@ -46,7 +46,7 @@ MAX_IDLE_LANES: Final = 1024
 class TenantQueue:
     """A tenant's lanes that may start a delivery, in their order."""
 
-    __slots__ = ("ahead", "is_ready", "lane_count", "lanes", "name", "round", "running", "waiting")
+    __slots__ = ("ahead", "is_ready", "lane_count", "lanes", "messages", "name", "round", "running", "waiting")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -54,8 +54,10 @@ class TenantQueue:
         self.lane_count = 0
         """All lanes, including those that may start nothing."""
         self.running = 0
+        self.messages = 0
+        """Messages that wait."""
         self.waiting = 0
-        """Room that waiting messages take, in units."""
+        """Room that they take, in units."""
         self.is_ready = False
         self.ahead = 0
         """Starts before the others in the present round."""
@@ -155,6 +157,7 @@ class FairScheduler:
             else:
                 lane.waiting.insert(lane.live, message)
             lane.live += 1
+        lane.tenant.messages += 1
         lane.tenant.waiting += units
         self.waiting += units
         self.refresh(lane)
@@ -172,8 +175,10 @@ class FairScheduler:
         """Remove waiting messages of `lane`."""
         removed = {message.identity for message in messages}
         units = sum(1 + len(message.data) // UNIT_BYTES for message in lane.waiting if message.identity in removed)
+        lane.tenant.messages -= len(lane.waiting)
         lane.waiting = collections.deque(message for message in lane.waiting if message.identity not in removed)
         lane.live = sum(REPLAYED not in message.header_block for message in lane.waiting)
+        lane.tenant.messages += len(lane.waiting)
         lane.tenant.waiting -= units
         self.waiting -= units
         self.refresh(lane)
@@ -226,7 +231,7 @@ class FairScheduler:
         first, others = self._first, self._others
         while first and (self._ahead or not others):
             tenant = first.popleft()
-            if tenant.waiting <= MAX_AHEAD:
+            if tenant.messages <= MAX_AHEAD:
                 self._ahead -= bool(others)
                 return tenant
             others.append(tenant)  # more has arrived since
@@ -247,6 +252,7 @@ class FairScheduler:
         if lane.live:
             lane.live -= 1
         units = 1 + len(message.data) // UNIT_BYTES
+        lane.tenant.messages -= 1
         lane.tenant.waiting -= units
         self.waiting -= units
         return message
@@ -279,7 +285,7 @@ class FairScheduler:
         """Give a tenant its next turn."""
         self.ready += 1
         others = self._others
-        if tenant.waiting <= MAX_AHEAD:
+        if tenant.messages <= MAX_AHEAD:
             count = len(others)
             if self._turns - tenant.round > count:  # each of the others has had a turn since
                 tenant.round, tenant.ahead = self._turns, 0

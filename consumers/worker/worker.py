@@ -55,7 +55,9 @@ DRAIN_RETRY_S: Final = 0.5
 STARTS_PER_TURN: Final = 32
 """Messages that start before the loop reads again: those of other tenants may have arrived."""
 STARTS_BESIDE_OTHERS: Final = 4
-"""As many while many tenants have work, or a surplus is moved: others may be behind it."""
+"""As many while many tenants have work, or a surplus is moved: others may be behind it. And as many of those messages
+that a task handles, which takes several times as long: a turn of the loop is what others wait for, often repeatedly.
+"""
 MANY_TENANTS: Final = 8
 MARKS_PER_ACK_WAIT: Final = 4
 """Marks of an unsettled message in the time in which the server waits for its acknowledgement."""
@@ -155,7 +157,7 @@ class Worker:
         self._unsettled_bytes = 0
         self._crash_counts: dict[str, int] = {}
         self._loop = asyncio.get_running_loop()
-        self._starts_left = STARTS_PER_TURN
+        self._starts_left, self._tasks_left = STARTS_PER_TURN, STARTS_BESIDE_OTHERS
         self._is_turn_ending = self._is_draining = False
         self._blocked: set[str] = set()
         """Streams of which nothing is pulled until something is settled or moved."""
@@ -302,7 +304,7 @@ class Worker:
         scheduler, limiter = self._scheduler, self._rate_limiter
         if self._is_cut_off:
             return
-        while scheduler.ready and self._starts_left and not self._is_draining:
+        while scheduler.ready and self._starts_left and self._tasks_left and not self._is_draining:
             lane = scheduler.next()
             if lane is None:
                 return
@@ -319,6 +321,7 @@ class Worker:
     def _begin_turn(self) -> None:
         is_shared = self._scheduler.ready > MANY_TENANTS or (self._shedder is not None and self._shedder.moving)
         self._starts_left = STARTS_BESIDE_OTHERS if is_shared else STARTS_PER_TURN
+        self._tasks_left = STARTS_BESIDE_OTHERS
         self._is_turn_ending = False
         if self._scheduler.ready:
             self._start_ready()
@@ -338,6 +341,7 @@ class Worker:
         if abandon is not None:
             self._started[work.message.identity] = (work, abandon)
         else:
+            self._tasks_left -= 1
             self._add_task(self._run(work, self._handler))
 
     def _isolate(self, work: InFlightMessage, guard: PoisonGuard) -> None:

@@ -58,6 +58,19 @@ async def test_failing_ordered_queues_delay_no_other(
     report.require(p99_ms)
 
 
+@pytest.mark.parametrize(("destinations", "each"), [(100, 10), pytest.param(3000, 20, marks=pytest.mark.long)])
+async def test_deliveries_of_deleted_destinations_delay_no_other(
+    installation: Installation, p99_ms: float, figure: Figure, destinations: int, each: int
+) -> None:
+    """They end without a request, all at once. An ordered delivery of another tenant takes many turns of the loop."""
+    async with installation.flood([f"gone-{destinations}"], "silent", destinations=destinations, each=each):
+        pass  # deleted with most of their deliveries
+    report = await installation.victim.run(installation.api, seconds=3, destination="queue")
+
+    figure(str(report))
+    report.require(p99_ms)
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(50_000, marks=pytest.mark.long)])
 async def test_retries_that_come_due_at_once_delay_no_other(
     installation: Installation, p99_ms: float, figure: Figure, count: int

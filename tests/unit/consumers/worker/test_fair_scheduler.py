@@ -105,6 +105,19 @@ def test_a_tenant_with_a_short_backlog_comes_before_a_hundred_whose_backlogs_hav
     assert bench.start_one() == "short.d"
 
 
+def test_a_large_message_is_a_short_backlog() -> None:
+    """Messages count, and not their bytes."""
+    bench = Bench(slots=10_000, limit=1000)
+    for number in range(100):
+        bench.arrive(f"long{number}.d", 50)
+    for _ in range(150):
+        bench.start_one()
+
+    bench.turns.enqueue("large.d", cast("Message", SimpleNamespace(data=b"x" * 60_000, identity="2", header_block=b"")))
+
+    assert bench.start_one() == "large.d"
+
+
 def test_a_tenant_with_a_short_backlog_comes_first_often_in_a_long_round() -> None:
     """While a hundred tenants with long backlogs have one start each, it has twenty, none after a long wait."""
     bench = Bench(slots=10_000, limit=1000)

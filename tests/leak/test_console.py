@@ -94,7 +94,7 @@ async def test_no_page_gives_anything_away(site: Site, sinks: Sinks, listener: L
             await until(are_recorded, 20)
             for visitor in visitors:
                 await visitor.open_all(deliveries)
-        await until(lambda: sinks.holds("live events", MARKER), 5)
+        await until(lambda: sinks.holds("live events", MARKER))
         following.cancel()
         await asyncio.wait({following})
         secrets, configuration = scene.secrets, scene.configuration

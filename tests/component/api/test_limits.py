@@ -94,7 +94,7 @@ async def test_slow_requests_take_the_slots_of_their_tenant_only(site: Site) -> 
             return (await ours("POST", f"/v1/tenants/{OURS}/deliveries", data=silent())).status
 
         slow = [asyncio.create_task(drip()) for _ in range(2)]
-        await until(lambda: len(arrived) == 2, 5)
+        await until(lambda: len(arrived) == 2)
         mine = await ours("POST", f"/v1/tenants/{OURS}/deliveries", body)
         other = await theirs("POST", f"/v1/tenants/{THEIRS}/deliveries", body)
 
@@ -149,7 +149,7 @@ async def test_ordered_destinations_have_a_quota(site: Site) -> None:
             with pytest.raises(QuotaExceeded, match="2 of 2 ordered destinations"):
                 await jetstream.configuration.set_destination(OURS, "d4", plain | {"ordering": "fifo"}, by="test")
         made_room = await put("d1", "any")
-        await until(lambda: _is_accepted(put), 5)
+        await until(lambda: _is_accepted(put))
 
     assert [reply.status for reply in (*allowed, made_room)] == [200] * 6
     for reply in refused:

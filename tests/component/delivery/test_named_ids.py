@@ -168,7 +168,7 @@ async def test_one_message_alone_takes_over_an_old_claim(site: Site) -> None:
     """The others wait for its result, although the claim that they found was old."""
     assert await _check(site, 7) is None
     claim = await site.jetstream.named_ids.claim(TENANT, "orders", "one", DIGEST)
-    await until(lambda: _is_older(site, claim), 5)
+    await until(lambda: _is_older(site, claim))
 
     answers = await asyncio.gather(*(_check(site, number, term_s=1) for number in range(8, 16)), return_exceptions=True)
 

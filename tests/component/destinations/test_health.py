@@ -51,7 +51,7 @@ async def test_a_receiver_that_is_gone_disables_its_destination(site: Site, rece
 
 async def test_a_429_pauses_the_whole_destination(site: Site, receiver: Scripted) -> None:
     """A 429 pauses all deliveries to the destination for the requested time and uses no attempts."""
-    receiver.script = [Answer(429, {"retry-after": "3"}), 200]
+    receiver.script = [Answer(429, {"retry-after": "5"}), 200]
     async with Scripted() as other:
         await site.destination("orders", receiver.url, max_in_flight=1)
         await site.destination("other", other.url)
@@ -61,7 +61,7 @@ async def test_a_429_pauses_the_whole_destination(site: Site, receiver: Scripted
             receiver.script = [200]
             later = [await site.deliver("orders") for _ in range(5)]
             await site.deliver("other")
-            await until(lambda: other.seen, 5)
+            await until(lambda: other.seen)
             seen_meanwhile = len(receiver.seen)
             await until(site.is_settled, 20)
 

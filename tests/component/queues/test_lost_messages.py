@@ -37,7 +37,7 @@ async def _lose(site: Site, destination: str) -> list[str]:
     await site.jetstream.connection.api(f"STREAM.PURGE.{WORK.stream}", request)
     for message in got[11:]:
         message.ack()
-    await until(lambda: _is_stored(site, 10), 5)
+    await until(lambda: _is_stored(site, 10))
     for message in got[:10]:
         message.nak()
     assert moved not in ids + later
@@ -116,7 +116,7 @@ async def test_a_lost_message_in_flight_is_sent_once(site: Site, receiver: Scrip
         request = {"filter": subjects.requested(TENANT, "moved"), "seq": held[-1] + 1}
         await connection.api(f"STREAM.PURGE.{WORK.stream}", request)
         await asyncio.gather(*(site.deliver("later") for _ in range(10)))
-        await until(lambda: _is_stored(site, 5), 5)
+        await until(lambda: _is_stored(site, 5))
         for number, sequence in enumerate(held[:-1], 1):  # as if a mark came late; the server forgets them for it
             await connection.publish(f"$JS.ACK.{WORK.stream}.{WORK.name}.1.{sequence}.{number}.0.0", b"-NAK")
         await until(lambda: _is_forgotten(site), 10)

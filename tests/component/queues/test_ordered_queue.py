@@ -318,7 +318,7 @@ async def test_a_moved_but_not_removed_delivery_is_delivered_once(site: Site, re
         await site.jetstream.publisher.publish(copy)
     probe = Publication(subjects.ordered(TENANT, "probe"), document("probe"), {HEADER_MSG_ID: "probe"})
     await site.jetstream.publisher.publish(probe)
-    await until(lambda: _is_forgotten(site, probe), 5)
+    await until(lambda: _is_forgotten(site, probe))
 
     async with site.consumer():
         await until(site.is_settled, 10)
@@ -377,7 +377,7 @@ async def test_a_worker_serves_a_bounded_number_of_queues_of_a_tenant(site: Site
             await site.deliver(name)
         await until(lambda: _are_results(site, 2), 10)
         await site.deliver("other")
-        await until(lambda: other.seen, 5)
+        await until(lambda: other.seen)
         consumers = await management.consumer_names(site.jetstream.connection, streams.ORDERED.name)
         waiting = {subjects.tenant_and_destination(record.subject)[1] for record in await site.records(streams.WORK)}
 
@@ -397,7 +397,7 @@ async def test_an_ordered_queue_does_not_delay_other_destinations(site: Site, re
                 await site.deliver("orders")
             await until(lambda: receiver.seen, 10)
             deliveries = [await site.deliver("other") for _ in range(20)]
-            await until(lambda: len(other.seen) == 20, 5)
+            await until(lambda: len(other.seen) == 20)
 
     assert sorted(other.ids()) == sorted(deliveries)
     assert len(receiver.seen) == 1

@@ -172,7 +172,7 @@ async def _await_end_of_window(site: Site) -> None:
     """Wait until the work stream accepts ids again that it had before."""
     probe = Publication(subjects.requested(TENANT, "probe"), document("probe"), {HEADER_MSG_ID: "probe"})
     await site.jetstream.publisher.publish(probe)
-    await until(lambda: _is_forgotten(site, probe), 5)
+    await until(lambda: _is_forgotten(site, probe))
 
 
 class RefusedOnce(JetStreamPublisher):

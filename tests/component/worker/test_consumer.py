@@ -226,6 +226,6 @@ async def test_sigterm_without_nats_ends_at_once(site: Site) -> None:
     async with site.consumer_process() as consumer:
         await until(lambda: consumer.says("nats.unreachable"), 10)
         consumer.terminate()
-        code = await asyncio.wait_for(consumer.wait(), 10)
+        code = await asyncio.wait_for(consumer.wait(), 30)
 
     assert code == 0

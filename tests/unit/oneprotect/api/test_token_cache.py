@@ -82,7 +82,7 @@ async def test_looking_up_a_token_is_no_announcement(
     assert await look_up(cache)
 
     bucket.entries = []
-    await until(lambda: cache.known(ISSUED.id) is None, 2)
+    await until(lambda: cache.known(ISSUED.id) is None)
 
 
 def test_a_lost_announcement_counts_within_a_minute() -> None:

@@ -8,7 +8,7 @@ have in flight is bounded by the slots that are left free: see `MAX_SHARE_OF_FRE
 is left. So a tenant with nothing in flight needs no free slot: its first delivery starts beyond them.
 
 Turns alone would also let a tenant with little work wait for a turn of each of the others. So a tenant with a short
-backlog comes first, a few times in each round: see `MAX_AHEAD`.
+backlog comes first, a few times in each round: see `MAX_AHEAD`. The end of a long backlog is no short one.
 
 Within a destination, live deliveries start before those of a replay.
 
@@ -26,8 +26,9 @@ from schemas.headers import HEADER_REPLAY
 MAX_SHARE_OF_FREE_SLOTS: Final = 3
 """A tenant may fill this many times the free slots: alone it leaves a quarter free, two tenants leave a seventh."""
 MAX_AHEAD: Final = 4
-"""A tenant with at most as many messages waiting comes first: as often in each round of the others, or once for so many
-of them if that is more. For each start of the others, so many starts of tenants that come first are allowed.
+"""A tenant comes first if at most as many messages of it have waited since none did: as often in each round of the
+others, or once for so many of them if that is more. For each start of the others, so many starts of tenants that come
+first are allowed.
 """
 MAX_AHEAD_IN_A_ROW: Final = 1024
 """Such starts that are allowed at most, after many of the others."""
@@ -46,7 +47,18 @@ MAX_IDLE_LANES: Final = 1024
 class TenantQueue:
     """A tenant's lanes that may start a delivery, in their order."""
 
-    __slots__ = ("ahead", "is_ready", "lane_count", "lanes", "messages", "name", "round", "running", "waiting")
+    __slots__ = (
+        "ahead",
+        "is_long",
+        "is_ready",
+        "lane_count",
+        "lanes",
+        "messages",
+        "name",
+        "round",
+        "running",
+        "waiting",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -56,6 +68,8 @@ class TenantQueue:
         self.running = 0
         self.messages = 0
         """Messages that wait."""
+        self.is_long = False
+        """More than `MAX_AHEAD` have waited since none did."""
         self.waiting = 0
         """Room that they take, in units."""
         self.is_ready = False
@@ -157,8 +171,11 @@ class FairScheduler:
             else:
                 lane.waiting.insert(lane.live, message)
             lane.live += 1
-        lane.tenant.messages += 1
-        lane.tenant.waiting += units
+        tenant = lane.tenant
+        tenant.messages += 1
+        if tenant.messages > MAX_AHEAD:
+            tenant.is_long = True
+        tenant.waiting += units
         self.waiting += units
         self.refresh(lane)
         return True
@@ -179,6 +196,8 @@ class FairScheduler:
         lane.waiting = collections.deque(message for message in lane.waiting if message.identity not in removed)
         lane.live = sum(REPLAYED not in message.header_block for message in lane.waiting)
         lane.tenant.messages += len(lane.waiting)
+        if not lane.tenant.messages:
+            lane.tenant.is_long = False
         lane.tenant.waiting -= units
         self.waiting -= units
         self.refresh(lane)
@@ -231,7 +250,7 @@ class FairScheduler:
         first, others = self._first, self._others
         while first and (self._ahead or not others):
             tenant = first.popleft()
-            if tenant.messages <= MAX_AHEAD:
+            if not tenant.is_long:
                 self._ahead -= bool(others)
                 return tenant
             others.append(tenant)  # more has arrived since
@@ -242,8 +261,9 @@ class FairScheduler:
 
     def start(self, lane: DestinationLane) -> Message:
         """Start the next message of `lane`, which becomes ready again if more of its messages may start."""
+        tenant = lane.tenant
         lane.running += 1
-        lane.tenant.running += 1
+        tenant.running += 1
         self.running += 1
         lane.startable -= 1
         if lane.startable:
@@ -252,8 +272,10 @@ class FairScheduler:
         if lane.live:
             lane.live -= 1
         units = 1 + len(message.data) // UNIT_BYTES
-        lane.tenant.messages -= 1
-        lane.tenant.waiting -= units
+        tenant.messages -= 1
+        if not tenant.messages:
+            tenant.is_long = False
+        tenant.waiting -= units
         self.waiting -= units
         return message
 
@@ -285,7 +307,7 @@ class FairScheduler:
         """Give a tenant its next turn."""
         self.ready += 1
         others = self._others
-        if tenant.messages <= MAX_AHEAD:
+        if not tenant.is_long:
             count = len(others)
             if self._turns - tenant.round > count:  # each of the others has had a turn since
                 tenant.round, tenant.ahead = self._turns, 0

@@ -105,6 +105,39 @@ def test_a_tenant_with_a_short_backlog_comes_before_a_hundred_whose_backlogs_hav
     assert bench.start_one() == "short.d"
 
 
+def test_a_tenant_with_a_short_backlog_comes_before_one_at_the_end_of_a_long_backlog() -> None:
+    """The last messages of a long backlog come at their tenant's turn, as the first ones did."""
+    bench = Bench(slots=10_000, limit=1000)
+    for number in range(100):
+        bench.arrive(f"long{number}.d", 10)
+    for _ in range(601):
+        bench.start_one()
+
+    bench.arrive("short.d")
+
+    assert bench.start_one() == "short.d"
+
+
+def test_a_backlog_that_has_ended_is_no_long_one() -> None:
+    """It has ended when nothing waits, whether it was started or withdrawn."""
+    bench = Bench(slots=10_000, limit=1000)
+    bench.arrive("started.d", 10)
+    bench.start_all()
+    bench.arrive("withdrawn.d", 10)
+    lane = bench.turns.find("withdrawn.d")
+    assert lane is not None
+    bench.turns.withdraw(lane, list(lane.waiting))
+    for number in range(100):
+        bench.arrive(f"long{number}.d", 50)
+    for _ in range(150):
+        bench.start_one()
+
+    bench.arrive("started.d")
+    bench.arrive("withdrawn.d")
+
+    assert [bench.start_one(), bench.start_one()] == ["started.d", "withdrawn.d"]
+
+
 def test_a_large_message_is_a_short_backlog() -> None:
     """Messages count, and not their bytes."""
     bench = Bench(slots=10_000, limit=1000)

@@ -196,14 +196,14 @@ class NamedDeliveries:
                 if not missing:
                     return acks
                 stored = await publish([_under(claim, until, requests[n], of_claim=of_claim) for n, claim in missing])
-                known: list[tuple[int, Claim]] = []
-                for (number, claim), ack in zip(missing, stored, strict=True):
+                published, missing = missing, []
+                for (number, claim), ack in zip(published, stored, strict=True):
                     if ack.duplicate:
-                        known.append((number, claim))
+                        missing.append((number, claim))
                     else:
                         acks[number] = ack
                         await self._on_stored(claim)
-                missing = [(n, claim) for n, claim in known if not await self._is_known(requests[n], claim, delivery)]
+                missing = [one for one in missing if not await self._is_known(requests[one[0]], one[1], delivery)]
         except (RejectedByServer, Problem) as error:
             if isinstance(error, Problem) or len(requests) == 1:  # of several, some may be stored
                 await self._give_up(claim for _, claim in missing if claim.since is None)

@@ -17,7 +17,7 @@ from messaging.tenant_turns import FairTurns
 from schemas import streams, subjects
 from schemas.codes import Outcome
 from schemas.events import AttemptResult, DeliveryAttempted, decode_request, decode_result
-from schemas.headers import HEADER_ATTEMPT, HEADER_ORIGINAL, HEADER_REPLAY
+from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID, HEADER_ORIGINAL, HEADER_REPLAY
 
 LOOKS_OF_TENANT: Final = 16
 """Looks of one tenant at a time: those of others find the leaders free."""
@@ -31,6 +31,7 @@ class DeliveryHistory(msgspec.Struct, frozen=True):
     """The content of the streams about a delivery since its request was stored."""
 
     results: list[AttemptResult]
+    """All but those of earlier waits of this attempt for its secret."""
     schedule: direct_get.StoredMessage | None = None
     """The message that waits for the time of the next attempt."""
     is_superseded: bool = False
@@ -103,7 +104,8 @@ class StreamAttemptLog:
             is_newer = any([_is_newer(record, delivery) async for record in due])
         if not is_newer:  # what was due at first, and was deferred, is scheduled again
             schedule, is_newer = await self._read_schedule(delivery)
-        results = await self._read_results(delivery)
+        found = await self._read_results(delivery)
+        results = [result for record, result in found if not _is_of_earlier_wait(record, result, delivery)]
         is_newer = is_newer or any(_is_later(result, delivery.retry_state) for result in results)
         return DeliveryHistory(results, schedule, is_newer)
 
@@ -119,12 +121,14 @@ class StreamAttemptLog:
         Raises `JetStreamError`.
         """
         async with self._turns.turn(delivery.tenant):
-            return await self._read_results(delivery)
+            return [result for _, result in await self._read_results(delivery)]
 
-    async def _read_results(self, delivery: DeliveryAttemptRequest) -> list[AttemptResult]:
+    async def _read_results(
+        self, delivery: DeliveryAttemptRequest
+    ) -> list[tuple[direct_get.StoredMessage, AttemptResult]]:
         subject = subjects.attempted(delivery.tenant, delivery.destination, delivery.id)
         found = self._find(streams.ATTEMPTS, subject, delivery)
-        return [decode_result(record.data).data async for record in found]
+        return [(record, decode_result(record.data).data) async for record in found]
 
     async def _is_kept(self, delivery: DeliveryAttemptRequest, attempt: int) -> bool:
         subject = subjects.failed(delivery.tenant, delivery.destination, delivery.id)
@@ -154,6 +158,22 @@ def result_of(results: Iterable[AttemptResult], state: RetryState) -> AttemptRes
         if result.attempt == state.attempt:
             found = result
     return found
+
+
+def _is_of_earlier_wait(
+    record: direct_get.StoredMessage, result: AttemptResult, delivery: DeliveryAttemptRequest
+) -> bool:
+    """Return whether a result says that this attempt began a wait for its secret, and that wait is over.
+
+    The attempt keeps its number, so only the id of the record differs from one wait to the next.
+    """
+    state = delivery.retry_state
+    is_wait = result.outcome is Outcome.RETRY_SCHEDULED and result.code.startswith("secret.")
+    if not (state.secret_waits and is_wait and (result.attempt, result.replay) == (state.attempt, state.replay)):
+        return False
+    first = msgspec.structs.replace(state, secret_waits=0, deferrals=0).msg_id(delivery.request_id)
+    waits = record.headers.get(HEADER_MSG_ID, "").removeprefix(f"{first}.w").partition(".")[0]
+    return not waits.isdigit() or int(waits) < state.secret_waits
 
 
 def _is_later(result: AttemptResult, state: RetryState) -> bool:

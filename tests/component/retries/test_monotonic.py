@@ -7,6 +7,7 @@ acknowledgement. Then a real consumer gets the message again.
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -22,7 +23,7 @@ from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID, HEADER_SCHEDULE
 from tests.support.receiver import Scripted
-from tests.support.site import TENANT, Site
+from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.retry
@@ -351,3 +352,31 @@ async def test_a_late_attempt_does_not_replace_a_newer_schedule(site: Site, rece
 
 async def _has_attempts(site: Site, delivery: str, count: int) -> bool:
     return len(await site.results(delivery)) >= count
+
+
+@pytest.mark.parametrize("waits", [1, 2])
+async def test_an_attempt_that_waited_for_its_secret_is_made_when_the_secret_is_there(
+    tmp_path: Path, site: Site, receiver: Scripted, waits: int
+) -> None:
+    """Its request came again before the wait, so each next attempt looks for results and finds those of the waits."""
+    secret = site.directory / "secrets" / NAMESPACE / "signing-key.json"
+    content = secret.read_bytes()
+    secret.unlink()
+    async with Site(tmp_path, site.server, secret_retry_schedule_s="0.3") as waiting:
+        await waiting.destination("orders", receiver.url)
+        secret.unlink(missing_ok=True)
+        delivery, earlier = await waiting.deliver("orders"), EarlierConsumer(waiting)
+        await earlier.take()  # and it dies: the request comes again
+        async with waiting.consumer():
+            await until(lambda: _has_waited(waiting, delivery, waits), 20)
+            secret.write_bytes(content)
+            await until(lambda: receiver.seen, 20)
+            await until(waiting.is_settled, 20)
+        attempts = await made(waiting, delivery)
+
+    assert attempts[-1] == (1, Outcome.DELIVERED)
+    assert (1, Outcome.SUPPRESSED) not in attempts
+
+
+async def _has_waited(site: Site, delivery: str, waits: int) -> bool:
+    return len(await made(site, delivery)) >= waits

@@ -188,6 +188,17 @@ class CredentialState(Struct, frozen=True, kw_only=True):
     resuming_since: datetime | None = None
 
 
+class StoredCredentialState(CredentialState, frozen=True, kw_only=True):
+    """The row of a credential's state, with what only consumers need."""
+
+    changed_at: datetime | None = None
+    """When another status was stored."""
+    unread_since: datetime | None = None
+    """Since when a consumer cannot read the Secret, which others have read."""
+    resumed_at: datetime | None = None
+    """When the last completed resumption began."""
+
+
 class CredentialView(Struct, frozen=True, kw_only=True):
     """A credential without its ref."""
 

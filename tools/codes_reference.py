@@ -152,7 +152,10 @@ _STATUSES: Final = {
     ),
     CredentialStatus.MALFORMED: ("`secret.malformed` or `secret.ref_invalid`", "Deliveries fail."),
     CredentialStatus.DENIED: ("`secret.denied`", "Deliveries wait."),
-    CredentialStatus.UNAVAILABLE: ("`secret.unavailable`", "Deliveries wait."),
+    CredentialStatus.UNAVAILABLE: (
+        "`secret.unavailable`, and no consumer has read the Secret before",
+        "Deliveries wait.",
+    ),
     CredentialStatus.UNCHECKED: ("No consumer has checked the credential yet.", "Deliveries read the Secret first."),
 }
 

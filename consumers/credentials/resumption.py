@@ -7,7 +7,7 @@ the credential starts it again: the one that failed, or another.
 import asyncio
 import math
 import secrets
-import time
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -17,10 +17,10 @@ from consumers.retries.reschedule import WaitingDeliveryResumer
 from messaging.client.errors import JetStreamError
 from messaging.kv import KvBucket, KvTable, retry_conflicts
 from messaging.lease import TTL_S, Lease, LeaseHolder
-from schemas.configuration import CredentialState
+from schemas.configuration import StoredCredentialState
 
 RESUME_INTERVAL_S: Final = 30.0
-"""Least time between two resumptions of a credential, completed by one consumer."""
+"""Least time between two resumptions of a credential."""
 
 _log = structlog.get_logger(__name__)
 
@@ -31,8 +31,8 @@ class CredentialResumption:
     def __init__(
         self,
         deliveries: WaitingDeliveryResumer,
-        statuses: KvTable[CredentialState],
-        known: dict[str, CredentialState],
+        statuses: KvTable[StoredCredentialState],
+        known: dict[str, StoredCredentialState],
         leases: KvBucket,
         worker: str,
     ) -> None:
@@ -45,12 +45,10 @@ class CredentialResumption:
         self._waiting: dict[str, dict[str, None]] = {}
         """Credentials of each tenant that is being resumed, in their order."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._resumed: dict[str, float] = {}
-        """Time at which the last completed resumption of each credential began."""
 
     def start(self, key: str) -> None:
         """Resume what waits for `<tenant>.<id>`, unless that was done a moment ago: then a later check does it."""
-        if time.monotonic() - self._resumed.get(key, -math.inf) < RESUME_INTERVAL_S:
+        if age_s(self._known.get(key, StoredCredentialState()).resumed_at) < RESUME_INTERVAL_S:
             return
         tenant, _, credential = key.partition(".")
         if tenant not in self._waiting:
@@ -62,10 +60,6 @@ class CredentialResumption:
         """Resume what another consumer found, if this one resumes the tenant: it has the lease."""
         if key.partition(".")[0] in self._waiting:
             self.start(key)
-
-    def forget(self, key: str) -> None:
-        """Drop what is in memory of a deleted credential."""
-        self._resumed.pop(key, None)
 
     async def stop(self) -> None:
         """Leave the rest to other consumers."""
@@ -96,8 +90,8 @@ class CredentialResumption:
             renewing.cancel()
 
     async def _resume_one(self, tenant: str, credential: str) -> None:
-        key, began = f"{tenant}.{credential}", time.monotonic()
-        since = self._known.get(key, CredentialState()).resuming_since
+        key, began = f"{tenant}.{credential}", datetime.now(UTC)
+        since = self._known.get(key, StoredCredentialState()).resuming_since
         if since is None:  # done meanwhile
             return
         resumed = await self._deliveries.resume(tenant, credential)
@@ -105,13 +99,18 @@ class CredentialResumption:
         async def store_end() -> None:
             row = await self._statuses.get(key)
             if row is not None and row.value.resuming_since == since:
-                state = msgspec.structs.replace(row.value, resuming_since=None)
+                state = msgspec.structs.replace(row.value, resuming_since=None, resumed_at=began)
                 await self._statuses.put(key, state, revision=row.revision)
                 self._known[key] = state
 
         await retry_conflicts(store_end)
-        self._resumed[key] = began
         _log.info("credential.resumed", tenant=tenant, credential=credential, deliveries=resumed)
+
+
+def age_s(at: datetime | None) -> float:
+    """Return the seconds since a time; infinity for none, and for a time ahead of this machine's clock."""
+    age = math.inf if at is None else (datetime.now(UTC) - at).total_seconds()
+    return age if age >= 0 else math.inf
 
 
 async def _renew(lease: Lease) -> None:

@@ -388,7 +388,7 @@ class DeliveryHandler:
         """Sign and send, and call `on_result` with what must be stored. Returns a function that abandons the send."""
         delivery, destination = attempt.delivery, route.destination
         attempt.resolved_s = time.monotonic() - attempt.started_monotonic_s
-        self._secret_observer.on_secret_result(route.credential_key, None)
+        self._secret_observer.on_secret_result(route.credential_key, None, secret.version)
         signed = sign(secret, delivery=delivery.id, body=delivery.body, now=attempt.started_at)
         return self._sender.start(
             route.prepare(delivery, self._sender, self._policy.user_agent),

@@ -2,7 +2,9 @@
 
 The cache keeps one snapshot per Secret and checks each caller against the Secret's labels. It fails closed:
 - A snapshot ages from the moment its read began, and nothing prolongs it.
-- "Not found", "denied" and other certain answers evict the snapshot at once. Only an unavailable provider is bridged.
+- "Not found" and other certain answers evict the snapshot at once. Only an unavailable provider is bridged.
+- "Denied" is read again for some seconds if the Secret could be read before: an API server that has just started
+  denies everything until it has its roles.
 - A refusal is at most about five seconds old, so a fixed Secret works soon. A refusal from an older snapshot is
   checked with a new read first; a caller of another tenant does not evict the owner's snapshot.
 A Secret in use is refreshed in the background before it expires, so that no delivery waits for the read.
@@ -12,12 +14,12 @@ import asyncio
 import random
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, final
 
 from provider.cache.store import CacheEntry, SnapshotStore
-from provider.errors import SecretError, SecretUnavailable
+from provider.errors import SecretDenied, SecretError, SecretUnavailable
 from provider.provider import SnapshotReader
 from provider.secret_ref import NamespacedName, SecretRef
 from provider.signing_secret import SigningSecret
@@ -29,6 +31,7 @@ REFUSAL_TTL_S: Final = 5.0
 MAX_REFUSALS: Final = 1000
 REFRESH_AFTER: Final = 0.8
 """Fraction of the fresh time after which a use starts a background read."""
+DENIED_PAUSES_S: Final = (0.5, 1.0, 2.0, 2.0)
 TOUCH_INTERVAL_S: Final = 1.0
 """Resolution of the order of use: an update at each delivery would cost too much."""
 
@@ -42,6 +45,7 @@ class CachedSecretProvider:
     __slots__ = (
         "_clock",
         "_closed",
+        "_denied_pauses_s",
         "_flights",
         "_jitter",
         "_max_stale_s",
@@ -66,6 +70,7 @@ class CachedSecretProvider:
         max_entries: int = 2048,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[float, float], float] = random.uniform,
+        denied_pauses_s: Sequence[float] = DENIED_PAUSES_S,
     ) -> None:
         """Start empty.
 
@@ -76,12 +81,14 @@ class CachedSecretProvider:
             max_entries: number of Secrets kept.
             clock: monotonic seconds.
             jitter: draws from a range, so that expiries spread out.
+            denied_pauses_s: pauses between the reads of a Secret that could be read before and is denied now.
         """
         self._reader = reader
         self._ttl_s = ttl_s
         self._max_stale_s = max_stale_s
         self._clock = clock
         self._jitter = jitter
+        self._denied_pauses_s = denied_pauses_s
         self._snapshots = SnapshotStore(max_entries)
         self._refusals: OrderedDict[NamespacedName, tuple[type[SecretError], float]] = OrderedDict()
         self._flights: dict[NamespacedName, asyncio.Future[_Outcome]] = {}
@@ -98,8 +105,10 @@ class CachedSecretProvider:
         self.failures: Counter[Code] = Counter()
         """Failed reads by code."""
 
-    async def resolve(self, ref: SecretRef, *, tenant: str, purpose: Purpose) -> SigningSecret:
-        """Implement `SecretProvider.resolve`."""
+    async def resolve(
+        self, ref: SecretRef, *, tenant: str, purpose: Purpose, allow_stale: bool = True
+    ) -> SigningSecret:
+        """Implement `SecretProvider.resolve`. Without `allow_stale`, an unavailable provider is never bridged."""
         found = self.find_cached(ref, tenant=tenant, purpose=purpose) or self._find_recent(ref, tenant, purpose)
         if found is None:
             outcome = await self._read(ref)
@@ -108,7 +117,7 @@ class CachedSecretProvider:
                 if isinstance(outcome, SecretSnapshot)
                 else outcome
             )
-        if found is SecretUnavailable:
+        if found is SecretUnavailable and allow_stale:
             found = self._find_stale(ref, tenant, purpose)
         if isinstance(found, SigningSecret):
             return found
@@ -148,6 +157,21 @@ class CachedSecretProvider:
         self._snapshots.discard(secret)
         self._refusals.pop(secret, None)
         self._flights.pop(secret, None)
+
+    def expire(self, namespace: str, name: str) -> None:
+        """Let the next use read a Secret again. Only while the provider is unavailable, its copy still serves."""
+        secret = (namespace, name)
+        self._flights.pop(secret, None)
+        self.forget_failure(namespace, name)
+        if (entry := self._snapshots.get(secret)) is not None:
+            entry.fresh_until = 0.0
+
+    def forget_failure(self, namespace: str, name: str) -> None:
+        """Let the next use read a Secret again unless it is usable from memory."""
+        secret = (namespace, name)
+        self._refusals.pop(secret, None)
+        if (entry := self._snapshots.get(secret)) is not None:
+            entry.refuses_until = entry.retry_at = 0.0
 
     def evict_all(self) -> None:
         """Drop every Secret now. Results of reads in progress are not kept."""
@@ -204,7 +228,7 @@ class CachedSecretProvider:
     def _start_read(self, ref: SecretRef) -> asyncio.Future[_Outcome]:
         name, loop = ref.namespaced_name, asyncio.get_running_loop()
         flight = self._flights[name] = loop.create_future()
-        read = loop.create_task(_read_outcome(self._reader, ref))
+        read = loop.create_task(self._read_outcome(ref, was_readable=self._snapshots.get(name) is not None))
         self._reads.add(read)
         read.add_done_callback(partial(self._finish_read, name, flight, self._clock()))
         return flight
@@ -245,8 +269,17 @@ class CachedSecretProvider:
             known.retry_at = now + soon_s
             known.refresh_at = max(known.refresh_at, known.retry_at)
 
+    async def _read_outcome(self, ref: SecretRef, *, was_readable: bool) -> _Outcome:
+        outcome = await _read_once(self._reader, ref)
+        for pause_s in self._denied_pauses_s if was_readable else ():
+            if outcome is not SecretDenied:
+                break
+            await asyncio.sleep(pause_s * self._jitter(0.8, 1.2))
+            outcome = await _read_once(self._reader, ref)
+        return outcome
 
-async def _read_outcome(reader: SnapshotReader, ref: SecretRef) -> _Outcome:
+
+async def _read_once(reader: SnapshotReader, ref: SecretRef) -> _Outcome:
     # Errors become values: one exception object raised to many callers would carry all their tracebacks.
     try:
         return await reader.read(ref)

@@ -41,9 +41,9 @@ class CacheEntry:
         """
         self.snapshot: Final = snapshot
         self.began_at: Final = began_at
-        self.fresh_until: Final = began_at + fresh_s
+        self.fresh_until = began_at + fresh_s
         self.stale_until: Final = began_at + max(stale_s, fresh_s)
-        self.refuses_until: Final = began_at + min(refuses_s, fresh_s)
+        self.refuses_until = began_at + min(refuses_s, fresh_s)
         self.refresh_at = began_at + refresh_s
         self.retry_at = 0.0
         """After a failed read: no further read before this time."""

@@ -32,14 +32,15 @@ def api() -> Generator[Step, Any, bool]:
 
 def _store(own: Claim, *, since: bool) -> Generator[Step, Any, bool]:
     """Publish under the usual id, and then under one that names the claim, if the server knows another message's."""
-    stored = "duplicate"
+    stored: str = "duplicate"
     for name in ("1", f"1.c{own.revision}"):
         stored = yield while_young(own, js.publish(Message("work", 1, since=since, id=name, claim=own.revision)))
         if stored != "duplicate":
             break
         is_found, _ = yield from _find(own)
         if is_found:
-            return (yield mark(own))
+            is_marked: bool = yield mark(own)
+            return is_marked
     if stored == "stored":
         yield mark(own)
     return stored == "stored"

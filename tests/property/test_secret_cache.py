@@ -100,6 +100,7 @@ class Course(RuleBasedStateMachine):
             max_stale_s=MAX_STALE_S,
             clock=lambda: self.world.now_s,
             jitter=lambda low, high: low + share * (high - low),
+            denied_pauses_s=(),
         )
 
     @rule(name=names, tenant=tenants)

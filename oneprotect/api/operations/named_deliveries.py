@@ -196,14 +196,12 @@ class NamedDeliveries:
                 if not missing:
                     return acks
                 stored = await publish([_under(claim, until, requests[n], of_claim=of_claim) for n, claim in missing])
-                published, missing = missing, []
-                for (number, claim), ack in zip(published, stored, strict=True):
-                    if ack.duplicate:
-                        missing.append((number, claim))
-                    else:
+                for (number, claim), ack in zip(missing, stored, strict=True):
+                    if not ack.duplicate:
                         acks[number] = ack
                         await self._on_stored(claim)
-                missing = [one for one in missing if not await self._is_known(requests[one[0]], one[1], delivery)]
+                missing = [one for one, ack in zip(missing, stored, strict=True) if ack.duplicate]
+                missing = [(n, claim) for n, claim in missing if not await self._is_known(requests[n], claim, delivery)]
         except (RejectedByServer, Problem) as error:
             if isinstance(error, Problem) or len(requests) == 1:  # of several, some may be stored
                 await self._give_up(claim for _, claim in missing if claim.since is None)

@@ -84,7 +84,7 @@ async def test_a_repeat_of_what_an_earlier_version_stored_is_a_duplicate(
     assert _in_order(receiver, ordering) == ["k", "next"]
 
 
-def _in_order(receiver: Scripted, ordering: str) -> list[str | None]:
+def _in_order(receiver: Scripted, ordering: str) -> list[str]:
     """Return the ids as they came, or sorted if the destination keeps no order."""
     return receiver.ids() if ordering == "fifo" else sorted(receiver.ids())
 

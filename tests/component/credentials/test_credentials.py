@@ -204,3 +204,18 @@ async def test_a_rollover_is_shown(site: Site, expires_in_days: int | None, acti
     assert view.rollover.active is active
     assert view.rollover.expires_at == expires_at
     assert view.rollover.misconfigured is misconfigured
+
+
+async def test_the_status_shows_the_version_that_signs(site: Site, receiver: Scripted) -> None:
+    """It follows a rotation when a delivery was signed with the new key, without a check."""
+    await site.destination("orders", receiver.url)
+    async with site.consumer_process(environ={"ONEPROTECT_SECRET_CACHE_TTL_S": "1"}):
+        await until(lambda: _has_status(site, CredentialStatus.CONFIGURED), 30)
+        before = await site.jetstream.configuration.get_credential(TENANT, "key")
+        _manifest(site).write_bytes(_manifest(site).read_bytes())
+
+        async def has_followed() -> bool:
+            await site.deliver("orders")
+            return (await site.jetstream.configuration.get_credential(TENANT, "key")).version != before.version
+
+        await until(has_followed, 20)

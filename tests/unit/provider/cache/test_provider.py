@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 
@@ -77,10 +77,17 @@ class Desk:
         max_stale_s: float = 300,
         max_entries: int = 2048,
         jitter: Callable[[float, float], float] = max,
+        denied_pauses_s: Sequence[float] = (),
     ) -> None:
         self.clock, self.reader = Clock(), Reader()
         self.cache = CachedSecretProvider(
-            self.reader, ttl_s=60, max_stale_s=max_stale_s, max_entries=max_entries, clock=self.clock, jitter=jitter
+            self.reader,
+            ttl_s=60,
+            max_stale_s=max_stale_s,
+            max_entries=max_entries,
+            clock=self.clock,
+            jitter=jitter,
+            denied_pauses_s=denied_pauses_s,
         )
 
     def resolve(
@@ -464,6 +471,91 @@ async def test_an_evicted_secret_is_read_again() -> None:
     desk.cache.evict("webhooks", "never-seen")
 
     assert await desk.version() == "uid/2"
+
+
+async def test_an_expired_secret_is_read_again_and_serves_in_an_outage() -> None:
+    """For a Secret that may have changed: only an answer replaces the copy."""
+    desk = Desk()
+    await desk.version()
+
+    desk.cache.expire("webhooks", "acme-signing")
+    desk.cache.expire("webhooks", "never-seen")
+    desk.reader.answer = SecretUnavailable()
+    in_outage = await desk.version()
+    desk.cache.expire("webhooks", "acme-signing")
+    desk.reader.answer = snapshot(2)
+
+    assert (in_outage, await desk.version(), desk.reader.reads) == ("uid/1", "uid/2", 3)
+
+
+@pytest.mark.parametrize("refusal", [SecretNotFound(), snapshot(1, key=b"short"), SecretUnavailable()])
+async def test_a_forgotten_failure_is_read_again(refusal: SecretSnapshot | Exception) -> None:
+    """A Secret that was just mended serves at once, and one that is usable is not read."""
+    desk = Desk()
+    desk.reader.answer = refusal
+    with pytest.raises(SecretError):
+        await desk.resolve()
+    desk.reader.answer = snapshot(2)
+
+    for _ in range(2):
+        desk.cache.forget_failure("webhooks", "acme-signing")
+        assert await desk.version() == "uid/2"
+    assert desk.reader.reads == 2
+
+
+async def test_a_check_uses_no_stale_secret() -> None:
+    """A copy that bridges an outage says nothing about the Secret. It stays for the deliveries."""
+    desk = Desk()
+    await desk.version()
+    desk.clock.now_s += 61
+    desk.reader.answer = SecretUnavailable()
+
+    with pytest.raises(SecretUnavailable):
+        await desk.cache.resolve(REF, tenant="acme", purpose=Purpose.WEBHOOK_SIGNING, allow_stale=False)
+
+    assert await desk.version() == "uid/1"
+
+
+class Denying(Reader):
+    """A provider that denies a number of reads."""
+
+    def __init__(self, denials: int) -> None:
+        super().__init__()
+        self.denials = denials
+
+    async def read(self, ref: SecretRef) -> SecretSnapshot:
+        found = await super().read(ref)
+        if self.reads > 1 and self.reads <= 1 + self.denials:
+            raise SecretDenied
+        return found
+
+
+@pytest.mark.parametrize(("denials", "expected"), [(2, "uid/1"), (3, SecretDenied)])
+async def test_a_secret_that_could_be_read_is_denied_only_after_some_reads(
+    denials: int, expected: str | type[SecretError]
+) -> None:
+    """A restarted API server denies everything until it has its roles. Then the copy is dropped."""
+    desk = Desk()
+    cache = CachedSecretProvider(reader := Denying(denials), ttl_s=60, clock=desk.clock, denied_pauses_s=(0, 0))
+    desk.cache = cache
+    await desk.version()
+    desk.clock.now_s += 61
+
+    if isinstance(expected, str):
+        assert await desk.version() == expected
+    else:
+        await desk.refused(expected)
+    assert (reader.reads, cache.size) == (1 + min(denials, 2) + 1, isinstance(expected, str))
+
+
+async def test_a_secret_that_was_never_read_is_denied_at_once() -> None:
+    """The roles do not grant it, and more reads would only cost."""
+    desk = Desk(denied_pauses_s=(0, 0))
+    desk.reader.answer = SecretDenied()
+
+    await desk.refused(SecretDenied)
+
+    assert desk.reader.reads == 1
 
 
 async def test_the_whole_cache_can_be_cleared() -> None:

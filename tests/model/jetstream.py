@@ -47,6 +47,13 @@ class Result(NamedTuple):
     is_late: bool = False
     """Recorded after the term of its sender had ended."""
     replay: int = 0
+    waits: int = 0
+    """Of an attempt that waits for its secret: the waits before."""
+
+    @property
+    def key(self) -> tuple[int, int, int, bool]:
+        """What the results of one round of an attempt share."""
+        return self.delivery, self.attempt, self.waits, self.outcome == "wait"
 
 
 class Log(NamedTuple):
@@ -316,7 +323,7 @@ def _check_send(text: str, message: Message, state: State, process: Process) -> 
     read = [answer.results for answer in process.answers if isinstance(answer, Log)]
     for result in state.log:
         is_related = result.delivery == message.delivery and result.replay >= message.replay
-        is_newer = result.outcome in FINAL or result.attempt >= message.attempt
+        is_newer = result.outcome in FINAL or result.attempt >= message.attempt + (result.outcome == "wait")
         # A request that was in flight at the end of its term may end after the next consumer has looked for it.
         is_excused = result.is_late and read and result not in read[0]
         if is_related and is_newer and not is_excused:
@@ -335,7 +342,7 @@ def record(message: Message, result: Result, suffix: str = "") -> Step:
     def step(state: State, _process: Process) -> Moves:
         state = state._replace(sending=state.sending - {(message.delivery, *author)})
         if key in state.ids:
-            first = next(r for r in state.log if (r.delivery, r.attempt) == (result.delivery, result.attempt))
+            first = next(r for r in state.log if r.key == result.key)
             yield f"{text}: duplicate", first, state
             return
         stored = result._replace(replay=message.replay, author=author, is_late=not state.owns(message))

@@ -10,6 +10,9 @@ from tests.model.ledger import arrive, claim_message, grow_old, look_at_claim
 
 Steps = Generator[Step, Any, Any]
 
+MAX_WAITS = 2
+"""Waits of an attempt for its secret, where secrets may be missing."""
+
 
 class Rules(NamedTuple):
     """The rules that the promises rest on. A mutation leaves one out."""
@@ -39,8 +42,12 @@ class Rules(NamedTuple):
     """A read without an answer is no crash of the handler."""
     fires_overdue: bool = True
     """Consumers fire schedules that the server has not fired."""
+    tells_waits_apart: bool = True
+    """The record of an earlier wait for the secret is not the result of this attempt."""
     defers: bool = False
     """The circuit breaker may be open. This is no rule, but makes the model larger."""
+    misses_secrets: bool = False
+    """The secret may be missing twice. This is no rule either."""
 
 
 def consumer(rules: Rules, attempts: int) -> Steps:
@@ -62,12 +69,26 @@ def consumer(rules: Rules, attempts: int) -> Steps:
         if not is_own:
             yield js.acknowledge(message, late=False)
             return
+    if (yield from put_off(rules, message)):
+        return
+    yield from send(rules, message, attempts)
+
+
+def put_off(rules: Rules, message: Message) -> Generator[Step, Any, bool]:
+    """Schedule the attempt again if the circuit breaker is open or the secret is missing. Return whether it was."""
     if rules.defers and not message.waits:
         breaker: str = yield js.choose("a closed circuit breaker", "an open circuit breaker")
         if breaker == "an open circuit breaker":
             yield from schedule(rules, message, message.attempt, message.waits + 1)
-            return
-    yield from send(rules, message, attempts)
+            return True
+    if rules.misses_secrets and message.waits < MAX_WAITS:
+        secret: str = yield js.choose("a secret", "no secret")
+        if secret == "no secret":
+            wait = Result(message.delivery, message.attempt, "wait", waits=message.waits)
+            yield from record(message, wait, f".w{message.waits}")
+            yield from schedule(rules, message, message.attempt, message.waits + 1)
+            return True
+    return False
 
 
 def is_in_doubt(message: Message) -> bool:
@@ -127,7 +148,10 @@ def reconcile(
         if not rules.waits_for_outages:
             yield js.quarantine(message)
         return True  # the message comes again
-    mine = [r.outcome for r in log.results if r.attempt == message.attempt]
+    of_attempt = [r for r in log.results if r.attempt == message.attempt]
+    if rules.tells_waits_apart:
+        of_attempt = [r for r in of_attempt if r.outcome != "wait" or r.waits >= message.waits]
+    mine = [r.outcome for r in of_attempt]
     final = [r.outcome for r in log.results if r.outcome in FINAL]
     is_behind = any(r.attempt > message.attempt or r.outcome == "delivered" for r in log.results)
     is_stale = is_behind or any((m.attempt, m.waits) > (message.attempt, message.waits) for m in waiting)
@@ -137,7 +161,10 @@ def reconcile(
         yield js.acknowledge(message, late=not rules.settles_in_term)
         return True
     if mine and not again:
-        wanted = Message("scheduled", message.delivery, message.attempt + 1, replay=message.replay)
+        next_up = (
+            (message.attempt, min(message.waits + 1, MAX_WAITS)) if mine[-1] == "wait" else (message.attempt + 1, 0)
+        )
+        wanted = Message("scheduled", message.delivery, *next_up, replay=message.replay)
         if rules.looks_twice:  # it may have been scheduled, and may be due, since the first look
             return (yield from reconcile(rules, message, wanted, again=True))
     if wanted is None:

@@ -140,6 +140,7 @@ PROTOCOLS: dict[str, Model] = {
     "retries": partial(retries, 2),
     "retries to the last attempt": partial(retries, 1, attempts=3),
     "retries and deferrals": partial(retries, 1, Rules(defers=True)),
+    "retries and missing secrets": partial(retries, 1, Rules(misses_secrets=True)),
     "ordered queue": partial(queue, 1),
     "change of the ordering": partial(change, 1),
     "change of the ordering with two requests": partial(change, 0, requests=2, hands=1),
@@ -169,6 +170,7 @@ MUTATIONS: dict[str, Model] = {
     "an old schedule replaces a newer one": partial(retries, 2, Rules(is_monotonic=False), 3),
     "a redelivery does not look at the results": partial(retries, 1, Rules(looks_on_redelivery=False)),
     "the next attempt of a redelivery does not look": partial(retries, 1, Rules(inherits_doubt=False)),
+    "the record of an earlier wait counts": partial(retries, 1, Rules(tells_waits_apart=False, misses_secrets=True)),
     "the next attempt is not looked for twice": partial(
         retries, 1, Rules(looks_twice=False, defers=True), is_deferred=True
     ),

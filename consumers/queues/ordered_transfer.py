@@ -42,8 +42,12 @@ REMOVED_AT_A_TIME: Final = 32
 """Messages that are removed together: the queue sends none of them before."""
 MAX_IN_HAND: Final = 1024
 MAX_HANDED_OVER: Final = 16_384
+MIN_NAK_DELAY_S: Final = 1.0
 NAK_DELAY_S: Final = 2.0
-"""Pause of a message that is handed over. It grows with each delivery."""
+"""Pause of a message that is handed over. It grows with each delivery, up to the rest of the message's term.
+
+A longer pause would have a time in which nothing may move the message: the server may not have received the pause.
+"""
 MAX_NAK_DELAY_S: Final = 10.0
 MARGIN_S: Final = 0.5
 """Part of that pause in which the message is not moved: two workers know the server's time a little differently."""
@@ -273,9 +277,13 @@ class OrderedTransfer:
 
 
 def hand_over(messages: Iterable[Message], delay_s: float, now: datetime) -> HandedOver:
-    """Return messages to their stream, and say until when the server, whose time is `now`, keeps them."""
+    """Return messages to their stream for `delay_s` at most, and say until when the server keeps them.
+
+    `now` is the server's time.
+    """
     held = [message for message in messages if message.is_held()]
     left_s = min((message.term.until - clock() for message in held), default=0.0)
+    delay_s = min(delay_s, max(left_s, MIN_NAK_DELAY_S))
     for message in held:
         message.nak(delay_s)
     until = now + timedelta(seconds=min(delay_s, left_s) - MARGIN_S)

@@ -2,11 +2,18 @@
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from consumers.queues.ordered_transfer import MAX_NAK_DELAY_S, hand_over
+from messaging.client.term import Term, clock, held_s
+from messaging.message import Message
+from messaging.pull_consumer import fetch
 from oneprotect.dev.nats_server import EmbeddedNats
+from schemas import streams
 from schemas.codes import Outcome
 from tests.support.receiver import Scripted
 from tests.support.site import Site
@@ -51,3 +58,22 @@ async def test_nothing_is_lost_when_consumers_join_and_leave(tmp_path: Path, nat
     delivered = {result.delivery for result in results if result.outcome is Outcome.DELIVERED}
     assert delivered == {*others, *ordered}
     assert "error on write store state from purge" not in log
+
+
+async def test_a_message_that_is_handed_over_comes_again_within_its_term(site: Site) -> None:
+    """Otherwise nothing could move it between the end of its term and the end of the pause."""
+    await site.destination("orders", "http://127.0.0.1:1024/")
+    await site.deliver("orders")
+    fetch_one = partial(fetch, site.jetstream.connection, stream=streams.WORK.name, consumer="delivery", batch=1)
+    found: list[Message] = await fetch_one()
+    found[0].term = Term(clock() + held_s(2))
+
+    hand_over(found, MAX_NAK_DELAY_S, datetime.now(UTC))
+    handed_s = clock()
+
+    async def has_come_again() -> bool:
+        found.extend(await fetch_one())
+        return len(found) > 1
+
+    await until(has_come_again, 20)
+    assert clock() - handed_s < MAX_NAK_DELAY_S - 1

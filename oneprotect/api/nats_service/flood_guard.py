@@ -28,6 +28,8 @@ FORGIVEN_AFTER_S: Final = 60.0
 MAX_TENANTS: Final = 4096
 """Tenants that are served during a pause: those that used the service last, and then others that are known."""
 RETRY_S: Final = 0.5
+EARLY_S: Final = 0.002
+"""By so much a timer may end too early. The subscription would be renewed for the rest."""
 
 _log = structlog.get_logger(__name__)
 
@@ -102,7 +104,7 @@ class FloodGuard:
                 until = min(self._paused.values(), default=now + RETRY_S)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._changed.wait(), max(0.0, until - now))
-                now = asyncio.get_running_loop().time()
+                now = asyncio.get_running_loop().time() + EARLY_S
                 self._paused = {name: until for name, until in self._paused.items() if until > now}
         finally:
             self._task = None

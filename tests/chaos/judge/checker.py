@@ -1,7 +1,8 @@
 """The checker: everything in a history that the guarantees rule out, and what explains each duplicate.
 
 The guarantees allow a second acceptance in one case only: the first one was not on record yet, because a disturbance
-hit the process that had sent it, or because the servers stored nothing.
+hit the process that had sent it, or because the servers stored nothing. A server that has become the leader may not
+know to whom the one before gave a message, so it gives it away again while the first request is in flight.
 """
 
 import math
@@ -105,7 +106,7 @@ class _Case:
     def _explanation(self, first: Post, second: Post, stored: float | None) -> str | None:
         """Return the kind of event that kept the first acceptance off the record until the second request began."""
         until = min(second.started, stored or second.started)
-        return self._interruption(first, until) or self._outage(first, second)
+        return self._interruption(first, until) or self._outage(first, second) or self._failover(first, second)
 
     def _interruption(self, post: Post, until: float) -> str | None:
         """Return the kind of event that hit the sender between its request and the record of the answer."""
@@ -139,6 +140,11 @@ class _Case:
         waited = second.started - first.ended >= self.history.ack_wait_s / 2
         return "outage" if waited and self._recorded_by(first) >= second.started else None
 
+    def _failover(self, first: Post, second: Post) -> str | None:
+        """Return "failover" when the second request began during the first one, and the servers changed leaders."""
+        in_flight = first.started <= second.started <= first.ended
+        return "failover" if in_flight and self._is_disturbed(first.started, second.started) else None
+
     def _mismatches(self) -> Iterator[Finding]:
         """Requests without a record that no event explains, and records without a request."""
         for key in self.posts.keys() | self.records.keys():
@@ -155,9 +161,11 @@ class _Case:
             self.unrecorded.update(kinds[: max(len(posts) - attempted, 0)])
 
     def _replaced(self, post: Post) -> str | None:
-        """Return "outage" when the delivery was sent again before its first result could be stored."""
-        later = (other for other in self.posts[post.key] if other.started > post.ended)
-        return next((kind for other in later if (kind := self._outage(post, other))), None)
+        """Return the kind of event at which another request of the delivery began before its result could be stored."""
+        others = [other for other in self.posts[post.key] if other is not post]
+        outages = (self._outage(post, other) for other in others if other.started > post.ended)
+        failovers = (self._failover(*pair) for other in others for pair in ((post, other), (other, post)))
+        return next((kind for kind in (*outages, *failovers) if kind), None)
 
     def _disorder(self) -> Iterator[Finding]:
         """Requests to ordered destinations after a later delivery."""

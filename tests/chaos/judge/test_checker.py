@@ -147,6 +147,20 @@ def test_servers_that_store_nothing_explain_a_duplicate() -> None:
     assert _faults(posts=posts, records=records, events=events) == {"unexplained duplicate": 1}, "it stored another one"
 
 
+def test_a_request_that_begins_during_another_is_a_fault_unless_the_servers_change_leaders() -> None:
+    """A new leader may not know to whom the one before gave the message. It excuses nothing after the answer."""
+    restart = [_event("rolling restart", "servers", 0.5, 1.25)]
+    first = _post(1.2, sender="consumer1.1")
+    during = [first, _post(first.started + (first.ended - first.started) / 2, sender="consumer2.1")]
+    after = [first, _post(first.ended + 0.01, sender="consumer2.1")]
+
+    excused = check(_history(posts=during, records=[_record(1.31)], events=restart, busy=False))
+
+    assert (excused.findings, excused.duplicates, excused.unrecorded) == ([], {"failover": 1}, {"failover": 1})
+    assert _faults(posts=during, records=[_record(1.31)])["unexplained duplicate"] == 1
+    assert _faults(posts=after, records=[_record(1.31)], events=restart)["unexplained duplicate"] == 1
+
+
 def test_an_answer_that_nobody_recorded_is_a_fault() -> None:
     """Each request has a result, unless an event hit its sender."""
     posts = [_post(1.2, 503), _post(5.0)]

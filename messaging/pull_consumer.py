@@ -84,6 +84,8 @@ class PullConsumer:
                 no term: then a lease must ensure that no other process pulls.
         """
         self._connection = connection
+        self.on_leader_change: Callable[[], None] = lambda: None
+        """Called when requests were refused or lost: another server may lead the consumer from now on."""
         self.outstanding = 0
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._name = f"{stream}/{consumer}"
@@ -200,6 +202,7 @@ class PullConsumer:
             self._paused_until = self._received_at + self._heartbeat_s / 4
             reason = _HINT if status == "503" else headers.get("Description", "").strip()
             _log.warning("pull.refused", consumer=self._name, status=status, reason=reason)
+            self.on_leader_change()
 
     def _on_violation(self, violation: PermissionViolation) -> None:
         """Mark the pull as rejected. The watchdog retries, in case the permission is granted later."""
@@ -238,6 +241,7 @@ class PullConsumer:
             silent_s = time.monotonic() - self._received_at
             if self.outstanding and silent_s > 2.2 * self._silence_s and self._connection.is_connected:
                 _log.warning("pull.silent", consumer=self._name, silent_s=round(silent_s, 1))
+                self.on_leader_change()
                 await self._restart()
                 continue
             if clock() >= self._next_inbox_at and self._connection.is_connected:

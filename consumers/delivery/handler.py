@@ -176,10 +176,14 @@ class DeliveryHandler:
         secret = self._provider.find_cached(route.secret_ref, tenant=delivery.tenant, purpose=route.purpose)
         return None if secret is None else self._send(attempt, route, secret, on_result)
 
-    async def on_reconnect(self) -> None:
-        """Look for results of messages that are stored already: a restarted server may have lost its counts.
+    async def on_server_change(self) -> None:
+        """Implement `distrust_counts` for a connection to another server, or to a restarted one."""
+        self.distrust_counts()
 
-        What it had delivered, it delivers first, so a while is enough.
+    def distrust_counts(self) -> None:
+        """Look for results of messages that are stored already: a server that leads now may not know their counts.
+
+        What was delivered before, it delivers first, so a while is enough.
         """
         self.suspect_before_ns = before_ns = self._clock.now_ns()
 

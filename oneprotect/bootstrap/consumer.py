@@ -240,7 +240,7 @@ class _Consumer:
         connection.on_reconnect(self._checker.list_again)
         await self._suspects.start()
         connection.on_reconnect(self._suspects.expire)
-        connection.on_server_change(self._handler.on_reconnect)
+        connection.on_server_change(self._handler.on_server_change)
         await WorkerControl(
             connection,
             self._checker,
@@ -422,7 +422,9 @@ class _Consumer:
         for subscribe in (self._directory.on_destination, self._health.on_change, self._rates.on_grant):
             subscribe(self._worker.on_lane_changed)
         for consumer in streams.CONSUMERS:
-            self._worker.add_source(_pull_consumer(self._jetstream, self._worker, consumer, self._receive))
+            pull = _pull_consumer(self._jetstream, self._worker, consumer, self._receive)
+            pull.on_leader_change = self._handler.distrust_counts
+            self._worker.add_source(pull)
         telemetry = self._resources.telemetry
         telemetry.counters.add_source(self._stream_metrics)
         if self._guard is not None:

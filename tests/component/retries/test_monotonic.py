@@ -22,6 +22,7 @@ from schemas import streams, subjects
 from schemas.codes import Code, Outcome
 from schemas.events import AttemptResult
 from schemas.headers import HEADER_ATTEMPT, HEADER_MSG_ID, HEADER_SCHEDULE
+from tests.support.cluster import cluster
 from tests.support.receiver import Scripted
 from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
@@ -84,9 +85,9 @@ def result(delivery: DeliveryAttemptRequest, *, wait_s: float | None = None) -> 
     )
 
 
-async def in_hand(site: Site) -> DeliveryAttemptRequest:
-    """The only request in the work stream, as another consumer than the one that handles it has it."""
-    (record,) = await site.records(streams.WORK)
+async def in_hand(site: Site, delivery: str = "") -> DeliveryAttemptRequest:
+    """The only request in the work stream, or that of `delivery`, as another consumer has it."""
+    (record,) = [record for record in await site.records(streams.WORK) if delivery.encode() in record.data]
     reply = f"$JS.ACK.{streams.WORK.name}.delivery.2.{record.sequence}.1.{time.time_ns()}.0".encode()
     lane = subjects.lane_of(record.subject)
     message = Message(record.subject, lane, reply, record.data, b"", site.jetstream.connection)
@@ -380,3 +381,21 @@ async def test_an_attempt_that_waited_for_its_secret_is_made_when_the_secret_is_
 
 async def _has_waited(site: Site, delivery: str, waits: int) -> bool:
     return len(await made(site, delivery)) >= waits
+
+
+async def test_what_is_on_record_is_not_sent_after_a_change_of_leaders(tmp_path: Path, receiver: Scripted) -> None:
+    """The new leader does not know that another consumer had the message, and says that it comes for the first time."""
+    receiver.hold = asyncio.Event()
+    async with cluster(tmp_path / "nats") as nodes, Site(tmp_path, nodes[0], nats_replicas="3") as site:
+        await site.destination("orders", receiver.url, max_in_flight=1)
+        async with site.consumer_process() as consumer:
+            await site.deliver("orders")
+            await until(lambda: receiver.seen, 30)
+            second = await site.deliver("orders")
+            await EarlierConsumer(site).deliver(await in_hand(site, second))
+            await site.jetstream.connection.api(f"CONSUMER.LEADER.STEPDOWN.{streams.WORK.name}.delivery")
+            await until(lambda: consumer.says("pull.refused"), 20)
+            receiver.hold.set()
+            await until(site.is_settled, 60)
+
+    assert second not in receiver.ids()

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import random
 from bisect import bisect_left, bisect_right
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
@@ -16,6 +17,7 @@ import structlog
 from messaging import direct_get, management
 from messaging.client.connection import IncomingMessage, NatsConnection
 from messaging.client.errors import ServerUnavailable, WriteConflict
+from messaging.client.term import clock
 from messaging.publication import Publication
 from messaging.publisher import JetStreamPublisher
 from schemas import streams, subjects
@@ -28,6 +30,7 @@ TTL: Final = "Nats-TTL"
 """The server deletes a message with this header after this time, by its own clock (ADR-43)."""
 MARKER_TTL_S: Final = 120
 """Seconds until the server removes the marker of a deleted key: every replica knows of it. Until then it is counted."""
+MAX_SEEN: Final = 10_000
 MAX_TRIES: Final = 20
 MAX_PAUSE_S: Final = 0.05
 """Longest pause after a conflict: a replica that answers reads may lag behind the leader."""
@@ -98,6 +101,7 @@ class KvBucket:
         self._announced = subjects.announced(spec.name) + "."
         self._stream = f"KV_{spec.name}"
         self._prefix = f"$KV.{spec.name}."
+        self._first_seen: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     async def get(self, key: str) -> KvEntry | None:
         """Return the entry, or None when there is none."""
@@ -108,6 +112,17 @@ class KvBucket:
         """Return the entry. Without one the value is None, and the revision is what `put` must expect."""
         record = await direct_get.get_last(self._connection, self._stream, self._prefix + key)
         return KvEntry(key, None, 0) if record is None else self._entry(record)
+
+    def seen_s(self, entry: KvEntry) -> float:
+        """Return for how many seconds this process has seen the entry at its revision, from the first call on."""
+        now, known = clock(), self._first_seen.get(entry.key)
+        if known is not None and known[0] == entry.revision:
+            return now - known[1]
+        self._first_seen[entry.key] = entry.revision, now
+        self._first_seen.move_to_end(entry.key)
+        if len(self._first_seen) > MAX_SEEN:
+            self._first_seen.popitem(last=False)
+        return 0.0
 
     async def list_keys(self, pattern: str = ">") -> list[str]:
         """Return all keys that match, sorted, and keys that were deleted within `MARKER_TTL_S`."""

@@ -3,6 +3,9 @@
 A lease is a bucket entry that the server deletes after its lifetime, by its own clock, unless the holder renews it.
 Each renewal expects the holder's own last revision. A killed process blocks the next holder for one lifetime at most.
 A holder whose renewal is not confirmed in time considers its lease lost, so there are never two holders.
+
+After a kill that follows an orderly stop, the server may forget to delete an entry (nats-server 2.15). So an entry that
+a process has seen without a renewal for longer than its lifetime is free, too.
 """
 
 from typing import Final
@@ -15,6 +18,8 @@ from messaging.kv import KvBucket, KvEntry, retry_conflicts
 
 TTL_S: Final = 4
 """Lifetime of a lease, unless the holder chooses another."""
+OVERDUE_S: Final = 3.0
+"""Time beyond its lifetime after which an entry is free although the server has not deleted it."""
 _MARGIN_S: Final = 2.0
 """Time before the expiry at which a holder stops: its last messages arrive before the next holder reads."""
 
@@ -60,7 +65,7 @@ class Lease:
 
         async def write() -> LeaseHolder | None:
             entry = await self._bucket.find(self._key)
-            if entry.value and entry.value != self._holder:
+            if entry.value and entry.value != self._holder and not is_overdue(self._bucket, entry, self._ttl_s):
                 return _holder(entry)
             await self._write(entry.revision)
             return None
@@ -95,6 +100,11 @@ class Lease:
         held_until = clock() + self._ttl_s - _MARGIN_S
         self.revision = await self._bucket.put(self._key, self._holder, revision=revision, ttl_s=self._ttl_s)
         self.term.until = held_until
+
+
+def is_overdue(bucket: KvBucket, entry: KvEntry, ttl_s: int) -> bool:
+    """Return whether this process has seen an entry without a renewal for longer than its lifetime of `ttl_s`."""
+    return bucket.seen_s(entry) > ttl_s + OVERDUE_S
 
 
 async def find_holder(bucket: KvBucket, key: str) -> LeaseHolder | None:

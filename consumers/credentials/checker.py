@@ -270,7 +270,7 @@ class CredentialChecker:
         _log.info("credential.status", tenant=tenant, credential=credential, status=after.value, before=before.value)
         event = CredentialStatusChanged(
             specversion="1.0",
-            id=f"{key}.{revision}.{after.value}",
+            id=f"{key}.{revision}.{after.public}",  # tenants see it
             source=SOURCE,
             time=datetime.now(UTC),
             tenant=tenant,

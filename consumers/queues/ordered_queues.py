@@ -16,12 +16,13 @@ import msgspec
 import structlog
 
 from consumers.model.request import RetryState
-from consumers.queues.ordered_queue import OrderedQueue, OrderedQueueDependencies, handed_over
+from consumers.queues.ordered_queue import LEASE_S, OrderedQueue, OrderedQueueDependencies, handed_over
 from consumers.queues.ordered_transfer import MAX_NAK_DELAY_S, NAK_DELAY_S, hand_over
 from consumers.worker.disposition import quarantine_publication
 from messaging import management
 from messaging.client.connection import IncomingMessage
 from messaging.client.errors import JetStreamError, is_refused_for_good
+from messaging.lease import is_overdue
 from messaging.message import Message
 from messaging.periodic import run_every
 from messaging.publication import Publication, PublishAck
@@ -146,7 +147,9 @@ class OrderedQueues:
         self._leased_by_others = {key: until for key, until in self._leased_by_others.items() if until > now}
         if not waiting:
             return
-        leased = {entry.key for entry in await self._shared.leases.get_all(sorted(waiting)) if entry.value}
+        leases = self._shared.leases
+        entries = await leases.get_all(sorted(waiting))
+        leased = {entry.key for entry in entries if entry.value and not is_overdue(leases, entry, LEASE_S)}
         for key in waiting - leased:
             tenant, destination = key.split(".")
             self.wake(tenant, destination)

@@ -2,10 +2,11 @@
 
 import asyncio
 
+import msgspec
 import pytest
 
 from messaging.kv import KvBucket
-from messaging.lease import TTL_S, Lease, LeaseHolder, LeaseLost, find_holder
+from messaging.lease import OVERDUE_S, TTL_S, Lease, LeaseHolder, LeaseLost, find_holder
 from schemas import streams
 from tests.support.site import TENANT, Site
 from tests.support.waiting import until
@@ -91,3 +92,20 @@ async def test_a_lost_acknowledgement_does_not_lose_the_lease(bucket: KvBucket) 
 
     assert ann.is_held
     assert ann.revision > known
+
+
+async def test_a_lease_that_the_server_does_not_delete_is_free_after_its_lifetime(bucket: KvBucket) -> None:
+    """After some restarts the server has forgotten to. A lease that is renewed stays with its holder."""
+    await bucket.put(TENANT, msgspec.json.encode(ANN))  # without a TTL
+    alive = Lease(bucket, "globex", ANN)
+    await alive.acquire()
+    assert await Lease(bucket, TENANT, BOB, ttl_s=1).acquire() == ANN
+
+    async def is_free() -> bool:
+        await alive.renew()
+        assert await Lease(bucket, "globex", BOB, ttl_s=1).acquire() == ANN
+        return await Lease(bucket, TENANT, BOB, ttl_s=1).acquire() is None
+
+    await until(is_free, 1 + OVERDUE_S + 3)
+
+    assert await find_holder(bucket, TENANT) == BOB

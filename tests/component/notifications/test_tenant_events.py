@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from standardwebhooks import Webhook
 from consumers.notifications.tenant_events import BURST, DELIVERIES_PER_S, MAX_SUBSCRIBERS
 from messaging.audit_events import publish_audit_event
 from messaging.publication import Publication
+from oneprotect.dev.sample_secrets import write_sample_secrets
 from schemas import events, streams
 from schemas.codes import Code, CredentialStatus
 from schemas.events import decode_request
 from tests.support.receiver import Scripted, Seen
-from tests.support.site import TENANT, Site
+from tests.support.site import NAMESPACE, TENANT, Site
 from tests.support.waiting import until
 
 OTHER = "globex"
@@ -157,6 +159,28 @@ async def test_hidden_reasons_are_not_delivered(site: Site, receiver: Scripted) 
     assert told["f1"]["last_code"] == "secret.unavailable"
     assert "by" not in told["r1"]
     assert all(b"mismatch" not in seen.body and b"laptop" not in seen.body for seen in receiver.seen)
+
+
+async def test_no_part_of_an_event_tells_why_a_secret_cannot_be_read(site: Site, receiver: Scripted) -> None:
+    """Of a Secret of another tenant, and of none, a tenant gets the same event."""
+    write_sample_secrets(site.directory / "secrets", namespace=NAMESPACE, tenant="globex", names=["globex-key"])
+    await site.destination("ops", receiver.url, event_types=["oneprotect.credential.*"])
+
+    async with site.consumer():
+        for name, secret in (("other", "globex-key"), ("none", "nonesuch")):
+            ref = {"secret_ref": f"k8s://{NAMESPACE}/{secret}/signing"}
+            await site.jetstream.configuration.set_credential(TENANT, name, ref, by="test")
+        await until(lambda: {_about(seen) for seen in receiver.seen} >= {"other", "none"}, 30)
+
+    told = {_about(seen): seen for seen in receiver.seen}
+    ids = [_event(told[name])["id"].replace(name, "key") for name in ("other", "none")]
+    assert {re.sub(r"[0-9]+", "N", one) for one in ids} == {f"{TENANT}.key.N.unavailable"}
+    assert not re.search(rb"missing|mismatch", told["other"].body + told["none"].body)
+
+
+def _about(seen: Seen) -> str:
+    name: str = _event(seen)["data"].get("credential", "")
+    return name
 
 
 async def test_a_flood_of_events_is_delivered_up_to_the_limits_of_its_tenant(site: Site, receiver: Scripted) -> None:

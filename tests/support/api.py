@@ -115,3 +115,21 @@ async def running(site: Site, *, ready: bool = True, **settings: str) -> AsyncGe
 
 def _why(task: asyncio.Task[None]) -> BaseException:
     return (None if task.cancelled() else task.exception()) or AssertionError("it never listened")
+
+
+async def request_named(producer: Client, key: str, body: dict[str, Any]) -> Reply:
+    """Request a delivery under a named id, again while NATS is unavailable or the request is in progress."""
+
+    async def request() -> Reply | None:
+        reply = await producer("POST", f"/v1/tenants/{TENANT}/deliveries", body, headers={"Idempotency-Key": key})
+        return None if reply.status == 503 else reply
+
+    reply = await until(request)
+    assert reply is not None
+    return reply
+
+
+def duplicates_in(reply: Reply) -> dict[str, bool]:
+    """Return by destination whether its delivery was known already."""
+    assert reply.status == 202, reply.body
+    return {one["destination"]: one["duplicate"] for one in reply.json["deliveries"]}

@@ -20,7 +20,7 @@ from oneprotect.dev.nats_server import EmbeddedNats
 from schemas import streams, subjects
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_REASON, HEADER_SINCE
 from schemas.roles import Role
-from tests.support.api import Api, Client, Reply, running
+from tests.support.api import Api, Client, Reply, duplicates_in, request_named, running
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
@@ -32,20 +32,7 @@ DIGEST = digest_of("invoice.paid", "application/json", b'{"n": 1}')
 
 
 async def _request(producer: Client, key: str, body: dict[str, Any] = BODY) -> Reply:
-    """Request a delivery, again while NATS is unavailable."""
-
-    async def request() -> Reply | None:
-        reply = await producer("POST", DELIVERIES, body, headers={"Idempotency-Key": key})
-        return None if reply.status == 503 else reply
-
-    reply = await until(request)
-    assert reply is not None
-    return reply
-
-
-def _duplicates(reply: Reply) -> dict[str, bool]:
-    assert reply.status == 202, reply.body
-    return {one["destination"]: one["duplicate"] for one in reply.json["deliveries"]}
+    return await request_named(producer, key, body)
 
 
 async def test_a_repeat_after_a_restart_of_nats_is_delivered_once(api: Api, receiver: Scripted) -> None:
@@ -60,8 +47,8 @@ async def test_a_repeat_after_a_restart_of_nats_is_delivered_once(api: Api, rece
         again = [await _request(producer, f"k{n}") for n in range(5)]
         await until(api.site.is_settled, 20)
 
-    assert [_duplicates(reply) for reply in first] == [{"orders": False}] * 5
-    assert [_duplicates(reply) for reply in again] == [{"orders": True}] * 5
+    assert [duplicates_in(reply) for reply in first] == [{"orders": False}] * 5
+    assert [duplicates_in(reply) for reply in again] == [{"orders": True}] * 5
     assert [reply.json["id"] for reply in again] == [reply.json["id"] for reply in first]
     assert sorted(receiver.ids()) == [f"k{n}" for n in range(5)]
 
@@ -82,7 +69,7 @@ async def test_another_process_of_the_api_knows_a_repeat(api: Api, receiver: Scr
     async with running(api.site) as other:
         replies = [await _request(await other.client(Role.PRODUCER), key) for key in ("waits", "sent", "pending")]
 
-    assert [_duplicates(reply) for reply in replies] == [{"orders": True}] * 3
+    assert [duplicates_in(reply) for reply in replies] == [{"orders": True}] * 3
     assert len(await api.site.records(streams.WORK)) == 1
 
 
@@ -98,7 +85,7 @@ async def test_another_body_under_a_used_id_is_refused(api: Api, receiver: Scrip
     refused = await _request(producer, "k", BODY | other)
 
     assert (refused.status, refused.json["type"]) == (409, "urn:oneprotect:problem:id-used")
-    assert _duplicates(await _request(producer, "k")) == {"orders": True}
+    assert duplicates_in(await _request(producer, "k")) == {"orders": True}
     assert len(await api.site.records(streams.WORK)) == 1
 
 
@@ -109,7 +96,7 @@ async def test_concurrent_repeats_are_stored_once(api: Api, receiver: Scripted) 
         producers = [await one.client(Role.PRODUCER) for one in (api, other)]
         replies = await asyncio.gather(*(_request(producers[n % 2], "k") for n in range(20)))
 
-    assert sorted(_duplicates(reply)["orders"] for reply in replies) == [False] + [True] * 19
+    assert sorted(duplicates_in(reply)["orders"] for reply in replies) == [False] + [True] * 19
     assert len(await api.site.records(streams.WORK)) == 1
 
 
@@ -125,9 +112,9 @@ async def test_a_repeated_fan_out_reaches_each_destination_once(api: Api, receiv
     other = await _request(producer, "k", body | {"payload": 2})
     again = await _request(producer, "k", body)
 
-    assert _duplicates(first) == {"a": False, "b": False}
+    assert duplicates_in(first) == {"a": False, "b": False}
     assert other.status == 409
-    assert _duplicates(again) == {"a": True, "b": True, "c": False}
+    assert duplicates_in(again) == {"a": True, "b": True, "c": False}
     stored = [subjects.tenant_and_destination(record.subject)[1] for record in await api.site.records(streams.WORK)]
     assert sorted(stored) == ["a", "b", "c"]
 
@@ -152,7 +139,7 @@ async def test_an_overflowed_request_whose_answer_was_lost_is_stored_once(
         async with site.consumer():
             await until(site.is_settled, 20)
 
-    assert _duplicates(reply) == {"orders": True}
+    assert duplicates_in(reply) == {"orders": True}
     assert receiver.ids() == ["k"]
 
 
@@ -249,7 +236,7 @@ async def test_ids_are_not_remembered_without_a_window(site: Site, receiver: Scr
         producer = await api.client(Role.PRODUCER)
         replies = [await _request(producer, "k"), await _request(producer, "k", BODY | {"payload": 2})]
 
-    assert [_duplicates(reply) for reply in replies] == [{"orders": False}, {"orders": True}]
+    assert [duplicates_in(reply) for reply in replies] == [{"orders": False}, {"orders": True}]
     assert await site.jetstream.named_id_rows.list_keys() == []
 
 
@@ -270,7 +257,7 @@ async def test_an_id_under_which_an_invalid_message_was_quarantined_is_delivered
         reply = await _request(producer, "k")
         await until(api.site.is_settled, 20)
 
-    assert _duplicates(reply) == {"orders": False}
+    assert duplicates_in(reply) == {"orders": False}
     assert receiver.ids() == ["k"]
 
 
@@ -288,7 +275,7 @@ async def test_a_message_of_a_trusted_publisher_is_no_proof_that_the_delivery_is
         await until(lambda: _quarantine_reasons(api.site), 20)
         await until(api.site.is_settled, 20)
 
-    assert _duplicates(reply) == {"orders": False}
+    assert duplicates_in(reply) == {"orders": False}
     assert [seen.body for seen in receiver.seen] == [b'{"n":1}']
     assert await _quarantine_reasons(api.site) == ["its id was used with another body"]
 
@@ -307,7 +294,7 @@ async def test_a_fan_out_reaches_each_destination_although_a_publisher_used_its_
         await until(lambda: _quarantine_reasons(api.site), 20)
         await until(api.site.is_settled, 20)
 
-    assert _duplicates(reply) == {"a": False, "b": False}
+    assert duplicates_in(reply) == {"a": False, "b": False}
     assert [seen.body for seen in receiver.seen] == [b'{"n":1}'] * 2
 
 
@@ -326,7 +313,7 @@ async def test_an_id_that_is_forgotten_within_ten_minutes_is_delivered_again(
         again = await _request(producer, "k", BODY | {"payload": {"n": 2}})
         await until(api.site.is_settled, 20)
 
-    assert _duplicates(again) == {"orders": False}
+    assert duplicates_in(again) == {"orders": False}
     assert [seen.body for seen in receiver.seen] == [b'{"n":1}', b'{"n":2}']
 
 
@@ -381,7 +368,7 @@ async def test_a_publishers_message_in_an_ordered_queue_gives_way_to_the_api(api
             reply = await _request(producer, "k")
             await until(api.site.is_settled, 15)
 
-    assert _duplicates(reply) == {"orders": False}
+    assert duplicates_in(reply) == {"orders": False}
     assert receiver.ids() == ["head", "head", "k"]
     assert len(await _quarantine_reasons(api.site)) == (payload == 2)
 
@@ -418,7 +405,7 @@ async def test_an_id_is_remembered_while_its_delivery_waits(tmp_path: Path, nats
             again = [await _request(producer, name, BODY | {"destination": name}) for name in waits]
 
     assert [reply.status for reply in other] == [409] * 4
-    assert [_duplicates(reply) for reply in again] == [{name: True} for name in waits]
+    assert [duplicates_in(reply) for reply in again] == [{name: True} for name in waits]
     assert len(busy.seen) == 4
     assert sorted(failing.ids()) == ["head", "head", "retry", "retry"]
 
@@ -453,4 +440,4 @@ async def test_only_old_claims_of_waiting_deliveries_are_written_again(site: Sit
     assert old.renewed == 2
     assert after.keys() == before.keys()
     assert all(after[key] > before[key] for key in before)
-    assert [_duplicates(reply) for reply in again] == [{"orders": True}] * 2
+    assert [duplicates_in(reply) for reply in again] == [{"orders": True}] * 2

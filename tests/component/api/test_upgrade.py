@@ -22,30 +22,13 @@ from schemas import streams, subjects
 from schemas.events import CONTENT_TYPE, OWN_SOURCES
 from schemas.headers import HEADER_CHECKED, HEADER_MSG_ID, HEADER_SINCE
 from schemas.roles import Role
-from tests.support.api import Api, Client, Reply
+from tests.support.api import Api, duplicates_in, request_named
 from tests.support.receiver import Scripted
 from tests.support.site import TENANT, Site, document
 from tests.support.waiting import until
 
 BODY: dict[str, Any] = {"event_type": "invoice.paid", "payload": {"n": 1}}
 DIGEST = digest_of("invoice.paid", "application/json", b'{"n":1}')
-
-
-async def _request(producer: Client, key: str, body: dict[str, Any]) -> Reply:
-    """Request a delivery, again while the request is in progress."""
-
-    async def request() -> Reply | None:
-        reply = await producer("POST", f"/v1/tenants/{TENANT}/deliveries", body, headers={"Idempotency-Key": key})
-        return None if reply.status == 503 else reply
-
-    reply = await until(request)
-    assert reply is not None
-    return reply
-
-
-def _duplicates(reply: Reply) -> dict[str, bool]:
-    assert reply.status == 202, reply.body
-    return {one["destination"]: one["duplicate"] for one in reply.json["deliveries"]}
 
 
 def _of_earlier(destination: str, delivery: str, payload: bytes = b'{"n":1}') -> Publication:
@@ -75,12 +58,12 @@ async def test_a_repeat_of_what_an_earlier_version_stored_is_a_duplicate(
             await until(site.is_settled, 20)
         await site.jetstream.named_id_rows.delete(f"{TENANT}.orders.k")  # a consumer of 0.1.0 makes no claim
 
-    replies = [await _request(producer, "k", BODY | {"destination": "orders"}) for _ in range(2)]
-    await _request(producer, "next", BODY | {"destination": "orders"})
+    replies = [await request_named(producer, "k", BODY | {"destination": "orders"}) for _ in range(2)]
+    await request_named(producer, "next", BODY | {"destination": "orders"})
     async with site.consumer():
         await until(site.is_settled, 10)
 
-    assert [_duplicates(reply) for reply in replies] == [{"orders": True}] * 2
+    assert [duplicates_in(reply) for reply in replies] == [{"orders": True}] * 2
     assert _in_order(receiver, ordering) == ["k", "next"]
 
 
@@ -95,7 +78,7 @@ async def test_another_body_than_that_of_an_earlier_version_is_refused(api: Api,
     producer = await api.client(Role.PRODUCER)
     await _store_as_earlier(api.site, "orders", "k", b'{"n":2}')
 
-    refused = await _request(producer, "k", BODY | {"destination": "orders"})
+    refused = await request_named(producer, "k", BODY | {"destination": "orders"})
     async with api.site.consumer():
         await until(api.site.is_settled, 10)
 
@@ -113,12 +96,12 @@ async def test_a_fan_out_that_an_earlier_version_stored_reaches_new_destinations
     for name in ("a", "b"):
         await _store_as_earlier(api.site, name, "k")
 
-    replies = [await _request(producer, "k", BODY) for _ in range(2)]
+    replies = [await request_named(producer, "k", BODY) for _ in range(2)]
     async with api.site.consumer():
         await until(api.site.is_settled, 10)
 
-    assert _duplicates(replies[0]) == {"a": True, "b": True, "c": False}
-    assert _duplicates(replies[1]) == {"a": True, "b": True, "c": True}
+    assert duplicates_in(replies[0]) == {"a": True, "b": True, "c": False}
+    assert duplicates_in(replies[1]) == {"a": True, "b": True, "c": True}
     assert receiver.ids() == ["k"] * 3
 
 
@@ -173,8 +156,8 @@ async def test_an_earlier_version_knows_what_this_one_stored(api: Api, receiver:
     for name in ("a", "b"):
         await api.site.destination(name, receiver.url, event_types=["*"])
     producer = await api.client(Role.PRODUCER)
-    await _request(producer, "fan-out", BODY)
-    await _request(producer, "single", BODY | {"destination": "a"})
+    await request_named(producer, "fan-out", BODY)
+    await request_named(producer, "single", BODY | {"destination": "a"})
 
     places = (("a", "fan-out"), ("b", "fan-out"), ("a", "single"))
     repeats = [await _store_as_earlier(api.site, *place) for place in places]
@@ -186,7 +169,7 @@ async def test_an_ordered_queue_drops_what_an_earlier_version_stored_again(api: 
     """This version has stored it in the queue, and the earlier one in the work stream."""
     await api.site.destination("orders", receiver.url, ordering="fifo")
     producer = await api.client(Role.PRODUCER)
-    await _request(producer, "k", BODY | {"destination": "orders"})
+    await request_named(producer, "k", BODY | {"destination": "orders"})
     assert not (await _store_as_earlier(api.site, "orders", "k")).duplicate
     await _store_as_earlier(api.site, "orders", "next")
 

@@ -490,7 +490,7 @@ async def test_an_expired_secret_is_read_again_and_serves_in_an_outage() -> None
 
 @pytest.mark.parametrize("refusal", [SecretNotFound(), snapshot(1, key=b"short"), SecretUnavailable()])
 async def test_a_forgotten_failure_is_read_again(refusal: SecretSnapshot | Exception) -> None:
-    """A Secret that was just mended serves at once, and one that is usable is not read."""
+    """A Secret that was just repaired serves at once, and one that is usable is not read."""
     desk = Desk()
     desk.reader.answer = refusal
     with pytest.raises(SecretError):
@@ -516,7 +516,7 @@ async def test_a_check_uses_no_stale_secret() -> None:
     assert await desk.version() == "uid/1"
 
 
-class Denying(Reader):
+class DenyingReader(Reader):
     """A provider that denies a number of reads."""
 
     def __init__(self, denials: int) -> None:
@@ -536,7 +536,7 @@ async def test_a_secret_that_could_be_read_is_denied_only_after_some_reads(
 ) -> None:
     """A restarted API server denies everything until it has its roles. Then the copy is dropped."""
     desk = Desk()
-    cache = CachedSecretProvider(reader := Denying(denials), ttl_s=60, clock=desk.clock, denied_pauses_s=(0, 0))
+    cache = CachedSecretProvider(reader := DenyingReader(denials), ttl_s=60, clock=desk.clock, denied_pauses_s=(0, 0))
     desk.cache = cache
     await desk.version()
     desk.clock.now_s += 61
